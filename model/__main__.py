@@ -1,0 +1,137 @@
+"""`denoised train`: the training program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from model import runs
+from model.checkpoint import load_model
+from model.data import load_dataset
+from model.errors import ModelError, TrainingError
+from model.noise import BETAS, PREDICTION_TYPES
+from model.training import PRESETS, Trainer, TrainingConfig
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _option(*names: str, help: str) -> typer.models.OptionInfo:
+    """An option that is also an environment variable, DENOISED_ and its name."""
+    variable = "DENOISED_" + names[0].removeprefix("--").replace("-", "_").upper()
+    option: typer.models.OptionInfo = typer.Option(*names, help=help, envvar=variable)
+    return option
+
+
+@app.callback()
+def _program() -> None:
+    """Train noise-predicting models."""
+
+
+@app.command()
+def train(
+    data: Annotated[Path, _option("--data", help="Fashion-MNIST's IDX files, or a folder with one sub-folder of images per class")],
+    out: Annotated[Path, _option("--out", help="the run's folder; the model ends up in OUT/model")],
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint in OUT")] = False,
+    images: Annotated[int | None, _option("--images", help="images to see in all")] = None,
+    batch: Annotated[int | None, _option("--batch", help="images per step")] = None,
+    size: Annotated[int, _option("--size", help="side of the pictures, for a folder of images")] = 64,
+    preset: Annotated[str | None, _option("--preset", help=f"the network: {', '.join(PRESETS)}")] = None,
+    prediction: Annotated[str | None, _option("--prediction", help=f"what it predicts: {', '.join(PREDICTION_TYPES)}")] = None,
+    schedule: Annotated[str | None, _option("--schedule", help=f"noise schedule: {', '.join(BETAS)}")] = None,
+    learning_rate: Annotated[float | None, _option("--learning-rate", help="at its highest")] = None,
+    lr_schedule: Annotated[str | None, _option("--lr-schedule", help="cosine or constant")] = None,
+    warmup: Annotated[int | None, _option("--warmup", help="steps until the learning rate is reached")] = None,
+    label_dropout: Annotated[float | None, _option("--label-dropout", help="share of images whose label is hidden")] = None,
+    ema_decay: Annotated[float | None, _option("--ema-decay", help="of the averaged weights")] = None,
+    seed: Annotated[int | None, _option("--seed", help="of weights, order and noise")] = None,
+    precision: Annotated[str | None, _option("--precision", help="auto (measured), float32 or bfloat16")] = None,
+    init: Annotated[Path | None, _option("--init", help="a model folder of the same shape to start from")] = None,
+    device: Annotated[str, _option("--device", help="cpu, cuda, mps")] = "cpu",
+    sample_every: Annotated[int, _option("--sample-every", help="images between grids of samples")] = 51_200,
+    checkpoint_every: Annotated[int, _option("--checkpoint-every", help="images between checkpoints")] = 25_600,
+) -> None:
+    """Train a model. Ctrl-C saves a checkpoint and stops; --resume goes on exactly from there."""
+    console = Console()
+    given = {
+        "images": images,
+        "batch": batch,
+        "preset": preset,
+        "prediction_type": prediction,
+        "beta_schedule": schedule,
+        "learning_rate": learning_rate,
+        "lr_schedule": lr_schedule,
+        "warmup": warmup,
+        "label_dropout": label_dropout,
+        "ema_decay": ema_decay,
+        "seed": seed,
+        "precision": precision,
+    }
+    try:
+        trainer = _trainer(data, out, size, device, resume, init, {k: v for k, v in given.items() if v is not None})
+        parameters = sum(p.numel() for p in trainer.net.parameters())
+        console.print(
+            f"{len(trainer.dataset):,} images of {len(trainer.dataset.labels)} classes ({trainer.dataset.source}) · "
+            f"{parameters / 1e6:.1f} M parameters · {str(trainer.amp_dtype).removeprefix('torch.')} · step {trainer.step:,}"
+        )
+        habits = runs.Habits(checkpoint_every=checkpoint_every, sample_every=sample_every)
+        finished = runs.run(trainer, out, habits, console)
+    except ModelError as error:
+        Console(stderr=True).print(f"denoised train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    if finished:
+        console.print(f"Done. Serve it: denoised serve --model {out / 'model'}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"Stopped at step {trainer.step:,}; go on with --resume.", highlight=False)
+
+
+def _trainer(
+    data: Path, out: Path, size: int, device: str, resume: bool, init: Path | None, given: dict[str, object]
+) -> Trainer:
+    dataset = load_dataset(data, size)
+    if resume:
+        stored = runs.stored_config(out)
+        config = TrainingConfig(**{**vars(stored), **given})  # type: ignore[arg-type]
+    else:
+        config = TrainingConfig(**given)  # type: ignore[arg-type]
+        _check(config)
+        runs.start(config, out)
+    _check(config)
+    trainer = Trainer(config, dataset, device)
+    if resume:
+        runs.resume(trainer, out)
+    elif init is not None:
+        trainer.start_from(load_model(init, device=device).unet.state_dict())
+    return trainer
+
+
+def _check(config: TrainingConfig) -> None:
+    """Refuse what cannot be trained, naming the option, the value and the limit."""
+    choices = {
+        "preset": PRESETS,
+        "prediction_type": PREDICTION_TYPES,
+        "beta_schedule": BETAS,
+        "lr_schedule": ("cosine", "constant"),
+    }
+    for key, allowed in choices.items():
+        if getattr(config, key) not in allowed:
+            raise TrainingError(f"{key} = {getattr(config, key)!r} is not known (known: {', '.join(allowed)})")
+    for key, low, high in (
+        ("images", 1, None),
+        ("batch", 1, None),
+        ("learning_rate", 0, None),
+        ("label_dropout", 0, 1),
+        ("ema_decay", 0, 1),
+    ):
+        value = getattr(config, key)
+        if value < low or (high is not None and value > high):
+            limit = f"{low} … {high}" if high is not None else f"at least {low}"
+            raise TrainingError(f"{key} = {value} is out of range ({limit})")
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("highest")
+    app(prog_name="denoised")
