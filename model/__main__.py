@@ -33,19 +33,25 @@ def _program() -> None:
 
 @app.command()
 def train(
-    data: Annotated[Path, _option("--data", help="Fashion-MNIST's IDX files, or a folder with one sub-folder of images per class")],
+    data: Annotated[
+        Path, _option("--data", help="Fashion-MNIST's IDX files, or a folder with one sub-folder of images per class")
+    ],
     out: Annotated[Path, _option("--out", help="the run's folder; the model ends up in OUT/model")],
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint in OUT")] = False,
     images: Annotated[int | None, _option("--images", help="images to see in all")] = None,
     batch: Annotated[int | None, _option("--batch", help="images per step")] = None,
     size: Annotated[int, _option("--size", help="side of the pictures, for a folder of images")] = 64,
     preset: Annotated[str | None, _option("--preset", help=f"the network: {', '.join(PRESETS)}")] = None,
-    prediction: Annotated[str | None, _option("--prediction", help=f"what it predicts: {', '.join(PREDICTION_TYPES)}")] = None,
+    prediction: Annotated[
+        str | None, _option("--prediction", help=f"what it predicts: {', '.join(PREDICTION_TYPES)}")
+    ] = None,
     schedule: Annotated[str | None, _option("--schedule", help=f"noise schedule: {', '.join(BETAS)}")] = None,
     learning_rate: Annotated[float | None, _option("--learning-rate", help="at its highest")] = None,
     lr_schedule: Annotated[str | None, _option("--lr-schedule", help="cosine or constant")] = None,
     warmup: Annotated[int | None, _option("--warmup", help="steps until the learning rate is reached")] = None,
-    label_dropout: Annotated[float | None, _option("--label-dropout", help="share of images whose label is hidden")] = None,
+    label_dropout: Annotated[
+        float | None, _option("--label-dropout", help="share of images whose label is hidden")
+    ] = None,
     ema_decay: Annotated[float | None, _option("--ema-decay", help="of the averaged weights")] = None,
     seed: Annotated[int | None, _option("--seed", help="of weights, order and noise")] = None,
     precision: Annotated[str | None, _option("--precision", help="auto (measured), float32 or bfloat16")] = None,
@@ -75,12 +81,15 @@ def train(
         parameters = sum(p.numel() for p in trainer.net.parameters())
         console.print(
             f"{len(trainer.dataset):,} images of {len(trainer.dataset.labels)} classes ({trainer.dataset.source}) · "
-            f"{parameters / 1e6:.1f} M parameters · {str(trainer.amp_dtype).removeprefix('torch.')} · step {trainer.step:,}"
+            f"{parameters / 1e6:.1f} M parameters · {str(trainer.amp_dtype).removeprefix('torch.')} · "
+            f"step {trainer.step:,}"
         )
         habits = runs.Habits(checkpoint_every=checkpoint_every, sample_every=sample_every)
         finished = runs.run(trainer, out, habits, console)
     except ModelError as error:
-        Console(stderr=True).print(f"denoised train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"denoised train: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         raise typer.Exit(1) from error
     if finished:
         console.print(f"Done. Serve it: denoised serve --model {out / 'model'}", highlight=False, soft_wrap=True)
@@ -94,7 +103,7 @@ def _trainer(
     dataset = load_dataset(data, size)
     if resume:
         stored = runs.stored_config(out)
-        config = TrainingConfig(**{**vars(stored), **given})  # type: ignore[arg-type]
+        config = TrainingConfig(**{**vars(stored), **given})
     else:
         config = TrainingConfig(**given)  # type: ignore[arg-type]
         _check(config)

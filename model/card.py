@@ -50,6 +50,7 @@ class ModelCard(BaseModel):
     timesteps: int
     prediction_type: str
     samplers: list[str]
+    eta_samplers: list[str]
     default: Defaults
     max_images: int
     numerics: str

@@ -13,6 +13,7 @@ a weight is used; there are never random weights in a served model.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,13 +28,27 @@ from model.card import CARD_FILE, CardFile, ModelCard, read_card_file
 from model.denoiser import Clipping, PixelModel
 from model.errors import CheckpointError
 from model.noise import PREDICTION_TYPES, NoiseSchedule
-from model.plans import SAMPLERS, SPACINGS, VARIANCES, Grid
+from model.plans import SAMPLERS, SPACINGS, TAKES_ETA, VARIANCES, Grid
 from model.unet import UNet, UNetConfig
 
 UNET_CONFIG = Path("unet/config.json")
 WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
 SCHEDULER_CONFIG = Path("scheduler/scheduler_config.json")
 MODEL_INDEX = Path("model_index.json")
+# diffusers' schedulers for x_t = α·x_0 + σ·ε with α² + σ² = 1; what the others mean by their keys is something else.
+SCHEDULERS = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+)
 ZOO = Path(__file__).parent / "zoo"
 
 
@@ -53,8 +68,9 @@ def load_model(
     config = _unet_config(folder)
     scheduler = _read_json(folder / SCHEDULER_CONFIG)
     card_file = read_card_file(folder)
-    unet = UNet(config)
-    unet.load_state_dict(_read_weights(folder / WEIGHTS, unet.state_dict()))
+    with torch.device("meta"):  # no weights are drawn: the global generator is a training run's
+        unet = UNet(config)
+    unet.load_state_dict(_read_weights(folder / WEIGHTS, unet.state_dict()), assign=True)
     schedule = _schedule(folder, scheduler)
     labels = _labels(folder, config, card_file)
     height, width = _size(folder, config)
@@ -68,6 +84,7 @@ def load_model(
         timesteps=schedule.timesteps,
         prediction_type=prediction_type,
         samplers=list(SAMPLERS),
+        eta_samplers=list(TAKES_ETA),
         default=card_file.default,
         max_images=max_images,
         numerics=numerics,
@@ -77,7 +94,7 @@ def load_model(
     if card.default.steps > schedule.timesteps:
         raise CheckpointError(f"{folder / CARD_FILE}: default.steps is over the {schedule.timesteps} of training")
     return PixelModel(
-        unet.to(device), schedule, prediction_type, _grid(folder, scheduler), _clipping(scheduler), card
+        unet.to(device), schedule, prediction_type, _grid(folder, scheduler), _clipping(folder, scheduler), card
     )
 
 
@@ -124,9 +141,17 @@ def write_atomically(path: Path, write: Any) -> None:
     """Call `write(temporary path)`, flush it to disk, then put it in place of `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     write(temporary)
+    temporary.chmod(0o666 & ~_umask())
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _umask() -> int:
+    """The process' own; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -167,14 +192,15 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
     """The tensors of a file, after its keys and shapes were compared with those of the network."""
     if not path.exists():
         raise CheckpointError(f"{path}: missing")
-    if path.read_bytes()[:40].startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights: run 'git lfs pull'")
     try:
+        with path.open("rb") as start:
+            if start.read(40).startswith(b"version https://git-lfs"):
+                raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights: run 'git lfs pull'")
         with safe_open(path, framework="pt") as file:
             keys = set(file.keys())
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
             _compare_keys(path, shapes, {key: tuple(value.shape) for key, value in expected.items()})
-            return {key: file.get_tensor(key).to(expected[key].dtype) for key in keys}
+            return {key: file.get_tensor(key).to(expected[key].dtype, copy=True) for key in keys}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: no whole safetensors file ({error})") from error
 
@@ -191,35 +217,49 @@ def _compare_keys(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapp
 
 def _schedule(folder: Path, scheduler: Mapping[str, Any]) -> NoiseSchedule:
     path = folder / SCHEDULER_CONFIG
+    _one_of(folder, scheduler, "_class_name", SCHEDULERS)
     for key in ("trained_betas", "rescale_betas_zero_snr", "thresholding"):
         if scheduler.get(key):
             raise CheckpointError(f"{path}: {key} = {scheduler[key]!r} is not supported yet")
+    timesteps = int(_number(folder, scheduler, "num_train_timesteps", 1000, least=1))
+    ends = [_number(folder, scheduler, "beta_start", 1e-4), _number(folder, scheduler, "beta_end", 0.02)]
     try:
-        return NoiseSchedule.named(
-            scheduler.get("beta_schedule", "linear"),
-            int(scheduler.get("num_train_timesteps", 1000)),
-            float(scheduler.get("beta_start", 1e-4)),
-            float(scheduler.get("beta_end", 0.02)),
-        )
+        return NoiseSchedule.named(str(scheduler.get("beta_schedule", "linear")), timesteps, *ends)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: a β schedule that is no number ({error})") from error
 
 
 def _grid(folder: Path, scheduler: Mapping[str, Any]) -> Grid:
     # diffusers' DDPM and DDIM leave the spacing out of older files; both then mean "leading".
     return Grid(
         spacing=_one_of(folder, scheduler, "timestep_spacing", SPACINGS),
-        steps_offset=int(scheduler.get("steps_offset", 0)),
-        set_alpha_to_one=bool(scheduler.get("set_alpha_to_one", True)),
+        steps_offset=int(_number(folder, scheduler, "steps_offset", 0)),
+        set_alpha_to_one=_switch(folder, scheduler, "set_alpha_to_one"),
         variance_type=_one_of(folder, scheduler, "variance_type", VARIANCES),
     )
 
 
-def _clipping(scheduler: Mapping[str, Any]) -> Clipping:
-    clip = bool(scheduler.get("clip_sample", True))
-    return Clipping(float(scheduler.get("clip_sample_range", 1.0)) if clip else None)
+def _clipping(folder: Path, scheduler: Mapping[str, Any]) -> Clipping:
+    limit = float(_number(folder, scheduler, "clip_sample_range", 1.0))
+    return Clipping(limit if _switch(folder, scheduler, "clip_sample") else None)
+
+
+def _number(folder: Path, scheduler: Mapping[str, Any], key: str, default: float, least: float = 0) -> float:
+    """A finite number from `least` up, whole where the default is; diffusers' default when the file leaves it out."""
+    value = scheduler.get(key, default)
+    kinds = (int,) if isinstance(default, int) else (int, float)
+    if type(value) not in kinds or not least <= value < math.inf:
+        kind = "whole number" if kinds == (int,) else "number"
+        raise CheckpointError(f"{folder / SCHEDULER_CONFIG}: {key} = {value!r} is no {kind} from {least} up")
+    return float(value)
+
+
+def _switch(folder: Path, scheduler: Mapping[str, Any], key: str) -> bool:
+    """True or false; true, as in diffusers, when the file leaves it out."""
+    value = scheduler.get(key, True)
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{folder / SCHEDULER_CONFIG}: {key} = {value!r} is neither true nor false")
+    return value
 
 
 def _one_of(folder: Path, scheduler: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> str:
@@ -246,8 +286,11 @@ def _size(folder: Path, config: UNetConfig) -> tuple[int, int]:
     size = config.sample_size
     if size is None:
         raise CheckpointError(f"{folder / UNET_CONFIG}: sample_size is missing")
-    height, width = size if isinstance(size, tuple) else (size, size)
-    for side in (height, width):
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or any(type(side) is not int for side in sides):
+        raise CheckpointError(f"{folder / UNET_CONFIG}: sample_size = {size!r} is neither a whole number nor two")
+    height, width = sides
+    for side in sides:
         if side < 1 or side % config.downscale:
             raise CheckpointError(f"{folder / UNET_CONFIG}: sample_size {side} is no multiple of {config.downscale}")
     return height, width

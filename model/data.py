@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,8 @@ def load_idx(folder: Path, split: str = "train") -> Dataset:
     image_name, label_name = IDX_FILES[split]
     images = _read_idx(folder, image_name, dimensions=3)
     classes = _read_idx(folder, label_name, dimensions=1)
+    if not len(images):
+        raise DataError(f"{folder}: no images in the {split} files ({WHERE_TO_GET})")
     if len(images) != len(classes):
         raise DataError(f"{folder}: {len(images)} images but {len(classes)} labels in the {split} files")
     digest = hashlib.sha256(classes.tobytes()).hexdigest()
@@ -151,7 +154,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     assert path is not None, "checked by the caller"
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is broken ({error}): fetch it again ({WHERE_TO_GET})") from error
     header = 4 + 4 * dimensions
     if len(raw) < header or raw[:4] != bytes([0, 0, 8, dimensions]):

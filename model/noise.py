@@ -73,11 +73,14 @@ class NoiseSchedule:
         """A schedule by diffusers' name for it.
 
         Raises:
-            CheckpointError: for a name that is not in `BETAS`.
+            CheckpointError: for a name that is not in `BETAS`, or ends that give no β in (0, 1).
         """
         if name not in BETAS:
             raise CheckpointError(f"beta_schedule = {name!r} is not supported (supported: {', '.join(BETAS)})")
-        return cls.from_betas(BETAS[name](timesteps, start, end))
+        betas = BETAS[name](timesteps, start, end)
+        if not ((betas > 0) & (betas < 1)).all():
+            raise CheckpointError(f"beta_start = {start} and beta_end = {end} lead outside 0 … 1")
+        return cls.from_betas(betas)
 
     @property
     def timesteps(self) -> int:

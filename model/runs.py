@@ -1,10 +1,10 @@
 """A training run on disk, from its first step to a model folder.
 
-    config.json                          what decides the numbers
-    metrics.csv                          step, images, loss, gradient norm, learning rate, images/s
-    samples/00012800.png                 a grid of samples by the averaged weights
-    checkpoints/step-00000100.safetensors   the newest two, each whole or not there
-    model/                               a diffusers folder of the averaged weights, ready to serve
+config.json                          what decides the numbers
+metrics.csv                          step, images, loss, gradient norm, learning rate, images/s
+samples/00012800.png                 a grid of samples by the averaged weights
+checkpoints/step-00000100.safetensors   the newest two, each whole or not there
+model/                               a diffusers folder of the averaged weights, ready to serve
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import csv
 import dataclasses
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,13 +21,13 @@ from pathlib import Path
 from time import perf_counter
 from types import FrameType
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from model.card import CardFile, Defaults
 from model.checkpoint import load_model, save_model, scheduler_config, write_atomically, write_text_atomically
@@ -139,7 +139,9 @@ def run(trainer: Trainer, out: Path, habits: Habits, console: Console) -> bool:
         while trainer.step < config.steps and not stopped:
             loss, norm = trainer.train_step()
             window.add(loss, norm, config.batch)
-            progress.update(task, completed=trainer.step, images=trainer.images_seen, loss=window.loss, speed=window.speed)
+            progress.update(
+                task, completed=trainer.step, images=trainer.images_seen, loss=window.loss, speed=window.speed
+            )
             if _crossed(trainer, habits.log_every):
                 _log(trainer, out, window, console)
                 window = _Window()
@@ -163,7 +165,7 @@ def save_grid(trainer: Trainer, out: Path, rows: int = 4, columns: int = 10) -> 
     write_atomically(path, lambda temporary: contact_sheet(images, min(classes, columns)).save(temporary, format="png"))
 
 
-def contact_sheet(images: list, columns: int, gap: int = 1) -> Image.Image:
+def contact_sheet(images: Sequence[npt.NDArray[np.uint8]], columns: int, gap: int = 1) -> Image.Image:
     """Images (H, W, C) uint8 side by side, row by row, on a mid-grey ground."""
     height, width, channels = images[0].shape
     rows = -(-len(images) // columns)
@@ -217,7 +219,14 @@ def _log(trainer: Trainer, out: Path, window: _Window, console: Console) -> None
         if fresh:
             writer.writerow(METRICS)
         writer.writerow(
-            (trainer.step, trainer.images_seen, f"{window.loss:.6f}", f"{window.norm:.4f}", f"{rate:.3e}", f"{window.speed:.1f}")
+            (
+                trainer.step,
+                trainer.images_seen,
+                f"{window.loss:.6f}",
+                f"{window.norm:.4f}",
+                f"{rate:.3e}",
+                f"{window.speed:.1f}",
+            )
         )
     if not console.is_terminal:
         console.print(f"{trainer.images_seen:,} images  loss {window.loss:.4f}  {window.speed:.0f} images/s")

@@ -45,11 +45,11 @@ def sample(
     nothing = torch.stack([model.condition(None) for _ in labels])
     for row in range(plan.evaluations):
         x = registers[:, 0]
-        level = [_filled(table[row], len(labels), model.device) for table in (plan.t, plan.alpha, plan.sigma)]
-        estimate = model.denoise(x, *level, conditions)
+        t, alpha, sigma = (_filled(table[row], len(labels), model.device) for table in (plan.t, plan.alpha, plan.sigma))
+        estimate = model.denoise(x, t, alpha, sigma, conditions)
         if guidance_scale != 1.0:
             scale = _filled(guidance_scale, len(labels), model.device)
-            estimate = guide(estimate, model.denoise(x, *level, nothing), scale)
+            estimate = guide(estimate, model.denoise(x, t, alpha, sigma, nothing), scale)
         estimate = type(estimate)(model.clipping(estimate.x0), estimate.epsilon)
         z = torch.zeros_like(x)
         if plan.draws(row):

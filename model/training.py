@@ -168,6 +168,7 @@ class Trainer:
         state["generator"] = self.generator.get_state()
         state["torch_rng"] = torch.get_rng_state()
         state["step"] = torch.tensor(self.step)
+        state["bfloat16"] = torch.tensor(self.amp_dtype == torch.bfloat16)
         return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -176,10 +177,7 @@ class Trainer:
         Raises:
             TrainingError: when the tensors are not those of this network.
         """
-        try:
-            self.net.load_state_dict(_under(state, "net."))
-        except RuntimeError as error:
-            raise TrainingError(f"the checkpoint is of another network: {str(error).splitlines()[-1].strip()}") from error
+        self._load_weights(_under(state, "net."), "the checkpoint")
         self.ema = {name: value.to(self.device).clone() for name, value in _under(state, "ema.").items()}
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(state, "optimizer.").items():
@@ -189,11 +187,23 @@ class Trainer:
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         self.step = int(state["step"])
+        if self.config.precision == "auto" and "bfloat16" in state:  # measured when the run began
+            self.amp_dtype = torch.bfloat16 if state["bfloat16"] else torch.float32
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begin with a trained network's weights instead of random ones."""
-        self.net.load_state_dict(weights)
+        """Begin with a trained network's weights instead of random ones.
+
+        Raises:
+            TrainingError: when the tensors are not those of this network.
+        """
+        self._load_weights(weights, "the model to start from")
         self.ema = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+
+    def _load_weights(self, weights: dict[str, Tensor], whose: str) -> None:
+        try:
+            self.net.load_state_dict(weights)
+        except RuntimeError as error:
+            raise TrainingError(f"{whose} is of another network: {str(error).splitlines()[-1].strip()}") from error
 
     def _draw_batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(x_0, t, labels, ε) of this step. Every image has its turn once an epoch."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,33 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "resnet_time_scale_shift": ("default",),
     "class_embed_type": (None,),
+    "downsample_padding": (0, 1),
 }
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+# What the other keys hold: a file may say anything.
+KINDS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (("down_block_types", "up_block_types"), "no list", lambda v: isinstance(v, tuple)),
+    (("block_out_channels",), "no list of whole numbers", lambda v: isinstance(v, tuple) and all(map(_count, v))),
+    (("in_channels", "out_channels", "layers_per_block"), "no whole number from 1", _count),
+    (
+        ("time_embedding_dim", "attention_head_dim", "attn_norm_num_groups", "num_class_embeds"),
+        "neither a whole number from 1 nor null",
+        lambda v: v is None or _count(v),
+    ),
+    (("mid_block_scale_factor", "norm_eps"), "no number over 0", lambda v: _number(v) and v > 0),
+    (("freq_shift",), "no number", _number),
+    (("dropout",), "outside 0 … 1", lambda v: _number(v) and 0 <= v <= 1),
+    (("center_input_sample", "flip_sin_to_cos", "add_attention"), "neither true nor false", lambda v: type(v) is bool),
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +123,13 @@ class UNetConfig:
         return int(2 ** (len(self.block_out_channels) - 1))
 
     def _check(self) -> None:
+        for keys, wrong, holds in KINDS:
+            for key in keys:
+                if not holds(getattr(self, key)):
+                    raise CheckpointError(f"{key} = {getattr(self, key)!r} is {wrong}")
         for key, allowed in IMPLEMENTED.items():
             value = getattr(self, key)
-            for item in value if isinstance(value, tuple) else (value,):
+            for item in value if key.endswith("block_types") else (value,):
                 if item not in allowed:
                     listed = ", ".join(repr(a) for a in allowed)
                     raise CheckpointError(f"{key} = {item!r} is not supported (supported: {listed})")
@@ -109,13 +139,17 @@ class UNetConfig:
                 f"block_out_channels, down_block_types and up_block_types differ in length "
                 f"({levels}, {len(self.down_block_types)}, {len(self.up_block_types)})"
             )
-        if not isinstance(self.norm_num_groups, int):
-            raise CheckpointError(f"norm_num_groups = {self.norm_num_groups!r} is not supported (supported: an integer)")
+        if not _count(self.norm_num_groups):
+            raise CheckpointError(
+                f"norm_num_groups = {self.norm_num_groups!r} is not supported (supported: an integer)"
+            )
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
                 raise CheckpointError(
                     f"block_out_channels holds {channels}, no multiple of norm_num_groups = {self.norm_num_groups}"
                 )
+        if channels % (self.attn_norm_num_groups or 1):
+            raise CheckpointError(f"attn_norm_num_groups = {self.attn_norm_num_groups} does not divide {channels}")
 
 
 class TimestepEmbedding(nn.Module):
@@ -171,9 +205,7 @@ class ResnetBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over the H·W positions; `attention_head_dim` is the channels per head."""
 
-    def __init__(
-        self, channels: int, config: UNetConfig, groups: int | None = None, output_scale: float = 1.0
-    ) -> None:
+    def __init__(self, channels: int, config: UNetConfig, groups: int | None = None, output_scale: float = 1.0) -> None:
         super().__init__()
         head_dim = config.attention_head_dim or channels
         self.heads = max(1, channels // head_dim)

@@ -1,0 +1,67 @@
+# Every verb of the project. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+INSTALLED := $(VENV)/.installed
+
+# Fashion-MNIST's four IDX files; on Debian the package dataset-fashion-mnist puts them here.
+DATA ?= /usr/share/datasets/fashion-mnist
+OUT ?= runs/fashion-mnist
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test test-slow test-faults lint format train lock
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv with all that the other verbs need
+
+serve: install ## start the store, the API and a worker on http://127.0.0.1:8000 (options: ARGS="--port 9000")
+	@$(BIN)/denoised serve $(ARGS)
+
+test: install ## run the tests (some of them: ARGS="-k plans")
+	$(BIN)/pytest $(ARGS)
+
+test-slow: install ## run the tests that take minutes
+	@$(BIN)/pytest -m slow $(ARGS) || $(NONE_COLLECTED)
+
+test-faults: install ## run the tests that kill, starve or cut off real programs
+	@$(BIN)/pytest -m faults $(ARGS) || $(NONE_COLLECTED)
+
+lint: install ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## mend what ruff can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+train: install ## train on Fashion-MNIST, or go on with that run (DATA=, OUT=, options: ARGS="--images 800000")
+	@$(BIN)/denoised train --data $(DATA) --out $(OUT) \
+		$(if $(wildcard $(OUT)/checkpoints/step-*.safetensors),--resume) $(ARGS)
+
+lock: install ## write requirements.lock anew after a change of pyproject.toml (newest versions: ARGS=--upgrade)
+	@$(BIN)/python ops/lock.py $(ARGS)
+
+# pytest says 5 when it collected nothing.
+NONE_COLLECTED = { code=$$?; [ $$code -eq 5 ] && echo "There are no such tests yet."; }
+
+# Done again only when what is asked for has changed. A virtual environment that is there is used as it is.
+$(INSTALLED): pyproject.toml requirements.lock
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(PYTHON_IS_FIT) && $(PYTHON) -m venv $(VENV); }
+	@echo "Installing into $(VENV): minutes the first time, torch is large."
+	@$(PIP) install --quiet --requirement requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+PYTHON_IS_FIT = { \
+	command -v $(PYTHON) >/dev/null || \
+		{ echo "denoised needs Python 3.11 or newer, and there is no $(PYTHON) here; name one: make PYTHON=…" >&2; exit 1; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "denoised needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1); name another: make PYTHON=…" >&2; exit 1; }; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) makes no virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	}

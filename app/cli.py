@@ -1,0 +1,238 @@
+"""The `denoised` command. Every option is also an environment variable, DENOISED_ and its name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+cli = typer.Typer(
+    name="denoised",
+    help="denoised, the denoising daemon: serves noise-predicting diffusion models over HTTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _env(name: str, help: str, *flags: str, **limits: Any) -> Any:
+    """An option that can also be set as DENOISED_`name`."""
+    return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
+
+
+Host = Annotated[str, _env("HOST", "address to listen on")]
+Port = Annotated[int, _env("PORT", "port to listen on", min=1, max=65535)]
+RedisUrl = Annotated[str | None, typer.Option(envvar="REDIS_URL", help="an external Redis or Valkey")]
+
+
+@cli.command()
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    data_dir: Annotated[
+        Path | None, _env("DATA_DIR", "where queue and results are kept [default: denoised in the user's data folder]")
+    ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="a diffusers folder to serve beside the bundled models; may be repeated [env: DENOISED_MODELS]"
+        ),
+    ] = None,
+    max_batch: Annotated[int | None, _env("MAX_BATCH", "images in one evaluation", min=1, max=1024)] = None,
+    device: Annotated[str | None, _env("DEVICE", "cpu, cuda, cuda:1, mps")] = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Start everything on this machine: an embedded Valkey, the API and one worker."""
+    from app.serve import ServeError, ServeSettings
+    from app.serve import serve as run
+
+    given = {"--max-batch": max_batch, "--device": device}
+    arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    arguments += [text for folder in model or [] for text in ("--model", str(folder))]
+    settings = ServeSettings(host, port, (data_dir or _data_folder()).absolute(), redis_url, arguments)
+    try:
+        run(settings, say=lambda text: print(text, flush=True))  # noqa: T201
+    except ServeError as error:
+        _refuse("serve", error)
+
+
+@cli.command()
+def api(
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    redis_url: RedisUrl = DEFAULT_REDIS,
+    api_keys: Annotated[str, _env("API_KEYS", "accepted keys, comma-separated; none = local programs only")] = "",
+    api_keys_file: Annotated[Path | None, _env("API_KEYS_FILE", "a file with one key a line")] = None,
+    allowed_hosts: Annotated[str, _env("ALLOWED_HOSTS", "host names accepted beside the local ones")] = "",
+    allowed_origins: Annotated[str, _env("ALLOWED_ORIGINS", "browser origins that may call")] = "",
+    max_wait: Annotated[float, _env("MAX_WAIT", "seconds a client may wait for its job", min=0.1)] = 60.0,
+    max_queue: Annotated[int, _env("MAX_QUEUE", "jobs that may wait for a model", min=1)] = 1000,
+    max_attempts: Annotated[int, _env("MAX_ATTEMPTS", "times a job is begun when workers die", min=1)] = 3,
+    result_ttl: Annotated[int, _env("RESULT_TTL", "seconds that results are kept", min=1)] = 86_400,
+) -> None:
+    """Start the HTTP front end alone, on a Redis that workers share."""
+    from app.guard import key_hash
+    from app.server import serve as run
+    from app.settings import ApiSettings
+
+    _log_to_stderr()
+    keys = _listed(api_keys)
+    if api_keys_file is not None:
+        try:
+            keys |= {line.strip() for line in api_keys_file.read_text(encoding="utf-8").splitlines() if line.strip()}
+        except OSError as error:
+            _refuse("api", f"API keys file {api_keys_file} cannot be read ({error.strerror})")
+    settings = ApiSettings(
+        redis_url=redis_url or DEFAULT_REDIS,
+        host=host,
+        port=port,
+        api_key_hashes=frozenset(key_hash(key) for key in keys),
+        allowed_hosts=frozenset(name.lower() for name in _listed(allowed_hosts)),
+        allowed_origins=frozenset(_listed(allowed_origins)),
+        max_wait=max_wait,
+        max_queue=max_queue,
+        max_attempts=max_attempts,
+        result_ttl=result_ttl,
+    )
+    run(settings)
+
+
+@cli.command(hidden=True)
+def store(
+    data_dir: Annotated[Path, typer.Option(help="where its files lie")],
+    socket: Annotated[Path, typer.Option(help="its Unix socket")],
+) -> None:
+    """Run the embedded Valkey (a child of `serve`)."""
+    from app.embedded import run
+
+    _log_to_stderr()
+    raise typer.Exit(run(data_dir, socket))
+
+
+@cli.command(context_settings=PASSED_ON, add_help_option=False)
+def worker(context: typer.Context) -> None:
+    """Serve models from the queue (needs torch). See: denoised worker --help"""
+    _become("worker", context.args)
+
+
+@cli.command(context_settings=PASSED_ON, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train a model (needs torch). See: denoised train --help"""
+    _become("model", ["train", *context.args])
+
+
+@cli.command()
+def generate(
+    label: Annotated[str | None, typer.Option(help="class name; none = unconditional")] = None,
+    n: Annotated[int, typer.Option("-n", help="images")] = 1,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path(),
+    model: Annotated[str | None, typer.Option(help="a served model's name")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the first image; drawn if left out")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, …")] = None,
+    steps: Annotated[int | None, typer.Option(help="steps of the sampler")] = None,
+    eta: Annotated[float | None, typer.Option(help="noise of ddim, 0 … 1")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="1 = off … 20")] = None,
+    format: Annotated[str | None, typer.Option(help="png, webp or jpeg")] = None,
+    url: Annotated[str, _env("URL", "the server")] = "http://127.0.0.1:8000",
+    key: Annotated[str | None, _env("API_KEY", "an API key, if the server wants one")] = None,
+) -> None:
+    """Ask a running server for pictures and write them to a folder."""
+    from app.client import Client, ServiceError
+
+    asked = {
+        "label": label,
+        "n": n,
+        "model": model,
+        "seed": seed,
+        "sampler": sampler,
+        "steps": steps,
+        "eta": eta,
+        "guidance_scale": guidance_scale,
+        "format": format,
+    }
+    try:
+        with Client(url, key) as client:
+            job = client.submit(**{name: value for name, value in asked.items() if value is not None})
+            finished = _follow(client, job)
+            for path in _save(client, finished, out):
+                typer.echo(path)
+    except (ServiceError, OSError) as error:
+        _refuse("generate", error)
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="denoised")
+
+
+def _follow(client: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """Show progress until the job is over; Ctrl-C cancels it. Returns it as it ended."""
+    from app.client import ServiceError
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeRemainingColumn(),
+    )
+    result = job
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(job["status"], total=job["steps"])
+            for event in client.events(job["id"]):
+                progress.update(task, description=event["type"], completed=event.get("step"))
+                result = event.get("result") or result
+    except KeyboardInterrupt:
+        client.cancel(job["id"])
+        raise ServiceError(f"job {job['id']} was canceled") from None
+    if result["status"] != "succeeded":
+        reason = (result["error"] or {}).get("message", "")
+        raise ServiceError(f"job {job['id']} {result['status']}{': ' + reason if reason else ''}")
+    return result
+
+
+def _save(client: Any, job: dict[str, Any], out: Path) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for image in job["images"]:
+        name = "".join(c if c.isalnum() else "-" for c in job["label"] or job["model"])
+        path = out / f"{name}-{image['seed']}.{image['format']}"
+        path.write_bytes(client.image(image["url"]))
+        paths.append(path)
+    return paths
+
+
+def _become(package: str, arguments: list[str]) -> None:
+    """Go on as `python -m package`: these programs need torch, which this one never imports."""
+    os.execv(sys.executable, [sys.executable, "-m", package, *arguments])
+
+
+def _data_folder() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "denoised"
+
+
+def _listed(text: str) -> set[str]:
+    return {item.strip() for item in text.split(",") if item.strip()}
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+
+
+def _refuse(command: str, error: object) -> None:
+    """One line on stderr, exit code 1."""
+    Console(stderr=True).print(
+        f"denoised {command}: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+    raise typer.Exit(1)

@@ -1,0 +1,160 @@
+"""Errors as clients see them: `application/problem+json` (RFC 9457).
+
+Problem                     any refusal: status, title, detail
+├── InvalidRequest   422    names each field, the value given and what is allowed
+├── Unauthorized     401    a key is missing or wrong
+├── Forbidden        403    the caller is no local program
+├── NotFound         404    unknown, expired or somebody else's
+├── Conflict         409    the job's state does not allow it
+├── UnsupportedMedia 415    the body is no JSON
+├── TooBusy          429    too much waits; carries Retry-After
+├── Unavailable      503    Redis is away, or no worker serves the model
+└── WaitedTooLong    504    the job is not done yet; names it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from worker.errors import StoreUnavailable
+
+MEDIA_TYPE = "application/problem+json"
+SHOWN = 80  # characters of a refused value that an error repeats
+
+
+class Problem(Exception):
+    """A refusal. `extra` are further members of the problem object."""
+
+    status = 400
+
+    def __init__(self, detail: str, headers: Mapping[str, str] | None = None, **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.extra = extra
+
+    def body(self) -> dict[str, Any]:
+        """The problem object."""
+        title = HTTPStatus(self.status).phrase
+        return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.extra}
+
+    def response(self) -> Response:
+        """The same as an HTTP answer."""
+        return JSONResponse(self.body(), status_code=self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+class InvalidRequest(Problem):
+    status = 422
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        """errors: (field, message) pairs; each message names the value and the limit."""
+        listed = [{"field": field, "message": message} for field, message in errors]
+        super().__init__("; ".join(f"{field}: {message}" for field, message in errors), errors=listed)
+
+
+class Unauthorized(Problem):
+    status = 401
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(Problem):
+    status = 403
+
+
+class NotFound(Problem):
+    status = 404
+
+
+class Conflict(Problem):
+    status = 409
+
+
+class UnsupportedMedia(Problem):
+    status = 415
+
+
+class TooBusy(Problem):
+    status = 429
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class Unavailable(Problem):
+    status = 503
+
+
+class WaitedTooLong(Problem):
+    status = 504
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app a problem object."""
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, error: Problem) -> Response:
+        return error.response()
+
+    @app.exception_handler(StoreUnavailable)
+    async def _store_unavailable(request: Request, error: StoreUnavailable) -> Response:
+        return redis_is_away().response()
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        return InvalidRequest(readable(error.errors())).response()
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        problem = Problem(_detail(request, error), headers=error.headers)
+        problem.status = error.status_code
+        return problem.response()
+
+
+def redis_is_away() -> Unavailable:
+    return Unavailable("Redis does not answer; nothing was accepted, try again", headers={"Retry-After": "2"})
+
+
+def readable(errors: Sequence[Any]) -> list[tuple[str, str]]:
+    """Pydantic's errors as (field, message with the value given)."""
+    return [(_field(error), _message(error)) for error in errors]
+
+
+def shown(value: object) -> str:
+    """A refused value, short enough to print."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _field(error: Any) -> str:
+    places = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    if error["type"] == "json_invalid":
+        return "body"
+    return ".".join(places) or "body"
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "json_invalid":
+        return f"no valid JSON ({error.get('ctx', {}).get('error', error['msg'])})"
+    if error["type"] == "extra_forbidden":
+        return "is no field of this request"
+    if error["type"] == "missing":
+        return "is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]} (given: {shown(error.get('input'))})"
+
+
+def _detail(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return f"there is nothing at {shown(request.url.path)[1:-1]}"
+    if error.status_code == 405:
+        return f"{request.method} is not possible here"
+    return str(error.detail)

@@ -1,0 +1,132 @@
+"""`POST /generate`: accept a job, and wait for it where the client asks for that."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from app.errors import Conflict, InvalidRequest, Problem, Unavailable, WaitedTooLong
+from app.jobs import cancel_job, picture
+from app.negotiation import Preference
+from app.relay import Closing
+from app.schemas import GenerateRequest, JobObject, ProblemObject
+from app.services import Owner, Services, Serving
+from app.submission import submit
+from worker.job import JobRecord, job_object
+
+router = APIRouter(tags=["jobs"])
+
+_PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": JobObject,
+        "description": "The finished job (`Prefer: wait=S`), or the picture itself (`Accept: image/…`).",
+        "content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}},
+    },
+    202: {"model": JobObject, "description": "Accepted; follow `links.events`."},
+    422: {**_PROBLEM, "description": "Names each field that is wrong, its value and the limit."},
+    429: {**_PROBLEM, "description": "Too much work waits; see `Retry-After`."},
+    503: {**_PROBLEM, "description": "No worker serves the model, or Redis is away."},
+    504: {**_PROBLEM, "description": "The picture is not ready in time; `job` names the job, which goes on."},
+}
+
+
+class JobFailed(Problem):
+    """The job that a client waited for ended without its picture."""
+
+    status = 500
+
+
+@router.post("/generate", status_code=202, responses=RESPONSES, summary="Sample pictures")
+async def generate(
+    body: GenerateRequest,
+    request: Request,
+    services: Serving,
+    owner: Owner,
+    prefer: Annotated[str | None, Header(description="wait=S: answer when the job is done, or after S seconds")] = None,
+    accept: Annotated[str | None, Header(description="image/png, image/webp or image/jpeg: the picture itself")] = None,
+    idempotency_key: Annotated[str | None, Header(description="the same key and body: the same job, for 24 h")] = None,
+) -> Response:
+    """Queue one sampling job. What comes back depends on what is asked for: the job object at once
+    (202), the finished job (`Prefer: wait=S`), or the picture (`Accept: image/png`)."""
+    wanted = Preference.of({"prefer": prefer or "", "accept": accept or ""}, services.settings.max_wait)
+    if wanted.picture is not None:
+        body = _for_picture(body, wanted.picture)
+    record, outlook = await run_in_threadpool(submit, services, body, owner, idempotency_key)
+    if wanted.picture is not None:
+        return await _picture(services, request, record, wanted, cancel=idempotency_key is None)
+    if wanted.wait is None:
+        return JSONResponse(job_object(record, outlook), 202, headers=_location(record))
+    return await _waited(services, record, wanted.wait)
+
+
+def _for_picture(body: GenerateRequest, format: str) -> GenerateRequest:
+    """The request for one picture in the format that `Accept` names."""
+    if body.n != 1:
+        raise InvalidRequest(
+            [("n", f"{body.n} was given, but Accept: image/{format} answers one picture (allowed: 1)")]
+        )
+    if body.format not in (None, format):
+        raise InvalidRequest([("format", f"{body.format!r} was given, but Accept asks for image/{format}")])
+    return body.model_copy(update={"format": format})
+
+
+async def _waited(services: Services, record: JobRecord, wait: float) -> Response:
+    try:
+        after = await services.relay.wait_for_end(record.id, wait) or record
+    except Closing:
+        after = record
+    outlook = await run_in_threadpool(services.queue.outlook, after, services.catalog.workers())
+    headers = {**_location(record), "Preference-Applied": f"wait={wait:g}"}
+    return JSONResponse(job_object(after, outlook), 200 if after.terminal else 202, headers=headers)
+
+
+async def _picture(
+    services: Services, request: Request, record: JobRecord, wanted: Preference, *, cancel: bool
+) -> Response:
+    """Wait and answer the picture; a client that goes away takes its job with it."""
+    wait = wanted.wait if wanted.wait is not None else services.settings.max_wait
+    waiting = asyncio.ensure_future(services.relay.wait_for_end(record.id, wait))
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            if cancel:
+                await run_in_threadpool(cancel_job, services, record)
+            return Response(status_code=499)
+        return await _picture_of(services, waiting.result() or record, wait)
+    except Closing as error:
+        raise Unavailable(f"the server is restarting; job {record.id} goes on", job=record.id) from error
+    finally:
+        for task in (waiting, leaving):
+            task.cancel()
+        await asyncio.gather(waiting, leaving, return_exceptions=True)
+
+
+async def _picture_of(services: Services, record: JobRecord, wait: float) -> Response:
+    if not record.terminal:
+        detail = f"job {record.id} is not done after {wait:g} s; it goes on, see {job_object(record)['links']['self']}"
+        raise WaitedTooLong(detail, headers=_location(record), job=record.id)
+    if record.status == "canceled":
+        raise Conflict(f"job {record.id} was canceled", job=record.id)
+    if record.status == "failed":
+        error = dict(record.error or {})
+        raise JobFailed(f"job {record.id} failed: {error.get('message')}", job=record.id, code=error.get("code"))
+    response = await run_in_threadpool(picture, services, record, 0)
+    response.headers["X-Job-Id"] = record.id
+    response.headers["X-Seed"] = str(record.request.seed)
+    return response
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _location(record: JobRecord) -> dict[str, str]:
+    return {"Location": f"/jobs/{record.id}"}

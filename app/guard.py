@@ -1,0 +1,127 @@
+"""Who may call, and with what; the first thing every request and socket meets.
+
+With API keys: a key (or, for a browser's WebSocket, a ticket) on all but the open routes.
+Without: local programs only, told by Host, Origin and Sec-Fetch-Site. A body must be JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from app.errors import Forbidden, Problem, Unauthorized, UnsupportedMedia, redis_is_away
+from app.settings import ApiSettings
+from worker.errors import StoreUnavailable
+from worker.store import Store
+
+LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+OPEN_ROUTES = ("/", "/healthz", "/readyz")
+OPEN_FOLDER = "/playground/"
+
+
+def key_hash(key: str) -> str:
+    """How keys are held: SHA-256, hexadecimal."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Guard:
+    """ASGI middleware; puts the caller's name into the scope as `denoised_owner`."""
+
+    def __init__(self, app: ASGIApp, settings: ApiSettings, store: Store) -> None:
+        self._app = app
+        self._settings = settings
+        self._store = store
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope["denoised_owner"] = await self._admit(scope)
+        except Problem as problem:
+            await refuse(problem, scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _admit(self, scope: Scope) -> str:
+        """The caller's name, "" where everybody is the same local user.
+
+        Raises:
+            Problem: when it may not call, or not so.
+        """
+        headers = Headers(scope=scope)
+        if self._settings.api_key_hashes:
+            owner = "" if _is_open(scope) else await self._owner(scope, headers)
+        else:
+            self._check_local(scope, headers)
+            owner = ""
+        _check_body(headers)
+        return owner
+
+    async def _owner(self, scope: Scope, headers: Headers) -> str:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and key.strip():
+            given = key_hash(key.strip())
+            if any([hmac.compare_digest(given, known) for known in self._settings.api_key_hashes]):
+                return given[:16]
+            raise Unauthorized("the API key is not known")
+        ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
+        if scope["type"] == "websocket" and ticket:
+            try:
+                holder = await run_in_threadpool(self._store.redeem_ticket, key_hash(ticket))
+            except StoreUnavailable as error:
+                raise redis_is_away() from error
+            if holder is not None:
+                return holder
+            raise Unauthorized("the ticket is used up, expired or unknown")
+        raise Unauthorized("an API key is needed: Authorization: Bearer KEY")
+
+    def _check_local(self, scope: Scope, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if _name(host) not in LOCAL_HOSTS | self._settings.allowed_hosts:
+            raise Forbidden(f"Host {host[:80]!r} is not local; without API keys only local programs are served")
+        origin = headers.get("origin")
+        if origin is not None and not self._origin_is_ours(origin, host):
+            raise Forbidden(f"Origin {origin[:80]!r} is foreign; without API keys only local programs are served")
+        top = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        if headers.get("sec-fetch-site") == "cross-site" and not top:
+            raise Forbidden("a request from another site; without API keys only local programs are served")
+
+    def _origin_is_ours(self, origin: str, host: str) -> bool:
+        return origin in self._settings.allowed_origins or urlsplit(origin).netloc.lower() == host.lower()
+
+
+async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request, or a socket before it is accepted, with a problem."""
+    if scope["type"] == "websocket":
+        socket = WebSocket(scope, receive, send)
+        await socket.receive()
+        await socket.send_denial_response(problem.response())
+    else:
+        await problem.response()(scope, receive, send)
+
+
+def _is_open(scope: Scope) -> bool:
+    path = scope["path"]
+    return scope["type"] == "http" and (path in OPEN_ROUTES or path.startswith(OPEN_FOLDER))
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _check_body(headers: Headers) -> None:
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    kind = headers.get("content-type", "")
+    if has_body and kind.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMedia(f"Content-Type {kind[:80]!r} is not supported (supported: application/json)")

@@ -1,0 +1,126 @@
+"""Jobs that were accepted: look at one, list them, cancel one, fetch its pictures."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import JSONResponse, Response
+
+from app.errors import Conflict, InvalidRequest, NotFound, shown
+from app.schemas import JobList, JobObject, ProblemObject
+from app.services import Owner, Services, Serving
+from worker.job import MEDIA_TYPES, JobRecord, job_object
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
+_GONE: dict[int | str, dict[str, Any]] = {404: {**_PROBLEM, "description": "Unknown, expired, or another caller's."}}
+
+
+@router.get("", responses={200: {"model": JobList}}, summary="Your jobs, newest first")
+def list_jobs(
+    services: Serving,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=40, description="`next_cursor` of the page before")] = None,
+) -> Response:
+    """A page of the caller's jobs."""
+    records = services.store.jobs(owner, limit + 1, _moment(cursor))
+    page = records[:limit]
+    following = repr(page[-1].created_at) if len(records) > limit else None
+    return JSONResponse({"jobs": [_shown(services, record) for record in page], "next_cursor": following})
+
+
+@router.get("/{job_id}", responses={200: {"model": JobObject}, **_GONE}, summary="A job")
+def get_job(job_id: str, services: Serving, owner: Owner) -> Response:
+    """The job as it stands."""
+    return JSONResponse(_shown(services, find(services, job_id, owner)))
+
+
+@router.delete(
+    "/{job_id}",
+    responses={
+        200: {"model": JobObject, "description": "The job, canceled; repeating is harmless."},
+        409: {**_PROBLEM, "description": "It had already succeeded or failed."},
+        **_GONE,
+    },
+    summary="Cancel a job",
+)
+def delete_job(job_id: str, services: Serving, owner: Owner) -> Response:
+    """A queued job never starts; a running one leaves the batch before the next evaluation."""
+    record = cancel_job(services, find(services, job_id, owner))
+    if record.status != "canceled":
+        raise Conflict(f"job {record.id} has already {record.status}", job=record.id)
+    return JSONResponse(job_object(record))
+
+
+@router.get(
+    "/{job_id}/images/{index}",
+    responses={
+        200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}, "description": "The bytes."},
+        304: {"description": "`If-None-Match` names this picture."},
+        **_GONE,
+    },
+    response_class=Response,
+    summary="A picture",
+)
+def get_image(
+    job_id: str, index: int, services: Serving, owner: Owner, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """Picture `index` of a job, as soon as it is made; its ETag is its SHA-256."""
+    response = picture(services, find(services, job_id, owner), index)
+    if if_none_match is not None and response.headers["etag"] in [tag.strip() for tag in if_none_match.split(",")]:
+        return Response(status_code=304, headers={"ETag": response.headers["etag"]})
+    return response
+
+
+def find(services: Services, job_id: str, owner: str) -> JobRecord:
+    """A caller's job.
+
+    Raises:
+        NotFound: when it is unknown, expired or another caller's.
+    """
+    record = services.store.job(job_id)
+    if record is None or record.owner != owner:
+        raise NotFound(f"there is no job {shown(job_id)}")
+    return record
+
+
+def cancel_job(services: Services, record: JobRecord) -> JobRecord:
+    """End a job unless it is over; returns it as it then is. Blocking."""
+    after = services.store.cancel(record.id) or record
+    services.queue.remove(record)
+    return after
+
+
+def picture(services: Services, record: JobRecord, index: int) -> Response:
+    """A finished picture as an answer. Blocking.
+
+    Raises:
+        NotFound: when the job has no such picture (yet).
+    """
+    image = next((image for image in record.images if image.index == index), None)
+    data = services.store.image(record.id, index) if image is not None else None
+    if image is None or data is None:
+        raise NotFound(f"job {record.id} ({record.status}) has no image {index}")
+    headers = {
+        "ETag": f'"{image.sha256}"',
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, max-age=86400, immutable",
+        "Content-Disposition": f'inline; filename="{image.seed}.{image.format}"',
+    }
+    return Response(data, media_type=MEDIA_TYPES[image.format], headers=headers)
+
+
+def _shown(services: Services, record: JobRecord) -> dict[str, Any]:
+    return job_object(record, services.queue.outlook(record, services.catalog.workers()))
+
+
+def _moment(cursor: str | None) -> float | None:
+    if cursor is None:
+        return None
+    try:
+        return float(cursor)
+    except ValueError as error:
+        raise InvalidRequest([("cursor", f"{shown(cursor)} is no next_cursor of an earlier page")]) from error

@@ -1,0 +1,52 @@
+"""The front end, put together. Never torch: it validates, queues and relays."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from app import errors, events, generate, jobs, operations
+from app.guard import Guard
+from app.services import Services
+from app.settings import MAX_BODY, ApiSettings
+
+DESCRIPTION = """Serves noise-predicting diffusion models. Post a request, get a job; follow its events while
+the picture appears out of noise; fetch the picture. The same request and seed give the same bytes under the
+same `numerics` string."""
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """The ASGI application; connects to Redis only when the first request needs it."""
+    services = Services.connected(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services.relay.start()
+        yield
+        await services.relay.stop()
+
+    app = FastAPI(
+        title="denoised",
+        summary="The denoising daemon",
+        description=DESCRIPTION,
+        version="0.1.0",
+        lifespan=lifespan,
+        max_body_size=MAX_BODY,
+    )
+    app.state.services = services
+    errors.install(app)
+    for router in (generate.router, jobs.router, events.router, operations.router):
+        app.include_router(router)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(settings.allowed_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"],
+            expose_headers=["Location", "X-Job-Id", "X-Seed", "Preference-Applied", "Retry-After", "ETag"],
+        )
+    app.add_middleware(Guard, settings=settings, store=services.store)
+    return app

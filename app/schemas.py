@@ -1,0 +1,170 @@
+"""What clients send and receive, for validation and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, StrictStr, field_validator
+
+from app.errors import shown
+
+MAX_SEED = 2**53
+
+EXAMPLES: list[JsonValue] = [
+    {"label": "sneaker", "seed": 7},
+    {"label": "ankle boot", "n": 4, "steps": 50, "guidance_scale": 3.0, "preview_every": 5, "preview": "both"},
+    {"label": None, "sampler": "ddpm", "steps": 200, "format": "webp"},
+]
+
+
+def _number(value: object) -> object:
+    """A JSON number, never a string or a boolean."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("input should be a number")
+    return value
+
+
+class GenerateRequest(BaseModel):
+    """`POST /generate`. What is left out takes the model's default."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
+
+    model: Annotated[StrictStr | None, Field(min_length=1, max_length=200, description="a name from GET /models")] = (
+        None
+    )
+    label: Annotated[StrictStr | StrictInt | None, Field(description="class name or index; null = unconditional")] = (
+        None
+    )
+    n: Annotated[StrictInt, Field(ge=1, le=1024, description="images, up to the model's max_images")] = 1
+    seed: Annotated[
+        StrictInt | None, Field(ge=0, le=MAX_SEED, description="image k is made from seed + k; drawn if left out")
+    ] = None
+    sampler: Annotated[StrictStr | None, Field(min_length=1, max_length=50)] = None
+    steps: Annotated[StrictInt | None, Field(ge=1, description="up to the model's training timesteps")] = None
+    eta: Annotated[float | None, Field(ge=0, le=1, allow_inf_nan=False, description="noise of ddim, 0 = none")] = None
+    guidance_scale: Annotated[
+        float | None, Field(ge=1, le=20, allow_inf_nan=False, description="1 = off; needs a label")
+    ] = None
+    format: Annotated[Literal["png", "webp", "jpeg"] | None, Field(description="png if left out")] = None
+    preview_every: Annotated[StrictInt, Field(ge=0, description="a frame every k-th step, 0 = none")] = 0
+    preview: Annotated[Literal["x0", "xt", "both"], Field(description="x̂_0, x_t or both")] = "x0"
+
+    @field_validator("eta", "guidance_scale", mode="before")
+    @classmethod
+    def _strict_number(cls, value: object) -> object:
+        return None if value is None else _number(value)
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _label_kind(cls, value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            raise ValueError("input should be a class name, a class index or null")
+        if isinstance(value, str) and len(value) > 200:
+            raise ValueError(f"a class name has at most 200 characters, not {len(value)}: {shown(value)}")
+        return value
+
+
+class Progress(BaseModel):
+    step: int
+    steps: int
+    fraction: float
+
+
+class ImageObject(BaseModel):
+    index: int
+    seed: int
+    width: int
+    height: int
+    format: str
+    sha256: str
+    url: str
+
+
+class Timing(BaseModel):
+    queued: float | None
+    running: float | None
+    evaluations: int
+    mean_batch: float | None
+
+
+class ErrorObject(BaseModel):
+    code: str
+    message: str
+
+
+class Links(BaseModel):
+    self: str
+    events: str
+    cancel: str
+    animation: str
+
+
+class JobObject(BaseModel):
+    """A job, queued → running → succeeded | failed | canceled."""
+
+    id: str
+    status: Literal["queued", "running", "succeeded", "failed", "canceled"]
+    model: str
+    label: str | None
+    n: int
+    seed: int
+    sampler: str
+    steps: int
+    eta: float
+    guidance_scale: float
+    format: str
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    queue_position: int | None
+    eta_seconds: float | None
+    progress: Progress
+    attempt: int
+    images: list[ImageObject]
+    timing: Timing
+    numerics: str | None
+    error: ErrorObject | None
+    links: Links
+
+
+class JobList(BaseModel):
+    jobs: list[JobObject]
+    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last")]
+
+
+class ModelObject(BaseModel):
+    """A model that live workers serve."""
+
+    name: str
+    width: int
+    height: int
+    channels: int
+    labels: list[str]
+    timesteps: int
+    prediction_type: str
+    samplers: list[str]
+    eta_samplers: list[str]
+    default: dict[str, Any]
+    max_images: int
+    numerics: str
+    workers: int
+
+
+class FieldError(BaseModel):
+    field: str
+    message: str
+
+
+class ProblemObject(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] | None = None
+
+
+class Readiness(BaseModel):
+    ready: bool
+    reasons: list[str]

@@ -1,0 +1,275 @@
+"""`denoised serve`: store, API and worker as supervised child processes of one command."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+from app import embedded
+from worker.errors import StoreUnavailable
+from worker.store import Store, connect
+
+STOP_SECONDS = 12.0
+BACKOFF = (0.2, 5.0)  # first and longest pause before a child is started again
+HEALTHY_SECONDS = 10.0
+PR_SET_PDEATHSIG = 1
+
+
+class ServeError(Exception):
+    """The service cannot start; one line says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """worker_arguments: passed on to `denoised worker`; redis_url: None = start a Valkey."""
+
+    host: str
+    port: int
+    data_dir: Path
+    redis_url: str | None
+    worker_arguments: Sequence[str] = ()
+
+
+@dataclass
+class Child:
+    """A program that is kept running."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    restart_at: float = 0.0
+    pause: float = BACKOFF[0]
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        self.started = time.monotonic()
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self.process.poll() if self.process is not None else None
+
+    def stop(self, timeout: float) -> None:
+        """SIGTERM, and SIGKILL when that was not enough."""
+        if self.process is None or self.exit_code is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Supervisor:
+    """Starts children in order, starts one again when it dies, stops them in reverse order."""
+
+    say: Callable[[str], None]
+    children: list[Child] = field(default_factory=list)
+    stopping: bool = False
+
+    def start(self, child: Child) -> None:
+        self.children.append(child)
+        child.start()
+
+    def watch(self) -> None:
+        """Keep the children running until a signal comes."""
+        while not self.stopping:
+            for child in self.children:
+                self._revive(child)
+            time.sleep(0.1)
+
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float) -> None:
+        """Wait for a condition while every child lives.
+
+        Raises:
+            ServeError: when a child ends or the time is up.
+        """
+        end = time.monotonic() + timeout
+        while not ready():
+            for child in self.children:
+                if child.exit_code is not None and not self.stopping:
+                    raise ServeError(f"the {child.name} ended with exit code {child.exit_code} before {what}")
+            if self.stopping:
+                return
+            if time.monotonic() > end:
+                raise ServeError(f"{what} took longer than {timeout:g} s")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """The store last, since the others write to it until they end."""
+        store, others = [c for c in self.children if c.name == "store"], [c for c in self.children if c.name != "store"]
+        for child in others:
+            if child.process is not None and child.exit_code is None:
+                child.process.terminate()
+        for child in (*others, *store):
+            child.stop(STOP_SECONDS)
+
+    def _revive(self, child: Child) -> None:
+        code, now = child.exit_code, time.monotonic()
+        if code is None:
+            if now - child.started > HEALTHY_SECONDS:
+                child.pause = BACKOFF[0]
+            return
+        if child.restart_at < child.started:
+            self.say(f"the {child.name} ended ({_reason(code)}); it is started again")
+            child.restart_at = now + child.pause
+            child.pause = min(child.pause * 2, BACKOFF[1])
+        elif now >= child.restart_at:
+            child.start()
+
+
+def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
+    """Run everything until SIGINT or SIGTERM.
+
+    Raises:
+        ServeError: when something stands in the way.
+    """
+    _check_port(settings.host, settings.port)
+    with Claim(settings.data_dir):
+        supervisor = Supervisor(say)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, lambda *_: _request_stop(supervisor))
+        try:
+            _start_all(supervisor, settings)
+            if not supervisor.stopping:
+                say(greeting(settings.host, settings.port))
+            supervisor.watch()
+            say("stopping …")
+        finally:
+            supervisor.stop()
+
+
+def greeting(host: str, port: int) -> str:
+    """The address, and a line to paste."""
+    url = address(host, port)
+    return (
+        f"denoised is ready on {url} (docs: {url}/docs, stop: Ctrl-C)\n"
+        f"  curl -sS {url}/generate -H 'Content-Type: application/json' -H 'Accept: image/png' "
+        """-d '{"label": "sneaker"}' -o sneaker.png"""
+    )
+
+
+def address(host: str, port: int) -> str:
+    """Where a program on this machine reaches the server."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+def _start_all(supervisor: Supervisor, settings: ServeSettings) -> None:
+    redis_url = settings.redis_url
+    if redis_url is None:
+        redis_url = _start_store(supervisor, settings.data_dir)
+    environment = {"REDIS_URL": redis_url}
+    api = [sys.executable, "-m", "app", "api", "--host", settings.host, "--port", str(settings.port)]
+    worker = [sys.executable, "-m", "worker", *settings.worker_arguments]
+    supervisor.start(Child("api", api, environment))
+    supervisor.start(Child("worker", worker, environment))
+    url = address(settings.host, settings.port)
+    supervisor.wait_until(lambda: _is_ready(url), "the service was ready", timeout=180)
+
+
+def _start_store(supervisor: Supervisor, data_dir: Path) -> str:
+    try:
+        path = embedded.socket_path(data_dir)
+    except OSError as error:
+        raise ServeError(str(error)) from error
+    command = [sys.executable, "-m", "app", "store", "--data-dir", str(data_dir), "--socket", str(path)]
+    supervisor.start(Child("store", command, {}))
+    url = embedded.socket_url(path)
+    supervisor.wait_until(lambda: _answers(url), "the store answered", timeout=60)
+    return url
+
+
+def _answers(url: str) -> bool:
+    try:
+        Store(connect(url)).ping()
+    except StoreUnavailable:
+        return False
+    return True
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise ServeError(
+            f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port"
+        ) from error
+
+
+class Claim:
+    """The data directory, made and locked for this process alone."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        try:
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = (self._path / "serve.lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ServeError(
+                f"data directory {self._path} cannot be used ({error.strerror}): name another with --data-dir"
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            raise ServeError(
+                f"data directory {self._path} is served already (process {holder}): stop that, "
+                "or name another with --data-dir"
+            ) from error
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _request_stop(supervisor: Supervisor) -> None:
+    supervisor.stopping = True
+
+
+def _die_with_parent() -> None:
+    """In the child: SIGTERM when the supervisor is gone, however it went."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _reason(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

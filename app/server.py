@@ -1,0 +1,54 @@
+"""Uvicorn, told how to end: not ready at once, streams closed, then the sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.events import MAX_MESSAGE, PING_SECONDS
+from app.main import create_app
+from app.settings import ApiSettings
+
+SHUTDOWN_SECONDS = 8
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that drains the app as soon as it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._application = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)  # type: ignore[arg-type]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._application.state.services.drain)
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: ApiSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+    )
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    Server(config, app).run()

@@ -1,0 +1,61 @@
+"""What the routes work with, made once per app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from app.catalog import Catalog
+from app.queue import JobQueue
+from app.relay import BLOCK_MS, Relay
+from app.settings import ApiSettings
+from worker.store import Store, connect
+
+COMMAND_SECONDS = 0.9  # a request to Redis, so that its absence is told within two
+
+
+@dataclass
+class Services:
+    """Made by `create_app`; `draining` is set when the server has been told to stop."""
+
+    settings: ApiSettings
+    store: Store
+    catalog: Catalog
+    queue: JobQueue
+    relay: Relay
+    draining: bool = field(default=False)
+
+    @classmethod
+    def connected(cls, settings: ApiSettings) -> Services:
+        """Clients are made here; nothing is asked of Redis yet."""
+        client = connect(settings.redis_url, timeout=COMMAND_SECONDS)
+        reader = connect(settings.redis_url, timeout=BLOCK_MS / 1000 + 5)
+        store = Store(client, settings.result_ttl)
+        return cls(
+            settings=settings,
+            store=store,
+            catalog=Catalog(store),
+            queue=JobQueue(client, store, settings.max_attempts),
+            relay=Relay(store, reader),
+        )
+
+    def drain(self) -> None:
+        """No longer ready; streams end. Call it in the event loop."""
+        self.draining = True
+        self.relay.close_listeners()
+
+
+def _services(connection: HTTPConnection) -> Services:
+    services: Services = connection.app.state.services
+    return services
+
+
+def _owner(connection: HTTPConnection) -> str:
+    return str(connection.scope.get("denoised_owner", ""))
+
+
+Serving = Annotated[Services, Depends(_services)]
+Owner = Annotated[str, Depends(_owner)]

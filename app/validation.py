@@ -1,0 +1,105 @@
+"""A request body against the card of the model it names."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from app.errors import InvalidRequest, Unavailable, shown
+from app.schemas import MAX_SEED, GenerateRequest
+from model.card import ModelCard
+from worker.job import SamplingRequest
+
+LISTED = 20  # names that an error message lists at most
+
+
+def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[str]) -> ModelCard:
+    """The card of the model that a request means; the first one when it names none.
+
+    known: every model that was ever served here.
+
+    Raises:
+        Unavailable: when no live worker serves it.
+        InvalidRequest: for a name that nobody ever served.
+    """
+    if name is None:
+        if not cards:
+            raise Unavailable("no worker serves any model now", headers={"Retry-After": "5"})
+        return cards[0]
+    for card in cards:
+        if card.name == name:
+            return card
+    if name in known or not cards:
+        raise Unavailable(f"no worker serves the model {shown(name)} now", headers={"Retry-After": "5"})
+    raise InvalidRequest([("model", f"{shown(name)} is not served (served: {_listed([card.name for card in cards])})")])
+
+
+def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
+    """Fill in every default and check every field against the card.
+
+    Raises:
+        InvalidRequest: naming all fields that are wrong, the values and the limits.
+    """
+    errors: list[tuple[str, str]] = []
+    label = _label(body, card, errors)
+    sampler = body.sampler or card.default.sampler
+    if sampler not in card.samplers:
+        errors.append(("sampler", f"{shown(sampler)} is not offered (offered: {_listed(card.samplers)})"))
+    elif body.eta and sampler not in card.eta_samplers:
+        errors.append(
+            ("eta", f"{body.eta} was given, but {sampler} takes none (taken by: {_listed(card.eta_samplers)})")
+        )
+    steps = body.steps or card.default.steps
+    if steps > card.timesteps:
+        errors.append(("steps", f"{steps} is over {card.timesteps}, the model's number of training timesteps"))
+    if body.n > card.max_images:
+        errors.append(("n", f"{body.n} is over {card.max_images}, the most images of one job"))
+    if body.preview_every > steps:
+        errors.append(("preview_every", f"{body.preview_every} is over {steps}, the number of steps"))
+    if body.seed is not None and body.seed > MAX_SEED - body.n:
+        errors.append(("seed", f"{body.seed} is over {MAX_SEED - body.n}, which is 2^53 − n"))
+    guidance = _guidance(body, card, label, errors)
+    if errors:
+        raise InvalidRequest(errors)
+    return SamplingRequest(
+        model=card.name,
+        label=label,
+        label_name=card.labels[label] if label is not None else None,
+        n=body.n,
+        seed=body.seed if body.seed is not None else secrets.randbelow(2**32),
+        sampler=sampler,
+        steps=steps,
+        eta=body.eta or 0.0,
+        guidance_scale=guidance,
+        format=body.format or "png",
+        preview_every=body.preview_every,
+        preview=body.preview,
+    )
+
+
+def _label(body: GenerateRequest, card: ModelCard, errors: list[tuple[str, str]]) -> int | None:
+    if body.label is None:
+        return None
+    if not card.labels:
+        errors.append(("label", f"{shown(body.label)} was given, but {card.name} knows no labels (allowed: null)"))
+        return None
+    label = card.class_index(body.label)
+    if label is None:
+        limit = f"0 … {len(card.labels) - 1}, or one of: {_listed(card.labels)}"
+        errors.append(
+            ("label", f"{shown(body.label)} is no class of {card.name} (allowed: {limit}; null = unconditional)")
+        )
+    return label
+
+
+def _guidance(body: GenerateRequest, card: ModelCard, label: int | None, errors: list[tuple[str, str]]) -> float:
+    """Without a label there is nothing to guide towards: off unless asked for, then an error."""
+    if body.guidance_scale is None:
+        return card.default.guidance_scale if label is not None else 1.0
+    if body.guidance_scale != 1.0 and body.label is None:
+        errors.append(("guidance_scale", f"{body.guidance_scale:g} needs a label (allowed without one: 1)"))
+    return float(body.guidance_scale)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")

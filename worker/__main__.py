@@ -1,0 +1,94 @@
+"""`denoised worker`: load models, serve them from the queue."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@cli.command()
+def worker(
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--model",
+            help="a diffusers folder served beside the bundled models; may be repeated [env: DENOISED_MODELS]",
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=1024, envvar="DENOISED_MAX_BATCH", help="images in one evaluation")
+    ] = 16,
+    max_images: Annotated[
+        int, typer.Option(min=1, max=1024, envvar="DENOISED_MAX_IMAGES", help="images in one request")
+    ] = 16,
+    device: Annotated[str, typer.Option(envvar="DENOISED_DEVICE", help="cpu, cuda, cuda:1, mps")] = "cpu",
+    threads: Annotated[
+        int, typer.Option(min=0, envvar="DENOISED_THREADS", help="CPU threads of the network; 0 = one a core")
+    ] = 0,
+    lease: Annotated[
+        float,
+        typer.Option(min=1, envvar="DENOISED_LEASE", help="seconds after which a silent worker's jobs go to another"),
+    ] = 10.0,
+    job_timeout: Annotated[
+        float, typer.Option(min=1, envvar="DENOISED_JOB_TIMEOUT", help="seconds a job may run")
+    ] = 600.0,
+    result_ttl: Annotated[
+        int, typer.Option(min=1, envvar="DENOISED_RESULT_TTL", help="seconds that results are kept")
+    ] = 86_400,
+    redis_url: Annotated[str, typer.Option(envvar="REDIS_URL", help="Redis or Valkey")] = DEFAULT_REDIS,
+) -> None:
+    """Serve models from the queue until SIGTERM; then finish or give back what runs."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
+    try:
+        _serve(folders, max_batch, max_images, device, threads, lease, job_timeout, result_ttl, redis_url)
+    except _refusals() as error:
+        typer.echo(f"denoised worker: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _serve(
+    folders: list[Path],
+    max_batch: int,
+    max_images: int,
+    device: str,
+    threads: int,
+    lease: float,
+    job_timeout: float,
+    result_ttl: int,
+    redis_url: str,
+) -> None:
+    import torch
+
+    from worker.fleet import load_models
+    from worker.rq_worker import BatchingWorker, WorkerSettings
+    from worker.store import Store, connect
+
+    if threads:
+        torch.set_num_threads(threads)
+    models = load_models(folders, device=device, max_images=max_images)
+    client = connect(redis_url, timeout=5.0)
+    store = Store(client, result_ttl)
+    store.ping()
+    settings = WorkerSettings(max_batch=max_batch, lease=lease, job_timeout=job_timeout)
+    BatchingWorker(models, client, store, settings).work()
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    from model.errors import ModelError
+    from worker.errors import WorkerError
+
+    return (ModelError, WorkerError)
+
+
+if __name__ == "__main__":
+    cli(prog_name="denoised worker")

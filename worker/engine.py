@@ -1,0 +1,174 @@
+"""The engine: one turn = one network evaluation for everybody in the running batch.
+
+It knows no sampler (plans are tables), no queue and no picture: it gathers one row a
+trajectory, evaluates, and applies all the small matrices at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.denoiser import Clipping, guide
+from model.noise import Estimate, Float64
+from model.plans import advance
+from worker.batch import RunningBatch
+from worker.errors import TrajectoryError
+from worker.trajectory import Trajectory
+
+
+class Denoiser(Protocol):
+    """The part of a served model that the engine calls."""
+
+    device: torch.device
+    clipping: Clipping
+
+    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate: ...
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """A trajectory after one row of its plan: what the network saw and believed, and the level it saw."""
+
+    trajectory: Trajectory
+    step: int
+    t: float
+    sigma: float
+    seen: Tensor
+    believed: Tensor
+    final: Tensor | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one evaluation brought. rows: its batch size, guidance counted as two."""
+
+    rows: int = 0
+    advanced: list[Advanced] = field(default_factory=list)
+    failed: list[tuple[Trajectory, TrajectoryError]] = field(default_factory=list)
+
+
+class Engine:
+    """Drives the running batch. Not thread-safe: one thread owns it."""
+
+    def __init__(self, models: Mapping[str, Denoiser], lanes: int) -> None:
+        self.models = models
+        self.batch: RunningBatch[Trajectory] = RunningBatch(lanes)
+
+    @torch.inference_mode()
+    def step(self) -> Turn:
+        """Choose, evaluate, advance, retire."""
+        group = self.batch.choose()
+        if not group:
+            return Turn()
+        turn = self._evaluate(group)
+        for trajectory, _ in turn.failed:
+            self.batch.evict(trajectory.job)
+        self.batch.retire()
+        return turn
+
+    def _evaluate(self, group: Sequence[Trajectory]) -> Turn:
+        """Advance a group by one row; when that raises, its halves, so that only the guilty fail."""
+        try:
+            return self._advance(group)
+        except Exception as error:
+            if len(group) == 1:
+                return Turn(failed=[(group[0], _diagnosed(error))])
+        middle = len(group) // 2
+        left, right = self._evaluate(group[:middle]), self._evaluate(group[middle:])
+        return Turn(left.rows + right.rows, left.advanced + right.advanced, left.failed + right.failed)
+
+    def _advance(self, group: Sequence[Trajectory]) -> Turn:
+        model = self.models[group[0].model]
+        registers = _stacked(group)  # (B, R, …)
+        seen = registers[:, 0]
+        estimate, rows = self._estimate(model, group, seen)
+        estimate = Estimate(model.clipping(estimate.x0), estimate.epsilon)
+        z = torch.stack([trajectory.draw() for trajectory in group]).to(model.device)
+        registers = advance(registers, estimate, z, _matrices(group, registers.shape[1]).to(model.device))
+        sound = torch.isfinite(registers).flatten(1).all(dim=1).tolist()
+        turn = Turn(rows)
+        for k, trajectory in enumerate(group):
+            if not sound[k]:
+                error = TrajectoryError(
+                    "nan_output", f"the network's output is not finite at step {trajectory.row + 1}"
+                )
+                turn.failed.append((trajectory, error))
+                continue
+            turn.advanced.append(_advanced(trajectory, registers[k], seen[k], estimate.x0[k]))
+        return turn
+
+    def _estimate(self, model: Denoiser, group: Sequence[Trajectory], x: Tensor) -> tuple[Estimate, int]:
+        """(x̂_0, ε̂) of every member, guidance merged; and how many rows the network saw."""
+        guided = [k for k, trajectory in enumerate(group) if trajectory.guided]
+        order = [*range(len(group)), *guided]
+        conditions = [trajectory.condition for trajectory in group] + [group[k].unconditional for k in guided]
+        t, alpha, sigma = (_level(group, order, table).to(model.device) for table in ("t", "alpha", "sigma"))
+        estimate = model.denoise(x[order] if guided else x, t, alpha, sigma, torch.stack(conditions))
+        if not guided:
+            return estimate, len(order)
+        count = len(group)
+        scale = torch.tensor([group[k].guidance_scale for k in guided], dtype=torch.float32, device=model.device)
+        merged = guide(
+            Estimate(estimate.x0[guided], estimate.epsilon[guided]),
+            Estimate(estimate.x0[count:], estimate.epsilon[count:]),
+            scale,
+        )
+        x0, epsilon = estimate.x0[:count].clone(), estimate.epsilon[:count].clone()
+        x0[guided], epsilon[guided] = merged.x0, merged.epsilon
+        return Estimate(x0, epsilon), len(order)
+
+
+def _advanced(trajectory: Trajectory, registers: Tensor, seen: Tensor, believed: Tensor) -> Advanced:
+    plan, row = trajectory.plan, trajectory.row
+    trajectory.advance(registers[: plan.registers])
+    return Advanced(
+        trajectory=trajectory,
+        step=plan.step[row],
+        t=float(plan.t[row]),
+        sigma=float(plan.sigma[row]),
+        seen=seen,
+        believed=believed,
+        final=registers[0] if trajectory.finished else None,
+    )
+
+
+def _stacked(group: Sequence[Trajectory]) -> Tensor:
+    """Everybody's registers as one tensor; plans with fewer get zeros, which change no bit of a sum."""
+    most = max(trajectory.plan.registers for trajectory in group)
+    shape = group[0].registers.shape[1:]
+    out = torch.zeros(len(group), most, *shape, device=group[0].registers.device)
+    for k, trajectory in enumerate(group):
+        out[k, : trajectory.plan.registers] = trajectory.registers
+    return out
+
+
+def _matrices(group: Sequence[Trajectory], most: int) -> Tensor:
+    """(B, R, R+3) float32; a plan of fewer registers sits in the corner, its x̂_0, ε̂, z columns at the end."""
+    out = np.zeros((len(group), most, most + 3))
+    for k, trajectory in enumerate(group):
+        count = trajectory.plan.registers
+        matrix = trajectory.plan.matrices[trajectory.row]
+        out[k, :count, :count] = matrix[:, :count]
+        out[k, :count, most:] = matrix[:, count:]
+    return torch.from_numpy(out).float()
+
+
+def _level(group: Sequence[Trajectory], order: Sequence[int], table: str) -> Tensor:
+    """One float32 value a row of the batch, from the plans' float64 tables."""
+    values: list[Float64] = [getattr(trajectory.plan, table)[trajectory.row] for trajectory in group]
+    return torch.tensor([float(values[k]) for k in order], dtype=torch.float32)
+
+
+def _diagnosed(error: Exception) -> TrajectoryError:
+    """A name for what a lone trajectory's evaluation raised."""
+    if isinstance(error, TrajectoryError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return TrajectoryError("out_of_memory", "the device has not enough memory for one image of this model")
+    return TrajectoryError("evaluation_failed", f"{type(error).__name__}: {error}")

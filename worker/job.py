@@ -1,0 +1,198 @@
+"""Everything about a job that crosses a process: what was asked, what has become of it.
+
+Small frozen objects and their JSON. No torch, no Redis, no HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+TERMINAL: tuple[Status, ...] = ("succeeded", "failed", "canceled")
+FORMATS = ("png", "webp", "jpeg")
+PREVIEWS = ("x0", "xt", "both")
+
+
+@dataclass(frozen=True)
+class SamplingRequest:
+    """A validated request: every default filled in, `label` a class index with its name beside it."""
+
+    model: str
+    label: int | None
+    label_name: str | None
+    n: int
+    seed: int
+    sampler: str
+    steps: int
+    eta: float
+    guidance_scale: float
+    format: str
+    preview_every: int = 0
+    preview: str = "x0"
+
+    @property
+    def evaluations(self) -> int:
+        """Network calls that the whole job takes, guidance counted as two."""
+        return self.n * self.steps * (2 if self.guidance_scale != 1.0 else 1)
+
+    def parameters(self, index: int, numerics: str) -> dict[str, Any]:
+        """What image `index` was made from, as a request that makes it again.
+
+        Nothing in it tells how it was asked for (alone or as one of n, with or without
+        previews): image k of a job and a job of its own with seed + k are the same bytes.
+        """
+        return {
+            "model": self.model,
+            "label": self.label_name,
+            "n": 1,
+            "seed": self.seed + index,
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "eta": self.eta,
+            "guidance_scale": self.guidance_scale,
+            "format": self.format,
+            "numerics": numerics,
+        }
+
+
+@dataclass(frozen=True)
+class Image:
+    """A finished picture."""
+
+    index: int
+    seed: int
+    width: int
+    height: int
+    format: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as the store holds it. Times are seconds since the epoch."""
+
+    id: str
+    owner: str
+    request: SamplingRequest
+    created_at: float
+    status: Status = "queued"
+    started_at: float | None = None
+    finished_at: float | None = None
+    attempt: int = 1
+    step: int = 0
+    evaluations: int = 0
+    mean_batch: float | None = None
+    numerics: str | None = None
+    images: tuple[Image, ...] = ()
+    error: Mapping[str, str] | None = None
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    def to_fields(self) -> dict[str, str]:
+        """The flat strings of a Redis hash; what is None is left out."""
+        flat: dict[str, Any] = {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "request": json.dumps(asdict(self.request)),
+            "images": json.dumps([asdict(image) for image in self.images]),
+            "error": json.dumps(dict(self.error)) if self.error else None,
+        }
+        return {name: str(value) for name, value in flat.items() if value is not None}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, str]) -> JobRecord:
+        """The inverse of `to_fields`."""
+        number = {name: float(fields[name]) for name in _FLOATS if name in fields}
+        count = {name: int(fields[name]) for name in _INTS if name in fields}
+        return cls(
+            id=fields["id"],
+            owner=fields["owner"],
+            status=fields["status"],  # type: ignore[arg-type]  # written by to_fields and the store alone
+            numerics=fields.get("numerics"),
+            request=SamplingRequest(**json.loads(fields["request"])),
+            images=tuple(Image(**image) for image in json.loads(fields.get("images", "[]"))),
+            error=json.loads(fields["error"]) if "error" in fields else None,
+            **number,  # type: ignore[arg-type]
+            **count,
+        )
+
+
+_FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")
+_INTS = ("attempt", "step", "evaluations")
+_PLAIN = ("id", "owner", "status", "numerics", *_FLOATS, *_INTS)
+
+MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Where a waiting job stands."""
+
+    queue_position: int | None = None
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What a live worker tells about itself every few seconds."""
+
+    name: str
+    models: list[dict[str, Any]]  # `ModelCard`s
+    max_batch: int
+    trajectories: int
+    pending_evaluations: int
+    evaluations_per_second: float | None
+
+
+def job_object(job: JobRecord, outlook: Outlook | None = None) -> dict[str, Any]:
+    """The job as the HTTP contract shows it."""
+    request, outlook = job.request, outlook or Outlook()
+    base = f"/jobs/{job.id}"
+    return {
+        "id": job.id,
+        "status": job.status,
+        "model": request.model,
+        "label": request.label_name,
+        "n": request.n,
+        "seed": request.seed,
+        "sampler": request.sampler,
+        "steps": request.steps,
+        "eta": request.eta,
+        "guidance_scale": request.guidance_scale,
+        "format": request.format,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "queue_position": outlook.queue_position,
+        "eta_seconds": outlook.eta_seconds,
+        "progress": {"step": job.step, "steps": request.steps, "fraction": job.step / request.steps},
+        "attempt": job.attempt,
+        "images": [{**asdict(image), "url": image_url(job.id, image.index)} for image in job.images],
+        "timing": _timing(job),
+        "numerics": job.numerics,
+        "error": dict(job.error) if job.error else None,
+        "links": {
+            "self": base,
+            "events": f"{base}/events",
+            "cancel": base,
+            "animation": f"{base}/animation",
+        },
+    }
+
+
+def image_url(job: str, index: int) -> str:
+    return f"/jobs/{job}/images/{index}"
+
+
+def _timing(job: JobRecord) -> dict[str, Any]:
+    started, finished = job.started_at, job.finished_at
+    return {
+        "queued": started - job.created_at if started is not None else None,
+        "running": finished - started if started is not None and finished is not None else None,
+        "evaluations": job.evaluations,
+        "mean_batch": job.mean_batch,
+    }

@@ -1,0 +1,377 @@
+"""The RQ worker: takes jobs from the queues, drives the engine, keeps the leases.
+
+One of the two files that name RQ; the other, `app.queue`, enqueues. RQ holds the queue, the
+leases and the retries; what a job is and what became of it stands in `worker.store`. Three
+threads beside the engine's own: the publisher, the housekeeper (leases, reports, abandoned
+jobs), and a listener that hears of new work and of cancels.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+from uuid import uuid4
+
+import redis
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, clean_registries
+from rq.serializers import JSONSerializer
+from rq.worker.base import BaseWorker
+
+from model.denoiser import PixelModel
+from model.errors import ModelError
+from worker.engine import Engine
+from worker.errors import StoreUnavailable
+from worker.job import JobRecord, WorkerReport
+from worker.publisher import ActiveJob, Publisher
+from worker.store import CANCELED_CHANNEL, Store, model_channel
+from worker.trajectory import Trajectory
+
+log = logging.getLogger("denoised.worker")
+
+REDIS_ERRORS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, StoreUnavailable)
+IDLE_SECONDS = 1.0  # how long an idle worker sleeps when nobody wakes it
+FINISH_SECONDS = 5.0  # what is done sooner than this is finished on SIGTERM, the rest given back
+FLUSH_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How a worker behaves. Seconds, unless said otherwise."""
+
+    max_batch: int = 16
+    lease: float = 10.0
+    job_timeout: float = 600.0
+
+
+@dataclass
+class Lease:
+    """A job this worker holds: RQ's side of it, ours, and when it is too late."""
+
+    rq_job: Job
+    queue: Queue
+    execution: Execution
+    active: ActiveJob
+    deadline: float
+
+
+class BatchingWorker(BaseWorker):
+    """One process, one device, one running batch.
+
+    models: what it serves, by name; each has a queue of that name.
+    """
+
+    def __init__(
+        self, models: Mapping[str, PixelModel], client: redis.Redis, store: Store, settings: WorkerSettings
+    ) -> None:
+        queues = [Queue(name, connection=client, serializer=JSONSerializer) for name in models]
+        super().__init__(queues, name=f"worker-{uuid4().hex[:12]}", connection=client, serializer=JSONSerializer)
+        self.models = models
+        self.store = store
+        self.settings = settings
+        self.engine = Engine(models, settings.max_batch)
+        self.publisher = Publisher(store, self._release)
+        self._leases: dict[str, Lease] = {}
+        self._leases_lock = threading.Lock()
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._to_evict: set[str] = set()
+        self._speed = Speed()
+
+    # The engine's thread
+
+    def work(self, *args: Any, **kwargs: Any) -> bool:
+        """Serve until SIGTERM or SIGINT; then finish or give back what runs. Returns whether any job came."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._on_signal)
+        self.register_birth()  # type: ignore[no-untyped-call]
+        housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
+        listener = threading.Thread(target=self._listen, name="listener", daemon=True)
+        for thread in (self.publisher, housekeeper, listener):
+            thread.start()
+        log.info("serving %s, %d lanes", ", ".join(self.models), self.settings.max_batch)
+        try:
+            while not self._stopping.is_set():
+                self._take_jobs()
+                if not self._turn():
+                    self._woken.wait(IDLE_SECONDS)
+            self._drain()
+        finally:
+            self.publisher.close(FLUSH_SECONDS)
+            self._ended.set()
+            self._leave()
+        return self._speed.total > 0
+
+    def _turn(self) -> bool:
+        """One evaluation for everybody who may go on. False when nobody is here."""
+        self._evict()
+        started = time.monotonic()
+        turn = self.engine.step()
+        if not turn.rows and not turn.failed:
+            return False
+        self._speed.add(turn.rows, time.monotonic() - started)
+        names = {item.trajectory.job for item in turn.advanced} | {trajectory.job for trajectory, _ in turn.failed}
+        with self._leases_lock:
+            active = [self._leases[name].active for name in sorted(names) if name in self._leases]
+        self.publisher.publish(turn, active)
+        return True
+
+    def _evict(self) -> None:
+        """Remove what was canceled, what another attempt has taken, and what is late."""
+        now = time.monotonic()
+        with self._leases_lock:
+            gone, self._to_evict = self._to_evict, set()
+            late = [lease for lease in self._leases.values() if lease.deadline < now]
+        for job in gone:
+            self.engine.batch.evict(job)
+        for lease in late:
+            if self.engine.batch.evict(lease.active.id):
+                limit = f"the job was not done within {self.settings.job_timeout:g} s"
+                self.publisher.fail(lease.active, "timeout", limit)
+
+    def _take_jobs(self) -> None:
+        """Fill free lanes from the queues, one job of each in turn."""
+        self._woken.clear()
+        try:
+            taken = True
+            while taken and self.engine.batch.has_room and not self._stopping.is_set():
+                taken = False
+                for queue in self.queues:
+                    if self.engine.batch.has_room and self._take_job(queue):
+                        taken = True
+        except REDIS_ERRORS as error:
+            log.warning("no new jobs: %s", error)
+            if not len(self.engine.batch):
+                self._ended.wait(IDLE_SECONDS)
+
+    def _take_job(self, queue: Queue) -> bool:
+        """Take one job off a queue. False when it is empty."""
+        found = self.queue_class.dequeue_any(
+            [queue], None, connection=self.connection, job_class=self.job_class, serializer=JSONSerializer
+        )
+        if found is None:
+            return False
+        rq_job, queue = found
+        execution = self.prepare_execution(rq_job)
+        self.prepare_job_execution(rq_job, remove_from_intermediate_queue=True)
+        model = self.models[queue.name]
+        attempt = self.store.start(rq_job.id, self.name, model.card.numerics)
+        record = self.store.job(rq_job.id)
+        if attempt and record is not None:
+            active = ActiveJob(record.id, record.request, attempt, model, model.card.numerics)
+            lease = Lease(rq_job, queue, execution, active, time.monotonic() + self.settings.job_timeout)
+            self._admit(record, model, lease)
+        else:
+            self._forget(rq_job, execution)
+        return True
+
+    def _admit(self, record: JobRecord, model: PixelModel, lease: Lease) -> None:
+        with self._leases_lock:
+            self._leases[record.id] = lease
+        try:
+            newcomers = trajectories(record, model)
+        except ModelError as error:
+            self.publisher.fail(lease.active, "unservable", str(error))
+            return
+        self.engine.batch.admit(newcomers)
+
+    def _drain(self) -> None:
+        """Finish what is nearly done, give back the rest."""
+        evaluations = self.engine.batch.pending_evaluations
+        seconds = evaluations / self._speed.per_second if self._speed.per_second else float("inf")
+        if evaluations and seconds <= FINISH_SECONDS:
+            log.info("stopping: finishing %d evaluations", evaluations)
+            end = time.monotonic() + 2 * FINISH_SECONDS
+            while time.monotonic() < end and self._turn():
+                pass
+        left = {member.job for member in (*self.engine.batch.running, *self.engine.batch.waiting)}
+        with self._leases_lock:
+            leases = [lease for name, lease in self._leases.items() if name in left]
+        if leases:
+            log.info("stopping: giving back %d job(s)", len(leases))
+        for lease in leases:
+            self.publisher.give_back(lease.active)
+
+    # The publisher's thread
+
+    def _release(self, job_id: str, given_back: bool) -> None:
+        """A job is over for this worker: end or return RQ's side of it."""
+        with self._leases_lock:
+            lease = self._leases.pop(job_id, None)
+            self._to_evict.add(job_id)
+        if lease is None:
+            return
+        try:
+            if given_back:
+                self._requeue(lease)
+            else:
+                self._forget(lease.rq_job, lease.execution)
+        except REDIS_ERRORS as error:
+            # Its lease runs out; whoever takes it up then finds the job over, or does it again.
+            log.warning("job %s: RQ was not told (%s)", job_id, error)
+
+    def _forget(self, rq_job: Job, execution: Execution) -> None:
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(rq_job, pipeline=pipeline, execution=execution)
+            rq_job.delete(pipeline=pipeline, remove_from_queue=False)
+            pipeline.execute()
+
+    def _requeue(self, lease: Lease) -> None:
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(lease.rq_job, pipeline=pipeline, execution=lease.execution)
+            lease.rq_job.set_status(JobStatus.QUEUED, pipeline=pipeline)
+            lease.queue.push_job_id(lease.rq_job.id, pipeline=pipeline, at_front=True)
+            pipeline.publish(model_channel(lease.queue.name), lease.rq_job.id)
+            pipeline.execute()
+
+    # The housekeeper's thread
+
+    def _keep_house(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._report()
+                self._renew_leases()
+                self._collect_abandoned()
+            except REDIS_ERRORS as error:
+                log.warning("housekeeping waits: %s", error)
+            except Exception:
+                log.exception("housekeeping failed")
+            self._ended.wait(self.settings.lease / 4)
+
+    def _report(self) -> None:
+        batch = self.engine.batch
+        report = WorkerReport(
+            name=self.name,
+            models=[model.card.model_dump() for model in self.models.values()],
+            max_batch=self.settings.max_batch,
+            trajectories=len(batch.running),
+            pending_evaluations=batch.pending_evaluations,
+            evaluations_per_second=self._speed.per_second,
+        )
+        if not self._stopping.is_set():
+            self.store.report(report, ttl=self.settings.lease)
+
+    def _renew_leases(self) -> None:
+        self.heartbeat()
+        with self._leases_lock:
+            leases = list(self._leases.values())
+        for lease in leases:
+            self.maintain_heartbeats(lease.rq_job, lease.execution)
+
+    def _collect_abandoned(self) -> None:
+        """Requeue the jobs of dead workers; fail those that have had all their attempts."""
+        for queue in self.queues:
+            mine = self.connection.set(f"denoised:cleaning:{queue.name}", self.name, nx=True, ex=5)
+            if not mine:
+                continue
+            clean_registries(queue)
+            queue.intermediate_queue.cleanup(self, queue)
+            registry = FailedJobRegistry(queue=queue)
+            for job_id in registry.get_job_ids(cleanup=False):
+                self._fail_abandoned(job_id)
+                registry.remove(job_id, delete_job=True)
+
+    def _fail_abandoned(self, job_id: str) -> None:
+        record = self.store.job(job_id)
+        if record is None or record.terminal:
+            return
+        message = f"the worker was lost {record.attempt} time(s) while it did this job"
+        self.store.fail(record, "worker_lost", message)
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        """RQ's lease on a job, in seconds."""
+        return max(1, round(self.settings.lease))
+
+    # The listener's thread
+
+    def _listen(self) -> None:
+        """Wake up for new work, hear of cancels; reconnects for ever."""
+        channels = [CANCELED_CHANNEL, *(model_channel(name) for name in self.models)]
+        while not self._ended.is_set():
+            try:
+                with self.connection.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    pubsub.subscribe(*channels)
+                    self._woken.set()  # something may have come while nobody listened
+                    while not self._ended.is_set():
+                        message = pubsub.get_message(timeout=IDLE_SECONDS)
+                        if message is not None:
+                            self._hear(message["channel"].decode(), message["data"].decode())
+            except REDIS_ERRORS:
+                self._ended.wait(IDLE_SECONDS)
+
+    def _hear(self, channel: str, job_id: str) -> None:
+        if channel == CANCELED_CHANNEL:
+            with self._leases_lock:
+                if job_id in self._leases:
+                    self._to_evict.add(job_id)
+        self._woken.set()
+
+    # Beginning and end
+
+    def _set_connection(self, connection: redis.Redis) -> redis.Redis:
+        """As it is: RQ would stretch the client's time-outs to minutes, for a blocking call we never make."""
+        return connection
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+        self._woken.set()
+
+    def _leave(self) -> None:
+        try:
+            self.store.forget_worker(self.name)
+            self.register_death()  # type: ignore[no-untyped-call]
+        except REDIS_ERRORS as error:
+            log.warning("left without a word: %s", error)
+
+
+class Speed:
+    """Rows per second of the engine, averaged over about the last hundred turns."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._rows = 0.0
+        self._seconds = 0.0
+
+    def add(self, rows: int, seconds: float) -> None:
+        self.total += rows
+        self._rows = 0.99 * self._rows + rows
+        self._seconds = 0.99 * self._seconds + seconds
+
+    @property
+    def per_second(self) -> float | None:
+        """None before the first turn."""
+        return self._rows / self._seconds if self._seconds else None
+
+
+def trajectories(record: JobRecord, model: PixelModel) -> list[Trajectory]:
+    """One trajectory for each image of a job, at its x_T.
+
+    Raises:
+        PlanError: when the request asks for a plan that this model cannot make.
+    """
+    request = record.request
+    plan = model.plan(request.sampler, request.steps, request.eta)
+    return [
+        Trajectory.begin(
+            job=record.id,
+            index=index,
+            model=request.model,
+            plan=plan,
+            condition=model.condition(request.label),
+            unconditional=model.condition(None),
+            guidance_scale=request.guidance_scale,
+            seed=request.seed + index,
+            shape=model.shape,
+            device=model.device,
+        )
+        for index in range(request.n)
+    ]

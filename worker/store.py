@@ -1,0 +1,375 @@
+"""Jobs, events, pictures and workers in Redis. The only place that knows a key.
+
+    denoised:job:{id}              hash     the `JobRecord`, and `seq`, `writes`
+    denoised:job:{id}:events       stream   one entry an event, id = "{seq}-0"
+    denoised:job:{id}:image:{k}    string   the encoded picture
+    denoised:jobs:{owner}          zset     job ids by created_at
+    denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
+    denoised:workers               set      names of workers
+    denoised:models                set      names of all models that were ever served
+    denoised:ticket:{ticket}       string   the caller it stands for, 30 s
+    denoised:worker:{name}         string   its `WorkerReport`, expires with its lease
+    denoised:model:{name}          channel  work was queued for that model
+    denoised:canceled              channel  ids of jobs that were canceled
+
+All state changes of a job run as one Lua script each, so that they happen once and whole:
+a terminal status never changes, and a worker whose attempt is over writes nothing. Events
+get `seq` inside the script, so it has no gaps. RQ's own keys (rq:*) belong to RQ.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.retry import Retry
+
+from worker.errors import StoreUnavailable
+from worker.job import TERMINAL, JobRecord, Status, WorkerReport
+
+Fields = Mapping[bytes, bytes]
+
+EVENT_CAP = 50_000
+CANCELED_CHANNEL = "denoised:canceled"
+WORKERS_KEY = "denoised:workers"
+MODELS_KEY = "denoised:models"
+
+# KEYS: job, events. ARGV: time, worker, event. Returns the attempt, or 0 when the job is over.
+_START = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if status ~= 'queued' and status ~= 'running' then return 0 end
+local attempt
+if redis.call('HEXISTS', KEYS[1], 'started_at') == 1 then
+  attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+else
+  attempt = tonumber(redis.call('HGET', KEYS[1], 'attempt'))
+  redis.call('HSET', KEYS[1], 'started_at', ARGV[1])
+end
+redis.call('HSET', KEYS[1], 'status', 'running', 'worker', ARGV[2], 'step', 0, 'evaluations', 0,
+           'writes', 0, 'images', '[]', 'numerics', ARGV[4])
+local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+redis.call('XADD', KEYS[2], seq .. '-0', 'a', attempt, 'e', ARGV[3])
+return attempt
+"""
+
+# KEYS: job, events, then one key for each blob. ARGV: the write as JSON, then the blobs.
+# Returns 1 when it was (or had been) written, 0 when the job is over or has another attempt.
+_WRITE = """
+local write = cjson.decode(ARGV[1])
+local now = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'writes')
+if now[1] ~= 'queued' and now[1] ~= 'running' then return 0 end
+if write.attempt > 0 then
+  if now[1] ~= 'running' or tonumber(now[2]) ~= write.attempt then return 0 end
+  if tonumber(now[3]) >= write.number then return 1 end
+  redis.call('HSET', KEYS[1], 'writes', write.number)
+end
+for name, value in pairs(write.fields) do redis.call('HSET', KEYS[1], name, value) end
+if write.status ~= '' then redis.call('HSET', KEYS[1], 'status', write.status) end
+for i = 2, #ARGV do redis.call('SET', KEYS[i + 1], ARGV[i]) end
+for _, event in ipairs(write.events) do
+  local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', write.cap, seq .. '-0', 'a', now[2], 'e', event)
+end
+if write.ttl > 0 then
+  redis.call('EXPIRE', KEYS[1], write.ttl)
+  redis.call('EXPIRE', KEYS[2], write.ttl)
+  for i = 0, write.images - 1 do redis.call('EXPIRE', KEYS[1] .. ':image:' .. i, write.ttl) end
+end
+return 1
+"""
+
+
+@dataclass
+class Write:
+    """One atomic change of a job: fields, new pictures, events, and perhaps a new status.
+
+    attempt: whose write it is; 0 = nobody's in particular (a cancel). number: rises with each
+    write of an attempt, so that one repeated after a lost reply is not applied twice.
+    """
+
+    job: str
+    attempt: int = 0
+    number: int = 0
+    fields: dict[str, Any] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    images: dict[int, bytes] = field(default_factory=dict)
+    status: Status | None = None
+    image_count: int = 0
+
+    def end(self, status: Status, error: Mapping[str, str] | None = None) -> None:
+        """Make this the last write of its job."""
+        self.status = status
+        self.fields["finished_at"] = repr(time.time())
+        if error is not None:
+            self.fields["error"] = json.dumps(dict(error))
+        self.events.append({"type": status})
+
+
+def ending(record: JobRecord, status: Status, error: Mapping[str, str] | None = None) -> Write:
+    """The write that ends a job from outside, whatever attempt it is in."""
+    write = Write(record.id, image_count=record.request.n)
+    write.end(status, error)
+    return write
+
+
+def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redis:
+    """A client that gives up after `timeout` seconds and never retries by itself."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        max_connections=connections,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+class Store:
+    """Synchronous, thread-safe; used by worker threads and from the front end's thread pool.
+
+    Raises:
+        StoreUnavailable: from every method, when Redis does not answer in time.
+    """
+
+    def __init__(self, client: redis.Redis, result_ttl: int = 86_400) -> None:
+        self.client = client
+        self.result_ttl = result_ttl
+        self._start = client.register_script(_START)
+        self._write = client.register_script(_WRITE)
+
+    # Jobs
+
+    def reserve(self, job_id: str, pipeline: Pipeline) -> bool:
+        """Begin a transaction that holds only while there is no such job. False when there is one."""
+        pipeline.watch(_job_key(job_id))
+        free = not pipeline.exists(_job_key(job_id))
+        pipeline.multi()
+        return bool(free)
+
+    def create(self, job: JobRecord, queued_event: Mapping[str, Any], pipeline: Pipeline) -> None:
+        """Add a new job to a transaction, with its first event."""
+        fields: dict[Any, Any] = {**job.to_fields(), "seq": 1, "writes": 0}
+        pipeline.hset(_job_key(job.id), mapping=fields)
+        entry = {"a": job.attempt, "e": _event_json("queued", queued_event)}
+        pipeline.xadd(events_key(job.id), entry, id="1-0")  # type: ignore[arg-type]
+        pipeline.zadd(_jobs_key(job.owner), {job.id: job.created_at})
+        pipeline.publish(model_channel(job.request.model), job.id)
+
+    def job(self, job_id: str) -> JobRecord | None:
+        """The record, None when there is none (any more)."""
+        with reachable():
+            return _record(cast("Fields", self.client.hgetall(_job_key(job_id))))
+
+    def jobs(self, owner: str, limit: int, before: float | None = None) -> list[JobRecord]:
+        """A caller's jobs, newest first, created before a time; forgets those that expired."""
+        key = _jobs_key(owner)
+        found: list[JobRecord] = []
+        highest = f"({before!r}" if before is not None else "+inf"
+        with reachable():
+            while len(found) < limit:
+                reply = self.client.zrevrangebyscore(key, highest, "-inf", 0, limit, withscores=True)
+                batch = cast("list[tuple[bytes, float]]", reply)
+                if not batch:
+                    break
+                with self.client.pipeline(transaction=False) as pipe:
+                    for job_id, _ in batch:
+                        pipe.hgetall(_job_key(job_id.decode()))
+                    records = [_record(fields) for fields in pipe.execute()]
+                gone = [job_id for (job_id, _), record in zip(batch, records, strict=True) if record is None]
+                if gone:
+                    self.client.zrem(key, *gone)
+                found += [record for record in records if record is not None]
+                highest = f"({batch[-1][1]!r}"
+        return found[:limit]
+
+    def start(self, job_id: str, worker: str, numerics: str) -> int:
+        """Begin an attempt. Returns its number, 0 when the job is over (canceled, say)."""
+        keys = [_job_key(job_id), events_key(job_id)]
+        args = [repr(time.time()), worker, _event_json("started", {"worker": worker}), numerics]
+        with reachable():
+            return int(self._start(keys=keys, args=args))
+
+    def write(self, write: Write) -> bool:
+        """Apply one change. False when the job is over, or is another attempt's by now."""
+        return self.write_all([write])[0]
+
+    def write_all(self, writes: Sequence[Write]) -> list[bool]:
+        """Apply changes of several jobs in one round trip, each atomic by itself."""
+        with reachable(), self.client.pipeline(transaction=False) as pipe:
+            for write in writes:
+                self._write(keys=_write_keys(write), args=self._write_args(write), client=pipe)
+            return [bool(result) for result in pipe.execute()]
+
+    def fail(self, record: JobRecord, code: str, message: str) -> None:
+        """End a job that no worker will take up again, unless it is over."""
+        self.write(ending(record, "failed", {"code": code, "message": message}))
+
+    def cancel(self, job_id: str) -> JobRecord | None:
+        """End a job that is not over yet as canceled; returns what it then is, None if unknown."""
+        record = self.job(job_id)
+        if record is None or record.terminal:
+            return record
+        self.write(ending(record, "canceled"))
+        with reachable():
+            self.client.publish(CANCELED_CHANNEL, job_id)
+        return self.job(job_id)
+
+    def image(self, job_id: str, index: int) -> bytes | None:
+        """An encoded picture."""
+        with reachable():
+            return cast("bytes | None", self.client.get(_image_key(job_id, index)))
+
+    # Events
+
+    def events(self, job_id: str, after: int = 0, count: int = 500) -> list[dict[str, Any]]:
+        """Stored events with seq > `after`, oldest first, at most `count`."""
+        with reachable():
+            reply = self.client.xrange(events_key(job_id), min=f"{after + 1}-0", count=count)
+            entries = cast("list[tuple[bytes, Fields]]", reply)
+        return [event_from_entry(job_id, entry_id, fields) for entry_id, fields in entries]
+
+    def last_seq(self, job_id: str) -> int:
+        """The seq of the newest event, 0 when there is none."""
+        with reachable():
+            entries = cast("list[tuple[bytes, Fields]]", self.client.xrevrange(events_key(job_id), count=1))
+        return _seq(entries[0][0]) if entries else 0
+
+    # Idempotency
+
+    def claim(self, owner: str, key_hash: str, job_id: str, body_hash: str) -> tuple[str, str]:
+        """Tie an Idempotency-Key to a job, once. Returns (job id, body hash) of whoever came first."""
+        key = f"denoised:idempotency:{owner}:{key_hash}"
+        with reachable():
+            won = self.client.set(key, f"{job_id} {body_hash}", nx=True, ex=86_400)
+            held = None if won else cast("bytes | None", self.client.get(key))
+        if held is None:
+            return job_id, body_hash
+        first, _, body = held.decode().partition(" ")
+        return first, body
+
+    # Workers
+
+    def report(self, report: WorkerReport, ttl: float) -> None:
+        """Publish that a worker lives and what it serves."""
+        with reachable(), self.client.pipeline() as pipe:
+            pipe.sadd(WORKERS_KEY, report.name)
+            pipe.sadd(MODELS_KEY, *(card["name"] for card in report.models))
+            pipe.set(_worker_key(report.name), json.dumps(asdict(report)), px=int(ttl * 1000))
+            pipe.execute()
+
+    def forget_worker(self, name: str) -> None:
+        """A worker has left."""
+        with reachable(), self.client.pipeline() as pipe:
+            pipe.srem(WORKERS_KEY, name)
+            pipe.delete(_worker_key(name))
+            pipe.execute()
+
+    def workers(self) -> list[WorkerReport]:
+        """Reports of the workers that live; forgets the names of those that do not."""
+        with reachable():
+            names = sorted(cast("set[bytes]", self.client.smembers(WORKERS_KEY)))
+            reports = self.client.mget([_worker_key(name.decode()) for name in names]) if names else []
+            dead = [name for name, report in zip(names, reports, strict=True) if report is None]
+            if dead:
+                self.client.srem(WORKERS_KEY, *dead)
+        return [WorkerReport(**json.loads(report)) for report in reports if report is not None]
+
+    def known_models(self) -> list[str]:
+        """Names of all models that were ever served here."""
+        with reachable():
+            return sorted(name.decode() for name in cast("set[bytes]", self.client.smembers(MODELS_KEY)))
+
+    # Tickets
+
+    def issue_ticket(self, ticket: str, owner: str, ttl: int) -> None:
+        """Let a ticket stand for a caller, once, for `ttl` seconds."""
+        with reachable():
+            self.client.set(f"denoised:ticket:{ticket}", owner, ex=ttl)
+
+    def redeem_ticket(self, ticket: str) -> str | None:
+        """Whom a ticket stands for; it is void afterwards."""
+        with reachable():
+            owner = cast("bytes | None", self.client.getdel(f"denoised:ticket:{ticket}"))
+        return owner.decode() if owner is not None else None
+
+    def ping(self) -> None:
+        """Nothing, when Redis answers."""
+        with reachable():
+            self.client.ping()
+
+    def _write_args(self, write: Write) -> list[str | bytes]:
+        over = write.status in TERMINAL
+        spec = {
+            "attempt": write.attempt,
+            "number": write.number,
+            "fields": {name: str(value) for name, value in write.fields.items()},
+            "events": [_event_json(event["type"], event) for event in write.events],
+            "status": write.status or "",
+            "ttl": self.result_ttl if over else 0,
+            "images": write.image_count,
+            "cap": EVENT_CAP,
+        }
+        return [json.dumps(spec), *write.images.values()]
+
+
+def event_from_entry(job_id: str, entry_id: bytes, fields: Fields) -> dict[str, Any]:
+    """A stream entry as the event of the contract (terminal ones still lack `result`)."""
+    event = json.loads(fields[b"e"])
+    head = {"seq": _seq(entry_id), "type": event.pop("type"), "job": job_id, "attempt": int(fields[b"a"])}
+    return {**head, **event}
+
+
+def events_key(job_id: str) -> str:
+    return f"denoised:job:{job_id}:events"
+
+
+def model_channel(model: str) -> str:
+    return f"denoised:model:{model}"
+
+
+def _job_key(job_id: str) -> str:
+    return f"denoised:job:{job_id}"
+
+
+def _image_key(job_id: str, index: int) -> str:
+    return f"denoised:job:{job_id}:image:{index}"
+
+
+def _jobs_key(owner: str) -> str:
+    return f"denoised:jobs:{owner}"
+
+
+def _worker_key(name: str) -> str:
+    return f"denoised:worker:{name}"
+
+
+def _write_keys(write: Write) -> list[str]:
+    return [_job_key(write.job), events_key(write.job), *(_image_key(write.job, index) for index in write.images)]
+
+
+def _event_json(kind: str, event: Mapping[str, Any]) -> str:
+    return json.dumps({"type": kind, **event})
+
+
+def _seq(entry_id: bytes) -> int:
+    return int(entry_id.split(b"-")[0])
+
+
+def _record(fields: Fields) -> JobRecord | None:
+    return JobRecord.from_fields({k.decode(): v.decode() for k, v in fields.items()}) if fields else None
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Redis' silence as our own error."""
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise StoreUnavailable(f"Redis does not answer ({error})") from error

@@ -1,0 +1,85 @@
+"""One image on its way from noise to picture. A trajectory is the truth; the batch is a view of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.plans import Plan
+from model.sampling import initial_noise
+
+
+@dataclass
+class Trajectory:
+    """State between two evaluations.
+
+    registers: (R, …) x and what the plan holds beside it; conditions: what `denoise` is told
+    with and without the label; row: the plan's next row. Knows neither what a condition
+    holds nor what shape is denoised.
+    """
+
+    job: str
+    index: int
+    model: str
+    plan: Plan
+    condition: Tensor
+    unconditional: Tensor
+    guidance_scale: float
+    generator: torch.Generator
+    registers: Tensor
+    row: int = 0
+    _drawn: Tensor | None = None
+
+    @classmethod
+    def begin(
+        cls,
+        *,
+        job: str,
+        index: int,
+        model: str,
+        plan: Plan,
+        condition: Tensor,
+        unconditional: Tensor,
+        guidance_scale: float,
+        seed: int,
+        shape: tuple[int, ...],
+        device: torch.device,
+    ) -> Trajectory:
+        """At x_T, the first draw of the image's own generator."""
+        generator = torch.Generator().manual_seed(seed)
+        registers = torch.zeros(plan.registers, *shape)
+        registers[0] = initial_noise(generator, shape)
+        return cls(job, index, model, plan, condition, unconditional, guidance_scale, generator, registers.to(device))
+
+    @property
+    def finished(self) -> bool:
+        return self.row == self.plan.evaluations
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance_scale != 1.0
+
+    @property
+    def pending_evaluations(self) -> int:
+        """Network calls to go, guidance counted as two."""
+        return (self.plan.evaluations - self.row) * (2 if self.guided else 1)
+
+    def draw(self) -> Tensor:
+        """z of the current row: the generator's next draw, or zeros where the row takes none.
+
+        Asked again for the same row (a batch that failed is tried again in halves), it gives
+        the same draw.
+        """
+        if self._drawn is None:
+            shape = tuple(self.registers.shape[1:])
+            draws = self.plan.draws(self.row)
+            self._drawn = initial_noise(self.generator, shape) if draws else torch.zeros(shape)
+        return self._drawn
+
+    def advance(self, registers: Tensor) -> None:
+        """Take the row's outcome and go to the next row."""
+        self.registers = registers
+        self.row += 1
+        self._drawn = None
