@@ -118,6 +118,12 @@ def install(app: FastAPI) -> None:
         problem.status = error.status_code
         return problem.response()
 
+    @app.exception_handler(Exception)
+    async def _defect(request: Request, error: Exception) -> Response:
+        problem = Problem("an error of the server's own; its log says more")
+        problem.status = 500
+        return problem.response()
+
 
 def redis_is_away() -> Unavailable:
     return Unavailable("Redis does not answer; nothing was accepted, try again", headers={"Retry-After": "2"})

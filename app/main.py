@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import errors, events, generate, jobs, operations
+from app import errors, events, films, generate, jobs, operations
 from app.guard import Guard
 from app.services import Services
 from app.settings import MAX_BODY, ApiSettings
@@ -38,7 +38,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     app.state.services = services
     errors.install(app)
-    for router in (generate.router, jobs.router, events.router, operations.router):
+    for router in (generate.router, jobs.router, films.router, events.router, operations.router):
         app.include_router(router)
     if settings.allowed_origins:
         app.add_middleware(

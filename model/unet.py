@@ -368,11 +368,11 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
-    def embed(self, t: Tensor, label: Tensor | None) -> Tensor:
+    def embed(self, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
         """What every block is told: (B, width) from t (B,) and label (B,) int64."""
         config = self.config
         features = sinusoid(t, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
-        emb: Tensor = self.time_embedding(features.to(self.conv_in.weight.dtype))
+        emb: Tensor = self.time_embedding(features.to(dtype))
         if self.class_embedding is None:
             assert label is None, "a label was given to a network without classes"
             return emb
@@ -388,7 +388,7 @@ class UNet(nn.Module):
         """
         if self.config.center_input_sample:
             x = 2 * x - 1.0
-        emb = self.embed(t, label)
+        emb = self.embed(t, label, x.dtype)
         h = self.conv_in(x)
         skips = [h]
         for block in self.down_blocks:

@@ -10,7 +10,8 @@ import torch
 from model.checkpoint import ZOO, load_model
 from model.denoiser import PixelModel
 from model.errors import CheckpointError
-from worker.numerics import numerics
+from model.packing import pack
+from worker.numerics import is_packed, numerics
 
 
 def load_models(folders: Sequence[Path], *, device: str, max_images: int) -> dict[str, PixelModel]:
@@ -27,6 +28,8 @@ def load_models(folders: Sequence[Path], *, device: str, max_images: int) -> dic
         if name in models:
             raise CheckpointError(f"{folder}: a model named {name!r} is served already; rename one of the folders")
         models[name] = load_model(folder, device=device, name=name, max_images=max_images, numerics=numerics(device))
+        if is_packed(device):
+            pack(models[name].unet)
     return models
 
 

@@ -1,0 +1,95 @@
+"""The denoising film of a job: its stored frames as one animated WebP, GIF or PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from PIL import Image
+from starlette.responses import Response
+
+from app.errors import Conflict
+from app.jobs import find
+from app.schemas import ProblemObject
+from app.services import Owner, Services, Serving
+from worker.job import JobRecord
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+FRAME_MS, LAST_MS = 80, 1500
+SMALLEST_SIDE = 224  # small pictures are enlarged by a whole factor, so that they can be seen
+PAGE = 500
+MEDIA = {"webp": ("WEBP", "image/webp"), "gif": ("GIF", "image/gif"), "apng": ("PNG", "image/apng")}
+Kind = Literal["x0", "xt"]
+
+
+@router.get(
+    "/{job_id}/animation",
+    responses={
+        200: {"content": {media_type: {} for _, media_type in MEDIA.values()}, "description": "The film."},
+        404: {"model": ProblemObject, "description": "Unknown, expired, or another caller's."},
+        409: {"model": ProblemObject, "description": "The job kept no frames."},
+    },
+    response_class=Response,
+    summary="The denoising film",
+)
+def animation(
+    job_id: str,
+    services: Serving,
+    owner: Owner,
+    format: Annotated[Literal["webp", "gif", "apng"], Query()] = "webp",
+    kind: Annotated[Kind | None, Query(description="x0 or xt; what the job kept, xt first, if left out")] = None,
+) -> Response:
+    """All images of the job side by side, from noise to the pictures."""
+    record = find(services, job_id, owner)
+    frames = _frames(services, record)
+    chosen = kind or ("xt" if any(of == "xt" for _, of in frames) else "x0")
+    steps = sorted({step for step, of in frames if of == chosen})
+    if not steps:
+        raise Conflict(f"job {record.id} kept no {kind or ''} frames: ask for some with preview_every", job=record.id)
+    film = [_sheet(frames[step, chosen], record.request.n) for step in steps]
+    pillow_format, media_type = MEDIA[format]
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return Response(_encode(film, pillow_format), media_type=media_type, headers=headers)
+
+
+def _frames(services: Services, record: JobRecord) -> dict[tuple[int, str], dict[int, bytes]]:
+    """(step, kind) → image index → PNG, of the newest attempt."""
+    found: dict[tuple[int, str], dict[int, bytes]] = {}
+    for event in _events(services, record.id):
+        if event["type"] == "frame":
+            found.setdefault((event["step"], event["kind"]), {})[event["image"]] = base64.b64decode(event["data"])
+    return found
+
+
+def _events(services: Services, job_id: str) -> Iterable[dict[str, Any]]:
+    seq = 0
+    while page := services.store.events(job_id, seq, PAGE):
+        yield from page
+        seq = page[-1]["seq"]
+
+
+def _sheet(pictures: dict[int, bytes], count: int) -> Image.Image:
+    """The images of one step in a grid, enlarged by a whole factor."""
+    opened = {index: Image.open(io.BytesIO(data)) for index, data in pictures.items()}
+    width, height = next(iter(opened.values())).size
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    mode = "RGB" if any(image.mode == "RGB" for image in opened.values()) else "L"
+    sheet = Image.new(mode, (columns * width, rows * height))
+    for index, image in opened.items():
+        sheet.paste(image, (index % columns * width, index // columns * height))
+    factor = max(1, math.ceil(SMALLEST_SIDE / min(sheet.size)))
+    return sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST)
+
+
+def _encode(film: list[Image.Image], pillow_format: str) -> bytes:
+    out = io.BytesIO()
+    durations = [FRAME_MS] * (len(film) - 1) + [LAST_MS]
+    more: dict[str, Any] = {"lossless": True} if pillow_format == "WEBP" else {}
+    film[0].save(out, pillow_format, save_all=True, append_images=film[1:], duration=durations, loop=0, **more)
+    return out.getvalue()

@@ -1,0 +1,85 @@
+"""Kernels that give an image the same bits in a batch of any size, on a CPU.
+
+Stock kernels do not: at small batches PyTorch picks another convolution, and a matrix product
+of few rows another micro-kernel. oneDNN's convolution does, so every convolution and every
+linear layer (as a 1×1 convolution) goes through it, with weights packed once into its own
+layout. That is also faster than stock; docs/decisions.md has the figures.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def can_pack(device: torch.device) -> bool:
+    """Whether the kernels are there: oneDNN, on a CPU."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+
+def pack(network: nn.Module) -> nn.Module:
+    """Replace every convolution and linear layer, in place; for inference only, float32."""
+    for name, child in list(network.named_children()):
+        if isinstance(child, nn.Conv2d):
+            setattr(network, name, PackedConv2d(child))
+        elif isinstance(child, nn.Linear):
+            setattr(network, name, PackedLinear(child))
+        elif isinstance(child, nn.ModuleList):
+            for index, item in enumerate(child):
+                if isinstance(item, nn.Linear):
+                    child[index] = PackedLinear(item)
+                else:
+                    pack(item)
+        else:
+            pack(child)
+    return network
+
+
+class PackedConv2d(nn.Module):
+    """A convolution with its weight in oneDNN's layout."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert isinstance(conv.padding, tuple)
+        self._geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self._weight = _packed(conv.weight.detach(), self._geometry)
+        self._bias = conv.bias.detach() if conv.bias is not None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _convolve(x, self._weight, self._bias, self._geometry)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer on (B, C) or (B, N, C), as a 1×1 convolution."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self._geometry = ([0, 0], [1, 1], [1, 1], 1)
+        self._weight = _packed(linear.weight.detach()[:, :, None, None].contiguous(), self._geometry)
+        self._bias = linear.bias.detach() if linear.bias is not None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            y = _convolve(x[:, :, None, None].contiguous(), self._weight, self._bias, self._geometry)
+            return y.flatten(1)
+        y = _convolve(x.transpose(1, 2).unsqueeze(-1).contiguous(), self._weight, self._bias, self._geometry)
+        return y.squeeze(-1).transpose(1, 2)
+
+
+Geometry = tuple[list[int], list[int], list[int], int]
+
+
+def _packed(weight: Tensor, geometry: Geometry) -> Any:
+    padding, stride, dilation, groups = geometry
+    mkldnn = weight.to_mkldnn()
+    return torch._C._nn.mkldnn_reorder_conv2d_weight(mkldnn, padding, stride, dilation, groups, None)  # type: ignore[call-arg]
+
+
+def _convolve(x: Tensor, weight: Any, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    padding, stride, dilation, groups = geometry
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, padding, stride, dilation, groups, "none", [], ""
+    )
+    return y

@@ -1,0 +1,97 @@
+"""The whole service as a user starts it, and ways to look after its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+PATIENCE = 120.0  # seconds; only a hang reaches it
+
+
+@dataclass
+class Service:
+    """A running `denoised serve`."""
+
+    url: str
+    process: subprocess.Popen[str]
+    data_dir: Path
+    log: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+
+    def children(self) -> dict[int, str]:
+        """Process ids and command lines of all its descendants."""
+        return descendants(self.process.pid)
+
+    def stop(self, signum: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        return self.process.wait(PATIENCE)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Living descendants of a process, by pid, with their command lines."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 3) for line in listing.stdout.splitlines()]
+    found: dict[int, str] = {}
+    parents = {pid}
+    while parents:
+        level = {int(row[0]): row[3] for row in rows if int(row[1]) in parents and not row[2].startswith("Z")}
+        found |= level
+        parents = set(level)
+    return found
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def start_service() -> Iterator[Callable[..., Service]]:
+    """Start `denoised serve` with arguments and environment; all are stopped at the end of the session."""
+    started: list[Service] = []
+
+    def start(data_dir: Path, *arguments: str, environment: dict[str, str] | None = None) -> Service:
+        port = free_port()
+        data_dir.mkdir(parents=True, exist_ok=True)
+        log = data_dir.parent / f"{data_dir.name[:40]}.log"
+        command = [sys.executable, "-m", "app", "serve", "--port", str(port), "--data-dir", str(data_dir), *arguments]
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                command, stdout=file, stderr=file, text=True, env={**os.environ, **(environment or {})}
+            )
+        service = Service(f"http://127.0.0.1:{port}", process, data_dir, log)
+        started.append(service)
+        wait_for(lambda: "is ready on" in log.read_text() or process.poll() is not None, "the service")
+        assert process.poll() is None, log.read_text()
+        return service
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+@pytest.fixture(scope="session")
+def service(start_service: Callable[..., Service], tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """One service that tests share; they leave it running."""
+    return start_service(tmp_path_factory.mktemp("service") / "data")

@@ -1,0 +1,155 @@
+"""`denoised serve` as a supervisor: its children, its refusals, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+PATIENCE = 120.0
+
+
+def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app", "serve", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def _until(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"waited for {what}"
+        time.sleep(0.1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3] if Path("/proc").exists() else True
+
+
+def test_children_say_what_they_are_and_are_started_again(service: Any) -> None:
+    before = service.children()
+    commands = " ".join(before.values())
+    assert " api " in commands
+    assert "worker" in commands
+    assert "valkey" in commands
+    worker = next(pid for pid, command in before.items() if "-m worker" in command)
+    api = next(pid for pid, command in before.items() if "app api" in command)
+    for pid in (worker, api):
+        os.kill(pid, signal.SIGKILL)
+    _until(lambda: not _alive(worker) and not _alive(api), "the children's end")
+    with service.client() as client:
+        _until(lambda: _status(client, "/readyz") == 200, "new children")
+        done = client.post("/generate", json={"steps": 2}, headers={"Prefer": "wait=60"})
+        assert done.json()["status"] == "succeeded"
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        refused = _serve("--port", str(port), "--data-dir", str(tmp_path))
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert f"port {port} on 127.0.0.1" in refused.stderr
+    assert "--port" in refused.stderr
+
+
+def test_a_data_directory_in_use_is_one_line(tmp_path: Path) -> None:
+    with (tmp_path / "serve.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = _serve("--port", str(_free_port()), "--data-dir", str(tmp_path))
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert str(tmp_path) in refused.stderr
+    assert "--data-dir" in refused.stderr
+
+
+def test_a_model_folder_that_cannot_be_served_is_one_line(tmp_path: Path) -> None:
+    refused = _serve("--port", str(_free_port()), "--data-dir", str(tmp_path / "d"), "--model", str(tmp_path / "none"))
+    assert refused.returncode == 1
+    assert f"{tmp_path / 'none'}: no such model folder" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_in_mid_job_leaves_no_process_and_the_job_for_the_next_time(
+    start_service: Callable[..., Any], tmp_path: Path, signum: int
+) -> None:
+    data_dir = tmp_path / ("a-folder-of-a-very-long-name-" * 4)  # too long for a Unix socket's 107 bytes
+    service = start_service(data_dir)
+    family = service.children()
+    with service.client() as client:
+        job = client.post("/generate", json={"steps": 1000, "seed": 5}).json()
+        _until(lambda: client.get(f"/jobs/{job['id']}").json()["progress"]["step"] > 0, "the first step")
+    assert service.stop(signum) == 0
+    _until(lambda: not any(_alive(pid) for pid in family), "the end of every process")
+    assert len(family) >= 4
+
+    again = start_service(data_dir)
+    with again.client() as client:
+        _until(lambda: client.get(f"/jobs/{job['id']}").json()["status"] == "running", "the job to go on")
+        assert client.get(f"/jobs/{job['id']}").json()["attempt"] == 2
+        assert client.delete(f"/jobs/{job['id']}").json()["status"] == "canceled"
+    assert again.stop(signum) == 0
+
+
+def test_a_supervisor_that_is_killed_takes_its_children_along(
+    start_service: Callable[..., Any], tmp_path: Path
+) -> None:
+    service = start_service(tmp_path / "data")
+    family = service.children()
+    service.process.kill()
+    service.process.wait()
+    _until(lambda: not any(_alive(pid) for pid in family), "the end of every process")
+
+
+def test_streams_end_with_1012_when_the_server_stops(start_service: Callable[..., Any], tmp_path: Path) -> None:
+    service = start_service(tmp_path / "data")
+    with service.client() as client:
+        job = client.post("/generate", json={"steps": 1000}).json()
+    codes: list[int | None] = []
+
+    def listen() -> None:
+        with connect(service.url.replace("http", "ws") + job["links"]["events"]) as stream:
+            with contextlib.suppress(ConnectionClosed):
+                for _ in stream:
+                    pass
+            codes.append(stream.close_code)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    _until(lambda: httpx.get(f"{service.url}/jobs/{job['id']}").json()["progress"]["step"] > 0, "the first step")
+    assert service.stop() == 0
+    listener.join(PATIENCE)
+    assert codes == [1012]
+
+
+def _status(client: httpx.Client, path: str) -> int:
+    try:
+        return client.get(path).status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

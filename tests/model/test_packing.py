@@ -1,0 +1,48 @@
+"""Kernels that give an image the same bits in a batch of any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from model.packing import can_pack, pack
+from model.unet import UNet, UNetConfig
+
+CONFIG = UNetConfig(
+    sample_size=16,
+    in_channels=3,
+    out_channels=3,
+    block_out_channels=(16, 32),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+    norm_num_groups=8,
+    attention_head_dim=8,
+    num_class_embeds=4,
+)
+
+pytestmark = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this torch has no oneDNN")
+
+
+@torch.inference_mode()
+def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place() -> None:
+    torch.manual_seed(0)
+    network = pack(UNet(CONFIG).eval())
+    x, t, label = torch.randn(16, 3, 16, 16), torch.rand(16) * 999, torch.randint(0, 4, (16,))
+    together = network(x, t, label)
+    for size in range(1, 16):
+        assert torch.equal(network(x[:size], t[:size], label[:size]), together[:size]), size
+    order = torch.randperm(16)
+    assert torch.equal(network(x[order], t[order], label[order]), together[order])
+
+
+@torch.inference_mode()
+def test_packed_is_the_same_function() -> None:
+    torch.manual_seed(1)
+    network = UNet(CONFIG).eval()
+    x, t, label = torch.randn(5, 3, 16, 16), torch.rand(5) * 999, torch.randint(0, 4, (5,))
+    plain = network(x, t, label)
+    packed = pack(network)
+    assert not [layer for layer in packed.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    torch.testing.assert_close(packed(x, t, label), plain, atol=2e-5, rtol=2e-5)

@@ -1,0 +1,113 @@
+"""Which timesteps a plan visits (SCIENCE (c), traps 1–4 and 9)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.errors import PlanError
+from model.noise import NoiseSchedule
+from model.plans import SAMPLERS, SPACINGS, Grid, compile_plan, timesteps
+
+LINEAR = NoiseSchedule.named("linear")
+
+
+def test_trailing_with_steps_that_do_not_divide_the_timesteps() -> None:
+    """SCIENCE trap 1, N = 13."""
+    assert timesteps(1000, 13, "trailing") == [999, 922, 845, 768, 691, 614, 537, 461, 384, 307, 230, 153, 76]
+
+
+def test_leading_starts_below_the_last_timestep_and_trailing_at_it() -> None:
+    """SCIENCE trap 2: N = 50 leading starts at 980, at 981 with offset 1; trailing starts at 999."""
+    assert timesteps(1000, 50, "leading")[0] == 980
+    assert timesteps(1000, 50, "leading", offset=1)[0] == 981
+    assert timesteps(1000, 50, "trailing")[0] == 999
+
+
+def test_ten_steps_of_each_spacing() -> None:
+    """SCIENCE trap 3, diffusers' DDIM: leading 900…0, trailing 999, 899, …, 99, linspace 999, 888, …, 0."""
+    assert timesteps(1000, 10, "leading") == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
+    assert timesteps(1000, 10, "trailing") == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
+    assert timesteps(1000, 10, "linspace") == [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
+
+
+def test_an_offset_shifts_a_leading_grid() -> None:
+    """SCIENCE trap 4: offset 1, N = 5."""
+    assert timesteps(1000, 5, "leading", offset=1) == [801, 601, 401, 201, 1]
+
+
+def test_an_offset_past_the_last_timestep_is_refused() -> None:
+    """SCIENCE trap 4: N = 1000 with offset 1 would read index 1000."""
+    with pytest.raises(PlanError, match="steps = 1000 with steps_offset = 1 starts at 1000, past the last 999"):
+        timesteps(1000, 1000, "leading", offset=1)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 13, 30, 333, 500, 501, 998, 999, 1000])
+def test_the_number_of_steps_is_the_number_asked_for(spacing: str, steps: int) -> None:
+    """SCIENCE trap 9."""
+    ts = timesteps(1000, steps, spacing)
+    assert len(ts) == steps
+    assert all(later < earlier for earlier, later in zip(ts, ts[1:], strict=False))
+
+
+@settings(deadline=None, database=None, max_examples=200)
+@given(st.data(), st.integers(1, 4000), st.sampled_from(SPACINGS))
+def test_every_grid_falls_strictly_within_the_timesteps(data: st.DataObject, total: int, spacing: str) -> None:
+    steps = data.draw(st.integers(1, total))
+    ts = timesteps(total, steps, spacing)
+    assert len(ts) == steps
+    assert all(later < earlier for earlier, later in zip(ts, ts[1:], strict=False))
+    assert ts[-1] >= 0 and ts[0] <= total - 1
+    assert all(type(t) is int for t in ts)
+
+
+@pytest.mark.parametrize("steps", [-1, 0, 1001])
+def test_steps_outside_the_limits_are_refused(steps: int) -> None:
+    with pytest.raises(PlanError, match=rf"steps = {steps} is outside 1 … 1000"):
+        timesteps(1000, steps)
+
+
+def test_an_unknown_spacing_is_refused_by_name() -> None:
+    with pytest.raises(PlanError, match="timestep_spacing = 'karras' is not supported .*leading"):
+        timesteps(1000, 10, "karras")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_plan_has_a_row_for_each_timestep_at_its_own_level(sampler: str) -> None:
+    plan = compile_plan(sampler, LINEAR, 13, Grid(spacing="trailing"))
+    visited = timesteps(1000, 13, "trailing")
+    assert plan.sampler == sampler
+    assert plan.t.tolist() == visited
+    assert plan.alpha.tolist() == LINEAR.alpha[visited].tolist()
+    assert plan.sigma.tolist() == LINEAR.sigma[visited].tolist()
+    assert plan.evaluations == plan.steps == 13
+    assert plan.matrices.shape == (13, plan.registers, plan.registers + 3)
+    assert plan.step == tuple(range(1, 14))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+def test_no_plan_ends_in_noise(sampler: str, spacing: str, variance_type: str) -> None:
+    """SCIENCE traps 12 and 44: nothing is added in the last row."""
+    for steps in (1, 2, 13, 50):
+        plan = compile_plan(sampler, LINEAR, steps, Grid(spacing, variance_type=variance_type), eta=1.0)
+        assert [plan.draws(row) for row in range(steps)] == [True] * (steps - 1) + [False]
+
+
+def test_a_deterministic_plan_draws_no_noise() -> None:
+    plan = compile_plan("ddim", LINEAR, 50, Grid(), eta=0.0)
+    assert not any(plan.draws(row) for row in range(50))
+
+
+def test_what_a_sampler_does_not_offer_is_refused_by_name() -> None:
+    with pytest.raises(PlanError, match="sampler = 'plms' is not offered .offered: ddpm, ddim"):
+        compile_plan("plms", LINEAR, 10, Grid())
+    with pytest.raises(PlanError, match="eta = 1.5 is outside 0 … 1"):
+        compile_plan("ddim", LINEAR, 10, Grid(), eta=1.5)
+    with pytest.raises(PlanError, match="eta = nan is outside 0 … 1"):
+        compile_plan("ddim", LINEAR, 10, Grid(), eta=float("nan"))
+    with pytest.raises(PlanError, match="variance_type = 'learned' is not supported by ddpm"):
+        compile_plan("ddpm", LINEAR, 10, Grid(variance_type="learned"))
