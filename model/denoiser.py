@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.card import ModelCard
-from model.noise import Estimate, NoiseSchedule, estimate
+from model.noise import Estimate, NoiseSchedule, epsilon_from_x0, estimate
 from model.plans import Grid, Plan, compile_plan
 from model.unet import UNet
 
@@ -27,8 +27,19 @@ class Clipping:
 
     limit: float | None = 1.0
 
-    def __call__(self, x0: Tensor) -> Tensor:
-        return x0 if self.limit is None else x0.clamp(-self.limit, self.limit)
+    def __call__(self, estimate: Estimate, x: Tensor, alpha: Tensor, sigma: Tensor, guided: Tensor) -> Estimate:
+        """Clip x̂_0 (B, …) of images x at levels α, σ (B,); guided: (B,) bool, where guidance was merged.
+
+        Without guidance ε̂ stays the network's own, as in diffusers' DDIM. With guidance x̂_0
+        overshoots early, and going on along the ε̂ that belongs to the overshot one ends in
+        wrong pictures: there ε̂ = (x − α·x̂_0)/σ of the clipped x̂_0 (as in Saharia et al. 2022,
+        arXiv:2205.11487, section 2.3).
+        """
+        if self.limit is None:
+            return estimate
+        x0 = estimate.x0.clamp(-self.limit, self.limit)
+        consistent = epsilon_from_x0(x, x0, alpha, sigma)
+        return Estimate(x0, torch.where(guided[:, None, None, None], consistent, estimate.epsilon))
 
 
 class PixelModel:

@@ -50,7 +50,8 @@ def sample(
         if guidance_scale != 1.0:
             scale = _filled(guidance_scale, len(labels), model.device)
             estimate = guide(estimate, model.denoise(x, t, alpha, sigma, nothing), scale)
-        estimate = type(estimate)(model.clipping(estimate.x0), estimate.epsilon)
+        guided = torch.full((len(labels),), guidance_scale != 1.0, device=model.device)
+        estimate = model.clipping(estimate, x, alpha, sigma, guided)
         z = torch.zeros_like(x)
         if plan.draws(row):
             z = torch.stack([initial_noise(g, model.shape) for g in generators]).to(model.device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.denoiser import Clipping, guide
-from model.noise import Estimate, Float64
+from model.noise import Estimate
 from model.plans import advance
 from worker.batch import RunningBatch
 from worker.errors import TrajectoryError
@@ -29,6 +29,15 @@ class Denoiser(Protocol):
     clipping: Clipping
 
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate: ...
+
+
+@dataclass(frozen=True)
+class Level:
+    """The noise levels of a batch: t, α, σ, each (B,) float32."""
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,10 @@ class Engine:
         model = self.models[group[0].model]
         registers = _stacked(group)  # (B, R, …)
         seen = registers[:, 0]
-        estimate, rows = self._estimate(model, group, seen)
-        estimate = Estimate(model.clipping(estimate.x0), estimate.epsilon)
+        level = _level(group, model.device)
+        estimate, rows = self._estimate(model, group, seen, level)
+        guided = torch.tensor([trajectory.guided for trajectory in group], device=model.device)
+        estimate = model.clipping(estimate, seen, level.alpha, level.sigma, guided)
         z = torch.stack([trajectory.draw() for trajectory in group]).to(model.device)
         registers = advance(registers, estimate, z, _matrices(group, registers.shape[1]).to(model.device))
         sound = torch.isfinite(registers).flatten(1).all(dim=1).tolist()
@@ -103,23 +114,21 @@ class Engine:
             turn.advanced.append(_advanced(trajectory, registers[k], seen[k], estimate.x0[k]))
         return turn
 
-    def _estimate(self, model: Denoiser, group: Sequence[Trajectory], x: Tensor) -> tuple[Estimate, int]:
+    def _estimate(self, model: Denoiser, group: Sequence[Trajectory], x: Tensor, level: Level) -> tuple[Estimate, int]:
         """(x̂_0, ε̂) of every member, guidance merged; and how many rows the network saw."""
         guided = [k for k, trajectory in enumerate(group) if trajectory.guided]
-        order = [*range(len(group)), *guided]
-        conditions = [trajectory.condition for trajectory in group] + [group[k].unconditional for k in guided]
-        t, alpha, sigma = (_level(group, order, table).to(model.device) for table in ("t", "alpha", "sigma"))
-        estimate = model.denoise(x[order] if guided else x, t, alpha, sigma, torch.stack(conditions))
+        conditions = torch.stack([trajectory.condition for trajectory in group])
         if not guided:
-            return estimate, len(order)
+            return model.denoise(x, level.t, level.alpha, level.sigma, conditions), len(group)
+        order = [*range(len(group)), *guided]
+        conditions = torch.cat([conditions, torch.stack([group[k].unconditional for k in guided])])
+        both = model.denoise(x[order], level.t[order], level.alpha[order], level.sigma[order], conditions)
         count = len(group)
         scale = torch.tensor([group[k].guidance_scale for k in guided], dtype=torch.float32, device=model.device)
         merged = guide(
-            Estimate(estimate.x0[guided], estimate.epsilon[guided]),
-            Estimate(estimate.x0[count:], estimate.epsilon[count:]),
-            scale,
+            Estimate(both.x0[guided], both.epsilon[guided]), Estimate(both.x0[count:], both.epsilon[count:]), scale
         )
-        x0, epsilon = estimate.x0[:count].clone(), estimate.epsilon[:count].clone()
+        x0, epsilon = both.x0[:count].clone(), both.epsilon[:count].clone()
         x0[guided], epsilon[guided] = merged.x0, merged.epsilon
         return Estimate(x0, epsilon), len(order)
 
@@ -159,10 +168,14 @@ def _matrices(group: Sequence[Trajectory], most: int) -> Tensor:
     return torch.from_numpy(out).float()
 
 
-def _level(group: Sequence[Trajectory], order: Sequence[int], table: str) -> Tensor:
-    """One float32 value a row of the batch, from the plans' float64 tables."""
-    values: list[Float64] = [getattr(trajectory.plan, table)[trajectory.row] for trajectory in group]
-    return torch.tensor([float(values[k]) for k in order], dtype=torch.float32)
+def _level(group: Sequence[Trajectory], device: torch.device) -> Level:
+    """Everybody's noise level, from the plans' float64 tables."""
+
+    def column(table: str) -> Tensor:
+        values = [float(getattr(trajectory.plan, table)[trajectory.row]) for trajectory in group]
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    return Level(column("t"), column("alpha"), column("sigma"))
 
 
 def _diagnosed(error: Exception) -> TrajectoryError:

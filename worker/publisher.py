@@ -75,20 +75,20 @@ class Publisher(threading.Thread):
         super().__init__(name="publisher", daemon=True)
         self._store = store
         self._on_over = on_over
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(depth)
+        self._queue: queue.Queue[tuple[Callable[[], None], list[ActiveJob]] | None] = queue.Queue(depth)
         self._abandon = threading.Event()
 
     def publish(self, turn: Turn, jobs: list[ActiveJob]) -> None:
         """Queue a turn's outcome; `jobs` are those of its trajectories."""
-        self._queue.put(lambda: self._publish(turn, jobs))
+        self._queue.put((lambda: self._publish(turn, jobs), jobs))
 
     def fail(self, job: ActiveJob, code: str, message: str) -> None:
         """Queue the failure of a job."""
-        self._queue.put(lambda: self._fail(job, code, message))
+        self._queue.put((lambda: self._fail(job, code, message), [job]))
 
     def give_back(self, job: ActiveJob) -> None:
         """Queue that this worker stops at a job which another is to take up."""
-        self._queue.put(lambda: self._give_back(job))
+        self._queue.put((lambda: self._give_back(job), [job]))
 
     def close(self, timeout: float) -> None:
         """Write what is queued, for at most `timeout` seconds, then end."""
@@ -101,11 +101,13 @@ class Publisher(threading.Thread):
         self._abandon.set()
 
     def run(self) -> None:
-        while (action := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            action, jobs = item
             try:
                 action()
-            except Exception:
+            except Exception as error:
                 log.exception("a turn could not be published")
+                self._fail_all(jobs, error)
 
     def _publish(self, turn: Turn, jobs: list[ActiveJob]) -> None:
         going = [job for job in jobs if not job.over]
@@ -195,6 +197,14 @@ class Publisher(threading.Thread):
         self._apply([write])
         job.over = True
         self._on_over(job.id, False)
+
+    def _fail_all(self, jobs: list[ActiveJob], error: Exception) -> None:
+        """After a defect of our own: no job may be left behind without an end."""
+        for job in jobs:
+            try:
+                self._fail(job, "internal_error", f"{type(error).__name__}: {error}")
+            except Exception:
+                log.exception("job %s: its failure could not be written; its lease will run out", job.id)
 
     def _give_back(self, job: ActiveJob) -> None:
         if job.over:

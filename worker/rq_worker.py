@@ -32,12 +32,12 @@ from worker.engine import Engine
 from worker.errors import StoreUnavailable
 from worker.job import JobRecord, WorkerReport
 from worker.publisher import ActiveJob, Publisher
-from worker.store import CANCELED_CHANNEL, Store, model_channel
+from worker.store import AWAY, CANCELED_CHANNEL, Store, model_channel
 from worker.trajectory import Trajectory
 
 log = logging.getLogger("denoised.worker")
 
-REDIS_ERRORS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, StoreUnavailable)
+REDIS_ERRORS = (*AWAY, StoreUnavailable)
 IDLE_SECONDS = 1.0  # how long an idle worker sleeps when nobody wakes it
 FINISH_SECONDS = 5.0  # what is done sooner than this is finished on SIGTERM, the rest given back
 FLUSH_SECONDS = 3.0

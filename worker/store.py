@@ -34,6 +34,14 @@ from redis.retry import Retry
 from worker.errors import StoreUnavailable
 from worker.job import TERMINAL, JobRecord, Status, WorkerReport
 
+# What passes: no connection, no answer in time, memory full, a replica that may not write.
+AWAY = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+)
+
 Fields = Mapping[bytes, bytes]
 
 EVENT_CAP = 50_000
@@ -368,8 +376,8 @@ def _record(fields: Fields) -> JobRecord | None:
 
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Redis' silence as our own error."""
+    """Redis' silence, or its refusal to write for now, as our own error."""
     try:
         yield
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+    except AWAY as error:
         raise StoreUnavailable(f"Redis does not answer ({error})") from error
