@@ -30,11 +30,9 @@ STOPSIGNAL SIGTERM
 
 
 FROM base AS worker
-# The lock says which version of torch; which build of it depends on where pip looks. On x86-64 its usual index has the
-# one that runs on CPU and GPU, of several GB. For a small image, CPU only, name an index that has such builds:
-#   --build-arg PIP_EXTRA_INDEX_URL=… --build-arg TORCH=torch==2.13.0+cpu
+# The lock says which version of torch; the build that pip takes by itself on x86-64 runs on CPU and GPU and has several
+# GB. For a small image, CPU only, give the address of such a wheel: --build-arg TORCH='torch @ https://…'
 ARG TORCH=torch
-ARG PIP_EXTRA_INDEX_URL
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['worker'], sep='\n')" \
       > worker.txt \
  && pip install --constraint requirements.lock --requirement worker.txt "${TORCH}"

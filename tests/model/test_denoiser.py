@@ -13,7 +13,7 @@ from torch import Tensor
 from model.checkpoint import load_model
 from model.denoiser import Clipping, PixelModel, guide
 from model.errors import PlanError
-from model.noise import PREDICTION_TYPES, Estimate
+from model.noise import PREDICTION_TYPES, Estimate, epsilon_from_x0
 from model.unet import UNetConfig
 
 Folder = Callable[..., Path]
@@ -102,11 +102,28 @@ def test_a_row_does_not_hear_its_neighbours(model: PixelModel) -> None:
     assert torch.equal(before[0], after[0])
 
 
+def clipped(limit: float | None, x0: list[float], guided: bool) -> Estimate:
+    """Clipping of images of one pixel, at α = 0.6, σ = 0.8 and x = 1."""
+    count = len(x0)
+    value = torch.tensor(x0).view(count, 1, 1, 1)
+    x, alpha, sigma = torch.ones(count, 1, 1, 1), torch.full((count,), 0.6), torch.full((count,), 0.8)
+    read = Estimate(value, epsilon_from_x0(x, value, alpha, sigma))
+    return Clipping(limit)(read, x, alpha, sigma, torch.full((count,), guided))
+
+
 def test_clipping_keeps_the_estimate_within_its_limit() -> None:
-    x0 = torch.tensor([-3.0, -1.0, 0.2, 2.0])
-    assert Clipping(1.0)(x0).tolist() == pytest.approx([-1.0, -1.0, 0.2, 1.0])
-    assert Clipping(2.5)(x0).tolist() == pytest.approx([-2.5, -1.0, 0.2, 2.0])
-    assert torch.equal(Clipping(None)(x0), x0)
+    x0 = [-3.0, -1.0, 0.2, 2.0]
+    for guided in (False, True):
+        assert clipped(1.0, x0, guided).x0.flatten().tolist() == pytest.approx([-1.0, -1.0, 0.2, 1.0])
+        assert clipped(2.5, x0, guided).x0.flatten().tolist() == pytest.approx([-2.5, -1.0, 0.2, 2.0])
+        assert clipped(None, x0, guided).x0.flatten().tolist() == pytest.approx(x0)
+
+
+def test_after_clipping_the_noise_is_the_networks_own_unless_guidance_is_on() -> None:
+    """SCIENCE trap 10: x̂_0 = 2 clipped to 1; diffusers keeps ε̂ = (1 − 0.6·2)/0.8, re-derived it is (1 − 0.6)/0.8."""
+    assert clipped(1.0, [2.0], guided=False).epsilon.item() == pytest.approx(-0.25)
+    assert clipped(1.0, [2.0], guided=True).epsilon.item() == pytest.approx(0.5)
+    assert clipped(1.0, [0.5], guided=True).epsilon.item() == pytest.approx((1 - 0.6 * 0.5) / 0.8)
 
 
 def test_a_plan_is_on_the_models_own_schedule_and_made_once(model: PixelModel) -> None:

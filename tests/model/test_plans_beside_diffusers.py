@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 from model.denoiser import Clipping
-from model.noise import Estimate, NoiseSchedule, estimate
+from model.noise import NoiseSchedule, estimate
 from model.plans import Grid, Plan, advance, compile_plan
 
 LINEAR = NoiseSchedule.named("linear")
@@ -41,7 +41,8 @@ def follow(
         read = estimate(network(x, float(plan.t[row])), x, alpha, sigma, prediction_type)
         z = torch.randn(x.shape, generator=generator, dtype=x.dtype) if plan.draws(row) else torch.zeros_like(x)
         matrices = torch.from_numpy(plan.matrices[row]).to(x.dtype).expand(len(x), -1, -1)
-        registers = advance(registers, Estimate(clipping(read.x0), read.epsilon), z, matrices)
+        unguided = torch.zeros(len(x), dtype=torch.bool)
+        registers = advance(registers, clipping(read, x, alpha, sigma, unguided), z, matrices)
     return registers[:, 0]
 
 
