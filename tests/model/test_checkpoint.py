@@ -96,7 +96,8 @@ def test_our_scheduler_file_means_the_same_to_diffusers(folder: Folder) -> None:
         scheduler.alphas_cumprod.double(), torch.from_numpy(model.schedule.alpha) ** 2, rtol=1e-4, atol=1e-7
     )
     assert scheduler.config.prediction_type == "v_prediction"
-    assert scheduler.config.clip_sample is True and scheduler.config.set_alpha_to_one is True
+    assert scheduler.config.clip_sample is True
+    assert scheduler.config.set_alpha_to_one is True
 
 
 def test_our_unconditional_folder_is_a_pipeline_of_diffusers(folder: Folder, unconditional: UNetConfig) -> None:

@@ -48,9 +48,9 @@ def test_the_middle_square_is_resized(tmp_path: Path) -> None:
         wide.paste(colour, (8 * k, 0, 8 * k + 8, 8))
     (tmp_path / "flags").mkdir()
     wide.save(tmp_path / "flags" / "tricolour.png")
-    image = load_dataset(tmp_path, 4).images[0]
-    assert image.shape == (3, 4, 4)
-    assert image[:, 1:3, 1:3].permute(1, 2, 0).reshape(-1, 3).tolist() == [[0, 255, 0]] * 4
+    assert load_dataset(tmp_path, 4).images.shape == (1, 3, 4, 4)
+    image = load_dataset(tmp_path, 8).images[0]
+    assert image.permute(1, 2, 0).reshape(-1, 3).tolist() == [[0, 255, 0]] * 64
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_no_label_is_the_index_after_the_last_class(model: PixelModel) -> None:
     """SCIENCE trap 24: K is null, K − 1 a class."""
     assert model.condition(None).item() == 3
     assert model.condition(2).item() == 2
-    assert model.condition(0).dtype == torch.int64 and model.condition(0).shape == ()
+    assert model.condition(0).dtype == torch.int64
+    assert model.condition(0).shape == ()
 
 
 def test_a_model_without_classes_takes_no_label(folder: Folder, unconditional: UNetConfig) -> None:
@@ -155,7 +156,8 @@ def test_guidance_between_equal_estimates_changes_nothing(scale: float) -> None:
     """SCIENCE trap 41."""
     same = Estimate(torch.randn(2, 1, 3, 3), torch.randn(2, 1, 3, 3))
     out = guide(same, same, torch.full((2,), scale))
-    assert torch.equal(out.x0, same.x0) and torch.equal(out.epsilon, same.epsilon)
+    assert torch.equal(out.x0, same.x0)
+    assert torch.equal(out.epsilon, same.epsilon)
 
 
 def test_each_image_has_its_own_guidance() -> None:

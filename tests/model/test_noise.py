@@ -81,8 +81,10 @@ def test_one_minus_alpha_bar_is_exact_to_twelve_digits() -> None:
 def test_every_schedule_is_finite_and_grows_noisier(name: str) -> None:
     """Trap 19: the cosine schedule is finite at t = 999. α² + σ² = 1 at every level."""
     schedule = NoiseSchedule.named(name)
-    assert np.isfinite(schedule.alpha).all() and np.isfinite(schedule.sigma).all()
-    assert (np.diff(schedule.alpha) < 0).all() and (np.diff(schedule.sigma) >= 0).all()
+    assert np.isfinite(schedule.alpha).all()
+    assert np.isfinite(schedule.sigma).all()
+    assert (np.diff(schedule.alpha) < 0).all()
+    assert (np.diff(schedule.sigma) >= 0).all()
     assert np.allclose(schedule.alpha**2 + schedule.sigma**2, 1, rtol=0, atol=1e-14)
 
 
@@ -95,7 +97,7 @@ def test_the_float32_tables_are_rounded_once() -> None:
 
 
 def test_an_unknown_schedule_is_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match="beta_schedule = 'quadratic' is not supported .*linear"):
+    with pytest.raises(CheckpointError, match=r"beta_schedule = 'quadratic' is not supported .*linear"):
         NoiseSchedule.named("quadratic")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +51,7 @@ def test_the_number_of_steps_is_the_number_asked_for(spacing: str, steps: int) -
     """SCIENCE trap 9."""
     ts = timesteps(1000, steps, spacing)
     assert len(ts) == steps
-    assert all(later < earlier for earlier, later in zip(ts, ts[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(ts))
 
 
 @settings(deadline=None, database=None, max_examples=200)
@@ -58,8 +60,9 @@ def test_every_grid_falls_strictly_within_the_timesteps(data: st.DataObject, tot
     steps = data.draw(st.integers(1, total))
     ts = timesteps(total, steps, spacing)
     assert len(ts) == steps
-    assert all(later < earlier for earlier, later in zip(ts, ts[1:], strict=False))
-    assert ts[-1] >= 0 and ts[0] <= total - 1
+    assert all(later < earlier for earlier, later in itertools.pairwise(ts))
+    assert ts[-1] >= 0
+    assert ts[0] <= total - 1
     assert all(type(t) is int for t in ts)
 
 
@@ -70,7 +73,7 @@ def test_steps_outside_the_limits_are_refused(steps: int) -> None:
 
 
 def test_an_unknown_spacing_is_refused_by_name() -> None:
-    with pytest.raises(PlanError, match="timestep_spacing = 'karras' is not supported .*leading"):
+    with pytest.raises(PlanError, match=r"timestep_spacing = 'karras' is not supported .*leading"):
         timesteps(1000, 10, "karras")
 
 
@@ -103,9 +106,9 @@ def test_a_deterministic_plan_draws_no_noise() -> None:
 
 
 def test_what_a_sampler_does_not_offer_is_refused_by_name() -> None:
-    with pytest.raises(PlanError, match="sampler = 'plms' is not offered .offered: ddpm, ddim"):
+    with pytest.raises(PlanError, match=r"sampler = 'plms' is not offered .offered: ddpm, ddim"):
         compile_plan("plms", LINEAR, 10, Grid())
-    with pytest.raises(PlanError, match="eta = 1.5 is outside 0 … 1"):
+    with pytest.raises(PlanError, match=r"eta = 1.5 is outside 0 … 1"):
         compile_plan("ddim", LINEAR, 10, Grid(), eta=1.5)
     with pytest.raises(PlanError, match="eta = nan is outside 0 … 1"):
         compile_plan("ddim", LINEAR, 10, Grid(), eta=float("nan"))

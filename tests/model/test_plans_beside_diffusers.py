@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 from model.denoiser import Clipping
-from model.noise import NoiseSchedule, estimate
+from model.noise import Estimate, NoiseSchedule, estimate
 from model.plans import Grid, Plan, advance, compile_plan
 
 LINEAR = NoiseSchedule.named("linear")

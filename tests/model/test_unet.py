@@ -67,7 +67,8 @@ def test_time_features_divide_by_half_less_the_shift() -> None:
 
 def test_time_features_are_defined_between_timesteps() -> None:
     low, middle, high = sinusoid(torch.tensor([749.0, 749.25, 750.0]), 16, flip_sin_to_cos=True, freq_shift=0)
-    assert not torch.equal(low, middle) and not torch.equal(middle, high)
+    assert not torch.equal(low, middle)
+    assert not torch.equal(middle, high)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""A run on disk, and the `denoised train` program."""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+
+from model import runs
+from model.checkpoint import load_model
+from model.data import Dataset
+from model.errors import TrainingError
+from model.training import Trainer, TrainingConfig
+
+CONFIG = TrainingConfig(preset="tiny", images=160, batch=8, warmup=2, precision="float32")
+HABITS = runs.Habits(log_every=40, checkpoint_every=40, sample_every=80)
+TINY = ("--preset", "tiny", "--batch", "8", "--size", "8", "--precision", "float32", "--warmup", "2")
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of eight small images of two classes."""
+    folder = tmp_path / "pictures"
+    for k in range(8):
+        sub = folder / ("dark" if k % 2 else "light")
+        sub.mkdir(parents=True, exist_ok=True)
+        field = np.full((8, 8), 40 if k % 2 else 200, dtype=np.uint8)
+        Image.fromarray(field).save(sub / f"{k}.png")
+    return folder
+
+
+def train(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "model", "train", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+
+def test_a_run_folder_holds_checkpoints_metrics_grids_and_a_model(dataset: Dataset, tmp_path: Path) -> None:
+    runs.start(CONFIG, tmp_path)
+    assert runs.run(Trainer(CONFIG, dataset), tmp_path, HABITS, quiet())
+    assert runs.stored_config(tmp_path) == CONFIG
+    assert [path.name for path in runs.checkpoints(tmp_path)] == [
+        "step-00000015.safetensors",
+        "step-00000020.safetensors",
+    ]
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["images"]) for row in rows] == [40, 80, 120, 160]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["00000080.png", "00000160.png"]
+    with Image.open(tmp_path / "samples" / "00000160.png") as grid:
+        assert grid.size == (3 * 9 - 1, 4 * 9 - 1)
+    model = load_model(tmp_path / "model")
+    assert model.card.labels == ["dark", "grey", "light"]
+
+
+def test_a_run_goes_on_from_disk_as_if_it_had_never_stopped(dataset: Dataset, tmp_path: Path) -> None:
+    runs.start(CONFIG, tmp_path)
+    first = Trainer(CONFIG, dataset)
+    for _ in range(5):
+        first.train_step()
+    runs.save(first, tmp_path)
+    second = Trainer(CONFIG, dataset)
+    runs.resume(second, tmp_path)
+    assert second.step == 5
+    for _ in range(5):
+        assert first.train_step() == second.train_step()
+    for name, value in first.state().items():
+        assert torch.equal(value, second.state()[name]), name
+
+
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(dataset: Dataset, tmp_path: Path) -> None:
+    runs.start(CONFIG, tmp_path)
+    trainer = Trainer(CONFIG, dataset)
+    for _ in range(2):
+        trainer.train_step()
+        runs.save(trainer, tmp_path)
+    newest = runs.checkpoints(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    resumed = Trainer(CONFIG, dataset)
+    runs.resume(resumed, tmp_path)
+    assert resumed.step == 1
+
+
+def test_a_folder_with_a_run_is_not_begun_again(dataset: Dataset, tmp_path: Path) -> None:
+    runs.start(CONFIG, tmp_path)
+    runs.save(Trainer(CONFIG, dataset), tmp_path)
+    with pytest.raises(TrainingError, match="holds a run already"):
+        runs.start(CONFIG, tmp_path)
+
+
+def test_nothing_to_resume_is_said(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="holds no run to resume"):
+        runs.stored_config(tmp_path)
+    with pytest.raises(TrainingError, match="no complete checkpoint"):
+        runs.resume(Trainer(CONFIG, dataset), tmp_path)
+
+
+def test_the_program_trains_a_model_that_can_be_served(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = train("--data", str(pictures), "--out", str(out), "--images", "64", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert f"denoised serve --model {out / 'model'}" in done.stdout.replace("\n", "")
+    model = load_model(out / "model")
+    assert model.card.labels == ["dark", "light"]
+    assert model.shape == (1, 8, 8)
+
+
+def test_a_missing_data_set_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    done = train("--data", str(tmp_path / "none"), "--out", str(tmp_path / "run"))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert str(tmp_path / "none") in done.stderr
+    assert "apt install dataset-fashion-mnist" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--preset", "huge", "preset = 'huge' is not known (known: tiny, small"),
+        ("--prediction", "noise", "prediction_type = 'noise' is not known"),
+        ("--label-dropout", "1.5", "label_dropout = 1.5 is out of range (0 … 1)"),
+    ],
+)
+def test_a_wrong_option_is_one_line(pictures: Path, tmp_path: Path, option: str, value: str, expected: str) -> None:
+    done = train("--data", str(pictures), "--out", str(tmp_path / "run"), "--size", "8", option, value)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert expected in done.stderr
+
+
+def test_a_stopped_program_goes_on_to_the_same_weights(pictures: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    common = ("--data", str(pictures), "--images", "2400", *TINY)
+    assert train(*common, "--out", str(whole)).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "model", "train", *common, "--out", str(cut), "--checkpoint-every", "80"],
+        stdout=subprocess.DEVNULL,
+    )
+    while not runs.checkpoints(cut) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 0
+    stopped = runs.checkpoints(cut)[-1]
+    assert 0 < int(stopped.stem.removeprefix("step-")) < 300
+    assert train("--data", str(pictures), "--size", "8", "--out", str(cut), "--resume").returncode == 0
+    expected, found = load_file(runs.checkpoints(whole)[-1]), load_file(runs.checkpoints(cut)[-1])
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)
