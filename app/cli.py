@@ -132,16 +132,16 @@ def train(context: typer.Context) -> None:
 
 @cli.command()
 def generate(
-    label: Annotated[str | None, typer.Option(help="class name; none = unconditional")] = None,
-    n: Annotated[int, typer.Option("-n", help="images")] = 1,
-    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path(),
-    model: Annotated[str | None, typer.Option(help="a served model's name")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the first image; drawn if left out")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, ddpm, …")] = None,
-    steps: Annotated[int | None, typer.Option(help="steps of the sampler")] = None,
-    eta: Annotated[float | None, typer.Option(help="noise of ddim, 0 … 1")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="1 = off … 20")] = None,
-    format: Annotated[str | None, typer.Option(help="png, webp or jpeg")] = None,
+    label: Annotated[str | None, _env("LABEL", "class name; none = unconditional")] = None,
+    n: Annotated[int, _env("N", "images", "-n")] = 1,
+    out: Annotated[Path, _env("OUT", "folder for the pictures")] = Path(),
+    model: Annotated[str | None, _env("MODEL", "a served model's name")] = None,
+    seed: Annotated[int | None, _env("SEED", "of the first image; drawn if left out")] = None,
+    sampler: Annotated[str | None, _env("SAMPLER", "ddim, ddpm")] = None,
+    steps: Annotated[int | None, _env("STEPS", "steps of the sampler")] = None,
+    eta: Annotated[float | None, _env("ETA", "noise of ddim, 0 … 1")] = None,
+    guidance_scale: Annotated[float | None, _env("GUIDANCE_SCALE", "1 = off … 20")] = None,
+    format: Annotated[str | None, _env("FORMAT", "png, webp or jpeg")] = None,
     url: Annotated[str, _env("URL", "the server")] = "http://127.0.0.1:8000",
     key: Annotated[str | None, _env("API_KEY", "an API key, if the server wants one")] = None,
 ) -> None:

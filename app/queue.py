@@ -65,7 +65,7 @@ class JobQueue:
         """Take a canceled job out of its queue, if it still is there."""
         with reachable():
             if self._queue(job.request.model).remove(job.id):
-                Job(job.id, connection=self._client, serializer=JSONSerializer).delete(remove_from_queue=False)
+                self._client.delete(Job.key_for(job.id))  # Job.delete raises when a worker died at it just now
 
     def forecast(self, request: SamplingRequest, workers: Sequence[WorkerReport]) -> Outlook:
         """Where a new job would stand."""

@@ -195,7 +195,7 @@ class Relay:
     # The reader's thread
 
     def _run(self) -> None:
-        wake_cursor = "0-0"
+        wake_cursor, away = "0-0", False
         while not self._stopped.is_set():
             with self._lock:
                 followed = dict(self._cursors)
@@ -204,9 +204,12 @@ class Relay:
             try:
                 reply = self._reader.xread(streams, count=PAGE, block=BLOCK_MS)  # type: ignore[arg-type]
             except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
-                log.warning("events wait: %s", error)
+                if not away:
+                    log.warning("events wait: %s", error)
+                away = True
                 self._stopped.wait(0.5)
                 continue
+            away = False
             for key, entries in cast("list[tuple[bytes, list[Entry]]]", reply or []):
                 if key.decode() == self._wake_key:
                     wake_cursor = entries[-1][0].decode()

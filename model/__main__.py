@@ -37,7 +37,7 @@ def train(
         Path, _option("--data", help="Fashion-MNIST's IDX files, or a folder with one sub-folder of images per class")
     ],
     out: Annotated[Path, _option("--out", help="the run's folder; the model ends up in OUT/model")],
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint in OUT")] = False,
+    resume: Annotated[bool, _option("--resume", help="go on from the newest checkpoint in OUT")] = False,
     images: Annotated[int | None, _option("--images", help="images to see in all")] = None,
     batch: Annotated[int | None, _option("--batch", help="images per step")] = None,
     size: Annotated[int, _option("--size", help="side of the pictures, for a folder of images")] = 64,

@@ -94,7 +94,8 @@ def load_idx(folder: Path, split: str = "train") -> Dataset:
         raise DataError(f"{folder}: no images in the {split} files ({WHERE_TO_GET})")
     if len(images) != len(classes):
         raise DataError(
-            f"{folder}: {len(images)} images but {len(classes)} labels in the {split} files: fetch them again ({WHERE_TO_GET})"
+            f"{folder}: {len(images)} images but {len(classes)} labels in the {split} files: "
+            f"fetch them again ({WHERE_TO_GET})"
         )
     digest = hashlib.sha256(classes.tobytes()).hexdigest()
     names = FASHION_LABELS if digest in FASHION_DIGESTS else tuple(str(k) for k in range(int(classes.max()) + 1))
