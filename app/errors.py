@@ -6,6 +6,7 @@ Problem                     any refusal: status, title, detail
 ├── Forbidden        403    the caller is no local program
 ├── NotFound         404    unknown, expired or somebody else's
 ├── Conflict         409    the job's state does not allow it
+├── TooLarge         413    the body is over the limit
 ├── UnsupportedMedia 415    the body is no JSON
 ├── TooBusy          429    too much waits; carries Retry-After
 ├── Unavailable      503    Redis is away, or no worker serves the model
@@ -76,6 +77,10 @@ class NotFound(Problem):
 
 class Conflict(Problem):
     status = 409
+
+
+class TooLarge(Problem):
+    status = 413
 
 
 class UnsupportedMedia(Problem):

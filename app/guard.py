@@ -15,8 +15,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from app.errors import Forbidden, Problem, Unauthorized, UnsupportedMedia, redis_is_away
-from app.settings import ApiSettings
+from app.errors import Forbidden, Problem, TooLarge, Unauthorized, UnsupportedMedia, redis_is_away
+from app.settings import MAX_BODY, ApiSettings
 from worker.errors import StoreUnavailable
 from worker.store import Store
 
@@ -96,7 +96,12 @@ class Guard:
             raise Forbidden("a request from another site; without API keys only local programs are served")
 
     def _origin_is_ours(self, origin: str, host: str) -> bool:
-        return origin in self._settings.allowed_origins or urlsplit(origin).netloc.lower() == host.lower()
+        if origin in self._settings.allowed_origins:
+            return True
+        try:
+            return urlsplit(origin).netloc.lower() == host.lower()
+        except ValueError:
+            return False
 
 
 async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,6 +129,9 @@ def _name(host: str) -> str:
 
 def _check_body(headers: Headers) -> None:
     has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and (len(length) > 15 or int(length) > MAX_BODY):
+        raise TooLarge(f"the body has {length[:20]} bytes (allowed: {MAX_BODY})")
     kind = headers.get("content-type", "")
     if has_body and kind.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMedia(f"Content-Type {kind[:80]!r} is not supported (supported: application/json)")

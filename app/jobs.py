@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -81,7 +82,7 @@ def find(services: Services, job_id: str, owner: str) -> JobRecord:
     Raises:
         NotFound: when it is unknown, expired or another caller's.
     """
-    record = services.store.job(job_id)
+    record = services.store.job(job_id) if job_id.isalnum() else None
     if record is None or record.owner != owner:
         raise NotFound(f"there is no job {shown(job_id)}")
     return record
@@ -121,6 +122,9 @@ def _moment(cursor: str | None) -> float | None:
     if cursor is None:
         return None
     try:
-        return float(cursor)
-    except ValueError as error:
-        raise InvalidRequest([("cursor", f"{shown(cursor)} is no next_cursor of an earlier page")]) from error
+        moment = float(cursor)
+    except ValueError:
+        moment = float("nan")
+    if math.isnan(moment):
+        raise InvalidRequest([("cursor", f"{shown(cursor)} is no next_cursor of an earlier page")])
+    return moment

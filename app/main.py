@@ -40,7 +40,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
     errors.install(app)
     for router in (generate.router, jobs.router, films.router, events.router, operations.router):
         app.include_router(router)
+    app.add_middleware(Guard, settings=settings, store=services.store)
     if settings.allowed_origins:
+        # Before the guard: a browser's preflight carries no key.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=sorted(settings.allowed_origins),
@@ -48,5 +50,4 @@ def create_app(settings: ApiSettings) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"],
             expose_headers=["Location", "X-Job-Id", "X-Seed", "Preference-Applied", "Retry-After", "ETag"],
         )
-    app.add_middleware(Guard, settings=settings, store=services.store)
     return app

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, StrictStr, field_validator
 
 from app.errors import shown
+from model.card import ModelCard
 
 MAX_SEED = 2**53
 
@@ -132,21 +133,9 @@ class JobList(BaseModel):
     next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last")]
 
 
-class ModelObject(BaseModel):
-    """A model that live workers serve."""
+class ModelObject(ModelCard):
+    """A model that live workers serve, and how many of them."""
 
-    name: str
-    width: int
-    height: int
-    channels: int
-    labels: list[str]
-    timesteps: int
-    prediction_type: str
-    samplers: list[str]
-    eta_samplers: list[str]
-    default: dict[str, Any]
-    max_images: int
-    numerics: str
     workers: int
 
 

@@ -25,11 +25,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.card import CARD_FILE, CardFile, ModelCard, read_card_file
+from model.config import UNetConfig
 from model.denoiser import Clipping, PixelModel
 from model.errors import CheckpointError
 from model.noise import PREDICTION_TYPES, NoiseSchedule
 from model.plans import SAMPLERS, SPACINGS, TAKES_ETA, VARIANCES, Grid
-from model.unet import UNet, UNetConfig
+from model.unet import UNet
 
 UNET_CONFIG = Path("unet/config.json")
 WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.config import UNetConfig
 from model.data import Dataset, to_unit
 from model.errors import TrainingError
 from model.noise import NoiseSchedule, add_noise, tables, training_target
-from model.unet import UNet, UNetConfig
+from model.unet import UNet
 
 
 @dataclass(frozen=True)

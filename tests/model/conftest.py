@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from model.card import CardFile
 from model.checkpoint import save_model, scheduler_config
+from model.config import UNetConfig
 from model.data import Dataset
-from model.unet import UNet, UNetConfig
+from model.unet import UNet
 
 UNCONDITIONAL = UNetConfig(
     sample_size=8,

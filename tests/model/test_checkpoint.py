@@ -15,9 +15,9 @@ from torch import Tensor
 
 from model.card import CardFile, Defaults, read_card_file
 from model.checkpoint import load_model, save_model, scheduler_config
+from model.config import UNetConfig
 from model.denoiser import PixelModel
 from model.plans import Grid
-from model.unet import UNetConfig
 
 Folder = Callable[..., Path]
 Weights = Callable[[UNetConfig], dict[str, Tensor]]

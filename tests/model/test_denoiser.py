@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import load_model
+from model.config import UNetConfig
 from model.denoiser import Clipping, PixelModel, guide
 from model.errors import PlanError
 from model.noise import PREDICTION_TYPES, Estimate, epsilon_from_x0
-from model.unet import UNetConfig
 
 Folder = Callable[..., Path]
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from model.config import UNetConfig
 from model.packing import can_pack, pack
-from model.unet import UNet, UNetConfig
+from model.unet import UNet
 
 CONFIG = UNetConfig(
     sample_size=16,

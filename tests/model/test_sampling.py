@@ -12,11 +12,11 @@ from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler
 from torch import Tensor
 
 from model.checkpoint import load_model
+from model.config import UNetConfig
 from model.denoiser import PixelModel
 from model.errors import PlanError
 from model.packing import pack
 from model.sampling import initial_noise, sample
-from model.unet import UNetConfig
 
 Folder = Callable[..., Path]
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from model.blocks import sinusoid
+from model.config import UNetConfig
 from model.errors import CheckpointError
-from model.unet import UNet, UNetConfig, sinusoid
+from model.unet import UNet
 
 
 def test_a_batch_of_mixed_noise_levels_equals_separate_evaluations(

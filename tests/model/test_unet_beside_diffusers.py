@@ -9,7 +9,8 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from model.unet import UNet, UNetConfig
+from model.config import UNetConfig
+from model.unet import UNet
 
 DOWN, ATTN_DOWN, UP, ATTN_UP = "DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D"
 TWO: dict[str, Any] = {
