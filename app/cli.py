@@ -137,7 +137,7 @@ def generate(
     out: Annotated[Path, _env("OUT", "folder for the pictures")] = Path(),
     model: Annotated[str | None, _env("MODEL", "a served model's name")] = None,
     seed: Annotated[int | None, _env("SEED", "of the first image; drawn if left out")] = None,
-    sampler: Annotated[str | None, _env("SAMPLER", "ddim, ddpm")] = None,
+    sampler: Annotated[str | None, _env("SAMPLER", "one of those in GET /models")] = None,
     steps: Annotated[int | None, _env("STEPS", "steps of the sampler")] = None,
     eta: Annotated[float | None, _env("ETA", "noise of ddim, 0 … 1")] = None,
     guidance_scale: Annotated[float | None, _env("GUIDANCE_SCALE", "1 = off … 20")] = None,

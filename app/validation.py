@@ -74,6 +74,7 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
         format=body.format or "png",
         preview_every=body.preview_every,
         preview=body.preview,
+        two_stage=sampler in card.two_stage_samplers,
     )
 
 

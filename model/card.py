@@ -51,6 +51,7 @@ class ModelCard(BaseModel):
     prediction_type: str
     samplers: list[str]
     eta_samplers: list[str]
+    two_stage_samplers: list[str] = []
     default: Defaults
     max_images: int
     numerics: str

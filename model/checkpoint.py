@@ -28,8 +28,9 @@ from model.card import CARD_FILE, CardFile, ModelCard, read_card_file
 from model.config import UNetConfig
 from model.denoiser import Clipping, PixelModel
 from model.errors import CheckpointError
+from model.grids import SPACINGS, VARIANCES, Grid
 from model.noise import PREDICTION_TYPES, NoiseSchedule
-from model.plans import SAMPLERS, SPACINGS, TAKES_ETA, VARIANCES, Grid
+from model.samplers import SAMPLERS
 from model.unet import UNet
 
 UNET_CONFIG = Path("unet/config.json")
@@ -85,7 +86,8 @@ def load_model(
         timesteps=schedule.timesteps,
         prediction_type=prediction_type,
         samplers=list(SAMPLERS),
-        eta_samplers=list(TAKES_ETA),
+        eta_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
+        two_stage_samplers=[name for name, sampler in SAMPLERS.items() if sampler.two_stage],
         default=card_file.default,
         max_images=max_images,
         numerics=numerics,

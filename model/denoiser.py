@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from model.card import ModelCard
+from model.grids import Grid
 from model.noise import Estimate, NoiseSchedule, epsilon_from_x0, estimate
-from model.plans import Grid, Plan, compile_plan
+from model.plans import Plan
+from model.samplers import compile_plan
 from model.unet import UNet
 
 

@@ -40,7 +40,7 @@ def sample(
     generators = [torch.Generator().manual_seed(seed + k) for k in range(len(labels))]
     x = torch.stack([initial_noise(g, model.shape) for g in generators]).to(model.device)
     registers = torch.zeros(len(labels), plan.registers, *model.shape, device=model.device)
-    registers[:, 0] = x
+    registers[:, 0] = plan.start * x
     conditions = torch.stack([model.condition(label) for label in labels])
     nothing = torch.stack([model.condition(None) for _ in labels])
     for row in range(plan.evaluations):

@@ -42,10 +42,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Advanced:
-    """A trajectory after one row of its plan: what the network saw and believed, and the level it saw."""
+    """A trajectory after one row of its plan: what the network saw and believed, and the level it saw.
+
+    completed: whether a step is done with it; a two-stage solver's first row completes none.
+    """
 
     trajectory: Trajectory
     step: int
+    completed: bool
     t: float
     sigma: float
     seen: Tensor
@@ -139,6 +143,7 @@ def _advanced(trajectory: Trajectory, registers: Tensor, seen: Tensor, believed:
     return Advanced(
         trajectory=trajectory,
         step=plan.step[row],
+        completed=plan.completes(row),
         t=float(plan.t[row]),
         sigma=float(plan.sigma[row]),
         seen=seen,

@@ -32,11 +32,13 @@ class SamplingRequest:
     format: str
     preview_every: int = 0
     preview: str = "x0"
+    two_stage: bool = False
 
     @property
     def evaluations(self) -> int:
         """Network calls that the whole job takes, guidance counted as two."""
-        return self.n * self.steps * (2 if self.guidance_scale != 1.0 else 1)
+        rows = 2 * self.steps - 1 if self.two_stage else self.steps
+        return self.n * rows * (2 if self.guidance_scale != 1.0 else 1)
 
     def parameters(self, index: int, numerics: str) -> dict[str, Any]:
         """What image `index` was made from, as a request that makes it again.

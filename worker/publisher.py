@@ -71,7 +71,7 @@ class Publisher(threading.Thread):
     canceled or taken by another attempt (given_back False), or was put back into the queue.
     """
 
-    def __init__(self, store: Store, on_over: Callable[[str, bool], None], depth: int = 64) -> None:
+    def __init__(self, store: Store, on_over: Callable[[ActiveJob, bool], None], depth: int = 64) -> None:
         super().__init__(name="publisher", daemon=True)
         self._store = store
         self._on_over = on_over
@@ -115,7 +115,7 @@ class Publisher(threading.Thread):
         for job, write, written in zip(going, writes, self._apply(writes), strict=True):
             if write.status is not None or not written:
                 job.over = True
-                self._on_over(job.id, False)
+                self._on_over(job, False)
 
     def _write_of(self, job: ActiveJob, turn: Turn) -> Write:
         """One job's part of a turn, its end included."""
@@ -152,7 +152,7 @@ class Publisher(threading.Thread):
 
     def _frames(self, job: ActiveJob, item: Advanced) -> list[dict[str, Any]]:
         every = job.request.preview_every
-        if not every or item.step % every:
+        if not every or not item.completed or item.step % every:
             return []
         tensors = {"x0": item.believed, "xt": item.seen}
         kinds = tensors if job.request.preview == "both" else [job.request.preview]
@@ -196,7 +196,7 @@ class Publisher(threading.Thread):
         write.end("failed", {"code": code, "message": message})
         self._apply([write])
         job.over = True
-        self._on_over(job.id, False)
+        self._on_over(job, False)
 
     def _fail_all(self, jobs: list[ActiveJob], error: Exception) -> None:
         """After a defect of our own: no job may be left behind without an end."""
@@ -215,7 +215,7 @@ class Publisher(threading.Thread):
         write.events = [{"type": "queued", "queue_position": 0, "eta_seconds": None}]
         (written,) = self._apply([write])
         job.over = True
-        self._on_over(job.id, written)
+        self._on_over(job, written)
 
     def _apply(self, writes: list[Write]) -> list[bool]:
         """Until Redis took it; the store applies a repeated write once."""

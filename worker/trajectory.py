@@ -50,7 +50,7 @@ class Trajectory:
         """At x_T, the first draw of the image's own generator."""
         generator = torch.Generator().manual_seed(seed)
         registers = torch.zeros(plan.registers, *shape)
-        registers[0] = initial_noise(generator, shape)
+        registers[0] = plan.start * initial_noise(generator, shape)
         return cls(job, index, model, plan, condition, unconditional, guidance_scale, generator, registers.to(device))
 
     @property

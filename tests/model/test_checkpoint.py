@@ -17,7 +17,7 @@ from model.card import CardFile, Defaults, read_card_file
 from model.checkpoint import load_model, save_model, scheduler_config
 from model.config import UNetConfig
 from model.denoiser import PixelModel
-from model.plans import Grid
+from model.grids import Grid
 
 Folder = Callable[..., Path]
 Weights = Callable[[UNetConfig], dict[str, Tensor]]

@@ -5,26 +5,30 @@ Data N(μ, s²), the ideal network ε* = σ(x − αμ)/v, x̂_0 = (αs²x + σ�
 
 from __future__ import annotations
 
-from math import sqrt
-
+import numpy as np
 import pytest
 
+from model.grids import SPACINGS, Grid
 from model.noise import NoiseSchedule
-from model.plans import SAMPLERS, SPACINGS, Grid, Plan, compile_plan
+from model.plans import Plan
+from model.samplers import SAMPLERS, compile_plan
 
 LINEAR = NoiseSchedule.named("linear")
 
 
 def moments(plan: Plan, mu: float = 0.3, s: float = 0.5) -> tuple[float, float]:
-    """Mean and standard deviation of a plan's output for x_T ~ N(0, 1): m ← A·m + B, V ← A²·V + noise²."""
-    mean, variance = 0.0, 1.0
-    for alpha, sigma, (row,) in zip(plan.alpha, plan.sigma, plan.matrices, strict=True):
+    """Mean and standard deviation of a plan's output for x_T ~ N(0, start²): m ← A·m + B, V ← A·V·Aᵀ + noise²."""
+    count = plan.registers
+    mean, covariance = np.zeros(count), np.zeros((count, count))
+    covariance[0, 0] = plan.start**2
+    for alpha, sigma, matrix in zip(plan.alpha, plan.sigma, plan.matrices, strict=True):
         v = alpha**2 * s**2 + sigma**2
-        of_x, of_x0, of_epsilon, of_z = row
-        a = of_x + of_x0 * alpha * s**2 / v + of_epsilon * sigma / v
+        of_x0, of_epsilon, of_z = matrix[:, count], matrix[:, count + 1], matrix[:, count + 2]
+        a = matrix[:, :count].copy()
+        a[:, 0] += of_x0 * alpha * s**2 / v + of_epsilon * sigma / v
         b = of_x0 * sigma**2 * mu / v - of_epsilon * sigma * alpha * mu / v
-        mean, variance = a * mean + b, a**2 * variance + of_z**2
-    return mean, sqrt(variance)
+        mean, covariance = a @ mean + b, a @ covariance @ a.T + np.outer(of_z, of_z)
+    return float(mean[0]), float(np.sqrt(max(covariance[0, 0], 0.0)))
 
 
 DDIM = [

@@ -10,8 +10,10 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 from model.denoiser import Clipping
+from model.grids import Grid
 from model.noise import Estimate, NoiseSchedule, estimate
-from model.plans import Grid, Plan, advance, compile_plan
+from model.plans import Plan, advance
+from model.samplers import compile_plan
 
 LINEAR = NoiseSchedule.named("linear")
 MU, S = 0.3, 0.5

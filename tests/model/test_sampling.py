@@ -125,5 +125,5 @@ def test_noise_is_drawn_for_each_image_in_its_own_shape() -> None:
 
 
 def test_a_sampler_that_is_not_offered_is_refused_before_anything_is_drawn(model: PixelModel) -> None:
-    with pytest.raises(PlanError, match="sampler = 'heun' is not offered"):
-        sample(model, [0], sampler="heun")
+    with pytest.raises(PlanError, match="sampler = 'plms' is not offered"):
+        sample(model, [0], sampler="plms")

