@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from app.errors import Forbidden, Problem, TooLarge, Unauthorized, UnsupportedMedia, redis_is_away
@@ -47,7 +48,7 @@ class Guard:
         except Problem as problem:
             await refuse(problem, scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, _limited(receive), send)
 
     async def _admit(self, scope: Scope) -> str:
         """The caller's name, "" where everybody is the same local user.
@@ -125,6 +126,22 @@ def _name(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
+
+
+def _limited(receive: Receive) -> Receive:
+    """The same, up to MAX_BODY bytes of body. FastAPI's own limit comes before the key, and answers plain text."""
+    taken = 0
+
+    async def limited() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b"")) if message["type"] == "http.request" else 0
+        if taken > MAX_BODY:
+            # A route's reader of the body lets only this kind of exception through.
+            raise HTTPException(413, f"the body is too large (allowed: {MAX_BODY} bytes)")
+        return message
+
+    return limited
 
 
 def _check_body(headers: Headers) -> None:

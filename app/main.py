@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import errors, events, films, generate, jobs, operations
 from app.guard import Guard
 from app.services import Services
-from app.settings import MAX_BODY, ApiSettings
+from app.settings import ApiSettings
 
 DESCRIPTION = """Serves noise-predicting diffusion models. Post a request, get a job; follow its events while
 the picture appears out of noise; fetch the picture. The same request and seed give the same bytes under the
@@ -34,7 +34,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
         description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
-        max_body_size=MAX_BODY,
     )
     app.state.services = services
     errors.install(app)

@@ -131,11 +131,15 @@ class Relay:
         """
         async with self._listening(job_id) as listener:
             last = await self._follow(job_id)
-            seq = after
+            seq = min(after, last - 1)  # the last one in any case: it may be the end
             while seq < last:
-                for event in await run_in_threadpool(self._store.events, job_id, seq, PAGE):
+                stored = await run_in_threadpool(self._store.events, job_id, seq, PAGE)
+                if not stored:
+                    return  # the job has expired meanwhile
+                for event in stored:
                     seq = event["seq"]
-                    yield await self._complete(event)
+                    if seq > after:
+                        yield await self._complete(event)
                     if event["type"] in TERMINAL:
                         return
             while True:
@@ -144,7 +148,8 @@ class Relay:
                     yield None
                 elif live["seq"] > seq:
                     seq = live["seq"]
-                    yield await self._complete(live)
+                    if seq > after:
+                        yield await self._complete(live)
                     if live["type"] in TERMINAL:
                         return
 

@@ -23,6 +23,7 @@ from rq import Queue
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, clean_registries
+from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
 
@@ -32,7 +33,7 @@ from worker.engine import Engine
 from worker.errors import StoreUnavailable
 from worker.job import JobRecord, WorkerReport
 from worker.publisher import ActiveJob, Publisher
-from worker.store import AWAY, CANCELED_CHANNEL, Store, model_channel
+from worker.store import AWAY, CANCELED_CHANNEL, Store, Write, model_channel
 from worker.trajectory import Trajectory
 
 log = logging.getLogger("denoised.worker")
@@ -155,18 +156,15 @@ class BatchingWorker(BaseWorker):
 
     def _take_job(self, queue: Queue) -> bool:
         """Take one job off a queue. False when it is empty."""
-        found = self.queue_class.dequeue_any(
-            [queue], None, connection=self.connection, job_class=self.job_class, serializer=JSONSerializer
-        )
-        if found is None:
+        rq_job = self._dequeue(queue)
+        if rq_job is None:
             return False
-        rq_job, queue = found
         execution = self.prepare_execution(rq_job)
         self.prepare_job_execution(rq_job, remove_from_intermediate_queue=True)
         model = self.models[queue.name]
         attempt = self.store.start(rq_job.id, self.name, model.card.numerics)
-        record = self.store.job(rq_job.id)
-        if attempt and record is not None:
+        record = self._record(rq_job.id) if attempt else None
+        if record is not None:
             active = ActiveJob(record.id, record.request, attempt, model, model.card.numerics)
             lease = Lease(rq_job, queue, execution, active, time.monotonic() + self.settings.job_timeout)
             self._admit(record, model, lease)
@@ -174,9 +172,50 @@ class BatchingWorker(BaseWorker):
             self._forget(rq_job, execution)
         return True
 
+    def _dequeue(self, queue: Queue) -> Job | None:
+        """The next job of a queue, None when it is empty. What is no job of ours is dropped unread."""
+        while True:
+            job_id = "?"
+            try:
+                found = self.queue_class.dequeue_any(
+                    [queue], None, connection=self.connection, job_class=self.job_class, serializer=JSONSerializer
+                )
+                if found is None:
+                    return None
+                job_id = found[0].id
+                _ = found[0].func_name  # raises unless the payload is JSON
+                return found[0]
+            except REDIS_ERRORS:
+                raise
+            except Exception as error:
+                self._drop(queue, getattr(error, "job_id", job_id), error)
+
+    def _drop(self, queue: Queue, job_id: str, error: Exception) -> None:
+        log.warning("queue %s: %s is no job of ours and is dropped (%s)", queue.name, job_id, type(error).__name__)
+        queue.intermediate_queue.remove(job_id)
+        self.connection.delete(Job.key_for(job_id))
+
+    def _record(self, job_id: str) -> JobRecord | None:
+        """The job; None when it is gone, or not to be read (a newer front end's, say): that ends it."""
+        try:
+            return self.store.job(job_id)
+        except (KeyError, TypeError, ValueError) as error:
+            write = Write(job_id)
+            write.end("failed", {"code": "unservable", "message": f"this worker cannot read the request: {error}"})
+            self.store.write(write)
+            return None
+
     def _admit(self, record: JobRecord, model: PixelModel, lease: Lease) -> None:
         with self._leases_lock:
+            before = self._leases.get(record.id)
+        if before is not None:
+            # Our lease ran out while we were slow, and RQ gave us our own job again.
+            before.active.over = True
+            self._end_execution(before)
+        self.engine.batch.evict(record.id)
+        with self._leases_lock:
             self._leases[record.id] = lease
+            self._to_evict.discard(record.id)
         try:
             newcomers = trajectories(record, model)
         except ModelError as error:
@@ -203,26 +242,37 @@ class BatchingWorker(BaseWorker):
 
     # The publisher's thread
 
-    def _release(self, job_id: str, given_back: bool) -> None:
+    def _release(self, active: ActiveJob, given_back: bool) -> None:
         """A job is over for this worker: end or return RQ's side of it."""
         with self._leases_lock:
-            lease = self._leases.pop(job_id, None)
-            self._to_evict.add(job_id)
-        if lease is None:
-            return
+            lease = self._leases.get(active.id)
+            if lease is None or lease.active is not active:
+                return
+            del self._leases[active.id]
+            self._to_evict.add(active.id)
         try:
             if given_back:
                 self._requeue(lease)
-            else:
+                return
+            record = self.store.job(active.id)
+            if record is None or record.terminal:
                 self._forget(lease.rq_job, lease.execution)
+            else:
+                self._end_execution(lease)  # another attempt has it, and RQ's job with it
         except REDIS_ERRORS as error:
             # Its lease runs out; whoever takes it up then finds the job over, or does it again.
-            log.warning("job %s: RQ was not told (%s)", job_id, error)
+            log.warning("job %s: RQ was not told (%s)", active.id, error)
+
+    def _end_execution(self, lease: Lease) -> None:
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(lease.rq_job, pipeline=pipeline, execution=lease.execution)
+            pipeline.execute()
 
     def _forget(self, rq_job: Job, execution: Execution) -> None:
+        # Not by Job.delete: in rq 3.0.0 it raises for a minute after the lease of a dead worker ran out.
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(rq_job, pipeline=pipeline, execution=execution)
-            rq_job.delete(pipeline=pipeline, remove_from_queue=False)
+            pipeline.delete(rq_job.key, rq_job.execution_registry.key)
             pipeline.execute()
 
     def _requeue(self, lease: Lease) -> None:
@@ -278,7 +328,8 @@ class BatchingWorker(BaseWorker):
             registry = FailedJobRegistry(queue=queue)
             for job_id in registry.get_job_ids(cleanup=False):
                 self._fail_abandoned(job_id)
-                registry.remove(job_id, delete_job=True)
+                registry.remove(job_id)
+                self.connection.delete(Job.key_for(job_id), Result.get_key(job_id))
 
     def _fail_abandoned(self, job_id: str) -> None:
         record = self.store.job(job_id)

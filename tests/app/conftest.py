@@ -1,0 +1,181 @@
+"""What the tests of `app` share: apps over a real Valkey, and jobs put into its store without a worker."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from starlette.testclient import TestClient
+
+from app.guard import key_hash
+from app.main import create_app
+from app.services import Services
+from app.settings import ApiSettings
+from model.card import ModelCard
+from worker.job import Image, JobRecord, Outlook, SamplingRequest, WorkerReport
+from worker.store import Store, Write
+
+LABELS = ["sneaker", "Ankle Boot", "ботинок"]
+PICTURE = b"\x89PNG\r\n\x1a\nnot really"
+
+
+def _card(**fields: Any) -> ModelCard:
+    given = {
+        "name": "shoes",
+        "width": 28,
+        "height": 28,
+        "channels": 1,
+        "labels": LABELS,
+        "timesteps": 1000,
+        "prediction_type": "epsilon",
+        "samplers": ["ddim", "ddpm"],
+        "eta_samplers": ["ddim"],
+        "default": {"sampler": "ddim", "steps": 20, "guidance_scale": 2.5},
+        "max_images": 16,
+        "numerics": "fake",
+        **fields,
+    }
+    return ModelCard.model_validate(given)
+
+
+def _request(**fields: Any) -> SamplingRequest:
+    given = {
+        "model": "shoes",
+        "label": None,
+        "label_name": None,
+        "n": 1,
+        "seed": 7,
+        "sampler": "ddim",
+        "steps": 20,
+        "eta": 0.0,
+        "guidance_scale": 1.0,
+        "format": "png",
+        **fields,
+    }
+    return SamplingRequest(**given)
+
+
+class Desk:
+    """What a worker does to the store, done by hand."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.store = Store(client)
+
+    def serve(self, *cards: ModelCard, name: str = "worker-1", speed: float | None = None) -> None:
+        """Let a worker of these models live."""
+        models = [card.model_dump() for card in cards or (_card(),)]
+        self.store.report(WorkerReport(name, models, 16, 0, 0, speed), ttl=600)
+
+    def create(self, job_id: str | None = None, owner: str = "", at: float | None = None, **fields: Any) -> str:
+        """A queued job that stands in no queue of RQ."""
+        created = time.time() if at is None else at
+        record = JobRecord(job_id or uuid.uuid4().hex, owner, _request(**fields), created)
+        with self.client.pipeline() as pipeline:
+            assert self.store.reserve(record.id, pipeline)
+            self.store.create(record, {"queue_position": 0, "eta_seconds": None}, pipeline)
+            pipeline.execute()
+        return record.id
+
+    def start(self, job_id: str) -> int:
+        return self.store.start(job_id, "worker-1", "fake")
+
+    def progress(self, job_id: str, attempt: int, number: int, *events: dict[str, Any]) -> None:
+        """A write of a running attempt; without events, one of progress."""
+        progress = {"type": "progress", "step": number, "steps": 20, "evaluations": number}
+        fields = {"step": number, "evaluations": number, "mean_batch": 1.5}
+        assert self.store.write(Write(job_id, attempt, number, fields=fields, events=list(events) or [progress]))
+
+    def finish(self, job_id: str, attempt: int, number: int = 10**9, data: bytes = PICTURE) -> Image:
+        """Let a job of one image succeed."""
+        record = self.store.job(job_id)
+        assert record is not None
+        sha256 = hashlib.sha256(data).hexdigest()
+        image = Image(0, record.request.seed, 28, 28, record.request.format, sha256)
+        write = Write(job_id, attempt, number, images={0: data}, image_count=1)
+        write.fields["images"] = f"[{_json(image)}]"
+        url = f"/jobs/{job_id}/images/0"
+        write.events.append({"type": "image", "index": 0, "seed": image.seed, "sha256": sha256, "url": url})
+        write.end("succeeded")
+        assert self.store.write(write)
+        return image
+
+    def succeeded(self, **fields: Any) -> str:
+        """A job that is done."""
+        job_id = self.create(**fields)
+        self.finish(job_id, self.start(job_id))
+        return job_id
+
+
+def _json(image: Image) -> str:
+    import json
+    from dataclasses import asdict
+
+    return json.dumps(asdict(image))
+
+
+@pytest.fixture(scope="session")
+def card_of() -> Callable[..., ModelCard]:
+    """`card_of(**fields)`: the card of a model of shoes."""
+    return _card
+
+
+@pytest.fixture(scope="session")
+def request_of() -> Callable[..., SamplingRequest]:
+    """`request_of(**fields)`: a resolved request for shoes."""
+    return _request
+
+
+@pytest.fixture
+def desk(client: redis.Redis) -> Desk:
+    """The hand of a worker on an empty Valkey; no worker lives yet."""
+    return Desk(client)
+
+
+@pytest.fixture
+def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestClient]]:
+    """`browse(keys=…, **settings)`: a client of a running app; with keys, one that sends the first of them."""
+    with ExitStack() as stack:
+
+        def browse(keys: tuple[str, ...] = (), redis_url: str = valkey_url, **settings: Any) -> TestClient:
+            hashes = frozenset(key_hash(key) for key in keys)
+            app = create_app(ApiSettings(redis_url=redis_url, api_key_hashes=hashes, **settings))
+            headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+            browser = TestClient(app, base_url="http://127.0.0.1:8000", headers=headers)
+            services: Services = app.state.services
+            stack.callback(services.store.client.close)
+            return stack.enter_context(browser)
+
+        yield browse
+
+
+@pytest.fixture
+def api(browse: Callable[..., TestClient], desk: Desk) -> TestClient:
+    """A client of an app without keys; a worker serves `shoes`."""
+    desk.serve()
+    return browse()
+
+
+@pytest.fixture
+def services(api: TestClient) -> Services:
+    """What the routes of `api` work with."""
+    services: Services = api.app.state.services  # type: ignore[attr-defined]
+    return services
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> str:
+    """The URL of a Redis that is not there."""
+    return f"unix://{tmp_path}/nobody.sock"
+
+
+@pytest.fixture
+def outlook() -> Outlook:
+    return Outlook(0, None)

@@ -1,0 +1,204 @@
+"""Who may call: keys before anything else; without keys, local programs only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient, WebSocketDenialResponse
+
+Browse = Callable[..., TestClient]
+
+LOCAL = "ws://127.0.0.1:8000"
+ROUTES = [
+    ("GET", "/models", 200),
+    ("GET", "/jobs", 200),
+    ("GET", "/jobs/nobody", 404),
+    ("GET", "/jobs/nobody/images/0", 404),
+    ("GET", "/jobs/nobody/events", 404),
+    ("DELETE", "/jobs/nobody", 404),
+    ("GET", "/nothing/here", 404),
+    ("PATCH", "/generate", 405),
+    ("GET", "/jobs?limit=0", 422),
+    ("POST", "/tickets", 200),
+    ("GET", "/openapi.json", 200),
+    ("GET", "/docs", 200),
+]
+
+
+def problem(response: Any, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["status"] == status
+    return body
+
+
+@pytest.mark.parametrize(("method", "path", "status"), ROUTES)
+def test_a_key_comes_before_anything_else(method: str, path: str, status: int, browse: Browse, desk: Any) -> None:
+    """401 before 404, 405 and 422."""
+    desk.serve()
+    api = browse(keys=("secret-1", "secret-2"))
+    for wrong in ("", "Bearer wrong", "Bearer", "Basic secret-1", "secret-1", "Bearer secret-1,secret-2"):
+        answer = api.request(method, path, headers={"Authorization": wrong})
+        problem(answer, 401)
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert api.request(method, path).status_code == status
+    assert api.request(method, path, headers={"Authorization": "bearer secret-2"}).status_code == status
+
+
+def test_a_wrong_key_comes_before_a_wrong_body(browse: Browse) -> None:
+    api = browse(keys=("secret",))
+    headers = {"Authorization": "Bearer wrong", "Content-Type": "text/plain"}
+    problem(api.post("/generate", content=b"{", headers=headers), 401)
+    problem(api.post("/generate", content=b"{", headers={"Content-Type": "text/plain"}), 415)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/playground/app.js"])
+def test_the_open_routes_need_no_key(path: str, browse: Browse) -> None:
+    api = browse(keys=("secret",))
+    assert api.get(path, headers={"Authorization": ""}, follow_redirects=False).status_code != 401
+
+
+@pytest.mark.parametrize("path", ["/playground", "/healthz/x", "//", "/Healthz", "/playgroundx/"])
+def test_what_only_looks_like_an_open_route_needs_one(path: str, browse: Browse) -> None:
+    problem(browse(keys=("secret",)).get(path, headers={"Authorization": ""}), 401)
+
+
+def test_no_answer_repeats_a_key(browse: Browse) -> None:
+    answer = browse(keys=("secret",)).get("/jobs", headers={"Authorization": "Bearer almost-secret"})
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:1", "LOCALHOST", "[::1]:8000", "my.lan:80"])
+def test_a_local_or_allowed_host_is_served(host: str, browse: Browse) -> None:
+    api = browse(allowed_hosts=frozenset({"my.lan"}))
+    assert api.get("/healthz", headers={"Host": host}).status_code == 200
+
+
+HOSTS = ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "", "[::1", "localhost@evil.example", "0.0.0.0"]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("path", ["/", "/healthz", "/jobs"])
+def test_a_foreign_host_is_refused(host: str, path: str, browse: Browse) -> None:
+    """DNS rebinding: a foreign name that leads here."""
+    problem(browse().get(path, headers={"Host": host}), 403)
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:8000", "https://ours.example"])
+def test_our_own_or_an_allowed_origin_is_served(origin: str, browse: Browse) -> None:
+    api = browse(allowed_origins=frozenset({"https://ours.example"}))
+    assert api.get("/healthz", headers={"Origin": origin}).status_code == 200
+
+
+ORIGINS = [
+    "null",
+    "https://evil.example",
+    "http://127.0.0.1",
+    "http://127.0.0.1:9000",
+    "http://localhost:8000",
+    "http://127.0.0.1:8000@evil.example",
+    "",
+    "http://[",
+    "garbage",
+]
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_a_foreign_or_odd_origin_is_refused(origin: str, browse: Browse) -> None:
+    problem(browse().post("/generate", json={}, headers={"Origin": origin}), 403)
+
+
+def test_a_request_from_another_site_is_refused_but_for_the_front_page(browse: Browse) -> None:
+    api = browse()
+    site = {"Sec-Fetch-Site": "cross-site"}
+    assert api.get("/", headers=site, follow_redirects=False).status_code != 403
+    problem(api.get("/models", headers=site), 403)
+    problem(api.post("/generate", json={}, headers=site), 403)
+    for near in ("same-origin", "same-site", "none"):
+        assert api.get("/healthz", headers={"Sec-Fetch-Site": near}).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "json"])
+def test_a_body_that_is_no_json_is_refused(kind: str, browse: Browse) -> None:
+    """What a page of another site can send without asking first."""
+    answer = browse().post("/generate", content=b'{"label": null}', headers={"Content-Type": kind})
+    assert "application/json" in problem(answer, 415)["detail"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
+def test_json_is_taken_by_any_spelling(kind: str, api: TestClient) -> None:
+    answer = api.post("/generate", content=b"{}", headers={"Content-Type": kind})
+    assert answer.status_code == 202, answer.text
+
+
+def test_no_cors_headers_unless_origins_are_configured(browse: Browse) -> None:
+    answer = browse().get("/healthz", headers={"Origin": "http://127.0.0.1:8000"})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("keys", [(), ("secret",)])
+def test_a_browser_of_a_configured_origin_may_ask_first(keys: tuple[str, ...], browse: Browse) -> None:
+    """A preflight carries no key (Fetch standard, 4.8); what follows it does."""
+    api = browse(keys=keys, allowed_origins=frozenset({"https://ours.example"}))
+    headers = {
+        "Origin": "https://ours.example",
+        "Authorization": "",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    answer = api.options("/generate", headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["access-control-allow-origin"] == "https://ours.example"
+    refusal = api.get("/jobs/nobody", headers={"Origin": "https://ours.example"})
+    assert refusal.headers["access-control-allow-origin"] == "https://ours.example"
+
+
+def test_each_key_has_its_own_jobs(browse: Browse, desk: Any) -> None:
+    desk.serve()
+    mine, yours = browse(keys=("one", "two")), {"Authorization": "Bearer two"}
+    job_id = mine.post("/generate", json={}).json()["id"]
+    for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/images/0", f"/jobs/{job_id}/events"):
+        assert mine.get(path, headers=yours).status_code == 404
+    assert mine.delete(f"/jobs/{job_id}", headers=yours).status_code == 404
+    assert mine.get("/jobs", headers=yours).json()["jobs"] == []
+    assert mine.get(f"/jobs/{job_id}").json()["status"] == "queued"
+
+
+def refusal(api: TestClient, path: str, **headers: str) -> int:
+    """The status that a socket is denied with, before it is accepted."""
+    with pytest.raises(WebSocketDenialResponse) as denial, api.websocket_connect(LOCAL + path, headers=headers):
+        pass
+    assert denial.value.headers["content-type"] == "application/problem+json"
+    return int(denial.value.status_code)
+
+
+def test_a_ticket_opens_one_socket_once(browse: Browse, desk: Any) -> None:
+    desk.serve()
+    api = browse(keys=("secret",))
+    job_id = api.post("/generate", json={}).json()["id"]
+    ticket = api.post("/tickets").json()
+    assert ticket["expires_in"] == 30
+    assert refusal(api, f"/jobs/{job_id}/events", Authorization="") == 401
+    path = f"/jobs/{job_id}/events?ticket={ticket['ticket']}"
+    api.delete(f"/jobs/{job_id}")
+    with api.websocket_connect(LOCAL + path, headers={"Authorization": ""}) as socket:
+        assert [socket.receive_json()["type"] for _ in range(2)] == ["queued", "canceled"]
+    assert refusal(api, path, Authorization="") == 401
+    assert refusal(api, f"/jobs/{job_id}/events?ticket=made-up", Authorization="") == 401
+
+
+def test_a_ticket_is_of_no_use_beside_sockets(browse: Browse) -> None:
+    api = browse(keys=("secret",))
+    ticket = api.post("/tickets").json()["ticket"]
+    assert api.get(f"/jobs?ticket={ticket}", headers={"Authorization": ""}).status_code == 401
+
+
+def test_a_socket_of_a_foreign_page_is_refused(api: TestClient) -> None:
+    with api.websocket_connect(f"{LOCAL}/generate", headers={"Origin": "http://127.0.0.1:8000"}):
+        pass
+    assert refusal(api, "/generate", Origin="https://evil.example") == 403
+    assert refusal(api, "/generate", Origin="null") == 403
+    assert refusal(api, "/generate", Host="evil.example") == 403

@@ -1,0 +1,128 @@
+"""Health, readiness, models, the OpenAPI document; and an API whose Redis is away."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+Browse = Callable[..., TestClient]
+
+
+def test_the_process_lives_without_redis(browse: Browse, nowhere: str) -> None:
+    assert browse(redis_url=nowhere).get("/healthz").status_code == 200
+
+
+def test_readiness_names_what_is_missing(browse: Browse, desk: Any, nowhere: str) -> None:
+    api = browse()
+    assert (api.get("/readyz").status_code, api.get("/readyz").json()["reasons"]) == (503, ["no_worker"])
+    desk.serve()
+    assert (api.get("/readyz").status_code, api.get("/readyz").json()) == (200, {"ready": True, "reasons": []})
+    away = browse(redis_url=nowhere).get("/readyz")
+    assert (away.status_code, away.json()["reasons"]) == (503, ["redis"])
+
+
+def test_a_draining_server_is_not_ready(api: TestClient) -> None:
+    api.portal.call(api.app.state.services.drain)  # type: ignore[attr-defined, union-attr]
+    answer = api.get("/readyz")
+    assert (answer.status_code, answer.json()["reasons"]) == (503, ["draining"])
+    assert api.get("/healthz").status_code == 200
+
+
+def test_models_are_those_of_live_workers_with_their_number(browse: Browse, desk: Any, card_of: Any) -> None:
+    api = browse()
+    assert api.get("/models").json() == []
+    desk.serve(card_of(), card_of(name="hats", labels=[]), name="a")
+    desk.serve(card_of(), name="b")
+    shoes, hats = api.get("/models").json()
+    assert (shoes["name"], shoes["workers"]) == ("shoes", 2)
+    assert (hats["name"], hats["workers"], hats["labels"]) == ("hats", 1, [])
+    promised = {"width", "height", "channels", "timesteps", "prediction_type", "samplers", "max_images", "numerics"}
+    assert promised <= set(shoes)
+    assert shoes["default"] == {"sampler": "ddim", "steps": 20, "guidance_scale": 2.5}
+
+
+CALLS = [
+    ("POST", "/generate"),
+    ("GET", "/jobs"),
+    ("GET", "/jobs/abc"),
+    ("DELETE", "/jobs/abc"),
+    ("GET", "/jobs/abc/images/0"),
+    ("GET", "/jobs/abc/events"),
+    ("GET", "/models"),
+    ("POST", "/tickets"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_without_redis_every_answer_is_a_503(method: str, path: str, browse: Browse, nowhere: str) -> None:
+    """CASES 28: JSON, no hang, no 500."""
+    body = {"json": {}} if path == "/generate" else {}
+    answer = browse(redis_url=nowhere).request(method, path, **body)  # type: ignore[arg-type]
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "Redis" in answer.json()["detail"]
+
+
+def test_a_redis_that_never_answers_is_told_within_two_seconds(browse: Browse) -> None:
+    """The best of three tries, so that a busy machine is not taken for a hang."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = browse(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        took = []
+        for _ in range(3):
+            started = time.monotonic()
+            assert api.post("/generate", json={}).status_code == 503
+            took.append(time.monotonic() - started)
+            if took[-1] < 2.0:
+                break
+    assert min(took) < 2.0
+
+
+def test_a_socket_without_redis_is_told_to_try_later(browse: Browse, nowhere: str) -> None:
+    with browse(redis_url=nowhere).websocket_connect("ws://127.0.0.1:8000/generate") as socket:
+        socket.send_json({})
+        assert socket.receive_json()["status"] == 503
+
+
+ROUTES = {
+    "/generate": {"post"},
+    "/jobs": {"get"},
+    "/jobs/{job_id}": {"get", "delete"},
+    "/jobs/{job_id}/images/{index}": {"get"},
+    "/jobs/{job_id}/events": {"get"},
+    "/models": {"get"},
+    "/healthz": {"get"},
+    "/readyz": {"get"},
+    "/tickets": {"post"},
+}
+
+
+def test_the_openapi_document_names_every_route(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    for path, methods in ROUTES.items():
+        assert methods <= set(document["paths"][path]), path
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            assert operation["responses"], (method, path)
+            assert operation["summary"], (method, path)
+
+
+def test_every_reference_of_the_openapi_document_leads_somewhere(api: TestClient) -> None:
+    text = api.get("/openapi.json").text
+    document = json.loads(text)
+    references = {part.split('"')[0] for part in text.split('"$ref":"')[1:]}
+    assert references
+    for reference in references:
+        place = document
+        for name in reference.removeprefix("#/").split("/"):
+            place = place[name]
+
+
+def test_the_documentation_is_served(api: TestClient) -> None:
+    assert "text/html" in api.get("/docs").headers["content-type"]

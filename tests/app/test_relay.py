@@ -1,0 +1,255 @@
+"""From Redis to listeners: each gets what it can take, in order, and always the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from app.relay import BUFFERED, Closing, Listener, Relay
+from worker.store import connect
+
+PATIENCE = 120.0
+Event = dict[str, Any]
+
+
+def frame(seq: int) -> Event:
+    return {"seq": seq, "type": "frame", "job": "a"}
+
+
+def progress(seq: int) -> Event:
+    return {"seq": seq, "type": "progress", "job": "a"}
+
+
+def end(seq: int) -> Event:
+    return {"seq": seq, "type": "succeeded", "job": "a"}
+
+
+async def drained(listener: Listener) -> list[Event]:
+    found = []
+    while (event := await listener.next(0.01)) is not None:
+        found.append(event)
+    return found
+
+
+def test_a_slow_listener_loses_its_oldest_frames_first() -> None:
+    async def main() -> None:
+        listener = Listener("a")
+        for seq in range(1, 2 * BUFFERED + 1):
+            listener.offer(frame(seq) if seq % 2 else progress(seq))
+        kept = await drained(listener)
+        assert len(kept) == BUFFERED
+        assert [event["seq"] for event in kept] == sorted(event["seq"] for event in kept)
+        assert [event["seq"] for event in kept if event["type"] == "progress"] == list(range(2, 2 * BUFFERED + 1, 2))
+
+    asyncio.run(main())
+
+
+def test_a_very_slow_listener_loses_older_progress_too_but_never_the_end() -> None:
+    async def main() -> None:
+        listener = Listener("a")
+        listener.offer({"seq": 1, "type": "started", "job": "a"})
+        for seq in range(2, 5 * BUFFERED):
+            listener.offer(progress(seq))
+        listener.offer({"seq": 5 * BUFFERED, "type": "image", "job": "a"})
+        listener.offer(end(5 * BUFFERED + 1))
+        kept = await drained(listener)
+        assert len(kept) == BUFFERED
+        assert kept[0]["type"] == "started"
+        assert [event["type"] for event in kept[-2:]] == ["image", "succeeded"]
+        assert kept[-3]["seq"] == 5 * BUFFERED - 1, "the newest progress is kept"
+
+    asyncio.run(main())
+
+
+def test_a_listener_that_keeps_up_loses_nothing() -> None:
+    async def main() -> None:
+        listener = Listener("a")
+        for seq in range(BUFFERED):
+            listener.offer(frame(seq))
+        assert [event["seq"] for event in await drained(listener)] == list(range(BUFFERED))
+
+    asyncio.run(main())
+
+
+def test_a_closed_listener_first_gives_what_it_has() -> None:
+    async def main() -> None:
+        listener = Listener("a")
+        listener.offer(end(1))
+        listener.close()
+        assert (await listener.next())["type"] == "succeeded"  # type: ignore[index]
+        with pytest.raises(Closing):
+            await listener.next()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def relayed(desk: Any, valkey_url: str) -> Callable[[Callable[[Relay], Coroutine[Any, Any, None]]], None]:
+    """`relayed(body)`: run a coroutine with a relay that reads."""
+
+    @asynccontextmanager
+    async def reading() -> AsyncIterator[Relay]:
+        relay = Relay(desk.store, connect(valkey_url, timeout=30.0))
+        relay.start()
+        try:
+            yield relay
+        finally:
+            await relay.stop()
+
+    def run(body: Callable[[Relay], Coroutine[Any, Any, None]]) -> None:
+        async def main() -> None:
+            async with reading() as relay:
+                await asyncio.wait_for(body(relay), PATIENCE)
+
+        asyncio.run(main())
+
+    return run
+
+
+async def collected(relay: Relay, job_id: str, after: int = 0) -> list[Event]:
+    return [event async for event in relay.events(job_id, after) if event is not None]
+
+
+def work(desk: Any, job_id: str, steps: int, pause: float = 0.0) -> None:
+    attempt = desk.start(job_id)
+    for k in range(steps):
+        desk.progress(job_id, attempt, k + 1)
+        time.sleep(pause)
+    desk.finish(job_id, attempt)
+
+
+def test_what_is_stored_and_what_is_new_join_without_a_gap(desk: Any, relayed: Any) -> None:
+    """Listeners come at every moment of a job's life; each hears all of it, once."""
+
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        working = asyncio.create_task(asyncio.to_thread(work, desk, job_id, 150, 0.002))
+        listening = []
+        while not working.done():
+            listening.append(asyncio.create_task(collected(relay, job_id)))
+            await asyncio.sleep(0.02)
+        await working
+        listening.append(asyncio.create_task(collected(relay, job_id)))
+        everything = [event["seq"] for event in desk.store.events(job_id)]
+        assert len(listening) > 3
+        for heard in await asyncio.gather(*listening):
+            assert [event["seq"] for event in heard] == everything
+            assert heard[-1]["type"] == "succeeded"
+            assert heard[-1]["result"]["status"] == "succeeded"
+        assert relay.listeners == 0
+
+    relayed(body)
+
+
+def test_a_listener_goes_on_where_it_stopped(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        await asyncio.to_thread(work, desk, job_id, 10)
+        assert [event["seq"] for event in await collected(relay, job_id, after=5)] == list(range(6, 15))
+
+    relayed(body)
+
+
+def test_many_listeners_of_many_jobs_hear_their_own(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        jobs = [desk.create() for _ in range(8)]
+        listening = [asyncio.create_task(collected(relay, job_id)) for job_id in jobs for _ in range(12)]
+        await asyncio.gather(*(asyncio.to_thread(work, desk, job_id, 20) for job_id in jobs))
+        for k, heard in enumerate(await asyncio.gather(*listening)):
+            assert {event["job"] for event in heard} == {jobs[k // 12]}
+            assert [event["seq"] for event in heard] == list(range(1, 25))
+
+    relayed(body)
+
+
+def test_a_listener_that_never_reads_holds_up_nobody(desk: Any, relayed: Any) -> None:
+    """CASES 19."""
+
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        lazy = relay.events(job_id)
+        assert (await anext(lazy))["type"] == "queued"  # type: ignore[index]
+        eager = asyncio.create_task(collected(relay, job_id))
+        await asyncio.to_thread(work, desk, job_id, 2 * BUFFERED)
+        assert (await eager)[-1]["type"] == "succeeded"
+        late = [event["type"] async for event in lazy if event is not None]
+        assert late[-1] == "succeeded"
+        assert len(late) <= BUFFERED + 1
+
+    relayed(body)
+
+
+def test_a_quiet_job_is_told_to_be_quiet(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        events = relay.events(desk.create(), quiet=0.01)
+        assert (await anext(events))["type"] == "queued"  # type: ignore[index]
+        assert await anext(events) is None
+        assert await anext(events) is None
+        await events.aclose()  # type: ignore[attr-defined]
+        assert relay.listeners == 0
+
+    relayed(body)
+
+
+def test_on_shutdown_every_stream_ends_unfinished_and_no_new_one_begins(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        listening = [asyncio.create_task(collected(relay, job_id)) for _ in range(3)]
+        waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
+        await asyncio.sleep(0.2)
+        relay.close_listeners()
+        outcomes = await asyncio.gather(*listening, waiting, return_exceptions=True)
+        assert all(isinstance(outcome, Closing) for outcome in outcomes)
+        with pytest.raises(Closing):
+            await collected(relay, job_id)
+
+    relayed(body)
+
+
+def test_a_place_beyond_the_last_event_still_ends_with_the_job(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        listening = asyncio.create_task(collected(relay, job_id, after=10**9))
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(work, desk, job_id, 3)
+        assert await listening == []
+
+    relayed(body)
+
+
+def test_a_job_that_expires_while_it_is_read_ends_its_stream(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        await asyncio.to_thread(work, desk, job_id, 600)
+        events = relay.events(job_id)
+        first = await anext(events)
+        assert first is not None
+        for key in desk.client.scan_iter(f"denoised:job:{job_id}*"):
+            desk.client.delete(key)
+        rest = [event async for event in events]
+        assert len(rest) < 600
+
+    relayed(body)
+
+
+def test_waiting_for_an_end_tells_it_at_once_or_how_it_stands(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
+        await asyncio.to_thread(work, desk, job_id, 3)
+        record = await waiting
+        assert record is not None
+        assert record.status == "succeeded"
+        assert (await relay.wait_for_end(job_id, 0.0)) == record
+        open_job = desk.create()
+        unfinished = await relay.wait_for_end(open_job, 0.01)
+        assert unfinished is not None
+        assert unfinished.status == "queued"
+        assert await relay.wait_for_end("nobody", 0.01) is None
+
+    relayed(body)

@@ -1,0 +1,206 @@
+"""What the tests of `worker` share: a model of a few exact operations, jobs, and readers of both."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import redis
+import torch
+from torch import Tensor
+
+from model.card import ModelCard
+from model.denoiser import Clipping
+from model.grids import Grid
+from model.noise import Estimate, NoiseSchedule, x0_from_epsilon
+from model.plans import Plan
+from model.samplers import SAMPLERS, compile_plan
+from worker.engine import Engine, Turn
+from worker.job import JobRecord, SamplingRequest
+from worker.store import Store
+from worker.trajectory import Trajectory
+
+LABELS = ["apple", "bean", "carrot", "daikon"]
+SCHEDULE = NoiseSchedule.named("linear")
+PATIENCE = 120.0  # seconds; only a hang reaches it
+
+
+class FakeModel:
+    """What the engine and the worker need of `PixelModel`, by elementwise products and sums alone.
+
+    Each row's outcome depends on that row only, to the last bit. seconds: what one evaluation
+    takes. limit: where x̂_0 is clipped. lame: the class whose rows come out as NaN; deadly: the one that makes the whole
+    evaluation raise `error`.
+    """
+
+    def __init__(
+        self,
+        name: str = "fake",
+        *,
+        shape: tuple[int, int, int] = (1, 4, 4),
+        seconds: float = 0.0,
+        limit: float | None = 1.0,
+        lame: int | None = None,
+        deadly: int | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        self.shape = shape
+        self.device = torch.device("cpu")
+        self.clipping = Clipping(limit)
+        self.card = ModelCard(
+            name=name,
+            width=shape[2],
+            height=shape[1],
+            channels=shape[0],
+            labels=LABELS,
+            timesteps=SCHEDULE.timesteps,
+            prediction_type="epsilon",
+            samplers=list(SAMPLERS),
+            eta_samplers=["ddim"],
+            default={"sampler": "ddim", "steps": 5, "guidance_scale": 1.0},  # type: ignore[arg-type]
+            max_images=16,
+            numerics="fake",
+        )
+        self.calls: list[list[int]] = []  # the conditions of each evaluation
+        self._seconds = seconds
+        self._lame = lame
+        self._deadly = deadly
+        self._error = error or RuntimeError("this class is deadly")
+
+    def plan(self, sampler: str, steps: int, eta: float) -> Plan:
+        return compile_plan(sampler, SCHEDULE, steps, Grid(), eta)
+
+    def condition(self, label: int | None) -> Tensor:
+        return torch.tensor(len(LABELS) if label is None else label)
+
+    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate:
+        time.sleep(self._seconds)
+        self.calls.append(conditions.tolist())
+        if self._deadly in self.calls[-1]:
+            raise self._error
+        shift = conditions.to(x.dtype) * 0.25 - t * 0.0005
+        epsilon = x * 0.75 + shift.view(-1, 1, 1, 1)
+        if self._lame is not None:
+            epsilon[conditions == self._lame] = float("nan")
+        return Estimate(x0_from_epsilon(x, epsilon, alpha, sigma), epsilon)
+
+    def decode(self, x0: Tensor) -> npt.NDArray[np.uint8]:
+        pixels = ((x0 / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return pixels.permute(1, 2, 0).numpy()
+
+
+def _request(**fields: Any) -> SamplingRequest:
+    given = {
+        "model": "fake",
+        "label": None,
+        "n": 1,
+        "seed": 7,
+        "sampler": "ddim",
+        "steps": 4,
+        "eta": 0.0,
+        "guidance_scale": 1.0,
+        "format": "png",
+        **fields,
+    }
+    label = given["label"]
+    return SamplingRequest(label_name=None if label is None else LABELS[label], **given)
+
+
+def _trajectories(model: FakeModel, job: str | None = None, **fields: Any) -> list[Trajectory]:
+    from worker.rq_worker import trajectories
+
+    request = _request(model=model.card.name, **fields)
+    record = JobRecord(id=job or uuid.uuid4().hex, owner="", request=request, created_at=0.0)
+    return trajectories(record, model)  # type: ignore[arg-type]
+
+
+def _turns(engine: Engine) -> Iterator[Turn]:
+    while len(engine.batch):
+        yield engine.step()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The tensors here are tiny: a second thread only waits for its turn on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def fake_model() -> type[FakeModel]:
+    """The class of the fake models."""
+    return FakeModel
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    """A fake model that fails never and takes no time."""
+    return FakeModel()
+
+
+@pytest.fixture(scope="session")
+def request_of() -> Callable[..., SamplingRequest]:
+    """`request_of(**fields)`: four ddim steps without a label unless said otherwise."""
+    return _request
+
+
+@pytest.fixture(scope="session")
+def trajectories_of() -> Callable[..., list[Trajectory]]:
+    """`trajectories_of(model, job, **fields)`: those of one job, made as the worker makes them."""
+    return _trajectories
+
+
+@pytest.fixture(scope="session")
+def turns_of() -> Callable[[Engine], Iterator[Turn]]:
+    """`turns_of(engine)`: its turns until nobody is left."""
+    return _turns
+
+
+@pytest.fixture
+def store(client: redis.Redis) -> Store:
+    """A store of an empty Valkey."""
+    return Store(client)
+
+
+@pytest.fixture
+def create(store: Store) -> Callable[..., JobRecord]:
+    """`create(job_id, owner, created_at, **request)`: a queued job in the store, in no queue."""
+
+    def create(
+        job_id: str | None = None, owner: str = "", created_at: float | None = None, store: Store = store, **fields: Any
+    ) -> JobRecord:
+        now = time.time() if created_at is None else created_at
+        record = JobRecord(id=job_id or uuid.uuid4().hex, owner=owner, request=_request(**fields), created_at=now)
+        with store.client.pipeline() as pipeline:
+            assert store.reserve(record.id, pipeline)
+            store.create(record, {"queue_position": 0, "eta_seconds": None}, pipeline)
+            pipeline.execute()
+        return record
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., None]:
+    """`wait_for(condition, what)`: until it holds."""
+
+    def wait(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
+            time.sleep(0.02)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def kinds_of() -> Callable[[Sequence[dict[str, Any]]], list[str]]:
+    """`kinds_of(events)`: their types in order."""
+    return lambda events: [event["type"] for event in events]

