@@ -125,10 +125,12 @@ async def _send_events(websocket: WebSocket, services: Services, job_id: str, af
     """Events until the job's end or the client's; whatever the client sends meanwhile is not read."""
     sending = asyncio.ensure_future(_send_all(websocket, services, job_id, after))
     leaving = asyncio.ensure_future(_gone(websocket))
-    await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (sending, leaving):
-        task.cancel()
-    await asyncio.gather(sending, leaving, return_exceptions=True)
+    try:
+        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sending, leaving):
+            task.cancel()
+        await asyncio.gather(sending, leaving, return_exceptions=True)
 
 
 async def _send_all(websocket: WebSocket, services: Services, job_id: str, after: int) -> None:

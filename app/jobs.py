@@ -71,7 +71,8 @@ def get_image(
 ) -> Response:
     """Picture `index` of a job, as soon as it is made; its ETag is its SHA-256."""
     response = picture(services, find(services, job_id, owner), index)
-    if if_none_match is not None and response.headers["etag"] in [tag.strip() for tag in if_none_match.split(",")]:
+    known = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+    if response.headers["etag"] in known or "*" in known:
         return Response(status_code=304, headers={"ETag": response.headers["etag"]})
     return response
 

@@ -34,10 +34,10 @@ class JobQueue:
         self._store = store
         self._max_attempts = max_attempts
 
-    def enqueue(self, job: JobRecord, outlook: Outlook) -> None:
+    def enqueue(self, job: JobRecord, outlook: Outlook) -> bool:
         """Accept a job: record, first event and place in the queue appear together or not at all.
 
-        Does nothing when there is a job of that id.
+        Does nothing and returns False when there is a job of that id.
         """
         queue = self._queue(job.request.model)
         rq_job = Job.create(
@@ -55,6 +55,8 @@ class JobQueue:
                 queue.enqueue_job(rq_job, pipeline=pipeline)
                 self._store.create(job, queued, pipeline)
                 pipeline.execute()
+                return True
+        return False
 
     def depth(self, model: str) -> int:
         """Jobs that wait for a model."""
@@ -90,7 +92,7 @@ class JobQueue:
         if not speed:
             return None
         running = sum(worker.pending_evaluations for worker in serving)
-        queued = sum(record.request.evaluations for record in map(self._store.job, ahead) if record is not None)
+        queued = sum(record.request.evaluations for record in self._store.records(ahead) if record is not None)
         return round((running + queued + request.evaluations) / speed, 2)
 
     def _waiting(self, model: str, count: int) -> list[str]:

@@ -6,14 +6,17 @@ import hashlib
 import json
 import time
 import uuid
+from dataclasses import dataclass
 
 from app.errors import InvalidRequest, TooBusy
 from app.schemas import GenerateRequest
 from app.services import Services
 from app.validation import choose_card, resolve
 from worker.job import JobRecord, Outlook
+from worker.store import Store
 
 CLAIM_SECONDS = 1.0  # how long the second of two equal posts waits for the first one's job
+LONGEST_KEY = 255
 
 
 def submit(services: Services, body: GenerateRequest, owner: str, key: str | None = None) -> tuple[JobRecord, Outlook]:
@@ -27,39 +30,65 @@ def submit(services: Services, body: GenerateRequest, owner: str, key: str | Non
         TooBusy: when too many jobs wait.
         StoreUnavailable: when Redis does not answer; nothing was accepted then.
     """
-    card = choose_card(body.model, services.catalog.cards(), services.catalog.known())
-    request = resolve(body, card)
-    job_id = uuid.uuid4().hex
-    if key is not None:
-        first_id = _claim(services, body, owner, key, job_id)
-        if first_id != job_id and (record := _first(services, first_id)) is not None:
-            return record, services.queue.outlook(record, services.catalog.workers())
-        job_id = first_id
+    claim = Claim.of(body, owner, key) if key is not None else None
+    if claim is not None and (record := claim.fulfilled(services.store)) is not None:
+        return record, services.queue.outlook(record, services.catalog.workers())
+    request = resolve(body, choose_card(body.model, services.catalog.cards(), services.catalog.known()))
     outlook = services.queue.forecast(request, services.catalog.workers())
     waiting = services.queue.depth(request.model)
     if waiting >= services.settings.max_queue:
         limit = f"{waiting} jobs wait for {request.model}, the limit is {services.settings.max_queue}"
         raise TooBusy(limit, retry_after=max(1, round(outlook.eta_seconds or 10)))
+    job_id = uuid.uuid4().hex
+    if claim is not None:
+        job_id, record = claim.make(services.store, job_id)
+        if record is not None:
+            return record, services.queue.outlook(record, services.catalog.workers())
     record = JobRecord(id=job_id, owner=owner, request=request, created_at=time.time())
-    services.queue.enqueue(record, outlook)
+    if not services.queue.enqueue(record, outlook):
+        record = services.store.job(job_id) or record
     return record, outlook
 
 
-def _claim(services: Services, body: GenerateRequest, owner: str, key: str, job_id: str) -> str:
-    """The id of the job that this key stands for: ours, or that of an earlier equal request."""
-    if not 1 <= len(key) <= 255:
-        raise InvalidRequest([("Idempotency-Key", f"has {len(key)} characters (allowed: 1 … 255)")])
-    content = json.dumps(body.model_dump(exclude_unset=True), sort_keys=True)
-    body_hash = hashlib.sha256(content.encode()).hexdigest()
-    first_id, first_hash = services.store.claim(owner, hashlib.sha256(key.encode()).hexdigest(), job_id, body_hash)
-    if first_hash != body_hash:
-        raise InvalidRequest([("Idempotency-Key", "was used within 24 h with another body")])
-    return first_id
+@dataclass(frozen=True)
+class Claim:
+    """What an Idempotency-Key stands for: one job, for 24 hours."""
+
+    owner: str
+    key_hash: str
+    body_hash: str
+
+    @classmethod
+    def of(cls, body: GenerateRequest, owner: str, key: str) -> Claim:
+        """Raises InvalidRequest for a key that is too long."""
+        if not 1 <= len(key) <= LONGEST_KEY:
+            raise InvalidRequest([("Idempotency-Key", f"has {len(key)} characters (allowed: 1 … {LONGEST_KEY})")])
+        content = json.dumps(body.model_dump(exclude_unset=True), sort_keys=True)
+        return cls(owner, _sha256(key), _sha256(content))
+
+    def fulfilled(self, store: Store) -> JobRecord | None:
+        """The job that an earlier equal request made; None when there is none."""
+        held = store.claimed(self.owner, self.key_hash)
+        return store.job(self._checked(held)) if held is not None else None
+
+    def make(self, store: Store, job_id: str) -> tuple[str, JobRecord | None]:
+        """Claim the key for a job about to be made. Returns its id and, when an equal request at the same moment was
+        first, that one's job; where that never appears, it is ours to make under its id."""
+        first_id = self._checked(store.claim(self.owner, self.key_hash, job_id, self.body_hash))
+        end = time.monotonic() + CLAIM_SECONDS
+        record = None
+        while first_id != job_id and record is None and time.monotonic() < end:
+            record = store.job(first_id)
+            if record is None:
+                time.sleep(0.05)
+        return first_id, record
+
+    def _checked(self, held: tuple[str, str]) -> str:
+        job_id, body_hash = held
+        if body_hash != self.body_hash:
+            raise InvalidRequest([("Idempotency-Key", "was used within 24 h with another body")])
+        return job_id
 
 
-def _first(services: Services, job_id: str) -> JobRecord | None:
-    """The job of whoever claimed the key first; None when it has not appeared (it then is ours to make)."""
-    end = time.monotonic() + CLAIM_SECONDS
-    while (record := services.store.job(job_id)) is None and time.monotonic() < end:
-        time.sleep(0.05)
-    return record
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

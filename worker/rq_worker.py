@@ -32,9 +32,11 @@ from model.errors import ModelError
 from worker.engine import Engine
 from worker.errors import StoreUnavailable
 from worker.job import JobRecord, WorkerReport
+from worker.listener import Listener
 from worker.publisher import ActiveJob, Publisher
-from worker.store import AWAY, CANCELED_CHANNEL, Store, Write, model_channel
-from worker.trajectory import Trajectory
+from worker.speed import Speed
+from worker.store import AWAY, Store, Write, model_channel
+from worker.trajectory import trajectories
 
 log = logging.getLogger("denoised.worker")
 
@@ -83,10 +85,13 @@ class BatchingWorker(BaseWorker):
         self._leases: dict[str, Lease] = {}
         self._leases_lock = threading.Lock()
         self._woken = threading.Event()
+        channels = [model_channel(name) for name in models]
+        self._listener = Listener(client, channels, wake=self._woken.set, cancel=self._note_cancel)
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._to_evict: set[str] = set()
         self._speed = Speed()
+        self._load = (0, 0)  # trajectories, evaluations to go; for the housekeeper, who may not look into the batch
 
     # The engine's thread
 
@@ -96,19 +101,20 @@ class BatchingWorker(BaseWorker):
             signal.signal(signum, self._on_signal)
         self.register_birth()  # type: ignore[no-untyped-call]
         housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
-        listener = threading.Thread(target=self._listen, name="listener", daemon=True)
-        for thread in (self.publisher, housekeeper, listener):
+        for thread in (self.publisher, housekeeper, self._listener):
             thread.start()
         log.info("serving %s, %d lanes", ", ".join(self.models), self.settings.max_batch)
         try:
             while not self._stopping.is_set():
                 self._take_jobs()
                 if not self._turn():
+                    self._load = (0, 0)
                     self._woken.wait(IDLE_SECONDS)
             self._drain()
         finally:
             self.publisher.close(FLUSH_SECONDS)
             self._ended.set()
+            self._listener.stop()
             self._leave()
         return self._speed.total > 0
 
@@ -124,6 +130,8 @@ class BatchingWorker(BaseWorker):
         with self._leases_lock:
             active = [self._leases[name].active for name in sorted(names) if name in self._leases]
         self.publisher.publish(turn, active)
+        batch = self.engine.batch
+        self._load = (len(batch.running), batch.pending_evaluations)
         return True
 
     def _evict(self) -> None:
@@ -298,13 +306,13 @@ class BatchingWorker(BaseWorker):
             self._ended.wait(self.settings.lease / 4)
 
     def _report(self) -> None:
-        batch = self.engine.batch
+        running, pending = self._load
         report = WorkerReport(
             name=self.name,
             models=[model.card.model_dump() for model in self.models.values()],
             max_batch=self.settings.max_batch,
-            trajectories=len(batch.running),
-            pending_evaluations=batch.pending_evaluations,
+            trajectories=running,
+            pending_evaluations=pending,
             evaluations_per_second=self._speed.per_second,
         )
         if not self._stopping.is_set():
@@ -342,31 +350,14 @@ class BatchingWorker(BaseWorker):
         """RQ's lease on a job, in seconds."""
         return max(1, round(self.settings.lease))
 
-    # The listener's thread
-
-    def _listen(self) -> None:
-        """Wake up for new work, hear of cancels; reconnects for ever."""
-        channels = [CANCELED_CHANNEL, *(model_channel(name) for name in self.models)]
-        while not self._ended.is_set():
-            try:
-                with self.connection.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    pubsub.subscribe(*channels)
-                    self._woken.set()  # something may have come while nobody listened
-                    while not self._ended.is_set():
-                        message = pubsub.get_message(timeout=IDLE_SECONDS)
-                        if message is not None:
-                            self._hear(message["channel"].decode(), message["data"].decode())
-            except REDIS_ERRORS:
-                self._ended.wait(IDLE_SECONDS)
-
-    def _hear(self, channel: str, job_id: str) -> None:
-        if channel == CANCELED_CHANNEL:
-            with self._leases_lock:
-                if job_id in self._leases:
-                    self._to_evict.add(job_id)
-        self._woken.set()
-
     # Beginning and end
+
+    def _note_cancel(self, job_id: str) -> None:
+        """In the listener's thread: have a job of ours leave the batch before the next evaluation."""
+        with self._leases_lock:
+            if job_id in self._leases:
+                self._to_evict.add(job_id)
+        self._woken.set()
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
         """As it is: RQ would stretch the client's time-outs to minutes, for a blocking call we never make."""
@@ -382,47 +373,3 @@ class BatchingWorker(BaseWorker):
             self.register_death()  # type: ignore[no-untyped-call]
         except REDIS_ERRORS as error:
             log.warning("left without a word: %s", error)
-
-
-class Speed:
-    """Rows per second of the engine, averaged over about the last hundred turns."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._rows = 0.0
-        self._seconds = 0.0
-
-    def add(self, rows: int, seconds: float) -> None:
-        self.total += rows
-        self._rows = 0.99 * self._rows + rows
-        self._seconds = 0.99 * self._seconds + seconds
-
-    @property
-    def per_second(self) -> float | None:
-        """None before the first turn."""
-        return self._rows / self._seconds if self._seconds else None
-
-
-def trajectories(record: JobRecord, model: PixelModel) -> list[Trajectory]:
-    """One trajectory for each image of a job, at its x_T.
-
-    Raises:
-        PlanError: when the request asks for a plan that this model cannot make.
-    """
-    request = record.request
-    plan = model.plan(request.sampler, request.steps, request.eta)
-    return [
-        Trajectory.begin(
-            job=record.id,
-            index=index,
-            model=request.model,
-            plan=plan,
-            condition=model.condition(request.label),
-            unconditional=model.condition(None),
-            guidance_scale=request.guidance_scale,
-            seed=request.seed + index,
-            shape=model.shape,
-            device=model.device,
-        )
-        for index in range(request.n)
-    ]

@@ -33,6 +33,7 @@ from redis.retry import Retry
 
 from worker.errors import StoreUnavailable
 from worker.job import TERMINAL, JobRecord, Status, WorkerReport
+from worker.scripts import START, WRITE
 
 # What passes: no connection, no answer in time, memory full, a replica that may not write.
 AWAY = (
@@ -48,50 +49,6 @@ EVENT_CAP = 50_000
 CANCELED_CHANNEL = "denoised:canceled"
 WORKERS_KEY = "denoised:workers"
 MODELS_KEY = "denoised:models"
-
-# KEYS: job, events. ARGV: time, worker, event. Returns the attempt, or 0 when the job is over.
-_START = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if status ~= 'queued' and status ~= 'running' then return 0 end
-local attempt
-if redis.call('HEXISTS', KEYS[1], 'started_at') == 1 then
-  attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-else
-  attempt = tonumber(redis.call('HGET', KEYS[1], 'attempt'))
-  redis.call('HSET', KEYS[1], 'started_at', ARGV[1])
-end
-redis.call('HSET', KEYS[1], 'status', 'running', 'worker', ARGV[2], 'step', 0, 'evaluations', 0,
-           'writes', 0, 'images', '[]', 'numerics', ARGV[4])
-local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-redis.call('XADD', KEYS[2], seq .. '-0', 'a', attempt, 'e', ARGV[3])
-return attempt
-"""
-
-# KEYS: job, events, then one key for each blob. ARGV: the write as JSON, then the blobs.
-# Returns 1 when it was (or had been) written, 0 when the job is over or has another attempt.
-_WRITE = """
-local write = cjson.decode(ARGV[1])
-local now = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'writes')
-if now[1] ~= 'queued' and now[1] ~= 'running' then return 0 end
-if write.attempt > 0 then
-  if now[1] ~= 'running' or tonumber(now[2]) ~= write.attempt then return 0 end
-  if tonumber(now[3]) >= write.number then return 1 end
-  redis.call('HSET', KEYS[1], 'writes', write.number)
-end
-for name, value in pairs(write.fields) do redis.call('HSET', KEYS[1], name, value) end
-if write.status ~= '' then redis.call('HSET', KEYS[1], 'status', write.status) end
-for i = 2, #ARGV do redis.call('SET', KEYS[i + 1], ARGV[i]) end
-for _, event in ipairs(write.events) do
-  local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', write.cap, seq .. '-0', 'a', now[2], 'e', event)
-end
-if write.ttl > 0 then
-  redis.call('EXPIRE', KEYS[1], write.ttl)
-  redis.call('EXPIRE', KEYS[2], write.ttl)
-  for i = 0, write.images - 1 do redis.call('EXPIRE', KEYS[1] .. ':image:' .. i, write.ttl) end
-end
-return 1
-"""
 
 
 @dataclass
@@ -149,8 +106,8 @@ class Store:
     def __init__(self, client: redis.Redis, result_ttl: int = 86_400) -> None:
         self.client = client
         self.result_ttl = result_ttl
-        self._start = client.register_script(_START)
-        self._write = client.register_script(_WRITE)
+        self._start = client.register_script(START)
+        self._write = client.register_script(WRITE)
 
     # Jobs
 
@@ -175,6 +132,13 @@ class Store:
         with reachable():
             return _record(cast("Fields", self.client.hgetall(_job_key(job_id))))
 
+    def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
+        """Several records in one round trip."""
+        with reachable(), self.client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hgetall(_job_key(job_id))
+            return [_record(fields) for fields in pipe.execute()]
+
     def jobs(self, owner: str, limit: int, before: float | None = None) -> list[JobRecord]:
         """A caller's jobs, newest first, created before a time; forgets those that expired."""
         key = _jobs_key(owner)
@@ -186,10 +150,7 @@ class Store:
                 batch = cast("list[tuple[bytes, float]]", reply)
                 if not batch:
                     break
-                with self.client.pipeline(transaction=False) as pipe:
-                    for job_id, _ in batch:
-                        pipe.hgetall(_job_key(job_id.decode()))
-                    records = [_record(fields) for fields in pipe.execute()]
+                records = self.records([job_id.decode() for job_id, _ in batch])
                 gone = [job_id for (job_id, _), record in zip(batch, records, strict=True) if record is None]
                 if gone:
                     self.client.zrem(key, *gone)
@@ -253,14 +214,19 @@ class Store:
 
     def claim(self, owner: str, key_hash: str, job_id: str, body_hash: str) -> tuple[str, str]:
         """Tie an Idempotency-Key to a job, once. Returns (job id, body hash) of whoever came first."""
-        key = f"denoised:idempotency:{owner}:{key_hash}"
         with reachable():
-            won = self.client.set(key, f"{job_id} {body_hash}", nx=True, ex=86_400)
-            held = None if won else cast("bytes | None", self.client.get(key))
+            won = self.client.set(_claim_key(owner, key_hash), f"{job_id} {body_hash}", nx=True, ex=86_400)
+        held = None if won else self.claimed(owner, key_hash)
+        return held or (job_id, body_hash)
+
+    def claimed(self, owner: str, key_hash: str) -> tuple[str, str] | None:
+        """(job id, body hash) that an Idempotency-Key is tied to, if it is."""
+        with reachable():
+            held = cast("bytes | None", self.client.get(_claim_key(owner, key_hash)))
         if held is None:
-            return job_id, body_hash
-        first, _, body = held.decode().partition(" ")
-        return first, body
+            return None
+        job_id, _, body_hash = held.decode().partition(" ")
+        return job_id, body_hash
 
     # Workers
 
@@ -352,6 +318,10 @@ def _image_key(job_id: str, index: int) -> str:
 
 def _jobs_key(owner: str) -> str:
     return f"denoised:jobs:{owner}"
+
+
+def _claim_key(owner: str, key_hash: str) -> str:
+    return f"denoised:idempotency:{owner}:{key_hash}"
 
 
 def _worker_key(name: str) -> str:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.denoiser import PixelModel
 from model.plans import Plan
 from model.sampling import initial_noise
+from worker.job import JobRecord
 
 
 @dataclass
@@ -83,3 +85,28 @@ class Trajectory:
         self.registers = registers
         self.row += 1
         self._drawn = None
+
+
+def trajectories(record: JobRecord, model: PixelModel) -> list[Trajectory]:
+    """One trajectory for each image of a job, at its x_T.
+
+    Raises:
+        PlanError: when the request asks for a plan that this model cannot make.
+    """
+    request = record.request
+    plan = model.plan(request.sampler, request.steps, request.eta)
+    return [
+        Trajectory.begin(
+            job=record.id,
+            index=index,
+            model=request.model,
+            plan=plan,
+            condition=model.condition(request.label),
+            unconditional=model.condition(None),
+            guidance_scale=request.guidance_scale,
+            seed=request.seed + index,
+            shape=model.shape,
+            device=model.device,
+        )
+        for index in range(request.n)
+    ]

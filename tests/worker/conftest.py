@@ -112,7 +112,7 @@ def _request(**fields: Any) -> SamplingRequest:
 
 
 def _trajectories(model: FakeModel, job: str | None = None, **fields: Any) -> list[Trajectory]:
-    from worker.rq_worker import trajectories
+    from worker.trajectory import trajectories
 
     request = _request(model=model.card.name, **fields)
     record = JobRecord(id=job or uuid.uuid4().hex, owner="", request=request, created_at=0.0)

@@ -1,0 +1,53 @@
+"""Hears of new work and of cancels, so that nobody has to ask for them again and again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import redis
+
+from worker.store import AWAY, CANCELED_CHANNEL
+
+POLL_SECONDS = 1.0
+
+
+class Listener(threading.Thread):
+    """Subscribed for as long as the worker lives; reconnects for ever.
+
+    wake() is called when work was queued on one of `channels`, or may have been while nobody
+    listened; cancel(job id) when a job was canceled, whoever has it.
+    """
+
+    def __init__(
+        self, client: redis.Redis, channels: Sequence[str], wake: Callable[[], None], cancel: Callable[[str], None]
+    ) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._client = client
+        self._channels = channels
+        self._wake = wake
+        self._cancel = cancel
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._listen()
+            except AWAY:
+                self._stopped.wait(POLL_SECONDS)
+
+    def _listen(self) -> None:
+        with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(CANCELED_CHANNEL, *self._channels)
+            self._wake()
+            while not self._stopped.is_set():
+                message = pubsub.get_message(timeout=POLL_SECONDS)
+                if message is None:
+                    continue
+                if message["channel"].decode() == CANCELED_CHANNEL:
+                    self._cancel(message["data"].decode())
+                else:
+                    self._wake()
