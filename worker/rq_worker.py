@@ -55,6 +55,25 @@ class WorkerSettings:
     job_timeout: float = 600.0
 
 
+class InertJob(Job):
+    """RQ's job without what a hash in Redis could make it do: no callbacks by name, no webhooks."""
+
+    @property
+    def success_callback(self) -> None:
+        return None
+
+    @property
+    def failure_callback(self) -> None:
+        return None
+
+    @property
+    def stopped_callback(self) -> None:
+        return None
+
+    def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
+        """Nobody is called."""
+
+
 @dataclass
 class Lease:
     """A job this worker holds: RQ's side of it, ours, and when it is too late."""
@@ -75,8 +94,9 @@ class BatchingWorker(BaseWorker):
     def __init__(
         self, models: Mapping[str, PixelModel], client: redis.Redis, store: Store, settings: WorkerSettings
     ) -> None:
-        queues = [Queue(name, connection=client, serializer=JSONSerializer) for name in models]
-        super().__init__(queues, name=f"worker-{uuid4().hex[:12]}", connection=client, serializer=JSONSerializer)
+        queues = [Queue(name, connection=client, serializer=JSONSerializer, job_class=InertJob) for name in models]
+        name = f"worker-{uuid4().hex[:12]}"
+        super().__init__(queues, name=name, connection=client, serializer=JSONSerializer, job_class=InertJob)
         self.models = models
         self.store = store
         self.settings = settings
