@@ -47,6 +47,7 @@ CMD ["denoised", "worker"]
 FROM base AS api
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
 USER denoised
+# Wants DENOISED_API_KEYS, or DENOISED_TRUST_NETWORK where the port is published to this machine alone.
 ENV DENOISED_HOST=0.0.0.0 DENOISED_PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s \

@@ -31,6 +31,9 @@ def _env(name: str, help: str, *flags: str, **limits: Any) -> Any:
 
 Host = Annotated[str, _env("HOST", "address to listen on")]
 Port = Annotated[int, _env("PORT", "port to listen on", min=1, max=65535)]
+TrustNetwork = Annotated[
+    bool, _env("TRUST_NETWORK", "listen beyond this machine without API keys: something else keeps strangers out")
+]
 RedisUrl = Annotated[str | None, typer.Option(envvar="REDIS_URL", help="an external Redis or Valkey")]
 
 
@@ -50,15 +53,19 @@ def serve(
     max_batch: Annotated[int | None, _env("MAX_BATCH", "images in one evaluation", min=1, max=1024)] = None,
     device: Annotated[str | None, _env("DEVICE", "cpu, cuda, cuda:1, mps")] = None,
     redis_url: RedisUrl = None,
+    trust_network: TrustNetwork = False,
 ) -> None:
     """Start everything on this machine: an embedded Valkey, the API and one worker."""
     from app.serve import ServeError, ServeSettings
     from app.serve import serve as run
 
+    if not os.environ.get("DENOISED_API_KEYS") and not os.environ.get("DENOISED_API_KEYS_FILE"):
+        _refuse_strangers("serve", host, trust_network)
     given = {"--max-batch": max_batch, "--device": device}
     arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
     arguments += [text for folder in model or [] for text in ("--model", str(folder))]
-    settings = ServeSettings(host, port, (data_dir or _data_folder()).absolute(), redis_url, arguments)
+    folder = (data_dir or _data_folder()).absolute()
+    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network)
     try:
         run(settings, say=lambda text: print(text, flush=True))  # noqa: T201
     except ServeError as error:
@@ -74,6 +81,7 @@ def api(
     api_keys_file: Annotated[Path | None, _env("API_KEYS_FILE", "a file with one key a line")] = None,
     allowed_hosts: Annotated[str, _env("ALLOWED_HOSTS", "host names accepted beside the local ones")] = "",
     allowed_origins: Annotated[str, _env("ALLOWED_ORIGINS", "browser origins that may call")] = "",
+    trust_network: TrustNetwork = False,
     max_wait: Annotated[float, _env("MAX_WAIT", "seconds a client may wait for its job", min=0.1)] = 60.0,
     max_queue: Annotated[int, _env("MAX_QUEUE", "jobs that may wait for a model", min=1)] = 1000,
     max_attempts: Annotated[int, _env("MAX_ATTEMPTS", "times a job is begun when workers die", min=1)] = 3,
@@ -91,6 +99,8 @@ def api(
             keys |= {line.strip() for line in api_keys_file.read_text(encoding="utf-8").splitlines() if line.strip()}
         except OSError as error:
             _refuse("api", f"API keys file {api_keys_file} cannot be read ({error.strerror})")
+    if not keys:
+        _refuse_strangers("api", host, trust_network)
     settings = ApiSettings(
         redis_url=redis_url or DEFAULT_REDIS,
         host=host,
@@ -132,7 +142,7 @@ def train(context: typer.Context) -> None:
 
 @cli.command()
 def generate(
-    label: Annotated[str | None, _env("LABEL", "class name; none = unconditional")] = None,
+    label: Annotated[str | None, _env("LABEL", "class name or index; none = unconditional")] = None,
     n: Annotated[int, _env("N", "images", "-n")] = 1,
     out: Annotated[Path, _env("OUT", "folder for the pictures")] = Path(),
     model: Annotated[str | None, _env("MODEL", "a served model's name")] = None,
@@ -149,7 +159,7 @@ def generate(
     from app.client import Client, ServiceError
 
     asked = {
-        "label": label,
+        "label": int(label) if label is not None and label.isdecimal() else label,
         "n": n,
         "model": model,
         "seed": seed,
@@ -160,6 +170,7 @@ def generate(
         "format": format,
     }
     try:
+        out.mkdir(parents=True, exist_ok=True)
         with Client(url, key) as client:
             job = client.submit(**{name: value for name, value in asked.items() if value is not None})
             finished = _follow(client, job)
@@ -202,7 +213,6 @@ def _follow(client: Any, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _save(client: Any, job: dict[str, Any], out: Path) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
     paths = []
     for image in job["images"]:
         name = "".join(c if c.isalnum() else "-" for c in job["label"] or job["model"])
@@ -210,6 +220,17 @@ def _save(client: Any, job: dict[str, Any], out: Path) -> list[Path]:
         path.write_bytes(client.image(image["url"]))
         paths.append(path)
     return paths
+
+
+def _refuse_strangers(command: str, host: str, trusted: bool) -> None:
+    """Without keys only programs on this machine are served, whatever they say of themselves."""
+    local = host == "localhost" or host == "::1" or host.startswith("127.")
+    if not local and not trusted:
+        _refuse(
+            command,
+            f"--host {host} would serve the whole network without API keys: set DENOISED_API_KEYS, or --trust-network "
+            "where something else keeps strangers out",
+        )
 
 
 def _become(package: str, arguments: list[str]) -> None:

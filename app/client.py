@@ -73,6 +73,8 @@ class Client:
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **kwargs)
+        except ValueError as error:
+            raise ServiceError(f"this cannot be sent as JSON ({error})") from error
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         if response.is_error:

@@ -15,6 +15,7 @@ Problem                     any refusal: status, title, detail
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -27,6 +28,8 @@ from starlette.responses import JSONResponse, Response
 from worker.errors import StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
+UNREADABLE = "There was an error parsing the body"  # FastAPI's words for what json.loads could not take
+LISTED = 20  # errors that one answer lists
 SHOWN = 80  # characters of a refused value that an error repeats
 
 
@@ -119,6 +122,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400 and error.detail == UNREADABLE:
+            cause = "cannot be read as JSON: nested too deeply, too long a number, or no UTF-8"
+            return InvalidRequest([("body", cause)]).response()
         problem = Problem(_detail(request, error), headers=error.headers)
         problem.status = error.status_code
         return problem.response()
@@ -135,13 +141,21 @@ def redis_is_away() -> Unavailable:
 
 
 def readable(errors: Sequence[Any]) -> list[tuple[str, str]]:
-    """Pydantic's errors as (field, message with the value given)."""
-    return [(_field(error), _message(error)) for error in errors]
+    """Pydantic's errors as (field, message with the value given); at most `LISTED` of them."""
+    found = [(_field(error), _message(error)) for error in errors[:LISTED]]
+    return found + ([("body", f"and {len(errors) - LISTED} more errors")] if len(errors) > LISTED else [])
 
 
 def shown(value: object) -> str:
     """A refused value, short enough to print."""
-    text = repr(value)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return _short(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _short(text: str) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
@@ -149,7 +163,7 @@ def _field(error: Any) -> str:
     places = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
     if error["type"] == "json_invalid":
         return "body"
-    return ".".join(places) or "body"
+    return _short(".".join(places)) or "body"
 
 
 def _message(error: Any) -> str:
@@ -159,6 +173,8 @@ def _message(error: Any) -> str:
         return "is no field of this request"
     if error["type"] == "missing":
         return "is missing"
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"should be a JSON object (given: {shown(error.get('input'))})"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]} (given: {shown(error.get('input'))})"
 

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.errors import InvalidRequest, Problem, readable, redis_is_away
+from app.errors import InvalidRequest, NotFound, Problem, readable, redis_is_away, shown
 from app.guard import refuse
 from app.jobs import find
 from app.relay import Closing
@@ -101,6 +101,13 @@ async def generate_socket(websocket: WebSocket, services: Serving, owner: Owner)
             await websocket.close(TRY_LATER if problem.status in (429, 503) else POLICY, problem.detail[:100])
         return
     await _send_events(websocket, services, record.id, 0)
+
+
+@router.websocket("/{path:path}")
+async def no_socket(websocket: WebSocket, path: str) -> None:
+    """Sockets to anywhere else are refused as requests are: with a 404."""
+    problem = NotFound(f"there is no socket at {shown('/' + path)}")
+    await refuse(problem, websocket.scope, websocket.receive, websocket.send)
 
 
 async def _first_message(websocket: WebSocket) -> GenerateRequest:

@@ -50,7 +50,8 @@ def animation(
     chosen = kind or ("xt" if any(of == "xt" for _, of in frames) else "x0")
     steps = sorted({step for step, of in frames if of == chosen})
     if not steps:
-        raise Conflict(f"job {record.id} kept no {kind or ''} frames: ask for some with preview_every", job=record.id)
+        wanted = f"{kind} frames" if kind else "frames"
+        raise Conflict(f"job {record.id} kept no {wanted}: ask for some with preview_every", job=record.id)
     film = [_sheet(frames[step, chosen], record.request.n) for step in steps]
     pillow_format, media_type = MEDIA[format]
     headers = {"X-Content-Type-Options": "nosniff"}

@@ -36,7 +36,7 @@ class GenerateRequest(BaseModel):
     label: Annotated[StrictStr | StrictInt | None, Field(description="class name or index; null = unconditional")] = (
         None
     )
-    n: Annotated[StrictInt, Field(ge=1, le=1024, description="images, up to the model's max_images")] = 1
+    n: Annotated[StrictInt, Field(ge=1, description="images, up to the model's max_images")] = 1
     seed: Annotated[
         StrictInt | None, Field(ge=0, le=MAX_SEED, description="image k is made from seed + k; drawn if left out")
     ] = None

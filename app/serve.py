@@ -40,6 +40,7 @@ class ServeSettings:
     data_dir: Path
     redis_url: str | None
     worker_arguments: Sequence[str] = ()
+    trust_network: bool = False
 
 
 @dataclass
@@ -183,6 +184,7 @@ def _start_all(supervisor: Supervisor, settings: ServeSettings) -> None:
         redis_url = _start_store(supervisor, settings.data_dir)
     environment = {"REDIS_URL": redis_url}
     api = [sys.executable, "-m", "app", "api", "--host", settings.host, "--port", str(settings.port)]
+    api += ["--trust-network"] if settings.trust_network else []
     worker = [sys.executable, "-m", "worker", *settings.worker_arguments]
     supervisor.start(Child("api", api, environment))
     supervisor.start(Child("worker", worker, environment))

@@ -63,7 +63,7 @@ class Claim:
         """Raises InvalidRequest for a key that is too long."""
         if not 1 <= len(key) <= LONGEST_KEY:
             raise InvalidRequest([("Idempotency-Key", f"has {len(key)} characters (allowed: 1 … {LONGEST_KEY})")])
-        content = json.dumps(body.model_dump(exclude_unset=True), sort_keys=True)
+        content = json.dumps({**body.model_dump(), "format": body.format or "png"}, sort_keys=True)
         return cls(owner, _sha256(key), _sha256(content))
 
     def fulfilled(self, store: Store) -> JobRecord | None:

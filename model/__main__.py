@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -136,7 +137,7 @@ def _check(config: TrainingConfig) -> None:
         ("ema_decay", 0, 1),
     ):
         value = getattr(config, key)
-        if value < low or (high is not None and value > high):
+        if not (math.isfinite(value) and value >= low and (high is None or value <= high)):
             limit = f"{low} … {high}" if high is not None else f"at least {low}"
             raise TrainingError(f"{key} = {value} is out of range ({limit})")
 

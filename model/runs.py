@@ -131,6 +131,8 @@ def run(trainer: Trainer, out: Path, habits: Habits, console: Console) -> bool:
         TimeRemainingColumn(),
     )
     config = trainer.config
+    if trainer.step == 0:
+        save(trainer, out)  # from here on there is a run to resume, and a model folder
     with _stop_signal() as stopped, Progress(*columns, console=console) as progress:
         task = progress.add_task(
             "", total=config.steps, completed=trainer.step, images=trainer.images_seen, loss=0.0, speed=0.0

@@ -69,6 +69,24 @@ def test_the_same_key_and_body_are_the_same_job(api: TestClient, client: redis.R
     assert Queue("shoes", connection=client).count == 1
 
 
+def test_a_key_stands_for_the_same_job_however_it_is_asked_for(api: TestClient, client: redis.Redis) -> None:
+    """Defaults written out, and Accept: image/png where png is the default, make no other body."""
+    first = api.post("/generate", json={"label": 0}, headers=key("k")).json()
+    again = api.post("/generate", json={"label": 0, "n": 1, "preview_every": 0}, headers=key("k"))
+    assert again.json()["id"] == first["id"]
+    picture = api.post("/generate", json={"label": 0}, headers={**key("k"), "Accept": "image/png", "Prefer": "wait=0"})
+    assert (picture.status_code, picture.json()["job"]) == (504, first["id"])
+    assert Queue("shoes", connection=client).count == 1
+
+
+def test_a_replay_is_answered_when_no_worker_lives(api: TestClient, client: redis.Redis) -> None:
+    first = api.post("/generate", json={"label": 0}, headers=key("k")).json()
+    client.delete("denoised:workers")
+    time.sleep(1.1)  # what the front end remembers of them
+    assert api.post("/generate", json={"label": 0}, headers=key("new")).status_code == 503
+    assert api.post("/generate", json={"label": 0}, headers=key("k")).json()["id"] == first["id"]
+
+
 def test_two_equal_posts_at_the_same_moment_make_one_job(api: TestClient, client: redis.Redis) -> None:
     for k in range(20):
         together = threading.Barrier(2)

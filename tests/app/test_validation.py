@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_the_last_value_inside_each_limit_is_taken(body: dict[str, Any], card_of
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("n", {"n": 0}, "1"),
     ("n", {"n": 17}, "16"),
-    ("n", {"n": 2**63}, "1024"),
+    ("n", {"n": 2**63}, "16"),
     ("n", {"n": 1.0}, "integer"),
     ("n", {"n": "1"}, "integer"),
     ("n", {"n": True}, "integer"),
@@ -148,7 +149,7 @@ def test_the_first_value_outside_is_refused_by_field_and_limit(
     message = " ".join(messages.values())
     assert limit in message
     if field in body and field != "prompt":
-        assert str(body[field])[:20].strip("[]'") in message, "the value given is named"
+        assert json.dumps(body[field])[:20].strip('[]"') in message, "the value given is named"
 
 
 def test_all_wrong_fields_are_named_at_once(card_of: Card) -> None:

@@ -168,6 +168,12 @@ def test_an_unknown_job_has_no_socket(service: Any) -> None:
     assert refused.value.response.status_code == 404
 
 
+def test_a_socket_to_nowhere_is_a_404(service: Any) -> None:
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        asyncio.run(_listen(service.url.replace("http", "ws") + "/nowhere"))
+    assert refused.value.response.status_code == 404
+
+
 def test_a_wrong_first_message_is_answered_with_its_problem(service: Any) -> None:
     async def post() -> tuple[dict[str, Any], int | None]:
         async with websockets.connect(service.url.replace("http", "ws") + "/generate") as socket:
