@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -20,10 +20,10 @@ from model.training import PRESETS, Trainer, TrainingConfig
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def _option(*names: str, help: str) -> typer.models.OptionInfo:
+def _option(*names: str, help: str, **limits: Any) -> typer.models.OptionInfo:
     """An option that is also an environment variable, DENOISED_ and its name."""
     variable = "DENOISED_" + names[0].removeprefix("--").replace("-", "_").upper()
-    option: typer.models.OptionInfo = typer.Option(*names, help=help, envvar=variable)
+    option: typer.models.OptionInfo = typer.Option(*names, help=help, envvar=variable, **limits)
     return option
 
 
@@ -41,7 +41,7 @@ def train(
     resume: Annotated[bool, _option("--resume", help="go on from the newest checkpoint in OUT")] = False,
     images: Annotated[int | None, _option("--images", help="images to see in all")] = None,
     batch: Annotated[int | None, _option("--batch", help="images per step")] = None,
-    size: Annotated[int, _option("--size", help="side of the pictures, for a folder of images")] = 64,
+    size: Annotated[int, _option("--size", help="side of the pictures, for a folder of images", min=1)] = 64,
     preset: Annotated[str | None, _option("--preset", help=f"the network: {', '.join(PRESETS)}")] = None,
     prediction: Annotated[
         str | None, _option("--prediction", help=f"what it predicts: {', '.join(PREDICTION_TYPES)}")
@@ -58,8 +58,8 @@ def train(
     precision: Annotated[str | None, _option("--precision", help="auto (measured), float32 or bfloat16")] = None,
     init: Annotated[Path | None, _option("--init", help="a model folder of the same shape to start from")] = None,
     device: Annotated[str, _option("--device", help="cpu, cuda, mps")] = "cpu",
-    sample_every: Annotated[int, _option("--sample-every", help="images between grids of samples")] = 51_200,
-    checkpoint_every: Annotated[int, _option("--checkpoint-every", help="images between checkpoints")] = 25_600,
+    sample_every: Annotated[int, _option("--sample-every", help="images between grids of samples", min=1)] = 51_200,
+    checkpoint_every: Annotated[int, _option("--checkpoint-every", help="images between checkpoints", min=1)] = 25_600,
 ) -> None:
     """Train a model. Ctrl-C saves a checkpoint and stops; --resume goes on exactly from there."""
     console = Console()
@@ -87,7 +87,7 @@ def train(
         )
         habits = runs.Habits(checkpoint_every=checkpoint_every, sample_every=sample_every)
         finished = runs.run(trainer, out, habits, console)
-    except ModelError as error:
+    except (ModelError, OSError) as error:
         Console(stderr=True).print(
             f"denoised train: {error}", style="red", markup=False, highlight=False, soft_wrap=True
         )
@@ -113,6 +113,7 @@ def _trainer(
     trainer = Trainer(config, dataset, device)
     if resume:
         runs.resume(trainer, out)
+        runs.store_config(config, out)
     elif init is not None:
         trainer.start_from(load_model(init, device=device).unet.state_dict())
     return trainer

@@ -58,6 +58,11 @@ def start(config: TrainingConfig, out: Path) -> None:
         raise TrainingError(f"{out} holds a run already: go on with --resume, or name another folder with --out")
     for name in ("checkpoints", "samples"):
         (out / name).mkdir(parents=True, exist_ok=True)
+    store_config(config, out)
+
+
+def store_config(config: TrainingConfig, out: Path) -> None:
+    """Write down what decides the run's numbers from here on."""
     write_text_atomically(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
@@ -131,13 +136,13 @@ def run(trainer: Trainer, out: Path, habits: Habits, console: Console) -> bool:
         TimeRemainingColumn(),
     )
     config = trainer.config
-    if trainer.step == 0:
-        save(trainer, out)  # from here on there is a run to resume, and a model folder
     with _stop_signal() as stopped, Progress(*columns, console=console) as progress:
         task = progress.add_task(
             "", total=config.steps, completed=trainer.step, images=trainer.images_seen, loss=0.0, speed=0.0
         )
         window = _Window()
+        if trainer.step == 0:
+            save(trainer, out)  # from here on there is a run to resume, and a model folder
         while trainer.step < config.steps and not stopped:
             loss, norm = trainer.train_step()
             window.add(loss, norm, config.batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
 import signal
@@ -20,12 +21,14 @@ from safetensors.torch import load_file
 
 from model import runs
 from model.checkpoint import load_model
-from model.data import Dataset
+from model.data import Dataset, load_dataset
 from model.errors import TrainingError
 from model.training import Trainer, TrainingConfig
 
 CONFIG = TrainingConfig(preset="tiny", images=160, batch=8, warmup=2, precision="float32")
 HABITS = runs.Habits(log_every=40, checkpoint_every=40, sample_every=80)
+COMMAND = (sys.executable, "-m", "model", "train")
+# As `one_thread` in conftest.py: on a busy machine two threads wait for each other.
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = ("--preset", "tiny", "--batch", "8", "--size", "8", "--precision", "float32", "--warmup", "2")
 
@@ -47,7 +50,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def train(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "model", "train", *arguments]
+    command = (*COMMAND, *arguments)
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=ONE_THREAD)
 
 
@@ -68,6 +71,20 @@ def test_a_run_folder_holds_checkpoints_metrics_grids_and_a_model(dataset: Datas
         assert grid.size == (3 * 9 - 1, 4 * 9 - 1)
     model = load_model(tmp_path / "model")
     assert model.card.labels == ["dark", "grey", "light"]
+
+
+def test_what_a_run_does_beside_training_changes_no_number_of_it(dataset: Dataset, tmp_path: Path) -> None:
+    """Grids and checkpoints at every step or at none; the drop-out draws from the generator that both could touch."""
+    config = dataclasses.replace(CONFIG, images=24, dropout=0.2)
+    ends = []
+    for name, habits in (("busy", runs.Habits(8, 8, 8)), ("idle", runs.Habits(999, 999, 999))):
+        trainer = Trainer(config, dataset)
+        runs.start(config, tmp_path / name)
+        assert runs.run(trainer, tmp_path / name, habits, quiet())
+        ends.append(trainer.state())
+    busy, idle = ends
+    for key, value in idle.items():
+        assert torch.equal(busy[key], value), key
 
 
 def test_a_run_goes_on_from_disk_as_if_it_had_never_stopped(dataset: Dataset, tmp_path: Path) -> None:
@@ -114,12 +131,13 @@ def test_nothing_to_resume_is_said(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_the_program_trains_a_model_that_can_be_served(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = train("--data", str(pictures), "--out", str(out), "--images", "64", *TINY)
+    done = train("--data", str(pictures), "--out", str(out), "--images", "64", "--sample-every", "32", *TINY)
     assert done.returncode == 0, done.stderr
     assert f"denoised serve --model {out / 'model'}" in done.stdout.replace("\n", "")
     model = load_model(out / "model")
     assert model.card.labels == ["dark", "light"]
     assert model.shape == (1, 8, 8)
+    assert sorted(path.name for path in (out / "samples").iterdir()) == ["00000032.png", "00000064.png"]
 
 
 def test_a_missing_data_set_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
@@ -147,22 +165,30 @@ def test_a_wrong_option_is_one_line(pictures: Path, tmp_path: Path, option: str,
 
 
 def test_a_stopped_program_goes_on_to_the_same_weights(pictures: Path, tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    common = ("--data", str(pictures), "--images", "1600", *TINY)
-    assert train(*common, "--out", str(whole)).returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "model", "train", *common, "--out", str(cut), "--checkpoint-every", "80"],
-        stdout=subprocess.DEVNULL,
-        env=ONE_THREAD,
-    )
-    while len(runs.checkpoints(cut)) < 2 and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 0
-    stopped = runs.checkpoints(cut)[-1]
-    assert 0 < int(stopped.stem.removeprefix("step-")) < 200
-    assert train("--data", str(pictures), "--size", "8", "--out", str(cut), "--resume").returncode == 0
-    expected, found = load_file(runs.checkpoints(whole)[-1]), load_file(runs.checkpoints(cut)[-1])
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
+    """SIGTERM, then --resume: the weights, average and moments of a run that nobody stopped.
+
+    At a constant rate the numbers of a step do not depend on the run's length, so that the program can be stopped
+    wherever it happens to be.
+    """
+    out = tmp_path / "run"
+    common = ("--data", str(pictures), "--out", str(out), *TINY, "--lr-schedule", "constant")
+    endless = (*COMMAND, *common, "--images", "100000000", "--checkpoint-every", "80")
+    process = subprocess.Popen(endless, stdout=subprocess.DEVNULL, env=ONE_THREAD)
+    try:
+        while len(runs.checkpoints(out)) < 2 and process.poll() is None:  # the first is of step 0
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(180) == 0
+    finally:
+        process.kill()
+    steps = int(runs.checkpoints(out)[-1].stem.removeprefix("step-")) + 3
+    done = train(*common, "--resume", "--images", str(8 * steps))
+    assert done.returncode == 0, done.stderr
+    whole = Trainer(dataclasses.replace(CONFIG, lr_schedule="constant"), load_dataset(pictures, 8))
+    for _ in range(steps):
+        whole.train_step()
+    found = load_file(runs.checkpoints(out)[-1])
+    assert int(found["step"]) == steps
+    assert found.keys() == whole.state().keys()
+    for name, value in whole.state().items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)

@@ -43,6 +43,36 @@ def test_a_checkpoint_of_another_network_is_refused(dataset: Dataset) -> None:
         other.load_state(state)
 
 
+def test_a_run_can_begin_with_trained_weights(dataset: Dataset) -> None:
+    trained, fresh = Trainer(CONFIG, dataset), Trainer(dataclasses.replace(CONFIG, seed=4), dataset)
+    run(trained, 2)
+    fresh.start_from(trained.net.state_dict())
+    for name, weight in trained.net.state_dict().items():
+        assert torch.equal(fresh.net.state_dict()[name], weight), name
+        assert torch.equal(fresh.ema[name], weight), name
+
+
+def test_weights_of_another_network_are_no_beginning(dataset: Dataset) -> None:
+    other = Trainer(CONFIG, _with_labels(dataset, 7))
+    with pytest.raises(TrainingError, match="the model to start from is of another network") as caught:
+        Trainer(CONFIG, dataset).start_from(other.net.state_dict())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("measured", [torch.float32, torch.bfloat16])
+def test_a_resumed_run_keeps_the_precision_that_was_measured_at_its_start(
+    dataset: Dataset, measured: torch.dtype
+) -> None:
+    """Another measurement, on a machine that is busier now, may come out otherwise."""
+    auto = dataclasses.replace(CONFIG, precision="auto")
+    first, second, fixed = Trainer(auto, dataset), Trainer(auto, dataset), Trainer(CONFIG, dataset)
+    first.amp_dtype = measured
+    second.load_state(first.state())
+    fixed.load_state(first.state())
+    assert second.amp_dtype == measured
+    assert fixed.amp_dtype == torch.float32, "what was asked for by name stays"
+
+
 def test_every_image_has_its_turn_once_an_epoch() -> None:
     seen = torch.cat([order_of(20, seed=1, start=8 * k, batch=8) for k in range(5)])
     first, second = seen[:20], seen[20:]
