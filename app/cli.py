@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from app.settings import TORCH_ENVIRONMENT
+
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -235,7 +237,8 @@ def _refuse_strangers(command: str, host: str, trusted: bool) -> None:
 
 def _become(package: str, arguments: list[str]) -> None:
     """Go on as `python -m package`: these programs need torch, which this one never imports."""
-    os.execv(sys.executable, [sys.executable, "-m", package, *arguments])
+    environment = TORCH_ENVIRONMENT | os.environ
+    os.execve(sys.executable, [sys.executable, "-m", package, *arguments], environment)
 
 
 def _data_folder() -> Path:

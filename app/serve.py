@@ -18,6 +18,7 @@ from typing import IO
 import httpx
 
 from app import embedded
+from app.settings import TORCH_ENVIRONMENT
 from worker.errors import StoreUnavailable
 from worker.store import Store, connect
 
@@ -187,7 +188,7 @@ def _start_all(supervisor: Supervisor, settings: ServeSettings) -> None:
     api += ["--trust-network"] if settings.trust_network else []
     worker = [sys.executable, "-m", "worker", *settings.worker_arguments]
     supervisor.start(Child("api", api, environment))
-    supervisor.start(Child("worker", worker, environment))
+    supervisor.start(Child("worker", worker, TORCH_ENVIRONMENT | os.environ | environment))
     url = address(settings.host, settings.port)
     supervisor.wait_until(lambda: _is_ready(url), "the service was ready", timeout=180)
 

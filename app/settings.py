@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 MAX_BODY = 8 * 1024 * 1024
+# For programs that run torch, unless the environment says otherwise. By default OpenMP's threads spin for about a
+# millisecond at each barrier: beside another busy program that made the network 70 times slower (docs/decisions.md).
+TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 
 
 @dataclass(frozen=True)
