@@ -110,6 +110,7 @@ class BatchingWorker(BaseWorker):
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._to_evict: set[str] = set()
+        self._ask_after = 0.0
         self._speed = Speed()
         self._load = (0, 0)  # trajectories, evaluations to go; for the housekeeper, who may not look into the batch
 
@@ -170,6 +171,8 @@ class BatchingWorker(BaseWorker):
     def _take_jobs(self) -> None:
         """Fill free lanes from the queues, one job of each in turn."""
         self._woken.clear()
+        if time.monotonic() < self._ask_after:
+            return
         try:
             taken = True
             while taken and self.engine.batch.has_room and not self._stopping.is_set():
@@ -179,8 +182,7 @@ class BatchingWorker(BaseWorker):
                         taken = True
         except REDIS_ERRORS as error:
             log.warning("no new jobs: %s", error)
-            if not len(self.engine.batch):
-                self._ended.wait(IDLE_SECONDS)
+            self._ask_after = time.monotonic() + IDLE_SECONDS  # what runs goes on meanwhile
 
     def _take_job(self, queue: Queue) -> bool:
         """Take one job off a queue. False when it is empty."""

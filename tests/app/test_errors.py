@@ -15,7 +15,7 @@ JSON = {"Content-Type": "application/json"}
 MAX_BODY = 8 * 1024 * 1024
 
 
-def problem(response: Any, *statuses: int) -> dict[str, Any]:
+def check_problem(response: Any, *statuses: int) -> dict[str, Any]:
     """RFC 9457: its media type and members."""
     assert response.status_code in statuses, (response.status_code, response.text)
     assert response.headers["content-type"] == "application/problem+json"
@@ -28,13 +28,13 @@ def problem(response: Any, *statuses: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", ["/nothing", "/jobs/nobody", "/jobs/nobody/images/0", "/jobs/a/b/c"])
 def test_what_is_not_there_is_a_problem(path: str, api: TestClient) -> None:
-    problem(api.get(path, follow_redirects=False), 404, 405)
+    check_problem(api.get(path, follow_redirects=False), 404, 405)
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/generate"), ("POST", "/jobs"), ("POST", "/healthz")])
 def test_a_method_that_is_not_possible_is_a_problem(method: str, path: str, api: TestClient) -> None:
     answer = api.request(method, path)
-    problem(answer, 405)
+    check_problem(answer, 405)
     assert answer.headers["allow"]
 
 
@@ -85,7 +85,7 @@ BODIES: list[bytes] = [
 @pytest.mark.parametrize("body", BODIES, ids=[body[:24].decode("latin-1") for body in BODIES])
 def test_an_odd_body_is_refused_with_a_short_problem(body: bytes, api: TestClient) -> None:
     answer = api.post("/generate", content=body, headers=JSON)
-    found = problem(answer, 400, 422)
+    found = check_problem(answer, 400, 422)
     if found["status"] == 422:
         assert found["errors"]
         assert all(set(error) == {"field", "message"} for error in found["errors"])
@@ -104,7 +104,7 @@ def test_of_a_field_given_twice_the_last_counts(api: TestClient) -> None:
 
 
 def test_a_wrong_field_is_named_with_its_value_and_its_limit(api: TestClient) -> None:
-    found = problem(api.post("/generate", json={"label": "sandal", "n": 17}), 422)
+    found = check_problem(api.post("/generate", json={"label": "sandal", "n": 17}), 422)
     messages = {error["field"]: error["message"] for error in found["errors"]}
     assert set(messages) == {"label", "n"}
     assert '"sandal"' in messages["label"]
@@ -114,12 +114,12 @@ def test_a_wrong_field_is_named_with_its_value_and_its_limit(api: TestClient) ->
 
 
 def test_a_body_over_the_limit_is_refused(api: TestClient) -> None:
-    problem(api.post("/generate", content=b" " * (MAX_BODY + 1), headers=JSON), 413)
+    check_problem(api.post("/generate", content=b" " * (MAX_BODY + 1), headers=JSON), 413)
 
 
 def test_a_declared_length_over_the_limit_is_refused_unread(api: TestClient) -> None:
     """CASES 4: one gigabyte is declared."""
-    problem(api.post("/generate", content=b"{}", headers={**JSON, "Content-Length": "1000000000"}), 413)
+    check_problem(api.post("/generate", content=b"{}", headers={**JSON, "Content-Length": "1000000000"}), 413)
 
 
 def test_a_body_over_the_limit_is_refused_in_chunks_too(api: TestClient) -> None:
@@ -129,7 +129,7 @@ def test_a_body_over_the_limit_is_refused_in_chunks_too(api: TestClient) -> None
         for _ in range(16):
             yield b" " * (1024 * 1024)
 
-    problem(api.post("/generate", content=chunks(), headers=JSON), 413)
+    check_problem(api.post("/generate", content=chunks(), headers=JSON), 413)
 
 
 def test_a_body_within_the_limit_is_taken(api: TestClient) -> None:
@@ -200,13 +200,13 @@ def test_an_odd_path_is_never_a_servers_error(method: str, path: str, api: TestC
     answer = api.request(method, path.replace("{id}", job_id))
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
-        problem(answer, answer.status_code)
+        check_problem(answer, answer.status_code)
 
 
 def test_what_a_client_sent_is_told_back_without_control_characters(api: TestClient) -> None:
     """CASES 41, 45."""
     answer = api.get("/nothing%0d%0a%1b[31m<img src=x>")
-    assert "\x1b" not in problem(answer, 404)["detail"]
+    assert "\x1b" not in check_problem(answer, 404)["detail"]
     assert "\n" not in answer.json()["detail"]
 
 

@@ -27,7 +27,7 @@ ROUTES = [
 ]
 
 
-def problem(response: Any, status: int) -> dict[str, Any]:
+def check_problem(response: Any, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()
@@ -42,7 +42,7 @@ def test_a_key_comes_before_anything_else(method: str, path: str, status: int, b
     api = browse(keys=("secret-1", "secret-2"))
     for wrong in ("", "Bearer wrong", "Bearer", "Basic secret-1", "secret-1", "Bearer secret-1,secret-2"):
         answer = api.request(method, path, headers={"Authorization": wrong})
-        problem(answer, 401)
+        check_problem(answer, 401)
         assert answer.headers["www-authenticate"] == "Bearer"
     assert api.request(method, path).status_code == status
     assert api.request(method, path, headers={"Authorization": "bearer secret-2"}).status_code == status
@@ -51,8 +51,8 @@ def test_a_key_comes_before_anything_else(method: str, path: str, status: int, b
 def test_a_wrong_key_comes_before_a_wrong_body(browse: Browse) -> None:
     api = browse(keys=("secret",))
     headers = {"Authorization": "Bearer wrong", "Content-Type": "text/plain"}
-    problem(api.post("/generate", content=b"{", headers=headers), 401)
-    problem(api.post("/generate", content=b"{", headers={"Content-Type": "text/plain"}), 415)
+    check_problem(api.post("/generate", content=b"{", headers=headers), 401)
+    check_problem(api.post("/generate", content=b"{", headers={"Content-Type": "text/plain"}), 415)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/playground/app.js"])
@@ -63,7 +63,7 @@ def test_the_open_routes_need_no_key(path: str, browse: Browse) -> None:
 
 @pytest.mark.parametrize("path", ["/playground", "/healthz/x", "//", "/Healthz", "/playgroundx/"])
 def test_what_only_looks_like_an_open_route_needs_one(path: str, browse: Browse) -> None:
-    problem(browse(keys=("secret",)).get(path, headers={"Authorization": ""}), 401)
+    check_problem(browse(keys=("secret",)).get(path, headers={"Authorization": ""}), 401)
 
 
 def test_no_answer_repeats_a_key(browse: Browse) -> None:
@@ -84,7 +84,7 @@ HOSTS = ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "", "[::
 @pytest.mark.parametrize("path", ["/", "/healthz", "/jobs"])
 def test_a_foreign_host_is_refused(host: str, path: str, browse: Browse) -> None:
     """DNS rebinding: a foreign name that leads here."""
-    problem(browse().get(path, headers={"Host": host}), 403)
+    check_problem(browse().get(path, headers={"Host": host}), 403)
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:8000", "https://ours.example"])
@@ -108,15 +108,15 @@ ORIGINS = [
 
 @pytest.mark.parametrize("origin", ORIGINS)
 def test_a_foreign_or_odd_origin_is_refused(origin: str, browse: Browse) -> None:
-    problem(browse().post("/generate", json={}, headers={"Origin": origin}), 403)
+    check_problem(browse().post("/generate", json={}, headers={"Origin": origin}), 403)
 
 
 def test_a_request_from_another_site_is_refused_but_for_the_front_page(browse: Browse) -> None:
     api = browse()
     site = {"Sec-Fetch-Site": "cross-site"}
     assert api.get("/", headers=site, follow_redirects=False).status_code != 403
-    problem(api.get("/models", headers=site), 403)
-    problem(api.post("/generate", json={}, headers=site), 403)
+    check_problem(api.get("/models", headers=site), 403)
+    check_problem(api.post("/generate", json={}, headers=site), 403)
     for near in ("same-origin", "same-site", "none"):
         assert api.get("/healthz", headers={"Sec-Fetch-Site": near}).status_code == 200
 
@@ -125,7 +125,7 @@ def test_a_request_from_another_site_is_refused_but_for_the_front_page(browse: B
 def test_a_body_that_is_no_json_is_refused(kind: str, browse: Browse) -> None:
     """What a page of another site can send without asking first."""
     answer = browse().post("/generate", content=b'{"label": null}', headers={"Content-Type": kind})
-    assert "application/json" in problem(answer, 415)["detail"]
+    assert "application/json" in check_problem(answer, 415)["detail"]
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON"])

@@ -118,6 +118,7 @@ def test_a_supervisor_that_is_killed_takes_its_children_along(
     family = service.children()
     service.process.kill()
     service.process.wait()
+    assert len(family) >= 4
     _until(lambda: not any(_alive(pid) for pid in family), "the end of every process")
 
 
