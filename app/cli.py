@@ -153,6 +153,11 @@ def generate(
     steps: Annotated[int | None, _env("STEPS", "steps of the sampler")] = None,
     eta: Annotated[float | None, _env("ETA", "noise of ddim, 0 … 1")] = None,
     guidance_scale: Annotated[float | None, _env("GUIDANCE_SCALE", "1 = off … 20")] = None,
+    guidance_rescale: Annotated[float | None, _env("GUIDANCE_RESCALE", "0 = off … 1")] = None,
+    spacing: Annotated[str | None, _env("SPACING", "of the timesteps: leading, trailing or linspace")] = None,
+    karras: Annotated[
+        bool | None, typer.Option("--karras/--no-karras", help="noise levels of Karras et al. 2022")
+    ] = None,
     format: Annotated[str | None, _env("FORMAT", "png, webp or jpeg")] = None,
     url: Annotated[str, _env("URL", "the server")] = "http://127.0.0.1:8000",
     key: Annotated[str | None, _env("API_KEY", "an API key, if the server wants one")] = None,
@@ -169,6 +174,9 @@ def generate(
         "steps": steps,
         "eta": eta,
         "guidance_scale": guidance_scale,
+        "guidance_rescale": guidance_rescale,
+        "spacing": spacing,
+        "karras": karras,
         "format": format,
     }
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, StrictStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr, field_validator
 
 from app.errors import shown
 from model.card import ModelCard
@@ -46,11 +46,21 @@ class GenerateRequest(BaseModel):
     guidance_scale: Annotated[
         float | None, Field(ge=1, le=20, allow_inf_nan=False, description="1 = off; needs a label")
     ] = None
+    guidance_rescale: Annotated[
+        float | None, Field(ge=0, le=1, allow_inf_nan=False, description="0 = off; how far guidance keeps the contrast")
+    ] = None
+    spacing: Annotated[
+        Literal["leading", "trailing", "linspace"] | None,
+        Field(description="of the timesteps; the model's if left out"),
+    ] = None
+    karras: Annotated[
+        StrictBool | None, Field(description="noise levels as Karras et al. 2022; the model's if left out")
+    ] = None
     format: Annotated[Literal["png", "webp", "jpeg"] | None, Field(description="png if left out")] = None
     preview_every: Annotated[StrictInt, Field(ge=0, description="a frame every k-th step, 0 = none")] = 0
     preview: Annotated[Literal["x0", "xt", "both"], Field(description="x̂_0, x_t or both")] = "x0"
 
-    @field_validator("eta", "guidance_scale", mode="before")
+    @field_validator("eta", "guidance_scale", "guidance_rescale", mode="before")
     @classmethod
     def _strict_number(cls, value: object) -> object:
         return None if value is None else _number(value)
@@ -113,6 +123,9 @@ class JobObject(BaseModel):
     steps: int
     eta: float
     guidance_scale: float
+    guidance_rescale: float
+    spacing: str | None
+    karras: bool | None
     format: str
     created_at: float
     started_at: float | None

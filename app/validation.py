@@ -49,6 +49,9 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
         errors.append(
             ("eta", f"{body.eta} was given, but {sampler} takes none (taken by: {_listed(card.eta_samplers)})")
         )
+    elif body.karras and sampler not in card.karras_samplers:
+        taken = f"taken by: {_listed(card.karras_samplers)}"
+        errors.append(("karras", f"true was given, but {sampler} keeps to the training's timesteps ({taken})"))
     steps = body.steps or card.default.steps
     if steps > card.timesteps:
         errors.append(("steps", f"{steps} is over {card.timesteps}, the model's number of training timesteps"))
@@ -59,6 +62,7 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
     if body.seed is not None and body.seed > MAX_SEED - body.n:
         errors.append(("seed", f"{body.seed} is over {MAX_SEED - body.n}, which is 2^53 − n"))
     guidance = _guidance(body, card, label, errors)
+    rescale = _rescale(body, card, guidance, errors)
     if errors:
         raise InvalidRequest(errors)
     return SamplingRequest(
@@ -74,7 +78,10 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
         format=body.format or "png",
         preview_every=body.preview_every,
         preview=body.preview,
-        two_stage=sampler in card.two_stage_samplers,
+        guidance_rescale=rescale,
+        spacing=body.spacing,
+        karras=body.karras,
+        stages=card.stages.get(sampler, 1),
     )
 
 
@@ -100,6 +107,17 @@ def _guidance(body: GenerateRequest, card: ModelCard, label: int | None, errors:
     if body.guidance_scale != 1.0 and body.label is None:
         errors.append(("guidance_scale", f"{body.guidance_scale:g} needs a label (allowed without one: 1)"))
     return float(body.guidance_scale)
+
+
+def _rescale(body: GenerateRequest, card: ModelCard, guidance: float, errors: list[tuple[str, str]]) -> float:
+    """Without guidance there is nothing to rescale."""
+    if body.guidance_rescale is None:
+        return card.default.guidance_rescale if guidance != 1.0 else 0.0
+    if body.guidance_rescale and guidance == 1.0:
+        errors.append(
+            ("guidance_rescale", f"{body.guidance_rescale:g} needs a guidance_scale over 1 (allowed without: 0)")
+        )
+    return float(body.guidance_rescale)
 
 
 def _listed(names: Sequence[str]) -> str:

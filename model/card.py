@@ -23,6 +23,7 @@ class Defaults(BaseModel):
     sampler: str = "ddim"
     steps: int = Field(default=50, ge=1)
     guidance_scale: float = Field(default=1.0, ge=1.0, le=20.0)
+    guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
 class CardFile(BaseModel):
@@ -40,7 +41,10 @@ class CardFile(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model as a live worker serves it (`GET /models`)."""
+    """A model as a live worker serves it (`GET /models`).
+
+    stages: evaluations a step, for the samplers with more than one; the last step is always one.
+    """
 
     name: str
     width: int
@@ -51,7 +55,8 @@ class ModelCard(BaseModel):
     prediction_type: str
     samplers: list[str]
     eta_samplers: list[str]
-    two_stage_samplers: list[str] = []
+    karras_samplers: list[str] = []
+    stages: dict[str, int] = {}
     default: Defaults
     max_images: int
     numerics: str

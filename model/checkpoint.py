@@ -74,6 +74,12 @@ def load_model(
         unet = UNet(config)
     unet.load_state_dict(_read_weights(folder / WEIGHTS, unet.state_dict()), assign=True)
     schedule = _schedule(folder, scheduler)
+    grid = _grid(folder, scheduler)
+    if grid.variance_type.startswith("learned") and config.out_channels == config.in_channels:
+        raise CheckpointError(
+            f"{folder / SCHEDULER_CONFIG}: variance_type = {grid.variance_type!r} needs a U-Net of "
+            f"out_channels = {2 * config.in_channels}, not {config.out_channels}"
+        )
     labels = _labels(folder, config, card_file)
     height, width = _size(folder, config)
     prediction_type = _one_of(folder, scheduler, "prediction_type", PREDICTION_TYPES)
@@ -87,7 +93,8 @@ def load_model(
         prediction_type=prediction_type,
         samplers=list(SAMPLERS),
         eta_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
-        two_stage_samplers=[name for name, sampler in SAMPLERS.items() if sampler.two_stage],
+        karras_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
+        stages={name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
         default=card_file.default,
         max_images=max_images,
         numerics=numerics,
@@ -96,9 +103,7 @@ def load_model(
         raise CheckpointError(f"{folder / CARD_FILE}: default.sampler = {card.default.sampler!r} is not offered")
     if card.default.steps > schedule.timesteps:
         raise CheckpointError(f"{folder / CARD_FILE}: default.steps is over the {schedule.timesteps} of training")
-    return PixelModel(
-        unet.to(device), schedule, prediction_type, _grid(folder, scheduler), _clipping(folder, scheduler), card
-    )
+    return PixelModel(unet.to(device), schedule, prediction_type, grid, _clipping(folder, scheduler), card)
 
 
 def save_model(
@@ -184,9 +189,10 @@ def _unet_config(folder: Path) -> UNetConfig:
         config = UNetConfig.from_dict(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if config.in_channels != config.out_channels:
+    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
         raise CheckpointError(
-            f"{path}: out_channels = {config.out_channels} differs from in_channels = {config.in_channels}"
+            f"{path}: out_channels = {config.out_channels} is neither in_channels = {config.in_channels} "
+            "nor twice that (a learned variance)"
         )
     return config
 
@@ -221,15 +227,22 @@ def _compare_keys(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapp
 def _schedule(folder: Path, scheduler: Mapping[str, Any]) -> NoiseSchedule:
     path = folder / SCHEDULER_CONFIG
     _one_of(folder, scheduler, "_class_name", SCHEDULERS)
-    for key in ("trained_betas", "rescale_betas_zero_snr", "thresholding"):
-        if scheduler.get(key):
-            raise CheckpointError(f"{path}: {key} = {scheduler[key]!r} is not supported yet")
+    if scheduler.get("trained_betas"):
+        raise CheckpointError(f"{path}: trained_betas is not supported yet")
     timesteps = int(_number(folder, scheduler, "num_train_timesteps", 1000, least=1))
     ends = [_number(folder, scheduler, "beta_start", 1e-4), _number(folder, scheduler, "beta_end", 0.02)]
     try:
-        return NoiseSchedule.named(str(scheduler.get("beta_schedule", "linear")), timesteps, *ends)
+        schedule = NoiseSchedule.named(str(scheduler.get("beta_schedule", "linear")), timesteps, *ends)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    if not _switch(folder, scheduler, "rescale_betas_zero_snr", False):
+        return schedule
+    if scheduler.get("prediction_type", "epsilon") == "epsilon":
+        raise CheckpointError(
+            f"{path}: prediction_type = 'epsilon' with rescale_betas_zero_snr = True: "
+            "at the last timestep the image is all noise, and the noise says nothing of the picture"
+        )
+    return schedule.ending_in_noise()
 
 
 def _grid(folder: Path, scheduler: Mapping[str, Any]) -> Grid:
@@ -239,10 +252,27 @@ def _grid(folder: Path, scheduler: Mapping[str, Any]) -> Grid:
         steps_offset=int(_number(folder, scheduler, "steps_offset", 0)),
         set_alpha_to_one=_switch(folder, scheduler, "set_alpha_to_one"),
         variance_type=_one_of(folder, scheduler, "variance_type", VARIANCES),
+        lambda_min=_lambda_min(folder, scheduler),
     )
 
 
+def _lambda_min(folder: Path, scheduler: Mapping[str, Any]) -> float:
+    """diffusers writes −∞ as a word."""
+    value = scheduler.get("lambda_min_clipped", "-Infinity")
+    if value == "-Infinity":
+        return -math.inf
+    if type(value) not in (int, float) or math.isnan(value):
+        raise CheckpointError(f"{folder / SCHEDULER_CONFIG}: lambda_min_clipped = {value!r} is no number")
+    return float(value)
+
+
 def _clipping(folder: Path, scheduler: Mapping[str, Any]) -> Clipping:
+    if _switch(folder, scheduler, "thresholding", False):
+        ratio = _number(folder, scheduler, "dynamic_thresholding_ratio", 0.995)
+        if ratio > 1:
+            path = folder / SCHEDULER_CONFIG
+            raise CheckpointError(f"{path}: dynamic_thresholding_ratio = {ratio} is outside 0 … 1")
+        return Clipping(_number(folder, scheduler, "sample_max_value", 1.0, least=1), ratio)
     limit = float(_number(folder, scheduler, "clip_sample_range", 1.0))
     return Clipping(limit if _switch(folder, scheduler, "clip_sample") else None)
 
@@ -257,9 +287,9 @@ def _number(folder: Path, scheduler: Mapping[str, Any], key: str, default: float
     return float(value)
 
 
-def _switch(folder: Path, scheduler: Mapping[str, Any], key: str) -> bool:
-    """True or false; true, as in diffusers, when the file leaves it out."""
-    value = scheduler.get(key, True)
+def _switch(folder: Path, scheduler: Mapping[str, Any], key: str, default: bool = True) -> bool:
+    """True or false; diffusers' default when the file leaves it out."""
+    value = scheduler.get(key, default)
     if not isinstance(value, bool):
         raise CheckpointError(f"{folder / SCHEDULER_CONFIG}: {key} = {value!r} is neither true nor false")
     return value

@@ -7,7 +7,8 @@ neither what a condition holds nor what shape the network works in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from model.card import ModelCard
+from model.errors import PlanError
 from model.grids import Grid
-from model.noise import Estimate, NoiseSchedule, epsilon_from_x0, estimate
+from model.noise import Estimate, NoiseSchedule, epsilon_from_x0, estimate, score_from_epsilon
 from model.plans import Plan
 from model.samplers import compile_plan
 from model.unet import UNet
@@ -25,23 +27,35 @@ from model.unet import UNet
 
 @dataclass(frozen=True)
 class Clipping:
-    """Keep x̂_0 in ±limit; pixel models are trained on [−1, 1]. None: leave it."""
+    """Keep x̂_0 in ±limit; pixel models are trained on [−1, 1]. None: leave it.
+
+    quantile: dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3): s, the quantile of an
+    image's own |x̂_0|, kept in 1 … limit, takes the limit's place and x̂_0 is divided by it. None: off.
+    """
 
     limit: float | None = 1.0
+    quantile: float | None = None
 
     def __call__(self, estimate: Estimate, x: Tensor, alpha: Tensor, sigma: Tensor, guided: Tensor) -> Estimate:
         """Clip x̂_0 (B, …) of images x at levels α, σ (B,); guided: (B,) bool, where guidance was merged.
 
         Without guidance ε̂ stays the network's own, as in diffusers' DDIM. With guidance x̂_0
         overshoots early, and going on along the ε̂ that belongs to the overshot one ends in
-        wrong pictures: there ε̂ = (x − α·x̂_0)/σ of the clipped x̂_0 (as in Saharia et al. 2022,
-        arXiv:2205.11487, section 2.3).
+        wrong pictures: there ε̂ = (x − α·x̂_0)/σ of the clipped x̂_0 (as in Saharia et al. 2022).
         """
         if self.limit is None:
             return estimate
-        x0 = estimate.x0.clamp(-self.limit, self.limit)
+        x0 = self._threshold(estimate.x0) if self.quantile is not None else estimate.x0.clamp(-self.limit, self.limit)
         consistent = epsilon_from_x0(x, x0, alpha, sigma)
-        return Estimate(x0, torch.where(guided[:, None, None, None], consistent, estimate.epsilon))
+        return replace(estimate, x0=x0, epsilon=torch.where(guided[:, None, None, None], consistent, estimate.epsilon))
+
+    def _threshold(self, x0: Tensor) -> Tensor:
+        """Each image by its own quantile: a neighbour changes nothing."""
+        assert self.limit is not None
+        assert self.quantile is not None
+        s = torch.quantile(x0.flatten(1).abs(), self.quantile, dim=1).clamp(1.0, max(self.limit, 1.0))
+        s = s[:, None, None, None]
+        return torch.minimum(torch.maximum(x0, -s), s) / s
 
 
 class PixelModel:
@@ -70,13 +84,17 @@ class PixelModel:
         """(C, H, W) of the tensor that is denoised."""
         return (self.card.channels, self.card.height, self.card.width)
 
-    def plan(self, sampler: str, steps: int, eta: float) -> Plan:
+    def plan(
+        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
+    ) -> Plan:
         """The plan for a request on this model's noise schedule; made once, then remembered.
+
+        spacing, karras: which levels it visits (`model.grids`); None: as the model's own files say.
 
         Raises:
             PlanError: for what the sampler does not offer.
         """
-        return self._compile(sampler, steps, eta)
+        return self._compile(sampler, steps, eta, spacing, karras)
 
     def condition(self, label: int | None) -> Tensor:
         """What `denoise` needs to know of one image: () int64, the class, K for "no label"."""
@@ -85,26 +103,55 @@ class PixelModel:
     @torch.inference_mode()
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate:
         """x: (B, C, H, W) at levels t, α, σ (B,); conditions: (B,) of `condition`. Row by row independent."""
+        return self.believe(x, t, alpha, sigma, conditions)
+
+    def believe(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate:
+        """`denoise`, for those who differentiate it."""
         labels = conditions.to(self.device) if self.unet.class_embedding is not None else None
         output = self.unet(x, t, labels)
-        return estimate(output, x, alpha, sigma, self.prediction_type)
+        mean, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]  # of 2·C channels, the second half
+        known = estimate(mean, x, alpha, sigma, self.prediction_type)
+        if not variance.shape[1]:
+            return known
+        share = (variance + 1) / 2 if self.grid.variance_type == "learned_range" else variance
+        return replace(known, share=share)
+
+    def score(self, x: Tensor, t: Tensor | float, label: int | Sequence[int | None] | None = None) -> Tensor:
+        """∇_x log p_t(x | label) = −ε̂/σ_t (Song et al. 2021, arXiv:2011.13456), as the network knows it.
+
+        x: (B, C, H, W), scaled as x_t = α_t·x_0 + σ_t·ε; t: (B,) or one for all, in timesteps, 0 … T − 1,
+        between them too; label: a class index, one for each image, or None for the score of all classes.
+        Returns (B, C, H, W).
+
+        Raises:
+            PlanError: for a time or a class that the model does not know.
+        """
+        times, alpha, sigma = self._level(t, len(x))
+        labels = [label] * len(x) if label is None or isinstance(label, int) else list(label)
+        if wrong := [k for k in labels if k is not None and not 0 <= k < len(self.card.labels)]:
+            raise PlanError(f"label = {wrong[0]} is no class of this model ({len(self.card.labels)} classes from 0)")
+        conditions = torch.stack([self.condition(k) for k in labels])
+        known = self.denoise(x.to(self.device), times, alpha, sigma, conditions)
+        return score_from_epsilon(known.epsilon, sigma)
+
+    def _level(self, t: Tensor | float, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """t, α and σ (B,) float32."""
+        last = self.schedule.timesteps - 1
+        times = torch.as_tensor(t, dtype=torch.float64).expand(count).cpu()
+        if not ((times >= 0) & (times <= last)).all():
+            raise PlanError(f"t = {t} is outside 0 … {last}")
+        alpha, sigma = (torch.from_numpy(level).float() for level in self.schedule.level(times.numpy()))
+        return times.float().to(self.device), alpha.to(self.device), sigma.to(self.device)
 
     def decode(self, x0: Tensor) -> npt.NDArray[np.uint8]:
         """x_0 (C, H, W) in [−1, 1] → (H, W, C) bytes, (x + 1)·127.5 rounded half to even, as diffusers does."""
         pixels = ((x0.float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return pixels.permute(1, 2, 0).numpy()
 
-    def _compile_plan(self, sampler: str, steps: int, eta: float) -> Plan:
-        return compile_plan(sampler, self.schedule, steps, self.grid, eta)
-
-
-def guide(conditional: Estimate, unconditional: Estimate, scale: Tensor) -> Estimate:
-    """Classifier-free guidance: uncond + s·(cond − uncond) (Ho & Salimans 2022, arXiv:2207.12598).
-
-    scale: (B,), 1 leaves the conditional estimate. Linear, so x̂_0 and ε̂ are merged alike.
-    """
-    s = scale.view(-1, 1, 1, 1)
-    return Estimate(
-        x0=unconditional.x0 + s * (conditional.x0 - unconditional.x0),
-        epsilon=unconditional.epsilon + s * (conditional.epsilon - unconditional.epsilon),
-    )
+    def _compile_plan(self, sampler: str, steps: int, eta: float, spacing: str | None, karras: bool | None) -> Plan:
+        grid = replace(
+            self.grid,
+            spacing=self.grid.spacing if spacing is None else spacing,
+            karras=self.grid.karras if karras is None else karras,
+        )
+        return compile_plan(sampler, self.schedule, steps, grid, eta)

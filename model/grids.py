@@ -16,8 +16,9 @@ from model.errors import PlanError
 from model.noise import Float64, NoiseSchedule
 
 SPACINGS = ("leading", "trailing", "linspace")
-VARIANCES = ("fixed_small", "fixed_large")
+VARIANCES = ("fixed_small", "fixed_large", "learned_range", "learned")
 KARRAS_RHO = 7.0
+LEAST_ALPHA = 2.0**-12  # for the samplers on σ/α, where the schedule ends in ᾱ = 0; diffusers' ᾱ = 2^−24
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Grid:
     """How a model's timesteps are thinned out; the fields of scheduler_config.json.
 
     karras: noise levels spaced as in Karras et al. 2022, for the samplers on σ/α.
+    lambda_min: the least λ = log(α/σ) that the DPM-Solver family starts at.
     """
 
     spacing: str = "leading"
@@ -32,6 +34,7 @@ class Grid:
     set_alpha_to_one: bool = True
     variance_type: str = "fixed_small"
     karras: bool = False
+    lambda_min: float = -np.inf
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Levels:
     @property
     def steps(self) -> int:
         return len(self.t)
+
+    def around(self, i: int) -> tuple[float, float, float, float]:
+        """α, σ of level i and of the next."""
+        return self.alpha[i], self.sigma[i], self.alpha[i + 1], self.sigma[i + 1]
 
     @property
     def ratio(self) -> Float64:
@@ -102,7 +109,7 @@ def ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
         t = np.linspace(schedule.timesteps - 1, 0, steps)
     else:
         t = np.asarray(timesteps(schedule.timesteps, steps, grid.spacing, grid.steps_offset), dtype=np.float64)
-    table = schedule.sigma / schedule.alpha
+    table = _ratios(schedule)
     ratio = np.interp(t, np.arange(schedule.timesteps), table)
     if grid.karras:
         ratio = karras(ratio[-1], ratio[0], steps)
@@ -112,12 +119,26 @@ def ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0), start)
 
 
+def halved_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
+    """Those of `ratio_levels`, and between each two of them √(ρ·ρ'): 2·N − 1 levels and the end."""
+    whole = ratio_levels(schedule, steps, grid)
+    middle = np.sqrt(whole.ratio[:-2] * whole.ratio[1:-1])
+    ratio = np.zeros(2 * steps)
+    ratio[0::2], ratio[1:-1:2] = whole.ratio[:-1], middle
+    t = np.zeros(2 * steps - 1)
+    t[0::2], t[1::2] = whole.t, _time_of(middle, _ratios(schedule))
+    alpha = 1 / np.sqrt(1 + ratio**2)
+    return Levels(t, alpha, ratio * alpha, whole.start)
+
+
 def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     """Levels of the DPM-Solver family: one timestep more is counted and the lowest left out; ends without noise.
 
-    Where that grid would repeat a timestep (steps close to T), it is that of DDIM.
+    Where that grid would repeat a timestep (steps close to T), it is that of DDIM. Timesteps of
+    more noise than `grid.lambda_min` are left out of the counting.
     """
-    total, offset = schedule.timesteps, grid.steps_offset
+    table = _ratios(schedule)
+    total, offset = int(np.count_nonzero(-np.log(table) >= grid.lambda_min)), grid.steps_offset
     ts = timesteps(total, steps, grid.spacing, offset if grid.spacing != "leading" else 0)
     if grid.spacing == "linspace":
         finer = [round(t) for t in np.linspace(0, total - 1, steps + 1)][::-1][:-1]
@@ -128,7 +149,6 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
         ts = [t + offset for t in ts]
         _check_first(ts[0], total, steps, offset)
     t = np.asarray(ts, dtype=np.float64)
-    table = schedule.sigma / schedule.alpha
     ratio = table[ts]
     if grid.karras:
         ratio = karras(table[0], table[-1], steps)
@@ -142,6 +162,11 @@ def karras(lowest: float, highest: float, steps: int) -> Float64:
     ramp = np.linspace(0, 1, steps)
     low, high = lowest ** (1 / KARRAS_RHO), highest ** (1 / KARRAS_RHO)
     return np.asarray((high + ramp * (low - high)) ** KARRAS_RHO, dtype=np.float64)
+
+
+def _ratios(schedule: NoiseSchedule) -> Float64:
+    """σ/α of every timestep (T,), finite also where the schedule ends in α = 0."""
+    return np.asarray(schedule.sigma / np.where(schedule.alpha > 0, schedule.alpha, LEAST_ALPHA))
 
 
 def _time_of(ratio: Float64, table: Float64) -> Float64:

@@ -8,7 +8,7 @@ This module knows nothing of networks, samplers or files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,29 @@ class NoiseSchedule:
             raise CheckpointError(f"beta_start = {start} and beta_end = {end} lead outside 0 … 1")
         return cls.from_betas(betas)
 
+    def ending_in_noise(self) -> NoiseSchedule:
+        """Zero terminal SNR: √ᾱ shifted and scaled to end in 0 (Lin et al. 2023, arXiv:2305.08891, algorithm 1)."""
+        first, last = self.alpha[0], self.alpha[-1]
+        alpha = (self.alpha - last) * (first / (first - last))
+        alpha[0] = first
+        return NoiseSchedule(alpha, np.sqrt((1 - alpha) * (1 + alpha)))
+
+    def level(self, t: Float64) -> tuple[Float64, Float64]:
+        """α and σ at times between the timesteps too: log(σ/α) is linear from one to the next.
+
+        t: in units of timesteps, 0 … T − 1.
+        """
+        index = np.arange(self.timesteps)
+        with np.errstate(divide="ignore"):
+            ratio = np.exp(np.interp(t, index, np.log(self.sigma / self.alpha)))
+        alpha = np.where(ratio < np.inf, 1 / np.sqrt(1 + ratio**2), 0.0)
+        return alpha, np.sqrt((1 - alpha) * (1 + alpha))
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether nothing of the picture is left at the last timestep."""
+        return bool(self.alpha[-1] == 0.0)
+
     @property
     def timesteps(self) -> int:
         """T, the number of training timesteps."""
@@ -134,10 +157,19 @@ def training_target(x0: Tensor, epsilon: Tensor, alpha: Tensor, sigma: Tensor, p
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a network says of noisy images: x̂_0 and ε̂, both (B, C, H, W)."""
+    """What a network says of noisy images: x̂_0 and ε̂, both (B, C, H, W).
+
+    share: the same shape, where the network predicts the variance of the reverse step too.
+    """
 
     x0: Tensor
     epsilon: Tensor
+    share: Tensor | None = None
+
+    def of(self, images: Sequence[int]) -> Estimate:
+        """Those of some images, as tensors of their own."""
+        index = list(images)
+        return Estimate(self.x0[index], self.epsilon[index], self.share[index] if self.share is not None else None)
 
 
 def estimate(output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Estimate:

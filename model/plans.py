@@ -5,11 +5,12 @@ to a *plan*: one row (t, α, σ, M) per network evaluation, and the engine appli
 
     registers' = M · (registers, x̂_0, ε̂, z)
 
-where registers are x and up to three held tensors, x̂_0 and ε̂ the network's estimate at
+where registers are x and the tensors held beside it, x̂_0 and ε̂ the network's estimate at
 (x, t) and z fresh unit noise. x̂_0 may have been clipped on the way; ε̂ is the network's own,
-as in diffusers' DDIM, so both conventions are columns of one table.
+as in diffusers' DDIM, so both conventions are columns of one table. Where a network says
+itself how much noise belongs there, z is spread by what it says (`spread_noise`).
 
-The samplers are functions in `model.samplers`. This module knows nothing of networks,
+The samplers are listed in `model.samplers`. This module knows nothing of networks,
 batches or queues.
 """
 
@@ -29,11 +30,12 @@ from model.noise import Estimate, Float64
 @dataclass(frozen=True)
 class Row:
     """One evaluation. level: index of the noise level it is made at; step: how many steps are done
-    after it (a two-stage solver's first row completes none); matrix: (R, R+3)."""
+    after it (a two-stage solver's first row completes none); matrix: (R, R+3); spread: see `Plan`."""
 
     level: int
     step: int
     matrix: list[list[float]]
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Plan:
 
     t, alpha, sigma: (N,) float64, the level of each evaluation; matrices: (N, R, R+3) for R
     registers, columns (registers, x̂_0, ε̂, z); step: (N,) how many steps are done after it;
-    start: what unit noise is multiplied with to become x_T.
+    spread: (N,) log of the factor on z that the network's variance output of 1 means, 0 where it has
+    no say; start: what unit noise is multiplied with to become x_T.
     """
 
     sampler: str
@@ -51,6 +54,7 @@ class Plan:
     sigma: Float64
     matrices: Float64
     step: tuple[int, ...]
+    spread: Float64
     start: float = 1.0
 
     @classmethod
@@ -64,6 +68,7 @@ class Plan:
             sigma=levels.sigma[index],
             matrices=np.asarray([row.matrix for row in rows], dtype=np.float64),
             step=tuple(row.step for row in rows),
+            spread=np.asarray([row.spread for row in rows], dtype=np.float64),
             start=levels.start,
         )
 
@@ -108,3 +113,13 @@ def advance(registers: Tensor, estimate: Estimate, z: Tensor, matrices: Tensor) 
             total = total + weights[:, i, j] * known[j]
         out[:, i] = total
     return out
+
+
+def spread_noise(z: Tensor, estimate: Estimate, spread: Tensor) -> Tensor:
+    """z·exp(spread·share), elementwise, for networks with a learned variance; z as it is for others.
+
+    z: (B, C, H, W); spread: (B,) of the plans' rows.
+    """
+    if estimate.share is None:
+        return z
+    return z * torch.exp(spread[:, None, None, None] * estimate.share)

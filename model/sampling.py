@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.denoiser import PixelModel, guide
-from model.plans import advance
+from model.denoiser import PixelModel
+from model.guidance import guide, rescale
+from model.plans import advance, spread_noise
 
 
 def initial_noise(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
@@ -29,33 +30,41 @@ def sample(
     sampler: str = "ddim",
     steps: int = 50,
     eta: float = 0.0,
+    spacing: str | None = None,
+    karras: bool | None = None,
     guidance_scale: float = 1.0,
+    guidance_rescale: float = 0.0,
 ) -> Tensor:
     """Images for `labels`, image k from seed + k. Returns x_0 (B, C, H, W) about [−1, 1].
 
     Raises:
-        PlanError: for a sampler, steps or η that are not offered.
+        PlanError: for a sampler, steps, η or levels that are not offered.
     """
-    plan = model.plan(sampler, steps, eta)
-    generators = [torch.Generator().manual_seed(seed + k) for k in range(len(labels))]
-    x = torch.stack([initial_noise(g, model.shape) for g in generators]).to(model.device)
-    registers = torch.zeros(len(labels), plan.registers, *model.shape, device=model.device)
-    registers[:, 0] = plan.start * x
+    plan = model.plan(sampler, steps, eta, spacing, karras)
+    count, device = len(labels), model.device
+    generators = [torch.Generator().manual_seed(seed + k) for k in range(count)]
+
+    def draw() -> Tensor:
+        return torch.stack([initial_noise(generator, model.shape) for generator in generators]).to(device)
+
+    registers = torch.zeros(count, plan.registers, *model.shape, device=device)
+    registers[:, 0] = plan.start * draw()
     conditions = torch.stack([model.condition(label) for label in labels])
     nothing = torch.stack([model.condition(None) for _ in labels])
+    guided = torch.full((count,), guidance_scale != 1.0, device=device)
     for row in range(plan.evaluations):
         x = registers[:, 0]
-        t, alpha, sigma = (_filled(table[row], len(labels), model.device) for table in (plan.t, plan.alpha, plan.sigma))
+        t, alpha, sigma, spread = (
+            _filled(table[row], count, device) for table in (plan.t, plan.alpha, plan.sigma, plan.spread)
+        )
         estimate = model.denoise(x, t, alpha, sigma, conditions)
         if guidance_scale != 1.0:
-            scale = _filled(guidance_scale, len(labels), model.device)
-            estimate = guide(estimate, model.denoise(x, t, alpha, sigma, nothing), scale)
-        guided = torch.full((len(labels),), guidance_scale != 1.0, device=model.device)
+            merged = guide(estimate, model.denoise(x, t, alpha, sigma, nothing), _filled(guidance_scale, count, device))
+            amount = _filled(guidance_rescale, count, device)
+            estimate = rescale(merged, estimate, x, alpha, sigma, model.prediction_type, amount)
         estimate = model.clipping(estimate, x, alpha, sigma, guided)
-        z = torch.zeros_like(x)
-        if plan.draws(row):
-            z = torch.stack([initial_noise(g, model.shape) for g in generators]).to(model.device)
-        matrices = torch.from_numpy(plan.matrices[row]).float().to(model.device).expand(len(labels), -1, -1)
+        z = spread_noise(draw(), estimate, spread) if plan.draws(row) else torch.zeros_like(x)
+        matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)
         registers = advance(registers, estimate, z, matrices)
     return registers[:, 0]
 

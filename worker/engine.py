@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.denoiser import Clipping, guide
+from model.denoiser import Clipping
+from model.guidance import guide, rescale
 from model.noise import Estimate
-from model.plans import advance
+from model.plans import advance, spread_noise
 from worker.batch import RunningBatch
 from worker.errors import TrajectoryError
 from worker.trajectory import Trajectory
@@ -27,6 +28,7 @@ class Denoiser(Protocol):
 
     device: torch.device
     clipping: Clipping
+    prediction_type: str
 
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate: ...
 
@@ -38,6 +40,10 @@ class Level:
     t: Tensor
     alpha: Tensor
     sigma: Tensor
+
+    def of(self, members: Sequence[int]) -> Level:
+        """Those of some members."""
+        return Level(self.t[members], self.alpha[members], self.sigma[members])
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class Engine:
         guided = torch.tensor([trajectory.guided for trajectory in group], device=model.device)
         estimate = model.clipping(estimate, seen, level.alpha, level.sigma, guided)
         z = torch.stack([trajectory.draw() for trajectory in group]).to(model.device)
+        z = spread_noise(z, estimate, _column(group, "spread", model.device))
         registers = advance(registers, estimate, z, _matrices(group, registers.shape[1]).to(model.device))
         sound = torch.isfinite(registers).flatten(1).all(dim=1).tolist()
         turn = Turn(rows)
@@ -126,15 +133,14 @@ class Engine:
             return model.denoise(x, level.t, level.alpha, level.sigma, conditions), len(group)
         order = [*range(len(group)), *guided]
         conditions = torch.cat([conditions, torch.stack([group[k].unconditional for k in guided])])
-        both = model.denoise(x[order], level.t[order], level.alpha[order], level.sigma[order], conditions)
-        count = len(group)
-        scale = torch.tensor([group[k].guidance_scale for k in guided], dtype=torch.float32, device=model.device)
-        merged = guide(
-            Estimate(both.x0[guided], both.epsilon[guided]), Estimate(both.x0[count:], both.epsilon[count:]), scale
-        )
-        x0, epsilon = both.x0[:count].clone(), both.epsilon[:count].clone()
-        x0[guided], epsilon[guided] = merged.x0, merged.epsilon
-        return Estimate(x0, epsilon), len(order)
+        branches = level.of(order)
+        both = model.denoise(x[order], branches.t, branches.alpha, branches.sigma, conditions)
+        estimate = both.of(range(len(group)))
+        without = both.of(range(len(group), len(order)))
+        members = [group[k] for k in guided]
+        merged = _merged(model, members, x[guided], level.of(guided), both.of(guided), without)
+        estimate.x0[guided], estimate.epsilon[guided] = merged.x0, merged.epsilon
+        return estimate, len(order)
 
 
 def _advanced(trajectory: Trajectory, registers: Tensor, seen: Tensor, believed: Tensor) -> Advanced:
@@ -174,13 +180,31 @@ def _matrices(group: Sequence[Trajectory], most: int) -> Tensor:
 
 
 def _level(group: Sequence[Trajectory], device: torch.device) -> Level:
-    """Everybody's noise level, from the plans' float64 tables."""
+    """Everybody's noise level."""
+    return Level(*(_column(group, table, device) for table in ("t", "alpha", "sigma")))
 
-    def column(table: str) -> Tensor:
-        values = [float(getattr(trajectory.plan, table)[trajectory.row]) for trajectory in group]
-        return torch.tensor(values, dtype=torch.float32, device=device)
 
-    return Level(column("t"), column("alpha"), column("sigma"))
+def _column(group: Sequence[Trajectory], table: str, device: torch.device) -> Tensor:
+    """(B,) float32 of everybody's row, from the plans' float64 tables."""
+    values = [float(getattr(trajectory.plan, table)[trajectory.row]) for trajectory in group]
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def _merged(
+    model: Denoiser,
+    guided: Sequence[Trajectory],
+    x: Tensor,
+    level: Level,
+    conditional: Estimate,
+    unconditional: Estimate,
+) -> Estimate:
+    """Guidance, each member by its own scale."""
+    scale = torch.tensor([trajectory.guidance_scale for trajectory in guided], device=model.device)
+    merged = guide(conditional, unconditional, scale)
+    if not any(trajectory.guidance_rescale for trajectory in guided):
+        return merged
+    amount = torch.tensor([trajectory.guidance_rescale for trajectory in guided], device=model.device)
+    return rescale(merged, conditional, x, level.alpha, level.sigma, model.prediction_type, amount)
 
 
 def _diagnosed(error: Exception) -> TrajectoryError:

@@ -32,12 +32,15 @@ class SamplingRequest:
     format: str
     preview_every: int = 0
     preview: str = "x0"
-    two_stage: bool = False
+    guidance_rescale: float = 0.0
+    spacing: str | None = None
+    karras: bool | None = None
+    stages: int = 1
 
     @property
     def evaluations(self) -> int:
         """Network calls that the whole job takes, guidance counted as two."""
-        rows = 2 * self.steps - 1 if self.two_stage else self.steps
+        rows = self.stages * (self.steps - 1) + 1
         return self.n * rows * (2 if self.guidance_scale != 1.0 else 1)
 
     def parameters(self, index: int, numerics: str) -> dict[str, Any]:
@@ -55,6 +58,9 @@ class SamplingRequest:
             "steps": self.steps,
             "eta": self.eta,
             "guidance_scale": self.guidance_scale,
+            "guidance_rescale": self.guidance_rescale,
+            "spacing": self.spacing,
+            "karras": self.karras,
             "format": self.format,
             "numerics": numerics,
         }
@@ -165,6 +171,9 @@ def job_object(job: JobRecord, outlook: Outlook | None = None) -> dict[str, Any]
         "steps": request.steps,
         "eta": request.eta,
         "guidance_scale": request.guidance_scale,
+        "guidance_rescale": request.guidance_rescale,
+        "spacing": request.spacing,
+        "karras": request.karras,
         "format": request.format,
         "created_at": job.created_at,
         "started_at": job.started_at,

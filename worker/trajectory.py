@@ -29,6 +29,7 @@ class Trajectory:
     condition: Tensor
     unconditional: Tensor
     guidance_scale: float
+    guidance_rescale: float
     generator: torch.Generator
     registers: Tensor
     row: int = 0
@@ -48,12 +49,24 @@ class Trajectory:
         seed: int,
         shape: tuple[int, ...],
         device: torch.device,
+        guidance_rescale: float = 0.0,
     ) -> Trajectory:
         """At x_T, the first draw of the image's own generator."""
         generator = torch.Generator().manual_seed(seed)
         registers = torch.zeros(plan.registers, *shape)
         registers[0] = plan.start * initial_noise(generator, shape)
-        return cls(job, index, model, plan, condition, unconditional, guidance_scale, generator, registers.to(device))
+        return cls(
+            job,
+            index,
+            model,
+            plan,
+            condition,
+            unconditional,
+            guidance_scale,
+            guidance_rescale,
+            generator,
+            registers.to(device),
+        )
 
     @property
     def finished(self) -> bool:
@@ -94,7 +107,7 @@ def trajectories(record: JobRecord, model: PixelModel) -> list[Trajectory]:
         PlanError: when the request asks for a plan that this model cannot make.
     """
     request = record.request
-    plan = model.plan(request.sampler, request.steps, request.eta)
+    plan = model.plan(request.sampler, request.steps, request.eta, request.spacing, request.karras)
     return [
         Trajectory.begin(
             job=record.id,
@@ -104,6 +117,7 @@ def trajectories(record: JobRecord, model: PixelModel) -> list[Trajectory]:
             condition=model.condition(request.label),
             unconditional=model.condition(None),
             guidance_scale=request.guidance_scale,
+            guidance_rescale=request.guidance_rescale,
             seed=request.seed + index,
             shape=model.shape,
             device=model.device,

@@ -44,7 +44,7 @@ def test_models_are_those_of_live_workers_with_their_number(browse: Browse, desk
     assert (hats["name"], hats["workers"], hats["labels"]) == ("hats", 1, [])
     promised = {"width", "height", "channels", "timesteps", "prediction_type", "samplers", "max_images", "numerics"}
     assert promised <= set(shoes)
-    assert shoes["default"] == {"sampler": "ddim", "steps": 20, "guidance_scale": 2.5}
+    assert shoes["default"] == {"sampler": "ddim", "steps": 20, "guidance_scale": 2.5, "guidance_rescale": 0.0}
 
 
 CALLS = [

@@ -46,6 +46,13 @@ def test_a_null_is_as_good_as_nothing(card_of: Card) -> None:
     assert request == parsed({"seed": 5}, card_of())
 
 
+def test_a_job_is_counted_in_evaluations(card_of: Card) -> None:
+    """Two stages a step but for the last, guidance twice, every image."""
+    assert parsed({"steps": 10, "n": 3}, card_of()).evaluations == 30
+    assert parsed({"sampler": "heun", "steps": 10, "label": 0, "n": 2}, card_of()).evaluations == 2 * 19 * 2
+    assert parsed({"sampler": "heun", "steps": 1}, card_of()).evaluations == 1
+
+
 def test_a_seed_is_drawn_where_none_is_given(card_of: Card) -> None:
     seeds = {parsed({}, card_of()).seed for _ in range(20)}
     assert len(seeds) > 1
@@ -68,6 +75,12 @@ ALLOWED: list[dict[str, Any]] = [
     {"label": "sneaker", "guidance_scale": 1},
     {"label": "sneaker", "guidance_scale": 20.0},
     {"guidance_scale": 1},
+    {"label": 0, "guidance_scale": 2, "guidance_rescale": 1},
+    {"label": 0, "guidance_rescale": 0.7},
+    {"guidance_rescale": 0},
+    *({"spacing": spacing} for spacing in ("leading", "trailing", "linspace")),
+    {"sampler": "heun", "karras": True},
+    {"sampler": "ddim", "karras": False},
     {"label": 0},
     {"label": 2},
     {"label": " ankle BOOT "},
@@ -116,6 +129,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("guidance_scale", {"label": 0, "guidance_scale": float("nan")}, "finite"),
     ("guidance_scale", {"label": 0, "guidance_scale": "3"}, "number"),
     ("guidance_scale", {"guidance_scale": 3}, "label"),
+    ("guidance_rescale", {"label": 0, "guidance_rescale": 1.1}, "1"),
+    ("guidance_rescale", {"label": 0, "guidance_rescale": True}, "number"),
+    ("guidance_rescale", {"guidance_rescale": 0.5}, "guidance_scale over 1"),
+    ("guidance_rescale", {"label": 0, "guidance_scale": 1, "guidance_rescale": 0.5}, "guidance_scale over 1"),
+    ("spacing", {"spacing": "karras"}, "'leading', 'trailing' or 'linspace'"),
+    ("karras", {"karras": 1}, "boolean"),
+    ("karras", {"sampler": "ddim", "karras": True}, "heun"),
     ("label", {"label": "sandal"}, "sneaker, Ankle Boot, ботинок"),
     ("label", {"label": ""}, "sneaker"),
     ("label", {"label": 3}, "0 … 2"),
@@ -124,7 +144,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("label", {"label": False}, "class index"),
     ("label", {"label": ["sneaker"]}, "class index"),
     ("label", {"label": "x" * 201}, "200"),
-    ("sampler", {"sampler": "euler"}, "ddim, ddpm"),
+    ("sampler", {"sampler": "euler"}, "ddim, ddpm, heun"),
     ("sampler", {"sampler": ""}, "1"),
     ("format", {"format": "gif"}, "'png', 'webp' or 'jpeg'"),
     ("preview_every", {"preview_every": -1}, "0"),

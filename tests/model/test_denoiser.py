@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from model.checkpoint import load_model
 from model.config import UNetConfig
-from model.denoiser import Clipping, PixelModel, guide
+from model.denoiser import Clipping, PixelModel
 from model.errors import PlanError
+from model.guidance import guide
 from model.noise import PREDICTION_TYPES, Estimate, epsilon_from_x0
 
 Folder = Callable[..., Path]
@@ -125,6 +127,40 @@ def test_after_clipping_the_noise_is_the_networks_own_unless_guidance_is_on() ->
     assert clipped(1.0, [2.0], guided=False).epsilon.item() == pytest.approx(-0.25)
     assert clipped(1.0, [2.0], guided=True).epsilon.item() == pytest.approx(0.5)
     assert clipped(1.0, [0.5], guided=True).epsilon.item() == pytest.approx((1 - 0.6 * 0.5) / 0.8)
+
+
+def test_dynamic_thresholding_looks_at_one_image_at_a_time() -> None:
+    """SCIENCE trap 11: s = clamp(quantile(|x̂_0|, .995), 1, max); a small image beside a huge one does not change."""
+    small = torch.linspace(-0.9, 0.9, 400).view(1, 1, 20, 20)
+    huge = torch.linspace(-4.0, 4.0, 400).view(1, 1, 20, 20)
+    level = torch.full((2,), 0.6), torch.full((2,), 0.8)
+    both = torch.cat([small, huge])
+    out = Clipping(3.0, 0.995)(Estimate(both, both), both, *level, torch.zeros(2, dtype=torch.bool))
+    assert torch.equal(out.x0[0], small[0])
+    assert torch.equal(out.epsilon, both)
+    assert out.x0[1].abs().max() == 1.0
+    assert out.x0[1].flatten()[250] == pytest.approx(
+        huge.flatten()[250].item() / 3.0
+    )  # the quantile 3.98, limited to 3
+
+
+@pytest.mark.parametrize(("ratio", "most"), [(0.995, 1.0), (0.9, 5.0), (0.5, 2.0)])
+def test_dynamic_thresholding_is_that_of_diffusers(ratio: float, most: float) -> None:
+    scheduler = DDIMScheduler(thresholding=True, dynamic_thresholding_ratio=ratio, sample_max_value=most)
+    x0 = (
+        torch.randn(3, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([0.3, 1.0, 3.0])[:, None, None, None]
+    )
+    level = torch.full((3,), 0.6), torch.full((3,), 0.8)
+    out = Clipping(most, ratio)(Estimate(x0, x0), x0, *level, torch.zeros(3, dtype=torch.bool))
+    torch.testing.assert_close(out.x0, scheduler._threshold_sample(x0), rtol=1e-6, atol=1e-6)
+
+
+def test_a_scheduler_file_decides_between_clipping_and_thresholding(folder: Folder) -> None:
+    assert load_model(folder()).clipping == Clipping(1.0)
+    assert load_model(folder(clip_sample=False)).clipping == Clipping(None)
+    thresholding = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0}
+    assert load_model(folder(clip_sample=True, **thresholding)).clipping == Clipping(2.0, 0.9)
 
 
 def test_a_plan_is_on_the_models_own_schedule_and_made_once(model: PixelModel) -> None:

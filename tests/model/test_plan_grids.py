@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
+from diffusers import DPMSolverMultistepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ from model.noise import NoiseSchedule
 from model.samplers import SAMPLERS, compile_plan
 
 LINEAR = NoiseSchedule.named("linear")
-DETERMINISTIC = ("euler", "heun", "dpmpp_2m")
+DETERMINISTIC = ("euler", "heun", "dpm_2", "dpmpp_2m", "dpmpp_3m", "lms", "unipc", "unipc_3")
 
 
 def test_trailing_with_steps_that_do_not_divide_the_timesteps() -> None:
@@ -79,12 +81,15 @@ def test_an_unknown_spacing_is_refused_by_name() -> None:
         timesteps(1000, 10, "karras")
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [sampler for sampler in SAMPLERS if sampler != "dpm_2"])
 def test_a_plan_has_a_row_for_each_timestep_at_its_own_level(sampler: str) -> None:
     plan = compile_plan(sampler, LINEAR, 13, Grid(spacing="trailing"))
     visited = timesteps(1000, 13, "trailing")
-    if SAMPLERS[sampler].two_stage:
+    stages = SAMPLERS[sampler].stages
+    if sampler == "heun":  # its second stage is at the level that the step leads to
         visited = visited[:1] + [t for t in visited[1:] for _ in range(2)]
+    else:
+        visited = [t for t in visited[:-1] for _ in range(stages)] + visited[-1:]
     assert plan.sampler == sampler
     assert plan.t.tolist() == visited
     assert plan.alpha.tolist() == pytest.approx(LINEAR.alpha[visited].tolist(), rel=1e-12)
@@ -95,9 +100,42 @@ def test_a_plan_has_a_row_for_each_timestep_at_its_own_level(sampler: str) -> No
     assert [plan.step[row] for row in range(plan.evaluations) if plan.completes(row)] == list(range(1, 14))
 
 
+def test_the_second_stage_of_dpm_2_lies_between_two_levels_on_a_logarithmic_scale() -> None:
+    plan = compile_plan("dpm_2", LINEAR, 13, Grid(spacing="trailing"))
+    ratio = plan.sigma / plan.alpha
+    assert plan.t[0::2].tolist() == timesteps(1000, 13, "trailing")
+    assert ratio[1::2] == pytest.approx(np.sqrt(ratio[:-2:2] * ratio[2::2]), rel=1e-12)
+    assert (np.diff(plan.t) < 0).all()
+    assert plan.step == (*(k for step in range(12) for k in (step, step + 1)), 13)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_step_but_the_last_has_as_many_evaluations_as_the_sampler_has_stages(sampler: str) -> None:
+    """SCIENCE trap 44: the calls are counted."""
+    for steps in (1, 2, 13):
+        plan = compile_plan(sampler, LINEAR, steps, Grid())
+        assert plan.evaluations == SAMPLERS[sampler].stages * (steps - 1) + 1
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_the_dpm_solver_family_starts_no_higher_than_the_least_log_snr_allows() -> None:
+    """SCIENCE trap 39: cosine, λ_min = −5.1; diffusers 0.42.1 starts its ten linspace steps at 992."""
+    cosine = NoiseSchedule.named("squaredcos_cap_v2")
+    for sampler in ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc"):
+        for spacing in SPACINGS:
+            plan = compile_plan(sampler, cosine, 10, Grid(spacing, lambda_min=-5.1))
+            assert plan.steps == 10
+            assert np.isfinite(plan.matrices).all()
+            assert np.log(plan.alpha / plan.sigma)[0] >= -5.1
+    theirs = DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1)
+    theirs.set_timesteps(10)
+    plan = compile_plan("dpmpp_2m", cosine, 10, Grid("linspace", lambda_min=-5.1))
+    assert plan.t.tolist() == theirs.timesteps.tolist()
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large", "learned_range", "learned"])
 def test_no_plan_ends_in_noise(sampler: str, spacing: str, variance_type: str) -> None:
     """SCIENCE traps 12 and 44: nothing is added in the last row."""
     for steps in (1, 2, 13, 50):
@@ -119,5 +157,5 @@ def test_what_a_sampler_does_not_offer_is_refused_by_name() -> None:
         compile_plan("ddim", LINEAR, 10, Grid(), eta=1.5)
     with pytest.raises(PlanError, match="eta = nan is outside 0 … 1"):
         compile_plan("ddim", LINEAR, 10, Grid(), eta=float("nan"))
-    with pytest.raises(PlanError, match="variance_type = 'learned' is not supported by ddpm"):
-        compile_plan("ddpm", LINEAR, 10, Grid(variance_type="learned"))
+    with pytest.raises(PlanError, match="variance_type = 'large' is not supported by ddpm"):
+        compile_plan("ddpm", LINEAR, 10, Grid(variance_type="large"))

@@ -45,6 +45,7 @@ class FakeModel:
         shape: tuple[int, int, int] = (1, 4, 4),
         seconds: float = 0.0,
         limit: float | None = 1.0,
+        variance_type: str = "fixed_small",
         lame: int | None = None,
         deadly: int | None = None,
         error: Exception | None = None,
@@ -52,6 +53,8 @@ class FakeModel:
         self.shape = shape
         self.device = torch.device("cpu")
         self.clipping = Clipping(limit)
+        self.prediction_type = "epsilon"
+        self.variance_type = variance_type
         self.card = ModelCard(
             name=name,
             width=shape[2],
@@ -72,8 +75,11 @@ class FakeModel:
         self._deadly = deadly
         self._error = error or RuntimeError("this class is deadly")
 
-    def plan(self, sampler: str, steps: int, eta: float) -> Plan:
-        return compile_plan(sampler, SCHEDULE, steps, Grid(), eta)
+    def plan(
+        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
+    ) -> Plan:
+        grid = Grid(spacing or "leading", variance_type=self.variance_type, karras=bool(karras))
+        return compile_plan(sampler, SCHEDULE, steps, grid, eta)
 
     def condition(self, label: int | None) -> Tensor:
         return torch.tensor(len(LABELS) if label is None else label)
@@ -87,7 +93,8 @@ class FakeModel:
         epsilon = x * 0.75 + shift.view(-1, 1, 1, 1)
         if self._lame is not None:
             epsilon[conditions == self._lame] = float("nan")
-        return Estimate(x0_from_epsilon(x, epsilon, alpha, sigma), epsilon)
+        share = x * 0.25 if self.variance_type == "learned_range" else None
+        return Estimate(x0_from_epsilon(x, epsilon, alpha, sigma), epsilon, share)
 
     def decode(self, x0: Tensor) -> npt.NDArray[np.uint8]:
         pixels = ((x0 / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -37,15 +37,18 @@ SAMPLING = st.one_of(
     st.builds(lambda eta: {"sampler": "ddim", "eta": eta}, st.sampled_from([0.0, 0.3, 1.0])),
 )
 FIELDS = st.builds(
-    lambda sampling, label, scale, **rest: {
+    lambda sampling, label, scale, rescale, **rest: {
         **sampling,
         "label": label,
         "guidance_scale": scale if label is not None else 1.0,
+        "guidance_rescale": rescale if label is not None and scale != 1.0 else 0.0,
         **rest,
     },
     SAMPLING,
     label=st.sampled_from([None, 0, 1, 2, 3]),
     scale=st.sampled_from([1.0, 1.5, 7.0]),
+    rescale=st.sampled_from([0.0, 0.7]),
+    spacing=st.sampled_from([None, "trailing", "linspace"]),
     steps=st.integers(1, 7),
     n=st.integers(1, 3),
     seed=st.integers(0, 2**53 - 3),
@@ -100,6 +103,21 @@ def test_in_any_mix_everybody_gets_the_bytes_of_a_run_alone(
         expected |= alone(model, trajectories_of(model, job, **comer.fields))
         arrivals.setdefault(comer.turn, []).extend(trajectories_of(model, job, **comer.fields))
     assert together(Engine({"fake": model}, lanes), arrivals) == expected
+
+
+def test_a_learned_variance_is_each_images_own(fake_model: Any, trajectories_of: Trajectories) -> None:
+    """Guided and not, beside a sampler that does not ask for it."""
+    model = fake_model(variance_type="learned_range")
+    asked = {
+        "a": {"sampler": "ddpm", "label": 1, "guidance_scale": 3.0, "guidance_rescale": 0.5, "n": 2},
+        "b": {"sampler": "ddpm", "label": 2},
+        "c": {"sampler": "dpmpp_2m", "label": 1},
+    }
+    expected = alone(model, [t for job, fields in asked.items() for t in trajectories_of(model, job, **fields)])
+    arrivals = {k: trajectories_of(model, job, **fields) for k, (job, fields) in enumerate(asked.items())}
+    assert together(Engine({"fake": model}, 8), arrivals) == expected
+    fixed = alone(fake_model(), trajectories_of(fake_model(), "b", **asked["b"]))
+    assert fixed[("b", 0)] != expected[("b", 0)]
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
@@ -295,6 +313,7 @@ def held_plan(steps: int) -> Plan:
         sigma=np.sqrt(1 - level**2),
         matrices=np.asarray([mixing] * steps),
         step=tuple(range(1, steps + 1)),
+        spread=np.zeros(steps),
     )
 
 

@@ -125,6 +125,9 @@ def test_parameters_are_a_request_that_makes_the_picture_again(request_of: Calla
         "steps": 4,
         "eta": 0.0,
         "guidance_scale": 1.0,
+        "guidance_rescale": 0.0,
+        "spacing": None,
+        "karras": None,
         "format": "webp",
         "numerics": "eager/cpu",
     }
