@@ -155,9 +155,7 @@ def generate(
     guidance_scale: Annotated[float | None, _env("GUIDANCE_SCALE", "1 = off … 20")] = None,
     guidance_rescale: Annotated[float | None, _env("GUIDANCE_RESCALE", "0 = off … 1")] = None,
     spacing: Annotated[str | None, _env("SPACING", "of the timesteps: leading, trailing or linspace")] = None,
-    karras: Annotated[
-        bool | None, typer.Option("--karras/--no-karras", help="noise levels of Karras et al. 2022")
-    ] = None,
+    karras: Annotated[bool | None, _env("KARRAS", "noise levels of Karras et al. 2022", "--karras/--no-karras")] = None,
     format: Annotated[str | None, _env("FORMAT", "png, webp or jpeg")] = None,
     url: Annotated[str, _env("URL", "the server")] = "http://127.0.0.1:8000",
     key: Annotated[str | None, _env("API_KEY", "an API key, if the server wants one")] = None,
