@@ -32,7 +32,8 @@ from model.folders import MODEL_INDEX, SCHEDULER_CONFIG, UNET_CONFIG, find_files
 from model.grids import SPACINGS, VARIANCES, Grid
 from model.noise import PREDICTION_TYPES, NoiseSchedule
 from model.samplers import SAMPLERS
-from model.scheduler_file import complete, sampler_of
+from model.scheduler_file import EXPLODING, complete, sampler_of
+from model.score_network import ScoreUNet, exploding_schedule
 from model.unet import UNet
 from model.weights import WEIGHTS, read_weights
 
@@ -55,9 +56,10 @@ def load_model(
     path = files.scheduler_config
     scheduler = complete(path, read_json(path), SAMPLERS)
     card_file = read_card_file(folder)
-    unet = _network(files.unet_config, config)
+    exploding = _exploding_noise(path, scheduler) if scheduler["_class_name"] == EXPLODING else None
+    unet = _network(files.unet_config, config, exploding)
     unet.load_state_dict(read_weights(files.weights, unet.state_dict()), assign=True)
-    schedule = _schedule(path, scheduler)
+    schedule = exploding_schedule(*exploding) if exploding is not None else _schedule(path, scheduler)
     _check_times(files.unet_config, config, schedule)
     labels = _labels(folder, config, card_file)
     height, width = _size(files.unet_config, config)
@@ -163,13 +165,22 @@ def _unet_config(path: Path) -> UNetConfig:
     return config
 
 
-def _network(path: Path, config: UNetConfig) -> UNet:
+def _network(path: Path, config: UNetConfig, exploding: tuple[float, float, int] | None) -> UNet:
     """Without weights: none are drawn, for the global generator is a training run's."""
     try:
         with torch.device("meta"):
-            return UNet(config)
+            return UNet(config) if exploding is None else ScoreUNet(config, *exploding)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _exploding_noise(path: Path, scheduler: Mapping[str, Any]) -> tuple[float, float, int]:
+    """The least and the greatest σ, and the number of timesteps."""
+    timesteps = int(_number(path, scheduler, "num_train_timesteps", 2000, least=1))
+    lowest, highest = (_number(path, scheduler, key, 0.0) for key in ("sigma_min", "sigma_max"))
+    if not 0 < lowest < highest:
+        raise CheckpointError(f"{path}: sigma_min = {lowest} is not between 0 and sigma_max = {highest}")
+    return lowest, highest, timesteps
 
 
 def _schedule(path: Path, scheduler: Mapping[str, Any]) -> NoiseSchedule:

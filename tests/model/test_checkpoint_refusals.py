@@ -168,7 +168,9 @@ def test_labels_that_are_not_as_many_as_the_classes(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"_class_name": "ScoreSdeVeScheduler"}, "_class_name = 'ScoreSdeVeScheduler' is not supported"),
+        ({"_class_name": "EDMEulerScheduler"}, "_class_name = 'EDMEulerScheduler' is not supported"),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_min": 0}, "sigma_min = 0.0 is not between 0 and sigma_max = 13"),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": "x"}, "sigma_max = 'x' is no number from 0 up"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name = 'FlowMatchEulerDiscreteScheduler' is not"),
         ({"beta_schedule": "exp"}, "beta_schedule = 'exp' is not supported"),
         ({"prediction_type": "flow_prediction"}, "prediction_type = 'flow_prediction' is not supported"),

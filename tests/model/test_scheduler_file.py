@@ -129,6 +129,7 @@ def test_a_key_of_the_first_releases_is_passed_over() -> None:
         ({"_class_name": "HeunDiscreteScheduler"}, "heun"),
         ({"_class_name": "LMSDiscreteScheduler"}, "lms"),
         ({"_class_name": "KDPM2DiscreteScheduler"}, "dpm_2"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "pc"),
         ({"_class_name": "DPMSolverMultistepScheduler"}, "dpmpp_2m"),
         ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "dpmpp_2m_sde"),
         ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "dpmpp_3m"),
