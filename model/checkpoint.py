@@ -1,4 +1,4 @@
-"""Model folders on disk, in the layout of a diffusers pipeline.
+"""Model folders on disk, as diffusers writes them: read into a served model, and written.
 
     model_index.json                             which pipeline and classes
     unet/config.json                             `UNetConfig`
@@ -6,8 +6,8 @@
     scheduler/scheduler_config.json              β schedule, prediction type, spacing, clipping
     model_card.json                              ours: labels, defaults, data, training
 
-Only safetensors are read: no code comes from a file. Keys and shapes are compared before
-a weight is used; there are never random weights in a served model.
+That is what is written; `model.folders` finds the files of other layouts too. Keys and shapes
+are compared before a weight is used; there are never random weights in a served model.
 """
 
 from __future__ import annotations
@@ -19,38 +19,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.card import CARD_FILE, CardFile, ModelCard, read_card_file
+from model.card import CARD_FILE, CardFile, Defaults, ModelCard, read_card_file
 from model.config import UNetConfig
 from model.denoiser import Clipping, PixelModel
 from model.errors import CheckpointError
+from model.folders import MODEL_INDEX, SCHEDULER_CONFIG, UNET_CONFIG, find_files, read_json
 from model.grids import SPACINGS, VARIANCES, Grid
 from model.noise import PREDICTION_TYPES, NoiseSchedule
 from model.samplers import SAMPLERS
+from model.scheduler_file import EXPLODING, complete, sampler_of
+from model.score_network import ScoreUNet, exploding_schedule
 from model.unet import UNet
+from model.weights import WEIGHTS, read_weights
 
-UNET_CONFIG = Path("unet/config.json")
-WEIGHTS = Path("unet/diffusion_pytorch_model.safetensors")
-SCHEDULER_CONFIG = Path("scheduler/scheduler_config.json")
-MODEL_INDEX = Path("model_index.json")
-# diffusers' schedulers for x_t = α·x_0 + σ·ε with α² + σ² = 1; what the others mean by their keys is something else.
-SCHEDULERS = (
-    "DDPMScheduler",
-    "DDIMScheduler",
-    "PNDMScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "UniPCMultistepScheduler",
-    "DEISMultistepScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "LMSDiscreteScheduler",
-)
 ZOO = Path(__file__).parent / "zoo"
 
 
@@ -65,24 +51,20 @@ def load_model(
         CheckpointError: in one line that names the file, the key and the cause.
     """
     folder = folder.resolve()
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such model folder")
-    config = _unet_config(folder)
-    scheduler = _read_json(folder / SCHEDULER_CONFIG)
+    files = find_files(folder)
+    config = _unet_config(files.unet_config)
+    path = files.scheduler_config
+    scheduler = complete(path, read_json(path), SAMPLERS)
     card_file = read_card_file(folder)
-    with torch.device("meta"):  # no weights are drawn: the global generator is a training run's
-        unet = UNet(config)
-    unet.load_state_dict(_read_weights(folder / WEIGHTS, unet.state_dict()), assign=True)
-    schedule = _schedule(folder, scheduler)
-    grid = _grid(folder, scheduler)
-    if grid.variance_type.startswith("learned") and config.out_channels == config.in_channels:
-        raise CheckpointError(
-            f"{folder / SCHEDULER_CONFIG}: variance_type = {grid.variance_type!r} needs a U-Net of "
-            f"out_channels = {2 * config.in_channels}, not {config.out_channels}"
-        )
+    exploding = _exploding_noise(path, scheduler) if scheduler["_class_name"] == EXPLODING else None
+    unet = _network(files.unet_config, config, exploding)
+    unet.load_state_dict(read_weights(files.weights, unet.state_dict()), assign=True)
+    schedule = exploding_schedule(*exploding) if exploding is not None else _schedule(path, scheduler)
+    _check_times(files.unet_config, config, schedule)
+    grid = _grid(path, scheduler, config)
     labels = _labels(folder, config, card_file)
-    height, width = _size(folder, config)
-    prediction_type = _one_of(folder, scheduler, "prediction_type", PREDICTION_TYPES)
+    height, width = _size(files.unet_config, config)
+    prediction_type = _one_of(path, scheduler, "prediction_type", PREDICTION_TYPES)
     card = ModelCard(
         name=name or folder.name,
         width=width,
@@ -95,15 +77,11 @@ def load_model(
         eta_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
         karras_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
         stages={name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
-        default=card_file.default,
+        default=_defaults(folder, card_file, scheduler, schedule),
         max_images=max_images,
         numerics=numerics,
     )
-    if card.default.sampler not in SAMPLERS:
-        raise CheckpointError(f"{folder / CARD_FILE}: default.sampler = {card.default.sampler!r} is not offered")
-    if card.default.steps > schedule.timesteps:
-        raise CheckpointError(f"{folder / CARD_FILE}: default.steps is over the {schedule.timesteps} of training")
-    return PixelModel(unet.to(device), schedule, prediction_type, grid, _clipping(folder, scheduler), card)
+    return PixelModel(unet.to(device), schedule, prediction_type, grid, _clipping(path, scheduler), card)
 
 
 def save_model(
@@ -119,7 +97,9 @@ def save_model(
     unet = {"_class_name": "UNet2DModel", "_diffusers_version": "0.42.1", **config.to_dict()}
     for path in (UNET_CONFIG, SCHEDULER_CONFIG):
         (folder / path.parent).mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS, lambda path: save_file(dict(weights), path, metadata={"format": "pt"}))
+    write_atomically(
+        folder / UNET_CONFIG.parent / WEIGHTS, lambda path: save_file(dict(weights), path, metadata={"format": "pt"})
+    )
     for name, content in ((MODEL_INDEX, index), (UNET_CONFIG, unet), (SCHEDULER_CONFIG, dict(scheduler))):
         write_text_atomically(folder / name, json.dumps(content, indent=2) + "\n")
     write_text_atomically(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
@@ -167,21 +147,8 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: no JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: no JSON object")
-    return content
-
-
-def _unet_config(folder: Path) -> UNetConfig:
-    path = folder / UNET_CONFIG
-    raw = _read_json(path)
+def _unet_config(path: Path) -> UNetConfig:
+    raw = read_json(path)
     kind = raw.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
         raise CheckpointError(f"{path}: _class_name = {kind!r} is not supported (supported: 'UNet2DModel')")
@@ -194,50 +161,34 @@ def _unet_config(folder: Path) -> UNetConfig:
             f"{path}: out_channels = {config.out_channels} is neither in_channels = {config.in_channels} "
             "nor twice that (a learned variance)"
         )
+    if config.class_embed_type == "identity":
+        raise CheckpointError(f"{path}: class_embed_type = 'identity' needs an embedding, which no request carries")
     return config
 
 
-def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file, after its keys and shapes were compared with those of the network."""
-    if not path.exists():
-        raise CheckpointError(f"{path}: missing")
+def _network(path: Path, config: UNetConfig, exploding: tuple[float, float, int] | None) -> UNet:
+    """Without weights: none are drawn, for the global generator is a training run's."""
     try:
-        with path.open("rb") as start:
-            if start.read(40).startswith(b"version https://git-lfs"):
-                raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights: run 'git lfs pull'")
-        with safe_open(path, framework="pt") as file:
-            keys = set(file.keys())
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
-            _compare_keys(path, shapes, {key: tuple(value.shape) for key, value in expected.items()})
-            return {key: file.get_tensor(key).to(expected[key].dtype, copy=True) for key in keys}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: no whole safetensors file ({error})") from error
-
-
-def _compare_keys(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    if missing := sorted(wanted.keys() - found.keys()):
-        raise CheckpointError(f"{path}: lacks {missing[0]!r} ({len(missing)} tensor(s) missing)")
-    if extra := sorted(found.keys() - wanted.keys()):
-        raise CheckpointError(f"{path}: holds {extra[0]!r}, which the config has no place for ({len(extra)} extra)")
-    for key in sorted(wanted):
-        if found[key] != wanted[key]:
-            raise CheckpointError(f"{path}: {key!r} has shape {found[key]}, the config asks for {wanted[key]}")
-
-
-def _schedule(folder: Path, scheduler: Mapping[str, Any]) -> NoiseSchedule:
-    path = folder / SCHEDULER_CONFIG
-    _one_of(folder, scheduler, "_class_name", SCHEDULERS)
-    if scheduler.get("trained_betas"):
-        raise CheckpointError(f"{path}: trained_betas is not supported yet")
-    timesteps = int(_number(folder, scheduler, "num_train_timesteps", 1000, least=1))
-    ends = [_number(folder, scheduler, "beta_start", 1e-4), _number(folder, scheduler, "beta_end", 0.02)]
-    try:
-        schedule = NoiseSchedule.named(str(scheduler.get("beta_schedule", "linear")), timesteps, *ends)
+        with torch.device("meta"):
+            return UNet(config) if exploding is None else ScoreUNet(config, *exploding)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if not _switch(folder, scheduler, "rescale_betas_zero_snr", False):
+
+
+def _exploding_noise(path: Path, scheduler: Mapping[str, Any]) -> tuple[float, float, int]:
+    """The least and the greatest σ, and the number of timesteps."""
+    timesteps = int(_number(path, scheduler, "num_train_timesteps", 2000, least=1))
+    lowest, highest = (_number(path, scheduler, key, 0.0) for key in ("sigma_min", "sigma_max"))
+    if not 0 < lowest < highest:
+        raise CheckpointError(f"{path}: sigma_min = {lowest} is not between 0 and sigma_max = {highest}")
+    return lowest, highest, timesteps
+
+
+def _schedule(path: Path, scheduler: Mapping[str, Any]) -> NoiseSchedule:
+    schedule = _trained_schedule(path, scheduler)
+    if not _switch(path, scheduler, "rescale_betas_zero_snr", False):
         return schedule
-    if scheduler.get("prediction_type", "epsilon") == "epsilon":
+    if scheduler["prediction_type"] == "epsilon":
         raise CheckpointError(
             f"{path}: prediction_type = 'epsilon' with rescale_betas_zero_snr = True: "
             "at the last timestep the image is all noise, and the noise says nothing of the picture"
@@ -245,68 +196,109 @@ def _schedule(folder: Path, scheduler: Mapping[str, Any]) -> NoiseSchedule:
     return schedule.ending_in_noise()
 
 
-def _grid(folder: Path, scheduler: Mapping[str, Any]) -> Grid:
-    # diffusers' DDPM and DDIM leave the spacing out of older files; both then mean "leading".
+def _trained_schedule(path: Path, scheduler: Mapping[str, Any]) -> NoiseSchedule:
+    timesteps = int(_number(path, scheduler, "num_train_timesteps", 1000, least=1))
+    if scheduler["trained_betas"] is not None:
+        return NoiseSchedule.from_betas(_trained_betas(path, scheduler["trained_betas"], timesteps))
+    ends = [_number(path, scheduler, "beta_start", 1e-4), _number(path, scheduler, "beta_end", 0.02)]
+    try:
+        return NoiseSchedule.named(str(scheduler["beta_schedule"]), timesteps, *ends)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _trained_betas(path: Path, betas: Any, timesteps: int) -> Any:
+    numbers = isinstance(betas, list) and all(type(beta) in (int, float) for beta in betas)
+    if not numbers or len(betas) != timesteps or not all(0 < beta < 1 for beta in betas):
+        raise CheckpointError(f"{path}: trained_betas is no list of {timesteps} numbers between 0 and 1")
+    return np.asarray(betas, dtype=np.float64)
+
+
+def _grid(path: Path, scheduler: Mapping[str, Any], config: UNetConfig) -> Grid:
+    variance_type = _one_of(path, scheduler, "variance_type", VARIANCES)
+    if variance_type.startswith("learned") and config.out_channels == config.in_channels:
+        raise CheckpointError(
+            f"{path}: variance_type = {variance_type!r} needs a U-Net of "
+            f"out_channels = {2 * config.in_channels}, not {config.out_channels}"
+        )
     return Grid(
-        spacing=_one_of(folder, scheduler, "timestep_spacing", SPACINGS),
-        steps_offset=int(_number(folder, scheduler, "steps_offset", 0)),
-        set_alpha_to_one=_switch(folder, scheduler, "set_alpha_to_one"),
-        variance_type=_one_of(folder, scheduler, "variance_type", VARIANCES),
-        lambda_min=_lambda_min(folder, scheduler),
+        spacing=_one_of(path, scheduler, "timestep_spacing", SPACINGS),
+        steps_offset=int(_number(path, scheduler, "steps_offset", 0)),
+        set_alpha_to_one=_switch(path, scheduler, "set_alpha_to_one"),
+        variance_type=variance_type,
+        karras=scheduler.get("use_karras_sigmas") is not None and _switch(path, scheduler, "use_karras_sigmas"),
+        lambda_min=_lambda_min(path, scheduler),
     )
 
 
-def _lambda_min(folder: Path, scheduler: Mapping[str, Any]) -> float:
-    """diffusers writes −∞ as a word."""
-    value = scheduler.get("lambda_min_clipped", "-Infinity")
-    if value == "-Infinity":
+def _lambda_min(path: Path, scheduler: Mapping[str, Any]) -> float:
+    value = scheduler.get("lambda_min_clipped")
+    if value is None:
         return -math.inf
     if type(value) not in (int, float) or math.isnan(value):
-        raise CheckpointError(f"{folder / SCHEDULER_CONFIG}: lambda_min_clipped = {value!r} is no number")
+        raise CheckpointError(f"{path}: lambda_min_clipped = {value!r} is no number")
     return float(value)
 
 
-def _clipping(folder: Path, scheduler: Mapping[str, Any]) -> Clipping:
-    if _switch(folder, scheduler, "thresholding", False):
-        ratio = _number(folder, scheduler, "dynamic_thresholding_ratio", 0.995)
+def _clipping(path: Path, scheduler: Mapping[str, Any]) -> Clipping:
+    if _switch(path, scheduler, "thresholding", False):
+        ratio = _number(path, scheduler, "dynamic_thresholding_ratio", 0.995)
         if ratio > 1:
-            path = folder / SCHEDULER_CONFIG
             raise CheckpointError(f"{path}: dynamic_thresholding_ratio = {ratio} is outside 0 … 1")
-        return Clipping(_number(folder, scheduler, "sample_max_value", 1.0, least=1), ratio)
-    limit = float(_number(folder, scheduler, "clip_sample_range", 1.0))
-    return Clipping(limit if _switch(folder, scheduler, "clip_sample") else None)
+        return Clipping(_number(path, scheduler, "sample_max_value", 1.0, least=1), ratio)
+    limit = float(_number(path, scheduler, "clip_sample_range", 1.0))
+    return Clipping(limit if _switch(path, scheduler, "clip_sample") else None)
 
 
-def _number(folder: Path, scheduler: Mapping[str, Any], key: str, default: float, least: float = 0) -> float:
+def _number(path: Path, scheduler: Mapping[str, Any], key: str, default: float, least: float = 0) -> float:
     """A finite number from `least` up, whole where the default is; diffusers' default when the file leaves it out."""
     value = scheduler.get(key, default)
     kinds = (int,) if isinstance(default, int) else (int, float)
     if type(value) not in kinds or not least <= value < math.inf:
         kind = "whole number" if kinds == (int,) else "number"
-        raise CheckpointError(f"{folder / SCHEDULER_CONFIG}: {key} = {value!r} is no {kind} from {least} up")
+        raise CheckpointError(f"{path}: {key} = {value!r} is no {kind} from {least} up")
     return float(value)
 
 
-def _switch(folder: Path, scheduler: Mapping[str, Any], key: str, default: bool = True) -> bool:
+def _switch(path: Path, scheduler: Mapping[str, Any], key: str, default: bool = True) -> bool:
     """True or false; diffusers' default when the file leaves it out."""
     value = scheduler.get(key, default)
     if not isinstance(value, bool):
-        raise CheckpointError(f"{folder / SCHEDULER_CONFIG}: {key} = {value!r} is neither true nor false")
+        raise CheckpointError(f"{path}: {key} = {value!r} is neither true nor false")
     return value
 
 
-def _one_of(folder: Path, scheduler: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> str:
+def _one_of(path: Path, scheduler: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> str:
     """The value of a key, the first of those allowed when the file leaves it out (diffusers' default)."""
     value = scheduler.get(key, allowed[0])
     if value not in allowed:
-        raise CheckpointError(
-            f"{folder / SCHEDULER_CONFIG}: {key} = {value!r} is not supported (supported: {', '.join(allowed)})"
-        )
+        raise CheckpointError(f"{path}: {key} = {value!r} is not supported (supported: {', '.join(allowed)})")
     return str(value)
 
 
+def _defaults(folder: Path, card: CardFile, scheduler: Mapping[str, Any], schedule: NoiseSchedule) -> Defaults:
+    """What the card says; where it says nothing, the sampler that the scheduler's file is of."""
+    path, named = folder / CARD_FILE, card.default.model_fields_set
+    if "sampler" in named and card.default.sampler not in SAMPLERS:
+        raise CheckpointError(f"{path}: default.sampler = {card.default.sampler!r} is not offered")
+    if "steps" in named and card.default.steps > schedule.timesteps:
+        raise CheckpointError(f"{path}: default.steps is over the {schedule.timesteps} of training")
+    own = sampler_of(scheduler)
+    sampler = card.default.sampler if "sampler" in named or own not in SAMPLERS else own
+    return card.default.model_copy(update={"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)})
+
+
+def _check_times(path: Path, config: UNetConfig, schedule: NoiseSchedule) -> None:
+    """A learned embedding of time has a row for every timestep."""
+    rows = config.num_train_timesteps
+    if config.time_embedding_type == "learned" and rows is not None and rows < schedule.timesteps:
+        raise CheckpointError(f"{path}: num_train_timesteps = {rows}, but the scheduler has {schedule.timesteps}")
+
+
 def _labels(folder: Path, config: UNetConfig, card: CardFile) -> list[str]:
-    """K names for K classes; the last of num_class_embeds means "no label"."""
+    """K names for K classes; the last of num_class_embeds means "no label", and so does the number K."""
+    if config.class_embed_type == "timestep":  # a label is a number, and the card alone knows of how many
+        return card.labels
     classes = config.num_class_embeds - 1 if config.num_class_embeds is not None else 0
     if card.labels and len(card.labels) != classes:
         raise CheckpointError(
@@ -315,15 +307,15 @@ def _labels(folder: Path, config: UNetConfig, card: CardFile) -> list[str]:
     return card.labels or [str(k) for k in range(classes)]
 
 
-def _size(folder: Path, config: UNetConfig) -> tuple[int, int]:
+def _size(path: Path, config: UNetConfig) -> tuple[int, int]:
     size = config.sample_size
     if size is None:
-        raise CheckpointError(f"{folder / UNET_CONFIG}: sample_size is missing")
+        raise CheckpointError(f"{path}: sample_size is missing")
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2 or any(type(side) is not int for side in sides):
-        raise CheckpointError(f"{folder / UNET_CONFIG}: sample_size = {size!r} is neither a whole number nor two")
+        raise CheckpointError(f"{path}: sample_size = {size!r} is neither a whole number nor two")
     height, width = sides
     for side in sides:
         if side < 1 or side % config.downscale:
-            raise CheckpointError(f"{folder / UNET_CONFIG}: sample_size {side} is no multiple of {config.downscale}")
+            raise CheckpointError(f"{path}: sample_size {side} is no multiple of {config.downscale}")
     return height, width

@@ -1,7 +1,7 @@
-"""What a U-Net is built from: the keys of `unet/config.json`, checked.
+"""What a U-Net is built from: the keys of `config.json`, checked.
 
 Keys and defaults equal those of diffusers 0.42's `UNet2DModel`. What a config asks for
-beyond what `model.blocks` implements is refused by name; nothing is ignored.
+beyond what `model.unet` implements is refused by name; nothing is ignored.
 """
 
 from __future__ import annotations
@@ -10,27 +10,39 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from model.errors import CheckpointError
+from model.legacy import today_config
 
 # For keys whose other values this U-Net does not implement: the values that it does.
 IMPLEMENTED: dict[str, tuple[Any, ...]] = {
-    "time_embedding_type": ("positional",),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "mid_block_type": ("UNetMidBlock2D",),
-    "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
-    "downsample_type": ("conv",),
-    "upsample_type": ("conv",),
-    "act_fn": ("silu", "swish"),
-    "resnet_time_scale_shift": ("default",),
-    "class_embed_type": (None,),
+    "time_embedding_type": ("positional", "fourier", "learned"),
+    "down_block_types": (
+        "DownBlock2D",
+        "AttnDownBlock2D",
+        "ResnetDownsampleBlock2D",
+        "SkipDownBlock2D",
+        "AttnSkipDownBlock2D",
+    ),
+    "mid_block_type": ("UNetMidBlock2D", None),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SkipUpBlock2D", "AttnSkipUpBlock2D"),
+    "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"),
+    "act_fn": ("silu", "swish", "mish", "gelu", "relu"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "class_embed_type": (None, "timestep", "identity"),
     "downsample_padding": (0, 1),
 }
 
 
 def _count(value: Any) -> bool:
     return type(value) is int and value >= 1
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(map(_count, value))
 
 
 def _number(value: Any) -> bool:
@@ -40,10 +52,17 @@ def _number(value: Any) -> bool:
 # What the other keys hold: a file may say anything.
 KINDS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (("down_block_types", "up_block_types"), "no list", lambda v: isinstance(v, tuple)),
-    (("block_out_channels",), "no list of whole numbers", lambda v: isinstance(v, tuple) and all(map(_count, v))),
+    (("block_out_channels",), "no list of whole numbers", _counts),
     (("in_channels", "out_channels", "layers_per_block"), "no whole number from 1", _count),
     (
-        ("time_embedding_dim", "attention_head_dim", "attn_norm_num_groups", "num_class_embeds"),
+        (
+            "time_embedding_dim",
+            "attention_head_dim",
+            "norm_num_groups",
+            "attn_norm_num_groups",
+            "num_class_embeds",
+            "num_train_timesteps",
+        ),
         "neither a whole number from 1 nor null",
         lambda v: v is None or _count(v),
     ),
@@ -56,7 +75,7 @@ KINDS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The keys of `unet/config.json`, with diffusers' defaults for those left out."""
+    """The keys of `config.json`, with diffusers' defaults for those left out."""
 
     sample_size: int | tuple[int, int] | None = None
     in_channels: int = 3
@@ -78,7 +97,7 @@ class UNetConfig:
     dropout: float = 0.0
     act_fn: str = "silu"
     attention_head_dim: int | None = 8
-    norm_num_groups: int = 32
+    norm_num_groups: int | None = 32
     attn_norm_num_groups: int | None = None
     norm_eps: float = 1e-5
     resnet_time_scale_shift: str = "default"
@@ -89,13 +108,13 @@ class UNetConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> UNetConfig:
-        """The config of a parsed `config.json`.
+        """The config of a parsed `config.json`; names that diffusers had at first are understood.
 
         Raises:
             CheckpointError: for a key or a value that is not understood, by name.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        values = {key: value for key, value in raw.items() if not key.startswith("_")}
+        values = today_config({key: value for key, value in raw.items() if not key.startswith("_")})
         if unknown := sorted(set(values) - known):
             raise CheckpointError(f"config key {unknown[0]!r} is not understood (known: {', '.join(sorted(known))})")
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
@@ -112,6 +131,10 @@ class UNetConfig:
     def downscale(self) -> int:
         """The factor that height and width must be multiples of."""
         return int(2 ** (len(self.block_out_channels) - 1))
+
+    def norm_groups(self, channels: int) -> int:
+        """Groups of a norm over that many channels, where a block has no rule of its own."""
+        return self.norm_num_groups if self.norm_num_groups is not None else min(channels // 4, 32)
 
     def _check(self) -> None:
         for keys, wrong, holds in KINDS:
@@ -130,14 +153,33 @@ class UNetConfig:
                 f"block_out_channels, down_block_types and up_block_types differ in length "
                 f"({levels}, {len(self.down_block_types)}, {len(self.up_block_types)})"
             )
-        if not _count(self.norm_num_groups):
-            raise CheckpointError(
-                f"norm_num_groups = {self.norm_num_groups!r} is not supported (supported: an integer)"
-            )
-        for channels in self.block_out_channels:
-            if channels % self.norm_num_groups:
+        if self.time_embedding_type == "learned" and self.num_train_timesteps is None:
+            raise CheckpointError("num_train_timesteps = None, but time_embedding_type = 'learned' needs a number")
+        self._check_groups()
+        self._check_skips()
+
+    def _check_groups(self) -> None:
+        kinds = (*self.down_block_types, *self.up_block_types)
+        plain = [kind for kind in kinds if "Skip" not in kind]
+        if self.norm_num_groups is None and plain:
+            raise CheckpointError(f"norm_num_groups = None is not supported with {plain[0]!r} (supported: Skip blocks)")
+        for channels in self.block_out_channels if len(plain) == len(kinds) else ():
+            if channels % (self.norm_num_groups or 1):
                 raise CheckpointError(
                     f"block_out_channels holds {channels}, no multiple of norm_num_groups = {self.norm_num_groups}"
                 )
-        if channels % (self.attn_norm_num_groups or 1):
-            raise CheckpointError(f"attn_norm_num_groups = {self.attn_norm_num_groups} does not divide {channels}")
+        lowest = self.block_out_channels[-1]
+        if lowest % (self.attn_norm_num_groups or 1):
+            raise CheckpointError(f"attn_norm_num_groups = {self.attn_norm_num_groups} does not divide {lowest}")
+
+    def _check_skips(self) -> None:
+        """The picture beside h has three channels, and h's size only while every block carries it along."""
+        down = ["Skip" in kind for kind in self.down_block_types]
+        up = ["Skip" in kind for kind in self.up_block_types]
+        for key, channels, skips in (("in_channels", self.in_channels, down), ("out_channels", self.out_channels, up)):
+            if any(skips) and channels != 3:
+                raise CheckpointError(f"{key} = {channels} is not supported with Skip blocks (supported: 3)")
+        if (False, True) in pairwise(down[:-1]):
+            raise CheckpointError("down_block_types has a Skip block after one of another kind, of another size")
+        if (True, False) in pairwise(up):
+            raise CheckpointError("up_block_types has a Skip block before one of another kind, of another size")

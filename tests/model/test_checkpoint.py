@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,21 @@ def test_half_precision_weights_are_served_in_float32(folder: Folder) -> None:
 
 def test_a_folder_without_labels_numbers_its_classes(folder: Folder) -> None:
     assert load_model(folder()).card.labels == ["0", "1", "2"]
+
+
+def test_a_network_told_its_class_as_a_number_has_the_classes_that_the_card_names(
+    folder: Folder, unconditional: UNetConfig
+) -> None:
+    """Class k is the number k, and "no label" the number after the last."""
+    path = folder(dataclasses.replace(unconditional, class_embed_type="timestep"), labels=("boot", "bag"))
+    model = load_model(path)
+    assert model.card.labels == ["boot", "bag"]
+    theirs = UNet2DModel.from_pretrained(path, subfolder="unet").eval()
+    numbers = torch.stack([model.condition(1), model.condition(None)])
+    assert numbers.tolist() == [1, 2]
+    with torch.inference_mode():
+        expected = theirs(*noise(), class_labels=numbers).sample
+    torch.testing.assert_close(network(model, numbers), expected, rtol=0, atol=1e-5)
 
 
 def test_a_model_can_be_served_under_another_name(folder: Folder) -> None:

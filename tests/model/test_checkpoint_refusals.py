@@ -19,6 +19,7 @@ CONFIG = "unet/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 CARD = "model_card.json"
+INDEX = "model_index.json"
 Folder = Callable[..., Path]
 
 
@@ -112,6 +113,41 @@ def test_a_size_that_is_none(folder: Folder, size: Any) -> None:
     assert refusal(root).startswith(f"{path}: sample_size ")
 
 
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {"class_embed_type": "identity"},
+            "class_embed_type = 'identity' needs an embedding, which no request carries",
+        ),
+        (
+            {"time_embedding_type": "learned", "num_train_timesteps": 10},
+            "lacks 'time_proj.weight' (1 tensor(s) missing)",
+        ),
+        ({"attention_head_dim": 32}, "attention_head_dim = 32 is over the 16 channels of a block"),
+        ({"down_blocks": ["DownBlock2D"]}, "config key 'down_blocks' is the old name of 'down_block_types' and says"),
+    ],
+)
+def test_a_network_that_cannot_be_built_or_served(folder: Folder, changes: dict[str, Any], cause: str) -> None:
+    root = folder()
+    path = rewrite(root, CONFIG, **changes)
+    assert refusal(root).startswith(f"{root / WEIGHTS if 'lacks' in cause else path}: {cause}")
+
+
+def test_a_learned_time_embedding_of_fewer_timesteps_than_the_scheduler_has(folder: Folder) -> None:
+    root = folder()
+    path = rewrite(root, CONFIG, time_embedding_type="learned", num_train_timesteps=10)
+    reweigh(root, lambda tensors: tensors.update({"time_proj.weight": torch.zeros(10, 8)}))
+    assert refusal(root) == f"{path}: num_train_timesteps = 10, but the scheduler has 1000"
+
+
+def test_a_pipeline_with_a_part_that_is_not_served(folder: Folder) -> None:
+    """CompVis/ldm-celebahq-256 has a UNet2DModel, in the space of a decoder."""
+    root = folder()
+    path = rewrite(root, INDEX, vqvae=["diffusers", "VQModel"])
+    assert refusal(root) == f"{path}: the pipeline's 'vqvae' is not supported (supported: unet, scheduler)"
+
+
 def test_another_kind_of_network(folder: Folder) -> None:
     root = folder()
     path = rewrite(root, CONFIG, _class_name="UNet2DConditionModel")
@@ -126,7 +162,9 @@ def test_labels_that_are_not_as_many_as_the_classes(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"_class_name": "ScoreSdeVeScheduler"}, "_class_name = 'ScoreSdeVeScheduler' is not supported"),
+        ({"_class_name": "EDMEulerScheduler"}, "_class_name = 'EDMEulerScheduler' is not supported"),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_min": 0}, "sigma_min = 0.0 is not between 0 and sigma_max = 13"),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": "x"}, "sigma_max = 'x' is no number from 0 up"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name = 'FlowMatchEulerDiscreteScheduler' is not"),
         ({"beta_schedule": "exp"}, "beta_schedule = 'exp' is not supported"),
         ({"prediction_type": "flow_prediction"}, "prediction_type = 'flow_prediction' is not supported"),
@@ -143,8 +181,16 @@ def test_labels_that_are_not_as_many_as_the_classes(folder: Folder) -> None:
         ),
         ({"thresholding": True, "sample_max_value": 0.5}, "sample_max_value = 0.5 is no number from 1 up"),
         ({"thresholding": "yes"}, "thresholding = 'yes' is neither true nor false"),
-        ({"lambda_min_clipped": "low"}, "lambda_min_clipped = 'low' is no number"),
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas is not supported"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "low"},
+            "lambda_min_clipped = 'low' is no number",
+        ),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas is no list of 1000 numbers between 0 and 1"),
+        (
+            {"trained_betas": [0.1, 1.0], "num_train_timesteps": 2},
+            "trained_betas is no list of 2 numbers between 0 and",
+        ),
+        ({"noise_schedule": "linear"}, "key 'noise_schedule' is not understood"),
         ({"beta_start": "small"}, "beta_start = 'small' is no number"),
         ({"beta_end": 2.5}, "beta_start = 0.0001 and beta_end = 2.5 lead outside 0 … 1"),
         ({"beta_start": float("nan")}, "beta_start = nan is no number"),
@@ -161,7 +207,7 @@ def test_a_scheduler_file_that_asks_for_what_there_is_not(folder: Folder, change
     assert refusal(root).startswith(f"{path}: {cause}")
 
 
-@pytest.mark.parametrize("file", [CONFIG, SCHEDULER, CARD])
+@pytest.mark.parametrize("file", [CONFIG, SCHEDULER, CARD, INDEX])
 @pytest.mark.parametrize("content", ["", "{", "[]", "\ufeff{}"])
 def test_a_file_that_is_not_what_its_name_says(folder: Folder, file: str, content: str) -> None:
     root = folder()

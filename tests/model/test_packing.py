@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -23,14 +25,35 @@ CONFIG = UNetConfig(
     num_class_embeds=4,
 )
 
+RESNETS = replace(
+    CONFIG,
+    down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    downsample_type="resnet",
+    upsample_type="resnet",
+    resnet_time_scale_shift="scale_shift",
+    class_embed_type="timestep",
+)
+NCSNPP = replace(
+    CONFIG,
+    block_out_channels=(32, 32),
+    down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+    up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+    time_embedding_type="fourier",
+    norm_num_groups=None,
+    attention_head_dim=None,
+)
+EVERY = pytest.mark.parametrize("config", [CONFIG, RESNETS, NCSNPP], ids=["attention", "resnet resampling", "ncsnpp"])
+
 pytestmark = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this torch has no oneDNN")
 
 
+@EVERY
 @torch.inference_mode()
-def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place() -> None:
+def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place(config: UNetConfig) -> None:
     torch.manual_seed(0)
-    network = pack(UNet(CONFIG).eval())
-    x, t, label = torch.randn(16, 3, 16, 16), torch.rand(16) * 999, torch.randint(0, 4, (16,))
+    network = pack(UNet(config).eval())
+    x, t, label = torch.randn(16, 3, 16, 16), 1 + torch.rand(16) * 998, torch.randint(1, 4, (16,))
     together = network(x, t, label)
     for size in range(1, 16):
         assert torch.equal(network(x[:size], t[:size], label[:size]), together[:size]), size
@@ -38,11 +61,12 @@ def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place() -> None:
     assert torch.equal(network(x[order], t[order], label[order]), together[order])
 
 
+@EVERY
 @torch.inference_mode()
-def test_packed_is_the_same_function() -> None:
+def test_packed_is_the_same_function(config: UNetConfig) -> None:
     torch.manual_seed(1)
-    network = UNet(CONFIG).eval()
-    x, t, label = torch.randn(5, 3, 16, 16), torch.rand(5) * 999, torch.randint(0, 4, (5,))
+    network = UNet(config).eval()
+    x, t, label = torch.randn(5, 3, 16, 16), 1 + torch.rand(5) * 998, torch.randint(1, 4, (5,))
     plain = network(x, t, label)
     packed = pack(network)
     assert not [layer for layer in packed.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from model.blocks import sinusoid
 from model.config import UNetConfig
 from model.errors import CheckpointError
 from model.unet import UNet
@@ -41,49 +40,24 @@ def test_noise_level_and_label_are_heard(conditional: UNetConfig, stir: Callable
 
 
 def test_a_label_beyond_the_null_class_is_an_error(conditional: UNetConfig) -> None:
-    """SCIENCE trap 24: K is null, K + 1 and −1 are errors."""
+    """Of K + 1 rows the last is "no label"; K + 1 and −1 are errors."""
     net = UNet(conditional)
     for label in (4, -1):
         with pytest.raises(IndexError):
             net(torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.tensor([label]))
 
 
-def test_the_two_conventions_of_time_features_at_zero() -> None:
-    """SCIENCE trap 25: t = 0 → the first half is 0 in Ho's order (sin‖cos), 1 in OpenAI's (cos‖sin)."""
-    zero = torch.zeros(1)
-    ho = sinusoid(zero, 8, flip_sin_to_cos=False, freq_shift=1)
-    openai = sinusoid(zero, 8, flip_sin_to_cos=True, freq_shift=0)
-    assert ho.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]]
-    assert openai.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
-
-
-def test_time_features_divide_by_half_less_the_shift() -> None:
-    """SCIENCE trap 25: frequencies exp(−ln 10000·i/(half − shift)); with shift 1 the last is 1/10000."""
-    t = torch.tensor([500.0])
-    shifted = sinusoid(t, 8, flip_sin_to_cos=False, freq_shift=1)[0]
-    plain = sinusoid(t, 8, flip_sin_to_cos=True, freq_shift=0)[0]
-    assert shifted[3].item() == pytest.approx(math.sin(500 / 10_000), abs=1e-6)
-    assert plain[7].item() == pytest.approx(math.sin(500 / 10_000**0.75), abs=1e-6)
-    assert plain[3].item() == pytest.approx(math.cos(500 / 10_000**0.75), abs=1e-6)
-
-
-def test_time_features_are_defined_between_timesteps() -> None:
-    low, middle, high = sinusoid(torch.tensor([749.0, 749.25, 750.0]), 16, flip_sin_to_cos=True, freq_shift=0)
-    assert not torch.equal(low, middle)
-    assert not torch.equal(middle, high)
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("time_embedding_type", "fourier"),
-        ("mid_block_type", None),
-        ("downsample_type", "resnet"),
-        ("upsample_type", "resnet"),
-        ("act_fn", "mish"),
-        ("resnet_time_scale_shift", "scale_shift"),
-        ("class_embed_type", "timestep"),
-        ("norm_num_groups", None),
+        ("time_embedding_type", "gaussian"),
+        ("mid_block_type", "UNetMidBlock2DCrossAttn"),
+        ("downsample_type", "fir"),
+        ("upsample_type", None),
+        ("act_fn", "elu"),
+        ("resnet_time_scale_shift", "spatial"),
+        ("class_embed_type", "projection"),
+        ("downsample_padding", 2),
     ],
 )
 def test_a_value_that_is_not_supported_is_refused_by_name(key: str, value: Any) -> None:
@@ -94,12 +68,64 @@ def test_a_value_that_is_not_supported_is_refused_by_name(key: str, value: Any) 
 
 @pytest.mark.parametrize(
     ("key", "block"),
-    [("down_block_types", "SkipDownBlock2D"), ("up_block_types", "ResnetUpsampleBlock2D")],
+    [("down_block_types", "CrossAttnDownBlock2D"), ("up_block_types", "KUpBlock2D"), ("up_block_types", "DownBlock2D")],
 )
 def test_a_block_that_is_not_supported_is_refused_by_name(key: str, block: str) -> None:
     blocks = list(getattr(UNetConfig(), key))
     with pytest.raises(CheckpointError, match=f"^{key} = '{block}' is not supported"):
         UNetConfig.from_dict({key: [*blocks[1:], block]})
+
+
+SKIPS = {
+    "block_out_channels": [32, 32],
+    "down_block_types": ["SkipDownBlock2D"] * 2,
+    "up_block_types": ["SkipUpBlock2D"] * 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"norm_num_groups": None}, "norm_num_groups = None is not supported with 'DownBlock2D'"),
+        ({"time_embedding_type": "learned"}, "num_train_timesteps = None, but time_embedding_type = 'learned'"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps = 0 is neither a whole number from 1 nor null"),
+        ({"block_out_channels": []}, "block_out_channels = () is no list of whole numbers"),
+        ({"attn_norm_num_groups": 10}, "attn_norm_num_groups = 10 does not divide 896"),
+        ({**SKIPS, "in_channels": 1, "out_channels": 1}, "in_channels = 1 is not supported with Skip blocks"),
+        (
+            {
+                **SKIPS,
+                "block_out_channels": [32] * 3,
+                "down_block_types": ["DownBlock2D", "SkipDownBlock2D", "SkipDownBlock2D"],
+                "up_block_types": ["SkipUpBlock2D"] * 3,
+            },
+            "down_block_types has a Skip block after one of another kind",
+        ),
+        (
+            {**SKIPS, "up_block_types": ["SkipUpBlock2D", "UpBlock2D"]},
+            "up_block_types has a Skip block before one of another kind",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused_by_name(changes: dict[str, Any], cause: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^{re.escape(cause)}"):
+        UNetConfig.from_dict(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {**SKIPS, "block_out_channels": [32, 48], "down_block_types": ["SkipDownBlock2D", "AttnSkipDownBlock2D"]},
+            "block_out_channels leads to a norm of 32 groups over 48 channels",
+        ),
+        ({**SKIPS, "block_out_channels": [2, 32]}, "block_out_channels leads to a norm of 0 groups over 2 channels"),
+        ({"attention_head_dim": 512}, "attention_head_dim = 512 is over the 448 channels of a block"),
+    ],
+)
+def test_blocks_that_cannot_be_built_are_refused_by_name(changes: dict[str, Any], cause: str) -> None:
+    with pytest.raises(CheckpointError, match=f"^{re.escape(cause)}$"), torch.device("meta"):
+        UNet(UNetConfig.from_dict(changes))
 
 
 def test_a_key_that_is_not_understood_is_refused_by_name() -> None:
