@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-SMOOTHING = 0.9  # share of the past in the smoothed loss
+REACH = 4  # lines of metrics on either side that the smoothed loss is a mean of
 
 
 def can_plot() -> bool:
@@ -35,25 +35,28 @@ def read_metrics(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
-def smoothed(values: list[float], share: float = SMOOTHING) -> list[float]:
-    """Exponential mean of what came so far, weights normalised to 1: of equal values it is that value."""
-    means, mean, weight = [], 0.0, 0.0
-    for value in values:
-        mean = share * mean + (1 - share) * value
-        weight = share * weight + (1 - share)
-        means.append(mean / weight)
+def smoothed(values: list[float], reach: int = REACH) -> list[float]:
+    """Means of each value and as many on its left as on its right, up to `reach`: no lag, and the ends stay."""
+    means = []
+    for k in range(len(values)):
+        r = min(reach, k, len(values) - 1 - k)
+        means.append(sum(values[k - r : k + r + 1]) / (2 * r + 1))
     return means
 
 
 def loss_figure(metrics: dict[str, list[float]]) -> Any:
     """The matplotlib figure: no pyplot, so no window, no global state."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot(xlabel="images seen", ylabel="loss", yscale="log")
     images, loss = metrics["images"], metrics["loss"]
     raw = axes.plot(images, loss, color="tab:blue", alpha=0.35, linewidth=1, label="loss as logged")
     smooth = axes.plot(images, smoothed(loss), color="tab:blue", linewidth=2, label="smoothed")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3)
     right = axes.twinx()
     right.set_ylabel("learning rate")

@@ -35,7 +35,7 @@ class Preset:
 
 #                     channels             attention at each level      layers groups head_dim   images  batch  rate
 PRESETS = {
-    "tiny":   Preset((16, 32),            (False, True),                1,      8,    16,    400_000,  128,  2e-3),
+    "tiny":   Preset((16, 32),            (False, True),                1,      8,    16,    300_000,  128,  2e-3),
     "small":  Preset((32, 64, 128),       (False, False, True),         1,      8,    32,  1_000_000,  128,  1e-3),
     "medium": Preset((64, 128, 256),      (False, False, True),         2,     16,    64,  4_000_000,  128,  5e-4),
     "large":  Preset((64, 128, 256, 256), (False, False, True, True),   2,     32,    64, 20_000_000,  128,  2e-4),

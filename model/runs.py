@@ -3,7 +3,7 @@
 config.json                          what decides the numbers
 metrics.csv                          step, images, loss, gradient norm, learning rate, images/s
 loss.png                             the same drawn, where matplotlib is installed
-samples/00012800.png                 a grid of samples by the averaged weights
+samples/00012800.png                 a grid of samples by the averaged weights, the last of the finished run
 checkpoints/step-00000100.safetensors   the newest two, each whole or not there
 model/                               a diffusers folder of the averaged weights, ready to serve
 """
@@ -184,7 +184,10 @@ def run(trainer: Trainer, out: Path, habits: Habits, console: Console) -> bool:
         _log(trainer, out, window, console)
     save_plot(out)
     save(trainer, out)
-    return trainer.step >= config.steps
+    finished = trainer.step >= config.steps
+    if finished and not _grid_path(trainer, out).exists():
+        save_grid(trainer, out)
+    return finished
 
 
 def save_grid(trainer: Trainer, out: Path, rows: int = 4, columns: int = 10) -> None:
@@ -194,8 +197,12 @@ def save_grid(trainer: Trainer, out: Path, rows: int = 4, columns: int = 10) -> 
     classes = len(trainer.dataset.labels)
     labels = [k % classes for k in range(min(classes, columns))] * rows
     images = [model.decode(x0) for x0 in sample(model, labels, steps=20, guidance_scale=2.0)]
-    path = out / "samples" / f"{trainer.images_seen:08d}.png"
-    write_atomically(path, lambda temporary: contact_sheet(images, min(classes, columns)).save(temporary, format="png"))
+    sheet = contact_sheet(images, min(classes, columns))
+    write_atomically(_grid_path(trainer, out), lambda temporary: sheet.save(temporary, format="png"))
+
+
+def _grid_path(trainer: Trainer, out: Path) -> Path:
+    return out / "samples" / f"{trainer.images_seen:08d}.png"
 
 
 def save_plot(out: Path) -> None:

@@ -7,6 +7,7 @@ as if it had never stopped. Files and progress bars are `model.runs`' business.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from time import perf_counter
 
@@ -55,17 +56,26 @@ class Trainer:
         return self.step * self.config.batch
 
     def train_step(self) -> tuple[float, float]:
-        """One optimiser step. Returns (loss, gradient norm before clipping)."""
+        """One optimiser step. Returns (loss, gradient norm before clipping).
+
+        Raises:
+            TrainingError: when there is no finite gradient to follow; weights are then as they were.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
         self.net.train()
         loss = self._backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm)
+        norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient of step {self.step:,} is {norm}: --resume from the newest checkpoint with a lower "
+                f"--learning-rate than {self.config.learning_rate}"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._average()
-        return loss, float(norm)
+        return loss, norm
 
     def _backward(self) -> float:
         """Leave the gradient of the whole batch's mean loss in the weights, part by part. Returns that loss."""

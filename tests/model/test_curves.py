@@ -31,10 +31,11 @@ def test_the_columns_are_read_as_numbers(metrics: Path) -> None:
     assert columns["learning_rate"] == [1e-3, 5e-4, 2.5e-4]
 
 
-def test_the_smoothed_loss_is_a_weighted_mean_of_what_came_so_far() -> None:
-    assert smoothed([3.0, 3.0, 3.0]) == pytest.approx([3.0, 3.0, 3.0]), "it starts at the first value, not at zero"
-    first, second, third = smoothed([1.0, 0.0, 0.0], share=0.5)
-    assert (first, second, third) == pytest.approx((1.0, 1 / 3, 1 / 7))
+def test_the_smoothed_loss_is_a_mean_of_neighbours_without_a_lag() -> None:
+    assert smoothed([3.0, 3.0, 3.0]) == [3.0, 3.0, 3.0]
+    assert smoothed([0.0, 0.0, 9.0, 0.0, 0.0], reach=1) == [0.0, 3.0, 3.0, 3.0, 0.0]
+    line = [1.0 - 0.1 * k for k in range(9)]
+    assert smoothed(line) == pytest.approx(line), "a straight line is where it was"
 
 
 def test_the_plot_shows_the_raw_and_the_smoothed_loss_and_the_rate_on_an_axis_of_its_own(metrics: Path) -> None:

@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -55,13 +54,12 @@ def quiet() -> Console:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder of eight small images of two classes."""
+    """A folder of eight small images of two classes, in colour."""
     folder = tmp_path / "pictures"
     for k in range(8):
         sub = folder / ("dark" if k % 2 else "light")
         sub.mkdir(parents=True, exist_ok=True)
-        field = np.full((8, 8), 40 if k % 2 else 200, dtype=np.uint8)
-        Image.fromarray(field).save(sub / f"{k}.png")
+        Image.new("RGB", (8, 8), (40, 20, 10) if k % 2 else (200, 220, 240)).save(sub / f"{k}.png")
     return folder
 
 
@@ -166,7 +164,7 @@ def test_metrics_of_which_nothing_is_left_begin_anew(dataset: Dataset, tmp_path:
         assert not (tmp_path / "metrics.csv").exists()
 
 
-def test_a_run_shorter_than_a_line_of_metrics_has_one_all_the_same(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_short_run_ends_with_a_line_of_metrics_a_plot_and_a_grid_too(dataset: Dataset, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, images=24)
     runs.start(config, tmp_path)
     assert runs.run(Trainer(config, dataset), tmp_path, runs.Habits(), quiet())
@@ -174,6 +172,7 @@ def test_a_run_shorter_than_a_line_of_metrics_has_one_all_the_same(dataset: Data
         (row,) = csv.DictReader(file)
     assert (row["step"], row["images"]) == ("3", "24")
     assert (tmp_path / "loss.png").exists()
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["00000024.png"]
 
 
 def test_a_folder_with_a_run_is_not_begun_again(dataset: Dataset, tmp_path: Path) -> None:
@@ -197,8 +196,10 @@ def test_the_program_trains_a_model_that_can_be_served(pictures: Path, tmp_path:
     assert f"denoised serve --model {out / 'model'}" in done.stdout.replace("\n", "")
     model = load_model(out / "model")
     assert model.card.labels == ["dark", "light"]
-    assert model.shape == (1, 8, 8)
+    assert model.shape == (3, 8, 8)
     assert sorted(path.name for path in (out / "samples").iterdir()) == ["00000032.png", "00000064.png"]
+    with Image.open(out / "samples" / "00000064.png") as grid:
+        assert grid.mode == "RGB"
 
 
 def test_broken_pictures_are_named_before_the_first_step_and_the_run_is_refused_or_goes_on(

@@ -227,6 +227,19 @@ def test_the_loss_of_the_ideal_network_is_the_least_there_is(
     assert loss.item() == pytest.approx(float(least), rel=5 * math.sqrt(2 / (count * 64)))
 
 
+def test_a_run_that_has_come_apart_ends_with_the_weights_it_had(dataset: Dataset) -> None:
+    trainer = Trainer(CONFIG, dataset)
+    run(trainer, 2)
+    trainer.alpha[:] = math.inf
+    before = {name: value.clone() for name, value in trainer.state().items() if name.startswith(("net.", "ema."))}
+    with pytest.raises(TrainingError, match=r"the gradient of step 2 is nan: --resume .* than 0\.001") as caught:
+        trainer.train_step()
+    assert "\n" not in str(caught.value)
+    assert trainer.step == 2
+    for name, value in before.items():
+        assert torch.equal(trainer.state()[name], value), name
+
+
 def test_the_loss_falls(dataset: Dataset) -> None:
     losses = run(Trainer(CONFIG, dataset), 40)
     assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
