@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +11,11 @@ from rich.console import Console
 
 from model import runs
 from model.checkpoint import load_model
-from model.data import load_dataset
-from model.errors import ModelError, TrainingError
+from model.data import UNREADABLE, load_dataset
+from model.errors import ModelError
 from model.noise import BETAS, PREDICTION_TYPES
-from model.training import PRESETS, Trainer, TrainingConfig
+from model.recipe import PRESETS, TrainingConfig, check
+from model.training import Trainer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,14 +35,32 @@ def _program() -> None:
 @app.command()
 def train(
     data: Annotated[
-        Path, _option("--data", help="Fashion-MNIST's IDX files, or a folder with one sub-folder of images per class")
+        Path,
+        _option(
+            "--data",
+            help="a folder with Fashion-MNIST's IDX files or one sub-folder of images per class; or the word digits",
+        ),
     ],
     out: Annotated[Path, _option("--out", help="the run's folder; the model ends up in OUT/model")],
     resume: Annotated[bool, _option("--resume", help="go on from the newest checkpoint in OUT")] = False,
+    preset: Annotated[
+        str | None, _option("--preset", help=f"the network, its length, batch and rate: {', '.join(PRESETS)}")
+    ] = None,
     images: Annotated[int | None, _option("--images", help="images to see in all")] = None,
     batch: Annotated[int | None, _option("--batch", help="images per step")] = None,
-    size: Annotated[int, _option("--size", help="side of the pictures, for a folder of images", min=1)] = 64,
-    preset: Annotated[str | None, _option("--preset", help=f"the network: {', '.join(PRESETS)}")] = None,
+    accumulate: Annotated[
+        int | None, _option("--accumulate", help="parts that a batch is worked off in, for less memory")
+    ] = None,
+    size: Annotated[int | None, _option("--size", help="side of the pictures, for a folder of images [64]")] = None,
+    background: Annotated[
+        str | None, _option("--background", help="colour behind transparent pictures: a name, or #rrggbb [white]")
+    ] = None,
+    unreadable: Annotated[
+        str | None, _option("--unreadable", help=f"broken files: {', '.join(UNREADABLE)} [refuse]")
+    ] = None,
+    flip: Annotated[
+        bool | None, _option("--flip/--no-flip", help="mirror every other image: not for digits or letters [no]")
+    ] = None,
     prediction: Annotated[
         str | None, _option("--prediction", help=f"what it predicts: {', '.join(PREDICTION_TYPES)}")
     ] = None,
@@ -50,6 +68,9 @@ def train(
     learning_rate: Annotated[float | None, _option("--learning-rate", help="at its highest")] = None,
     lr_schedule: Annotated[str | None, _option("--lr-schedule", help="cosine or constant")] = None,
     warmup: Annotated[int | None, _option("--warmup", help="steps until the learning rate is reached")] = None,
+    min_snr_gamma: Annotated[
+        float | None, _option("--min-snr-gamma", help="weight the loss by min-SNR of this γ (5 in its paper) [off]")
+    ] = None,
     label_dropout: Annotated[
         float | None, _option("--label-dropout", help="share of images whose label is hidden")
     ] = None,
@@ -64,33 +85,40 @@ def train(
     """Train a model. Ctrl-C saves a checkpoint and stops; --resume goes on exactly from there."""
     console = Console()
     given = {
+        "preset": preset,
         "images": images,
         "batch": batch,
-        "preset": preset,
+        "accumulate": accumulate,
+        "size": size,
+        "background": background,
+        "unreadable": unreadable,
+        "flip": flip,
         "prediction_type": prediction,
         "beta_schedule": schedule,
         "learning_rate": learning_rate,
         "lr_schedule": lr_schedule,
         "warmup": warmup,
+        "min_snr_gamma": min_snr_gamma,
         "label_dropout": label_dropout,
         "ema_decay": ema_decay,
         "seed": seed,
         "precision": precision,
     }
     try:
-        trainer = _trainer(data, out, size, device, resume, init, {k: v for k, v in given.items() if v is not None})
+        trainer = _trainer(data, out, device, resume, init, {k: v for k, v in given.items() if v is not None})
+        for skipped in trainer.dataset.skipped:
+            _complain(f"skipped {skipped}")
         parameters = sum(p.numel() for p in trainer.net.parameters())
         console.print(
             f"{len(trainer.dataset):,} images of {len(trainer.dataset.labels)} classes ({trainer.dataset.source}) · "
             f"{parameters / 1e6:.1f} M parameters · {str(trainer.amp_dtype).removeprefix('torch.')} · "
-            f"step {trainer.step:,}"
+            f"step {trainer.step:,}",
+            soft_wrap=True,
         )
         habits = runs.Habits(checkpoint_every=checkpoint_every, sample_every=sample_every)
         finished = runs.run(trainer, out, habits, console)
     except (ModelError, OSError) as error:
-        Console(stderr=True).print(
-            f"denoised train: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        _complain(f"denoised train: {error}")
         raise typer.Exit(1) from error
     if finished:
         console.print(f"Done. Serve it: denoised serve --model {out / 'model'}", highlight=False, soft_wrap=True)
@@ -98,18 +126,12 @@ def train(
         console.print(f"Stopped at step {trainer.step:,}; go on with --resume.", highlight=False)
 
 
-def _trainer(
-    data: Path, out: Path, size: int, device: str, resume: bool, init: Path | None, given: dict[str, object]
-) -> Trainer:
-    dataset = load_dataset(data, size)
-    if resume:
-        stored = runs.stored_config(out)
-        config = TrainingConfig(**{**vars(stored), **given})
-    else:
-        config = TrainingConfig(**given)  # type: ignore[arg-type]
-        _check(config)
+def _trainer(data: Path, out: Path, device: str, resume: bool, init: Path | None, given: dict[str, object]) -> Trainer:
+    config = TrainingConfig(**{**vars(runs.stored_config(out)), **given}) if resume else TrainingConfig.of(given)
+    check(config)
+    dataset = load_dataset(data, config.size, background=config.background, unreadable=config.unreadable)
+    if not resume:
         runs.start(config, out)
-    _check(config)
     trainer = Trainer(config, dataset, device)
     if resume:
         runs.resume(trainer, out)
@@ -119,28 +141,8 @@ def _trainer(
     return trainer
 
 
-def _check(config: TrainingConfig) -> None:
-    """Refuse what cannot be trained, naming the option, the value and the limit."""
-    choices = {
-        "preset": PRESETS,
-        "prediction_type": PREDICTION_TYPES,
-        "beta_schedule": BETAS,
-        "lr_schedule": ("cosine", "constant"),
-    }
-    for key, allowed in choices.items():
-        if getattr(config, key) not in allowed:
-            raise TrainingError(f"{key} = {getattr(config, key)!r} is not known (known: {', '.join(allowed)})")
-    for key, low, high in (
-        ("images", 1, None),
-        ("batch", 1, None),
-        ("learning_rate", 0, None),
-        ("label_dropout", 0, 1),
-        ("ema_decay", 0, 1),
-    ):
-        value = getattr(config, key)
-        if not (math.isfinite(value) and value >= low and (high is None or value <= high)):
-            limit = f"{low} … {high}" if high is not None else f"at least {low}"
-            raise TrainingError(f"{key} = {value} is out of range ({limit})")
+def _complain(line: str) -> None:
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

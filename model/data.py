@@ -1,4 +1,4 @@
-"""Training images: the four IDX files of Fashion-MNIST, or a folder of images.
+"""Training images: Fashion-MNIST's four IDX files, a folder of images, scikit-learn's digits.
 
 A data set is held in memory as bytes. What is missing or broken is a `DataError` of one
 line that says what to do.
@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageColor
 from torch import Tensor
 
 from model.errors import DataError
+from model.images import read_image
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -42,17 +43,23 @@ FASHION_DIGESTS = (
     "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
 )
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+DIGITS = Path("digits")  # the word that --data takes for scikit-learn's
+UNREADABLE = ("refuse", "skip")
 WHERE_TO_GET = "on Debian: apt install dataset-fashion-mnist, then --data /usr/share/datasets/fashion-mnist"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """images: (N, C, H, W) uint8; classes: (N,) int64 in 0 … K−1; labels: K names; source: in words."""
+    """images: (N, C, H, W) uint8; classes: (N,) int64 in 0 … K−1; labels: K names; source: in words.
+
+    skipped: the files of a folder that could not be read, each with the reason.
+    """
 
     images: Tensor
     classes: Tensor
     labels: tuple[str, ...]
     source: str
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,19 +70,47 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1.0
 
 
-def load_dataset(folder: Path, size: int = 64, split: str = "train") -> Dataset:
-    """Read a data set, whatever of the two kinds the folder holds.
+def load_dataset(
+    folder: Path, size: int = 64, split: str = "train", *, background: str = "white", unreadable: str = "refuse"
+) -> Dataset:
+    """Read a data set, whatever of the kinds the folder holds; `digits` alone is scikit-learn's.
 
-    size: height and width that a folder of images is cropped and resized to; IDX images keep theirs.
+    size, background, unreadable: of a folder of images, see `load_image_folder`; others keep their size.
+    split: "train" or "test"; a folder of images has but one.
 
     Raises:
         DataError: when there is no data set, or it is broken.
     """
+    if folder == DIGITS and not folder.exists():
+        return load_digits(split)
     if not folder.is_dir():
-        raise DataError(f"no data set at {folder}: no such folder ({WHERE_TO_GET})")
+        raise DataError(f"no data set at {folder}: no such folder ({WHERE_TO_GET}; or --data {DIGITS})")
     if any(_idx_path(folder, name) for names in IDX_FILES.values() for name in names):
         return load_idx(folder, split)
-    return load_image_folder(folder, size)
+    return load_image_folder(folder, size, background, unreadable)
+
+
+def load_digits(split: str = "train") -> Dataset:
+    """scikit-learn's 1,797 handwritten digits, 8×8, grey (Alpaydin & Kaynak 1998), 0 … 16 → bytes.
+
+    Every fifth image, from the first on, is the test split; scikit-learn has no split of its own.
+
+    Raises:
+        DataError: without scikit-learn.
+    """
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise DataError(f"--data {DIGITS} needs scikit-learn: install denoised's extra 'train'") from error
+    bunch = datasets.load_digits()
+    test = np.arange(len(bunch.target)) % 5 == 0
+    chosen = test if split == "test" else ~test
+    return Dataset(
+        images=torch.from_numpy(np.rint(bunch.images[chosen] * (255 / 16)).astype(np.uint8))[:, None],
+        classes=torch.from_numpy(bunch.target[chosen].astype(np.int64)),
+        labels=tuple(str(digit) for digit in range(10)),
+        source="scikit-learn's digits",
+    )
 
 
 def load_idx(folder: Path, split: str = "train") -> Dataset:
@@ -107,44 +142,67 @@ def load_idx(folder: Path, split: str = "train") -> Dataset:
     )
 
 
-def load_image_folder(folder: Path, size: int) -> Dataset:
-    """One sub-folder per class, its name the label; images as RGB, cropped to a square, resized.
+def load_image_folder(folder: Path, size: int, background: str = "white", unreadable: str = "refuse") -> Dataset:
+    """One sub-folder per class, its name the label; images as `read_image` reads them, grey if all of them are.
+
+    background: the colour behind transparent pictures, a name of CSS or #rrggbb.
+    unreadable: "refuse" a set that holds broken files, or "skip" them; either way every file is tried first.
 
     Raises:
-        DataError: when there are no classes or no images, or a file is no image.
+        DataError: when there are no classes, one has no readable image, or a file is refused.
     """
+    ground = _colour(background)
+    files = _image_files(folder)
+    read, broken = [], []
+    for label, path in files:
+        try:
+            read.append((label, read_image(path, size, ground)))
+        except DataError as error:
+            broken.append(str(error))
+    if broken and unreadable == "refuse":
+        raise DataError(
+            f"{len(broken)} of {len(files)} files cannot be read: {'; '.join(broken)}: "
+            "repair or remove them, or choose --unreadable skip"
+        )
+    labels = sorted({label for label, _ in files})
+    if lost := sorted(set(labels) - {label for label, _ in read}):
+        raise DataError(f"{folder / lost[0]} holds no readable image ({'; '.join(broken)}): repair or remove it")
+    return Dataset(
+        images=_stacked([picture for _, picture in read]),
+        classes=torch.tensor([labels.index(label) for label, _ in read]),
+        labels=tuple(labels),
+        source=folder.name,
+        skipped=tuple(broken),
+    )
+
+
+def _image_files(folder: Path) -> list[tuple[str, Path]]:
+    """(label, path) of every file with an image's suffix, in a fixed order."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [(k, path) for k, sub in enumerate(classes) for path in _image_files(sub)]
+    files = [
+        (sub.name, path) for sub in classes for path in sorted(sub.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
     if not files:
         raise DataError(
             f"{folder} holds neither IDX files nor sub-folders of images: make one sub-folder per class, "
             f"with {', '.join(sorted(IMAGE_SUFFIXES))} files in it ({WHERE_TO_GET})"
         )
-    pictures = [_read_image(path, size) for _, path in files]
+    return files
+
+
+def _stacked(pictures: list[Tensor]) -> Tensor:
+    """(N, 3, H, W), or (N, 1, H, W) when there is no colour in any of them."""
     if all((picture[0] == picture[1]).all() and (picture[1] == picture[2]).all() for picture in pictures):
         pictures = [picture[:1] for picture in pictures]
-    return Dataset(
-        images=torch.stack(pictures),
-        classes=torch.tensor([k for k, _ in files]),
-        labels=tuple(path.name for path in classes),
-        source=folder.name,
-    )
+    return torch.stack(pictures)
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _read_image(path: Path, size: int) -> Tensor:
-    """A file as (3, size, size) uint8: turned as EXIF says, the middle square, Lanczos."""
+def _colour(word: str) -> tuple[int, int, int]:
     try:
-        with Image.open(path) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is no readable image ({error}): repair or remove it") from error
-    square = ImageOps.fit(upright, (size, size), method=Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+        red, green, blue, *_ = ImageColor.getrgb(word)
+    except ValueError as error:
+        raise DataError(f"background = {word!r} is no colour (a name of CSS, or #rrggbb)") from error
+    return red, green, blue
 
 
 def _idx_path(folder: Path, name: str) -> Path | None:

@@ -2,7 +2,8 @@
 
 config.json                          what decides the numbers
 metrics.csv                          step, images, loss, gradient norm, learning rate, images/s
-samples/00012800.png                 a grid of samples by the averaged weights
+loss.png                             the same drawn, where matplotlib is installed
+samples/00012800.png                 a grid of samples by the averaged weights, the last of the finished run
 checkpoints/step-00000100.safetensors   the newest two, each whole or not there
 model/                               a diffusers folder of the averaged weights, ready to serve
 """
@@ -31,9 +32,11 @@ from safetensors.torch import load_file, save_file
 
 from model.card import CardFile, Defaults
 from model.checkpoint import load_model, save_model, scheduler_config, write_atomically, write_text_atomically
+from model.curves import can_plot, plot_loss
 from model.errors import TrainingError
+from model.recipe import TrainingConfig
 from model.sampling import sample
-from model.training import Trainer, TrainingConfig
+from model.training import Trainer
 
 KEPT_CHECKPOINTS = 2
 METRICS = ("step", "images", "loss", "grad_norm", "learning_rate", "images_per_second")
@@ -84,7 +87,7 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 def resume(trainer: Trainer, out: Path) -> None:
-    """Load the newest checkpoint that can be read.
+    """Load the newest checkpoint that can be read, and clear away what a killed run left half done.
 
     Raises:
         TrainingError: when there is none.
@@ -92,10 +95,25 @@ def resume(trainer: Trainer, out: Path) -> None:
     for path in reversed(checkpoints(out)):
         try:
             trainer.load_state(load_file(path))
-            return
         except (SafetensorError, OSError):
             continue
+        _forget_after(trainer.step, out)
+        return
     raise TrainingError(f"{out} holds no complete checkpoint to resume")
+
+
+def _forget_after(step: int, out: Path) -> None:
+    """Remove half-written files, and the metrics of steps that are about to be done again."""
+    for temporary in out.rglob(".*.tmp"):
+        temporary.unlink()
+    path = out / "metrics.csv"
+    if path.exists():
+        whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        kept = [line for line in whole[1:] if int(line.split(",")[0]) <= step]
+        if kept:
+            write_text_atomically(path, "".join(whole[:1] + kept))
+        else:
+            path.unlink()
 
 
 def save(trainer: Trainer, out: Path) -> None:
@@ -141,6 +159,10 @@ def run(trainer: Trainer, out: Path, habits: Habits, console: Console) -> bool:
             "", total=config.steps, completed=trainer.step, images=trainer.images_seen, loss=0.0, speed=0.0
         )
         window = _Window()
+        if not can_plot():
+            console.print(
+                "No loss.png: matplotlib is not installed; it comes with denoised's extra 'train'.", soft_wrap=True
+            )
         if trainer.step == 0:
             save(trainer, out)  # from here on there is a run to resume, and a model folder
         while trainer.step < config.steps and not stopped:
@@ -155,10 +177,17 @@ def run(trainer: Trainer, out: Path, habits: Habits, console: Console) -> bool:
             if _crossed(trainer, habits.checkpoint_every):
                 save(trainer, out)
             if _crossed(trainer, habits.sample_every):
-                save_grid(trainer, out)
-                window = _Window()
+                with window.paused():
+                    save_grid(trainer, out)
+                    save_plot(out)
+    if window.losses:
+        _log(trainer, out, window, console)
+    save_plot(out)
     save(trainer, out)
-    return trainer.step >= config.steps
+    finished = trainer.step >= config.steps
+    if finished and not _grid_path(trainer, out).exists():
+        save_grid(trainer, out)
+    return finished
 
 
 def save_grid(trainer: Trainer, out: Path, rows: int = 4, columns: int = 10) -> None:
@@ -168,8 +197,19 @@ def save_grid(trainer: Trainer, out: Path, rows: int = 4, columns: int = 10) -> 
     classes = len(trainer.dataset.labels)
     labels = [k % classes for k in range(min(classes, columns))] * rows
     images = [model.decode(x0) for x0 in sample(model, labels, steps=20, guidance_scale=2.0)]
-    path = out / "samples" / f"{trainer.images_seen:08d}.png"
-    write_atomically(path, lambda temporary: contact_sheet(images, min(classes, columns)).save(temporary, format="png"))
+    sheet = contact_sheet(images, min(classes, columns))
+    write_atomically(_grid_path(trainer, out), lambda temporary: sheet.save(temporary, format="png"))
+
+
+def _grid_path(trainer: Trainer, out: Path) -> Path:
+    return out / "samples" / f"{trainer.images_seen:08d}.png"
+
+
+def save_plot(out: Path) -> None:
+    """`loss.png`, if there is something to draw and to draw with."""
+    metrics = out / "metrics.csv"
+    if can_plot() and metrics.exists():
+        write_atomically(out / "loss.png", lambda temporary: plot_loss(metrics, temporary))
 
 
 def contact_sheet(images: Sequence[npt.NDArray[np.uint8]], columns: int, gap: int = 1) -> Image.Image:
@@ -199,6 +239,13 @@ class _Window:
         self.norms.append(norm)
         self.images += images
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of the speed what is done meanwhile."""
+        began = perf_counter()
+        yield
+        self.started += perf_counter() - began
+
     @property
     def loss(self) -> float:
         return sum(self.losses) / max(len(self.losses), 1)
@@ -222,7 +269,7 @@ def _log(trainer: Trainer, out: Path, window: _Window, console: Console) -> None
     fresh = not path.exists()
     rate = trainer.config.rate(trainer.step - 1)
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         if fresh:
             writer.writerow(METRICS)
         writer.writerow(

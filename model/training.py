@@ -8,113 +8,29 @@ as if it had never stopped. Files and progress bars are `model.runs`' business.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import UNetConfig
 from model.data import Dataset, to_unit
 from model.errors import TrainingError
 from model.noise import NoiseSchedule, add_noise, tables, training_target
+from model.recipe import TrainingConfig, check, unet_config
 from model.unet import UNet
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The shape of a network; the data set decides size, channels and classes."""
-
-    channels: tuple[int, ...]
-    attention: tuple[bool, ...]
-    layers: int
-    groups: int
-    head_dim: int
-
-
-#                     channels             attention at each level       layers  groups  head_dim
-PRESETS = {
-    "tiny":   Preset((16, 32),            (False, True),                 1,      8,      16),
-    "small":  Preset((32, 64, 128),       (False, False, True),          1,      8,      32),
-    "medium": Preset((64, 128, 256),      (False, False, True),          2,      16,     64),
-    "large":  Preset((64, 128, 256, 256), (False, False, True, True),    2,      32,     64),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Everything that decides a run's numbers; stored beside it as `config.json`."""
-
-    preset: str = "small"
-    prediction_type: str = "v_prediction"
-    beta_schedule: str = "squaredcos_cap_v2"
-    timesteps: int = 1000
-    images: int = 1_000_000  # seen in all
-    batch: int = 128
-    learning_rate: float = 1e-3
-    lr_schedule: str = "cosine"  # or "constant"
-    warmup: int = 500  # steps
-    beta2: float = 0.99
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    label_dropout: float = 0.1
-    dropout: float = 0.0
-    ema_decay: float = 0.999
-    seed: int = 0
-    precision: str = "auto"  # or "float32", "bfloat16"
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps in all."""
-        return math.ceil(self.images / self.batch)
-
-    def rate(self, step: int) -> float:
-        """The learning rate of step 0, 1, …: linear warm-up, then constant or half a cosine to zero."""
-        warm = min(1.0, (step + 1) / max(self.warmup, 1))
-        if self.lr_schedule == "constant":
-            return self.learning_rate * warm
-        done = min(1.0, step / max(self.steps, 1))
-        return self.learning_rate * warm * (1 + math.cos(math.pi * done)) / 2
-
-
-def unet_config(preset: str, dataset: Dataset, dropout: float = 0.0) -> UNetConfig:
-    """The network for a data set: its channels and size, its K classes and the null class.
-
-    Raises:
-        TrainingError: when the pictures' size does not fit the preset.
-    """
-    shape = PRESETS[preset]
-    channels, height, width = dataset.images.shape[1:]
-    factor = 2 ** (len(shape.channels) - 1)
-    if height % factor or width % factor:
-        raise TrainingError(
-            f"images of {width}×{height} do not fit preset {preset!r}: sides must be multiples of {factor}"
-        )
-    return UNetConfig(
-        sample_size=height if height == width else (height, width),
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=shape.channels,
-        layers_per_block=shape.layers,
-        down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in shape.attention),
-        up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(shape.attention)),
-        attention_head_dim=shape.head_dim,
-        norm_num_groups=shape.groups,
-        dropout=dropout,
-        num_class_embeds=len(dataset.labels) + 1,
-    )
+from model.weighting import loss_weights
 
 
 class Trainer:
     """A run between two steps.
 
     Raises:
-        TrainingError: when the configuration does not fit the data.
+        TrainingError: when the configuration is out of range, or does not fit the data.
     """
 
     def __init__(self, config: TrainingConfig, dataset: Dataset, device: str = "cpu") -> None:
+        check(config)
         self.config = config
         self.dataset = dataset
         self.device = torch.device(device)
@@ -130,7 +46,9 @@ class Trainer:
             fused=True,
         )
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.alpha, self.sigma = tables(NoiseSchedule.named(config.beta_schedule, config.timesteps), self.device)
+        schedule = NoiseSchedule.named(config.beta_schedule, config.timesteps)
+        self.alpha, self.sigma = tables(schedule, self.device)
+        self.weights = loss_weights(schedule, config.prediction_type, config.min_snr_gamma).to(self.device)
         self.amp_dtype = choose_precision(config.precision, self.net, dataset, self.device)
 
     @property
@@ -138,27 +56,46 @@ class Trainer:
         return self.step * self.config.batch
 
     def train_step(self) -> tuple[float, float]:
-        """One optimiser step. Returns (loss, gradient norm before clipping)."""
+        """One optimiser step. Returns (loss, gradient norm before clipping).
+
+        Raises:
+            TrainingError: when there is no finite gradient to follow; weights are then as they were.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
         self.net.train()
-        loss = self.loss(*self._draw_batch())
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm)
+        loss = self._backward()
+        norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient of step {self.step:,} is {norm}: --resume from the newest checkpoint with a lower "
+                f"--learning-rate than {self.config.learning_rate}"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._average()
-        return float(loss.detach()), float(norm)
+        return loss, norm
+
+    def _backward(self) -> float:
+        """Leave the gradient of the whole batch's mean loss in the weights, part by part. Returns that loss."""
+        parts = self.config.accumulate
+        total = torch.zeros((), device=self.device)
+        for part in zip(*(drawn.chunk(parts) for drawn in self._draw_batch()), strict=True):
+            loss = self.loss(*(tensor.to(self.device) for tensor in part)) / parts
+            loss.backward()
+            total += loss.detach()
+        return float(total)
 
     def loss(self, x0: Tensor, t: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
-        """E‖f_θ(x_t, t, label) − target‖² (Ho et al. 2020, eq. 14; the target is ε, v or x_0)."""
+        """E w_t·‖f_θ(x_t, t, label) − target‖²/d (Ho et al. 2020, eq. 14; the target is ε, v or x_0)."""
         alpha, sigma = self.alpha[t], self.sigma[t]
         x = add_noise(x0, epsilon, alpha, sigma)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype != torch.float32):
             output = self.net(x, t, labels)
         target = training_target(x0, epsilon, alpha, sigma, self.config.prediction_type)
-        return F.mse_loss(output.float(), target)
+        squared = (output.float() - target).square().flatten(1).mean(dim=1)  # (B,)
+        return (self.weights[t] * squared).mean()
 
     def state(self) -> dict[str, Tensor]:
         """Every number that the next step depends on, as named tensors."""
@@ -207,7 +144,7 @@ class Trainer:
             raise TrainingError(f"{whose} is of another network: {str(error).splitlines()[-1].strip()}") from error
 
     def _draw_batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(x_0, t, labels, ε) of this step. Every image has its turn once an epoch."""
+        """(x_0, t, labels, ε) of this step, on the CPU. Every image has its turn once an epoch."""
         config = self.config
         index = order_of(len(self.dataset), config.seed, self.images_seen, config.batch)
         x0 = to_unit(self.dataset.images[index])
@@ -217,13 +154,18 @@ class Trainer:
         dropped = torch.rand(config.batch, generator=self.generator) < config.label_dropout
         labels = self.dataset.classes[index].masked_fill(dropped, len(self.dataset.labels))
         epsilon = torch.randn(x0.shape, generator=self.generator)
-        return x0.to(self.device), t.to(self.device), labels.to(self.device), epsilon.to(self.device)
+        if config.flip:
+            mirrored = torch.rand(config.batch, generator=self.generator) < 0.5
+            x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(-1), x0)
+        return x0, t, labels, epsilon
 
     @torch.no_grad()
     def _average(self) -> None:
+        """Weights are averaged; buffers are copied, since a mean of them is no buffer of any step."""
         decay = ema_decay(self.config.ema_decay, self.step)
+        learned = dict(self.net.named_parameters())
         for name, value in self.net.state_dict().items():
-            if value.is_floating_point():
+            if name in learned:
                 self.ema[name].lerp_(value, 1 - decay)
             else:
                 self.ema[name].copy_(value)
@@ -252,14 +194,12 @@ def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def choose_precision(wanted: str, net: UNet, dataset: Dataset, device: torch.device) -> torch.dtype:
     """The dtype of the matrix products; "auto" times one forward and backward pass of each.
 
-    Raises:
-        TrainingError: for a word that is none of auto, float32, bfloat16.
+    float16 is not among them: its gradients underflow without a scaled loss, and wherever it is fast
+    (GPUs from 2020 on) bfloat16 is as fast.
     """
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if wanted in named:
-        return named[wanted]
     if wanted != "auto":
-        raise TrainingError(f"precision = {wanted!r} is not known (auto, {', '.join(named)})")
+        return named[wanted]
     return min(named.values(), key=lambda dtype: _pass_seconds(dtype, net, dataset, device))
 
 

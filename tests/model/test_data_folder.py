@@ -53,19 +53,6 @@ def test_the_middle_square_is_resized(tmp_path: Path) -> None:
     assert image.permute(1, 2, 0).reshape(-1, 3).tolist() == [[0, 255, 0]] * 64
 
 
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
-    """EXIF orientation 6: the stored picture's left is the top of the upright one."""
-    stored = Image.new("RGB", (8, 8), (255, 255, 255))
-    stored.paste((0, 0, 0), (0, 0, 4, 8))  # the left half is dark
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    (tmp_path / "photos").mkdir()
-    stored.save(tmp_path / "photos" / "turned.png", exif=exif)
-    image = load_dataset(tmp_path, 8).images[0]
-    assert image[0, :4].max().item() == 0
-    assert image[0, 4:].min().item() == 255
-
-
 def test_pictures_that_are_all_grey_have_one_channel(tmp_path: Path) -> None:
     picture(tmp_path / "grey" / "a.png", 7)
     picture(tmp_path / "grey" / "b.png", (9, 9, 9))
@@ -80,23 +67,61 @@ def test_one_coloured_picture_makes_all_of_them_coloured(tmp_path: Path) -> None
     assert load_dataset(tmp_path, 8).images.shape == (2, 3, 8, 8)
 
 
-@pytest.mark.parametrize("content", [b"", b"GIF89a", b"not a picture at all"])
-def test_a_broken_picture_is_named(tmp_path: Path, content: bytes) -> None:
-    picture(tmp_path / "shoes" / "a.png", 7)
-    broken = tmp_path / "shoes" / "b.png"
-    broken.write_bytes(content)
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, str]:
+    """Four good pictures of two classes, and three that are none: by path, what is said of each."""
+    for name in ("boots/a.png", "boots/b.png", "shoes/c.png", "shoes/d.png"):
+        picture(tmp_path / name, 7)
+    picture(tmp_path / "boots" / "torn.jpg", (9, 8, 7), (64, 64))
+    torn = tmp_path / "boots" / "torn.jpg"
+    torn.write_bytes(torn.read_bytes()[:-60])
+    (tmp_path / "boots" / "empty.png").write_bytes(b"")
+    (tmp_path / "shoes" / "text.png").write_text("not a picture at all")
+    return {
+        str(tmp_path / "boots" / "empty.png"): "none of PNG, JPEG",
+        str(torn): "truncated",
+        str(tmp_path / "shoes" / "text.png"): "none of PNG, JPEG",
+    }
+
+
+def test_broken_pictures_are_all_named_and_the_set_is_refused(tmp_path: Path, broken: dict[str, str]) -> None:
     message = refusal(tmp_path)
-    assert message.startswith(f"{broken} is no readable image (")
-    assert message.endswith("): repair or remove it")
+    assert message.startswith("3 of 7 files cannot be read: ")
+    assert message.endswith(": repair or remove them, or choose --unreadable skip")
+    for path, reason in broken.items():
+        assert f"{path} (" in message
+        assert reason in message.split(f"{path} (")[1].split(")")[0]
 
 
-def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "shoes" / "a.png"
-    path.parent.mkdir()
-    noise = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    Image.fromarray(noise.numpy()).save(path)
-    path.write_bytes(path.read_bytes()[:5000])
-    assert refusal(tmp_path).startswith(f"{path} is no readable image (")
+def test_broken_pictures_can_be_skipped_and_are_still_named(tmp_path: Path, broken: dict[str, str]) -> None:
+    data = load_dataset(tmp_path, 8, unreadable="skip")
+    assert data.images.shape == (4, 1, 8, 8)
+    assert data.classes.tolist() == [0, 0, 1, 1]
+    assert data.labels == ("boots", "shoes")
+    assert [line.split(" (")[0] for line in data.skipped] == list(broken)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_not_learned_from_nothing(tmp_path: Path) -> None:
+    picture(tmp_path / "boots" / "a.png", 7)
+    picture(tmp_path / "shoes" / "b.png", 7).write_bytes(b"")
+    with pytest.raises(DataError, match=r"shoes holds no readable image \(.*b\.png \(none of PNG"):
+        load_dataset(tmp_path, 8, unreadable="skip")
+
+
+def test_a_sub_folder_without_pictures_is_no_class(tmp_path: Path) -> None:
+    picture(tmp_path / "boots" / "a.png", 7)
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "notes.txt").write_text("")
+    assert load_dataset(tmp_path, 8).labels == ("boots",)
+
+
+def test_what_is_see_through_shows_the_background_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "logos").mkdir()
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "logos" / "a.png")
+    assert load_dataset(tmp_path, 8).images[0, :, 0, 0].tolist() == [255], "white, unless something else is said"
+    assert load_dataset(tmp_path, 8, background="#102030").images[0, :, 0, 0].tolist() == [16, 32, 48]
+    with pytest.raises(DataError, match=r"background = 'nacre' is no colour \(a name of CSS, or #rrggbb\)"):
+        load_dataset(tmp_path, 8, background="nacre")
 
 
 def test_a_folder_that_is_not_there_or_is_a_file(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import csv
 import dataclasses
 import io
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,14 +24,28 @@ from model import runs
 from model.checkpoint import load_model
 from model.data import Dataset, load_dataset
 from model.errors import TrainingError
-from model.training import Trainer, TrainingConfig
+from model.recipe import TrainingConfig
+from model.training import Trainer
 
 CONFIG = TrainingConfig(preset="tiny", images=160, batch=8, warmup=2, precision="float32")
 HABITS = runs.Habits(log_every=40, checkpoint_every=40, sample_every=80)
 COMMAND = (sys.executable, "-m", "model", "train")
 # As `one_thread` in conftest.py: on a busy machine two threads wait for each other.
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-TINY = ("--preset", "tiny", "--batch", "8", "--size", "8", "--precision", "float32", "--warmup", "2")
+TINY = (
+    "--preset",
+    "tiny",
+    "--batch",
+    "8",
+    "--size",
+    "8",
+    "--precision",
+    "float32",
+    "--warmup",
+    "2",
+    "--learning-rate",
+    "1e-3",
+)
 
 
 def quiet() -> Console:
@@ -39,13 +54,12 @@ def quiet() -> Console:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder of eight small images of two classes."""
+    """A folder of eight small images of two classes, in colour."""
     folder = tmp_path / "pictures"
     for k in range(8):
         sub = folder / ("dark" if k % 2 else "light")
         sub.mkdir(parents=True, exist_ok=True)
-        field = np.full((8, 8), 40 if k % 2 else 200, dtype=np.uint8)
-        Image.fromarray(field).save(sub / f"{k}.png")
+        Image.new("RGB", (8, 8), (40, 20, 10) if k % 2 else (200, 220, 240)).save(sub / f"{k}.png")
     return folder
 
 
@@ -69,6 +83,8 @@ def test_a_run_folder_holds_checkpoints_metrics_grids_and_a_model(dataset: Datas
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["00000080.png", "00000160.png"]
     with Image.open(tmp_path / "samples" / "00000160.png") as grid:
         assert grid.size == (3 * 9 - 1, 4 * 9 - 1)
+    with Image.open(tmp_path / "loss.png") as plot:
+        assert plot.size == (960, 540)
     model = load_model(tmp_path / "model")
     assert model.card.labels == ["dark", "grey", "light"]
 
@@ -115,6 +131,50 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(dataset: Datas
     assert resumed.step == 1
 
 
+def test_a_resumed_run_clears_away_what_a_killed_one_left(dataset: Dataset, tmp_path: Path) -> None:
+    """Half-written files, a half-written line, and the metrics of steps that are done again."""
+    runs.start(CONFIG, tmp_path)
+    trainer = Trainer(CONFIG, dataset)
+    for _ in range(10):
+        trainer.train_step()
+    runs.save(trainer, tmp_path)
+    lines = [",".join(runs.METRICS), "5,40,0.5,1.0,1e-3,9.0", "10,80,0.4,1.0,1e-3,9.0", "15,120,0.3,1.0,1e-3,9.0", "2"]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines))
+    half = [
+        tmp_path / "checkpoints" / ".step-00000015.safetensors.77.tmp",
+        tmp_path / "model" / ".model_card.json.7.tmp",
+    ]
+    for path in half:
+        path.write_bytes(b"half")
+    resumed = Trainer(CONFIG, dataset)
+    runs.resume(resumed, tmp_path)
+    assert not any(path.exists() for path in half)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == lines[:3]
+    assert runs.run(resumed, tmp_path, HABITS, quiet())
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [int(row["images"]) for row in csv.DictReader(file)] == [40, 80, 120, 160]
+
+
+def test_metrics_of_which_nothing_is_left_begin_anew(dataset: Dataset, tmp_path: Path) -> None:
+    runs.start(CONFIG, tmp_path)
+    runs.save(Trainer(CONFIG, dataset), tmp_path)
+    for content in ("", "step,ima", f"{','.join(runs.METRICS)}\n5,40,0.5,1.0,1e-3,9.0\n"):
+        (tmp_path / "metrics.csv").write_text(content)
+        runs.resume(Trainer(CONFIG, dataset), tmp_path)
+        assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_short_run_ends_with_a_line_of_metrics_a_plot_and_a_grid_too(dataset: Dataset, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, images=24)
+    runs.start(config, tmp_path)
+    assert runs.run(Trainer(config, dataset), tmp_path, runs.Habits(), quiet())
+    with (tmp_path / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["step"], row["images"]) == ("3", "24")
+    assert (tmp_path / "loss.png").exists()
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["00000024.png"]
+
+
 def test_a_folder_with_a_run_is_not_begun_again(dataset: Dataset, tmp_path: Path) -> None:
     runs.start(CONFIG, tmp_path)
     runs.save(Trainer(CONFIG, dataset), tmp_path)
@@ -136,8 +196,58 @@ def test_the_program_trains_a_model_that_can_be_served(pictures: Path, tmp_path:
     assert f"denoised serve --model {out / 'model'}" in done.stdout.replace("\n", "")
     model = load_model(out / "model")
     assert model.card.labels == ["dark", "light"]
-    assert model.shape == (1, 8, 8)
+    assert model.shape == (3, 8, 8)
     assert sorted(path.name for path in (out / "samples").iterdir()) == ["00000032.png", "00000064.png"]
+    with Image.open(out / "samples" / "00000064.png") as grid:
+        assert grid.mode == "RGB"
+
+
+def test_broken_pictures_are_named_before_the_first_step_and_the_run_is_refused_or_goes_on(
+    pictures: Path, tmp_path: Path
+) -> None:
+    out, names = tmp_path / "run", ("dark/empty.png", "light/text.png")
+    (pictures / names[0]).write_bytes(b"")
+    (pictures / names[1]).write_text("no picture")
+    common = ("--data", str(pictures), "--out", str(out), "--images", "16", *TINY)
+    refused = train(*common)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("denoised train: 2 of 10 files cannot be read: ")
+    assert all(str(pictures / name) in refused.stderr for name in names)
+    assert not out.exists()
+    done = train(*common, "--unreadable", "skip")
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" (")[0] for line in done.stderr.splitlines()] == [f"skipped {pictures / n}" for n in names]
+    assert done.stdout.startswith("8 images of 2 classes")
+    assert runs.stored_config(out).unreadable == "skip"
+
+
+def test_a_run_without_matplotlib_says_so_once_and_goes_on(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    program = (
+        "import runpy, sys; sys.modules['matplotlib'] = None; sys.argv = ['denoised', 'train', *sys.argv[1:]]; "
+        "runpy.run_module('model', run_name='__main__')"
+    )
+    arguments = ("--data", str(pictures), "--out", str(out), "--images", "32", "--sample-every", "16", *TINY)
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("No loss.png: matplotlib is not installed; it comes with denoised's extra 'train'.") == 1
+    assert not (out / "loss.png").exists()
+    assert load_model(out / "model").card.labels == ["dark", "light"]
+
+
+def test_the_readmes_example_trains_a_model(repository: Path, tmp_path: Path) -> None:
+    """As it stands there, but for its length."""
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^denoised train .*$", readme, flags=re.MULTILINE)
+    (model,) = re.findall(r"^denoised serve --model (runs/\S+)$", readme, flags=re.MULTILINE)
+    command = [sys.executable, "-m", "app", *shlex.split(line)[1:], "--images", "256", "--precision", "float32"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=ONE_THREAD
+    )
+    assert done.returncode == 0, done.stderr
+    assert load_model(tmp_path / model).card.labels == list("0123456789")
 
 
 def test_a_missing_data_set_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
@@ -155,6 +265,7 @@ def test_a_missing_data_set_is_one_line_that_says_what_to_do(tmp_path: Path) -> 
         ("--preset", "huge", "preset = 'huge' is not known (known: tiny, small"),
         ("--prediction", "noise", "prediction_type = 'noise' is not known"),
         ("--label-dropout", "1.5", "label_dropout = 1.5 is out of range (0 … 1)"),
+        ("--background", "nacre", "background = 'nacre' is no colour (a name of CSS, or #rrggbb)"),
     ],
 )
 def test_a_wrong_option_is_one_line(pictures: Path, tmp_path: Path, option: str, value: str, expected: str) -> None:
