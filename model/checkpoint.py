@@ -30,7 +30,7 @@ from model.denoiser import Clipping, PixelModel
 from model.errors import CheckpointError
 from model.folders import MODEL_INDEX, SCHEDULER_CONFIG, UNET_CONFIG, find_files, read_json
 from model.grids import SPACINGS, VARIANCES, Grid
-from model.noise import PREDICTION_TYPES, NoiseSchedule
+from model.noise import PREDICTION_TYPES, NoiseSchedule, beta_ends
 from model.samplers import SAMPLERS
 from model.scheduler_file import EXPLODING, complete, sampler_of
 from model.score_network import ScoreUNet, exploding_schedule
@@ -107,13 +107,14 @@ def save_model(
 
 def scheduler_config(beta_schedule: str, prediction_type: str, timesteps: int = 1000) -> dict[str, Any]:
     """`scheduler_config.json` of a model trained here: the sampling grid starts at the last timestep."""
+    start, end = beta_ends(timesteps)
     return {
         "_class_name": "DDIMScheduler",
         "_diffusers_version": "0.42.1",
         "num_train_timesteps": timesteps,
         "beta_schedule": beta_schedule,
-        "beta_start": 0.0001,
-        "beta_end": 0.02,
+        "beta_start": start,
+        "beta_end": end,
         "prediction_type": prediction_type,
         "timestep_spacing": "trailing",
         "set_alpha_to_one": True,

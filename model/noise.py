@@ -49,6 +49,13 @@ BETAS: dict[str, Callable[[int, float, float], Float64]] = {
     "squaredcos_cap_v2": _cosine,
     "sigmoid": _sigmoid,
 }
+
+
+def beta_ends(timesteps: int) -> tuple[float, float]:
+    """β_1 and β_T: 1e-4 and 0.02 of Ho et al. 2020 for T = 1000, and as much noise in all for any other T."""
+    return 0.1 / timesteps, min(20 / timesteps, 0.999)
+
+
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -69,14 +76,18 @@ class NoiseSchedule:
         return cls(alpha=np.exp(log_alpha_bar / 2), sigma=np.sqrt(-np.expm1(log_alpha_bar)))
 
     @classmethod
-    def named(cls, name: str, timesteps: int = 1000, start: float = 1e-4, end: float = 0.02) -> NoiseSchedule:
-        """A schedule by diffusers' name for it.
+    def named(
+        cls, name: str, timesteps: int = 1000, start: float | None = None, end: float | None = None
+    ) -> NoiseSchedule:
+        """A schedule by diffusers' name for it; its ends are those of `beta_ends` if left out.
 
         Raises:
             CheckpointError: for a name that is not in `BETAS`, or ends that give no β in (0, 1).
         """
         if name not in BETAS:
             raise CheckpointError(f"beta_schedule = {name!r} is not supported (supported: {', '.join(BETAS)})")
+        lowest, highest = beta_ends(timesteps)
+        start, end = lowest if start is None else start, highest if end is None else end
         betas = BETAS[name](timesteps, start, end)
         if not ((betas > 0) & (betas < 1)).all():
             raise CheckpointError(f"beta_start = {start} and beta_end = {end} lead outside 0 … 1")

@@ -17,6 +17,7 @@ from model.noise import (
     PREDICTION_TYPES,
     NoiseSchedule,
     add_noise,
+    beta_ends,
     epsilon_from_v,
     epsilon_from_x0,
     estimate,
@@ -38,6 +39,15 @@ def _pair(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     schedule = NoiseSchedule.named("linear")
     levels = [0, 250, 700, 999]
     return x0, epsilon, torch.from_numpy(schedule.alpha[levels]), torch.from_numpy(schedule.sigma[levels])
+
+
+@pytest.mark.parametrize("timesteps", [100, 250, 1000, 4000])
+def test_fewer_timesteps_add_as_much_noise_in_all(timesteps: int) -> None:
+    """SCIENCE trap 40: T = 100 ends at β = .2, and ᾱ_T is of the size it has with T = 1000, 4.04e-5."""
+    assert beta_ends(100) == (pytest.approx(0.001), pytest.approx(0.2))
+    assert beta_ends(1000) == (0.0001, 0.02)
+    last = NoiseSchedule.named("linear", timesteps).alpha[-1] ** 2
+    assert 1e-5 < last < 1e-4
 
 
 def test_the_linear_table_has_the_published_ends() -> None:

@@ -109,6 +109,39 @@ def test_the_second_stage_of_dpm_2_lies_between_two_levels_on_a_logarithmic_scal
     assert plan.step == (*(k for step in range(12) for k in (step, step + 1)), 13)
 
 
+def test_the_same_word_means_another_grid_to_each_family_of_samplers() -> None:
+    """SCIENCE trap 3: leading 900, 810, …, 90 and linspace 999, 899, …, 100 for DPM-Solver and UniPC; Euler's
+    linspace falls between the timesteps (N = 5: 749.25 second); trailing is one for all."""
+    for sampler in ("dpmpp_2m", "dpmpp_3m", "unipc"):
+        assert compile_plan(sampler, LINEAR, 10, Grid("leading")).t.tolist() == list(range(900, 0, -90))
+        expected = [999, 899, 799, 699, 599, 500, 400, 300, 200, 100]
+        assert compile_plan(sampler, LINEAR, 10, Grid("linspace")).t.tolist() == expected
+    for sampler in ("euler", "lms", "langevin"):
+        plan = compile_plan(sampler, LINEAR, 5, Grid("linspace"))
+        assert sorted(set(plan.t), reverse=True) == [999, 749.25, 499.5, 249.75, 0]
+    for sampler in SAMPLERS:
+        plan = compile_plan(sampler, LINEAR, 10, Grid("trailing"))
+        assert set(range(999, 0, -100)) <= set(plan.t.tolist())
+
+
+@pytest.mark.parametrize(("spacing", "start"), [("linspace", 157.4073), ("trailing", 157.4073), ("leading", None)])
+def test_unit_noise_becomes_what_the_samplers_on_the_ratio_start_at(spacing: str, start: float | None) -> None:
+    """SCIENCE trap 36: σ_max, or √(σ_max² + 1) with leading spacing, in the scale x/α."""
+    for sampler in ("euler", "heun", "dpm_2", "lms", "pc"):
+        plan = compile_plan(sampler, LINEAR, 10, Grid(spacing))
+        ratio = plan.sigma[0] / plan.alpha[0]
+        expected = np.sqrt(ratio**2 + 1) if start is None else start
+        assert plan.start / plan.alpha[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_network_sees_x_in_the_scale_that_it_was_trained_on() -> None:
+    """SCIENCE trap 35: at σ/α = 1 that is x̄/√2."""
+    schedule = NoiseSchedule(np.array([0.9, np.sqrt(0.5)]), np.array([np.sqrt(0.19), np.sqrt(0.5)]))
+    plan = compile_plan("euler", schedule, 1, Grid("trailing"))
+    assert plan.alpha[0] == pytest.approx(1 / np.sqrt(2), rel=1e-12)
+    assert plan.start == pytest.approx(plan.sigma[0], rel=1e-12)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_step_but_the_last_has_as_many_evaluations_as_the_sampler_has_stages(sampler: str) -> None:
     """SCIENCE trap 44: the calls are counted."""
