@@ -13,6 +13,8 @@ from model.errors import CheckpointError
 from model.packing import pack
 from worker.numerics import is_packed, numerics
 
+DEFAULT = "fashion-mnist"  # of the bundled models, what a request gets that names none
+
 
 def load_models(folders: Sequence[Path], *, device: str, max_images: int) -> dict[str, PixelModel]:
     """Models by name; the first is the server's default.
@@ -34,8 +36,9 @@ def load_models(folders: Sequence[Path], *, device: str, max_images: int) -> dic
 
 
 def bundled() -> list[Path]:
-    """The model folders that come with the project."""
-    return sorted(path.parent for path in ZOO.glob("*/model_index.json"))
+    """The model folders that come with the project, the default first."""
+    folders = [path.parent for path in ZOO.glob("*/model_index.json")]
+    return sorted(folders, key=lambda folder: (folder.name != DEFAULT, folder.name))
 
 
 def _check_device(device: str) -> None:
