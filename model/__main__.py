@@ -1,35 +1,29 @@
-"""`denoised train`: the training program."""
+"""`denoised train`, `train-features` and `evaluate`: the programs that train and measure."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 
-from model import runs
+from model import measuring, runs
 from model.checkpoint import load_model
 from model.data import load_dataset
 from model.errors import ModelError, TrainingError
 from model.noise import BETAS, PREDICTION_TYPES
+from model.options import option as _option
 from model.training import PRESETS, Trainer, TrainingConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def _option(*names: str, help: str, **limits: Any) -> typer.models.OptionInfo:
-    """An option that is also an environment variable, DENOISED_ and its name."""
-    variable = "DENOISED_" + names[0].removeprefix("--").replace("-", "_").upper()
-    option: typer.models.OptionInfo = typer.Option(*names, help=help, envvar=variable, **limits)
-    return option
-
-
 @app.callback()
 def _program() -> None:
-    """Train noise-predicting models."""
+    """Train noise-predicting models and measure them."""
 
 
 @app.command()
@@ -141,6 +135,10 @@ def _check(config: TrainingConfig) -> None:
         if not (math.isfinite(value) and value >= low and (high is None or value <= high)):
             limit = f"{low} … {high}" if high is not None else f"at least {low}"
             raise TrainingError(f"{key} = {value} is out of range ({limit})")
+
+
+for _command in (measuring.train_features, measuring.evaluate, measuring.quality):
+    app.command()(_command)
 
 
 if __name__ == "__main__":

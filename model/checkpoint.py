@@ -72,7 +72,7 @@ def load_model(
     card_file = read_card_file(folder)
     with torch.device("meta"):  # no weights are drawn: the global generator is a training run's
         unet = UNet(config)
-    unet.load_state_dict(_read_weights(folder / WEIGHTS, unet.state_dict()), assign=True)
+    unet.load_state_dict(read_weights(folder / WEIGHTS, unet.state_dict()), assign=True)
     schedule = _schedule(folder, scheduler)
     labels = _labels(folder, config, card_file)
     height, width = _size(folder, config)
@@ -191,7 +191,7 @@ def _unet_config(folder: Path) -> UNetConfig:
     return config
 
 
-def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file, after its keys and shapes were compared with those of the network."""
     if not path.exists():
         raise CheckpointError(f"{path}: missing")

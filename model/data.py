@@ -73,9 +73,14 @@ def load_dataset(folder: Path, size: int = 64, split: str = "train") -> Dataset:
     """
     if not folder.is_dir():
         raise DataError(f"no data set at {folder}: no such folder ({WHERE_TO_GET})")
-    if any(_idx_path(folder, name) for names in IDX_FILES.values() for name in names):
+    if holds_idx(folder):
         return load_idx(folder, split)
     return load_image_folder(folder, size)
+
+
+def holds_idx(folder: Path) -> bool:
+    """Whether the folder has IDX files, and with them a training and a test split."""
+    return any(_idx_path(folder, name) for names in IDX_FILES.values() for name in names)
 
 
 def load_idx(folder: Path, split: str = "train") -> Dataset:
