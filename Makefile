@@ -11,7 +11,7 @@ DATA ?= /usr/share/datasets/fashion-mnist
 OUT ?= runs/fashion-mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow test-faults lint format train lock
+.PHONY: help install serve test test-slow test-faults lint format train quality lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ format: install ## mend what ruff can mend
 train: install ## train on Fashion-MNIST, or go on with that run (DATA=, OUT=, options: ARGS="--images 800000")
 	@$(BIN)/denoised train --data $(DATA) --out $(OUT) \
 		$(if $(wildcard $(OUT)/checkpoints/step-*.safetensors),--resume) $(ARGS)
+
+quality: install ## measure the bundled model under every sampler, write docs/quality.md (goes on where it was stopped)
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m model quality --data $(DATA) --precision bfloat16 $(ARGS)
 
 lock: install ## write requirements.lock anew after a change of pyproject.toml (newest versions: ARGS=--upgrade)
 	@$(BIN)/python ops/lock.py $(ARGS)

@@ -142,6 +142,18 @@ def train(context: typer.Context) -> None:
     _become("model", ["train", *context.args])
 
 
+@cli.command(context_settings=PASSED_ON, add_help_option=False)
+def train_features(context: typer.Context) -> None:
+    """Train the network in whose features pictures are compared (needs torch). See: denoised train-features --help"""
+    _become("model", ["train-features", *context.args])
+
+
+@cli.command(context_settings=PASSED_ON, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """Measure a model's pictures: FID, KID, … (needs torch). See: denoised evaluate --help"""
+    _become("model", ["evaluate", *context.args])
+
+
 @cli.command()
 def generate(
     label: Annotated[str | None, _env("LABEL", "class name or index; none = unconditional")] = None,

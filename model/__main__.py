@@ -1,35 +1,29 @@
-"""`denoised train`: the training program."""
+"""`denoised train`, `train-features` and `evaluate`: the programs that train and measure."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 
-from model import runs
+from model import measuring, runs
 from model.checkpoint import load_model
 from model.data import UNREADABLE, load_dataset
 from model.errors import ModelError
 from model.noise import BETAS, PREDICTION_TYPES
+from model.options import option as _option
 from model.recipe import PRESETS, TrainingConfig, check
 from model.training import Trainer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def _option(*names: str, help: str, **limits: Any) -> typer.models.OptionInfo:
-    """An option that is also an environment variable, DENOISED_ and its name."""
-    variable = "DENOISED_" + names[0].removeprefix("--").replace("-", "_").upper()
-    option: typer.models.OptionInfo = typer.Option(*names, help=help, envvar=variable, **limits)
-    return option
-
-
 @app.callback()
 def _program() -> None:
-    """Train noise-predicting models."""
+    """Train noise-predicting models and measure them."""
 
 
 @app.command()
@@ -143,6 +137,10 @@ def _trainer(data: Path, out: Path, device: str, resume: bool, init: Path | None
 
 def _complain(line: str) -> None:
     Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+for _command in (measuring.train_features, measuring.evaluate, measuring.quality):
+    app.command()(_command)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from model.samplers import SAMPLERS
 from model.scheduler_file import EXPLODING, complete, sampler_of
 from model.score_network import ScoreUNet, exploding_schedule
 from model.unet import UNet
-from model.weights import WEIGHTS, read_weights
+from model.weights import WEIGHTS, find_weights, read_weights
 
 ZOO = Path(__file__).parent / "zoo"
 
@@ -58,7 +58,7 @@ def load_model(
     card_file = read_card_file(folder)
     exploding = _exploding_noise(path, scheduler) if scheduler["_class_name"] == EXPLODING else None
     unet = _network(files.unet_config, config, exploding)
-    unet.load_state_dict(read_weights(files.weights, unet.state_dict()), assign=True)
+    unet.load_state_dict(read_weights(find_weights(files.weights), unet.state_dict()), assign=True)
     schedule = exploding_schedule(*exploding) if exploding is not None else _schedule(path, scheduler)
     _check_times(files.unet_config, config, schedule)
     grid = _grid(path, scheduler, config)

@@ -85,7 +85,7 @@ def load_dataset(
         return load_digits(split)
     if not folder.is_dir():
         raise DataError(f"no data set at {folder}: no such folder ({WHERE_TO_GET}; or --data {DIGITS})")
-    if any(_idx_path(folder, name) for names in IDX_FILES.values() for name in names):
+    if holds_idx(folder):
         return load_idx(folder, split)
     return load_image_folder(folder, size, background, unreadable)
 
@@ -111,6 +111,11 @@ def load_digits(split: str = "train") -> Dataset:
         labels=tuple(str(digit) for digit in range(10)),
         source="scikit-learn's digits",
     )
+
+
+def holds_idx(folder: Path) -> bool:
+    """Whether the folder has IDX files, and with them a training and a test split."""
+    return any(_idx_path(folder, name) for names in IDX_FILES.values() for name in names)
 
 
 def load_idx(folder: Path, split: str = "train") -> Dataset:

@@ -4,7 +4,8 @@ ModelError
 ├── CheckpointError   a folder, config or tensor that cannot be served
 ├── PlanError         a sampler that does not exist or a number of steps that cannot be
 ├── DataError         a data set that is missing, broken or of the wrong shape
-└── TrainingError     a run that cannot be started or resumed
+├── TrainingError     a run that cannot be started or resumed
+└── EvaluationError   pictures that cannot be measured
 """
 
 
@@ -26,3 +27,7 @@ class DataError(ModelError):
 
 class TrainingError(ModelError):
     """A training run cannot start or go on; says why."""
+
+
+class EvaluationError(ModelError):
+    """Pictures cannot be measured; says why and what to do."""

@@ -41,14 +41,13 @@ class Place:
             return tensor
 
 
-def read_weights(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a network expects, in its types.
+def read_weights(source: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a network expects, in its types, from a file or the index of its shards.
 
     Raises:
         CheckpointError: for a missing, broken or misleading file, and for tensors that are
             missing, too many, of another shape or no numbers.
     """
-    source = find_weights(folder)
     files = _shards(source) if source.suffix == ".json" else [source]
     places = _by_todays_names([place for file in files for place in _contents(file)], expected)
     _compare(source, places, expected)

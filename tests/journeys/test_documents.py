@@ -102,7 +102,9 @@ def test_nothing_in_the_readme_points_nowhere(readme: str, repository: Path) -> 
         assert (repository / target).exists(), target
 
 
-@pytest.mark.parametrize("command", [["serve"], ["api"], ["worker"], ["train"], ["generate"], []])
+@pytest.mark.parametrize(
+    "command", [["serve"], ["api"], ["worker"], ["train"], ["train-features"], ["evaluate"], ["generate"], []]
+)
 def test_every_command_explains_itself(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "app", *command, "--help"], capture_output=True, text=True, timeout=120, check=False
