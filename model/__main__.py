@@ -38,7 +38,7 @@ def train(
     out: Annotated[Path, _option("--out", help="the run's folder; the model ends up in OUT/model")],
     resume: Annotated[bool, _option("--resume", help="go on from the newest checkpoint in OUT")] = False,
     preset: Annotated[
-        str | None, _option("--preset", help=f"the network, its length, batch and rate: {', '.join(PRESETS)}")
+        str | None, _option("--preset", help=f"the network and what goes with it: {', '.join(PRESETS)}")
     ] = None,
     images: Annotated[int | None, _option("--images", help="images to see in all")] = None,
     batch: Annotated[int | None, _option("--batch", help="images per step")] = None,
@@ -71,6 +71,9 @@ def train(
     ema_decay: Annotated[float | None, _option("--ema-decay", help="of the averaged weights")] = None,
     seed: Annotated[int | None, _option("--seed", help="of weights, order and noise")] = None,
     precision: Annotated[str | None, _option("--precision", help="auto (measured), float32 or bfloat16")] = None,
+    threads: Annotated[
+        int | None, _option("--threads", help="CPU threads, 0 = one a core [1 for tiny, 0 for others]")
+    ] = None,
     init: Annotated[Path | None, _option("--init", help="a model folder of the same shape to start from")] = None,
     device: Annotated[str, _option("--device", help="cpu, cuda, mps")] = "cpu",
     sample_every: Annotated[int, _option("--sample-every", help="images between grids of samples", min=1)] = 51_200,
@@ -97,6 +100,7 @@ def train(
         "ema_decay": ema_decay,
         "seed": seed,
         "precision": precision,
+        "threads": threads,
     }
     try:
         trainer = _trainer(data, out, device, resume, init, {k: v for k, v in given.items() if v is not None})
@@ -123,6 +127,8 @@ def train(
 def _trainer(data: Path, out: Path, device: str, resume: bool, init: Path | None, given: dict[str, object]) -> Trainer:
     config = TrainingConfig(**{**vars(runs.stored_config(out)), **given}) if resume else TrainingConfig.of(given)
     check(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     dataset = load_dataset(data, config.size, background=config.background, unreadable=config.unreadable)
     if not resume:
         runs.start(config, out)

@@ -18,9 +18,9 @@ from model.noise import BETAS, PREDICTION_TYPES
 
 @dataclass(frozen=True)
 class Preset:
-    """The shape of a network, and a length, batch and rate that go with it.
+    """The shape of a network, and a length, batch, rate and number of threads that go with it.
 
-    The data set decides size, channels and classes.
+    The data set decides size, channels and classes. threads: 0 is one a core.
     """
 
     channels: tuple[int, ...]
@@ -31,14 +31,15 @@ class Preset:
     images: int
     batch: int
     learning_rate: float
+    threads: int
 
 
-#                     channels             attention at each level      layers groups head_dim   images  batch  rate
+#                     channels             attention at each level   layers groups head_dim  images batch rate threads
 PRESETS = {
-    "tiny":   Preset((16, 32),            (False, True),                1,      8,    16,    300_000,  128,  2e-3),
-    "small":  Preset((32, 64, 128),       (False, False, True),         1,      8,    32,  1_000_000,  128,  1e-3),
-    "medium": Preset((64, 128, 256),      (False, False, True),         2,     16,    64,  4_000_000,  128,  5e-4),
-    "large":  Preset((64, 128, 256, 256), (False, False, True, True),   2,     32,    64, 20_000_000,  128,  2e-4),
+    "tiny":   Preset((16, 32),            (False, True),              1,      8,    16,    300_000,  128, 2e-3,    1),
+    "small":  Preset((32, 64, 128),       (False, False, True),       1,      8,    32,  1_000_000,  128, 1e-3,    0),
+    "medium": Preset((64, 128, 256),      (False, False, True),       2,     16,    64,  4_000_000,  128, 5e-4,    0),
+    "large":  Preset((64, 128, 256, 256), (False, False, True, True), 2,     32,    64, 20_000_000,  128, 2e-4,    0),
 }  # fmt: skip
 
 
@@ -66,6 +67,7 @@ class TrainingConfig:
     ema_decay: float = 0.999
     seed: int = 0
     precision: str = "auto"  # or "float32", "bfloat16"
+    threads: int = 0  # of the CPU, which decides the last bits of sums; 0: one a core
     size: int = 64  # of a folder of images, as are the next two: see `model.data.load_image_folder`
     background: str = "white"
     unreadable: str = "refuse"
@@ -80,7 +82,7 @@ class TrainingConfig:
         preset = PRESETS.get(given.get("preset", "small"))
         if preset is None:
             raise TrainingError(_unknown("preset", given["preset"], PRESETS))
-        habits = {"images": preset.images, "batch": preset.batch, "learning_rate": preset.learning_rate}
+        habits = {name: getattr(preset, name) for name in ("images", "batch", "learning_rate", "threads")}
         return cls(**{**habits, **given})
 
     @property
@@ -143,6 +145,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "min_snr_gamma": (0.01, math.inf),
     "label_dropout": (0, 1),
     "ema_decay": (0, 1),
+    "threads": (0, 1024),
     "size": (1, math.inf),
 }
 

@@ -32,16 +32,13 @@ def test_a_preset_fits_the_data_or_says_what_sides_it_takes(dataset: Dataset, pr
         unet_config(preset, odd)
 
 
-def test_a_preset_brings_its_length_batch_and_rate_unless_they_are_given() -> None:
+def test_a_preset_brings_its_length_batch_rate_and_threads_unless_they_are_given() -> None:
     for name, preset in PRESETS.items():
         config = TrainingConfig.of({"preset": name})
-        assert (config.images, config.batch, config.learning_rate) == (
-            preset.images,
-            preset.batch,
-            preset.learning_rate,
-        )
-    given = TrainingConfig.of({"preset": "tiny", "images": 7, "batch": 2, "learning_rate": 0.5})
-    assert (given.images, given.batch, given.learning_rate) == (7, 2, 0.5)
+        for key in ("images", "batch", "learning_rate", "threads"):
+            assert getattr(config, key) == getattr(preset, key), (name, key)
+    given = {"preset": "tiny", "images": 7, "batch": 2, "learning_rate": 0.5, "threads": 3}
+    assert TrainingConfig.of(given) == TrainingConfig(**given)
     assert TrainingConfig.of({}) == TrainingConfig()
 
 
@@ -59,6 +56,7 @@ def test_a_preset_brings_its_length_batch_and_rate_unless_they_are_given() -> No
         ("min_snr_gamma", math.inf, "min_snr_gamma = inf is out of range (at least 0.01)"),
         ("learning_rate", math.nan, "learning_rate = nan is out of range (at least 0)"),
         ("label_dropout", -0.1, "label_dropout = -0.1 is out of range (0 … 1)"),
+        ("threads", -1, "threads = -1 is out of range (0 … 1024)"),
         ("size", 0, "size = 0 is out of range (at least 1)"),
     ],
 )

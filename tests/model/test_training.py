@@ -87,12 +87,12 @@ def test_every_image_has_its_turn_once_an_epoch() -> None:
 
 @pytest.mark.parametrize(("decay", "step", "expected"), [(0.999, 0, 0.1), (0.999, 90, 0.91), (0.9, 1000, 0.9)])
 def test_the_moving_average_warms_up(decay: float, step: int, expected: float) -> None:
-    """SCIENCE trap 21: min(d, (1 + n)/(10 + n))."""
+    """min(d, (1 + n)/(10 + n)), as in TensorFlow's ExponentialMovingAverage."""
     assert ema_decay(decay, step) == pytest.approx(expected)
 
 
 def test_the_moving_average_of_constant_weights_has_its_closed_form(dataset: Dataset) -> None:
-    """SCIENCE trap 21: weights held, shadow from 0: after n updates 1 − ∏ dᵢ of them."""
+    """Weights held, shadow from 0: after n updates 1 − ∏ dᵢ of them."""
     trainer = Trainer(dataclasses.replace(CONFIG, learning_rate=0.0), dataset)
     for value in trainer.ema.values():
         value.zero_()
@@ -103,7 +103,7 @@ def test_the_moving_average_of_constant_weights_has_its_closed_form(dataset: Dat
 
 
 def test_what_is_not_learned_is_copied_and_not_averaged(dataset: Dataset) -> None:
-    """SCIENCE trap 21: the mean of a buffer over time is no buffer of any network."""
+    """The mean of a buffer over time is no buffer of any network (denoising-diffusion-pytorch issue 136)."""
     trainer = Trainer(CONFIG, dataset)
     trainer.net.register_buffer("running", torch.tensor([1.0]))
     trainer.ema["running"] = torch.tensor([0.0])
@@ -163,7 +163,7 @@ def slopes() -> Dataset:
 
 
 def test_nothing_is_mirrored_unless_it_is_asked_for(slopes: Dataset) -> None:
-    """SCIENCE trap 22: digits and letters are spoilt by it."""
+    """Public trainers do it by default (denoising-diffusion-pytorch, guided-diffusion); digits are spoilt by it."""
     assert not TrainingConfig().flip
     images = drawn(Trainer(CONFIG, slopes), 20)
     assert (images[..., 0] < images[..., -1]).all()

@@ -21,7 +21,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize("head", PREDICTION_TYPES)
 def test_the_weights_are_those_worked_out_by_hand_also_at_no_signal_and_at_no_noise(head: str) -> None:
-    """SCIENCE trap 8: with zero terminal SNR, dividing by it gave NaN in public code."""
+    """With zero terminal SNR, dividing by it gave NaN in public code (Min-SNR-Diffusion-Training issue 2)."""
     weights = loss_weights(SCHEDULE, head, 5.0)
     assert weights.dtype == torch.float32
     assert weights.tolist() == pytest.approx(BY_HAND[head], rel=1e-6, abs=1e-7)
