@@ -19,7 +19,7 @@ from model.card import read_card_file
 from model.checkpoint import ZOO
 from model.data import load_dataset
 from model.errors import EvaluationError, ModelError
-from model.evaluation import ENOUGH, PRECISIONS
+from model.evaluation import ENOUGH, PRECISIONS, need
 from model.feature_training import FeatureTraining, splits
 from model.features import FASHION_FEATURES, save_features
 from model.options import option
@@ -121,6 +121,7 @@ def evaluate(
         if sum((model is not None, pictures is not None, training, noise)) != 1:
             raise EvaluationError("name one of --model, --pictures, --training and --noise")
         _check_precision(precision)
+        need("torchmetrics")  # before minutes are spent on pictures
         bench = Bench(data, features, model, device=device, batch=batch)
         if pictures is not None:
             question = bench.comparison("pictures", samples, seed)
@@ -168,12 +169,16 @@ def quality(
     compiled: Annotated[
         bool, option("--compile", help="compile the network first: faster, takes a minute and a C++ compiler")
     ] = False,
+    measuring: Annotated[
+        bool, option("--measure/--no-measure", help="or only write the document from the rows that are there")
+    ] = True,
     device: Device = "cpu",
 ) -> None:
     """Measure a model under every sampler and write docs/quality.md; goes on where it was stopped."""
     console = Console()
     with _refusals("quality"):
         _check_precision(precision)
+        need("torchmetrics", "matplotlib")
         bench = Bench(data, features, model, device=device, batch=batch, compiled=compiled)
         assert bench.model is not None
         names = [name for name in samplers.split(",") if name] or list(SAMPLERS)
@@ -185,12 +190,12 @@ def quality(
             space=bench.space.card,
             samples=samples,
         )
-        questions = [*headline(bench, bench.model), *sweep(bench, bench.model, names, samples, precision)]
+        questions = [*headline(bench, bench.model, precision), *sweep(bench, bench.model, names, samples, precision)]
         path = out / TABLE
         out.mkdir(parents=True, exist_ok=True)
         before = read_rows(path)
         for question in questions:
-            if question not in before:
+            if measuring and question not in before:
                 with progress(console, _told(question), question.samples, "pictures") as advanced:
                     answer = measure(bench, path, question, advanced)
                 console.print(
