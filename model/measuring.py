@@ -44,7 +44,14 @@ from model.samplers import SAMPLERS
 Data = Annotated[
     Path, option("--data", help="Fashion-MNIST's IDX files, or a folder with one sub-folder of images per class")
 ]
-FeaturesFolder = Annotated[Path, option("--features", help="a folder that denoised train-features wrote")]
+FeaturesFolder = Annotated[
+    Path,
+    option(
+        "--features",
+        help="a folder that denoised train-features wrote",
+        show_default="the bundled one, Fashion-MNIST's",
+    ),
+]
 Precision = Annotated[str, option("--precision", help=f"of the network's arithmetic: {', '.join(PRECISIONS)}")]
 Device = Annotated[str, option("--device", help="cpu, cuda, mps")]
 
@@ -103,11 +110,11 @@ def evaluate(
     noise: Annotated[bool, option("--noise", help="or: uniform noise, for comparison")] = False,
     features: FeaturesFolder = FASHION_FEATURES,
     samples: Annotated[int, option("--samples", help="pictures that are made, or taken", min=1)] = 10_000,
-    sampler: Annotated[str | None, option("--sampler", help=f"{', '.join(SAMPLERS)} [default: the card's]")] = None,
-    steps: Annotated[int | None, option("--steps", help="steps of the sampler [default: the card's]", min=1)] = None,
+    sampler: Annotated[str | None, option("--sampler", help=f"{', '.join(SAMPLERS)} (default: the card's)")] = None,
+    steps: Annotated[int | None, option("--steps", help="steps of the sampler (default: the card's)", min=1)] = None,
     eta: Annotated[float, option("--eta", help="noise of ddim, 0 … 1")] = 0.0,
     guidance_scale: Annotated[
-        float | None, option("--guidance-scale", help="1 = off … 20 [default: the card's]", min=1.0, max=20.0)
+        float | None, option("--guidance-scale", help="1 = off … 20 (default: the card's)", min=1.0, max=20.0)
     ] = None,
     seed: Annotated[int, option("--seed", help="of the first picture; the next has one more")] = 0,
     batch: Annotated[int, option("--batch", help="images in one evaluation of the network", min=1)] = 64,
@@ -141,15 +148,7 @@ def evaluate(
             else:
                 question = bench.comparison(TRAINING if training else NOISE, samples, seed)
             answer, count = _answered(bench, question, console), samples
-        for number, name in ((count, "pictures"), (len(bench.test), "test images")):
-            if number < ENOUGH:
-                console.print(
-                    f"warning: {number:,} {name} are fewer than {ENOUGH:,}: FID is biased upwards, and compares only "
-                    "with FID of as many",
-                    style="yellow",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+        _warn_of_few(console, count, len(bench.test))
         _print(question, answer, count, bench, as_json)
 
 
@@ -161,7 +160,7 @@ def quality(
         "docs"
     ),
     samples: Annotated[int, option("--samples", help="pictures for each row of the sweep", min=4)] = SWEEP_SAMPLES,
-    samplers: Annotated[str, option("--samplers", help="comma-separated [default: every sampler]")] = "",
+    samplers: Annotated[str, option("--samplers", help="comma-separated (default: every sampler)")] = "",
     precision: Precision = "float32",
     batch: Annotated[
         int, option("--batch", help="images in one evaluation of the network; best a divisor of --samples", min=1)
@@ -203,6 +202,18 @@ def quality(
                 )
                 write_report(out, subject, read_rows(path))
         write_report(out, subject, read_rows(path))
+
+
+def _warn_of_few(console: Console, pictures: int, test: int) -> None:
+    for number, name in ((pictures, "pictures"), (test, "test images")):
+        if number < ENOUGH:
+            console.print(
+                f"warning: {number:,} {name} are fewer than {ENOUGH:,}: FID is biased upwards, and compares only with "
+                "FID of as many",
+                style="yellow",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _judged(bench: Bench, folder: Path, question: Question) -> tuple[Answer, int]:
