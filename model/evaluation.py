@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,13 @@ class Generation:
     seed: int = 0
     batch: int = 64
     precision: str = "float32"
+
+
+def need(*packages: str) -> None:
+    """Raise an EvaluationError that says what to install where a package of the extra `train` is missing."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise EvaluationError(f"{package} is not installed: {INSTALL}")
 
 
 def spread(count: int, classes: int) -> list[int | None]:
@@ -126,10 +134,8 @@ def frechet_distance(found: Tensor, reference: Tensor) -> float:
     Raises:
         EvaluationError: without torchmetrics.
     """
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-    except ImportError as error:
-        raise EvaluationError(f"FID needs torchmetrics: {INSTALL}") from error
+    need("torchmetrics")
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(feature=_Given(reference.shape[1]))
     metric.update(reference.double(), real=True)
@@ -145,10 +151,8 @@ def kernel_distance(found: Tensor, reference: Tensor, seed: int = 0) -> tuple[fl
     Raises:
         EvaluationError: without torchmetrics.
     """
-    try:
-        from torchmetrics.image.kid import KernelInceptionDistance
-    except ImportError as error:
-        raise EvaluationError(f"KID needs torchmetrics: {INSTALL}") from error
+    need("torchmetrics")
+    from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(KID_SUBSET_SIZE, len(found), len(reference))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -172,7 +176,8 @@ def precision_recall(found: Tensor, reference: Tensor, k: int = NEIGHBOURS) -> t
 
 
 def _share_inside(points: Tensor, others: Tensor, k: int) -> float:
-    reach = torch.cat([torch.cdist(part, others).kthvalue(k + 1, dim=1).values for part in others.split(ROWS)])
+    nearest = [torch.cdist(part, others).topk(k + 1, dim=1, largest=False).values for part in others.split(ROWS)]
+    reach = torch.cat(nearest)[:, -1]  # the first of them is the point itself
     inside = [(torch.cdist(part, others) <= reach).any(dim=1) for part in points.split(ROWS)]
     return float(torch.cat(inside).double().mean())
 

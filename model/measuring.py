@@ -19,7 +19,7 @@ from model.card import read_card_file
 from model.checkpoint import ZOO
 from model.data import load_dataset
 from model.errors import EvaluationError, ModelError
-from model.evaluation import ENOUGH, PRECISIONS
+from model.evaluation import ENOUGH, PRECISIONS, need
 from model.feature_training import FeatureTraining, splits
 from model.features import FASHION_FEATURES, save_features
 from model.options import option
@@ -44,7 +44,14 @@ from model.samplers import SAMPLERS
 Data = Annotated[
     Path, option("--data", help="Fashion-MNIST's IDX files, or a folder with one sub-folder of images per class")
 ]
-FeaturesFolder = Annotated[Path, option("--features", help="a folder that denoised train-features wrote")]
+FeaturesFolder = Annotated[
+    Path,
+    option(
+        "--features",
+        help="a folder that denoised train-features wrote",
+        show_default="the bundled one, Fashion-MNIST's",
+    ),
+]
 Precision = Annotated[str, option("--precision", help=f"of the network's arithmetic: {', '.join(PRECISIONS)}")]
 Device = Annotated[str, option("--device", help="cpu, cuda, mps")]
 
@@ -103,11 +110,11 @@ def evaluate(
     noise: Annotated[bool, option("--noise", help="or: uniform noise, for comparison")] = False,
     features: FeaturesFolder = FASHION_FEATURES,
     samples: Annotated[int, option("--samples", help="pictures that are made, or taken", min=1)] = 10_000,
-    sampler: Annotated[str | None, option("--sampler", help=f"{', '.join(SAMPLERS)} [default: the card's]")] = None,
-    steps: Annotated[int | None, option("--steps", help="steps of the sampler [default: the card's]", min=1)] = None,
+    sampler: Annotated[str | None, option("--sampler", help=f"{', '.join(SAMPLERS)} (default: the card's)")] = None,
+    steps: Annotated[int | None, option("--steps", help="steps of the sampler (default: the card's)", min=1)] = None,
     eta: Annotated[float, option("--eta", help="noise of ddim, 0 … 1")] = 0.0,
     guidance_scale: Annotated[
-        float | None, option("--guidance-scale", help="1 = off … 20 [default: the card's]", min=1.0, max=20.0)
+        float | None, option("--guidance-scale", help="1 = off … 20 (default: the card's)", min=1.0, max=20.0)
     ] = None,
     seed: Annotated[int, option("--seed", help="of the first picture; the next has one more")] = 0,
     batch: Annotated[int, option("--batch", help="images in one evaluation of the network", min=1)] = 64,
@@ -121,6 +128,7 @@ def evaluate(
         if sum((model is not None, pictures is not None, training, noise)) != 1:
             raise EvaluationError("name one of --model, --pictures, --training and --noise")
         _check_precision(precision)
+        need("torchmetrics")  # before minutes are spent on pictures
         bench = Bench(data, features, model, device=device, batch=batch)
         if pictures is not None:
             question = bench.comparison("pictures", samples, seed)
@@ -140,15 +148,7 @@ def evaluate(
             else:
                 question = bench.comparison(TRAINING if training else NOISE, samples, seed)
             answer, count = _answered(bench, question, console), samples
-        for number, name in ((count, "pictures"), (len(bench.test), "test images")):
-            if number < ENOUGH:
-                console.print(
-                    f"warning: {number:,} {name} are fewer than {ENOUGH:,}: FID is biased upwards, and compares only "
-                    "with FID of as many",
-                    style="yellow",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+        _warn_of_few(console, count, len(bench.test))
         _print(question, answer, count, bench, as_json)
 
 
@@ -160,7 +160,7 @@ def quality(
         "docs"
     ),
     samples: Annotated[int, option("--samples", help="pictures for each row of the sweep", min=4)] = SWEEP_SAMPLES,
-    samplers: Annotated[str, option("--samplers", help="comma-separated [default: every sampler]")] = "",
+    samplers: Annotated[str, option("--samplers", help="comma-separated (default: every sampler)")] = "",
     precision: Precision = "float32",
     batch: Annotated[
         int, option("--batch", help="images in one evaluation of the network; best a divisor of --samples", min=1)
@@ -168,12 +168,16 @@ def quality(
     compiled: Annotated[
         bool, option("--compile", help="compile the network first: faster, takes a minute and a C++ compiler")
     ] = False,
+    measuring: Annotated[
+        bool, option("--measure/--no-measure", help="or only write the document from the rows that are there")
+    ] = True,
     device: Device = "cpu",
 ) -> None:
     """Measure a model under every sampler and write docs/quality.md; goes on where it was stopped."""
     console = Console()
     with _refusals("quality"):
         _check_precision(precision)
+        need("torchmetrics", "matplotlib")
         bench = Bench(data, features, model, device=device, batch=batch, compiled=compiled)
         assert bench.model is not None
         names = [name for name in samplers.split(",") if name] or list(SAMPLERS)
@@ -185,12 +189,12 @@ def quality(
             space=bench.space.card,
             samples=samples,
         )
-        questions = [*headline(bench, bench.model), *sweep(bench, bench.model, names, samples, precision)]
+        questions = [*headline(bench, bench.model, precision), *sweep(bench, bench.model, names, samples, precision)]
         path = out / TABLE
         out.mkdir(parents=True, exist_ok=True)
         before = read_rows(path)
         for question in questions:
-            if question not in before:
+            if measuring and question not in before:
                 with progress(console, _told(question), question.samples, "pictures") as advanced:
                     answer = measure(bench, path, question, advanced)
                 console.print(
@@ -198,6 +202,18 @@ def quality(
                 )
                 write_report(out, subject, read_rows(path))
         write_report(out, subject, read_rows(path))
+
+
+def _warn_of_few(console: Console, pictures: int, test: int) -> None:
+    for number, name in ((pictures, "pictures"), (test, "test images")):
+        if number < ENOUGH:
+            console.print(
+                f"warning: {number:,} {name} are fewer than {ENOUGH:,}: FID is biased upwards, and compares only with "
+                "FID of as many",
+                style="yellow",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _judged(bench: Bench, folder: Path, question: Question) -> tuple[Answer, int]:

@@ -172,6 +172,10 @@ class Bench:
         if question.source == NOISE:
             return uniform_noise(question.samples, self.space.card.image_shape, question.seed), None
         if question.source == TRAINING:
+            if question.samples > len(self.training):
+                raise EvaluationError(
+                    f"samples = {question.samples}, but there are {len(self.training)} training images"
+                )
             taken = shuffled(self.training, question.seed, question.samples)
             return taken.images, class_indices(taken.classes.tolist(), taken.labels, self.space.card.labels)
         assert self.model is not None, "only a bench with a model asks for its pictures"
@@ -214,7 +218,7 @@ def steps_within(model: PixelModel, sampler: str, budget: int) -> int | None:
     return fitting
 
 
-def headline(bench: Bench, model: PixelModel, arithmetic: str = "float32") -> list[Question]:
+def headline(bench: Bench, model: PixelModel, arithmetic: str) -> list[Question]:
     """Noise, training images, and the model as its card says: 10,000 pictures for FID, 2,000 for class accuracy."""
     default = model.card.default
     return [

@@ -12,8 +12,7 @@ import numpy as np
 
 from model.card import CardFile
 from model.checkpoint import write_atomically, write_text_atomically
-from model.errors import EvaluationError
-from model.evaluation import INSTALL
+from model.evaluation import need
 from model.features import FeatureCard
 from model.quality import (
     BUDGETS,
@@ -37,7 +36,7 @@ ACCURACY_AIM, FID_AIM, EVALUATIONS_AIM = 0.93, 0.02, 20
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 MARKERS = "os^Dv"
 STYLES = ("-", "--")
-LABEL_GAP = 0.042  # of the plot's height
+LABEL_GAP = 0.038  # of the plot's height
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,17 @@ def document(subject: Subject, rows: Rows) -> str:
         "be compared with FID in Inception's.\n"
         "- FID and KID: torchmetrics, float64. KID: mean ± deviation over 100 subsets of 1,000. Precision and recall: "
         "Kynkäänniemi et al. 2019, k = 3. Class accuracy: the share that the feature network names as asked.\n"
-        f"- Model: weights `{subject.weights}`.",
+        f"- Model: weights `{subject.weights}`. Arithmetic of the network: {_arithmetic(subject, rows)}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _arithmetic(subject: Subject, rows: Rows) -> str:
+    """In words: float32 for the table at the top, say, and bfloat16 for the sweep."""
+    swept = {question.arithmetic for question, _ in swept_rows(subject, rows)}
+    guided = {q.arithmetic for q in rows if q.weights == subject.weights and q.samples != subject.samples}
+    named = (("the table at the top", guided), ("the sweep", swept))
+    return "; ".join(f"{what}, {' and '.join(sorted(kinds))}" for what, kinds in named if kinds) or "not measured yet"
 
 
 def swept_rows(subject: Subject, rows: Rows) -> list[tuple[Question, Answer]]:
@@ -185,12 +192,10 @@ def write_plot(path: Path, subject: Subject, rows: Rows) -> None:
     Raises:
         EvaluationError: without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import NullFormatter, ScalarFormatter
-    except ImportError as error:
-        raise EvaluationError(f"the plot needs matplotlib: {INSTALL}") from error
+    need("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     curves: dict[str, list[tuple[int, float]]] = {}
     for question, answer in swept_rows(subject, rows):
@@ -198,15 +203,17 @@ def write_plot(path: Path, subject: Subject, rows: Rows) -> None:
     figure = Figure(figsize=(8.5, 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set(xscale="log", yscale="log", xlim=(min(BUDGETS) * 0.8, max(BUDGETS) * 1.05), xticks=BUDGETS)
+    axes.set(xscale="log", yscale="log", xlim=(min(BUDGETS) * 0.7, max(BUDGETS) * 1.05), xticks=BUDGETS)
     for k, (sampler, points) in enumerate(sorted(curves.items())):
         axes.plot(*zip(*sorted(points), strict=True), label=sampler, **_style(k))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("evaluations of the network, an image")
     axes.set_ylabel(f"FID of {subject.samples:,} pictures (lower is better)")
     axes.set_title(f"{subject.name}, without guidance")
-    axes.grid(which="both", axis="y", color="#e5e5e5", linewidth=0.6)
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     _name_lines(axes)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
@@ -224,12 +231,12 @@ def _style(k: int) -> dict[str, Any]:
 
 
 def _name_lines(axes: Axes) -> None:
-    """Each line's label to the right of its last point, moved up where it would cover another."""
+    """Each line's label to the right of its last point, moved where it would cover another."""
     ends = [(*np.asarray(line.get_xydata())[-1].tolist(), line) for line in axes.lines]
+    ends.sort(key=lambda end: float(end[1]))
     low, high = (math.log(limit) for limit in axes.get_ylim())
-    height = -LABEL_GAP
-    for x, y, line in sorted(ends, key=lambda end: float(end[1])):
-        height = max((math.log(y) - low) / (high - low), height + LABEL_GAP)
+    wanted = [(math.log(y) - low) / (high - low) for _, y, _ in ends]
+    for (x, y, line), height in zip(ends, apart(wanted, LABEL_GAP), strict=True):
         axes.annotate(
             str(line.get_label()),
             (x, y),
@@ -238,5 +245,20 @@ def _name_lines(axes: Axes) -> None:
             color=line.get_color(),
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": line.get_color(),
+                "linewidth": 0.5,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
         )
+
+
+def apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """Rising heights at least `gap` apart, on average where they were wanted; wanted: rising."""
+    heights: list[float] = []
+    for height in wanted:
+        heights.append(max(height, heights[-1] + gap) if heights else height)
+    shift = (sum(heights) - sum(wanted)) / max(len(heights), 1)
+    return [height - shift for height in heights]

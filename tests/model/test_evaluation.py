@@ -190,7 +190,7 @@ for call in (lambda: frechet_distance(x, x), lambda: kernel_distance(x, x), lamb
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "FID needs torchmetrics: pip install 'denoised[train]'",
-        "KID needs torchmetrics: pip install 'denoised[train]'",
-        "the plot needs matplotlib: pip install 'denoised[train]'",
+        "torchmetrics is not installed: pip install 'denoised[train]'",
+        "torchmetrics is not installed: pip install 'denoised[train]'",
+        "matplotlib is not installed: pip install 'denoised[train]'",
     ]

@@ -46,7 +46,7 @@ from model.quality import (
     sweep,
     write_rows,
 )
-from model.quality_report import Subject, document, write_report
+from model.quality_report import Subject, apart, document, write_report
 from model.samplers import SAMPLERS
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -128,7 +128,7 @@ def test_the_sweep_asks_for_every_sampler_at_every_budget(
     assert {q.sampler for q in asked} == set(SAMPLERS)
     assert {(q.source, q.guidance_scale, q.eta, q.samples) for q in asked} == {(MODEL, 1.0, 0.0, 12)}
     assert len(set(asked)) == len(asked)
-    at_the_top = headline(bench, bench.model)
+    at_the_top = headline(bench, bench.model, "bfloat16")
     assert [(q.source, q.samples) for q in at_the_top] == [
         (NOISE, 10_000),
         (TRAINING, 10_000),
@@ -250,6 +250,7 @@ def test_the_program_trains_a_feature_network(data: Path, tmp_path: Path) -> Non
         (("--noise", "--training"), "name one of --model, --pictures, --training and --noise"),
         (("--noise", "--precision", "half"), "precision = 'half' is not known (known: float32, bfloat16)"),
         (("--noise", "--features", "/nowhere"), "/nowhere/features.json: No such file or directory"),
+        (("--training", "--samples", "21"), "samples = 21, but there are 20 training images"),
         (("--noise", "--samples", "3"), "3 pictures are too few: at least 4"),
     ],
 )
@@ -331,6 +332,45 @@ def test_the_report_comes_with_its_plot(subject: Subject, tmp_path: Path) -> Non
         pixels = np.asarray(plot.convert("RGB"))
     assert pixels.shape[0] > 500
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "lines in colour"
+
+
+def test_the_sweep_can_be_stopped_and_goes_on_to_the_same_report(
+    data: Path, features: Path, folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted after every third row; what stands in the table is never measured again."""
+    for name, count in (("HEADLINE_SAMPLES", 12), ("HEADLINE_ACCURACY_SAMPLES", 8), ("FEW_TRAINING_IMAGES", 4)):
+        monkeypatch.setattr(f"model.quality.{name}", count)
+    measured: list[Question] = []
+    limits = [1]
+    answer = Bench.answer
+
+    def killed(bench: Bench, question: Question, advanced: Callable[[int], None]) -> Answer:
+        if len(measured) == limits[-1]:
+            raise KeyboardInterrupt
+        measured.append(question)
+        return answer(bench, question, advanced)
+
+    monkeypatch.setattr(Bench, "answer", killed)
+    out = tmp_path / "docs"
+    command = ("quality", "--data", data, "--features", features, "--model", folder(), "--out", out, "--samples", 9)
+    while invoke(*command, "--samplers", "ddim").exit_code != 0:
+        assert list(read_rows(out / "quality.csv")) == measured
+        assert len(measured) == limits[-1]
+        limits.append(limits[-1] + 3)
+    assert limits == [1, 4, 7, 10]
+    assert len(set(measured)) == len(measured) == 5 + len(BUDGETS)
+    assert list(read_rows(out / "quality.csv")) == measured
+    text = (out / "quality.md").read_text()
+    (out / "quality.md").unlink()
+    assert invoke(*command, "--no-measure").exit_code == 0
+    assert (out / "quality.md").read_text() == text
+    assert text.count("| `ddim` |") == len(BUDGETS)
+
+
+def test_labels_in_each_others_way_are_moved_apart() -> None:
+    assert apart([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert apart([], 0.1) == []
 
 
 def test_docs_quality_is_what_its_table_says(repository: Path) -> None:

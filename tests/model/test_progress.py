@@ -1,0 +1,33 @@
+"""Lines where there is no terminal, a bar where there is one."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from model.progress import progress
+
+
+def test_without_a_terminal_a_line_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("model.progress.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=30)
+    with progress(console, "a measurement with a long name", 3_000, "pictures") as advanced:
+        for second in (10.0, 31.0, 40.0, 62.0):
+            now[0] = second
+            advanced(500)
+    assert console.file.getvalue().splitlines() == [
+        "a measurement with a long name: 1,000 of 3,000 pictures",
+        "a measurement with a long name: 2,000 of 3,000 pictures",
+    ]
+
+
+def test_on_a_terminal_a_bar_is_drawn_and_taken_away() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with progress(console, "noise", 30, "pictures") as advanced:
+        advanced(30)
+    drawn = console.file.getvalue()
+    assert "30/30" in drawn
+    assert "pictures" in drawn
