@@ -24,6 +24,7 @@ INDEX = f"{WEIGHTS}.index.json"
 VARIANTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bf16.safetensors")
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 FLOATS = ("F64", "F32", "F16", "BF16")
+COUNTERS = ("I64",)  # of batches, that a norm has seen
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def _compare(source: Path, found: Mapping[str, Place], wanted: Mapping[str, Tens
         place, shape = found[key], tuple(wanted[key].shape)
         if place.shape != shape:
             raise CheckpointError(f"{place.path}: {place.name!r} has shape {place.shape}, the config asks for {shape}")
-        if place.dtype not in FLOATS:
+        types = FLOATS if wanted[key].is_floating_point() else COUNTERS
+        if place.dtype not in types:
             raise CheckpointError(
-                f"{place.path}: {place.name!r} is of type {place.dtype} (supported: {', '.join(FLOATS)})"
+                f"{place.path}: {place.name!r} is of type {place.dtype} (supported: {', '.join(types)})"
             )
