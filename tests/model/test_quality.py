@@ -20,7 +20,6 @@ from typer.testing import CliRunner, Result
 
 from model.__main__ import app
 from model.card import CardFile, Defaults, read_card_file
-from model.checkpoint import WEIGHTS as MODEL_WEIGHTS
 from model.checkpoint import ZOO, load_model
 from model.config import UNetConfig
 from model.data import Dataset
@@ -48,6 +47,8 @@ from model.quality import (
 )
 from model.quality_report import Subject, apart, document, write_report
 from model.samplers import SAMPLERS
+
+UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 QUESTION = Question(MODEL, "aa", "bb", "ddim", 5, 0.0, 1.5, 100, 7, "float32")
@@ -167,9 +168,9 @@ def test_the_same_question_has_the_same_answer(data: Path, features: Path, folde
 def test_other_weights_are_another_question(data: Path, features: Path, folder: Callable[..., Path]) -> None:
     path = folder()
     before = Bench(data, features, path).question("ddim", 2, 12)
-    assert before.weights == digest(path / MODEL_WEIGHTS)
+    assert before.weights == digest(path / UNET_WEIGHTS)
     assert before.features == digest(features / WEIGHTS)
-    (path / MODEL_WEIGHTS).write_bytes((path / MODEL_WEIGHTS).read_bytes()[:-1] + b"\1")
+    (path / UNET_WEIGHTS).write_bytes((path / UNET_WEIGHTS).read_bytes()[:-1] + b"\1")
     assert Bench(data, features, path).question("ddim", 2, 12).weights != before.weights
 
 
@@ -377,7 +378,7 @@ def test_docs_quality_is_what_its_table_says(repository: Path) -> None:
     folder = ZOO / "fashion-mnist"
     subject = Subject(
         name="fashion-mnist",
-        weights=digest(folder / MODEL_WEIGHTS),
+        weights=digest(folder / UNET_WEIGHTS),
         features=digest(FASHION_FEATURES / WEIGHTS),
         model=read_card_file(folder),
         space=load_features(FASHION_FEATURES).card,
