@@ -154,6 +154,12 @@ def evaluate(context: typer.Context) -> None:
     _become("model", ["evaluate", *context.args])
 
 
+@cli.command(context_settings=PASSED_ON, add_help_option=False)
+def likelihood(context: typer.Context) -> None:
+    """Bits per dimension of pictures under a model (needs torch). See: denoised likelihood --help"""
+    _become("model", ["likelihood", *context.args])
+
+
 @cli.command()
 def generate(
     label: Annotated[str | None, _env("LABEL", "class name or index; none = unconditional")] = None,

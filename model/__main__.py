@@ -1,4 +1,4 @@
-"""`denoised train`, `train-features` and `evaluate`: the programs that train and measure."""
+"""`denoised train`, `train-features`, `evaluate` and `likelihood`: the programs that train and measure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
-from model import measuring, runs
+from model import judging, measuring, runs
 from model.checkpoint import load_model
 from model.data import UNREADABLE, load_dataset
 from model.errors import ModelError
@@ -145,7 +145,7 @@ def _complain(line: str) -> None:
     Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-for _command in (measuring.train_features, measuring.evaluate, measuring.quality):
+for _command in (measuring.train_features, measuring.evaluate, measuring.quality, judging.likelihood):
     app.command()(_command)
 
 

@@ -44,21 +44,22 @@ def bits_per_dimension(
     *,
     steps: int = 100,
     probes: int = 1,
-    seed: int = 0,
+    seeds: Sequence[int] | None = None,
 ) -> Tensor:
     """−log₂ p(image | label) a pixel and channel, of pictures in bytes.
 
     images: (B, C, H, W) uint8; labels: a class index each, or None; steps: of Heun's method, two evaluations
-    each; probes: vectors of Hutchinson's estimate; seed: of them and of the noise in [−½, ½) that makes bytes
-    a density (uniform dequantisation, Theis et al. 2016; on average it costs bits, it never wins any). Returns
-    (B,) float64; 8 is what bytes drawn at random need.
+    each; probes: vectors of Hutchinson's estimate; seeds: an image each (0, 1, …), of them and of the noise in
+    [−½, ½) that makes bytes a density (uniform dequantisation, Theis et al. 2016; on average it costs bits, it
+    never wins any). Returns (B,) float64; 8 is what bytes drawn at random need.
 
     Raises:
         PlanError: for pictures of another shape, or steps or probes under 1.
     """
     if tuple(images.shape[1:]) != model.shape:
         raise PlanError(f"images of shape {tuple(images.shape[1:])} are not the model's {model.shape}")
-    noise = torch.stack([_dequantising(model.shape, seed + k) for k in range(len(images))])
+    seeds = range(len(images)) if seeds is None else seeds
+    noise = torch.stack([_dequantising(model.shape, seed) for seed in seeds])
     x0 = (images.double() + noise.double()) / 127.5 - 1
     conditions = torch.stack([model.condition(label) for label in labels])
 
@@ -67,7 +68,7 @@ def bits_per_dimension(
         return model.believe(x, times, alphas, sigmas, conditions).epsilon
 
     x0 = x0.float().to(model.device)
-    flow = log_density(epsilon, model.schedule, x0, steps=steps, probes=probes, seed=seed)
+    flow = log_density(epsilon, model.schedule, x0, steps=steps, probes=probes, seeds=seeds)
     return bits(flow.log_density, math.prod(model.shape))
 
 
@@ -83,9 +84,11 @@ def log_density(
     *,
     steps: int = 100,
     probes: int = 1,
-    seed: int = 0,
+    seeds: Sequence[int] | None = None,
 ) -> Flow:
     """log p of x̄ = x0 at the schedule's lowest noise level; x0: (B, …), in the dtype that is computed in.
+
+    seeds: of the probes, an image each; 0, 1, … if left out.
 
     Raises:
         PlanError: for steps or probes under 1.
@@ -94,7 +97,8 @@ def log_density(
         if value < 1:
             raise PlanError(f"{name} = {value} is not at least 1")
     ratio, t = _levels(schedule, steps)
-    signs = torch.stack([_signs(x0.shape[1:], probes, seed + k) for k in range(len(x0))], dim=1)
+    seeds = range(len(x0)) if seeds is None else seeds
+    signs = torch.stack([_signs(x0.shape[1:], probes, seed) for seed in seeds], dim=1)
     signs = signs.to(x0)  # (probes, B, …)
     x, gained = x0, torch.zeros(len(x0), dtype=torch.float64)
     for i in range(steps):

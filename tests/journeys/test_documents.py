@@ -103,7 +103,8 @@ def test_nothing_in_the_readme_points_nowhere(readme: str, repository: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "command", [["serve"], ["api"], ["worker"], ["train"], ["train-features"], ["evaluate"], ["generate"], []]
+    "command",
+    [["serve"], ["api"], ["worker"], ["train"], ["train-features"], ["evaluate"], ["likelihood"], ["generate"], []],
 )
 def test_every_command_explains_itself(command: list[str]) -> None:
     done = subprocess.run(

@@ -78,7 +78,7 @@ def test_hutchinsons_estimate_is_unbiased_where_the_jacobian_is_not_diagonal() -
     exact = float(
         torch.distributions.MultivariateNormal(torch.zeros(2, dtype=torch.float64), noisy).log_prob(x.flatten())
     )
-    single = torch.cat([log_density(epsilon, LINEAR, x, steps=100, seed=k).log_density for k in range(40)])
+    single = torch.cat([log_density(epsilon, LINEAR, x, steps=100, seeds=[k]).log_density for k in range(40)])
     assert single.std() > 0.01
     assert float(single.mean()) == pytest.approx(exact, abs=4 * float(single.std()) / math.sqrt(40) + 0.02)
     assert float(log_density(epsilon, LINEAR, x, steps=100, probes=40).log_density) == pytest.approx(
@@ -107,7 +107,7 @@ def test_an_images_figure_does_not_depend_on_its_neighbours(folder: Folder) -> N
     images = torch.randint(0, 256, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     together = bits_per_dimension(model, images, [0, None, 2], steps=5)
     for k, label in enumerate([0, None, 2]):
-        alone = bits_per_dimension(model, images[k : k + 1], [label], steps=5, seed=k)
+        alone = bits_per_dimension(model, images[k : k + 1], [label], steps=5, seeds=[k])
         assert float(alone) == pytest.approx(float(together[k]), rel=1e-4)
 
 
