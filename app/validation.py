@@ -87,6 +87,8 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
 
 def _label(body: GenerateRequest, card: ModelCard, errors: list[tuple[str, str]]) -> int | None:
     if body.label is None:
+        if not card.unconditional:
+            errors.append(("label", f"{card.name} was trained with labels alone (allowed: {_listed(card.labels)})"))
         return None
     if not card.labels:
         errors.append(("label", f"{shown(body.label)} was given, but {card.name} knows no labels (allowed: null)"))
@@ -103,7 +105,10 @@ def _label(body: GenerateRequest, card: ModelCard, errors: list[tuple[str, str]]
 def _guidance(body: GenerateRequest, card: ModelCard, label: int | None, errors: list[tuple[str, str]]) -> float:
     """Without a label there is nothing to guide towards: off unless asked for, then an error."""
     if body.guidance_scale is None:
-        return card.default.guidance_scale if label is not None else 1.0
+        return card.default.guidance_scale if label is not None and card.unconditional else 1.0
+    if body.guidance_scale != 1.0 and not card.unconditional:
+        errors.append(("guidance_scale", f"{body.guidance_scale:g} needs a model that can do without a label"))
+        return 1.0
     if body.guidance_scale != 1.0 and body.label is None:
         errors.append(("guidance_scale", f"{body.guidance_scale:g} needs a label (allowed without one: 1)"))
     return float(body.guidance_scale)

@@ -43,6 +43,7 @@ class CardFile(BaseModel):
 class ModelCard(BaseModel):
     """A model as a live worker serves it (`GET /models`).
 
+    unconditional: whether it can do without a label.
     stages: evaluations a step, for the samplers with more than one; the last step is always one.
     """
 
@@ -51,6 +52,7 @@ class ModelCard(BaseModel):
     height: int
     channels: int
     labels: list[str]
+    unconditional: bool = True
     timesteps: int
     prediction_type: str
     samplers: list[str]

@@ -62,7 +62,7 @@ def load_model(
     schedule = exploding_schedule(*exploding) if exploding is not None else _schedule(path, scheduler)
     _check_times(files.unet_config, config, schedule)
     grid = _grid(path, scheduler, config)
-    labels = _labels(folder, config, card_file)
+    labels, unconditional = _labels(folder, config, card_file)
     height, width = _size(files.unet_config, config)
     prediction_type = _one_of(path, scheduler, "prediction_type", PREDICTION_TYPES)
     card = ModelCard(
@@ -71,6 +71,7 @@ def load_model(
         height=height,
         channels=config.in_channels,
         labels=labels,
+        unconditional=unconditional,
         timesteps=schedule.timesteps,
         prediction_type=prediction_type,
         samplers=list(SAMPLERS),
@@ -296,16 +297,22 @@ def _check_times(path: Path, config: UNetConfig, schedule: NoiseSchedule) -> Non
         raise CheckpointError(f"{path}: num_train_timesteps = {rows}, but the scheduler has {schedule.timesteps}")
 
 
-def _labels(folder: Path, config: UNetConfig, card: CardFile) -> list[str]:
-    """K names for K classes; the last of num_class_embeds means "no label", and so does the number K."""
+def _labels(folder: Path, config: UNetConfig, card: CardFile) -> tuple[list[str], bool]:
+    """K names for K classes, and whether there is a class K that means "no label".
+
+    The last of num_class_embeds means it, unless the card has a name for that one too.
+    """
     if config.class_embed_type == "timestep":  # a label is a number, and the card alone knows of how many
-        return card.labels
-    classes = config.num_class_embeds - 1 if config.num_class_embeds is not None else 0
-    if card.labels and len(card.labels) != classes:
+        return card.labels, True
+    classes = config.num_class_embeds or 0
+    if classes and len(card.labels) == classes:
+        return card.labels, False
+    if card.labels and len(card.labels) != classes - 1:
         raise CheckpointError(
-            f"{folder / CARD_FILE}: {len(card.labels)} labels, but the U-Net has {classes} classes and the null class"
+            f"{folder / CARD_FILE}: {len(card.labels)} labels, but the U-Net has {max(classes - 1, 0)} classes "
+            "and the null class"
         )
-    return card.labels or [str(k) for k in range(classes)]
+    return card.labels or [str(k) for k in range(classes - 1)], True
 
 
 def _size(path: Path, config: UNetConfig) -> tuple[int, int]:

@@ -97,7 +97,13 @@ class PixelModel:
         return self._compile(sampler, steps, eta, spacing, karras)
 
     def condition(self, label: int | None) -> Tensor:
-        """What `denoise` needs to know of one image: () int64, the class, K for "no label"."""
+        """What `denoise` needs to know of one image: () int64, the class, K for "no label".
+
+        Raises:
+            PlanError: for no label, where the network knows no class of that meaning.
+        """
+        if label is None and not self.card.unconditional:
+            raise PlanError(f"label = null: {self.card.name} was trained with labels alone, so it needs one")
         return torch.tensor(len(self.card.labels) if label is None else label)
 
     @torch.inference_mode()

@@ -130,7 +130,7 @@ def export(trainer: Trainer, folder: Path) -> None:
     config = trainer.config
     card = CardFile(
         labels=list(trainer.dataset.labels),
-        default=Defaults(sampler="ddim", steps=25, guidance_scale=2.0),
+        default=Defaults(sampler="dpmpp_2m", steps=20, guidance_scale=1.5),
         data=f"{trainer.dataset.source}, {len(trainer.dataset):,} images",
         training={
             "images_seen": trainer.images_seen,

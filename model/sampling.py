@@ -50,8 +50,8 @@ def sample(
     registers = torch.zeros(count, plan.registers, *model.shape, device=device)
     registers[:, 0] = plan.start * draw()
     conditions = torch.stack([model.condition(label) for label in labels])
-    nothing = torch.stack([model.condition(None) for _ in labels])
     guided = torch.full((count,), guidance_scale != 1.0, device=device)
+    nothing = torch.stack([model.condition(None) for _ in labels]) if guided.any() else conditions
     for row in range(plan.evaluations):
         x = registers[:, 0]
         t, alpha, sigma, spread = (

@@ -115,7 +115,7 @@ def trajectories(record: JobRecord, model: PixelModel) -> list[Trajectory]:
             model=request.model,
             plan=plan,
             condition=model.condition(request.label),
-            unconditional=model.condition(None),
+            unconditional=model.condition(None if request.guidance_scale != 1.0 else request.label),
             guidance_scale=request.guidance_scale,
             guidance_rescale=request.guidance_rescale,
             seed=request.seed + index,

@@ -46,6 +46,15 @@ def test_a_null_is_as_good_as_nothing(card_of: Card) -> None:
     assert request == parsed({"seed": 5}, card_of())
 
 
+def test_a_model_that_was_trained_with_labels_alone_wants_one(card_of: Card) -> None:
+    card = card_of(unconditional=False)
+    assert parsed({"label": 0}, card).guidance_scale == 1.0
+    for body, field in (({}, "label"), ({"label": 0, "guidance_scale": 2}, "guidance_scale")):
+        with pytest.raises(InvalidRequest) as caught:
+            parsed(body, card)
+        assert [error["field"] for error in caught.value.extra["errors"]] == [field]
+
+
 def test_a_job_is_counted_in_evaluations(card_of: Card) -> None:
     """Two stages a step but for the last, guidance twice, every image."""
     assert parsed({"steps": 10, "n": 3}, card_of()).evaluations == 30

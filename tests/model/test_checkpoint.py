@@ -18,7 +18,9 @@ from model.card import CardFile, Defaults, read_card_file
 from model.checkpoint import load_model, save_model, scheduler_config
 from model.config import UNetConfig
 from model.denoiser import PixelModel
+from model.errors import PlanError
 from model.grids import Grid
+from model.sampling import sample
 
 Folder = Callable[..., Path]
 Weights = Callable[[UNetConfig], dict[str, Tensor]]
@@ -152,6 +154,18 @@ def test_half_precision_weights_are_served_in_float32(folder: Folder) -> None:
 
 def test_a_folder_without_labels_numbers_its_classes(folder: Folder) -> None:
     assert load_model(folder()).card.labels == ["0", "1", "2"]
+
+
+def test_a_folder_that_names_every_class_has_none_that_means_no_label(folder: Folder) -> None:
+    model = load_model(folder(labels=("a", "b", "c", "d")))
+    assert model.card.labels == ["a", "b", "c", "d"]
+    assert not model.card.unconditional
+    assert model.condition(3).item() == 3
+    assert torch.isfinite(sample(model, [3, 0], steps=2)).all()
+    for run in (lambda: model.condition(None), lambda: sample(model, [0], steps=2, guidance_scale=2.0)):
+        with pytest.raises(PlanError, match="label = null: boots was trained with labels alone, so it needs one"):
+            run()
+    assert load_model(folder(labels=("a", "b", "c"))).card.unconditional
 
 
 def test_a_network_told_its_class_as_a_number_has_the_classes_that_the_card_names(
