@@ -59,6 +59,9 @@ def train(
         str | None, _option("--prediction", help=f"what it predicts: {', '.join(PREDICTION_TYPES)}")
     ] = None,
     schedule: Annotated[str | None, _option("--schedule", help=f"noise schedule: {', '.join(BETAS)}")] = None,
+    zero_snr: Annotated[
+        bool | None, _option("--zero-snr/--no-zero-snr", help="end the schedule in pure noise; not with epsilon [no]")
+    ] = None,
     learning_rate: Annotated[float | None, _option("--learning-rate", help="at its highest")] = None,
     lr_schedule: Annotated[str | None, _option("--lr-schedule", help="cosine or constant")] = None,
     warmup: Annotated[int | None, _option("--warmup", help="steps until the learning rate is reached")] = None,
@@ -92,6 +95,7 @@ def train(
         "flip": flip,
         "prediction_type": prediction,
         "beta_schedule": schedule,
+        "zero_snr": zero_snr,
         "learning_rate": learning_rate,
         "lr_schedule": lr_schedule,
         "warmup": warmup,

@@ -106,7 +106,9 @@ def save_model(
     write_text_atomically(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
 
 
-def scheduler_config(beta_schedule: str, prediction_type: str, timesteps: int = 1000) -> dict[str, Any]:
+def scheduler_config(
+    beta_schedule: str, prediction_type: str, timesteps: int = 1000, *, zero_snr: bool = False
+) -> dict[str, Any]:
     """`scheduler_config.json` of a model trained here: the sampling grid starts at the last timestep."""
     start, end = beta_ends(timesteps)
     return {
@@ -123,7 +125,7 @@ def scheduler_config(beta_schedule: str, prediction_type: str, timesteps: int = 
         "clip_sample": True,
         "clip_sample_range": 1.0,
         "thresholding": False,
-        "rescale_betas_zero_snr": False,
+        "rescale_betas_zero_snr": zero_snr,
     }
 
 

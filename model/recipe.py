@@ -13,7 +13,7 @@ from typing import Any
 from model.config import UNetConfig
 from model.data import UNREADABLE, Dataset
 from model.errors import TrainingError
-from model.noise import BETAS, PREDICTION_TYPES
+from model.noise import BETAS, PREDICTION_TYPES, NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class TrainingConfig:
     preset: str = "small"
     prediction_type: str = "v_prediction"
     beta_schedule: str = "squaredcos_cap_v2"
+    zero_snr: bool = False  # the last timestep is pure noise (Lin et al. 2023, arXiv:2305.08891)
     timesteps: int = 1000
     images: int = 1_000_000  # seen in all
     batch: int = 128  # images an optimiser step
@@ -84,6 +85,12 @@ class TrainingConfig:
             raise TrainingError(_unknown("preset", given["preset"], PRESETS))
         habits = {name: getattr(preset, name) for name in ("images", "batch", "learning_rate", "threads")}
         return cls(**{**habits, **given})
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels that are trained on."""
+        schedule = NoiseSchedule.named(self.beta_schedule, self.timesteps)
+        return schedule.ending_in_noise() if self.zero_snr else schedule
 
     @property
     def steps(self) -> int:
@@ -164,6 +171,11 @@ def check(config: TrainingConfig) -> None:
         if value is not None and not (math.isfinite(value) and low <= value <= high):
             limit = f"at least {low}" if math.isinf(high) else f"{low} … {high}"
             raise TrainingError(f"{key} = {value} is out of range ({limit})")
+    if config.zero_snr and config.prediction_type == "epsilon":
+        raise TrainingError(
+            "prediction_type = 'epsilon' with zero_snr: of pure noise it says nothing of the picture "
+            "(known with zero_snr: v_prediction, sample)"
+        )
     if config.batch % config.accumulate:
         raise TrainingError(f"accumulate = {config.accumulate} does not divide batch = {config.batch}")
 

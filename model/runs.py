@@ -139,7 +139,9 @@ def export(trainer: Trainer, folder: Path) -> None:
             **dataclasses.asdict(config),
         },
     )
-    scheduler = scheduler_config(config.beta_schedule, config.prediction_type, config.timesteps)
+    scheduler = scheduler_config(
+        config.beta_schedule, config.prediction_type, config.timesteps, zero_snr=config.zero_snr
+    )
     weights = {name: value.cpu().contiguous() for name, value in trainer.ema.items()}
     save_model(folder, trainer.net.config, weights, scheduler, card)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.data import Dataset, to_unit
 from model.errors import TrainingError
-from model.noise import NoiseSchedule, add_noise, tables, training_target
+from model.noise import add_noise, tables, training_target
 from model.recipe import TrainingConfig, check, unet_config
 from model.unet import UNet
 from model.weighting import loss_weights
@@ -46,9 +46,8 @@ class Trainer:
             fused=True,
         )
         self.generator = torch.Generator().manual_seed(config.seed)
-        schedule = NoiseSchedule.named(config.beta_schedule, config.timesteps)
-        self.alpha, self.sigma = tables(schedule, self.device)
-        self.weights = loss_weights(schedule, config.prediction_type, config.min_snr_gamma).to(self.device)
+        self.alpha, self.sigma = tables(config.schedule, self.device)
+        self.weights = loss_weights(config.schedule, config.prediction_type, config.min_snr_gamma).to(self.device)
         self.amp_dtype = choose_precision(config.precision, self.net, dataset, self.device)
 
     @property

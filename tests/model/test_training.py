@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.data import Dataset
 from model.errors import TrainingError
 from model.noise import x0_from_epsilon
-from model.recipe import TrainingConfig
+from model.recipe import TrainingConfig, check
 from model.training import Trainer, ema_decay, order_of
 
 CONFIG = TrainingConfig(preset="tiny", images=320, batch=8, warmup=4, seed=3, precision="float32")
@@ -282,3 +282,21 @@ def test_a_measured_precision_leaves_no_trace(dataset: Dataset) -> None:
 
 def _with_labels(dataset: Dataset, count: int) -> Dataset:
     return dataclasses.replace(dataset, labels=tuple(str(k) for k in range(count)))
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0])
+@pytest.mark.parametrize("head", ["v_prediction", "sample"])
+def test_a_schedule_that_ends_in_noise_is_trained_to_its_end(dataset: Dataset, head: str, gamma: float | None) -> None:
+    """At the last timestep x_T is the noise itself, and the loss is finite."""
+    config = dataclasses.replace(CONFIG, zero_snr=True, prediction_type=head, min_snr_gamma=gamma)
+    trainer = Trainer(config, dataset)
+    assert (float(trainer.alpha[-1]), float(trainer.sigma[-1])) == (0.0, 1.0)
+    x0, labels = torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.long)
+    last = torch.full((4,), 999)
+    assert torch.isfinite(trainer.loss(x0, last, labels, torch.randn(4, 1, 8, 8)))
+    assert all(math.isfinite(loss) for loss in run(trainer, 5))
+
+
+def test_noise_cannot_be_learned_where_there_is_nothing_else() -> None:
+    with pytest.raises(TrainingError, match="prediction_type = 'epsilon' with zero_snr"):
+        check(dataclasses.replace(CONFIG, zero_snr=True, prediction_type="epsilon"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
-from model.checkpoint import load_model
+from model.checkpoint import load_model, scheduler_config
 from model.grids import SPACINGS, Grid
 from model.noise import NoiseSchedule, estimate
 from model.samplers import SAMPLERS, compile_plan
@@ -57,6 +57,13 @@ def test_every_plan_is_finite(sampler: str, spacing: str, karras: bool) -> None:
         assert np.isfinite(plan.matrices).all()
         assert np.isfinite(plan.t).all()
         assert np.isfinite(plan.spread).all()
+
+
+def test_the_file_of_a_model_that_was_trained_so_says_so(folder: Folder) -> None:
+    path = folder(**scheduler_config("squaredcos_cap_v2", "v_prediction", zero_snr=True))
+    assert load_model(path).schedule.ends_in_noise
+    assert DDIMScheduler.from_pretrained(path / "scheduler").alphas_cumprod[-1] == 0.0
+    assert not load_model(folder(**scheduler_config("squaredcos_cap_v2", "v_prediction"))).schedule.ends_in_noise
 
 
 def test_v_at_pure_noise_is_the_picture_with_its_sign_turned() -> None:
