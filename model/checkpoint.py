@@ -13,27 +13,24 @@ are compared before a weight is used; there are never random weights in a served
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.atomic import write_atomically, write_text_atomically
 from model.card import CARD_FILE, CardFile, Defaults, ModelCard, read_card_file
 from model.config import UNetConfig
-from model.denoiser import Clipping, PixelModel
+from model.denoiser import PixelModel
 from model.errors import CheckpointError
 from model.folders import MODEL_INDEX, SCHEDULER_CONFIG, UNET_CONFIG, find_files, read_json
-from model.grids import SPACINGS, VARIANCES, Grid
-from model.noise import PREDICTION_TYPES, NoiseSchedule, beta_ends
+from model.noise import NoiseSchedule, beta_ends
+from model.noise_settings import NoiseSettings
 from model.samplers import SAMPLERS
-from model.scheduler_file import EXPLODING, complete, sampler_of
-from model.score_network import ScoreUNet, exploding_schedule
+from model.score_network import ScoreUNet
 from model.unet import UNet
 from model.weights import WEIGHTS, find_weights, read_weights
 
@@ -53,18 +50,14 @@ def load_model(
     folder = folder.resolve()
     files = find_files(folder)
     config = _unet_config(files.unet_config)
-    path = files.scheduler_config
-    scheduler = complete(path, read_json(path), SAMPLERS)
+    noise = NoiseSettings.read(files.scheduler_config)
     card_file = read_card_file(folder)
-    exploding = _exploding_noise(path, scheduler) if scheduler["_class_name"] == EXPLODING else None
-    unet = _network(files.unet_config, config, exploding)
+    unet = _network(files.unet_config, config, noise.exploding)
     unet.load_state_dict(read_weights(find_weights(files.weights), unet.state_dict()), assign=True)
-    schedule = exploding_schedule(*exploding) if exploding is not None else _schedule(path, scheduler)
+    schedule = noise.schedule
     _check_times(files.unet_config, config, schedule)
-    grid = _grid(path, scheduler, config)
     labels, unconditional = _labels(folder, config, card_file)
     height, width = _size(files.unet_config, config)
-    prediction_type = _one_of(path, scheduler, "prediction_type", PREDICTION_TYPES)
     card = ModelCard(
         name=name or folder.name,
         width=width,
@@ -73,16 +66,16 @@ def load_model(
         labels=labels,
         unconditional=unconditional,
         timesteps=schedule.timesteps,
-        prediction_type=prediction_type,
+        prediction_type=noise.prediction_type,
         samplers=list(SAMPLERS),
         eta_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
         karras_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
         stages={name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
-        default=_defaults(folder, card_file, scheduler, schedule),
+        default=_defaults(folder, card_file, noise.sampler, schedule),
         max_images=max_images,
         numerics=numerics,
     )
-    return PixelModel(unet.to(device), schedule, prediction_type, grid, _clipping(path, scheduler), card)
+    return PixelModel(unet.to(device), schedule, noise.prediction_type, noise.grid(config), noise.clipping, card)
 
 
 def save_model(
@@ -129,28 +122,6 @@ def scheduler_config(
     }
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(temporary path)`, flush it to disk, then put it in place of `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    temporary.chmod(0o666 & ~_umask())
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _umask() -> int:
-    """The process' own; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """The same for a short text."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
 def _unet_config(path: Path) -> UNetConfig:
     raw = read_json(path)
     kind = raw.get("_class_name", "UNet2DModel")
@@ -179,116 +150,14 @@ def _network(path: Path, config: UNetConfig, exploding: tuple[float, float, int]
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _exploding_noise(path: Path, scheduler: Mapping[str, Any]) -> tuple[float, float, int]:
-    """The least and the greatest σ, and the number of timesteps."""
-    timesteps = int(_number(path, scheduler, "num_train_timesteps", 2000, least=1))
-    lowest, highest = (_number(path, scheduler, key, 0.0) for key in ("sigma_min", "sigma_max"))
-    if not 0 < lowest < highest:
-        raise CheckpointError(f"{path}: sigma_min = {lowest} is not between 0 and sigma_max = {highest}")
-    return lowest, highest, timesteps
-
-
-def _schedule(path: Path, scheduler: Mapping[str, Any]) -> NoiseSchedule:
-    schedule = _trained_schedule(path, scheduler)
-    if not _switch(path, scheduler, "rescale_betas_zero_snr", False):
-        return schedule
-    if scheduler["prediction_type"] == "epsilon":
-        raise CheckpointError(
-            f"{path}: prediction_type = 'epsilon' with rescale_betas_zero_snr = True: "
-            "at the last timestep the image is all noise, and the noise says nothing of the picture"
-        )
-    return schedule.ending_in_noise()
-
-
-def _trained_schedule(path: Path, scheduler: Mapping[str, Any]) -> NoiseSchedule:
-    timesteps = int(_number(path, scheduler, "num_train_timesteps", 1000, least=1))
-    if scheduler["trained_betas"] is not None:
-        return NoiseSchedule.from_betas(_trained_betas(path, scheduler["trained_betas"], timesteps))
-    ends = [_number(path, scheduler, "beta_start", 1e-4), _number(path, scheduler, "beta_end", 0.02)]
-    try:
-        return NoiseSchedule.named(str(scheduler["beta_schedule"]), timesteps, *ends)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def _trained_betas(path: Path, betas: Any, timesteps: int) -> Any:
-    numbers = isinstance(betas, list) and all(type(beta) in (int, float) for beta in betas)
-    if not numbers or len(betas) != timesteps or not all(0 < beta < 1 for beta in betas):
-        raise CheckpointError(f"{path}: trained_betas is no list of {timesteps} numbers between 0 and 1")
-    return np.asarray(betas, dtype=np.float64)
-
-
-def _grid(path: Path, scheduler: Mapping[str, Any], config: UNetConfig) -> Grid:
-    variance_type = _one_of(path, scheduler, "variance_type", VARIANCES)
-    if variance_type.startswith("learned") and config.out_channels == config.in_channels:
-        raise CheckpointError(
-            f"{path}: variance_type = {variance_type!r} needs a U-Net of "
-            f"out_channels = {2 * config.in_channels}, not {config.out_channels}"
-        )
-    return Grid(
-        spacing=_one_of(path, scheduler, "timestep_spacing", SPACINGS),
-        steps_offset=int(_number(path, scheduler, "steps_offset", 0)),
-        set_alpha_to_one=_switch(path, scheduler, "set_alpha_to_one"),
-        variance_type=variance_type,
-        karras=scheduler.get("use_karras_sigmas") is not None and _switch(path, scheduler, "use_karras_sigmas"),
-        lambda_min=_lambda_min(path, scheduler),
-    )
-
-
-def _lambda_min(path: Path, scheduler: Mapping[str, Any]) -> float:
-    value = scheduler.get("lambda_min_clipped")
-    if value is None:
-        return -math.inf
-    if type(value) not in (int, float) or math.isnan(value):
-        raise CheckpointError(f"{path}: lambda_min_clipped = {value!r} is no number")
-    return float(value)
-
-
-def _clipping(path: Path, scheduler: Mapping[str, Any]) -> Clipping:
-    if _switch(path, scheduler, "thresholding", False):
-        ratio = _number(path, scheduler, "dynamic_thresholding_ratio", 0.995)
-        if ratio > 1:
-            raise CheckpointError(f"{path}: dynamic_thresholding_ratio = {ratio} is outside 0 … 1")
-        return Clipping(_number(path, scheduler, "sample_max_value", 1.0, least=1), ratio)
-    limit = float(_number(path, scheduler, "clip_sample_range", 1.0))
-    return Clipping(limit if _switch(path, scheduler, "clip_sample") else None)
-
-
-def _number(path: Path, scheduler: Mapping[str, Any], key: str, default: float, least: float = 0) -> float:
-    """A finite number from `least` up, whole where the default is; diffusers' default when the file leaves it out."""
-    value = scheduler.get(key, default)
-    kinds = (int,) if isinstance(default, int) else (int, float)
-    if type(value) not in kinds or not least <= value < math.inf:
-        kind = "whole number" if kinds == (int,) else "number"
-        raise CheckpointError(f"{path}: {key} = {value!r} is no {kind} from {least} up")
-    return float(value)
-
-
-def _switch(path: Path, scheduler: Mapping[str, Any], key: str, default: bool = True) -> bool:
-    """True or false; diffusers' default when the file leaves it out."""
-    value = scheduler.get(key, default)
-    if not isinstance(value, bool):
-        raise CheckpointError(f"{path}: {key} = {value!r} is neither true nor false")
-    return value
-
-
-def _one_of(path: Path, scheduler: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> str:
-    """The value of a key, the first of those allowed when the file leaves it out (diffusers' default)."""
-    value = scheduler.get(key, allowed[0])
-    if value not in allowed:
-        raise CheckpointError(f"{path}: {key} = {value!r} is not supported (supported: {', '.join(allowed)})")
-    return str(value)
-
-
-def _defaults(folder: Path, card: CardFile, scheduler: Mapping[str, Any], schedule: NoiseSchedule) -> Defaults:
+def _defaults(folder: Path, card: CardFile, own: str | None, schedule: NoiseSchedule) -> Defaults:
     """What the card says; where it says nothing, the sampler that the scheduler's file is of."""
     path, named = folder / CARD_FILE, card.default.model_fields_set
     if "sampler" in named and card.default.sampler not in SAMPLERS:
         raise CheckpointError(f"{path}: default.sampler = {card.default.sampler!r} is not offered")
     if "steps" in named and card.default.steps > schedule.timesteps:
         raise CheckpointError(f"{path}: default.steps is over the {schedule.timesteps} of training")
-    own = sampler_of(scheduler)
-    sampler = card.default.sampler if "sampler" in named or own not in SAMPLERS else own
+    sampler = card.default.sampler if "sampler" in named or own is None else own
     return card.default.model_copy(update={"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)})
 
 

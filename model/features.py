@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.checkpoint import ZOO, write_atomically, write_text_atomically
+from model.atomic import write_atomically, write_text_atomically
+from model.checkpoint import ZOO
 from model.data import to_unit
 from model.errors import CheckpointError
 from model.weights import read_weights

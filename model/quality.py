@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from model.checkpoint import load_model, write_text_atomically
+from model.atomic import write_text_atomically
+from model.checkpoint import load_model
 from model.denoiser import PixelModel
 from model.errors import EvaluationError, PlanError
 from model.evaluation import Generation, generate, score, spread, uniform_noise

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model.atomic import write_atomically, write_text_atomically
 from model.card import CardFile
-from model.checkpoint import write_atomically, write_text_atomically
 from model.evaluation import need
 from model.features import FeatureCard
 from model.quality import (

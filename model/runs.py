@@ -30,8 +30,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from model.atomic import write_atomically, write_text_atomically
 from model.card import CardFile, Defaults
-from model.checkpoint import load_model, save_model, scheduler_config, write_atomically, write_text_atomically
+from model.checkpoint import load_model, save_model, scheduler_config
 from model.curves import can_plot, plot_loss
 from model.errors import TrainingError
 from model.recipe import TrainingConfig
