@@ -118,12 +118,12 @@ def test_a_body_over_the_limit_is_refused(api: TestClient) -> None:
 
 
 def test_a_declared_length_over_the_limit_is_refused_unread(api: TestClient) -> None:
-    """CASES 4: one gigabyte is declared."""
+    """fastapi#1181: one gigabyte is declared."""
     check_problem(api.post("/generate", content=b"{}", headers={**JSON, "Content-Length": "1000000000"}), 413)
 
 
 def test_a_body_over_the_limit_is_refused_in_chunks_too(api: TestClient) -> None:
-    """CASES 4: without a length."""
+    """fastapi#1181: without a length."""
 
     def chunks() -> Iterator[bytes]:
         for _ in range(16):
@@ -195,7 +195,7 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS, ids=[path[:40] for path in PATHS])
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_an_odd_path_is_never_a_servers_error(method: str, path: str, api: TestClient, desk: Any) -> None:
-    """CASES 39: and never leads to bytes that are not the job's own."""
+    """ComfyUI#12285: and never leads to bytes that are not the job's own."""
     job_id = desk.succeeded(job_id="0" * 32)
     answer = api.request(method, path.replace("{id}", job_id))
     assert answer.status_code < 500, answer.text
@@ -204,7 +204,7 @@ def test_an_odd_path_is_never_a_servers_error(method: str, path: str, api: TestC
 
 
 def test_what_a_client_sent_is_told_back_without_control_characters(api: TestClient) -> None:
-    """CASES 41, 45."""
+    """ComfyUI#6034, uvicorn's CVE-2020-7694."""
     answer = api.get("/nothing%0d%0a%1b[31m<img src=x>")
     assert "\x1b" not in check_problem(answer, 404)["detail"]
     assert "\n" not in answer.json()["detail"]

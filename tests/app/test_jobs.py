@@ -117,7 +117,7 @@ def test_a_picture_that_is_not_there_yet_is_not_found(api: TestClient, desk: Any
 
 
 def test_a_canceled_job_leaves_the_queue_and_repeating_is_harmless(api: TestClient, client: redis.Redis) -> None:
-    """CASES S2."""
+    """cog#2212."""
     first, second = (api.post("/generate", json={}).json()["id"] for _ in range(2))
     answer = api.delete(f"/jobs/{first}")
     assert answer.status_code == 200

@@ -61,7 +61,7 @@ CALLS = [
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
 def test_without_redis_every_answer_is_a_503(method: str, path: str, browse: Browse, nowhere: str) -> None:
-    """CASES 28: JSON, no hang, no 500."""
+    """rq#998: JSON, no hang, no 500."""
     body = {"json": {}} if path == "/generate" else {}
     answer = browse(redis_url=nowhere).request(method, path, **body)  # type: ignore[arg-type]
     assert answer.status_code == 503

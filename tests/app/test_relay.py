@@ -168,7 +168,7 @@ def test_many_listeners_of_many_jobs_hear_their_own(desk: Any, relayed: Any) -> 
 
 
 def test_a_listener_that_never_reads_holds_up_nobody(desk: Any, relayed: Any) -> None:
-    """CASES 19."""
+    """ComfyUI#6427."""
 
     async def body(relay: Relay) -> None:
         job_id = desk.create()

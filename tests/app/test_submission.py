@@ -48,7 +48,7 @@ def test_rq_holds_the_id_and_nothing_of_the_request(api: TestClient, client: red
 
 
 def test_many_posts_at_once_make_as_many_jobs(api: TestClient, client: redis.Redis) -> None:
-    """CASES 29."""
+    """vllm-omni#1080."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda k: api.post("/generate", json={"seed": k}), range(64)))
     assert {answer.status_code for answer in answers} == {202}
@@ -130,7 +130,7 @@ def test_a_key_whose_claimant_died_before_its_job_makes_one_now(api: TestClient,
 
 
 def test_too_much_waiting_work_is_refused_with_a_time_to_come_back(browse: Browse, desk: Any) -> None:
-    """CASES 7."""
+    """pytorch/serve#2764."""
     desk.serve(speed=10.0)
     api = browse(max_queue=3)
     accepted = [api.post("/generate", json={"steps": 100}) for _ in range(3)]
@@ -228,7 +228,7 @@ def test_a_model_that_nobody_serves_now_is_a_503_and_an_unknown_one_a_422(
 
 
 def test_a_store_without_memory_left_accepts_nothing_and_says_so(api: TestClient, client: redis.Redis) -> None:
-    """CASES 30: 503, never a job that is half there."""
+    """rq#1280: 503, never a job that is half there."""
     before = api.post("/generate", json={}).json()["id"]
     client.config_set("maxmemory", "1")
     try:

@@ -187,7 +187,7 @@ def test_all_wrong_fields_are_named_at_once(card_of: Card) -> None:
 
 
 def test_a_model_without_labels_takes_none(card_of: Card) -> None:
-    """CASES 49: a label given to an unconditional model."""
+    """try-off-anyone#6: a label given to an unconditional model."""
     card = card_of(labels=[])
     assert set(refused({"label": 0}, card)) == {"label"}
     assert parsed({}, card).guidance_scale == 1.0

@@ -12,12 +12,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from model.grids import Grid
+from model.noise import NoiseSchedule
+from model.samplers import SAMPLERS, compile_plan
+
 DEFAULT_URL = "127.0.0.1:8000"
 
 
 @pytest.fixture(scope="module")
 def readme(repository: Path) -> str:
     return (repository / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def mathematics(repository: Path) -> str:
+    return (repository / "docs/mathematics.md").read_text()
 
 
 def _blocks(text: str, language: str) -> list[str]:
@@ -100,6 +109,51 @@ def test_every_setting_stands_in_the_readme(readme: str, repository: Path) -> No
 def test_nothing_in_the_readme_points_nowhere(readme: str, repository: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
         assert (repository / target).exists(), target
+
+
+def test_every_test_that_the_mathematics_names_exists(mathematics: str, repository: Path) -> None:
+    named = set(re.findall(r"`(\w+\.py::\w+)`", mathematics))
+    assert len(named) > 60
+    there = {
+        f"{path.name}::{name}"
+        for path in (repository / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), flags=re.MULTILINE)
+    }
+    assert named - there == set()
+
+
+def test_every_sampler_stands_in_the_mathematics_with_its_evaluations_and_registers(mathematics: str) -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \|.*\| ([^|]+) \| (\d) \| (?:discrete|ratio|halved|solver) \|$", mathematics, re.MULTILINE
+    )
+    found = {name: (evaluations, int(registers)) for name, evaluations, registers in rows}
+    stages = {1: "N", 2: "2·N − 1", 5: "5·N − 4"}
+    plans = {name: compile_plan(name, NoiseSchedule.named("linear"), 10, Grid()) for name in SAMPLERS}
+    assert found == {name: (stages[SAMPLERS[name].stages], plan.registers) for name, plan in plans.items()}
+
+
+def test_every_trap_that_a_test_cites_stands_in_the_mathematics(mathematics: str, repository: Path) -> None:
+    numbers = {
+        int(number) for number in re.findall(r"^\| (\d+) \|", mathematics.split("## Known traps")[1], re.MULTILINE)
+    }
+    cited = set()
+    for path in (repository / "tests").rglob("test_*.py"):
+        for words in re.findall(r"\btraps? (\d+(?:(?:, | and |–)\d+)*)", path.read_text()):
+            for part in re.split(", | and ", words):
+                ends = [int(number) for number in part.split("–")]
+                cited |= set(range(ends[0], ends[-1] + 1))
+    assert len(cited) > 25
+    assert cited - numbers == set()
+
+
+def test_the_worked_plan_of_the_mathematics_is_the_one_that_is_compiled(mathematics: str) -> None:
+    plan = compile_plan("ddim", NoiseSchedule.named("linear"), 2, Grid("trailing"))
+    rows = re.findall(
+        r"^\| [12] \| (.*) \|$", mathematics.split("**DDIM as a table.**")[1].split("**All")[0], re.MULTILINE
+    )
+    found = [[float(value) for value in row.split(" | ")] for row in rows]
+    levels = zip(plan.t, plan.alpha, plan.sigma, plan.matrices[:, 0], strict=True)
+    assert found == [pytest.approx([t, alpha, sigma, *matrix], abs=5e-7) for t, alpha, sigma, matrix in levels]
 
 
 @pytest.mark.parametrize(

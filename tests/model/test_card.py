@@ -26,7 +26,7 @@ def test_a_label_is_a_name_in_any_case_or_an_index(card: ModelCard, label: str |
 
 @pytest.mark.parametrize("label", ["hat", "", 3, -1])
 def test_a_label_that_does_not_exist_means_no_class(card: ModelCard, label: str | int) -> None:
-    """SCIENCE trap 24: K and −1 are no classes; K is the null class and cannot be asked for."""
+    """mathematics.md, trap 24: K and −1 are no classes; K is the null class and cannot be asked for."""
     assert card.class_index(label) is None
 
 

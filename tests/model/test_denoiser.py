@@ -31,20 +31,20 @@ def levels(model: PixelModel, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_the_ends_of_the_range_are_black_and_white(model: PixelModel) -> None:
-    """SCIENCE trap 23: −1 → 0, 1 → 255, and what is outside is cut off."""
+    """mathematics.md, trap 23: −1 → 0, 1 → 255, and what is outside is cut off."""
     x0 = torch.tensor([-1.0, 1.0, -7.0, 7.0, float("-inf"), float("inf")]).view(1, 2, 3)
     assert model.decode(x0).ravel().tolist() == [0, 255, 0, 255, 0, 255]
 
 
 def test_every_byte_survives_the_way_through_the_model_range(model: PixelModel) -> None:
-    """SCIENCE trap 23: k/127.5 − 1 comes back as k for all k = 0 … 255."""
+    """mathematics.md, trap 23: k/127.5 − 1 comes back as k for all k = 0 … 255."""
     k = torch.arange(256)
     decoded = model.decode((k.float() / 127.5 - 1.0).view(1, 16, 16))
     assert decoded.ravel().tolist() == k.tolist()
 
 
 def test_decoding_rounds_as_diffusers_does(model: PixelModel) -> None:
-    """diffusers: ((x/2 + 0.5).clamp(0, 1)·255).round(); 0 is 127.5, half to even, 128 (SCIENCE trap 23)."""
+    """diffusers: ((x/2 + 0.5).clamp(0, 1)·255).round(); 0 is 127.5, half to even, 128 (mathematics.md, trap 23)."""
     x0 = torch.linspace(-1.2, 1.2, 3001)
     expected = ((x0 / 2 + 0.5).clamp(0, 1).numpy() * 255).round().astype("uint8")
     assert model.decode(x0.view(1, 1, -1)).ravel().tolist() == expected.tolist()
@@ -66,7 +66,7 @@ def test_half_precision_is_decoded_from_its_own_values(model: PixelModel) -> Non
 
 
 def test_no_label_is_the_index_after_the_last_class(model: PixelModel) -> None:
-    """SCIENCE trap 24: K is null, K − 1 a class."""
+    """mathematics.md, trap 24: K is null, K − 1 a class."""
     assert model.condition(None).item() == 3
     assert model.condition(2).item() == 2
     assert model.condition(0).dtype == torch.int64
@@ -123,14 +123,14 @@ def test_clipping_keeps_the_estimate_within_its_limit() -> None:
 
 
 def test_after_clipping_the_noise_is_the_networks_own_unless_guidance_is_on() -> None:
-    """SCIENCE trap 10: x̂_0 = 2 clipped to 1; diffusers keeps ε̂ = (1 − 0.6·2)/0.8, re-derived it is (1 − 0.6)/0.8."""
+    """mathematics.md, trap 10: x̂_0 = 2 clipped to 1; ε̂ = (1 − 0.6·2)/0.8 kept, (1 − 0.6)/0.8 re-derived."""
     assert clipped(1.0, [2.0], guided=False).epsilon.item() == pytest.approx(-0.25)
     assert clipped(1.0, [2.0], guided=True).epsilon.item() == pytest.approx(0.5)
     assert clipped(1.0, [0.5], guided=True).epsilon.item() == pytest.approx((1 - 0.6 * 0.5) / 0.8)
 
 
 def test_dynamic_thresholding_looks_at_one_image_at_a_time() -> None:
-    """SCIENCE trap 11: s = clamp(quantile(|x̂_0|, .995), 1, max); a small image beside a huge one does not change."""
+    """mathematics.md, trap 11: s = clamp(quantile(|x̂_0|, .995), 1, max) of each; a small image stays as it is."""
     small = torch.linspace(-0.9, 0.9, 400).view(1, 1, 20, 20)
     huge = torch.linspace(-4.0, 4.0, 400).view(1, 1, 20, 20)
     level = torch.full((2,), 0.6), torch.full((2,), 0.8)
@@ -179,7 +179,7 @@ def guided(scale: float) -> Estimate:
 
 
 def test_guidance_goes_from_the_unconditional_estimate_past_the_conditional_one() -> None:
-    """SCIENCE trap 41: uncond + s·(cond − uncond): s = 1 is conditional, s = 0 unconditional, s = 2 beyond."""
+    """mathematics.md, trap 41: uncond + s·(cond − uncond): s = 1 is conditional, s = 0 unconditional, s = 2 beyond."""
     assert [(guided(s).x0.item(), guided(s).epsilon.item()) for s in (0.0, 1.0, 2.0)] == [
         (1.0, 0.5),
         (3.0, -1.0),
@@ -189,7 +189,7 @@ def test_guidance_goes_from_the_unconditional_estimate_past_the_conditional_one(
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 7.5, 20.0])
 def test_guidance_between_equal_estimates_changes_nothing(scale: float) -> None:
-    """SCIENCE trap 41."""
+    """mathematics.md, trap 41."""
     same = Estimate(torch.randn(2, 1, 3, 3), torch.randn(2, 1, 3, 3))
     out = guide(same, same, torch.full((2,), scale))
     assert torch.equal(out.x0, same.x0)

@@ -52,7 +52,7 @@ def test_an_image_has_the_same_bits_alone_and_in_a_batch() -> None:
 
 
 def test_an_output_without_spread_stays_as_it_is() -> None:
-    """SCIENCE trap 41: std = 0 is no division by zero."""
+    """mathematics.md, trap 41: std = 0 is no division by zero."""
     flat = torch.zeros(2, 3, 8, 8)
     read = estimate(flat, drawn(0), ALPHA, SIGMA, "epsilon")
     out = rescale(read, read, drawn(0), ALPHA, SIGMA, "epsilon", torch.ones(2))

@@ -34,7 +34,7 @@ def deviation(plan: Plan, row: int, share: float) -> float:
 
 @pytest.mark.parametrize(("steps", "spacing"), [(1000, "leading"), (50, "leading"), (13, "trailing")])
 def test_the_network_says_how_far_between_the_two_variances_a_step_is(steps: int, spacing: str) -> None:
-    """SCIENCE trap 12: learned_range: v = −1 → log β̃, v = +1 → log β; on any sub-grid, with its own β."""
+    """mathematics.md, trap 12: learned_range: v = −1 → log β̃, v = +1 → log β; on any sub-grid, with its own β."""
     learned, small, large = (
         compile_plan("ddpm", LINEAR, steps, Grid(spacing, variance_type=kind))
         for kind in ("learned_range", "fixed_small", "fixed_large")
@@ -48,7 +48,7 @@ def test_the_network_says_how_far_between_the_two_variances_a_step_is(steps: int
 
 
 def test_a_learned_variance_is_the_logarithm_that_the_network_says() -> None:
-    """SCIENCE trap 12: "learned" is log σ² (Nichol & Dhariwal 2021), where diffusers 0.42.1 takes it as σ²."""
+    """mathematics.md, trap 12: "learned" is log σ² (Nichol & Dhariwal 2021); diffusers 0.42.1 takes it as σ²."""
     plan = compile_plan("ddpm", LINEAR, 10, Grid(variance_type="learned"))
     assert deviation(plan, 3, float(np.log(0.04))) == pytest.approx(0.2, rel=1e-6)
     assert deviation(plan, 9, 5.0) == 0.0
@@ -62,7 +62,7 @@ def learned(conditional: UNetConfig) -> UNetConfig:
 def test_a_whole_run_with_a_learned_range_ends_where_that_of_diffusers_ends(
     folder: Callable[..., Path], learned: UNetConfig
 ) -> None:
-    """One grey channel in, two out (SCIENCE trap 13: the split is by C, not by three)."""
+    """One grey channel in, two out (mathematics.md, trap 13: the split is by C, not by three)."""
     path = folder(learned, variance_type="learned_range", timestep_spacing="leading")
     ours = sample(load_model(path), [1], seed=5, sampler="ddpm", steps=12)
     net = UNet2DModel.from_pretrained(path / "unet")

@@ -1,4 +1,4 @@
-"""The score and the likelihood against closed forms (SCIENCE b.5, traps 32 and 43)."""
+"""The score and the likelihood against closed forms (mathematics.md, closed forms, traps 32 and 43)."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def test_hutchinsons_estimate_is_unbiased_where_the_jacobian_is_not_diagonal() -
 
 
 def test_a_byte_drawn_at_random_has_eight_bits() -> None:
-    """SCIENCE trap 43: uniform over the 256 bins of width 2/255, p = 1/(256·BIN) a dimension."""
+    """mathematics.md, trap 43: uniform over the 256 bins of width 2/255, p = 1/(256·BIN) a dimension."""
     log_p = torch.tensor([-12 * math.log(256 * BIN)], dtype=torch.float64)
     assert bits(log_p, 12).item() == pytest.approx(8.0, abs=1e-12)
 
 
 def test_bits_of_gaussian_data_are_the_analytic_ones() -> None:
-    """SCIENCE trap 43: half the logarithm of 2πe·s², less that of a bin."""
+    """mathematics.md, trap 43: half the logarithm of 2πe·s², less that of a bin."""
     s = torch.full((1, 8, 8), 0.5, dtype=torch.float64)
     x = 0.5 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = bits(log_density(gaussian(0.0, s), LINEAR, x, steps=200).log_density, 64)
@@ -102,7 +102,7 @@ def test_bits_of_gaussian_data_are_the_analytic_ones() -> None:
 
 
 def test_an_images_figure_does_not_depend_on_its_neighbours(folder: Folder) -> None:
-    """SCIENCE trap 32."""
+    """mathematics.md, trap 32."""
     model = load_model(folder())
     images = torch.randint(0, 256, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     together = bits_per_dimension(model, images, [0, None, 2], steps=5)

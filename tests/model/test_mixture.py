@@ -33,7 +33,7 @@ def responsibilities(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Ten
 
 
 def ideal_epsilon(x: Tensor, alpha: float, sigma: float) -> Tensor:
-    """ε* = −σ·Σ r_k·(−(x − αμ_k)/v_k) (SCIENCE b.5)."""
+    """ε* = −σ·Σ r_k·(−(x − αμ_k)/v_k) (mathematics.md, closed forms)."""
     joint, variance = responsibilities(x, alpha, sigma)
     pulls = (x[:, None] - alpha * MEANS) / variance[:, None]  # (B, K, 2)
     return sigma * (joint.softmax(1)[..., None] * pulls).sum(1)
@@ -92,7 +92,7 @@ def test_the_measure_tells_a_wrong_mixture_from_the_right_one(bar: float) -> Non
 
 
 def test_the_ideal_noise_is_the_score_of_the_mixture_by_autograd() -> None:
-    """SCIENCE b.5: −ε*/σ = ∇ log p_t, relative tolerance 1e-10 in float64."""
+    """mathematics.md, closed forms: −ε*/σ = ∇ log p_t, relative tolerance 1e-10 in float64."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(50, 2, generator=generator, dtype=torch.float64)
     for t in (0, 50, 400, 999):

@@ -43,7 +43,7 @@ def _pair(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("timesteps", [100, 250, 1000, 4000])
 def test_fewer_timesteps_add_as_much_noise_in_all(timesteps: int) -> None:
-    """SCIENCE trap 40: T = 100 ends at β = .2, and ᾱ_T is of the size it has with T = 1000, 4.04e-5."""
+    """mathematics.md, trap 40: T = 100 ends at β = .2, and ᾱ_T is of the size it has with T = 1000, 4.04e-5."""
     assert beta_ends(100) == (pytest.approx(0.001), pytest.approx(0.2))
     assert beta_ends(1000) == (0.0001, 0.02)
     last = NoiseSchedule.named("linear", timesteps).alpha[-1] ** 2
@@ -51,7 +51,7 @@ def test_fewer_timesteps_add_as_much_noise_in_all(timesteps: int) -> None:
 
 
 def test_the_linear_table_has_the_published_ends() -> None:
-    """SCIENCE b.2: ᾱ[0] = 0.9999, ᾱ[999] = 4.035829765e-5; σ/α = 0.0100 and 157.4073 there."""
+    """mathematics.md, noise levels: ᾱ[0] = 0.9999, ᾱ[999] = 4.035829765e-5; σ/α = 0.0100 and 157.4073 there."""
     schedule = NoiseSchedule.named("linear")
     assert schedule.timesteps == 1000
     assert schedule.alpha[0] ** 2 == pytest.approx(0.9999, abs=1e-15)
@@ -62,7 +62,7 @@ def test_the_linear_table_has_the_published_ends() -> None:
 
 
 def test_the_cosine_table_has_the_published_ends_and_one_capped_beta() -> None:
-    """SCIENCE b.2: ᾱ[0] = .99995869, ᾱ[998] = 2.4288e-6, ᾱ[999] = 2.4287e-9; one β is capped at .999.
+    """mathematics.md, noise levels: ᾱ[0] = .99995869, ᾱ[998] = 2.4288e-6, ᾱ[999] = 2.4287e-9; one β capped.
 
     That ᾱ[0] was read from diffusers' float32 table (spacing 6e-8 there); eq. 17 in full precision: .9999587158.
     """
@@ -77,7 +77,7 @@ def test_the_cosine_table_has_the_published_ends_and_one_capped_beta() -> None:
 
 
 def test_one_minus_alpha_bar_is_exact_to_twelve_digits() -> None:
-    """SCIENCE trap 19: a float32 product is wrong by 1.66e-4 here. Expected: the product in 50 digits."""
+    """mathematics.md, trap 19: a float32 product is wrong by 1.66e-4 here. Expected: the product in 50 digits."""
     getcontext().prec = 50
     sigma = NoiseSchedule.named("linear").sigma
     product = Decimal(1)
@@ -89,7 +89,7 @@ def test_one_minus_alpha_bar_is_exact_to_twelve_digits() -> None:
 
 @pytest.mark.parametrize("name", BETAS)
 def test_every_schedule_is_finite_and_grows_noisier(name: str) -> None:
-    """Trap 19: the cosine schedule is finite at t = 999. α² + σ² = 1 at every level."""
+    """mathematics.md, trap 19: the cosine schedule is finite at t = 999. α² + σ² = 1 at every level."""
     schedule = NoiseSchedule.named(name)
     assert np.isfinite(schedule.alpha).all()
     assert np.isfinite(schedule.sigma).all()
@@ -136,7 +136,7 @@ def test_a_perfect_network_of_any_head_is_read_as_the_data_and_the_noise(predict
 
 
 def test_v_is_finite_where_no_signal_is_left() -> None:
-    """SCIENCE trap 8: at ᾱ = 0 a v-prediction gives x̂_0 = −v."""
+    """mathematics.md, trap 8: at ᾱ = 0 a v-prediction gives x̂_0 = −v."""
     v = torch.tensor([[[[0.25]]]])
     x = torch.tensor([[[[9.0]]]])
     assert x0_from_v(x, v, torch.zeros(1), torch.ones(1)).item() == -0.25
@@ -151,7 +151,7 @@ def test_each_image_of_a_batch_has_its_own_noise_level() -> None:
 
 
 def test_the_score_is_the_gradient_of_the_log_density() -> None:
-    """SCIENCE b.5: data N(.3, .5²), ε* = σ(x − αμ)/v gives score −(x − αμ)/v; against autograd to 1e-10."""
+    """mathematics.md, closed forms: ε* = σ(x − αμ)/v gives the score −(x − αμ)/v; autograd's to 1e-10."""
     _, x, alpha, sigma = _pair()
     x = x.requires_grad_()
     a, s = alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
@@ -163,7 +163,10 @@ def test_the_score_is_the_gradient_of_the_log_density() -> None:
 
 
 def test_the_smallest_loss_on_gaussian_data_is_the_known_one() -> None:
-    """SCIENCE b.5: min E‖ε − ε*‖² = α²s²/v. Exact on the four points x_0 = μ ± s, ε = ±1 (same second moments)."""
+    """mathematics.md, closed forms: min E‖ε − ε*‖² = α²s²/v.
+
+    Exact on the four points x_0 = μ ± s, ε = ±1, which have the same second moments.
+    """
     x0 = torch.tensor([MU - S, MU - S, MU + S, MU + S], dtype=torch.float64)
     epsilon = torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
     schedule = NoiseSchedule.named("linear")

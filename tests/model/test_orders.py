@@ -1,4 +1,4 @@
-"""Orders of convergence, from exact starting values (SCIENCE b.5).
+"""Orders of convergence, from exact starting values (mathematics.md, orders of convergence).
 
 The probability-flow ODE of Gaussian data N(μ, s²) has the solution
 x̄(ρ) = μ + (x̄ − μ)·√((s² + ρ²)/(s² + ρ_0²)), x̄ = x/α. The error is measured at the lowest of levels that
@@ -53,7 +53,7 @@ SOLVERS = {
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_has_its_order(name: str) -> None:
-    """SCIENCE traps 45 and 46: the slope of the error from 192 to 384 steps, within 0.3 of the theory."""
+    """mathematics.md, traps 45 and 46: the slope of the error from 192 to 384 steps, within 0.3 of the theory."""
     errors = [error(SOLVERS[name], steps) for steps in (24, 48, 96, 192, 384)]
     slopes = -np.diff(np.log2(errors))
     assert (slopes > SOLVERS[name].order - 0.6).all()

@@ -47,7 +47,7 @@ NETWORK: dict[str, Any] = {
 GENTLE: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.002}
 V: dict[str, Any] = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"}
 OWN_BETAS = [k * 4e-4 for k in range(1, 51)]
-CASES: dict[str, Callable[[], Any]] = {
+SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": partial(DDIMScheduler, **GENTLE),
     "ddim, usual β": DDIMScheduler,
     "ddim, v, cosine, trailing": partial(DDIMScheduler, **V, timestep_spacing="trailing"),
@@ -118,9 +118,9 @@ def random_network() -> UNet2DModel:
     return UNet2DModel(**NETWORK).eval()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_pipeline_saved_by_diffusers_gives_its_picture_here(name: str, tmp_path: Path) -> None:
-    unet, scheduler = random_network(), CASES[name]()
+    unet, scheduler = random_network(), SCHEDULERS[name]()
     DDPMPipeline(unet, scheduler).save_pretrained(tmp_path)
     expected = by_diffusers(unet, scheduler)
     assert load_model(tmp_path).card.default.sampler == name.split(",")[0]

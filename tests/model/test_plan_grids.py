@@ -1,4 +1,4 @@
-"""Which timesteps a plan visits (SCIENCE (c), traps 1–4 and 9)."""
+"""Which timesteps a plan visits (mathematics.md, traps 1–4 and 9)."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ DETERMINISTIC = ("euler", "heun", "dpm_2", "dpmpp_2m", "dpmpp_3m", "lms", "unipc
 
 
 def test_trailing_with_steps_that_do_not_divide_the_timesteps() -> None:
-    """SCIENCE trap 1, N = 13."""
+    """mathematics.md, trap 1, N = 13."""
     assert timesteps(1000, 13, "trailing") == [999, 922, 845, 768, 691, 614, 537, 461, 384, 307, 230, 153, 76]
 
 
 def test_leading_starts_below_the_last_timestep_and_trailing_at_it() -> None:
-    """SCIENCE trap 2: N = 50 leading starts at 980, at 981 with offset 1; trailing starts at 999."""
+    """mathematics.md, trap 2: N = 50 leading starts at 980, at 981 with offset 1; trailing starts at 999."""
     assert timesteps(1000, 50, "leading")[0] == 980
     assert timesteps(1000, 50, "leading", offset=1)[0] == 981
     assert timesteps(1000, 50, "trailing")[0] == 999
 
 
 def test_ten_steps_of_each_spacing() -> None:
-    """SCIENCE trap 3, diffusers' DDIM: leading 900…0, trailing 999, 899, …, 99, linspace 999, 888, …, 0."""
+    """mathematics.md, trap 3, diffusers' DDIM: leading 900…0, trailing 999, 899, …, 99, linspace 999, 888, …, 0."""
     assert timesteps(1000, 10, "leading") == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
     assert timesteps(1000, 10, "trailing") == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
     assert timesteps(1000, 10, "linspace") == [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
 
 
 def test_an_offset_shifts_a_leading_grid() -> None:
-    """SCIENCE trap 4: offset 1, N = 5."""
+    """mathematics.md, trap 4: offset 1, N = 5."""
     assert timesteps(1000, 5, "leading", offset=1) == [801, 601, 401, 201, 1]
 
 
 def test_an_offset_past_the_last_timestep_is_refused() -> None:
-    """SCIENCE trap 4: N = 1000 with offset 1 would read index 1000."""
+    """mathematics.md, trap 4: N = 1000 with offset 1 would read index 1000."""
     with pytest.raises(PlanError, match="steps = 1000 with steps_offset = 1 starts at 1000, past the last 999"):
         timesteps(1000, 1000, "leading", offset=1)
 
@@ -52,7 +52,7 @@ def test_an_offset_past_the_last_timestep_is_refused() -> None:
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 7, 13, 30, 333, 500, 501, 998, 999, 1000])
 def test_the_number_of_steps_is_the_number_asked_for(spacing: str, steps: int) -> None:
-    """SCIENCE trap 9."""
+    """mathematics.md, trap 9."""
     ts = timesteps(1000, steps, spacing)
     assert len(ts) == steps
     assert all(later < earlier for earlier, later in itertools.pairwise(ts))
@@ -110,8 +110,8 @@ def test_the_second_stage_of_dpm_2_lies_between_two_levels_on_a_logarithmic_scal
 
 
 def test_the_same_word_means_another_grid_to_each_family_of_samplers() -> None:
-    """SCIENCE trap 3: leading 900, 810, …, 90 and linspace 999, 899, …, 100 for DPM-Solver and UniPC; Euler's
-    linspace falls between the timesteps (N = 5: 749.25 second); trailing is one for all."""
+    """mathematics.md, trap 3: leading 900, 810, …, 90 and linspace 999, 899, …, 100 for DPM-Solver and UniPC;
+    Euler's linspace falls between the timesteps (N = 5: 749.25 second); trailing is one for all."""
     for sampler in ("dpmpp_2m", "dpmpp_3m", "unipc"):
         assert compile_plan(sampler, LINEAR, 10, Grid("leading")).t.tolist() == list(range(900, 0, -90))
         expected = [999, 899, 799, 699, 599, 500, 400, 300, 200, 100]
@@ -126,7 +126,7 @@ def test_the_same_word_means_another_grid_to_each_family_of_samplers() -> None:
 
 @pytest.mark.parametrize(("spacing", "start"), [("linspace", 157.4073), ("trailing", 157.4073), ("leading", None)])
 def test_unit_noise_becomes_what_the_samplers_on_the_ratio_start_at(spacing: str, start: float | None) -> None:
-    """SCIENCE trap 36: σ_max, or √(σ_max² + 1) with leading spacing, in the scale x/α."""
+    """mathematics.md, trap 36: σ_max, or √(σ_max² + 1) with leading spacing, in the scale x/α."""
     for sampler in ("euler", "heun", "dpm_2", "lms", "pc"):
         plan = compile_plan(sampler, LINEAR, 10, Grid(spacing))
         ratio = plan.sigma[0] / plan.alpha[0]
@@ -135,7 +135,7 @@ def test_unit_noise_becomes_what_the_samplers_on_the_ratio_start_at(spacing: str
 
 
 def test_the_network_sees_x_in_the_scale_that_it_was_trained_on() -> None:
-    """SCIENCE trap 35: at σ/α = 1 that is x̄/√2."""
+    """mathematics.md, trap 35: at σ/α = 1 that is x̄/√2."""
     schedule = NoiseSchedule(np.array([0.9, np.sqrt(0.5)]), np.array([np.sqrt(0.19), np.sqrt(0.5)]))
     plan = compile_plan("euler", schedule, 1, Grid("trailing"))
     assert plan.alpha[0] == pytest.approx(1 / np.sqrt(2), rel=1e-12)
@@ -144,7 +144,7 @@ def test_the_network_sees_x_in_the_scale_that_it_was_trained_on() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_step_but_the_last_has_as_many_evaluations_as_the_sampler_has_stages(sampler: str) -> None:
-    """SCIENCE trap 44: the calls are counted."""
+    """mathematics.md, trap 44: the calls are counted."""
     for steps in (1, 2, 13):
         plan = compile_plan(sampler, LINEAR, steps, Grid())
         assert plan.evaluations == SAMPLERS[sampler].stages * (steps - 1) + 1
@@ -152,7 +152,7 @@ def test_every_step_but_the_last_has_as_many_evaluations_as_the_sampler_has_stag
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_dpm_solver_family_starts_no_higher_than_the_least_log_snr_allows() -> None:
-    """SCIENCE trap 39: cosine, λ_min = −5.1; diffusers 0.42.1 starts its ten linspace steps at 992."""
+    """mathematics.md, trap 39: cosine, λ_min = −5.1; diffusers 0.42.1 starts its ten linspace steps at 992."""
     cosine = NoiseSchedule.named("squaredcos_cap_v2")
     for sampler in ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc"):
         for spacing in SPACINGS:
@@ -170,7 +170,7 @@ def test_the_dpm_solver_family_starts_no_higher_than_the_least_log_snr_allows() 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large", "learned_range", "learned"])
 def test_no_plan_ends_in_noise(sampler: str, spacing: str, variance_type: str) -> None:
-    """SCIENCE traps 12 and 44: nothing is added in the last row."""
+    """mathematics.md, traps 12 and 44: nothing is added in the last row."""
     for steps in (1, 2, 13, 50):
         plan = compile_plan(sampler, LINEAR, steps, Grid(spacing, variance_type=variance_type), eta=1.0)
         drawn = [plan.draws(row) for row in range(plan.evaluations)]

@@ -1,6 +1,7 @@
 """Plans as exact affine maps: for Gaussian data the moments of their output are known without sampling.
 
-Data N(μ, s²), the ideal network ε* = σ(x − αμ)/v, x̂_0 = (αs²x + σ²μ)/v with v = α²s² + σ² (SCIENCE b.5).
+Data N(μ, s²), the ideal network ε* = σ(x − αμ)/v, x̂_0 = (αs²x + σ²μ)/v with v = α²s² + σ² (mathematics.md, closed
+forms).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ FIXED_LARGE = [
 
 @pytest.mark.parametrize(("steps", "spacing", "mean", "std"), DDIM)
 def test_a_ddim_plan_reproduces_the_closed_form_moments(steps: int, spacing: str, mean: float, std: float) -> None:
-    """SCIENCE b.5, table, column "DDIM η0"; μ = .3, s = .5."""
+    """mathematics.md, closed forms, table, column "DDIM η0"; μ = .3, s = .5."""
     plan = compile_plan("ddim", LINEAR, steps, Grid(spacing), eta=0.0)
     assert moments(plan) == pytest.approx((mean, std), abs=1e-6)
 
@@ -76,7 +77,7 @@ def test_a_ddim_plan_reproduces_the_closed_form_moments(steps: int, spacing: str
 def test_ancestral_sampling_and_ddim_with_full_noise_reproduce_the_same_moments(
     sampler: str, steps: int, spacing: str, mean: float, std: float
 ) -> None:
-    """SCIENCE b.5, table, column "DDIM η1 = ancestral fixed_small"."""
+    """mathematics.md, closed forms, table, column "DDIM η1 = ancestral fixed_small"."""
     plan = compile_plan(sampler, LINEAR, steps, Grid(spacing, variance_type="fixed_small"), eta=1.0)
     assert moments(plan) == pytest.approx((mean, std), abs=1e-6)
 
@@ -85,19 +86,19 @@ def test_ancestral_sampling_and_ddim_with_full_noise_reproduce_the_same_moments(
 def test_ancestral_sampling_with_the_larger_variance_reproduces_the_closed_form_moments(
     steps: int, spacing: str, mean: float, std: float
 ) -> None:
-    """SCIENCE b.5, table, column "fixed_large"."""
+    """mathematics.md, closed forms, table, column "fixed_large"."""
     plan = compile_plan("ddpm", LINEAR, steps, Grid(spacing, variance_type="fixed_large"))
     assert moments(plan) == pytest.approx((mean, std), abs=1e-6)
 
 
 def test_thirty_trailing_steps_go_to_the_next_entry_of_the_list() -> None:
-    """SCIENCE b.5: right .299136/.453269; with t − T//N, as in diffusers, .297452/.457379."""
+    """mathematics.md, closed forms: right .299136/.453269; with t − T//N, as in diffusers, .297452/.457379."""
     plan = compile_plan("ddim", LINEAR, 30, Grid("trailing"))
     assert moments(plan) == pytest.approx((0.299136, 0.453269), abs=1e-6)
 
 
 def test_the_last_level_decides_the_last_digits() -> None:
-    """SCIENCE trap 5: N = 10 leading, std .374128 when the end is ᾱ = 1, .374259 when it is ᾱ[0]."""
+    """mathematics.md, trap 5: N = 10 leading, std .374128 when the end is ᾱ = 1, .374259 when it is ᾱ[0]."""
     ends = {True: 0.374128, False: 0.374259}
     for one, std in ends.items():
         plan = compile_plan("ddim", LINEAR, 10, Grid("leading", set_alpha_to_one=one))
@@ -106,7 +107,7 @@ def test_the_last_level_decides_the_last_digits() -> None:
 
 @pytest.mark.parametrize(("spacing", "factor"), [("leading", 0.8316958769), ("trailing", 0.8293692348)])
 def test_ddim_on_unit_gaussian_data_multiplies_by_a_known_factor(spacing: str, factor: float) -> None:
-    """SCIENCE b.5: ∏cos(θ_i − θ_{i+1}), cos θ = √ᾱ; 10 steps."""
+    """mathematics.md, closed forms: ∏cos(θ_i − θ_{i+1}), cos θ = √ᾱ; 10 steps."""
     mean, std = moments(compile_plan("ddim", LINEAR, 10, Grid(spacing)), mu=0.0, s=1.0)
     assert mean == 0.0
     assert std == pytest.approx(factor, abs=1e-10)
@@ -119,7 +120,7 @@ def test_ddim_on_unit_gaussian_data_multiplies_by_a_known_factor(spacing: str, f
 def test_one_single_picture_is_hit_exactly_in_any_number_of_steps(
     sampler: str, spacing: str, steps: int, eta: float
 ) -> None:
-    """SCIENCE b.5 and trap 7: s = 0, one data point, ends on μ with no spread."""
+    """mathematics.md, closed forms and trap 7: s = 0, one data point, ends on μ with no spread."""
     for variance_type in VARIANCES:
         plan = compile_plan(sampler, LINEAR, steps, Grid(spacing, variance_type=variance_type), eta)
         mean, std = moments(plan, mu=0.3, s=0.0)
@@ -129,7 +130,7 @@ def test_one_single_picture_is_hit_exactly_in_any_number_of_steps(
 
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "scaled_linear", "sigmoid"])
 def test_more_steps_come_closer_to_the_data_on_every_schedule(schedule: str) -> None:
-    """The spread falls short by less and less (DDIM is of order 1, SCIENCE b.5)."""
+    """The spread falls short by less and less (DDIM is of order 1, mathematics.md, closed forms)."""
     noise = NoiseSchedule.named(schedule)
     short = [0.5 - moments(compile_plan("ddim", noise, n, Grid("trailing")))[1] for n in (10, 50, 250)]
     assert short[0] > short[1] > short[2]
@@ -200,7 +201,7 @@ def affine(plan: Plan, ideal: Callable[[float, float, float], float]) -> tuple[f
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_2m", "dpmpp_3m", "lms", "unipc", "unipc_3"])
 @pytest.mark.parametrize("karras", [False, True])
 def test_a_thousand_steps_of_every_solver_reach_the_exact_flow(sampler: str, karras: bool) -> None:
-    """SCIENCE b.5: x_0 = μ + (x_T − α_T·μ)·s/√v_T for data N(μ, s²): mean .299047, std .500008 from N(0, 1)."""
+    """mathematics.md, closed forms: x_0 = μ + (x_T − α_T·μ)·s/√v_T; mean .299047, std .500008 from N(0, 1)."""
     plan = compile_plan(sampler, LINEAR, 1000, Grid("trailing", karras=karras))
 
     def ideal(x: float, alpha: float, sigma: float) -> float:

@@ -21,7 +21,7 @@ Network = Callable[[Tensor, float], Tensor]
 
 
 def ideal(x: Tensor, t: float) -> Tensor:
-    """ε* for data N(.3, .5²) (SCIENCE b.5)."""
+    """ε* for data N(.3, .5²) (mathematics.md, closed forms)."""
     alpha, sigma = LINEAR.alpha[int(t)], LINEAR.sigma[int(t)]
     return sigma * (x - alpha * MU) / (alpha**2 * S**2 + sigma**2)
 
@@ -53,7 +53,7 @@ def start(dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def sharpen(scheduler: DDIMScheduler | DDPMScheduler) -> None:
-    """Give a diffusers scheduler its ᾱ in float64: its own float32 table is off by 1.66e-4 in 1 − ᾱ (SCIENCE b.2)."""
+    """Give a diffusers scheduler its ᾱ in float64: its own are off by 1.66e-4 in 1 − ᾱ (mathematics.md, trap 19)."""
     scheduler.alphas_cumprod = torch.from_numpy(LINEAR.alpha**2)
 
 
@@ -86,7 +86,7 @@ def diffusers_ddpm(steps: int, spacing: str, variance_type: str, clip: bool = Fa
 @pytest.mark.parametrize(("steps", "spacing"), [(10, "leading"), (50, "leading"), (10, "trailing"), (50, "trailing")])
 @pytest.mark.parametrize("clip", [False, True])
 def test_a_whole_ddim_run_ends_where_that_of_diffusers_ends(steps: int, spacing: str, eta: float, clip: bool) -> None:
-    """SCIENCE b.5: diffusers agrees for leading and for trailing with N | T; in float64 to the last digits."""
+    """mathematics.md, closed forms: diffusers agrees for leading, and for trailing with N | T."""
     plan = compile_plan("ddim", LINEAR, steps, Grid(spacing), eta)
     ours = follow(plan, ideal, start(), Clipping(1.0 if clip else None))
     torch.testing.assert_close(ours, diffusers_ddim(steps, spacing, eta, clip), rtol=0, atol=1e-9)
@@ -113,7 +113,7 @@ def test_a_whole_ddpm_run_ends_where_that_of_diffusers_ends(
 
 @pytest.mark.parametrize(("steps", "spacing"), [(10, "linspace"), (50, "linspace"), (13, "trailing"), (30, "trailing")])
 def test_where_diffusers_takes_the_wrong_previous_timestep_we_do_not_follow(steps: int, spacing: str) -> None:
-    """SCIENCE trap 1: DDIM in diffusers 0.42.1 steps to t − T//N. When this fails, diffusers was mended: compare."""
+    """mathematics.md, trap 1: diffusers 0.42.1 goes to t − T//N. When this fails, it was mended: compare."""
     plan = compile_plan("ddim", LINEAR, steps, Grid(spacing))
     ours = follow(plan, ideal, start(), Clipping(None))
     theirs = diffusers_ddim(steps, spacing, 0.0)
@@ -121,7 +121,7 @@ def test_where_diffusers_takes_the_wrong_previous_timestep_we_do_not_follow(step
 
 
 def checkerboard() -> Tensor:
-    """The deterministic sample of diffusers' scheduler tests (SCIENCE b.3)."""
+    """The deterministic sample of diffusers' scheduler tests (mathematics.md, scheduler targets)."""
     return (torch.arange(768).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2)
 
 
@@ -135,7 +135,7 @@ def sums(x: Tensor) -> tuple[float, float]:
 def test_a_thousand_ddpm_steps_give_the_target_of_the_diffusers_tests(
     prediction_type: str, total: float, mean: float
 ) -> None:
-    """SCIENCE b.3: DDPM, 1000 steps, fixed_small, clipping, seed 0; Σ|x| to 1e-2, mean to 1e-3 as there."""
+    """mathematics.md, scheduler targets: DDPM, fixed_small, clipped, seed 0; Σ|x| to 1e-2, mean to 1e-3."""
     plan = compile_plan("ddpm", LINEAR, 1000, Grid())
     x = follow(plan, harness, checkerboard(), Clipping(1.0), 0, prediction_type)
     assert sums(x) == (pytest.approx(total, abs=1e-2), pytest.approx(mean, abs=1e-3))
@@ -145,7 +145,7 @@ def test_a_thousand_ddpm_steps_give_the_target_of_the_diffusers_tests(
     ("prediction_type", "total", "mean"), [("epsilon", 172.0067, 0.223967), ("v_prediction", 52.5302, 0.0684)]
 )
 def test_ten_ddim_steps_give_the_target_of_the_diffusers_tests(prediction_type: str, total: float, mean: float) -> None:
-    """SCIENCE b.3: DDIM, 10 steps, clipping that leaves ε̂ the network's own (trap 10)."""
+    """mathematics.md, scheduler targets: DDIM, 10 steps, clipping that leaves ε̂ the network's own (trap 10)."""
     plan = compile_plan("ddim", LINEAR, 10, Grid())
     x = follow(plan, harness, checkerboard(), Clipping(1.0), 0, prediction_type)
     assert sums(x) == (pytest.approx(total, abs=1e-2), pytest.approx(mean, abs=1e-3))
@@ -153,20 +153,20 @@ def test_ten_ddim_steps_give_the_target_of_the_diffusers_tests(prediction_type: 
 
 @pytest.mark.parametrize(("one", "total"), [(True, 149.8295), (False, 149.0784)])
 def test_the_last_level_gives_the_target_of_the_diffusers_tests(one: bool, total: float) -> None:
-    """SCIENCE b.3, trap 5: β_start .01, set_alpha_to_one True and False."""
+    """mathematics.md, scheduler targets, trap 5: β_start .01, set_alpha_to_one True and False."""
     schedule = NoiseSchedule.named("linear", start=0.01)
     plan = compile_plan("ddim", schedule, 10, Grid(set_alpha_to_one=one))
     assert sums(follow(plan, harness, checkerboard(), Clipping(1.0)))[0] == pytest.approx(total, abs=1e-2)
 
 
 def test_ten_trailing_ddim_steps_give_the_computed_target() -> None:
-    """SCIENCE b.3, computed: DDIM trailing 170.0350."""
+    """mathematics.md, scheduler targets, computed: DDIM trailing 170.0350."""
     plan = compile_plan("ddim", LINEAR, 10, Grid("trailing"))
     assert sums(follow(plan, harness, checkerboard(), Clipping(1.0)))[0] == pytest.approx(170.0350, abs=1e-2)
 
 
 def test_the_published_variances_of_ancestral_steps() -> None:
-    """SCIENCE b.3: DDPM fixed_small var(0) = 0, (487) = .00979, (999) = .02; var = the square of the z column."""
+    """mathematics.md, scheduler targets: fixed_small, the squares of the z column."""
     noise = compile_plan("ddpm", LINEAR, 1000, Grid()).matrices[::-1, 0, -1] ** 2
     assert noise[0] == 0
     assert noise[[487, 999]] == pytest.approx([0.00979, 0.02], abs=1e-5)

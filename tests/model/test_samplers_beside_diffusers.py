@@ -45,7 +45,7 @@ SAME = [sampler for sampler in SCHEDULERS if sampler != "dpmpp_3m"]
 
 
 def believed(x: Tensor, alpha: float, sigma: float) -> Tensor:
-    """x̂_0 of the ideal network for data N(.3, .5²) (SCIENCE b.5)."""
+    """x̂_0 of the ideal network for data N(.3, .5²) (mathematics.md, closed forms)."""
     return (alpha * S**2 * x + sigma**2 * MU) / (alpha**2 * S**2 + sigma**2)
 
 
@@ -109,8 +109,8 @@ def test_a_run_on_karras_levels_ends_where_that_of_diffusers_ends(sampler: str) 
 
 @pytest.mark.parametrize("steps", [8, 20])
 def test_the_third_order_multistep_solver_of_diffusers_halves_its_second_difference(steps: int) -> None:
-    """SCIENCE trap 46: with D_2 where 2·D_2 belongs our rows end where diffusers 0.42.1 ends; as we have them they
-    end elsewhere (orders 2 and 3: test_orders.py). When this fails, diffusers was mended: compare."""
+    """mathematics.md, trap 46: with D_2 where 2·D_2 belongs our rows end where diffusers 0.42.1 ends, as we have them
+    elsewhere (orders 2 and 3: test_orders.py). When this fails, diffusers was mended: compare."""
     levels = solver_levels(LINEAR, steps, Grid("linspace"))
     published = follow(Plan.of("dpmpp_3m", levels, dpmpp_3m_rows(levels, curvature=1.0)), start())
     theirs = diffusers_run("dpmpp_3m", steps, "linspace", start())
@@ -149,12 +149,12 @@ def harness_total(sampler: str) -> float:
     [("euler", 169.4608), ("lms", 192.0219), ("dpmpp_2m", 185.0114), ("unipc", 186.7620), ("unipc_3", 187.5004)],
 )
 def test_ten_steps_give_the_computed_target(sampler: str, total: float) -> None:
-    """SCIENCE b.3, computed with diffusers 0.42.1."""
+    """mathematics.md, scheduler targets, computed with diffusers 0.42.1."""
     assert harness_total(sampler) == pytest.approx(total, abs=2e-2)
 
 
 def test_forty_karras_levels_are_forty_different_ones() -> None:
-    """SCIENCE trap 37: levels are told apart by index, not by a rounded timestep."""
+    """mathematics.md, trap 37: levels are told apart by index, not by a rounded timestep."""
     for sampler in ("euler", "dpmpp_2m"):
         plan = compile_plan(sampler, LINEAR, 40, Grid("linspace", karras=True))
         assert plan.evaluations == 40
@@ -164,7 +164,7 @@ def test_forty_karras_levels_are_forty_different_ones() -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_any_number_of_steps_gives_a_finite_falling_plan(sampler: str, spacing: str) -> None:
-    """SCIENCE traps 7 and 9: every N of 1 … T has N steps, at falling levels, with finite rows."""
+    """mathematics.md, traps 7 and 9: every N of 1 … T has N steps, at falling levels, with finite rows."""
     for steps in (1, 2, 3, 7, 13, 500, 501, 999, 1000):
         plan = compile_plan(sampler, LINEAR, steps, Grid(spacing))
         assert plan.steps == steps
@@ -175,7 +175,7 @@ def test_any_number_of_steps_gives_a_finite_falling_plan(sampler: str, spacing: 
 
 
 def test_the_cosine_schedule_is_finite_up_to_its_last_timestep() -> None:
-    """SCIENCE traps 19 and 39."""
+    """mathematics.md, traps 19 and 39."""
     cosine = NoiseSchedule.named("squaredcos_cap_v2")
     for sampler in SAMPLERS:
         plan = compile_plan(sampler, cosine, 10, Grid("trailing"))

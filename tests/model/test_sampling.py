@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from model.config import UNetConfig
 from model.denoiser import PixelModel
 from model.errors import PlanError
 from model.packing import pack
+from model.samplers import SAMPLERS
 from model.sampling import initial_noise, sample
 
 Folder = Callable[..., Path]
@@ -35,7 +37,7 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
 def test_image_k_is_the_image_of_seed_plus_k_alone(
     model: PixelModel, sampler: str, eta: float, guidance_scale: float
 ) -> None:
-    """SCIENCE trap 15, to the last bit: packed kernels are the same at every batch size."""
+    """mathematics.md, trap 15, to the last bit: packed kernels are the same at every batch size."""
     pack(model.unet)
 
     def run(labels: list[int | None], seed: int) -> Tensor:
@@ -45,6 +47,37 @@ def test_image_k_is_the_image_of_seed_plus_k_alone(
     together = run(labels, 40)
     alone = torch.cat([run([label], 40 + k) for k, label in enumerate(labels)])
     assert torch.equal(together, alone)
+
+
+def test_an_image_whose_pixels_are_no_multiple_of_sixteen_has_its_own_noise_too(
+    folder: Folder, conditional: UNetConfig
+) -> None:
+    """mathematics.md, trap 16: of 60 numbers, one draw of two rows is not two draws of a row, as it is of 64.
+
+    With a tolerance: that noise is another one is seen by more than the last bits, which are the kernels' affair.
+    """
+    whole, single = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    rows = torch.stack([torch.randn(60, generator=single) for _ in range(2)])
+    assert not torch.equal(torch.randn(2, 60, generator=whole), rows)
+    model = load_model(folder(dataclasses.replace(conditional, sample_size=(6, 10)), clip_sample=False))
+    labels = [2, None, 0]
+    together = sample(model, labels, seed=40, sampler="ddpm", steps=4)
+    alone = [sample(model, [label], seed=40 + k, sampler="ddpm", steps=4) for k, label in enumerate(labels)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-3, atol=1e-3)
+
+
+def test_no_run_leaves_anything_behind_for_the_next(model: PixelModel) -> None:
+    """mathematics.md, traps 18, 31 and 38: one image, then four, then one again, runs of every sampler in between."""
+    pack(model.unet)
+
+    def runs(labels: list[int | None]) -> dict[str, Tensor]:
+        return {sampler: sample(model, labels, seed=7, sampler=sampler, steps=4) for sampler in SAMPLERS}
+
+    first, wide, again = runs([1]), runs([1, None, 0, 2]), runs([1])
+    for sampler in SAMPLERS:
+        assert wide[sampler].shape == (4, 1, 8, 8)
+        assert torch.equal(wide[sampler][:1], first[sampler]), sampler
+        assert torch.equal(again[sampler], first[sampler]), sampler
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_another_picture(model: PixelModel) -> None:
@@ -88,7 +121,7 @@ def test_the_same_seed_gives_the_picture_of_a_diffusers_ddpm_pipeline(
 
 
 def test_guidance_of_one_is_the_labelled_run_and_more_moves_away_from_it(model: PixelModel) -> None:
-    """SCIENCE trap 41."""
+    """mathematics.md, trap 41."""
     plain, one, three = (sample(model, [1], seed=1, steps=4, **more) for more in ({}, guided(1.0), guided(3.0)))
     assert torch.equal(plain, one)
     assert (plain - three).abs().max() > 1e-3
@@ -99,7 +132,7 @@ def guided(scale: float) -> dict[str, float]:
 
 
 def test_guidance_between_no_label_and_no_label_changes_nothing(folder: Folder) -> None:
-    """SCIENCE trap 41: cond = uncond leaves the picture for every scale (where nothing is clipped)."""
+    """mathematics.md, trap 41: cond = uncond leaves the picture for every scale (where nothing is clipped)."""
     model = load_model(folder(clip_sample=False))
     plain, ten = (sample(model, [None], seed=1, steps=4, guidance_scale=scale) for scale in (1.0, 10.0))
     torch.testing.assert_close(plain, ten, rtol=0, atol=1e-5)
@@ -114,7 +147,7 @@ def test_a_clipped_run_ends_within_the_range_of_pictures(folder: Folder) -> None
 
 
 def test_noise_is_drawn_for_each_image_in_its_own_shape() -> None:
-    """SCIENCE traps 14–16: CPU, float32, one generator an image; the second draw goes on from the first."""
+    """mathematics.md, traps 14–16: CPU, float32, one generator an image; the second draw goes on from the first."""
     generator = torch.Generator().manual_seed(3)
     first, second = initial_noise(generator, (1, 5, 4)), initial_noise(generator, (1, 5, 4))
     reference = torch.Generator().manual_seed(3)

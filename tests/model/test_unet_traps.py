@@ -6,6 +6,7 @@ Closed forms, and figures of diffusers 0.42.1 where its rule is the only source.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -127,6 +128,24 @@ def test_the_norms_epsilon_shows_where_there_is_little_variance() -> None:
         )
         for norm in (net.conv_norm_out, net.mid_block.resnets[0].norm1, net.down_blocks[0].resnets[0].norm2):
             assert norm(x).abs().max().item() == pytest.approx(expected, rel=1e-4)
+
+
+@torch.inference_mode()
+def test_inputs_a_hundred_times_too_large_stay_finite_in_bfloat16(
+    conditional: UNetConfig, stir: Callable[..., None]
+) -> None:
+    """mathematics.md, trap 20: float16 ends at 65,504; bfloat16, the one half precision here, is within 1 %."""
+    net = UNet(conditional).eval()
+    stir(net)
+    x = 100 * torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    t, labels = torch.tensor([0.0, 10.0, 500.0, 999.0]), torch.tensor([0, 1, 2, 3])
+    expected = net(x, t, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(x, t, labels)
+        far = net(1000 * x, t, labels)
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).abs().max() < 0.01 * expected.abs().max()
+    assert far.isfinite().all()
 
 
 def test_filtered_halving_weighs_four_neighbours_by_1_3_3_1() -> None:

@@ -21,7 +21,7 @@ Folder = Callable[..., Path]
 
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
 def test_the_first_level_stays_and_the_last_is_all_noise(name: str) -> None:
-    """SCIENCE b.2: ᾱ[999] = 0; between them √ᾱ is scaled and shifted, so that its differences keep their ratios."""
+    """mathematics.md, noise levels: ᾱ[999] = 0; √ᾱ is scaled and shifted: its differences keep their ratios."""
     before = NoiseSchedule.named(name)
     after = before.ending_in_noise()
     assert (after.alpha[-1], after.sigma[-1]) == (0.0, 1.0)
@@ -67,7 +67,7 @@ def test_the_file_of_a_model_that_was_trained_so_says_so(folder: Folder) -> None
 
 
 def test_v_at_pure_noise_is_the_picture_with_its_sign_turned() -> None:
-    """SCIENCE trap 8: ᾱ = 0: x̂_0 = −v, finite; so is ε̂ = x."""
+    """mathematics.md, trap 8: ᾱ = 0: x̂_0 = −v, finite; so is ε̂ = x."""
     x, v = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
     read = estimate(v, x, torch.zeros(2), torch.ones(2), "v_prediction")
     assert torch.equal(read.x0, -v)

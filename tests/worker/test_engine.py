@@ -94,7 +94,8 @@ def together(engine: Engine, arrivals: dict[int, list[Trajectory]]) -> Outcome:
 def test_in_any_mix_everybody_gets_the_bytes_of_a_run_alone(
     comers: list[Comer], lanes: int, fake_model: Any, trajectories_of: Trajectories
 ) -> None:
-    """CASES 8, 9, 13: other samplers, steps, labels and guidance beside it, joined at any turn, few lanes or many."""
+    """Other samplers, steps, labels and guidance beside it, joined at any turn, few lanes or many
+    (stable-diffusion-webui#376, sglang#28502, diffusers#7851)."""
     model = fake_model()
     jobs = [(comer, f"job-{k}") for k, comer in enumerate(comers)]
     expected: Outcome = {}
@@ -124,7 +125,7 @@ def test_a_learned_variance_is_each_images_own(fake_model: Any, trajectories_of:
 def test_a_newcomer_at_any_step_changes_neither_its_own_picture_nor_the_other(
     sampler: str, model: Any, trajectories_of: Trajectories
 ) -> None:
-    """CASES 9: B joins when A is at step k, for every k."""
+    """sglang#28502: B joins when A is at step k, for every k."""
     eta = 1.0 if sampler == "ddim" else 0.0
     first = {"sampler": sampler, "eta": eta, "steps": 9, "label": 1, "guidance_scale": 3.0, "seed": 1}
     second = {"sampler": sampler, "eta": eta, "steps": 6, "label": 2, "seed": 2}
@@ -138,7 +139,7 @@ def test_a_newcomer_at_any_step_changes_neither_its_own_picture_nor_the_other(
 def test_equal_requests_at_once_become_equal_pictures(
     model: Any, trajectories_of: Trajectories, turns_of: Turns
 ) -> None:
-    """CASES 9: five identical concurrent requests, five identical images."""
+    """sglang#28502: five identical concurrent requests, five identical images."""
     engine = Engine({"fake": model}, 8)
     for k in range(5):
         engine.batch.admit(trajectories_of(model, f"job-{k}", sampler="ddpm", steps=6, label=3))
@@ -185,6 +186,24 @@ def test_those_who_come_later_do_not_starve_those_who_wait(model: Any, trajector
     assert done == ["first", "second"]
 
 
+DRAWS = {"ddpm": 4, "euler_a": 4, "dpmpp_2m_sde": 4, "langevin": 20, "pc": 8}  # of five steps; the others none
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_is_drawn_for_the_start_and_the_rows_that_take_it_and_for_no_other(
+    sampler: str, model: Any, trajectories_of: Trajectories, turns_of: Turns
+) -> None:
+    """mathematics.md, trap 17: also not where a row's weight of noise is zero, as the last one's is."""
+    (trajectory,) = trajectories_of(model, "a", sampler=sampler, steps=5, seed=11)
+    engine = Engine({"fake": model}, 1)
+    engine.batch.admit([trajectory])
+    assert len(finals(turns_of(engine))) == 1
+    reference = torch.Generator().manual_seed(11)
+    for _ in range(1 + DRAWS.get(sampler, 0)):
+        torch.randn(model.shape, generator=reference)
+    assert torch.equal(trajectory.generator.get_state(), reference.get_state())
+
+
 def test_an_engine_with_nobody_in_it_does_nothing(model: Any) -> None:
     turn = Engine({"fake": model}, 4).step()
     assert (turn.rows, turn.advanced, turn.failed) == (0, [], [])
@@ -213,7 +232,10 @@ POISONS = [
 def test_a_poisoned_job_fails_alone_and_its_neighbours_are_unchanged(
     poison: dict[str, Any], code: str, turn: int, fake_model: Any, trajectories_of: Trajectories
 ) -> None:
-    """CASES 14, 35: whatever the batch does to find the guilty one, noise that was drawn stays drawn."""
+    """Whatever the batch does to find the guilty one, noise that was drawn stays drawn.
+
+    (diffusers#9007, stable-diffusion-webui#13871.)
+    """
     expected = alone(fake_model(), neighbours(fake_model(), trajectories_of))
     model = fake_model(**poison)
     engine = Engine({"fake": model}, 16)

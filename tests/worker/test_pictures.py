@@ -56,7 +56,7 @@ def test_a_png_gives_its_parameters_back_whatever_they_are(parameters: dict[str,
 
 
 def test_text_in_any_script_survives() -> None:
-    """CASES S6: "テスト 🐈\\n" in the PNG, as iTXt."""
+    """StabilityMatrix#1535: "テスト 🐈\\n" in the PNG, as iTXt."""
     data = encode(noise(1), "png", {"label": "テスト 🐈\n", "model": "Ж\u0000\x1b[31m"})
     assert parameters_of(data) == {"label": "テスト 🐈\n", "model": "Ж\u0000\x1b[31m"}
     assert chunks(data).count(b"iTXt") == 1
@@ -114,7 +114,7 @@ def test_a_frame_is_a_png_of_the_same_pixels(channels: int) -> None:
 
 
 def test_parameters_are_a_request_that_makes_the_picture_again(request_of: Callable[..., SamplingRequest]) -> None:
-    """API.md: the full request and the seed; no key, host or path, nothing of how it was asked for."""
+    """The HTTP contract: the full request and the seed; no key, host or path, nothing of how it was asked for."""
     request = request_of(label=2, n=4, seed=40, preview_every=2, preview="both", format="webp")
     assert request.parameters(3, "eager/cpu") == {
         "model": "fake",

@@ -232,7 +232,7 @@ def test_a_failure_from_outside_ends_a_job_once(workshop: Workshop, create: Crea
 def test_what_happened_while_redis_was_away_is_told_when_it_is_back(
     model: Any, tmp_path: Path, create: Create, trajectories_of: Callable[..., list[Trajectory]]
 ) -> None:
-    """CASES 28: nothing is lost, nothing is told twice."""
+    """rq#998: nothing is lost, nothing is told twice."""
     path = tmp_path / "v.sock"
     server = ValkeyServer(port=0, data_dir=tmp_path, unix_socket_path=path, persist=True, config={"appendonly": "yes"})
     server.start()

@@ -208,7 +208,8 @@ def running(shop: Shop, job_id: str) -> bool:
 
 
 def test_jobs_of_all_kinds_finish_beside_each_other(shop: Shop) -> None:
-    """CASES 8, 13: two models, more images than lanes, other steps and samplers; equal requests give equal bytes."""
+    """Two models, more images than lanes, other steps and samplers; equal requests give equal bytes
+    (stable-diffusion-webui#376, diffusers#7851)."""
     asked: list[dict[str, Any]] = [
         {"steps": 12, "label": 1, "n": 3, "sampler": "ddpm"},
         {"steps": 1, "seed": 3},
@@ -244,7 +245,7 @@ def test_a_worker_says_what_it_serves(shop: Shop) -> None:
 
 
 def test_a_job_that_fails_does_not_stop_the_others(shop: Shop) -> None:
-    """CASES 14: class 3 of these models comes out as NaN."""
+    """diffusers#9007: class 3 of these models comes out as NaN."""
     lame, sound = shop.submit(label=3, steps=9), shop.submit(label=1, steps=9)
     failed = shop.finished(lame)
     assert failed.status == "failed"
@@ -263,7 +264,7 @@ def test_a_request_that_no_plan_can_be_made_for_fails_and_says_so(shop: Shop) ->
 
 
 def test_a_job_that_was_canceled_while_it_waited_never_starts(shop: Shop) -> None:
-    """CASES 22: as the front end cancels, and with the id left in RQ's queue."""
+    """rq#2160: as the front end cancels, and with the id left in RQ's queue."""
     for removed in (True, False):
         job_id = shop.submit(model="nobody")
         shop.store.cancel(job_id)
@@ -278,7 +279,7 @@ def test_a_job_that_was_canceled_while_it_waited_never_starts(shop: Shop) -> Non
 
 
 def test_enqueue_and_cancel_at_the_same_moment_end_as_one_or_the_other(shop: Shop) -> None:
-    """CASES 20, 22: forty races; what was canceled has no picture, and no other job is hit."""
+    """ComfyUI#2566, rq#2160: forty races; what was canceled has no picture, and no other job is hit."""
     bystander = shop.submit(steps=40)
     jobs = [shop.submit(steps=2, seed=k) for k in range(40)]
     for job_id in jobs:
@@ -294,7 +295,7 @@ def test_enqueue_and_cancel_at_the_same_moment_end_as_one_or_the_other(shop: Sho
 
 
 def test_a_payload_of_pickle_is_not_executed_and_stops_nobody(shop: Shop, tmp_path: Path) -> None:
-    """CASES 43, 44: who can write to Redis still cannot make a worker run code."""
+    """anemoi-core#1416, rq#2389: who can write to Redis still cannot make a worker run code."""
     canary = tmp_path / "canary"
     for at_front in (True, False):
         queue = Queue("fake", connection=shop.client)
@@ -334,7 +335,7 @@ def test_a_job_is_canceled_while_it_runs(shop: Shop) -> None:
 
 
 def test_a_job_that_is_late_fails_and_its_neighbour_goes_on(shop: Shop) -> None:
-    """CASES 33: a deadline between evaluations, not a signal."""
+    """rq#2454: a deadline between evaluations, not a signal."""
     worker = shop.worker("late", seconds=0.02, job_timeout=2)
     late, quick = shop.submit(model="late", steps=1000), shop.submit(model="late", steps=3)
     record = shop.finished(late)
@@ -347,7 +348,7 @@ def test_a_job_that_is_late_fails_and_its_neighbour_goes_on(shop: Shop) -> None:
 
 
 def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(shop: Shop) -> None:
-    """CASES 26, 31: SIGTERM; same id, same bytes."""
+    """rq#2236, chatwoot#15886: SIGTERM; same id, same bytes."""
     asked: dict[str, Any] = {"steps": 1000, "sampler": "ddpm", "label": 2, "n": 2, "model": "long"}
     worker = shop.worker("long", seconds=0.05)
     job_id = shop.submit(**asked)
@@ -378,7 +379,7 @@ def test_a_worker_told_to_stop_finishes_what_is_nearly_done(shop: Shop) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_its_job_done_again(shop: Shop) -> None:
-    """CASES 25: SIGKILL in the middle, a short lease; same bytes, and `step` rises within each attempt."""
+    """rq#2015: SIGKILL in the middle, a short lease; same bytes, and `step` rises within each attempt."""
     asked: dict[str, Any] = {"steps": 300, "sampler": "ddpm", "label": 1, "model": "mortal", "preview_every": 100}
     worker = shop.worker("mortal", seconds=0.05, lease=2)
     job_id = shop.submit(**asked)

@@ -135,7 +135,7 @@ def test_events_can_be_read_in_pages(store: Store, create: Create) -> None:
 
 
 def test_an_event_is_the_one_of_the_contract(store: Store, create: Create) -> None:
-    """API.md: {"seq", "type", "job", "attempt", …}, text in any script."""
+    """The HTTP contract: {"seq", "type", "job", "attempt", …}, text in any script."""
     record = create()
     store.start(record.id, "worker-я", "fake")
     queued, started = store.events(record.id)
@@ -151,7 +151,7 @@ def test_an_event_is_the_one_of_the_contract(store: Store, create: Create) -> No
 
 
 def test_a_cancel_and_an_end_at_the_same_moment_give_one_terminal_event(store: Store, create: Create) -> None:
-    """CASES 20, 22: two hundred races; the status is what the one event says."""
+    """ComfyUI#2566, rq#2160: two hundred races; the status is what the one event says."""
     outcomes = set()
     with ThreadPoolExecutor(3) as pool:
         for k in range(200):
@@ -202,7 +202,7 @@ def test_what_is_over_stays_as_it_is(status: str, store: Store, create: Create) 
 
 
 def test_an_attempt_that_is_over_writes_nothing(store: Store, create: Create) -> None:
-    """CASES 27: a worker that was taken for dead comes back with its result."""
+    """rq#2424: a worker that was taken for dead comes back with its result."""
     record = create()
     first = store.start(record.id, "one", "fake")
     store.write(Write(record.id, first, 1, fields={"step": 3}, events=[{"type": "progress", "step": 3}]))
@@ -388,7 +388,7 @@ def test_a_redis_that_accepts_and_never_answers_is_away_within_two_seconds() -> 
 def test_a_redis_without_memory_left_is_away_and_forgets_nothing(
     client: redis.Redis, store: Store, create: Create
 ) -> None:
-    """CASES 30: at maxmemory nothing new is written, and what was accepted is still known."""
+    """rq#1280: at maxmemory nothing new is written, and what was accepted is still known."""
     record = create()
     attempt = store.start(record.id, "worker", "fake")
     client.config_set("maxmemory", "1")
