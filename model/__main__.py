@@ -129,7 +129,7 @@ def train(
 
 
 def _trainer(data: Path, out: Path, device: str, resume: bool, init: Path | None, given: dict[str, object]) -> Trainer:
-    config = TrainingConfig(**{**vars(runs.stored_config(out)), **given}) if resume else TrainingConfig.of(given)
+    config = runs.resumed_config(out, given) if resume else TrainingConfig.of(given)
     check(config)
     if config.threads:
         torch.set_num_threads(config.threads)

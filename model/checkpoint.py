@@ -38,7 +38,7 @@ ZOO = Path(__file__).parent / "zoo"
 
 
 def load_model(
-    folder: Path, *, device: str = "cpu", name: str | None = None, max_images: int = 16, numerics: str = ""
+    folder: Path | str, *, device: str = "cpu", name: str | None = None, max_images: int = 16, numerics: str = ""
 ) -> PixelModel:
     """A served model from a diffusers folder.
 
@@ -47,7 +47,7 @@ def load_model(
     Raises:
         CheckpointError: in one line that names the file, the key and the cause.
     """
-    folder = folder.resolve()
+    folder = Path(folder).resolve()
     files = find_files(folder)
     config = _unet_config(files.unet_config)
     noise = NoiseSettings.read(files.scheduler_config)

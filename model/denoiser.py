@@ -122,28 +122,36 @@ class PixelModel:
         share = (variance + 1) / 2 if self.grid.variance_type == "learned_range" else variance
         return replace(known, share=share)
 
-    def score(self, x: Tensor, t: Tensor | float, label: int | Sequence[int | None] | None = None) -> Tensor:
+    def score(
+        self, x: Tensor, t: Tensor | float, label: str | int | Sequence[str | int | None] | None = None
+    ) -> Tensor:
         """∇_x log p_t(x | label) = −ε̂/σ_t (Song et al. 2021, arXiv:2011.13456), as the network knows it.
 
         x: (B, C, H, W), scaled as x_t = α_t·x_0 + σ_t·ε; t: (B,) or one for all, in timesteps, 0 … T − 1,
-        between them too; label: a class index, one for each image, or None for the score of all classes.
-        Returns (B, C, H, W).
+        between them too; label: a class by name or index, one for each image, or None for the score of all
+        classes. Returns (B, C, H, W).
 
         Raises:
-            PlanError: for a time or a class that the model does not know.
+            PlanError: for a shape, a time or a class that the model does not know.
         """
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
+            raise PlanError(f"x of shape {tuple(x.shape)} is not (B, C, H, W) with (C, H, W) = {self.shape}")
         times, alpha, sigma = self._level(t, len(x))
-        labels = [label] * len(x) if label is None or isinstance(label, int) else list(label)
-        if wrong := [k for k in labels if k is not None and not 0 <= k < len(self.card.labels)]:
-            raise PlanError(f"label = {wrong[0]} is no class of this model ({len(self.card.labels)} classes from 0)")
-        conditions = torch.stack([self.condition(k) for k in labels])
+        labels = [label] * len(x) if label is None or isinstance(label, str | int) else list(label)
+        conditions = torch.stack([self.condition(self._class(each)) for each in labels])
         known = self.denoise(x.to(self.device), times, alpha, sigma, conditions)
         return score_from_epsilon(known.epsilon, sigma)
+
+    def _class(self, label: str | int | None) -> int | None:
+        index = self.card.class_index(label) if label is not None else None
+        if label is not None and index is None:
+            raise PlanError(f"label = {label!r} is no class of this model ({len(self.card.labels)} classes from 0)")
+        return index
 
     def _level(self, t: Tensor | float, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """t, α and σ (B,) float32."""
         last = self.schedule.timesteps - 1
-        times = torch.as_tensor(t, dtype=torch.float64).expand(count).cpu()
+        times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(count)
         if not ((times >= 0) & (times <= last)).all():
             raise PlanError(f"t = {t} is outside 0 … {last}")
         alpha, sigma = (torch.from_numpy(level).float() for level in self.schedule.level(times.numpy()))

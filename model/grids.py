@@ -18,6 +18,7 @@ from model.noise import Float64, NoiseSchedule
 SPACINGS = ("leading", "trailing", "linspace")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range", "learned")
 KARRAS_RHO = 7.0
+STEEP, LEVELLED = 200.0, 20.0  # σ/α: schedules that go beyond the first are begun at the second by two-stage solvers
 LEAST_ALPHA = 2.0**-12  # for the samplers on σ/α, where the schedule ends in ᾱ = 0; diffusers' ᾱ = 2^−24
 
 
@@ -119,9 +120,23 @@ def ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0), start)
 
 
+def levelled_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
+    """Those of `ratio_levels` for the two-stage solvers, which a steep beginning ruins.
+
+    From ρ to ρ' Heun's correction multiplies what two estimates differ in with ρ/(2ρ'). Cosine schedules go
+    up to ρ = 20,000, where nothing of the picture is left: there the timesteps above ρ = 20 are not counted,
+    unless more steps are asked for than the others are.
+    """
+    ratio = _ratios(schedule)
+    kept = int(np.count_nonzero(ratio <= LEVELLED))
+    if ratio[-1] > STEEP and steps <= kept:
+        schedule = NoiseSchedule(schedule.alpha[:kept], schedule.sigma[:kept])
+    return ratio_levels(schedule, steps, grid)
+
+
 def halved_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
-    """Those of `ratio_levels`, and between each two of them √(ρ·ρ'): 2·N − 1 levels and the end."""
-    whole = ratio_levels(schedule, steps, grid)
+    """Those of `levelled_levels`, and between each two of them √(ρ·ρ'): 2·N − 1 levels and the end."""
+    whole = levelled_levels(schedule, steps, grid)
     middle = np.sqrt(whole.ratio[:-2] * whole.ratio[1:-1])
     ratio = np.zeros(2 * steps)
     ratio[0::2], ratio[1:-1:2] = whole.ratio[:-1], middle

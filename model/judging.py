@@ -33,7 +33,9 @@ def likelihood(
     label: Annotated[
         str | None, option("--label", help="class name or index that all of them are taken for; none = no class")
     ] = None,
-    steps: Annotated[int, option("--steps", help="of Heun's method along the flow, two evaluations each", min=1)] = 100,
+    steps: Annotated[
+        int, option("--steps", help="of Heun's method along the flow, two evaluations each; few understate", min=25)
+    ] = 100,
     probes: Annotated[int, option("--probes", help="of Hutchinson's trace estimate", min=1)] = 1,
     seed: Annotated[int, option("--seed", help="of the probes and of the noise between bytes", min=0)] = 0,
     batch: Annotated[int, option("--batch", help="pictures in one evaluation of the network", min=1)] = 16,

@@ -14,13 +14,14 @@ import csv
 import dataclasses
 import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,22 @@ def start(config: TrainingConfig, out: Path) -> None:
 def store_config(config: TrainingConfig, out: Path) -> None:
     """Write down what decides the run's numbers from here on."""
     write_text_atomically(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def resumed_config(out: Path, given: Mapping[str, Any]) -> TrainingConfig:
+    """The run's own settings; only its length may be changed.
+
+    Raises:
+        TrainingError: for anything else that differs, by name.
+    """
+    stored = stored_config(out)
+    for name, value in given.items():
+        if name != "images" and value != getattr(stored, name):
+            raise TrainingError(
+                f"{name} = {value} differs from the run's {getattr(stored, name)}: it goes on as it began "
+                "(only images may change)"
+            )
+    return dataclasses.replace(stored, **given)
 
 
 def stored_config(out: Path) -> TrainingConfig:

@@ -10,7 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from model.errors import PlanError
-from model.grids import VARIANCES, Grid, Levels, discrete_levels, halved_levels, ratio_levels, solver_levels
+from model.grids import (
+    VARIANCES,
+    Grid,
+    Levels,
+    discrete_levels,
+    halved_levels,
+    levelled_levels,
+    ratio_levels,
+    solver_levels,
+)
 from model.langevin import LANGEVIN_STEPS, langevin_rows, pc_rows
 from model.multistep import dpmpp_2m_rows, dpmpp_2m_sde_rows, dpmpp_3m_rows, lms_rows, unipc_rows
 from model.noise import NoiseSchedule
@@ -30,7 +39,7 @@ class Sampler:
     @property
     def takes_karras(self) -> bool:
         """Whether its levels may lie between the training's timesteps."""
-        return self.levels in (ratio_levels, halved_levels, solver_levels)
+        return self.levels in (ratio_levels, levelled_levels, halved_levels, solver_levels)
 
 
 def _ending_in_one(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
@@ -53,7 +62,7 @@ SAMPLERS = {
     "ddim":         Sampler(_ending_as_told, lambda levels, grid, eta: ddim_rows(levels, eta), takes_eta=True),
     "euler":        Sampler(ratio_levels,    lambda levels, grid, eta: euler_rows(levels)),
     "euler_a":      Sampler(ratio_levels,    lambda levels, grid, eta: euler_a_rows(levels)),
-    "heun":         Sampler(ratio_levels,    lambda levels, grid, eta: heun_rows(levels), stages=2),
+    "heun":         Sampler(levelled_levels, lambda levels, grid, eta: heun_rows(levels), stages=2),
     "dpm_2":        Sampler(halved_levels,   lambda levels, grid, eta: dpm_2_rows(levels), stages=2),
     "dpmpp_2m":     Sampler(solver_levels,   lambda levels, grid, eta: dpmpp_2m_rows(levels)),
     "dpmpp_2m_sde": Sampler(solver_levels,   lambda levels, grid, eta: dpmpp_2m_sde_rows(levels)),

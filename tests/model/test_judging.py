@@ -71,7 +71,7 @@ def test_the_program_judges_pictures(tmp_path: Path) -> None:
         paths.append(tmp_path / f"digit-{k}.png")
         Image.fromarray(digits.images[k, 0].numpy()).save(paths[-1])
     Image.fromarray(255 - digits.images[0, 0].numpy()).resize((80, 80)).save(tmp_path / "negative.png")
-    asked = ["--model", str(ZOO / "digits"), "--steps", "10", "--json", "--label", str(int(digits.classes[0]))]
+    asked = ["--model", str(ZOO / "digits"), "--steps", "25", "--json", "--label", str(int(digits.classes[0]))]
     done = run(*map(str, paths), str(tmp_path / "negative.png"), *asked)
     assert done.returncode == 0, done.stderr
     first, second, negative = (json.loads(line) for line in done.stdout.splitlines())
@@ -79,7 +79,7 @@ def test_the_program_judges_pictures(tmp_path: Path) -> None:
     assert first["label"] == str(int(digits.classes[0]))
     assert first["bits_per_dimension"] < negative["bits_per_dimension"]
     expected = bits_per_dimension(
-        load_model(ZOO / "digits"), digits.images[:2], [int(digits.classes[0])] * 2, steps=10, seeds=[0, 0]
+        load_model(ZOO / "digits"), digits.images[:2], [int(digits.classes[0])] * 2, steps=25, seeds=[0, 0]
     )
     assert [first["bits_per_dimension"], second["bits_per_dimension"]] == pytest.approx(expected.tolist(), rel=1e-4)
 

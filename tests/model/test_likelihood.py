@@ -133,6 +133,7 @@ def test_the_score_is_the_noise_over_its_level(folder: Folder) -> None:
         score = model.score(x, t, [0, 2, None])
         torch.testing.assert_close(score, -epsilon / sigma.view(-1, 1, 1, 1), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(model.score(x[:1], 5, 0), score[:1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.score(x, t, ["0", "2", None]), score, rtol=1e-4, atol=1e-4)
 
 
 def test_between_two_timesteps_the_level_is_their_geometric_mean(folder: Folder) -> None:
@@ -151,6 +152,8 @@ def test_a_score_at_no_time_or_of_no_class_is_refused(folder: Folder) -> None:
     for t in (-1, 1000, float("nan")):
         with pytest.raises(PlanError, match=r"t = .* is outside 0 … 999"):
             model.score(x, t)
-    for label in (3, -1):
-        with pytest.raises(PlanError, match=f"label = {label} is no class of this model"):
+    for label in (3, -1, "boot"):
+        with pytest.raises(PlanError, match=f"label = {label!r} is no class of this model"):
             model.score(x, 5, label)
+    with pytest.raises(PlanError, match=r"x of shape \(1, 8, 8\) is not \(B, C, H, W\)"):
+        model.score(x[0], 5)

@@ -109,6 +109,22 @@ def test_the_second_stage_of_dpm_2_lies_between_two_levels_on_a_logarithmic_scal
     assert plan.step == (*(k for step in range(12) for k in (step, step + 1)), 13)
 
 
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2"])
+def test_the_two_stage_solvers_begin_where_a_steep_schedule_has_levelled(sampler: str) -> None:
+    """A cosine schedule goes up to σ/α = 20,000, where Heun's correction would be multiplied a thousandfold."""
+    cosine = NoiseSchedule.named("squaredcos_cap_v2")
+    for spacing in ("trailing", "linspace"):
+        assert first_ratio(sampler, LINEAR, spacing) == pytest.approx(157.4073, rel=1e-6)
+        assert 15 < first_ratio(sampler, cosine, spacing) <= 20
+        assert first_ratio("euler", cosine, spacing) > 10_000
+    assert compile_plan(sampler, cosine, 1000, Grid("trailing")).steps == 1000
+
+
+def first_ratio(sampler: str, schedule: NoiseSchedule, spacing: str) -> float:
+    plan = compile_plan(sampler, schedule, 10, Grid(spacing))
+    return float(plan.sigma[0] / plan.alpha[0])
+
+
 def test_the_same_word_means_another_grid_to_each_family_of_samplers() -> None:
     """mathematics.md, trap 3: leading 900, 810, …, 90 and linspace 999, 899, …, 100 for DPM-Solver and UniPC;
     Euler's linspace falls between the timesteps (N = 5: 749.25 second); trailing is one for all."""
