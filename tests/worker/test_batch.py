@@ -210,6 +210,16 @@ def turns_until_done(batch: RunningBatch[Image], members: Iterable[Image]) -> in
     return turns
 
 
+def test_a_newcomer_is_in_the_very_next_turn_though_every_lane_is_taken_and_it_is_the_longest() -> None:
+    batch: RunningBatch[Image] = RunningBatch(16)
+    batch.admit(job("long", 1000, 16))
+    for _ in range(100):
+        pass_turn(batch)
+    newcomers = job("longer", 1000, 4)
+    batch.admit(newcomers)
+    assert set(newcomers) <= set(pass_turn(batch))
+
+
 @pytest.mark.parametrize("long_ones", [16, 17, 40, 63])
 def test_a_short_job_beside_long_ones_is_done_in_as_many_turns_as_it_has_steps(long_ones: int) -> None:
     """Sixteen lanes taken by 1,000 steps each, and whoever waits for them."""
