@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 PLACES = 4  # of a model, for each lane
+FEWEST_PLACES = 64
 WAITERS = 4  # one lane in so many goes to those who have waited longest
 
 
@@ -56,7 +57,7 @@ class RunningBatch(Generic[T]):
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
         self.reserved = max(1, lanes // WAITERS)
-        self.places = PLACES * lanes
+        self.places = max(PLACES * lanes, FEWEST_PLACES)
         self._here: list[Place[T]] = []
         self._came = 0
         self._turn = 0

@@ -12,10 +12,10 @@ from worker.job import JobRecord, SamplingRequest
 from worker.trajectory import trajectories
 
 SIZES = (1, 2, 4, 8, 16, 32)
-USUAL = 16  # where the time was too short to see the end of the rise
-TURNS = 4  # of each size; the fastest counts
+USUAL = 16  # the least where the time was too short to see the rise end
+TURNS = 3  # of each size; the fastest counts
 GAIN = 1.05  # what a larger batch must bring to be worth a longer turn
-SECONDS = 1.0
+SECONDS = 1.2
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,13 @@ def measure(model: PixelModel, seconds: float = SECONDS) -> list[Pace]:
 
 
 def enough(paces: list[Pace]) -> int:
-    """The smallest batch than which no larger one makes 5 % more images a second."""
+    """The smallest batch than which no larger one makes 5 % more images a second.
+
+    Not every size may have been measured. One larger batch without a gain may be another program's doing.
+    """
     for k, pace in enumerate(paces):
         if all(larger.per_second < GAIN * pace.per_second for larger in paces[k + 1 :]):
-            seen = len(paces) == len(SIZES) or k < len(paces) - 1
+            seen = len(paces) == len(SIZES) or k + 2 < len(paces)
             return pace.images if seen else max(pace.images, USUAL)
     return USUAL
 

@@ -164,7 +164,7 @@ class BatchMachine(RuleBasedStateMachine):
     def a_model_has_room_until_its_places_are_taken_whatever_the_others_do(self) -> None:
         for model in MODELS:
             count = sum(member.model == model for member in self.here)
-            assert self.batch.has_room(model) == (count < 4 * self.batch.lanes)
+            assert self.batch.has_room(model) == (count < max(4 * self.batch.lanes, 64))
             assert self.batch.has_lane(model) == (count < self.batch.lanes)
 
     @invariant()
@@ -221,13 +221,15 @@ def test_a_newcomer_is_in_the_very_next_turn_though_every_lane_is_taken_and_it_i
 
 
 @pytest.mark.parametrize("long_ones", [16, 17, 40, 63])
-def test_a_short_job_beside_long_ones_is_done_in_as_many_turns_as_it_has_steps(long_ones: int) -> None:
-    """Sixteen lanes taken by 1,000 steps each, and whoever waits for them."""
-    batch: RunningBatch[Image] = RunningBatch(16)
+@pytest.mark.parametrize("lanes", [4, 16])
+def test_a_short_job_beside_long_ones_is_done_in_as_many_turns_as_it_has_steps(long_ones: int, lanes: int) -> None:
+    """All lanes taken by 1,000 steps each, and whoever waits for them."""
+    batch: RunningBatch[Image] = RunningBatch(lanes)
     batch.admit(job("long", 1000, long_ones))
     for _ in range(100):
         pass_turn(batch)
     short = job("short", 10)
+    assert batch.has_room("cats")
     batch.admit(short)
     assert turns_until_done(batch, short) == 10
 
@@ -273,6 +275,18 @@ def test_a_long_job_under_a_steady_stream_of_short_ones_has_its_share_of_the_tur
     waited = max(len(gap) for gap in "".join(".x"[moved] for moved in served).split("x"))
     assert waited <= (64 - 1) // 4
     assert 100 <= sum(served) < 1000
+
+
+@pytest.mark.parametrize(("lanes", "places"), [(1, 64), (16, 64), (32, 128)])
+def test_a_batch_is_full_at_four_images_a_lane_and_not_below_64_for_each_model(lanes: int, places: int) -> None:
+    batch: RunningBatch[Image] = RunningBatch(lanes)
+    batch.admit(job("first", 5, places - 1))
+    assert batch.has_room("cats")
+    batch.admit(job("second", 5))
+    assert not batch.has_room("cats")
+    assert batch.has_room("dogs")
+    batch.evict("second")
+    assert batch.has_room("cats")
 
 
 def test_of_equal_jobs_none_moves_on_while_another_waits_for_long() -> None:

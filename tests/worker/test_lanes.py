@@ -36,7 +36,8 @@ def test_it_is_the_smallest_batch_that_no_larger_one_beats_by_a_twentieth(
 
 def test_where_the_time_was_too_short_to_see_the_rise_end_it_is_as_usual() -> None:
     assert enough([]) == enough(paces(100)) == enough(paces(100, 200, 400)) == USUAL
-    assert enough(paces(100, 100, 100)) == 1
+    assert enough(paces(50, 75, 101, 83)) == USUAL
+    assert enough(paces(50, 75, 101, 83, 102)) == 4
 
 
 @pytest.mark.parametrize(("a_turn", "an_image", "lanes"), [(0.008, 0.0, {32}), (0.0, 0.005, {1, 2, 4, 8})])

@@ -366,7 +366,7 @@ def test_long_jobs_hold_up_neither_a_short_one_nor_another_model(shop: Shop) -> 
     shop.until(lambda: all(running(shop, job_id) for job_id in long), "all of them to run")
     short = [shop.submit(model=model, steps=5) for model in ("marathon", "sprint")]
     assert [shop.finished(job_id).status for job_id in short] == ["succeeded"] * 2
-    crowd = [shop.submit(model="marathon", steps=1000) for _ in range(8)]
+    crowd = [shop.submit(model="marathon", steps=1000, n=8) for _ in range(11)]
     shop.until(lambda: shop.rq_queue("marathon").count == 3, "the batch to be full")
     assert shop.finished(shop.submit(model="sprint", steps=5)).status == "succeeded"
     assert not any(shop.job(job_id).terminal for job_id in (*long, *crowd))
