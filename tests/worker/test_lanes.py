@@ -13,6 +13,13 @@ from model.noise import Estimate
 from worker.lanes import SIZES, USUAL, Pace, enough, measure
 
 
+def work(seconds: float) -> None:
+    """Keep this thread busy."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
 def paces(*per_second: float) -> list[Pace]:
     return [Pace(images, images / rate) for images, rate in zip(SIZES, per_second, strict=False)]
 
@@ -48,7 +55,7 @@ def test_a_network_is_measured_as_the_engine_drives_it(
 
     class Timed(fake_model):  # type: ignore[misc]
         def denoise(self, x: Tensor, *level: Any) -> Estimate:
-            time.sleep(a_turn + an_image * len(x))
+            work(a_turn + an_image * len(x))
             known: Estimate = super().denoise(x, *level)
             return known
 
@@ -59,11 +66,17 @@ def test_a_network_is_measured_as_the_engine_drives_it(
 
 
 def test_measuring_ends_when_its_time_is_over(fake_model: Any) -> None:
+    """Whatever the time is lost to: this network sleeps."""
     started = time.monotonic()
     found = measure(fake_model(seconds=0.05), seconds=0.3)
     assert time.monotonic() - started < 1.0
     assert 1 <= len(found) < len(SIZES)
-    assert enough(found) == USUAL
+
+
+def test_what_another_program_takes_is_not_counted(fake_model: Any) -> None:
+    """To the engine's thread it is as if it slept."""
+    found = measure(fake_model(seconds=0.03), seconds=5.0)
+    assert all(pace.seconds < 0.03 for pace in found)
 
 
 def test_a_network_whose_output_is_no_number_is_not_measured_and_stops_nobody(fake_model: Any) -> None:
@@ -77,9 +90,10 @@ def test_a_size_too_large_for_the_device_is_no_gain(fake_model: Any) -> None:
         def denoise(self, x: Tensor, *level: Any) -> Estimate:
             if len(x) > 4:
                 raise MemoryError
+            work(0.01)
             known: Estimate = super().denoise(x, *level)
             return known
 
-    found = measure(Small(seconds=0.01), seconds=5.0)
+    found = measure(Small(), seconds=5.0)
     assert all(math.isfinite(pace.seconds) for pace in found)
     assert enough(found) == 4
