@@ -52,7 +52,9 @@ def serve(
             help="a diffusers folder to serve beside the bundled models; may be repeated [env: DENOISED_MODELS]"
         ),
     ] = None,
-    max_batch: Annotated[int | None, _env("MAX_BATCH", "images in one evaluation", min=1, max=1024)] = None,
+    max_batch: Annotated[
+        int | None, _env("MAX_BATCH", "images in one evaluation; measured at the start if not set", min=1, max=1024)
+    ] = None,
     device: Annotated[str | None, _env("DEVICE", "cpu, cuda, cuda:1, mps")] = None,
     redis_url: RedisUrl = None,
     trust_network: TrustNetwork = False,

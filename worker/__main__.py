@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+log = logging.getLogger("denoised.worker")
+
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -25,8 +27,14 @@ def worker(
         ),
     ] = None,
     max_batch: Annotated[
-        int, typer.Option(min=1, max=1024, envvar="DENOISED_MAX_BATCH", help="images in one evaluation")
-    ] = 16,
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            envvar="DENOISED_MAX_BATCH",
+            help="images in one evaluation; measured at the start if not set",
+        ),
+    ] = None,
     max_images: Annotated[
         int, typer.Option(min=1, max=1024, envvar="DENOISED_MAX_IMAGES", help="images in one request")
     ] = 16,
@@ -58,7 +66,7 @@ def worker(
 
 def _serve(
     folders: list[Path],
-    max_batch: int,
+    max_batch: int | None,
     max_images: int,
     device: str,
     threads: int,
@@ -69,6 +77,7 @@ def _serve(
 ) -> None:
     import torch
 
+    from worker import lanes
     from worker.fleet import load_models
     from worker.rq_worker import BatchingWorker, WorkerSettings
     from worker.store import Store, connect
@@ -79,6 +88,10 @@ def _serve(
     client = connect(redis_url, timeout=5.0)
     store = Store(client, result_ttl)
     store.ping()
+    if max_batch is None:
+        paces = lanes.measure(next(iter(models.values())))
+        max_batch = lanes.enough(paces)
+        log.info("images/s by batch: %s", ", ".join(f"{pace.images}: {pace.per_second:.0f}" for pace in paces))
     settings = WorkerSettings(max_batch=max_batch, lease=lease, job_timeout=job_timeout)
     BatchingWorker(models, client, store, settings).work()
 

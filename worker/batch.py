@@ -1,10 +1,15 @@
-"""Who is in the running batch: admission, choice, eviction. No arithmetic; imports no torch."""
+"""Who is in the running batch, and whose turn it is: admission, choice, eviction. No arithmetic; imports no torch."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+PLACES = 4  # of a model, for each lane
+FEWEST_PLACES = 64
+WAITERS = 4  # one lane in so many goes to those who have waited longest
 
 
 class Member(Protocol):
@@ -23,62 +28,118 @@ class Member(Protocol):
 T = TypeVar("T", bound=Member)
 
 
-class RunningBatch(Generic[T]):
-    """At most `lanes` trajectories run; the others wait in the order they came.
+@dataclass(eq=False)
+class Place(Generic[T]):
+    """A member and how it was treated.
 
-    One turn serves one model; models take turns, the one served longest ago first.
+    number: how many came before it; last_turn: the batch's turn in which it last took part, or, until it
+    has, the last one before it came.
+    """
+
+    member: T
+    number: int
+    last_turn: int
+    begun: bool = False
+
+
+class RunningBatch(Generic[T]):
+    """One turn serves one model, the one served longest ago first, and at most `lanes` of its members.
+
+    When more want the turn, most lanes go to the jobs nearest their end, so that a short job never waits for a
+    long one; `reserved` lanes, a quarter, go to those who have waited longest since their last turn, so that
+    nobody starves. While a member waits at most ⌊(m − 1) / reserved⌋ turns of its model pass, m being the
+    model's members when it began to: in each of them `reserved` who had waited longer go, and who comes later
+    has waited less.
+
+    Each model has `places`, beyond which nobody is to be admitted: that bounds m, and memory.
     """
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
-        self.running: list[T] = []
-        self.waiting: deque[T] = deque()
-        self._last_served: dict[str, int] = {}
+        self.reserved = max(1, lanes // WAITERS)
+        self.places = max(PLACES * lanes, FEWEST_PLACES)
+        self._here: list[Place[T]] = []
+        self._came = 0
         self._turn = 0
+        self._last_turn: dict[str, int] = {}  # by model
 
     def __len__(self) -> int:
-        return len(self.running) + len(self.waiting)
+        return len(self._here)
 
     @property
-    def has_room(self) -> bool:
-        """Whether another job may come: there is a free lane that nobody waits for."""
-        return len(self) < self.lanes
+    def members(self) -> list[T]:
+        """Everybody here, oldest first."""
+        return [place.member for place in self._here]
+
+    def has_lane(self, model: str) -> bool:
+        """Whether one more of a model would be in each of its turns."""
+        return self._count(model) < self.lanes
+
+    def has_room(self, model: str) -> bool:
+        """Whether one more job of a model may come."""
+        return self._count(model) < self.places
 
     @property
     def pending_evaluations(self) -> int:
         """Network calls until everybody here is done."""
-        return sum(member.pending_evaluations for member in (*self.running, *self.waiting))
+        return self.pending_by_job().total()
+
+    def pending_by_job(self) -> Counter[str]:
+        """Network calls until each job is done."""
+        pending: Counter[str] = Counter()
+        for member in self.members:
+            pending[member.job] += member.pending_evaluations
+        return pending
 
     def admit(self, newcomers: Iterable[T]) -> None:
-        """Take trajectories in; they run from the next turn on, as far as there are lanes."""
-        self.waiting.extend(newcomers)
-        self._fill()
+        """Take all images of a job in; they can be in the next turn."""
+        for member in newcomers:
+            self._here.append(Place(member, self._came, self._turn))
+            self._came += 1
 
     def choose(self) -> list[T]:
-        """The members of this turn: all of one model that run, oldest first; [] when nobody is here."""
-        if not self.running:
+        """The members of this turn, oldest first; [] when nobody is here."""
+        if not self._here:
             return []
-        models = {member.model for member in self.running}
-        chosen = min(models, key=lambda model: (self._last_served.get(model, -1), model))
+        models = {place.member.model for place in self._here}
+        model = min(models, key=lambda model: (self._last_turn.get(model, -1), model))
         self._turn += 1
-        self._last_served[chosen] = self._turn
-        return [member for member in self.running if member.model == chosen]
+        self._last_turn[model] = self._turn
+        chosen = self._fair([place for place in self._here if place.member.model == model])
+        for place in chosen:
+            place.last_turn, place.begun = self._turn, True
+        return [place.member for place in chosen]
 
     def retire(self) -> list[T]:
-        """Remove the finished; their lanes go to those who wait."""
-        finished = [member for member in self.running if member.finished]
-        self.running = [member for member in self.running if not member.finished]
-        self._fill()
+        """Remove the finished."""
+        finished = [member for member in self.members if member.finished]
+        self._here = [place for place in self._here if not place.member.finished]
         return finished
 
     def evict(self, job: str) -> list[T]:
         """Remove everything of a job, finished or not."""
-        gone = [member for member in (*self.running, *self.waiting) if member.job == job]
-        self.running = [member for member in self.running if member.job != job]
-        self.waiting = deque(member for member in self.waiting if member.job != job)
-        self._fill()
+        gone = [member for member in self.members if member.job == job]
+        self._here = [place for place in self._here if place.member.job != job]
         return gone
 
-    def _fill(self) -> None:
-        while self.waiting and len(self.running) < self.lanes:
-            self.running.append(self.waiting.popleft())
+    def _count(self, model: str) -> int:
+        return sum(place.member.model == model for place in self._here)
+
+    def _fair(self, group: list[Place[T]]) -> list[Place[T]]:
+        """Those of a model who take part; group and outcome are in the order of arrival."""
+        if len(group) <= self.lanes:
+            return group
+        by_length = _by_length(group)
+        certain, others = by_length[: self.lanes - self.reserved], by_length[self.lanes - self.reserved :]
+        others.sort(key=lambda place: (place.last_turn, place.begun, place.number))
+        return sorted(certain + others[: self.reserved], key=lambda place: place.number)
+
+
+def _by_length(group: list[Place[T]]) -> list[Place[T]]:
+    """The job nearest its end first, the older of two; of a job who has farthest to go."""
+    to_go: dict[str, int] = {}
+    for place in group:
+        member = place.member
+        to_go[member.job] = max(to_go.get(member.job, 0), member.pending_evaluations)
+    rank = {job: k for k, job in enumerate(sorted(to_go, key=to_go.__getitem__))}
+    return sorted(group, key=lambda place: (rank[place.member.job], -place.member.pending_evaluations, place.number))

@@ -42,13 +42,17 @@ log = logging.getLogger("denoised.worker")
 
 REDIS_ERRORS = (*AWAY, StoreUnavailable)
 IDLE_SECONDS = 1.0  # how long an idle worker sleeps when nobody wakes it
+ASK_SECONDS = 0.25  # how long a busy one does not ask queues that were empty, unless somebody wakes it
 FINISH_SECONDS = 5.0  # what is done sooner than this is finished on SIGTERM, the rest given back
 FLUSH_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How a worker behaves. Seconds, unless said otherwise."""
+    """How a worker behaves. Seconds, unless said otherwise.
+
+    max_batch: images in one evaluation; job_timeout: of the evaluations that a job takes part in.
+    """
 
     max_batch: int = 16
     lease: float = 10.0
@@ -76,13 +80,13 @@ class InertJob(Job):
 
 @dataclass
 class Lease:
-    """A job this worker holds: RQ's side of it, ours, and when it is too late."""
+    """A job this worker holds: RQ's side of it, ours, and the seconds of the evaluations it took part in."""
 
     rq_job: Job
     queue: Queue
     execution: Execution
     active: ActiveJob
-    deadline: float
+    spent: float = 0.0
 
 
 class BatchingWorker(BaseWorker):
@@ -110,7 +114,9 @@ class BatchingWorker(BaseWorker):
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._to_evict: set[str] = set()
-        self._ask_after = 0.0
+        self._more = True  # whether there may be jobs in the queues
+        self._ask_after = 0.0  # when Redis was away
+        self._ask_anyway = 0.0
         self._speed = Speed()
         self._load = (0, 0)  # trajectories, evaluations to go; for the housekeeper, who may not look into the batch
 
@@ -146,21 +152,23 @@ class BatchingWorker(BaseWorker):
         turn = self.engine.step()
         if not turn.rows and not turn.failed:
             return False
-        self._speed.add(turn.rows, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._speed.add(turn.rows, seconds)
         names = {item.trajectory.job for item in turn.advanced} | {trajectory.job for trajectory, _ in turn.failed}
         with self._leases_lock:
-            active = [self._leases[name].active for name in sorted(names) if name in self._leases]
-        self.publisher.publish(turn, active)
+            leases = [self._leases[name] for name in sorted(names) if name in self._leases]
+        for lease in leases:
+            lease.spent += seconds
+        self.publisher.publish(turn, [lease.active for lease in leases])
         batch = self.engine.batch
-        self._load = (len(batch.running), batch.pending_evaluations)
+        self._load = (len(batch), batch.pending_evaluations)
         return True
 
     def _evict(self) -> None:
         """Remove what was canceled, what another attempt has taken, and what is late."""
-        now = time.monotonic()
         with self._leases_lock:
             gone, self._to_evict = self._to_evict, set()
-            late = [lease for lease in self._leases.values() if lease.deadline < now]
+            late = [lease for lease in self._leases.values() if lease.spent > self.settings.job_timeout]
         for job in gone:
             self.engine.batch.evict(job)
         for lease in late:
@@ -169,20 +177,33 @@ class BatchingWorker(BaseWorker):
                 self.publisher.fail(lease.active, "timeout", limit)
 
     def _take_jobs(self) -> None:
-        """Fill free lanes from the queues, one job of each in turn."""
-        self._woken.clear()
-        if time.monotonic() < self._ask_after:
+        """Fill the batch from the queues; those that were empty are not asked at each turn."""
+        now = time.monotonic()
+        if self._woken.is_set() or now >= self._ask_anyway:
+            self._woken.clear()
+            self._more = True
+        if not self._more or now < self._ask_after:
             return
         try:
-            taken = True
-            while taken and self.engine.batch.has_room and not self._stopping.is_set():
-                taken = False
-                for queue in self.queues:
-                    if self.engine.batch.has_room and self._take_job(queue):
-                        taken = True
+            filled = [self._fill_from(queue) for queue in self.queues]
+            self._more = any(filled)
+            self._ask_anyway = now + ASK_SECONDS
         except REDIS_ERRORS as error:
             log.warning("no new jobs: %s", error)
             self._ask_after = time.monotonic() + IDLE_SECONDS  # what runs goes on meanwhile
+
+    def _fill_from(self, queue: Queue) -> bool:
+        """Take jobs while there are lanes. False when the queue is empty.
+
+        When there are none, one job a turn as long as there is room: workers with free lanes get the others.
+        """
+        batch = self.engine.batch
+        if not batch.has_lane(queue.name):
+            return not batch.has_room(queue.name) or self._take_job(queue)
+        while batch.has_lane(queue.name) and not self._stopping.is_set():
+            if not self._take_job(queue):
+                return False
+        return True
 
     def _take_job(self, queue: Queue) -> bool:
         """Take one job off a queue. False when it is empty."""
@@ -196,8 +217,7 @@ class BatchingWorker(BaseWorker):
         record = self._record(rq_job.id) if attempt else None
         if record is not None:
             active = ActiveJob(record.id, record.request, attempt, model, model.card.numerics)
-            lease = Lease(rq_job, queue, execution, active, time.monotonic() + self.settings.job_timeout)
-            self._admit(record, model, lease)
+            self._admit(record, model, Lease(rq_job, queue, execution, active))
         else:
             self._forget(rq_job, execution)
         return True
@@ -254,20 +274,25 @@ class BatchingWorker(BaseWorker):
         self.engine.batch.admit(newcomers)
 
     def _drain(self) -> None:
-        """Finish what is nearly done, give back the rest."""
-        evaluations = self.engine.batch.pending_evaluations
-        seconds = evaluations / self._speed.per_second if self._speed.per_second else float("inf")
-        if evaluations and seconds <= FINISH_SECONDS:
-            log.info("stopping: finishing %d evaluations", evaluations)
-            end = time.monotonic() + 2 * FINISH_SECONDS
-            while time.monotonic() < end and self._turn():
-                pass
-        left = {member.job for member in (*self.engine.batch.running, *self.engine.batch.waiting)}
+        """Give back what would take long, finish the rest."""
+        batch = self.engine.batch
+        evaluations = FINISH_SECONDS * (self._speed.per_second or 0.0)
+        for job, pending in sorted(batch.pending_by_job().items(), key=lambda item: item[1]):
+            evaluations -= pending
+            if evaluations < 0:
+                self._give_back(job)
+        end = time.monotonic() + 2 * FINISH_SECONDS
+        while time.monotonic() < end and self._turn():
+            pass
+        for job in batch.pending_by_job():
+            self._give_back(job)
+
+    def _give_back(self, job: str) -> None:
+        self.engine.batch.evict(job)
         with self._leases_lock:
-            leases = [lease for name, lease in self._leases.items() if name in left]
-        if leases:
-            log.info("stopping: giving back %d job(s)", len(leases))
-        for lease in leases:
+            lease = self._leases.get(job)
+        if lease is not None:
+            log.info("stopping: job %s is given back", job)
             self.publisher.give_back(lease.active)
 
     # The publisher's thread

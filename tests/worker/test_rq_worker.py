@@ -347,6 +347,46 @@ def test_a_job_that_is_late_fails_and_its_neighbour_goes_on(shop: Shop) -> None:
     assert worker.wait() == 0
 
 
+def test_a_job_is_not_late_because_it_shares_the_lane(shop: Shop) -> None:
+    """Its own evaluations count: three of 0.7 s each on one lane, and 1.5 s allowed."""
+    worker = shop.worker("shared", seconds=0.02, job_timeout=1.5, max_batch=1)
+    jobs = [shop.submit(model="shared", steps=35) for _ in range(3)]
+    assert [shop.finished(job_id).status for job_id in jobs] == ["succeeded"] * 3
+    ends = [shop.job(job_id).finished_at or 0.0 for job_id in jobs]
+    starts = [shop.job(job_id).started_at or 0.0 for job_id in jobs]
+    assert max(ends) - min(starts) > 1.5
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+def test_long_jobs_hold_up_neither_a_short_one_nor_another_model(shop: Shop) -> None:
+    """More of 1,000 steps than lanes; of the other model's, as many as it may have, and more in its queue."""
+    worker = shop.worker("marathon", "sprint", seconds=0.02, max_batch=2)
+    long = [shop.submit(model="marathon", steps=1000) for _ in range(3)]
+    long += [shop.submit(model="sprint", steps=1000) for _ in range(3)]
+    shop.until(lambda: all(running(shop, job_id) for job_id in long), "all of them to run")
+    short = [shop.submit(model=model, steps=5) for model in ("marathon", "sprint")]
+    assert [shop.finished(job_id).status for job_id in short] == ["succeeded"] * 2
+    crowd = [shop.submit(model="marathon", steps=1000, n=8) for _ in range(11)]
+    shop.until(lambda: shop.rq_queue("marathon").count == 3, "the batch to be full")
+    assert shop.finished(shop.submit(model="sprint", steps=5)).status == "succeeded"
+    assert not any(shop.job(job_id).terminal for job_id in (*long, *crowd))
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert {shop.job(job_id).status for job_id in (*long, *crowd)} == {"queued"}
+
+
+def test_a_worker_told_to_stop_finishes_the_short_job_and_gives_back_the_long_one(shop: Shop) -> None:
+    worker = shop.worker("both", seconds=0.02)
+    long, short = shop.submit(model="both", steps=1000, n=4), shop.submit(model="both", steps=30)
+    shop.until(lambda: running(shop, long) and running(shop, short), "both to run")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert (shop.job(short).status, shop.job(short).attempt) == ("succeeded", 1)
+    assert shop.job(long).status == "queued"
+    assert shop.rq_queue("both").get_job_ids() == [long]
+
+
 def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(shop: Shop) -> None:
     """rq#2236, chatwoot#15886: SIGTERM; same id, same bytes."""
     asked: dict[str, Any] = {"steps": 1000, "sampler": "ddpm", "label": 2, "n": 2, "model": "long"}
