@@ -21,10 +21,11 @@ class TimestepEmbedding(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.linear_1 = nn.Linear(channels, width)
+        self.act = nn.SiLU()
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(features)))
+        return self.linear_2(self.act(self.linear_1(features)))
 
 
 class Sinusoids(nn.Module):

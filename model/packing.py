@@ -4,6 +4,9 @@ Stock kernels do not: at small batches PyTorch picks another convolution, and a 
 of few rows another micro-kernel. oneDNN's convolution does, so every convolution and every
 linear layer (as a 1×1 convolution) goes through it, with weights packed once into its own
 layout. That is also faster than stock; docs/decisions.md has the figures.
+
+SiLU and Mish round otherwise in a vector's last few elements than in the others. A tensor is cut
+where its size and the number of threads say, so each image is passed through them by itself.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ def can_pack(device: torch.device) -> bool:
 
 
 def pack(network: nn.Module) -> nn.Module:
-    """Replace every convolution and linear layer, in place; for inference only, float32."""
+    """Replace every convolution, linear layer, SiLU and Mish, in place; for inference only, float32."""
     for name, child in list(network.named_children()):
         if isinstance(child, nn.Conv2d):
             setattr(network, name, PackedConv2d(child))
         elif isinstance(child, nn.Linear):
             setattr(network, name, PackedLinear(child))
+        elif isinstance(child, nn.SiLU | nn.Mish):
+            setattr(network, name, ImageByImage(child))
         elif isinstance(child, nn.ModuleList):
             for index, item in enumerate(child):
                 if isinstance(item, nn.Linear):
@@ -35,6 +40,20 @@ def pack(network: nn.Module) -> nn.Module:
         else:
             pack(child)
     return network
+
+
+class ImageByImage(nn.Module):
+    """An activation of one image at a time."""
+
+    def __init__(self, activation: nn.SiLU | nn.Mish) -> None:
+        super().__init__()
+        self._into = torch.ops.aten.silu.out if isinstance(activation, nn.SiLU) else torch.ops.aten.mish.out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        for image, result in zip(x.unbind(), out.unbind(), strict=True):
+            self._into(image, out=result)
+        return out
 
 
 class PackedConv2d(nn.Module):

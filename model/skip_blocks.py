@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.blocks import joined
@@ -63,6 +62,7 @@ class SkipUpBlock(nn.Module):
         self.attentions = _attentions(outputs, config, 1 if attend else 0)
         self.resnet_up = None if last else _resampler(outputs, config, width, "up_fir")
         self.skip_norm = None if last else group_norm(_groups(outputs), outputs, config.norm_eps)
+        self.act = nn.SiLU()
         self.skip_conv = None if last else nn.Conv2d(outputs, PICTURE_CHANNELS, 3, padding=1)
 
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class SkipUpBlock(nn.Module):
             x = self.attentions[0](x)
         grown = x.new_zeros(()) if picture is None else fir_up(picture)
         if self.resnet_up is not None and self.skip_norm is not None and self.skip_conv is not None:
-            grown = grown + self.skip_conv(F.silu(self.skip_norm(x)))
+            grown = grown + self.skip_conv(self.act(self.skip_norm(x)))
             x = self.resnet_up(x, emb)
         return x, grown
 

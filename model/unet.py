@@ -10,7 +10,6 @@ Source: Ho et al. 2020 (arXiv:2006.11239) section 4; Ronneberger et al. 2015.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.blocks import DownBlock, MidBlock, UpBlock
@@ -40,6 +39,7 @@ class UNet(nn.Module):
         self.mid_block = MidBlock(channels[-1], config, width) if config.mid_block_type is not None else None
         self.up_blocks = nn.ModuleList(_up_block(config, i, width) for i in range(len(channels)))
         self.conv_norm_out = group_norm(config.norm_groups(channels[0]), channels[0], config.norm_eps)
+        self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def embed(self, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -89,7 +89,7 @@ class UNet(nn.Module):
                 h, picture = block(h, skips, emb, picture)
             else:
                 h = block(h, skips, emb)
-        h = self.conv_out(F.silu(self.conv_norm_out(h)))
+        h = self.conv_out(self.conv_act(self.conv_norm_out(h)))
         return h + picture if picture is not None else h
 
 

@@ -63,6 +63,36 @@ def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place(config: UN
 
 @EVERY
 @torch.inference_mode()
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("sides", [(16, 16), (6, 10), (14, 14)])
+def test_neither_the_threads_nor_odd_sides_change_a_bit(
+    config: UNetConfig, threads: int, sides: tuple[int, int]
+) -> None:
+    """SiLU's last elements are rounded otherwise, and where they are depends on size, batch and threads."""
+    torch.manual_seed(2)
+    network = pack(UNet(config).eval())
+    x, t, label = torch.randn(16, 3, *sides), 1 + torch.rand(16) * 998, torch.randint(1, 4, (16,))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = network(x, t, label)
+        for size in range(1, 16):
+            assert torch.equal(network(x[:size], t[:size], label[:size]), together[:size]), size
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def test_mish_is_taken_image_by_image_too() -> None:
+    network = pack(UNet(replace(CONFIG, act_fn="mish")).eval())
+    x, t, label = torch.randn(7, 3, 6, 10), torch.rand(7) * 999, torch.randint(1, 4, (7,))
+    together = network(x, t, label)
+    for size in range(1, 7):
+        assert torch.equal(network(x[:size], t[:size], label[:size]), together[:size]), size
+
+
+@EVERY
+@torch.inference_mode()
 def test_packed_is_the_same_function(config: UNetConfig) -> None:
     torch.manual_seed(1)
     network = UNet(config).eval()
