@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -15,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from app.settings import TORCH_ENVIRONMENT
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+DEFAULT_URL = "http://127.0.0.1:8000"
+MATCH, DIFFERENT, TROUBLE = 0, 1, 2  # exit codes of verify, as of cmp
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 cli = typer.Typer(
@@ -36,6 +39,8 @@ Port = Annotated[int, _env("PORT", "port to listen on", min=1, max=65535)]
 TrustNetwork = Annotated[
     bool, _env("TRUST_NETWORK", "listen beyond this machine without API keys: something else keeps strangers out")
 ]
+Url = Annotated[str, _env("URL", "the server")]
+Key = Annotated[str | None, _env("API_KEY", "an API key, if the server wants one")]
 RedisUrl = Annotated[str | None, typer.Option(envvar="REDIS_URL", help="an external Redis or Valkey")]
 
 
@@ -177,8 +182,8 @@ def generate(
     spacing: Annotated[str | None, _env("SPACING", "of the timesteps: leading, trailing or linspace")] = None,
     karras: Annotated[bool | None, _env("KARRAS", "noise levels of Karras et al. 2022", "--karras/--no-karras")] = None,
     format: Annotated[str | None, _env("FORMAT", "png, webp or jpeg")] = None,
-    url: Annotated[str, _env("URL", "the server")] = "http://127.0.0.1:8000",
-    key: Annotated[str | None, _env("API_KEY", "an API key, if the server wants one")] = None,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
 ) -> None:
     """Ask a running server for pictures and write them to a folder."""
     from app.client import Client, ServiceError
@@ -206,6 +211,28 @@ def generate(
                 typer.echo(path)
     except (ServiceError, OSError) as error:
         _refuse("generate", error)
+
+
+@cli.command()
+def verify(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNGs as generate makes them")],
+    as_json: Annotated[bool, _env("JSON", "one line of JSON a file, as POST /verify answers", "--json")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Have a running server make pictures again from what they carry, and compare the bytes.
+
+    Exit code 0: all are the same. 1: some are not. 2: some could not be made again.
+    """
+    from app.client import Client
+
+    code = MATCH
+    with Client(url, key) as client:
+        for file in files:
+            outcome = _verified(client, file)
+            _tell(file, outcome, as_json)
+            code = max(code, TROUBLE if "error" in outcome else MATCH if outcome["match"] else DIFFERENT)
+    raise typer.Exit(code)
 
 
 def main() -> None:
@@ -250,6 +277,31 @@ def _save(client: Any, job: dict[str, Any], out: Path) -> list[Path]:
     return paths
 
 
+def _verified(client: Any, file: Path) -> dict[str, Any]:
+    """The service's answer for a file, or {"error": why there is none}."""
+    from app.client import ServiceError
+
+    try:
+        return dict(client.verify(file.read_bytes()))
+    except ServiceError as error:
+        return {"error": str(error)}
+    except OSError as error:
+        return {"error": f"cannot be read ({error.strerror})"}
+
+
+def _tell(file: Path, outcome: dict[str, Any], as_json: bool) -> None:
+    """One line about a file: on stdout, or on stderr where it could not be made again."""
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), **outcome}))
+    elif "error" in outcome:
+        _complain("verify", f"{file}: {outcome['error']}")
+    else:
+        request = outcome["request"]
+        made = ", ".join(str(part) for part in (request["model"], request.get("label")) if part is not None)
+        verdict = "the bytes are equal" if outcome["match"] else f"the bytes differ, because {outcome['reason']}"
+        typer.echo(_printable(f"{file}: made again, {verdict} ({made}, seed {request['seed']})"))
+
+
 def _refuse_strangers(command: str, host: str, trusted: bool) -> None:
     """Without keys only programs on this machine are served, whatever they say of themselves."""
     local = host == "localhost" or host == "::1" or host.startswith("127.")
@@ -282,7 +334,17 @@ def _log_to_stderr() -> None:
 
 def _refuse(command: str, error: object) -> None:
     """One line on stderr, exit code 1."""
-    Console(stderr=True).print(
-        f"denoised {command}: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-    )
+    _complain(command, error)
     raise typer.Exit(1)
+
+
+def _complain(command: str, error: object) -> None:
+    """One line on stderr."""
+    Console(stderr=True).print(
+        _printable(f"denoised {command}: {error}"), style="red", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _printable(text: str) -> str:
+    """Without what steers a terminal: files and servers may have been written by anybody."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

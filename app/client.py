@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
 TERMINAL = ("succeeded", "failed", "canceled")
+GATEWAY_TIMEOUT = 504  # the server's words for: not ready yet
+PATIENCE = 30  # seconds of one wait
 
 
 class ServiceError(Exception):
-    """The service refused or cannot be reached; the message is its own."""
+    """The service refused or cannot be reached; the message is its own. status: of its answer, if it gave one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Client:
@@ -56,6 +63,24 @@ class Client:
         """The bytes of a picture, by the `url` of an image object."""
         return self._send("GET", url).content
 
+    def verify(self, picture: bytes) -> dict[str, Any]:
+        """`POST /verify`, for as long as it takes: makes a PNG again and returns how the two compare.
+
+        "match" says whether the bytes are the same, "reason" why not.
+        """
+        headers = {
+            "Content-Type": "image/png",
+            "Prefer": f"wait={PATIENCE}",
+            "Idempotency-Key": uuid.uuid4().hex,  # asked again, it goes on with the same job
+        }
+        while True:
+            try:
+                answer = self._send("POST", "/verify", content=picture, headers=headers, timeout=PATIENCE + 30)
+                return dict(answer.json())
+            except ServiceError as error:
+                if error.status != GATEWAY_TIMEOUT:
+                    raise
+
     def cancel(self, job_id: str) -> dict[str, Any]:
         """`DELETE /jobs/{id}`; returns the job object."""
         return dict(self._send("DELETE", f"/jobs/{job_id}").json())
@@ -78,7 +103,7 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
         if response.is_error:
-            raise ServiceError(_explained(response))
+            raise ServiceError(_explained(response), response.status_code)
         return response
 
     def _unreachable(self, error: Exception) -> ServiceError:

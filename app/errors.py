@@ -7,7 +7,7 @@ Problem                     any refusal: status, title, detail
 ├── NotFound         404    unknown, expired or somebody else's
 ├── Conflict         409    the job's state does not allow it
 ├── TooLarge         413    the body is over the limit
-├── UnsupportedMedia 415    the body is no JSON
+├── UnsupportedMedia 415    the body is no JSON, or no PNG where one is due
 ├── TooBusy          429    too much waits; carries Retry-After
 ├── Unavailable      503    Redis is away, or no worker serves the model
 └── WaitedTooLong    504    the job is not done yet; names it

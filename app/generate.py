@@ -20,6 +20,8 @@ from worker.job import JobRecord, job_object
 
 router = APIRouter(tags=["jobs"])
 
+CLIENT_GONE = 499  # nobody reads it; nginx's number for the log
+
 _PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -60,7 +62,7 @@ async def generate(
     if wanted.picture is not None:
         return await _picture(services, request, record, wanted, cancel=idempotency_key is None)
     if wanted.wait is None:
-        return JSONResponse(job_object(record, outlook), 202, headers=_location(record))
+        return JSONResponse(job_object(record, outlook), 202, headers=location(record))
     return await _waited(services, record, wanted.wait)
 
 
@@ -81,15 +83,30 @@ async def _waited(services: Services, record: JobRecord, wait: float) -> Respons
     except Closing:
         after = record
     outlook = await run_in_threadpool(services.queue.outlook, after, services.catalog.workers())
-    headers = {**_location(record), "Preference-Applied": f"wait={wait:g}"}
+    headers = {**location(record), "Preference-Applied": f"wait={wait:g}"}
     return JSONResponse(job_object(after, outlook), 200 if after.terminal else 202, headers=headers)
 
 
 async def _picture(
     services: Services, request: Request, record: JobRecord, wanted: Preference, *, cancel: bool
 ) -> Response:
-    """Wait and answer the picture; a client that goes away takes its job with it."""
-    wait = wanted.wait if wanted.wait is not None else services.settings.max_wait
+    """Wait and answer the picture."""
+    ended = await at_its_end(services, request, record, wanted.wait, cancel=cancel)
+    return Response(status_code=CLIENT_GONE) if ended is None else await _picture_of(services, ended)
+
+
+async def at_its_end(
+    services: Services, request: Request, record: JobRecord, wait: float | None, *, cancel: bool
+) -> JobRecord | None:
+    """The job when it is over; None when the client has gone away before that.
+
+    wait: seconds, None = as long as a client may wait. cancel: a client that goes away takes its job with it.
+
+    Raises:
+        WaitedTooLong: when the job is not over in time.
+        Unavailable: when the server is shutting down.
+    """
+    wait = services.settings.max_wait if wait is None else wait
     waiting = asyncio.ensure_future(services.relay.wait_for_end(record.id, wait))
     leaving = asyncio.ensure_future(_gone(request))
     try:
@@ -97,20 +114,21 @@ async def _picture(
         if not waiting.done():
             if cancel:
                 await run_in_threadpool(cancel_job, services, record)
-            return Response(status_code=499)
-        return await _picture_of(services, waiting.result() or record, wait)
+            return None
+        after = waiting.result() or record
     except Closing as error:
         raise Unavailable(f"the server is restarting; job {record.id} goes on", job=record.id) from error
     finally:
         for task in (waiting, leaving):
             task.cancel()
         await asyncio.gather(waiting, leaving, return_exceptions=True)
-
-
-async def _picture_of(services: Services, record: JobRecord, wait: float) -> Response:
-    if not record.terminal:
+    if not after.terminal:
         detail = f"job {record.id} is not done after {wait:g} s; it goes on, see {job_object(record)['links']['self']}"
-        raise WaitedTooLong(detail, headers=_location(record), job=record.id)
+        raise WaitedTooLong(detail, headers=location(record), job=record.id)
+    return after
+
+
+async def _picture_of(services: Services, record: JobRecord) -> Response:
     if record.status == "canceled":
         raise Conflict(f"job {record.id} was canceled", job=record.id)
     if record.status == "failed":
@@ -128,5 +146,6 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _location(record: JobRecord) -> dict[str, str]:
+def location(record: JobRecord) -> dict[str, str]:
+    """The header that says where a job is."""
     return {"Location": f"/jobs/{record.id}"}

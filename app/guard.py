@@ -1,7 +1,8 @@
 """Who may call, and with what; the first thing every request and socket meets.
 
 With API keys: a key (or, for a browser's WebSocket, a ticket) on all but the open routes.
-Without: local programs only, told by Host, Origin and Sec-Fetch-Site. A body must be JSON.
+Without: local programs only, told by Host, Origin and Sec-Fetch-Site. A body must be JSON, or
+for `POST /verify` a PNG: neither is a kind that a browser sends to another site without asking first.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from worker.store import Store
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 OPEN_ROUTES = ("/", "/healthz", "/readyz")
 OPEN_FOLDER = "/playground/"
+TAKES_PNG = ("POST", "/verify")
 
 
 def key_hash(key: str) -> str:
@@ -62,7 +64,7 @@ class Guard:
         else:
             self._check_local(scope, headers)
             owner = ""
-        _check_body(headers)
+        _check_body(scope, headers)
         return owner
 
     async def _owner(self, scope: Scope, headers: Headers) -> str:
@@ -144,11 +146,18 @@ def _limited(receive: Receive) -> Receive:
     return limited
 
 
-def _check_body(headers: Headers) -> None:
+def _check_body(scope: Scope, headers: Headers) -> None:
     has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
     length = headers.get("content-length", "0")
     if length.isdecimal() and (len(length) > 15 or int(length) > MAX_BODY):
         raise TooLarge(f"the body has {length[:20]} bytes (allowed: {MAX_BODY})")
     kind = headers.get("content-type", "")
-    if has_body and kind.partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMedia(f"Content-Type {kind[:80]!r} is not supported (supported: application/json)")
+    supported = _supported(scope)
+    if has_body and kind.partition(";")[0].strip().lower() != supported:
+        raise UnsupportedMedia(f"Content-Type {kind[:80]!r} is not supported (supported: {supported})")
+
+
+def _supported(scope: Scope) -> str:
+    """The one kind of body that a route takes."""
+    png = scope["type"] == "http" and (scope["method"], scope["path"]) == TAKES_PNG
+    return "image/png" if png else "application/json"

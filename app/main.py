@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import errors, events, films, generate, jobs, operations
+from app import errors, events, films, generate, jobs, operations, verify
 from app.guard import Guard
 from app.services import Services
 from app.settings import ApiSettings
@@ -37,7 +37,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     app.state.services = services
     errors.install(app)
-    for router in (generate.router, jobs.router, films.router, events.router, operations.router):
+    for router in (generate.router, verify.router, jobs.router, films.router, events.router, operations.router):
         app.include_router(router)
     app.add_middleware(Guard, settings=settings, store=services.store)
     if settings.allowed_origins:

@@ -146,6 +146,24 @@ class JobList(BaseModel):
     next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last")]
 
 
+class NumericsPair(BaseModel):
+    picture: Annotated[str, Field(description="what the file says that it was made under")]
+    here: Annotated[str | None, Field(description="what it was made again under")]
+
+
+class Verification(BaseModel):
+    """`POST /verify`: a picture beside the one that its own request makes now."""
+
+    match: Annotated[bool, Field(description="the two files are the same bytes")]
+    pixels_match: Annotated[bool, Field(description="they show the same, whatever else their files hold")]
+    reason: Annotated[str | None, Field(description="why they are not the same bytes; null when they are")]
+    sha256: Annotated[str, Field(description="of the file that was sent")]
+    expected_sha256: Annotated[str, Field(description="of the picture made again")]
+    numerics: NumericsPair
+    request: Annotated[dict[str, JsonValue], Field(description="as the file carries it; a body for POST /generate")]
+    job: Annotated[str, Field(description="which made it again; its image 0 is the picture")]
+
+
 class ModelObject(ModelCard):
     """A model that live workers serve, and how many of them."""
 

@@ -22,6 +22,7 @@ ROUTES = [
     ("PATCH", "/generate", 405),
     ("GET", "/jobs?limit=0", 422),
     ("POST", "/tickets", 200),
+    ("POST", "/verify", 422),
     ("GET", "/openapi.json", 200),
     ("GET", "/docs", 200),
 ]

@@ -91,6 +91,7 @@ def test_a_socket_without_redis_is_told_to_try_later(browse: Browse, nowhere: st
 
 ROUTES = {
     "/generate": {"post"},
+    "/verify": {"post"},
     "/jobs": {"get"},
     "/jobs/{job_id}": {"get", "delete"},
     "/jobs/{job_id}/images/{index}": {"get"},

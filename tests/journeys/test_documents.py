@@ -60,6 +60,12 @@ def test_the_curl_example_writes_a_picture(readme: str, service: Any, tmp_path: 
         assert picture.size == (28, 28)
 
 
+def test_the_example_of_verifying_finds_the_bytes_equal(readme: str, service: Any, tmp_path: Path) -> None:
+    example = _at(_example(readme, "sh", "curl"), service) + _example(readme, "sh", "denoised verify")
+    printed = _run(["bash", "-e", "-c", example], tmp_path, service)
+    assert printed == "sneaker.png: made again, the bytes are equal (fashion-mnist, sneaker, seed 7)\n"
+
+
 def test_the_command_line_example_writes_its_pictures(readme: str, service: Any, tmp_path: Path) -> None:
     printed = _run(["bash", "-e", "-c", _example(readme, "sh", "denoised generate")], tmp_path, service)
     files = sorted((tmp_path / "boots").glob("*.png"))
@@ -158,7 +164,18 @@ def test_the_worked_plan_of_the_mathematics_is_the_one_that_is_compiled(mathemat
 
 @pytest.mark.parametrize(
     "command",
-    [["serve"], ["api"], ["worker"], ["train"], ["train-features"], ["evaluate"], ["likelihood"], ["generate"], []],
+    [
+        ["serve"],
+        ["api"],
+        ["worker"],
+        ["train"],
+        ["train-features"],
+        ["evaluate"],
+        ["likelihood"],
+        ["generate"],
+        ["verify"],
+        [],
+    ],
 )
 def test_every_command_explains_itself(command: list[str]) -> None:
     done = subprocess.run(

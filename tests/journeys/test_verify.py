@@ -1,0 +1,193 @@
+"""From a picture back to its request and to the picture again, on the bundled models."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+import app.client
+from app.client import Client
+from app.schemas import Verification
+
+REQUEST = {"label": "sneaker", "seed": 7, "steps": 5, "n": 2}
+PNG = {"Content-Type": "image/png"}
+
+
+@pytest.fixture(scope="module")
+def picture(service: Any) -> bytes:
+    """The second of two that were made at once: seed 8."""
+    with service.client() as client:
+        job = client.post("/generate", json=REQUEST, headers={"Prefer": "wait=60"}).json()
+        return bytes(client.get(job["images"][1]["url"]).content)
+
+
+def saved(image: Image.Image, **changed: Any) -> bytes:
+    """The image written by another program than ours, with the text it carried."""
+    info, out = PngInfo(), io.BytesIO()
+    parameters = json.loads(image.text["parameters"])  # type: ignore[attr-defined]
+    info.add_itxt("parameters", json.dumps(parameters | changed, ensure_ascii=False))
+    image.save(out, "png", pnginfo=info, compress_level=0)
+    return out.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=["PNG"])
+    image.load()
+    return image
+
+
+def verdict(service: Any, data: bytes) -> dict[str, Any]:
+    with service.client() as client:
+        answer = client.post("/verify", content=data, headers=PNG)
+    assert answer.status_code == 200, answer.text
+    return Verification.model_validate(answer.json()).model_dump()
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of one pixel changed, written as the worker writes."""
+    image = opened(data)
+    image.putpixel((14, 14), int(np.asarray(image)[14, 14]) ^ 1)
+    out, info = io.BytesIO(), PngInfo()
+    info.add_itxt("parameters", image.text["parameters"])  # type: ignore[attr-defined]
+    image.save(out, "png", pnginfo=info)
+    return out.getvalue()
+
+
+def denoised(*arguments: object, service: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app", "verify", "--url", service.url, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_picture_is_made_again_to_the_last_byte(service: Any, picture: bytes) -> None:
+    found = verdict(service, picture)
+    assert (found["match"], found["pixels_match"], found["reason"]) == (True, True, None)
+    assert (found["request"]["model"], found["request"]["label"]) == ("fashion-mnist", "sneaker")
+    assert (found["request"]["seed"], found["request"]["n"]) == (8, 1)
+    assert found["numerics"]["picture"] == found["numerics"]["here"]
+    with service.client() as client:
+        job = client.get(f"/jobs/{found['job']}").json()
+        assert job["images"][0]["sha256"] == found["sha256"] == found["expected_sha256"]
+        again = client.post("/generate", json=found["request"], headers={"Accept": "image/png"})
+        assert again.content == picture
+
+
+def test_one_flipped_bit_of_one_pixel_is_found(service: Any, picture: bytes) -> None:
+    found = verdict(service, flipped(picture))
+    assert (found["match"], found["pixels_match"]) == (False, False)
+    assert "changed" in found["reason"]
+
+
+def test_another_seed_in_the_file_is_found(service: Any, picture: bytes) -> None:
+    found = verdict(service, saved(opened(picture), seed=9))
+    assert (found["match"], found["pixels_match"], found["request"]["seed"]) == (False, False, 9)
+
+
+def test_a_file_written_again_is_told_from_a_changed_picture(service: Any, picture: bytes) -> None:
+    found = verdict(service, saved(opened(picture)))
+    assert (found["match"], found["pixels_match"]) == (False, True)
+    assert "only the file" in found["reason"]
+
+
+def test_other_numerics_are_named_as_the_cause(service: Any, picture: bytes) -> None:
+    found = verdict(service, saved(opened(picture), numerics="eager/torch-0.1/abacus"))
+    assert found["match"] is False
+    assert "eager/torch-0.1/abacus" in found["reason"]
+    assert found["numerics"]["here"] in found["reason"]
+
+
+def test_what_cannot_be_verified_is_refused_in_words(service: Any, picture: bytes) -> None:
+    with service.client() as client:
+        unknown = client.post("/verify", content=saved(opened(picture), model="shoes"), headers=PNG)
+        assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "model")
+        assert '"shoes" is not served' in unknown.json()["detail"]
+        for kind in ("webp", "jpeg"):
+            made = client.post("/generate", json={"steps": 1}, headers={"Accept": f"image/{kind}"}).content
+            refused = client.post("/verify", content=made, headers=PNG)
+            assert (refused.status_code, "no PNG" in refused.json()["detail"]) == (415, True)
+            refused = client.post("/verify", content=made, headers={"Content-Type": f"image/{kind}"})
+            assert (refused.status_code, "image/png" in refused.json()["detail"]) == (415, True)
+
+
+def test_a_client_that_goes_away_takes_the_job_with_it(service: Any, picture: bytes) -> None:
+    long = saved(opened(picture), steps=1000, seed=99)
+    with service.client() as client:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/verify", content=long, headers=PNG, timeout=1.0)
+        job = next(job for job in client.get("/jobs").json()["jobs"] if job["seed"] == 99)
+        with client.stream("GET", job["links"]["events"], headers={"Accept": "text/event-stream"}) as stream:
+            events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+        assert events[-1]["type"] == "canceled"
+
+
+def test_the_client_waits_for_one_job_however_often_it_has_to_ask(
+    service: Any, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.client, "PATIENCE", 0)
+    with Client(service.url) as client:
+        found = client.verify(saved(opened(picture), steps=20, seed=4242))
+    assert (found["match"], found["request"]["seed"]) == (False, 4242)
+    with service.client() as http:
+        jobs = http.get("/jobs?limit=10").json()["jobs"]
+        assert [job["id"] for job in jobs if job["seed"] == 4242] == [found["job"]]
+
+
+def test_the_command_says_line_by_line_what_matches(service: Any, picture: bytes, tmp_path: Path) -> None:
+    good, bad, broken = tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "broken.png"
+    good.write_bytes(picture)
+    bad.write_bytes(flipped(picture))
+    broken.write_bytes(picture[:100])
+    done = denoised(good, service=service)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{good}: made again, the bytes are equal (fashion-mnist, sneaker, seed 8)\n"
+    done = denoised(bad, good, service=service)
+    assert done.returncode == 1
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"{bad}: made again, the bytes differ, because ")
+    assert second.startswith(f"{good}: made again, the bytes are equal ")
+    done = denoised(broken, tmp_path / "none.png", good, service=service)
+    assert (done.returncode, len(done.stdout.splitlines())) == (2, 1)
+    first, second = done.stderr.splitlines()
+    assert re.search("broken.png: .*cut short", first)
+    assert re.search("none.png: cannot be read", second)
+
+
+def test_the_command_speaks_json(service: Any, picture: bytes, tmp_path: Path) -> None:
+    good, broken = tmp_path / "good.png", tmp_path / "broken.png"
+    good.write_bytes(picture)
+    broken.write_bytes(b"\x1b[2J")
+    done = denoised("--json", good, broken, service=service)
+    assert (done.returncode, done.stderr) == (2, "")
+    verified, refused = [json.loads(line) for line in done.stdout.splitlines()]
+    assert verified.pop("file") == str(good)
+    assert Verification.model_validate(verified).match is True
+    assert (refused["file"], "no PNG" in refused["error"]) == (str(broken), True)
+
+
+def test_the_command_writes_nothing_that_steers_a_terminal(service: Any, picture: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "evil\x1b[2J.png"
+    file.write_bytes(saved(opened(picture), **{"\x1b]0;owned\x07": 1}))
+    done = denoised(file, service=service)
+    assert done.returncode == 2
+    assert "is no field of this request" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_a_server_the_command_says_how_to_start_one(picture: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "good.png"
+    file.write_bytes(picture)
+    command = [sys.executable, "-m", "app", "verify", "--url", "http://127.0.0.1:9", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "denoised serve" in done.stderr
