@@ -65,7 +65,7 @@ def serve(
     trust_network: TrustNetwork = False,
 ) -> None:
     """Start everything on this machine: an embedded Valkey, the API and one worker."""
-    from app.serve import ServeError, ServeSettings
+    from app.serve import ChildRefused, ServeError, ServeSettings
     from app.serve import serve as run
 
     if not os.environ.get("DENOISED_API_KEYS") and not os.environ.get("DENOISED_API_KEYS_FILE"):
@@ -77,6 +77,8 @@ def serve(
     settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network)
     try:
         run(settings, say=lambda text: print(text, flush=True))  # noqa: T201
+    except ChildRefused as refused:
+        raise typer.Exit(1) from refused
     except ServeError as error:
         _refuse("serve", error)
 

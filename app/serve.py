@@ -32,6 +32,10 @@ class ServeError(Exception):
     """The service cannot start; one line says why and what to do."""
 
 
+class ChildRefused(ServeError):
+    """A child ended with exit code 1, its reason on stderr: nothing is to be added."""
+
+
 @dataclass(frozen=True)
 class ServeSettings:
     """worker_arguments: passed on to `denoised worker`; redis_url: None = start a Valkey."""
@@ -106,11 +110,14 @@ class Supervisor:
         """Wait for a condition while every child lives.
 
         Raises:
-            ServeError: when a child ends or the time is up.
+            ChildRefused: when a child ends as programs here do that have said why.
+            ServeError: when it ends in another way or the time is up.
         """
         end = time.monotonic() + timeout
         while not ready():
             for child in self.children:
+                if child.exit_code == 1 and not self.stopping:
+                    raise ChildRefused(f"the {child.name} would not start")
                 if child.exit_code is not None and not self.stopping:
                     raise ServeError(f"the {child.name} ended with exit code {child.exit_code} before {what}")
             if self.stopping:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ def _program() -> None:
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         Path,
         _option(
@@ -55,10 +57,10 @@ def train(
     flip: Annotated[
         bool | None, _option("--flip/--no-flip", help="mirror every other image: not for digits or letters [no]")
     ] = None,
-    prediction: Annotated[
+    prediction_type: Annotated[
         str | None, _option("--prediction", help=f"what it predicts: {', '.join(PREDICTION_TYPES)}")
     ] = None,
-    schedule: Annotated[str | None, _option("--schedule", help=f"noise schedule: {', '.join(BETAS)}")] = None,
+    beta_schedule: Annotated[str | None, _option("--schedule", help=f"noise schedule: {', '.join(BETAS)}")] = None,
     zero_snr: Annotated[
         bool | None, _option("--zero-snr/--no-zero-snr", help="end the schedule in pure noise; not with epsilon [no]")
     ] = None,
@@ -84,30 +86,10 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C saves a checkpoint and stops; --resume goes on exactly from there."""
     console = Console()
-    given = {
-        "preset": preset,
-        "images": images,
-        "batch": batch,
-        "accumulate": accumulate,
-        "size": size,
-        "background": background,
-        "unreadable": unreadable,
-        "flip": flip,
-        "prediction_type": prediction,
-        "beta_schedule": schedule,
-        "zero_snr": zero_snr,
-        "learning_rate": learning_rate,
-        "lr_schedule": lr_schedule,
-        "warmup": warmup,
-        "min_snr_gamma": min_snr_gamma,
-        "label_dropout": label_dropout,
-        "ema_decay": ema_decay,
-        "seed": seed,
-        "precision": precision,
-        "threads": threads,
-    }
+    settings = {field.name for field in dataclasses.fields(TrainingConfig)}
+    given = {name: value for name, value in context.params.items() if name in settings and value is not None}
     try:
-        trainer = _trainer(data, out, device, resume, init, {k: v for k, v in given.items() if v is not None})
+        trainer = _trainer(data, out, device, resume, init, given)
         for skipped in trainer.dataset.skipped:
             _complain(f"skipped {skipped}")
         parameters = sum(p.numel() for p in trainer.net.parameters())

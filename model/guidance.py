@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from model.noise import Estimate, estimate, training_target
+
+
+def merge(
+    conditional: Estimate,
+    unconditional: Estimate,
+    x: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    prediction_type: str,
+    scale: Sequence[float],
+    amount: Sequence[float],
+) -> Estimate:
+    """Guidance of images x (B, C, H, W) at levels α, σ (B,), each with its own scale and its own rescaling.
+
+    scale: B of `guide`; amount: B of `rescale`, which is left out where all are 0.
+    """
+    guided = guide(conditional, unconditional, torch.tensor(scale, dtype=torch.float32, device=x.device))
+    if not any(amount):
+        return guided
+    phi = torch.tensor(amount, dtype=torch.float32, device=x.device)
+    return rescale(guided, conditional, x, alpha, sigma, prediction_type, phi)
 
 
 def guide(conditional: Estimate, unconditional: Estimate, scale: Tensor) -> Estimate:

@@ -115,11 +115,9 @@ def advance(registers: Tensor, estimate: Estimate, z: Tensor, matrices: Tensor) 
     return out
 
 
-def spread_noise(z: Tensor, estimate: Estimate, spread: Tensor) -> Tensor:
-    """z·exp(spread·share), elementwise, for networks with a learned variance; z as it is for others.
+def spread_noise(z: Tensor, share: Tensor, spread: Tensor) -> Tensor:
+    """z·exp(spread·share), elementwise, for networks with a learned variance.
 
-    z: (B, C, H, W); spread: (B,) of the plans' rows.
+    z, share: (B, C, H, W); spread: (B,) of the plans' rows.
     """
-    if estimate.share is None:
-        return z
-    return z * torch.exp(spread[:, None, None, None] * estimate.share)
+    return z * torch.exp(spread[:, None, None, None] * share)

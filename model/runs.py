@@ -41,6 +41,7 @@ from model.sampling import sample
 from model.training import Trainer
 
 KEPT_CHECKPOINTS = 2
+CHANGEABLE = ("images", "learning_rate")  # in a run that is resumed
 METRICS = ("step", "images", "loss", "grad_norm", "learning_rate", "images_per_second")
 
 
@@ -72,17 +73,17 @@ def store_config(config: TrainingConfig, out: Path) -> None:
 
 
 def resumed_config(out: Path, given: Mapping[str, Any]) -> TrainingConfig:
-    """The run's own settings; only its length may be changed.
+    """The run's own settings; its length may be changed, and its rate (for a run that came apart).
 
     Raises:
         TrainingError: for anything else that differs, by name.
     """
     stored = stored_config(out)
     for name, value in given.items():
-        if name != "images" and value != getattr(stored, name):
+        if name not in CHANGEABLE and value != getattr(stored, name):
             raise TrainingError(
                 f"{name} = {value} differs from the run's {getattr(stored, name)}: it goes on as it began "
-                "(only images may change)"
+                f"(what may change: {', '.join(CHANGEABLE)})"
             )
     return dataclasses.replace(stored, **given)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.denoiser import PixelModel
-from model.guidance import guide, rescale
+from model.guidance import merge
 from model.plans import advance, spread_noise
 
 
@@ -59,11 +59,13 @@ def sample(
         )
         estimate = model.denoise(x, t, alpha, sigma, conditions)
         if guidance_scale != 1.0:
-            merged = guide(estimate, model.denoise(x, t, alpha, sigma, nothing), _filled(guidance_scale, count, device))
-            amount = _filled(guidance_rescale, count, device)
-            estimate = rescale(merged, estimate, x, alpha, sigma, model.prediction_type, amount)
+            without = model.denoise(x, t, alpha, sigma, nothing)
+            scales, amounts = [guidance_scale] * count, [guidance_rescale] * count
+            estimate = merge(estimate, without, x, alpha, sigma, model.prediction_type, scales, amounts)
         estimate = model.clipping(estimate, x, alpha, sigma, guided)
-        z = spread_noise(draw(), estimate, spread) if plan.draws(row) else torch.zeros_like(x)
+        z = draw() if plan.draws(row) else torch.zeros_like(x)
+        if estimate.share is not None:
+            z = spread_noise(z, estimate.share, spread)
         matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)
         registers = advance(registers, estimate, z, matrices)
     return registers[:, 0]

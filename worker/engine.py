@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.denoiser import Clipping
-from model.guidance import guide, rescale
+from model.guidance import merge
 from model.noise import Estimate
 from model.plans import advance, spread_noise
 from worker.batch import RunningBatch
@@ -111,7 +111,8 @@ class Engine:
         guided = torch.tensor([trajectory.guided for trajectory in group], device=model.device)
         estimate = model.clipping(estimate, seen, level.alpha, level.sigma, guided)
         z = torch.stack([trajectory.draw() for trajectory in group]).to(model.device)
-        z = spread_noise(z, estimate, _column(group, "spread", model.device))
+        if estimate.share is not None:
+            z = spread_noise(z, estimate.share, _column(group, "spread", model.device))
         registers = advance(registers, estimate, z, _matrices(group, registers.shape[1]).to(model.device))
         sound = torch.isfinite(registers).flatten(1).all(dim=1).tolist()
         turn = Turn(rows)
@@ -137,8 +138,12 @@ class Engine:
         both = model.denoise(x[order], branches.t, branches.alpha, branches.sigma, conditions)
         estimate = both.of(range(len(group)))
         without = both.of(range(len(group), len(order)))
-        members = [group[k] for k in guided]
-        merged = _merged(model, members, x[guided], level.of(guided), both.of(guided), without)
+        there = level.of(guided)
+        scales = [group[k].guidance_scale for k in guided]
+        amounts = [group[k].guidance_rescale for k in guided]
+        merged = merge(
+            both.of(guided), without, x[guided], there.alpha, there.sigma, model.prediction_type, scales, amounts
+        )
         estimate.x0[guided], estimate.epsilon[guided] = merged.x0, merged.epsilon
         return estimate, len(order)
 
@@ -188,23 +193,6 @@ def _column(group: Sequence[Trajectory], table: str, device: torch.device) -> Te
     """(B,) float32 of everybody's row, from the plans' float64 tables."""
     values = [float(getattr(trajectory.plan, table)[trajectory.row]) for trajectory in group]
     return torch.tensor(values, dtype=torch.float32, device=device)
-
-
-def _merged(
-    model: Denoiser,
-    guided: Sequence[Trajectory],
-    x: Tensor,
-    level: Level,
-    conditional: Estimate,
-    unconditional: Estimate,
-) -> Estimate:
-    """Guidance, each member by its own scale."""
-    scale = torch.tensor([trajectory.guidance_scale for trajectory in guided], device=model.device)
-    merged = guide(conditional, unconditional, scale)
-    if not any(trajectory.guidance_rescale for trajectory in guided):
-        return merged
-    amount = torch.tensor([trajectory.guidance_rescale for trajectory in guided], device=model.device)
-    return rescale(merged, conditional, x, level.alpha, level.sigma, model.prediction_type, amount)
 
 
 def _diagnosed(error: Exception) -> TrajectoryError:

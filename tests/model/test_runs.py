@@ -182,10 +182,11 @@ def test_a_folder_with_a_run_is_not_begun_again(dataset: Dataset, tmp_path: Path
         runs.start(CONFIG, tmp_path)
 
 
-def test_a_resumed_run_may_be_longer_and_nothing_else(tmp_path: Path) -> None:
+def test_a_resumed_run_may_be_longer_or_slower_and_nothing_else(tmp_path: Path) -> None:
     runs.start(CONFIG, tmp_path)
     assert runs.resumed_config(tmp_path, {"images": 99, "batch": CONFIG.batch}).images == 99
-    for name, value in (("batch", CONFIG.batch + 1), ("learning_rate", 0.5), ("preset", "large")):
+    assert runs.resumed_config(tmp_path, {"learning_rate": 1e-5}).learning_rate == 1e-5
+    for name, value in (("batch", CONFIG.batch + 1), ("seed", 99), ("preset", "large")):
         with pytest.raises(TrainingError, match=f"{name} = {value} differs from the run's {getattr(CONFIG, name)}"):
             runs.resumed_config(tmp_path, {name: value})
 
