@@ -30,6 +30,8 @@ STOPSIGNAL SIGTERM
 
 
 FROM base AS worker
+# The worker compiles its network's kernels for the processor it finds; without a compiler it is slower.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 # The lock says which version of torch; the build that pip takes by itself on x86-64 runs on CPU and GPU and has several
 # GB. For a small image, CPU only, give the address of such a wheel: --build-arg TORCH='torch @ https://…'
 ARG TORCH=torch

@@ -6,7 +6,6 @@ Source: Ho et al. 2020 (arXiv:2006.11239), appendix B.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from model.config import UNetConfig
@@ -102,7 +101,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor) -> Tensor:
         for j, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, skips.pop()], dim=1), emb)
+            x = resnet(x, emb, skips.pop())
             if self.attentions is not None:
                 x = self.attentions[j](x)
         return self.upsamplers[0](x, emb) if self.upsamplers is not None else x

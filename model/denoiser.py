@@ -19,6 +19,7 @@ from torch import Tensor
 from model.card import ModelCard
 from model.errors import PlanError
 from model.grids import Grid
+from model.native.network import NativeUNet
 from model.noise import Estimate, NoiseSchedule, epsilon_from_x0, estimate, score_from_epsilon
 from model.plans import Plan
 from model.samplers import compile_plan
@@ -70,7 +71,7 @@ class PixelModel:
         clipping: Clipping,
         card: ModelCard,
     ) -> None:
-        self.unet = unet.eval().requires_grad_(False)
+        self.unet: UNet | NativeUNet = unet.eval().requires_grad_(False)
         self.schedule = schedule
         self.prediction_type = prediction_type
         self.grid = grid

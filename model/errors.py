@@ -5,7 +5,8 @@ ModelError
 ├── PlanError         a sampler that does not exist or a number of steps that cannot be
 ├── DataError         a data set that is missing, broken or of the wrong shape
 ├── TrainingError     a run that cannot be started or resumed
-└── EvaluationError   pictures that cannot be measured
+├── EvaluationError   pictures that cannot be measured
+└── KernelError       kernels that cannot be had on this machine
 """
 
 
@@ -31,3 +32,7 @@ class TrainingError(ModelError):
 
 class EvaluationError(ModelError):
     """Pictures cannot be measured; says why and what to do."""
+
+
+class KernelError(ModelError):
+    """The compiled kernels cannot be had here; says why."""

@@ -58,7 +58,10 @@ class ResnetBlock(nn.Module):
         self.resample = RESAMPLE[resample] if resample is not None else None
         self.output_scale = output_scale
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, kept: Tensor | None = None) -> Tensor:
+        """x, on the way up with what was kept on the way down beside its channels; emb: (B, width)."""
+        if kept is not None:
+            x = torch.cat([x, kept], dim=1)
         h = self.activation(self.norm1(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from model.blocks import joined
@@ -68,7 +67,7 @@ class SkipUpBlock(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor]:
         """picture: what the levels below made, at half the size; None at the lowest. Returns x and it, both larger."""
         for resnet in self.resnets:
-            x = resnet(torch.cat([x, skips.pop()], dim=1), emb)
+            x = resnet(x, emb, skips.pop())
         if self.attentions is not None:
             x = self.attentions[0](x)
         grown = x.new_zeros(()) if picture is None else fir_up(picture)

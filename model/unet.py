@@ -60,9 +60,12 @@ class UNet(nn.Module):
         units of training timesteps (with Fourier features σ, over 0), one an image; label: (B,)
         class indices, the last of `num_class_embeds` meaning "no label". Returns (B, out_channels, H, W).
         """
+        return self.evaluate(x, t, self.embed(t, label, x.dtype))
+
+    def evaluate(self, x: Tensor, t: Tensor, emb: Tensor) -> Tensor:
+        """`forward` with what every block is told, emb (B, width), made already."""
         if self.config.center_input_sample:
             x = 2 * x - 1.0
-        emb = self.embed(t, label, x.dtype)
         h = self._up(self._down(x, emb), emb)
         if self.config.time_embedding_type == "fourier":  # the network's output is σ times a score
             h = h / t.to(h.dtype)[:, None, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import torch
 
 from model.checkpoint import ZOO, load_model
 from model.denoiser import PixelModel
-from model.errors import CheckpointError
-from model.packing import pack
-from worker.numerics import is_packed, numerics
+from model.errors import CheckpointError, KernelError
+from model.native.network import NativeUNet
+from model.packing import can_pack, pack
+from model.unet import UNet
+from worker.numerics import EAGER, NATIVE, PACKED, numerics
+
+log = logging.getLogger("denoised.worker")
 
 DEFAULT = "fashion-mnist"  # of the bundled models, what a request gets that names none
 
@@ -29,10 +34,27 @@ def load_models(folders: Sequence[Path], *, device: str, max_images: int) -> dic
         name = folder.resolve().name
         if name in models:
             raise CheckpointError(f"{folder}: a model named {name!r} is served already; rename one of the folders")
-        models[name] = load_model(folder, device=device, name=name, max_images=max_images, numerics=numerics(device))
-        if is_packed(device):
-            pack(models[name].unet)
+        model = load_model(folder, device=device, name=name, max_images=max_images)
+        path = _take_fastest_path(model)
+        model.card = model.card.model_copy(update={"numerics": numerics(device, path)})
+        models[name] = model
     return models
+
+
+def _take_fastest_path(model: PixelModel) -> str:
+    """Give a model the fastest network there is here that keeps the bits at every batch size; returns its path."""
+    if model.device.type != "cpu":
+        return EAGER
+    assert isinstance(model.unet, UNet)
+    try:
+        model.unet = NativeUNet(model.unet, model.shape)
+        return NATIVE
+    except KernelError as error:
+        log.warning("%s: %s; its evaluations take longer", model.card.name, error)
+    if not can_pack(model.device):
+        return EAGER
+    pack(model.unet)
+    return PACKED
 
 
 def bundled() -> list[Path]:

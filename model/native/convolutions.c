@@ -1,0 +1,78 @@
+/*
+ * Convolutions, compiled for the shapes of one network: TILES names them, as
+ * TILE(size, stride, channels, pixels, vectors) for each.
+ *
+ * A tile is some pixels of a row by some vectors of output channels, held in registers while it goes
+ * through the weights; the channels of x are a constant, so that every address is one. An output is the
+ * bias, then one fused multiply-add after another in the order of the weights: no bit of it depends on
+ * the tile it is in, on the batch or on the number of threads.
+ */
+
+#include "lanes.h"
+
+#define MOST_PIXELS 14
+#define MOST_VECTORS 4
+
+/*
+ * One tile. x: its upper left corner, `row` floats between rows; weights: (size, size, channels, vectors, LANES);
+ * out, plus: its first pixel, out_channels floats between pixels; plus: what is added, or NULL.
+ */
+INLINE void tile(const float *x, long row, const float *weights, const float *bias, const float *plus, float *out,
+                 long out_channels, const int size, const int stride, const long channels, const int pixels,
+                 const int vectors)
+{
+    lanes sum[MOST_PIXELS][MOST_VECTORS];
+#pragma GCC unroll 16
+    for (int p = 0; p < pixels; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sum[p][v] = load(bias + v * LANES);
+
+    for (int a = 0; a < size; a++)
+        for (int b = 0; b < size; b++) {
+            const float *from = x + a * row + b * channels;
+            for (long c = 0; c < channels; c++, weights += vectors * LANES) {
+                lanes weight[MOST_VECTORS];
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++) weight[v] = load(weights + v * LANES);
+#pragma GCC unroll 16
+                for (int p = 0; p < pixels; p++)
+#pragma GCC unroll 4
+                    for (int v = 0; v < vectors; v++) sum[p][v] += from[p * stride * channels + c] * weight[v];
+            }
+        }
+
+#pragma GCC unroll 16
+    for (int p = 0; p < pixels; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            long at = p * out_channels + v * LANES;
+            store(out + at, plus ? sum[p][v] + load(plus + at) : sum[p][v]);
+        }
+}
+
+/*
+ * x: (batch, height, width, channels), what surrounds the picture included; weights: (out_channels / (vectors * LANES),
+ * size, size, channels, vectors, LANES); out, plus: (batch, out_height, out_width, out_channels). The last tile of a row
+ * begins where it ends with the row, over pixels that are done already. out_width is at least a tile's.
+ */
+#define TILE(size, stride, channels, pixels, vectors)                                                                \
+    void denoised_convolve_##size##_##stride##_##channels##_##pixels##_##vectors(                                    \
+        long batch, const float *x, const float *weights, const float *bias, const float *plus, float *out,          \
+        long height, long width, long out_height, long out_width, long out_channels)                                 \
+    {                                                                                                                \
+        const long bands = out_channels / (vectors * LANES), rows = batch * out_height;                              \
+        _Pragma("omp parallel for schedule(static)")                                                                 \
+        for (long unit = 0; unit < rows * bands; unit++) {                                                           \
+            const long image = unit / (out_height * bands), band = unit / out_height % bands, i = unit % out_height; \
+            const float *from = x + (image * height + i * stride) * width * channels;                                \
+            for (long first = 0; first < out_width; first += pixels) {                                               \
+                const long j = first + pixels <= out_width ? first : out_width - pixels;                             \
+                const long at = ((image * out_height + i) * out_width + j) * out_channels + band * vectors * LANES;  \
+                tile(from + j * stride * channels, width * channels,                                                 \
+                     weights + band * size * size * channels * vectors * LANES, bias + band * vectors * LANES,       \
+                     plus ? plus + at : 0, out + at, out_channels, size, stride, channels, pixels, vectors);         \
+            }                                                                                                        \
+        }                                                                                                            \
+    }
+
+TILES
