@@ -125,7 +125,9 @@ class Round:
         """
         counted = self.counted
         if not counted:
-            raise BenchError(f"{self.url}: no request ended within {self.end - self.start:g} s: the rounds are too short")
+            raise BenchError(
+                f"{self.url}: no request ended within {self.end - self.start:g} s: the rounds are too short"
+            )
         before = max((a.ended for a in self.answered if a.ended <= self.start), default=self.start)
         return sum(a.ask.evaluations for a in counted) / (counted[-1].ended - before)
 

@@ -54,9 +54,7 @@ def _batches(figures: Figures) -> Drawing:
 def _sizes(figures: Figures) -> Drawing:
     drawing, (axes,) = _drawing(1)
     found = curves(figures, names.SHAPES, names.MILLISECONDS, after=" pixels")
-    _draw(axes, found, "width and height of the image, pixels", "ms an evaluation, one image")
-    axes.set(xscale="linear", yscale="log")
-    _plain(axes)
+    _draw(axes, found, "width and height of the image, pixels", "ms an evaluation, one image", x_scale="linear")
     return drawing
 
 
@@ -76,8 +74,12 @@ def _draw(
     x_label: str,
     y_label: str,
     value: Callable[[float, float], float] = lambda x, sample: sample,
+    x_scale: str = "log",
 ) -> None:
     """Medians as lines, the least and greatest of the rounds as a band."""
+    if not found:
+        axes.text(0.5, 0.5, "not measured yet", ha="center")
+        return
     for subject, curve in found.items():
         xs = [x for x, _ in curve]
         rounds = [[value(x, sample) for sample in figure.samples] for x, figure in curve]
@@ -85,15 +87,14 @@ def _draw(
         colour = COLOURS[subject]
         axes.plot(xs, middles, label=subject, color=colour, marker=MARKERS[subject], markersize=5, linewidth=1.6)
         axes.fill_between(xs, [min(r) for r in rounds], [max(r) for r in rounds], color=colour, alpha=0.15, linewidth=0)
-    axes.set_xscale("log")
+    axes.set_xscale(x_scale)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_xticks(sorted({x for curve in found.values() for x, _ in curve}))
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if found:
-        axes.legend(frameon=False)
+    axes.legend(frameon=False)
     _plain(axes)
 
 

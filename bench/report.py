@@ -36,6 +36,8 @@ METHOD = """\
 - **Three step counts**: 10, 20 and 50 steps, equally often. **Real traffic**: every number of steps from 5 to 60 once
   in 56 requests, a quarter of them guided. Sixteen clients ask in a closed loop, over HTTP, for PNGs, which are
   checked; all servers get the same requests in the same order, and make the same picture of the same request.
+- (a) and (b) evaluate the network in the memory format in which diffusers loads it (contiguous) and with torch's own
+  number of threads, as denoised does.
 - All servers live through the whole run, and all but the one that is measured are held still (SIGSTOP). They take turns
   in every round. The client shares the cores with the server.
 - A figure is the median over the rounds, in brackets the least and the greatest. A ratio is taken round by round.
