@@ -30,11 +30,11 @@ async def follow_loop(
         BenchError: when a job does not end in its picture.
     """
     start = time.perf_counter() + warm_up
-    result = Round(url, start, start + seconds)
+    result = Round(url, start, start + seconds, least=clients)
     frames: Counter[str] = Counter()
 
     async def client(http: httpx.AsyncClient, over_socket: bool) -> None:
-        while time.perf_counter() < result.end:
+        while result.goes_on():
             ask = next(asks)
             began = time.perf_counter()
             job = (await post(http, ask.body() | {"preview_every": 1}, accept="application/json")).json()

@@ -7,6 +7,7 @@ import io
 import random
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,6 +150,16 @@ def test_so_many_clients_ask_one_after_another_until_the_time_is_up(serve_with: 
     assert seen == sent
     assert 0 < len(result.counted) < len(result.answered)
     assert max(a.began for a in result.answered) < result.end
+
+
+def test_a_round_goes_on_until_enough_is_answered() -> None:
+    now = time.perf_counter()
+    result = Round("", start=now - 10, end=now - 1, answered=[answered(now - 9, now - 2)], least=2)
+    assert result.goes_on()
+    assert result.end > now
+    result.answered.append(answered(now - 9, now))
+    result.end = now
+    assert not result.goes_on()
 
 
 def test_a_counted_load_sends_each_request_once(serve_with: Callable[[int, bytes], str]) -> None:
