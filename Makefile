@@ -6,12 +6,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALLED := $(VENV)/.installed
 
+# The programs that `make bench` holds denoised against, in an environment of their own.
+PEERS := .venv-bench
+PEERS_LOCK := bench/peers/requirements.lock
+
 # Fashion-MNIST's four IDX files; on Debian the package dataset-fashion-mnist puts them here.
 DATA ?= /usr/share/datasets/fashion-mnist
 OUT ?= runs/fashion-mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow test-faults lint format train quality lock
+.PHONY: help install serve test test-slow test-faults lint format train quality bench lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +50,10 @@ train: install ## train on Fashion-MNIST, or go on with that run (DATA=, OUT=, o
 quality: install ## measure the bundled model under every sampler, write docs/quality.md (goes on where it was stopped)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m model quality --data $(DATA) --precision bfloat16 $(ARGS)
 
-lock: install ## write requirements.lock anew after a change of pyproject.toml (newest versions: ARGS=--upgrade)
+bench: install $(PEERS)/.installed ## measure denoised beside its peers, write docs/performance.md (a look: ARGS=--quick)
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m bench $(ARGS)
+
+lock: install ## write the requirements.lock files anew after a change of pyproject.toml (newest versions: ARGS=--upgrade)
 	@$(BIN)/python ops/lock.py $(ARGS)
 
 # pytest says 5 when it collected nothing.
@@ -58,6 +65,12 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@echo "Installing into $(VENV): minutes the first time, torch is large."
 	@$(PIP) install --quiet --requirement requirements.lock
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(PEERS)/.installed: $(PEERS_LOCK) | $(INSTALLED)
+	@$(PEERS)/bin/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m venv $(PEERS)
+	@echo "Installing the benchmark's peers into $(PEERS): minutes the first time."
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --requirement $(PEERS_LOCK)
 	@touch $@
 
 PYTHON_IS_FIT = { \

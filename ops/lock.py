@@ -3,7 +3,10 @@
     python ops/lock.py               keep the versions that stand, add and drop what pyproject.toml says
     python ops/lock.py --upgrade     take the newest versions
 
-pip does the choosing. The file names no index, no hash and no build of torch (`+cpu`, `+cu130`): where it is read, pip
+The benchmark's peers have a lock of their own, bench/peers/requirements.lock, from the group `peers`; what both use has
+one version in both.
+
+pip does the choosing. The files name no index, no hash and no build of torch (`+cpu`, `+cu130`): where one is read, pip
 takes the build, and the CUDA packages that build asks for, from wherever it is set up to look.
 """
 
@@ -21,6 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
+PEERS_LOCK = ROOT / "bench" / "peers" / "requirements.lock"
 HEADER = """\
 # Written by `make lock` (ops/lock.py) from pyproject.toml; do not edit.
 # Newest versions: python ops/lock.py --upgrade
@@ -35,16 +39,21 @@ def main() -> None:
     upgrade = parser.parse_args().upgrade
 
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    asked = requirements(pyproject)
-    chosen = resolve(asked, None if upgrade or not LOCK.exists() else LOCK)
+    lock(LOCK, requirements(pyproject), [] if upgrade else [LOCK])
+    lock(PEERS_LOCK, pyproject["dependency-groups"]["peers"], [LOCK] if upgrade else [LOCK, PEERS_LOCK])
+
+
+def lock(path: Path, asked: list[str], standing: list[Path]) -> None:
+    """Write one file; the versions in `standing` are kept, as far as those files exist."""
+    chosen = resolve(asked, [file for file in standing if file.exists()])
     conditions = markers(asked)
     pins = [
         f"{name}=={version}{conditions.get(name, '')}"
         for name, version in sorted(chosen.items())
         if not OF_TORCH.fullmatch(name)
     ]
-    LOCK.write_text(HEADER + "\n".join(pins) + "\n", encoding="utf-8")
-    print(f"{LOCK.name}: {len(pins)} packages")
+    path.write_text(HEADER + "\n".join(pins) + "\n", encoding="utf-8")
+    print(f"{path.relative_to(ROOT)}: {len(pins)} packages")
 
 
 def requirements(pyproject: dict[str, Any]) -> list[str]:
@@ -54,14 +63,14 @@ def requirements(pyproject: dict[str, Any]) -> list[str]:
     return [*project["dependencies"], *(r for extra in extras for r in extra), *pyproject["build-system"]["requires"]]
 
 
-def resolve(asked: list[str], standing: Path | None) -> dict[str, str]:
+def resolve(asked: list[str], standing: list[Path]) -> dict[str, str]:
     """The version pip would install of each package, by normalised name, without installing any."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
         command += ["--report", str(report)]
-        if standing is not None:
-            command += ["--constraint", str(standing)]
+        for file in standing:
+            command += ["--constraint", str(file)]
         if subprocess.run([*command, *asked], check=False).returncode != 0:
             sys.exit("lock: pip found no set of versions that fits; nothing was written")
         packages = json.loads(report.read_text(encoding="utf-8"))["install"]

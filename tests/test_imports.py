@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("app", "worker", "model")
+PACKAGES = ("app", "worker", "model", "bench")
 FROM_WORKER = {"worker.job", "worker.store", "worker.errors"}
 FROM_MODEL = {"model.card", "model.errors"}
 HEAVY = {"torch", "numpy", "safetensors", "diffusers"}
@@ -75,6 +75,19 @@ def test_the_model_knows_no_server(repository: Path) -> None:
     for name, imported in ours(repository).items():
         if top(name) == "model":
             assert forbidden.isdisjoint(top(i) for i in imported), name
+
+
+def test_nobody_needs_the_benchmark(repository: Path) -> None:
+    for name, imported in ours(repository).items():
+        if top(name) != "bench":
+            assert "bench" not in {top(i) for i in imported}, name
+
+
+def test_the_peers_know_nothing_of_this_project(repository: Path) -> None:
+    peers = {name: imported for name, imported in ours(repository).items() if name.startswith("bench.peers")}
+    assert len(peers) >= 5
+    for name, imported in peers.items():
+        assert {i for i in imported if top(i) in PACKAGES} <= {"bench.peers.pipeline"}, name
 
 
 def test_rq_is_named_in_two_files_only(repository: Path) -> None:

@@ -97,7 +97,7 @@ def test_the_line_that_serve_prints_can_be_pasted(service: Any, tmp_path: Path) 
 
 def test_the_file_map_has_one_line_for_every_file(readme: str, repository: Path) -> None:
     section = readme.split("## Files")[1].split("## ")[0]
-    for folder in ("model", "worker", "app"):
+    for folder in ("model", "worker", "app", "bench", "bench/peers"):
         part = section.split(f"**`{folder}/`**")[1].split("| **`")[0]
         listed = set(re.findall(r"`(\w+\.py)`", part))
         there = {path.name for path in (repository / folder).glob("*.py")} - {"__init__.py"}

@@ -1,0 +1,39 @@
+"""What figures are called, in the CSV and on the page: sections, subjects, conditions, quantities."""
+
+from __future__ import annotations
+
+# Sections, in the order in which they are run.
+KERNELS, SHAPES, LOADS, CLIENTS, LISTENERS = "kernels", "shapes", "loads", "clients", "listeners"
+MEMORY, READINESS = "memory", "ready"
+
+# Servers.
+OURS, LOCKED, BATCHING, BARE = "denoised", "(a) FastAPI + lock", "(b) LitServe", "(c) bare U-Net loop"
+ENGINE = "our bare engine loop"
+ONE_CLIENT = "one client, 20 steps"
+NO_LISTENERS, SIXTEEN_LISTENERS = "no listeners", "16 listeners"
+EVALUATIONS = "evaluations/s"
+LATENCY, SHORT_LATENCY = "median latency, s", "median latency of 10 steps, s"
+MEAN_BATCH, CHOSEN_BATCH = "rows in an evaluation", "images in an evaluation"
+FRAMES = "share of the frames that came"
+
+# One evaluation of the network.
+CONTIGUOUS, CHANNELS_LAST = "diffusers, contiguous", "diffusers, channels_last"
+CONVOLUTIONS, COMPILED = "the convolutions alone", "diffusers, compiled for this batch"
+EAGER = (CONTIGUOUS, CHANNELS_LAST)
+TABLE_BATCHES = (1, 16)
+MILLISECONDS = "ms"
+
+# A server's life.
+FIRST, LATER = "the first time", "later"
+SETTLED = "after 500 jobs"
+READY, GROWTH, MEGABYTES = "seconds to ready", "growth of memory, %", "memory, MB"
+
+
+def batch(images: int) -> str:
+    """The condition of an evaluation at a batch size."""
+    return f"batch {images}"
+
+
+def pixels(side: int) -> str:
+    """The condition of an evaluation of one image of that width and height."""
+    return f"{side} pixels"

@@ -1,0 +1,94 @@
+"""What is timed is the work that is meant: convolutions, the engine's loop, the peers' pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench import engine_loop
+from bench.convolutions import all_convolutions
+from bench.kernels import Networks, alternate
+from bench.load import REAL_TRAFFIC
+from bench.names import CHANNELS_LAST, CONTIGUOUS, OURS
+from bench.peers.pipeline import ClassConditionalDDIM, Picture
+from model.checkpoint import ZOO, load_model
+from model.sampling import sample
+
+
+def test_the_convolutions_alone_give_what_the_network_has_from_them() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1))
+    network.requires_grad_(False)
+    x = torch.randn(3, 1, 28, 28)
+    first, second = all_convolutions(network, x)()
+    torch.testing.assert_close(first.to_dense(), network[0](x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(second.to_dense(), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_all_subjects_of_an_evaluation_compute_the_same() -> None:
+    outputs = {name: evaluate() for name, evaluate in Networks().at(2).items()}
+    for name in (CONTIGUOUS, CHANNELS_LAST):
+        torch.testing.assert_close(outputs[name], outputs[OURS], rtol=1e-3, atol=1e-4)
+
+
+def test_every_convolution_of_the_network_is_timed() -> None:
+    networks = Networks()
+    network = networks.diffusers[CONTIGUOUS]
+    expected = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    assert len(all_convolutions(network, *networks.inputs(2))()) == expected > 20
+
+
+def test_subjects_take_turns() -> None:
+    seen: list[str] = []
+    times = alternate({name: lambda name=name: seen.append(name) for name in "ab"}, rounds=2, spell=0.0)  # type: ignore[misc]
+    turns = "".join(name for k, name in enumerate(seen) if k == 0 or seen[k - 1] != name)
+    assert turns == "ababab"
+    assert [len(samples) for samples in times.values()] == [2, 2]
+
+
+def test_the_engine_alone_is_timed_at_the_rows_that_it_evaluates() -> None:
+    model = load_model(ZOO / "digits")
+    rate = engine_loop.evaluations_per_second(model, REAL_TRAFFIC.asks(0), 4, warm_up=0.05, seconds=0.2)
+    assert 10 < rate < 1e6
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> ClassConditionalDDIM:
+    return ClassConditionalDDIM(str(ZOO / "fashion-mnist"))
+
+
+def test_the_peers_make_the_pictures_that_denoised_makes(pipeline: ClassConditionalDDIM) -> None:
+    model = load_model(ZOO / "fashion-mnist")
+    pictures = pipeline([Picture(label, 40 + k, 10, 1.0) for k, label in enumerate((7, 3))])
+    ours = sample(model, [7, 3], seed=40, sampler="ddim", steps=10)
+    for picture, x0 in zip(pictures, ours, strict=True):
+        apart = np.abs(np.asarray(picture, dtype=np.int64) - model.decode(x0).squeeze(-1).astype(np.int64))
+        assert apart.max() <= 1
+
+
+def test_guidance_of_the_peers_is_no_guidance_at_scale_one_and_another_picture_at_three(
+    pipeline: ClassConditionalDDIM,
+) -> None:
+    x, t = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor(300)
+    label = torch.tensor([4])
+    with torch.inference_mode():
+        plain = pipeline.unet(x, t, class_labels=label).sample
+        without = pipeline.unet(x, t, class_labels=torch.tensor([10])).sample
+        one, three = (pipeline._guided(x, t, label, torch.full((1, 1, 1, 1), scale)) for scale in (1.0, 3.0))
+    torch.testing.assert_close(one, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(three, 3 * plain - 2 * without, rtol=1e-4, atol=1e-4)
+
+
+def test_both_locks_have_one_version_of_what_both_name(repository: Path) -> None:
+    ours, peers = (
+        dict(line.split(";")[0].strip().split("==") for line in path.read_text().splitlines() if "==" in line)
+        for path in (repository / "requirements.lock", repository / "bench" / "peers" / "requirements.lock")
+    )
+    both = set(ours) & set(peers)
+    assert both >= {"torch", "diffusers", "fastapi", "uvicorn", "pillow"}
+    assert {name: ours[name] for name in both} == {name: peers[name] for name in both}
+    assert "litserve" in peers

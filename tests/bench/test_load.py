@@ -1,0 +1,186 @@
+"""What clients ask for, and what is counted of the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+
+import pytest
+from PIL import Image
+
+from bench.errors import BenchError
+from bench.load import (
+    REAL_TRAFFIC,
+    THREE_STEP_COUNTS,
+    Answered,
+    Ask,
+    Round,
+    check_png,
+    closed_loop,
+    counted_loop,
+)
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (width, height)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def answered(began: float, ended: float, steps: int = 10) -> Answered:
+    return Answered(Ask(steps, guided=False, label=0, seed=0), began, ended)
+
+
+@pytest.fixture
+def serve_with() -> Iterator[Callable[[int, bytes], str]]:
+    """Start a server that gives every POST the same answer; returns its address."""
+    servers = []
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that has gone away is no error here."""
+
+    def start(status: int, content: bytes) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                """Nothing is printed."""
+
+        server = Server(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_first_load_asks_for_its_three_step_counts_equally_often_and_never_with_guidance() -> None:
+    asks = list(islice(THREE_STEP_COUNTS.asks(0), 300))
+    assert Counter(ask.steps for ask in asks) == {10: 100, 20: 100, 50: 100}
+    assert not any(ask.guided for ask in asks)
+
+
+def test_real_traffic_has_every_step_count_once_before_one_comes_again_and_guides_a_quarter() -> None:
+    asks = list(islice(REAL_TRAFFIC.asks(0), 112))
+    for hand in (asks[:56], asks[56:]):
+        assert sorted(ask.steps for ask in hand) == list(range(5, 61))
+        assert sum(ask.guided for ask in hand) == 14
+
+
+def test_a_deck_is_the_same_for_everybody_and_another_in_the_next_round() -> None:
+    first, again, other = (list(islice(REAL_TRAFFIC.asks(seed), 60)) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_guidance_counts_as_two_evaluations_a_step() -> None:
+    assert Ask(20, guided=True, label=1, seed=1).evaluations == 40
+    assert THREE_STEP_COUNTS.evaluations_a_step == 1.0
+    assert REAL_TRAFFIC.evaluations_a_step == pytest.approx(1.25, abs=0.05)
+
+
+def test_a_round_counts_from_the_last_answer_before_it_to_the_last_in_it() -> None:
+    result = Round("", start=10.0, end=20.0)
+    result.answered += [answered(7, 9.5), answered(9, 11.5), answered(9, 19.5), answered(9, 20.5)]
+    assert result.evaluations_per_second == 20 / (19.5 - 9.5)
+
+
+@pytest.mark.parametrize("start", [30.0, 31.7, 33.4])
+def test_where_a_round_begins_between_two_batches_of_a_server_makes_no_difference(start: float) -> None:
+    """A server that does 16 jobs of 10 steps in 4 s each time: 40 evaluations/s, whatever part of a batch is cut."""
+    result = Round("", start, start + 15.0)
+    result.answered += [answered(4.0 * k, 4.0 * (k + 1) + 1e-6 * j) for k in range(20) for j in range(16)]
+    random.Random(0).shuffle(result.answered)
+    assert result.evaluations_per_second == pytest.approx(40, rel=1e-4)
+
+
+def test_latency_is_the_median_of_those_with_so_many_steps_that_ended_in_the_round() -> None:
+    result = Round("", start=0.0, end=10.0)
+    result.answered += [answered(0, 1), answered(1, 3), answered(2, 9), answered(0, 5, steps=50), answered(3, 11)]
+    assert result.latency(10) == 2
+    assert result.latency(50) == 5
+    assert result.latency() == 3.5
+
+
+def test_a_round_in_which_nothing_ended_is_an_error() -> None:
+    result = Round("http://there", start=0.0, end=1.0, answered=[answered(0, 2)])
+    with pytest.raises(BenchError, match="http://there: no request ended within 1 s"):
+        _ = result.evaluations_per_second
+    with pytest.raises(BenchError, match="no request of 10 steps"):
+        result.latency(10)
+
+
+def test_a_picture_of_the_right_size_passes_and_anything_else_does_not() -> None:
+    check_png(png(28, 28), (28, 28))
+    for content, words in (
+        (png(8, 28), "8×28 pixels, not 28×28"),
+        (png(28, 28)[:-3], "no PNG"),
+        (b'{"detail": "sorry"}', "no PNG"),
+        (b"", "no PNG"),
+        (struct.pack(">8sI4s", b"\x89PNG\r\n\x1a\n", 13, b"IDAT") + png(28, 28)[16:], "no PNG"),
+    ):
+        with pytest.raises(BenchError, match=words):
+            check_png(content, (28, 28))
+
+
+def test_so_many_clients_ask_one_after_another_until_the_time_is_up(serve_with: Callable[[int, bytes], str]) -> None:
+    url = serve_with(200, png(28, 28))
+    result = asyncio.run(closed_loop(url, 3, THREE_STEP_COUNTS.asks(0), warm_up=0.1, seconds=0.3))
+    seen = {(a.ask.steps, a.ask.seed) for a in result.answered}
+    sent = {(ask.steps, ask.seed) for ask in islice(THREE_STEP_COUNTS.asks(0), len(result.answered))}
+    assert seen == sent
+    assert 0 < len(result.counted) < len(result.answered)
+    assert max(a.began for a in result.answered) < result.end
+
+
+def test_a_round_goes_on_until_enough_is_answered() -> None:
+    now = time.perf_counter()
+    result = Round("", start=now - 10, end=now - 1, answered=[answered(now - 9, now - 2)], least=2)
+    assert result.goes_on()
+    assert result.end > now
+    result.answered.append(answered(now - 9, now))
+    result.end = now
+    assert not result.goes_on()
+
+
+def test_a_counted_load_sends_each_request_once(serve_with: Callable[[int, bytes], str]) -> None:
+    asks = list(islice(REAL_TRAFFIC.asks(0), 20))
+    done = asyncio.run(counted_loop(serve_with(200, png(28, 28)), 4, asks))
+    assert sorted(a.ask.seed for a in done) == sorted(ask.seed for ask in asks)
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "words"),
+    [(500, b"broken", "answered 500 .*broken"), (200, b"a page", "no PNG"), (200, png(8, 8), "8×8")],
+    ids=["refused", "no picture", "another size"],
+)
+def test_one_wrong_answer_ends_the_run(
+    serve_with: Callable[[int, bytes], str], status: int, content: bytes, words: str
+) -> None:
+    url = serve_with(status, content)
+    with pytest.raises(BenchError, match=words):
+        asyncio.run(closed_loop(url, 3, THREE_STEP_COUNTS.asks(0), warm_up=0.0, seconds=30.0))
+
+
+def test_a_server_that_is_not_there_ends_the_run() -> None:
+    with pytest.raises(BenchError, match="ConnectError"):
+        asyncio.run(closed_loop("http://127.0.0.1:9", 2, THREE_STEP_COUNTS.asks(0), warm_up=0.0, seconds=30.0))
