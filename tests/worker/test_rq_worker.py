@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from rq import Queue
-from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from app.queue import JobQueue
@@ -34,7 +33,8 @@ fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
 
 import torch
-from worker.rq_worker import BatchingWorker, WorkerSettings
+from worker.loop import WorkerSettings
+from worker.rq_worker import BatchingWorker
 from worker.store import Store, connect
 
 
@@ -396,9 +396,10 @@ def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(sho
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     record = shop.job(job_id)
-    assert (record.status, record.step) == ("queued", 0)
+    assert record.status == "queued"
+    assert record.step > 0
     assert shop.rq_queue("long").get_job_ids() == [job_id]
-    assert Job.fetch(job_id, connection=shop.client, serializer=JSONSerializer).retries_left == 2
+    assert record.losses == 0
     assert all(report.models[0]["name"] != "long" for report in shop.store.workers())
     shop.worker("long")
     again = shop.submit(**asked)
@@ -444,9 +445,7 @@ def test_a_killed_worker_is_replaced_and_its_job_done_again(shop: Shop) -> None:
 def test_a_job_whose_workers_all_die_fails_in_the_end(shop: Shop) -> None:
     """Its attempts used up, it is told so; it does not run for ever."""
     job_id = shop.submit(model="cursed", steps=1000)
-    record = Job.fetch(job_id, connection=shop.client, serializer=JSONSerializer)
-    record.retries_left = 0
-    record.save()
+    shop.client.hset(f"denoised:job:{job_id}", "max_attempts", 1)
     worker = shop.worker("cursed", seconds=0.05, lease=2)
     shop.until(lambda: running(shop, job_id), "the job to run")
     worker.signal(signal.SIGKILL)
