@@ -39,7 +39,11 @@ class JobQueue:
         """Accept a job: record, first event and place in the queue appear together or not at all.
 
         Does nothing and returns False when there is a job of that id.
+
+        Raises:
+            StoreFull: when the memory that is left is kept for the jobs that were accepted before.
         """
+        self._store.check_room()
         queue = self._queue(job.request.model)
         rq_job = Job.create(
             FUNCTION,

@@ -8,6 +8,7 @@ leases; what a job is and what became of it stands in `worker.store`. Four threa
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -197,8 +198,8 @@ class BatchingWorker(BaseWorker):
             self.store.report(report, ttl=self.settings.lease)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """RQ's lease on a job, in seconds."""
-        return max(1, round(self.settings.lease))
+        """RQ's lease on a job, in seconds: one more than ours, since RQ rounds the moment of its end down."""
+        return math.ceil(self.settings.lease) + 1
 
     # Beginning and end
 

@@ -54,6 +54,7 @@ Fields = Mapping[bytes, bytes]
 
 EVENT_CAP = 50_000
 KEEPS = "noeviction"
+FULL = 0.9  # of maxmemory; the rest is for jobs that were accepted to end in
 CANCELED_CHANNEL = "denoised:canceled"
 WORKERS_KEY = "denoised:workers"
 MODELS_KEY = "denoised:models"
@@ -322,6 +323,18 @@ class Store:
         """Nothing, when Redis answers."""
         with reachable():
             self.client.ping()
+
+    def check_room(self) -> None:
+        """Nothing, when there is memory for new jobs beside those that are there.
+
+        Raises:
+            StoreFull: when less than a tenth of `maxmemory` is left.
+        """
+        with reachable():
+            memory = self.client.info("memory")
+        used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
+        if limit and used > FULL * limit:
+            raise StoreFull(f"Redis uses {used} bytes (allowed: {FULL:.0%} of its maxmemory, {limit})")
 
     def check_fitness(self) -> None:
         """Nothing, when Redis keeps what it was given.
