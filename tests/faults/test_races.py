@@ -61,13 +61,14 @@ def test_a_canceled_job_never_ends_otherwise_and_no_other_is_touched(
     assert len(outcomes) == 2, "the race was never decided otherwise: it tests nothing"
 
 
+@FULL
 def test_a_running_job_stops_within_a_turn_of_its_cancel(site: Site, told: Callable[..., None]) -> None:
     """LitServe#165: the lane is free two steps later; a queued one never starts."""
     shop, turn = site.shop, 0.1
     hand = shop.worker("fake", seconds=turn, max_batch=1)
     site.ready()
     late = []
-    for seed in range(3):
+    for seed in range(10):
         job = shop.submit(steps=500, seed=seed)
         queued = shop.submit(model="nobody", steps=3)
         shop.until(lambda job=job: shop.running(job), "it to run")  # type: ignore[misc]
@@ -83,7 +84,8 @@ def test_a_running_job_stops_within_a_turn_of_its_cancel(site: Site, told: Calla
     assert max(late) <= 2, "the one that was being made, and one that began before the message came"
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=FULL)])
+@FULL
+@pytest.mark.parametrize("rounds", [100])
 def test_equal_posts_with_one_key_at_one_moment_are_one_job(
     rounds: int, open_site: Callable[..., Site], told: Callable[..., None]
 ) -> None:
@@ -110,7 +112,7 @@ def test_equal_posts_with_one_key_at_one_moment_are_one_job(
     assert len(jobs) == rounds
 
 
-@pytest.mark.parametrize("events", [600, pytest.param(10_000, marks=FULL)])
+@pytest.mark.parametrize("events", [300, pytest.param(10_000, marks=FULL)])
 def test_listeners_hear_everything_once_whatever_dies_meanwhile(
     events: int, site: Site, told: Callable[..., None]
 ) -> None:

@@ -116,7 +116,7 @@ def test_an_outage_is_told_in_time_and_over_when_it_is_over(
     shop, api = site.shop, site.api
     shop.worker("fake", seconds=0.02, lease=10.0)
     site.ready()
-    running = shop.submit(steps=int(seconds * 25) + 400, sampler="ddpm", label=1, seed=3)
+    running = shop.submit(steps=int(seconds * 40) + 60, sampler="ddpm", label=1, seed=3)
     waiting = shop.submit(model="nobody")
     follower = Follower(api, running)
     follower.start()

@@ -97,6 +97,7 @@ def _seconds(victim: Hand, repeated: Counter[float]) -> float:
     return turns[-1][0] - firsts[0] + TURN_SECONDS if firsts else 0.0
 
 
+@pytest.mark.faults
 def test_a_job_that_kills_its_workers_is_failed_and_its_neighbours_are_not(
     site: Site, told: Callable[..., None]
 ) -> None:
@@ -164,11 +165,12 @@ def test_a_job_that_is_lost_again_and_again_but_gets_on_is_not_failed(site: Site
     told(kills=5, steps_at_the_kills=steps[1:])
 
 
+@pytest.mark.faults
 def test_a_job_whose_worker_died_between_the_queue_and_its_lease_is_taken_up_within_two_leases(
     site: Site, told: Callable[..., None]
 ) -> None:
     """rq#2236: it stands in RQ's intermediate queue, where RQ itself leaves it for a minute."""
-    shop, lease = site.shop, 1.0
+    shop, lease = site.shop, 2.0
     job_id = shop.submit()
     queue = shop.rq_queue("fake")
     shop.client.lmove(queue.key, queue.intermediate_queue_key)
@@ -177,7 +179,7 @@ def test_a_job_whose_worker_died_between_the_queue_and_its_lease_is_taken_up_wit
     assert shop.finished(job_id).status == "succeeded"
     after = (shop.job(job_id).finished_at or 0.0) - moved
     told(lease=lease, done_after_seconds=round(after, 2))
-    assert after < 2 * lease + 0.5
+    assert after < 2 * lease
     assert shop.job(job_id).losses == 0
 
 

@@ -277,3 +277,25 @@ def test_a_job_taken_from_a_slow_worker_is_not_lost_with_the_next_one(shop: Shop
     assert shop.finished(job_id).status == "succeeded"
     assert shop.job(job_id).attempt >= 3
     shop.until(lambda: shop.forgotten(job_id), "RQ to forget the job")
+
+
+def test_a_job_on_its_last_chance_runs_apart_and_its_neighbours_come_back_unharmed(shop: Shop) -> None:
+    """Twice its worker was lost: should it be its doing, the third one takes nobody along."""
+    worker = shop.worker("apart", seconds=0.02)
+    others = [shop.submit(model="apart", steps=150, sampler="ddpm", seed=seed, label=1) for seed in range(3)]
+    shop.until(lambda: all(shop.running(job_id) for job_id in others), "the others to run")
+    worker.signal(signal.SIGSTOP)
+    suspect = shop.submit(model="apart", steps=120, sampler="ddpm", label=1)
+    shop.client.hset(f"denoised:job:{suspect}", "losses", 2)
+    worker.signal(signal.SIGCONT)
+    shop.until(lambda: shop.running(suspect), "its first step")
+    statuses, waiting = [shop.job(job_id).status for job_id in others], shop.rq_queue("apart").get_job_ids()
+    if shop.job(suspect).losses:  # not cleared yet when we looked
+        assert (statuses, waiting) == (["queued"] * 3, others)
+    assert [shop.finished(job_id).status for job_id in (suspect, *others)] == ["succeeded"] * 4
+    assert [(shop.job(job_id).attempt, shop.job(job_id).losses) for job_id in others] == [(2, 0)] * 3
+    assert shop.job(suspect).losses == 0, "it got on: cleared, and the others came back while it still ran"
+    starts = [event for job_id in others for event in shop.events(job_id) if event["type"] == "started"]
+    assert len(starts) == 6
+    again = [shop.submit(model="apart", steps=150, sampler="ddpm", seed=seed, label=1) for seed in range(3)]
+    assert [shop.sha256(job_id) for job_id in others] == [shop.sha256(job_id) for job_id in again]
