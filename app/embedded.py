@@ -1,7 +1,8 @@
 """The store that comes with `denoised serve`: a real Valkey on a Unix socket in the data directory.
 
-Runs as a child of its own, which this module is the program of. Append-only, so that what
-was accepted survives a power cut but for the last second; nothing is ever evicted; no TCP.
+Runs as a child of its own, which this module is the program of. Append-only and written through
+before anybody is answered, so that what was accepted survives SIGKILL and a power cut; nothing
+is ever evicted; no TCP.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SOCKET = "valkey.sock"
 LONGEST_SOCKET_PATH = 107  # bytes of sun_path, less the closing zero
 CONFIG = {
     "appendonly": "yes",
-    "appendfsync": "everysec",
+    "appendfsync": "always",
     "aof-load-truncated": "yes",
     "maxmemory-policy": "noeviction",
     "maxclients": "4000",

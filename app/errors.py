@@ -10,6 +10,7 @@ Problem                     any refusal: status, title, detail
 ├── UnsupportedMedia 415    the body is no JSON, or no PNG where one is due
 ├── TooBusy          429    too much waits; carries Retry-After
 ├── Unavailable      503    Redis is away, or no worker serves the model
+├── Full             507    Redis has no memory for more
 └── WaitedTooLong    504    the job is not done yet; names it
 """
 
@@ -25,7 +26,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from worker.errors import StoreUnavailable
+from worker.errors import StoreFull, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 UNREADABLE = "There was an error parsing the body"  # FastAPI's words for what json.loads could not take
@@ -101,6 +102,10 @@ class Unavailable(Problem):
     status = 503
 
 
+class Full(Problem):
+    status = 507
+
+
 class WaitedTooLong(Problem):
     status = 504
 
@@ -114,7 +119,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StoreUnavailable)
     async def _store_unavailable(request: Request, error: StoreUnavailable) -> Response:
-        return redis_is_away().response()
+        return of_store(error).response()
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -134,6 +139,13 @@ def install(app: FastAPI) -> None:
         problem = Problem("an error of the server's own; its log says more")
         problem.status = 500
         return problem.response()
+
+
+def of_store(error: StoreUnavailable) -> Problem:
+    """What a client is told when Redis took nothing."""
+    if isinstance(error, StoreFull):
+        return Full("Redis has no memory for more; nothing was accepted, what was accepted before goes on")
+    return redis_is_away()
 
 
 def redis_is_away() -> Unavailable:

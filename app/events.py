@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.errors import InvalidRequest, NotFound, Problem, readable, redis_is_away, shown
+from app.errors import InvalidRequest, NotFound, Problem, of_store, readable, shown
 from app.guard import refuse
 from app.jobs import find
 from app.relay import Closing
@@ -75,7 +75,7 @@ async def socket(websocket: WebSocket, job_id: str, services: Serving, owner: Ow
         after = _after(websocket.query_params.get("after", "0"))
         await run_in_threadpool(find, services, job_id, owner)
     except (Problem, StoreUnavailable) as error:
-        problem = error if isinstance(error, Problem) else redis_is_away()
+        problem = error if isinstance(error, Problem) else of_store(error)
         await refuse(problem, websocket.scope, websocket.receive, websocket.send)
         return
     await websocket.accept()
@@ -95,10 +95,10 @@ async def generate_socket(websocket: WebSocket, services: Serving, owner: Owner)
     except WebSocketDisconnect:
         return
     except (Problem, StoreUnavailable) as error:
-        problem = error if isinstance(error, Problem) else redis_is_away()
+        problem = error if isinstance(error, Problem) else of_store(error)
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             await websocket.send_text(json.dumps(problem.body()))
-            await websocket.close(TRY_LATER if problem.status in (429, 503) else POLICY, problem.detail[:100])
+            await websocket.close(TRY_LATER if problem.status in (429, 503, 507) else POLICY, problem.detail[:100])
         return
     await _send_events(websocket, services, record.id, 0)
 

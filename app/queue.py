@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import redis
-from rq import Queue, Retry
+from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -38,7 +39,11 @@ class JobQueue:
         """Accept a job: record, first event and place in the queue appear together or not at all.
 
         Does nothing and returns False when there is a job of that id.
+
+        Raises:
+            StoreFull: when the memory that is left is kept for the jobs that were accepted before.
         """
+        self._store.check_room()
         queue = self._queue(job.request.model)
         rq_job = Job.create(
             FUNCTION,
@@ -47,8 +52,8 @@ class JobQueue:
             serializer=JSONSerializer,
             timeout=-1,
             result_ttl=0,
-            retry=Retry(max=self._max_attempts - 1, enqueue_at_front=True) if self._max_attempts > 1 else None,
         )
+        job = replace(job, max_attempts=self._max_attempts)
         queued = {"queue_position": outlook.queue_position, "eta_seconds": outlook.eta_seconds}
         with reachable(), self._client.pipeline() as pipeline, contextlib.suppress(redis.exceptions.WatchError):
             if self._store.reserve(job.id, pipeline):

@@ -31,7 +31,7 @@ Event = dict[str, Any]
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 BUFFERED = 512  # events kept for a listener that does not keep up
 PAGE = 500
-BLOCK_MS = 5000
+BLOCK_MS = 2000
 DROPPABLE = ("frame", "progress")
 
 
@@ -208,7 +208,7 @@ class Relay:
             jobs = {events_key(job).encode(): job for job in followed}
             try:
                 reply = self._reader.xread(streams, count=PAGE, block=BLOCK_MS)  # type: ignore[arg-type]
-            except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+            except redis.exceptions.RedisError as error:
                 if not away:
                     log.warning("events wait: %s", error)
                 away = True

@@ -13,7 +13,8 @@ from app.events import MAX_MESSAGE, PING_SECONDS
 from app.main import create_app
 from app.settings import ApiSettings
 
-SHUTDOWN_SECONDS = 8
+LINGER_SECONDS = 1.0  # still answering, not ready any more, so that those who ask /readyz see it
+SHUTDOWN_SECONDS = 7
 
 
 def _is_no_denial(record: logging.LogRecord) -> bool:
@@ -34,9 +35,19 @@ class Server(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._application.state.services.drain)
-        super().handle_exit(sig, frame)
+        if self._loop is None or self._application.state.services.draining:
+            super().handle_exit(sig, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        assert self._loop is not None
+        self._application.state.services.drain()
+        self._loop.call_later(LINGER_SECONDS, self._exit)
+
+    def _exit(self) -> None:
+        """As uvicorn does on a signal; it would raise that again at the end, and the exit code be none of ours."""
+        self.should_exit = True
 
 
 def serve(settings: ApiSettings) -> None:

@@ -32,7 +32,7 @@ class Services:
     def connected(cls, settings: ApiSettings) -> Services:
         """Clients are made here; nothing is asked of Redis yet."""
         client = connect(settings.redis_url, timeout=COMMAND_SECONDS)
-        reader = connect(settings.redis_url, timeout=BLOCK_MS / 1000 + 5)
+        reader = connect(settings.redis_url, timeout=BLOCK_MS / 1000 + 2)
         store = Store(client, settings.result_ttl)
         return cls(
             settings=settings,

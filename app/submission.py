@@ -8,7 +8,7 @@ import time
 import uuid
 from dataclasses import dataclass
 
-from app.errors import InvalidRequest, TooBusy
+from app.errors import InvalidRequest, TooBusy, Unavailable
 from app.schemas import GenerateRequest
 from app.services import Services
 from app.validation import choose_card, resolve
@@ -26,10 +26,12 @@ def submit(services: Services, body: GenerateRequest, owner: str, key: str | Non
 
     Raises:
         InvalidRequest: for fields that do not fit the model, or a key that came with another body.
-        Unavailable: when no live worker serves the model.
+        Unavailable: when no live worker serves the model, or the server has been told to stop.
         TooBusy: when too many jobs wait.
-        StoreUnavailable: when Redis does not answer; nothing was accepted then.
+        StoreUnavailable: when Redis does not answer or is full; nothing was accepted then.
     """
+    if services.draining:
+        raise Unavailable("the server is restarting; nothing was accepted, try again", headers={"Retry-After": "2"})
     claim = Claim.of(body, owner, key) if key is not None else None
     if claim is not None and (record := claim.fulfilled(services.store)) is not None:
         return record, services.queue.outlook(record, services.catalog.workers())

@@ -79,7 +79,8 @@ def _serve(
 
     from worker import lanes
     from worker.fleet import load_models
-    from worker.rq_worker import BatchingWorker, WorkerSettings
+    from worker.loop import WorkerSettings
+    from worker.rq_worker import BatchingWorker
     from worker.store import Store, connect
 
     if threads:
@@ -87,7 +88,7 @@ def _serve(
     models = load_models(folders, device=device, max_images=max_images)
     client = connect(redis_url, timeout=5.0)
     store = Store(client, result_ttl)
-    store.ping()
+    store.check_fitness()
     if max_batch is None:
         paces = lanes.measure(next(iter(models.values())))
         max_batch = lanes.enough(paces)

@@ -50,7 +50,8 @@ class Level:
 class Advanced:
     """A trajectory after one row of its plan: what the network saw and believed, and the level it saw.
 
-    completed: whether a step is done with it; a two-stage solver's first row completes none.
+    completed: whether a step is done with it; a two-stage solver's first row completes none. row, registers: where
+    the trajectory is now; it goes on while others look at this.
     """
 
     trajectory: Trajectory
@@ -61,6 +62,8 @@ class Advanced:
     seen: Tensor
     believed: Tensor
     final: Tensor | None
+    row: int
+    registers: Tensor
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,8 @@ def _advanced(trajectory: Trajectory, registers: Tensor, seen: Tensor, believed:
         seen=seen,
         believed=believed,
         final=registers[0] if trajectory.finished else None,
+        row=trajectory.row,
+        registers=trajectory.registers,
     )
 
 

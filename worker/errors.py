@@ -2,6 +2,9 @@
 
 WorkerError
 ├── StoreUnavailable   Redis does not answer
+│   └── StoreFull      Redis answers, and has no memory for more
+├── StoreUnfit         Redis is set up such that it may lose jobs
+├── ResumeError        what a job was to go on from cannot be used; it begins anew
 └── TrajectoryError    one image cannot be made; its neighbours are not touched (has a `code`)
 """
 
@@ -12,6 +15,18 @@ class WorkerError(Exception):
 
 class StoreUnavailable(WorkerError):
     """Redis could not be reached in time."""
+
+
+class StoreFull(StoreUnavailable):
+    """Redis is at its `maxmemory`: what is there stays, nothing new fits."""
+
+
+class StoreUnfit(WorkerError):
+    """Redis drops keys by itself when its memory is full."""
+
+
+class ResumeError(WorkerError):
+    """A resume point that is damaged, or of another plan or shape."""
 
 
 class TrajectoryError(WorkerError):

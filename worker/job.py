@@ -80,7 +80,11 @@ class Image:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as the store holds it. Times are seconds since the epoch."""
+    """A job as the store holds it. Times are seconds since the epoch.
+
+    losses: how often in a row its worker was lost while it ran, without the job getting on in between;
+    max_attempts: how many of these end it; lost_at: the most evaluations it had when that happened.
+    """
 
     id: str
     owner: str
@@ -92,6 +96,9 @@ class JobRecord:
     attempt: int = 1
     step: int = 0
     evaluations: int = 0
+    losses: int = 0
+    lost_at: int = 0
+    max_attempts: int = 3
     mean_batch: float | None = None
     numerics: str | None = None
     images: tuple[Image, ...] = ()
@@ -100,6 +107,11 @@ class JobRecord:
     @property
     def terminal(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def suspect(self) -> bool:
+        """Whether its next loss is its last: it then runs apart, so that it takes no other job with it."""
+        return self.losses > 0 and self.losses >= self.max_attempts - 1
 
     def to_fields(self) -> dict[str, str]:
         """The flat strings of a Redis hash; what is None is left out."""
@@ -130,7 +142,7 @@ class JobRecord:
 
 
 _FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")
-_INTS = ("attempt", "step", "evaluations")
+_INTS = ("attempt", "step", "evaluations", "losses", "lost_at", "max_attempts")
 _PLAIN = ("id", "owner", "status", "numerics", *_FLOATS, *_INTS)
 
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import redis
 
 from worker.store import AWAY, CANCELED_CHANNEL
 
 POLL_SECONDS = 1.0
+SILENT_SECONDS = 5.0  # after which Redis is asked for a sign of life, and given up when none comes as long again
 
 
 class Listener(threading.Thread):
@@ -43,11 +46,22 @@ class Listener(threading.Thread):
         with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
             pubsub.subscribe(CANCELED_CHANNEL, *self._channels)
             self._wake()
+            heard, asked = time.monotonic(), False
             while not self._stopped.is_set():
                 message = pubsub.get_message(timeout=POLL_SECONDS)
-                if message is None:
-                    continue
-                if message["channel"].decode() == CANCELED_CHANNEL:
-                    self._cancel(message["data"].decode())
-                else:
-                    self._wake()
+                if message is not None:
+                    heard, asked = time.monotonic(), False
+                    self._tell(message)
+                elif time.monotonic() - heard > 2 * SILENT_SECONDS:
+                    raise redis.exceptions.TimeoutError("a connection that says nothing")
+                elif time.monotonic() - heard > SILENT_SECONDS and not asked:
+                    pubsub.ping()
+                    asked = True
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if message["type"] == "pong":
+            return
+        if message["channel"].decode() == CANCELED_CHANNEL:
+            self._cancel(message["data"].decode())
+        else:
+            self._wake()

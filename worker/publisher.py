@@ -8,13 +8,14 @@ the engine is held up only when the queue between them is full.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -22,13 +23,16 @@ from torch import Tensor
 
 from worker.engine import Advanced, Turn
 from worker.errors import StoreUnavailable, TrajectoryError
-from worker.job import Image, SamplingRequest, image_url
+from worker.job import Image, JobRecord, SamplingRequest, image_url
 from worker.pictures import Pixels, encode, encode_frame
+from worker.resume import Saved, to_bytes
 from worker.store import Store, Write
+from worker.trajectory import Trajectory
 
 log = logging.getLogger("denoised.worker")
 
 RETRY_SECONDS = 0.25
+SAVE_SECONDS = 1.0  # between two resume points of a job, so that with all delays less than 2 s are lost with a worker
 
 
 class Decoder(Protocol):
@@ -39,24 +43,55 @@ class Decoder(Protocol):
 
 @dataclass
 class ActiveJob:
-    """What this worker's attempt at a job has told the world so far."""
+    """What this worker's attempt at a job has told the world so far.
+
+    reached: how many steps each image has done; points: where the images are that are on their way, but for
+    those still at x_T; lost_at: the most evaluations that an attempt had whose worker was lost; apart: whether it
+    runs without neighbours until it has got further than that.
+    """
 
     id: str
     request: SamplingRequest
     attempt: int
     model: Decoder
     numerics: str
-    steps_reached: list[int] = field(default_factory=list)
+    reached: list[int] = field(default_factory=list)
     images: dict[int, Image] = field(default_factory=dict)
+    points: dict[int, Saved] = field(default_factory=dict)
     step: int = 0
     writes: int = 0
     evaluations: int = 0
     rows: int = 0
     turns: int = 0
+    lost_at: int = 0
+    apart: bool = False
     over: bool = False
+    saved_at: float = field(default_factory=time.monotonic)
 
-    def __post_init__(self) -> None:
-        self.steps_reached = [0] * self.request.n
+    @classmethod
+    def begun(cls, record: JobRecord, model: Decoder, numerics: str) -> ActiveJob:
+        """An attempt that has just begun, none of whose images is on its way yet."""
+        return cls(
+            record.id,
+            record.request,
+            record.attempt,
+            model,
+            numerics,
+            reached=[0] * record.request.n,
+            lost_at=record.lost_at,
+            apart=record.suspect,
+        )
+
+    def resume(self, record: JobRecord, trajectories: Sequence[Trajectory]) -> None:
+        """Go on from what earlier attempts made and where these trajectories are."""
+        self.images = {image.index: image for image in record.images}
+        self.reached = [record.request.steps] * record.request.n
+        for trajectory in trajectories:
+            self.reached[trajectory.index] = trajectory.plan.step[trajectory.row - 1] if trajectory.row else 0
+            if trajectory.row:
+                self.points[trajectory.index] = Saved(trajectory.row, trajectory.registers)
+        self.step = min(self.reached)
+        self.evaluations = record.request.evaluations - sum(each.pending_evaluations for each in trajectories)
 
     @property
     def mean_batch(self) -> float:
@@ -68,7 +103,8 @@ class Publisher(threading.Thread):
     """Writes what turns bring.
 
     on_over(job, given_back) is called, in this thread, when a job of this worker has ended, was
-    canceled or taken by another attempt (given_back False), or was put back into the queue.
+    canceled or taken by another attempt (given_back False), or was put back into the queue. Where a job's images are
+    is saved every `SAVE_SECONDS`, so that another worker can go on from there.
     """
 
     def __init__(self, store: Store, on_over: Callable[[ActiveJob, bool], None], depth: int = 64) -> None:
@@ -90,15 +126,21 @@ class Publisher(threading.Thread):
         """Queue that this worker stops at a job which another is to take up."""
         self._queue.put((lambda: self._give_back(job), [job]))
 
-    def close(self, timeout: float) -> None:
-        """Write what is queued, for at most `timeout` seconds, then end."""
+    def let_go(self, job: ActiveJob) -> None:
+        """Queue that a job has ended elsewhere (it was canceled): nothing more is written of it."""
+        self._queue.put((lambda: self._let_go(job), [job]))
+
+    def close(self, timeout: float) -> bool:
+        """Write what is queued, for at most `timeout` seconds, then end. Whether all of it was written."""
         end = time.monotonic() + timeout
-        try:
+        with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=timeout)
             self.join(max(0.0, end - time.monotonic()))
-        except queue.Full:
-            log.error("%d turns could not be written before the end", self._queue.qsize())
+        done = not self.is_alive()
+        if not done:
+            log.error("%d turns could not be written before the end", self._queue.qsize() + 1)
         self._abandon.set()
+        return done
 
     def run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -114,8 +156,9 @@ class Publisher(threading.Thread):
         writes = [self._write_of(job, turn) for job in going]
         for job, write, written in zip(going, writes, self._apply(writes), strict=True):
             if write.status is not None or not written:
-                job.over = True
-                self._on_over(job, False)
+                self._end(job)
+            elif "losses" in write.fields:
+                job.apart = False
 
     def _write_of(self, job: ActiveJob, turn: Turn) -> Write:
         """One job's part of a turn, its end included."""
@@ -132,14 +175,17 @@ class Publisher(threading.Thread):
             write.end("failed", {"code": error.code, "message": str(error)})
         elif len(job.images) == job.request.n:
             write.end("succeeded")
+        elif time.monotonic() - job.saved_at >= SAVE_SECONDS:
+            _save(job, write)
         return write
 
     def _progress(self, job: ActiveJob, items: list[Advanced], write: Write) -> None:
         for item in items:
             job.evaluations += 2 if item.trajectory.guided else 1
-            job.steps_reached[item.trajectory.index] = item.step
+            job.reached[item.trajectory.index] = item.step
+            job.points[item.trajectory.index] = Saved(item.row, item.registers)
         write.fields |= {"evaluations": job.evaluations, "mean_batch": job.mean_batch}
-        reached = min(job.steps_reached)
+        reached = min(job.reached)
         if reached > job.step:
             job.step = reached
             write.fields["step"] = reached
@@ -184,6 +230,7 @@ class Publisher(threading.Thread):
             sha256=hashlib.sha256(data).hexdigest(),
         )
         job.images[index] = image
+        del job.points[index]
         write.images[index] = data
         write.fields["images"] = _images_json(job)
         event = {"index": index, "seed": image.seed, "sha256": image.sha256, "url": image_url(job.id, index)}
@@ -195,8 +242,7 @@ class Publisher(threading.Thread):
         write = _numbered(job)
         write.end("failed", {"code": code, "message": message})
         self._apply([write])
-        job.over = True
-        self._on_over(job, False)
+        self._end(job)
 
     def _fail_all(self, jobs: list[ActiveJob], error: Exception) -> None:
         """After a defect of our own: no job may be left behind without an end."""
@@ -211,11 +257,19 @@ class Publisher(threading.Thread):
             return
         write = _numbered(job)
         write.status = "queued"
-        write.fields = {"step": 0}
+        write.fields = {"step": job.step, "evaluations": job.evaluations}
+        _save(job, write)
         write.events = [{"type": "queued", "queue_position": 0, "eta_seconds": None}]
         (written,) = self._apply([write])
+        self._end(job, given_back=written)
+
+    def _let_go(self, job: ActiveJob) -> None:
+        if not job.over:
+            self._end(job)
+
+    def _end(self, job: ActiveJob, given_back: bool = False) -> None:
         job.over = True
-        self._on_over(job, written)
+        self._on_over(job, given_back)
 
     def _apply(self, writes: list[Write]) -> list[bool]:
         """Until Redis took it; the store applies a repeated write once."""
@@ -234,6 +288,15 @@ class Publisher(threading.Thread):
 def _numbered(job: ActiveJob) -> Write:
     job.writes += 1
     return Write(job.id, attempt=job.attempt, number=job.writes, image_count=job.request.n)
+
+
+def _save(job: ActiveJob, write: Write) -> None:
+    """Have another attempt go on from here. That clears the job of its worker's loss once it is further than that."""
+    job.saved_at = time.monotonic()
+    if job.points:
+        write.save(to_bytes(job.points), job.step, job.evaluations)
+    if job.evaluations > job.lost_at:
+        write.fields["losses"] = 0
 
 
 def _images_json(job: ActiveJob) -> str:

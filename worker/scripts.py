@@ -2,27 +2,67 @@
 
 from __future__ import annotations
 
-# KEYS: job, events. ARGV: time, worker, event. Returns the attempt, or 0 when the job is over.
-START = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if status ~= 'queued' and status ~= 'running' then return 0 end
-local attempt
-if redis.call('HEXISTS', KEYS[1], 'started_at') == 1 then
-  attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-else
-  attempt = tonumber(redis.call('HGET', KEYS[1], 'attempt'))
-  redis.call('HSET', KEYS[1], 'started_at', ARGV[1])
+# A job is over: it, its events and its pictures expire, what it could have been resumed from goes.
+_EXPIRE = """
+local function expire(job, events, images, ttl)
+  redis.call('EXPIRE', job, ttl)
+  redis.call('EXPIRE', events, ttl)
+  for i = 0, images - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end
+  redis.call('DEL', job .. ':resume')
 end
-redis.call('HSET', KEYS[1], 'status', 'running', 'worker', ARGV[2], 'step', 0, 'evaluations', 0,
-           'writes', 0, 'images', '[]', 'numerics', ARGV[4])
-local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-redis.call('XADD', KEYS[2], seq .. '-0', 'a', attempt, 'e', ARGV[3])
+local function tell(job, events, attempt, event)
+  local seq = redis.call('HINCRBY', job, 'seq', 1)
+  redis.call('XADD', events, seq .. '-0', 'a', attempt, 'e', event)
+end
+"""
+
+# KEYS: job, events. ARGV: time, worker, event, numerics, seconds that a failed job is kept, execution.
+# Returns the attempt, or 0 when the job is over: ended before, or lost its worker too often by now. Asked again for the
+# same execution (the reply was lost) it changes nothing. What earlier attempts made is kept while the numerics are the
+# same.
+START = (
+    _EXPIRE
+    + """
+local job, events = KEYS[1], KEYS[2]
+local status = redis.call('HGET', job, 'status')
+if status ~= 'queued' and status ~= 'running' then return 0 end
+local function number(name) return tonumber(redis.call('HGET', job, name) or 0) end
+local attempt = number('attempt')
+if status == 'running' then
+  if redis.call('HGET', job, 'execution') == ARGV[6] then return attempt end
+  local losses, most = redis.call('HINCRBY', job, 'losses', 1), number('max_attempts')
+  redis.call('HSET', job, 'lost_at', math.max(number('lost_at'), number('evaluations')))
+  if most > 0 and losses >= most then
+    local message = 'the worker was lost ' .. losses .. ' time(s) in a row while it did this job'
+    redis.call('HSET', job, 'status', 'failed', 'finished_at', ARGV[1],
+               'error', cjson.encode({code = 'worker_lost', message = message}))
+    tell(job, events, attempt, '{"type": "failed"}')
+    expire(job, events, cjson.decode(redis.call('HGET', job, 'request')).n, ARGV[5])
+    return 0
+  end
+end
+if redis.call('HEXISTS', job, 'started_at') == 1 then
+  attempt = redis.call('HINCRBY', job, 'attempt', 1)
+else
+  redis.call('HSET', job, 'started_at', ARGV[1])
+end
+if redis.call('HGET', job, 'numerics') ~= ARGV[4] then
+  redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0)
+  redis.call('DEL', job .. ':resume')
+end
+redis.call('HSET', job, 'status', 'running', 'worker', ARGV[2], 'step', number('saved_step'),
+           'evaluations', number('saved_evaluations'), 'writes', 0, 'numerics', ARGV[4],
+           'execution', ARGV[6])
+tell(job, events, attempt, ARGV[3])
 return attempt
 """
+)
 
 # KEYS: job, events, then one key for each blob. ARGV: the write as JSON, then the blobs.
 # Returns 1 when it was (or had been) written, 0 when the job is over or has another attempt.
-WRITE = """
+WRITE = (
+    _EXPIRE
+    + """
 local write = cjson.decode(ARGV[1])
 local now = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'writes')
 if now[1] ~= 'queued' and now[1] ~= 'running' then return 0 end
@@ -34,14 +74,59 @@ end
 for name, value in pairs(write.fields) do redis.call('HSET', KEYS[1], name, value) end
 if write.status ~= '' then redis.call('HSET', KEYS[1], 'status', write.status) end
 for i = 2, #ARGV do redis.call('SET', KEYS[i + 1], ARGV[i]) end
+if write.resume_ttl > 0 then redis.call('EXPIRE', KEYS[#KEYS], write.resume_ttl) end
 for _, event in ipairs(write.events) do
   local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', write.cap, seq .. '-0', 'a', now[2], 'e', event)
 end
-if write.ttl > 0 then
-  redis.call('EXPIRE', KEYS[1], write.ttl)
-  redis.call('EXPIRE', KEYS[2], write.ttl)
-  for i = 0, write.images - 1 do redis.call('EXPIRE', KEYS[1] .. ':image:' .. i, write.ttl) end
-end
+if write.ttl > 0 then expire(KEYS[1], KEYS[2], write.images, write.ttl) end
 return 1
+"""
+)
+
+# Puts the jobs of dead workers back to the front of a queue, the oldest first.
+# KEYS: RQ's queue, its intermediate queue, its started registry; our hash of when ids were first seen in the
+# intermediate queue. ARGV: time, seconds an id may be there, prefix of RQ's job hashes, prefix of our jobs, channel.
+# Returns how many. An id leaves the intermediate queue when its worker has registered its lease, which takes an
+# instant; one without a lease that stays belonged to a worker that died in that instant.
+COLLECT = """
+local queue, between, started, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now, patience = tonumber(ARGV[1]), tonumber(ARGV[2])
+local held, expired = {}, {}
+local entries = redis.call('ZRANGE', started, 0, -1, 'WITHSCORES')
+for i = 1, #entries, 2 do
+  local id = string.match(entries[i], '^(.*):')
+  if tonumber(entries[i + 1]) > now then held[id] = true else expired[entries[i]] = id end
+end
+local lost = {}
+for entry, id in pairs(expired) do
+  redis.call('ZREM', started, entry)
+  if not held[id] then lost[id] = true end
+end
+local there = {}
+for _, id in ipairs(redis.call('LRANGE', between, 0, -1)) do
+  there[id] = true
+  if not held[id] then
+    local since = redis.call('HGET', seen, id)
+    if not since then redis.call('HSET', seen, id, now)
+    elseif now - tonumber(since) >= patience then lost[id] = true end
+  end
+end
+for _, id in ipairs(redis.call('HKEYS', seen)) do
+  if lost[id] or held[id] or not there[id] then redis.call('HDEL', seen, id) end
+end
+local jobs = {}
+for id in pairs(lost) do
+  redis.call('LREM', between, 0, id)
+  if redis.call('EXISTS', ARGV[3] .. id) == 1 and not redis.call('LPOS', queue, id) then
+    jobs[#jobs + 1] = {id = id, created = tonumber(redis.call('HGET', ARGV[4] .. id, 'created_at') or 0)}
+  end
+end
+table.sort(jobs, function(a, b) return a.created > b.created end)
+for _, job in ipairs(jobs) do
+  redis.call('HSET', ARGV[3] .. job.id, 'status', 'queued')
+  redis.call('LPUSH', queue, job.id)
+  redis.call('PUBLISH', ARGV[5], job.id)
+end
+return #jobs
 """

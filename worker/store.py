@@ -1,10 +1,13 @@
 """Jobs, events, pictures and workers in Redis. The only place that knows a key.
 
-    denoised:job:{id}              hash     the `JobRecord`, and `seq`, `writes`
+    denoised:job:{id}              hash     the `JobRecord`, and `seq`, `writes`, `execution`, `saved_step`,
+                                            `saved_evaluations`
     denoised:job:{id}:events       stream   one entry an event, id = "{seq}-0"
     denoised:job:{id}:image:{k}    string   the encoded picture
+    denoised:job:{id}:resume       string   where its images are (`worker.resume`), until it is over
     denoised:jobs:{owner}          zset     job ids by created_at
     denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
+    denoised:between:{model}       hash     since when job ids stand between its queue and a worker
     denoised:workers               set      names of workers
     denoised:models                set      names of all models that were ever served
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
@@ -15,12 +18,16 @@
 All state changes of a job run as one Lua script each, so that they happen once and whole:
 a terminal status never changes, and a worker whose attempt is over writes nothing. Events
 get `seq` inside the script, so it has no gaps. RQ's own keys (rq:*) belong to RQ.
+
+What belongs to a job that is over expires after `result_ttl`, and so does a resume point; a job that
+is not over never does.
 """
 
 from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -31,9 +38,9 @@ from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.retry import Retry
 
-from worker.errors import StoreUnavailable
+from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import TERMINAL, JobRecord, Status, WorkerReport
-from worker.scripts import START, WRITE
+from worker.scripts import COLLECT, START, WRITE
 
 # What passes: no connection, no answer in time, memory full, a replica that may not write.
 AWAY = (
@@ -46,6 +53,8 @@ AWAY = (
 Fields = Mapping[bytes, bytes]
 
 EVENT_CAP = 50_000
+KEEPS = "noeviction"
+FULL = 0.9  # of maxmemory; the rest is for jobs that were accepted to end in
 CANCELED_CHANNEL = "denoised:canceled"
 WORKERS_KEY = "denoised:workers"
 MODELS_KEY = "denoised:models"
@@ -55,8 +64,9 @@ MODELS_KEY = "denoised:models"
 class Write:
     """One atomic change of a job: fields, new pictures, events, and perhaps a new status.
 
-    attempt: whose write it is; 0 = nobody's in particular (a cancel). number: rises with each
-    write of an attempt, so that one repeated after a lost reply is not applied twice.
+    resume: what another attempt would go on from (`worker.resume`). attempt: whose write it is; 0 = nobody's in
+    particular (a cancel). number: rises with each write of an attempt, so that one repeated after a lost reply is not
+    applied twice.
     """
 
     job: str
@@ -67,6 +77,12 @@ class Write:
     images: dict[int, bytes] = field(default_factory=dict)
     status: Status | None = None
     image_count: int = 0
+    resume: bytes | None = None
+
+    def save(self, resume: bytes, step: int, evaluations: int) -> None:
+        """Have another attempt go on from here."""
+        self.resume = resume
+        self.fields |= {"saved_step": step, "saved_evaluations": evaluations}
 
     def end(self, status: Status, error: Mapping[str, str] | None = None) -> None:
         """Make this the last write of its job."""
@@ -75,6 +91,18 @@ class Write:
         if error is not None:
             self.fields["error"] = json.dumps(dict(error))
         self.events.append({"type": status})
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The keys of a model's queue as RQ names them: jobs that wait, that a worker is just taking, and the leases of
+    those taken; job_prefix: of RQ's hashes."""
+
+    model: str
+    waiting: str
+    between: str
+    started: str
+    job_prefix: str
 
 
 def ending(record: JobRecord, status: Status, error: Mapping[str, str] | None = None) -> Write:
@@ -108,6 +136,7 @@ class Store:
         self.result_ttl = result_ttl
         self._start = client.register_script(START)
         self._write = client.register_script(WRITE)
+        self._collect = client.register_script(COLLECT)
 
     # Jobs
 
@@ -158,10 +187,16 @@ class Store:
                 highest = f"({batch[-1][1]!r}"
         return found[:limit]
 
-    def start(self, job_id: str, worker: str, numerics: str) -> int:
-        """Begin an attempt. Returns its number, 0 when the job is over (canceled, say)."""
+    def start(self, job_id: str, worker: str, numerics: str, execution: str | None = None) -> int:
+        """Begin an attempt. Returns its number, 0 when the job is over: canceled, say, or one whose workers all died.
+
+        It begins where the last attempt was saved if that had the same numerics, else anew. An `execution` begins
+        once: asked again, because the reply was lost, it gets the same answer.
+        """
         keys = [_job_key(job_id), events_key(job_id)]
-        args = [repr(time.time()), worker, _event_json("started", {"worker": worker}), numerics]
+        started = _event_json("started", {"worker": worker})
+        execution = execution or uuid.uuid4().hex
+        args = [repr(time.time()), worker, started, numerics, str(self.result_ttl), execution]
         with reachable():
             return int(self._start(keys=keys, args=args))
 
@@ -176,9 +211,20 @@ class Store:
                 self._write(keys=_write_keys(write), args=self._write_args(write), client=pipe)
             return [bool(result) for result in pipe.execute()]
 
-    def fail(self, record: JobRecord, code: str, message: str) -> None:
-        """End a job that no worker will take up again, unless it is over."""
-        self.write(ending(record, "failed", {"code": code, "message": message}))
+    def resume_point(self, job_id: str) -> bytes | None:
+        """Where the job's images were saved, None when they were not."""
+        with reachable():
+            return cast("bytes | None", self.client.get(_resume_key(job_id)))
+
+    def collect(self, queue: Queue, patience: float) -> int:
+        """Put the jobs of dead workers back to the front of their queue, in the order in which they were accepted.
+
+        patience: seconds that a job may stand between queue and worker. Returns how many there were.
+        """
+        keys = [queue.waiting, queue.between, queue.started, f"denoised:between:{queue.model}"]
+        args = [repr(time.time()), repr(patience), queue.job_prefix, _job_key(""), model_channel(queue.model)]
+        with reachable():
+            return int(self._collect(keys=keys, args=args))
 
     def cancel(self, job_id: str) -> JobRecord | None:
         """End a job that is not over yet as canceled; returns what it then is, None if unknown."""
@@ -278,6 +324,33 @@ class Store:
         with reachable():
             self.client.ping()
 
+    def check_room(self) -> None:
+        """Nothing, when there is memory for new jobs beside those that are there.
+
+        Raises:
+            StoreFull: when less than a tenth of `maxmemory` is left.
+        """
+        with reachable():
+            memory = self.client.info("memory")
+        used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
+        if limit and used > FULL * limit:
+            raise StoreFull(f"Redis uses {used} bytes (allowed: {FULL:.0%} of its maxmemory, {limit})")
+
+    def check_fitness(self) -> None:
+        """Nothing, when Redis keeps what it was given.
+
+        Raises:
+            StoreUnfit: when it would drop keys to make room: queued jobs would vanish without a word.
+        """
+        with reachable():
+            memory = self.client.info("memory")
+        policy = memory.get("maxmemory_policy", KEEPS)
+        if policy != KEEPS:
+            raise StoreUnfit(
+                f"Redis would drop jobs to make room (maxmemory-policy is {policy}, allowed: {KEEPS}); "
+                f"redis-cli CONFIG SET maxmemory-policy {KEEPS}"
+            )
+
     def _write_args(self, write: Write) -> list[str | bytes]:
         over = write.status in TERMINAL
         spec = {
@@ -289,8 +362,9 @@ class Store:
             "ttl": self.result_ttl if over else 0,
             "images": write.image_count,
             "cap": EVENT_CAP,
+            "resume_ttl": self.result_ttl if write.resume is not None else 0,
         }
-        return [json.dumps(spec), *write.images.values()]
+        return [json.dumps(spec), *write.images.values(), *([] if write.resume is None else [write.resume])]
 
 
 def event_from_entry(job_id: str, entry_id: bytes, fields: Fields) -> dict[str, Any]:
@@ -316,6 +390,10 @@ def _image_key(job_id: str, index: int) -> str:
     return f"denoised:job:{job_id}:image:{index}"
 
 
+def _resume_key(job_id: str) -> str:
+    return f"denoised:job:{job_id}:resume"
+
+
 def _jobs_key(owner: str) -> str:
     return f"denoised:jobs:{owner}"
 
@@ -329,7 +407,9 @@ def _worker_key(name: str) -> str:
 
 
 def _write_keys(write: Write) -> list[str]:
-    return [_job_key(write.job), events_key(write.job), *(_image_key(write.job, index) for index in write.images)]
+    images = [_image_key(write.job, index) for index in write.images]
+    resume = [] if write.resume is None else [_resume_key(write.job)]
+    return [_job_key(write.job), events_key(write.job), *images, *resume]
 
 
 def _event_json(kind: str, event: Mapping[str, Any]) -> str:
@@ -349,5 +429,7 @@ def reachable() -> Iterator[None]:
     """Redis' silence, or its refusal to write for now, as our own error."""
     try:
         yield
+    except redis.exceptions.OutOfMemoryError as error:
+        raise StoreFull(f"Redis does not answer ({error})") from error
     except AWAY as error:
         raise StoreUnavailable(f"Redis does not answer ({error})") from error

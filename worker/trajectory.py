@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from model.denoiser import PixelModel
 from model.plans import Plan
 from model.sampling import initial_noise
 from worker.job import JobRecord
+from worker.resume import Saved, check
 
 
 @dataclass
@@ -68,6 +70,20 @@ class Trajectory:
             registers.to(device),
         )
 
+    def resume(self, saved: Saved) -> None:
+        """Go to where another attempt was: its registers, and past the draws that it had taken.
+
+        Raises:
+            ResumeError: when it was saved under another plan or shape.
+        """
+        shape = tuple(self.registers.shape[1:])
+        check(saved, self.plan, shape)
+        for row in range(saved.row):
+            if self.plan.draws(row):
+                initial_noise(self.generator, shape)
+        self.registers = saved.registers.to(self.registers.device)
+        self.row = saved.row
+
     @property
     def finished(self) -> bool:
         return self.row == self.plan.evaluations
@@ -100,12 +116,22 @@ class Trajectory:
         self._drawn = None
 
 
-def trajectories(record: JobRecord, model: PixelModel) -> list[Trajectory]:
-    """One trajectory for each image of a job, at its x_T.
+def trajectories(record: JobRecord, model: PixelModel, saved: Mapping[int, Saved] | None = None) -> list[Trajectory]:
+    """One trajectory for each image of a job that is not made yet, where it was saved or at its x_T.
 
     Raises:
         PlanError: when the request asks for a plan that this model cannot make.
+        ResumeError: when it was saved under another plan or shape.
     """
+    made = {image.index for image in record.images}
+    begun = [trajectory for trajectory in _begun(record, model) if trajectory.index not in made]
+    for trajectory in begun:
+        if saved and trajectory.index in saved:
+            trajectory.resume(saved[trajectory.index])
+    return begun
+
+
+def _begun(record: JobRecord, model: PixelModel) -> list[Trajectory]:
     request = record.request
     plan = model.plan(request.sampler, request.steps, request.eta, request.spacing, request.karras)
     return [

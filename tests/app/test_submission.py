@@ -40,11 +40,14 @@ def test_the_seed_that_was_drawn_is_returned(api: TestClient) -> None:
     assert len({api.post("/generate", json={}).json()["seed"] for _ in range(5)}) > 1
 
 
-def test_rq_holds_the_id_and_nothing_of_the_request(api: TestClient, client: redis.Redis) -> None:
+def test_rq_holds_the_id_and_nothing_of_the_request(api: TestClient, services: Services, client: redis.Redis) -> None:
     job_id = api.post("/generate", json={"label": "ботинок"}).json()["id"]
     rq_job = Job.fetch(job_id, connection=client, serializer=JSONSerializer)
     assert json.loads(rq_job.data) == ["denoised.sample", None, [], {}]
-    assert rq_job.retries_left == 2
+    assert rq_job.retries_left is None
+    record = services.store.job(job_id)
+    assert record is not None
+    assert record.max_attempts == services.settings.max_attempts == 3
 
 
 def test_many_posts_at_once_make_as_many_jobs(api: TestClient, client: redis.Redis) -> None:
@@ -228,7 +231,7 @@ def test_a_model_that_nobody_serves_now_is_a_503_and_an_unknown_one_a_422(
 
 
 def test_a_store_without_memory_left_accepts_nothing_and_says_so(api: TestClient, client: redis.Redis) -> None:
-    """rq#1280: 503, never a job that is half there."""
+    """rq#1280: 507, never a job that is half there."""
     before = api.post("/generate", json={}).json()["id"]
     client.config_set("maxmemory", "1")
     try:
@@ -236,7 +239,7 @@ def test_a_store_without_memory_left_accepts_nothing_and_says_so(api: TestClient
         shown = api.get(f"/jobs/{before}")
     finally:
         client.config_set("maxmemory", "0")
-    assert answer.status_code == 503
+    assert answer.status_code == 507
     assert shown.json()["status"] == "queued"
     assert len(api.get("/jobs").json()["jobs"]) == 1
     assert Queue("shoes", connection=client).count == 1

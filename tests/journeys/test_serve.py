@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 PATIENCE = 120.0
 
@@ -120,27 +116,6 @@ def test_a_supervisor_that_is_killed_takes_its_children_along(
     service.process.wait()
     assert len(family) >= 4
     _until(lambda: not any(_alive(pid) for pid in family), "the end of every process")
-
-
-def test_streams_end_with_1012_when_the_server_stops(start_service: Callable[..., Any], tmp_path: Path) -> None:
-    service = start_service(tmp_path / "data")
-    with service.client() as client:
-        job = client.post("/generate", json={"steps": 1000}).json()
-    codes: list[int | None] = []
-
-    def listen() -> None:
-        with connect(service.url.replace("http", "ws") + job["links"]["events"]) as stream:
-            with contextlib.suppress(ConnectionClosed):
-                for _ in stream:
-                    pass
-            codes.append(stream.close_code)
-
-    listener = threading.Thread(target=listen)
-    listener.start()
-    _until(lambda: httpx.get(f"{service.url}/jobs/{job['id']}").json()["progress"]["step"] > 0, "the first step")
-    assert service.stop() == 0
-    listener.join(PATIENCE)
-    assert codes == [1012]
 
 
 def _status(client: httpx.Client, path: str) -> int:

@@ -20,12 +20,12 @@ from model.grids import Grid
 from model.noise import Estimate, NoiseSchedule, x0_from_epsilon
 from model.plans import Plan
 from model.samplers import SAMPLERS, compile_plan
+from tests.shop import LABELS, request
 from worker.engine import Engine, Turn
 from worker.job import JobRecord, SamplingRequest
 from worker.store import Store
 from worker.trajectory import Trajectory
 
-LABELS = ["apple", "bean", "carrot", "daikon"]
 SCHEDULE = NoiseSchedule.named("linear")
 PATIENCE = 120.0  # seconds; only a hang reaches it
 
@@ -101,28 +101,11 @@ class FakeModel:
         return pixels.permute(1, 2, 0).numpy()
 
 
-def _request(**fields: Any) -> SamplingRequest:
-    given = {
-        "model": "fake",
-        "label": None,
-        "n": 1,
-        "seed": 7,
-        "sampler": "ddim",
-        "steps": 4,
-        "eta": 0.0,
-        "guidance_scale": 1.0,
-        "format": "png",
-        **fields,
-    }
-    label = given["label"]
-    return SamplingRequest(label_name=None if label is None else LABELS[label], **given)
-
-
 def _trajectories(model: FakeModel, job: str | None = None, **fields: Any) -> list[Trajectory]:
     from worker.trajectory import trajectories
 
-    request = _request(model=model.card.name, **fields)
-    record = JobRecord(id=job or uuid.uuid4().hex, owner="", request=request, created_at=0.0)
+    asked = request(model=model.card.name, **fields)
+    record = JobRecord(id=job or uuid.uuid4().hex, owner="", request=asked, created_at=0.0)
     return trajectories(record, model)  # type: ignore[arg-type]
 
 
@@ -155,7 +138,7 @@ def model() -> FakeModel:
 @pytest.fixture(scope="session")
 def request_of() -> Callable[..., SamplingRequest]:
     """`request_of(**fields)`: four ddim steps without a label unless said otherwise."""
-    return _request
+    return request
 
 
 @pytest.fixture(scope="session")
@@ -184,7 +167,7 @@ def create(store: Store) -> Callable[..., JobRecord]:
         job_id: str | None = None, owner: str = "", created_at: float | None = None, store: Store = store, **fields: Any
     ) -> JobRecord:
         now = time.time() if created_at is None else created_at
-        record = JobRecord(id=job_id or uuid.uuid4().hex, owner=owner, request=_request(**fields), created_at=now)
+        record = JobRecord(id=job_id or uuid.uuid4().hex, owner=owner, request=request(**fields), created_at=now)
         with store.client.pipeline() as pipeline:
             assert store.reserve(record.id, pipeline)
             store.create(record, {"queue_position": 0, "eta_seconds": None}, pipeline)

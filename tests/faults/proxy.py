@@ -1,0 +1,82 @@
+"""A TCP proxy that cuts, slows and silences what passes through it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+
+class Proxy:
+    """Between clients and a port on this machine.
+
+    delay: seconds that each piece is held back. `cut` closes every connection; while `refusing`, new ones are closed
+    at once; while `silent`, they are accepted and nothing passes.
+    """
+
+    def __init__(self, to_port: int) -> None:
+        self.delay = 0.0
+        self.refusing = False
+        self.silent = False
+        self._to_port = to_port
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> int:
+        """Close every connection. Returns how many there were."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, set()
+        for pair in pairs:
+            _close(pair)
+        return len(pairs)
+
+    def close(self) -> None:
+        self.refusing = True
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self.refusing:
+                    client.close()
+                    continue
+                self._join(client)
+
+    def _join(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self._to_port))
+        except OSError:
+            client.close()
+            return
+        for each in (client, server):
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        pair = (client, server)
+        with self._lock:
+            self._pairs.add(pair)
+        for source, target in (pair, pair[::-1]):
+            threading.Thread(target=self._pass, args=(source, target, pair), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, pair: tuple[socket.socket, socket.socket]) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.delay:
+                    time.sleep(self.delay)
+                while self.silent:
+                    time.sleep(0.02)
+                target.sendall(data)
+        with self._lock:
+            self._pairs.discard(pair)
+        _close(pair)
+
+
+def _close(pair: tuple[socket.socket, socket.socket]) -> None:
+    for each in pair:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()

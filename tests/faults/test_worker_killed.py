@@ -1,0 +1,213 @@
+"""Workers that die at any moment: their jobs go on elsewhere, to the same bytes; who kills workers is found out."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.faults.site import Site
+from tests.shop import Hand, Shop
+from worker.job import TERMINAL
+
+TURN_SECONDS = 0.01
+JOBS: list[dict[str, Any]] = [
+    {"steps": 150, "sampler": "ddpm", "seed": 1, "label": 0},
+    {"steps": 200, "sampler": "dpmpp_2m", "seed": 2, "label": 1, "n": 3},
+    {"steps": 120, "sampler": "euler_a", "seed": 3, "label": 0, "guidance_scale": 2.0, "preview_every": 40},
+    {"steps": 90, "sampler": "heun", "seed": 4, "format": "webp"},
+    {"steps": 180, "sampler": "ddim", "eta": 0.7, "seed": 5, "label": 1},
+]
+
+
+def check_events(stored: list[dict[str, Any]]) -> None:
+    """`seq` without gaps, steps rising within an attempt, attempts rising, one terminal event, the last."""
+    assert [event["seq"] for event in stored] == list(range(1, len(stored) + 1))
+    attempts = [event["attempt"] for event in stored]
+    assert attempts == sorted(attempts)
+    for attempt in set(attempts):
+        steps = [event["step"] for event in stored if event["attempt"] == attempt and event["type"] == "progress"]
+        assert steps == sorted(set(steps))
+    assert [event["type"] for event in stored if event["type"] in TERMINAL] == [stored[-1]["type"]]
+
+
+def rows_made(shop: Shop) -> Counter[float]:
+    """How often each row was evaluated, by all workers there ever were."""
+    return Counter(row for hand in shop.workers for _, rows in hand.evaluations() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("kills", "lease"),
+    [(1, 2.0), pytest.param(20, 3.0, marks=pytest.mark.faults), pytest.param(3, 10.0, marks=pytest.mark.faults)],
+)
+def test_jobs_of_a_killed_worker_end_as_if_nothing_had_been(
+    kills: int, lease: float, site: Site, told: Callable[..., None]
+) -> None:
+    """rq#2015: SIGKILL at a random step, a batch of five jobs; taken up from a saved step, with the same bytes."""
+    shop, chance = site.shop, random.Random(kills)
+    shop.worker("fake", seconds=TURN_SECONDS, lease=lease)
+    undisturbed = [shop.submit(**fields) for fields in JOBS]
+    expected = [shop.sha256(job_id) for job_id in undisturbed]
+    once = rows_made(shop)
+    shop.workers[-1].signal(signal.SIGTERM)
+    assert shop.workers[-1].wait() == 0
+    late, again, repeated = [], [], []
+    for _ in range(kills):
+        before = rows_made(shop)
+        victim = shop.worker("fake", seconds=TURN_SECONDS, lease=lease)
+        jobs = [shop.submit(**fields) for fields in JOBS]
+        for job_id in jobs:
+            shop.until(lambda job_id=job_id: shop.job(job_id).status == "running", "all to run")  # type: ignore[misc]
+        time.sleep(chance.uniform(0.0, 1.5))
+        victim.kill()
+        killed = time.time()
+        heir = shop.worker("fake", seconds=TURN_SECONDS, lease=lease)
+        lost = [job_id for job_id in jobs if not shop.job(job_id).terminal]
+        assert len(lost) >= 4
+        assert [shop.sha256(job_id) for job_id in jobs] == expected
+        for job_id in jobs:
+            check_events(shop.events(job_id))
+            assert shop.job(job_id).attempt == (2 if job_id in lost else 1)
+        again.append(heir.evaluations()[0][0] - killed)
+        late.append(max(shop.job(job_id).finished_at or 0.0 for job_id in jobs) - killed)
+        repeated.append(_seconds(victim, rows_made(shop) - before - once))
+        heir.signal(signal.SIGTERM)
+        assert heir.wait() == 0
+    told(
+        kills=kills,
+        lease=lease,
+        latest_resumed_seconds=round(max(again), 2),
+        latest_done_seconds=round(max(late), 2),
+        most_repeated_seconds=round(max(repeated), 2),
+    )
+    assert max(again) < 1.5 * lease + 1
+    assert max(late) < 2 * lease + (5 if lease < 10 else 0), "what was left of the jobs takes up to 5 s"
+    assert max(repeated) < 2.0
+
+
+def _seconds(victim: Hand, repeated: Counter[float]) -> float:
+    """How long before its last turn the victim had made the first of the rows that were made again."""
+    turns = victim.evaluations()
+    firsts = [moment for moment, rows in turns if any(row in repeated for row in rows)]
+    return turns[-1][0] - firsts[0] + TURN_SECONDS if firsts else 0.0
+
+
+@pytest.mark.faults
+def test_a_job_that_kills_its_workers_is_failed_and_its_neighbours_are_not(
+    site: Site, told: Callable[..., None]
+) -> None:
+    """Every row of class 2 below t = 700 ends its process; a supervisor starts workers again and again."""
+    shop = site.shop
+    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "killer": 2, "killer_below": 700.0}
+    before = [shop.submit(steps=100, sampler="ddpm", seed=k, label=k % 2) for k in range(3)]
+    guilty = shop.submit(steps=50, label=2, n=2)
+    after = [shop.submit(steps=20, seed=9), shop.submit(steps=200, sampler="ddpm", label=1)]
+    deaths = 0
+    hand = shop.worker("fake", **settings)
+    while not all(shop.job(job_id).terminal for job_id in (*before, guilty, *after)):
+        if hand.exit_code() is not None:
+            deaths += 1
+            assert deaths < 10
+            hand = shop.worker("fake", **settings)
+        time.sleep(0.02)
+    record = shop.job(guilty)
+    assert record.status == "failed"
+    assert record.error == {
+        "code": "worker_lost",
+        "message": "the worker was lost 3 time(s) in a row while it did this job",
+    }
+    assert [shop.job(job_id).status for job_id in (*before, *after)] == ["succeeded"] * 5
+    for job_id in (*before, guilty, *after):
+        check_events(shop.events(job_id))
+    shop.until(lambda: shop.forgotten(guilty), "RQ to forget the job")
+    told(deaths=deaths, attempts_of_the_killer=record.attempt)
+    assert deaths == 3
+
+
+@pytest.mark.faults
+def test_two_killers_are_told_from_each_other_and_from_the_innocent(site: Site) -> None:
+    """Both in one batch, and one that kills in its very first evaluation."""
+    shop = site.shop
+    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "killer": 2, "killer_below": 2000.0}
+    innocent = [shop.submit(steps=60, seed=k, label=1) for k in range(2)]
+    killers = [shop.submit(steps=50, label=2, seed=k) for k in range(2)]
+    hand = shop.worker("fake", **settings)
+    while not all(shop.job(job_id).terminal for job_id in (*innocent, *killers)):
+        if hand.exit_code() is not None:
+            hand = shop.worker("fake", **settings)
+        time.sleep(0.02)
+    assert [shop.job(job_id).status for job_id in innocent] == ["succeeded"] * 2
+    assert [(shop.job(job_id).error or {}).get("code") for job_id in killers] == ["worker_lost"] * 2
+    assert len(shop.workers) <= 6
+
+
+@pytest.mark.faults
+def test_a_job_that_is_lost_again_and_again_but_gets_on_is_not_failed(site: Site, told: Callable[..., None]) -> None:
+    """Five kills of one worker after the other, each after a point was saved: none of them is the job's doing."""
+    shop = site.shop
+    job_id = shop.submit(steps=600, sampler="ddpm", label=1)
+    steps = [0]
+    for _ in range(5):
+        hand = shop.worker("fake", seconds=TURN_SECONDS, lease=1.0)
+        shop.until(lambda: shop.job(job_id).status == "running" and shop.job(job_id).step > steps[-1] + 60, "progress")
+        steps.append(shop.job(job_id).step)
+        hand.kill()
+    shop.worker("fake", lease=1.0)
+    assert shop.finished(job_id).status == "succeeded"
+    assert shop.job(job_id).attempt == 6
+    assert steps == sorted(steps)
+    check_events(shop.events(job_id))
+    told(kills=5, steps_at_the_kills=steps[1:])
+
+
+@pytest.mark.faults
+def test_a_job_whose_worker_died_between_the_queue_and_its_lease_is_taken_up_within_two_leases(
+    site: Site, told: Callable[..., None]
+) -> None:
+    """rq#2236: it stands in RQ's intermediate queue, where RQ itself leaves it for a minute."""
+    shop, lease = site.shop, 2.0
+    job_id = shop.submit()
+    queue = shop.rq_queue("fake")
+    shop.client.lmove(queue.key, queue.intermediate_queue_key)
+    moved = time.time()
+    shop.worker("fake", lease=lease)
+    assert shop.finished(job_id).status == "succeeded"
+    after = (shop.job(job_id).finished_at or 0.0) - moved
+    told(lease=lease, done_after_seconds=round(after, 2))
+    assert after < 2 * lease
+    assert shop.job(job_id).losses == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("pause", [1.8, 6.0])
+def test_a_worker_paused_past_its_lease_changes_nothing_when_it_wakes(
+    pause: float, site: Site, told: Callable[..., None]
+) -> None:
+    """rq#2424: SIGSTOP, another worker takes its jobs, SIGCONT: no result of its own, no end undone, no second end."""
+    shop = site.shop
+    sleeper = shop.worker("fake", seconds=TURN_SECONDS, lease=1.0)
+    jobs = [shop.submit(**fields) for fields in JOBS]
+    shop.until(lambda: all(shop.running(job_id) for job_id in jobs), "all to run")
+    sleeper.signal(signal.SIGSTOP)
+    shop.worker("fake", seconds=TURN_SECONDS, lease=1.0)
+    time.sleep(pause)
+    shop.until(lambda: all(shop.job(job_id).attempt == 2 for job_id in jobs), "the others to be taken up")
+    sleeper.signal(signal.SIGCONT)
+    pictures = [shop.sha256(job_id) for job_id in jobs]
+    time.sleep(0.5)
+    again = [shop.submit(**fields) for fields in JOBS]
+    assert pictures == [shop.sha256(job_id) for job_id in again] == [shop.sha256(job_id) for job_id in jobs]
+    for job_id in jobs:
+        stored = shop.events(job_id)
+        check_events(stored)
+        assert stored[-1]["attempt"] == 2
+        for index, image in enumerate(shop.job(job_id).images):
+            assert shop.store.image(job_id, index) is not None
+            assert image.index == index
+    assert sleeper.exit_code() is None
+    told(jobs=len(jobs), violations=0)
