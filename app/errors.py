@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from worker.errors import StoreUnavailable
+from worker.log import REQUEST_ID
 
 MEDIA_TYPE = "application/problem+json"
 UNREADABLE = "There was an error parsing the body"  # FastAPI's words for what json.loads could not take
@@ -46,8 +47,10 @@ class Problem(Exception):
 
     def body(self) -> dict[str, Any]:
         """The problem object."""
-        title = HTTPStatus(self.status).phrase
-        return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.extra}
+        told = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status}
+        request_id = REQUEST_ID.get()
+        known = {"request_id": request_id} if request_id else {}
+        return {**told, "detail": self.detail, **known, **self.extra}
 
     def response(self) -> Response:
         """The same as an HTTP answer."""
@@ -127,12 +130,6 @@ def install(app: FastAPI) -> None:
             return InvalidRequest([("body", cause)]).response()
         problem = Problem(_detail(request, error), headers=error.headers)
         problem.status = error.status_code
-        return problem.response()
-
-    @app.exception_handler(Exception)
-    async def _defect(request: Request, error: Exception) -> Response:
-        problem = Problem("an error of the server's own; its log says more")
-        problem.status = 500
         return problem.response()
 
 

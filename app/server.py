@@ -53,7 +53,9 @@ def serve(settings: ApiSettings) -> None:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         access_log=False,
         server_header=False,
-        log_level="warning",
+        log_config=None,
     )
+    # Its lines about sockets repeat the query, where a ticket stands.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_no_denial)
     Server(config, app).run()

@@ -92,11 +92,16 @@ class Lease:
 class BatchingWorker(BaseWorker):
     """One process, one device, one running batch.
 
-    models: what it serves, by name; each has a queue of that name.
+    models: what it serves, by name; each has a queue of that name. speed: what is known of theirs already.
     """
 
     def __init__(
-        self, models: Mapping[str, PixelModel], client: redis.Redis, store: Store, settings: WorkerSettings
+        self,
+        models: Mapping[str, PixelModel],
+        client: redis.Redis,
+        store: Store,
+        settings: WorkerSettings,
+        speed: Speed | None = None,
     ) -> None:
         queues = [Queue(name, connection=client, serializer=JSONSerializer, job_class=InertJob) for name in models]
         name = f"worker-{uuid4().hex[:12]}"
@@ -117,7 +122,8 @@ class BatchingWorker(BaseWorker):
         self._more = True  # whether there may be jobs in the queues
         self._ask_after = 0.0  # when Redis was away
         self._ask_anyway = 0.0
-        self._speed = Speed()
+        self._speed = speed or Speed()
+        self._turn_ended: float | None = None  # None while nobody is here
         self._load = (0, 0)  # trajectories, evaluations to go; for the housekeeper, who may not look into the batch
 
     # The engine's thread
@@ -151,9 +157,15 @@ class BatchingWorker(BaseWorker):
         started = time.monotonic()
         turn = self.engine.step()
         if not turn.rows and not turn.failed:
+            self._turn_ended = None
             return False
-        seconds = time.monotonic() - started
-        self._speed.add(turn.rows, seconds)
+        ended = time.monotonic()
+        seconds = ended - started
+        if turn.advanced:
+            # What the loop does between two turns is part of what the second takes.
+            model = turn.advanced[0].trajectory.model
+            self._speed.add(model, turn.rows, ended - (self._turn_ended or started))
+        self._turn_ended = ended
         names = {item.trajectory.job for item in turn.advanced} | {trajectory.job for trajectory, _ in turn.failed}
         with self._leases_lock:
             leases = [self._leases[name] for name in sorted(names) if name in self._leases]
@@ -272,6 +284,8 @@ class BatchingWorker(BaseWorker):
             self.publisher.fail(lease.active, "unservable", str(error))
             return
         self.engine.batch.admit(newcomers)
+        facts = {"model": record.request.model, "images": record.request.n, "attempt": lease.active.attempt}
+        log.info("job started", extra={"job": record.id, "request_id": record.request_id, **facts})
 
     def _drain(self) -> None:
         """Give back what would take long, finish the rest."""
@@ -312,6 +326,7 @@ class BatchingWorker(BaseWorker):
             record = self.store.job(active.id)
             if record is None or record.terminal:
                 self._forget(lease.rq_job, lease.execution)
+                _tell(record, lease)
             else:
                 self._end_execution(lease)  # another attempt has it, and RQ's job with it
         except REDIS_ERRORS as error:
@@ -361,6 +376,9 @@ class BatchingWorker(BaseWorker):
             trajectories=running,
             pending_evaluations=pending,
             evaluations_per_second=self._speed.per_second,
+            reserved=self.engine.batch.reserved,
+            places=self.engine.batch.places,
+            paces=self._speed.paces(),
         )
         if not self._stopping.is_set():
             self.store.report(report, ttl=self.settings.lease)
@@ -420,3 +438,10 @@ class BatchingWorker(BaseWorker):
             self.register_death()  # type: ignore[no-untyped-call]
         except REDIS_ERRORS as error:
             log.warning("left without a word: %s", error)
+
+
+def _tell(record: JobRecord | None, lease: Lease) -> None:
+    """The log's line on a job that is over."""
+    if record is not None:
+        facts = {"status": record.status, "code": (record.error or {}).get("code"), "evaluations": record.evaluations}
+        log.info("job over", extra={"job": record.id, "request_id": record.request_id, **facts, "spent": lease.spent})
