@@ -25,11 +25,12 @@ _SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass
 class Answer:
-    """What was answered so far. status: 101 for a socket that was accepted; close_code: who closed it and why."""
+    """What was answered so far. status: 101 for a socket that was accepted; gone: nothing more can be sent."""
 
     request_id: str
     status: int | None = None
     close_code: int | None = None
+    gone: bool = False
     started: float = field(default_factory=time.perf_counter)
 
     def note(self, message: Message) -> None:
@@ -64,11 +65,17 @@ class Access:
 
         async def noting(message: Message) -> None:
             answer.note(message)
-            await send(message)
+            try:
+                await send(message)
+            except Exception:
+                answer.gone = True
+                raise
 
         try:
             await self._app(scope, receive, noting)
         except Exception:
+            if answer.gone:
+                return  # the client left, or broke the protocol, while it was answered
             log.exception("defect")
             if scope["type"] != "http" or answer.status is not None:
                 raise
@@ -98,6 +105,7 @@ def _line(scope: Scope, answer: Answer) -> dict[str, object]:
         "route": getattr(route, "path", None),
         "status": answer.status,
         "close_code": answer.close_code,
+        "gone": answer.gone or None,
         "job": str(job)[:64] if job is not None else None,
         "owner": scope.get("denoised_owner") or None,
         "ms": round((time.perf_counter() - answer.started) * 1000, 2),

@@ -16,7 +16,8 @@ from pathlib import Path
 
 PREFIX = "denoised_"  # by which people, and programs that look for leaked secrets, know one
 MARK = "sha256"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAMES = "1 … 64 letters, digits, . _ -, a letter or digit first; not 16 hexadecimal digits"
+_NAME = re.compile(r"(?![0-9a-f]{16}$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[!-~]+")  # what a header can carry in one word
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -38,7 +39,7 @@ class KeyRing:
 
     @classmethod
     def of(cls, keys: Iterable[str], where: str = "the keys") -> KeyRing:
-        """From keys as they are written. Their owner is named by the hash: "#" and 16 of its digits.
+        """From keys as they are written. Their owner is named by the first 16 digits of the hash, which no name can be.
 
         Raises:
             KeyFileError: for a key that no header can carry.
@@ -80,7 +81,7 @@ def new_key(name: str) -> tuple[str, str]:
         KeyFileError: for a name that no line can hold.
     """
     if not _NAME.fullmatch(name):
-        raise KeyFileError(f"NAME {name!r} is not possible (allowed: 1 … 64 letters, digits, . _ -; no . _ - in front)")
+        raise KeyFileError(f"NAME {name!r} is not possible (allowed: {NAMES})")
     key = PREFIX + secrets.token_urlsafe(32)
     return key, f"{name}:{MARK}:{key_hash(key)}"
 
@@ -98,7 +99,7 @@ def _entry(text: str, where: str) -> tuple[str, str]:
     if mark != MARK:
         return _plain(text, where)
     if not _NAME.fullmatch(name):
-        raise KeyFileError(f"{where}: the name is not possible (allowed: 1 … 64 letters, digits, . _ -)")
+        raise KeyFileError(f"{where}: the name is not possible (allowed: {NAMES})")
     if not _HASH.fullmatch(digits):
         raise KeyFileError(f"{where}: the hash has {len(digits)} characters (allowed: 64 digits of 0-9a-f)")
     return digits, name
@@ -108,4 +109,4 @@ def _plain(key: str, where: str) -> tuple[str, str]:
     if not _KEY.fullmatch(key):
         raise KeyFileError(f"{where}: a key has characters that no header carries (allowed: ASCII without spaces)")
     digits = key_hash(key)
-    return digits, f"#{digits[:16]}"
+    return digits, digits[:16]

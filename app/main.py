@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import errors, events, films, generate, jobs, operations, verify
 from app.access import HEADER, Access
 from app.guard import Guard
+from app.openapi import DescribedAPI
 from app.services import Services
 from app.settings import ApiSettings
 
@@ -29,7 +30,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         yield
         await services.relay.stop()
 
-    app = FastAPI(
+    app = DescribedAPI(
         title="denoised",
         summary="The denoising daemon",
         description=DESCRIPTION,

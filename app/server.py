@@ -16,9 +16,13 @@ from app.settings import ApiSettings
 SHUTDOWN_SECONDS = 8
 
 
-def _is_no_denial(record: logging.LogRecord) -> bool:
-    """Uvicorn 0.54 takes a refused WebSocket handshake for an unfinished one and logs an error (its PR 3138)."""
-    return "without completing handshake" not in record.getMessage()
+def _mended(record: logging.LogRecord) -> bool:
+    """Uvicorn 0.54 takes a refused WebSocket handshake for an unfinished one and logs an error (its PR 3138): dropped.
+    A client's broken UTF-8 is no error of the server's, and its traceback tells nothing."""
+    message = record.getMessage()
+    if message.startswith("Invalid UTF-8"):
+        record.levelno, record.levelname, record.exc_info = logging.INFO, "INFO", None
+    return "without completing handshake" not in message
 
 
 class Server(uvicorn.Server):
@@ -57,5 +61,5 @@ def serve(settings: ApiSettings) -> None:
     )
     # Its lines about sockets repeat the query, where a ticket stands.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_is_no_denial)
+    logging.getLogger("uvicorn.error").addFilter(_mended)
     Server(config, app).run()

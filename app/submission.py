@@ -21,7 +21,6 @@ from worker.store import Store
 log = logging.getLogger("denoised.api")
 
 CLAIM_SECONDS = 1.0  # how long the second of two equal posts waits for the first one's job
-LONGEST_KEY = 255
 
 
 def submit(services: Services, body: GenerateRequest, owner: str, key: str | None = None) -> tuple[JobRecord, Outlook]:
@@ -74,9 +73,7 @@ class Claim:
 
     @classmethod
     def of(cls, body: GenerateRequest, owner: str, key: str) -> Claim:
-        """Raises InvalidRequest for a key that is too long."""
-        if not 1 <= len(key) <= LONGEST_KEY:
-            raise InvalidRequest([("Idempotency-Key", f"has {len(key)} characters (allowed: 1 … {LONGEST_KEY})")])
+        """The claim that a caller makes with a key for a body."""
         content = json.dumps({**body.model_dump(), "format": body.format or "png"}, sort_keys=True)
         return cls(owner, _sha256(key), _sha256(content))
 

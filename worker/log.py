@@ -38,11 +38,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
-def to_stderr(level: int = logging.INFO) -> None:
-    """Have this process log so: its own events, its libraries', warnings, and what nobody caught."""
+def to_stderr() -> None:
+    """Have this process log so: its own events, its libraries' complaints, warnings, and what nobody caught."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("denoised").setLevel(logging.INFO)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = lambda hook: _uncaught(hook.exc_type, hook.exc_value, hook.exc_traceback)

@@ -86,7 +86,8 @@ def test_no_line_has_a_key_a_ticket_or_a_query(browse: Browse, desk: Any, caplog
     api.delete(f"/jobs/{job_id}")
     path = f"/jobs/{job_id}/events?ticket={ticket}"
     with api.websocket_connect(LOCAL + path, headers={"Authorization": ""}) as socket:
-        assert socket.receive_json()["type"] == "queued"
+        assert [socket.receive_json()["type"] for _ in range(2)] == ["queued", "canceled"]
+        assert socket.receive()["code"] == 1000
     with pytest.raises(WebSocketDenialResponse), api.websocket_connect(LOCAL + path, headers={"Authorization": ""}):
         pass
     api.get("/jobs?key=s3cret-key", headers={"Authorization": "Bearer s3cret-key-almost"})
@@ -94,13 +95,13 @@ def test_no_line_has_a_key_a_ticket_or_a_query(browse: Browse, desk: Any, caplog
     everything = " ".join(repr(vars(record)) for record in caplog.records if record.name.startswith("denoised"))
     assert ticket not in everything
     assert "s3cret" not in everything
-    assert {entry.get("owner") for entry in entries(caplog)} == {None, browse_owner("s3cret-key")}
+    assert {entry.get("owner") for entry in entries(caplog)} == {None, name_of("s3cret-key")}
 
 
-def browse_owner(key: str) -> str:
+def name_of(key: str) -> str:
     from app.keys import key_hash
 
-    return f"#{key_hash(key)[:16]}"
+    return key_hash(key)[:16]
 
 
 def test_a_defect_is_a_500_that_tells_nothing_and_a_line_that_tells_all(

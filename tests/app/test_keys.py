@@ -36,7 +36,7 @@ def test_the_command_prints_a_key_and_the_line_that_lets_it_in(tmp_path: Path) -
     assert KeyRing.read(file).owner(key) == "phone"
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "a b", "-a", "../x", "é", "x" * 65, "a\nb"])
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "-a", "../x", "é", "x" * 65, "a\nb", "0" * 16])
 def test_a_name_that_no_line_can_hold_is_refused(name: str) -> None:
     done = CliRunner().invoke(cli, ["key", "--", name])
     assert done.exit_code == 1
@@ -50,7 +50,7 @@ def test_a_file_may_hold_named_hashes_plain_keys_and_comments(tmp_path: Path) ->
     file.write_text(f"# who may call\n{first}\n\n  {second}  \na:plain:key\n")
     ring = KeyRing.read(file)
     assert ring.owner(one) == ring.owner(two) == "phone", "an old and a new key of one owner"
-    assert ring.owner("a:plain:key") == f"#{key_hash('a:plain:key')[:16]}"
+    assert ring.owner("a:plain:key") == key_hash("a:plain:key")[:16]
     assert ring.owner(first.split(":")[2]) is None, "the hash itself lets nobody in"
     assert ring.owner("# who may call") is None
 
