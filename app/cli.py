@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.settings import TORCH_ENVIRONMENT
+from worker.errors import StoreUnavailable
 from worker.log import to_stderr
 
 if TYPE_CHECKING:
@@ -130,7 +131,10 @@ def api(
         result_ttl=result_ttl,
     )
     to_stderr()
-    run(settings)
+    try:
+        run(settings)
+    except StoreUnavailable as error:
+        _refuse("api", error)
 
 
 @cli.command()
