@@ -181,8 +181,12 @@ class BatchingWorker(BaseWorker):
         with self._leases_lock:
             gone, self._to_evict = self._to_evict, set()
             late = [lease for lease in self._leases.values() if lease.spent > self.settings.job_timeout]
-        for job in gone:
-            self.engine.batch.evict(job)
+            canceled = [self._leases[job].active for job in gone if job in self._leases]
+        evicted = {job for job in gone if self.engine.batch.evict(job)}
+        for active in canceled:
+            if active.id in evicted:
+                # No turn will be written for it any more: this write is refused, and so the lease ends.
+                self.publisher.fail(active, "canceled", "the job was canceled")
         for lease in late:
             if self.engine.batch.evict(lease.active.id):
                 limit = f"the job was not done within {self.settings.job_timeout:g} s"
