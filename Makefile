@@ -13,9 +13,10 @@ PEERS_LOCK := bench/peers/requirements.lock
 # Fashion-MNIST's four IDX files; on Debian the package dataset-fashion-mnist puts them here.
 DATA ?= /usr/share/datasets/fashion-mnist
 OUT ?= runs/fashion-mnist
+MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow test-faults lint format train quality bench lock
+.PHONY: help install serve test test-slow test-faults soak lint format train quality bench lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ test-slow: install ## run the tests that take minutes
 
 test-faults: install ## run the tests that kill, starve or cut off real programs
 	@$(BIN)/pytest -m faults $(ARGS) || $(NONE_COLLECTED)
+
+soak: install ## half an hour of mixed work, cancels and clients that vanish; what is held afterwards (MINUTES=30)
+	DENOISED_SOAK_MINUTES=$(MINUTES) $(BIN)/pytest -s -m faults tests/journeys/test_load.py -k hours $(ARGS)
 
 lint: install ## check style, format and types
 	$(BIN)/ruff check .

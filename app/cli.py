@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.settings import TORCH_ENVIRONMENT
+from worker.errors import StoreUnavailable
+from worker.log import to_stderr
+
+if TYPE_CHECKING:
+    from app.keys import KeyRing
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -74,6 +78,7 @@ def serve(
     arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
     arguments += [text for folder in model or [] for text in ("--model", str(folder))]
     folder = (data_dir or _data_folder()).absolute()
+    to_stderr()
     settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network)
     try:
         run(settings, say=lambda text: print(text, flush=True))  # noqa: T201
@@ -89,42 +94,63 @@ def api(
     port: Port = 8000,
     redis_url: RedisUrl = DEFAULT_REDIS,
     api_keys: Annotated[str, _env("API_KEYS", "accepted keys, comma-separated; none = local programs only")] = "",
-    api_keys_file: Annotated[Path | None, _env("API_KEYS_FILE", "a file with one key a line")] = None,
+    api_keys_file: Annotated[
+        Path | None, _env("API_KEYS_FILE", "a file with one key a line, as `denoised key` prints them")
+    ] = None,
     allowed_hosts: Annotated[str, _env("ALLOWED_HOSTS", "host names accepted beside the local ones")] = "",
     allowed_origins: Annotated[str, _env("ALLOWED_ORIGINS", "browser origins that may call")] = "",
     trust_network: TrustNetwork = False,
     max_wait: Annotated[float, _env("MAX_WAIT", "seconds a client may wait for its job", min=0.1)] = 60.0,
-    max_queue: Annotated[int, _env("MAX_QUEUE", "jobs that may wait for a model", min=1)] = 1000,
+    max_queue: Annotated[int, _env("MAX_QUEUE", "jobs that may wait", min=1)] = 1000,
+    queue_limit: Annotated[int, _env("QUEUE_LIMIT", "evaluations of the network that may wait", min=1)] = 100_000,
+    queue_limit_per_key: Annotated[
+        int, _env("QUEUE_LIMIT_PER_KEY", "of these, what one API key's jobs may make up", min=1)
+    ] = 50_000,
     max_attempts: Annotated[int, _env("MAX_ATTEMPTS", "times a job is begun when workers die", min=1)] = 3,
     result_ttl: Annotated[int, _env("RESULT_TTL", "seconds that results are kept", min=1)] = 86_400,
 ) -> None:
     """Start the HTTP front end alone, on a Redis that workers share."""
-    from app.guard import key_hash
     from app.server import serve as run
     from app.settings import ApiSettings
 
-    _log_to_stderr()
-    keys = _listed(api_keys)
-    if api_keys_file is not None:
-        try:
-            keys |= {line.strip() for line in api_keys_file.read_text(encoding="utf-8").splitlines() if line.strip()}
-        except OSError as error:
-            _refuse("api", f"API keys file {api_keys_file} cannot be read ({error.strerror})")
+    keys = _key_ring(api_keys, api_keys_file)
     if not keys:
         _refuse_strangers("api", host, trust_network)
     settings = ApiSettings(
         redis_url=redis_url or DEFAULT_REDIS,
         host=host,
         port=port,
-        api_key_hashes=frozenset(key_hash(key) for key in keys),
+        api_keys=keys,
         allowed_hosts=frozenset(name.lower() for name in _listed(allowed_hosts)),
         allowed_origins=frozenset(_listed(allowed_origins)),
         max_wait=max_wait,
         max_queue=max_queue,
+        queue_limit=queue_limit,
+        queue_limit_per_key=queue_limit_per_key,
         max_attempts=max_attempts,
         result_ttl=result_ttl,
     )
-    run(settings)
+    to_stderr()
+    try:
+        run(settings)
+    except StoreUnavailable as error:
+        _refuse("api", error)
+
+
+@cli.command()
+def key(name: Annotated[str, typer.Argument(help="whose key it is: jobs belong to names")] = "default") -> None:
+    """Make an API key: prints it, once, and the line that lets it in.
+
+    The line goes into the file that DENOISED_API_KEYS_FILE names; it holds the key's hash alone.
+    """
+    from app.keys import KeyFileError, new_key
+
+    try:
+        made, line = new_key(name)
+    except KeyFileError as error:
+        _refuse("key", error)
+    typer.echo(made)
+    typer.echo(line)
 
 
 @cli.command(hidden=True)
@@ -135,7 +161,7 @@ def store(
     """Run the embedded Valkey (a child of `serve`)."""
     from app.embedded import run
 
-    _log_to_stderr()
+    to_stderr()
     raise typer.Exit(run(data_dir, socket))
 
 
@@ -330,11 +356,19 @@ def _listed(text: str) -> set[str]:
     return {item.strip() for item in text.split(",") if item.strip()}
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+def _key_ring(keys: str, file: Path | None) -> KeyRing:
+    """The keys of the environment and of the file, as hashes."""
+    from app.keys import KeyFileError, KeyRing
+
+    os.environ.pop("DENOISED_API_KEYS", None)
+    try:
+        ring = KeyRing.of(_listed(keys), "DENOISED_API_KEYS")
+        return ring | KeyRing.read(file) if file is not None else ring
+    except KeyFileError as error:
+        _refuse("api", error)
 
 
-def _refuse(command: str, error: object) -> None:
+def _refuse(command: str, error: object) -> NoReturn:
     """One line on stderr, exit code 1."""
     _complain(command, error)
     raise typer.Exit(1)

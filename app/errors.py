@@ -25,12 +25,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from worker.errors import StoreFull, StoreUnavailable
+from worker.log import REQUEST_ID
 
 MEDIA_TYPE = "application/problem+json"
 UNREADABLE = "There was an error parsing the body"  # FastAPI's words for what json.loads could not take
 LISTED = 20  # errors that one answer lists
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SHOWN = 80  # characters of a refused value that an error repeats
 
 
@@ -47,8 +50,10 @@ class Problem(Exception):
 
     def body(self) -> dict[str, Any]:
         """The problem object."""
-        title = HTTPStatus(self.status).phrase
-        return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, **self.extra}
+        told = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status}
+        request_id = REQUEST_ID.get()
+        known = {"request_id": request_id} if request_id else {}
+        return {**told, "detail": self.detail, **known, **self.extra}
 
     def response(self) -> Response:
         """The same as an HTTP answer."""
@@ -130,14 +135,11 @@ def install(app: FastAPI) -> None:
         if error.status_code == 400 and error.detail == UNREADABLE:
             cause = "cannot be read as JSON: nested too deeply, too long a number, or no UTF-8"
             return InvalidRequest([("body", cause)]).response()
-        problem = Problem(_detail(request, error), headers=error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed(request))  # the router names the first route's methods only
+        problem = Problem(_detail(request, error), headers=headers)
         problem.status = error.status_code
-        return problem.response()
-
-    @app.exception_handler(Exception)
-    async def _defect(request: Request, error: Exception) -> Response:
-        problem = Problem("an error of the server's own; its log says more")
-        problem.status = 500
         return problem.response()
 
 
@@ -189,6 +191,13 @@ def _message(error: Any) -> str:
         return f"should be a JSON object (given: {shown(error.get('input'))})"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]} (given: {shown(error.get('input'))})"
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that some route of this path takes."""
+    routes = request.app.routes
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    return [method for method in METHODS if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)]
 
 
 def _detail(request: Request, error: HTTPException) -> str:

@@ -38,6 +38,11 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+IdempotencyKey = Annotated[
+    str | None, Header(min_length=1, max_length=255, description="the same key and body: the same job, for 24 h")
+]
+
+
 class JobFailed(Problem):
     """The job that a client waited for ended without its picture."""
 
@@ -52,7 +57,7 @@ async def generate(
     owner: Owner,
     prefer: Annotated[str | None, Header(description="wait=S: answer when the job is done, or after S seconds")] = None,
     accept: Annotated[str | None, Header(description="image/png, image/webp or image/jpeg: the picture itself")] = None,
-    idempotency_key: Annotated[str | None, Header(description="the same key and body: the same job, for 24 h")] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Queue one sampling job. What comes back depends on what is asked for: the job object at once
     (202), the finished job (`Prefer: wait=S`), or the picture (`Accept: image/png`)."""

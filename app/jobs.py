@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from starlette.responses import JSONResponse, Response
 
-from app.errors import Conflict, InvalidRequest, NotFound, shown
+from app.errors import Conflict, NotFound, shown
 from app.schemas import JobList, JobObject, ProblemObject
 from app.services import Owner, Services, Serving
 from worker.job import MEDIA_TYPES, JobRecord, job_object
@@ -24,10 +23,12 @@ def list_jobs(
     services: Serving,
     owner: Owner,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=40, description="`next_cursor` of the page before")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^\d{1,15}(\.\d{1,15})?$", description="`next_cursor` of the page before")
+    ] = None,
 ) -> Response:
     """A page of the caller's jobs."""
-    records = services.store.jobs(owner, limit + 1, _moment(cursor))
+    records = services.store.jobs(owner, limit + 1, float(cursor) if cursor is not None else None)
     page = records[:limit]
     following = repr(page[-1].created_at) if len(records) > limit else None
     return JSONResponse({"jobs": [_shown(services, record) for record in page], "next_cursor": following})
@@ -117,15 +118,3 @@ def picture(services: Services, record: JobRecord, index: int) -> Response:
 
 def _shown(services: Services, record: JobRecord) -> dict[str, Any]:
     return job_object(record, services.queue.outlook(record, services.catalog.workers()))
-
-
-def _moment(cursor: str | None) -> float | None:
-    if cursor is None:
-        return None
-    try:
-        moment = float(cursor)
-    except ValueError:
-        moment = float("nan")
-    if math.isnan(moment):
-        raise InvalidRequest([("cursor", f"{shown(cursor)} is no next_cursor of an earlier page")])
-    return moment

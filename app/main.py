@@ -9,7 +9,9 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app import errors, events, films, generate, jobs, operations, verify
+from app.access import HEADER, Access
 from app.guard import Guard
+from app.openapi import DescribedAPI
 from app.services import Services
 from app.settings import ApiSettings
 
@@ -28,7 +30,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         yield
         await services.relay.stop()
 
-    app = FastAPI(
+    app = DescribedAPI(
         title="denoised",
         summary="The denoising daemon",
         description=DESCRIPTION,
@@ -46,7 +48,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
             CORSMiddleware,
             allow_origins=sorted(settings.allowed_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"],
-            expose_headers=["Location", "X-Job-Id", "X-Seed", "Preference-Applied", "Retry-After", "ETag"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", HEADER],
+            expose_headers=["Location", "X-Job-Id", "X-Seed", "Preference-Applied", "Retry-After", "ETag", HEADER],
         )
+    app.add_middleware(Access)
     return app

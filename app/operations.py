@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from app.guard import key_hash
+from app.keys import key_hash
 from app.schemas import ModelObject, Readiness
 from app.services import Owner, Services, Serving
 from worker.errors import StoreUnavailable

@@ -30,6 +30,9 @@ log = logging.getLogger("denoised.api")
 Event = dict[str, Any]
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 BUFFERED = 512  # events kept for a listener that does not keep up
+KEPT = (
+    64  # of its frames, then of its progress, when there are too many; all at once, since one by one costs a scan each
+)
 PAGE = 500
 BLOCK_MS = 2000
 DROPPABLE = ("frame", "progress")
@@ -51,7 +54,7 @@ class Listener:
     def offer(self, event: Event) -> None:
         """Keep an event for this listener, at the price of older ones it can do without."""
         if len(self._buffer) >= BUFFERED:
-            self._drop_one()
+            self._thin_out()
         self._buffer.append(event)
         self._ready.set()
 
@@ -70,19 +73,29 @@ class Listener:
                 raise Closing
             self._ready.clear()
             try:
-                await asyncio.wait_for(self._ready.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._ready.wait()
             except TimeoutError:
                 return None
             if not self._buffer:
                 raise Closing
         return self._buffer.popleft()
 
-    def _drop_one(self) -> None:
+    def _thin_out(self) -> None:
+        """Keep the newest frames only; where that is not enough, the newest progress only. The rest stays."""
         for kind in DROPPABLE:
-            for event in self._buffer:
-                if event["type"] == kind:
-                    self._buffer.remove(event)
-                    return
+            if len(self._buffer) + KEPT > BUFFERED:
+                self._keep_newest(kind)
+
+    def _keep_newest(self, kind: str) -> None:
+        spare = sum(event["type"] == kind for event in self._buffer) - KEPT
+        kept: deque[Event] = deque()
+        for event in self._buffer:
+            if event["type"] == kind and spare > 0:
+                spare -= 1
+            else:
+                kept.append(event)
+        self._buffer = kept
 
 
 class Relay:
@@ -194,7 +207,7 @@ class Relay:
         """Terminal events carry the job as it ended."""
         if event["type"] in TERMINAL:
             record = await run_in_threadpool(self._store.job, event["job"])
-            event["result"] = job_object(record) if record is not None else None
+            return {**event, "result": job_object(record) if record is not None else None}
         return event
 
     # The reader's thread
@@ -233,7 +246,7 @@ class Relay:
     def _offer(self, job_id: str, events: list[Event]) -> None:
         for listener in self._listeners.get(job_id, ()):
             for event in events:
-                listener.offer(dict(event))
+                listener.offer(event)
 
     def _wake(self) -> None:
         """Have the reader look at its list of jobs again."""

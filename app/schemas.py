@@ -182,6 +182,9 @@ class ProblemObject(BaseModel):
     title: str
     status: int
     detail: str
+    request_id: Annotated[str | None, Field(description="the `X-Request-Id` of this answer, and of its log lines")] = (
+        None
+    )
     errors: list[FieldError] | None = None
 
 

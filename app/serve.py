@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -22,10 +23,13 @@ from app.settings import TORCH_ENVIRONMENT
 from worker.errors import StoreUnavailable
 from worker.store import Store, connect
 
+log = logging.getLogger("denoised.serve")
+
 STOP_SECONDS = 12.0
 BACKOFF = (0.2, 5.0)  # first and longest pause before a child is started again
 HEALTHY_SECONDS = 10.0
 PR_SET_PDEATHSIG = 1
+KEYLESS = {"DENOISED_API_KEYS": ""}  # of children that have no use for the keys
 
 
 class ServeError(Exception):
@@ -142,7 +146,7 @@ class Supervisor:
                 child.pause = BACKOFF[0]
             return
         if child.restart_at < child.started:
-            self.say(f"the {child.name} ended ({_reason(code)}); it is started again")
+            log.warning("child ended; it is started again", extra={"child": child.name, "reason": _reason(code)})
             child.restart_at = now + child.pause
             child.pause = min(child.pause * 2, BACKOFF[1])
         elif now >= child.restart_at:
@@ -191,11 +195,12 @@ def _start_all(supervisor: Supervisor, settings: ServeSettings) -> None:
     if redis_url is None:
         redis_url = _start_store(supervisor, settings.data_dir)
     environment = {"REDIS_URL": redis_url}
+    worker_environment = TORCH_ENVIRONMENT | os.environ | environment | KEYLESS
     api = [sys.executable, "-m", "app", "api", "--host", settings.host, "--port", str(settings.port)]
     api += ["--trust-network"] if settings.trust_network else []
     worker = [sys.executable, "-m", "worker", *settings.worker_arguments]
     supervisor.start(Child("api", api, environment))
-    supervisor.start(Child("worker", worker, TORCH_ENVIRONMENT | os.environ | environment))
+    supervisor.start(Child("worker", worker, worker_environment))
     url = address(settings.host, settings.port)
     supervisor.wait_until(lambda: _is_ready(url), "the service was ready", timeout=180)
 
@@ -206,7 +211,7 @@ def _start_store(supervisor: Supervisor, data_dir: Path) -> str:
     except OSError as error:
         raise ServeError(str(error)) from error
     command = [sys.executable, "-m", "app", "store", "--data-dir", str(data_dir), "--socket", str(path)]
-    supervisor.start(Child("store", command, {}))
+    supervisor.start(Child("store", command, KEYLESS))
     url = embedded.socket_url(path)
     supervisor.wait_until(lambda: _answers(url), "the store answered", timeout=60)
     return url

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from app.admission import Admission
 from app.catalog import Catalog
 from app.queue import JobQueue
 from app.relay import BLOCK_MS, Relay
@@ -25,6 +26,7 @@ class Services:
     store: Store
     catalog: Catalog
     queue: JobQueue
+    admission: Admission
     relay: Relay
     draining: bool = field(default=False)
 
@@ -39,6 +41,7 @@ class Services:
             store=store,
             catalog=Catalog(store),
             queue=JobQueue(client, store, settings.max_attempts),
+            admission=Admission(settings),
             relay=Relay(store, reader),
         )
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from app.errors import InvalidRequest, TooBusy, Unavailable
+from app.admission import Load
+from app.errors import InvalidRequest, Unavailable
 from app.schemas import GenerateRequest
 from app.services import Services
 from app.validation import choose_card, resolve
 from worker.job import JobRecord, Outlook
+from worker.log import REQUEST_ID
 from worker.store import Store
 
+log = logging.getLogger("denoised.api")
+
 CLAIM_SECONDS = 1.0  # how long the second of two equal posts waits for the first one's job
-LONGEST_KEY = 255
 
 
 def submit(services: Services, body: GenerateRequest, owner: str, key: str | None = None) -> tuple[JobRecord, Outlook]:
@@ -27,7 +31,7 @@ def submit(services: Services, body: GenerateRequest, owner: str, key: str | Non
     Raises:
         InvalidRequest: for fields that do not fit the model, or a key that came with another body.
         Unavailable: when no live worker serves the model, or the server has been told to stop.
-        TooBusy: when too many jobs wait.
+        TooBusy: when too much work waits.
         StoreUnavailable: when Redis does not answer or is full; nothing was accepted then.
     """
     if services.draining:
@@ -36,20 +40,29 @@ def submit(services: Services, body: GenerateRequest, owner: str, key: str | Non
     if claim is not None and (record := claim.fulfilled(services.store)) is not None:
         return record, services.queue.outlook(record, services.catalog.workers())
     request = resolve(body, choose_card(body.model, services.catalog.cards(), services.catalog.known()))
-    outlook = services.queue.forecast(request, services.catalog.workers())
-    waiting = services.queue.depth(request.model)
-    if waiting >= services.settings.max_queue:
-        limit = f"{waiting} jobs wait for {request.model}, the limit is {services.settings.max_queue}"
-        raise TooBusy(limit, retry_after=max(1, round(outlook.eta_seconds or 10)))
-    job_id = uuid.uuid4().hex
+    job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=REQUEST_ID.get() or None)
+    with services.admission.coming(Load.of(job)) as others:
+        waiting = services.queue.waiting(services.catalog.known())
+        workers = services.catalog.workers()
+        queues = {model: [Load.of(record) for record in records] for model, records in waiting.items()}
+        services.admission.check(Load.of(job), others, queues, workers)
+        outlook = services.queue.forecast(job, waiting.get(request.model, []), workers)
+        return _accept(services, job, outlook, claim)
+
+
+def _accept(services: Services, job: JobRecord, outlook: Outlook, claim: Claim | None) -> tuple[JobRecord, Outlook]:
+    """Queue a job, or find the one that an equal request made at the same moment."""
     if claim is not None:
-        job_id, record = claim.make(services.store, job_id)
+        job_id, record = claim.make(services.store, job.id)
         if record is not None:
             return record, services.queue.outlook(record, services.catalog.workers())
-    record = JobRecord(id=job_id, owner=owner, request=request, created_at=time.time())
-    if not services.queue.enqueue(record, outlook):
-        record = services.store.job(job_id) or record
-    return record, outlook
+        job = replace(job, id=job_id)
+    if not services.queue.enqueue(job, outlook):
+        return services.store.job(job.id) or job, outlook
+    request = job.request
+    facts = {"model": request.model, "images": request.n, "evaluations": request.evaluations}
+    log.info("job accepted", extra={"job": job.id, "owner": job.owner, **facts, "eta_seconds": outlook.eta_seconds})
+    return job, outlook
 
 
 @dataclass(frozen=True)
@@ -62,9 +75,7 @@ class Claim:
 
     @classmethod
     def of(cls, body: GenerateRequest, owner: str, key: str) -> Claim:
-        """Raises InvalidRequest for a key that is too long."""
-        if not 1 <= len(key) <= LONGEST_KEY:
-            raise InvalidRequest([("Idempotency-Key", f"has {len(key)} characters (allowed: 1 … {LONGEST_KEY})")])
+        """The claim that a caller makes with a key for a body."""
         content = json.dumps({**body.model_dump(), "format": body.format or "png"}, sort_keys=True)
         return cls(owner, _sha256(key), _sha256(content))
 

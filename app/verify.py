@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from app.errors import Conflict
-from app.generate import CLIENT_GONE, at_its_end, location
+from app.generate import CLIENT_GONE, IdempotencyKey, at_its_end, location
 from app.jobs import picture
 from app.negotiation import Preference
 from app.parameters import PictureParameters, read_parameters
@@ -45,7 +45,7 @@ async def verify(
     services: Serving,
     owner: Owner,
     prefer: Annotated[str | None, Header(description="wait=S: give up after S seconds")] = None,
-    idempotency_key: Annotated[str | None, Header(description="the same key and body: the same job, for 24 h")] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Read the request out of a PNG, queue it as `POST /generate` would, wait, and compare the two files. A client
     that goes away takes the job with it, unless it named an Idempotency-Key."""

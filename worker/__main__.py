@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from worker.log import to_stderr
 
 log = logging.getLogger("denoised.worker")
 
@@ -55,7 +56,7 @@ def worker(
     redis_url: Annotated[str, typer.Option(envvar="REDIS_URL", help="Redis or Valkey")] = DEFAULT_REDIS,
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish or give back what runs."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    to_stderr()
     folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
         _serve(folders, max_batch, max_images, device, threads, lease, job_timeout, result_ttl, redis_url)
@@ -81,6 +82,7 @@ def _serve(
     from worker.fleet import load_models
     from worker.loop import WorkerSettings
     from worker.rq_worker import BatchingWorker
+    from worker.speed import Speed
     from worker.store import Store, connect
 
     if threads:
@@ -89,12 +91,15 @@ def _serve(
     client = connect(redis_url, timeout=5.0)
     store = Store(client, result_ttl)
     store.check_fitness()
+    paces = lanes.measure(next(iter(models.values()))) if max_batch is None else []
     if max_batch is None:
-        paces = lanes.measure(next(iter(models.values())))
         max_batch = lanes.enough(paces)
         log.info("images/s by batch: %s", ", ".join(f"{pace.images}: {pace.per_second:.0f}" for pace in paces))
     settings = WorkerSettings(max_batch=max_batch, lease=lease, job_timeout=job_timeout)
-    BatchingWorker(models, client, store, settings).work()
+    speed = Speed()
+    if paces:
+        speed.expect(next(iter(models)), [(pace.images, pace.seconds) for pace in paces])
+    BatchingWorker(models, client, store, settings, speed).work()
 
 
 def _refusals() -> tuple[type[Exception], ...]:

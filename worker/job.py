@@ -6,8 +6,8 @@ Small frozen objects and their JSON. No torch, no Redis, no HTTP.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -103,6 +103,7 @@ class JobRecord:
     numerics: str | None = None
     images: tuple[Image, ...] = ()
     error: Mapping[str, str] | None = None
+    request_id: str | None = None
 
     @property
     def terminal(self) -> bool:
@@ -133,6 +134,7 @@ class JobRecord:
             owner=fields["owner"],
             status=fields["status"],  # type: ignore[arg-type]  # written by to_fields and the store alone
             numerics=fields.get("numerics"),
+            request_id=fields.get("request_id"),
             request=SamplingRequest(**json.loads(fields["request"])),
             images=tuple(Image(**image) for image in json.loads(fields.get("images", "[]"))),
             error=json.loads(fields["error"]) if "error" in fields else None,
@@ -143,7 +145,7 @@ class JobRecord:
 
 _FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")
 _INTS = ("attempt", "step", "evaluations", "losses", "lost_at", "max_attempts")
-_PLAIN = ("id", "owner", "status", "numerics", *_FLOATS, *_INTS)
+_PLAIN = ("id", "owner", "status", "numerics", "request_id", *_FLOATS, *_INTS)
 
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
@@ -158,7 +160,10 @@ class Outlook:
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a live worker tells about itself every few seconds."""
+    """What a live worker tells about itself every few seconds.
+
+    reserved, places: of the `RunningBatch`. paces: by model, (rows, seconds) of its turns of each size.
+    """
 
     name: str
     models: list[dict[str, Any]]  # `ModelCard`s
@@ -166,6 +171,9 @@ class WorkerReport:
     trajectories: int
     pending_evaluations: int
     evaluations_per_second: float | None
+    reserved: int = 1
+    places: int = 64
+    paces: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 
 def job_object(job: JobRecord, outlook: Outlook | None = None) -> dict[str, Any]:

@@ -58,13 +58,15 @@ class Loop:
         settings: WorkerSettings,
         name: str,
         take: Callable[[str], Hold | None],
+        speed: Speed,
     ) -> None:
         self.models = models
         self.settings = settings
         self.engine = Engine(models, settings.max_batch)
         self.publisher = Publisher(store, self._release)
         self.leases = Leases()
-        self.speed = Speed()
+        self.speed = speed
+        self._turn_ended: float | None = None  # None while nobody is here
         self.load = (0, 0)  # trajectories, evaluations to go; for others, who may not look into the batch
         self.stopping = threading.Event()
         self._store = store
@@ -113,9 +115,15 @@ class Loop:
         started = time.monotonic()
         turn = self.engine.step()
         if not turn.rows and not turn.failed:
+            self._turn_ended = None
             return False
-        seconds = time.monotonic() - started
-        self.speed.add(turn.rows, seconds)
+        ended = time.monotonic()
+        seconds = ended - started
+        if turn.advanced:
+            # What the loop does between two turns is part of what the second takes.
+            model = turn.advanced[0].trajectory.model
+            self.speed.add(model, turn.rows, ended - (self._turn_ended or started))
+        self._turn_ended = ended
         leases = self.leases.of(sorted(_jobs(turn)))
         for lease in leases:
             lease.spent += seconds
@@ -220,6 +228,8 @@ class Loop:
             self._clear_for(lease, newcomers)
         else:
             self.engine.batch.admit(newcomers)
+        facts = {"model": record.request.model, "images": record.request.n, "attempt": active.attempt}
+        log.info("job started", extra={"job": record.id, "request_id": record.request_id, **facts})
 
     # A job that is to be alone, since its worker was lost whenever it ran
 
@@ -277,6 +287,7 @@ class Loop:
             record = self._store.job(active.id)
             if record is None or record.terminal:
                 lease.hold.forget()
+                _tell(record, lease)
             elif record.attempt == active.attempt:
                 lease.hold.requeue()
             else:
@@ -290,6 +301,13 @@ class Loop:
 
 def _jobs(turn: Turn) -> set[str]:
     return {item.trajectory.job for item in turn.advanced} | {trajectory.job for trajectory, _ in turn.failed}
+
+
+def _tell(record: JobRecord | None, lease: Lease) -> None:
+    """The log's line on a job that is over."""
+    if record is not None:
+        facts = {"status": record.status, "code": (record.error or {}).get("code"), "evaluations": record.evaluations}
+        log.info("job over", extra={"job": record.id, "request_id": record.request_id, **facts, "spent": lease.spent})
 
 
 def _trajectories(record: JobRecord, model: PixelModel, resume_point: bytes | None) -> list[Trajectory]:

@@ -30,6 +30,7 @@ from worker.housekeeping import Housekeeper
 from worker.job import WorkerReport
 from worker.listener import Listener
 from worker.loop import REDIS_ERRORS, Loop, WorkerSettings
+from worker.speed import Speed
 from worker.store import Store, model_channel
 
 log = logging.getLogger("denoised.worker")
@@ -102,18 +103,23 @@ class RqHold:
 class BatchingWorker(BaseWorker):
     """One process, one device, one running batch.
 
-    models: what it serves, by name; each has a queue of that name.
+    models: what it serves, by name; each has a queue of that name. speed: what is known of theirs already.
     """
 
     def __init__(
-        self, models: Mapping[str, PixelModel], client: redis.Redis, store: Store, settings: WorkerSettings
+        self,
+        models: Mapping[str, PixelModel],
+        client: redis.Redis,
+        store: Store,
+        settings: WorkerSettings,
+        speed: Speed | None = None,
     ) -> None:
         queues = [Queue(name, connection=client, serializer=JSONSerializer, job_class=InertJob) for name in models]
         name = f"worker-{uuid4().hex[:12]}"
         super().__init__(queues, name=name, connection=client, serializer=JSONSerializer, job_class=InertJob)
         self.store = store
         self.settings = settings
-        self.loop = Loop(models, store, settings, name, self._take)
+        self.loop = Loop(models, store, settings, name, self._take, speed or Speed())
         self._by_model = {queue.name: queue for queue in queues}
         channels = [model_channel(model) for model in models]
         self._listener = Listener(client, channels, wake=self.loop.wake, cancel=self.loop.cancel)
@@ -193,6 +199,9 @@ class BatchingWorker(BaseWorker):
             trajectories=running,
             pending_evaluations=pending,
             evaluations_per_second=self.loop.speed.per_second,
+            reserved=self.loop.engine.batch.reserved,
+            places=self.loop.engine.batch.places,
+            paces=self.loop.speed.paces(),
         )
         if not self.loop.stopping.is_set():
             self.store.report(report, ttl=self.settings.lease)

@@ -51,10 +51,12 @@ AWAY = (
 )
 
 Fields = Mapping[bytes, bytes]
+REDIS_URLS = "redis://:PASSWORD@HOST:PORT/0, rediss://… or unix://PATH; / @ : ? # % in the password as %2F and so on"
 
 EVENT_CAP = 50_000
 KEEPS = "noeviction"
 FULL = 0.9  # of maxmemory; the rest is for jobs that were accepted to end in
+LISTED_SECONDS = 86_400  # that a job may have waited and run, and still be listed for as long as its results are kept
 CANCELED_CHANNEL = "denoised:canceled"
 WORKERS_KEY = "denoised:workers"
 MODELS_KEY = "denoised:models"
@@ -113,15 +115,22 @@ def ending(record: JobRecord, status: Status, error: Mapping[str, str] | None = 
 
 
 def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redis:
-    """A client that gives up after `timeout` seconds and never retries by itself."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        max_connections=connections,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 0),
-    )
+    """A client that gives up after `timeout` seconds and never retries by itself.
+
+    Raises:
+        StoreUnavailable: for a URL that cannot be read; it is not repeated, since it may hold a password.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            max_connections=connections,
+            health_check_interval=15,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError:
+        raise StoreUnavailable(f"the Redis URL cannot be read (allowed: {REDIS_URLS})") from None
 
 
 class Store:
@@ -153,7 +162,10 @@ class Store:
         pipeline.hset(_job_key(job.id), mapping=fields)
         entry = {"a": job.attempt, "e": _event_json("queued", queued_event)}
         pipeline.xadd(events_key(job.id), entry, id="1-0")  # type: ignore[arg-type]
+        listed = self.result_ttl + LISTED_SECONDS
         pipeline.zadd(_jobs_key(job.owner), {job.id: job.created_at})
+        pipeline.zremrangebyscore(_jobs_key(job.owner), "-inf", job.created_at - listed)
+        pipeline.expire(_jobs_key(job.owner), listed)
         pipeline.publish(model_channel(job.request.model), job.id)
 
     def job(self, job_id: str) -> JobRecord | None:

@@ -14,7 +14,7 @@ import pytest
 import redis
 from starlette.testclient import TestClient
 
-from app.guard import key_hash
+from app.keys import KeyRing
 from app.main import create_app
 from app.services import Services
 from app.settings import ApiSettings
@@ -147,8 +147,7 @@ def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestC
     with ExitStack() as stack:
 
         def browse(keys: tuple[str, ...] = (), redis_url: str = valkey_url, **settings: Any) -> TestClient:
-            hashes = frozenset(key_hash(key) for key in keys)
-            app = create_app(ApiSettings(redis_url=redis_url, api_key_hashes=hashes, **settings))
+            app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.of(keys), **settings))
             headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
             browser = TestClient(app, base_url="http://127.0.0.1:8000", headers=headers)
             services: Services = app.state.services

@@ -161,7 +161,8 @@ def test_an_unknown_and_anothers_job_look_the_same(tail: str, browse: Browse, de
     api = browse(keys=("mine",))
     theirs = desk.succeeded(owner="somebody else")
     unknown = "f" * 32
-    answers = [api.get(f"/jobs/{job_id}{tail}") for job_id in (theirs, unknown)]
+    same = {"X-Request-Id": "same"}
+    answers = [api.get(f"/jobs/{job_id}{tail}", headers=same) for job_id in (theirs, unknown)]
     assert [answer.status_code for answer in answers] == [404, 404]
     assert answers[0].text.replace(theirs, "*") == answers[1].text.replace(unknown, "*")
     assert api.delete(f"/jobs/{theirs}").status_code == 404

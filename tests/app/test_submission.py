@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from app.schemas import JobObject
 from app.services import Services
 from worker.errors import StoreUnavailable
+from worker.job import JobRecord, WorkerReport
 
 Browse = Callable[..., TestClient]
 
@@ -245,9 +246,10 @@ def test_a_store_without_memory_left_accepts_nothing_and_says_so(api: TestClient
     assert Queue("shoes", connection=client).count == 1
 
 
-def test_a_queue_without_redis_says_so(browse: Browse, nowhere: str, request_of: Any) -> None:
+def test_a_queue_without_redis_says_so(browse: Browse, nowhere: str, request_of: Any, card_of: Any) -> None:
     services: Services = browse(redis_url=nowhere).app.state.services  # type: ignore[attr-defined]
     with pytest.raises(StoreUnavailable):
-        services.queue.depth("shoes")
+        services.queue.waiting(["shoes"])
+    worker = WorkerReport("w", [card_of().model_dump()], 16, 0, 0, 100.0)
     with pytest.raises(StoreUnavailable):
-        services.queue.forecast(request_of(), [])
+        services.queue.forecast(JobRecord("a", "", request_of(), 0.0), [], [worker])

@@ -152,6 +152,22 @@ def test_a_job_is_canceled_while_it_runs(shop: Shop) -> None:
     assert record.step < 1000
     assert events(shop, job_id)[-1] == "canceled"
     assert record.images == ()
+    shop.until(lambda: forgotten(shop, job_id), "RQ to forget the job")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+def test_canceled_jobs_that_wait_for_a_turn_leave_nothing_behind(shop: Shop) -> None:
+    """They leave the batch before a turn of theirs is written, so that no refused write tells the worker."""
+    worker = shop.worker("crowded", seconds=0.02, max_batch=1, job_timeout=600)
+    jobs = [shop.submit(model="crowded", steps=1000) for _ in range(6)]
+    shop.until(lambda: all(shop.job(job_id).status == "running" for job_id in jobs), "all to be taken")
+    for job_id in jobs:
+        shop.store.cancel(job_id)
+    for job_id in jobs:
+        shop.until(lambda job_id=job_id: forgotten(shop, job_id), "RQ to forget the job")  # type: ignore[misc]
+        assert shop.job(job_id).status == "canceled"
+    assert not list(shop.client.scan_iter("rq:execution*"))
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
 
@@ -299,3 +315,8 @@ def test_a_job_on_its_last_chance_runs_apart_and_its_neighbours_come_back_unharm
     assert len(starts) == 6
     again = [shop.submit(model="apart", steps=150, sampler="ddpm", seed=seed, label=1) for seed in range(3)]
     assert [shop.sha256(job_id) for job_id in others] == [shop.sha256(job_id) for job_id in again]
+
+
+def forgotten(shop: Shop, job_id: str) -> bool:
+    """Whether RQ knows nothing of a job any more, but for what a last heartbeat leaves to expire."""
+    return all(shop.client.ttl(key) != -1 for key in shop.client.scan_iter(f"rq:*{job_id}*"))

@@ -1,0 +1,113 @@
+"""The outermost layer: gives each request an id, and the log one line about each that was answered.
+
+The line has the route's template and never the path or the query: a ticket stands in one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import Problem
+from worker.log import REQUEST_ID
+
+log = logging.getLogger("denoised.api")
+
+HEADER = "X-Request-Id"
+_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass
+class Answer:
+    """What was answered so far. status: 101 for a socket that was accepted; gone: nothing more can be sent."""
+
+    request_id: str
+    status: int | None = None
+    close_code: int | None = None
+    gone: bool = False
+    started: float = field(default_factory=time.perf_counter)
+
+    def note(self, message: Message) -> None:
+        """Look at a message on its way out; the first one also gets the headers that all answers have."""
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            self.status = message["status"]
+        elif message["type"] == "websocket.accept":
+            self.status = 101
+        elif message["type"] == "websocket.close":
+            self.close_code = message.get("code", 1000)
+            return
+        else:
+            return
+        headers = MutableHeaders(raw=list(message.get("headers", [])))
+        headers[HEADER] = self.request_id
+        headers.setdefault("X-Content-Type-Options", "nosniff")
+        message["headers"] = headers.raw
+
+
+class Access:
+    """ASGI middleware. Takes the client's `X-Request-Id` over if it is a word of at most 64 characters."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        answer = Answer(_request_id(scope))
+        token = REQUEST_ID.set(answer.request_id)
+
+        async def noting(message: Message) -> None:
+            answer.note(message)
+            try:
+                await send(message)
+            except Exception:
+                answer.gone = True
+                raise
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception:
+            if answer.gone:
+                return  # the client left, or broke the protocol, while it was answered
+            log.exception("defect")
+            if scope["type"] != "http" or answer.status is not None:
+                raise
+            await Defect().response()(scope, receive, noting)
+        finally:
+            log.info("request", extra=_line(scope, answer))
+            REQUEST_ID.reset(token)
+
+
+class Defect(Problem):
+    status = 500
+
+    def __init__(self) -> None:
+        super().__init__("an error of the server's own; its log says more")
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(HEADER, "")
+    return given if _SANE.fullmatch(given) else uuid.uuid4().hex
+
+
+def _line(scope: Scope, answer: Answer) -> dict[str, object]:
+    route = scope.get("route")
+    job = scope.get("path_params", {}).get("job_id")
+    facts = {
+        "method": scope.get("method", "WEBSOCKET")[:16],
+        "route": getattr(route, "path", None),
+        "status": answer.status,
+        "close_code": answer.close_code,
+        "gone": answer.gone or None,
+        "job": str(job)[:64] if job is not None else None,
+        "owner": scope.get("denoised_owner") or None,
+        "ms": round((time.perf_counter() - answer.started) * 1000, 2),
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}

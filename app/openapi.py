@@ -1,0 +1,81 @@
+"""The OpenAPI document, made to say what is so: every refusal a problem object, keys where keys are needed.
+
+FastAPI writes the document from the routes, which do not know what stands in front of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.errors import MEDIA_TYPE
+from app.guard import OPEN_ROUTES
+
+PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemObject"}}}
+OF_FASTAPI = ("HTTPValidationError", "ValidationError")  # replaced by ProblemObject
+SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key, as `denoised key` makes them."}
+FOREIGN = "Not a local program, or a page of another site; without API keys only local programs are served."
+LIMITED = {413: "The body is over 8 MiB.", 415: "The body is of another kind.", 422: "Names each field that is wrong."}
+
+
+class DescribedAPI(FastAPI):
+    """A FastAPI app whose document is true of everything in front of its routes, too."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            keys = bool(self.state.services.settings.api_keys)
+            self.openapi_schema = truthful(super().openapi(), keys)
+        return self.openapi_schema
+
+
+def truthful(document: dict[str, Any], keys: bool) -> dict[str, Any]:
+    """The document with what FastAPI does not know. keys: whether API keys are wanted."""
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            _describe(operation, path not in OPEN_ROUTES, keys)
+    for name in OF_FASTAPI:
+        document["components"]["schemas"].pop(name, None)
+    if keys:
+        document["components"]["securitySchemes"] = {"key": SCHEME}
+    return document
+
+
+def _describe(operation: dict[str, Any], guarded: bool, keys: bool) -> None:
+    responses = operation["responses"]
+    for text, status in _refusals(operation, guarded, keys):
+        responses.setdefault(str(status), {"description": text})
+    for status, response in responses.items():
+        if status >= "400" and not _has_an_object_of_its_own(response):
+            response["content"] = PROBLEM
+    for parameter in operation.get("parameters", []):
+        _without_null(parameter["schema"])
+    if keys and guarded:
+        operation["security"] = [{"key": []}]
+
+
+def _refusals(operation: dict[str, Any], guarded: bool, keys: bool) -> list[tuple[str, int]]:
+    """What an operation may be answered with by what stands before it."""
+    found = [] if keys else [(FOREIGN, 403)]
+    if guarded:
+        found += [("The key is missing or wrong.", 401)] if keys else []
+        found += [("Redis is away.", 503)]
+    if "requestBody" in operation:
+        found += [(text, status) for status, text in LIMITED.items()]
+    return found
+
+
+def _has_an_object_of_its_own(response: dict[str, Any]) -> bool:
+    references = str(response.get("content", ""))
+    return "#/components/schemas/" in references and not any(
+        name in references for name in ("ProblemObject", *OF_FASTAPI)
+    )
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """A parameter that is left out is none, but there is no way to write one that is null."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        del schema["anyOf"]
+        schema |= kinds[0]

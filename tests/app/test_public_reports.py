@@ -1,0 +1,167 @@
+"""What went wrong at the doors of other services, by the report that tells of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from starlette.testclient import TestClient, WebSocketDenialResponse
+
+from app import events
+
+Browse = Callable[..., TestClient]
+LOCAL = "ws://127.0.0.1:8000"
+
+NAMES = [
+    "../../etc/passwd",
+    "..%2f..%2fetc%2fpasswd",
+    "/etc/passwd",
+    "shoes\x00",
+    "shoes\\..\\..\\secret",
+    "shoes/../../secret",
+    "shoes-evil",
+    ".",
+    "~root",
+    "file:///etc/passwd",
+    "rq:queue:shoes",
+    "shoes\n",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_models_name_is_looked_up_and_never_a_path(name: str, api: TestClient, client: redis.Redis) -> None:
+    """InvokeAI#133, ComfyUI#12285: and no queue of that name comes to be."""
+    before = set(client.scan_iter("rq:*"))
+    answer = api.post("/generate", json={"model": name})
+    assert answer.status_code == 422, answer.text
+    assert [error["field"] for error in answer.json()["errors"]] == ["model"]
+    assert "root:" not in answer.text
+    assert set(client.scan_iter("rq:*")) == before
+
+
+def test_a_name_with_two_dots_in_it_is_a_name(browse: Browse, desk: Any, card_of: Any) -> None:
+    """ComfyUI#13742: a..b was refused."""
+    desk.serve(card_of(name="a..b"))
+    assert browse().post("/generate", json={"model": "a..b"}).status_code == 202
+
+
+def test_no_file_of_the_front_end_is_opened_for_a_request(api: TestClient, desk: Any, tmp_path: Path) -> None:
+    """A1111#12822: `/file=`, and what looks like it."""
+    secret = tmp_path / "secret"
+    secret.write_text("the-secret")
+    desk.succeeded(job_id="0" * 32)
+    job = f"/jobs/{'0' * 32}"
+    for path in (f"/file={secret}", f"/playground/../../..{secret}", f"/jobs/{secret}", f"{job}/images/{secret}"):
+        answer = api.get(path)
+        assert answer.status_code in (404, 405, 422)
+        assert "the-secret" not in answer.text
+
+
+def test_every_route_and_socket_hides_another_keys_job(browse: Browse, desk: Any) -> None:
+    """All that the document names with a job in its path, and whatever is added to it."""
+    desk.serve()
+    api = browse(keys=("one", "two"))
+    job_id = api.post("/generate", json={"preview_every": 1}).json()["id"]
+    desk.finish(job_id, desk.start(job_id))
+    yours = {"Authorization": "Bearer two"}
+    seen = []
+    for path, item in api.get("/openapi.json").json()["paths"].items():
+        if "{job_id}" not in path:
+            continue
+        for method in item:
+            where = path.replace("{job_id}", job_id).replace("{index}", "0")
+            assert api.request(method, where, headers=yours).status_code == 404, (method, path)
+            seen.append((method, path))
+    assert len(seen) >= 5
+    with (
+        pytest.raises(WebSocketDenialResponse) as denial,
+        api.websocket_connect(f"{LOCAL}/jobs/{job_id}/events", headers=yours),
+    ):
+        pass
+    assert denial.value.status_code == 404
+    ticket = api.post("/tickets", headers=yours).json()["ticket"]
+    with (
+        pytest.raises(WebSocketDenialResponse) as denial,
+        api.websocket_connect(f"{LOCAL}/jobs/{job_id}/events?ticket={ticket}", headers={"Authorization": ""}),
+    ):
+        pass
+    assert denial.value.status_code == 404
+    assert api.get(f"/jobs/{job_id}").json()["status"] == "succeeded"
+
+
+SCRIPT = "<img src=x onerror=alert(1)>"
+
+
+def test_what_a_client_writes_is_never_served_as_a_page(api: TestClient) -> None:
+    """ComfyUI's CVE-2024-10099, ComfyUI_PromptManager#109."""
+    answers = [
+        api.post("/generate", json={"label": SCRIPT}),
+        api.post("/generate", json={SCRIPT: 1}),
+        api.get(f"/jobs/{SCRIPT}"),
+        api.get(f"/{SCRIPT}"),
+        api.get("/jobs", params={"cursor": SCRIPT}),
+        api.post("/verify", content=b"<svg onload=alert(1)>", headers={"Content-Type": "image/svg+xml"}),
+        api.post("/verify", content=SCRIPT.encode(), headers={"Content-Type": "image/png"}),
+    ]
+    for answer in answers:
+        assert 400 <= answer.status_code < 500
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_a_picture_is_served_as_exactly_what_it_is(format: str, api: TestClient, desk: Any) -> None:
+    job_id = desk.succeeded(format=format)
+    answer = api.get(f"/jobs/{job_id}/images/0", headers={"Accept": "text/html"})
+    assert answer.headers["content-type"] == f"image/{format}"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_page_of_the_list_costs_the_same_after_two_thousand_jobs(
+    api: TestClient, desk: Any, client: redis.Redis
+) -> None:
+    """ComfyUI#8176: listing cost grew with history."""
+    for k in range(20):
+        desk.create(at=1000.0 + k)
+    few = _listing_seconds(api)
+    for k in range(2000):
+        desk.create(at=2000.0 + k)
+    page = api.get("/jobs", params={"limit": 100})
+    assert len(page.json()["jobs"]) == 100
+    assert len(page.content) < 1_000_000
+    assert _listing_seconds(api) < 5 * few + 0.05
+
+
+def _listing_seconds(api: TestClient) -> float:
+    took = []
+    for _ in range(5):
+        started = time.perf_counter()
+        assert len(api.get("/jobs").json()["jobs"]) == 20
+        took.append(time.perf_counter() - started)
+    return min(took)
+
+
+def test_a_quiet_stream_is_kept_open_by_pings(api: TestClient, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """girder#797, flask-sse#3: proxies cut a silent stream after a minute."""
+    assert events.PING_SECONDS <= 15
+    monkeypatch.setattr(events, "PING_SECONDS", 0.05)
+    job_id = desk.create()
+
+    def end_it() -> None:
+        time.sleep(0.4)
+        desk.store.cancel(job_id)
+
+    ending = threading.Thread(target=end_it)
+    ending.start()
+    answer = api.get(f"/jobs/{job_id}/events")
+    ending.join()
+    assert answer.text.count(": ping\n\n") >= 2
+    assert answer.headers["x-accel-buffering"] == "no"
+    last = [line for line in answer.text.splitlines() if line.startswith("data: ")][-1]
+    assert json.loads(last.removeprefix("data: "))["type"] == "canceled"

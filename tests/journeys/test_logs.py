@@ -1,0 +1,166 @@
+"""The logs of all programs of `denoised serve`, after everything that could put a secret or a second line into them;
+and who can reach the embedded store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from app.keys import new_key
+
+PATIENCE = 120.0
+FORGERY = "a\r\nlevel=error\x1b[31m\x00"
+
+
+@pytest.fixture(scope="module")
+def keyed(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str, str]:
+    """A service, a key of its file, and one of its environment."""
+    folder = tmp_path_factory.mktemp("keyed")
+    key, line = new_key("phone")
+    (folder / "keys").write_text(f"{line}\n")
+    plain = "a-plain-key-of-the-environment"
+    environment = {"DENOISED_API_KEYS_FILE": str(folder / "keys"), "DENOISED_API_KEYS": plain}
+    return start_service(folder / "data", environment=environment), key, plain
+
+
+def test_one_id_runs_through_all_logs_and_no_secret_does(keyed: tuple[Any, str, str]) -> None:
+    """taskdog#1152, codex-autorunner#75, uvicorn's CVE-2020-7694."""
+    service, key, plain = keyed
+    with service.client() as client:
+        client.headers["Authorization"] = f"Bearer {key}"
+        sent = {"X-Request-Id": "through-all", "Prefer": "wait=60"}
+        job = client.post("/generate", json={"steps": 2, "label": 0}, headers=sent).json()
+        assert job["status"] == "succeeded"
+        ticket = client.post("/tickets").json()["ticket"]
+        stream = f"{service.url.replace('http', 'ws')}/jobs/{job['id']}/events?ticket={ticket}"
+        with connect(stream) as events:
+            assert json.loads(events.recv())["type"] == "queued"
+        with pytest.raises(InvalidStatus):
+            connect(stream)
+        assert "succeeded" in client.get(f"/jobs/{job['id']}/events").text
+        client.get("/jobs/" + "".join(f"%{byte:02x}" for byte in FORGERY.encode()), params={"key": key})
+        client.get(
+            "/jobs",
+            headers={"Authorization": f"Bearer {plain}x", "User-Agent": "\x1b[31m", "X-Request-Id": "a b " + key},
+        )
+        client.post("/generate", json={"label": FORGERY}, headers={"Idempotency-Key": plain})
+        assert client.get("/jobs", headers={"Authorization": f"Bearer {plain}"}).json()["jobs"] == [], (
+            "each has its own"
+        )
+        assert client.get(f"/jobs/{job['id']}", headers={"Authorization": f"Bearer {plain}"}).status_code == 404
+    text = _settled(service.log, '"event": "job over"')
+    for secret in (key, plain, ticket):
+        assert secret not in text
+    assert all(" " <= character <= "~" or character in "\n…" for character in text)
+    greeting, lines = _parted(text)
+    assert len(greeting) == 2
+    through = [line["event"] for line in lines if line.get("request_id") == "through-all"]
+    assert sorted(through) == ["job accepted", "job over", "job started", "request"]
+    assert {line["owner"] for line in lines if line["event"] == "job accepted"} == {"phone"}
+    assert {line["logger"] for line in lines} >= {"denoised.api", "denoised.worker"}
+    assert all({"time", "level", "logger", "event"} <= set(line) for line in lines)
+
+
+def test_the_store_is_reached_through_a_socket_of_its_owner_alone(keyed: tuple[Any, str, str]) -> None:
+    """rq#2389: a writable Redis is not for everybody, although nothing in ours is executed."""
+    service, _, plain = keyed
+    mode = (service.data_dir / "valkey.sock").stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+    store = [pid for pid, command in service.children().items() if "valkey" in command]
+    assert store
+    for pid in store:
+        assert not _listens(pid)
+    others = [pid for pid, command in service.children().items() if "app api" not in command]
+    for pid in others:
+        environment = Path(f"/proc/{pid}/environ")
+        assert not environment.exists() or plain.encode() not in environment.read_bytes(), (
+            "none has the keys but the API"
+        )
+
+
+@pytest.mark.parametrize("command", [["app", "api"], ["worker"]])
+def test_a_redis_url_that_cannot_be_read_is_one_line_without_its_password(command: list[str]) -> None:
+    """urllib takes what follows the password's slash for a port, and says so."""
+    environment = os.environ | {"REDIS_URL": "redis://:tuna/fish@127.0.0.1:6379/0"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "Redis URL" in last
+    assert "tuna" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_gigabyte_is_refused_at_once_and_costs_no_memory(keyed: tuple[Any, str, str]) -> None:
+    """fastapi#1181: declared, and in chunks without a length; others are served meanwhile."""
+    service, key, _ = keyed
+    (api,) = [pid for pid, command in service.children().items() if "app api" in command]
+    before = _resident(api)
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    started = time.monotonic()
+    with service.client() as client:
+        head = f"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: {10**9}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        address = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((address[0], int(address[1])), timeout=PATIENCE) as raw:
+            raw.sendall(f"{head}\r\n".encode())
+            assert raw.recv(1000).startswith(b"HTTP/1.1 413")
+        sent = 0
+
+        def chunks() -> Any:
+            nonlocal sent
+            for _ in range(200):
+                sent += 1
+                yield b" " * (1 << 20)
+                assert sent % 20 or httpx.get(f"{service.url}/healthz", trust_env=False).status_code == 200
+
+        with contextlib.suppress(httpx.TransportError):  # closed in mid-body
+            assert client.post("/generate", content=chunks(), headers=headers).status_code == 413
+    assert time.monotonic() - started < 2.0 or sent < 100
+    assert _resident(api) - before < 50 * 1024
+
+
+def _settled(log: Path, needle: str) -> str:
+    """The log, when a line is there: the worker writes its last one after the client has its answer."""
+    end = time.monotonic() + PATIENCE
+    while needle not in log.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return log.read_text()
+
+
+def _parted(text: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """What is for people, and the log."""
+    lines = text.splitlines()
+    return [line for line in lines if line[0] != "{"], [json.loads(line) for line in lines if line[0] == "{"]
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process has a listening TCP socket (Linux)."""
+    if not Path("/proc/net/tcp").exists():
+        return False
+    inodes = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    rows = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
+    return any(row.split()[3] == "0A" and f"socket:[{row.split()[9]}]" in inodes for row in rows)
+
+
+def _resident(pid: int) -> int:
+    """KiB."""
+    listing = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
+    return int(listing.stdout)
