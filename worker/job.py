@@ -158,6 +158,18 @@ class Outlook:
     eta_seconds: float | None = None
 
 
+@dataclass
+class Counters:
+    """What a worker has done since it started: evaluations (rows, guidance counted as two) in how many turns that
+    took how many seconds; jobs it began, and the seconds that these had waited since they were accepted."""
+
+    evaluations: int = 0
+    turns: int = 0
+    turn_seconds: float = 0.0
+    jobs: int = 0
+    queue_seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class WorkerReport:
     """What a live worker tells about itself every few seconds.
@@ -174,6 +186,7 @@ class WorkerReport:
     reserved: int = 1
     places: int = 64
     paces: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    counters: Mapping[str, float] = field(default_factory=dict)  # `Counters`
 
 
 def job_object(job: JobRecord, outlook: Outlook | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from model.errors import ModelError
 from worker.draining import to_give_back
 from worker.engine import Engine, Turn
 from worker.errors import ResumeError, StoreUnavailable
-from worker.job import JobRecord
+from worker.job import Counters, JobRecord
 from worker.leases import Hold, Lease, Leases
 from worker.publisher import ActiveJob, Publisher
 from worker.resume import Saved, from_bytes
@@ -67,6 +67,7 @@ class Loop:
         self.leases = Leases()
         self.speed = speed
         self._turn_ended: float | None = None  # None while nobody is here
+        self.counters = Counters()
         self.load = (0, 0)  # trajectories, evaluations to go; for others, who may not look into the batch
         self.stopping = threading.Event()
         self._store = store
@@ -124,6 +125,9 @@ class Loop:
             model = turn.advanced[0].trajectory.model
             self.speed.add(model, turn.rows, ended - (self._turn_ended or started))
         self._turn_ended = ended
+        self.counters.evaluations += turn.rows
+        self.counters.turns += 1
+        self.counters.turn_seconds += seconds
         leases = self.leases.of(sorted(_jobs(turn)))
         for lease in leases:
             lease.spent += seconds
@@ -228,6 +232,8 @@ class Loop:
             self._clear_for(lease, newcomers)
         else:
             self.engine.batch.admit(newcomers)
+        self.counters.jobs += 1
+        self.counters.queue_seconds += max(0.0, time.time() - record.created_at)
         facts = {"model": record.request.model, "images": record.request.n, "attempt": active.attempt}
         log.info("job started", extra={"job": record.id, "request_id": record.request_id, **facts})
 

@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any
 from uuid import uuid4
@@ -202,6 +202,7 @@ class BatchingWorker(BaseWorker):
             reserved=self.loop.engine.batch.reserved,
             places=self.loop.engine.batch.places,
             paces=self.loop.speed.paces(),
+            counters=asdict(self.loop.counters),
         )
         if not self.loop.stopping.is_set():
             self.store.report(report, ttl=self.settings.lease)

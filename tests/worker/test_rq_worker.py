@@ -64,6 +64,11 @@ def test_a_worker_says_what_it_serves(shop: Shop) -> None:
     (report,) = shop.store.workers()
     assert [card["name"] for card in report.models] == ["fake", "other"]
     assert report.max_batch == 4
+    shop.until(lambda: shop.store.workers()[0].counters["jobs"] >= 1, "a report after the job")
+    counters = shop.store.workers()[0].counters
+    assert counters["evaluations"] >= counters["turns"] >= 1
+    assert counters["turn_seconds"] > 0
+    assert counters["queue_seconds"] >= 0
 
 
 def test_a_job_that_fails_does_not_stop_the_others(shop: Shop) -> None:
