@@ -1,9 +1,10 @@
 """Events from Redis to any number of listeners, through one reader per process.
 
 A listener first gets what is stored, then what the reader brings. A slow one is never waited
-for: when too much piles up for it, its oldest frames go, then its older progress; the rest,
-the end of the job above all, stays. The reader is a thread with a plain blocking client, so
-no cancelled coroutine can leave a connection one reply behind.
+for: it gets the rest from the store, in its own time, and when it is far behind without old
+frames and progress; the end of the job comes in any case. Jobs whose listeners are all behind
+are not read at all. The reader is a thread with a plain blocking client, so that no cancelled
+coroutine can leave a connection one reply behind.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ log = logging.getLogger("denoised.api")
 
 Event = dict[str, Any]
 Entry = tuple[bytes, Mapping[bytes, bytes]]
-BUFFERED = 512  # events kept for a listener that does not keep up
-KEPT = (
-    64  # of its frames, then of its progress, when there are too many; all at once, since one by one costs a scan each
+BUFFERED = (
+    64  # events that wait here for a listener; when it is further behind it gets them from the store, in its time
 )
+BEHIND = 512  # beyond which it loses old frames and progress
+KEPT = 64  # of the newest events, with frames and progress
 PAGE = 500
 BLOCK_MS = 2000
 DROPPABLE = ("frame", "progress")
@@ -43,20 +45,35 @@ class Closing(Exception):
 
 
 class Listener:
-    """One listener's place in one job's events. Used in the event loop only."""
+    """One listener's place in one job's events. Used in the event loop only.
 
-    def __init__(self, job_id: str) -> None:
+    end_only: it wants to know of the end, and nothing else. behind: it could not keep up, and has to be told again
+    from the store.
+    """
+
+    def __init__(self, job_id: str, *, end_only: bool = False) -> None:
         self.job_id = job_id
+        self.behind = False
+        self._end_only = end_only
         self._buffer: deque[Event] = deque()
         self._ready = asyncio.Event()
         self._closing = False
 
     def offer(self, event: Event) -> None:
-        """Keep an event for this listener, at the price of older ones it can do without."""
+        """Keep an event for this listener; when there are too many, none."""
+        if self.behind or (self._end_only and event["type"] not in TERMINAL):
+            return
         if len(self._buffer) >= BUFFERED:
-            self._thin_out()
-        self._buffer.append(event)
+            self.behind = True
+            self._buffer.clear()
+        else:
+            self._buffer.append(event)
         self._ready.set()
+
+    def catch_up(self) -> None:
+        """From now on events are kept again."""
+        self._buffer.clear()
+        self.behind = False
 
     def close(self) -> None:
         self._closing = True
@@ -80,22 +97,6 @@ class Listener:
             if not self._buffer:
                 raise Closing
         return self._buffer.popleft()
-
-    def _thin_out(self) -> None:
-        """Keep the newest frames only; where that is not enough, the newest progress only. The rest stays."""
-        for kind in DROPPABLE:
-            if len(self._buffer) + KEPT > BUFFERED:
-                self._keep_newest(kind)
-
-    def _keep_newest(self, kind: str) -> None:
-        spare = sum(event["type"] == kind for event in self._buffer) - KEPT
-        kept: deque[Event] = deque()
-        for event in self._buffer:
-            if event["type"] == kind and spare > 0:
-                spare -= 1
-            else:
-                kept.append(event)
-        self._buffer = kept
 
 
 class Relay:
@@ -136,6 +137,12 @@ class Relay:
     def listeners(self) -> int:
         return sum(len(listeners) for listeners in self._listeners.values())
 
+    @property
+    def followed(self) -> int:
+        """Jobs whose events are read now."""
+        with self._lock:
+            return len(self._cursors)
+
     async def events(self, job_id: str, after: int = 0, quiet: float | None = None) -> AsyncIterator[Event | None]:
         """A job's events with seq > `after`, until its end; None after each `quiet` seconds of silence.
 
@@ -143,33 +150,46 @@ class Relay:
             Closing: on shutdown.
         """
         async with self._listening(job_id) as listener:
-            last = await self._follow(job_id)
-            seq = min(after, last - 1)  # the last one in any case: it may be the end
-            while seq < last:
-                stored = await run_in_threadpool(self._store.events, job_id, seq, PAGE)
-                if not stored:
-                    return  # the job has expired meanwhile
-                for event in stored:
-                    seq = event["seq"]
-                    if seq > after:
+            seq, spare = after, 0
+            while True:
+                listener.catch_up()
+                last = await self._follow(job_id)
+                async for event in self._stored(job_id, min(seq, last - 1), last, spare):  # the last one in any case
+                    if event["seq"] > seq:
+                        seq = event["seq"]
                         yield await self._complete(event)
                     if event["type"] in TERMINAL:
                         return
-            while True:
-                live = await listener.next(quiet)
-                if live is None:
-                    yield None
-                elif live["seq"] > seq:
-                    seq = live["seq"]
-                    if seq > after:
+                if seq < last:
+                    return  # the job has expired meanwhile
+                spare = BEHIND
+                while not listener.behind:
+                    live = await listener.next(quiet)
+                    if live is None:
+                        yield None
+                    elif live["seq"] > seq:
+                        seq = live["seq"]
                         yield await self._complete(live)
-                    if live["type"] in TERMINAL:
+                    if live is not None and live["type"] in TERMINAL:
                         return
+
+    async def _stored(self, job_id: str, seq: int, last: int, spare: int) -> AsyncIterator[Event]:
+        """What the store has after `seq` up to `last`; when that is more than `spare` (0 = no limit), of frames and
+        progress the newest only."""
+        spared = last - KEPT if 0 < spare < last - seq else 0
+        while seq < last:
+            events = await run_in_threadpool(self._store.events, job_id, seq, PAGE)
+            if not events:
+                return
+            for event in events:
+                seq = event["seq"]
+                if seq > spared or event["type"] not in DROPPABLE:
+                    yield event
 
     async def wait_for_end(self, job_id: str, timeout: float) -> JobRecord | None:
         """The record as soon as the job is over, or as it stands after `timeout` seconds; None when gone."""
         deadline = time.monotonic() + timeout
-        async with self._listening(job_id) as listener:
+        async with self._listening(job_id, end_only=True) as listener:
             await self._follow(job_id)
             record = await run_in_threadpool(self._store.job, job_id)
             while record is not None and not record.terminal and (left := deadline - time.monotonic()) > 0:
@@ -179,10 +199,10 @@ class Relay:
             return record
 
     @contextlib.asynccontextmanager
-    async def _listening(self, job_id: str) -> AsyncIterator[Listener]:
+    async def _listening(self, job_id: str, *, end_only: bool = False) -> AsyncIterator[Listener]:
         if self._closing:
             raise Closing
-        listener = Listener(job_id)
+        listener = Listener(job_id, end_only=end_only)
         self._listeners.setdefault(job_id, set()).add(listener)
         try:
             yield listener
@@ -244,9 +264,13 @@ class Relay:
         self._loop.call_soon_threadsafe(self._offer, job_id, events)
 
     def _offer(self, job_id: str, events: list[Event]) -> None:
-        for listener in self._listeners.get(job_id, ()):
+        listeners = self._listeners.get(job_id, set())
+        for listener in listeners:
             for event in events:
                 listener.offer(event)
+        if all(listener.behind for listener in listeners):
+            with self._lock:
+                self._cursors.pop(job_id, None)  # until one of them moves
 
     def _wake(self) -> None:
         """Have the reader look at its list of jobs again."""

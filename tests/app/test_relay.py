@@ -10,15 +10,11 @@ from typing import Any
 
 import pytest
 
-from app.relay import BUFFERED, Closing, Listener, Relay
+from app.relay import BEHIND, BUFFERED, Closing, Listener, Relay
 from worker.store import connect
 
 PATIENCE = 120.0
 Event = dict[str, Any]
-
-
-def frame(seq: int) -> Event:
-    return {"seq": seq, "type": "frame", "job": "a"}
 
 
 def progress(seq: int) -> Event:
@@ -36,45 +32,29 @@ async def drained(listener: Listener) -> list[Event]:
     return found
 
 
-def test_a_slow_listener_loses_its_oldest_frames_first() -> None:
+def test_a_listener_with_too_much_before_it_is_behind_until_it_catches_up() -> None:
     async def main() -> None:
         listener = Listener("a")
-        for seq in range(1, 2 * BUFFERED + 1):
-            listener.offer(frame(seq) if seq % 4 else progress(seq))
-        kept = [event["seq"] for event in await drained(listener)]
-        assert len(kept) <= BUFFERED
-        assert kept == sorted(kept)
-        frames = [seq for seq in kept if seq % 4]
-        assert [seq for seq in kept if seq % 4 == 0] == list(range(4, 2 * BUFFERED + 1, 4)), "all progress is kept"
-        assert len(frames) >= 64
-        assert frames == [seq for seq in range(frames[0], 2 * BUFFERED + 1) if seq % 4], "the newest frames are kept"
-
-    asyncio.run(main())
-
-
-def test_a_very_slow_listener_loses_older_progress_too_but_never_the_end() -> None:
-    async def main() -> None:
-        listener = Listener("a")
-        listener.offer({"seq": 1, "type": "started", "job": "a"})
-        for seq in range(2, 5 * BUFFERED):
+        for seq in range(BUFFERED):
             listener.offer(progress(seq))
-        listener.offer({"seq": 5 * BUFFERED, "type": "image", "job": "a"})
-        listener.offer(end(5 * BUFFERED + 1))
-        kept = await drained(listener)
-        assert 64 <= len(kept) <= BUFFERED
-        assert kept[0]["type"] == "started"
-        assert [event["type"] for event in kept[-2:]] == ["image", "succeeded"]
-        assert kept[-3]["seq"] == 5 * BUFFERED - 1, "the newest progress is kept"
+        assert not listener.behind
+        listener.offer(end(BUFFERED))
+        assert listener.behind
+        assert await drained(listener) == [], "nothing is held for it meanwhile"
+        listener.catch_up()
+        listener.offer(end(BUFFERED))
+        assert await drained(listener) == [end(BUFFERED)]
 
     asyncio.run(main())
 
 
-def test_what_cannot_be_done_without_is_never_dropped() -> None:
+def test_who_waits_for_the_end_hears_of_nothing_else() -> None:
     async def main() -> None:
-        listener = Listener("a")
-        for seq in range(3 * BUFFERED):
-            listener.offer({"seq": seq, "type": "image", "job": "a"})
-        assert [event["seq"] for event in await drained(listener)] == list(range(3 * BUFFERED))
+        listener = Listener("a", end_only=True)
+        for seq in range(2 * BUFFERED):
+            listener.offer(progress(seq))
+        listener.offer(end(2 * BUFFERED))
+        assert await drained(listener) == [end(2 * BUFFERED)]
 
     asyncio.run(main())
 
@@ -83,7 +63,7 @@ def test_a_listener_that_keeps_up_loses_nothing() -> None:
     async def main() -> None:
         listener = Listener("a")
         for seq in range(BUFFERED):
-            listener.offer(frame(seq))
+            listener.offer(progress(seq))
         assert [event["seq"] for event in await drained(listener)] == list(range(BUFFERED))
 
     asyncio.run(main())
@@ -181,18 +161,56 @@ def test_many_listeners_of_many_jobs_hear_their_own(desk: Any, relayed: Any) -> 
 
 
 def test_a_listener_that_never_reads_holds_up_nobody(desk: Any, relayed: Any) -> None:
-    """ComfyUI#6427."""
+    """ComfyUI#6427: it is not even read for; when it moves it gets the newest, and the end."""
 
     async def body(relay: Relay) -> None:
         job_id = desk.create()
         lazy = relay.events(job_id)
         assert (await anext(lazy))["type"] == "queued"  # type: ignore[index]
         eager = asyncio.create_task(collected(relay, job_id))
-        await asyncio.to_thread(work, desk, job_id, 2 * BUFFERED)
+        await asyncio.to_thread(work, desk, job_id, 2 * BEHIND)
         assert (await eager)[-1]["type"] == "succeeded"
-        late = [event["type"] async for event in lazy if event is not None]
-        assert late[-1] == "succeeded"
-        assert len(late) <= BUFFERED + 1
+        late = [event async for event in lazy if event is not None]
+        kinds = [event["type"] for event in late]
+        assert kinds[0] == "started"
+        assert kinds[-2:] == ["image", "succeeded"]
+        assert 32 <= kinds.count("progress") <= BEHIND // 2
+        seqs = [event["seq"] for event in late]
+        assert seqs == sorted(set(seqs))
+        assert seqs[-30:] == list(range(seqs[-1] - 29, seqs[-1] + 1)), "the newest without a gap"
+
+    relayed(body)
+
+
+def test_a_listener_that_is_a_little_slow_misses_nothing(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        slow = relay.events(job_id)
+        assert (await anext(slow))["type"] == "queued"  # type: ignore[index]
+        await asyncio.to_thread(work, desk, job_id, 3 * BUFFERED)
+        late = [event["seq"] async for event in slow if event is not None]
+        assert late == list(range(2, late[-1] + 1))
+        assert len(late) > 3 * BUFFERED
+
+    relayed(body)
+
+
+def test_a_job_whose_listeners_are_all_behind_is_not_read(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        lazy = relay.events(job_id)
+        assert (await anext(lazy))["type"] == "queued"  # type: ignore[index]
+        reading = asyncio.create_task(anext(lazy))
+        attempt = desk.start(job_id)
+        assert (await reading)["type"] == "started"  # type: ignore[index]
+        for number in range(1, 2 * BUFFERED):
+            await asyncio.to_thread(desk.progress, job_id, attempt, number)
+        await asyncio.sleep(0.1)
+        assert relay.followed == 0
+        desk.finish(job_id, attempt)
+        rest = [event async for event in lazy if event is not None]
+        assert [event["type"] for event in rest[-2:]] == ["image", "succeeded"]
+        assert relay.followed == 0
 
     relayed(body)
 
