@@ -20,6 +20,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from app.forecast import Crew, Work, finishes
+from worker.errors import StoreUnavailable
 from worker.job import JobRecord, Outlook, WorkerReport
 from worker.store import Store, reachable
 
@@ -86,6 +87,9 @@ class JobQueue:
                 self._store.create(job, queued, pipeline)
                 pipeline.execute()
                 return True
+        if self._store.job(job.id) is None:
+            # redis-py says WatchError, too, when the connection breaks while a key is watched.
+            raise StoreUnavailable("the connection to Redis broke before the job was accepted")
         return False
 
     def waiting(self, models: Sequence[str]) -> dict[str, list[JobRecord]]:

@@ -28,7 +28,7 @@ ROUNDED, CONTRACTED = "-ffp-contract=off", "-ffp-contract=fast"
 TARGETS: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 
 
-def compiled(tiles: Sequence[str]) -> ctypes.CDLL:
+def compiled(tiles: Sequence[str]) -> ctypes.PyDLL:
     """The library with the convolutions of some tiles, lines as in convolutions.c, and with all else.
 
     Raises:
@@ -53,7 +53,7 @@ def _jobs(target: list[str], tiles: Sequence[str]) -> list[list[str]]:
     return [[*FLAGS, *target, "-c", *each] for each in (*convolutions, *others)]
 
 
-def _loaded(compiler: list[str], jobs: list[list[str]]) -> ctypes.CDLL:
+def _loaded(compiler: list[str], jobs: list[list[str]]) -> ctypes.PyDLL:
     with tempfile.TemporaryDirectory(prefix="denoised-") as scratch:
         kept = _cache_folder()
         path = (kept or Path(scratch)) / f"kernels-{_name(compiler, jobs)}.so"
@@ -65,7 +65,7 @@ def _loaded(compiler: list[str], jobs: list[list[str]]) -> ctypes.CDLL:
                 temporary.replace(path)
             else:
                 path = made
-        return ctypes.CDLL(str(path))
+        return ctypes.PyDLL(str(path))
 
 
 def _made(compiler: list[str], jobs: list[list[str]], folder: Path) -> Path:
