@@ -16,6 +16,7 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from worker.errors import StoreUnavailable
 from worker.job import JobRecord, Outlook, SamplingRequest, WorkerReport
 from worker.store import Store, reachable
 
@@ -61,6 +62,9 @@ class JobQueue:
                 self._store.create(job, queued, pipeline)
                 pipeline.execute()
                 return True
+        if self._store.job(job.id) is None:
+            # redis-py says WatchError, too, when the connection breaks while a key is watched.
+            raise StoreUnavailable("the connection to Redis broke before the job was accepted")
         return False
 
     def depth(self, model: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from starlette.testclient import TestClient
 from app.schemas import JobObject
 from app.services import Services
 from worker.errors import StoreUnavailable
+from worker.job import JobRecord, Outlook
 
 Browse = Callable[..., TestClient]
 
@@ -251,3 +253,24 @@ def test_a_queue_without_redis_says_so(browse: Browse, nowhere: str, request_of:
         services.queue.depth("shoes")
     with pytest.raises(StoreUnavailable):
         services.queue.forecast(request_of(), [])
+
+
+def test_a_connection_that_breaks_in_mid_transaction_accepts_nothing_and_says_so(
+    services: Services, client: redis.Redis, outlook: Outlook, request_of: Any
+) -> None:
+    """redis-py reports a lost connection as WatchError while a key is watched: that is no job of that id."""
+    record = JobRecord("torn", "", request_of(), time.time())
+    reserve = services.store.reserve
+
+    def broken(job_id: str, pipeline: Any) -> bool:
+        free = reserve(job_id, pipeline)
+        pipeline.connection._sock.shutdown(socket.SHUT_RDWR)
+        return free
+
+    services.store.reserve = broken  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable, match="broke before the job was accepted"):
+        services.queue.enqueue(record, outlook)
+    services.store.reserve = reserve  # type: ignore[method-assign]
+    assert services.store.job("torn") is None
+    assert services.queue.enqueue(record, outlook)
+    assert not services.queue.enqueue(record, outlook)

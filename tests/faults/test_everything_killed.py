@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,7 +65,8 @@ def test_what_was_acknowledged_is_done_when_all_is_started_again(
         told(kills=rounds, acknowledged=len(ended), latest_ready_seconds=round(max(until_ready), 1))
         assert {job["status"] for job in ended if job["steps"] == 5} == {"succeeded"}
         fresh = sorted((job for job in ended if job["attempt"] == 1), key=lambda job: job["created_at"])
-        assert [job["started_at"] for job in fresh] == sorted(job["started_at"] for job in fresh)
+        earlier = sum(after["started_at"] < before["started_at"] for before, after in itertools.pairwise(fresh))
+        assert earlier <= rounds, "but for one that the killed worker was just taking off the queue"
         assert len(fresh) > 10
 
 

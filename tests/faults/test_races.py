@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.queue import JobQueue
 from tests.faults.site import Site
 from tests.faults.test_redis_away import Follower
 from tests.faults.test_worker_killed import check_events
@@ -118,6 +119,7 @@ def test_listeners_hear_everything_once_whatever_dies_meanwhile(
 ) -> None:
     """Workers and the front end killed, connections cut, listeners coming back: no gap, no repetition, one end."""
     shop, chance = site.shop, random.Random(11)
+    shop.queue = JobQueue(shop.client, shop.store, max_attempts=1000)  # many are lost here before they get on
     shop.worker("fake", seconds=0.02, lease=1.0)
     site.ready()
     followers: list[tuple[str, Follower]] = []

@@ -211,3 +211,18 @@ def test_a_worker_paused_past_its_lease_changes_nothing_when_it_wakes(
             assert image.index == index
     assert sleeper.exit_code() is None
     told(jobs=len(jobs), violations=0)
+
+
+@pytest.mark.faults
+def test_a_job_longer_than_its_leases_stays_with_its_worker(site: Site) -> None:
+    """rq#2424: two workers, seven leases; it never flips to failed, is begun once, and stays as it ended."""
+    shop = site.shop
+    for _ in range(2):
+        shop.worker("fake", seconds=TURN_SECONDS, lease=1.0)
+    job_id = shop.submit(steps=600, sampler="ddpm")
+    assert shop.finished(job_id).status == "succeeded"
+    record = shop.job(job_id)
+    assert (record.attempt, record.losses) == (1, 0)
+    assert (record.finished_at or 0.0) - (record.started_at or 0.0) > 6.0
+    time.sleep(3.0)
+    assert shop.job(job_id) == record
