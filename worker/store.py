@@ -57,6 +57,7 @@ EVENT_CAP = 50_000
 KEEPS = "noeviction"
 FULL = 0.9  # of maxmemory; the rest is for jobs that were accepted to end in
 LISTED_SECONDS = 86_400  # that a job may have waited and run, and still be listed for as long as its results are kept
+SILENT_SECONDS = 0.5
 CANCELED_CHANNEL = "denoised:canceled"
 WORKERS_KEY = "denoised:workers"
 MODELS_KEY = "denoised:models"
@@ -146,6 +147,7 @@ class Store:
         self._start = client.register_script(START)
         self._write = client.register_script(WRITE)
         self._collect = client.register_script(COLLECT)
+        self._silent_until = 0.0
 
     # Jobs
 
@@ -170,12 +172,12 @@ class Store:
 
     def job(self, job_id: str) -> JobRecord | None:
         """The record, None when there is none (any more)."""
-        with reachable():
+        with self._reachable():
             return _record(cast("Fields", self.client.hgetall(_job_key(job_id))))
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Several records in one round trip."""
-        with reachable(), self.client.pipeline(transaction=False) as pipe:
+        with self._reachable(), self.client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hgetall(_job_key(job_id))
             return [_record(fields) for fields in pipe.execute()]
@@ -185,7 +187,7 @@ class Store:
         key = _jobs_key(owner)
         found: list[JobRecord] = []
         highest = f"({before!r}" if before is not None else "+inf"
-        with reachable():
+        with self._reachable():
             while len(found) < limit:
                 reply = self.client.zrevrangebyscore(key, highest, "-inf", 0, limit, withscores=True)
                 batch = cast("list[tuple[bytes, float]]", reply)
@@ -209,7 +211,7 @@ class Store:
         started = _event_json("started", {"worker": worker})
         execution = execution or uuid.uuid4().hex
         args = [repr(time.time()), worker, started, numerics, str(self.result_ttl), execution]
-        with reachable():
+        with self._reachable():
             return int(self._start(keys=keys, args=args))
 
     def write(self, write: Write) -> bool:
@@ -218,14 +220,14 @@ class Store:
 
     def write_all(self, writes: Sequence[Write]) -> list[bool]:
         """Apply changes of several jobs in one round trip, each atomic by itself."""
-        with reachable(), self.client.pipeline(transaction=False) as pipe:
+        with self._reachable(), self.client.pipeline(transaction=False) as pipe:
             for write in writes:
                 self._write(keys=_write_keys(write), args=self._write_args(write), client=pipe)
             return [bool(result) for result in pipe.execute()]
 
     def resume_point(self, job_id: str) -> bytes | None:
         """Where the job's images were saved, None when they were not."""
-        with reachable():
+        with self._reachable():
             return cast("bytes | None", self.client.get(_resume_key(job_id)))
 
     def collect(self, queue: Queue, patience: float) -> int:
@@ -235,7 +237,7 @@ class Store:
         """
         keys = [queue.waiting, queue.between, queue.started, f"denoised:between:{queue.model}"]
         args = [repr(time.time()), repr(patience), queue.job_prefix, _job_key(""), model_channel(queue.model)]
-        with reachable():
+        with self._reachable():
             return int(self._collect(keys=keys, args=args))
 
     def cancel(self, job_id: str) -> JobRecord | None:
@@ -244,27 +246,27 @@ class Store:
         if record is None or record.terminal:
             return record
         self.write(ending(record, "canceled"))
-        with reachable():
+        with self._reachable():
             self.client.publish(CANCELED_CHANNEL, job_id)
         return self.job(job_id)
 
     def image(self, job_id: str, index: int) -> bytes | None:
         """An encoded picture."""
-        with reachable():
+        with self._reachable():
             return cast("bytes | None", self.client.get(_image_key(job_id, index)))
 
     # Events
 
     def events(self, job_id: str, after: int = 0, count: int = 500) -> list[dict[str, Any]]:
         """Stored events with seq > `after`, oldest first, at most `count`."""
-        with reachable():
+        with self._reachable():
             reply = self.client.xrange(events_key(job_id), min=f"{after + 1}-0", count=count)
             entries = cast("list[tuple[bytes, Fields]]", reply)
         return [event_from_entry(job_id, entry_id, fields) for entry_id, fields in entries]
 
     def last_seq(self, job_id: str) -> int:
         """The seq of the newest event, 0 when there is none."""
-        with reachable():
+        with self._reachable():
             entries = cast("list[tuple[bytes, Fields]]", self.client.xrevrange(events_key(job_id), count=1))
         return _seq(entries[0][0]) if entries else 0
 
@@ -272,14 +274,14 @@ class Store:
 
     def claim(self, owner: str, key_hash: str, job_id: str, body_hash: str) -> tuple[str, str]:
         """Tie an Idempotency-Key to a job, once. Returns (job id, body hash) of whoever came first."""
-        with reachable():
+        with self._reachable():
             won = self.client.set(_claim_key(owner, key_hash), f"{job_id} {body_hash}", nx=True, ex=86_400)
         held = None if won else self.claimed(owner, key_hash)
         return held or (job_id, body_hash)
 
     def claimed(self, owner: str, key_hash: str) -> tuple[str, str] | None:
         """(job id, body hash) that an Idempotency-Key is tied to, if it is."""
-        with reachable():
+        with self._reachable():
             held = cast("bytes | None", self.client.get(_claim_key(owner, key_hash)))
         if held is None:
             return None
@@ -290,7 +292,7 @@ class Store:
 
     def report(self, report: WorkerReport, ttl: float) -> None:
         """Publish that a worker lives and what it serves."""
-        with reachable(), self.client.pipeline() as pipe:
+        with self._reachable(), self.client.pipeline() as pipe:
             pipe.sadd(WORKERS_KEY, report.name)
             pipe.sadd(MODELS_KEY, *(card["name"] for card in report.models))
             pipe.set(_worker_key(report.name), json.dumps(asdict(report)), px=int(ttl * 1000))
@@ -298,14 +300,14 @@ class Store:
 
     def forget_worker(self, name: str) -> None:
         """A worker has left."""
-        with reachable(), self.client.pipeline() as pipe:
+        with self._reachable(), self.client.pipeline() as pipe:
             pipe.srem(WORKERS_KEY, name)
             pipe.delete(_worker_key(name))
             pipe.execute()
 
     def workers(self) -> list[WorkerReport]:
         """Reports of the workers that live; forgets the names of those that do not."""
-        with reachable():
+        with self._reachable():
             names = sorted(cast("set[bytes]", self.client.smembers(WORKERS_KEY)))
             reports = self.client.mget([_worker_key(name.decode()) for name in names]) if names else []
             dead = [name for name, report in zip(names, reports, strict=True) if report is None]
@@ -315,25 +317,25 @@ class Store:
 
     def known_models(self) -> list[str]:
         """Names of all models that were ever served here."""
-        with reachable():
+        with self._reachable():
             return sorted(name.decode() for name in cast("set[bytes]", self.client.smembers(MODELS_KEY)))
 
     # Tickets
 
     def issue_ticket(self, ticket: str, owner: str, ttl: int) -> None:
         """Let a ticket stand for a caller, once, for `ttl` seconds."""
-        with reachable():
+        with self._reachable():
             self.client.set(f"denoised:ticket:{ticket}", owner, ex=ttl)
 
     def redeem_ticket(self, ticket: str) -> str | None:
         """Whom a ticket stands for; it is void afterwards."""
-        with reachable():
+        with self._reachable():
             owner = cast("bytes | None", self.client.getdel(f"denoised:ticket:{ticket}"))
         return owner.decode() if owner is not None else None
 
     def ping(self) -> None:
         """Nothing, when Redis answers."""
-        with reachable():
+        with self._reachable():
             self.client.ping()
 
     def check_room(self) -> None:
@@ -342,7 +344,7 @@ class Store:
         Raises:
             StoreFull: when less than a tenth of `maxmemory` is left.
         """
-        with reachable():
+        with self._reachable():
             memory = self.client.info("memory")
         used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
         if limit and used > FULL * limit:
@@ -354,7 +356,7 @@ class Store:
         Raises:
             StoreUnfit: when it would drop keys to make room: queued jobs would vanish without a word.
         """
-        with reachable():
+        with self._reachable():
             memory = self.client.info("memory")
         policy = memory.get("maxmemory_policy", KEEPS)
         if policy != KEEPS:
@@ -362,6 +364,19 @@ class Store:
                 f"Redis would drop jobs to make room (maxmemory-policy is {policy}, allowed: {KEEPS}); "
                 f"redis-cli CONFIG SET maxmemory-policy {KEEPS}"
             )
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """After Redis kept somebody waiting in vain, nobody else waits for a moment: threads are few."""
+        if time.monotonic() < self._silent_until:
+            raise StoreUnavailable("Redis does not answer (it did not a moment ago)")
+        try:
+            with reachable():
+                yield
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, redis.exceptions.TimeoutError):
+                self._silent_until = time.monotonic() + SILENT_SECONDS
+            raise
 
     def _write_args(self, write: Write) -> list[str | bytes]:
         over = write.status in TERMINAL

@@ -127,7 +127,7 @@ def test_an_outage_is_told_in_time_and_over_when_it_is_over(
     answers: list[tuple[int, float]] = []
     health = []
     while time.monotonic() < end:
-        answers += ask_all(api, running, clients=33)
+        answers += ask_all(api, running, clients=90)
         started = time.monotonic()
         assert httpx.get(f"{api.url}/healthz", trust_env=False).status_code == 200
         health.append(time.monotonic() - started)

@@ -388,6 +388,22 @@ def test_a_redis_that_accepts_and_never_answers_is_away_within_two_seconds() -> 
     assert min(took) < 2.0
 
 
+def test_who_asks_a_silent_redis_does_not_wait_when_another_just_has(client: redis.Redis, store: Store) -> None:
+    """Forty threads that wait a second each are a front end that hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        lost = Store(connect(f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout=0.3))
+        with pytest.raises(StoreUnavailable, match="Timeout"):
+            lost.ping()
+        started = time.monotonic()
+        for _ in range(20):
+            with pytest.raises(StoreUnavailable, match="a moment ago"):
+                lost.ping()
+        assert time.monotonic() - started < 0.3
+    time.sleep(0.6)
+    lost.client = client
+    lost.ping()
+
+
 def test_a_redis_without_memory_left_is_away_and_forgets_nothing(
     client: redis.Redis, store: Store, create: Create
 ) -> None:

@@ -1,0 +1,99 @@
+"""Who asks gets what was asked for, whoever hangs up in between; and who listens leaves no trace when gone."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.faults.site import Site
+
+pytestmark = pytest.mark.faults
+
+
+def test_a_status_is_that_of_the_job_asked_for_whoever_hangs_up(site: Site, told: Callable[..., None]) -> None:
+    """redis-py#2665, #2624: 10,000 calls through a delayed connection, every fourth client gone before its answer."""
+    shop, calls = site.shop, 10_000
+    jobs = [shop.submit(model="nobody", seed=seed) for seed in range(50)]
+    site.until(lambda: _get(site.api.port, f"/jobs/{jobs[0]}") == jobs[0], "an answer")
+    site.proxy.delay = 0.001
+    wrong: list[str] = []
+    over = threading.Event()
+
+    def hang_up() -> int:
+        aborted = 0
+        while not over.is_set():
+            with socket.create_connection(("127.0.0.1", site.api.port)) as client:
+                client.sendall(f"GET /jobs/{random.choice(jobs)} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            aborted += 1
+        return aborted
+
+    def ask(number: int) -> None:
+        job = jobs[number % len(jobs)]
+        if (found := client.get(f"/jobs/{job}").json().get("id")) != job:
+            wrong.append(str(found))
+
+    with ThreadPoolExecutor(10) as pool, site.api.client() as client:
+        aborting = [pool.submit(hang_up) for _ in range(2)]
+        for each in [pool.submit(ask, number) for number in range(calls)]:
+            each.result()
+        over.set()
+        aborted = sum(each.result() for each in aborting)
+    told(calls=calls, hung_up=aborted, wrong=len(wrong))
+    assert wrong == []
+    assert aborted > calls / 100
+
+
+def test_listeners_that_vanish_leave_nothing_behind(site: Site, told: Callable[..., None]) -> None:
+    """starlette#2766: a hundred sockets and streams torn off in the middle; no traceback, no descriptor kept."""
+    shop, api = site.shop, site.api
+    shop.worker("fake", seconds=0.02)
+    site.ready()
+    assert api.process is not None
+    pid = api.process.pid
+    job = shop.submit(steps=1000, preview_every=5)
+    site.until(lambda: shop.running(job), "the job to run")
+    before = _descriptors(pid)
+    for kind in ("websocket", "text/event-stream"):
+        clients = [_listen(api.port, job, kind) for _ in range(100)]
+        for client in clients:
+            assert client.recv(100).startswith(b"HTTP/1.1 ")
+        during = _descriptors(pid)
+        assert during >= before + 100
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, no farewell
+            client.close()
+        seconds = site.until(lambda: _descriptors(pid) <= before + 5, "the descriptors to be closed", seconds=10)
+        told(kind=kind, clients=100, descriptors_back_after_seconds=round(seconds, 2))
+    assert "Traceback" not in api.log.read_text()
+    shop.store.cancel(job)
+
+
+def _descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def _get(port: int, path: str) -> str | None:
+    try:
+        found: str | None = httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).json().get("id")
+    except httpx.HTTPError:
+        return None
+    return found
+
+
+def _listen(port: int, job: str, kind: str) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port))
+    lines = [f"GET /jobs/{job}/events HTTP/1.1", "Host: 127.0.0.1"]
+    if kind == "websocket":
+        lines += ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+        lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    else:
+        lines += [f"Accept: {kind}"]
+    client.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+    return client
