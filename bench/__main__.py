@@ -8,6 +8,7 @@ make bench ARGS=--render                   measures nothing, renders the page an
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import time
@@ -30,6 +31,7 @@ from bench.programs import ROOT
 from bench.report import DOCUMENT, TABLE, document
 from model.atomic import write_text_atomically
 
+BUSY = 0.7  # of one core, over the last minute
 DOCS = ROOT / "docs"
 SECTIONS: dict[str, Callable[[Place, Samples], None]] = {
     names.KERNELS: kernels.measure_kernels,
@@ -77,6 +79,8 @@ def _measure(sections: list[str], quick: bool) -> None:
     figures: Figures = {} if quick else read_figures(DOCS / TABLE)
     machine = this_machine()
     typer.echo(str(machine))
+    if (load := os.getloadavg()[0]) > BUSY:
+        typer.echo(f"other programs are at work here (load average {load:.1f}): the figures will be of little worth")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="denoised-bench-")))
         place = Place(folder, QUICK if quick else FULL, typer.echo, stack)

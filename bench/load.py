@@ -232,6 +232,8 @@ async def post(http: httpx.AsyncClient, body: dict[str, Any], accept: str) -> ht
     """
     try:
         response = await http.post("/generate", json=body, headers={"Accept": accept})
+    except httpx.TimeoutException as error:
+        raise BenchError(f"{http.base_url} gave no picture within {PATIENCE:g} s: is the machine busy?") from error
     except httpx.HTTPError as error:
         raise BenchError(f"{http.base_url}: {type(error).__name__}: {error}") from error
     if response.status_code not in (200, 202):
