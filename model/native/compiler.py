@@ -22,7 +22,8 @@ from model.errors import KernelError
 
 SECONDS = 120.0  # for one file
 FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-w"]
-# Rounded once, as it is written: no compiler changes a bit. Products multiply and add in one.
+# Every operation rounded once, as it is written, so that no compiler changes a bit; but a convolution, which is nothing
+# else, multiplies and adds in one.
 ROUNDED, CONTRACTED = "-ffp-contract=off", "-ffp-contract=fast"
 # For the machine it is compiled on, where the compiler knows how to say that.
 TARGETS: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
@@ -49,7 +50,7 @@ def _jobs(target: list[str], tiles: Sequence[str]) -> list[list[str]]:
     """The arguments of a compiler for each object; the convolutions in two, to be made at once."""
     folder = Path(__file__).parent
     convolutions = [[CONTRACTED, f"-DTILES={' '.join(tiles[k::2])}", str(folder / "convolutions.c")] for k in range(2)]
-    others = [[ROUNDED, str(folder / "between.c")], [CONTRACTED, str(folder / "attention.c")]]
+    others = [[ROUNDED, str(folder / "between.c")], [ROUNDED, str(folder / "attention.c")]]
     return [[*FLAGS, *target, "-c", *each] for each in (*convolutions, *others)]
 
 

@@ -11,39 +11,11 @@ from torch import nn
 from model.config import UNetConfig
 from model.packing import can_pack, pack
 from model.unet import UNet
+from tests.model.networks import ATTENTION, NCSNPP, RESNETS
 
-CONFIG = UNetConfig(
-    sample_size=16,
-    in_channels=3,
-    out_channels=3,
-    block_out_channels=(16, 32),
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    layers_per_block=1,
-    norm_num_groups=8,
-    attention_head_dim=8,
-    num_class_embeds=4,
+EVERY = pytest.mark.parametrize(
+    "config", [ATTENTION, RESNETS, NCSNPP], ids=["attention", "resnet resampling", "ncsnpp"]
 )
-
-RESNETS = replace(
-    CONFIG,
-    down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
-    downsample_type="resnet",
-    upsample_type="resnet",
-    resnet_time_scale_shift="scale_shift",
-    class_embed_type="timestep",
-)
-NCSNPP = replace(
-    CONFIG,
-    block_out_channels=(32, 32),
-    down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
-    up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
-    time_embedding_type="fourier",
-    norm_num_groups=None,
-    attention_head_dim=None,
-)
-EVERY = pytest.mark.parametrize("config", [CONFIG, RESNETS, NCSNPP], ids=["attention", "resnet resampling", "ncsnpp"])
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this torch has no oneDNN")
 
@@ -84,7 +56,7 @@ def test_neither_the_threads_nor_odd_sides_change_a_bit(
 
 @torch.inference_mode()
 def test_mish_is_taken_image_by_image_too() -> None:
-    network = pack(UNet(replace(CONFIG, act_fn="mish")).eval())
+    network = pack(UNet(replace(ATTENTION, act_fn="mish")).eval())
     x, t, label = torch.randn(7, 3, 6, 10), torch.rand(7) * 999, torch.randint(1, 4, (7,))
     together = network(x, t, label)
     for size in range(1, 7):
