@@ -3,6 +3,7 @@
  * it: neither the batch nor the number of threads changes a bit.
  */
 
+#include "calls.h"
 #include "lanes.h"
 
 #define QUERIES 7 /* taken at a time, so that what is read of keys and values serves them all */
@@ -72,9 +73,12 @@ INLINE void attend(const float *q, const float *keys, const float *v, float *sco
  * softmax(q k^T * scale) v of each head. qkv: (batch, tokens, 3, heads, depth); out: (batch, tokens, heads, depth);
  * depth a multiple of LANES. scratch: (batch, heads, depth + 7, tokens rounded up to LANES).
  */
-void denoised_attend(long batch, const float *qkv, float *out, float *scratch, long tokens, long heads, long depth,
-                     float scale)
+void denoised_attend(long batch, const argument *given)
 {
+    const float *qkv = given[0].pointer;
+    float *out = given[1].pointer, *scratch = given[2].pointer;
+    const long tokens = given[3].number, heads = given[4].number, depth = given[5].number;
+    const float scale = given[6].real;
     const long wide = (tokens + LANES - 1) / LANES * LANES, token = 3 * heads * depth, apart = heads * depth;
 #pragma omp parallel for schedule(static)
     for (long unit = 0; unit < batch * heads; unit++) {

@@ -8,6 +8,7 @@
  * compiler, nor the instruction set.
  */
 
+#include "calls.h"
 #include "lanes.h"
 
 #include <math.h>
@@ -78,10 +79,16 @@ INLINE void apply(const float *x, float *out, long height, long width, long chan
  * each image, `stride` floats apart, or NULL. chunk: channels of a unit, a multiple of per_group and of LANES
  * that divides channels.
  */
-void denoised_norm(long batch, const float *x, const float *plus, const float *scale, const float *shift, long stride,
-                   const float *weight, const float *bias, float *out, long height, long width, long channels,
-                   long per_group, long chunk, long border, float eps, int with_silu)
+void denoised_norm(long batch, const argument *given)
 {
+    const float *x = given[0].pointer, *plus = given[1].pointer, *scale = given[2].pointer, *shift = given[3].pointer;
+    const long stride = given[4].number;
+    const float *weight = given[5].pointer, *bias = given[6].pointer;
+    float *out = given[7].pointer;
+    const long height = given[8].number, width = given[9].number, channels = given[10].number;
+    const long per_group = given[11].number, chunk = given[12].number, border = given[13].number;
+    const float eps = given[14].real;
+    const long with_silu = given[15].number;
     const long chunks = channels / chunk, pixels = height * width;
     const float count = (float)pixels * (float)per_group;
 #pragma omp parallel for schedule(static)
@@ -121,9 +128,12 @@ void denoised_norm(long batch, const float *x, const float *plus, const float *s
 }
 
 /* Zeros around each picture: out is (batch, top + height + bottom, left + width + right, channels). */
-void denoised_pad(long batch, const float *x, float *out, long height, long width, long channels, long top, long bottom,
-                  long left, long right)
+void denoised_pad(long batch, const argument *given)
 {
+    const float *x = given[0].pointer;
+    float *out = given[1].pointer;
+    const long height = given[2].number, width = given[3].number, channels = given[4].number;
+    const long top = given[5].number, bottom = given[6].number, left = given[7].number, right = given[8].number;
     const long high = top + height + bottom, wide = left + width + right;
 #pragma omp parallel for schedule(static)
     for (long row = 0; row < batch * high; row++) {
@@ -140,8 +150,11 @@ void denoised_pad(long batch, const float *x, float *out, long height, long widt
 }
 
 /* Channels beside each other: x (batch, pixels, left), y (batch, pixels, right), out (batch, pixels, left + right). */
-void denoised_join(long batch, const float *x, const float *y, float *out, long pixels, long left, long right)
+void denoised_join(long batch, const argument *given)
 {
+    const float *x = given[0].pointer, *y = given[1].pointer;
+    float *out = given[2].pointer;
+    const long pixels = given[3].number, left = given[4].number, right = given[5].number;
 #pragma omp parallel for schedule(static)
     for (long p = 0; p < batch * pixels; p++) {
         memcpy(out + p * (left + right), x + p * left, left * sizeof *out);
@@ -153,8 +166,11 @@ void denoised_join(long batch, const float *x, const float *y, float *out, long 
  * (batch, height + 1, width + 1, 4, channels) -> (batch, 2 height, 2 width, channels):
  * out[2i + a, 2j + b] = x[i + a, j + b, 2a + b].
  */
-void denoised_interleave(long batch, const float *x, float *out, long height, long width, long channels)
+void denoised_interleave(long batch, const argument *given)
 {
+    const float *x = given[0].pointer;
+    float *out = given[1].pointer;
+    const long height = given[2].number, width = given[3].number, channels = given[4].number;
 #pragma omp parallel for schedule(static)
     for (long row = 0; row < batch * 2 * height; row++) {
         const long image = row / (2 * height), i = row % (2 * height) / 2, a = row % 2;

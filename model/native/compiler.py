@@ -29,7 +29,7 @@ ROUNDED, CONTRACTED = "-ffp-contract=off", "-ffp-contract=fast"
 TARGETS: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 
 
-def compiled(tiles: Sequence[str]) -> ctypes.PyDLL:
+def compiled(tiles: Sequence[str]) -> ctypes.CDLL:
     """The library with the convolutions of some tiles, lines as in convolutions.c, and with all else.
 
     Raises:
@@ -50,11 +50,11 @@ def _jobs(target: list[str], tiles: Sequence[str]) -> list[list[str]]:
     """The arguments of a compiler for each object; the convolutions in two, to be made at once."""
     folder = Path(__file__).parent
     convolutions = [[CONTRACTED, f"-DTILES={' '.join(tiles[k::2])}", str(folder / "convolutions.c")] for k in range(2)]
-    others = [[ROUNDED, str(folder / "between.c")], [ROUNDED, str(folder / "attention.c")]]
+    others = [[ROUNDED, str(folder / name)] for name in ("between.c", "attention.c", "program.c")]
     return [[*FLAGS, *target, "-c", *each] for each in (*convolutions, *others)]
 
 
-def _loaded(compiler: list[str], jobs: list[list[str]]) -> ctypes.PyDLL:
+def _loaded(compiler: list[str], jobs: list[list[str]]) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="denoised-") as scratch:
         kept = _cache_folder()
         path = (kept or Path(scratch)) / f"kernels-{_name(compiler, jobs)}.so"
@@ -66,7 +66,7 @@ def _loaded(compiler: list[str], jobs: list[list[str]]) -> ctypes.PyDLL:
                 temporary.replace(path)
             else:
                 path = made
-        return ctypes.PyDLL(str(path))
+        return ctypes.CDLL(str(path))
 
 
 def _made(compiler: list[str], jobs: list[list[str]], folder: Path) -> Path:

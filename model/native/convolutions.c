@@ -8,6 +8,7 @@
  * the tile it is in, on the batch or on the number of threads.
  */
 
+#include "calls.h"
 #include "lanes.h"
 
 #define MOST_PIXELS 14
@@ -56,10 +57,13 @@ INLINE void tile(const float *x, long row, const float *weights, const float *bi
  * begins where it ends with the row, over pixels that are done already. out_width is at least a tile's.
  */
 #define TILE(size, stride, channels, pixels, vectors)                                                                \
-    void denoised_convolve_##size##_##stride##_##channels##_##pixels##_##vectors(                                    \
-        long batch, const float *x, const float *weights, const float *bias, const float *plus, float *out,          \
-        long height, long width, long out_height, long out_width, long out_channels)                                 \
+    void denoised_convolve_##size##_##stride##_##channels##_##pixels##_##vectors(long batch, const argument *given)  \
     {                                                                                                                \
+        const float *x = given[0].pointer, *weights = given[1].pointer, *bias = given[2].pointer;                    \
+        const float *plus = given[3].pointer;                                                                        \
+        float *out = given[4].pointer;                                                                               \
+        const long height = given[5].number, width = given[6].number;                                                \
+        const long out_height = given[7].number, out_width = given[8].number, out_channels = given[9].number;        \
         const long bands = out_channels / (vectors * LANES), rows = batch * out_height;                              \
         _Pragma("omp parallel for schedule(static)")                                                                 \
         for (long unit = 0; unit < rows * bands; unit++) {                                                           \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +19,22 @@ MOST_PIXELS, MOST_VECTORS = 14, 4  # as in convolutions.c
 QUERIES = 7  # as in attention.c
 LARGEST_CHUNK = 4096  # channels of a norm's unit of work; they lie on a thread's stack
 LONGEST_ATTENTION = 1024  # tokens
-POINTER, LONG, FLOAT, INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
-SIGNATURES: dict[str, list[Any]] = {  # after the batch
-    "denoised_norm": [POINTER] * 4 + [LONG] + [POINTER] * 3 + [LONG] * 6 + [FLOAT, INT],
-    "denoised_pad": [POINTER] * 2 + [LONG] * 7,
-    "denoised_join": [POINTER] * 3 + [LONG] * 3,
-    "denoised_interleave": [POINTER] * 2 + [LONG] * 3,
-    "denoised_attend": [POINTER] * 3 + [LONG] * 3 + [FLOAT],
+POINTER, NUMBER, REAL = "pointer", "number", "real"  # kinds of arguments, as in calls.h
+SIGNATURES: dict[str, list[str]] = {  # after the batch
+    "denoised_norm": [POINTER] * 4 + [NUMBER] + [POINTER] * 3 + [NUMBER] * 6 + [REAL, NUMBER],
+    "denoised_pad": [POINTER] * 2 + [NUMBER] * 7,
+    "denoised_join": [POINTER] * 3 + [NUMBER] * 3,
+    "denoised_interleave": [POINTER] * 2 + [NUMBER] * 3,
+    "denoised_attend": [POINTER] * 3 + [NUMBER] * 3 + [REAL],
 }
-CONVOLUTION: list[Any] = [POINTER] * 5 + [LONG] * 5
+CONVOLUTION = [POINTER] * 5 + [NUMBER] * 5
+RUN = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, *[ctypes.c_long] * 3]
+
+
+class Argument(ctypes.Union):
+    """An argument of a kernel, as in calls.h."""
+
+    _fields_ = ((POINTER, ctypes.c_void_p), (NUMBER, ctypes.c_long), (REAL, ctypes.c_float))
 
 
 @dataclass(frozen=True, order=True)
@@ -81,25 +88,33 @@ def _registers() -> int:
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel that was called: its arguments after the batch, and their ctypes."""
+    """A kernel that was called: its arguments after the batch, and their kinds."""
 
     kernel: Callable[..., None]
-    arguments: tuple[Any, ...]
+    kinds: Sequence[str]
+    arguments: Sequence[Any]
 
     @property
-    def arguments_by_kind(self) -> list[tuple[Any, Any]]:
-        return list(zip(self.kernel.argtypes[1:], self.arguments, strict=True))  # type: ignore[attr-defined]
+    def pointers(self) -> list[int]:
+        """Those arguments that point somewhere."""
+        given = zip(self.kinds, self.arguments, strict=True)
+        return [value for kind, value in given if kind == POINTER and value is not None]
 
 
 class Kernels:
     """The kernels of one network: first told which tiles it needs, then compiled, then called.
 
+    run: program.c's function, there once they are compiled.
+
     Tensors are (B, C, H, W) float32 on the CPU, their channels last in memory.
     """
+
+    run: Callable[..., None]
 
     def __init__(self) -> None:
         self._tiles: set[Tile] = set()
         self._bound: dict[str, Any] = {}
+        self._kinds: dict[str, list[str]] = {}
         self._calls: list[Call] | None = None  # while they are recorded
         self._made: list[Tensor] = []
 
@@ -117,11 +132,13 @@ class Kernels:
         """
         tiles = sorted(self._tiles)
         library = compiled([tile.source for tile in tiles])
-        signatures: dict[str, list[Any]] = {**SIGNATURES, **{tile.name: CONVOLUTION for tile in tiles}}
-        for name, signature in signatures.items():
+        self._kinds = {**SIGNATURES, **{tile.name: CONVOLUTION for tile in tiles}}
+        for name in self._kinds:
             function = getattr(library, name)
-            function.argtypes, function.restype = [LONG, *signature], None
+            function.argtypes, function.restype = [ctypes.c_long, ctypes.POINTER(Argument)], None
             self._bound[name] = function
+        self.run = library.denoised_run
+        self.run.argtypes, self.run.restype = RUN, None
 
     @contextmanager
     def recorded(self) -> Iterator[tuple[list[Call], list[Tensor]]]:
@@ -143,10 +160,10 @@ class Kernels:
         return made
 
     def _call(self, name: str, batch: int, *arguments: Any) -> None:
-        kernel = self._bound[name]
-        kernel(batch, *arguments)
+        kernel, kinds = self._bound[name], self._kinds[name]
+        kernel(batch, argument_list(kinds, arguments))
         if self._calls is not None:
-            self._calls.append(Call(kernel, arguments))
+            self._calls.append(Call(kernel, kinds, arguments))
 
     def convolve(self, tile: Tile, x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None) -> Tensor:
         """x with its borders, by the weights of `packed_weight`, plus a tensor of the result's shape, if any."""
@@ -251,6 +268,11 @@ class Kernels:
             "denoised_attend", batch, qkv.data_ptr(), out.data_ptr(), scratch.data_ptr(), tokens, heads, depth, scale
         )
         return out
+
+
+def argument_list(kinds: Sequence[str], arguments: Sequence[Any]) -> ctypes.Array[Argument]:
+    """Arguments of a kernel as it takes them."""
+    return (Argument * len(kinds))(*(Argument(**{k: v}) for k, v in zip(kinds, arguments, strict=True)))
 
 
 def chunk(channels: int, groups: int) -> int | None:

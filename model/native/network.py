@@ -55,19 +55,16 @@ class NativeUNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """As `UNet.forward`; not by two threads at a time."""
         told = self._told(t, label)
-        if x.shape[1:] == self._shape and (self._program is None or len(x) > self._program.batch):
-            self._record(x, t, told)
-        if x.shape[1:] == self._shape and self._program is not None:
-            return self._program.run(x, told).contiguous()
-        return self._unet.evaluate(last(x), t, told).contiguous()
+        x = last(x)
+        if x.shape[1:] == self._shape:
+            if self._recordable and self._program is None:
+                self._record(x[:1], t[:1], told[:1])
+            if self._program is not None:
+                return self._program.run(x, told).contiguous()
+        return self._unet.evaluate(x, t, told).contiguous()
 
     def _record(self, x: Tensor, t: Tensor, told: Tensor) -> None:
-        """Make a program for so many images; none for a network that does more than call kernels."""
-        if not self._recordable:
-            return
-        batch = 1 << (len(x) - 1).bit_length()
-        members = [k % len(x) for k in range(batch)]
-        x, t, told = x[members], t[members], told[members]
+        """Make a program from one image, (1, …); none for a network that does more than call kernels."""
         with self._kernels.recorded() as (calls, made):
             inputs = [self._kernels.empty(*x.shape), torch.empty_like(told)]
             inputs[0].copy_(x)
@@ -76,10 +73,10 @@ class NativeUNet(nn.Module):
             self._recordable = _memory(output) in {_memory(tensor) for tensor in made}
             if not self._recordable:
                 return
-            program = Program(calls, [*made, inputs[1]], inputs, output)
+            program = Program(self._kernels.run, calls, [*made, inputs[1]], inputs, output)
         # What was done beside the kernels is missing in the program: then it gives something else for others.
-        x, told = torch.linspace(-1, 1, x.numel()).view(x.shape), told.flip(0) / 2
-        self._recordable = torch.equal(program.run(x, told), self._unet.evaluate(last(x), t, told))
+        x, told = last(torch.linspace(-1, 1, 2 * x.numel()).view(2, *x.shape[1:])), torch.cat([told / 2, told / 3])
+        self._recordable = torch.equal(program.run(x, told), self._unet.evaluate(x, t.repeat(2), told))
         self._program = program if self._recordable else None
 
 

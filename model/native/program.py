@@ -1,21 +1,22 @@
 """A network's kernels as a list of calls on memory of their own, to be made again without its modules.
 
-At small batches Python between two kernels takes as long as the kernels. So what a network calls is
-recorded once, and from then on only the calls are made: the batch is the first argument of every kernel,
-and all tensors have it outermost, so a smaller batch is their beginning.
+At small batches Python between two kernels takes as long as the kernels. So what a network calls for one
+image is recorded once, and from then on one C function makes the calls for every image of a batch
+(program.c), each thread in memory of its own.
 """
 
 from __future__ import annotations
 
+import ctypes
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.native.kernels import POINTER, Call
+from model.native.kernels import POINTER, Call, argument_list
 
 ALIGNMENT = 256  # bytes; of every tensor in the program's memory
 
@@ -39,52 +40,105 @@ class Span:
         return self.first <= other.last and other.first <= self.last
 
 
-class Program:
-    """Calls that were recorded, with tensors that are in use at different times in one place.
+class _Call(ctypes.Structure):
+    """As in program.c."""
 
-    made: the tensors that the recorded calls were given to write into, and the inputs; output: what they
-    left, or a view of it. Not for two threads at a time.
+    _fields_ = (
+        ("kernel", ctypes.c_void_p),
+        ("arguments", ctypes.c_void_p),
+        ("inside", ctypes.c_void_p),
+        ("count", ctypes.c_long),
+    )
+
+
+class _Port(ctypes.Structure):
+    """As in program.c."""
+
+    _fields_ = (("outside", ctypes.c_void_p), ("inside", ctypes.c_void_p), ("bytes", ctypes.c_long))
+
+
+class Program:
+    """Calls that were recorded for one image, with tensors that are in use at different times in one place.
+
+    run: program.c's function; made: the tensors that the recorded calls were given to write into, and the inputs;
+    output: what they left, or the first of its channels. Not for two threads at a time.
     """
 
-    def __init__(self, calls: Sequence[Call], made: Sequence[Tensor], inputs: Sequence[Tensor], output: Tensor) -> None:
+    def __init__(
+        self,
+        run: Callable[..., None],
+        calls: Sequence[Call],
+        made: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        output: Tensor,
+    ) -> None:
+        self._run = run
+        self._recorded = calls
         self._spans = _spans(calls, made, inputs, output)
         self._starts = [span.start for span in self._spans]
-        self._memory = torch.empty(_place(self._spans) // 4)
-        self._calls = [
-            (
-                call.kernel,
-                tuple(self._moved(kind, value) for kind, value in call.arguments_by_kind),
-            )
-            for call in calls
-        ]
-        self._inputs = [self._like(tensor) for tensor in inputs]
-        self._output = self._like(output)
-        self.batch = len(output)
+        self._arena = _place(self._spans)
+        self._inputs, self._output = inputs, output
+        self._lay_out(torch.get_num_threads())
 
     def run(self, *inputs: Tensor) -> Tensor:
-        """inputs: in the order of the recording's, for as many images as were recorded or fewer."""
-        batch = len(inputs[0])
-        for mine, theirs in zip(self._inputs, inputs, strict=True):
-            mine[:batch].copy_(theirs)
-        for kernel, arguments in self._calls:
-            kernel(batch, *arguments)
-        return self._output[:batch].clone()
+        """inputs: in the order of the recording's, (B, …) each, laid out in memory as those."""
+        threads, images = torch.get_num_threads(), len(inputs[0])
+        if threads > self._arenas:
+            self._lay_out(threads)
+        for port, tensor in zip(self._in, inputs, strict=True):
+            port.outside = tensor.data_ptr()
+        _, channels, height, width = self._output.shape
+        whole = torch.empty(images, height, width, self._out.bytes // (4 * height * width))
+        self._out.outside = whole.data_ptr()
+        out = ctypes.byref(self._out)
+        self._run(self._calls, len(self._calls), self._in, len(self._in), out, images, threads, self._arena)
+        return whole[..., :channels].permute(0, 3, 1, 2)
 
-    def _moved(self, kind: Any, value: Any) -> Any:
-        """Where a pointer into the recording's memory points here; all else as it is."""
-        if kind is not POINTER or value is None:
-            return value
-        span = self._span(value)
+    def _lay_out(self, threads: int) -> None:
+        """Memory for so many threads, and the calls with pointers into that of the first."""
+        self._arenas = threads
+        self._memory = torch.empty(threads * self._arena // 4)
+        self._lists = [
+            argument_list(call.kinds, [self._moved(*each) for each in _given(call)]) for call in self._recorded
+        ]
+        self._inside = [bytes(self._is_inside(*each) for each in _given(call)) for call in self._recorded]
+        self._calls = (_Call * len(self._recorded))(
+            *(
+                _Call(_address(call.kernel), _address(given), _address(inside), len(given))
+                for call, given, inside in zip(self._recorded, self._lists, self._inside, strict=True)
+            )
+        )
+        self._in = (_Port * len(self._inputs))(*(self._port(tensor) for tensor in self._inputs))
+        self._out = self._port(self._output)
+
+    def _port(self, tensor: Tensor) -> _Port:
+        """Where the tensor of which this one is a view, or itself, lies in the first thread's memory."""
+        span = self._span(tensor.data_ptr())
+        assert span is not None
+        return _Port(None, self._memory.data_ptr() + span.offset, span.stop - span.start)
+
+    def _is_inside(self, kind: str, value: Any) -> bool:
+        """Whether an argument points into the recording's memory."""
+        return kind == POINTER and value is not None and self._span(value) is not None
+
+    def _moved(self, kind: str, value: Any) -> Any:
+        """Where such a pointer points here; all else as it is."""
+        span = self._span(value) if self._is_inside(kind, value) else None
         return value if span is None else self._memory.data_ptr() + span.offset + value - span.start
 
     def _span(self, pointer: int) -> Span | None:
         k = bisect_right(self._starts, pointer) - 1
         return self._spans[k] if k >= 0 and pointer < self._spans[k].stop else None
 
-    def _like(self, tensor: Tensor) -> Tensor:
-        """The tensor that has this one's place here."""
-        moved = self._moved(POINTER, tensor.data_ptr()) - self._memory.data_ptr()
-        return self._memory.as_strided(tensor.shape, tensor.stride(), moved // 4)
+
+def _given(call: Call) -> Iterator[tuple[str, Any]]:
+    """Kind and value of each argument."""
+    return zip(call.kinds, call.arguments, strict=True)
+
+
+def _address(made: Any) -> int | None:
+    """Of a ctypes function, an array, or bytes."""
+    return ctypes.cast(made, ctypes.c_void_p).value
 
 
 def _spans(calls: Sequence[Call], made: Sequence[Tensor], inputs: Sequence[Tensor], output: Tensor) -> list[Span]:
@@ -107,9 +161,8 @@ def _spans(calls: Sequence[Call], made: Sequence[Tensor], inputs: Sequence[Tenso
     for tensor in inputs:
         use(tensor.data_ptr(), -1)
     for time, call in enumerate(calls):
-        for kind, value in call.arguments_by_kind:
-            if kind is POINTER and value is not None:
-                use(value, time)
+        for pointer in call.pointers:
+            use(pointer, time)
     use(output.data_ptr(), len(calls))
     return spans
 
