@@ -3,7 +3,8 @@
 A listener first gets what is stored, then what the reader brings. A slow one is never waited
 for: it gets the rest from the store, in its own time, and when it is far behind without old
 frames and progress; the end of the job comes in any case. Jobs whose listeners are all behind
-are not read at all. The reader is a thread with a plain blocking client, so that no cancelled
+are not read at all. Who waits for the end alone is told of it from one stream of all ends, so that nobody reads
+the progress of a job for him. The reader is a thread with a plain blocking client, so that no cancelled
 coroutine can leave a connection one reply behind.
 """
 
@@ -16,7 +17,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import redis
@@ -24,7 +25,7 @@ from starlette.concurrency import run_in_threadpool
 
 from worker.errors import StoreUnavailable
 from worker.job import TERMINAL, JobRecord, job_object
-from worker.store import Store, event_from_entry, events_key, reachable
+from worker.store import ENDS_KEY, Store, event_from_entry, events_key, reachable
 
 log = logging.getLogger("denoised.api")
 
@@ -37,6 +38,7 @@ BEHIND = 512  # beyond which it loses old frames and progress
 KEPT = 64  # of the newest events, with frames and progress
 PAGE = 500
 BLOCK_MS = 2000
+LOOK_SECONDS = 5.0  # between two looks at a job whose end is waited for, should the word of it have been lost
 DROPPABLE = ("frame", "progress")
 
 
@@ -47,21 +49,19 @@ class Closing(Exception):
 class Listener:
     """One listener's place in one job's events. Used in the event loop only.
 
-    end_only: it wants to know of the end, and nothing else. behind: it could not keep up, and has to be told again
-    from the store.
+    behind: it could not keep up, and has to be told again from the store.
     """
 
-    def __init__(self, job_id: str, *, end_only: bool = False) -> None:
+    def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.behind = False
-        self._end_only = end_only
         self._buffer: deque[Event] = deque()
         self._ready = asyncio.Event()
         self._closing = False
 
     def offer(self, event: Event) -> None:
         """Keep an event for this listener; when there are too many, none."""
-        if self.behind or (self._end_only and event["type"] not in TERMINAL):
+        if self.behind:
             return
         if len(self._buffer) >= BUFFERED:
             self.behind = True
@@ -107,6 +107,7 @@ class Relay:
         self._reader = reader
         self._wake_key = f"denoised:wake:{uuid.uuid4().hex}"
         self._listeners: dict[str, set[Listener]] = {}
+        self._waiting: dict[str, set[asyncio.Event]] = {}  # for the ends of jobs
         self._cursors: dict[str, str] = {}  # job id → id of the last entry read
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -125,6 +126,7 @@ class Relay:
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.close()
+        self._tell_ended(list(self._waiting))
 
     async def stop(self) -> None:
         """End the reader."""
@@ -135,6 +137,7 @@ class Relay:
 
     @property
     def listeners(self) -> int:
+        """Streams that are open here."""
         return sum(len(listeners) for listeners in self._listeners.values())
 
     @property
@@ -187,22 +190,42 @@ class Relay:
                     yield event
 
     async def wait_for_end(self, job_id: str, timeout: float) -> JobRecord | None:
-        """The record as soon as the job is over, or as it stands after `timeout` seconds; None when gone."""
+        """The record as soon as the job is over, or as it stands after `timeout` seconds; None when gone.
+
+        Raises:
+            Closing: on shutdown.
+        """
         deadline = time.monotonic() + timeout
-        async with self._listening(job_id, end_only=True) as listener:
-            await self._follow(job_id)
-            record = await run_in_threadpool(self._store.job, job_id)
-            while record is not None and not record.terminal and (left := deadline - time.monotonic()) > 0:
-                event = await listener.next(left)
-                if event is None or event["type"] in TERMINAL:
-                    record = await run_in_threadpool(self._store.job, job_id)
-            return record
+        with self._waiting_for(job_id) as ended:
+            while True:
+                if self._closing:
+                    raise Closing
+                record = await run_in_threadpool(self._store.job, job_id)
+                left = deadline - time.monotonic()
+                if record is None or record.terminal or left <= 0:
+                    return record
+                ended.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, LOOK_SECONDS)):
+                        await ended.wait()
+
+    @contextlib.contextmanager
+    def _waiting_for(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set when a job may have ended."""
+        ended = asyncio.Event()
+        self._waiting.setdefault(job_id, set()).add(ended)
+        try:
+            yield ended
+        finally:
+            self._waiting[job_id].discard(ended)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
 
     @contextlib.asynccontextmanager
-    async def _listening(self, job_id: str, *, end_only: bool = False) -> AsyncIterator[Listener]:
+    async def _listening(self, job_id: str) -> AsyncIterator[Listener]:
         if self._closing:
             raise Closing
-        listener = Listener(job_id, end_only=end_only)
+        listener = Listener(job_id)
         self._listeners.setdefault(job_id, set()).add(listener)
         try:
             yield listener
@@ -233,11 +256,12 @@ class Relay:
     # The reader's thread
 
     def _run(self) -> None:
-        wake_cursor, away = "0-0", False
+        wake_cursor, ends_cursor, away = "0-0", "0-0", False
         while not self._stopped.is_set():
             with self._lock:
                 followed = dict(self._cursors)
-            streams = {self._wake_key: wake_cursor, **{events_key(job): cursor for job, cursor in followed.items()}}
+            streams = {self._wake_key: wake_cursor, ENDS_KEY: ends_cursor}
+            streams |= {events_key(job): cursor for job, cursor in followed.items()}
             jobs = {events_key(job).encode(): job for job in followed}
             try:
                 reply = self._reader.xread(streams, count=PAGE, block=BLOCK_MS)  # type: ignore[arg-type]
@@ -251,6 +275,9 @@ class Relay:
             for key, entries in cast("list[tuple[bytes, list[Entry]]]", reply or []):
                 if key.decode() == self._wake_key:
                     wake_cursor = entries[-1][0].decode()
+                elif key.decode() == ENDS_KEY:
+                    ends_cursor = entries[-1][0].decode()
+                    self._in_loop(self._tell_ended, [fields[b"job"].decode() for _, fields in entries])
                 else:
                     self._dispatch(jobs[key], entries)
 
@@ -260,8 +287,18 @@ class Relay:
                 return
             self._cursors[job_id] = entries[-1][0].decode()
         events = [event_from_entry(job_id, entry_id, fields) for entry_id, fields in entries]
+        self._in_loop(self._offer, job_id, events)
+
+    def _in_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._offer, job_id, events)
+        self._loop.call_soon_threadsafe(call, *arguments)
+
+    # In the event loop
+
+    def _tell_ended(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            for ended in self._waiting.get(job_id, ()):
+                ended.set()
 
     def _offer(self, job_id: str, events: list[Event]) -> None:
         listeners = self._listeners.get(job_id, set())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Annotated
@@ -98,7 +99,8 @@ def _serve(
     settings = WorkerSettings(max_batch=max_batch, lease=lease, job_timeout=job_timeout)
     speed = Speed()
     if paces:
-        speed.expect(next(iter(models)), [(pace.images, pace.seconds) for pace in paces])
+        known = [(pace.images, pace.seconds) for pace in paces if math.isfinite(pace.seconds)]
+        speed.expect(next(iter(models)), known)
     BatchingWorker(models, client, store, settings, speed).work()
 
 

@@ -68,11 +68,14 @@ class Advanced:
 
 @dataclass(frozen=True)
 class Turn:
-    """What one evaluation brought. rows: its batch size, guidance counted as two."""
+    """What one evaluation brought. rows: its batch size, guidance counted as two; halved: it was made in parts,
+    since the whole of it failed.
+    """
 
     rows: int = 0
     advanced: list[Advanced] = field(default_factory=list)
     failed: list[tuple[Trajectory, TrajectoryError]] = field(default_factory=list)
+    halved: bool = False
 
 
 class Engine:
@@ -103,7 +106,7 @@ class Engine:
                 return Turn(failed=[(group[0], _diagnosed(error))])
         middle = len(group) // 2
         left, right = self._evaluate(group[:middle]), self._evaluate(group[middle:])
-        return Turn(left.rows + right.rows, left.advanced + right.advanced, left.failed + right.failed)
+        return Turn(left.rows + right.rows, left.advanced + right.advanced, left.failed + right.failed, halved=True)
 
     def _advance(self, group: Sequence[Trajectory]) -> Turn:
         model = self.models[group[0].model]

@@ -13,7 +13,8 @@ from worker.job import JobRecord, SamplingRequest
 from worker.trajectory import trajectories
 
 SIZES = (1, 2, 4, 8, 16, 32)
-USUAL = 16  # the least where the time was too short to see the rise end
+USUAL = 16  # the least where the time was too short to see the rise end, and where a turn of so many is short
+SHORT = 0.1  # seconds
 TURNS = 3  # of each size; the fastest counts
 GAIN = 1.05  # what a larger batch must bring to be worth a longer turn
 SECONDS = 1.2
@@ -38,7 +39,8 @@ class Pace:
 def measure(model: PixelModel, seconds: float = SECONDS) -> list[Pace]:
     """The pace at each of SIZES, the smallest first, as far as `seconds` suffice.
 
-    The very first turn, in which libraries load their kernels, is not counted.
+    A size too large for the device takes inf, and is the last. The very first turn, in which libraries load their
+    kernels, is not counted.
     """
     if math.isinf(_fastest_turn(model, 1, end=0.0)):
         return []
@@ -48,23 +50,28 @@ def measure(model: PixelModel, seconds: float = SECONDS) -> list[Pace]:
         if time.monotonic() + (2 * paces[-1].seconds if paces else 0.0) > end:
             break
         paces.append(Pace(images, _fastest_turn(model, images, end)))
+        if math.isinf(paces[-1].seconds):
+            break
     return paces
 
 
 def enough(paces: list[Pace]) -> int:
-    """The smallest batch than which no larger one makes 5 % more images a second.
+    """The smallest batch than which no larger one makes 5 % more images a second, and USUAL where that is short.
 
-    Not every size may have been measured. One larger batch without a gain may be another program's doing.
+    A turn costs more than what is measured here (Redis, events, pictures), so few lanes are for networks alone
+    whose turns are long. Not every size may have been measured. One larger batch without a gain may be another
+    program's doing.
     """
+    usual = max((pace.images for pace in paces if pace.images <= USUAL and pace.seconds <= SHORT), default=1)
     for k, pace in enumerate(paces):
         if all(larger.per_second < GAIN * pace.per_second for larger in paces[k + 1 :]):
-            seen = len(paces) == len(SIZES) or k + 2 < len(paces)
-            return pace.images if seen else max(pace.images, USUAL)
+            seen = len(paces) == len(SIZES) or k + 2 < len(paces) or math.isinf(paces[-1].seconds)
+            return max(usual, pace.images) if seen else max(pace.images, USUAL)
     return USUAL
 
 
 def _fastest_turn(model: PixelModel, images: int, end: float) -> float:
-    """Seconds of the fastest of TURNS, of fewer when `end` comes before; inf when the network fails."""
+    """Seconds of the fastest of TURNS, of fewer when `end` comes before; inf when the network fails at that size."""
     engine = Engine({model.card.name: model}, images)
     engine.batch.admit(trajectories(_job(model, images), model))
     clock = time.thread_time if model.device.type == "cpu" else time.perf_counter
@@ -79,7 +86,7 @@ def _fastest_turn(model: PixelModel, images: int, end: float) -> float:
 def _turn_seconds(engine: Engine, clock: Callable[[], float]) -> float:
     started = clock()
     turn = engine.step()
-    if not turn.advanced:
+    if not turn.advanced or turn.halved:
         return math.inf
     turn.advanced[0].trajectory.registers.sum().item()  # a GPU answers when it is done
     return clock() - started

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-# A job is over: it, its events and its pictures expire, what it could have been resumed from goes.
-_EXPIRE = """
-local function expire(job, events, images, ttl)
+# A job is over: those who wait for that are told; it, its events and its pictures expire, what it could have been
+# resumed from goes.
+_OVER = """
+local function over(job, events, images, ttl)
+  redis.call('XADD', 'denoised:ends', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'denoised:job:' + 1))
   redis.call('EXPIRE', job, ttl)
   redis.call('EXPIRE', events, ttl)
   for i = 0, images - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end
@@ -21,7 +23,7 @@ end
 # same execution (the reply was lost) it changes nothing. What earlier attempts made is kept while the numerics are the
 # same.
 START = (
-    _EXPIRE
+    _OVER
     + """
 local job, events = KEYS[1], KEYS[2]
 local status = redis.call('HGET', job, 'status')
@@ -37,7 +39,7 @@ if status == 'running' then
     redis.call('HSET', job, 'status', 'failed', 'finished_at', ARGV[1],
                'error', cjson.encode({code = 'worker_lost', message = message}))
     tell(job, events, attempt, '{"type": "failed"}')
-    expire(job, events, cjson.decode(redis.call('HGET', job, 'request')).n, ARGV[5])
+    over(job, events, cjson.decode(redis.call('HGET', job, 'request')).n, ARGV[5])
     return 0
   end
 end
@@ -61,7 +63,7 @@ return attempt
 # KEYS: job, events, then one key for each blob. ARGV: the write as JSON, then the blobs.
 # Returns 1 when it was (or had been) written, 0 when the job is over or has another attempt.
 WRITE = (
-    _EXPIRE
+    _OVER
     + """
 local write = cjson.decode(ARGV[1])
 local now = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'writes')
@@ -79,7 +81,7 @@ for _, event in ipairs(write.events) do
   local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', write.cap, seq .. '-0', 'a', now[2], 'e', event)
 end
-if write.ttl > 0 then expire(KEYS[1], KEYS[2], write.images, write.ttl) end
+if write.ttl > 0 then over(KEYS[1], KEYS[2], write.images, write.ttl) end
 return 1
 """
 )

@@ -5,6 +5,7 @@
     denoised:job:{id}:events       stream   one entry an event, id = "{seq}-0"
     denoised:job:{id}:image:{k}    string   the encoded picture
     denoised:job:{id}:resume       string   where its images are (`worker.resume`), until it is over
+    denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:jobs:{owner}          zset     job ids by created_at
     denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
     denoised:between:{model}       hash     since when job ids stand between its queue and a worker
@@ -58,6 +59,7 @@ KEEPS = "noeviction"
 FULL = 0.9  # of maxmemory; the rest is for jobs that were accepted to end in
 LISTED_SECONDS = 86_400  # that a job may have waited and run, and still be listed for as long as its results are kept
 SILENT_SECONDS = 0.5
+ENDS_KEY = "denoised:ends"
 CANCELED_CHANNEL = "denoised:canceled"
 WORKERS_KEY = "denoised:workers"
 MODELS_KEY = "denoised:models"
@@ -145,7 +147,7 @@ class Store:
         self.client = client
         self.result_ttl = result_ttl
         self._start = client.register_script(START)
-        self._write = client.register_script(WRITE)
+        self._write_sha = client.register_script(WRITE).sha
         self._collect = client.register_script(COLLECT)
         self._silent_until = 0.0
 
@@ -220,9 +222,19 @@ class Store:
 
     def write_all(self, writes: Sequence[Write]) -> list[bool]:
         """Apply changes of several jobs in one round trip, each atomic by itself."""
-        with self._reachable(), self.client.pipeline(transaction=False) as pipe:
+        with self._reachable():
+            try:
+                return self._written(writes)
+            except redis.exceptions.NoScriptError:  # a store that was started anew has forgotten it
+                self.client.script_load(WRITE)
+                return self._written(writes)
+
+    def _written(self, writes: Sequence[Write]) -> list[bool]:
+        """By the script's name alone: a pipeline with the script itself asks each time whether it is there."""
+        with self.client.pipeline(transaction=False) as pipe:
             for write in writes:
-                self._write(keys=_write_keys(write), args=self._write_args(write), client=pipe)
+                keys = _write_keys(write)
+                pipe.evalsha(self._write_sha, len(keys), *keys, *self._write_args(write))
             return [bool(result) for result in pipe.execute()]
 
     def resume_point(self, job_id: str) -> bytes | None:

@@ -28,7 +28,7 @@ SIGNATURES: dict[str, list[str]] = {  # after the batch
     "denoised_attend": [POINTER] * 3 + [NUMBER] * 3 + [REAL],
 }
 CONVOLUTION = [POINTER] * 5 + [NUMBER] * 5
-RUN = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, *[ctypes.c_long] * 3]
+RUN: list[Any] = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, *[ctypes.c_long] * 3]
 
 
 class Argument(ctypes.Union):

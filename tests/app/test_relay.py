@@ -48,17 +48,6 @@ def test_a_listener_with_too_much_before_it_is_behind_until_it_catches_up() -> N
     asyncio.run(main())
 
 
-def test_who_waits_for_the_end_hears_of_nothing_else() -> None:
-    async def main() -> None:
-        listener = Listener("a", end_only=True)
-        for seq in range(2 * BUFFERED):
-            listener.offer(progress(seq))
-        listener.offer(end(2 * BUFFERED))
-        assert await drained(listener) == [end(2 * BUFFERED)]
-
-    asyncio.run(main())
-
-
 def test_a_listener_that_keeps_up_loses_nothing() -> None:
     async def main() -> None:
         listener = Listener("a")
@@ -282,5 +271,40 @@ def test_waiting_for_an_end_tells_it_at_once_or_how_it_stands(desk: Any, relayed
         assert unfinished is not None
         assert unfinished.status == "queued"
         assert await relay.wait_for_end("nobody", 0.01) is None
+
+    relayed(body)
+
+
+def test_nobody_reads_the_progress_of_a_job_for_one_who_waits_for_its_end(
+    desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.relay.LOOK_SECONDS", 10 * PATIENCE)  # the word of it comes, nobody looks
+
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
+        await asyncio.sleep(0.1)
+        assert relay.followed == relay.listeners == 0
+        await asyncio.to_thread(work, desk, job_id, 3)
+        record = await waiting
+        assert record is not None
+        assert record.terminal
+
+    relayed(body)
+
+
+def test_an_end_whose_word_is_lost_is_seen_all_the_same(
+    desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.relay.LOOK_SECONDS", 0.1)
+
+    async def body(relay: Relay) -> None:
+        monkeypatch.setattr(relay, "_tell_ended", lambda jobs: None)
+        job_id = desk.create()
+        waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
+        await asyncio.to_thread(work, desk, job_id, 3)
+        record = await waiting
+        assert record is not None
+        assert record.terminal
 
     relayed(body)

@@ -21,7 +21,8 @@ def work(seconds: float) -> None:
 
 
 def paces(*per_second: float) -> list[Pace]:
-    return [Pace(images, images / rate) for images, rate in zip(SIZES, per_second, strict=False)]
+    """Of a network whose turns are long."""
+    return [Pace(images, 100 * images / rate) for images, rate in zip(SIZES, per_second, strict=False)]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_where_the_time_was_too_short_to_see_the_rise_end_it_is_as_usual() -> No
     assert enough(paces(50, 75, 101, 83, 102)) == 4
 
 
-@pytest.mark.parametrize(("a_turn", "an_image", "lanes"), [(0.008, 0.0, {32}), (0.0, 0.005, {1, 2, 4, 8})])
+@pytest.mark.parametrize(("a_turn", "an_image", "lanes"), [(0.008, 0.0, {32}), (0.0, 0.01, {1, 2, 4, 8})])
 def test_a_network_is_measured_as_the_engine_drives_it(
     a_turn: float, an_image: float, lanes: set[int], fake_model: Any
 ) -> None:
@@ -63,6 +64,15 @@ def test_a_network_is_measured_as_the_engine_drives_it(
     assert [pace.images for pace in found] == list(SIZES)
     assert all(pace.seconds >= a_turn + an_image * pace.images for pace in found)
     assert enough(found) in lanes
+
+
+def test_where_turns_are_short_it_is_as_usual_since_a_turn_costs_more_than_the_network() -> None:
+    def flat(seconds: float) -> list[Pace]:
+        return [Pace(images, seconds * images) for images in SIZES]
+
+    assert enough(flat(0.002)) == USUAL
+    assert enough(flat(0.02)) == 4
+    assert enough(flat(0.2)) == 1
 
 
 def test_measuring_ends_when_its_time_is_over(fake_model: Any) -> None:
@@ -84,7 +94,7 @@ def test_a_network_whose_output_is_no_number_is_not_measured_and_stops_nobody(fa
 
 
 def test_a_size_too_large_for_the_device_is_no_gain(fake_model: Any) -> None:
-    """The engine makes it in halves, which takes as long as both of them."""
+    """The engine makes it in halves: it is not counted, nor is a larger one tried."""
 
     class Small(fake_model):  # type: ignore[misc]
         def denoise(self, x: Tensor, *level: Any) -> Estimate:
@@ -95,5 +105,10 @@ def test_a_size_too_large_for_the_device_is_no_gain(fake_model: Any) -> None:
             return known
 
     found = measure(Small(), seconds=5.0)
-    assert all(math.isfinite(pace.seconds) for pace in found)
+    assert [(pace.images, math.isfinite(pace.seconds)) for pace in found] == [
+        (1, True),
+        (2, True),
+        (4, True),
+        (8, False),
+    ]
     assert enough(found) == 4
