@@ -24,7 +24,10 @@ from starlette.concurrency import run_in_threadpool
 
 from worker.errors import StoreUnavailable
 from worker.job import TERMINAL, JobRecord, job_object
-from worker.store import Store, event_from_entry, events_key, reachable
+from worker.keys import events as events_key
+from worker.keys import wake as wake_key
+from worker.patience import PATIENCE
+from worker.store import Store, event_from_entry
 
 log = logging.getLogger("denoised.api")
 
@@ -105,7 +108,7 @@ class Relay:
     def __init__(self, store: Store, reader: redis.Redis) -> None:
         self._store = store
         self._reader = reader
-        self._wake_key = f"denoised:wake:{uuid.uuid4().hex}"
+        self._wake_key = wake_key(uuid.uuid4().hex)
         self._listeners: dict[str, set[Listener]] = {}
         self._cursors: dict[str, str] = {}  # job id → id of the last entry read
         self._lock = threading.Lock()
@@ -202,6 +205,7 @@ class Relay:
     async def _listening(self, job_id: str, *, end_only: bool = False) -> AsyncIterator[Listener]:
         if self._closing:
             raise Closing
+        PATIENCE.set(None)  # who listens has time
         listener = Listener(job_id, end_only=end_only)
         self._listeners.setdefault(job_id, set()).add(listener)
         try:
@@ -274,7 +278,7 @@ class Relay:
 
     def _wake(self) -> None:
         """Have the reader look at its list of jobs again."""
-        with reachable(), self._store.client.pipeline() as pipe:
+        with self._store.reachable(), self._store.client.pipeline() as pipe:
             pipe.xadd(self._wake_key, {"w": b"1"}, maxlen=1)
             pipe.expire(self._wake_key, 3600)
             pipe.execute()

@@ -69,6 +69,9 @@ def test_rolling_restarts_lose_and_fail_nothing(
     assert (len(accepted), ended) == (jobs, Counter(succeeded=jobs))
     assert max(took) < STOP_SECONDS
     assert made == due, "what is given back goes on from exactly where it was"
+    queue = shop.rq_queue("fake")
+    for key in (queue.key, queue.intermediate_queue_key, queue.started_job_registry.key):
+        shop.until(lambda key=key: not shop.client.exists(key), f"{key} to be empty")  # type: ignore[misc]
 
 
 def test_a_front_end_told_to_stop_is_unready_at_once_and_gone_in_time(site: Site, told: Callable[..., None]) -> None:
