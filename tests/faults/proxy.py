@@ -12,7 +12,8 @@ class Proxy:
     """Between clients and a port on this machine.
 
     delay: seconds that each piece is held back. `cut` closes every connection; while `refusing`, new ones are closed
-    at once; while `silent`, they are accepted and nothing passes.
+    at once; while `silent`, they are accepted and nothing passes. `forget` has nothing pass any more through those that
+    there are, without a word, as a router does that was started anew.
     """
 
     def __init__(self, to_port: int) -> None:
@@ -21,6 +22,7 @@ class Proxy:
         self.silent = False
         self._to_port = to_port
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._forgotten: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = int(self._listener.getsockname()[1])
@@ -34,8 +36,15 @@ class Proxy:
             _close(pair)
         return len(pairs)
 
+    def forget(self) -> int:
+        """Let nothing pass through the connections of now. Returns how many there are."""
+        with self._lock:
+            self._forgotten |= self._pairs
+            return len(self._pairs)
+
     def close(self) -> None:
         self.refusing = True
+        self._forgotten.clear()
         self._listener.close()
         self.cut()
 
@@ -67,7 +76,7 @@ class Proxy:
             while data := source.recv(65536):
                 if self.delay:
                     time.sleep(self.delay)
-                while self.silent:
+                while self.silent or pair in self._forgotten:
                     time.sleep(0.02)
                 target.sendall(data)
         with self._lock:
