@@ -19,7 +19,9 @@ class Proxy:
     def __init__(self, to_port: int) -> None:
         self.delay = 0.0
         self.refusing = False
-        self.silent = False
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._never = threading.Event()
         self._to_port = to_port
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._forgotten: set[tuple[socket.socket, socket.socket]] = set()
@@ -27,6 +29,18 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def silent(self) -> bool:
+        return not self._flowing.is_set()
+
+    @silent.setter
+    def silent(self, silent: bool) -> None:
+        # Waited for, not looked at again and again: there may be a thousand connections by then.
+        if silent:
+            self._flowing.clear()
+        else:
+            self._flowing.set()
 
     def cut(self) -> int:
         """Close every connection. Returns how many there were."""
@@ -45,6 +59,8 @@ class Proxy:
     def close(self) -> None:
         self.refusing = True
         self._forgotten.clear()
+        self._never.set()
+        self._flowing.set()
         self._listener.close()
         self.cut()
 
@@ -76,8 +92,9 @@ class Proxy:
             while data := source.recv(65536):
                 if self.delay:
                     time.sleep(self.delay)
-                while self.silent or pair in self._forgotten:
-                    time.sleep(0.02)
+                self._flowing.wait()
+                if pair in self._forgotten:
+                    self._never.wait()
                 target.sendall(data)
         with self._lock:
             self._pairs.discard(pair)
