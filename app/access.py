@@ -1,4 +1,5 @@
-"""The outermost layer: gives each request an id, and the log one line about each that was answered.
+"""The outermost layer: gives each request an id and its patience with Redis, and the log one line about each that was
+answered.
 
 The line has the route's template and never the path or the query: a ticket stands in one.
 """
@@ -16,10 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Problem
 from worker.log import REQUEST_ID
+from worker.patience import PATIENCE, Patience
 
 log = logging.getLogger("denoised.api")
 
 HEADER = "X-Request-Id"
+REDIS_SECONDS = 1.0  # that all questions of a request may take; the last one has `app.services.COMMAND_SECONDS` itself
 _SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -62,6 +65,7 @@ class Access:
             return
         answer = Answer(_request_id(scope))
         token = REQUEST_ID.set(answer.request_id)
+        PATIENCE.set(Patience(REDIS_SECONDS))
 
         async def noting(message: Message) -> None:
             answer.note(message)

@@ -2,7 +2,7 @@
 
 Runs as a child of its own, which this module is the program of. Append-only and written through
 before anybody is answered, so that what was accepted survives SIGKILL and a power cut; nothing
-is ever evicted; no TCP.
+is ever evicted, and it takes at most half of the machine's memory; no TCP.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ def socket_url(path: Path) -> str:
     return f"unix://{path}"
 
 
+def config() -> dict[str, str]:
+    """Valkey's own settings."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return CONFIG | {"maxmemory": str(memory // 2)}
+
+
 def run(data_dir: Path, path: Path) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code, 1 when Valkey died by itself."""
     stop = threading.Event()
@@ -62,7 +68,7 @@ def run(data_dir: Path, path: Path) -> int:
     folder = data_dir / "valkey"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     server = ValkeyServer(
-        port=0, data_dir=folder, unix_socket_path=path, unix_socket_perm="600", persist=True, config=CONFIG
+        port=0, data_dir=folder, unix_socket_path=path, unix_socket_perm="600", persist=True, config=config()
     )
     try:
         server.start(timeout=60)

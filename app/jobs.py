@@ -11,8 +11,11 @@ from app.errors import Conflict, NotFound, shown
 from app.schemas import JobList, JobObject, ProblemObject
 from app.services import Owner, Services, Serving
 from worker.job import MEDIA_TYPES, JobRecord, job_object
+from worker.store import Place
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+CURSOR = r"^\d{1,15}(\.\d{1,15})?-[0-9A-Za-z]{1,64}$"
 
 _PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
 _GONE: dict[int | str, dict[str, Any]] = {404: {**_PROBLEM, "description": "Unknown, expired, or another caller's."}}
@@ -23,14 +26,12 @@ def list_jobs(
     services: Serving,
     owner: Owner,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[
-        str | None, Query(pattern=r"^\d{1,15}(\.\d{1,15})?$", description="`next_cursor` of the page before")
-    ] = None,
+    cursor: Annotated[str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before")] = None,
 ) -> Response:
     """A page of the caller's jobs."""
-    records = services.store.jobs(owner, limit + 1, float(cursor) if cursor is not None else None)
+    records = services.store.jobs(owner, limit + 1, _place(cursor) if cursor is not None else None)
     page = records[:limit]
-    following = repr(page[-1].created_at) if len(records) > limit else None
+    following = _cursor(page[-1]) if len(records) > limit else None
     return JSONResponse({"jobs": [_shown(services, record) for record in page], "next_cursor": following})
 
 
@@ -114,6 +115,16 @@ def picture(services: Services, record: JobRecord, index: int) -> Response:
         "Content-Disposition": f'inline; filename="{image.seed}.{image.format}"',
     }
     return Response(data, media_type=MEDIA_TYPES[image.format], headers=headers)
+
+
+def _cursor(last: JobRecord) -> str:
+    """What the next page begins after: the moment alone would not do, two jobs may share it."""
+    return f"{last.created_at!r}-{last.id}"
+
+
+def _place(cursor: str) -> Place:
+    moment, _, job_id = cursor.partition("-")
+    return Place(float(moment), job_id)
 
 
 def _shown(services: Services, record: JobRecord) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from rq.serializers import JSONSerializer
 from app.forecast import Crew, Work, finishes
 from worker.errors import StoreUnavailable
 from worker.job import JobRecord, Outlook, WorkerReport
-from worker.store import Store, reachable
+from worker.store import Store
 
 FRESH_SECONDS = 0.5  # how long a look at the queue serves those who ask for their jobs
 REMEMBERED = 10_000  # jobs whose requests are not read again
@@ -81,11 +81,12 @@ class JobQueue:
         )
         job = replace(job, max_attempts=self._max_attempts)
         queued = {"queue_position": outlook.queue_position, "eta_seconds": outlook.eta_seconds}
-        with reachable(), self._client.pipeline() as pipeline, contextlib.suppress(redis.exceptions.WatchError):
+        with self._client.pipeline() as pipeline, contextlib.suppress(redis.exceptions.WatchError):
             if self._store.reserve(job.id, pipeline):
                 queue.enqueue_job(rq_job, pipeline=pipeline)
                 self._store.create(job, queued, pipeline)
-                pipeline.execute()
+                with self._store.reachable():
+                    pipeline.execute()
                 return True
         if self._store.job(job.id) is None:
             # redis-py says WatchError, too, when the connection breaks while a key is watched.
@@ -94,7 +95,7 @@ class JobQueue:
 
     def waiting(self, models: Sequence[str]) -> dict[str, list[JobRecord]]:
         """What waits for each model, the next one first. Of the records only what never changes is to be believed."""
-        with reachable(), self._client.pipeline(transaction=False) as pipeline:
+        with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
             for model in models:
                 pipeline.lrange(self._queue(model).key, 0, -1)
             replies = cast("list[list[bytes]]", pipeline.execute())
@@ -107,7 +108,7 @@ class JobQueue:
 
     def remove(self, job: JobRecord) -> None:
         """Take a canceled job out of its queue, if it still is there."""
-        with reachable():
+        with self._store.reachable():
             if self._queue(job.request.model).remove(job.id):
                 self._client.delete(Job.key_for(job.id))  # Job.delete raises when a worker died at it just now
 
@@ -140,7 +141,7 @@ class JobQueue:
     def _busy(self, workers: Sequence[WorkerReport]) -> list[str]:
         """The models of these workers for which there is work."""
         models = sorted({card["name"] for worker in workers for card in worker.models})
-        with reachable(), self._client.pipeline(transaction=False) as pipeline:
+        with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
             for model in models:
                 queue = self._queue(model)
                 pipeline.exists(queue.key, StartedJobRegistry(queue=queue).key)
@@ -148,7 +149,7 @@ class JobQueue:
 
     def _running(self, model: str) -> list[JobRecord]:
         """Jobs that workers hold, as they stand. Not cleaned up by asking: that is the workers' to do."""
-        with reachable():
+        with self._store.reachable():
             registry = StartedJobRegistry(queue=self._queue(model))
             ids = registry.get_job_ids(cleanup=False)
         return [job for job in self._store.records(ids) if job is not None and not job.terminal]

@@ -25,7 +25,11 @@ from starlette.concurrency import run_in_threadpool
 
 from worker.errors import StoreUnavailable
 from worker.job import TERMINAL, JobRecord, job_object
-from worker.store import ENDS_KEY, Store, event_from_entry, events_key, reachable
+from worker.keys import ENDS
+from worker.keys import events as events_key
+from worker.keys import wake as wake_key
+from worker.patience import PATIENCE
+from worker.store import Store, event_from_entry
 
 log = logging.getLogger("denoised.api")
 
@@ -105,7 +109,7 @@ class Relay:
     def __init__(self, store: Store, reader: redis.Redis) -> None:
         self._store = store
         self._reader = reader
-        self._wake_key = f"denoised:wake:{uuid.uuid4().hex}"
+        self._wake_key = wake_key(uuid.uuid4().hex)
         self._listeners: dict[str, set[Listener]] = {}
         self._waiting: dict[str, set[asyncio.Event]] = {}  # for the ends of jobs
         self._cursors: dict[str, str] = {}  # job id → id of the last entry read
@@ -212,6 +216,7 @@ class Relay:
     @contextlib.contextmanager
     def _waiting_for(self, job_id: str) -> Iterator[asyncio.Event]:
         """An event that is set when a job may have ended."""
+        PATIENCE.set(None)  # who waits has time
         ended = asyncio.Event()
         self._waiting.setdefault(job_id, set()).add(ended)
         try:
@@ -225,6 +230,7 @@ class Relay:
     async def _listening(self, job_id: str) -> AsyncIterator[Listener]:
         if self._closing:
             raise Closing
+        PATIENCE.set(None)  # who listens has time
         listener = Listener(job_id)
         self._listeners.setdefault(job_id, set()).add(listener)
         try:
@@ -260,7 +266,7 @@ class Relay:
         while not self._stopped.is_set():
             with self._lock:
                 followed = dict(self._cursors)
-            streams = {self._wake_key: wake_cursor, ENDS_KEY: ends_cursor}
+            streams = {self._wake_key: wake_cursor, ENDS: ends_cursor}
             streams |= {events_key(job): cursor for job, cursor in followed.items()}
             jobs = {events_key(job).encode(): job for job in followed}
             try:
@@ -275,7 +281,7 @@ class Relay:
             for key, entries in cast("list[tuple[bytes, list[Entry]]]", reply or []):
                 if key.decode() == self._wake_key:
                     wake_cursor = entries[-1][0].decode()
-                elif key.decode() == ENDS_KEY:
+                elif key.decode() == ENDS:
                     ends_cursor = entries[-1][0].decode()
                     self._in_loop(self._tell_ended, [fields[b"job"].decode() for _, fields in entries])
                 else:
@@ -311,7 +317,7 @@ class Relay:
 
     def _wake(self) -> None:
         """Have the reader look at its list of jobs again."""
-        with reachable(), self._store.client.pipeline() as pipe:
+        with self._store.reachable(), self._store.client.pipeline() as pipe:
             pipe.xadd(self._wake_key, {"w": b"1"}, maxlen=1)
             pipe.expire(self._wake_key, 3600)
             pipe.execute()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ("app", "worker", "model", "bench")
-FROM_WORKER = {"worker.job", "worker.store", "worker.errors", "worker.log"}
+FROM_WORKER = {"worker.job", "worker.store", "worker.keys", "worker.patience", "worker.errors", "worker.log"}
 FROM_MODEL = {"model.card", "model.errors"}
 HEAVY = {"torch", "numpy", "safetensors", "diffusers"}
 

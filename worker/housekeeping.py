@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from worker.errors import StoreUnavailable
-from worker.store import AWAY, Queue, Store
+from worker.patience import AWAY
+from worker.store import Queue, Store
 
 log = logging.getLogger("denoised.worker")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -187,6 +187,12 @@ class WorkerReport:
     places: int = 64
     paces: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     counters: Mapping[str, float] = field(default_factory=dict)  # `Counters`
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> WorkerReport:
+        """As a worker wrote it; what a newer one has to tell beside is left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 def job_object(job: JobRecord, outlook: Outlook | None = None) -> dict[str, Any]:

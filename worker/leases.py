@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from redis.client import Pipeline
+
 from worker.publisher import ActiveJob
 
 
@@ -25,8 +27,8 @@ class Hold(Protocol):
     @property
     def execution(self) -> str: ...
 
-    def renew(self) -> None:
-        """Say that its worker lives."""
+    def renew(self, pipeline: Pipeline) -> None:
+        """Say that its worker lives, in one go with others."""
 
     def end(self) -> None:
         """Let go of it; it is somebody else's."""

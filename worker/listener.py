@@ -9,7 +9,8 @@ from typing import Any
 
 import redis
 
-from worker.store import AWAY, CANCELED_CHANNEL
+from worker.keys import CANCELED_CHANNEL
+from worker.patience import AWAY
 
 POLL_SECONDS = 1.0
 SILENT_SECONDS = 5.0  # after which Redis is asked for a sign of life, and given up when none comes as long again

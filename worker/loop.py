@@ -18,11 +18,13 @@ from worker.engine import Engine, Turn
 from worker.errors import ResumeError, StoreUnavailable
 from worker.job import Counters, JobRecord
 from worker.leases import Hold, Lease, Leases
+from worker.patience import AWAY
 from worker.publisher import ActiveJob, Publisher
 from worker.resume import Saved, from_bytes
 from worker.speed import Speed
-from worker.store import AWAY, Store, Write
+from worker.store import Store
 from worker.trajectory import Trajectory, trajectories
+from worker.writes import Write
 
 log = logging.getLogger("denoised.worker")
 
@@ -31,6 +33,7 @@ IDLE_SECONDS = 1.0  # how long an idle worker sleeps when nobody wakes it
 ASK_SECONDS = 0.25  # how long a busy one does not ask queues that were empty, unless somebody wakes it
 FINISH_SECONDS = 4.0  # what is done sooner than this is finished on SIGTERM, the rest given back
 FLUSH_SECONDS = 3.0  # then, for what is still to be written
+STOP_SECONDS = 8.0  # for all of it, also when Redis keeps us waiting
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Loop:
         self._ask_anyway = 0.0
         self._taken: Hold | None = None  # off its queue, but not begun: Redis went away in between
         self._next: tuple[Lease, list[Trajectory]] | None = None  # who begins when everybody else has left
+        self._end: float | None = None  # since somebody told us to stop
 
     def wake(self) -> None:
         """There may be new work."""
@@ -86,6 +90,9 @@ class Loop:
 
     def stop(self) -> None:
         """Take no more jobs."""
+        if self._end is None:
+            self._end = time.monotonic() + STOP_SECONDS
+            self.publisher.wait_no_longer_than(self._end - FLUSH_SECONDS)
         self.stopping.set()
         self._woken.set()
 
@@ -104,7 +111,8 @@ class Loop:
                     self._woken.wait(IDLE_SECONDS)
             self._drain()
         finally:
-            written = self.publisher.close(FLUSH_SECONDS)
+            left = FLUSH_SECONDS if self._end is None else self._end - time.monotonic()
+            written = self.publisher.close(min(FLUSH_SECONDS, max(0.0, left)))
         return written
 
     # Turns
@@ -269,6 +277,8 @@ class Loop:
                 self._give_back(lease)
         self._next = None
         end = time.monotonic() + FINISH_SECONDS
+        if self._end is not None:
+            end = min(end, self._end - FLUSH_SECONDS)
         while time.monotonic() < end and self._turn():
             pass
         for lease in self.leases.all():

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -26,13 +27,18 @@ from worker.errors import StoreUnavailable, TrajectoryError
 from worker.job import Image, JobRecord, SamplingRequest, image_url
 from worker.pictures import Pixels, encode, encode_frame
 from worker.resume import Saved, to_bytes
-from worker.store import Store, Write
+from worker.store import Store
 from worker.trajectory import Trajectory
+from worker.writes import Write
 
 log = logging.getLogger("denoised.worker")
 
 RETRY_SECONDS = 0.25
+LOOK_SECONDS = 0.25  # how often who waits for room in the queue looks whether it is worth it
 SAVE_SECONDS = 1.0  # between two resume points of a job, so that with all delays less than 2 s are lost with a worker
+
+
+Item = tuple[Callable[[], None], list["ActiveJob"]]
 
 
 class Decoder(Protocol):
@@ -111,24 +117,30 @@ class Publisher(threading.Thread):
         super().__init__(name="publisher", daemon=True)
         self._store = store
         self._on_over = on_over
-        self._queue: queue.Queue[tuple[Callable[[], None], list[ActiveJob]] | None] = queue.Queue(depth)
+        self._queue: queue.Queue[Item | None] = queue.Queue(depth)
         self._abandon = threading.Event()
+        self._patient_until = math.inf
 
     def publish(self, turn: Turn, jobs: list[ActiveJob]) -> None:
         """Queue a turn's outcome; `jobs` are those of its trajectories."""
-        self._queue.put((lambda: self._publish(turn, jobs), jobs))
+        self._put((lambda: self._publish(turn, jobs), jobs))
 
     def fail(self, job: ActiveJob, code: str, message: str) -> None:
         """Queue the failure of a job."""
-        self._queue.put((lambda: self._fail(job, code, message), [job]))
+        self._put((lambda: self._fail(job, code, message), [job]))
 
     def give_back(self, job: ActiveJob) -> None:
         """Queue that this worker stops at a job which another is to take up."""
-        self._queue.put((lambda: self._give_back(job), [job]))
+        self._put((lambda: self._give_back(job), [job]))
 
     def let_go(self, job: ActiveJob) -> None:
         """Queue that a job has ended elsewhere (it was canceled): nothing more is written of it."""
-        self._queue.put((lambda: self._let_go(job), [job]))
+        self._put((lambda: self._let_go(job), [job]))
+
+    def wait_no_longer_than(self, moment: float) -> None:
+        """From then (`time.monotonic`) on nobody waits for room in the queue: what finds none is lost, and its jobs'
+        leases run out. For a worker that is told to stop while Redis is away."""
+        self._patient_until = moment
 
     def close(self, timeout: float) -> bool:
         """Write what is queued, for at most `timeout` seconds, then end. Whether all of it was written."""
@@ -141,6 +153,12 @@ class Publisher(threading.Thread):
             log.error("%d turns could not be written before the end", self._queue.qsize() + 1)
         self._abandon.set()
         return done
+
+    def _put(self, item: Item) -> None:
+        while time.monotonic() < self._patient_until:
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=LOOK_SECONDS)
+                return
 
     def run(self) -> None:
         while (item := self._queue.get()) is not None:

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import redis
+from redis.client import Pipeline
 from rq import Queue
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -25,13 +26,14 @@ from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
 
 from model.denoiser import PixelModel
-from worker import store as keys
 from worker.housekeeping import Housekeeper
 from worker.job import WorkerReport
+from worker.keys import model_channel
 from worker.listener import Listener
 from worker.loop import REDIS_ERRORS, Loop, WorkerSettings
 from worker.speed import Speed
-from worker.store import Store, model_channel
+from worker.store import Queue as QueueKeys
+from worker.store import Store
 
 log = logging.getLogger("denoised.worker")
 
@@ -76,8 +78,10 @@ class RqHold:
     def execution(self) -> str:
         return self.of.id
 
-    def renew(self) -> None:
-        self.worker.maintain_heartbeats(self.rq_job, self.of)
+    def renew(self, pipeline: Pipeline) -> None:
+        # Not by BaseWorker.maintain_heartbeats, which makes a round trip for each job.
+        ttl = self.worker.get_heartbeat_ttl(self.rq_job)
+        self.of.heartbeat(self.rq_job.started_job_registry, ttl, pipeline)
 
     def end(self) -> None:
         with self.worker.connection.pipeline() as pipeline:
@@ -186,9 +190,12 @@ class BatchingWorker(BaseWorker):
     # The housekeeper's thread
 
     def _renew(self) -> None:
-        self.heartbeat()
-        for lease in self.loop.leases.all():
-            lease.hold.renew()
+        """All leases in one round trip: where Redis is slow, or breaks off now and then, one by one took too long."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            self.heartbeat(pipeline=pipeline)
+            for lease in self.loop.leases.all():
+                lease.hold.renew(pipeline)
+            pipeline.execute()
 
     def _report(self) -> None:
         running, pending = self.loop.load
@@ -228,9 +235,9 @@ class BatchingWorker(BaseWorker):
             log.warning("left without a word: %s", error)
 
 
-def _keys(queue: Queue) -> keys.Queue:
+def _keys(queue: Queue) -> QueueKeys:
     """RQ's keys of a queue."""
-    return keys.Queue(
+    return QueueKeys(
         model=queue.name,
         waiting=queue.key,
         between=queue.intermediate_queue_key,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from worker import keys
+
 # A job is over: those who wait for that are told; it, its events and its pictures expire, what it could have been
 # resumed from goes.
-_OVER = """
+_OVER = f"""
 local function over(job, events, images, ttl)
-  redis.call('XADD', 'denoised:ends', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'denoised:job:' + 1))
+  redis.call('XADD', '{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
   redis.call('EXPIRE', job, ttl)
   redis.call('EXPIRE', events, ttl)
   for i = 0, images - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end

@@ -20,7 +20,8 @@ from app.services import Services
 from app.settings import ApiSettings
 from model.card import ModelCard
 from worker.job import Image, JobRecord, Outlook, SamplingRequest, WorkerReport
-from worker.store import Store, Write
+from worker.store import Store
+from worker.writes import Write
 
 LABELS = ["sneaker", "Ankle Boot", "ботинок"]
 PICTURE = b"\x89PNG\r\n\x1a\nnot really"

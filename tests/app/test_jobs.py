@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from starlette.testclient import TestClient
 
 from app.schemas import JobList, JobObject
-from worker.store import Write
+from worker.writes import Write
 
 Browse = Callable[..., TestClient]
 
@@ -77,6 +77,17 @@ def test_jobs_are_listed_newest_first_until_the_last_page(api: TestClient, desk:
         cursor, pages = page.next_cursor, pages + 1
     assert found == made[::-1]
     assert pages == 3
+
+
+def test_jobs_of_one_moment_are_each_listed_once(api: TestClient, desk: Any) -> None:
+    made = sorted(desk.create(at=1000.5) for _ in range(5))
+    found, params = [], {"limit": 2}
+    for _ in range(3):
+        answer = api.get("/jobs", params=params).json()
+        found += [job["id"] for job in answer["jobs"]]
+        params["cursor"] = answer["next_cursor"]
+    assert found == made[::-1]
+    assert params["cursor"] is None
 
 
 def test_a_listing_of_nothing_is_empty(api: TestClient) -> None:

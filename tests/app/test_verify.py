@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from app.verify import same_pixels
 from worker.pictures import encode
-from worker.store import ending
+from worker.writes import ending
 
 Browse = Callable[..., TestClient]
 PATIENCE = 60.0

@@ -12,19 +12,35 @@ class Proxy:
     """Between clients and a port on this machine.
 
     delay: seconds that each piece is held back. `cut` closes every connection; while `refusing`, new ones are closed
-    at once; while `silent`, they are accepted and nothing passes.
+    at once; while `silent`, they are accepted and nothing passes. `forget` has nothing pass any more through those that
+    there are, without a word, as a router does that was started anew.
     """
 
     def __init__(self, to_port: int) -> None:
         self.delay = 0.0
         self.refusing = False
-        self.silent = False
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._never = threading.Event()
         self._to_port = to_port
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._forgotten: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def silent(self) -> bool:
+        return not self._flowing.is_set()
+
+    @silent.setter
+    def silent(self, silent: bool) -> None:
+        # Waited for, not looked at again and again: there may be a thousand connections by then.
+        if silent:
+            self._flowing.clear()
+        else:
+            self._flowing.set()
 
     def cut(self) -> int:
         """Close every connection. Returns how many there were."""
@@ -34,8 +50,17 @@ class Proxy:
             _close(pair)
         return len(pairs)
 
+    def forget(self) -> int:
+        """Let nothing pass through the connections of now. Returns how many there are."""
+        with self._lock:
+            self._forgotten |= self._pairs
+            return len(self._pairs)
+
     def close(self) -> None:
         self.refusing = True
+        self._forgotten.clear()
+        self._never.set()
+        self._flowing.set()
         self._listener.close()
         self.cut()
 
@@ -67,8 +92,9 @@ class Proxy:
             while data := source.recv(65536):
                 if self.delay:
                     time.sleep(self.delay)
-                while self.silent:
-                    time.sleep(0.02)
+                self._flowing.wait()
+                if pair in self._forgotten:
+                    self._never.wait()
                 target.sendall(data)
         with self._lock:
             self._pairs.discard(pair)

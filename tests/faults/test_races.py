@@ -16,7 +16,6 @@ from app.queue import JobQueue
 from tests.faults.site import Site
 from tests.faults.test_redis_away import Follower
 from tests.faults.test_worker_killed import check_events
-from worker.job import TERMINAL
 
 FULL = pytest.mark.faults
 
@@ -162,5 +161,4 @@ def test_listeners_hear_everything_once_whatever_dies_meanwhile(
     codes = sum((follower.codes for _, follower in followers), Counter[int | None]())
     told(events=heard, listeners=len(followers), kills=dict(kills), close_codes=dict(codes), violations=violations)
     assert violations == 0
-    assert {shop.job(job).status for job, _ in followers} <= set(TERMINAL)
-    assert {shop.job(job).status for job, _ in followers} == {"succeeded"}
+    assert [(job, shop.job(job).error) for job, _ in followers if shop.job(job).status != "succeeded"] == []

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -82,18 +83,26 @@ def outage(site: Site, kind: str) -> Callable[[], None]:
     return lambda: setattr(site.proxy, "refusing", False)
 
 
-def ask_all(api: Api, job_id: str, clients: int) -> list[tuple[int, float]]:
-    """(status, seconds) of every kind of request, asked by so many clients at once."""
+class Crowd:
+    """So many clients, each with a connection that is there already: their own work is not to be measured."""
 
-    def ask(request: Callable[[httpx.Client, str], httpx.Response]) -> tuple[int, float]:
-        with api.client() as client:
+    def __init__(self, api: Api, clients: int, stack: ExitStack) -> None:
+        self._clients = [stack.enter_context(api.client()) for _ in range(clients)]
+        self._pool = stack.enter_context(ThreadPoolExecutor(clients))
+        for each in self._pool.map(lambda client: client.get("/healthz"), self._clients):
+            assert each.status_code == 200
+
+    def ask(self, job_id: str) -> list[tuple[int, float]]:
+        """(status, seconds) of every kind of request, all at once."""
+
+        def ask(number: int, client: httpx.Client) -> tuple[int, float]:
             started = time.monotonic()
-            answer = request(client, job_id)
-            assert answer.headers["content-type"].startswith("application/")
-            return answer.status_code, time.monotonic() - started
+            answer = REQUESTS[number % len(REQUESTS)](client, job_id)
+            took = time.monotonic() - started
+            assert answer.is_success or answer.headers["content-type"].startswith("application/")
+            return answer.status_code, took
 
-    with ThreadPoolExecutor(clients) as pool:
-        return list(pool.map(ask, REQUESTS * (clients // len(REQUESTS) + 1)))
+        return list(self._pool.map(ask, range(len(self._clients)), self._clients))
 
 
 FULL = pytest.mark.faults
@@ -122,16 +131,19 @@ def test_an_outage_is_told_in_time_and_over_when_it_is_over(
     follower = Follower(api, running)
     follower.start()
     site.until(lambda: shop.running(running), "the job to run")
-    back = outage(site, kind)
-    end = time.monotonic() + seconds
     answers: list[tuple[int, float]] = []
     health = []
-    while time.monotonic() < end:
-        answers += ask_all(api, running, clients=90)
-        started = time.monotonic()
-        assert httpx.get(f"{api.url}/healthz", trust_env=False).status_code == 200
-        health.append(time.monotonic() - started)
-    back()
+    with ExitStack() as stack:
+        crowd = Crowd(api, 90, stack)
+        own = stack.enter_context(api.client())
+        back = outage(site, kind)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            answers += crowd.ask(running)
+            started = time.monotonic()
+            assert own.get("/healthz").status_code == 200
+            health.append(time.monotonic() - started)
+        back()
     returned = time.monotonic()
     ready = site.until(lambda: httpx.get(f"{api.url}/readyz", trust_env=False).status_code == 200, "readiness")
     site.until(lambda: follower.heard > returned, "the stream to go on")
@@ -162,6 +174,118 @@ def test_an_outage_is_told_in_time_and_over_when_it_is_over(
     check_events(shop.events(running))
     assert [event["seq"] for event in follower.events] == [event["seq"] for event in shop.events(running)]
     assert shop.workers[0].exit_code() is None
+
+
+@FULL
+def test_connections_that_die_without_a_word_are_given_up_in_time(site: Site, told: Callable[..., None]) -> None:
+    """ComfyUI#9393: nobody closes them, nothing comes through any more; others are to be had at once."""
+    shop, api = site.shop, site.api
+    shop.worker("fake", seconds=0.02)
+    site.ready()
+    done = shop.submit()
+    assert shop.finished(done).status == "succeeded"
+    with ExitStack() as stack:
+        crowd = Crowd(api, 30, stack)
+        crowd.ask(done)  # has the API connect
+        running = shop.submit(steps=1000, sampler="ddpm", seed=4)
+        follower = Follower(api, running)
+        follower.start()
+        site.until(lambda: len(follower.events) > 10, "events")
+        connections = site.proxy.forget()
+        lost = time.monotonic()
+        answers = [answer for _ in range(3) for answer in crowd.ask(done)]
+        client = stack.enter_context(api.client())
+        site.until(lambda: client.get("/readyz").status_code == 200, "readiness")
+        ready = time.monotonic() - lost
+        site.until(lambda: follower.heard > lost + 2.0, "the stream to go on")
+        stream = follower.heard - lost
+        victim = client.post("/generate", json={"model": "fake", "steps": 1000}).json()["id"]
+        site.until(lambda: shop.running(victim), "a new job to run")
+        new = time.monotonic() - lost
+        assert client.delete(f"/jobs/{victim}").json()["status"] == "canceled"
+        client.delete(f"/jobs/{running}")
+    slowest = max(took for _, took in answers)
+    told(
+        connections=connections,
+        statuses=dict(Counter(code for code, _ in answers)),
+        slowest_answer_seconds=round(slowest, 2),
+        ready_after_seconds=round(ready, 2),
+        stream_after_seconds=round(stream, 2),
+        new_job_after_seconds=round(new, 2),
+    )
+    assert slowest < API_SECONDS
+    assert max(ready, stream, new) < 10.0
+    follower.join(60)
+    check_events(follower.events)
+    assert [event["seq"] for event in follower.events] == [event["seq"] for event in shop.events(running)]
+
+
+@FULL
+@pytest.mark.parametrize("delay", [0.05, 0.3, 0.6])
+def test_a_slow_redis_is_told_in_time_too(delay: float, site: Site, told: Callable[..., None]) -> None:
+    """Each answer of it comes in time, but all that a request has to ask would take many seconds."""
+    shop, api = site.shop, site.api
+    shop.worker("fake", seconds=0.005)
+    site.ready()
+    job = shop.submit()
+    assert shop.finished(job).status == "succeeded"
+    with ExitStack() as stack:
+        crowd = Crowd(api, 30, stack)
+        site.proxy.delay = delay
+        answers = [answer for _ in range(5) for answer in crowd.ask(job)]
+        site.proxy.delay = 0.0
+    slowest = max(took for _, took in answers)
+    statuses = Counter(code for code, _ in answers)
+    told(delay=delay, statuses=dict(statuses), slowest_answer_seconds=round(slowest, 2))
+    assert set(statuses) <= {200, 202, 204, 404, 409, 503}
+    assert slowest < API_SECONDS
+    site.until(lambda: httpx.get(f"{api.url}/readyz", trust_env=False).status_code == 200, "readiness", seconds=10)
+    with api.client() as client:
+        assert client.post("/generate", json=BODY, headers={"Prefer": "wait=60"}).json()["status"] == "succeeded"
+
+
+@FULL
+def test_a_slow_redis_costs_no_worker_its_jobs(site: Site, told: Callable[..., None]) -> None:
+    """A round trip of 0.1 s and forty jobs: one by one, their leases could not be renewed in time."""
+    shop = site.shop
+    for _ in range(2):
+        shop.worker("fake", seconds=0.05, lease=2.0)
+    jobs = [shop.submit(steps=300, seed=seed) for seed in range(40)]
+    site.until(lambda: all(shop.job(job_id).status == "running" for job_id in jobs), "all to run")
+    site.proxy.delay = 0.05
+    time.sleep(15.0)
+    records = [shop.job(job_id) for job_id in jobs]
+    site.proxy.delay = 0.0
+    told(jobs=len(jobs), lost=sum(record.losses > 0 or record.attempt > 1 for record in records))
+    assert {(record.attempt, record.losses) for record in records} == {(1, 0)}
+    assert {shop.finished(job_id).status for job_id in jobs} == {"succeeded"}
+
+
+@FULL
+@pytest.mark.parametrize("kind", ["killed", "frozen", "cut"])
+def test_a_worker_told_to_stop_while_redis_is_away_is_gone_in_time(
+    kind: str, site: Site, told: Callable[..., None]
+) -> None:
+    """Nothing can be given back then: the lease runs out, and another goes on from what was saved."""
+    shop = site.shop
+    hand = shop.worker("fake", seconds=0.02, lease=3.0)
+    jobs = [shop.submit(steps=1000, sampler="ddpm", seed=seed) for seed in range(4)]
+    for job_id in jobs:
+        shop.until(lambda job_id=job_id: shop.running(job_id), "all to run")  # type: ignore[misc]
+    time.sleep(2.0)
+    back = outage(site, kind)
+    time.sleep(5.0)
+    hand.signal(signal.SIGTERM)
+    started = time.monotonic()
+    code, took = hand.wait(), time.monotonic() - started
+    back()
+    shop.worker("fake", lease=3.0)
+    ended = {shop.finished(job_id).status for job_id in jobs}
+    for job_id in jobs:
+        check_events(shop.events(job_id))
+    told(kind=kind, exit_code=code, exit_after_seconds=round(took, 2), ended=sorted(ended))
+    assert (code, ended) == (0, {"succeeded"})
+    assert took < 10.0
 
 
 @FULL

@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from tests.faults.site import Site
 from tests.faults.test_worker_killed import check_events, rows_made
+from tests.shop import Shop
 
 STOP_SECONDS = 10.0
 
@@ -31,17 +32,7 @@ def test_rolling_restarts_lose_and_fail_nothing(
     workers = [shop.worker("fake", seconds=0.01, lease=10.0, max_batch=8) for _ in range(2)]
     site.ready()
     accepted: list[str] = []
-
-    def post() -> None:
-        with site.api.client() as client:
-            for seed in range(jobs):
-                body = {"model": "fake", "seed": 10 * seed, "steps": chance.randint(5, 400), "n": chance.randint(1, 3)}
-                answer = client.post("/generate", json=body)
-                assert answer.status_code == 202, answer.text
-                accepted.append(answer.json()["id"])
-                time.sleep(0.01)
-
-    posting = threading.Thread(target=post)
+    posting = threading.Thread(target=post, args=(site, jobs, chance, accepted, 0.01))
     posting.start()
     took = []
     for _ in range(restarts):
@@ -69,6 +60,49 @@ def test_rolling_restarts_lose_and_fail_nothing(
     assert (len(accepted), ended) == (jobs, Counter(succeeded=jobs))
     assert max(took) < STOP_SECONDS
     assert made == due, "what is given back goes on from exactly where it was"
+    check_nothing_left(shop)
+
+
+@pytest.mark.faults
+def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, told: Callable[..., None]) -> None:
+    """rq#2236, rq#2061: ten times SIGKILL at a random moment; no job is left over in no queue."""
+    shop, chance, jobs = site.shop, random.Random(13), 200
+    workers = [shop.worker("fake", seconds=0.005, lease=2.0, max_batch=8) for _ in range(2)]
+    site.ready()
+    accepted: list[str] = []
+    posting = threading.Thread(target=post, args=(site, jobs, chance, accepted, 0.1))
+    posting.start()
+    for _ in range(10):
+        time.sleep(chance.uniform(1.0, 2.5))
+        workers.pop(0).kill()
+        workers.append(shop.worker("fake", seconds=0.005, lease=2.0, max_batch=8))
+    posting.join()
+    ended = Counter(shop.finished(job_id).status for job_id in accepted)
+    again = sum(shop.job(job_id).attempt > 1 for job_id in accepted)
+    for job_id in accepted:
+        check_events(shop.events(job_id))
+    told(kills=10, jobs=len(accepted), ended=dict(ended), begun_again=again)
+    assert (len(accepted), ended) == (jobs, Counter(succeeded=jobs))
+    assert again > 0
+    check_nothing_left(shop)
+
+
+def post(site: Site, jobs: int, chance: random.Random, accepted: list[str], pause: float) -> None:
+    """Jobs of 5 … 400 steps, one after the other."""
+    with site.api.client() as client:
+        for seed in range(jobs):
+            body = {"model": "fake", "seed": 10 * seed, "steps": chance.randint(5, 400), "n": chance.randint(1, 3)}
+            answer = client.post("/generate", json=body)
+            assert answer.status_code == 202, answer.text
+            accepted.append(answer.json()["id"])
+            time.sleep(pause)
+
+
+def check_nothing_left(shop: Shop) -> None:
+    """No job waits, is between queue and worker, or is held."""
+    queue = shop.rq_queue("fake")
+    for key in (queue.key, queue.intermediate_queue_key, queue.started_job_registry.key):
+        shop.until(lambda key=key: not shop.client.exists(key), f"{key} to be empty")  # type: ignore[misc]
 
 
 def test_a_front_end_told_to_stop_is_unready_at_once_and_gone_in_time(site: Site, told: Callable[..., None]) -> None:

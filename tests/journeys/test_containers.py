@@ -58,6 +58,8 @@ def test_the_store_has_a_password_and_keeps_everything(compose: dict[str, Any]) 
     options = dict(zip(command[1::2], command[2::2], strict=True))
     assert options["--requirepass"]
     assert options["--appendonly"] == "yes"
+    assert options["--appendfsync"] == "always"
+    assert options["--maxmemory"] == "${DENOISED_REDIS_MEMORY:-1gb}"
     assert options["--maxmemory-policy"] == "noeviction"
     assert compose["services"]["valkey"]["volumes"] == ["valkey-data:/data"]
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -91,6 +92,16 @@ def test_the_store_is_reached_through_a_socket_of_its_owner_alone(keyed: tuple[A
         assert not environment.exists() or plain.encode() not in environment.read_bytes(), (
             "none has the keys but the API"
         )
+
+
+def test_the_store_keeps_what_it_was_given_and_takes_no_more_than_it_may(keyed: tuple[Any, str, str]) -> None:
+    """rq#1280: an evicting store loses jobs without an error."""
+    service, _, _ = keyed
+    with redis.Redis(unix_socket_path=str(service.data_dir / "valkey.sock"), decode_responses=True) as store:
+        found: Any = store.config_get("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
+    limit = int(found.pop("maxmemory"))
+    assert found == {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+    assert 0 < limit < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("command", [["app", "api"], ["worker"]])

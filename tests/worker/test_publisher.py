@@ -21,8 +21,9 @@ from worker.engine import Engine
 from worker.job import TERMINAL, JobRecord
 from worker.publisher import ActiveJob, Publisher
 from worker.resume import from_bytes
-from worker.store import Store, Write, connect
+from worker.store import Store, connect
 from worker.trajectory import Trajectory, trajectories
+from worker.writes import Write
 
 Create = Callable[..., JobRecord]
 Events = list[dict[str, Any]]

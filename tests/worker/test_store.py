@@ -17,7 +17,9 @@ import redis
 
 from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import TERMINAL, Image, JobRecord, SamplingRequest, WorkerReport
-from worker.store import Queue, Store, Write, connect, ending
+from worker.patience import PATIENCE, Patience
+from worker.store import Place, Queue, Store, connect
+from worker.writes import Write, ending
 
 Create = Callable[..., JobRecord]
 IMAGE = Image(index=0, seed=7, width=4, height=4, format="png", sha256="0" * 64)
@@ -316,16 +318,36 @@ def test_workers_appear_with_their_report_and_vanish_with_their_lease(
     assert store.known_models() == ["hats", "shoes"], "what was ever served is remembered"
 
 
+def test_a_report_of_a_newer_worker_is_read_all_the_same(client: redis.Redis, store: Store) -> None:
+    """While workers are replaced one by one, those of two versions live side by side."""
+    store.report(report("newer", "shoes"), ttl=10.0)
+    told = json.loads(client.get("denoised:worker:newer"))  # type: ignore[arg-type]
+    client.set("denoised:worker:newer", json.dumps({**told, "unheard_of": [1]}))
+    assert store.workers() == [report("newer", "shoes")]
+
+
 def test_jobs_are_listed_newest_first_page_by_page(store: Store, create: Create) -> None:
     made = [create(f"job-{k:02}", owner="me", created_at=1000.0 + k / 7) for k in range(25)]
     create("other", owner="you", created_at=2000.0)
     pages: list[list[str]] = []
-    before: float | None = None
-    while page := store.jobs("me", 10, before):
+    after: Place | None = None
+    while page := store.jobs("me", 10, after):
         pages.append([record.id for record in page])
-        before = page[-1].created_at
+        after = Place(page[-1].created_at, page[-1].id)
     assert [len(page) for page in pages] == [10, 10, 5]
     assert [name for page in pages for name in page] == [record.id for record in reversed(made)]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 30])
+def test_jobs_of_one_moment_are_each_listed_once(limit: int, client: redis.Redis, store: Store, create: Create) -> None:
+    """By the time alone, a page that ends among them would lose the others, or repeat them."""
+    made = [create(f"job-{k:02}", owner="me", created_at=1000.0 + k // 11) for k in range(33)]
+    for k in (0, 10, 11, 16, 31):
+        client.delete(f"denoised:job:job-{k:02}")
+    found: list[str] = []
+    while page := store.jobs("me", limit, Place(1000.0 + int(found[-1][4:]) // 11, found[-1]) if found else None):
+        found += [record.id for record in page]
+    assert found == [record.id for record in reversed(made) if record.id[4:] not in ("00", "10", "11", "16", "31")]
 
 
 def test_a_page_is_full_although_jobs_before_it_have_expired(client: redis.Redis, store: Store, create: Create) -> None:
@@ -371,6 +393,17 @@ CALLS: list[Callable[[Store], object]] = [
 def test_every_method_says_that_redis_is_away(call: Callable[[Store], object], tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="Redis does not answer"):
         call(Store(connect(f"unix://{tmp_path}/nobody.sock", timeout=0.9)))
+
+
+def test_who_asks_much_of_a_slow_redis_gives_up_when_the_time_for_all_of_it_is_over(store: Store) -> None:
+    store.ping()
+    token = PATIENCE.set(Patience(0.05))
+    with store.reachable():
+        time.sleep(0.06)
+    with pytest.raises(StoreUnavailable, match="too slowly"):
+        store.ping()
+    PATIENCE.reset(token)
+    store.ping()
 
 
 def test_a_redis_that_accepts_and_never_answers_is_away_within_two_seconds() -> None:

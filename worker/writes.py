@@ -1,0 +1,80 @@
+"""What is written of a job at once: fields, events, pictures, perhaps its end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker import keys
+from worker.job import TERMINAL, JobRecord, Status
+
+EVENT_CAP = 50_000
+
+
+@dataclass
+class Write:
+    """One atomic change of a job: fields, new pictures, events, and perhaps a new status.
+
+    resume: what another attempt would go on from (`worker.resume`). attempt: whose write it is; 0 = nobody's in
+    particular (a cancel). number: rises with each write of an attempt, so that one repeated after a lost reply is not
+    applied twice.
+    """
+
+    job: str
+    attempt: int = 0
+    number: int = 0
+    fields: dict[str, Any] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    images: dict[int, bytes] = field(default_factory=dict)
+    status: Status | None = None
+    image_count: int = 0
+    resume: bytes | None = None
+
+    def save(self, resume: bytes, step: int, evaluations: int) -> None:
+        """Have another attempt go on from here."""
+        self.resume = resume
+        self.fields |= {"saved_step": step, "saved_evaluations": evaluations}
+
+    def end(self, status: Status, error: Mapping[str, str] | None = None) -> None:
+        """Make this the last write of its job."""
+        self.status = status
+        self.fields["finished_at"] = repr(time.time())
+        if error is not None:
+            self.fields["error"] = json.dumps(dict(error))
+        self.events.append({"type": status})
+
+    def keys(self) -> list[str]:
+        """KEYS of `worker.scripts.WRITE`."""
+        images = [keys.image(self.job, index) for index in self.images]
+        resume = [] if self.resume is None else [keys.resume(self.job)]
+        return [keys.job(self.job), keys.events(self.job), *images, *resume]
+
+    def arguments(self, result_ttl: int) -> list[str | bytes]:
+        """ARGV of `worker.scripts.WRITE`. result_ttl: seconds that a job which is over is kept."""
+        spec = {
+            "attempt": self.attempt,
+            "number": self.number,
+            "fields": {name: str(value) for name, value in self.fields.items()},
+            "events": [event_json(event["type"], event) for event in self.events],
+            "status": self.status or "",
+            "ttl": result_ttl if self.status in TERMINAL else 0,
+            "images": self.image_count,
+            "cap": EVENT_CAP,
+            "resume_ttl": result_ttl if self.resume is not None else 0,
+        }
+        return [json.dumps(spec), *self.images.values(), *([] if self.resume is None else [self.resume])]
+
+
+def ending(record: JobRecord, status: Status, error: Mapping[str, str] | None = None) -> Write:
+    """The write that ends a job from outside, whatever attempt it is in."""
+    write = Write(record.id, image_count=record.request.n)
+    write.end(status, error)
+    return write
+
+
+def event_json(kind: str, event: Mapping[str, Any]) -> str:
+    """An event as its stream entry holds it."""
+    return json.dumps({"type": kind, **event})
