@@ -71,9 +71,9 @@ class RunningBatch(Generic[T]):
         """Everybody here, oldest first."""
         return [place.member for place in self._here]
 
-    def has_lane(self, model: str) -> bool:
-        """Whether one more of a model would be in each of its turns."""
-        return self._count(model) < self.lanes
+    def free_lanes(self, model: str) -> int:
+        """How many more of a model would be in each of its turns."""
+        return max(0, self.lanes - self._count(model))
 
     def has_room(self, model: str) -> bool:
         """Whether one more job of a model may come."""

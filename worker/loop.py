@@ -1,4 +1,4 @@
-"""The engine's thread: take jobs, turn, publish, until told to stop; then finish or give back what runs.
+"""The engine's thread: take jobs in, turn, publish, until told to stop; then finish or give back what runs.
 
 It knows no queue: whoever makes it says how a job is taken off one, and gets it back through its `Hold`.
 """
@@ -9,28 +9,27 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from model.denoiser import PixelModel
 from model.errors import ModelError
 from worker.draining import to_give_back
 from worker.engine import Engine, Turn
-from worker.errors import ResumeError, StoreUnavailable
+from worker.errors import ResumeError
 from worker.job import Counters, JobRecord
 from worker.leases import Hold, Lease, Leases
-from worker.patience import AWAY
+from worker.patience import REDIS_ERRORS
 from worker.publisher import ActiveJob, Publisher
 from worker.resume import Saved, from_bytes
 from worker.speed import Speed
 from worker.store import Store
+from worker.taker import Arrival, Room, Taker
 from worker.trajectory import Trajectory, trajectories
-from worker.writes import Write
 
 log = logging.getLogger("denoised.worker")
 
-REDIS_ERRORS = (*AWAY, StoreUnavailable)
 IDLE_SECONDS = 1.0  # how long an idle worker sleeps when nobody wakes it
-ASK_SECONDS = 0.25  # how long a busy one does not ask queues that were empty, unless somebody wakes it
+TAKE_SECONDS = 1.0  # for a job that is just being taken when we are told to stop
 FINISH_SECONDS = 4.0  # what is done sooner than this is finished on SIGTERM, the rest given back
 FLUSH_SECONDS = 3.0  # then, for what is still to be written
 STOP_SECONDS = 8.0  # for all of it, also when Redis keeps us waiting
@@ -74,19 +73,15 @@ class Loop:
         self.load = (0, 0)  # trajectories, evaluations to go; for others, who may not look into the batch
         self.stopping = threading.Event()
         self._store = store
-        self._name = name
-        self._take = take
         self._woken = threading.Event()
-        self._more = True  # whether there may be jobs in the queues
-        self._ask_after = 0.0  # when Redis was away
-        self._ask_anyway = 0.0
-        self._taken: Hold | None = None  # off its queue, but not begun: Redis went away in between
+        numerics = {model: served.card.numerics for model, served in models.items()}
+        self.taker = Taker(store, numerics, take, name, self._woken.set, self.stopping)
         self._next: tuple[Lease, list[Trajectory]] | None = None  # who begins when everybody else has left
         self._end: float | None = None  # since somebody told us to stop
 
     def wake(self) -> None:
         """There may be new work."""
-        self._woken.set()
+        self.taker.wake()
 
     def stop(self) -> None:
         """Take no more jobs."""
@@ -104,11 +99,13 @@ class Loop:
     def run(self) -> bool:
         """Until `stop`. Returns whether everything was written in the end."""
         try:
+            self.taker.start()
             while not self.stopping.is_set():
-                self._take_jobs()
+                self._admit_arrivals()
                 if not self._turn():
                     self.load = (0, 0)
                     self._woken.wait(IDLE_SECONDS)
+                    self._woken.clear()
             self._drain()
         finally:
             left = FLUSH_SECONDS if self._end is None else self._end - time.monotonic()
@@ -158,70 +155,22 @@ class Loop:
 
     # New jobs
 
-    def _take_jobs(self) -> None:
-        """Fill the batch from the queues; those that were empty are not asked at each turn."""
-        now = time.monotonic()
-        if self._woken.is_set() or now >= self._ask_anyway:
-            self._woken.clear()
-            self._more = True
-        if not self._more or now < self._ask_after:
-            return
-        try:
-            if self._taken is not None:
-                self._begin(self._taken)
-            filled = [self._fill_from(model) for model in self.models]
-            self._more = any(filled)
-            self._ask_anyway = now + ASK_SECONDS
-        except REDIS_ERRORS as error:
-            log.warning("no new jobs: %s", error)
-            self._ask_after = time.monotonic() + IDLE_SECONDS  # what runs goes on meanwhile
+    def _admit_arrivals(self) -> None:
+        """Take in what the taker has brought, and tell it what there is room for then."""
+        for arrival in self.taker.arrivals():
+            self._admit(arrival)
+        self.taker.offer(self._rooms())
 
-    def _fill_from(self, model: str) -> bool:
-        """Take jobs while there are lanes. False when the queue is empty.
-
-        When there are none, one job a turn as long as there is room: workers with free lanes get the others.
-        """
-        batch = self.engine.batch
-        if not batch.has_lane(model):
-            return not batch.has_room(model) or self._take_job(model)
-        while batch.has_lane(model) and not self.stopping.is_set():
-            if not self._take_job(model):
-                return False
-        return True
-
-    def _take_job(self, model: str) -> bool:
-        """Take one job off a queue. False when it is empty, or when somebody here is to be alone."""
+    def _rooms(self) -> dict[str, Room]:
+        """None, while somebody is to be alone."""
         if any(lease.active.apart for lease in self.leases.all()):
-            return False
-        hold = self._take(model)
-        if hold is None:
-            return False
-        self._begin(hold)
-        return True
+            return {}
+        batch = self.engine.batch
+        return {model: Room(batch.free_lanes(model), batch.has_room(model)) for model in self.models}
 
-    def _begin(self, hold: Hold) -> None:
-        """Begin an attempt at a job, where another was saved if there was one."""
-        self._taken = hold  # until all of it is known: nothing of what follows is lost when Redis goes away
+    def _admit(self, arrival: Arrival) -> None:
+        record, hold = arrival.record, arrival.hold
         model = self.models[hold.model]
-        attempt = self._store.start(hold.job, self._name, model.card.numerics, hold.execution)
-        record = self._record(hold.job) if attempt else None
-        if record is None:
-            hold.forget()
-        else:
-            self._admit(replace(record, attempt=attempt), model, hold, self._store.resume_point(hold.job))
-        self._taken = None
-
-    def _record(self, job_id: str) -> JobRecord | None:
-        """The job; None when it is gone, or not to be read (a newer front end's, say): that ends it."""
-        try:
-            return self._store.job(job_id)
-        except (KeyError, TypeError, ValueError) as error:
-            write = Write(job_id)
-            write.end("failed", {"code": "unservable", "message": f"this worker cannot read the request: {error}"})
-            self._store.write(write)
-            return None
-
-    def _admit(self, record: JobRecord, model: PixelModel, hold: Hold, resume_point: bytes | None) -> None:
         active = ActiveJob.begun(record, model, model.card.numerics)
         lease = Lease(hold, active, record.created_at)
         before = self.leases.add(lease)
@@ -231,11 +180,14 @@ class Loop:
             before.hold.end()
         self.engine.batch.evict(record.id)
         try:
-            newcomers = _trajectories(record, model, resume_point)
+            newcomers = _trajectories(record, model, arrival.resume_point)
         except ModelError as error:
             self.publisher.fail(active, "unservable", str(error))
             return
         active.resume(record, newcomers)
+        if any(other.active.apart for other in self.leases.all() if other is not lease):
+            self._give_back(lease)  # it came when somebody was just to be alone
+            return
         if active.apart:
             self._clear_for(lease, newcomers)
         else:
@@ -270,6 +222,9 @@ class Loop:
 
     def _drain(self) -> None:
         """Give back what would take long, finish the rest."""
+        self.taker.join(TAKE_SECONDS)
+        for arrival in self.taker.arrivals():
+            self._admit(arrival)
         pending = self.engine.batch.pending_by_job()
         long = to_give_back(pending, FINISH_SECONDS * (self.speed.per_second or 0.0))
         for lease in self.leases.all():

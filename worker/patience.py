@@ -18,6 +18,7 @@ AWAY = (
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
 )
+REDIS_ERRORS = (*AWAY, StoreUnavailable)  # the same, from a client of Redis or from the store
 
 
 class Patience:

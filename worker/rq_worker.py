@@ -30,7 +30,8 @@ from worker.housekeeping import Housekeeper
 from worker.job import WorkerReport
 from worker.keys import model_channel
 from worker.listener import Listener
-from worker.loop import REDIS_ERRORS, Loop, WorkerSettings
+from worker.loop import Loop, WorkerSettings
+from worker.patience import REDIS_ERRORS
 from worker.speed import Speed
 from worker.store import Queue as QueueKeys
 from worker.store import Store

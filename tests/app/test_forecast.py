@@ -40,7 +40,7 @@ def played(jobs: list[Work], lanes: int = 16) -> dict[str, float]:
     batch: RunningBatch[Runner] = RunningBatch(lanes)
     queue, now, ends = list(jobs), 0.0, {}
     while queue or len(batch):
-        while queue and batch.has_lane("m"):
+        while queue and batch.free_lanes("m"):
             work = queue.pop(0)
             batch.admit([Runner(work.job, int(work.turns)) for _ in range(work.images)])
         if queue and batch.has_room("m"):

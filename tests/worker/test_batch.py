@@ -165,7 +165,7 @@ class BatchMachine(RuleBasedStateMachine):
         for model in MODELS:
             count = sum(member.model == model for member in self.here)
             assert self.batch.has_room(model) == (count < max(4 * self.batch.lanes, 64))
-            assert self.batch.has_lane(model) == (count < self.batch.lanes)
+            assert self.batch.free_lanes(model) == max(0, self.batch.lanes - count)
 
     @invariant()
     def what_is_to_do_is_the_sum_over_all(self) -> None:
