@@ -12,6 +12,9 @@
     denoised:models                set      names of all models that were ever served
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
     denoised:worker:{name}         string   its `WorkerReport`, expires with its lease
+    denoised:worker:{name}:counted hash     how much of its `Counters` is in the totals, a day
+    denoised:totals:engine         hash     the `Counters` of all workers there ever were
+    denoised:totals:jobs           hash     jobs by "{status}:{model}"; accepted ones, too
     denoised:model:{name}          channel  work was queued for that model
     denoised:canceled              channel  ids of jobs that were canceled
 
@@ -40,7 +43,7 @@ from redis.retry import Retry
 
 from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import TERMINAL, JobRecord, Status, WorkerReport
-from worker.scripts import COLLECT, START, WRITE
+from worker.scripts import COLLECT, COUNT, START, WRITE
 
 # What passes: no connection, no answer in time, memory full, a replica that may not write.
 AWAY = (
@@ -61,6 +64,9 @@ SILENT_SECONDS = 0.5
 CANCELED_CHANNEL = "denoised:canceled"
 WORKERS_KEY = "denoised:workers"
 MODELS_KEY = "denoised:models"
+ENGINE_TOTALS_KEY = "denoised:totals:engine"
+JOB_TOTALS_KEY = "denoised:totals:jobs"  # worker.scripts has it, too
+COUNTED_SECONDS = 86_400  # longer than a worker may be out of reach and come back
 
 
 @dataclass
@@ -147,6 +153,7 @@ class Store:
         self._start = client.register_script(START)
         self._write = client.register_script(WRITE)
         self._collect = client.register_script(COLLECT)
+        self._count = client.register_script(COUNT)
         self._silent_until = 0.0
 
     # Jobs
@@ -168,6 +175,7 @@ class Store:
         pipeline.zadd(_jobs_key(job.owner), {job.id: job.created_at})
         pipeline.zremrangebyscore(_jobs_key(job.owner), "-inf", job.created_at - listed)
         pipeline.expire(_jobs_key(job.owner), listed)
+        pipeline.hincrby(JOB_TOTALS_KEY, f"accepted:{job.request.model}", 1)
         pipeline.publish(model_channel(job.request.model), job.id)
 
     def job(self, job_id: str) -> JobRecord | None:
@@ -319,6 +327,24 @@ class Store:
         """Names of all models that were ever served here."""
         with self._reachable():
             return sorted(name.decode() for name in cast("set[bytes]", self.client.smembers(MODELS_KEY)))
+
+    # Totals
+
+    def count(self, worker: str, counters: Mapping[str, float]) -> None:
+        """Add what a worker has done since it started, as far as that was not added before."""
+        values = [str(part) for item in counters.items() for part in item]
+        with self._reachable():
+            self._count(keys=[ENGINE_TOTALS_KEY, f"{_worker_key(worker)}:counted"], args=[COUNTED_SECONDS, *values])
+
+    def totals(self) -> tuple[dict[str, float], dict[tuple[str, str], int]]:
+        """The `Counters` of all workers together, and how many jobs there were by (status, model)."""
+        with self._reachable(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(ENGINE_TOTALS_KEY)
+            pipe.hgetall(JOB_TOTALS_KEY)
+            engine, jobs = cast("list[Fields]", pipe.execute())
+        parted = [(name.decode().partition(":"), int(count)) for name, count in jobs.items()]
+        by_status = {(status, model): count for (status, _, model), count in parted}
+        return {name.decode(): float(value) for name, value in engine.items()}, by_status
 
     # Tickets
 
