@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import anyio
 from anyio.to_thread import run_sync
@@ -157,14 +158,15 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return _gauges(name, text, {(): value}, [])
 
 
-def _gauges(name: str, text: str, values: Mapping[tuple[str, ...], float], labels: Sequence[str]) -> Metric:
+def _gauges(name: str, text: str, values: Mapping[Any, float], labels: Sequence[str]) -> Metric:
+    """values: by tuples of as many label values as there are labels."""
     family = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
     for of, value in values.items():
         family.add_metric(of, value)
     return family
 
 
-def _counter(name: str, text: str, values: Mapping[tuple[str, ...], float], labels: Sequence[str]) -> Metric:
+def _counter(name: str, text: str, values: Mapping[Any, float], labels: Sequence[str]) -> Metric:
     family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
     for of, value in values.items():
         family.add_metric(of, value)

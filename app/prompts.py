@@ -78,9 +78,10 @@ def mentioned(prompt: str, labels: Sequence[str]) -> list[int]:
 
 def _mentions(label: int, text: str, said: Sequence[str], places: dict[str, list[int]]) -> Iterator[Mention]:
     for name in _names(text):
-        starts = {place for form in _forms(name[0]) for place in places.get(form, [])}
-        for first in starts:
-            part = said[first : first + len(name)]
+        there = [[places.get(form, []) for form in _forms(word)] for word in name]
+        rarest = min(range(len(name)), key=lambda k: sum(map(len, there[k])))
+        for first in {place - rarest for found in there[rarest] for place in found}:
+            part = said[max(0, first) : first + len(name)]
             if len(part) == len(name) and all(map(_alike, name, part)):
                 yield Mention(label, first, first + len(name))
 
