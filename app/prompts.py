@@ -101,15 +101,14 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _forms(word: str) -> set[str]:
-    """A word, and the words that it may be the plural of (English); a number as its digits."""
-    forms = {NUMBERS.get(word, word)}
-    if len(word) < SHORTEST_PLURAL or not word.endswith("s") or word.endswith("ss"):
-        return forms
-    forms.add(word[:-1])
-    for plural, singulars in (("es", [""]), ("ies", ["y"]), ("ves", ["f", "fe"])):
-        if word.endswith(plural):
-            forms |= {word.removesuffix(plural) + singular for singular in singulars}
-    return forms
+    """A word, and the words that it may be the plural of (English); numbers as digits."""
+    forms = {word}
+    if len(word) >= SHORTEST_PLURAL and word.endswith("s") and not word.endswith("ss"):
+        forms.add(word[:-1])
+        for plural, singulars in (("es", [""]), ("ies", ["y"]), ("ves", ["f", "fe"])):
+            if word.endswith(plural):
+                forms |= {word.removesuffix(plural) + singular for singular in singulars}
+    return {NUMBERS.get(form, form) for form in forms}
 
 
 def _refused(cause: str, card: ModelCard, what: str) -> InvalidRequest:

@@ -41,6 +41,7 @@ NAMED = [
     (DIGITS, "7", "7"),
     (DIGITS, "a seven, please", "7"),
     (DIGITS, "the digit 0", "0"),
+    (DIGITS, "some sixes", "6"),
     (["ботинок", "шапка"], "БОТИНОК, пожалуйста", "ботинок"),
     (["Straße", "x"], "eine STRASSE", "Straße"),
     (["leaf", "knife", "puppy", "bus", "glass"], "leaves", "leaf"),

@@ -114,7 +114,7 @@ def test_partial_images_come_nearer_to_the_picture(client: openai.OpenAI) -> Non
 
 def test_plain_words_find_their_label_or_get_the_list_of_them(client: openai.OpenAI) -> None:
     said = [client.images.generate(prompt=prompt, **DIGITS) for prompt in ("7", "a seven, please", "SEVENS?")]
-    assert len({answer.data[0].b64_json for answer in said if answer.data}) <= 2  # "SEVENS" is no plural that counts
+    assert len({answer.data[0].b64_json for answer in said if answer.data}) == 1
     with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(prompt="a cat")
     assert refused.value.param == "prompt"
@@ -170,7 +170,7 @@ def keyed(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("openai")
     key, line = new_key("program")
     (folder / "keys").write_text(f"{line}\n")
-    environment = {"DENOISED_API_KEYS_FILE": str(folder / "keys"), "DENOISED_MAX_WAIT": "1", "DENOISED_MAX_QUEUE": "2"}
+    environment = {"DENOISED_API_KEYS_FILE": str(folder / "keys"), "DENOISED_MAX_WAIT": "1", "DENOISED_MAX_QUEUE": "1"}
     return start_service(folder / "data", environment=environment), key
 
 
@@ -193,9 +193,11 @@ def test_refusals_are_the_exceptions_of_the_package(keyed: tuple[Any, str]) -> N
         assert late.value.code == "timeout"
         jobs = plain.get("/jobs").json()["jobs"]
         assert len(jobs) == 2  # the package did not ask again
-        for _ in range(20):
-            if plain.post("/generate", json={"n": MOST, "steps": 1000}).status_code == 429:
-                break
+        refused = 0
+        while refused < 3:  # in a row: the worker has taken all that it takes
+            accepted = plain.post("/generate", json={"n": MOST, "steps": 1000}).status_code == 202
+            refused = 0 if accepted else refused + 1
+            time.sleep(0.0 if accepted else 0.2)
         with pytest.raises(openai.RateLimitError) as busy:
             client.with_options(max_retries=0).images.generate(prompt="a bag")
         assert busy.value.code == "rate_limit_exceeded"
