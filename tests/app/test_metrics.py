@@ -166,6 +166,9 @@ def test_a_stream_counts_as_a_listener_while_it_lasts(api: TestClient, desk: Any
     with api.websocket_connect(f"ws://127.0.0.1:8000/jobs/{job_id}/events") as socket:
         assert socket.receive_json()["type"] == "queued"
         assert value(scrape(api), "listeners") == 1
+        api.delete(f"/jobs/{job_id}")
+        assert socket.receive_json()["type"] == "canceled"
+        assert socket.receive()["code"] == 1000
     end = time.monotonic() + 30
     while value(scrape(api), "listeners"):
         assert time.monotonic() < end
