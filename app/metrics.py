@@ -88,7 +88,7 @@ class Shared:
             waiting = self.waiting.get(model, [])
             depth[model,] = float(len(waiting))
             work[model,] = float(sum(job.request.evaluations for job in waiting))
-            oldest[model,] = max((now - job.created_at for job in waiting), default=0.0)
+            oldest[model,] = max([0.0, *(now - job.created_at for job in waiting)])
             running[model,] = float(self.held.get(model, 0))
         yield _gauges("queue_jobs", "Jobs that wait.", depth, ["model"])
         yield _gauges("queue_evaluations", "Evaluations that these stand for.", work, ["model"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from app.errors import InvalidRequest, NotFound, shown
 from app.generate import CLIENT_GONE, IdempotencyKey, at_its_end, check_made, location
@@ -22,7 +22,7 @@ from app.services import Owner, Services, Serving
 from app.submission import submit
 from app.v1_errors import FOLDER
 from app.v1_objects import ImageData, ImagesAnswer, ImagesRequest, ModelEntries, ModelEntry, V1Error
-from app.v1_streaming import image_events
+from app.v1_streaming import ImageStream
 from app.validation import choose_card
 from model.card import ModelCard
 from worker.job import JobRecord, image_url
@@ -61,9 +61,8 @@ async def generations(
     record = await run_in_threadpool(_accept, services, body, owner, idempotency_key)
     alone = idempotency_key is None
     if body.stream:
-        events = image_events(services, record, body.partial_images or 0, cancel=alone)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **_headers(record)}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        return ImageStream(services, record, body.partial_images or 0, headers, cancel=alone)
     ended = await at_its_end(services, request, record, None, cancel=alone)
     if ended is None:
         return Response(status_code=CLIENT_GONE)

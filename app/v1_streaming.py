@@ -7,13 +7,15 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import anyio
 from fastapi.sse import format_sse_event
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.errors import Problem, Unavailable, of_store
 from app.events import PING_SECONDS
@@ -29,64 +31,82 @@ from worker.job import TERMINAL, JobRecord
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
 
 
-async def image_events(services: Services, record: JobRecord, partial: int, *, cancel: bool) -> AsyncIterator[bytes]:
+class ImageStream(StreamingResponse):
     """SSE until the picture is there, or an error that says why not.
 
-    partial: pictures on the way that are shown. cancel: a client that goes away takes its job with it.
+    partial: pictures on the way that are shown. cancel: a client that goes away takes its job with it, also one that
+    has gone before anything was sent.
     """
-    left = True
-    try:
-        async for sent in _sent(services, record, partial):
-            yield sent
-        left = False
-    except Closing:
-        left = False
-        yield _failed(Unavailable(f"the server is restarting; job {record.id} goes on", job=record.id))
-    except StoreUnavailable as error:
-        left = False
-        yield _failed(of_store(error))
-    except Problem as problem:
-        left = False
-        yield _failed(problem)
-    finally:
-        if left and cancel:
-            with anyio.CancelScope(shield=True), contextlib.suppress(StoreUnavailable):
-                await run_in_threadpool(cancel_job, services, record)
+
+    def __init__(
+        self, services: Services, record: JobRecord, partial: int, headers: Mapping[str, str], *, cancel: bool
+    ) -> None:
+        super().__init__(self._events(), media_type="text/event-stream", headers=headers)
+        self._services = services
+        self._record = record
+        self._partial = partial
+        self._cancel = cancel
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._cancel:
+                with anyio.CancelScope(shield=True), contextlib.suppress(StoreUnavailable):
+                    await run_in_threadpool(cancel_job, self._services, self._record)
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        try:
+            async for sent in self._sent():
+                yield sent
+        except Closing:
+            yield _failed(Unavailable(f"the server is restarting; job {self._record.id} goes on", job=self._record.id))
+        except StoreUnavailable as error:
+            yield _failed(of_store(error))
+        except Problem as problem:
+            yield _failed(problem)
+        self._cancel = False  # it is over, or others may still fetch it
+
+    async def _sent(self) -> AsyncIterator[bytes]:
+        """The events of a job that goes well.
+
+        Raises:
+            Problem: when it ends without a picture.
+        """
+        shown, format = 0, self._record.request.format
+        async for event in self._services.relay.events(self._record.id, quiet=PING_SECONDS):
+            if event is None:
+                yield format_sse_event(comment="ping")
+            elif event["type"] == "frame" and shown < self._partial and event["step"] < event["steps"]:
+                data = await run_in_threadpool(_in_format, base64.b64decode(event["data"]), format)
+                yield _event(PARTIAL, format, data, {"partial_image_index": shown})
+                shown += 1
+            elif event["type"] in TERMINAL:
+                data = await run_in_threadpool(self._picture)
+                yield _event(COMPLETED, format, data, {"usage": Usage().model_dump()})
+
+    def _picture(self) -> bytes:
+        """Blocking.
+
+        Raises:
+            Problem: when there is none.
+        """
+        ended = self._services.store.job(self._record.id) or self._record
+        check_made(ended)
+        return bytes(picture(self._services, ended, 0).body)
 
 
-async def _sent(services: Services, record: JobRecord, partial: int) -> AsyncIterator[bytes]:
-    """The events of a job that goes well.
-
-    Raises:
-        Problem: when it ends without a picture.
-    """
-    shown = 0
-    async for event in services.relay.events(record.id, quiet=PING_SECONDS):
-        if event is None:
-            yield format_sse_event(comment="ping")
-        elif event["type"] == "frame" and shown < partial and event["step"] < event["steps"]:
-            data = await run_in_threadpool(_in_format, base64.b64decode(event["data"]), record.request.format)
-            yield _event(PARTIAL, record, data, shown)
-            shown += 1
-        elif event["type"] in TERMINAL:
-            ended = await run_in_threadpool(services.store.job, record.id) or record
-            check_made(ended)
-            data = bytes((await run_in_threadpool(picture, services, ended, 0)).body)
-            yield _event(COMPLETED, record, data, None)
-
-
-def _event(kind: str, record: JobRecord, data: bytes, index: int | None) -> bytes:
-    """index: of a partial image, None = the picture."""
-    told: dict[str, Any] = {
+def _event(kind: str, format: str, data: bytes, more: Mapping[str, Any]) -> bytes:
+    told = {
         "type": kind,
         "b64_json": base64.b64encode(data).decode(),
         "created_at": int(time.time()),
         "size": _size(data),
         "quality": "auto",
         "background": "opaque",
-        "output_format": record.request.format,
+        "output_format": format,
+        **more,
     }
-    told |= {"usage": Usage().model_dump()} if index is None else {"partial_image_index": index}
     return format_sse_event(data_str=json.dumps(told), event=kind)
 
 

@@ -16,8 +16,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from app.errors import InvalidRequest
+from app.services import Services
 from app.v1 import translated
 from app.v1_objects import ImagesRequest
+from app.v1_streaming import ImageStream
 from worker.store import Write
 
 Browse = Callable[..., TestClient]
@@ -271,6 +273,29 @@ def test_a_stream_of_a_job_that_fails_ends_with_an_error(api: TestClient, desk: 
     assert (name, data["type"]) == ("error", "error")
     assert (data["error"]["code"], data["error"]["type"]) == ("nan_output", "server_error")
     assert "not finite" in data["error"]["message"]
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+def test_a_client_that_has_gone_before_its_stream_begins_takes_its_job_with_it(
+    cancel: bool, api: TestClient, services: Services
+) -> None:
+    record = services.store.job(api.post("/generate", json={}).json()["id"])
+    assert record is not None
+
+    async def answer() -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            """Nobody reads it."""
+
+        await ImageStream(services, record, 0, {}, cancel=cancel)({"type": "http"}, receive, send)
+
+    assert api.portal is not None
+    api.portal.call(answer)
+    after = services.store.job(record.id)
+    assert after is not None
+    assert after.status == ("canceled" if cancel else "queued")
 
 
 def test_a_job_that_is_canceled_meanwhile_is_a_409(api: TestClient, desk: Any) -> None:
