@@ -105,9 +105,13 @@ def test_workers_are_counted_for_each_model_they_serve(api: TestClient, desk: An
     assert value(samples, "workers", model="hats") == 1
     assert value(samples, "lanes") == 32
     assert value(samples, "evaluations_per_second") == 25
-    desk.store.forget_worker("worker-2")
-    time.sleep(1.1)
-    assert value(scrape(api), "workers", model="hats") == 0  # still told, so that an alarm can see it
+
+
+def test_a_model_that_nobody_serves_any_more_is_still_told(browse: Browse, desk: Any, card_of: Any) -> None:
+    """Or no alarm could see it."""
+    desk.serve(card_of(), card_of(name="hats"))
+    desk.store.forget_worker("worker-1")
+    assert value(scrape(browse()), "workers", model="hats") == 0
 
 
 def test_refusals_are_counted_by_the_limit_they_met(browse: Browse, desk: Any) -> None:
@@ -200,6 +204,8 @@ def test_a_redis_that_never_answers_is_told_within_two_seconds(browse: Browse) -
             started = time.monotonic()
             assert value(scrape(api), "redis_up") == 0
             took.append(time.monotonic() - started)
+            if took[-1] < 2.0:
+                break
     assert min(took) < 2.0
 
 
