@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Problem
+from app.meters import Meters
 from worker.log import REQUEST_ID
 from worker.patience import PATIENCE, Patience
 
@@ -35,11 +36,18 @@ class Answer:
     close_code: int | None = None
     gone: bool = False
     started: float = field(default_factory=time.perf_counter)
+    begun: float | None = None  # when its first byte went out
+
+    @property
+    def waited(self) -> float:
+        """Seconds until it began; until now when it has not."""
+        return (self.begun or time.perf_counter()) - self.started
 
     def note(self, message: Message) -> None:
         """Look at a message on its way out; the first one also gets the headers that all answers have."""
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             self.status = message["status"]
+            self.begun = time.perf_counter()
         elif message["type"] == "websocket.accept":
             self.status = 101
         elif message["type"] == "websocket.close":
@@ -56,13 +64,20 @@ class Answer:
 class Access:
     """ASGI middleware. Takes the client's `X-Request-Id` over if it is a word of at most 64 characters."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, meters: Meters) -> None:
         self._app = app
+        self._meters = meters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] == "http":
+            with self._meters.in_flight.track_inprogress():
+                await self._answer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._answer(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = Answer(_request_id(scope))
         token = REQUEST_ID.set(answer.request_id)
         PATIENCE.set(Patience(REDIS_SECONDS))
@@ -83,9 +98,11 @@ class Access:
             log.exception("defect")
             if scope["type"] != "http" or answer.status is not None:
                 raise
-            await Defect().response()(scope, receive, noting)
+            await Defect().response(scope["path"])(scope, receive, noting)
         finally:
             log.info("request", extra=_line(scope, answer))
+            if scope["type"] == "http":
+                self._meters.observe(scope["method"], _template(scope), answer.status, answer.waited)
             REQUEST_ID.reset(token)
 
 
@@ -101,12 +118,16 @@ def _request_id(scope: Scope) -> str:
     return given if _SANE.fullmatch(given) else uuid.uuid4().hex
 
 
+def _template(scope: Scope) -> str | None:
+    """Of the route that took the request, None when none did."""
+    return getattr(scope.get("route"), "path", None)
+
+
 def _line(scope: Scope, answer: Answer) -> dict[str, object]:
-    route = scope.get("route")
     job = scope.get("path_params", {}).get("job_id")
     facts = {
         "method": scope.get("method", "WEBSOCKET")[:16],
-        "route": getattr(route, "path", None),
+        "route": _template(scope),
         "status": answer.status,
         "close_code": answer.close_code,
         "gone": answer.gone or None,

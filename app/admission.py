@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from app.errors import TooBusy
 from app.settings import ApiSettings
 from worker.job import JobRecord, WorkerReport
 
+LIMITS = ("jobs", "evaluations", "evaluations_per_key")
 UNMEASURED_SECONDS = 10  # before any worker knows how fast it is
 LONGEST_SECONDS = 3600
 
@@ -44,6 +46,7 @@ class Admission:
         self._settings = settings
         self._lock = threading.Lock()
         self._coming: dict[str, Load] = {}
+        self.refused: Counter[str] = Counter(dict.fromkeys(LIMITS, 0))  # requests, by the limit that they met
 
     @contextmanager
     def coming(self, load: Load) -> Iterator[list[Load]]:
@@ -72,15 +75,21 @@ class Admission:
         speed = sum(worker.evaluations_per_second or 0.0 for worker in workers)
         if len(there) >= settings.max_queue:
             text = f"{len(there)} jobs wait (allowed: {settings.max_queue})"
-            raise TooBusy(text, _seconds(waiting, _evaluations(waiting[: len(there) + 1 - settings.max_queue]), speed))
+            enough = _evaluations(waiting[: len(there) + 1 - settings.max_queue])
+            raise self._refusal("jobs", text, _seconds(waiting, enough, speed))
         if over := _over(there.values(), load, settings.queue_limit):
             text = f"{_evaluations(there.values())} evaluations wait, and this job has {load.evaluations}"
-            raise TooBusy(f"{text} (allowed: {settings.queue_limit})", _seconds(waiting, over, speed))
+            text += f" (allowed: {settings.queue_limit})"
+            raise self._refusal("evaluations", text, _seconds(waiting, over, speed))
         if settings.api_keys and (over := _over(mine, load, settings.queue_limit_per_key)):
             text = f"{_evaluations(mine)} evaluations of this key wait, and this job has {load.evaluations}"
-            raise TooBusy(
-                f"{text} (allowed: {settings.queue_limit_per_key})", _seconds(waiting, over, speed, load.owner)
-            )
+            text += f" (allowed: {settings.queue_limit_per_key})"
+            raise self._refusal("evaluations_per_key", text, _seconds(waiting, over, speed, load.owner))
+
+    def _refusal(self, limit: str, text: str, retry_after: int) -> TooBusy:
+        with self._lock:
+            self.refused[limit] += 1
+        return TooBusy(text, retry_after)
 
 
 def _over(there: Iterable[Load], load: Load, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""Errors as clients see them: `application/problem+json` (RFC 9457).
+"""Errors as clients see them: `application/problem+json` (RFC 9457); under /v1 as the OpenAI API has them.
 
 Problem                     any refusal: status, title, detail
 ├── InvalidRequest   422    names each field, the value given and what is allowed
@@ -27,6 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from app.v1_errors import advice, error_object, is_v1, status_of
 from worker.errors import StoreFull, StoreUnavailable
 from worker.log import REQUEST_ID
 
@@ -55,8 +56,11 @@ class Problem(Exception):
         known = {"request_id": request_id} if request_id else {}
         return {**told, "detail": self.detail, **known, **self.extra}
 
-    def response(self) -> Response:
-        """The same as an HTTP answer."""
+    def response(self, path: str) -> Response:
+        """The same as an HTTP answer, in the form that clients of that path read."""
+        if is_v1(path):
+            told = error_object(self.status, self.detail, self.extra)
+            return JSONResponse(told, status_of(self.status), {**self.headers, **advice(self.extra)})
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
@@ -120,27 +124,27 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
-        return error.response()
+        return error.response(request.scope["path"])
 
     @app.exception_handler(StoreUnavailable)
     async def _store_unavailable(request: Request, error: StoreUnavailable) -> Response:
-        return of_store(error).response()
+        return of_store(error).response(request.scope["path"])
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        return InvalidRequest(readable(error.errors())).response()
+        return InvalidRequest(readable(error.errors())).response(request.scope["path"])
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400 and error.detail == UNREADABLE:
             cause = "cannot be read as JSON: nested too deeply, too long a number, or no UTF-8"
-            return InvalidRequest([("body", cause)]).response()
+            return InvalidRequest([("body", cause)]).response(request.scope["path"])
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(request))  # the router names the first route's methods only
         problem = Problem(_detail(request, error), headers=headers)
         problem.status = error.status_code
-        return problem.response()
+        return problem.response(request.scope["path"])
 
 
 def of_store(error: StoreUnavailable) -> Problem:

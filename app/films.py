@@ -1,4 +1,4 @@
-"""The denoising film of a job: its stored frames as one animated WebP, GIF or PNG."""
+"""The denoising film of a job, and its contact sheet: stored frames as one animated WebP, GIF or PNG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from starlette.responses import Response
 
 from app.errors import Conflict
-from app.jobs import find
+from app.jobs import find, picture
 from app.schemas import ProblemObject
 from app.services import Owner, Services, Serving
 from worker.job import JobRecord
@@ -22,9 +22,11 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 FRAME_MS, LAST_MS = 80, 1500
 SMALLEST_SIDE = 224  # small pictures are enlarged by a whole factor, so that they can be seen
+GUTTER = 14  # of a contact sheet: a picture's height in it, so 2 pixels of 28
 PAGE = 500
 MEDIA = {"webp": ("WEBP", "image/webp"), "gif": ("GIF", "image/gif"), "apng": ("PNG", "image/apng")}
 Kind = Literal["x0", "xt"]
+Frames = dict[tuple[int, str], dict[int, bytes]]
 
 
 @router.get(
@@ -32,7 +34,7 @@ Kind = Literal["x0", "xt"]
     responses={
         200: {"content": {media_type: {} for _, media_type in MEDIA.values()}, "description": "The film."},
         404: {"model": ProblemObject, "description": "Unknown, expired, or another caller's."},
-        409: {"model": ProblemObject, "description": "The job kept no frames."},
+        409: {"model": ProblemObject, "description": "The job kept no frames (and, for a sheet, is not done)."},
     },
     response_class=Response,
     summary="The denoising film",
@@ -43,24 +45,32 @@ def animation(
     owner: Owner,
     format: Annotated[Literal["webp", "gif", "apng"], Query()] = "webp",
     kind: Annotated[Kind | None, Query(description="x0 or xt; what the job kept, xt first, if left out")] = None,
+    sheet: Annotated[bool, Query(description="as a contact sheet, which ends on the finished pictures")] = False,
 ) -> Response:
-    """All images of the job side by side, from noise to the pictures."""
+    """All images of the job side by side, from noise to the pictures: its stored frames. With `sheet=1` as a contact
+    sheet: a gutter around each, and the finished pictures at the end; of a job without frames, these alone."""
     record = find(services, job_id, owner)
-    frames = _frames(services, record)
-    chosen = kind or ("xt" if any(of == "xt" for _, of in frames) else "x0")
-    steps = sorted({step for step, of in frames if of == chosen})
-    if not steps:
+    stages = _stages(_frames(services, record), kind)
+    if sheet and (stages or kind is None) and len(record.images) == record.request.n:
+        stages.append({image.index: bytes(picture(services, record, image.index).body) for image in record.images})
+    if not stages:
         wanted = f"{kind} frames" if kind else "frames"
         raise Conflict(f"job {record.id} kept no {wanted}: ask for some with preview_every", job=record.id)
-    film = [_sheet(frames[step, chosen], record.request.n) for step in steps]
+    film = [_grid(pictures, record.request.n, GUTTER if sheet else 0) for pictures in stages]
     pillow_format, media_type = MEDIA[format]
     headers = {"X-Content-Type-Options": "nosniff"}
     return Response(_encode(film, pillow_format), media_type=media_type, headers=headers)
 
 
-def _frames(services: Services, record: JobRecord) -> dict[tuple[int, str], dict[int, bytes]]:
+def _stages(frames: Frames, kind: Kind | None) -> list[dict[int, bytes]]:
+    """The frames of one kind, step by step."""
+    chosen = kind or ("xt" if any(of == "xt" for _, of in frames) else "x0")
+    return [frames[step, chosen] for step in sorted({step for step, of in frames if of == chosen})]
+
+
+def _frames(services: Services, record: JobRecord) -> Frames:
     """(step, kind) → image index → PNG, of the newest attempt."""
-    found: dict[tuple[int, str], dict[int, bytes]] = {}
+    found: Frames = {}
     for event in _events(services, record.id):
         if event["type"] == "frame":
             found.setdefault((event["step"], event["kind"]), {})[event["image"]] = base64.b64decode(event["data"])
@@ -74,18 +84,22 @@ def _events(services: Services, job_id: str) -> Iterable[dict[str, Any]]:
         seq = page[-1]["seq"]
 
 
-def _sheet(pictures: dict[int, bytes], count: int) -> Image.Image:
-    """The images of one step in a grid, enlarged by a whole factor."""
+def _grid(pictures: dict[int, bytes], count: int, gutter: int) -> Image.Image:
+    """The images of one step in a grid, enlarged by a whole factor. gutter: how often it goes into an image's height,
+    0 = there is none."""
     opened = {index: Image.open(io.BytesIO(data)) for index, data in pictures.items()}
     width, height = next(iter(opened.values())).size
+    gap = max(1, height // gutter) if gutter else 0
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     mode = "RGB" if any(image.mode == "RGB" for image in opened.values()) else "L"
-    sheet = Image.new(mode, (columns * width, rows * height))
+    size = (gap + columns * (width + gap), gap + rows * (height + gap))
+    grid = Image.new(mode, size, "white" if gutter else "black")
     for index, image in opened.items():
-        sheet.paste(image, (index % columns * width, index // columns * height))
-    factor = max(1, math.ceil(SMALLEST_SIDE / min(sheet.size)))
-    return sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST)
+        row, column = divmod(index, columns)
+        grid.paste(image, (gap + column * (width + gap), gap + row * (height + gap)))
+    factor = max(1, math.ceil(SMALLEST_SIDE / min(grid.size)))
+    return grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.NEAREST)
 
 
 def _encode(film: list[Image.Image], pillow_format: str) -> bytes:

@@ -134,12 +134,22 @@ async def at_its_end(
     return after
 
 
-async def _picture_of(services: Services, record: JobRecord) -> Response:
+def check_made(record: JobRecord) -> None:
+    """Nothing, when a job that is over has made its pictures.
+
+    Raises:
+        Conflict: when it was canceled.
+        JobFailed: when it failed.
+    """
     if record.status == "canceled":
         raise Conflict(f"job {record.id} was canceled", job=record.id)
     if record.status == "failed":
         error = dict(record.error or {})
         raise JobFailed(f"job {record.id} failed: {error.get('message')}", job=record.id, code=error.get("code"))
+
+
+async def _picture_of(services: Services, record: JobRecord) -> Response:
+    check_made(record)
     response = await run_in_threadpool(picture, services, record, 0)
     response.headers["X-Job-Id"] = record.id
     response.headers["X-Seed"] = str(record.request.seed)

@@ -104,9 +104,9 @@ async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -
     if scope["type"] == "websocket":
         socket = WebSocket(scope, receive, send)
         await socket.receive()
-        await socket.send_denial_response(problem.response())
+        await socket.send_denial_response(problem.response(scope["path"]))
     else:
-        await problem.response()(scope, receive, send)
+        await problem.response(scope["path"])(scope, receive, send)
 
 
 def _is_open(scope: Scope) -> bool:

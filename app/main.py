@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import errors, events, films, generate, jobs, operations, verify
+from app import errors, events, films, generate, jobs, metrics, operations, v1, verify
 from app.access import HEADER, Access
 from app.guard import Guard
 from app.openapi import DescribedAPI
@@ -41,6 +41,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     errors.install(app)
     for router in (generate.router, verify.router, jobs.router, films.router, events.router, operations.router):
         app.include_router(router)
+    for router in (v1.router, metrics.router):
+        app.include_router(router)
     app.add_middleware(Guard, settings=settings, store=services.store)
     if settings.allowed_origins:
         # Before the guard: a browser's preflight carries no key.
@@ -51,5 +53,5 @@ def create_app(settings: ApiSettings) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", HEADER],
             expose_headers=["Location", "X-Job-Id", "X-Seed", "Preference-Applied", "Retry-After", "ETag", HEADER],
         )
-    app.add_middleware(Access)
+    app.add_middleware(Access, meters=services.meters)
     return app

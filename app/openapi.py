@@ -11,8 +11,11 @@ from fastapi import FastAPI
 
 from app.errors import MEDIA_TYPE
 from app.guard import OPEN_ROUTES
+from app.v1_errors import is_v1, status_of
 
 PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemObject"}}}
+V1_ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/V1Error"}}}
+STORELESS = ("/metrics",)  # of those behind the guard: answers without Redis, too
 OF_FASTAPI = ("HTTPValidationError", "ValidationError")  # replaced by ProblemObject
 SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key, as `denoised key` makes them."}
 FOREIGN = "Not a local program, or a page of another site; without API keys only local programs are served."
@@ -34,7 +37,9 @@ def truthful(document: dict[str, Any], keys: bool) -> dict[str, Any]:
     """The document with what FastAPI does not know. keys: whether API keys are wanted."""
     for path, item in document["paths"].items():
         for operation in item.values():
-            _describe(operation, path not in OPEN_ROUTES, keys)
+            if is_v1(path):
+                operation["responses"].pop("422", None)
+            _describe(operation, path, keys)
     for name in OF_FASTAPI:
         document["components"]["schemas"].pop(name, None)
     if keys:
@@ -42,25 +47,25 @@ def truthful(document: dict[str, Any], keys: bool) -> dict[str, Any]:
     return document
 
 
-def _describe(operation: dict[str, Any], guarded: bool, keys: bool) -> None:
-    responses = operation["responses"]
-    for text, status in _refusals(operation, guarded, keys):
-        responses.setdefault(str(status), {"description": text})
+def _describe(operation: dict[str, Any], path: str, keys: bool) -> None:
+    responses, guarded = operation["responses"], path not in OPEN_ROUTES
+    for text, status in _refusals(operation, path, keys):
+        responses.setdefault(str(status_of(status) if is_v1(path) else status), {"description": text})
     for status, response in responses.items():
         if status >= "400" and not _has_an_object_of_its_own(response):
-            response["content"] = PROBLEM
+            response["content"] = V1_ERROR if is_v1(path) else PROBLEM
     for parameter in operation.get("parameters", []):
         _without_null(parameter["schema"])
     if keys and guarded:
         operation["security"] = [{"key": []}]
 
 
-def _refusals(operation: dict[str, Any], guarded: bool, keys: bool) -> list[tuple[str, int]]:
+def _refusals(operation: dict[str, Any], path: str, keys: bool) -> list[tuple[str, int]]:
     """What an operation may be answered with by what stands before it."""
     found = [] if keys else [(FOREIGN, 403)]
-    if guarded:
+    if path not in OPEN_ROUTES:
         found += [("The key is missing or wrong.", 401)] if keys else []
-        found += [("Redis is away.", 503)]
+        found += [("Redis is away.", 503)] if path not in STORELESS else []
     if "requestBody" in operation:
         found += [(text, status) for status, text in LIMITED.items()]
     return found

@@ -106,6 +106,13 @@ class JobQueue:
             for model, queued in ids.items()
         }
 
+    def held(self, models: Sequence[str]) -> dict[str, int]:
+        """How many jobs of each model workers hold."""
+        with reachable(), self._client.pipeline(transaction=False) as pipeline:
+            for model in models:
+                pipeline.zcard(StartedJobRegistry(queue=self._queue(model)).key)
+            return dict(zip(models, cast("list[int]", pipeline.execute()), strict=True))
+
     def remove(self, job: JobRecord) -> None:
         """Take a canceled job out of its queue, if it still is there."""
         with self._store.reachable():

@@ -18,7 +18,7 @@ EXAMPLES: list[JsonValue] = [
 ]
 
 
-def _number(value: object) -> object:
+def number(value: object) -> object:
     """A JSON number, never a string or a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("input should be a number")
@@ -62,8 +62,8 @@ class GenerateRequest(BaseModel):
 
     @field_validator("eta", "guidance_scale", "guidance_rescale", mode="before")
     @classmethod
-    def _strict_number(cls, value: object) -> object:
-        return None if value is None else _number(value)
+    def _strictnumber(cls, value: object) -> object:
+        return None if value is None else number(value)
 
     @field_validator("label", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from app.admission import Admission
 from app.catalog import Catalog
+from app.meters import Meters
 from app.queue import JobQueue
 from app.relay import BLOCK_MS, Relay
 from app.settings import ApiSettings
@@ -28,6 +29,7 @@ class Services:
     queue: JobQueue
     admission: Admission
     relay: Relay
+    meters: Meters
     draining: bool = field(default=False)
 
     @classmethod
@@ -43,6 +45,7 @@ class Services:
             queue=JobQueue(client, store, settings.max_attempts),
             admission=Admission(settings),
             relay=Relay(store, reader),
+            meters=Meters(),
         )
 
     def drain(self) -> None:

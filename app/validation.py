@@ -31,7 +31,7 @@ def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[st
             return card
     if name in known or not cards:
         raise Unavailable(f"no worker serves the model {shown(name)} now", headers={"Retry-After": "5"})
-    raise InvalidRequest([("model", f"{shown(name)} is not served (served: {_listed([card.name for card in cards])})")])
+    raise InvalidRequest([("model", f"{shown(name)} is not served (served: {listed([card.name for card in cards])})")])
 
 
 def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
@@ -44,13 +44,13 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
     label = _label(body, card, errors)
     sampler = body.sampler or card.default.sampler
     if sampler not in card.samplers:
-        errors.append(("sampler", f"{shown(sampler)} is not offered (offered: {_listed(card.samplers)})"))
+        errors.append(("sampler", f"{shown(sampler)} is not offered (offered: {listed(card.samplers)})"))
     elif body.eta and sampler not in card.eta_samplers:
         errors.append(
-            ("eta", f"{body.eta} was given, but {sampler} takes none (taken by: {_listed(card.eta_samplers)})")
+            ("eta", f"{body.eta} was given, but {sampler} takes none (taken by: {listed(card.eta_samplers)})")
         )
     elif body.karras and sampler not in card.karras_samplers:
-        taken = f"taken by: {_listed(card.karras_samplers)}"
+        taken = f"taken by: {listed(card.karras_samplers)}"
         errors.append(("karras", f"true was given, but {sampler} keeps to the training's timesteps ({taken})"))
     steps = body.steps or card.default.steps
     if steps > card.timesteps:
@@ -88,14 +88,14 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
 def _label(body: GenerateRequest, card: ModelCard, errors: list[tuple[str, str]]) -> int | None:
     if body.label is None:
         if not card.unconditional:
-            errors.append(("label", f"{card.name} was trained with labels alone (allowed: {_listed(card.labels)})"))
+            errors.append(("label", f"{card.name} was trained with labels alone (allowed: {listed(card.labels)})"))
         return None
     if not card.labels:
         errors.append(("label", f"{shown(body.label)} was given, but {card.name} knows no labels (allowed: null)"))
         return None
     label = card.class_index(body.label)
     if label is None:
-        limit = f"0 … {len(card.labels) - 1}, or one of: {_listed(card.labels)}"
+        limit = f"0 … {len(card.labels) - 1}, or one of: {listed(card.labels)}"
         errors.append(
             ("label", f"{shown(body.label)} is no class of {card.name} (allowed: {limit}; null = unconditional)")
         )
@@ -125,5 +125,6 @@ def _rescale(body: GenerateRequest, card: ModelCard, guidance: float, errors: li
     return float(body.guidance_rescale)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names for an error message: all of them, or the first and how many there are."""
     return ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")

@@ -161,11 +161,14 @@ class Outlook:
 @dataclass
 class Counters:
     """What a worker has done since it started: evaluations (rows, guidance counted as two) in how many turns that
-    took how many seconds; jobs it began, and the seconds that these had waited since they were accepted."""
+    took how many seconds, with how many images of the lanes that there were; jobs it began, and the seconds that these
+    had waited since they were accepted."""
 
     evaluations: int = 0
     turns: int = 0
     turn_seconds: float = 0.0
+    images: int = 0
+    lanes: int = 0
     jobs: int = 0
     queue_seconds: float = 0.0
 

@@ -14,6 +14,9 @@
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
     denoised:wake:{reader}         stream   one entry: that reader of events is to look at its list again; 1 h
     denoised:worker:{name}         string   its `WorkerReport`, expires with its lease
+    denoised:worker:{name}:counted hash     how much of its `Counters` is in the totals, a day
+    denoised:totals:engine         hash     the `Counters` of all workers there ever were
+    denoised:totals:jobs           hash     jobs by "{status}:{model}"; accepted ones, too
     denoised:model:{name}          channel  work was queued for that model
     denoised:canceled              channel  ids of jobs that were canceled
 
@@ -27,6 +30,8 @@ CANCELED_CHANNEL = "denoised:canceled"
 ENDS = "denoised:ends"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
+ENGINE_TOTALS = "denoised:totals:engine"
+JOB_TOTALS = "denoised:totals:jobs"
 
 
 def job(job_id: str) -> str:
@@ -59,6 +64,10 @@ def between(model: str) -> str:
 
 def worker(name: str) -> str:
     return f"denoised:worker:{name}"
+
+
+def counted(name: str) -> str:
+    return f"denoised:worker:{name}:counted"
 
 
 def ticket(ticket_hash: str) -> str:

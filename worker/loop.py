@@ -133,6 +133,8 @@ class Loop:
         self.counters.evaluations += turn.rows
         self.counters.turns += 1
         self.counters.turn_seconds += seconds
+        self.counters.images += len(turn.advanced) + len(turn.failed)
+        self.counters.lanes += self.settings.max_batch
         leases = self.leases.of(sorted(_jobs(turn)))
         for lease in leases:
             lease.spent += seconds

@@ -214,6 +214,7 @@ class BatchingWorker(BaseWorker):
         )
         if not self.loop.stopping.is_set():
             self.store.report(report, ttl=self.settings.lease)
+        self.store.count(self.name, asdict(self.loop.counters))
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """RQ's lease on a job, in seconds: one more than ours, since RQ rounds the moment of its end down."""
@@ -230,6 +231,7 @@ class BatchingWorker(BaseWorker):
 
     def _leave(self) -> None:
         try:
+            self.store.count(self.name, asdict(self.loop.counters))
             self.store.forget_worker(self.name)
             self.register_death()  # type: ignore[no-untyped-call]
         except REDIS_ERRORS as error:

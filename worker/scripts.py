@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from worker import keys
 
-# A job is over: those who wait for that are told; it, its events and its pictures expire, what it could have been
-# resumed from goes.
+# A job is over: who waits for that is told; it, its events and its pictures expire, what it could have been resumed from
+# goes; it is counted.
 _OVER = f"""
 local function over(job, events, images, ttl)
   redis.call('XADD', '{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
@@ -13,6 +13,11 @@ local function over(job, events, images, ttl)
   redis.call('EXPIRE', events, ttl)
   for i = 0, images - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end
   redis.call('DEL', job .. ':resume')
+end
+local function count(job, status)
+  local read, request = pcall(cjson.decode, redis.call('HGET', job, 'request') or '')
+  local model = read and type(request) == 'table' and request.model or '?'
+  redis.call('HINCRBY', '{keys.JOB_TOTALS}', status .. ':' .. tostring(model), 1)
 end
 local function tell(job, events, attempt, event)
   local seq = redis.call('HINCRBY', job, 'seq', 1)
@@ -42,6 +47,7 @@ if status == 'running' then
                'error', cjson.encode({code = 'worker_lost', message = message}))
     tell(job, events, attempt, '{"type": "failed"}')
     over(job, events, cjson.decode(redis.call('HGET', job, 'request')).n, ARGV[5])
+    count(job, 'failed')
     return 0
   end
 end
@@ -83,7 +89,10 @@ for _, event in ipairs(write.events) do
   local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', write.cap, seq .. '-0', 'a', now[2], 'e', event)
 end
-if write.ttl > 0 then over(KEYS[1], KEYS[2], write.images, write.ttl) end
+if write.ttl > 0 then
+  over(KEYS[1], KEYS[2], write.images, write.ttl)
+  count(KEYS[1], write.status)
+end
 return 1
 """
 )
@@ -133,4 +142,17 @@ for _, job in ipairs(jobs) do
   redis.call('PUBLISH', ARGV[5], job.id)
 end
 return #jobs
+"""
+
+# Adds what a worker has done to what all have. Told again, or late, it adds only what is new.
+# KEYS: the totals, what was added of this worker. ARGV: seconds that is remembered, then names and values.
+COUNT = """
+for i = 2, #ARGV, 2 do
+  local more = tonumber(ARGV[i + 1]) - tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or 0)
+  if more > 0 then
+    redis.call('HINCRBYFLOAT', KEYS[1], ARGV[i], more)
+    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+  end
+end
+redis.call('EXPIRE', KEYS[2], ARGV[1])
 """

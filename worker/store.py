@@ -24,7 +24,7 @@ from worker import keys
 from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import JobRecord, WorkerReport
 from worker.patience import reachable
-from worker.scripts import COLLECT, START, WRITE
+from worker.scripts import COLLECT, COUNT, START, WRITE
 from worker.writes import Write, ending, event_json
 
 Fields = Mapping[bytes, bytes]
@@ -34,6 +34,7 @@ KEEPS = "noeviction"
 FULL = 0.9  # of maxmemory; the rest is for jobs that were accepted to end in
 LISTED_SECONDS = 86_400  # that a job may have waited and run, and still be listed for as long as its results are kept
 SILENT_SECONDS = 0.5
+COUNTED_SECONDS = 86_400  # longer than a worker may be out of reach and come back
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Store:
         self._start = client.register_script(START)
         self._write_sha = client.register_script(WRITE).sha
         self._collect = client.register_script(COLLECT)
+        self._count = client.register_script(COUNT)
         self._silent_until = 0.0
 
     # Jobs
@@ -114,6 +116,7 @@ class Store:
         pipeline.zadd(keys.jobs(job.owner), {job.id: job.created_at})
         pipeline.zremrangebyscore(keys.jobs(job.owner), "-inf", job.created_at - listed)
         pipeline.expire(keys.jobs(job.owner), listed)
+        pipeline.hincrby(keys.JOB_TOTALS, f"accepted:{job.request.model}", 1)
         pipeline.publish(keys.model_channel(job.request.model), job.id)
 
     def job(self, job_id: str) -> JobRecord | None:
@@ -283,6 +286,24 @@ class Store:
         """Names of all models that were ever served here."""
         with self.reachable():
             return sorted(name.decode() for name in cast("set[bytes]", self.client.smembers(keys.MODELS)))
+
+    # Totals
+
+    def count(self, worker: str, counters: Mapping[str, float]) -> None:
+        """Add what a worker has done since it started, as far as that was not added before."""
+        values = [str(part) for item in counters.items() for part in item]
+        with self.reachable():
+            self._count(keys=[keys.ENGINE_TOTALS, keys.counted(worker)], args=[COUNTED_SECONDS, *values])
+
+    def totals(self) -> tuple[dict[str, float], dict[tuple[str, str], int]]:
+        """The `Counters` of all workers together, and how many jobs there were by (status, model)."""
+        with self.reachable(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.ENGINE_TOTALS)
+            pipe.hgetall(keys.JOB_TOTALS)
+            engine, jobs = cast("list[Fields]", pipe.execute())
+        parted = [(name.decode().partition(":"), int(count)) for name, count in jobs.items()]
+        by_status = {(status, model): count for (status, _, model), count in parted}
+        return {name.decode(): float(value) for name, value in engine.items()}, by_status
 
     # Tickets
 

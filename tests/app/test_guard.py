@@ -23,6 +23,7 @@ ROUTES = [
     ("GET", "/jobs?limit=0", 422),
     ("POST", "/tickets", 200),
     ("POST", "/verify", 422),
+    ("GET", "/metrics", 200),
     ("GET", "/openapi.json", 200),
     ("GET", "/docs", 200),
 ]

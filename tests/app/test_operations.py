@@ -100,6 +100,11 @@ ROUTES = {
     "/healthz": {"get"},
     "/readyz": {"get"},
     "/tickets": {"post"},
+    "/metrics": {"get"},
+    "/jobs/{job_id}/animation": {"get"},
+    "/v1/images/generations": {"post"},
+    "/v1/models": {"get"},
+    "/v1/models/{model}": {"get"},
 }
 
 

@@ -34,6 +34,7 @@ REQUESTS: list[Callable[[httpx.Client, str], httpx.Response]] = [
     lambda client, job: client.get(f"/jobs/{job}/animation"),
     lambda client, job: client.get(f"/jobs/{job}/events"),
     lambda client, job: client.get("/readyz"),
+    lambda client, job: client.post("/v1/images/generations", json={"prompt": ""}),
 ]
 
 

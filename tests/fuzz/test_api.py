@@ -32,7 +32,7 @@ def fuzz(target: Any, examples: int, folder: Path, *more: str) -> None:
     assert counts is not None, outcome.stdout
     operations = re.search(r"Tested: (\d+)", outcome.stdout)
     assert operations is not None
-    assert int(operations[1]) >= 12
+    assert int(operations[1]) >= 16
     assert int(counts[1]) >= examples * 5
     target.check_alive()
 

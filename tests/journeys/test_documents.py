@@ -79,6 +79,12 @@ def test_the_python_example_writes_its_pictures(readme: str, service: Any, tmp_p
     assert printed.count("bytes") == 4
 
 
+def test_the_example_for_the_openai_package_writes_its_pictures(readme: str, service: Any, tmp_path: Path) -> None:
+    _run([sys.executable, "-c", _at(_example(readme, "python", "openai"), service)], tmp_path, service)
+    partial = [f"image_generation.partial_image-{k}.png" for k in (0, 1)]
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == ["image_generation.completed-last.png", *partial]
+
+
 def test_the_socket_example_prints_progress_and_writes_frames(readme: str, service: Any, tmp_path: Path) -> None:
     printed = _run([sys.executable, "-c", _at(_example(readme, "python", "websockets"), service)], tmp_path, service)
     assert printed.splitlines()[:2] == ["queued", "started"]

@@ -76,6 +76,32 @@ def test_one_id_runs_through_all_logs_and_no_secret_does(keyed: tuple[Any, str, 
     assert all({"time", "level", "logger", "event"} <= set(line) for line in lines)
 
 
+def test_one_id_runs_through_the_openai_api_too_and_metrics_tell_no_secret(keyed: tuple[Any, str, str]) -> None:
+    service, key, plain = keyed
+    with service.client() as client:
+        client.headers["Authorization"] = f"Bearer {key}"
+        body = {"prompt": "a bag", "steps": 2, "user": "s3cret-user"}
+        sent = {"X-Request-Id": "through-v1"}
+        answer = client.post("/v1/images/generations", json=body, headers=sent)
+        assert (answer.status_code, answer.headers["x-request-id"]) == (200, "through-v1")
+        refused = client.post("/v1/images/generations", json={"prompt": plain}, headers=sent)
+        assert refused.status_code == 400
+        metrics = client.get("/metrics").text
+    job = answer.headers["x-job-id"]
+    end = time.monotonic() + PATIENCE
+    while not [line for line in _through(service.log, "through-v1") if line["event"] == "job over"]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    lines = _through(service.log, "through-v1")
+    assert sorted(line["event"] for line in lines) == ["job accepted", "job over", "job started", "request", "request"]
+    assert {line["job"] for line in lines if "job " in line["event"]} == {job}
+    assert {line["status"] for line in lines if line["event"] == "request"} == {200, 400}
+    for secret in (key, plain, "phone", "s3cret-user", job):
+        assert secret not in metrics
+    assert "s3cret-user" not in service.log.read_text()
+    assert plain not in service.log.read_text()
+
+
 def test_the_store_is_reached_through_a_socket_of_its_owner_alone(keyed: tuple[Any, str, str]) -> None:
     """rq#2389: a writable Redis is not for everybody, although nothing in ours is executed."""
     service, _, plain = keyed
@@ -160,6 +186,11 @@ def _parted(text: str) -> tuple[list[str], list[dict[str, Any]]]:
     """What is for people, and the log."""
     lines = text.splitlines()
     return [line for line in lines if line[0] != "{"], [json.loads(line) for line in lines if line[0] == "{"]
+
+
+def _through(log: Path, request_id: str) -> list[dict[str, Any]]:
+    """The log's lines about a request."""
+    return [line for line in _parted(log.read_text())[1] if line.get("request_id") == request_id]
 
 
 def _listens(pid: int) -> bool:

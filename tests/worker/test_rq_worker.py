@@ -68,6 +68,7 @@ def test_a_worker_says_what_it_serves(shop: Shop) -> None:
     counters = shop.store.workers()[0].counters
     assert counters["evaluations"] >= counters["turns"] >= 1
     assert counters["turn_seconds"] > 0
+    assert 1 <= counters["images"] <= counters["lanes"]
     assert counters["queue_seconds"] >= 0
 
 

@@ -652,3 +652,36 @@ def test_a_redis_that_drops_keys_is_refused_by_name(store: Store, client: redis.
             store.check_fitness()
     finally:
         client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_what_workers_did_adds_up_once_however_often_they_tell(store: Store) -> None:
+    assert store.totals() == ({}, {})
+    for worker, turns in (("a", 3), ("a", 3), ("b", 5), ("a", 7), ("b", 5), ("a", 7)):
+        store.count(worker, {"turns": turns, "turn_seconds": turns / 4, "jobs": 0})
+    assert store.totals()[0] == {"turns": 12.0, "turn_seconds": 3.0}
+
+
+def test_workers_that_tell_at_the_same_time_lose_nothing_and_add_nothing_twice(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda k: store.count(f"w{k % 4}", {"turns": k // 4 + 1}), range(80)))
+    assert store.totals()[0]["turns"] == 4 * 20  # one that is overtaken adds nothing
+
+
+def test_an_end_is_counted_once_by_status_and_model(store: Store, create: Create) -> None:
+    done, gone = create(), create()
+    write = finish(done, store.start(done.id, "w", "fake"), 1)
+    assert store.write_all([write, write])[0]
+    store.write(ending(done, "canceled"))
+    store.cancel(gone.id)
+    store.cancel(gone.id)
+    model = done.request.model
+    assert store.totals()[1] == {("accepted", model): 2, ("succeeded", model): 1, ("canceled", model): 1}
+
+
+def test_a_job_that_cannot_be_read_ends_and_is_counted_without_its_model(store: Store, create: Create) -> None:
+    record = create()
+    store.client.hset(f"denoised:job:{record.id}", "request", "no JSON")
+    write = Write(record.id)
+    write.end("failed", {"code": "unservable", "message": "no"})
+    assert store.write(write)
+    assert store.totals()[1]["failed", "?"] == 1
