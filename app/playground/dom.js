@@ -39,6 +39,11 @@ export function menu(words, entries, { right = false, name = null } = {}) {
   const list = el("div", { class: right ? "right" : null });
   const face = words === "…" ? dots() : words;
   const details = el("details", { class: "menu" }, el("summary", { class: words === "…" ? "dots" : null, "aria-label": name }, face), list);
+  details.addEventListener("toggle", () => {
+    details.classList.remove("up");
+    const { bottom, height } = list.getBoundingClientRect();
+    details.classList.toggle("up", bottom > innerHeight && details.getBoundingClientRect().top > height);
+  });
   for (const entry of entries) {
     if (entry === null) list.append(el("hr"));
     else list.append(el("button", { type: "button", onclick: () => { details.open = false; entry[1](); } }, entry[0]));

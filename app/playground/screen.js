@@ -1,6 +1,7 @@
 /** A canvas that shows the images of a job as a square of tiles. However often it is told, it draws once a frame. */
 
 const GAP = 1; // picture's own pixels between tiles
+const QUESTION = [".###..", "#...#.", "....#.", "...#..", "..#...", "..#...", "..#...", "......", "..#..."];
 const waiting = new Set();
 let asked = false;
 
@@ -39,10 +40,12 @@ export class Screen {
     for (let i = 0; i < count; i += 1) context.putImageData(normal(context, seed + i, width, height), ...this.#corner(i, count, width, height));
   }
 
-  /** Nothing. */
-  blank() {
+  /** A question mark: nothing is believed yet. */
+  riddle() {
     this.#wanted = [];
-    this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+    const context = this.#sized(1, 28, 28);
+    context.fillStyle = "#4a433d";
+    QUESTION.forEach((row, y) => [...row].forEach((cell, x) => cell === "#" && context.fillRect(8 + 2 * x, 4 + 2 * y, 2, 2)));
   }
 
   async draw() {

@@ -35,6 +35,7 @@ export class Stage {
     this.scrubber.addEventListener("input", () => {
       this.stop();
       this.#moveTo(Number(this.scrubber.value));
+      this.#pinned = this.#place < this.#newest; // at the end, what comes is followed again
     });
     byId("play").addEventListener("click", () => (this.#timer ? this.stop() : this.play()));
     byId("cancel").addEventListener("click", () => this.entry && jobs.cancel(this.entry));
@@ -73,7 +74,8 @@ export class Stage {
     const { entry } = this;
     if (!entry) return this.#empty();
     const { film, job } = entry;
-    if (!this.#pinned) this.#place = entry.status === "succeeded" ? film.length : Math.max(0, film.length - 1);
+    byId("stage").dataset.state = entry.over ? "over" : "live";
+    if (!this.#pinned) this.#place = this.#newest;
     say(byId("stage-title"), titleOf(job));
     say(byId("stage-facts"), factsOf(job));
     this.#transport();
@@ -88,30 +90,33 @@ export class Stage {
     byId("stage-note").dataset.kind = note.kind;
   }
 
+  /** The last place of the film: the finished pictures, or the newest frame. */
+  get #newest() {
+    const { film, status } = this.entry;
+    return status === "succeeded" ? film.length : Math.max(0, film.length - 1);
+  }
+
   #empty() {
     if (this.#shown === "empty") return;
     this.#shown = "empty";
+    byId("stage").dataset.state = "empty";
     say(byId("stage-title"), "Every picture starts as noise");
     say(byId("stage-facts"), "Choose a label and generate: the noise clears step by step.");
-    for (const id of ["where", "pace", "percent", "stage-note"]) say(byId(id), "");
-    for (const id of ["play", "cancel"]) byId(id).hidden = true;
-    this.#ring(0);
-    for (const id of ["curve-all", "curve-past"]) byId(id).removeAttribute("d");
-    this.scrubber.disabled = true;
+    say(byId("stage-note"), "");
     this.actions.offer(null);
     this.seen.noise(this.#noise.seed, this.#noise.size);
-    this.believed.blank();
+    this.believed.riddle();
   }
 
   #transport() {
-    const { film, job, over, status, canceling } = this.entry;
+    const { film, job, over, canceling } = this.entry;
     const done = over && film.length > 0;
     byId("play").hidden = !done;
     byId("cancel").disabled = canceling;
     say(byId("cancel"), canceling ? "Canceling" : "Cancel");
-    const last = status === "succeeded" ? film.length : Math.max(0, film.length - 1);
+    const last = this.#newest;
     this.scrubber.max = String(Math.max(1, over ? last : Math.max(last, this.#expected())));
-    this.scrubber.disabled = !done;
+    this.scrubber.disabled = film.length < 2;
     this.scrubber.value = String(this.#place);
     this.scrubber.setAttribute("aria-valuetext", film.length ? this.#placeWords() : "no film yet");
     const share = over ? this.#place / Math.max(1, last) : job.progress.fraction;
@@ -143,11 +148,12 @@ export class Stage {
   #words() {
     const { film, job, over, pace, status } = this.entry;
     const words = { queued: placeWords(job.queue_position), running: `step ${job.progress.step} of ${job.steps}` };
-    say(byId("where"), over ? (film.length ? this.#placeWords() : endWords(status)) : capital(words[job.status]) + (job.attempt > 1 ? ` · attempt ${job.attempt}` : ""));
+    const placed = film.length && (over || this.#pinned);
+    say(byId("where"), placed ? this.#placeWords() : over ? capital(endWords(status)) : capital(words[job.status]) + (job.attempt > 1 ? ` · attempt ${job.attempt}` : ""));
     const seconds = job.status === "queued" ? (job.eta_seconds ?? null) : pace.seconds(job.steps - job.progress.step);
     const parts = [];
     if (!over && pace.evaluations) parts.push(`${Math.round(pace.evaluations)} evaluations/s`);
-    if (!over && seconds !== null) parts.push(`${about(seconds)} left`);
+    if (!over && seconds !== null) parts.push(seconds < 1 ? "almost done" : `${about(seconds)} left`);
     if (over && job.timing?.running) parts.push(`${plain(job.timing.running)} s · ${job.timing.evaluations} evaluations`);
     say(byId("pace"), parts.join(" · "));
   }
@@ -181,12 +187,12 @@ export class Stage {
       this.believed.show(film.pictures("x0", this.#place, job.n));
     } else if (!entry.over) {
       this.seen.noise(job.seed, this.server.size(job.model), job.n);
-      this.believed.blank();
+      this.believed.riddle();
     }
   }
 
   #moveTo(place) {
-    this.#place = Math.max(0, Math.min(place, this.entry.film.length));
+    this.#place = Math.max(0, Math.min(place, this.#newest));
     this.#pinned = true;
     this.render();
   }

@@ -19,7 +19,6 @@ export const plain = (value) => String(Number(value.toPrecision(3)));
 
 /** "about 8 s", "about 3 min" */
 export function about(seconds) {
-  if (seconds < 1) return "a moment";
   if (seconds < 10) return `about ${Math.ceil(seconds)} s`;
   if (seconds < 90) return `about ${Math.ceil(seconds / 5) * 5} s`;
   return `about ${Math.round(seconds / 60)} min`;
