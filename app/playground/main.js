@@ -1,7 +1,7 @@
 /** The page, put together. */
 
 import { Deeds } from "./actions.js";
-import { announce, byId, closeMenus, say } from "./dom.js";
+import { announce, byId, calm, closeMenus, say } from "./dom.js";
 import { door } from "./door.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
@@ -30,7 +30,7 @@ function choose(entry) {
   stage.choose(entry);
   draw();
   const box = byId("seen").getBoundingClientRect();
-  if (box.bottom < 60 || box.top > innerHeight - 60) byId("stage-title").scrollIntoView({ block: "start", behavior: "smooth" });
+  if (box.bottom < 60 || box.top > innerHeight - 60) byId("stage-title").scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
 }
 
 let drawing = false;

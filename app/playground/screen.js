@@ -45,7 +45,7 @@ export class Screen {
     this.#wanted = [];
     const context = this.#sized(1, 28, 28);
     context.fillStyle = "#4a433d";
-    QUESTION.forEach((row, y) => [...row].forEach((cell, x) => cell === "#" && context.fillRect(8 + 2 * x, 4 + 2 * y, 2, 2)));
+    QUESTION.forEach((row, y) => [...row].forEach((cell, x) => cell === "#" && context.fillRect(9 + 2 * x, 5 + 2 * y, 2, 2)));
   }
 
   async draw() {

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +45,15 @@ WATCH = """() => {
   };
   look();
 }"""
+
+
+# How far the layout has moved by itself: web.dev's cumulative layout shift.
+SHIFTS = """() => new Promise((resolve) => {
+  let sum = 0;
+  const add = (list) => list.getEntries().forEach((each) => { if (!each.hadRecentInput) sum += each.value; });
+  new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => resolve(sum), 50);
+})"""
 
 
 @pytest.fixture
@@ -105,6 +116,8 @@ def test_a_picture_is_watched_scrubbed_and_taken_home(open_page: Open, quiet: An
     received: list[int] = []
     page = open_page("about:blank")
     page.on("response", lambda response: received.append(len(response.body()) if response.status == 200 else 0))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     page.goto(quiet.url)
     expect(page.locator("#phase-words")).to_have_text("ready")
     assert 20_000 < sum(received) < FIRST_SIGHT
@@ -154,6 +167,24 @@ def test_a_picture_is_watched_scrubbed_and_taken_home(open_page: Open, quiet: An
 
     page.get_by_role("button", name="Verify").click()
     expect(page.locator("#stage-note")).to_have_text("Verified: made again, every byte is the same.")
+    assert {url for url in asked if not url.startswith((quiet.url, "data:", "blob:"))} == set()
+    assert page.evaluate(SHIFTS) < 0.01
+
+
+def test_what_is_copied_makes_the_same_bytes_again(open_page: Open, quiet: Any, tmp_path: Path) -> None:
+    page = open_page(quiet.url, permissions=["clipboard-read", "clipboard-write"])
+    generate(page, "ankle boot", seed=21, steps=3)
+    finished(page)
+    made = {image["sha256"] for job in jobs_of(quiet)[:1] for image in job["images"]}
+    for words, program in (("as curl", ["bash", "-e", "-c"]), ("as Python", [sys.executable, "-c"])):
+        folder = tmp_path / program[0].rsplit("/", 1)[-1]
+        folder.mkdir()
+        page.locator(STAGE).get_by_text("Copy", exact=True).click()
+        page.locator(STAGE).get_by_role("button", name=words).click()
+        expect(page.locator("#stage-note")).to_contain_text("in the clipboard")
+        copied = page.evaluate("navigator.clipboard.readText()")
+        subprocess.run([*program, copied], cwd=folder, check=True, timeout=PATIENCE)
+        assert {hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("ankle-boot-21.png")} == made
 
 
 def test_a_double_click_is_one_job_and_the_next_press_another_seed(open_page: Open, quiet: Any) -> None:
