@@ -88,6 +88,7 @@ export class Form {
     byId("models").replaceChildren(...models.map((model) => chip("model", model.name, model.name, model.name === (models.some((each) => each.name === before) ? before : models[0].name), () => this.#chooseModel())));
     this.#chooseModel(label);
     if (first) this.#recall();
+    delete byId("choices").dataset.waiting;
   }
 
   /** Take a job's settings over; `locked` keeps its seed. */

@@ -215,8 +215,8 @@ def test_running_and_queued_jobs_are_canceled(open_page: Open, quiet: Any) -> No
     generate(page, "coat", steps=1000, n=16)
     expect(page.locator("#phase-words")).to_have_text("1 running")
     with quiet.client() as client:
-        body = {"steps": 1000, "n": 16}
-        for _ in range(8):
+        body = {"steps": 400, "n": 16}
+        for _ in range(6):
             client.post("/generate", json=body)
         page.wait_for_timeout(900)
         page.keyboard.press("Control+Enter")
