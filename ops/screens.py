@@ -90,12 +90,12 @@ def shot(page: Page) -> Image.Image:
 def save(shots: list[Image.Image], name: str) -> None:
     """Side by side."""
     width = sum(each.width for each in shots) + GAP * (len(shots) - 1)
-    sheet = Image.new("RGB", (width, shots[0].height), "white")
+    sheet = Image.new("RGBA", (width, shots[0].height))
     left = 0
     for each in shots:
         sheet.paste(each, (left, 0))
         left += each.width + GAP
-    sheet.save(PICTURES / name, lossless=True, method=6)
+    sheet.save(PICTURES / name, lossless=True, method=6)  # what is between them stays clear
     print(PICTURES / name, (PICTURES / name).stat().st_size, "bytes")
 
 

@@ -19,6 +19,7 @@ export class Entry {
   gone = false; // the server no longer has it
   canceling = false;
   filmed = false; // all of its events have come
+  gapped = false; // frames were skipped, since this browser was slow
   /** @type {AbortController | null} */
   following = null;
 
@@ -167,6 +168,9 @@ export class Jobs extends EventTarget {
       },
     }).finally(() => {
       entry.following = null;
+      if (!entry.over || !entry.gapped) return;
+      [entry.gapped, entry.seq] = [false, 0]; // the film whole, now that there is time
+      this.#follow(entry);
     });
   }
 
@@ -176,6 +180,7 @@ export class Jobs extends EventTarget {
   }
 
   #hear(entry, event) {
+    if (event.seq > entry.seq + 1) entry.gapped = true;
     entry.seq = event.seq;
     if (event.type === "frame") entry.film.add(event);
     if (TERMINAL.includes(event.type)) {
