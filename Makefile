@@ -16,7 +16,7 @@ OUT ?= runs/fashion-mnist
 MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow test-faults soak lint format train quality bench lock
+.PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality bench lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ serve: install ## start the store, the API and a worker on http://127.0.0.1:8000
 
 test: install ## run the tests (some of them: ARGS="-k plans")
 	$(BIN)/pytest $(ARGS)
+
+test-browser: install ## run all tests of the playground in a Chromium (Debian: apt install chromium)
+	$(BIN)/pytest -m browser $(ARGS)
 
 test-slow: install ## run the tests that take minutes
 	@$(BIN)/pytest -m slow $(ARGS) || $(NONE_COLLECTED)

@@ -198,10 +198,13 @@ def _message(error: Any) -> str:
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that some route of this path takes."""
+    """The methods that some route of this path takes; HEAD wherever GET is one (`app.head`)."""
     routes = request.app.routes
     scopes = {method: {**request.scope, "method": method} for method in METHODS}
-    return [method for method in METHODS if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)]
+    taken = {method for method in METHODS if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)}
+    if "GET" in taken:
+        taken.add("HEAD")
+    return [method for method in METHODS if method in taken]
 
 
 def _detail(request: Request, error: HTTPException) -> str:

@@ -84,17 +84,19 @@ class Guard:
         if _name(host) not in LOCAL_HOSTS | self._settings.allowed_hosts:
             raise Forbidden(f"Host {host[:80]!r} is not local; without API keys only local programs are served")
         origin = headers.get("origin")
-        if origin is not None and not self._origin_is_ours(origin, host):
+        ours = origin is not None and self._origin_is_ours(origin, host)
+        if origin is not None and not ours:
             raise Forbidden(f"Origin {origin[:80]!r} is foreign; without API keys only local programs are served")
         top = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
-        if headers.get("sec-fetch-site") == "cross-site" and not top:
+        # A browser counts localhost and 127.0.0.1 as two sites, and says cross-site of an allowed origin, too.
+        if headers.get("sec-fetch-site") == "cross-site" and not (top or ours):
             raise Forbidden("a request from another site; without API keys only local programs are served")
 
     def _origin_is_ours(self, origin: str, host: str) -> bool:
         if origin in self._settings.allowed_origins:
             return True
         try:
-            return urlsplit(origin).netloc.lower() == host.lower()
+            return "@" not in origin and _site(urlsplit(origin).netloc) == _site(host)
         except ValueError:
             return False
 
@@ -120,6 +122,12 @@ def _name(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return ""
+
+
+def _site(netloc: str) -> tuple[str, int | None]:
+    """Name and port; the names of this machine are one."""
+    name = _name(netloc)
+    return "localhost" if name in LOCAL_HOSTS else name, urlsplit(f"//{netloc}").port
 
 
 def _limited(receive: Receive) -> Receive:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import JSONResponse, Response
 
 from app.errors import Conflict, NotFound, shown
+from app.negotiation import names_tag
 from app.schemas import JobList, JobObject, ProblemObject
 from app.services import Owner, Services, Serving
 from worker.job import MEDIA_TYPES, JobRecord, job_object
@@ -73,8 +74,7 @@ def get_image(
 ) -> Response:
     """Picture `index` of a job, as soon as it is made; its ETag is its SHA-256."""
     response = picture(services, find(services, job_id, owner), index)
-    known = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
-    if response.headers["etag"] in known or "*" in known:
+    if names_tag(if_none_match, response.headers["etag"]):
         return Response(status_code=304, headers={"ETag": response.headers["etag"]})
     return response
 

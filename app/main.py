@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import errors, events, films, generate, jobs, metrics, operations, v1, verify
+from app import errors, events, films, generate, jobs, metrics, operations, page, v1, verify
 from app.access import HEADER, Access
 from app.guard import Guard
+from app.head import Head
 from app.openapi import DescribedAPI
 from app.services import Services
 from app.settings import ApiSettings
@@ -39,10 +40,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     app.state.services = services
     errors.install(app)
-    for router in (generate.router, verify.router, jobs.router, films.router, events.router, operations.router):
-        app.include_router(router)
-    for router in (v1.router, metrics.router):
-        app.include_router(router)
+    for module in (generate, verify, jobs, films, page, events, operations, v1, metrics):
+        app.include_router(module.router)
+    app.add_middleware(Head)
     app.add_middleware(Guard, settings=settings, store=services.store)
     if settings.allowed_origins:
         # Before the guard: a browser's preflight carries no key.

@@ -25,6 +25,12 @@ class Preference:
         return cls(wait=None if wait is None else min(wait, longest), picture=_picture(headers.get("accept", "")))
 
 
+def names_tag(if_none_match: str | None, etag: str) -> bool:
+    """Whether an `If-None-Match` names this entity (RFC 9110, 13.1.2: weakly compared)."""
+    tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+    return etag in tags or "*" in tags
+
+
 def _wait(prefer: str) -> float | None:
     matches = [_WAIT.match(part.partition(";")[0]) for part in prefer.split(",")]
     return next((float(match[1]) for match in matches if match), None)

@@ -6,7 +6,7 @@ import secrets
 
 from fastapi import APIRouter
 from pydantic import BaseModel
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from app.keys import key_hash
 from app.schemas import ModelObject, Readiness
@@ -27,12 +27,6 @@ class Ticket(BaseModel):
 
     ticket: str
     expires_in: int
-
-
-@router.get("/", include_in_schema=False)
-async def home() -> Response:
-    """People who open the address in a browser find the documentation."""
-    return RedirectResponse("/docs")
 
 
 @router.get("/models", response_model=list[ModelObject], tags=["models"], summary="Models that are served now")

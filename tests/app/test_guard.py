@@ -63,7 +63,7 @@ def test_the_open_routes_need_no_key(path: str, browse: Browse) -> None:
     assert api.get(path, headers={"Authorization": ""}, follow_redirects=False).status_code != 401
 
 
-@pytest.mark.parametrize("path", ["/playground", "/healthz/x", "//", "/Healthz", "/playgroundx/"])
+@pytest.mark.parametrize("path", ["/playground", "/healthz/x", "http://127.0.0.1:8000//", "/Healthz", "/playgroundx/"])
 def test_what_only_looks_like_an_open_route_needs_one(path: str, browse: Browse) -> None:
     check_problem(browse(keys=("secret",)).get(path, headers={"Authorization": ""}), 401)
 
@@ -95,12 +95,31 @@ def test_our_own_or_an_allowed_origin_is_served(origin: str, browse: Browse) -> 
     assert api.get("/healthz", headers={"Origin": origin}).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000"])
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:8000", "http://localhost:8000", "http://[::1]:8000"])
+def test_the_names_of_this_machine_are_one_site(host: str, origin: str, browse: Browse) -> None:
+    """A browser counts them as several: it says cross-site of a page at localhost that calls 127.0.0.1."""
+    headers = {"Host": host, "Origin": origin, "Sec-Fetch-Site": "cross-site"}
+    assert browse().get("/healthz", headers=headers).status_code == 200
+
+
+def test_an_allowed_origin_is_served_though_it_is_another_site(browse: Browse) -> None:
+    api = browse(allowed_origins=frozenset({"https://ours.example"}))
+    headers = {"Origin": "https://ours.example", "Sec-Fetch-Site": "cross-site"}
+    assert api.get("/healthz", headers=headers).status_code == 200
+
+
 ORIGINS = [
     "null",
     "https://evil.example",
     "http://127.0.0.1",
     "http://127.0.0.1:9000",
-    "http://localhost:8000",
+    "http://localhost:9000",
+    "http://localhost",
+    "http://localhost.evil.example:8000",
+    "http://127.0.0.1@evil.example:8000",
+    "http://evil.example@127.0.0.1:8000",
+    "http://127.0.0.1:99999",
     "http://127.0.0.1:8000@evil.example",
     "",
     "http://[",

@@ -1,0 +1,103 @@
+"""Make the README's pictures of the playground with a running service: python ops/screens.py [http://127.0.0.1:8000]
+
+Drives a Chromium (Debian: apt install chromium).
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+DESKTOP, PHONE, GAP = {"width": 1280, "height": 960}, {"width": 360, "height": 960}, 40
+GALLERY = [("bag", 5, 1, 20), ("coat", 9, 9, 20), ("sandal", 2, 1, 20), ("t-shirt", 4, 4, 20), ("dress", 3, 1, 20)]
+BOOTS, SNEAKER = ("ankle boot", 31, 9, 40), ("sneaker", 7, 1, 400)
+HALF_WAY = "Number(document.getElementById('ring').ariaValueNow) >= 62"
+DONE = "document.getElementById('where').textContent.startsWith('Finished')"
+SAME_PRESS_MS = 900  # a press that comes sooner counts as a double click
+
+
+def main() -> None:
+    url = next(iter(sys.argv[1:]), "http://127.0.0.1:8000")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    assert program is not None, "there is no Chromium (Debian: apt install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        day = opened(browser, url, color_scheme="light", viewport=DESKTOP)
+        for asked in (*GALLERY, BOOTS):
+            generate(day, *asked)
+            until(day, DONE)
+        generate(day, *SNEAKER)
+        until(day, HALF_WAY)
+        save([shot(day)], "playground.webp")
+        until(day, DONE)
+        storage = day.context.storage_state()
+        night = {"color_scheme": "dark", "storage_state": storage, "reduced_motion": "reduce"}
+        wide = chosen(opened(browser, url, viewport=DESKTOP, **night), place=None)
+        narrow = chosen(opened(browser, url, viewport=PHONE, **night), place=14)
+        save([wide, narrow], "playground-dark.webp")
+        browser.close()
+
+
+def opened(browser: Browser, url: str, **options: Any) -> Page:
+    page = browser.new_context(**options).new_page()
+    page.goto(url)
+    page.locator("#labels .chip").first.wait_for()
+    return page
+
+
+def generate(page: Page, label: str, seed: int, n: int, steps: int) -> None:
+    page.get_by_role("radio", name=label, exact=True).check()
+    page.locator("#more").evaluate("more => more.open = true")
+    for name, value in (("seed", seed), ("n", n), ("steps", steps)):
+        page.locator(f"#{name}").fill(str(value))
+    page.locator("#more").evaluate("more => more.open = false")
+    page.wait_for_timeout(SAME_PRESS_MS)
+    page.keyboard.press("Control+Enter")
+    page.locator("#stage[data-state=live]").wait_for()
+
+
+def chosen(page: Page, place: int | None) -> Image.Image:
+    """The boots, on their way or done."""
+    page.locator("#cards .face").nth(1).click()
+    until(page, f"{DONE} && Number(scrubber.max) > 30")
+    if place is not None:
+        page.locator("#scrubber").evaluate(
+            "(it, place) => { it.value = place; it.dispatchEvent(new Event('input')); }", place
+        )
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(500)
+    return shot(page)
+
+
+def until(page: Page, expression: str) -> None:
+    """Playwright's own way evaluates text in the page, which the page forbids."""
+    while not page.evaluate(expression):
+        time.sleep(0.02)
+
+
+def shot(page: Page) -> Image.Image:
+    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
+def save(shots: list[Image.Image], name: str) -> None:
+    """Side by side."""
+    width = sum(each.width for each in shots) + GAP * (len(shots) - 1)
+    sheet = Image.new("RGBA", (width, shots[0].height))
+    left = 0
+    for each in shots:
+        sheet.paste(each, (left, 0))
+        left += each.width + GAP
+    sheet.save(PICTURES / name, lossless=True, method=6)  # what is between them stays clear
+    print(PICTURES / name, (PICTURES / name).stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()

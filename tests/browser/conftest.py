@@ -1,0 +1,69 @@
+"""The distribution's Chromium, driven by Playwright; a page whose console stays empty."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.journeys.conftest import PATIENCE, service, start_service
+
+__all__ = ["service", "start_service"]  # the journeys' fixtures, for this folder
+
+NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+DESKTOP = {"width": 1280, "height": 900}
+
+WORDS = ("error", "warning", "assert")  # kinds of console messages that are complaints
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of the module, not of the session: Playwright's event loop would run under every later test."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"no browser here: none of {', '.join(NAMES)} is installed (Debian: apt install chromium)")
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    if version.returncode != 0:
+        pytest.skip(f"{program} does not start here: {version.stderr.strip()[-200:]}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Open]:
+    """`open_page(url, …)`: a visitor who was never here; options are those of a Playwright context.
+
+    What a page writes to its console is in `page.complaints` and has to be nothing; `may_complain=True` allows it.
+    """
+    contexts: list[BrowserContext] = []
+    strict: list[list[str]] = []
+
+    def open_page(
+        url: str, *, may_complain: bool = False, storage: dict[str, str] | None = None, **options: Any
+    ) -> Page:
+        context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE * 1000)
+        for name, value in (storage or {}).items():
+            context.add_init_script(f"localStorage.getItem({name!r}) ?? localStorage.setItem({name!r}, {value!r})")
+        page = context.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text) if message.type in WORDS else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        if not may_complain:
+            strict.append(complaints)
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [complaint for complaints in strict for complaint in complaints] == []
