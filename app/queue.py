@@ -108,7 +108,7 @@ class JobQueue:
 
     def held(self, models: Sequence[str]) -> dict[str, int]:
         """How many jobs of each model workers hold."""
-        with reachable(), self._client.pipeline(transaction=False) as pipeline:
+        with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
             for model in models:
                 pipeline.zcard(StartedJobRegistry(queue=self._queue(model)).key)
             return dict(zip(models, cast("list[int]", pipeline.execute()), strict=True))

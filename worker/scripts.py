@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from worker import keys
 
-# A job is over: who waits for that is told; it, its events and its pictures expire, what it could have been resumed from
-# goes; it is counted.
+# A job is over: who waits for that is told; it, its events and its pictures expire, what it could have been resumed
+# from goes; it is counted.
 _OVER = f"""
 local function over(job, events, images, ttl)
   redis.call('XADD', '{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
