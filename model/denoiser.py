@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.card import ModelCard
 from model.errors import PlanError
+from model.graphs import GraphedUNet
 from model.grids import Grid
 from model.native.network import NativeUNet
 from model.noise import Estimate, NoiseSchedule, epsilon_from_x0, estimate, score_from_epsilon
@@ -71,7 +72,7 @@ class PixelModel:
         clipping: Clipping,
         card: ModelCard,
     ) -> None:
-        self.unet: UNet | NativeUNet = unet.eval().requires_grad_(False)
+        self.unet: UNet | NativeUNet | GraphedUNet = unet.eval().requires_grad_(False)
         self.schedule = schedule
         self.prediction_type = prediction_type
         self.grid = grid

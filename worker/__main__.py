@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,6 +41,10 @@ def worker(
         int, typer.Option(min=1, max=1024, envvar="DENOISED_MAX_IMAGES", help="images in one request")
     ] = 16,
     device: Annotated[str, typer.Option(envvar="DENOISED_DEVICE", help="cpu, cuda, cuda:1, mps")] = "cpu",
+    precision: Annotated[
+        Literal["float32", "tf32", "bfloat16"],
+        typer.Option(envvar="DENOISED_PRECISION", help="of a CUDA device: float32, tf32 or bfloat16"),
+    ] = "float32",
     threads: Annotated[
         int, typer.Option(min=0, envvar="DENOISED_THREADS", help="CPU threads of the network; 0 = one a core")
     ] = 0,
@@ -60,7 +64,7 @@ def worker(
     to_stderr()
     folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
-        _serve(folders, max_batch, max_images, device, threads, lease, job_timeout, result_ttl, redis_url)
+        _serve(folders, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url)
     except _refusals() as error:
         typer.echo(f"denoised worker: {error}", err=True)
         raise typer.Exit(1) from error
@@ -71,6 +75,7 @@ def _serve(
     max_batch: int | None,
     max_images: int,
     device: str,
+    precision: Literal["float32", "tf32", "bfloat16"],
     threads: int,
     lease: float,
     job_timeout: float,
@@ -88,13 +93,13 @@ def _serve(
 
     if threads:
         torch.set_num_threads(threads)
-    models = load_models(folders, device=device, max_images=max_images)
+    models = load_models(folders, device=device, max_images=max_images, precision=precision)
     client = connect(redis_url, timeout=5.0)
     store = Store(client, result_ttl)
     store.check_fitness()
     paces = lanes.measure(next(iter(models.values()))) if max_batch is None else []
     if max_batch is None:
-        max_batch = lanes.enough(paces)
+        max_batch = lanes.enough(paces, lanes.sizes(next(iter(models.values()))))
         log.info("images/s by batch: %s", ", ".join(f"{pace.images}: {pace.per_second:.0f}" for pace in paces))
     settings = WorkerSettings(max_batch=max_batch, lease=lease, job_timeout=job_timeout)
     speed = Speed()

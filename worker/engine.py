@@ -116,7 +116,7 @@ class Engine:
         estimate, rows = self._estimate(model, group, seen, level)
         guided = torch.tensor([trajectory.guided for trajectory in group], device=model.device)
         estimate = model.clipping(estimate, seen, level.alpha, level.sigma, guided)
-        z = torch.stack([trajectory.draw() for trajectory in group]).to(model.device)
+        z = _drawn(group, seen)
         if estimate.share is not None:
             z = spread_noise(z, estimate.share, _column(group, "spread", model.device))
         registers = advance(registers, estimate, z, _matrices(group, registers.shape[1]).to(model.device))
@@ -173,12 +173,22 @@ def _advanced(trajectory: Trajectory, registers: Tensor, seen: Tensor, believed:
 
 def _stacked(group: Sequence[Trajectory]) -> Tensor:
     """Everybody's registers as one tensor; plans with fewer get zeros, which change no bit of a sum."""
-    most = max(trajectory.plan.registers for trajectory in group)
+    counts = {trajectory.plan.registers for trajectory in group}
+    if len(counts) == 1:
+        return torch.stack([trajectory.registers for trajectory in group])
+    most = max(counts)
     shape = group[0].registers.shape[1:]
     out = torch.zeros(len(group), most, *shape, device=group[0].registers.device)
     for k, trajectory in enumerate(group):
         out[k, : trajectory.plan.registers] = trajectory.registers
     return out
+
+
+def _drawn(group: Sequence[Trajectory], like: Tensor) -> Tensor:
+    """(B, …) everybody's z."""
+    if not any(trajectory.plan.draws(trajectory.row) for trajectory in group):
+        return torch.zeros_like(like)
+    return torch.stack([trajectory.draw() for trajectory in group]).to(like.device)
 
 
 def _matrices(group: Sequence[Trajectory], most: int) -> Tensor:

@@ -11,50 +11,64 @@ import torch
 from model.checkpoint import ZOO, load_model
 from model.denoiser import PixelModel
 from model.errors import CheckpointError, KernelError
+from model.graphs import GraphedUNet, Precision
 from model.native.network import NativeUNet
 from model.packing import can_pack, pack
 from model.unet import UNet
-from worker.numerics import EAGER, NATIVE, PACKED, numerics
+from worker.numerics import EAGER, GRAPHS, NATIVE, PACKED, numerics
 
 log = logging.getLogger("denoised.worker")
 
 DEFAULT = "fashion-mnist"  # of the bundled models, what a request gets that names none
 
 
-def load_models(folders: Sequence[Path], *, device: str, max_images: int) -> dict[str, PixelModel]:
+def load_models(
+    folders: Sequence[Path], *, device: str, max_images: int, precision: Precision = "float32"
+) -> dict[str, PixelModel]:
     """Models by name; the first is the server's default.
 
     Raises:
-        CheckpointError: for a folder that cannot be served, a device that is not there, or two
-            folders of one name.
+        CheckpointError: for a folder that cannot be served, a device that is not there, a precision that it
+            does not serve in, or two folders of one name.
     """
-    _check_device(device)
+    _check_device(device, precision)
     models: dict[str, PixelModel] = {}
     for folder in (*bundled(), *folders):
         name = folder.resolve().name
         if name in models:
             raise CheckpointError(f"{folder}: a model named {name!r} is served already; rename one of the folders")
         model = load_model(folder, device=device, name=name, max_images=max_images)
-        path = _take_fastest_path(model)
-        model.card = model.card.model_copy(update={"numerics": numerics(device, path)})
+        model.card = model.card.model_copy(update={"numerics": _take_fastest_path(model, device, precision)})
         models[name] = model
     return models
 
 
-def _take_fastest_path(model: PixelModel) -> str:
-    """Give a model the fastest network there is here that keeps the bits at every batch size; returns its path."""
-    if model.device.type != "cpu":
-        return EAGER
+def _take_fastest_path(model: PixelModel, device: str, precision: Precision) -> str:
+    """Give a model the fastest network there is here that keeps the bits at every batch size; its numerics."""
     assert isinstance(model.unet, UNet)
+    if model.device.type == "cuda":
+        return _take_graphs(model, model.unet, device, precision)
+    if model.device.type != "cpu":
+        return numerics(device, EAGER)
     try:
         model.unet = NativeUNet(model.unet, model.shape)
-        return NATIVE
+        return numerics(device, NATIVE)
     except KernelError as error:
         log.warning("%s: %s; its evaluations take longer", model.card.name, error)
     if not can_pack(model.device):
-        return EAGER
+        return numerics(device, EAGER)
     pack(model.unet)
-    return PACKED
+    return numerics(device, PACKED)
+
+
+def _take_graphs(model: PixelModel, unet: UNet, device: str, precision: Precision) -> str:
+    try:
+        model.unet = GraphedUNet(unet, model.shape, precision)
+        return numerics(device, f"{GRAPHS}-{model.unet.bucket}", precision)
+    except KernelError as error:
+        log.warning("%s: %s; its evaluations take longer, in float32", model.card.name, error)
+    torch.backends.cudnn.allow_tf32 = False
+    return numerics(device, EAGER)
 
 
 def bundled() -> list[Path]:
@@ -63,7 +77,9 @@ def bundled() -> list[Path]:
     return sorted(folders, key=lambda folder: (folder.name != DEFAULT, folder.name))
 
 
-def _check_device(device: str) -> None:
+def _check_device(device: str, precision: Precision) -> None:
+    if precision != "float32" and not device.startswith("cuda"):
+        raise CheckpointError(f"precision {precision!r} is for CUDA devices; {device!r} serves in float32")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from model.denoiser import PixelModel
@@ -13,6 +13,7 @@ from worker.job import JobRecord, SamplingRequest
 from worker.trajectory import trajectories
 
 SIZES = (1, 2, 4, 8, 16, 32)
+GPU_SIZES = (16, 64, 128, 256)
 USUAL = 16  # the least where the time was too short to see the rise end, and where a turn of so many is short
 SHORT = 0.1  # seconds
 TURNS = 3  # of each size; the fastest counts
@@ -37,7 +38,7 @@ class Pace:
 
 
 def measure(model: PixelModel, seconds: float = SECONDS) -> list[Pace]:
-    """The pace at each of SIZES, the smallest first, as far as `seconds` suffice.
+    """The pace at each of `sizes`, the smallest first, as far as `seconds` suffice.
 
     A size too large for the device takes inf, and is the last. The very first turn, in which libraries load their
     kernels, is not counted.
@@ -46,7 +47,7 @@ def measure(model: PixelModel, seconds: float = SECONDS) -> list[Pace]:
         return []
     end = time.monotonic() + seconds
     paces: list[Pace] = []
-    for images in SIZES:
+    for images in sizes(model):
         if time.monotonic() + (2 * paces[-1].seconds if paces else 0.0) > end:
             break
         paces.append(Pace(images, _fastest_turn(model, images, end)))
@@ -55,17 +56,22 @@ def measure(model: PixelModel, seconds: float = SECONDS) -> list[Pace]:
     return paces
 
 
-def enough(paces: list[Pace]) -> int:
+def sizes(model: PixelModel) -> tuple[int, ...]:
+    """Batches that are tried."""
+    return SIZES if model.device.type == "cpu" else GPU_SIZES
+
+
+def enough(paces: list[Pace], tried: Sequence[int] = SIZES) -> int:
     """The smallest batch than which no larger one makes 5 % more images a second, and USUAL where that is short.
 
     A turn costs more than what is measured here (Redis, events, pictures), so few lanes are for networks alone
     whose turns are long. Not every size may have been measured. One larger batch without a gain may be another
-    program's doing.
+    program's doing. tried: what there was to measure.
     """
     usual = max((pace.images for pace in paces if pace.images <= USUAL and pace.seconds <= SHORT), default=1)
     for k, pace in enumerate(paces):
         if all(larger.per_second < GAIN * pace.per_second for larger in paces[k + 1 :]):
-            seen = len(paces) == len(SIZES) or k + 2 < len(paces) or math.isinf(paces[-1].seconds)
+            seen = len(paces) == len(tried) or k + 2 < len(paces) or math.isinf(paces[-1].seconds)
             return max(usual, pace.images) if seen else max(pace.images, USUAL)
     return USUAL
 

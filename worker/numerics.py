@@ -6,14 +6,15 @@ import platform
 
 import torch
 
-NATIVE, PACKED, EAGER = "native", "packed", "eager"  # kernel paths: `model.native`, `model.packing`, PyTorch's own
+# Kernel paths: `model.native`, `model.packing`, PyTorch's own, `model.graphs` in batches of one size.
+NATIVE, PACKED, EAGER, GRAPHS = "native", "packed", "eager", "graphs"
 
 
-def numerics(device: str, path: str) -> str:
-    """Kernel path, torch version, instruction set (or GPU) and, on a CPU, the number of threads."""
+def numerics(device: str, path: str, precision: str = "float32") -> str:
+    """Kernel path, torch version, instruction set and number of threads; on a GPU, its name and the precision."""
     version = torch.__version__.split("+")[0]
     if device.startswith("cuda"):
-        return f"{path}/torch-{version}/{torch.cuda.get_device_name(device).replace(' ', '-')}"
+        return f"{path}/torch-{version}/{torch.cuda.get_device_name(device).replace(' ', '-')}/{precision}"
     if device != "cpu":
         return f"{path}/torch-{version}/{device}"
     capability = torch.backends.cpu.get_cpu_capability().replace(" ", "-").lower()

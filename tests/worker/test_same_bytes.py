@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
+import torch
 
 from model.denoiser import PixelModel
 from model.samplers import SAMPLERS
@@ -19,9 +20,12 @@ from worker.trajectory import trajectories
 REQUESTS = 200
 
 
-@pytest.fixture(scope="module")
-def model() -> PixelModel:
-    return load_models([], device="cpu", max_images=16)[DEFAULT]
+@pytest.fixture(scope="module", params=[("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")], ids="-".join)
+def model(request: pytest.FixtureRequest) -> PixelModel:
+    device, precision = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    return load_models([], device=device, max_images=16, precision=precision)[DEFAULT]
 
 
 def drawn(model: PixelModel, seed: int) -> JobRecord:
