@@ -40,6 +40,7 @@ BEHIND = 512  # beyond which it loses old frames and progress
 KEPT = 64  # of the newest events, with frames and progress
 PAGE = 500
 BLOCK_MS = 2000
+JOIN_SECONDS = 0.5
 DROPPABLE = ("frame", "progress")
 
 
@@ -135,6 +136,7 @@ class Relay:
         self._stopped.set()
         with contextlib.suppress(StoreUnavailable):
             await run_in_threadpool(self._wake)
+        await run_in_threadpool(self._thread.join, JOIN_SECONDS)  # it must not speak to a loop that is closed
 
     @property
     def listeners(self) -> int:
