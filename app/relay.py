@@ -43,6 +43,7 @@ KEPT = 64  # of the newest events, with frames and progress
 PAGE = 500
 BLOCK_MS = 2000
 LOOK_SECONDS = 5.0  # between two looks at a job whose end is waited for, should the word of it have been lost
+JOIN_SECONDS = 0.5
 DROPPABLE = ("frame", "progress")
 
 
@@ -138,6 +139,7 @@ class Relay:
         self._stopped.set()
         with contextlib.suppress(StoreUnavailable):
             await run_in_threadpool(self._wake)
+        await run_in_threadpool(self._thread.join, JOIN_SECONDS)  # it must not speak to a loop that is closed
 
     @property
     def listeners(self) -> int:

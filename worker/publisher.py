@@ -52,8 +52,9 @@ class ActiveJob:
     """What this worker's attempt at a job has told the world so far.
 
     reached: how many steps each image has done; points: where the images are that are on their way, but for
-    those still at x_T; lost_at: the most evaluations that an attempt had whose worker was lost; apart: whether it
-    runs without neighbours until it has got further than that.
+    those still at x_T; lost_at: the most evaluations that an attempt had whose worker was lost; accused: whether a
+    worker was lost and the job has not got further since: then each of its turns is saved, so that when the next worker
+    goes, too, it needs few turns to get further; apart: whether it runs without neighbours until then.
     """
 
     id: str
@@ -70,6 +71,7 @@ class ActiveJob:
     rows: int = 0
     turns: int = 0
     lost_at: int = 0
+    accused: bool = False
     apart: bool = False
     over: bool = False
     saved_at: float = field(default_factory=time.monotonic)
@@ -85,6 +87,7 @@ class ActiveJob:
             numerics,
             reached=[0] * record.request.n,
             lost_at=record.lost_at,
+            accused=record.losses > 0,
             apart=record.suspect,
         )
 
@@ -110,7 +113,7 @@ class Publisher(threading.Thread):
 
     on_over(job, given_back) is called, in this thread, when a job of this worker has ended, was
     canceled or taken by another attempt (given_back False), or was put back into the queue. Where a job's images are
-    is saved every `SAVE_SECONDS`, so that another worker can go on from there.
+    is saved every `SAVE_SECONDS` (or turn, see `ActiveJob`), so that another worker can go on from there.
     """
 
     def __init__(self, store: Store, on_over: Callable[[ActiveJob, bool], None], depth: int = 64) -> None:
@@ -176,7 +179,7 @@ class Publisher(threading.Thread):
             if write.status is not None or not written:
                 self._end(job)
             elif "losses" in write.fields:
-                job.apart = False
+                job.apart = job.accused = False
 
     def _write_of(self, job: ActiveJob, turn: Turn) -> Write:
         """One job's part of a turn, its end included."""
@@ -193,7 +196,7 @@ class Publisher(threading.Thread):
             write.end("failed", {"code": error.code, "message": str(error)})
         elif len(job.images) == job.request.n:
             write.end("succeeded")
-        elif time.monotonic() - job.saved_at >= SAVE_SECONDS:
+        elif job.accused or time.monotonic() - job.saved_at >= SAVE_SECONDS:
             _save(job, write)
         return write
 

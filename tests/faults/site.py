@@ -100,7 +100,7 @@ class Site:
         through = f"redis://127.0.0.1:{self.proxy.port}/0"
         self.shop = Shop(beside, folder, workers_url=through)
         stack.callback(self.shop.close)
-        self.until(self._answers, "Valkey")
+        self.until(self.answers, "Valkey")
         self.apis = [Api(through, folder / f"api-{k}.log") for k in range(apis)]
         for api in self.apis:
             api.start()
@@ -120,7 +120,7 @@ class Site:
             time.sleep(0.02)
         return time.monotonic() - started
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             self.shop.store.ping()
         except Exception:

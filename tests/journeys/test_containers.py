@@ -59,7 +59,7 @@ def test_the_store_has_a_password_and_keeps_everything(compose: dict[str, Any]) 
     assert options["--requirepass"]
     assert options["--appendonly"] == "yes"
     assert options["--appendfsync"] == "always"
-    assert options["--maxmemory"] == "${DENOISED_REDIS_MEMORY:-1gb}"
+    assert options["--maxmemory"] == "1gb"
     assert options["--maxmemory-policy"] == "noeviction"
     assert compose["services"]["valkey"]["volumes"] == ["valkey-data:/data"]
 

@@ -350,7 +350,7 @@ def _waits(client: httpx.Client, service: Any, chance: random.Random) -> int:
 
 
 def _listens(client: httpx.Client, service: Any, chance: random.Random) -> int:
-    with connect(f"{service.url.replace('http', 'ws')}/generate") as events:
+    with connect(f"{service.url.replace('http', 'ws')}/generate", open_timeout=PATIENCE) as events:
         events.send(json.dumps(_body(chance)))
         kinds = [json.loads(event)["type"] for event in events]
     assert kinds[-1] == "succeeded"
@@ -362,7 +362,7 @@ def _reads_and_vanishes(client: httpx.Client, service: Any, chance: random.Rando
     with client.stream("GET", job["links"]["events"]) as stream:
         for _ in zip(stream.iter_lines(), range(chance.randrange(1, 20)), strict=False):
             pass
-    with connect(service.url.replace("http", "ws") + job["links"]["events"]) as events:
+    with connect(service.url.replace("http", "ws") + job["links"]["events"], open_timeout=PATIENCE) as events:
         events.recv()
         events.socket.shutdown(socket.SHUT_RDWR)
     return 1

@@ -318,9 +318,9 @@ def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
 
 @pytest.mark.parametrize(("turns", "left"), [(3, (2, True)), (4, (0, False))])
 def test_a_job_that_gets_further_than_where_it_was_lost_is_cleared(
-    turns: int, left: tuple[int, bool], workshop: Workshop, create: Create, monkeypatch: pytest.MonkeyPatch
+    turns: int, left: tuple[int, bool], workshop: Workshop, create: Create
 ) -> None:
-    monkeypatch.setattr("worker.publisher.SAVE_SECONDS", 0.0)
+    """Until then each of its turns is saved: it may have few before the next worker is lost, and be innocent."""
     record = create(steps=8)
     first = workshop.store.start(record.id, "one", "fake")
     workshop.store.write(Write(record.id, first, 1, fields={"step": 3, "evaluations": 3}))
@@ -337,3 +337,7 @@ def test_a_job_that_gets_further_than_where_it_was_lost_is_cleared(
     after = workshop.store.job(record.id)
     assert after is not None
     assert (after.losses, workshop.active[record.id].apart) == left
+    assert after.evaluations == turns
+    point = workshop.store.resume_point(record.id)
+    assert point is not None
+    assert from_bytes(point)[0].row == turns
