@@ -1,7 +1,7 @@
 """Every example in README and `docs/` is run, in the order of its page and in a folder that the page has for itself.
 
 - `sh` must succeed, `console` (`$ ` before a command) must also print what stands there, and `python` what stands in a
-  `text` block right after it. White space is not compared; … stands for anything. Variables of the shell last for a page.
+  `text` block right after it. White space is not compared, … is anything. The shell's variables last for a page.
 - One instance of `denoised serve` is behind 127.0.0.1:8000, with all the options of the pages' `denoised serve` lines.
   What stands above such a line on its page is run before it starts. A line that sets API keys starts a front end with
   these keys on the same store, behind the port that it names.
@@ -31,13 +31,13 @@ from tests.journeys.conftest import PATIENCE, free_port, wait_for
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))]
 RUN = ("sh", "console", "python")
-FASHION_MNIST = "needs Fashion-MNIST"
+FASHION_MNIST, SLOW = "needs Fashion-MNIST", "takes long"
 REASONS = {
     FASHION_MNIST: "a Debian package; run by make test-slow where it is installed",
     "needs Docker": "test_containers.py reads the same files",
     "needs Prometheus": "test_alarms.py runs it where it is installed",
     "needs another machine": "two on one machine share the queue in tests/faults",
-    "takes minutes": "the same command is run above it with fewer images or samples",
+    SLOW: "run by make test-slow",
 }
 DATA = Path("/usr/share/datasets/fashion-mnist")
 FEWER = 500  # times fewer images to train on
@@ -257,11 +257,25 @@ def test_every_example_of_a_page_does_what_the_page_says(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.not_run == SLOW for block in blocks(page))])
+def test_an_example_that_takes_long_does_what_the_page_says(
+    page: str, site: Any, desks: dict[str, Desk], keyed: Callable[[Path, str], str]
+) -> None:
+    desk = desks[page]
+    for block in examples(page)[desk.done :]:
+        perform(block, desk, keyed)
+        desk.done += 1
+    for block in blocks(page):
+        if block.not_run == SLOW:
+            perform(block, desk, keyed)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="Fashion-MNIST is not installed (Debian: dataset-fashion-mnist)")
 @pytest.mark.parametrize(
     "block",
     [block for page in PAGES for block in blocks(page) if block.not_run == FASHION_MNIST],
-    ids=lambda b: b.where,
+    ids=lambda block: block.where,
 )
 def test_an_example_that_needs_fashion_mnist_runs_too(block: Block, desks: dict[str, Desk]) -> None:
     perform(block, desks[block.page], _no_keys)
