@@ -17,6 +17,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,13 +191,12 @@ def desks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Desk]:
 @pytest.fixture(scope="module")
 def site(desks: dict[str, Desk], start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The one instance, with the models that the pages make."""
-    options: list[str] = []
-    for page, desk in desks.items():
-        own = serve_options(page)
-        if own:
-            _prepare(page, desk)
-        options += [str(desk.folder / "page" / option) if "/" in option else option for option in own]
-    service = start_service(tmp_path_factory.mktemp("site") / "data", *options)
+    options = {page: serve_options(page) for page in desks}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda page: _prepare(page, desks[page]), [page for page in desks if options[page]]))
+    folders = {page: desk.folder / "page" for page, desk in desks.items()}
+    given = [str(folders[page] / word) if "/" in word else word for page in desks for word in options[page]]
+    service = start_service(tmp_path_factory.mktemp("site") / "data", *given)
     for desk in desks.values():
         desk.ports["8000"] = service.url
     return service
