@@ -1,27 +1,46 @@
-"""What the README says is true: its examples run, its tables are whole."""
+"""What the documents say is true: their tables are whole, their links lead somewhere (for the examples see
+`test_examples.py`)."""
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
+from app.admission import Admission, Load
+from app.cli import cli
+from app.errors import Problem, TooBusy, of_store
+from app.settings import ApiSettings
+from app.validation import choose_card
+from model.__main__ import app as training
+from model.card import CardFile
 from model.grids import Grid
 from model.noise import NoiseSchedule
 from model.samplers import SAMPLERS, compile_plan
+from worker.__main__ import cli as working
+from worker.errors import StoreFull, StoreUnavailable
 
-DEFAULT_URL = "127.0.0.1:8000"
+ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def readme(repository: Path) -> str:
-    return (repository / "README.md").read_text()
+def documents(repository: Path) -> dict[str, str]:
+    """Every page, by its path."""
+    paths = [repository / "README.md", repository / "CHANGELOG.md", *sorted((repository / "docs").glob("*.md"))]
+    return {str(path.relative_to(repository)): path.read_text() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def architecture(documents: dict[str, str]) -> str:
+    return documents["docs/architecture.md"]
 
 
 @pytest.fixture(scope="module")
@@ -29,98 +48,134 @@ def mathematics(repository: Path) -> str:
     return (repository / "docs/mathematics.md").read_text()
 
 
-def _blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def _example(readme: str, language: str, word: str) -> str:
-    (block,) = [block for block in _blocks(readme, language) if word in block]
-    return block
-
-
-def _run(command: list[str], folder: Path, service: Any) -> str:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "DENOISED_URL": service.url,
-    }
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def _at(block: str, service: Any) -> str:
-    return block.replace(DEFAULT_URL, service.url.removeprefix("http://"))
-
-
-def test_the_curl_example_writes_a_picture(readme: str, service: Any, tmp_path: Path) -> None:
-    _run(["bash", "-e", "-c", _at(_example(readme, "sh", "curl"), service)], tmp_path, service)
-    with Image.open(tmp_path / "sneaker.png") as picture:
-        assert picture.size == (28, 28)
-
-
-def test_the_example_of_verifying_finds_the_bytes_equal(readme: str, service: Any, tmp_path: Path) -> None:
-    example = _at(_example(readme, "sh", "curl"), service) + _example(readme, "sh", "denoised verify")
-    printed = _run(["bash", "-e", "-c", example], tmp_path, service)
-    assert printed == "sneaker.png: made again, the bytes are equal (fashion-mnist, sneaker, seed 7)\n"
-
-
-def test_the_command_line_example_writes_its_pictures(readme: str, service: Any, tmp_path: Path) -> None:
-    printed = _run(["bash", "-e", "-c", _example(readme, "sh", "denoised generate")], tmp_path, service)
-    files = sorted((tmp_path / "boots").glob("*.png"))
-    assert len(files) == 4
-    assert [line.split("/")[-1] for line in printed.splitlines()] == [file.name for file in files]
-
-
-def test_the_python_example_writes_its_pictures(readme: str, service: Any, tmp_path: Path) -> None:
-    printed = _run([sys.executable, "-c", _at(_example(readme, "python", "httpx"), service)], tmp_path, service)
-    assert sorted(file.name for file in tmp_path.glob("*.png")) == [f"dress-{seed}.png" for seed in (1, 2, 3, 4)]
-    assert printed.count("bytes") == 4
-
-
-def test_the_example_for_the_openai_package_writes_its_pictures(readme: str, service: Any, tmp_path: Path) -> None:
-    _run([sys.executable, "-c", _at(_example(readme, "python", "openai"), service)], tmp_path, service)
-    partial = [f"image_generation.partial_image-{k}.png" for k in (0, 1)]
-    assert sorted(file.name for file in tmp_path.glob("*.png")) == ["image_generation.completed-last.png", *partial]
-
-
-def test_the_socket_example_prints_progress_and_writes_frames(readme: str, service: Any, tmp_path: Path) -> None:
-    printed = _run([sys.executable, "-c", _at(_example(readme, "python", "websockets"), service)], tmp_path, service)
-    assert printed.splitlines()[:2] == ["queued", "started"]
-    assert printed.splitlines()[-2:] == ["image", "succeeded"]
-    assert re.search(r"^step \d+ of \d+$", printed, flags=re.MULTILINE)
-    for kind in ("xt", "x0"):
-        assert len(list(tmp_path.glob(f"frame-{kind}-*.png"))) >= 5
-
-
 def test_the_line_that_serve_prints_can_be_pasted(service: Any, tmp_path: Path) -> None:
     (line,) = [line for line in service.log.read_text().splitlines() if line.strip().startswith("curl ")]
-    _run(["bash", "-e", "-c", line], tmp_path, service)
+    subprocess.run(["bash", "-e", "-c", line], cwd=tmp_path, capture_output=True, timeout=180, check=True)
     with Image.open(tmp_path / "sneaker.png") as picture:
         assert picture.format == "PNG"
 
 
-def test_the_file_map_has_one_line_for_every_file(readme: str, repository: Path) -> None:
-    section = readme.split("## Files")[1].split("## ")[0]
+def test_the_file_map_has_one_line_for_every_file(architecture: str, repository: Path) -> None:
+    section = architecture.split("## Files")[1]
     for folder in ("model", "worker", "app", "bench", "bench/peers"):
         part = section.split(f"**`{folder}/`**")[1].split("| **`")[0]
-        listed = set(re.findall(r"`(\w+\.py)`", part))
+        listed = Counter(re.findall(r"`(\w+\.py)`", part))
         there = {path.name for path in (repository / folder).glob("*.py")} - {"__init__.py"}
-        assert listed == there, folder
+        assert listed == Counter(there), f"{folder}: lacking {there - set(listed)}, too many {listed - Counter(there)}"
 
 
-def test_every_setting_stands_in_the_readme(readme: str, repository: Path) -> None:
+def test_every_key_in_redis_stands_in_the_table(architecture: str, repository: Path) -> None:
+    table = architecture.split("## Keys in Redis")[1].split("## ")[0]
+    listed = set(re.findall(r"`denoised:(\w+)", table))
     sources = "".join(path.read_text() for folder in ("app", "worker") for path in (repository / folder).glob("*.py"))
-    used = set(re.findall(r"DENOISED_[A-Z_]+[A-Z]", sources))
-    used |= {f"DENOISED_{name}" for name in re.findall(r'_env\(\s*"([A-Z_]+)"', sources)}
-    section = readme.split("## Settings")[1].split("## Files")[0]
-    assert used - set(re.findall(r"DENOISED_[A-Z_]+", section)) == set()
+    assert listed == set(re.findall(r"denoised:(\w+)(?=[:\"\s])", sources))
 
 
-def test_nothing_in_the_readme_points_nowhere(readme: str, repository: Path) -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
-        assert (repository / target).exists(), target
+def _options() -> dict[str, dict[str, Any]]:
+    """Environment variable → command → the option that it sets."""
+    found: dict[str, dict[str, Any]] = {}
+    commands = dict(typer.main.get_command(cli).commands)  # type: ignore[attr-defined]
+    commands |= dict(typer.main.get_command(training).commands)  # type: ignore[attr-defined]
+    commands["worker"] = typer.main.get_command(working)
+    for name, command in commands.items():
+        for option in command.params:
+            told = re.search(r"\[env: (\w+)\]", getattr(option, "help", None) or "")
+            variable = told[1] if told else option.envvar
+            if variable is not None and not command.hidden:
+                found.setdefault(variable, {})[name] = option
+    return found
+
+
+def test_every_setting_stands_once_with_its_option_commands_and_default(documents: dict[str, str]) -> None:
+    rows = [match for text in documents.values() for match in ROW.finditer(text)]
+    assert {name: count for name, count in Counter(row[1] for row in rows).items() if count > 1} == {}
+    listed = {row[1]: [cell.strip() for cell in row[2].split("|")] for row in rows}
+    options = _options()
+    assert options.keys() - listed.keys() == set()
+    for variable, commands in options.items():
+        flag, of, default, _ = listed[variable]
+        assert of == ", ".join(sorted(commands, key=of.find)), variable
+        for command, option in commands.items():
+            assert flag.strip("`") in option.opts, f"{variable} of {command}"
+            if option.default not in (None, "", False, True, Path()):
+                expected = getattr(option.default, "name", None) or str(option.default).removesuffix(".0")
+                assert expected in default, f"{variable} of {command}: {default} for {expected}"
+
+
+def test_no_setting_is_named_that_there_is_not(documents: dict[str, str], repository: Path) -> None:
+    sources = "".join((repository / name).read_text() for name in ("docker-compose.yml", "Dockerfile", "app/cli.py"))
+    known = _options().keys() | set(re.findall(r"DENOISED_[A-Z_]+[A-Z]", sources))
+    named = {name: set(re.findall(r"\bDENOISED_[A-Z_]+[A-Z]\b", text)) for name, text in documents.items()}
+    assert {name: found - known for name, found in named.items() if found - known} == {}
+    assert {row[1] for row in ROW.finditer(documents["docs/settings.md"])} - {"REDIS_URL"} <= known
+
+
+def test_every_command_and_verb_that_is_named_exists(documents: dict[str, str], repository: Path) -> None:
+    text = "\n".join(documents.values())
+    verbs = set(re.findall(r"^([a-z-]+):", (repository / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) - verbs == set()
+    commands = set(typer.main.get_command(cli).commands)  # type: ignore[attr-defined]
+    named = {word for group in re.findall(r"`denoised ([a-z|-]+)", text) for word in group.split("|")}
+    assert named - commands == set()
+
+
+def test_no_link_leads_nowhere(documents: dict[str, str], repository: Path) -> None:
+    dead = []
+    for page, text in documents.items():
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", _without_blocks(text)):
+            path = ((repository / page).parent / target).resolve() if target else repository / page
+            there = path.exists() and (not anchor or anchor in _anchors(path.read_text()))
+            dead += [] if there else [f"{page}: {target}#{anchor}"]
+    assert dead == []
+
+
+def _without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def _anchors(text: str) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", _without_blocks(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_to_be_found_from_the_first(documents: dict[str, str]) -> None:
+    linked = set(re.findall(r"\]\((docs/\w[\w-]*\.md)", documents["README.md"]))
+    assert linked == {name for name in documents if name.startswith("docs/")}
+
+
+def _json_blocks(text: str) -> list[dict[str, Any]]:
+    return [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+
+
+def _busy() -> Problem:
+    """What is said when 1,000 jobs wait."""
+    waiting = [Load(str(number), "", 1) for number in range(1000)]
+    with pytest.raises(TooBusy) as refused:
+        Admission(ApiSettings()).check(Load("new", "", 1), [], {"digits": waiting}, [])
+    return refused.value
+
+
+def _unserved() -> Problem:
+    with pytest.raises(Problem) as refused:
+        choose_card("digits", [], ["digits"])
+    return refused.value
+
+
+def test_refusals_that_no_example_can_show_read_as_they_are_made(documents: dict[str, str]) -> None:
+    made = [_busy(), of_store(StoreUnavailable()), _unserved(), of_store(StoreFull())]
+    assert _json_blocks(documents["docs/api.md"]) == [problem.body() for problem in made]
+
+
+def test_the_card_that_is_shown_is_one(documents: dict[str, str]) -> None:
+    (card,) = _json_blocks(documents["docs/your-own-checkpoint.md"])
+    assert len(CardFile.model_validate(card).labels) == 4
+
+
+def test_every_sampler_is_offered_on_the_page_of_the_api(documents: dict[str, str]) -> None:
+    line = re.search(r"^Samplers: ((?:`\w+`,\s+)+`\w+`)\.", documents["docs/api.md"], re.MULTILINE)
+    assert line is not None
+    assert re.findall(r"`(\w+)`", line[1]) == list(SAMPLERS)
 
 
 def test_every_test_that_the_mathematics_names_exists(mathematics: str, repository: Path) -> None:

@@ -6,8 +6,6 @@ import csv
 import dataclasses
 import io
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -244,19 +242,6 @@ def test_a_run_without_matplotlib_says_so_once_and_goes_on(pictures: Path, tmp_p
     assert done.stdout.count("No loss.png: matplotlib is not installed; it comes with denoised's extra 'train'.") == 1
     assert not (out / "loss.png").exists()
     assert load_model(out / "model").card.labels == ["dark", "light"]
-
-
-def test_the_readmes_example_trains_a_model(repository: Path, tmp_path: Path) -> None:
-    """As it stands there, but for its length."""
-    readme = (repository / "README.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^denoised train .*$", readme, flags=re.MULTILINE)
-    (model,) = re.findall(r"^denoised serve --model (runs/\S+)$", readme, flags=re.MULTILINE)
-    command = [sys.executable, "-m", "app", *shlex.split(line)[1:], "--images", "256", "--precision", "float32"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=ONE_THREAD
-    )
-    assert done.returncode == 0, done.stderr
-    assert load_model(tmp_path / model).card.labels == list("0123456789")
 
 
 def test_a_missing_data_set_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
