@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import errors, events, films, generate, jobs, operations, verify
+from app import errors, events, films, generate, jobs, operations, verify, workers
 from app.access import HEADER, Access
 from app.guard import Guard
 from app.openapi import DescribedAPI
@@ -39,8 +39,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     app.state.services = services
     errors.install(app)
-    for router in (generate.router, verify.router, jobs.router, films.router, events.router, operations.router):
-        app.include_router(router)
+    for part in (generate, verify, jobs, films, events, operations, workers):
+        app.include_router(part.router)
     app.add_middleware(Guard, settings=settings, store=services.store)
     if settings.allowed_origins:
         # Before the guard: a browser's preflight carries no key.

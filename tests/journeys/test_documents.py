@@ -105,9 +105,9 @@ def test_the_file_map_has_one_line_for_every_file(readme: str, repository: Path)
 
 
 def test_every_setting_stands_in_the_readme(readme: str, repository: Path) -> None:
-    sources = "".join(path.read_text() for folder in ("app", "worker") for path in (repository / folder).glob("*.py"))
+    sources = "".join(path.read_text() for folder in ("app", "worker") for path in (repository / folder).rglob("*.py"))
     used = set(re.findall(r"DENOISED_[A-Z_]+[A-Z]", sources))
-    used |= {f"DENOISED_{name}" for name in re.findall(r'_env\(\s*"([A-Z_]+)"', sources)}
+    used |= {f"DENOISED_{name}" for name in re.findall(r'\benv\(\s*"([A-Z_]+)"', sources)}
     section = readme.split("## Settings")[1].split("## Files")[0]
     assert used - set(re.findall(r"DENOISED_[A-Z_]+", section)) == set()
 
@@ -174,6 +174,12 @@ def test_the_worked_plan_of_the_mathematics_is_the_one_that_is_compiled(mathemat
         ["likelihood"],
         ["generate"],
         ["verify"],
+        ["jobs"],
+        ["job"],
+        ["cancel"],
+        ["models"],
+        ["top"],
+        ["doctor"],
         [],
     ],
 )
