@@ -12,7 +12,6 @@ from PIL import Image
 
 from app.client.errors import Busy, ServiceError
 from app.client.exchange import (
-    DEFAULT_URL,
     Call,
     Exchange,
     Flow,
@@ -20,7 +19,7 @@ from app.client.exchange import (
     OnWait,
     Outcome,
     Request,
-    headers_of,
+    place,
     succeeded,
 )
 from app.client.results import Ended, Event, Fleet, Job, JobImage, Model, Verification, opened
@@ -37,15 +36,16 @@ class AsyncClient:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         key: str | None = None,
         timeout: float = 30.0,
         retry_for: float = 60.0,
         on_wait: OnWait | None = None,
     ) -> None:
+        url, headers = place(url, key)
         self._exchange = Exchange(url, retry_for, on_wait)
         try:
-            self._http = httpx.AsyncClient(base_url=url, headers=headers_of(key), timeout=timeout, trust_env=False)
+            self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
             raise ServiceError(f"the URL {url!r} cannot be read ({error})") from error
 

@@ -7,6 +7,7 @@ what it was for. Whoever drives it does the waiting.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -259,15 +260,17 @@ def succeeded(job: Job) -> Job:
     return job
 
 
-def headers_of(key: str | None) -> dict[str, str]:
-    """What every call carries.
+def place(url: str | None, key: str | None) -> tuple[str, dict[str, str]]:
+    """Where the server is, and the headers that every call carries; what is not given, the environment says.
 
     Raises:
         ServiceError: for a key that no header carries; it is not repeated.
     """
+    url = url or os.environ.get("DENOISED_URL") or DEFAULT_URL
+    key = os.environ.get("DENOISED_API_KEY") if key is None else key
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise ServiceError("the API key has characters that no header carries (allowed: ASCII without spaces)")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    return url, {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def refusal(response: httpx.Response) -> ServiceError:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from app.client.errors import Busy, ServiceError
 from app.client.exchange import (
-    DEFAULT_URL,
     Call,
     Exchange,
     Flow,
@@ -21,7 +20,7 @@ from app.client.exchange import (
     OnWait,
     Outcome,
     Request,
-    headers_of,
+    place,
     succeeded,
 )
 from app.client.results import Ended, Event, Fleet, Job, JobImage, Model, Verification, opened
@@ -32,9 +31,10 @@ T = TypeVar("T")
 class Client:
     """Talks to one server. Use it as a context manager, or `close` it. Threads may share one.
 
-    url: of the server. key: an API key, where it wants one. timeout: seconds until an answer begins. retry_for: seconds
-    that a call is tried again for while the server is busy (429), restarting (503) or gone, as its Retry-After says;
-    0 = not at all. No try makes a second job. on_wait(seconds, why): told before each such pause.
+    url: of the server; else what DENOISED_URL says, else http://127.0.0.1:8000. key: an API key, where it wants one;
+    else DENOISED_API_KEY. timeout: seconds until an answer begins. retry_for: seconds that a call is tried again for
+    while the server is busy (429), restarting (503) or gone, as its Retry-After says; 0 = not at all. No try makes a
+    second job. on_wait(seconds, why): told before each such pause.
 
     Raises:
         ServiceError: from every method; `app.client.errors` draws the tree.
@@ -42,15 +42,16 @@ class Client:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         key: str | None = None,
         timeout: float = 30.0,
         retry_for: float = 60.0,
         on_wait: OnWait | None = None,
     ) -> None:
+        url, headers = place(url, key)
         self._exchange = Exchange(url, retry_for, on_wait)
         try:
-            self._http = httpx.Client(base_url=url, headers=headers_of(key), timeout=timeout, trust_env=False)
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
             raise ServiceError(f"the URL {url!r} cannot be read ({error})") from error
 

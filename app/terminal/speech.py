@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -26,6 +27,7 @@ EXIT_CODES = (
     "Exit codes: 0 done · 1 refused, failed or canceled · 2 wrong usage · 3 no server answers · 4 the server is busy, "
     "try again later · 130 interrupted. (verify: 0 equal, 1 not, 2 trouble, as cmp.)"
 )
+PATIENCE = 60.0  # seconds that a busy server is waited for
 PALE = ("standard", None)  # too few colours for a picture
 
 
@@ -61,7 +63,7 @@ def service(command: str, url: str, key: str | None, trouble: int | None = None)
     from app.client import Client, ServiceError
 
     try:
-        with Client(url, key, on_wait=lambda seconds, why: _wait(command, seconds, why)) as client:
+        with Client(url, key, retry_for=PATIENCE, on_wait=partial(_wait, command)) as client:
             yield client
     except ServiceError as error:
         refuse(command, error, exit_code(error) if trouble is None else trouble)
