@@ -100,3 +100,22 @@ def _end_orphan(path: Path) -> None:
         except redis.exceptions.RedisError:
             return
         time.sleep(0.05)
+
+
+def trial() -> str:
+    """Start one in a folder that is thrown away; returns its version.
+
+    Raises:
+        ValkeyServerError, OSError: when none can be started here.
+    """
+    with tempfile.TemporaryDirectory(prefix="denoised-") as scratch:
+        path = Path(scratch) / SOCKET
+        server = ValkeyServer(port=0, data_dir=Path(scratch), unix_socket_path=path, persist=False, config=CONFIG)
+        server.start(timeout=10)
+        try:
+            client = redis.Redis.from_url(socket_url(path), socket_timeout=5)
+            info = client.info("server")
+            client.close()
+        finally:
+            server.stop(timeout=10)
+    return str(info.get("valkey_version") or info["redis_version"])

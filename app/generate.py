@@ -123,7 +123,8 @@ async def at_its_end(
             return None
         after = waiting.result() or record
     except Closing as error:
-        raise Unavailable(f"the server is restarting; job {record.id} goes on", job=record.id) from error
+        detail, soon = f"the server is restarting; job {record.id} goes on", {"Retry-After": "2"}
+        raise Unavailable(detail, headers=soon, job=record.id) from error
     finally:
         for task in (waiting, leaving):
             task.cancel()

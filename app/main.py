@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import errors, events, films, generate, jobs, metrics, operations, page, v1, verify
+from app import errors, events, films, generate, jobs, metrics, operations, page, v1, verify, workers
 from app.access import HEADER, Access
 from app.guard import Guard
 from app.head import Head
@@ -40,7 +40,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     app.state.services = services
     errors.install(app)
-    for module in (generate, verify, jobs, films, page, events, operations, v1, metrics):
+    for module in (generate, verify, jobs, films, page, events, operations, workers, v1, metrics):
         app.include_router(module.router)
     app.add_middleware(Head)
     app.add_middleware(Guard, settings=settings, store=services.store)

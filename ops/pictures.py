@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from app.client import Client
+from app.client import Client, Event, Frame
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 EACH, SEED, ENLARGED, GAP = 5, 11, 3, 2
@@ -33,15 +32,15 @@ def garments(client: Client) -> list[list[Image.Image]]:
 def film(client: Client) -> list[list[Image.Image]]:
     """x_t above, x̂_0 below, and the picture at the end of both."""
     events, (picture,) = finished(client, FILM)
-    frames = [event for event in events if event["type"] == "frame"]
-    rows = [[opened(base64.b64decode(e["data"])) for e in frames if e["kind"] == kind] for kind in ("xt", "x0")]
+    frames = [event for event in events if isinstance(event, Frame)]
+    rows = [[e.picture.convert("L") for e in frames if e.kind == kind] for kind in ("xt", "x0")]
     return [[*row, picture] for row in rows]
 
 
-def finished(client: Client, request: dict[str, Any]) -> tuple[list[dict[str, Any]], list[Image.Image]]:
-    events = list(client.events(client.submit(**request)["id"]))
-    images = events[-1]["result"]["images"]
-    return events, [opened(client.image(image["url"])) for image in images]
+def finished(client: Client, request: dict[str, Any]) -> tuple[list[Event], list[Image.Image]]:
+    events = list(client.stream(**request))
+    job = client.job(events[-1].job)
+    return events, [opened(client.image(image)) for image in job.images]
 
 
 def opened(data: bytes) -> Image.Image:

@@ -175,7 +175,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a live worker tells about itself every few seconds.
+    """What a live worker tells about itself every few seconds, at `reported_at` (since the epoch).
 
     reserved, places: of the `RunningBatch`. paces: by model, (rows, seconds) of its turns of each size.
     """
@@ -190,6 +190,7 @@ class WorkerReport:
     places: int = 64
     paces: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     counters: Mapping[str, float] = field(default_factory=dict)  # `Counters`
+    reported_at: float = 0.0
 
     @classmethod
     def from_json(cls, text: str | bytes) -> WorkerReport:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import FrameType
@@ -211,6 +212,7 @@ class BatchingWorker(BaseWorker):
             places=self.loop.engine.batch.places,
             paces=self.loop.speed.paces(),
             counters=asdict(self.loop.counters),
+            reported_at=time.time(),
         )
         if not self.loop.stopping.is_set():
             self.store.report(report, ttl=self.settings.lease)

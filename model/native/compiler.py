@@ -36,7 +36,7 @@ def compiled(tiles: Sequence[str]) -> ctypes.CDLL:
         KernelError: where there is no C compiler, or it makes nothing that can be loaded here.
     """
     said = "there is no C compiler here (gcc, cc or what CC names)"
-    for compiler in _compilers():
+    for compiler in compilers():
         for target in TARGETS:
             try:
                 return _loaded(compiler, _jobs(target, tiles))
@@ -56,7 +56,7 @@ def _jobs(target: list[str], tiles: Sequence[str]) -> list[list[str]]:
 
 def _loaded(compiler: list[str], jobs: list[list[str]]) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="denoised-") as scratch:
-        kept = _cache_folder()
+        kept = cache_folder()
         path = (kept or Path(scratch)) / f"kernels-{_name(compiler, jobs)}.so"
         if not path.exists():
             made = _made(compiler, jobs, Path(scratch))
@@ -96,7 +96,7 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
 
 
-def _cache_folder() -> Path | None:
+def cache_folder() -> Path | None:
     """Ours alone, or none: what lies in it is run."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoised"
     try:
@@ -116,7 +116,7 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def _compilers() -> Iterator[list[str]]:
+def compilers() -> Iterator[list[str]]:
     """What there is to compile with: what CC names, or else gcc and cc."""
     named = shlex.split(os.environ.get("CC", ""))
     for compiler in [named] if named else [["gcc"], ["cc"]]:

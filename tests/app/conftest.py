@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+import uvicorn
 from starlette.testclient import TestClient
 
 from app.keys import KeyRing
@@ -156,6 +158,28 @@ def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestC
             return stack.enter_context(browser)
 
         yield browse
+
+
+@pytest.fixture
+def listen(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., str]]:
+    """`listen(keys=…, **settings)`: the URL of an app that listens on a socket, in a thread of this process."""
+    with ExitStack() as stack:
+
+        def listen(keys: tuple[str, ...] = (), **settings: Any) -> str:
+            app = create_app(ApiSettings(redis_url=valkey_url, api_keys=KeyRing.of(keys), **settings))
+            server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
+            thread = threading.Thread(target=server.run)
+            thread.start()
+            stack.callback(app.state.services.store.client.close)
+            stack.callback(thread.join)
+            stack.callback(setattr, server, "should_exit", True)
+            stack.callback(lambda: app.state.services.relay.close_listeners())
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+        yield listen
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ CALLS = [
     ("GET", "/jobs/abc/images/0"),
     ("GET", "/jobs/abc/events"),
     ("GET", "/models"),
+    ("GET", "/workers"),
     ("POST", "/tickets"),
 ]
 
@@ -97,6 +98,7 @@ ROUTES = {
     "/jobs/{job_id}/images/{index}": {"get"},
     "/jobs/{job_id}/events": {"get"},
     "/models": {"get"},
+    "/workers": {"get"},
     "/healthz": {"get"},
     "/readyz": {"get"},
     "/tickets": {"post"},

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import app.client
+import app.client.exchange
 from app.client import Client
 from app.schemas import Verification
 
@@ -133,13 +133,13 @@ def test_a_client_that_goes_away_takes_the_job_with_it(service: Any, picture: by
 def test_the_client_waits_for_one_job_however_often_it_has_to_ask(
     service: Any, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.client, "PATIENCE", 0)
+    monkeypatch.setattr(app.client.exchange, "PATIENCE", 0)
     with Client(service.url) as client:
         found = client.verify(saved(opened(picture), steps=20, seed=4242))
-    assert (found["match"], found["request"]["seed"]) == (False, 4242)
+    assert (found.match, found.request["seed"]) == (False, 4242)
     with service.client() as http:
         jobs = http.get("/jobs?limit=10").json()["jobs"]
-        assert [job["id"] for job in jobs if job["seed"] == 4242] == [found["job"]]
+        assert [job["id"] for job in jobs if job["seed"] == 4242] == [found.job]
 
 
 def test_the_command_says_line_by_line_what_matches(service: Any, picture: bytes, tmp_path: Path) -> None:

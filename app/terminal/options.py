@@ -1,0 +1,19 @@
+"""Options that several commands share. Every one is also an environment variable, DENOISED_ and its name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
+    """An option that can also be set as DENOISED_`name`."""
+    return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
+
+
+Url = Annotated[str, env("URL", "the server")]
+Key = Annotated[str | None, env("API_KEY", "an API key, if the server wants one")]
+AsJson = Annotated[bool, env("JSON", "JSON on stdout, everything else on stderr", "--json")]

@@ -1,0 +1,196 @@
+"""`denoised top`: what waits, and what each worker does, look after look.
+
+Rates are differences between two reports of a worker, by the worker's own clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from app.client import Client, Fleet, Job, Worker
+from app.terminal.progress import bar
+from app.terminal.speech import lively, printable, say_json, stdout
+
+JOBS = 8  # of the caller's own that are shown
+OWN = 30  # of the caller's newest jobs, in which those are looked for
+BAR = 12
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a worker did between two of its reports, a second. rows: of a turn, on average; None when there was none."""
+
+    evaluations: float
+    turns: float
+    rows: float | None
+
+    @classmethod
+    def between(cls, before: Worker, after: Worker) -> Rates | None:
+        """None when they are one report, or of two lives of a worker."""
+        seconds = after.reported_at - before.reported_at
+        evaluations, turns = after.evaluations - before.evaluations, after.turns - before.turns
+        if seconds <= 0 or evaluations < 0 or turns < 0:
+            return None
+        return cls(evaluations / seconds, turns / seconds, evaluations / turns if turns else None)
+
+
+class Rater:
+    """Rates of each worker, kept until its next report."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, Worker] = {}
+        self._rates: dict[str, Rates] = {}
+
+    def rates(self, fleet: Fleet) -> dict[str, Rates]:
+        """Of the workers that have reported twice."""
+        for worker in fleet.workers:
+            before = self._reports.get(worker.name)
+            if before is None or worker.reported_at > before.reported_at:
+                self._reports[worker.name] = worker
+            rates = Rates.between(before, worker) if before is not None else None
+            if rates is not None:
+                self._rates[worker.name] = rates
+        names = {worker.name for worker in fleet.workers}
+        return {name: rates for name, rates in self._rates.items() if name in names}
+
+
+@dataclass(frozen=True)
+class Look:
+    """All that is shown at one moment."""
+
+    fleet: Fleet
+    rates: dict[str, Rates]
+    jobs: Sequence[Job]
+
+    def raw(self) -> dict[str, Any]:
+        """As JSON: the service's object, with rates, and the caller's jobs that are not over."""
+        workers = [{**worker.raw, "rates": self._rates(worker.name)} for worker in self.fleet.workers]
+        return {**self.fleet.raw, "workers": workers, "jobs": [job.raw for job in self.jobs]}
+
+    def _rates(self, name: str) -> dict[str, float | None] | None:
+        rates = self.rates.get(name)
+        if rates is None:
+            return None
+        return {
+            "evaluations_per_second": rates.evaluations,
+            "turns_per_second": rates.turns,
+            "evaluations_per_turn": rates.rows,
+        }
+
+
+def watch(client: Client, url: str, interval: float, once: bool, as_json: bool) -> None:
+    """Show look after look until Ctrl-C, or one."""
+    looks = islice(_looks(client, interval), 1, None) if once else _looks(client, interval)
+    console = stdout()
+    try:
+        if as_json or once or not lively(console):
+            for look in islice(looks, 1) if once else looks:
+                if as_json:
+                    say_json(look.raw())
+                elif once and lively(console):
+                    console.print(screen(look, url, console.width))
+                else:
+                    _lines(look)
+            return
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            for look in looks:
+                live.update(screen(look, url, console.width), refresh=True)
+    except KeyboardInterrupt:
+        return  # that is how it is left
+
+
+def screen(look: Look, url: str, width: int) -> RenderableType:
+    """A look as a screen of that many columns."""
+    fleet = look.fleet
+    moment = datetime.fromtimestamp(fleet.at).astimezone().strftime("%H:%M:%S")
+    jobs, evaluations = sum(q.jobs for q in fleet.waiting), sum(q.evaluations for q in fleet.waiting)
+    speed = sum(rates.evaluations for rates in look.rates.values())
+    head = Text(f"{url}  {moment}  ", no_wrap=True, overflow="ellipsis")
+    head.append(f"{jobs} jobs wait ({evaluations:,} evaluations)  {speed:,.0f} evaluations/s", style="bold")
+    parts: list[RenderableType] = [head, Text(), _worker_table(look), Text(), _queue_table(fleet)]
+    if look.jobs:
+        parts += [Text(), Text("your jobs", style="bold"), *(_own(job, width) for job in look.jobs)]
+    return Group(*parts)
+
+
+def _looks(client: Client, interval: float) -> Iterator[Look]:
+    rater = Rater()
+    while True:
+        started = time.monotonic()
+        fleet = client.workers()
+        own = [job for job in client.jobs(OWN) if not job.over][:JOBS]
+        yield Look(fleet, rater.rates(fleet), own)
+        time.sleep(max(0.0, interval - (time.monotonic() - started)))
+
+
+def _worker_table(look: Look) -> RenderableType:
+    if not look.fleet.workers:
+        return Text("no worker: start one with 'denoised worker', or all with 'denoised serve'", style="yellow")
+    table = _table("worker", "batch", "", ">evals/s", ">a turn", ">turns/s", ">pending", ">jobs", "models")
+    for worker in look.fleet.workers:
+        filled = min(worker.trajectories, worker.max_batch)
+        table.add_row(
+            printable(worker.name),
+            ProgressBar(total=worker.max_batch, completed=filled, width=BAR),
+            f"{worker.trajectories}/{worker.max_batch}",
+            *_numbers(look.rates.get(worker.name)),
+            f"{worker.pending_evaluations:,}",
+            f"{worker.jobs:,}",
+            printable(", ".join(worker.models)),
+        )
+    return table
+
+
+def _numbers(rates: Rates | None) -> tuple[str, str, str]:
+    if rates is None:
+        return UNKNOWN, UNKNOWN, UNKNOWN
+    rows = UNKNOWN if rates.rows is None else f"{rates.rows:.1f}"
+    return f"{rates.evaluations:,.0f}", rows, f"{rates.turns:.1f}"
+
+
+def _queue_table(fleet: Fleet) -> RenderableType:
+    table = _table("queue", ">jobs", ">evaluations")
+    for queue in fleet.waiting:
+        table.add_row(printable(queue.model), f"{queue.jobs:,}", f"{queue.evaluations:,}")
+    return table
+
+
+def _table(*heads: str) -> Table:
+    """Columns named by their heads, those that begin with > to the right."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for head in heads:
+        table.add_column(head.removeprefix(">"), justify="right" if head.startswith(">") else "left", no_wrap=True)
+    return table
+
+
+def _own(job: Job, width: int) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    name = printable(f"{job.id[:8]} {job.n}× {job.label or job.model}")
+    grid.add_row(Text(name, no_wrap=True, overflow="ellipsis"), bar(job, job.step, job.eta_seconds, width - len(name)))
+    return grid
+
+
+def _lines(look: Look) -> None:
+    """A line for what waits and one a worker, as name=value."""
+    fleet = look.fleet
+    waiting = sum(queue.jobs for queue in fleet.waiting)
+    typer.echo(f"queue jobs={waiting} evaluations={sum(queue.evaluations for queue in fleet.waiting)}")
+    for worker in fleet.workers:
+        rates = look.rates.get(worker.name)
+        speed = "?" if rates is None else f"{rates.evaluations:.1f}"
+        rows = "?" if rates is None or rates.rows is None else f"{rates.rows:.1f}"
+        batch = f"batch={worker.trajectories}/{worker.max_batch} pending={worker.pending_evaluations}"
+        typer.echo(f"worker {printable(worker.name)} {batch} evaluations/s={speed} evaluations/turn={rows}")

