@@ -88,6 +88,31 @@ def test_the_socket_example_prints_progress_and_writes_frames(readme: str, servi
         assert len(list(tmp_path.glob(f"frame-{kind}-*.png"))) >= 5
 
 
+def test_the_shell_examples_of_the_client_page_run_one_after_another(
+    repository: Path, service: Any, tmp_path: Path
+) -> None:
+    page = (repository / "docs/client.md").read_text()
+    printed = _run(["bash", "-e", "-o", "pipefail", "-c", "".join(_blocks(page, "sh"))], tmp_path, service)
+    lines = printed.splitlines()
+    assert lines[:2] == ["shoes/sneaker-7.png", "shoes/sneaker-8.png"]
+    assert re.fullmatch(r"[0-9a-f]{64}", lines[-2])
+    assert re.fullmatch(r"[0-9a-f]{32}", lines[-1])
+
+
+def test_the_python_examples_of_the_client_page_run(repository: Path, service: Any, tmp_path: Path) -> None:
+    page = (repository / "docs/client.md").read_text()
+    told = [_run([sys.executable, "-c", block], tmp_path, service) for block in _blocks(page, "python")]
+    pictures, watched, stepwise, awaited = told
+    assert pictures.count("(28, 28)") == 2
+    assert re.search(r"^step 12 of 12$", watched, flags=re.MULTILINE)
+    assert len(list(tmp_path.glob("x0-*.png"))) == 3
+    assert "True" in stepwise.splitlines()
+    assert "409" in stepwise
+    assert "spaceship" in stepwise.splitlines()[-1]
+    assert awaited.splitlines()[0] == "1 1"
+    assert (tmp_path / "coat.webp").stat().st_size > 0
+
+
 def test_the_line_that_serve_prints_can_be_pasted(service: Any, tmp_path: Path) -> None:
     (line,) = [line for line in service.log.read_text().splitlines() if line.strip().startswith("curl ")]
     _run(["bash", "-e", "-c", line], tmp_path, service)
