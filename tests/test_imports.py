@@ -95,8 +95,28 @@ def test_rq_is_named_in_two_files_only(repository: Path) -> None:
     assert naming == {"app.queue", "worker.rq_worker"}
 
 
-@pytest.mark.parametrize("name", ["app.main", "app.cli", "app.serve", "app.server", "app.client"])
+@pytest.mark.parametrize("name", ["app.main", "app.cli", "app.serve", "app.server", "app.client", "app.doctor"])
 def test_the_front_end_runs_without_torch_and_numpy(name: str, repository: Path) -> None:
     code = f"import sys, {name}; print(sorted({{'torch', 'numpy', 'diffusers'}} & set(sys.modules)))"
+    outcome = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert outcome.stdout.strip() == "[]"
+
+
+SLOW_TO_IMPORT = {"torch", "numpy", "fastapi", "starlette", "pydantic", "redis", "rq", "httpx", "rich", "PIL"}
+OF_THE_SERVER = {"torch", "numpy", "fastapi", "starlette", "uvicorn", "pydantic", "redis", "rq", "websockets"}
+
+
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [
+        ("app.cli", SLOW_TO_IMPORT),
+        ("app.client", OF_THE_SERVER),
+        ("app.terminal.generating", OF_THE_SERVER),
+        ("app.terminal.listing", OF_THE_SERVER),
+        ("app.terminal.top", OF_THE_SERVER),
+    ],
+)
+def test_commands_load_what_they_need_alone(name: str, spared: set[str], repository: Path) -> None:
+    code = f"import sys, {name}; print(sorted({spared!r} & set(sys.modules)))"
     outcome = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert outcome.stdout.strip() == "[]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -34,7 +35,9 @@ QUIET = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "TERM", "COLUMNS", "LINES", "TT
 class Terminal:
     """A program on a terminal of its own."""
 
-    def __init__(self, *arguments: str, columns: int = 100, rows: int = 40, **environment: str) -> None:
+    def __init__(
+        self, *arguments: str, columns: int = 100, rows: int = 40, folder: Path | None = None, **environment: str
+    ) -> None:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         plain = {name: value for name, value in os.environ.items() if name not in QUIET}
@@ -45,11 +48,13 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             env=plain | settings,
+            cwd=folder,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
         )
         os.close(theirs)
         self._screen = ours
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
         self.written = ""
 
     def wait_for(self, words: str) -> None:
@@ -75,7 +80,7 @@ class Terminal:
             data = os.read(self._screen, 65536)
         except OSError:  # on Linux, when the last program on it has ended
             data = b""
-        self.written += data.decode("utf-8", "replace")
+        self.written += self._decoder.decode(data)
         return bool(data)
 
 
@@ -118,7 +123,7 @@ def test_a_terminal_shows_a_bar_then_the_picture_then_its_file(at: tuple[str, st
 
 
 def test_watching_shows_frame_after_frame(at: tuple[str, str], tmp_path: Path) -> None:
-    request = ["--label", "bag", "--steps", "100", "--watch", "--preview", "both", "--out", str(tmp_path)]
+    request = ["--label", "bag", "--steps", "30", "--watch", "--preview", "both", "--out", str(tmp_path)]
     written = shown("generate", *request, *at)
     frames = CURSOR_UP.split(written)
     assert len({frame for frame in frames if HALF_BLOCK in frame}) >= 3, "each another picture"
@@ -127,12 +132,7 @@ def test_watching_shows_frame_after_frame(at: tuple[str, str], tmp_path: Path) -
 
 def test_a_narrow_terminal_is_never_overrun(at: tuple[str, str], tmp_path: Path) -> None:
     request = ["--label", "coat", "-n", "2", "--steps", "5", "--watch", "--out", "pictures"]
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        written = shown("generate", *request, *at, columns=24, rows=12)
-    finally:
-        os.chdir(here)
+    written = shown("generate", *request, *at, columns=24, rows=12, folder=tmp_path)
     for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)):
         assert len(line) <= 24 or line.startswith("pictures/"), line
 
@@ -202,18 +202,15 @@ def test_json_of_generate_is_the_job_with_its_files(service: Any, tmp_path: Path
 
 
 def test_a_signal_in_a_pipe_cancels_the_job_too(service: Any, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", "generate", "--steps", "1000", "--out", str(tmp_path), "--url", service.url],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    while "started" not in process.stderr.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait(PATIENCE) == 130
-    assert rest.splitlines()[-1].endswith("was canceled")
+    command = [sys.executable, "-m", "app", "generate", "--steps", "1000", "--out", str(tmp_path), "--url", service.url]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "started" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        last = process.stderr.read().splitlines()[-1]
+        assert process.wait(PATIENCE) == 130
+    assert last.endswith("was canceled")
 
 
 def test_a_reader_that_leaves_early_is_no_trouble(service: Any) -> None:
