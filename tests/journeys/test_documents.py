@@ -88,12 +88,15 @@ def _options() -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_every_setting_stands_once_with_its_option_commands_and_default(documents: dict[str, str]) -> None:
+def test_every_setting_stands_once_with_its_option_commands_and_default(
+    documents: dict[str, str], repository: Path
+) -> None:
     rows = [match for text in documents.values() for match in ROW.finditer(text)]
     assert {name: count for name, count in Counter(row[1] for row in rows).items() if count > 1} == {}
     listed = {row[1]: [cell.strip() for cell in row[2].split("|")] for row in rows}
     options = _options()
-    assert options.keys() - listed.keys() == set()
+    composed = set(re.findall(r"\$\{(DENOISED_\w+)", (repository / "docker-compose.yml").read_text()))
+    assert (options.keys() | composed) - listed.keys() == set()
     for variable, commands in options.items():
         flag, of, default, _ = listed[variable]
         assert of == ", ".join(sorted(commands, key=of.find)), variable
