@@ -1,7 +1,7 @@
 """The keys of Redis. Nobody else spells one.
 
-    denoised:job:{id}              hash     the `JobRecord`, and `seq`, `writes`, `execution`, `saved_step`,
-                                            `saved_evaluations`
+    denoised:job:{id}              hash     the `JobRecord`, and `seq`, `writes`, `execution`, `entered`,
+                                            `saved_step`, `saved_evaluations`
     denoised:job:{id}:events       stream   one entry an event, id = "{seq}-0"
     denoised:job:{id}:image:{k}    string   the encoded picture
     denoised:job:{id}:resume       string   where its images are (`worker.resume`), until it is over

@@ -216,9 +216,19 @@ class Loop:
         held = self.leases.all()
         if lease not in held:
             self._next = None  # canceled meanwhile
-        elif len(held) == 1:
+        elif len(held) == 1 and self._may_enter(lease):
             self._next = None
             self.engine.batch.admit(newcomers)
+
+    def _may_enter(self, lease: Lease) -> bool:
+        """Say that it begins now. Until then the loss of this worker would not be its doing."""
+        try:
+            if self._store.enter(lease.active.id, lease.active.attempt):
+                return True
+            self.leases.mark(lease.active.id)
+        except REDIS_ERRORS as error:
+            log.warning("job %s does not begin yet: %s", lease.active.id, error)
+        return False
 
     # The end
 

@@ -28,7 +28,8 @@ end
 # KEYS: job, events. ARGV: time, worker, event, numerics, seconds that a failed job is kept, execution.
 # Returns the attempt, or 0 when the job is over: ended before, or lost its worker too often by now. Asked again for the
 # same execution (the reply was lost) it changes nothing. What earlier attempts made is kept while the numerics are the
-# same.
+# same. A job on its last chance has `entered` 0 until ENTER: it waits for its neighbours to leave, and a worker that is
+# lost meanwhile was not lost by its doing.
 START = (
     _OVER
     + """
@@ -39,8 +40,11 @@ local function number(name) return tonumber(redis.call('HGET', job, name) or 0) 
 local attempt = number('attempt')
 if status == 'running' then
   if redis.call('HGET', job, 'execution') == ARGV[6] then return attempt end
-  local losses, most = redis.call('HINCRBY', job, 'losses', 1), number('max_attempts')
-  redis.call('HSET', job, 'lost_at', math.max(number('lost_at'), number('evaluations')))
+  if redis.call('HGET', job, 'entered') ~= '0' then
+    redis.call('HINCRBY', job, 'losses', 1)
+    redis.call('HSET', job, 'lost_at', math.max(number('lost_at'), number('evaluations')))
+  end
+  local losses, most = number('losses'), number('max_attempts')
   if most > 0 and losses >= most then
     local message = 'the worker was lost ' .. losses .. ' time(s) in a row while it did this job'
     redis.call('HSET', job, 'status', 'failed', 'finished_at', ARGV[1],
@@ -62,11 +66,20 @@ if redis.call('HGET', job, 'numerics') ~= ARGV[4] then
 end
 redis.call('HSET', job, 'status', 'running', 'worker', ARGV[2], 'step', number('saved_step'),
            'evaluations', number('saved_evaluations'), 'writes', 0, 'numerics', ARGV[4],
-           'execution', ARGV[6])
+           'execution', ARGV[6],
+           'entered', (number('losses') > 0 and number('losses') >= number('max_attempts') - 1) and 0 or 1)
 tell(job, events, attempt, ARGV[3])
 return attempt
 """
 )
+
+# KEYS: job. ARGV: attempt. A job that waited to be alone begins. Returns 0 when it is over or has another attempt.
+ENTER = """
+local now = redis.call('HMGET', KEYS[1], 'status', 'attempt')
+if now[1] ~= 'running' or tonumber(now[2]) ~= tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'entered', 1)
+return 1
+"""
 
 # KEYS: job, events, then one key for each blob. ARGV: the write as JSON, then the blobs.
 # Returns 1 when it was (or had been) written, 0 when the job is over or has another attempt.

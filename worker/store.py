@@ -24,7 +24,7 @@ from worker import keys
 from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import JobRecord, WorkerReport
 from worker.patience import reachable
-from worker.scripts import COLLECT, COUNT, START, WRITE
+from worker.scripts import COLLECT, COUNT, ENTER, START, WRITE
 from worker.writes import Write, ending, event_json
 
 Fields = Mapping[bytes, bytes]
@@ -90,6 +90,7 @@ class Store:
         self.client = client
         self.result_ttl = result_ttl
         self._start = client.register_script(START)
+        self._enter = client.register_script(ENTER)
         self._write_sha = client.register_script(WRITE).sha
         self._collect = client.register_script(COLLECT)
         self._count = client.register_script(COUNT)
@@ -168,6 +169,12 @@ class Store:
         args = [repr(time.time()), worker, started, numerics, str(self.result_ttl), execution]
         with self.reachable():
             return int(self._start(keys=names, args=args))
+
+    def enter(self, job_id: str, attempt: int) -> bool:
+        """A job on its last chance is alone, and begins: from now on the loss of its worker counts. False when it is
+        over, or another attempt's by now."""
+        with self.reachable():
+            return bool(self._enter(keys=[keys.job(job_id)], args=[attempt]))
 
     def write(self, write: Write) -> bool:
         """Apply one change. False when the job is over, or is another attempt's by now."""

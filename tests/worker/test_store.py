@@ -371,6 +371,7 @@ CALLS: list[Callable[[Store], object]] = [
     lambda store: store.job("a"),
     lambda store: store.jobs("me", 5),
     lambda store: store.start("a", "worker", "fake"),
+    lambda store: store.enter("a", 1),
     lambda store: store.write(Write("a")),
     lambda store: store.cancel("a"),
     lambda store: store.image("a", 0),
@@ -538,8 +539,10 @@ def test_a_job_that_loses_its_worker_each_time_is_failed_at_last(store: Store, c
     record = create(steps=9, n=2)
     for attempt in (1, 2, 3):
         assert store.start(record.id, "worker", "fake") == attempt
+        assert store.enter(record.id, attempt)
         assert store.write(saving(record, attempt, 1, step=2))
     assert store.start(record.id, "worker", "fake") == 0
+    assert not store.enter(record.id, 3)
     after = store.job(record.id)
     assert after is not None
     assert (after.status, after.attempt, after.error and after.error["code"]) == ("failed", 3, "worker_lost")
@@ -559,6 +562,18 @@ def test_a_job_is_suspect_before_its_last_chance_only(store: Store, create: Crea
         assert after is not None
         seen.append((after.losses, after.suspect))
     assert seen == [(0, False), (1, False), (2, True)]
+
+
+def test_a_job_whose_worker_is_lost_while_it_waits_to_be_alone_is_not_failed(store: Store, create: Create) -> None:
+    record = create()
+    for attempt in range(1, 7):
+        assert store.start(record.id, "worker", "fake") == attempt
+    after = store.job(record.id)
+    assert after is not None
+    assert (after.status, after.losses) == ("running", 2)
+    assert not store.enter(record.id, 5)
+    assert store.enter(record.id, 6)
+    assert store.start(record.id, "worker", "fake") == 0
 
 
 def test_a_job_that_was_given_back_has_lost_nothing(store: Store, create: Create) -> None:
