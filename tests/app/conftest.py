@@ -160,26 +160,39 @@ def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestC
         yield browse
 
 
+def _listening(stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), **settings: Any) -> str:
+    """The URL of an app that listens on a socket, in a thread of this process, until the stack is closed."""
+    app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.of(keys), **settings))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    stack.callback(app.state.services.store.client.close)
+    stack.callback(thread.join)
+    stack.callback(setattr, server, "should_exit", True)
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+
 @pytest.fixture
 def listen(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., str]]:
-    """`listen(keys=…, **settings)`: the URL of an app that listens on a socket, in a thread of this process."""
+    """`listen(keys=…, **settings)`: the URL of an app on a socket."""
     with ExitStack() as stack:
+        yield lambda **settings: _listening(stack, valkey_url, **settings)
 
-        def listen(keys: tuple[str, ...] = (), **settings: Any) -> str:
-            app = create_app(ApiSettings(redis_url=valkey_url, api_keys=KeyRing.of(keys), **settings))
-            server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
-            thread = threading.Thread(target=server.run)
-            thread.start()
-            stack.callback(app.state.services.store.client.close)
-            stack.callback(thread.join)
-            stack.callback(setattr, server, "should_exit", True)
-            stack.callback(lambda: app.state.services.relay.close_listeners())
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.01)
-            return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
-        yield listen
+@pytest.fixture(scope="session")
+def _standing(valkey_url: str) -> Iterator[str]:
+    with ExitStack() as stack:
+        yield _listening(stack, valkey_url)
+
+
+@pytest.fixture
+def url(_standing: str, desk: Desk) -> str:
+    """Of an app on a socket that tests share: without keys, its Redis empty but for a worker of `shoes`."""
+    desk.serve(speed=1000.0)
+    return _standing
 
 
 @pytest.fixture

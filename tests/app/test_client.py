@@ -57,13 +57,6 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def url(listen: Listen, desk: Any) -> str:
-    """Of an API without keys; a worker serves `shoes`, and nobody works yet."""
-    desk.serve(speed=1000.0)
-    return listen()
-
-
-@pytest.fixture
 def working(desk: Any) -> Iterator[None]:
     """Somebody works: every job of one image succeeds."""
     done, stop = set(), threading.Event()

@@ -28,10 +28,8 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(listen: Callable[..., str], desk: Any) -> Run:
+def run(url: str) -> Run:
     """`run("jobs", …)`: a command against an API that a worker of `shoes` serves."""
-    desk.serve(speed=1000.0)
-    url = listen()
     return lambda command, *arguments: invoke(command, "--url", url, *map(str, arguments))
 
 
