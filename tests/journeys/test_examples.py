@@ -83,9 +83,10 @@ class Desk:
         folder = self.folder / "page"
         folder.mkdir(parents=True, exist_ok=True)
         state = shlex.quote(str(self.folder / "variables"))
-        whole = f"set -a; [ -f {state} ] && . {state}; {'set -e' if strict else ''}\n{script}\nexport -p > {state}"
+        asked = f"DENOISED_URL={self.ports['8000']}" if "8000" in self.ports else ""
+        begin = f"set -a; [ -f {state} ] && . {state}; {asked}"
+        whole = f"{begin}\n{'set -e' if strict else ''}\n{script}\nexport -p > {state}"
         environment = os.environ | TINY | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        environment |= {"DENOISED_URL": self.ports["8000"]} if "8000" in self.ports else {}
         done = subprocess.run(
             ["bash", "-c", whole], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
@@ -170,10 +171,15 @@ def _compare(expected: str, got: str, where: str) -> None:
     assert re.fullmatch(pattern, found, flags=re.DOTALL), f"{where}\nthe page says: {expected}\nprinted: {got}"
 
 
-def serve_options(page: str) -> list[str]:
-    """What the page's `denoised serve` lines say that set no keys."""
-    lines = [match for block in examples(page) for match in SERVE.finditer(block.text) if not match[1]]
+def served_with(block: Block) -> list[str]:
+    """The options of the `denoised serve` lines in a block that set no keys."""
+    lines = [match for match in SERVE.finditer(block.text) if not match[1]]
     return [option for match in lines for option in shlex.split(match[2] or "", comments=True)]
+
+
+def _given(options: list[str], desk: Desk) -> list[str]:
+    """The same, with the folders of a page's desk."""
+    return [str(desk.folder / "page" / option) if "/" in option else option for option in options]
 
 
 @pytest.fixture(scope="module")
@@ -192,11 +198,10 @@ def desks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Desk]:
 @pytest.fixture(scope="module")
 def site(desks: dict[str, Desk], start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The one instance, with the models that the pages make."""
-    options = {page: serve_options(page) for page in desks}
+    options = {page: [option for block in examples(page) for option in served_with(block)] for page in desks}
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda page: _prepare(page, desks[page]), [page for page in desks if options[page]]))
-    folders = {page: desk.folder / "page" for page, desk in desks.items()}
-    given = [str(folders[page] / word) if "/" in word else word for page in desks for word in options[page]]
+    given = [word for page, desk in desks.items() for word in _given(options[page], desk)]
     service = start_service(tmp_path_factory.mktemp("site") / "data", *given)
     for desk in desks.values():
         desk.ports["8000"] = service.url
@@ -260,7 +265,11 @@ def test_every_example_of_a_page_does_what_the_page_says(
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.not_run == SLOW for block in blocks(page))])
 def test_an_example_that_takes_long_does_what_the_page_says(
-    page: str, site: Any, desks: dict[str, Desk], keyed: Callable[[Path, str], str]
+    page: str,
+    site: Any,
+    desks: dict[str, Desk],
+    keyed: Callable[[Path, str], str],
+    start_service: Callable[..., Any],
 ) -> None:
     desk = desks[page]
     for block in examples(page)[desk.done :]:
@@ -269,6 +278,8 @@ def test_an_example_that_takes_long_does_what_the_page_says(
     for block in blocks(page):
         if block.not_run == SLOW:
             perform(block, desk, keyed)
+            if own := _given(served_with(block), desk):
+                desk.ports["8000"] = start_service(desk.folder / "data", *own).url
 
 
 @pytest.mark.slow
