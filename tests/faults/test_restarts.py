@@ -82,9 +82,18 @@ def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, told
     for job_id in accepted:
         check_events(shop.events(job_id))
     told(kills=10, jobs=len(accepted), ended=dict(ended), begun_again=again)
+    failed = [job_id for job_id in accepted if shop.job(job_id).status != "succeeded"]
+    assert [story(shop, job_id) for job_id in failed] == []
     assert (len(accepted), ended) == (jobs, Counter(succeeded=jobs))
     assert again > 0
     check_nothing_left(shop)
+
+
+def story(shop: Shop, job_id: str) -> list[str]:
+    """What became of a job, attempt by attempt."""
+    told = [f"{event['attempt']}: {event['type']} {event.get('step', '')}" for event in shop.events(job_id)]
+    record = shop.job(job_id)
+    return [f"{record.request.n} x {record.request.steps}, lost at {record.lost_at}", *told[:3], *told[-12:]]
 
 
 def post(site: Site, jobs: int, chance: random.Random, accepted: list[str], pause: float) -> None:
