@@ -113,6 +113,8 @@ ROWS = (
         Row(
             f"served evaluations/s against our own bare engine loop at the same batch, {load.name}", 0.92, "×", True,
             _ratio(_LOADS, load.name, _EVALUATIONS, names.ENGINE),
+            because="front end, store, publisher and clients take a tenth of the two cores, in hundreds of short "
+            "spells a second, each of which holds up one of the network's two threads",
         )
         for load in (THREE_STEP_COUNTS, REAL_TRAFFIC)
     ),
