@@ -17,6 +17,7 @@ from rich.style import Style
 
 UPPER = "▀"
 GAP = 1  # columns between pictures, and lines between rows of them
+SMALLEST = (1, 2)  # pixels, of one cell
 SMALLEST_SIDE = 24  # pixels; smaller pictures are enlarged by a whole factor where there is room
 
 
@@ -24,7 +25,7 @@ SMALLEST_SIDE = 24  # pixels; smaller pictures are enlarged by a whole factor wh
 class Halfblocks:
     """Pictures of one size side by side, in as many rows as they need.
 
-    pictures: rows of them that stay rows where they fit; lines: the most that all may take together, None = no limit.
+    rows: of pictures; they stay rows where they fit. lines: the most that all may take together, None = no limit.
     """
 
     rows: Sequence[Sequence[Image.Image]]
@@ -47,23 +48,26 @@ class Halfblocks:
 def fitting(size: tuple[int, int], grid: tuple[int, int], room: tuple[int, int | None]) -> tuple[int, int]:
     """The (width, height) in pixels at which a grid of (rows, columns) of pictures is shown in a room of (columns,
     lines) of characters: enlarged to be seen, made smaller to fit, else as they are."""
-    width, height = size
     columns, lines = room
     factor = float(max(1, math.ceil(SMALLEST_SIDE / max(size))))
-    while factor > 1 and not _fits((width * factor, height * factor), grid, room):
+    while factor > 1 and not _fits(_scaled(size, factor), grid, room):
         factor -= 1
-    factor = min(factor, columns / width)
+    factor = min(factor, columns / size[0])
     if lines is not None:
-        while factor * height > 2 and not _fits((width * factor, height * factor), grid, room):
+        while _scaled(size, factor) != SMALLEST and not _fits(_scaled(size, factor), grid, room):
             factor *= 0.9
-    return max(1, int(width * factor)), max(2, int(height * factor))
+    return _scaled(size, factor)
 
 
-def _fits(size: tuple[float, float], grid: tuple[int, int], room: tuple[int, int | None]) -> bool:
+def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return max(SMALLEST[0], int(size[0] * factor)), max(SMALLEST[1], int(size[1] * factor))
+
+
+def _fits(size: tuple[int, int], grid: tuple[int, int], room: tuple[int, int | None]) -> bool:
     columns, lines = room
     if size[0] > columns:
         return False
-    across = max(1, int((columns + GAP) // (size[0] + GAP)))
+    across = max(1, (columns + GAP) // (size[0] + GAP))
     shelves = grid[0] * math.ceil(grid[1] / across)
     return lines is None or shelves * (math.ceil(size[1] / 2) + GAP) - GAP <= lines
 

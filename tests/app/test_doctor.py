@@ -134,13 +134,14 @@ def test_a_problem_is_exit_code_1_and_a_warning_none(capsys: pytest.CaptureFixtu
     assert (report["ok"], [finding["advice"] for finding in report["findings"]]) == (False, ["do", "do"])
 
 
-def test_a_workers_checks_that_break_off_are_a_problem(tmp_path: Path) -> None:
-    found = list(doctor._checkup(["--no-such-option"]))
+def test_a_workers_checks_that_break_off_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    found = list(doctor._checkup([]))
     assert [finding.state for finding in found] == ["problem"]
     assert "broke off" in found[0].message
 
 
-def test_without_torch_only_workers_are_missed(tmp_path: Path) -> None:
+def test_without_torch_only_workers_are_missed() -> None:
     """In a program whose torch cannot be found."""
     code = (
         "import importlib.util as u; found = u.find_spec\n"

@@ -240,12 +240,6 @@ def test_the_worked_plan_of_the_mathematics_is_the_one_that_is_compiled(mathemat
         ["likelihood"],
         ["generate"],
         ["verify"],
-        ["jobs"],
-        ["job"],
-        ["cancel"],
-        ["models"],
-        ["top"],
-        ["doctor"],
         [],
     ],
 )

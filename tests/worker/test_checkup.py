@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from app.doctor import Finding
 from model.checkpoint import ZOO
 from worker import checkup
 
@@ -14,10 +16,18 @@ def found(device: str = "cpu", *folders: Path) -> dict[str, dict[str, str | None
     return {str(finding["check"]): finding for finding in checkup.examine(device, folders)}
 
 
-def test_a_model_is_loaded_and_compiled_as_a_worker_would() -> None:
-    finding = found("cpu", ZOO / "digits")["model digits"]
-    assert finding["state"] in ("ok", "warning")  # without a compiler it is served by other kernels
-    assert str(finding["message"]).startswith("8×8×1, 10 classes, ")
+def test_the_program_prints_an_object_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checkup, "bundled", lambda: [ZOO / "digits"])
+    checkup.main(["--device", "cpu", "--model", str(tmp_path)])
+    findings = [Finding(**json.loads(line)) for line in capsys.readouterr().out.splitlines()]
+    checks = [finding.check for finding in findings]
+    assert checks[:6] == ["device", "cuda", "processor", "threads", "compiler", "kernel cache"]
+    assert checks[6:] == ["model digits", f"model {tmp_path.name}"]
+    assert findings[-2].state in ("ok", "warning")  # without a compiler it is served by other kernels
+    assert findings[-2].message.startswith("8×8×1, 10 classes, ")
+    assert findings[-1].state == "problem"
 
 
 def test_a_folder_that_cannot_be_served_is_a_problem_that_names_the_file(tmp_path: Path) -> None:
