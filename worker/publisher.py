@@ -35,6 +35,7 @@ log = logging.getLogger("denoised.worker")
 
 RETRY_SECONDS = 0.25
 LOOK_SECONDS = 0.25  # how often who waits for room in the queue looks whether it is worth it
+SOON_SECONDS = 0.1  # between the first resume points of an attempt
 SAVE_SECONDS = 1.0  # between two resume points of a job, so that with all delays less than 2 s are lost with a worker
 
 
@@ -74,6 +75,7 @@ class ActiveJob:
     accused: bool = False
     apart: bool = False
     over: bool = False
+    begun_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -103,6 +105,12 @@ class ActiveJob:
         self.evaluations = record.request.evaluations - sum(each.pending_evaluations for each in trajectories)
 
     @property
+    def unsaved_seconds(self) -> float:
+        """How long it may go on without being saved: less at first, when there is nothing to go on from."""
+        age = time.monotonic() - self.begun_at
+        return min(SAVE_SECONDS, max(SOON_SECONDS, age / 4))
+
+    @property
     def mean_batch(self) -> float:
         """Rows of the evaluations it took part in, on average."""
         return self.rows / max(self.turns, 1)
@@ -113,7 +121,8 @@ class Publisher(threading.Thread):
 
     on_over(job, given_back) is called, in this thread, when a job of this worker has ended, was
     canceled or taken by another attempt (given_back False), or was put back into the queue. Where a job's images are
-    is saved every `SAVE_SECONDS` (or turn, see `ActiveJob`), so that another worker can go on from there.
+    is saved every `SAVE_SECONDS` (sooner at first, or every turn: see `ActiveJob`), so that another worker can go on
+    from there.
     """
 
     def __init__(self, store: Store, on_over: Callable[[ActiveJob, bool], None], depth: int = 64) -> None:
@@ -196,7 +205,7 @@ class Publisher(threading.Thread):
             write.end("failed", {"code": error.code, "message": str(error)})
         elif len(job.images) == job.request.n:
             write.end("succeeded")
-        elif job.accused or time.monotonic() - job.saved_at >= SAVE_SECONDS:
+        elif job.accused or time.monotonic() - job.saved_at >= job.unsaved_seconds:
             _save(job, write)
         return write
 

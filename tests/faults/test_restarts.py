@@ -70,10 +70,10 @@ def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, told
     workers = [shop.worker("fake", seconds=0.005, lease=2.0, max_batch=8) for _ in range(2)]
     site.ready()
     accepted: list[str] = []
-    posting = threading.Thread(target=post, args=(site, jobs, chance, accepted, 0.1))
+    posting = threading.Thread(target=post, args=(site, jobs, chance, accepted, 0.15))
     posting.start()
     for _ in range(10):
-        time.sleep(chance.uniform(1.0, 2.5))
+        time.sleep(chance.uniform(2.0, 4.0))
         workers.pop(0).kill()
         workers.append(shop.worker("fake", seconds=0.005, lease=2.0, max_batch=8))
     posting.join()
