@@ -35,6 +35,8 @@ class WorkerObject(BaseModel):
     pending_evaluations: Annotated[int, Field(description="that these still need")]
     evaluations: Annotated[int, Field(description="rows that went through the network, guidance twice")]
     turns: Annotated[int, Field(description="in which that happened: evaluations / turns is how full they were")]
+    images: Annotated[int, Field(description="that took part in these turns")]
+    lanes: Annotated[int, Field(description="that there were for them: images / lanes is the share that was used")]
     turn_seconds: float
     jobs: Annotated[int, Field(description="that it began")]
     queue_seconds: Annotated[float, Field(description="that these had waited")]

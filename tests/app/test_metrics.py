@@ -61,7 +61,7 @@ def test_jobs_are_counted_by_what_became_of_them(api: TestClient, desk: Any) -> 
 def test_a_job_that_lost_its_workers_counts_as_failed_once(api: TestClient, desk: Any) -> None:
     job_id = api.post("/generate", json={}).json()["id"]
     for _ in range(6):
-        desk.start(job_id)
+        desk.store.enter(job_id, desk.start(job_id))
     assert desk.store.job(job_id).status == "failed"
     assert value(scrape(api), "jobs_total", model="shoes", status="failed") == 1
 
