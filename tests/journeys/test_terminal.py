@@ -28,6 +28,16 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")
 QUIET = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "TERM", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 
 
+def _heeds_ctrl_c() -> None:
+    """As a shell starts its programs, whatever the tests were started from."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _at_a_terminal() -> None:
+    _heeds_ctrl_c()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches it
+
+
 class Terminal:
     """A program on a terminal of its own."""
 
@@ -46,7 +56,7 @@ class Terminal:
             env=plain | settings,
             cwd=folder,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+            preexec_fn=_at_a_terminal,
         )
         os.close(theirs)
         self._screen = ours
@@ -64,8 +74,9 @@ class Terminal:
 
     def end(self) -> int:
         """The exit code, after the last line."""
+        end = time.monotonic() + PATIENCE
         while self._read():
-            pass
+            assert time.monotonic() < end, f"it does not end: {self.written[-2000:]!r}"
         os.close(self._screen)
         return self._process.wait(PATIENCE)
 
@@ -200,7 +211,7 @@ def test_json_of_generate_is_the_job_with_its_files(service: Any, tmp_path: Path
 
 def test_a_signal_in_a_pipe_cancels_the_job_too(service: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "app", "generate", "--steps", "1000", "--out", str(tmp_path), "--url", service.url]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_heeds_ctrl_c) as process:
         assert process.stderr is not None
         while "started" not in process.stderr.readline():
             assert process.poll() is None
