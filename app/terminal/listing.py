@@ -8,11 +8,11 @@ from datetime import datetime
 from itertools import islice
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from app.client import Client, Job, Model, ServiceError
 from app.terminal.speech import OK, complain, duration, exit_code, lively, printable, say, say_json, stdout
+from app.terminal.tables import fitted
 
 COLOURS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "canceled": "magenta"}
 NO = "-"
@@ -25,7 +25,7 @@ def list_jobs(client: Client, limit: int, status: str | None, as_json: bool) -> 
         say_json({"jobs": [job.raw for job in found]})
         return
     rows = [(job.id, job.status, job.model, job.label or NO, str(job.n), _steps(job), _age(job)) for job in found]
-    _print(["id", "status", "model", "label", "n", "step", "age"], rows)
+    _print(["id", "status", "model", "label", ">n", ">step", ">age"], rows, ["model", ">n", "label", ">age"])
 
 
 def describe_job(client: Client, job_id: str, as_json: bool) -> None:
@@ -34,7 +34,7 @@ def describe_job(client: Client, job_id: str, as_json: bool) -> None:
     if as_json:
         say_json(job.raw)
         return
-    _print([], [row for row in _facts(job) if row[1]])
+    _print(["", ""], [row for row in _facts(job) if row[1]])
 
 
 def cancel_jobs(client: Client, job_ids: Iterable[str], as_json: bool) -> int:
@@ -49,7 +49,8 @@ def list_models(client: Client, as_json: bool) -> None:
     if as_json:
         say_json({"models": [model.raw for model in found]})
         return
-    _print(["model", "size", "classes", "default", "largest n", "workers"], [_summary(model) for model in found])
+    heads = ["model", "size", ">classes", "default", ">largest n", ">workers"]
+    _print(heads, [_summary(model) for model in found], [">largest n", ">workers", ">classes", "size"])
 
 
 def _of_status(jobs: Iterable[Job], status: str | None) -> Iterator[Job]:
@@ -125,20 +126,12 @@ def _summary(model: Model) -> tuple[str, ...]:
     )
 
 
-def _print(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print(heads: Sequence[str], rows: Sequence[Sequence[str]], expendable: Sequence[str] = ()) -> None:
     """Rows for people or for programs."""
     console = stdout()
     if not lively(console):
         for row in rows:
             typer.echo("\t".join(printable(cell) for cell in row))
-        return
-    table = Table(*heads, box=None, show_header=bool(heads), header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*(_cell(cell, first=number == 0) for number, cell in enumerate(row)))
-    if rows:
-        console.print(table)
-
-
-def _cell(text: str, *, first: bool) -> Text:
-    """A name is never cut; what is too long beside it is folded."""
-    return Text(printable(text), style=COLOURS.get(text, ""), no_wrap=first, overflow="fold")
+    elif rows:
+        cells = [[Text(printable(cell), style=COLOURS.get(cell, "")) for cell in row] for row in rows]
+        console.print(fitted(console, heads, cells, expendable))

@@ -13,15 +13,15 @@ from itertools import islice
 from typing import Any
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from app.client import Client, Fleet, Job, Worker
 from app.terminal.progress import bar
 from app.terminal.speech import lively, printable, say_json, stdout
+from app.terminal.tables import GAP, fitted
 
 JOBS = 8  # of the caller's own that are shown
 OWN = 30  # of the caller's newest jobs, in which those are looked for
@@ -101,29 +101,26 @@ def watch(client: Client, url: str, interval: float, once: bool, as_json: bool) 
                 if as_json:
                     say_json(look.raw())
                 elif once and lively(console):
-                    console.print(screen(look, url, console.width))
+                    console.print(screen(look, url, console))
                 else:
                     _lines(look)
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
             for look in looks:
-                live.update(screen(look, url, console.width), refresh=True)
+                live.update(screen(look, url, console), refresh=True)
     except KeyboardInterrupt:
         return  # that is how it is left
 
 
-def screen(look: Look, url: str, width: int) -> RenderableType:
-    """A look as a screen of that many columns."""
+def screen(look: Look, url: str, console: Console) -> RenderableType:
+    """A look, as wide as the console."""
     fleet = look.fleet
     moment = datetime.fromtimestamp(fleet.at).astimezone().strftime("%H:%M:%S")
     jobs, evaluations = sum(q.jobs for q in fleet.waiting), sum(q.evaluations for q in fleet.waiting)
     speed = sum(rates.evaluations for rates in look.rates.values())
-    head = Text(f"{url}  {moment}  ", no_wrap=True, overflow="ellipsis")
-    head.append(f"{jobs} jobs wait ({evaluations:,} evaluations)  {speed:,.0f} evaluations/s", style="bold")
-    parts: list[RenderableType] = [head, Text(), _worker_table(look), Text(), _queue_table(fleet)]
-    if look.jobs:
-        parts += [Text(), Text("your jobs", style="bold"), *(_own(job, width) for job in look.jobs)]
-    return Group(*parts)
+    head = Text(f"{moment}  {speed:,.0f} evaluations/s  {jobs} jobs wait ({evaluations:,} evaluations)", style="bold")
+    parts: list[RenderableType] = [head, Text(url), Text(), _workers(look, console), Text(), _queues(fleet, console)]
+    return Group(*parts, *([Text(), _own(look.jobs, console)] if look.jobs else []))
 
 
 def _looks(client: Client, interval: float) -> Iterator[Look]:
@@ -136,22 +133,24 @@ def _looks(client: Client, interval: float) -> Iterator[Look]:
         time.sleep(max(0.0, interval - (time.monotonic() - started)))
 
 
-def _worker_table(look: Look) -> RenderableType:
+def _workers(look: Look, console: Console) -> RenderableType:
     if not look.fleet.workers:
         return Text("no worker: start one with 'denoised worker', or all with 'denoised serve'", style="yellow")
-    table = _table("worker", "batch", "", ">evals/s", ">a turn", ">turns/s", ">pending", ">jobs", "models")
-    for worker in look.fleet.workers:
-        filled = min(worker.trajectories, worker.max_batch)
-        table.add_row(
-            printable(worker.name),
-            ProgressBar(total=worker.max_batch, completed=filled, width=BAR),
-            f"{worker.trajectories}/{worker.max_batch}",
-            *_numbers(look.rates.get(worker.name)),
-            f"{worker.pending_evaluations:,}",
-            f"{worker.jobs:,}",
-            printable(", ".join(worker.models)),
-        )
-    return table
+    heads = ["worker", "", ">batch", ">evals/s", ">a turn", ">turns/s", ">pending", ">jobs", "models"]
+    rows = [_row(worker, look.rates.get(worker.name)) for worker in look.fleet.workers]
+    return fitted(console, heads, rows, ["models", "", ">jobs", ">turns/s", ">pending"])
+
+
+def _row(worker: Worker, rates: Rates | None) -> list[RenderableType]:
+    return [
+        Text(printable(worker.name.removeprefix("worker-"))),
+        ProgressBar(total=worker.max_batch, completed=min(worker.trajectories, worker.max_batch), width=BAR),
+        f"{worker.trajectories}/{worker.max_batch}",
+        *_numbers(rates),
+        f"{worker.pending_evaluations:,}",
+        f"{worker.jobs:,}",
+        Text(printable(", ".join(worker.models))),
+    ]
 
 
 def _numbers(rates: Rates | None) -> tuple[str, str, str]:
@@ -161,26 +160,16 @@ def _numbers(rates: Rates | None) -> tuple[str, str, str]:
     return f"{rates.evaluations:,.0f}", rows, f"{rates.turns:.1f}"
 
 
-def _queue_table(fleet: Fleet) -> RenderableType:
-    table = _table("queue", ">jobs", ">evaluations")
-    for queue in fleet.waiting:
-        table.add_row(printable(queue.model), f"{queue.jobs:,}", f"{queue.evaluations:,}")
-    return table
+def _queues(fleet: Fleet, console: Console) -> RenderableType:
+    rows = [(Text(printable(q.model)), f"{q.jobs:,}", f"{q.evaluations:,}") for q in fleet.waiting]
+    return fitted(console, ["queue", ">jobs", ">evaluations"], rows)
 
 
-def _table(*heads: str) -> Table:
-    """Columns named by their heads, those that begin with > to the right."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for head in heads:
-        table.add_column(head.removeprefix(">"), justify="right" if head.startswith(">") else "left", no_wrap=True)
-    return table
-
-
-def _own(job: Job, width: int) -> RenderableType:
-    grid = Table.grid(padding=(0, 1))
-    name = printable(f"{job.id[:8]} {job.n}× {job.label or job.model}")
-    grid.add_row(Text(name, no_wrap=True, overflow="ellipsis"), bar(job, job.step, job.eta_seconds, width - len(name)))
-    return grid
+def _own(jobs: Sequence[Job], console: Console) -> RenderableType:
+    names = [printable(f"{job.id[:8]}  {job.n}× {job.label or job.model}") for job in jobs]
+    room = console.width - max(map(len, names)) - GAP
+    bars = [bar(job, job.step, job.eta_seconds, room) for job in jobs]
+    return fitted(console, ["your jobs", ""], [(Text(name), bar) for name, bar in zip(names, bars, strict=True)])
 
 
 def _lines(look: Look) -> None:

@@ -21,6 +21,7 @@ from app.cli import cli
 from app.client import Worker
 from app.terminal.halfblocks import GAP, UPPER, Halfblocks, fitting
 from app.terminal.speech import duration, printable
+from app.terminal.tables import fitted
 from app.terminal.top import Rates
 from worker.store import ending
 
@@ -242,3 +243,25 @@ def test_durations_are_told_as_people_say_them() -> None:
 def test_nothing_that_is_said_steers_a_terminal(text: str) -> None:
     assert printable(text).isprintable()
     assert len(printable(text)) == len(text)
+
+
+# Tables
+
+
+def table_lines(width: int, expendable: list[str]) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, width=width, _environ={})
+    rows = [["0123456789", "sneaker", "12"], ["abcdefghij", "bag", "7"]]
+    console.print(fitted(console, ["id", "label", ">n"], rows, expendable))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_a_column_that_can_be_missed_goes_before_another_is_cut() -> None:
+    assert table_lines(23, ["label", ">n"]) == [
+        "id          label     n",
+        "0123456789  sneaker  12",
+        "abcdefghij  bag       7",
+    ]
+    assert table_lines(22, ["label", ">n"]) == ["id           n", "0123456789  12", "abcdefghij   7"]
+    assert table_lines(12, ["label", ">n"]) == ["id", "0123456789", "abcdefghij"]
+    assert "".join(table_lines(5, ["label", ">n"])[1:]) == "0123456789abcdefghij", "what is left is folded, not cut"
