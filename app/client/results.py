@@ -187,7 +187,8 @@ class Waiting(Answer):
 @dataclass(frozen=True)
 class Worker(Answer):
     """A live worker at `reported_at`: images in its batch, the evaluations that they still need, and what it has done
-    since it started (`evaluations` in `turns` that took `turn_seconds`; `jobs` begun)."""
+    since it started (`evaluations` in `turns` that took `turn_seconds`, with `images` of the `lanes` that there were;
+    `jobs` begun)."""
 
     name: str
     models: tuple[str, ...]
@@ -197,6 +198,8 @@ class Worker(Answer):
     reported_at: float
     evaluations: int
     turns: int
+    images: int
+    lanes: int
     turn_seconds: float
     jobs: int
 
