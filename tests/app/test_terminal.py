@@ -223,7 +223,17 @@ def test_pictures_fit_wherever_they_are_shown(
 
 def worker_of(at: float, evaluations: int, turns: int) -> Worker:
     raw = {"name": "w", "models": [], "max_batch": 16, "trajectories": 0, "pending_evaluations": 0, "jobs": 0}
-    return Worker.of({**raw, "reported_at": at, "evaluations": evaluations, "turns": turns, "turn_seconds": 0.0})
+    return Worker.of(
+        {
+            **raw,
+            "reported_at": at,
+            "evaluations": evaluations,
+            "turns": turns,
+            "images": 0,
+            "lanes": 0,
+            "turn_seconds": 0.0,
+        }
+    )
 
 
 def test_rates_are_differences_over_the_workers_own_clock() -> None:
