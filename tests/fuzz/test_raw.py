@@ -9,9 +9,11 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -135,10 +137,14 @@ def test_ten_thousand_ranges_cost_nothing(target: Any) -> None:
         ranges = "bytes=" + ",".join(f"{k}-{k + 1}" for k in range(10_000))
         took = []
         for _ in range(3):
-            answer = client.get(done["images"][0]["url"], headers={"Range": ranges})
-            took.append(answer.elapsed.total_seconds())
-            assert answer.status_code in (200, 400, 431), answer.text
+            started = time.monotonic()
+            # Too long a head is refused while it is still being sent; the refusal may be lost with the connection.
+            with contextlib.suppress(httpx.ReadError, httpx.WriteError):
+                answer = client.get(done["images"][0]["url"], headers={"Range": ranges})
+                assert answer.status_code in (200, 400, 431), answer.text
+            took.append(time.monotonic() - started)
         assert min(took) < 0.1
+        assert client.get("/healthz").status_code == 200
 
 
 # Frames
