@@ -179,7 +179,7 @@ class Loop:
         if before is not None:
             # Our lease ran out while we were slow, and RQ gave us our own job again.
             before.active.over = True
-            before.hold.end()
+            self._end_hold(before)
         self.engine.batch.evict(record.id)
         try:
             newcomers = _trajectories(record, model, arrival.resume_point)
@@ -198,6 +198,12 @@ class Loop:
         self.counters.queue_seconds += max(0.0, time.time() - record.created_at)
         facts = {"model": record.request.model, "images": record.request.n, "attempt": active.attempt}
         log.info("job started", extra={"job": record.id, "request_id": record.request_id, **facts})
+
+    def _end_hold(self, lease: Lease) -> None:
+        try:
+            lease.hold.end()
+        except REDIS_ERRORS as error:
+            log.warning("job %s: RQ was not told (%s)", lease.active.id, error)  # its lease has run out anyway
 
     # A job that is to be alone, since its worker was lost whenever it ran
 
