@@ -91,7 +91,7 @@ async def generate_socket(websocket: WebSocket, services: Serving, owner: Owner)
     await websocket.accept()
     try:
         body = await _first_message(websocket)
-        record, _ = await run_in_threadpool(submit, services, body, owner)
+        record, _ = await run_in_threadpool(submit, services, body, owner, watched=True)
     except WebSocketDisconnect:
         return
     except (Problem, StoreUnavailable) as error:

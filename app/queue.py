@@ -87,6 +87,7 @@ class JobQueue:
                 self._store.create(job, queued, pipeline)
                 with self._store.reachable():
                     pipeline.execute()
+                self._known[job.id] = job
                 return True
         if self._store.job(job.id) is None:
             # redis-py says WatchError, too, when the connection breaks while a key is watched.
@@ -159,7 +160,9 @@ class JobQueue:
         with self._store.reachable():
             registry = StartedJobRegistry(queue=self._queue(model))
             ids = registry.get_job_ids(cleanup=False)
-        return [job for job in self._store.records(ids) if job is not None and not job.terminal]
+        self._learn(ids)
+        going = [(self._known.get(job_id), done) for job_id, done in self._store.going(ids).items()]
+        return [replace(record, evaluations=done) for record, done in going if record is not None]
 
     def _learn(self, job_ids: Sequence[str]) -> None:
         """Read the records that are not known yet; forget the oldest."""

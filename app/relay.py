@@ -246,7 +246,7 @@ class Relay:
 
     async def _follow(self, job_id: str) -> int:
         """Have the reader bring what comes after the newest stored event; returns its seq."""
-        last = await run_in_threadpool(self._store.last_seq, job_id)
+        last = await run_in_threadpool(self._store.watch, job_id)
         with self._lock:
             fresh = job_id not in self._cursors
             self._cursors.setdefault(job_id, f"{last}-0")

@@ -23,10 +23,12 @@ log = logging.getLogger("denoised.api")
 CLAIM_SECONDS = 1.0  # how long the second of two equal posts waits for the first one's job
 
 
-def submit(services: Services, body: GenerateRequest, owner: str, key: str | None = None) -> tuple[JobRecord, Outlook]:
+def submit(
+    services: Services, body: GenerateRequest, owner: str, key: str | None = None, *, watched: bool = False
+) -> tuple[JobRecord, Outlook]:
     """Accept a request, or find the job that the same Idempotency-Key made.
 
-    Blocking: call it in a thread.
+    Blocking: call it in a thread. watched: its events are followed from the first on.
 
     Raises:
         InvalidRequest: for fields that do not fit the model, or a key that came with another body.
@@ -40,7 +42,8 @@ def submit(services: Services, body: GenerateRequest, owner: str, key: str | Non
     if claim is not None and (record := claim.fulfilled(services.store)) is not None:
         return record, services.queue.outlook(record, services.catalog.workers())
     request = resolve(body, choose_card(body.model, services.catalog.cards(), services.catalog.known()))
-    job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=REQUEST_ID.get() or None)
+    request_id = REQUEST_ID.get() or None
+    job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=request_id, watched=watched)
     with services.admission.coming(Load.of(job)) as others:
         waiting = services.queue.waiting(services.catalog.known())
         workers = services.catalog.workers()

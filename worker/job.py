@@ -83,7 +83,8 @@ class JobRecord:
     """A job as the store holds it. Times are seconds since the epoch.
 
     losses: how often in a row its worker was lost while it ran, without the job getting on in between;
-    max_attempts: how many of these end it; lost_at: the most evaluations it had when that happened.
+    max_attempts: how many of these end it; lost_at: the most evaluations it had when that happened; watched: whether
+    somebody follows its events, now or earlier.
     """
 
     id: str
@@ -104,6 +105,7 @@ class JobRecord:
     images: tuple[Image, ...] = ()
     error: Mapping[str, str] | None = None
     request_id: str | None = None
+    watched: bool = False
 
     @property
     def terminal(self) -> bool:
@@ -121,6 +123,7 @@ class JobRecord:
             "request": json.dumps(asdict(self.request)),
             "images": json.dumps([asdict(image) for image in self.images]),
             "error": json.dumps(dict(self.error)) if self.error else None,
+            "watched": int(self.watched),
         }
         return {name: str(value) for name, value in flat.items() if value is not None}
 
@@ -138,6 +141,7 @@ class JobRecord:
             request=SamplingRequest(**json.loads(fields["request"])),
             images=tuple(Image(**image) for image in json.loads(fields.get("images", "[]"))),
             error=json.loads(fields["error"]) if "error" in fields else None,
+            watched=fields.get("watched") == "1",
             **number,  # type: ignore[arg-type]
             **count,
         )

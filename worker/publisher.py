@@ -27,13 +27,14 @@ from worker.errors import StoreUnavailable, TrajectoryError
 from worker.job import Image, JobRecord, SamplingRequest, image_url
 from worker.pictures import Pixels, encode, encode_frame
 from worker.resume import Saved, to_bytes
-from worker.store import Store
+from worker.store import Store, Written
 from worker.trajectory import Trajectory
 from worker.writes import Write
 
 log = logging.getLogger("denoised.worker")
 
 RETRY_SECONDS = 0.25
+TELL_SECONDS = 0.25  # between two writes of a job that goes on while nobody watches
 LOOK_SECONDS = 0.25  # how often who waits for room in the queue looks whether it is worth it
 SOON_SECONDS = 0.1  # between the first resume points of an attempt
 SAVE_SECONDS = 1.0  # between two resume points of a job, so that with all delays less than 2 s are lost with a worker
@@ -55,7 +56,8 @@ class ActiveJob:
     reached: how many steps each image has done; points: where the images are that are on their way, but for
     those still at x_T; lost_at: the most evaluations that an attempt had whose worker was lost; accused: whether a
     worker was lost and the job has not got further since: then each of its turns is saved, so that when the next worker
-    goes, too, it needs few turns to get further; apart: whether it runs without neighbours until then.
+    goes, too, it needs few turns to get further; apart: whether it runs without neighbours until then; watched: whether
+    somebody follows its events; draft: what has happened and is not written yet.
     """
 
     id: str
@@ -74,6 +76,8 @@ class ActiveJob:
     lost_at: int = 0
     accused: bool = False
     apart: bool = False
+    watched: bool = False
+    draft: Write | None = None
     over: bool = False
     begun_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
@@ -91,6 +95,7 @@ class ActiveJob:
             lost_at=record.lost_at,
             accused=record.losses > 0,
             apart=record.suspect,
+            watched=record.watched or record.request.preview_every > 0,
         )
 
     def resume(self, record: JobRecord, trajectories: Sequence[Trajectory]) -> None:
@@ -117,7 +122,8 @@ class ActiveJob:
 
 
 class Publisher(threading.Thread):
-    """Writes what turns bring.
+    """Writes what turns bring: at once of jobs that are watched, of the others, as long as they go on, together every
+    `TELL_SECONDS`. No event is left out for that.
 
     on_over(job, given_back) is called, in this thread, when a job of this worker has ended, was
     canceled or taken by another attempt (given_back False), or was put back into the queue. Where a job's images are
@@ -131,6 +137,7 @@ class Publisher(threading.Thread):
         self._on_over = on_over
         self._queue: queue.Queue[Item | None] = queue.Queue(depth)
         self._abandon = threading.Event()
+        self._told_at = -math.inf  # when even those were written whom nobody watches
         self._patient_until = math.inf
 
     def publish(self, turn: Turn, jobs: list[ActiveJob]) -> None:
@@ -183,18 +190,31 @@ class Publisher(threading.Thread):
 
     def _publish(self, turn: Turn, jobs: list[ActiveJob]) -> None:
         going = [job for job in jobs if not job.over]
-        writes = [self._write_of(job, turn) for job in going]
-        for job, write, written in zip(going, writes, self._apply(writes), strict=True):
+        for job in going:
+            job.draft = self._noted(job, turn)
+        told = self._is_time()
+        due = [job for job in going if told or job.watched or _presses(job.draft)]
+        writes = [_drafted(job) for job in due]
+        for job, write, written in zip(due, writes, self._apply(writes), strict=True):
             if write.status is not None or not written:
                 self._end(job)
-            elif "losses" in write.fields:
+                continue
+            job.watched = job.watched or written is Written.WATCHED
+            if "losses" in write.fields:
                 job.apart = job.accused = False
 
-    def _write_of(self, job: ActiveJob, turn: Turn) -> Write:
-        """One job's part of a turn, its end included."""
+    def _is_time(self) -> bool:
+        """Whether this turn is written for those, too, whom nobody watches."""
+        if time.monotonic() - self._told_at < TELL_SECONDS:
+            return False
+        self._told_at = time.monotonic()
+        return True
+
+    def _noted(self, job: ActiveJob, turn: Turn) -> Write:
+        """The job's draft with its part of a turn, its end included."""
         job.turns += 1
         job.rows += turn.rows
-        write = _numbered(job)
+        write = _drafted(job)
         error = next((error for trajectory, error in turn.failed if trajectory.job == job.id), None)
         try:
             self._progress(job, [item for item in turn.advanced if item.trajectory.job == job.id], write)
@@ -269,7 +289,7 @@ class Publisher(threading.Thread):
     def _fail(self, job: ActiveJob, code: str, message: str) -> None:
         if job.over:
             return
-        write = _numbered(job)
+        write = _drafted(job)
         write.end("failed", {"code": code, "message": message})
         self._apply([write])
         self._end(job)
@@ -285,13 +305,13 @@ class Publisher(threading.Thread):
     def _give_back(self, job: ActiveJob) -> None:
         if job.over:
             return
-        write = _numbered(job)
+        write = _drafted(job)
         write.status = "queued"
-        write.fields = {"step": job.step, "evaluations": job.evaluations}
+        write.fields |= {"step": job.step, "evaluations": job.evaluations}
         _save(job, write)
-        write.events = [{"type": "queued", "queue_position": 0, "eta_seconds": None}]
+        write.events.append({"type": "queued", "queue_position": 0, "eta_seconds": None})
         (written,) = self._apply([write])
-        self._end(job, given_back=written)
+        self._end(job, given_back=bool(written))
 
     def _let_go(self, job: ActiveJob) -> None:
         if not job.over:
@@ -301,8 +321,10 @@ class Publisher(threading.Thread):
         job.over = True
         self._on_over(job, given_back)
 
-    def _apply(self, writes: list[Write]) -> list[bool]:
+    def _apply(self, writes: list[Write]) -> list[Written]:
         """Until Redis took it; the store applies a repeated write once."""
+        if not writes:
+            return []
         waiting_since: float | None = None
         while not self._abandon.is_set():
             try:
@@ -312,12 +334,23 @@ class Publisher(threading.Thread):
                     waiting_since = time.monotonic()
                     log.warning("progress waits: %s", error)
                 self._abandon.wait(RETRY_SECONDS)
-        return [False] * len(writes)
+        return [Written.REFUSED] * len(writes)
 
 
-def _numbered(job: ActiveJob) -> Write:
-    job.writes += 1
-    return Write(job.id, attempt=job.attempt, number=job.writes, image_count=job.request.n)
+def _drafted(job: ActiveJob) -> Write:
+    """What has happened and is not written yet; from here on the caller's."""
+    draft, job.draft = job.draft, None
+    if draft is None:
+        job.writes += 1
+        draft = Write(job.id, attempt=job.attempt, number=job.writes, image_count=job.request.n)
+    return draft
+
+
+def _presses(draft: Write | None) -> bool:
+    """Whether somebody waits for it; for the first of an attempt in any case: the reply tells whether it is watched."""
+    if draft is None:
+        return False
+    return draft.number == 1 or draft.status is not None or draft.resume is not None or bool(draft.images)
 
 
 def _save(job: ActiveJob, write: Write) -> None:

@@ -82,20 +82,26 @@ return 1
 """
 
 # KEYS: job, events, then one key for each blob. ARGV: the write as JSON, then the blobs.
-# Returns 1 when it was (or had been) written, 0 when the job is over or has another attempt.
+# Returns 1 when it was (or had been) written, 2 when the job is watched besides, 0 when it is over or has another
+# attempt.
 WRITE = (
     _OVER
     + """
 local write = cjson.decode(ARGV[1])
-local now = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'writes')
+local now = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'writes', 'watched')
 if now[1] ~= 'queued' and now[1] ~= 'running' then return 0 end
+local written = now[4] == '1' and 2 or 1
 if write.attempt > 0 then
   if now[1] ~= 'running' or tonumber(now[2]) ~= write.attempt then return 0 end
-  if tonumber(now[3]) >= write.number then return 1 end
-  redis.call('HSET', KEYS[1], 'writes', write.number)
+  if tonumber(now[3]) >= write.number then return written end
+  write.fields.writes = write.number
 end
-for name, value in pairs(write.fields) do redis.call('HSET', KEYS[1], name, value) end
-if write.status ~= '' then redis.call('HSET', KEYS[1], 'status', write.status) end
+if write.status ~= '' then write.fields.status = write.status end
+local fields = {}
+for name, value in pairs(write.fields) do
+  fields[#fields + 1], fields[#fields + 2] = name, value
+end
+if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
 for i = 2, #ARGV do redis.call('SET', KEYS[i + 1], ARGV[i]) end
 if write.resume_ttl > 0 then redis.call('EXPIRE', KEYS[#KEYS], write.resume_ttl) end
 for _, event in ipairs(write.events) do
@@ -106,9 +112,17 @@ if write.ttl > 0 then
   over(KEYS[1], KEYS[2], write.images, write.ttl)
   count(KEYS[1], write.status)
 end
-return 1
+return written
 """
 )
+
+# KEYS: job. Notes that somebody follows its events. Returns the seq of the newest, 0 when there is no such job.
+WATCH = """
+local seq = redis.call('HGET', KEYS[1], 'seq')
+if not seq then return 0 end
+redis.call('HSET', KEYS[1], 'watched', 1)
+return tonumber(seq)
+"""
 
 # Puts the jobs of dead workers back to the front of a queue, the oldest first.
 # KEYS: RQ's queue, its intermediate queue, its started registry; our hash of when ids were first seen in the

@@ -7,6 +7,7 @@ get `seq` inside the script, so it has no gaps.
 
 from __future__ import annotations
 
+import enum
 import json
 import time
 import uuid
@@ -24,7 +25,7 @@ from worker import keys
 from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import JobRecord, WorkerReport
 from worker.patience import reachable
-from worker.scripts import COLLECT, COUNT, ENTER, START, WRITE
+from worker.scripts import COLLECT, COUNT, ENTER, START, WATCH, WRITE
 from worker.writes import Write, ending, event_json
 
 Fields = Mapping[bytes, bytes]
@@ -79,6 +80,15 @@ def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redi
         raise StoreUnavailable(f"the Redis URL cannot be read (allowed: {REDIS_URLS})") from None
 
 
+class Written(enum.IntEnum):
+    """What became of a write. REFUSED: the job is over, or is another attempt's by now; WATCHED: it was applied, and
+    somebody follows the job's events."""
+
+    REFUSED = 0
+    APPLIED = 1
+    WATCHED = 2
+
+
 class Store:
     """Synchronous, thread-safe; used by worker threads and from the front end's thread pool.
 
@@ -92,6 +102,7 @@ class Store:
         self._start = client.register_script(START)
         self._enter = client.register_script(ENTER)
         self._write_sha = client.register_script(WRITE).sha
+        self._watch = client.register_script(WATCH)
         self._collect = client.register_script(COLLECT)
         self._count = client.register_script(COUNT)
         self._silent_until = 0.0
@@ -131,6 +142,15 @@ class Store:
             for job_id in job_ids:
                 pipe.hgetall(keys.job(job_id))
             return [_record(fields) for fields in pipe.execute()]
+
+    def going(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """How many evaluations were made of those of some jobs that are there and not over."""
+        with self.reachable(), self.client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(keys.job(job_id), "status", "evaluations")
+            replies = cast("list[list[bytes | None]]", pipe.execute())
+        states = zip(job_ids, replies, strict=True)
+        return {job_id: int(done or 0) for job_id, (status, done) in states if status in (b"queued", b"running")}
 
     def jobs(self, owner: str, limit: int, after: Place | None = None) -> list[JobRecord]:
         """A caller's jobs, newest first, those that come after a place; forgets the ones that expired."""
@@ -178,9 +198,9 @@ class Store:
 
     def write(self, write: Write) -> bool:
         """Apply one change. False when the job is over, or is another attempt's by now."""
-        return self.write_all([write])[0]
+        return self.write_all([write])[0] is not Written.REFUSED
 
-    def write_all(self, writes: Sequence[Write]) -> list[bool]:
+    def write_all(self, writes: Sequence[Write]) -> list[Written]:
         """Apply changes of several jobs in one round trip, each atomic by itself."""
         with self.reachable():
             try:
@@ -189,13 +209,13 @@ class Store:
                 self.client.script_load(WRITE)
                 return self._written(writes)
 
-    def _written(self, writes: Sequence[Write]) -> list[bool]:
+    def _written(self, writes: Sequence[Write]) -> list[Written]:
         """By the script's name alone: a pipeline with the script itself asks each time whether it is there."""
         with self.client.pipeline(transaction=False) as pipe:
             for write in writes:
                 given = write.keys()
                 pipe.evalsha(self._write_sha, len(given), *given, *write.arguments(self.result_ttl))
-            return [bool(result) for result in pipe.execute()]
+            return [Written(result) for result in pipe.execute()]
 
     def resume_point(self, job_id: str) -> bytes | None:
         """Where the job's images were saved, None when they were not."""
@@ -228,6 +248,12 @@ class Store:
             return cast("bytes | None", self.client.get(keys.image(job_id, index)))
 
     # Events
+
+    def watch(self, job_id: str) -> int:
+        """Somebody follows the events of a job: its worker is to write each as soon as it happens. Returns the seq of
+        the newest, 0 when there is no such job (any more)."""
+        with self.reachable():
+            return int(self._watch(keys=[keys.job(job_id)]))
 
     def events(self, job_id: str, after: int = 0, count: int = 500) -> list[dict[str, Any]]:
         """Stored events with seq > `after`, oldest first, at most `count`."""

@@ -128,6 +128,20 @@ def test_what_is_stored_and_what_is_new_join_without_a_gap(desk: Any, relayed: A
     relayed(body)
 
 
+def test_the_worker_is_told_that_a_job_is_watched(desk: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        watched, other = desk.create(), desk.create()
+        events = relay.events(watched)
+        first = await anext(events)
+        assert first is not None
+        assert first["type"] == "queued"
+        assert desk.store.job(watched).watched
+        assert not desk.store.job(other).watched
+        await events.aclose()
+
+    relayed(body)
+
+
 def test_a_listener_goes_on_where_it_stopped(desk: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
         job_id = desk.create()

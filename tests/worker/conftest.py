@@ -161,13 +161,18 @@ def store(client: redis.Redis) -> Store:
 
 @pytest.fixture
 def create(store: Store) -> Callable[..., JobRecord]:
-    """`create(job_id, owner, created_at, **request)`: a queued job in the store, in no queue."""
+    """`create(job_id, owner, created_at, watched, **request)`: a queued job in the store, in no queue."""
 
     def create(
-        job_id: str | None = None, owner: str = "", created_at: float | None = None, store: Store = store, **fields: Any
+        job_id: str | None = None,
+        owner: str = "",
+        created_at: float | None = None,
+        store: Store = store,
+        watched: bool = False,
+        **fields: Any,
     ) -> JobRecord:
         now = time.time() if created_at is None else created_at
-        record = JobRecord(id=job_id or uuid.uuid4().hex, owner=owner, request=request(**fields), created_at=now)
+        record = JobRecord(job_id or uuid.uuid4().hex, owner, request(**fields), now, watched=watched)
         with store.client.pipeline() as pipeline:
             assert store.reserve(record.id, pipeline)
             store.create(record, {"queue_position": 0, "eta_seconds": None}, pipeline)

@@ -149,6 +149,67 @@ def test_a_frame_is_what_the_contract_says(preview: str, kinds: list[str], works
         assert Pillow.open(io.BytesIO(base64.b64decode(frame["data"]))).size == (4, 4)
 
 
+def writes_of(store: Store, record: JobRecord) -> int:
+    """How many writes of its worker the job has seen."""
+    return int(store.client.hget(f"denoised:job:{record.id}", "writes") or 0)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is due because of the time that has passed."""
+    for name in ("TELL_SECONDS", "SOON_SECONDS", "SAVE_SECONDS"):
+        monkeypatch.setattr(f"worker.publisher.{name}", float("inf"))
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_what_nobody_watches_is_written_together_and_no_event_is_left_out(workshop: Workshop, create: Create) -> None:
+    record = create(steps=40)
+    workshop.begin(record)
+    workshop.run()
+    kinds = [event["type"] for event in workshop.store.events(record.id)]
+    assert kinds == ["queued", "started", *["progress"] * 40, "image", "succeeded"]
+    assert writes_of(workshop.store, record) == 2, "the first step and the end"
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("how", ["with frames", "from the start", "from now on"])
+def test_what_is_watched_is_written_turn_by_turn(
+    how: str, workshop: Workshop, create: Create, wait_for: Callable[..., None]
+) -> None:
+    record = create(steps=8, preview_every=8 if how == "with frames" else 0, watched=how == "from the start")
+    if how == "from now on":
+        assert workshop.store.watch(record.id) == 1
+    workshop.begin(record)
+    workshop.publisher.start()
+    for done in range(1, 5):
+        workshop.turn()
+        wait_for(lambda done=done: writes_of(workshop.store, record) == done, f"write {done}")  # type: ignore[misc]
+        steps = [event["step"] for event in only(workshop.store.events(record.id), "progress")]
+        assert steps == list(range(1, done + 1))
+    workshop.run()
+    assert writes_of(workshop.store, record) == 8
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("how", ["failed", "queued"])
+def test_what_was_not_written_yet_comes_before_what_ends_an_attempt(
+    how: str, workshop: Workshop, create: Create
+) -> None:
+    record = create(steps=9)
+    job = workshop.begin(record)
+    workshop.publisher.start()
+    for _ in range(4):
+        workshop.turn()
+    if how == "failed":
+        workshop.publisher.fail(job, "timeout", "too slow")
+    else:
+        workshop.publisher.give_back(job)
+    workshop.publisher.close(FLUSH)
+    kinds = [event["type"] for event in workshop.store.events(record.id)]
+    assert kinds == ["queued", "started", *["progress"] * 4, how]
+    assert writes_of(workshop.store, record) == 2
+
+
 def test_step_only_rises_though_the_images_of_a_job_come_one_after_the_other(
     model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
 ) -> None:

@@ -18,7 +18,7 @@ import redis
 from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import TERMINAL, Image, JobRecord, SamplingRequest, WorkerReport
 from worker.patience import PATIENCE, Patience
-from worker.store import Place, Queue, Store, connect
+from worker.store import Place, Queue, Store, Written, connect
 from worker.writes import Write, ending
 
 Create = Callable[..., JobRecord]
@@ -124,6 +124,33 @@ def test_seq_has_no_gaps_however_many_write_at_once(store: Store, create: Create
     writers = [event["writer"] for event in events[2:]]
     assert writers[::2] == writers[1::2], "the events of one write stand together"
     assert store.last_seq(record.id) == len(events)
+
+
+def test_a_write_is_answered_with_whether_somebody_watches(store: Store, create: Create) -> None:
+    record = create()
+    attempt = store.start(record.id, "worker", "fake")
+    assert store.write_all([Write(record.id, attempt, 1)]) == [Written.APPLIED]
+    assert store.watch(record.id) == store.last_seq(record.id) == 2
+    assert store.write_all([Write(record.id, attempt, number) for number in (2, 2)]) == [Written.WATCHED] * 2
+    taken = store.job(record.id)
+    assert taken is not None
+    assert taken.watched, "the next attempt knows it from the start"
+    store.cancel(record.id)
+    assert store.write_all([Write(record.id, attempt, 3)]) == [Written.REFUSED]
+
+
+def test_watching_what_is_not_there_makes_nothing(store: Store) -> None:
+    assert store.watch("nobody") == 0
+    assert store.job("nobody") is None
+
+
+def test_of_jobs_that_go_on_their_evaluations_are_known(store: Store, create: Create) -> None:
+    waiting, going, over = create(), create(), create()
+    attempt = store.start(going.id, "worker", "fake")
+    store.write(Write(going.id, attempt, 1, fields={"evaluations": 7}))
+    store.cancel(over.id)
+    assert store.going([waiting.id, going.id, over.id, "nobody"]) == {waiting.id: 0, going.id: 7}
+    assert store.going([]) == {}
 
 
 def test_events_can_be_read_in_pages(store: Store, create: Create) -> None:
