@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -18,18 +17,17 @@ def merge(
     alpha: Tensor,
     sigma: Tensor,
     prediction_type: str,
-    scale: Sequence[float],
-    amount: Sequence[float],
+    scale: Tensor,
+    amount: Tensor | None,
 ) -> Estimate:
     """Guidance of images x (B, C, H, W) at levels α, σ (B,), each with its own scale and its own rescaling.
 
-    scale: B of `guide`; amount: B of `rescale`, which is left out where all are 0.
+    scale: (B,) of `guide`; amount: (B,) of `rescale`, None where nobody asks for that.
     """
-    guided = guide(conditional, unconditional, torch.tensor(scale, dtype=torch.float32, device=x.device))
-    if not any(amount):
+    guided = guide(conditional, unconditional, scale)
+    if amount is None:
         return guided
-    phi = torch.tensor(amount, dtype=torch.float32, device=x.device)
-    return rescale(guided, conditional, x, alpha, sigma, prediction_type, phi)
+    return rescale(guided, conditional, x, alpha, sigma, prediction_type, amount)
 
 
 def guide(conditional: Estimate, unconditional: Estimate, scale: Tensor) -> Estimate:

@@ -8,7 +8,7 @@ This module knows nothing of networks, samplers or files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,10 +177,20 @@ class Estimate:
     epsilon: Tensor
     share: Tensor | None = None
 
-    def of(self, images: Sequence[int]) -> Estimate:
+    def of(self, index: Tensor) -> Estimate:
         """Those of some images, as tensors of their own."""
-        index = list(images)
         return Estimate(self.x0[index], self.epsilon[index], self.share[index] if self.share is not None else None)
+
+    def split(self, count: int) -> tuple[Estimate, Estimate]:
+        """The first so many images, and the others."""
+        share = (self.share[:count], self.share[count:]) if self.share is not None else (None, None)
+        first = Estimate(self.x0[:count], self.epsilon[:count], share[0])
+        return first, Estimate(self.x0[count:], self.epsilon[count:], share[1])
+
+    def with_some(self, index: Tensor, others: Estimate) -> Estimate:
+        """x̂_0 and ε̂ of some images replaced; their share stays."""
+        x0, epsilon = self.x0.index_copy(0, index, others.x0), self.epsilon.index_copy(0, index, others.epsilon)
+        return Estimate(x0, epsilon, self.share)
 
 
 def estimate(output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Estimate:

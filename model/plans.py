@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Row:
     spread: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A compiled sampler.
 
@@ -82,14 +83,18 @@ class Plan:
         """Intervals of the noise schedule."""
         return self.step[-1]
 
-    @property
+    @cached_property
     def registers(self) -> int:
         """Tensors that live between evaluations, x first."""
         return int(self.matrices.shape[1])
 
     def draws(self, row: int) -> bool:
         """Whether that row takes fresh noise."""
-        return bool(np.any(self.matrices[row, :, -1] != 0.0))
+        return self._draws[row]
+
+    @cached_property
+    def _draws(self) -> list[bool]:
+        return [bool(drawn) for drawn in np.any(self.matrices[:, :, -1] != 0.0, axis=1)]
 
     def completes(self, row: int) -> bool:
         """Whether a step is done with that row."""

@@ -60,8 +60,9 @@ def sample(
         estimate = model.denoise(x, t, alpha, sigma, conditions)
         if guidance_scale != 1.0:
             without = model.denoise(x, t, alpha, sigma, nothing)
-            scales, amounts = [guidance_scale] * count, [guidance_rescale] * count
-            estimate = merge(estimate, without, x, alpha, sigma, model.prediction_type, scales, amounts)
+            scale = _filled(guidance_scale, count, device)
+            amount = _filled(guidance_rescale, count, device) if guidance_rescale else None
+            estimate = merge(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)
         estimate = model.clipping(estimate, x, alpha, sigma, guided)
         z = draw() if plan.draws(row) else torch.zeros_like(x)
         if estimate.share is not None:

@@ -190,8 +190,9 @@ class Publisher(threading.Thread):
 
     def _publish(self, turn: Turn, jobs: list[ActiveJob]) -> None:
         going = [job for job in jobs if not job.over]
+        outcome = _by_job(turn)
         for job in going:
-            job.draft = self._noted(job, turn)
+            job.draft = self._noted(job, turn.rows, *outcome[job.id])
         told = self._is_time()
         due = [job for job in going if told or job.watched or _presses(job.draft)]
         writes = [_drafted(job) for job in due]
@@ -210,14 +211,13 @@ class Publisher(threading.Thread):
         self._told_at = time.monotonic()
         return True
 
-    def _noted(self, job: ActiveJob, turn: Turn) -> Write:
+    def _noted(self, job: ActiveJob, rows: int, items: list[Advanced], error: TrajectoryError | None) -> Write:
         """The job's draft with its part of a turn, its end included."""
         job.turns += 1
-        job.rows += turn.rows
+        job.rows += rows
         write = _drafted(job)
-        error = next((error for trajectory, error in turn.failed if trajectory.job == job.id), None)
         try:
-            self._progress(job, [item for item in turn.advanced if item.trajectory.job == job.id], write)
+            self._progress(job, items, write)
         except Exception as problem:
             log.exception("job %s: a picture could not be encoded", job.id)
             error = TrajectoryError("encoding_failed", f"{type(problem).__name__}: {problem}")
@@ -335,6 +335,15 @@ class Publisher(threading.Thread):
                     log.warning("progress waits: %s", error)
                 self._abandon.wait(RETRY_SECONDS)
         return [Written.REFUSED] * len(writes)
+
+
+def _by_job(turn: Turn) -> dict[str, tuple[list[Advanced], TrajectoryError | None]]:
+    """What a turn brought for each job: its images that moved, and the first failure."""
+    errors = {trajectory.job: error for trajectory, error in reversed(turn.failed)}
+    items: dict[str, list[Advanced]] = {job: [] for job in errors}
+    for item in turn.advanced:
+        items.setdefault(item.trajectory.job, []).append(item)
+    return {job: (moved, errors.get(job)) for job, moved in items.items()}
 
 
 def _drafted(job: ActiveJob) -> Write:

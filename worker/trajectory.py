@@ -15,7 +15,7 @@ from worker.job import JobRecord
 from worker.resume import Saved, check
 
 
-@dataclass
+@dataclass(eq=False)
 class Trajectory:
     """State between two evaluations.
 
@@ -97,6 +97,11 @@ class Trajectory:
         """Network calls to go, guidance counted as two."""
         return (self.plan.evaluations - self.row) * (2 if self.guided else 1)
 
+    @property
+    def draws(self) -> bool:
+        """Whether its row takes fresh noise."""
+        return self.plan.draws(self.row)
+
     def draw(self) -> Tensor:
         """z of the current row: the generator's next draw, or zeros where the row takes none.
 
@@ -105,8 +110,7 @@ class Trajectory:
         """
         if self._drawn is None:
             shape = tuple(self.registers.shape[1:])
-            draws = self.plan.draws(self.row)
-            self._drawn = initial_noise(self.generator, shape) if draws else torch.zeros(shape)
+            self._drawn = initial_noise(self.generator, shape) if self.draws else torch.zeros(shape)
         return self._drawn
 
     def advance(self, registers: Tensor) -> None:
