@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,6 +32,19 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"denoised {version('denoised')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _before(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="which this is")] = False,
+) -> None:
+    """Look at the options that go before a command."""
 
 
 Host = Annotated[str, env("HOST", "address to listen on")]
@@ -61,6 +75,9 @@ def serve(
         int | None, env("MAX_BATCH", "images in one evaluation; measured at the start if not set", min=1, max=1024)
     ] = None,
     device: Device = None,
+    precision: Annotated[
+        Literal["float32", "tf32", "bfloat16"] | None, env("PRECISION", "of a CUDA device [default: float32]")
+    ] = None,
     redis_url: RedisUrl = None,
     trust_network: TrustNetwork = False,
 ) -> None:
@@ -72,6 +89,7 @@ def serve(
         _refuse_strangers("serve", host, trust_network)
     arguments = _worker_arguments(model, device)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
+    arguments += [] if precision is None else ["--precision", precision]
     folder = (data_dir or _data_folder()).absolute()
     to_stderr()
     settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ def one_line(outcome: Result) -> str:
     assert outcome.stderr.count("\n") == 1, outcome.stderr
     assert outcome.stdout == ""
     return str(outcome.stderr)
+
+
+def test_the_version_is_that_of_the_project(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    outcome = invoke("--version")
+    assert (outcome.exit_code, outcome.stdout) == (0, f"denoised {project['version']}\n")
 
 
 def test_jobs_are_lines_for_programs(run: Run, desk: Any) -> None:
