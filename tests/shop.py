@@ -25,15 +25,15 @@ from worker.store import Store, connect
 # evaluation in {pid}.rows: its time, and for each row the sum of x, by which it is known again. A row of the
 # class `killer` at a timestep under `killer_below` kills its worker, as a fault in a kernel would.
 SCRIPT = """
-import importlib.util, json, logging, os, pathlib, signal, sys, time, traceback
+import importlib.util, json, os, pathlib, signal, sys, time, traceback
 
-logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(process)d %(asctime)s %(message)s")
 folder = pathlib.Path(sys.argv[1])
 spec = importlib.util.spec_from_file_location("fakes", sys.argv[2])
 fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
 
 import torch
+from worker.log import to_stderr
 from worker.loop import WorkerSettings
 from worker.rq_worker import BatchingWorker
 from worker.store import Store, connect
@@ -55,6 +55,7 @@ class Model(fakes.FakeModel):
 
 
 def work(url, seconds, names, settings, killer, killer_below, result_ttl):
+    to_stderr()
     torch.set_num_threads(1)
     models = {name: Model(name, seconds, killer, killer_below) for name in names}
     client = connect(url, timeout=5.0)
@@ -200,9 +201,15 @@ class Shop:
     def log(self) -> str:
         return Path(self._log.name).read_text()[-3000:]
 
+    def lines(self, job_id: str) -> list[dict[str, Any]]:
+        """Of the workers' log, those with the id of the request that a job came with."""
+        lines = [line for line in Path(self._log.name).read_text().splitlines() if line.startswith("{")]
+        return [line for line in map(json.loads, lines) if line.get("request_id") == f"for {job_id}"]
+
     def submit(self, **fields: Any) -> str:
         """Enqueue a job as the front end does; returns its id."""
-        record = JobRecord(uuid.uuid4().hex, "", request(**fields), created_at=time.time())
+        job_id = uuid.uuid4().hex
+        record = JobRecord(job_id, "", request(**fields), created_at=time.time(), request_id=f"for {job_id}")
         self.queue.enqueue(record, Outlook(0, None))
         return record.id
 

@@ -37,6 +37,7 @@ RETRY_SECONDS = 0.25
 LOOK_SECONDS = 0.25  # how often who waits for room in the queue looks whether it is worth it
 SOON_SECONDS = 0.1  # between the first resume points of an attempt
 SAVE_SECONDS = 1.0  # between two resume points of a job, so that with all delays less than 2 s are lost with a worker
+SURE_SECONDS = 0.25  # a worker that is lost has done more than it had written: less than it does in this time
 
 
 Item = tuple[Callable[[], None], list["ActiveJob"]]
@@ -55,7 +56,8 @@ class ActiveJob:
     reached: how many steps each image has done; points: where the images are that are on their way, but for
     those still at x_T; lost_at: the most evaluations that an attempt had whose worker was lost; accused: whether a
     worker was lost and the job has not got further since: then each of its turns is saved, so that when the next worker
-    goes, too, it needs few turns to get further; apart: whether it runs without neighbours until then.
+    goes, too, it needs few turns to get further; further_since: when it did; apart: whether it runs without neighbours
+    until it is cleared.
     """
 
     id: str
@@ -63,6 +65,7 @@ class ActiveJob:
     attempt: int
     model: Decoder
     numerics: str
+    request_id: str | None = None
     reached: list[int] = field(default_factory=list)
     images: dict[int, Image] = field(default_factory=dict)
     points: dict[int, Saved] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class ActiveJob:
     turns: int = 0
     lost_at: int = 0
     accused: bool = False
+    further_since: float | None = None
     apart: bool = False
     over: bool = False
     begun_at: float = field(default_factory=time.monotonic)
@@ -87,6 +91,7 @@ class ActiveJob:
             record.attempt,
             model,
             numerics,
+            record.request_id,
             reached=[0] * record.request.n,
             lost_at=record.lost_at,
             accused=record.losses > 0,
@@ -105,10 +110,23 @@ class ActiveJob:
         self.evaluations = record.request.evaluations - sum(each.pending_evaluations for each in trajectories)
 
     @property
+    def named(self) -> dict[str, str | None]:
+        """What a line of the log tells it by."""
+        return {"job": self.id, "request_id": self.request_id}
+
+    @property
     def unsaved_seconds(self) -> float:
         """How long it may go on without being saved: less at first, when there is nothing to go on from."""
         age = time.monotonic() - self.begun_at
         return min(SAVE_SECONDS, max(SOON_SECONDS, age / 4))
+
+    def gets_on(self) -> bool:
+        """Whether it has gone on for a while beyond where it was lost, as far as that is known."""
+        if self.evaluations <= self.lost_at:
+            return False
+        if self.further_since is None:
+            self.further_since = time.monotonic()
+        return time.monotonic() - self.further_since >= SURE_SECONDS
 
     @property
     def mean_batch(self) -> float:
@@ -199,7 +217,7 @@ class Publisher(threading.Thread):
         try:
             self._progress(job, [item for item in turn.advanced if item.trajectory.job == job.id], write)
         except Exception as problem:
-            log.exception("job %s: a picture could not be encoded", job.id)
+            log.exception("picture could not be encoded", extra=job.named)
             error = TrajectoryError("encoding_failed", f"{type(problem).__name__}: {problem}")
         if error is not None:
             write.end("failed", {"code": error.code, "message": str(error)})
@@ -280,7 +298,7 @@ class Publisher(threading.Thread):
             try:
                 self._fail(job, "internal_error", f"{type(error).__name__}: {error}")
             except Exception:
-                log.exception("job %s: its failure could not be written; its lease will run out", job.id)
+                log.exception("failure could not be written; the lease will run out", extra=job.named)
 
     def _give_back(self, job: ActiveJob) -> None:
         if job.over:
@@ -321,11 +339,11 @@ def _numbered(job: ActiveJob) -> Write:
 
 
 def _save(job: ActiveJob, write: Write) -> None:
-    """Have another attempt go on from here. That clears the job of its worker's loss once it is further than that."""
+    """Have another attempt go on from here. That clears the job of its worker's loss once it gets on."""
     job.saved_at = time.monotonic()
     if job.points:
         write.save(to_bytes(job.points), job.step, job.evaluations)
-    if job.evaluations > job.lost_at:
+    if job.gets_on():
         write.fields["losses"] = 0
 
 

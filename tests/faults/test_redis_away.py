@@ -184,6 +184,24 @@ def test_an_outage_is_told_in_time_and_over_when_it_is_over(
     assert shop.workers[0].exit_code() is None
 
 
+def test_a_worker_lives_on_when_redis_goes_away_as_it_lets_go_of_an_expired_lease(site: Site) -> None:
+    """RQ hands it its own job once more; just what it says of the attempt before is what does not arrive."""
+    shop = site.shop
+    worker = shop.worker("fake", seconds=0.1)  # so that no turn is just being written, which would find out first
+    job = shop.submit(steps=20)
+    shop.until(lambda: shop.running(job), "the job to run")
+    site.proxy.breaking_at = b"ZREM"
+    shop.rq_queue("fake").push_job_id(job)
+    shop.until(lambda: site.proxy.refusing, "the worker to let go of the lease")
+    shop.until(lambda: "RQ was not told" in shop.log(), "the worker to notice")
+    site.proxy.refusing = False
+    record = shop.finished(job)
+    assert (record.status, record.attempt) == ("succeeded", 2)
+    check_events(shop.events(job))
+    shop.until(lambda: shop.forgotten(job), "RQ to forget the job")
+    assert worker.exit_code() is None
+
+
 @FULL
 def test_connections_that_die_without_a_word_are_given_up_in_time(site: Site, told: Callable[..., None]) -> None:
     """ComfyUI#9393: nobody closes them, nothing comes through any more; others are to be had at once."""

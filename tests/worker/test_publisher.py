@@ -316,11 +316,18 @@ def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
     assert steps[0] > left.step
 
 
-@pytest.mark.parametrize(("turns", "left"), [(3, (2, True)), (4, (0, False))])
-def test_a_job_that_gets_further_than_where_it_was_lost_is_cleared(
-    turns: int, left: tuple[int, bool], workshop: Workshop, create: Create
+@pytest.mark.parametrize(("turns", "sure", "left"), [(3, 0.0, (2, True)), (4, 0.0, (0, False)), (6, 600.0, (2, True))])
+def test_a_job_that_gets_on_beyond_where_it_was_lost_is_cleared(
+    turns: int,
+    sure: float,
+    left: tuple[int, bool],
+    workshop: Workshop,
+    create: Create,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Until then each of its turns is saved: it may have few before the next worker is lost, and be innocent."""
+    """Until then each of its turns is saved: it may have few before the next worker is lost, and be innocent. Those
+    turns that its last worker had made, but not written, are no progress."""
+    monkeypatch.setattr("worker.publisher.SURE_SECONDS", sure)
     record = create(steps=8)
     first = workshop.store.start(record.id, "one", "fake")
     workshop.store.write(Write(record.id, first, 1, fields={"step": 3, "evaluations": 3}))
