@@ -118,6 +118,7 @@ class Loop:
         """One evaluation for everybody who may go on. False when nobody is here."""
         self._evict()
         self._begin_apart()
+        self._clear()
         started = time.monotonic()
         turn = self.engine.step()
         if not turn.rows and not turn.failed:
@@ -155,6 +156,11 @@ class Loop:
                 limit = f"the job was not done within {self.settings.job_timeout:g} s"
                 self.publisher.fail(lease.active, "timeout", limit)
 
+    def _clear(self) -> None:
+        """Jobs whose worker was lost are in no hurry any more once they get on: see `ActiveJob`."""
+        if self.engine.batch.urgent:
+            self.engine.batch.urgent = {lease.active.id for lease in self.leases.all() if lease.active.accused}
+
     # New jobs
 
     def _admit_arrivals(self) -> None:
@@ -187,6 +193,8 @@ class Loop:
             self.publisher.fail(active, "unservable", str(error))
             return
         active.resume(record, newcomers)
+        if active.accused:
+            self.engine.batch.urgent.add(record.id)
         if any(other.active.apart for other in self.leases.all() if other is not lease):
             self._give_back(lease)  # it came when somebody was just to be alone
             return

@@ -92,6 +92,24 @@ def test_a_request_that_no_plan_can_be_made_for_fails_and_says_so(shop: Shop) ->
     assert "unheard-of" in record.error["message"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process' memory from /proc (Linux)")
+def test_after_memory_ran_out_the_next_job_is_done_and_the_memory_is_back(shop: Shop) -> None:
+    """stable-diffusion-webui#13871, twenty times: a job that never fits fails, one that fits in parts and one beside
+    them do not; and none of the 64 MiB that were taken each time stays."""
+    worker = shop.worker("narrow", max_batch=8, hungry=2, most=2)
+    expected = [shop.sha256(shop.submit(model="narrow", label=1, steps=2, seed=seed))[0] for seed in range(7, 11)]
+    held = []
+    for _ in range(20):
+        jobs = [shop.submit(model="narrow", label=label, steps=2, n=n) for label, n in ((1, 4), (2, 1))]
+        assert shop.sha256(jobs[0]) == expected
+        assert (shop.finished(jobs[1]).error or {}).get("code") == "out_of_memory"
+        assert shop.finished(shop.submit(model="narrow", label=1)).status == "succeeded"
+        held.append(worker.resident())
+    assert max(held) < 1.05 * held[0], held
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
 def test_a_job_that_was_canceled_while_it_waited_never_starts(shop: Shop) -> None:
     """rq#2160: as the front end cancels, and with the id left in RQ's queue."""
     for removed in (True, False):
