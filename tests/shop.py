@@ -214,9 +214,9 @@ class Shop:
         return Path(self._log.name).read_text()[-3000:]
 
     def lines(self, job_id: str) -> list[dict[str, Any]]:
-        """Of the workers' log, those with the id of the request that a job came with."""
+        """Of the workers' log, those about a job."""
         lines = [line for line in Path(self._log.name).read_text().splitlines() if line.startswith("{")]
-        return [line for line in map(json.loads, lines) if line.get("request_id") == f"for {job_id}"]
+        return [line for line in map(json.loads, lines) if line.get("job") == job_id]
 
     def submit(self, **fields: Any) -> str:
         """Enqueue a job as the front end does; returns its id."""

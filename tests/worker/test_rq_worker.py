@@ -274,7 +274,7 @@ def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(sho
     lines = shop.lines(job_id)
     assert [line["event"] for line in lines] == ["job started", "job given back", "job started", "job over"]
     assert [line.get("step") for line in lines] == [None, record.step, None, None]
-    assert {line["job"] for line in lines} == {job_id}
+    assert {line["request_id"] for line in lines} == {f"for {job_id}"}
 
 
 def test_a_job_whose_resume_point_cannot_be_used_begins_anew_and_the_log_says_why(shop: Shop) -> None:
@@ -284,7 +284,7 @@ def test_a_job_whose_resume_point_cannot_be_used_begins_anew_and_the_log_says_wh
     shop.worker("anew")
     assert shop.finished(job_id).status == "succeeded"
     (line,) = [line for line in shop.lines(job_id) if line["event"] == "job begins anew"]
-    assert line["job"] == job_id
+    assert line["request_id"] == f"for {job_id}"
     assert line["reason"]
 
 
@@ -352,7 +352,7 @@ def test_a_job_on_its_last_chance_runs_apart_and_its_neighbours_come_back_unharm
     assert [shop.finished(job_id).status for job_id in (suspect, *others)] == ["succeeded"] * 4
     assert [(shop.job(job_id).attempt, shop.job(job_id).losses) for job_id in others] == [(2, 0)] * 3
     (apart,) = [line for line in shop.lines(suspect) if line["event"] == "job runs apart"]
-    assert apart["job"] == suspect
+    assert apart["request_id"] == f"for {suspect}"
     assert shop.job(suspect).losses == 0, "it got on: cleared, and the others came back while it still ran"
     starts = [event for job_id in others for event in shop.events(job_id) if event["type"] == "started"]
     assert len(starts) == 6
