@@ -159,6 +159,7 @@ class Loop:
     def _clear(self) -> None:
         """Jobs whose worker was lost are in no hurry any more once they get on: see `ActiveJob`."""
         if self.engine.batch.urgent:
+            self.publisher.settle()
             self.engine.batch.urgent = {lease.active.id for lease in self.leases.all() if lease.active.accused}
 
     # New jobs

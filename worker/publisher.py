@@ -56,8 +56,9 @@ class ActiveJob:
     reached: how many steps each image has done; points: where the images are that are on their way, but for
     those still at x_T; lost_at: the most evaluations that an attempt had whose worker was lost; accused: whether a
     worker was lost and the job has not got further since: then each of its turns is saved, so that when the next worker
-    goes, too, it needs few turns to get further; further_since: when it did; apart: whether it runs without neighbours
-    until it is cleared.
+    goes, too, it needs few turns to get further; exact: whether
+    `lost_at` is all that it had, since its turns were waited for by then (`Publisher.settle`); further_since: when it
+    got further; apart: whether it runs without neighbours until it is cleared.
     """
 
     id: str
@@ -76,6 +77,7 @@ class ActiveJob:
     turns: int = 0
     lost_at: int = 0
     accused: bool = False
+    exact: bool = False
     further_since: float | None = None
     apart: bool = False
     over: bool = False
@@ -95,6 +97,7 @@ class ActiveJob:
             reached=[0] * record.request.n,
             lost_at=record.lost_at,
             accused=record.losses > 0,
+            exact=record.losses > 1,
             apart=record.suspect,
         )
 
@@ -121,9 +124,9 @@ class ActiveJob:
         return min(SAVE_SECONDS, max(SOON_SECONDS, age / 4))
 
     def gets_on(self) -> bool:
-        """Whether it has gone on for a while beyond where it was lost, as far as that is known."""
-        if self.evaluations <= self.lost_at:
-            return False
+        """Whether it is further than where it was lost; for a while, if that is not known exactly."""
+        if self.evaluations <= self.lost_at or self.exact:
+            return self.evaluations > self.lost_at
         if self.further_since is None:
             self.further_since = time.monotonic()
         return time.monotonic() - self.further_since >= SURE_SECONDS
@@ -167,6 +170,12 @@ class Publisher(threading.Thread):
         """Queue that a job has ended elsewhere (it was canceled): nothing more is written of it."""
         self._put((lambda: self._let_go(job), [job]))
 
+    def settle(self) -> None:
+        """Wait until all is written, but not for long. For jobs that are accused: what their worker had done when it is
+        lost, too, is then known, and a job that ends its worker at a certain turn is found out by that."""
+        with self._queue.all_tasks_done:
+            self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, SURE_SECONDS)
+
     def wait_no_longer_than(self, moment: float) -> None:
         """From then (`time.monotonic`) on nobody waits for room in the queue: what finds none is lost, and its jobs'
         leases run out. For a worker that is told to stop while Redis is away."""
@@ -198,6 +207,7 @@ class Publisher(threading.Thread):
             except Exception as error:
                 log.exception("a turn could not be published")
                 self._fail_all(jobs, error)
+            self._queue.task_done()
 
     def _publish(self, turn: Turn, jobs: list[ActiveJob]) -> None:
         going = [job for job in jobs if not job.over]
