@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
@@ -16,7 +17,7 @@ from app.relay import Closing
 from app.schemas import GenerateRequest, JobObject, ProblemObject
 from app.services import Owner, Services, Serving
 from app.submission import submit
-from worker.job import JobRecord, job_object
+from worker.job import JobRecord, Outlook, job_object
 
 router = APIRouter(tags=["jobs"])
 
@@ -69,7 +70,7 @@ async def generate(
         return await _picture(services, request, record, wanted, cancel=idempotency_key is None)
     if wanted.wait is None:
         return JSONResponse(job_object(record, outlook), 202, headers=location(record))
-    return await _waited(services, record, wanted.wait)
+    return await _waited(services, record, outlook, wanted.wait)
 
 
 def _for_picture(body: GenerateRequest, format: str) -> GenerateRequest:
@@ -83,14 +84,14 @@ def _for_picture(body: GenerateRequest, format: str) -> GenerateRequest:
     return body.model_copy(update={"format": format})
 
 
-async def _waited(services: Services, record: JobRecord, wait: float) -> Response:
-    try:
-        after = await services.relay.wait_for_end(record.id, wait) or record
-    except Closing:
-        after = record
-    outlook = await run_in_threadpool(services.queue.outlook, after, services.catalog.workers())
+async def _waited(services: Services, record: JobRecord, outlook: Outlook, wait: float) -> Response:
+    """The job when it is over or the time is up; who has no time is told what is known already."""
+    if wait > 0 and not record.terminal:
+        with contextlib.suppress(Closing):
+            record = await services.relay.wait_for_end(record.id, wait) or record
+        outlook = await run_in_threadpool(lambda: services.queue.outlook(record, services.catalog.workers()))
     headers = {**location(record), "Preference-Applied": f"wait={wait:g}"}
-    return JSONResponse(job_object(after, outlook), 200 if after.terminal else 202, headers=headers)
+    return JSONResponse(job_object(record, outlook), 200 if record.terminal else 202, headers=headers)
 
 
 async def _picture(

@@ -23,40 +23,46 @@ from worker.store import Store, connect
 
 # Loads torch once, then forks a worker for each line it is told; who ended is written down as {pid}.exit, each
 # evaluation in {pid}.rows: its time, and for each row the sum of x, by which it is known again. A row of the
-# class `killer` at a timestep under `killer_below` kills its worker, as a fault in a kernel would.
+# class `killer` at a timestep under `killer_below` kills its worker, as a fault in a kernel would; one of the class
+# `hungry`, and more than `most` rows at once, take 64 MiB and find that no more is left.
 SCRIPT = """
-import importlib.util, json, logging, os, pathlib, signal, sys, time, traceback
+import importlib.util, json, os, pathlib, signal, sys, time, traceback
 
-logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(process)d %(asctime)s %(message)s")
 folder = pathlib.Path(sys.argv[1])
 spec = importlib.util.spec_from_file_location("fakes", sys.argv[2])
 fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
 
 import torch
+from worker.log import to_stderr
 from worker.loop import WorkerSettings
 from worker.rq_worker import BatchingWorker
 from worker.store import Store, connect
 
 
 class Model(fakes.FakeModel):
-    def __init__(self, name, seconds, killer, killer_below):
+    def __init__(self, name, seconds, killer, killer_below, hungry, most):
         super().__init__(name, seconds=seconds, lame=3)
         self._killer, self._below = killer, killer_below
+        self._hungry, self._most = hungry, most
         self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
 
     def denoise(self, x, t, alpha, sigma, conditions):
         if any(label == self._killer and level < self._below for level, label in zip(t.tolist(), conditions.tolist())):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._hungry in conditions or len(x) > self._most:
+            taken = torch.ones(16, 1 << 20)
+            raise torch.OutOfMemoryError(f"out of memory after {taken.nbytes} bytes")
         estimate = super().denoise(x, t, alpha, sigma, conditions)
         self.calls.clear()
         print(json.dumps([time.time(), x.double().flatten(1).sum(1).tolist()]), file=self._rows)
         return estimate
 
 
-def work(url, seconds, names, settings, killer, killer_below, result_ttl):
+def work(url, names, settings, result_ttl, **traits):
+    to_stderr()
     torch.set_num_threads(1)
-    models = {name: Model(name, seconds, killer, killer_below) for name in names}
+    models = {name: Model(name, **traits) for name in names}
     client = connect(url, timeout=5.0)
     BatchingWorker(models, client, Store(client, result_ttl), WorkerSettings(**settings)).work()
 
@@ -139,6 +145,11 @@ class Hand:
         self.signal(signal.SIGKILL)
         self.wait()
 
+    def resident(self) -> float:
+        """MiB of its memory that are there (Linux)."""
+        (line,) = [line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if "VmRSS" in line]
+        return int(line.split()[1]) / 1024
+
     def evaluations(self) -> list[tuple[float, list[float]]]:
         """When it made each evaluation, and what its rows are known by; a line cut short by a SIGKILL is left out."""
         lines = (self.folder / f"{self.pid}.rows").read_text().split("\n")[:-1]
@@ -184,11 +195,13 @@ class Shop:
         max_batch: int = 16,
         killer: int | None = None,
         killer_below: float = 0.0,
+        hungry: int = -1,
+        most: int = 1 << 20,
     ) -> Hand:
         """Start a worker of fake models that take `seconds` for an evaluation."""
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
-        order = {"url": self._url, "seconds": seconds, "names": models, "settings": settings}
-        order |= {"killer": killer, "killer_below": killer_below, "result_ttl": self._result_ttl}
+        order = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
+        order |= {"seconds": seconds, "killer": killer, "killer_below": killer_below, "hungry": hungry, "most": most}
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
         self._nursery.stdin.write(json.dumps(order) + "\n")
@@ -200,9 +213,15 @@ class Shop:
     def log(self) -> str:
         return Path(self._log.name).read_text()[-3000:]
 
+    def lines(self, job_id: str) -> list[dict[str, Any]]:
+        """Of the workers' log, those about a job."""
+        lines = [line for line in Path(self._log.name).read_text().splitlines() if line.startswith("{")]
+        return [line for line in map(json.loads, lines) if line.get("job") == job_id]
+
     def submit(self, **fields: Any) -> str:
         """Enqueue a job as the front end does; returns its id."""
-        record = JobRecord(uuid.uuid4().hex, "", request(**fields), created_at=time.time())
+        job_id = uuid.uuid4().hex
+        record = JobRecord(job_id, "", request(**fields), created_at=time.time(), request_id=f"for {job_id}")
         self.queue.enqueue(record, Outlook(0, None))
         return record.id
 

@@ -49,7 +49,7 @@ class RunningBatch(Generic[T]):
     long one; `reserved` lanes, a quarter, go to those who have waited longest since their last turn, so that
     nobody starves. While a member waits at most ⌊(m − 1) / reserved⌋ turns of its model pass, m being the
     model's members when it began to: in each of them `reserved` who had waited longer go, and who comes later
-    has waited less.
+    has waited less. Jobs that are `urgent` count as nearest their end.
 
     Each model has `places`, beyond which nobody is to be admitted: that bounds m, and memory.
     """
@@ -58,6 +58,7 @@ class RunningBatch(Generic[T]):
         self.lanes = lanes
         self.reserved = max(1, lanes // WAITERS)
         self.places = max(PLACES * lanes, FEWEST_PLACES)
+        self.urgent: set[str] = set()
         self._here: list[Place[T]] = []
         self._came = 0
         self._turn = 0
@@ -129,17 +130,17 @@ class RunningBatch(Generic[T]):
         """Those of a model who take part; group and outcome are in the order of arrival."""
         if len(group) <= self.lanes:
             return group
-        by_length = _by_length(group)
+        by_length = _by_length(group, self.urgent)
         certain, others = by_length[: self.lanes - self.reserved], by_length[self.lanes - self.reserved :]
         others.sort(key=lambda place: (place.last_turn, place.begun, place.number))
         return sorted(certain + others[: self.reserved], key=lambda place: place.number)
 
 
-def _by_length(group: list[Place[T]]) -> list[Place[T]]:
-    """The job nearest its end first, the older of two; of a job who has farthest to go."""
+def _by_length(group: list[Place[T]], urgent: set[str]) -> list[Place[T]]:
+    """Urgent jobs first, then the one nearest its end, the older of two; of a job who has farthest to go."""
     to_go: dict[str, int] = {}
     for place in group:
         member = place.member
         to_go[member.job] = max(to_go.get(member.job, 0), member.pending_evaluations)
-    rank = {job: k for k, job in enumerate(sorted(to_go, key=to_go.__getitem__))}
+    rank = {job: k for k, job in enumerate(sorted(to_go, key=lambda job: (job not in urgent, to_go[job])))}
     return sorted(group, key=lambda place: (rank[place.member.job], -place.member.pending_evaluations, place.number))

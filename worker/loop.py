@@ -118,6 +118,7 @@ class Loop:
         """One evaluation for everybody who may go on. False when nobody is here."""
         self._evict()
         self._begin_apart()
+        self._clear()
         started = time.monotonic()
         turn = self.engine.step()
         if not turn.rows and not turn.failed:
@@ -155,6 +156,12 @@ class Loop:
                 limit = f"the job was not done within {self.settings.job_timeout:g} s"
                 self.publisher.fail(lease.active, "timeout", limit)
 
+    def _clear(self) -> None:
+        """Jobs whose worker was lost are in no hurry any more once they get on: see `ActiveJob`."""
+        if self.engine.batch.urgent:
+            self.publisher.settle()
+            self.engine.batch.urgent = {lease.active.id for lease in self.leases.all() if lease.active.accused}
+
     # New jobs
 
     def _admit_arrivals(self) -> None:
@@ -187,6 +194,8 @@ class Loop:
             self.publisher.fail(active, "unservable", str(error))
             return
         active.resume(record, newcomers)
+        if active.accused:
+            self.engine.batch.urgent.add(record.id)
         if any(other.active.apart for other in self.leases.all() if other is not lease):
             self._give_back(lease)  # it came when somebody was just to be alone
             return
@@ -197,19 +206,19 @@ class Loop:
         self.counters.jobs += 1
         self.counters.queue_seconds += max(0.0, time.time() - record.created_at)
         facts = {"model": record.request.model, "images": record.request.n, "attempt": active.attempt}
-        log.info("job started", extra={"job": record.id, "request_id": record.request_id, **facts})
+        log.info("job started", extra={**active.named, **facts})
 
     def _end_hold(self, lease: Lease) -> None:
         try:
             lease.hold.end()
         except REDIS_ERRORS as error:
-            log.warning("job %s: RQ was not told (%s)", lease.active.id, error)  # its lease has run out anyway
+            _warn("RQ was not told", lease.active, error)  # its lease has run out anyway
 
     # A job that is to be alone, since its worker was lost whenever it ran
 
     def _clear_for(self, lease: Lease, newcomers: list[Trajectory]) -> None:
         """Give everybody else back, unharmed; then this one begins."""
-        log.warning("job %s runs apart: its worker was lost each time it ran", lease.active.id)
+        log.warning("job runs apart", extra=lease.active.named)
         for other in self.leases.all():
             if other is not lease:
                 self._give_back(other)
@@ -233,7 +242,7 @@ class Loop:
                 return True
             self.leases.mark(lease.active.id)
         except REDIS_ERRORS as error:
-            log.warning("job %s does not begin yet: %s", lease.active.id, error)
+            _warn("job does not begin yet", lease.active, error)
         return False
 
     # The end
@@ -270,7 +279,7 @@ class Loop:
             return
         try:
             if given_back:
-                log.info("job %s is given back at step %d", active.id, active.step)
+                log.info("job given back", extra={**active.named, "step": active.step})
                 lease.hold.requeue()
                 return
             record = self._store.job(active.id)
@@ -283,9 +292,13 @@ class Loop:
                 lease.hold.end()  # another attempt has it, and RQ's job with it
         except REDIS_ERRORS as error:
             # Its lease runs out; whoever takes it up then finds the job over, or does it again.
-            log.warning("job %s: RQ was not told (%s)", active.id, error)
+            _warn("RQ was not told", active, error)
         finally:
             self._woken.set()
+
+
+def _warn(event: str, active: ActiveJob, error: Exception) -> None:
+    log.warning(event, extra={**active.named, "reason": str(error)})
 
 
 def _jobs(turn: Turn) -> set[str]:
@@ -305,5 +318,6 @@ def _trajectories(record: JobRecord, model: PixelModel, resume_point: bytes | No
         saved: Mapping[int, Saved] = from_bytes(resume_point) if resume_point is not None else {}
         return trajectories(record, model, saved)
     except ResumeError as error:
-        log.warning("job %s begins anew: %s", record.id, error)
+        facts = {"job": record.id, "request_id": record.request_id, "reason": str(error)}
+        log.warning("job begins anew", extra=facts)
         return trajectories(record, model)

@@ -38,6 +38,7 @@ TELL_SECONDS = 0.25  # between two writes of a job that goes on while nobody wat
 LOOK_SECONDS = 0.25  # how often who waits for room in the queue looks whether it is worth it
 SOON_SECONDS = 0.1  # between the first resume points of an attempt
 SAVE_SECONDS = 1.0  # between two resume points of a job, so that with all delays less than 2 s are lost with a worker
+SURE_SECONDS = TELL_SECONDS + 0.25  # a worker that is lost has done more than it had written: less than in this time
 
 
 Item = tuple[Callable[[], None], list["ActiveJob"]]
@@ -56,8 +57,10 @@ class ActiveJob:
     reached: how many steps each image has done; points: where the images are that are on their way, but for
     those still at x_T; lost_at: the most evaluations that an attempt had whose worker was lost; accused: whether a
     worker was lost and the job has not got further since: then each of its turns is saved, so that when the next worker
-    goes, too, it needs few turns to get further; apart: whether it runs without neighbours until then; watched: whether
-    somebody follows its events; draft: what has happened and is not written yet.
+    goes, too, it needs few turns to get further; exact: whether `lost_at` is all that it had, since its turns were
+    waited for by then (`Publisher.settle`); further_since: when it got further; apart: whether it runs without
+    neighbours until it is cleared; watched: whether somebody follows its events; draft: what has happened and is not
+    written yet.
     """
 
     id: str
@@ -65,6 +68,7 @@ class ActiveJob:
     attempt: int
     model: Decoder
     numerics: str
+    request_id: str | None = None
     reached: list[int] = field(default_factory=list)
     images: dict[int, Image] = field(default_factory=dict)
     points: dict[int, Saved] = field(default_factory=dict)
@@ -75,6 +79,8 @@ class ActiveJob:
     turns: int = 0
     lost_at: int = 0
     accused: bool = False
+    exact: bool = False
+    further_since: float | None = None
     apart: bool = False
     watched: bool = False
     draft: Write | None = None
@@ -91,9 +97,11 @@ class ActiveJob:
             record.attempt,
             model,
             numerics,
+            record.request_id,
             reached=[0] * record.request.n,
             lost_at=record.lost_at,
             accused=record.losses > 0,
+            exact=record.losses > 1,
             apart=record.suspect,
             watched=record.watched or record.request.preview_every > 0,
         )
@@ -110,10 +118,23 @@ class ActiveJob:
         self.evaluations = record.request.evaluations - sum(each.pending_evaluations for each in trajectories)
 
     @property
+    def named(self) -> dict[str, str | None]:
+        """What a line of the log tells it by."""
+        return {"job": self.id, "request_id": self.request_id}
+
+    @property
     def unsaved_seconds(self) -> float:
         """How long it may go on without being saved: less at first, when there is nothing to go on from."""
         age = time.monotonic() - self.begun_at
         return min(SAVE_SECONDS, max(SOON_SECONDS, age / 4))
+
+    def gets_on(self) -> bool:
+        """Whether it is further than where it was lost; for a while, if that is not known exactly."""
+        if self.evaluations <= self.lost_at or self.exact:
+            return self.evaluations > self.lost_at
+        if self.further_since is None:
+            self.further_since = time.monotonic()
+        return time.monotonic() - self.further_since >= SURE_SECONDS
 
     @property
     def mean_batch(self) -> float:
@@ -156,6 +177,12 @@ class Publisher(threading.Thread):
         """Queue that a job has ended elsewhere (it was canceled): nothing more is written of it."""
         self._put((lambda: self._let_go(job), [job]))
 
+    def settle(self) -> None:
+        """Wait until all is written, but not for long. For jobs that are accused: what their worker had done when it is
+        lost, too, is then known, and a job that ends its worker at a certain turn is found out by that."""
+        with self._queue.all_tasks_done:
+            self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, SURE_SECONDS)
+
     def wait_no_longer_than(self, moment: float) -> None:
         """From then (`time.monotonic`) on nobody waits for room in the queue: what finds none is lost, and its jobs'
         leases run out. For a worker that is told to stop while Redis is away."""
@@ -187,6 +214,7 @@ class Publisher(threading.Thread):
             except Exception as error:
                 log.exception("a turn could not be published")
                 self._fail_all(jobs, error)
+            self._queue.task_done()
 
     def _publish(self, turn: Turn, jobs: list[ActiveJob]) -> None:
         going = [job for job in jobs if not job.over]
@@ -219,7 +247,7 @@ class Publisher(threading.Thread):
         try:
             self._progress(job, items, write)
         except Exception as problem:
-            log.exception("job %s: a picture could not be encoded", job.id)
+            log.exception("picture could not be encoded", extra=job.named)
             error = TrajectoryError("encoding_failed", f"{type(problem).__name__}: {problem}")
         if error is not None:
             write.end("failed", {"code": error.code, "message": str(error)})
@@ -300,7 +328,7 @@ class Publisher(threading.Thread):
             try:
                 self._fail(job, "internal_error", f"{type(error).__name__}: {error}")
             except Exception:
-                log.exception("job %s: its failure could not be written; its lease will run out", job.id)
+                log.exception("failure could not be written; the lease will run out", extra=job.named)
 
     def _give_back(self, job: ActiveJob) -> None:
         if job.over:
@@ -363,11 +391,11 @@ def _presses(draft: Write | None) -> bool:
 
 
 def _save(job: ActiveJob, write: Write) -> None:
-    """Have another attempt go on from here. That clears the job of its worker's loss once it is further than that."""
+    """Have another attempt go on from here. That clears the job of its worker's loss once it gets on."""
     job.saved_at = time.monotonic()
     if job.points:
         write.save(to_bytes(job.points), job.step, job.evaluations)
-    if job.evaluations > job.lost_at:
+    if job.gets_on():
         write.fields["losses"] = 0
 
 

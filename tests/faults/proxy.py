@@ -12,13 +12,15 @@ class Proxy:
     """Between clients and a port on this machine.
 
     delay: seconds that each piece is held back. `cut` closes every connection; while `refusing`, new ones are closed
-    at once; while `silent`, they are accepted and nothing passes. `forget` has nothing pass any more through those that
-    there are, without a word, as a router does that was started anew.
+    at once; while `silent`, they are accepted and nothing passes. breaking_at: the first piece of a client that holds
+    this does not arrive; every connection is cut instead, and new ones are refused. `forget` has nothing pass any more
+    through those that there are, without a word, as a router does that was started anew.
     """
 
     def __init__(self, to_port: int) -> None:
         self.delay = 0.0
         self.refusing = False
+        self.breaking_at: bytes | None = None
         self._flowing = threading.Event()
         self._flowing.set()
         self._never = threading.Event()
@@ -90,6 +92,8 @@ class Proxy:
     def _pass(self, source: socket.socket, target: socket.socket, pair: tuple[socket.socket, socket.socket]) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if source is pair[0] and self._breaks(data):
+                    break
                 if self.delay:
                     time.sleep(self.delay)
                 self._flowing.wait()
@@ -99,6 +103,15 @@ class Proxy:
         with self._lock:
             self._pairs.discard(pair)
         _close(pair)
+
+    def _breaks(self, data: bytes) -> bool:
+        """Whether everything breaks off at this piece."""
+        with self._lock:
+            if self.breaking_at is None or self.breaking_at not in data:
+                return False
+            self.breaking_at, self.refusing = None, True
+        self.cut()
+        return True
 
 
 def _close(pair: tuple[socket.socket, socket.socket]) -> None:

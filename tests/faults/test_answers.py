@@ -17,6 +17,8 @@ from tests.faults.site import Site
 
 pytestmark = pytest.mark.faults
 
+PING = b"\x89\x04"  # the head of such a frame, with a payload of four bytes (RFC 6455, 5.5.2)
+
 
 def test_a_status_is_that_of_the_job_asked_for_whoever_hangs_up(site: Site, told: Callable[..., None]) -> None:
     """redis-py#2665, #2624: 10,000 calls through a delayed connection, every fourth client gone before its answer."""
@@ -71,6 +73,26 @@ def test_listeners_that_vanish_leave_nothing_behind(site: Site, told: Callable[.
         told(kind=kind, clients=100, descriptors_back_after_seconds=round(seconds, 2))
     assert "Traceback" not in api.log.read_text()
     shop.store.cancel(job)
+
+
+def test_a_quiet_socket_is_pinged_and_closed_when_nobody_answers(site: Site, told: Callable[..., None]) -> None:
+    """ComfyUI#9393: no socket stays open and silent, at either end, for longer than thirty seconds."""
+    shop, api = site.shop, site.api
+    job = shop.submit(model="nobody")
+    site.until(lambda: _get(api.port, f"/jobs/{job}") == job, "an answer")
+    client = _listen(api.port, job, "websocket")
+    client.settimeout(60.0)
+    opened, heard = time.monotonic(), b""
+    while PING not in heard:
+        heard += client.recv(4096)
+    pinged = time.monotonic()
+    while client.recv(4096):
+        pass
+    closed = time.monotonic()
+    client.close()
+    told(pinged_after_seconds=round(pinged - opened, 1), closed_after_seconds=round(closed - pinged, 1))
+    assert b'"type": "queued"' in heard or b'"type":"queued"' in heard
+    assert max(pinged - opened, closed - pinged) < 30.0
 
 
 def _descriptors(pid: int) -> int:

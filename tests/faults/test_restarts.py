@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -72,9 +73,11 @@ def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, told
     accepted: list[str] = []
     posting = threading.Thread(target=post, args=(site, jobs, chance, accepted, 0.15))
     posting.start()
+    kills: list[str] = []
     for _ in range(10):
         time.sleep(chance.uniform(2.0, 4.0))
         workers.pop(0).kill()
+        kills.append(datetime.now(UTC).isoformat(timespec="milliseconds"))
         workers.append(shop.worker("fake", seconds=0.005, lease=2.0, max_batch=8))
     posting.join()
     ended = Counter(shop.finished(job_id).status for job_id in accepted)
@@ -83,17 +86,20 @@ def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, told
         check_events(shop.events(job_id))
     told(kills=10, jobs=len(accepted), ended=dict(ended), begun_again=again)
     failed = [job_id for job_id in accepted if shop.job(job_id).status != "succeeded"]
-    assert [story(shop, job_id) for job_id in failed] == []
+    assert [story(shop, job_id) for job_id in failed] == [], kills
     assert (len(accepted), ended) == (jobs, Counter(succeeded=jobs))
     assert again > 0
     check_nothing_left(shop)
 
 
 def story(shop: Shop, job_id: str) -> list[str]:
-    """What became of a job, attempt by attempt."""
-    told = [f"{event['attempt']}: {event['type']} {event.get('step', '')}" for event in shop.events(job_id)]
+    """What became of a job: the first and the last step that each attempt told of, and its lines in the log."""
     record = shop.job(job_id)
-    return [f"{record.request.n} x {record.request.steps}, lost at {record.lost_at}", *told[:3], *told[-12:]]
+    told = [f"{record.request.n} x {record.request.steps}, lost at {record.lost_at}"]
+    for attempt in range(1, record.attempt + 1):
+        steps = [event["step"] for event in shop.events(job_id) if event["attempt"] == attempt and "step" in event]
+        told.append(f"attempt {attempt}: {steps[:1]} … {steps[-1:]}")
+    return told + [f"{line['time']} {line['event']}" for line in shop.lines(job_id)]
 
 
 def post(site: Site, jobs: int, chance: random.Random, accepted: list[str], pause: float) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -377,11 +378,28 @@ def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
     assert steps[0] > left.step
 
 
-@pytest.mark.parametrize(("turns", "left"), [(3, (2, True)), (4, (0, False))])
-def test_a_job_that_gets_further_than_where_it_was_lost_is_cleared(
-    turns: int, left: tuple[int, bool], workshop: Workshop, create: Create
+@pytest.mark.parametrize(
+    ("turns", "exact", "sure", "left"),
+    [
+        (3, True, 0.0, (2, True)),
+        (4, True, 600.0, (0, False)),
+        (4, False, 0.0, (0, False)),
+        (6, False, 600.0, (2, True)),
+    ],
+)
+def test_a_job_that_gets_on_beyond_where_it_was_lost_is_cleared(
+    turns: int,
+    exact: bool,
+    sure: float,
+    left: tuple[int, bool],
+    workshop: Workshop,
+    create: Create,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Until then each of its turns is saved: it may have few before the next worker is lost, and be innocent."""
+    """Until then each of its turns is saved: it may have few before the next worker is lost, and be innocent. Turns
+    that a worker had made, but not written, are no progress; which these are is unknown once, then they are waited for.
+    """
+    monkeypatch.setattr("worker.publisher.SURE_SECONDS", sure)
     record = create(steps=8)
     first = workshop.store.start(record.id, "one", "fake")
     workshop.store.write(Write(record.id, first, 1, fields={"step": 3, "evaluations": 3}))
@@ -390,7 +408,7 @@ def test_a_job_that_gets_further_than_where_it_was_lost_is_cleared(
     assert taken is not None
     assert (taken.losses, taken.lost_at) == (1, 3)
     active = workshop.begin(taken)  # the third attempt: its last chance
-    active.lost_at, active.apart = 3, True
+    active.lost_at, active.apart, active.exact = 3, True, exact
     workshop.publisher.start()
     for _ in range(turns):
         workshop.turn()
@@ -402,3 +420,22 @@ def test_a_job_that_gets_further_than_where_it_was_lost_is_cleared(
     point = workshop.store.resume_point(record.id)
     assert point is not None
     assert from_bytes(point)[0].row == turns
+
+
+def test_who_waits_for_a_turn_to_be_written_finds_it_written_but_waits_for_no_dead_redis(
+    workshop: Workshop, create: Create
+) -> None:
+    record = create(steps=30, watched=True)
+    workshop.begin(record)
+    workshop.turn()
+    started = time.monotonic()
+    workshop.publisher.settle()  # nobody writes yet
+    assert 0.2 < time.monotonic() - started < 2.0
+    workshop.publisher.start()
+    for turns in range(2, 12):
+        workshop.turn()
+        workshop.publisher.settle()
+        after = workshop.store.job(record.id)
+        assert after is not None
+        assert after.evaluations == turns
+    workshop.publisher.close(FLUSH)

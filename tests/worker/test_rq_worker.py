@@ -12,6 +12,7 @@ import pytest
 from rq import Queue
 
 from tests.shop import Shop
+from worker import keys
 from worker.job import TERMINAL
 
 
@@ -89,6 +90,24 @@ def test_a_request_that_no_plan_can_be_made_for_fails_and_says_so(shop: Shop) ->
     assert record.error is not None
     assert record.error["code"] == "unservable"
     assert "unheard-of" in record.error["message"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process' memory from /proc (Linux)")
+def test_after_memory_ran_out_the_next_job_is_done_and_the_memory_is_back(shop: Shop) -> None:
+    """stable-diffusion-webui#13871, twenty times: a job that never fits fails, one that fits in parts and one beside
+    them do not; and none of the 64 MiB that were taken each time stays."""
+    worker = shop.worker("narrow", max_batch=8, hungry=2, most=2)
+    expected = [shop.sha256(shop.submit(model="narrow", label=1, steps=2, seed=seed))[0] for seed in range(7, 11)]
+    held = []
+    for _ in range(20):
+        jobs = [shop.submit(model="narrow", label=label, steps=2, n=n) for label, n in ((1, 4), (2, 1))]
+        assert shop.sha256(jobs[0]) == expected
+        assert (shop.finished(jobs[1]).error or {}).get("code") == "out_of_memory"
+        assert shop.finished(shop.submit(model="narrow", label=1)).status == "succeeded"
+        held.append(worker.resident())
+    assert max(held) < 1.05 * held[0], held
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
 
 
 def test_a_job_that_was_canceled_while_it_waited_never_starts(shop: Shop) -> None:
@@ -251,6 +270,22 @@ def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(sho
     assert shop.job(job_id).attempt == 2
     kinds = [kind for kind in events(shop, job_id) if kind not in ("progress", "image")]
     assert kinds == ["queued", "started", "queued", "started", "succeeded"]
+    shop.until(lambda: shop.lines(job_id)[-1]["event"] == "job over", "the log's last line of it")
+    lines = shop.lines(job_id)
+    assert [line["event"] for line in lines] == ["job started", "job given back", "job started", "job over"]
+    assert [line.get("step") for line in lines] == [None, record.step, None, None]
+    assert {line["request_id"] for line in lines} == {f"for {job_id}"}
+
+
+def test_a_job_whose_resume_point_cannot_be_used_begins_anew_and_the_log_says_why(shop: Shop) -> None:
+    job_id = shop.submit(model="anew")
+    shop.client.hset(keys.job(job_id), "numerics", "fake")
+    shop.client.set(keys.resume(job_id), b"no resume point")
+    shop.worker("anew")
+    assert shop.finished(job_id).status == "succeeded"
+    (line,) = [line for line in shop.lines(job_id) if line["event"] == "job begins anew"]
+    assert line["request_id"] == f"for {job_id}"
+    assert line["reason"]
 
 
 def test_a_worker_told_to_stop_finishes_what_is_nearly_done(shop: Shop) -> None:
@@ -316,6 +351,8 @@ def test_a_job_on_its_last_chance_runs_apart_and_its_neighbours_come_back_unharm
         assert (statuses, waiting) == (["queued"] * 3, others)
     assert [shop.finished(job_id).status for job_id in (suspect, *others)] == ["succeeded"] * 4
     assert [(shop.job(job_id).attempt, shop.job(job_id).losses) for job_id in others] == [(2, 0)] * 3
+    (apart,) = [line for line in shop.lines(suspect) if line["event"] == "job runs apart"]
+    assert apart["request_id"] == f"for {suspect}"
     assert shop.job(suspect).losses == 0, "it got on: cleared, and the others came back while it still ran"
     starts = [event for job_id in others for event in shop.events(job_id) if event["type"] == "started"]
     assert len(starts) == 6

@@ -1,0 +1,64 @@
+"""The worker as the process that it is: where its models are loaded and run, and what it keeps in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes through /proc (Linux)")
+
+
+def worker_of(service: Any) -> int:
+    """The process id of its one worker."""
+    (pid,) = [pid for pid, command in service.children().items() if "-m worker" in command]
+    return int(pid)
+
+
+def resident(pid: int) -> float:
+    """MiB."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
+
+
+def test_changing_the_model_fifty_times_costs_no_memory(service: Any) -> None:
+    """stable-diffusion-webui#11632, #12403: memory grew with each switch. Here both models stay loaded."""
+    worker, held = worker_of(service), []
+    with service.client() as client:
+        models = [model["name"] for model in client.get("/models").json()]
+        for k in range(60):
+            body = {"model": models[k % 2], "steps": 2, "seed": k, "guidance_scale": 1}
+            job = client.post("/generate", json=body, headers={"Prefer": "wait=60"}).json()
+            assert (job["status"], job["model"]) == ("succeeded", models[k % 2])
+            held.append(resident(worker))
+    slope = float(np.polyfit(range(50), held[10:], 1)[0])
+    assert slope < 1.0, held
+
+
+@pytest.mark.faults
+def test_twenty_jobs_on_four_threads_are_done_by_the_process_that_loaded_the_models(
+    start_service: Callable[..., Any], tmp_path: Path
+) -> None:
+    """pytorch#17199, django-q#713: a process that is forked after torch has begun hangs in its first parallel region.
+    RQ's own workers fork one for each job."""
+    service = start_service(tmp_path / "data", environment={"DENOISED_THREADS": "4", "DENOISED_MAX_BATCH": "4"})
+    worker = worker_of(service)
+    with service.client() as client:
+        assert client.get("/models").json()[0]["numerics"].endswith("/4-threads")
+        jobs = [client.post("/generate", json={"steps": 10, "seed": seed}).json()["id"] for seed in range(20)]
+        for job in jobs:
+            assert children(worker) == []
+            while (status := client.get(f"/jobs/{job}").json()["status"]) not in ("succeeded", "failed"):
+                assert children(worker) == []
+            assert status == "succeeded"
+    assert worker_of(service) == worker
+    assert len(list(Path(f"/proc/{worker}/task").iterdir())) > 4
+    assert service.stop() == 0
+
+
+def children(pid: int) -> list[str]:
+    """Of every thread of a process."""
+    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
