@@ -147,7 +147,8 @@ def _started(trial: Trial) -> list[Subject]:
     expected = _expected_picture()
     manners = [Manner(trial.device, precision) for precision in trial.precisions]
     ours = [trial.attempt(m.of(names.OURS), partial(_start_ours, trial, m, expected)) for m in manners]
-    both = [*manners, *(Manner(m.device, m.precision, compiled=True) for m in manners)]
+    ways = (False, True) if trial.compiled else (False,)
+    both = [Manner(trial.device, precision, way) for way in ways for precision in trial.precisions]
     starting: dict[str, Callable[[], Subject]] = {}
     for name, start in _peers(trial, expected).items():
         starting |= {manner.of(name): partial(start, manner) for manner in both}

@@ -56,6 +56,7 @@ def accelerator(
     rounds: Annotated[int, typer.Option(min=1, help="samples of each figure of the loads")] = 2,
     budget: Annotated[float, typer.Option(min=1, help="seconds after which nothing more is begun")] = 600.0,
     device: Annotated[str, typer.Option(help="cuda, cuda:1; cpu for a rehearsal")] = "cuda",
+    compiled: Annotated[bool, typer.Option(help="the peers' networks by torch.compile too")] = True,
     out: Annotated[Path, typer.Option(help="where the page and its figures are, and are written")] = DOCS,
     render: Annotated[bool, typer.Option("--render", help="measure nothing, write the page anew")] = False,
 ) -> None:
@@ -65,7 +66,7 @@ def accelerator(
         if render:
             _render(out)
         else:
-            _measure(_chosen(only), _precisions(precisions), effort, budget, device, out)
+            _measure(_chosen(only), _precisions(precisions), effort, budget, device, compiled, out)
     except BenchError as error:
         typer.echo(f"bench.accelerator: {error}", err=True)
         raise typer.Exit(1) from error
@@ -91,7 +92,13 @@ def _listed(text: str) -> list[str]:
 
 
 def _measure(
-    sections: list[str], precisions: tuple[Precision, ...], effort: Effort, budget: float, device: str, out: Path
+    sections: list[str],
+    precisions: tuple[Precision, ...],
+    effort: Effort,
+    budget: float,
+    device: str,
+    compiled: bool,
+    out: Path,
 ) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     machine = _machine(device)
@@ -115,7 +122,8 @@ def _measure(
         for name in sections:
             say(f"== {name}")
             of_section = precisions if name == names.LOADS else PRECISIONS
-            SECTIONS[name](Trial(place, found[name], device, of_section, keep, began + budget))
+            SECTIONS[name](Trial(place, found[name], device, of_section, compiled, keep, began + budget))
+            keep()
     say(f"wrote {out / DOCUMENT}")
     typer.echo("\n" + (out / DOCUMENT).read_text(encoding="utf-8"))
 

@@ -49,20 +49,21 @@ def _subjects(trial: Trial, batch: int) -> dict[str, Evaluate]:
     """An evaluation of each that can be had, on the same inputs."""
     subjects: dict[str, Evaluate] = {}
     for precision in trial.precisions:
-        for name, make in _makers(precision, batch, trial.device).items():
+        for name, make in _makers(trial, precision, batch).items():
             evaluate = trial.attempt(f"{name}, batch {batch}", make)
             if evaluate is not None:
                 subjects[name] = evaluate
     return subjects
 
 
-def _makers(precision: Precision, batch: int, device: str) -> dict[str, Callable[[], Evaluate]]:
+def _makers(trial: Trial, precision: Precision, batch: int) -> dict[str, Callable[[], Evaluate]]:
+    device = trial.device
     makers: dict[str, Callable[[], Evaluate]] = {
         names.in_precision(names.OURS, precision): partial(_ours, precision, batch, device),
         names.in_precision(names.CONTIGUOUS, precision): partial(_eager, precision, batch, device, "contiguous"),
         names.in_precision(names.CHANNELS_LAST, precision): partial(_eager, precision, batch, device, "channels_last"),
     }
-    if batch in COMPILED_BATCHES:
+    if trial.compiled and batch in COMPILED_BATCHES:
         name = names.in_precision(names.COMPILED_WITH_GRAPHS, precision)
         makers[name] = partial(_compiled, precision, batch, device)
     return makers

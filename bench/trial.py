@@ -20,12 +20,15 @@ T = TypeVar("T")
 
 @dataclass
 class Trial:
-    """found: what a section finds; keep: writes it; until: of time.monotonic(), when nothing more is begun."""
+    """found: what a section finds; keep: writes it; compiled: whether the peers are measured compiled too; until: of
+    time.monotonic(), when nothing more is begun.
+    """
 
     place: Place
     found: Samples
     device: str
     precisions: tuple[Precision, ...]
+    compiled: bool
     keep: Callable[[], None]
     until: float
     _closing: list[Callable[[], None]] = field(default_factory=list, init=False)

@@ -57,7 +57,7 @@ def trial(tmp_path: Path) -> MakeTrial:
     def make(until: float) -> tuple[Trial, Told]:
         told = Told()
         place = Place(tmp_path, Effort(rounds=3), told.lines.append, ExitStack())
-        return Trial(place, Samples(), "cpu", ("float32",), told.keep, until), told
+        return Trial(place, Samples(), "cpu", ("float32",), True, told.keep, until), told
 
     return make
 
