@@ -100,7 +100,8 @@ def _measure(
     compiled: bool,
     out: Path,
 ) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if device == "cpu" and out.resolve() == DOCS:
+        raise BenchError("--device cpu is a rehearsal: name another folder than docs with --out")
     machine = _machine(device)
     before, found, began = read_figures(out / TABLE), {name: Samples() for name in sections}, time.monotonic()
 
@@ -115,6 +116,7 @@ def _measure(
         write_figures(out / TABLE, figures)
         _render(out)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     say(str(machine))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="denoised-bench-")))

@@ -126,3 +126,9 @@ def test_a_page_is_rendered_from_figures_elsewhere_and_a_wrong_section_is_refuse
     refused = CliRunner().invoke(cli, ["--out", str(tmp_path), "--only", "nothing"])
     assert refused.exit_code == 1
     assert "--only nothing: there is no such section (of evaluations, loads)" in refused.stderr
+
+
+def test_a_rehearsal_does_not_write_over_the_figures_of_a_gpu(repository: Path) -> None:
+    refused = CliRunner().invoke(cli, ["--device", "cpu", "--out", str(repository / "docs")])
+    assert refused.exit_code == 1
+    assert "--device cpu is a rehearsal" in refused.stderr
