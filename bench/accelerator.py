@@ -1,154 +1,152 @@
-"""Measure one evaluation of the network on a CUDA device beside diffusers, and write docs/performance-cuda.md.
+"""Measure denoised beside its peers on a CUDA device; docs/performance-cuda.csv and docs/performance-cuda.md.
 
-python -m bench.accelerator
+python -m bench.accelerator                                    everything, some ten minutes
+python -m bench.accelerator --only loads --budget 300          one section; nothing more is begun after 300 s
+python -m bench.accelerator --device cpu --out /tmp/look       a rehearsal where there is no such device
+python -m bench.accelerator --render                           measures nothing, renders the page anew
 
-In each precision: ours as a worker runs it, diffusers' in both memory formats and compiled with CUDA graphs. They
-take turns.
+Figures replace those that stand there; what is not measured again stays. They are written after each subject.
+What fails is said, and the rest goes on.
 """
 
 from __future__ import annotations
 
-import os
+import signal
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
-from statistics import median
+from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor, nn
 
-from bench.kernels import OutputOnly
+from bench import names
+from bench.accelerated import measure_loads
+from bench.accelerator_page import DOCUMENT, TABLE, document
+from bench.effort import Effort
+from bench.errors import BenchError
+from bench.evaluations import measure_evaluations
+from bench.figures import Samples, read_figures, write_figures
+from bench.machine import Machine, this_machine
+from bench.place import Place
 from bench.programs import ROOT
-from bench.servers import FOLDER
+from bench.trial import Trial
 from model.atomic import write_text_atomically
-from model.checkpoint import load_model
-from model.graphs import BUCKET, PRECISIONS, GraphedUNet, Precision
-from model.unet import UNet
+from model.graphs import PRECISIONS, Precision
 
-DEVICE = "cuda"
-DOCUMENT = ROOT / "docs" / "performance-cuda.md"
-BATCHES = (1, 16, 64)
-COMPILED_BATCHES = (16, 64)
-TIMES, ROUNDS = 15, 5  # evaluations of a spell, of which the median counts; spells
+DOCS = ROOT / "docs"
+SECTIONS: dict[str, Callable[[Trial], None]] = {
+    names.ONE_EVALUATION: measure_evaluations,
+    names.LOADS: measure_loads,
+}
 
-Row = tuple[str, ...]
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def main() -> None:
-    """Measure, write the page, show it."""
+@cli.command()
+def accelerator(
+    only: Annotated[str, typer.Option(help=f"sections, comma-separated, of {', '.join(SECTIONS)}")] = "",
+    precisions: Annotated[str, typer.Option(help=f"of the loads, of {', '.join(PRECISIONS)}")] = "float32,bfloat16",
+    seconds: Annotated[float, typer.Option(min=0.1, help="of a load, after a quarter of it to warm up")] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="samples of each figure of the loads")] = 2,
+    budget: Annotated[float, typer.Option(min=1, help="seconds after which nothing more is begun")] = 600.0,
+    device: Annotated[str, typer.Option(help="cuda, cuda:1; cpu for a rehearsal")] = "cuda",
+    compiled: Annotated[bool, typer.Option(help="the peers' networks by torch.compile too")] = True,
+    out: Annotated[Path, typer.Option(help="where the page and its figures are, and are written")] = DOCS,
+    render: Annotated[bool, typer.Option("--render", help="measure nothing, write the page anew")] = False,
+) -> None:
+    """Measure denoised beside its peers on an accelerator."""
+    effort = Effort(rounds=rounds, seconds=seconds, warm_up=seconds / 4, sweep_seconds=seconds / 2, patience=60.0)
+    try:
+        if render:
+            _render(out)
+        else:
+            _measure(_chosen(only), _precisions(precisions), effort, budget, device, compiled, out)
+    except BenchError as error:
+        typer.echo(f"bench.accelerator: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _chosen(only: str) -> list[str]:
+    """The sections to run, in their order."""
+    asked = _listed(only) or list(SECTIONS)
+    if unknown := set(asked) - set(SECTIONS):
+        raise BenchError(f"--only {', '.join(sorted(unknown))}: there is no such section (of {', '.join(SECTIONS)})")
+    return [name for name in SECTIONS if name in asked]
+
+
+def _precisions(text: str) -> tuple[Precision, ...]:
+    asked = _listed(text)
+    if unknown := set(asked) - set(PRECISIONS):
+        raise BenchError(f"--precisions {', '.join(sorted(unknown))}: none (of {', '.join(PRECISIONS)})")
+    return tuple(precision for precision in PRECISIONS if precision in asked)
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _measure(
+    sections: list[str],
+    precisions: tuple[Precision, ...],
+    effort: Effort,
+    budget: float,
+    device: str,
+    compiled: bool,
+    out: Path,
+) -> None:
+    if device == "cpu" and out.resolve() == DOCS:
+        raise BenchError("--device cpu is a rehearsal: name another folder than docs with --out")
+    machine = _machine(device)
+    before, found, began = read_figures(out / TABLE), {name: Samples() for name in sections}, time.monotonic()
+
+    def say(line: str) -> None:
+        typer.echo(f"[{time.monotonic() - began:6.1f} s] {line}")
+
+    def keep() -> None:
+        """What was found takes the place of what was found before; what was not measured again stays."""
+        figures, today = before, datetime.now(UTC).date().isoformat()
+        for name, samples in found.items():
+            figures = figures | samples.figures(name, today, machine)
+        write_figures(out / TABLE, figures)
+        _render(out)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    say(str(machine))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="denoised-bench-")))
+        place = Place(folder, effort, say, stack)
+        for name in sections:
+            say(f"== {name}")
+            of_section = precisions if name == names.LOADS else PRECISIONS
+            SECTIONS[name](Trial(place, found[name], device, of_section, compiled, keep, began + budget))
+            keep()
+    say(f"wrote {out / DOCUMENT}")
+    typer.echo("\n" + (out / DOCUMENT).read_text(encoding="utf-8"))
+
+
+def _render(out: Path) -> None:
+    write_text_atomically(out / DOCUMENT, document(read_figures(out / TABLE)))
+
+
+def _machine(device: str) -> Machine:
+    """The one that runs this program, named by its accelerator.
+
+    Raises:
+        BenchError: when it has none.
+    """
+    machine = this_machine()
+    if device == "cpu":
+        return machine
     if not torch.cuda.is_available():
-        raise SystemExit("bench.accelerator: there is no CUDA device here")
-    text = f"{_head()}\n\n{_table(('', *(f'batch {images}' for images in BATCHES)), evaluations())}\n"
-    write_text_atomically(DOCUMENT, text)
-    typer.echo(text)
-
-
-def evaluations() -> list[Row]:
-    """A row for each subject: its milliseconds at each of BATCHES."""
-    times: dict[str, dict[int, list[float]]] = {}
-    for batch in BATCHES:
-        subjects = _subjects(batch)
-        for _ in range(ROUNDS):
-            for name, evaluate in subjects.items():
-                times.setdefault(name, {}).setdefault(batch, []).append(_milliseconds(evaluate))
-    return [(name, *(_spread(found.get(batch, []), 3) for batch in BATCHES)) for name, found in times.items()]
-
-
-def _subjects(batch: int) -> dict[str, Callable[[], object]]:
-    subjects: dict[str, Callable[[], object]] = {}
-    for precision in PRECISIONS:
-        model = load_model(FOLDER, device=DEVICE)
-        assert isinstance(model.unet, UNet)
-        ours = GraphedUNet(model.unet, model.shape, precision)
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(batch, *model.shape, generator=generator).to(DEVICE)
-        t, labels = torch.linspace(1, 999, batch, device=DEVICE), torch.arange(batch, device=DEVICE) % 10
-        subjects[f"denoised, {precision}"] = _call(ours, x, t, labels)
-        for layout in ("contiguous", "channels_last"):
-            network = _of_diffusers(precision, layout)
-            given = x.to(next(network.parameters()).dtype).contiguous(memory_format=getattr(torch, _format(layout)))
-            subjects[f"diffusers, {layout}, {precision}"] = _in(precision, _call(network, given, t, labels))
-        if batch in COMPILED_BATCHES:
-            given = x.to(next(network.parameters()).dtype)
-            subjects[f"diffusers, compiled with CUDA graphs, {precision}"] = _compiled(precision, given, t, labels)
-    return subjects
-
-
-def _call(network: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Callable[[], object]:
-    return lambda: network(x, t, labels)
-
-
-def _in(precision: Precision, evaluate: Callable[[], object]) -> Callable[[], object]:
-    """The same, torch's switches set for that precision."""
-
-    def switched() -> object:
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-        return evaluate()
-
-    return switched
-
-
-def _compiled(precision: Precision, x: Tensor, t: Tensor, labels: Tensor) -> Callable[[], object]:
-    network = torch.compile(_of_diffusers(precision, "contiguous"), mode="reduce-overhead", dynamic=False)
-    evaluate = _in(precision, lambda: network(x, t, labels))
-    with torch.no_grad():
-        for _ in range(3):
-            evaluate()
-    return evaluate
-
-
-def _of_diffusers(precision: Precision, layout: str) -> nn.Module:
-    from diffusers import UNet2DModel
-
-    network = UNet2DModel.from_pretrained(FOLDER, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False)
-    network = network.to(DEVICE, torch.bfloat16 if precision == "bfloat16" else torch.float32)
-    network = network.to(memory_format=getattr(torch, _format(layout)))
-    return OutputOnly(network).eval().requires_grad_(False)
-
-
-def _format(layout: str) -> str:
-    return "contiguous_format" if layout == "contiguous" else layout
-
-
-@torch.no_grad()
-def _milliseconds(evaluate: Callable[[], object]) -> float:
-    """The median of a spell, by the device's clock and the host's waiting for it."""
-    evaluate()
-    torch.cuda.synchronize()
-    taken = []
-    for _ in range(TIMES):
-        began = time.perf_counter()
-        evaluate()
-        torch.cuda.synchronize()
-        taken.append(1000 * (time.perf_counter() - began))
-    return median(taken)
-
-
-def _head() -> str:
-    name = torch.cuda.get_device_name(DEVICE)
-    today = datetime.now(UTC).date().isoformat()
-    return (
-        "# How fast denoised is on a GPU\n\nWritten by `python -m bench.accelerator`; do not edit. "
-        f"{name}, {os.cpu_count()} CPU cores, torch {torch.__version__}, {today}.\n\n"
-        "Milliseconds of one evaluation of the bundled model's network, the host's waiting for the device included: "
-        f"medians of {ROUNDS} rounds in which the subjects take turns, in brackets the least and the greatest. "
-        f"denoised evaluates {BUCKET} images at a time, whatever is asked for (docs/decisions.md says why), and "
-        "compiles nothing."
-    )
-
-
-def _table(head: Row, rows: list[Row]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _spread(samples: list[float], digits: int) -> str:
-    if not samples:
-        return "–"
-    return f"{median(samples):.{digits}g} ({min(samples):.{digits}g}–{max(samples):.{digits}g})"
+        raise BenchError("there is no CUDA device here")
+    return replace(machine, cpu=f"{torch.cuda.get_device_name(device)} beside {machine.cpu}", torch=torch.__version__)
 
 
 if __name__ == "__main__":
-    main()
+    cli(prog_name="bench.accelerator")

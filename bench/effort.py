@@ -15,7 +15,8 @@ class Effort:
 
     rounds: samples of every figure; seconds: of a load, after warm_up; sweep_seconds: of a load in a sweep over
     clients; spell: for which one thing of the kernels is repeated in a round; kernel_rounds: of those; compiled: the
-    batch sizes for which the network is compiled; jobs: through one worker whose memory is watched.
+    batch sizes for which the network is compiled; jobs: through one worker whose memory is watched; patience: for one
+    picture; only a hang reaches it.
     """
 
     rounds: int = 3
@@ -29,6 +30,7 @@ class Effort:
     sizes: tuple[int, ...] = SIZES
     compiled: tuple[int, ...] = (1, 16)
     jobs: int = 10_000
+    patience: float = 120.0
 
 
 FULL = Effort()

@@ -134,7 +134,8 @@ class Round:
     def evaluations_per_second(self) -> float:
         """Evaluations of what ended, over the time from the last end before the round to the last end in it.
 
-        So a server that answers many at once is not judged by where between two of its batches a round begins.
+        So a server that answers many at once is not judged by where between two of its batches a round begins. Where
+        none ended before, what ended in the round was worked on since the first was asked for.
 
         Raises:
             BenchError: when nothing ended in the round.
@@ -144,7 +145,8 @@ class Round:
             raise BenchError(
                 f"{self.url}: no request ended within {self.end - self.start:g} s: the rounds are too short"
             )
-        before = max((a.ended for a in self.answered if a.ended <= self.start), default=self.start)
+        asked = min(a.began for a in self.answered)
+        before = max((a.ended for a in self.answered if a.ended <= self.start), default=asked)
         return sum(a.ask.evaluations for a in counted) / (counted[-1].ended - before)
 
     def latency(self, steps: int | None = None) -> float:
@@ -160,7 +162,14 @@ class Round:
 
 
 async def closed_loop(
-    url: str, clients: int, asks: Iterator[Ask], *, warm_up: float, seconds: float, size: tuple[int, int] = SIZE
+    url: str,
+    clients: int,
+    asks: Iterator[Ask],
+    *,
+    warm_up: float,
+    seconds: float,
+    size: tuple[int, int] = SIZE,
+    patience: float = PATIENCE,
 ) -> Round:
     """So many clients for so long; returns when all are answered, each of them once at least on average.
 
@@ -174,7 +183,7 @@ async def closed_loop(
         while result.goes_on():
             result.answered.append(await ask_once(http, next(asks), size))
 
-    async with connection(url) as http:
+    async with connection(url, patience) as http:
         await together([client(http) for _ in range(clients)])
     return result
 
@@ -205,10 +214,10 @@ async def together(work: Sequence[Any]) -> None:
         raise errors.exceptions[0] from None
 
 
-def connection(url: str) -> httpx.AsyncClient:
-    """A client that keeps as many connections as it is used for at a time."""
+def connection(url: str, patience: float = PATIENCE) -> httpx.AsyncClient:
+    """A client that keeps as many connections as it is used for at a time, and waits so long for an answer."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits, trust_env=False)
+    return httpx.AsyncClient(base_url=url, timeout=patience, limits=limits, trust_env=False)
 
 
 async def ask_once(http: httpx.AsyncClient, ask: Ask, size: tuple[int, int] = SIZE) -> Answered:
@@ -233,7 +242,9 @@ async def post(http: httpx.AsyncClient, body: dict[str, Any], accept: str) -> ht
     try:
         response = await http.post("/generate", json=body, headers={"Accept": accept})
     except httpx.TimeoutException as error:
-        raise BenchError(f"{http.base_url} gave no picture within {PATIENCE:g} s: is the machine busy?") from error
+        raise BenchError(
+            f"{http.base_url} gave no picture within {http.timeout.read:g} s: is the machine busy?"
+        ) from error
     except httpx.HTTPError as error:
         raise BenchError(f"{http.base_url}: {type(error).__name__}: {error}") from error
     if response.status_code not in (200, 202):

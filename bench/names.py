@@ -5,6 +5,7 @@ from __future__ import annotations
 # Sections, in the order in which they are run.
 KERNELS, SHAPES, LOADS, CLIENTS, LISTENERS = "kernels", "shapes", "loads", "clients", "listeners"
 MEMORY, READINESS = "memory", "ready"
+ONE_EVALUATION = "evaluations"  # on an accelerator, where LOADS follows
 
 # Servers.
 OURS, LOCKED, BATCHING, BARE = "denoised", "(a) FastAPI + lock", "(b) LitServe", "(c) bare U-Net loop"
@@ -14,11 +15,13 @@ NO_LISTENERS, SIXTEEN_LISTENERS = "no listeners", "16 listeners"
 EVALUATIONS = "evaluations/s"
 LATENCY, SHORT_LATENCY = "median latency, s", "median latency of 10 steps, s"
 MEAN_BATCH, CHOSEN_BATCH = "rows in an evaluation", "images in an evaluation"
+WINDOW, EVERYBODY, SECONDS = "window", "everybody", "seconds"  # for which clients ask
 FRAMES = "share of the frames that came"
 
 # One evaluation of the network.
 CONTIGUOUS, CHANNELS_LAST = "diffusers, contiguous", "diffusers, channels_last"
 CONVOLUTIONS, COMPILED = "the convolutions alone", "diffusers, compiled for this batch"
+COMPILED_WITH_GRAPHS = "diffusers, compiled with CUDA graphs"
 EAGER = (CONTIGUOUS, CHANNELS_LAST)
 TABLE_BATCHES = (1, 16)
 MILLISECONDS = "ms"
@@ -37,3 +40,8 @@ def batch(images: int) -> str:
 def pixels(side: int) -> str:
     """The condition of an evaluation of one image of that width and height."""
     return f"{side} pixels"
+
+
+def in_precision(subject: str, precision: str) -> str:
+    """A subject that evaluates in a precision."""
+    return f"{subject}, {precision}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from bench.errors import BenchError
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+PROC = Path("/proc")
+BEGAN = 17  # of the fields of /proc/PID/stat after the parent's number: when the process began
 # Without what `make bench` sets for its own torch: denoised sets that itself, its peers run as they come.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in TORCH_ENVIRONMENT}
 
@@ -72,13 +75,15 @@ class Program:
                 raise BenchError(f"{name} does not start: {error}") from error
         return cls(name, process, log)
 
-    def hear(self) -> str:
-        """The next line that it prints.
+    def hear(self, seconds: float = START_SECONDS) -> str:
+        """The next line that it prints: one for each that it is told, so that none waits to be read.
 
         Raises:
-            BenchError: when it ends instead.
+            BenchError: when it ends instead, or says nothing for so long.
         """
         assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], seconds)[0]:
+            raise BenchError(f"{self.name} said nothing for {seconds:g} s: {self.last_words()}")
         line = self.process.stdout.readline()
         if not line:
             raise BenchError(f"{self.name} ended: {self.last_words()}")
@@ -158,6 +163,10 @@ def family(pid: int) -> list[Member]:
 
 def command_line(pid: int) -> str:
     """What a process was started as; "" when it is gone."""
+    if PROC.exists():
+        with suppress(OSError):
+            return (PROC / str(pid) / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
+        return ""
     return _ps("-o", "args=", "-p", str(pid)).strip()
 
 
@@ -174,7 +183,20 @@ def resident_bytes(pid: int) -> int:
 
 
 def _processes() -> dict[Member, int]:
-    """All that live, with the number of each one's parent."""
+    """All that live, with the number of each one's parent; from /proc, where there is one: not everywhere is a `ps`."""
+    if not PROC.exists():
+        return _told_by_ps()
+    found = {}
+    for path in PROC.glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            pid, _, rest = path.read_text().partition(" (")
+            state, parent, *fields = rest.rpartition(") ")[2].split()
+            if state not in "ZX":
+                found[Member(int(pid), fields[BEGAN])] = int(parent)
+    return found
+
+
+def _told_by_ps() -> dict[Member, int]:
     found = {}
     for line in _ps("-eo", "pid=,ppid=,stat=,lstart=").splitlines():
         pid, parent, state, began = line.split(None, 3)

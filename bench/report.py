@@ -58,7 +58,7 @@ def document(figures: Figures) -> str:
         f"![Images a second against batch size]({BATCH_PLOT})",
         f"![Time against the size of the image]({SIZE_PLOT})",
         METHOD,
-        _where(figures),
+        where(figures),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -103,9 +103,9 @@ def _load_table(figures: Figures, load: str) -> str:
 
 def _load_cells(figures: Figures, load: str, subject: str) -> list[str]:
     quantities = (names.EVALUATIONS, names.LATENCY, names.SHORT_LATENCY, names.MEAN_BATCH)
-    cells = [_cell(figures.get(Key(names.LOADS, load, subject, quantity))) for quantity in quantities]
+    cells = [cell(figures.get(Key(names.LOADS, load, subject, quantity))) for quantity in quantities]
     chosen = figures.get(Key(names.LOADS, load, subject, names.CHOSEN_BATCH))
-    return [*cells[:-1], _cell(chosen)] if chosen is not None else cells
+    return [*cells[:-1], cell(chosen)] if chosen is not None else cells
 
 
 def _evaluation_table(figures: Figures) -> str:
@@ -118,11 +118,11 @@ def _evaluation_table(figures: Figures) -> str:
     ]
     for subject in subjects:
         keys = [Key(names.KERNELS, names.batch(images), subject, names.MILLISECONDS) for images in names.TABLE_BATCHES]
-        lines.append(f"| {subject} | {' | '.join(_cell(figures.get(key)) for key in keys)} |")
+        lines.append(f"| {subject} | {' | '.join(cell(figures.get(key)) for key in keys)} |")
     return "\n".join(lines)
 
 
-def _where(figures: Figures) -> str:
+def where(figures: Figures) -> str:
     found: dict[tuple[str, str], list[str]] = {}
     for key, figure in figures.items():
         sections = found.setdefault((str(figure.machine), figure.date), [])
@@ -132,7 +132,7 @@ def _where(figures: Figures) -> str:
     return "\n".join(["## Where and when", "", *(lines or ["Nothing is measured yet."])])
 
 
-def _cell(figure: Figure | None) -> str:
+def cell(figure: Figure | None) -> str:
     return spread(figure.samples) if figure is not None else "–"
 
 

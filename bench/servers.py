@@ -10,16 +10,37 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.names import BARE, BATCHING, LOCKED, OURS
+from bench.names import BARE, BATCHING, LOCKED, OURS, in_precision
 from bench.programs import ROOT, Program, answers, command_line, family, free_port
+from model.graphs import Precision
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 FOLDER = ROOT / "model" / "zoo" / "fashion-mnist"  # what all of them serve
 
 RESUME_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a network is evaluated. compiled: a peer's, by torch.compile."""
+
+    device: str = "cpu"
+    precision: Precision = "float32"
+    compiled: bool = False
+
+    def of(self, name: str) -> str:
+        """What a subject is called that evaluates so: "(b) LitServe, compiled, bfloat16"."""
+        return in_precision(f"{name}, compiled" if self.compiled else name, self.precision)
+
+    @property
+    def options(self) -> list[str]:
+        """Of a peer's command line."""
+        compiled = ["--compile"] if self.compiled else []
+        return ["--device", self.device, "--precision", self.precision, *compiled]
 
 
 @dataclass
@@ -75,10 +96,23 @@ def denoised(place: Path, name: str = "data") -> Iterator[Server]:
 
 
 @contextmanager
-def peer(name: str, module: str, place: Path) -> Iterator[Server]:
-    """One of `bench.peers`, in their own environment."""
+def denoised_on(manner: Manner, place: Path) -> Iterator[Server]:
+    """Ours on that device and in that precision."""
+    name, port = manner.of(OURS), free_port()
+    where: list[str | Path] = ["--port", str(port), "--data-dir", place / f"data-{manner.precision}"]
+    command = [sys.executable, "-m", "app", "serve", *where, "--device", manner.device]
+    environment = {"DENOISED_PRECISION": manner.precision}
+    program = Program.start(name, command, place / f"{name}.log", environment=environment)
+    with server(program, f"http://127.0.0.1:{port}", "/readyz") as made:
+        yield made
+
+
+@contextmanager
+def peer(name: str, module: str, place: Path, manner: Manner | None = None) -> Iterator[Server]:
+    """One of `bench.peers`, in their own environment; by default as it comes, on the CPU."""
     port = free_port()
-    program = Program.start(name, [*_in_peers(module), FOLDER, str(port)], place / f"{module}.log")
+    options = manner.options if manner is not None else []
+    program = Program.start(name, [*_in_peers(module), FOLDER, str(port), *options], place / f"{name}.log")
     with server(program, f"http://127.0.0.1:{port}", "/health") as made:
         yield made
 
@@ -99,9 +133,10 @@ class Bare:
 
 
 @contextmanager
-def bare(place: Path) -> Iterator[Bare]:
+def bare(place: Path, name: str = BARE, manner: Manner | None = None) -> Iterator[Bare]:
     """Peer (c), which has chosen how it loops."""
-    program = Program.start(BARE, [*_in_peers("bare"), FOLDER], place / "bare.log", talks=True)
+    options = manner.options if manner is not None else []
+    program = Program.start(name, [*_in_peers("bare"), FOLDER, *options], place / f"{name}.log", talks=True)
     try:
         chosen = json.loads(program.hear())
         yield Bare(program, int(chosen["images"]), str(chosen["format"]))
@@ -110,9 +145,16 @@ def bare(place: Path) -> Iterator[Bare]:
 
 
 def _in_peers(module: str) -> list[str | Path]:
-    if not PEERS_PYTHON.exists():
-        raise BenchError(f"{PEERS_PYTHON.relative_to(ROOT)} is not there: run `make bench`, which installs it")
-    return [PEERS_PYTHON, "-m", f"bench.peers.{module}"]
+    return [_peers_python(), "-m", f"bench.peers.{module}"]
+
+
+def _peers_python() -> Path:
+    """The interpreter of the peers' environment; this one, where there is none and it has what they import."""
+    if PEERS_PYTHON.exists():
+        return PEERS_PYTHON
+    if all(find_spec(name) is not None for name in ("diffusers", "litserve")):
+        return Path(sys.executable)
+    raise BenchError(f"{PEERS_PYTHON.relative_to(ROOT)} is not there: run `make bench`, which installs it")
 
 
 @dataclass

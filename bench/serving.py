@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from bench import engine_loop
+from bench.effort import Effort
 from bench.errors import BenchError
 from bench.figures import Samples
 from bench.following import follow_loop
@@ -42,9 +44,11 @@ from bench.names import (
 )
 from bench.place import Place
 from bench.servers import Server
+from model.denoiser import PixelModel
 from worker.fleet import DEFAULT, load_models
 
 CLIENTS = 16
+PROBE = Ask(steps=10, guided=False, label=7, seed=7)  # what all are asked for before they are loaded
 NEAR = 2  # grey levels: how far the same picture from two servers may be apart, by rounding
 
 
@@ -59,21 +63,14 @@ def measure_loads(place: Place, found: Samples) -> None:
     for number in range(effort.rounds):
         for load in (THREE_STEP_COUNTS, REAL_TRAFFIC):
             for server in (servers.locked, servers.batching):
-                _note(found, load.name, server.name, _loaded(place, server, load, CLIENTS, number, effort.seconds))
-            rows = _load_ours(place, found, load, number)
+                note(found, load.name, server.name, loaded(place, server, load, CLIENTS, number, effort.seconds))
+            rows = load_ours(place, servers.ours, found, load, number)
             found.add(load.name, BARE, EVALUATIONS, servers.bare.evaluations_per_second(effort.seconds / 2))
             found.add(load.name, BARE, CHOSEN_BATCH, servers.bare.images)
-            rate = engine_loop.evaluations_per_second(
-                models[DEFAULT],
-                load.asks(number),
-                max(1, round(rows / load.evaluations_a_step)),
-                warm_up=effort.warm_up / 2,
-                seconds=effort.seconds / 2,
-            )
-            found.add(load.name, ENGINE, EVALUATIONS, rate)
+            found.add(load.name, ENGINE, EVALUATIONS, engine_rate(models[DEFAULT], load, number, rows, effort))
             place.say(f"round {number + 1}, {load.name}: {_summary(found, load.name)}")
         for server in (servers.batching, servers.ours):
-            result = _loaded(place, server, TWENTY_STEPS, 1, number, effort.sweep_seconds)
+            result = loaded(place, server, TWENTY_STEPS, 1, number, effort.sweep_seconds)
             found.add(ONE_CLIENT, server.name, LATENCY, result.latency())
 
 
@@ -117,50 +114,65 @@ def measure_listeners(place: Place, found: Samples) -> None:
 
 def check_same_pictures(servers: list[Server]) -> None:
     """Raise a BenchError unless all of them make the same picture of the same request: then they do the same work."""
-    ask = Ask(steps=10, guided=False, label=7, seed=7)
-    seen = {}
-    for server in servers:
-        with server.awake():
-            response = httpx.post(
-                f"{server.url}/generate",
-                json=ask.body(),
-                headers={"Accept": "image/png"},
-                timeout=60,
-                trust_env=False,
-            )
-        if response.status_code != 200:
-            raise BenchError(f"{server.name} answered {response.status_code}: {response.text[:300]}")
-        check_png(response.content, SIZE)
-        with Image.open(io.BytesIO(response.content)) as picture:
-            seen[server.name] = np.asarray(picture.convert("L"), dtype=np.int64)
+    seen = {server.name: picture_of(server) for server in servers}
     first, *others = seen
     for name in others:
         apart = int(np.abs(seen[name] - seen[first]).max())
         if apart > NEAR:
-            raise BenchError(f"{name} and {first} make different pictures of {ask}: {apart} grey levels apart")
+            raise BenchError(f"{name} and {first} make different pictures of {PROBE}: {apart} grey levels apart")
 
 
-def _load_ours(place: Place, found: Samples, load: Load, number: int) -> float:
+def picture_of(server: Server) -> NDArray[np.int64]:
+    """What it makes of one request: grey levels, (H, W).
+
+    Raises:
+        BenchError: when that is no picture.
+    """
+    with server.awake():
+        response = httpx.post(
+            f"{server.url}/generate", json=PROBE.body(), headers={"Accept": "image/png"}, timeout=60, trust_env=False
+        )
+    if response.status_code != 200:
+        raise BenchError(f"{server.name} answered {response.status_code}: {response.text[:300]}")
+    check_png(response.content, SIZE)
+    with Image.open(io.BytesIO(response.content)) as picture:
+        return np.asarray(picture.convert("L"), dtype=np.int64)
+
+
+def engine_rate(model: PixelModel, load: Load, number: int, rows: float, effort: Effort) -> float:
+    """Evaluations a second of our engine alone, with the trajectories that make so many rows under a load."""
+    return engine_loop.evaluations_per_second(
+        model,
+        load.asks(number),
+        max(1, round(rows / load.evaluations_a_step)),
+        warm_up=effort.warm_up / 2,
+        seconds=effort.seconds / 2,
+    )
+
+
+def load_ours(place: Place, ours: Server, found: Samples, load: Load, number: int) -> float:
     """Ours under a load; returns its mean batch, in rows."""
-    ours = place.servers.ours
     with ours.awake():
         result = _run(place, ours, load.asks(number), CLIENTS, place.effort.seconds)
         rows = asyncio.run(mean_batch(ours.url, result.counted))
-    _note(found, load.name, ours.name, result)
+    note(found, load.name, ours.name, result)
     found.add(load.name, ours.name, MEAN_BATCH, rows)
     return rows
 
 
-def _loaded(place: Place, server: Server, load: Load, clients: int, number: int, seconds: float) -> Round:
+def loaded(place: Place, server: Server, load: Load, clients: int, number: int, seconds: float) -> Round:
     with server.awake():
         return _run(place, server, load.asks(number), clients, seconds)
 
 
 def _run(place: Place, server: Server, asks: Iterator[Ask], clients: int, seconds: float) -> Round:
-    return asyncio.run(closed_loop(server.url, clients, asks, warm_up=place.effort.warm_up, seconds=seconds))
+    effort = place.effort
+    return asyncio.run(
+        closed_loop(server.url, clients, asks, warm_up=effort.warm_up, seconds=seconds, patience=effort.patience)
+    )
 
 
-def _note(found: Samples, condition: str, name: str, result: Round) -> None:
+def note(found: Samples, condition: str, name: str, result: Round) -> None:
     found.add(condition, name, EVALUATIONS, result.evaluations_per_second)
     found.add(condition, name, LATENCY, result.latency())
     if condition == THREE_STEP_COUNTS.name:

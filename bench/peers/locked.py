@@ -1,19 +1,24 @@
 """Peer (a): FastAPI and a diffusers pipeline behind a lock, the way tutorials do it.
 
-python -m bench.peers.locked FOLDER PORT
+python -m bench.peers.locked FOLDER PORT [--device cuda] [--precision bfloat16] [--compile]
 """
 
 from __future__ import annotations
 
-import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import Response
+from PIL import Image
 from pydantic import BaseModel
 
+from bench.peers.network import Manner, parsed
 from bench.peers.pipeline import ClassConditionalDDIM, Picture, png
+
+SIZES = (1, 2)  # rows of a picture: without guidance and with it
 
 
 class Body(BaseModel):
@@ -25,10 +30,10 @@ class Body(BaseModel):
     guidance_scale: float = 1.0
 
 
-def application(folder: str) -> FastAPI:
+def application(folder: str, manner: Manner) -> FastAPI:
     """One pipeline for everybody, one picture at a time."""
     app = FastAPI()
-    pipeline = ClassConditionalDDIM(folder)
+    make = _in_one_thread(folder, manner) if manner.compiled else _in_any_thread(folder, manner)
     lock = threading.Lock()
 
     @app.get("/health")
@@ -38,11 +43,24 @@ def application(folder: str) -> FastAPI:
     @app.post("/generate")
     def generate(body: Body) -> Response:
         with lock:
-            (image,) = pipeline([Picture(body.label, body.seed, body.steps, body.guidance_scale)])
+            image = make(Picture(body.label, body.seed, body.steps, body.guidance_scale))
         return Response(png(image), media_type="image/png")
 
     return app
 
 
+def _in_any_thread(folder: str, manner: Manner) -> Callable[[Picture], Image.Image]:
+    pipeline = ClassConditionalDDIM(folder, manner, SIZES)
+    return lambda picture: pipeline([picture])[0]
+
+
+def _in_one_thread(folder: str, manner: Manner) -> Callable[[Picture], Image.Image]:
+    """The thread in which it is compiled: see `Compiled`."""
+    thread = ThreadPoolExecutor(max_workers=1)
+    pipeline = thread.submit(ClassConditionalDDIM, folder, manner, SIZES).result()
+    return lambda picture: thread.submit(pipeline, [picture]).result()[0]
+
+
 if __name__ == "__main__":
-    uvicorn.run(application(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]), log_level="warning")
+    given, how = parsed("folder", "port")
+    uvicorn.run(application(given.folder, how), host="127.0.0.1", port=int(given.port), log_level="warning")

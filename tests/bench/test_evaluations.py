@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from bench import engine_loop
+from bench.accelerated import ROUGHLY
 from bench.convolutions import all_convolutions
 from bench.kernels import Networks, alternate
 from bench.load import REAL_TRAFFIC
 from bench.names import CHANNELS_LAST, CONTIGUOUS, OURS
+from bench.peers.network import Compiled, Manner, Network
 from bench.peers.pipeline import ClassConditionalDDIM, Picture
 from model.checkpoint import ZOO, load_model
 from model.sampling import sample
@@ -58,7 +60,7 @@ def test_the_engine_alone_is_timed_at_the_rows_that_it_evaluates() -> None:
 
 @pytest.fixture(scope="module")
 def pipeline() -> ClassConditionalDDIM:
-    return ClassConditionalDDIM(str(ZOO / "fashion-mnist"))
+    return ClassConditionalDDIM(str(ZOO / "fashion-mnist"), Manner(), ())
 
 
 def test_the_peers_make_the_pictures_that_denoised_makes(pipeline: ClassConditionalDDIM) -> None:
@@ -73,14 +75,38 @@ def test_the_peers_make_the_pictures_that_denoised_makes(pipeline: ClassConditio
 def test_guidance_of_the_peers_is_no_guidance_at_scale_one_and_another_picture_at_three(
     pipeline: ClassConditionalDDIM,
 ) -> None:
-    x, t = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor(300)
+    x, t = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
     label = torch.tensor([4])
     with torch.inference_mode():
-        plain = pipeline.unet(x, t, class_labels=label).sample
-        without = pipeline.unet(x, t, class_labels=torch.tensor([10])).sample
+        plain = pipeline.network(x, t, label)
+        without = pipeline.network(x, t, torch.tensor([10]))
         one, three = (pipeline._guided(x, t, label, torch.full((1, 1, 1, 1), scale)) for scale in (1.0, 3.0))
     torch.testing.assert_close(one, plain, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(three, 3 * plain - 2 * without, rtol=1e-4, atol=1e-4)
+
+
+def test_the_peers_pictures_in_bfloat16_are_those_in_float32_but_for_a_grey_level_on_average(
+    pipeline: ClassConditionalDDIM,
+) -> None:
+    rough = ClassConditionalDDIM(str(ZOO / "fashion-mnist"), Manner(precision="bfloat16"), ())
+    pictures = [Picture(7, 7, 10, 1.0)]
+    given, exact, other = (
+        np.asarray(images[0], dtype=np.int64)
+        for images in (rough(pictures), pipeline(pictures), pipeline([Picture(7, 107, 10, 1.0)]))
+    )
+    assert 0 < np.abs(given - exact).mean() < 1 < ROUGHLY < np.abs(other - exact).mean()
+
+
+@pytest.mark.slow
+def test_a_compiled_network_computes_what_it_is_made_of_at_every_batch_size_and_is_compiled_for_its_own_alone() -> None:
+    network = Network(ZOO / "fashion-mnist", Manner())
+    with torch.no_grad():
+        compiled = Compiled(network, (2, 3), "cpu")
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for images in (1, 2, 3):
+                x = torch.randn(images, 1, 28, 28, generator=torch.Generator().manual_seed(images))
+                t, labels = torch.full((images,), 300), torch.arange(images)
+                torch.testing.assert_close(compiled(x, t, labels), network(x, t, labels), rtol=1e-3, atol=1e-4)
 
 
 def test_both_locks_have_one_version_of_what_both_name(repository: Path) -> None:

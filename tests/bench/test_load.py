@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+import socket
 import struct
 import threading
 import time
@@ -104,6 +105,13 @@ def test_a_round_counts_from_the_last_answer_before_it_to_the_last_in_it() -> No
     assert result.evaluations_per_second == 20 / (19.5 - 9.5)
 
 
+def test_a_round_before_which_nothing_ended_counts_from_the_first_request() -> None:
+    """Sixteen jobs that a server answers at once, 4 s after they were asked for: 40 evaluations/s, not 53."""
+    result = Round("", start=1.0, end=5.0)
+    result.answered += [answered(0.0, 4.0) for _ in range(16)]
+    assert result.evaluations_per_second == 40
+
+
 @pytest.mark.parametrize("start", [30.0, 31.7, 33.4])
 def test_where_a_round_begins_between_two_batches_of_a_server_makes_no_difference(start: float) -> None:
     """A server that does 16 jobs of 10 steps in 4 s each time: 40 evaluations/s, whatever part of a batch is cut."""
@@ -179,6 +187,13 @@ def test_one_wrong_answer_ends_the_run(
     url = serve_with(status, content)
     with pytest.raises(BenchError, match=words):
         asyncio.run(closed_loop(url, 3, THREE_STEP_COUNTS.asks(0), warm_up=0.0, seconds=30.0))
+
+
+def test_a_picture_that_does_not_come_ends_the_run_when_patience_does() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(BenchError, match=r"no picture within 0.2 s"):
+            asyncio.run(closed_loop(url, 1, THREE_STEP_COUNTS.asks(0), warm_up=0.0, seconds=30.0, patience=0.2))
 
 
 def test_a_server_that_is_not_there_ends_the_run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError
-from bench.programs import Program, answers, command_line, family, free_port, resident_bytes
+from bench.programs import PROC, Program, answers, command_line, family, free_port, resident_bytes
 
 # A parent and a child in a session of its own, as `denoised serve` has them; both count in files.
 COUNT = "import sys, time\nk = 0\nwhile True: k += 1; open(sys.argv[1], 'w').write(str(k)); time.sleep(0.01)"
@@ -86,6 +87,23 @@ def test_a_program_that_talks_is_heard_until_it_ends(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="echo ended"):
         program.hear()
     program.stop()
+
+
+def test_a_program_that_says_nothing_in_time_is_an_error(tmp_path: Path) -> None:
+    program = Program.start("mute", [sys.executable, "-c", "input()"], tmp_path / "log", talks=True)
+    with pytest.raises(BenchError, match=r"mute said nothing for 0.2 s"):
+        program.hear(seconds=0.2)
+    program.stop()
+
+
+@pytest.mark.skipif(not PROC.exists() or shutil.which("ps") is None, reason="needs both /proc and ps")
+def test_proc_and_ps_tell_of_the_same_processes(counting: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = counting.process.pid
+    told = [member.pid for member in family(pid)], command_line(pid).split()[:2]
+    monkeypatch.setattr("bench.programs.PROC", Path("/nowhere"))
+    assert ([member.pid for member in family(pid)], command_line(pid).split()[:2]) == told
+    assert len(told[0]) == 2
+    counting.stop()
 
 
 def test_the_memory_of_a_process_is_told() -> None:
