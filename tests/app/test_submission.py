@@ -179,15 +179,25 @@ def finish_next(services: Services, desk: Any) -> None:
     desk.finish(ids[0], desk.start(ids[0]))
 
 
-@pytest.mark.parametrize("prefer", ["wait=60", "respond-async, wait=30"])
-def test_who_waits_gets_the_finished_job(prefer: str, api: TestClient, services: Services, desk: Any) -> None:
+WAITS = [
+    ("wait=60", "wait=60"),
+    ("respond-async, wait=30", "wait=30"),
+    ("wait", "wait=60"),
+    ("wait=9999999999", "wait=60"),
+]
+
+
+@pytest.mark.parametrize(("prefer", "applied"), WAITS)
+def test_who_waits_gets_the_finished_job(
+    prefer: str, applied: str, api: TestClient, services: Services, desk: Any
+) -> None:
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(finish_next, services, desk)
         answer = api.post("/generate", json={}, headers={"Prefer": prefer})
         working.result()
     assert answer.status_code == 200
     assert answer.json()["status"] == "succeeded"
-    assert "wait=" in answer.headers["preference-applied"]
+    assert answer.headers["preference-applied"] == applied
 
 
 def test_who_asks_for_a_picture_gets_the_picture(api: TestClient, services: Services, desk: Any) -> None:
@@ -198,7 +208,21 @@ def test_who_asks_for_a_picture_gets_the_picture(api: TestClient, services: Serv
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/webp"
     assert answer.headers["x-seed"] == "9"
+    assert "preference-applied" not in answer.headers, "none was named"
     assert api.get(f"/jobs/{answer.headers['x-job-id']}").json()["format"] == "webp"
+
+
+@pytest.mark.parametrize(("body", "format"), [({}, "png"), ({"format": "jpeg"}, "jpeg")])
+def test_who_takes_any_picture_gets_a_png_or_what_the_body_says_and_is_told_of_the_wait(
+    body: dict[str, Any], format: str, api: TestClient, services: Services, desk: Any
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(finish_next, services, desk)
+        answer = api.post("/generate", json=body, headers={"Accept": "image/*", "Prefer": "wait=20"})
+        working.result()
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == f"image/{format}"
+    assert answer.headers["preference-applied"] == "wait=20"
 
 
 def test_a_picture_that_is_not_ready_in_time_is_a_504_that_names_the_job(api: TestClient) -> None:
@@ -206,6 +230,7 @@ def test_a_picture_that_is_not_ready_in_time_is_a_504_that_names_the_job(api: Te
     assert answer.status_code == 504
     job = answer.json()["job"]
     assert answer.headers["location"] == f"/jobs/{job}"
+    assert answer.headers["preference-applied"] == "wait=0"
     assert api.get(f"/jobs/{job}").json()["status"] == "queued"
 
 
