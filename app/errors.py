@@ -1,6 +1,7 @@
 """Errors as clients see them: `application/problem+json` (RFC 9457); under /v1 as the OpenAI API has them.
 
 Problem                     any refusal: status, title, detail
+├── Malformed        400    no HTTP, no handshake of a WebSocket, or no preflight that is allowed
 ├── InvalidRequest   422    names each field, the value given and what is allowed
 ├── Unauthorized     401    a key is missing or wrong
 ├── Forbidden        403    the caller is no local program
@@ -62,6 +63,10 @@ class Problem(Exception):
             told = error_object(self.status, self.detail, self.extra)
             return JSONResponse(told, status_of(self.status), {**self.headers, **advice(self.extra)})
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+class Malformed(Problem):
+    status = 400
 
 
 class InvalidRequest(Problem):
