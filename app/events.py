@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.errors import InvalidRequest, NotFound, Problem, of_store, readable, shown
+from app.errors import InvalidRequest, NotFound, Problem, of_store, readable, shown, unreadable
 from app.guard import refuse
 from app.jobs import find
 from app.relay import Closing
@@ -45,7 +45,9 @@ async def stream(
     services: Serving,
     owner: Owner,
     after: Annotated[int, Query(ge=0, description="only events with a higher seq")] = 0,
-    last_event_id: Annotated[int | None, Header(ge=0, description="the same, as browsers send it")] = None,
+    last_event_id: Annotated[
+        int | None, Header(alias="Last-Event-ID", ge=0, description="the same, as browsers send it")
+    ] = None,
 ) -> Response:
     """Everything from the start of the job, or from after `Last-Event-ID`, until its end. The same
     path takes a WebSocket."""
@@ -124,8 +126,8 @@ async def _first_message(websocket: WebSocket) -> GenerateRequest:
         return GenerateRequest.model_validate(json.loads(text))
     except (ValueError, RecursionError) as error:
         if isinstance(error, ValidationError):
-            raise InvalidRequest(readable(error.errors())) from error
-        raise InvalidRequest([("body", f"no valid JSON ({error})")]) from error
+            raise InvalidRequest(readable(error.errors(), GenerateRequest.model_fields)) from error
+        raise InvalidRequest([("body", unreadable(error))]) from error
 
 
 async def _send_events(websocket: WebSocket, services: Services, job_id: str, after: int) -> None:

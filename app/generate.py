@@ -40,7 +40,13 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 IdempotencyKey = Annotated[
-    str | None, Header(min_length=1, max_length=255, description="the same key and body: the same job, for 24 h")
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="the same key and body: the same job, for 24 h",
+    ),
 ]
 
 
@@ -80,7 +86,7 @@ async def generate(
 
 def _for_picture(body: GenerateRequest, formats: Sequence[str]) -> GenerateRequest:
     """The request for one picture in a format that `Accept` asks for, the best first."""
-    if body.n != 1:
+    if body.n not in (None, 1):
         raise InvalidRequest([("n", f"{body.n} was given, but Accept asks for one picture (allowed: 1)")])
     if body.format not in (None, *formats):
         asked = " or ".join(f"image/{format}" for format in formats)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
+from pydantic import AfterValidator
 from starlette.responses import JSONResponse, Response
 
 from app.errors import Conflict, NotFound, shown
@@ -16,10 +18,16 @@ from worker.store import Place
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-CURSOR = r"^\d{1,15}(\.\d{1,15})?-[0-9A-Za-z]{1,64}$"
+CURSOR = r"^[0-9]{1,15}(\.[0-9]{1,15})?-[0-9A-Za-z]{1,64}$"
 
 _PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
 _GONE: dict[int | str, dict[str, Any]] = {404: {**_PROBLEM, "description": "Unknown, expired, or another caller's."}}
+
+
+def _cursor_of_ours(cursor: str | None) -> str | None:
+    if cursor is not None and not re.fullmatch(CURSOR, cursor):
+        raise ValueError("should be the next_cursor of the page before")
+    return cursor
 
 
 @router.get("", responses={200: {"model": JobList}}, summary="Your jobs, newest first")
@@ -27,7 +35,11 @@ def list_jobs(
     services: Serving,
     owner: Owner,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before")] = None,
+    cursor: Annotated[
+        str | None,
+        AfterValidator(_cursor_of_ours),
+        Query(description="`next_cursor` of the page before", json_schema_extra={"pattern": CURSOR}),
+    ] = None,
 ) -> Response:
     """A page of the caller's jobs."""
     records = services.store.jobs(owner, limit + 1, _place(cursor) if cursor is not None else None)

@@ -75,10 +75,11 @@ def test_the_same_key_and_body_are_the_same_job(api: TestClient, client: redis.R
 
 
 def test_a_key_stands_for_the_same_job_however_it_is_asked_for(api: TestClient, client: redis.Redis) -> None:
-    """Defaults written out, and Accept: image/png where png is the default, make no other body."""
+    """Defaults written out, nulls, and Accept: image/png where png is the default, make no other body."""
     first = api.post("/generate", json={"label": 0}, headers=key("k")).json()
-    again = api.post("/generate", json={"label": 0, "n": 1, "preview_every": 0}, headers=key("k"))
-    assert again.json()["id"] == first["id"]
+    for defaults in ({"n": 1, "preview_every": 0}, dict.fromkeys(["n", "preview_every", "preview", "format", "seed"])):
+        again = api.post("/generate", json={"label": 0, **defaults}, headers=key("k"))
+        assert again.json()["id"] == first["id"]
     picture = api.post("/generate", json={"label": 0}, headers={**key("k"), "Accept": "image/png", "Prefer": "wait=0"})
     assert (picture.status_code, picture.json()["job"]) == (504, first["id"])
     assert Queue("shoes", connection=client).count == 1
@@ -113,7 +114,9 @@ def test_the_same_key_with_another_body_is_refused(api: TestClient) -> None:
     api.post("/generate", json={"seed": 1}, headers=key("k"))
     answer = api.post("/generate", json={"seed": 2}, headers=key("k"))
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "Idempotency-Key"
+    assert error["message"].startswith('"k" was used within 24 h with another body')
 
 
 def test_a_key_belongs_to_its_caller(browse: Browse, desk: Any) -> None:
