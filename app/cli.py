@@ -12,7 +12,7 @@ import typer
 
 from app.settings import TORCH_ENVIRONMENT
 from app.terminal import commands
-from app.terminal.options import AsJson, env
+from app.terminal.options import AsJson, PlainHelp, env
 from app.terminal.speech import EXIT_CODES, refuse
 from worker.errors import StoreUnavailable
 from worker.log import to_stderr
@@ -26,6 +26,7 @@ PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_opt
 
 cli = typer.Typer(
     name="denoised",
+    cls=PlainHelp,
     help="denoised, the denoising daemon: serves noise-predicting diffusion models over HTTP.",
     epilog=EXIT_CODES,
     no_args_is_help=True,

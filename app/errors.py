@@ -1,6 +1,7 @@
 """Errors as clients see them: `application/problem+json` (RFC 9457); under /v1 as the OpenAI API has them.
 
 Problem                     any refusal: status, title, detail
+├── Malformed        400    no HTTP, no handshake of a WebSocket, or no preflight that is allowed
 ├── InvalidRequest   422    names each field, the value given and what is allowed
 ├── Unauthorized     401    a key is missing or wrong
 ├── Forbidden        403    the caller is no local program
@@ -16,8 +17,10 @@ Problem                     any refusal: status, title, detail
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -62,6 +65,10 @@ class Problem(Exception):
             told = error_object(self.status, self.detail, self.extra)
             return JSONResponse(told, status_of(self.status), {**self.headers, **advice(self.extra)})
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+class Malformed(Problem):
+    status = 400
 
 
 class InvalidRequest(Problem):
@@ -132,13 +139,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        return InvalidRequest(readable(error.errors())).response(request.scope["path"])
+        if isinstance(error.__cause__, json.JSONDecodeError):
+            found = [("body", unreadable(error.__cause__))]
+        else:
+            found = readable(error.errors(), _fields_of_the_body(request))
+        return InvalidRequest(found).response(request.scope["path"])
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400 and error.detail == UNREADABLE:
-            cause = "cannot be read as JSON: nested too deeply, too long a number, or no UTF-8"
-            return InvalidRequest([("body", cause)]).response(request.scope["path"])
+            return InvalidRequest([("body", unreadable(error.__cause__))]).response(request.scope["path"])
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(request))  # the router names the first route's methods only
@@ -158,19 +168,35 @@ def redis_is_away() -> Unavailable:
     return Unavailable("Redis does not answer; nothing was accepted, try again", headers={"Retry-After": "2"})
 
 
-def readable(errors: Sequence[Any]) -> list[tuple[str, str]]:
-    """Pydantic's errors as (field, message with the value given); at most `LISTED` of them."""
-    found = [(_field(error), _message(error)) for error in errors[:LISTED]]
+def readable(errors: Sequence[Any], fields: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Pydantic's errors as (field, message with the value given); at most `LISTED` of them. fields: that there are."""
+    found = [(_field(error), _message(error, fields)) for error in errors[:LISTED]]
     return found + ([("body", f"and {len(errors) - LISTED} more errors")] if len(errors) > LISTED else [])
+
+
+def unreadable(cause: BaseException | None) -> str:
+    """What is wrong with a body, from what `json.loads` raised."""
+    if isinstance(cause, json.JSONDecodeError):
+        return f"no valid JSON ({cause})"
+    if isinstance(cause, UnicodeDecodeError):
+        return f"no valid JSON (byte {cause.start} is no {cause.encoding.upper()})"
+    if isinstance(cause, RecursionError):
+        return "no JSON that can be read (nested too deeply; allowed: one object)"
+    if isinstance(cause, ValueError):
+        return f"no JSON that can be read (too long a number; allowed: {sys.get_int_max_str_digits()} digits)"
+    return "cannot be read"
 
 
 def shown(value: object) -> str:
     """A refused value, short enough to print."""
+    if isinstance(value, str) and len(value) > SHOWN - 2:
+        value = value[: SHOWN - 3] + "…"  # the quotation ends
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         text = repr(value)
-    return _short(text.encode("utf-8", "backslashreplace").decode())
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if isinstance(value, str) else _short(text)
 
 
 def _short(text: str) -> str:
@@ -184,17 +210,30 @@ def _field(error: Any) -> str:
     return _short(".".join(places)) or "body"
 
 
-def _message(error: Any) -> str:
+def _message(error: Any, fields: Collection[str]) -> str:
     if error["type"] == "json_invalid":
         return f"no valid JSON ({error.get('ctx', {}).get('error', error['msg'])})"
     if error["type"] == "extra_forbidden":
-        return "is no field of this request"
+        return _no_field(str(error["loc"][-1]), error.get("input"), fields)
     if error["type"] == "missing":
         return "is missing"
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return f"should be a JSON object (given: {shown(error.get('input'))})"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]} (given: {shown(error.get('input'))})"
+
+
+def _no_field(name: str, value: object, fields: Collection[str]) -> str:
+    near = difflib.get_close_matches(name[:SHOWN].lower(), fields, n=1, cutoff=0.75)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    allowed = f"; allowed: {', '.join(fields)}" if fields else ""
+    return f"is no field of this request{hint} (given: {shown(value)}{allowed})"
+
+
+def _fields_of_the_body(request: Request) -> Collection[str]:
+    """What the route that took a request reads of a JSON body; nothing where it reads none."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    return list(getattr(body.field_info.annotation, "model_fields", ())) if body is not None else ()
 
 
 def _allowed(request: Request) -> list[str]:

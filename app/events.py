@@ -15,9 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.errors import InvalidRequest, NotFound, Problem, of_store, readable, shown
+from app.errors import InvalidRequest, NotFound, Problem, of_store, readable, shown, unreadable
 from app.guard import refuse
-from app.jobs import find
+from app.jobs import NamedJob, find
 from app.relay import Closing
 from app.schemas import GenerateRequest, ProblemObject
 from app.services import Owner, Services, Serving
@@ -41,20 +41,20 @@ _SSE: dict[int | str, dict[str, Any]] = {
 
 @router.get("/jobs/{job_id}/events", responses=_SSE, response_class=Response, summary="Events (SSE)")
 async def stream(
-    job_id: str,
+    record: NamedJob,
     services: Serving,
-    owner: Owner,
     after: Annotated[int, Query(ge=0, description="only events with a higher seq")] = 0,
-    last_event_id: Annotated[int | None, Header(ge=0, description="the same, as browsers send it")] = None,
+    last_event_id: Annotated[
+        int | None, Header(alias="Last-Event-ID", ge=0, description="the same, as browsers send it")
+    ] = None,
 ) -> Response:
     """Everything from the start of the job, or from after `Last-Event-ID`, until its end. The same
     path takes a WebSocket."""
-    record = await run_in_threadpool(find, services, job_id, owner)
     seq = last_event_id if last_event_id is not None else after
-    if record.terminal and seq >= await run_in_threadpool(services.store.last_seq, job_id):
+    if record.terminal and seq >= await run_in_threadpool(services.store.last_seq, record.id):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_sse(services, job_id, seq), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_sse(services, record.id, seq), media_type="text/event-stream", headers=headers)
 
 
 async def _sse(services: Services, job_id: str, after: int) -> AsyncIterator[bytes]:
@@ -72,8 +72,8 @@ async def _sse(services: Services, job_id: str, after: int) -> AsyncIterator[byt
 async def socket(websocket: WebSocket, job_id: str, services: Serving, owner: Owner) -> None:
     """The same events, one text message each; closes with 1000 after the last."""
     try:
-        after = _after(websocket.query_params.get("after", "0"))
         await run_in_threadpool(find, services, job_id, owner)
+        after = _after(websocket.query_params.get("after", "0"))
     except (Problem, StoreUnavailable) as error:
         problem = error if isinstance(error, Problem) else of_store(error)
         await refuse(problem, websocket.scope, websocket.receive, websocket.send)
@@ -124,8 +124,8 @@ async def _first_message(websocket: WebSocket) -> GenerateRequest:
         return GenerateRequest.model_validate(json.loads(text))
     except (ValueError, RecursionError) as error:
         if isinstance(error, ValidationError):
-            raise InvalidRequest(readable(error.errors())) from error
-        raise InvalidRequest([("body", f"no valid JSON ({error})")]) from error
+            raise InvalidRequest(readable(error.errors(), GenerateRequest.model_fields)) from error
+        raise InvalidRequest([("body", unreadable(error))]) from error
 
 
 async def _send_events(websocket: WebSocket, services: Services, job_id: str, after: int) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from app.errors import Conflict, InvalidRequest, Problem, Unavailable, WaitedTooLong
+from app.errors import Conflict, InvalidRequest, Problem, Unavailable, WaitedTooLong, shown
 from app.jobs import cancel_job, picture
-from app.negotiation import Preference
+from app.negotiation import Preference, applied
 from app.relay import Closing
 from app.schemas import GenerateRequest, JobObject, ProblemObject
 from app.services import Owner, Services, Serving
@@ -40,7 +41,13 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 IdempotencyKey = Annotated[
-    str | None, Header(min_length=1, max_length=255, description="the same key and body: the same job, for 24 h")
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="the same key and body: the same job, for 24 h",
+    ),
 ]
 
 
@@ -56,32 +63,36 @@ async def generate(
     request: Request,
     services: Serving,
     owner: Owner,
-    prefer: Annotated[str | None, Header(description="wait=S: answer when the job is done, or after S seconds")] = None,
-    accept: Annotated[str | None, Header(description="image/png, image/webp or image/jpeg: the picture itself")] = None,
+    prefer: Annotated[
+        str | None,
+        Header(description="wait=S: answer when the job is done, or after S seconds; wait: after as long as may be"),
+    ] = None,
+    accept: Annotated[
+        str | None, Header(description="image/png, image/webp, image/jpeg or image/*: the picture itself")
+    ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Queue one sampling job. What comes back depends on what is asked for: the job object at once
     (202), the finished job (`Prefer: wait=S`), or the picture (`Accept: image/png`)."""
     wanted = Preference.of({"prefer": prefer or "", "accept": accept or ""}, services.settings.max_wait)
-    if wanted.picture is not None:
-        body = _for_picture(body, wanted.picture)
+    if wanted.pictures:
+        body = _for_picture(body, wanted.pictures)
     record, outlook = await run_in_threadpool(submit, services, body, owner, idempotency_key)
-    if wanted.picture is not None:
-        return await _picture(services, request, record, wanted, cancel=idempotency_key is None)
+    if wanted.pictures:
+        return await _picture(services, request, record, wanted.wait, cancel=idempotency_key is None)
     if wanted.wait is None:
         return JSONResponse(job_object(record, outlook), 202, headers=location(record))
     return await _waited(services, record, outlook, wanted.wait)
 
 
-def _for_picture(body: GenerateRequest, format: str) -> GenerateRequest:
-    """The request for one picture in the format that `Accept` names."""
-    if body.n != 1:
-        raise InvalidRequest(
-            [("n", f"{body.n} was given, but Accept: image/{format} answers one picture (allowed: 1)")]
-        )
-    if body.format not in (None, format):
-        raise InvalidRequest([("format", f"{body.format!r} was given, but Accept asks for image/{format}")])
-    return body.model_copy(update={"format": format})
+def _for_picture(body: GenerateRequest, formats: Sequence[str]) -> GenerateRequest:
+    """The request for one picture in a format that `Accept` asks for, the best first."""
+    if body.n not in (None, 1):
+        raise InvalidRequest([("n", f"{body.n} was given, but Accept asks for one picture (allowed: 1)")])
+    if body.format not in (None, *formats):
+        asked = " or ".join(f"image/{format}" for format in formats)
+        raise InvalidRequest([("format", f"{shown(body.format)} was given, but Accept asks for {asked}")])
+    return body.model_copy(update={"format": body.format or formats[0]})
 
 
 async def _waited(services: Services, record: JobRecord, outlook: Outlook, wait: float) -> Response:
@@ -90,16 +101,20 @@ async def _waited(services: Services, record: JobRecord, outlook: Outlook, wait:
         with contextlib.suppress(Closing):
             record = await services.relay.wait_for_end(record.id, wait) or record
         outlook = await run_in_threadpool(lambda: services.queue.outlook(record, services.catalog.workers()))
-    headers = {**location(record), "Preference-Applied": f"wait={wait:g}"}
+    headers = {**location(record), **applied(wait)}
     return JSONResponse(job_object(record, outlook), 200 if record.terminal else 202, headers=headers)
 
 
 async def _picture(
-    services: Services, request: Request, record: JobRecord, wanted: Preference, *, cancel: bool
+    services: Services, request: Request, record: JobRecord, wait: float | None, *, cancel: bool
 ) -> Response:
     """Wait and answer the picture."""
-    ended = await at_its_end(services, request, record, wanted.wait, cancel=cancel)
-    return Response(status_code=CLIENT_GONE) if ended is None else await _picture_of(services, ended)
+    ended = await at_its_end(services, request, record, wait, cancel=cancel)
+    if ended is None:
+        return Response(status_code=CLIENT_GONE)
+    response = await _picture_of(services, ended)
+    response.headers.update(applied(wait))
+    return response
 
 
 async def at_its_end(
@@ -113,8 +128,8 @@ async def at_its_end(
         WaitedTooLong: when the job is not over in time.
         Unavailable: when the server is shutting down.
     """
-    wait = services.settings.max_wait if wait is None else wait
-    waiting = asyncio.ensure_future(services.relay.wait_for_end(record.id, wait))
+    seconds = services.settings.max_wait if wait is None else wait
+    waiting = asyncio.ensure_future(services.relay.wait_for_end(record.id, seconds))
     leaving = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -131,8 +146,9 @@ async def at_its_end(
             task.cancel()
         await asyncio.gather(waiting, leaving, return_exceptions=True)
     if not after.terminal:
-        detail = f"job {record.id} is not done after {wait:g} s; it goes on, see {job_object(record)['links']['self']}"
-        raise WaitedTooLong(detail, headers=location(record), job=record.id)
+        where = job_object(record)["links"]["self"]
+        detail = f"job {record.id} is not done after {seconds:g} s; it goes on, see {where}"
+        raise WaitedTooLong(detail, headers={**location(record), **applied(wait)}, job=record.id)
     return after
 
 

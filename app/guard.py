@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from app.errors import Forbidden, Problem, TooLarge, Unauthorized, UnsupportedMedia, redis_is_away
+from app.errors import Forbidden, Malformed, Problem, TooLarge, Unauthorized, UnsupportedMedia, redis_is_away
 from app.keys import key_hash
 from app.settings import MAX_BODY, ApiSettings
 from worker.errors import StoreUnavailable
@@ -40,6 +40,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         try:
+            _check_framing(scope)
             scope["denoised_owner"] = await self._admit(scope)
         except Problem as problem:
             await refuse(problem, scope, receive, send)
@@ -144,6 +145,15 @@ def _limited(receive: Receive) -> Receive:
         return message
 
     return limited
+
+
+def _check_framing(scope: Scope) -> None:
+    """Of a body whose end is told in two ways nobody knows which one a proxy believes (RFC 9112, 6.1): refused before
+    even the key is looked at, as what is no HTTP, and the connection ends."""
+    headers = Headers(scope=scope)
+    if "content-length" in headers and "transfer-encoding" in headers:
+        detail = "Content-Length and Transfer-Encoding were both given (allowed: one of them)"
+        raise Malformed(detail, headers={"Connection": "close"})
 
 
 def _check_body(scope: Scope, headers: Headers) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
+from pydantic import AfterValidator
 from starlette.responses import JSONResponse, Response
 
 from app.errors import Conflict, NotFound, shown
@@ -16,10 +18,36 @@ from worker.store import Place
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-CURSOR = r"^\d{1,15}(\.\d{1,15})?-[0-9A-Za-z]{1,64}$"
+CURSOR = r"^[0-9]{1,15}(\.[0-9]{1,15})?-[0-9A-Za-z]{1,64}$"
 
 _PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
 _GONE: dict[int | str, dict[str, Any]] = {404: {**_PROBLEM, "description": "Unknown, expired, or another caller's."}}
+
+
+def find(services: Services, job_id: str, owner: str) -> JobRecord:
+    """A caller's job.
+
+    Raises:
+        NotFound: when it is unknown, expired or another caller's.
+    """
+    record = services.store.job(job_id) if job_id.isalnum() else None
+    if record is None or record.owner != owner:
+        raise NotFound(f"there is no job {shown(job_id)}")
+    return record
+
+
+def named_job(job_id: str, services: Serving, owner: Owner) -> JobRecord:
+    """The job of a path. A dependency comes before the other parts of a request: 404, whatever is wrong with those."""
+    return find(services, job_id, owner)
+
+
+NamedJob = Annotated[JobRecord, Depends(named_job)]
+
+
+def _cursor_of_ours(cursor: str | None) -> str | None:
+    if cursor is not None and not re.fullmatch(CURSOR, cursor):
+        raise ValueError("should be the next_cursor of the page before")
+    return cursor
 
 
 @router.get("", responses={200: {"model": JobList}}, summary="Your jobs, newest first")
@@ -27,7 +55,11 @@ def list_jobs(
     services: Serving,
     owner: Owner,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(pattern=CURSOR, description="`next_cursor` of the page before")] = None,
+    cursor: Annotated[
+        str | None,
+        AfterValidator(_cursor_of_ours),
+        Query(description="`next_cursor` of the page before", json_schema_extra={"pattern": CURSOR}),
+    ] = None,
 ) -> Response:
     """A page of the caller's jobs."""
     records = services.store.jobs(owner, limit + 1, _place(cursor) if cursor is not None else None)
@@ -37,9 +69,9 @@ def list_jobs(
 
 
 @router.get("/{job_id}", responses={200: {"model": JobObject}, **_GONE}, summary="A job")
-def get_job(job_id: str, services: Serving, owner: Owner) -> Response:
+def get_job(record: NamedJob, services: Serving) -> Response:
     """The job as it stands."""
-    return JSONResponse(_shown(services, find(services, job_id, owner)))
+    return JSONResponse(_shown(services, record))
 
 
 @router.delete(
@@ -51,12 +83,12 @@ def get_job(job_id: str, services: Serving, owner: Owner) -> Response:
     },
     summary="Cancel a job",
 )
-def delete_job(job_id: str, services: Serving, owner: Owner) -> Response:
+def delete_job(record: NamedJob, services: Serving) -> Response:
     """A queued job never starts; a running one leaves the batch before the next evaluation."""
-    record = cancel_job(services, find(services, job_id, owner))
-    if record.status != "canceled":
-        raise Conflict(f"job {record.id} has already {record.status}", job=record.id)
-    return JSONResponse(job_object(record))
+    after = cancel_job(services, record)
+    if after.status != "canceled":
+        raise Conflict(f"job {after.id} has already {after.status}", job=after.id)
+    return JSONResponse(job_object(after))
 
 
 @router.get(
@@ -70,25 +102,13 @@ def delete_job(job_id: str, services: Serving, owner: Owner) -> Response:
     summary="A picture",
 )
 def get_image(
-    job_id: str, index: int, services: Serving, owner: Owner, if_none_match: Annotated[str | None, Header()] = None
+    record: NamedJob, index: int, services: Serving, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Picture `index` of a job, as soon as it is made; its ETag is its SHA-256."""
-    response = picture(services, find(services, job_id, owner), index)
+    response = picture(services, record, index)
     if names_tag(if_none_match, response.headers["etag"]):
         return Response(status_code=304, headers={"ETag": response.headers["etag"]})
     return response
-
-
-def find(services: Services, job_id: str, owner: str) -> JobRecord:
-    """A caller's job.
-
-    Raises:
-        NotFound: when it is unknown, expired or another caller's.
-    """
-    record = services.store.job(job_id) if job_id.isalnum() else None
-    if record is None or record.owner != owner:
-        raise NotFound(f"there is no job {shown(job_id)}")
-    return record
 
 
 def cancel_job(services: Services, record: JobRecord) -> JobRecord:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
+from fastapi import Depends, FastAPI
 
 from app import errors, events, films, generate, jobs, metrics, operations, page, v1, verify, workers
-from app.access import HEADER, Access
+from app.access import Access
 from app.guard import Guard
 from app.head import Head
 from app.openapi import DescribedAPI
+from app.origins import Origins
 from app.services import Services
 from app.settings import ApiSettings
 
@@ -40,18 +40,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     app.state.services = services
     errors.install(app)
-    for module in (generate, verify, jobs, films, page, events, operations, workers, v1, metrics):
+    for module in (generate, verify, jobs, page, events, operations, workers, v1, metrics):
         app.include_router(module.router)
+    app.include_router(films.router, dependencies=[Depends(jobs.named_job)])  # 404 before 422
     app.add_middleware(Head)
     app.add_middleware(Guard, settings=settings, store=services.store)
     if settings.allowed_origins:
-        # Before the guard: a browser's preflight carries no key.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=sorted(settings.allowed_origins),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", HEADER],
-            expose_headers=["Location", "X-Job-Id", "X-Seed", "Preference-Applied", "Retry-After", "ETag", HEADER],
-        )
+        app.add_middleware(Origins, allowed=settings.allowed_origins)
     app.add_middleware(Access, meters=services.meters)
     return app

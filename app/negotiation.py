@@ -8,21 +8,22 @@ from dataclasses import dataclass
 
 from worker.job import FORMATS, MEDIA_TYPES
 
-_WAIT = re.compile(r"^\s*wait\s*=\s*\"?(\d{1,9})\"?\s*$", re.IGNORECASE)
+_WAIT = re.compile(r"\s*wait\s*(?:=\s*\"?([0-9]*)\"?\s*)?", re.IGNORECASE)
+_ANY_PICTURE = "image/*"
 
 
 @dataclass(frozen=True)
 class Preference:
-    """wait: seconds, None = not asked for. picture: the format of the picture itself, None = JSON."""
+    """wait: seconds, None = not asked for. pictures: the formats in which the picture itself would do, the best first;
+    none = JSON."""
 
     wait: float | None
-    picture: str | None
+    pictures: tuple[str, ...]
 
     @classmethod
     def of(cls, headers: Mapping[str, str], longest: float) -> Preference:
         """From `Prefer` (RFC 7240; what is not understood is ignored) and `Accept`."""
-        wait = _wait(headers.get("prefer", ""))
-        return cls(wait=None if wait is None else min(wait, longest), picture=_picture(headers.get("accept", "")))
+        return cls(wait=_wait(headers.get("prefer", ""), longest), pictures=_pictures(headers.get("accept", "")))
 
 
 def names_tag(if_none_match: str | None, etag: str) -> bool:
@@ -31,18 +32,25 @@ def names_tag(if_none_match: str | None, etag: str) -> bool:
     return etag in tags or "*" in tags
 
 
-def _wait(prefer: str) -> float | None:
-    matches = [_WAIT.match(part.partition(";")[0]) for part in prefer.split(",")]
-    return next((float(match[1]) for match in matches if match), None)
+def applied(wait: float | None) -> dict[str, str]:
+    """The header that says which wait was granted; none where none was asked for."""
+    return {} if wait is None else {"Preference-Applied": f"wait={wait:g}"}
 
 
-def _picture(accept: str) -> str | None:
-    """The picture format that is asked for by name and liked at least as much as JSON."""
+def _wait(prefer: str, longest: float) -> float | None:
+    """The first wait that is named, as long as it may be; a bare `wait` is the longest."""
+    matches = [_WAIT.fullmatch(part.partition(";")[0]) for part in prefer.split(",")]
+    return next((min(float(match[1] or "inf"), longest) for match in matches if match), None)
+
+
+def _pictures(accept: str) -> tuple[str, ...]:
+    """The picture formats that are asked for, by name or as any image, and liked at least as much as JSON."""
     liked = dict(_qualities(accept))
-    json_quality = liked.get("application/json", 0.0)
-    offers = [(liked.get(MEDIA_TYPES[format], 0.0), format) for format in FORMATS]
-    quality, format = max(offers, key=lambda offer: offer[0])
-    return format if quality > 0 and quality >= json_quality else None
+    any_picture = liked.get(_ANY_PICTURE, 0.0)
+    qualities = {format: liked.get(MEDIA_TYPES[format], any_picture) for format in FORMATS}
+    least = liked.get("application/json", 0.0)
+    wanted = [format for format in FORMATS if qualities[format] > 0 and qualities[format] >= least]
+    return tuple(sorted(wanted, key=lambda format: -qualities[format]))
 
 
 def _qualities(accept: str) -> list[tuple[str, float]]:

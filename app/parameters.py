@@ -46,7 +46,7 @@ def read_parameters(data: bytes) -> PictureParameters:
     try:
         return PictureParameters.model_validate_json(_text(found[0]))
     except ValidationError as error:
-        problems = readable(error.errors())
+        problems = readable(error.errors(), PictureParameters.model_fields)
         raise InvalidRequest([(_field(field), message) for field, message in problems]) from error
 
 

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr, field_validator
 
-from app.errors import shown
 from model.card import ModelCard
 
-MAX_SEED = 2**53
+MAX_SEED = 2**53 - 1  # of any image: the largest number that JavaScript tells from its neighbours
+DEFAULTS: dict[str, JsonValue] = {"n": 1, "format": "png", "preview_every": 0, "preview": "x0"}  # of no model
 
 EXAMPLES: list[JsonValue] = [
     {"label": "sneaker", "seed": 7},
@@ -26,7 +26,7 @@ def number(value: object) -> object:
 
 
 class GenerateRequest(BaseModel):
-    """`POST /generate`. What is left out takes the model's default."""
+    """`POST /generate`. What is left out, or null, takes its default: the model's, if it is not said here."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
 
@@ -36,7 +36,9 @@ class GenerateRequest(BaseModel):
     label: Annotated[StrictStr | StrictInt | None, Field(description="class name or index; null = unconditional")] = (
         None
     )
-    n: Annotated[StrictInt, Field(ge=1, description="images, up to the model's max_images")] = 1
+    n: Annotated[StrictInt | None, Field(ge=1, description="images, up to the model's max_images; 1 if left out")] = (
+        None
+    )
     seed: Annotated[
         StrictInt | None, Field(ge=0, le=MAX_SEED, description="image k is made from seed + k; drawn if left out")
     ] = None
@@ -57,8 +59,10 @@ class GenerateRequest(BaseModel):
         StrictBool | None, Field(description="noise levels as Karras et al. 2022; the model's if left out")
     ] = None
     format: Annotated[Literal["png", "webp", "jpeg"] | None, Field(description="png if left out")] = None
-    preview_every: Annotated[StrictInt, Field(ge=0, description="a frame every k-th step, 0 = none")] = 0
-    preview: Annotated[Literal["x0", "xt", "both"], Field(description="x̂_0, x_t or both")] = "x0"
+    preview_every: Annotated[
+        StrictInt | None, Field(ge=0, description="a frame every k-th step; 0 = none, if left out")
+    ] = None
+    preview: Annotated[Literal["x0", "xt", "both"] | None, Field(description="x̂_0, x_t or both; x0 if left out")] = None
 
     @field_validator("eta", "guidance_scale", "guidance_rescale", mode="before")
     @classmethod
@@ -71,7 +75,7 @@ class GenerateRequest(BaseModel):
         if isinstance(value, bool) or not isinstance(value, str | int | None):
             raise ValueError("input should be a class name, a class index or null")
         if isinstance(value, str) and len(value) > 200:
-            raise ValueError(f"a class name has at most 200 characters, not {len(value)}: {shown(value)}")
+            raise ValueError(f"a class name has at most 200 characters, not {len(value)}")
         return value
 
 

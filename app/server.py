@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from app.events import MAX_MESSAGE, PING_SECONDS
 from app.main import create_app
+from app.protocols import HttpProtocol, SocketProtocol
 from app.settings import ApiSettings
 
 LINGER_SECONDS = 1.0  # still answering, not ready any more, so that those who ask /readyz see it
@@ -65,6 +66,8 @@ def serve(settings: ApiSettings) -> None:
         app,
         host=settings.host,
         port=settings.port,
+        http=HttpProtocol,
+        ws=SocketProtocol,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PING_SECONDS,
         ws_max_size=MAX_MESSAGE,

@@ -10,8 +10,8 @@ import uuid
 from dataclasses import dataclass, replace
 
 from app.admission import Load
-from app.errors import InvalidRequest, Unavailable
-from app.schemas import GenerateRequest
+from app.errors import InvalidRequest, Unavailable, shown
+from app.schemas import DEFAULTS, GenerateRequest
 from app.services import Services
 from app.validation import choose_card, resolve
 from worker.job import JobRecord, Outlook
@@ -73,14 +73,20 @@ class Claim:
     """What an Idempotency-Key stands for: one job, for 24 hours."""
 
     owner: str
-    key_hash: str
+    key: str
     body_hash: str
+
+    @property
+    def key_hash(self) -> str:
+        """How the store knows the key."""
+        return _sha256(self.key)
 
     @classmethod
     def of(cls, body: GenerateRequest, owner: str, key: str) -> Claim:
         """The claim that a caller makes with a key for a body."""
-        content = json.dumps({**body.model_dump(), "format": body.format or "png"}, sort_keys=True)
-        return cls(owner, _sha256(key), _sha256(content))
+        given = body.model_dump()
+        meant = {name: DEFAULTS.get(name) if value is None else value for name, value in given.items()}
+        return cls(owner, key, _sha256(json.dumps(meant, sort_keys=True)))
 
     def fulfilled(self, store: Store) -> JobRecord | None:
         """The job that an earlier equal request made; None when there is none."""
@@ -102,7 +108,10 @@ class Claim:
     def _checked(self, held: tuple[str, str]) -> str:
         job_id, body_hash = held
         if body_hash != self.body_hash:
-            raise InvalidRequest([("Idempotency-Key", "was used within 24 h with another body")])
+            message = (
+                f"{shown(self.key)} was used within 24 h with another body (allowed: the same body, or another key)"
+            )
+            raise InvalidRequest([("Idempotency-Key", message)])
         return job_id
 
 

@@ -55,12 +55,14 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
     steps = body.steps or card.default.steps
     if steps > card.timesteps:
         errors.append(("steps", f"{steps} is over {card.timesteps}, the model's number of training timesteps"))
-    if body.n > card.max_images:
-        errors.append(("n", f"{body.n} is over {card.max_images}, the most images of one job"))
-    if body.preview_every > steps:
-        errors.append(("preview_every", f"{body.preview_every} is over {steps}, the number of steps"))
-    if body.seed is not None and body.seed > MAX_SEED - body.n:
-        errors.append(("seed", f"{body.seed} is over {MAX_SEED - body.n}, which is 2^53 − n"))
+    n, preview_every = body.n or 1, body.preview_every or 0
+    if n > card.max_images:
+        errors.append(("n", f"{n} is over {card.max_images}, the most images of one job"))
+    if preview_every > steps:
+        errors.append(("preview_every", f"{preview_every} is over {steps}, the number of steps"))
+    largest = MAX_SEED - (n - 1)
+    if body.seed is not None and body.seed > largest:
+        errors.append(("seed", f"{body.seed} is over {largest}, which is 2^53 − n"))
     guidance = _guidance(body, card, label, errors)
     rescale = _rescale(body, card, guidance, errors)
     if errors:
@@ -69,15 +71,15 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
         model=card.name,
         label=label,
         label_name=card.labels[label] if label is not None else None,
-        n=body.n,
+        n=n,
         seed=body.seed if body.seed is not None else secrets.randbelow(2**32),
         sampler=sampler,
         steps=steps,
         eta=body.eta or 0.0,
         guidance_scale=guidance,
         format=body.format or "png",
-        preview_every=body.preview_every,
-        preview=body.preview,
+        preview_every=preview_every,
+        preview=body.preview or "x0",
         guidance_rescale=rescale,
         spacing=body.spacing,
         karras=body.karras,

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from app.errors import Conflict
 from app.generate import CLIENT_GONE, IdempotencyKey, at_its_end, location
 from app.jobs import picture
-from app.negotiation import Preference
+from app.negotiation import Preference, applied
 from app.parameters import PictureParameters, read_parameters
 from app.schemas import ProblemObject, Verification
 from app.services import Owner, Services, Serving
@@ -56,8 +56,7 @@ async def verify(
     if ended is None:
         return Response(status_code=CLIENT_GONE)
     verification = await run_in_threadpool(_compare, services, body, parameters, ended)
-    applied = {} if wait is None else {"Preference-Applied": f"wait={wait:g}"}
-    return JSONResponse(verification.model_dump(), headers={**location(ended), **applied})
+    return JSONResponse(verification.model_dump(), headers={**location(ended), **applied(wait)})
 
 
 def _compare(services: Services, given: bytes, parameters: PictureParameters, record: JobRecord) -> Verification:

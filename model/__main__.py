@@ -19,7 +19,7 @@ from model.options import option as _option
 from model.recipe import PRESETS, TrainingConfig, check
 from model.training import Trainer
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.callback()

@@ -40,7 +40,7 @@ def likelihood(
     seed: Annotated[int, option("--seed", help="of the probes and of the noise between bytes", min=0)] = 0,
     batch: Annotated[int, option("--batch", help="pictures in one evaluation of the network", min=1)] = 16,
     device: Annotated[str, option("--device", help="cpu, cuda, mps")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a picture and line")] = False,
+    as_json: Annotated[bool, option("--json", help="one JSON object a picture and line")] = False,
 ) -> None:
     """Bits per dimension of pictures under a model: fewer are likelier; 8 is what bytes at random need."""
     try:

@@ -16,7 +16,7 @@ log = logging.getLogger("denoised.worker")
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
-cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @cli.command()

@@ -14,7 +14,7 @@ cli = typer.Typer()
 
 PANEL = "Ask a server"
 
-Watch = Annotated[bool, typer.Option("--watch", help="show the pictures come out of the noise")]
+Watch = Annotated[bool, env("WATCH", "show the pictures come out of the noise", "--watch")]
 PreviewEvery = Annotated[int | None, env("PREVIEW_EVERY", "a frame every k-th step; --watch chooses if left out")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="as `denoised jobs` lists it")]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -88,8 +88,8 @@ def verify(
 
 @cli.command(rich_help_panel=PANEL)
 def jobs(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="at most so many")] = 20,
-    status: Annotated[Status | None, typer.Option(help="only these")] = None,
+    limit: Annotated[int, env("LIMIT", "at most so many", "--limit", "-n", min=1)] = 20,
+    status: Annotated[Status | None, env("STATUS", "only these")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -148,7 +148,7 @@ def models(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> 
 @cli.command(rich_help_panel=PANEL)
 def top(
     interval: Annotated[float, env("INTERVAL", "seconds between looks", min=0.5, max=3600)] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="one look (of two samples) and the end")] = False,
+    once: Annotated[bool, env("ONCE", "one look (of two samples) and the end", "--once")] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -12,6 +13,17 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
     """An option that can also be set as DENOISED_`name`."""
     return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
+
+
+class PlainHelp(TyperGroup):
+    """A group whose commands explain themselves in plain text: the boxes of typer cut off the names of variables where
+    there are 80 columns or no terminal, and take what stands in brackets for markup."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if isinstance(command, TyperCommand):
+            command.rich_markup_mode = None
+        return command
 
 
 Url = Annotated[str, env("URL", "the server")]

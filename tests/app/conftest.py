@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from app.keys import KeyRing
 from app.main import create_app
+from app.protocols import HttpProtocol, SocketProtocol
 from app.services import Services
 from app.settings import ApiSettings
 from model.card import ModelCard
@@ -163,7 +164,8 @@ def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestC
 def _listening(stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), **settings: Any) -> str:
     """The URL of an app that listens on a socket, in a thread of this process, until the stack is closed."""
     app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.of(keys), **settings))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2))
+    protocols: dict[str, Any] = {"http": HttpProtocol, "ws": SocketProtocol}
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2, **protocols))
     thread = threading.Thread(target=server.run)
     thread.start()
     stack.callback(app.state.services.store.client.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,6 +91,70 @@ def test_an_odd_body_is_refused_with_a_short_problem(body: bytes, api: TestClien
         assert found["errors"]
         assert all(set(error) == {"field", "message"} for error in found["errors"])
     assert len(answer.content) < 20_000 or len(body) > 500_000
+
+
+UNREADABLE = [
+    (b"{", "line 1 column 2"),
+    (b'{"n": 1,\n seed}', "line 2 column 2"),
+    (b'{"label": "\xff"}', "byte 11 is no UTF-8"),
+    (b"[" * 200_000, "nested too deeply"),
+    (b'{"seed": ' + b"9" * 5000 + b"}", "4300 digits"),
+]
+
+
+@pytest.mark.parametrize(("body", "cause"), UNREADABLE, ids=[cause for _, cause in UNREADABLE])
+def test_a_body_that_cannot_be_read_is_told_what_is_wrong_and_where(body: bytes, cause: str, api: TestClient) -> None:
+    found = check_problem(api.post("/generate", content=body, headers=JSON), 422)
+    assert [error["field"] for error in found["errors"]] == ["body"]
+    assert cause in found["detail"]
+    others = {other for _, other in UNREADABLE} - {cause}
+    assert not any(other in found["detail"] for other in others)
+    with api.websocket_connect("/generate", headers={"Host": "127.0.0.1:8000"}) as socket:
+        try:
+            socket.send_text(body.decode())
+        except UnicodeDecodeError:
+            return  # no text at all
+        assert socket.receive_json()["errors"] == found["errors"], "the same over a WebSocket"
+
+
+def test_an_unknown_field_is_told_what_fields_there_are(api: TestClient) -> None:
+    asked = {"Label": "sneaker", "foo": 1}
+    found = check_problem(api.post("/generate", json=asked), 422)
+    messages = {error["field"]: error["message"] for error in found["errors"]}
+    assert messages["Label"].startswith(
+        'is no field of this request; did you mean label? (given: "sneaker"; allowed: model,'
+    )
+    assert messages["foo"].startswith("is no field of this request (given: 1; allowed: model, label, n, seed,")
+    there = api.post("/v1/images/generations", json={"prompt": "", "sise": "auto"}).json()["error"]
+    assert there["param"] == "sise"
+    assert "did you mean size?" in there["message"]
+    assert "response_format" in there["message"]
+
+
+def test_a_seed_is_refused_from_the_first_that_is_too_large_and_the_document_says_so(api: TestClient) -> None:
+    largest = 2**53 - 1
+    assert api.post("/generate", json={"seed": largest}).json()["seed"] == largest
+    found = check_problem(api.post("/generate", json={"seed": largest + 1}), 422)
+    assert f"less than or equal to {largest} (given: {largest + 1})" in found["detail"]
+    schemas = api.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("GenerateRequest", "ImagesRequest"):
+        (whole, _) = schemas[name]["properties"]["seed"]["anyOf"]
+        assert (whole["minimum"], whole["maximum"]) == (0, largest)
+
+
+def test_a_cursor_that_is_none_is_told_where_one_comes_from(api: TestClient) -> None:
+    found = check_problem(api.get("/jobs?cursor=zzz"), 422)
+    assert found["errors"] == [
+        {"field": "cursor", "message": 'should be the next_cursor of the page before (given: "zzz")'}
+    ]
+    parameters = api.get("/openapi.json").json()["paths"]["/jobs"]["get"]["parameters"]
+    (schema,) = [parameter["schema"] for parameter in parameters if parameter["name"] == "cursor"]
+    assert re.match(schema["pattern"], "1795430000.25-0a")
+
+
+def test_a_header_is_named_as_it_is_documented(api: TestClient) -> None:
+    found = check_problem(api.post("/generate", json={}, headers={"Idempotency-Key": "k" * 256}), 422)
+    assert [error["field"] for error in found["errors"]] == ["Idempotency-Key"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])

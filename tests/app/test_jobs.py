@@ -12,7 +12,7 @@ from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from app.schemas import JobList, JobObject
 from worker.writes import Write
@@ -177,3 +177,32 @@ def test_an_unknown_and_anothers_job_look_the_same(tail: str, browse: Browse, de
     assert [answer.status_code for answer in answers] == [404, 404]
     assert answers[0].text.replace(theirs, "*") == answers[1].text.replace(unknown, "*")
     assert api.delete(f"/jobs/{theirs}").status_code == 404
+
+
+WRONG: list[tuple[str, dict[str, str]]] = [
+    ("images/x", {}),
+    ("animation?format=mp4", {}),
+    ("animation?kind=x1&sheet=maybe", {}),
+    ("events?after=x", {}),
+    ("events", {"Last-Event-ID": "abc"}),
+]
+
+
+@pytest.mark.parametrize(("place", "headers"), WRONG, ids=[f"{place} {headers}" for place, headers in WRONG])
+def test_an_unknown_job_is_not_there_whatever_else_is_wrong(
+    place: str, headers: dict[str, str], api: TestClient, desk: Any
+) -> None:
+    ours, theirs = desk.succeeded(), desk.succeeded(owner="somebody else")
+    assert api.get(f"/jobs/{ours}/{place}", headers=headers).status_code == 422
+    for job_id in ("nobody", theirs):
+        answer = api.get(f"/jobs/{job_id}/{place}", headers=headers)
+        assert answer.status_code == 404, answer.text
+        assert answer.json()["detail"] == f'there is no job "{job_id}"'
+
+
+def test_a_socket_to_an_unknown_job_is_refused_so_too(api: TestClient, desk: Any) -> None:
+    for job_id, status in (("nobody", 404), (desk.succeeded(), 422)):
+        path = f"ws://127.0.0.1:8000/jobs/{job_id}/events?after=x"
+        with pytest.raises(WebSocketDenialResponse) as refused, api.websocket_connect(path):
+            pass
+        assert refused.value.status_code == status

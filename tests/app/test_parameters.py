@@ -96,7 +96,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "nothing asked": (carrying(itxt(b"{}")), "parameters.seed: is missing"),
     "a seed as text": (saying(seed="7"), "parameters.seed"),
     "no seed": (saying(seed=None), "parameters.seed"),
-    "a seed too large": (saying(seed=2**53 + 1), "parameters.seed"),
+    "a seed too large": (saying(seed=2**53), f"parameters.seed: input should be less than or equal to {2**53 - 1}"),
     "several images": (saying(n=16), "parameters.n"),
     "an image and a half": (saying(n=True), "parameters.n"),
     "frames": (saying(preview_every=1), "parameters.preview_every"),
@@ -145,7 +145,7 @@ def test_no_bytes_at_all_are_a_fault_of_ours(data: st.DataObject) -> None:
     file = bytearray(carrying(itxt(bytes(_mutated(data, text)))) if data.draw(st.booleans()) else PNG)
     with suppress(UnsupportedMedia, InvalidRequest):
         read = read_parameters(bytes(_mutated(data, file)))
-        assert 0 <= read.seed <= 2**53
+        assert 0 <= read.seed < 2**53
         assert (read.n, read.format) == (1, "png")
 
 

@@ -75,10 +75,11 @@ def test_the_same_key_and_body_are_the_same_job(api: TestClient, client: redis.R
 
 
 def test_a_key_stands_for_the_same_job_however_it_is_asked_for(api: TestClient, client: redis.Redis) -> None:
-    """Defaults written out, and Accept: image/png where png is the default, make no other body."""
+    """Defaults written out, nulls, and Accept: image/png where png is the default, make no other body."""
     first = api.post("/generate", json={"label": 0}, headers=key("k")).json()
-    again = api.post("/generate", json={"label": 0, "n": 1, "preview_every": 0}, headers=key("k"))
-    assert again.json()["id"] == first["id"]
+    for defaults in ({"n": 1, "preview_every": 0}, dict.fromkeys(["n", "preview_every", "preview", "format", "seed"])):
+        again = api.post("/generate", json={"label": 0, **defaults}, headers=key("k"))
+        assert again.json()["id"] == first["id"]
     picture = api.post("/generate", json={"label": 0}, headers={**key("k"), "Accept": "image/png", "Prefer": "wait=0"})
     assert (picture.status_code, picture.json()["job"]) == (504, first["id"])
     assert Queue("shoes", connection=client).count == 1
@@ -113,7 +114,9 @@ def test_the_same_key_with_another_body_is_refused(api: TestClient) -> None:
     api.post("/generate", json={"seed": 1}, headers=key("k"))
     answer = api.post("/generate", json={"seed": 2}, headers=key("k"))
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "Idempotency-Key"
+    assert error["message"].startswith('"k" was used within 24 h with another body')
 
 
 def test_a_key_belongs_to_its_caller(browse: Browse, desk: Any) -> None:
@@ -179,15 +182,25 @@ def finish_next(services: Services, desk: Any) -> None:
     desk.finish(ids[0], desk.start(ids[0]))
 
 
-@pytest.mark.parametrize("prefer", ["wait=60", "respond-async, wait=30"])
-def test_who_waits_gets_the_finished_job(prefer: str, api: TestClient, services: Services, desk: Any) -> None:
+WAITS = [
+    ("wait=60", "wait=60"),
+    ("respond-async, wait=30", "wait=30"),
+    ("wait", "wait=60"),
+    ("wait=9999999999", "wait=60"),
+]
+
+
+@pytest.mark.parametrize(("prefer", "applied"), WAITS)
+def test_who_waits_gets_the_finished_job(
+    prefer: str, applied: str, api: TestClient, services: Services, desk: Any
+) -> None:
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(finish_next, services, desk)
         answer = api.post("/generate", json={}, headers={"Prefer": prefer})
         working.result()
     assert answer.status_code == 200
     assert answer.json()["status"] == "succeeded"
-    assert "wait=" in answer.headers["preference-applied"]
+    assert answer.headers["preference-applied"] == applied
 
 
 def test_who_asks_for_a_picture_gets_the_picture(api: TestClient, services: Services, desk: Any) -> None:
@@ -198,7 +211,21 @@ def test_who_asks_for_a_picture_gets_the_picture(api: TestClient, services: Serv
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/webp"
     assert answer.headers["x-seed"] == "9"
+    assert "preference-applied" not in answer.headers, "none was named"
     assert api.get(f"/jobs/{answer.headers['x-job-id']}").json()["format"] == "webp"
+
+
+@pytest.mark.parametrize(("body", "format"), [({}, "png"), ({"format": "jpeg"}, "jpeg")])
+def test_who_takes_any_picture_gets_a_png_or_what_the_body_says_and_is_told_of_the_wait(
+    body: dict[str, Any], format: str, api: TestClient, services: Services, desk: Any
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(finish_next, services, desk)
+        answer = api.post("/generate", json=body, headers={"Accept": "image/*", "Prefer": "wait=20"})
+        working.result()
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == f"image/{format}"
+    assert answer.headers["preference-applied"] == "wait=20"
 
 
 def test_a_picture_that_is_not_ready_in_time_is_a_504_that_names_the_job(api: TestClient) -> None:
@@ -206,6 +233,7 @@ def test_a_picture_that_is_not_ready_in_time_is_a_504_that_names_the_job(api: Te
     assert answer.status_code == 504
     job = answer.json()["job"]
     assert answer.headers["location"] == f"/jobs/{job}"
+    assert answer.headers["preference-applied"] == "wait=0"
     assert api.get(f"/jobs/{job}").json()["status"] == "queued"
 
 

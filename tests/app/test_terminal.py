@@ -62,6 +62,18 @@ def test_jobs_are_lines_for_programs(run: Run, desk: Any) -> None:
     assert [line.split("\t")[0] for line in run("jobs", "--status", "succeeded").stdout.splitlines()] == [old]
 
 
+def test_what_is_listed_is_set_by_the_environment_too(run: Run, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        waiting = desk.create()
+    desk.succeeded()
+    monkeypatch.setenv("DENOISED_STATUS", "queued")
+    monkeypatch.setenv("DENOISED_LIMIT", "1")
+    assert [line.split("\t")[0] for line in run("jobs").stdout.splitlines()] == [waiting]
+    assert len(run("jobs", "--limit", 5).stdout.splitlines()) == 2, "what is given comes first"
+    monkeypatch.setenv("DENOISED_ONCE", "1")
+    assert run("top", "--interval", 0.5).exit_code == 0
+
+
 def test_every_command_speaks_json(run: Run, desk: Any) -> None:
     done, waiting = desk.succeeded(), desk.create()
     assert [job["id"] for job in json.loads(run("jobs", "--json").stdout)["jobs"]] == [waiting, done]

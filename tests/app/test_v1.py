@@ -113,7 +113,6 @@ def test_a_request_says_the_same_as_a_body_of_generate(card_of: Any) -> None:
         "guidance_scale": 3.0,
         "format": "webp",
         "preview_every": 0,
-        "preview": "x0",
     }
 
 

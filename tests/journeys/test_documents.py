@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -73,19 +74,40 @@ def test_every_key_in_redis_stands_in_the_table(architecture: str, repository: P
     assert listed == set(re.findall(r"denoised:(\w+)(?=[:\"\s])", sources))
 
 
-def _options() -> dict[str, dict[str, Any]]:
-    """Environment variable → command → the option that it sets."""
-    found: dict[str, dict[str, Any]] = {}
+def _commands() -> dict[str, Any]:
+    """All that are no children of `serve`'s alone, by name."""
     commands = dict(typer.main.get_command(cli).commands)  # type: ignore[attr-defined]
     commands |= dict(typer.main.get_command(training).commands)  # type: ignore[attr-defined]
     commands["worker"] = typer.main.get_command(working)
-    for name, command in commands.items():
+    return {name: command for name, command in commands.items() if not command.hidden}
+
+
+def _variable(option: Any) -> str | None:
+    """The environment variable of an option or argument."""
+    told = re.search(r"\[env: (\w+)\]", getattr(option, "help", None) or "")
+    return told[1] if told else option.envvar
+
+
+def _options() -> dict[str, dict[str, Any]]:
+    """Environment variable → command → the option that it sets."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, command in _commands().items():
         for option in command.params:
-            told = re.search(r"\[env: (\w+)\]", getattr(option, "help", None) or "")
-            variable = told[1] if told else option.envvar
-            if variable is not None and not command.hidden:
+            variable = _variable(option)
+            if variable is not None:
                 found.setdefault(variable, {})[name] = option
     return found
+
+
+def test_every_option_is_an_environment_variable_too() -> None:
+    found = {
+        (name, option.opts[0]): _variable(option)
+        for name, command in _commands().items()
+        for option in command.params
+        if option.param_type_name == "option"
+    }
+    assert len(found) > 100
+    assert {option for option, variable in found.items() if variable is None} == set()
 
 
 def test_every_setting_stands_once_with_its_option_commands_and_default(
@@ -243,9 +265,12 @@ def test_the_worked_plan_of_the_mathematics_is_the_one_that_is_compiled(mathemat
         [],
     ],
 )
-def test_every_command_explains_itself(command: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "app", *command, "--help"], capture_output=True, text=True, timeout=120, check=False
-    )
+def test_every_command_explains_itself_and_names_its_variables_in_full(command: list[str]) -> None:
+    line = [sys.executable, "-m", "app", *command, "--help"]
+    narrow = os.environ | {"COLUMNS": "80"}
+    done = subprocess.run(line, env=narrow, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+    for name in command:
+        variables = {_variable(option) for option in _commands()[name].params} - {None}
+        assert variables - set(re.findall(r"\w+", done.stdout)) == set()
