@@ -53,12 +53,13 @@ TrustNetwork = Annotated[
     bool, env("TRUST_NETWORK", "listen beyond this machine without API keys: something else keeps strangers out")
 ]
 DataDir = Annotated[
-    Path | None, env("DATA_DIR", "where queue and results are kept [default: denoised in the user's data folder]")
+    Path | None, env("DATA_DIR", "where queue and results are kept (default: denoised in the user's data folder)")
 ]
 ModelFolders = Annotated[
     list[Path] | None,
     typer.Option(
-        "--model", help="a diffusers folder to serve beside the bundled models; may be repeated [env: DENOISED_MODELS]"
+        "--model",
+        help="a diffusers folder to serve beside the bundled models; may be repeated (env var: DENOISED_MODELS)",
     ),
 ]
 Device = Annotated[str | None, env("DEVICE", "cpu, cuda, cuda:1, mps")]
