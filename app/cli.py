@@ -93,7 +93,8 @@ def serve(
     arguments += [] if precision is None else ["--precision", precision]
     folder = (data_dir or _data_folder()).absolute()
     to_stderr()
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network)
+    models = model or [Path(name) for name in _listed(os.environ.get("DENOISED_MODELS", ""))]
+    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models)
     try:
         run(settings, say=lambda text: print(text, flush=True))  # noqa: T201
     except ChildRefused as refused:

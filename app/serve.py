@@ -20,6 +20,8 @@ import httpx
 
 from app import embedded
 from app.settings import TORCH_ENVIRONMENT
+from model.errors import CheckpointError
+from model.folders import find_files, read_json
 from worker.errors import StoreUnavailable
 from worker.store import Store, connect
 
@@ -42,7 +44,8 @@ class ChildRefused(ServeError):
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """worker_arguments: passed on to `denoised worker`; redis_url: None = start a Valkey."""
+    """worker_arguments: passed on to `denoised worker`; models: the folders that it will serve beside the bundled ones;
+    redis_url: None = start a Valkey."""
 
     host: str
     port: int
@@ -50,6 +53,7 @@ class ServeSettings:
     redis_url: str | None
     worker_arguments: Sequence[str] = ()
     trust_network: bool = False
+    models: Sequence[Path] = ()
 
 
 @dataclass
@@ -159,6 +163,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     Raises:
         ServeError: when something stands in the way.
     """
+    _check_models(settings.models)
     _check_port(settings.host, settings.port)
     with Claim(settings.data_dir):
         supervisor = Supervisor(say)
@@ -230,6 +235,17 @@ def _is_ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=2, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def _check_models(folders: Sequence[Path]) -> None:
+    """What a worker would refuse seconds later, as far as it can be seen without torch."""
+    try:
+        for folder in folders:
+            layout = find_files(folder)
+            for config in (layout.unet_config, layout.scheduler_config):
+                read_json(config)
+    except CheckpointError as error:
+        raise ServeError(str(error)) from error
 
 
 def _check_port(host: str, port: int) -> None:
