@@ -86,7 +86,8 @@ def serve(
     from app.serve import ChildRefused, ServeError, ServeSettings
     from app.serve import serve as run
 
-    if not os.environ.get("DENOISED_API_KEYS") and not os.environ.get("DENOISED_API_KEYS_FILE"):
+    keys = any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
+    if not keys:
         _refuse_strangers("serve", host, trust_network)
     arguments = _worker_arguments(model, device)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
@@ -94,7 +95,7 @@ def serve(
     folder = (data_dir or _data_folder()).absolute()
     to_stderr()
     models = model or [Path(name) for name in _listed(os.environ.get("DENOISED_MODELS", ""))]
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models)
+    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, keys)
     try:
         run(settings, say=lambda text: print(text, flush=True))  # noqa: T201
     except ChildRefused as refused:

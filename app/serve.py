@@ -45,7 +45,7 @@ class ChildRefused(ServeError):
 @dataclass(frozen=True)
 class ServeSettings:
     """worker_arguments: passed on to `denoised worker`; models: the folders that it will serve beside the bundled ones;
-    redis_url: None = start a Valkey."""
+    redis_url: None = start a Valkey; keys: whether API keys are wanted."""
 
     host: str
     port: int
@@ -54,6 +54,7 @@ class ServeSettings:
     worker_arguments: Sequence[str] = ()
     trust_network: bool = False
     models: Sequence[Path] = ()
+    keys: bool = False
 
 
 @dataclass
@@ -172,19 +173,21 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         try:
             _start_all(supervisor, settings)
             if not supervisor.stopping:
-                say(greeting(settings.host, settings.port))
+                say(greeting(settings.host, settings.port, settings.keys))
             supervisor.watch()
             say("stopping …")
         finally:
             supervisor.stop()
 
 
-def greeting(host: str, port: int) -> str:
-    """The address, and a line to paste."""
+def greeting(host: str, port: int, keys: bool) -> str:
+    """The address, and a line to paste. keys: whether API keys are wanted: an address that is opened carries none."""
     url = address(host, port)
+    docs = "playground/docs.html" if keys else "docs"
+    bearer = """-H "Authorization: Bearer $DENOISED_API_KEY" """ if keys else ""
     return (
-        f"denoised is ready on {url} (docs: {url}/docs, stop: Ctrl-C)\n"
-        f"  curl -sS {url}/generate -H 'Content-Type: application/json' -H 'Accept: image/png' "
+        f"denoised is ready on {url} (docs: {url}/{docs}, stop: Ctrl-C)\n"
+        f"  curl -sS {url}/generate {bearer}-H 'Content-Type: application/json' -H 'Accept: image/png' "
         """-d '{"label": "sneaker"}' -o sneaker.png"""
     )
 

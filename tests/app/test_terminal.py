@@ -157,6 +157,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -
     assert str(tmp_path) in one_line(outcome)
 
 
+@pytest.mark.parametrize("given", [[], ["--key", "a-guess"]])
+def test_where_a_key_is_wanted_the_line_says_how_to_give_one(given: list[str], listen: Callable[..., str]) -> None:
+    outcome = invoke("models", "--url", listen(keys=("secret",)), *given)
+    assert outcome.exit_code == 1
+    assert "--key KEY, or DENOISED_API_KEY" in one_line(outcome)
+    assert "a-guess" not in outcome.stderr
+
+
 def test_a_key_is_never_repeated(run: Run) -> None:
     outcome = run("models", "--key", "sec ret")
     assert (outcome.exit_code, "sec" in one_line(outcome)) == (1, False)
