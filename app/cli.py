@@ -14,6 +14,7 @@ from app.settings import TORCH_ENVIRONMENT
 from app.terminal import commands
 from app.terminal.options import AsJson, env
 from app.terminal.speech import EXIT_CODES, refuse
+from model.options import Program
 from worker.errors import StoreUnavailable
 from worker.log import to_stderr
 
@@ -25,6 +26,7 @@ SERVE, TRAIN = "Serve", "Train and measure"
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 cli = typer.Typer(
+    cls=Program,
     name="denoised",
     help="denoised, the denoising daemon: serves noise-predicting diffusion models over HTTP.",
     epilog=EXIT_CODES,
@@ -126,6 +128,7 @@ def api(
     result_ttl: Annotated[int, env("RESULT_TTL", "seconds that results are kept", min=1)] = 86_400,
 ) -> None:
     """Start the HTTP front end alone, on a Redis that workers share."""
+    from app.serve import ServeError, check_port
     from app.server import serve as run
     from app.settings import ApiSettings
 
@@ -148,8 +151,9 @@ def api(
     )
     to_stderr()
     try:
+        check_port(host, port)
         run(settings)
-    except StoreUnavailable as error:
+    except (ServeError, StoreUnavailable) as error:
         refuse("api", error)
 
 

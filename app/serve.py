@@ -165,7 +165,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         ServeError: when something stands in the way.
     """
     _check_models(settings.models)
-    _check_port(settings.host, settings.port)
+    check_port(settings.host, settings.port)
     with Claim(settings.data_dir):
         supervisor = Supervisor(say)
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -251,7 +251,12 @@ def _check_models(folders: Sequence[Path]) -> None:
         raise ServeError(str(error)) from error
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
+    """Nothing, when a server may listen there.
+
+    Raises:
+        ServeError: when it may not.
+    """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

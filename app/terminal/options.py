@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+SCHEMES = ("http://", "https://")
 
 
 def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
@@ -14,6 +15,13 @@ def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
     return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
 
 
-Url = Annotated[str, env("URL", "the server")]
+def _http(url: str) -> str:
+    """A server's address; what is no URL would be told of as a server that does not answer."""
+    if not url.startswith(SCHEMES):
+        raise typer.BadParameter(f"{url!r} begins with neither http:// nor https:// (allowed: as {DEFAULT_URL})")
+    return url
+
+
+Url = Annotated[str, env("URL", "the server", callback=_http)]
 Key = Annotated[str | None, env("API_KEY", "an API key, if the server wants one")]
 AsJson = Annotated[bool, env("JSON", "JSON on stdout, everything else on stderr", "--json")]

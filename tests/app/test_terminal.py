@@ -150,6 +150,25 @@ def test_wrong_usage_is_exit_code_2() -> None:
         assert invoke(*command).exit_code == 2
 
 
+@pytest.mark.parametrize("command", [["generate", "--steps", "1O"], ["jobs", "-n", "0"], ["top", "--interval", "0"]])
+def test_a_value_that_is_refused_is_repeated_beside_what_is_allowed(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    outcome = invoke(*command)
+    assert outcome.exit_code == 2
+    assert f"{command[2]!r}: Input should be" in outcome.stderr
+    assert command[1] in outcome.stderr
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://example.org", ""])
+def test_an_address_that_is_no_url_is_wrong_usage(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for outcome in (invoke("models", "--url", url), invoke("models", "--url", url, "--json")):
+        assert outcome.exit_code == 2
+        assert f"{url!r} begins with neither http:// nor https://" in outcome.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = run("generate", "--out", tmp_path / "file" / "pictures")

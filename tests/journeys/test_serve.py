@@ -20,7 +20,11 @@ PATIENCE = 300.0
 
 
 def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app", "serve", *arguments]
+    return _run("serve", *arguments)
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
@@ -86,11 +90,12 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        refused = _serve("--port", str(port), "--data-dir", str(tmp_path))
-    assert refused.returncode == 1
-    assert refused.stderr.count("\n") == 1
-    assert f"port {port} on 127.0.0.1" in refused.stderr
-    assert "--port" in refused.stderr
+        refused = [_serve("--port", str(port), "--data-dir", str(tmp_path)), _run("api", "--port", str(port))]
+    for each in refused:
+        assert each.returncode == 1
+        assert each.stderr.count("\n") == 1
+        assert f"port {port} on 127.0.0.1" in each.stderr
+        assert "--port" in each.stderr
 
 
 def test_a_data_directory_in_use_is_one_line(tmp_path: Path) -> None:
