@@ -1,7 +1,8 @@
 """The outermost layer: gives each request an id and its patience with Redis, and the log one line about each that was
 answered.
 
-The line has the route's template and never the path or the query: a ticket stands in one.
+The line has the route's template and never the path or the query: a ticket stands in one. Probes that were answered as
+probes are leave none: they come many times a second while something starts, and would hide what matters.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ log = logging.getLogger("denoised.api")
 
 HEADER = "X-Request-Id"
 REDIS_SECONDS = 1.0  # that all questions of a request may take; the last one has `app.services.COMMAND_SECONDS` itself
+PROBES, PROBED = ("/healthz", "/readyz"), (200, 503)
 _SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -100,7 +102,7 @@ class Access:
                 raise
             await Defect().response(scope["path"])(scope, receive, noting)
         finally:
-            log.info("request", extra=_line(scope, answer))
+            log.log(_level(scope, answer), "request", extra=_line(scope, answer))
             if scope["type"] == "http":
                 self._meters.observe(scope["method"], _template(scope), answer.status, answer.waited)
             REQUEST_ID.reset(token)
@@ -121,6 +123,12 @@ def _request_id(scope: Scope) -> str:
 def _template(scope: Scope) -> str | None:
     """Of the route that took the request, None when none did."""
     return getattr(scope.get("route"), "path", None)
+
+
+def _level(scope: Scope, answer: Answer) -> int:
+    """Of the line about a request."""
+    probe = _template(scope) in PROBES and answer.status in PROBED
+    return logging.DEBUG if probe else logging.INFO
 
 
 def _line(scope: Scope, answer: Answer) -> dict[str, object]:

@@ -54,12 +54,13 @@ TrustNetwork = Annotated[
     bool, env("TRUST_NETWORK", "listen beyond this machine without API keys: something else keeps strangers out")
 ]
 DataDir = Annotated[
-    Path | None, env("DATA_DIR", "where queue and results are kept [default: denoised in the user's data folder]")
+    Path | None, env("DATA_DIR", "where queue and results are kept (default: denoised in the user's data folder)")
 ]
 ModelFolders = Annotated[
     list[Path] | None,
     typer.Option(
-        "--model", help="a diffusers folder to serve beside the bundled models; may be repeated [env: DENOISED_MODELS]"
+        "--model",
+        help="a diffusers folder to serve beside the bundled models; may be repeated (env var: DENOISED_MODELS)",
     ),
 ]
 Device = Annotated[str | None, env("DEVICE", "cpu, cuda, cuda:1, mps")]
@@ -86,14 +87,16 @@ def serve(
     from app.serve import ChildRefused, ServeError, ServeSettings
     from app.serve import serve as run
 
-    if not os.environ.get("DENOISED_API_KEYS") and not os.environ.get("DENOISED_API_KEYS_FILE"):
+    keys = any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
+    if not keys:
         _refuse_strangers("serve", host, trust_network)
     arguments = _worker_arguments(model, device)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     arguments += [] if precision is None else ["--precision", precision]
     folder = (data_dir or _data_folder()).absolute()
     to_stderr()
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network)
+    models = model or [Path(name) for name in _listed(os.environ.get("DENOISED_MODELS", ""))]
+    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, keys)
     try:
         run(settings, say=lambda text: print(text, flush=True))  # noqa: T201
     except ChildRefused as refused:
@@ -124,6 +127,7 @@ def api(
     result_ttl: Annotated[int, env("RESULT_TTL", "seconds that results are kept", min=1)] = 86_400,
 ) -> None:
     """Start the HTTP front end alone, on a Redis that workers share."""
+    from app.serve import ServeError, check_port
     from app.server import serve as run
     from app.settings import ApiSettings
 
@@ -146,8 +150,9 @@ def api(
     )
     to_stderr()
     try:
+        check_port(host, port)
         run(settings)
-    except StoreUnavailable as error:
+    except (ServeError, StoreUnavailable) as error:
         refuse("api", error)
 
 

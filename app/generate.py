@@ -34,6 +34,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": JobObject, "description": "Accepted; follow `links.events`."},
     422: {**_PROBLEM, "description": "Names each field that is wrong, its value and the limit."},
     429: {**_PROBLEM, "description": "Too much work waits; see `Retry-After`."},
+    500: {**_PROBLEM, "description": "The job failed whose picture was waited for; `code` says how."},
     503: {**_PROBLEM, "description": "No worker serves the model, Redis is away, or the server is restarting."},
     504: {**_PROBLEM, "description": "The picture is not ready in time; `job` names the job, which goes on."},
     507: {**_PROBLEM, "description": "Redis has no memory for more."},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query
 from pydantic import AfterValidator
@@ -18,6 +18,9 @@ from worker.store import Place
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
+Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+
+STRIDE, LOOKED_AT = 100, 1000  # jobs that are read at once, and in all, for a page of one status
 CURSOR = r"^[0-9]{1,15}(\.[0-9]{1,15})?-[0-9A-Za-z]{1,64}$"
 
 _PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
@@ -60,11 +63,12 @@ def list_jobs(
         AfterValidator(_cursor_of_ours),
         Query(description="`next_cursor` of the page before", json_schema_extra={"pattern": CURSOR}),
     ] = None,
+    status: Annotated[Status | None, Query(description="jobs of this status alone")] = None,
 ) -> Response:
-    """A page of the caller's jobs."""
-    records = services.store.jobs(owner, limit + 1, _place(cursor) if cursor is not None else None)
-    page = records[:limit]
-    following = _cursor(page[-1]) if len(records) > limit else None
+    """A page of the caller's jobs. With `status` it may have fewer than `limit`, or none, and still not be the
+    last: that is where `next_cursor` is null."""
+    page, last = _page(services, owner, limit, status, _place(cursor) if cursor is not None else None)
+    following = _cursor(last) if last is not None else None
     return JSONResponse({"jobs": [_shown(services, record) for record in page], "next_cursor": following})
 
 
@@ -135,6 +139,26 @@ def picture(services: Services, record: JobRecord, index: int) -> Response:
         "Content-Disposition": f'inline; filename="{image.seed}.{image.format}"',
     }
     return Response(data, media_type=MEDIA_TYPES[image.format], headers=headers)
+
+
+def _page(
+    services: Services, owner: str, limit: int, status: str | None, after: Place | None
+) -> tuple[list[JobRecord], JobRecord | None]:
+    """Jobs of a page, and the last that was looked at for it, None when there are no more."""
+    stride, looked, found = limit + 1 if status is None else STRIDE, 0, list[JobRecord]()
+    while True:
+        records = services.store.jobs(owner, stride, after)
+        for record in records:
+            if status in (None, record.status):
+                if len(found) == limit:
+                    return found, found[-1]
+                found.append(record)
+        looked += len(records)
+        if len(records) < stride:
+            return found, None
+        if looked >= LOOKED_AT:
+            return found, records[-1]
+        after = _place(_cursor(records[-1]))
 
 
 def _cursor(last: JobRecord) -> str:

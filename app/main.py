@@ -36,6 +36,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         summary="The denoising daemon",
         description=DESCRIPTION,
         version="0.1.0",
+        docs_url=None,  # FastAPI's own page fetches its script from elsewhere; `app.page` has ours
+        redoc_url=None,
         lifespan=lifespan,
     )
     app.state.services = services

@@ -1,4 +1,6 @@
-"""The playground at `/`: files as they lie in `app/playground/`. Nothing is built, nothing comes from elsewhere."""
+"""The playground at `/`, and the API's page at `/docs`: files as they lie in `app/playground/`. Nothing is built, and
+nothing comes from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from app.services import Serving
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parent / "playground"
-FRONT = "index.html"
+FRONT, DOCS = "index.html", "docs.html"
 # Pictures that need a key are fetched with it and shown as blobs. Where a browser knows Trusted Types, a text that
 # would be read as HTML throws.
 POLICY = (
@@ -64,6 +66,12 @@ IfNoneMatch = Annotated[str | None, Header()]
 async def home(if_none_match: IfNoneMatch = None) -> Response:
     """What people find who open the address in a browser."""
     return _answer(assets()[FRONT], if_none_match)
+
+
+@router.get("/docs")
+async def docs(if_none_match: IfNoneMatch = None) -> Response:
+    """The API for people. With API keys a browser opens it as /playground/docs.html: an address carries no key."""
+    return _answer(assets()[DOCS], if_none_match)
 
 
 @router.get("/playground/settings.json")

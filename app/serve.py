@@ -20,6 +20,8 @@ import httpx
 
 from app import embedded
 from app.settings import TORCH_ENVIRONMENT
+from model.errors import CheckpointError
+from model.folders import find_files, read_json
 from worker.errors import StoreUnavailable
 from worker.store import Store, connect
 
@@ -42,7 +44,8 @@ class ChildRefused(ServeError):
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """worker_arguments: passed on to `denoised worker`; redis_url: None = start a Valkey."""
+    """worker_arguments: passed on to `denoised worker`; models: the folders that it will serve beside the bundled ones;
+    redis_url: None = start a Valkey; keys: whether API keys are wanted."""
 
     host: str
     port: int
@@ -50,6 +53,8 @@ class ServeSettings:
     redis_url: str | None
     worker_arguments: Sequence[str] = ()
     trust_network: bool = False
+    models: Sequence[Path] = ()
+    keys: bool = False
 
 
 @dataclass
@@ -159,7 +164,8 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     Raises:
         ServeError: when something stands in the way.
     """
-    _check_port(settings.host, settings.port)
+    _check_models(settings.models)
+    check_port(settings.host, settings.port)
     with Claim(settings.data_dir):
         supervisor = Supervisor(say)
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -167,19 +173,21 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         try:
             _start_all(supervisor, settings)
             if not supervisor.stopping:
-                say(greeting(settings.host, settings.port))
+                say(greeting(settings.host, settings.port, settings.keys))
             supervisor.watch()
             say("stopping …")
         finally:
             supervisor.stop()
 
 
-def greeting(host: str, port: int) -> str:
-    """The address, and a line to paste."""
+def greeting(host: str, port: int, keys: bool) -> str:
+    """The address, and a line to paste. keys: whether API keys are wanted: an address that is opened carries none."""
     url = address(host, port)
+    docs = "playground/docs.html" if keys else "docs"
+    bearer = """-H "Authorization: Bearer $DENOISED_API_KEY" """ if keys else ""
     return (
-        f"denoised is ready on {url} (docs: {url}/docs, stop: Ctrl-C)\n"
-        f"  curl -sS {url}/generate -H 'Content-Type: application/json' -H 'Accept: image/png' "
+        f"denoised is ready on {url} (docs: {url}/{docs}, stop: Ctrl-C)\n"
+        f"  curl -sS {url}/generate {bearer}-H 'Content-Type: application/json' -H 'Accept: image/png' "
         """-d '{"label": "sneaker"}' -o sneaker.png"""
     )
 
@@ -232,7 +240,23 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_models(folders: Sequence[Path]) -> None:
+    """What a worker would refuse seconds later, as far as it can be seen without torch."""
+    try:
+        for folder in folders:
+            layout = find_files(folder)
+            for config in (layout.unet_config, layout.scheduler_config):
+                read_json(config)
+    except CheckpointError as error:
+        raise ServeError(str(error)) from error
+
+
+def check_port(host: str, port: int) -> None:
+    """Nothing, when a server may listen there.
+
+    Raises:
+        ServeError: when it may not.
+    """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +16,12 @@ from model.checkpoint import load_model
 from model.data import UNREADABLE, load_dataset
 from model.errors import ModelError
 from model.noise import BETAS, PREDICTION_TYPES
+from model.options import Program
 from model.options import option as _option
 from model.recipe import PRESETS, TrainingConfig, check
 from model.training import Trainer
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.callback()
@@ -84,7 +86,10 @@ def train(
     sample_every: Annotated[int, _option("--sample-every", help="images between grids of samples", min=1)] = 51_200,
     checkpoint_every: Annotated[int, _option("--checkpoint-every", help="images between checkpoints", min=1)] = 25_600,
 ) -> None:
-    """Train a model. Ctrl-C saves a checkpoint and stops; --resume goes on exactly from there."""
+    """Train a model. Ctrl-C saves a checkpoint and stops; --resume goes on exactly from there.
+
+    Exit code 130 after Ctrl-C, 143 after SIGTERM, as shells say it.
+    """
     console = Console()
     settings = {field.name for field in dataclasses.fields(TrainingConfig)}
     given = {name: value for name, value in context.params.items() if name in settings and value is not None}
@@ -100,14 +105,23 @@ def train(
             soft_wrap=True,
         )
         habits = runs.Habits(checkpoint_every=checkpoint_every, sample_every=sample_every)
-        finished = runs.run(trainer, out, habits, console)
+        signum = runs.run(trainer, out, habits, console)
     except (ModelError, OSError) as error:
         _complain(f"denoised train: {error}")
         raise typer.Exit(1) from error
-    if finished:
-        console.print(f"Done. Serve it: denoised serve --model {out / 'model'}", highlight=False, soft_wrap=True)
-    else:
+    if signum is not None:
         console.print(f"Stopped at step {trainer.step:,}; go on with --resume.", highlight=False)
+        raise typer.Exit(128 + signum)
+    console.print("Done. Serve it under a name of its own:", highlight=False)
+    for line in advice(out):
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+
+
+def advice(out: Path) -> list[str]:
+    """Lines for a shell that serve a finished run: a model is served under its folder's name."""
+    model = f"models/my-{out.resolve().name}"
+    copy, serve = ["cp", "-r", str(out / "model"), model], ["denoised", "serve", "--model", model]
+    return ["mkdir -p models", shlex.join(copy), shlex.join(serve)]
 
 
 def _trainer(data: Path, out: Path, device: str, resume: bool, init: Path | None, given: dict[str, object]) -> Trainer:

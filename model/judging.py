@@ -42,7 +42,10 @@ def likelihood(
     device: Annotated[str, option("--device", help="cpu, cuda, mps")] = "cpu",
     as_json: Annotated[bool, option("--json", help="one JSON object a picture and line")] = False,
 ) -> None:
-    """Bits per dimension of pictures under a model: fewer are likelier; 8 is what bytes at random need."""
+    """Bits per dimension of pictures under a model: fewer are likelier; 8 is what bytes at random need.
+
+    No terminal: a line a picture, its columns separated by tabs.
+    """
     try:
         judge = load_model(model, device=device)
         index = _class(judge.card, label)
@@ -102,7 +105,13 @@ def _print(images: list[Path], figures: list[float], label: str | None, as_json:
         for path, bits in zip(images, figures, strict=True):
             typer.echo(json.dumps({"image": str(path), "label": label, "bits_per_dimension": bits}))
         return
+    console = Console()
+    rows = [(str(path), f"{bits:.3f}") for path, bits in zip(images, figures, strict=True)]
+    if not console.is_terminal:
+        for row in rows:
+            typer.echo("\t".join(row))
+        return
     table = Table("picture", "bits/dim")
-    for path, bits in zip(images, figures, strict=True):
-        table.add_row(str(path), f"{bits:.3f}")
-    Console().print(table)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

@@ -165,8 +165,8 @@ def export(trainer: Trainer, folder: Path) -> None:
     save_model(folder, trainer.net.config, weights, scheduler, card)
 
 
-def run(trainer: Trainer, out: Path, habits: Habits, console: Console) -> bool:
-    """Train to the end or to a signal; always leaves a checkpoint. Returns whether it reached the end."""
+def run(trainer: Trainer, out: Path, habits: Habits, console: Console) -> int | None:
+    """Train to the end or to a signal; always leaves a checkpoint. Returns the signal that stopped it, if any."""
     columns = (
         TextColumn("{task.fields[images]:>9,} images"),
         BarColumn(),
@@ -208,7 +208,7 @@ def run(trainer: Trainer, out: Path, habits: Habits, console: Console) -> bool:
     finished = trainer.step >= config.steps
     if finished and not _grid_path(trainer, out).exists():
         save_grid(trainer, out)
-    return finished
+    return None if finished else stopped[0]
 
 
 def save_grid(trainer: Trainer, out: Path, rows: int = 4, columns: int = 10) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGES = ("app", "worker", "model", "bench")
 FROM_WORKER = {"worker.job", "worker.store", "worker.keys", "worker.patience", "worker.errors", "worker.log"}
-FROM_MODEL = {"model.card", "model.errors"}
+FROM_MODEL = {"model.card", "model.errors", "model.folders", "model.options"}
 HEAVY = {"torch", "numpy", "safetensors", "diffusers"}
 
 

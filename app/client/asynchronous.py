@@ -22,7 +22,7 @@ from app.client.exchange import (
     place,
     succeeded,
 )
-from app.client.results import Ended, Event, Fleet, Job, JobImage, Model, Verification, opened
+from app.client.results import Ended, Event, Fleet, Job, JobImage, Model, Status, Verification, opened
 
 T = TypeVar("T")
 
@@ -109,12 +109,12 @@ class AsyncClient:
         """As `Client.job`."""
         return await self._run(self._exchange.job(job_id))
 
-    async def jobs(self, limit: int | None = None) -> AsyncGenerator[Job, None]:
+    async def jobs(self, limit: int | None = None, status: Status | None = None) -> AsyncGenerator[Job, None]:
         """As `Client.jobs`."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
-            page, cursor = await self._run(self._exchange.page(cursor, left or 100))
+            page, cursor = await self._run(self._exchange.page(cursor, left or 100, status))
             for job in page:
                 yield job
             if cursor is None:

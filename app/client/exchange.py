@@ -152,9 +152,10 @@ class Exchange:
     def cancel(self, job_id: str) -> Flow[Job]:
         return Job.of(_read((yield from self.call(Call("DELETE", _job(job_id))))))
 
-    def page(self, cursor: str | None, limit: int) -> Flow[tuple[list[Job], str | None]]:
-        """A page of jobs, and the cursor of the next."""
-        params = {"limit": str(min(limit, PAGE)), **({"cursor": cursor} if cursor else {})}
+    def page(self, cursor: str | None, limit: int, status: str | None) -> Flow[tuple[list[Job], str | None]]:
+        """A page of jobs, of one status if one is named, and the cursor of the next."""
+        given = {"limit": str(min(limit, PAGE)), "cursor": cursor, "status": status}
+        params = {name: value for name, value in given.items() if value}
         answer = _read((yield from self.call(Call("GET", "/jobs", params=params))))
         return [Job.of(job) for job in _member(answer, "jobs")], _member(answer, "next_cursor")
 

@@ -23,7 +23,7 @@ from app.client.exchange import (
     place,
     succeeded,
 )
-from app.client.results import Ended, Event, Fleet, Job, JobImage, Model, Verification, opened
+from app.client.results import Ended, Event, Fleet, Job, JobImage, Model, Status, Verification, opened
 
 T = TypeVar("T")
 
@@ -117,9 +117,9 @@ class Client:
         """`GET /jobs/{id}`: the job as it stands."""
         return self._run(self._exchange.job(job_id))
 
-    def jobs(self, limit: int | None = None) -> Iterator[Job]:
-        """Your jobs, newest first, page by page; at most `limit` of them, None = all that are kept."""
-        return islice(self._all_jobs(limit), limit)
+    def jobs(self, limit: int | None = None, status: Status | None = None) -> Iterator[Job]:
+        """Your jobs, newest first, page by page; at most `limit` of them, None = all that are kept. status: theirs."""
+        return islice(self._all_jobs(limit, status), limit)
 
     def cancel(self, job_id: str) -> Job:
         """`DELETE /jobs/{id}`: the job, canceled; repeating is harmless.
@@ -153,10 +153,10 @@ class Client:
         """`GET /workers`: what waits, and what the workers do."""
         return self._run(self._exchange.workers())
 
-    def _all_jobs(self, limit: int | None) -> Iterator[Job]:
+    def _all_jobs(self, limit: int | None, status: Status | None) -> Iterator[Job]:
         cursor: str | None = None
         while True:
-            page, cursor = self._run(self._exchange.page(cursor, limit or 100))
+            page, cursor = self._run(self._exchange.page(cursor, limit or 100, status))
             yield from page
             if cursor is None:
                 return

@@ -36,7 +36,6 @@ export function door(server, opened) {
     const locked = server.state === "locked";
     form.hidden = !locked;
     byId("form").hidden = locked;
-    byId("docs").hidden = server.keys; // a link cannot carry the key
     byId("forget").hidden = !server.keys || !key.get();
     if (!locked && server.state !== "away" && server.keys && !open) {
       open = true;

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from itertools import islice
 
 import typer
 from rich.text import Text
 
 from app.client import Client, Job, Model, ServiceError
+from app.client.results import Status
 from app.terminal.speech import OK, complain, duration, exit_code, lively, printable, say, say_json, stdout
 from app.terminal.tables import fitted
 
@@ -18,9 +18,9 @@ COLOURS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed"
 NO = "-"
 
 
-def list_jobs(client: Client, limit: int, status: str | None, as_json: bool) -> None:
+def list_jobs(client: Client, limit: int, status: Status | None, as_json: bool) -> None:
     """The caller's newest jobs."""
-    found = list(islice(_of_status(client.jobs(None if status else limit), status), limit))
+    found = list(client.jobs(limit, status))
     if as_json:
         say_json({"jobs": [job.raw for job in found]})
         return
@@ -51,10 +51,6 @@ def list_models(client: Client, as_json: bool) -> None:
         return
     heads = ["model", "size", ">classes", "default", ">largest n", ">workers"]
     _print(heads, [_summary(model) for model in found], [">largest n", ">workers", ">classes", "size"])
-
-
-def _of_status(jobs: Iterable[Job], status: str | None) -> Iterator[Job]:
-    return (job for job in jobs if status in (None, job.status))
 
 
 def _cancel(client: Client, job_id: str, as_json: bool) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
+
+from model.options import Program
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+SCHEMES = ("http://", "https://")
 
 
 def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
@@ -15,7 +18,7 @@ def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
     return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
 
 
-class PlainHelp(TyperGroup):
+class PlainHelp(Program):
     """A group whose commands explain themselves in plain text: the boxes of typer cut off the names of variables where
     there are 80 columns or no terminal, and take what stands in brackets for markup."""
 
@@ -26,6 +29,13 @@ class PlainHelp(TyperGroup):
         return command
 
 
-Url = Annotated[str, env("URL", "the server")]
+def _http(url: str) -> str:
+    """A server's address; what is no URL would be told of as a server that does not answer."""
+    if not url.startswith(SCHEMES):
+        raise typer.BadParameter(f"{url!r} begins with neither http:// nor https:// (allowed: as {DEFAULT_URL})")
+    return url
+
+
+Url = Annotated[str, env("URL", "the server", callback=_http)]
 Key = Annotated[str | None, env("API_KEY", "an API key, if the server wants one")]
 AsJson = Annotated[bool, env("JSON", "JSON on stdout, everything else on stderr", "--json")]

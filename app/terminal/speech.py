@@ -27,6 +27,7 @@ EXIT_CODES = (
     "Exit codes: 0 done · 1 refused, failed or canceled · 2 wrong usage · 3 no server answers · 4 the server is busy, "
     "try again later · 130 interrupted. (verify: 0 equal, 1 not, 2 trouble, as cmp.)"
 )
+UNAUTHORIZED = 401  # HTTP's
 PATIENCE = 60.0  # seconds that a busy server is waited for
 PALE = ("standard", None)  # too few colours for a picture
 
@@ -66,13 +67,18 @@ def service(command: str, url: str, key: str | None, trouble: int | None = None)
         with Client(url, key, retry_for=PATIENCE, on_wait=partial(_wait, command)) as client:
             yield client
     except ServiceError as error:
-        refuse(command, error, exit_code(error) if trouble is None else trouble)
+        refuse(command, _advised(error), exit_code(error) if trouble is None else trouble)
     except BrokenPipeError:
         raise  # whoever read the results has gone; Click ends quietly
     except OSError as error:
         refuse(command, error, REFUSED if trouble is None else trouble)
     except KeyboardInterrupt:
         refuse(command, "interrupted", INTERRUPTED)
+
+
+def _advised(error: ServiceError) -> str:
+    """An error's words, and how a command is given a key where one is missing or wrong."""
+    return f"{error} (--key KEY, or DENOISED_API_KEY)" if error.status == UNAUTHORIZED else str(error)
 
 
 def exit_code(error: ServiceError) -> int:

@@ -41,5 +41,5 @@ def _tell(file: Path, outcome: dict[str, Any], as_json: bool) -> None:
     else:
         request = outcome["request"]
         made = ", ".join(str(part) for part in (request["model"], request.get("label")) if part is not None)
-        verdict = "the bytes are equal" if outcome["match"] else f"the bytes differ, because {outcome['reason']}"
+        verdict = "the bytes are equal" if outcome["match"] else f"the bytes differ: {outcome['reason']}"
         say(f"{file}: made again, {verdict} ({made}, seed {request['seed']})")

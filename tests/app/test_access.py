@@ -63,6 +63,18 @@ def test_a_request_leaves_one_line_with_its_route_and_without_its_query(
     assert "secret" not in repr(entry)
 
 
+def test_probes_that_are_answered_leave_no_line(browse: Browse, desk: Any, caplog: pytest.LogCaptureFixture) -> None:
+    api = browse()
+    assert [api.get(path).status_code for path in ("/readyz", "/healthz")] == [503, 200], "no worker yet"
+    desk.serve()
+    assert [api.get("/readyz").status_code, api.head("/healthz").status_code] == [200, 200]
+    assert entries(caplog) == []
+    assert api.post("/readyz", json={}).status_code == 405
+    assert api.get("/healthz", headers={"Host": "example.org"}).status_code == 403
+    assert [entry["status"] for entry in entries(caplog)] == [405, 403]
+    assert 'route="/readyz",status="5xx"' in api.get("/metrics").text, "they are counted all the same"
+
+
 def test_a_socket_leaves_one_line_with_its_close_code(api: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with api.websocket_connect(f"{LOCAL}/generate") as socket:
         socket.send_text("{")

@@ -221,6 +221,11 @@ def test_jobs_come_page_by_page(url: str, desk: Any, monkeypatch: pytest.MonkeyP
         assert [job.id for job in client.jobs()] == made[::-1]
         assert [job.id for job in client.jobs(limit=6)] == made[::-1][:6]
         assert list(client.jobs(limit=0)) == []
+        for k in (8, 3):
+            client.cancel(made[k])
+        assert [job.id for job in client.jobs(status="canceled")] == [made[8], made[3]]
+        assert [job.id for job in client.jobs(limit=1, status="canceled")] == [made[8]]
+        assert [job.id for job in client.jobs(limit=3, status="queued")] == [made[9], made[7], made[6]]
 
 
 def test_a_busy_server_is_asked_again_when_it_said_so(listen: Listen, desk: Any) -> None:

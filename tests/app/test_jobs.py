@@ -90,6 +90,34 @@ def test_jobs_of_one_moment_are_each_listed_once(api: TestClient, desk: Any) -> 
     assert params["cursor"] is None
 
 
+@pytest.mark.parametrize("looked_at", [1000, 4])
+def test_jobs_of_one_status_are_listed_page_by_page(
+    looked_at: int, api: TestClient, desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a request looks at so few jobs that some of its pages are empty."""
+    monkeypatch.setattr("app.jobs.LOOKED_AT", looked_at)
+    monkeypatch.setattr("app.jobs.STRIDE", 2)
+    made = [(desk.succeeded if k in (0, 1, 2, 12) else desk.create)(at=1000.0 + k / 3) for k in range(14)]
+    found, cursor, sizes = [], None, []
+    while not sizes or cursor is not None:
+        params = {"limit": 2, "status": "succeeded", **({"cursor": cursor} if cursor else {})}
+        page = JobList.model_validate(api.get("/jobs", params=params).json())
+        assert {job.status for job in page.jobs} <= {"succeeded"}
+        found += [job.id for job in page.jobs]
+        sizes.append(len(page.jobs))
+        cursor = page.next_cursor
+    assert found == [made[k] for k in (12, 2, 1, 0)]
+    assert max(sizes) <= 2
+    assert (0 in sizes) == (looked_at == 4)
+    assert api.get("/jobs", params={"status": "failed"}).json()["jobs"] == []
+
+
+def test_a_status_that_there_is_not_is_refused_with_those_that_there_are(api: TestClient) -> None:
+    (error,) = api.get("/jobs", params={"status": "lost"}).json()["errors"]
+    assert error["field"] == "status"
+    assert all(word in error["message"] for word in ("lost", "queued", "canceled"))
+
+
 def test_a_listing_of_nothing_is_empty(api: TestClient) -> None:
     assert api.get("/jobs").json() == {"jobs": [], "next_cursor": None}
 

@@ -1,4 +1,5 @@
-"""The playground as it is served: open, whole, from here alone, fresh; and HEAD, which links are checked with."""
+"""The playground and the page of the API as they are served: open, whole, from here alone, fresh; and HEAD, which links
+are checked with."""
 
 from __future__ import annotations
 
@@ -20,6 +21,22 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
 }
+
+
+PAGES = {"index.html": "main.js", "docs.html": "docs.js"}  # and the module that each begins with
+
+
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _modules(entry: str) -> set[str]:
+    """A module's own name and those of all that it imports."""
+    found, ahead = set[str](), {entry}
+    while ahead:
+        found |= ahead
+        ahead = {other for name in ahead for other in re.findall(r'from "\./([\w.]+)"', _text(name))} - found
+    return found
 
 
 def test_the_front_page_is_the_playground(browse: Browse) -> None:
@@ -65,12 +82,18 @@ def test_the_page_learns_whether_it_has_to_ask_for_a_key(keys: tuple[str, ...], 
     assert answer.json() == {"keys": bool(keys)}
 
 
-def test_every_file_is_named_and_every_name_is_a_file() -> None:
-    text = {name: (FOLDER / name).read_text(encoding="utf-8") for name in FILES}
-    preloaded = set(re.findall(r'modulepreload" href="/playground/([\w.]+)"', text["index.html"]))
-    assert preloaded == {name for name in FILES if name.endswith(".js")} - {"main.js"}
-    for name in FILES:
-        assert set(re.findall(r'from "\./([\w.]+)"', text[name])) <= set(FILES), name
+@pytest.mark.parametrize(("page", "entry"), PAGES.items())
+def test_a_page_loads_at_once_what_its_modules_import_and_nothing_else(page: str, entry: str) -> None:
+    preloaded = re.findall(r'modulepreload" href="/playground/([\w.]+)"', _text(page))
+    assert set(preloaded) == _modules(entry) - {entry}
+    assert len(preloaded) == len(set(preloaded))
+    assert f'src="/playground/{entry}"' in _text(page)
+
+
+def test_every_file_is_of_a_page() -> None:
+    styles = {name for page in PAGES for name in re.findall(r'stylesheet" href="/playground/([\w.]+)"', _text(page))}
+    modules = {name for entry in PAGES.values() for name in _modules(entry)}
+    assert {*PAGES, *styles, *modules} == set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -83,12 +106,24 @@ def test_no_text_is_ever_read_as_html_and_no_address_leads_elsewhere(name: str) 
     assert {address for address in addresses if not address.startswith("http://www.w3.org/2000/svg")} == set()
 
 
-def test_every_id_that_a_module_asks_for_is_on_the_page() -> None:
-    page = (FOLDER / "index.html").read_text(encoding="utf-8")
-    there = set(re.findall(r' id="([\w-]+)"', page))
-    for name in FILES:
-        asked = set(re.findall(r'byId\("([\w-]+)"\)', (FOLDER / name).read_text(encoding="utf-8")))
-        assert asked <= there, name
+@pytest.mark.parametrize(("page", "entry"), PAGES.items())
+def test_every_id_that_a_module_asks_for_is_on_its_page(page: str, entry: str) -> None:
+    there = set(re.findall(r' id="([\w-]+)"', _text(page)))
+    for name in _modules(entry):
+        assert set(re.findall(r'byId\("([\w-]+)"\)', _text(name))) <= there, name
+
+
+@pytest.mark.parametrize("path", ["/redoc", "/docs/oauth2-redirect"])
+def test_pages_that_fetch_scripts_from_elsewhere_are_gone(path: str, api: TestClient) -> None:
+    assert api.get(path).status_code == 404
+
+
+def test_the_page_of_the_api_is_open_in_the_playground_where_docs_needs_a_key(browse: Browse) -> None:
+    api = browse(keys=("secret",))
+    assert api.get("/docs", headers={"Authorization": ""}).status_code == 401
+    there = api.get("/playground/docs.html", headers={"Authorization": ""})
+    assert there.content == api.get("/docs").content == (FOLDER / "docs.html").read_bytes()
+    assert api.get("/openapi.json", headers={"Authorization": ""}).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/playground/style.css", "/healthz", "/readyz", "/models", "/jobs", "/nothing"])

@@ -162,11 +162,38 @@ def test_wrong_usage_is_exit_code_2() -> None:
         assert invoke(*command).exit_code == 2
 
 
+@pytest.mark.parametrize("command", [["generate", "--steps", "1O"], ["jobs", "-n", "0"], ["top", "--interval", "0"]])
+def test_a_value_that_is_refused_is_repeated_beside_what_is_allowed(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    outcome = invoke(*command)
+    assert outcome.exit_code == 2
+    assert f"{command[2]!r}: Input should be" in outcome.stderr
+    assert command[1] in outcome.stderr
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://example.org", ""])
+def test_an_address_that_is_no_url_is_wrong_usage(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for outcome in (invoke("models", "--url", url), invoke("models", "--url", url, "--json")):
+        assert outcome.exit_code == 2
+        assert f"{url!r} begins with neither http:// nor https://" in outcome.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = run("generate", "--out", tmp_path / "file" / "pictures")
     assert outcome.exit_code == 1
     assert str(tmp_path) in one_line(outcome)
+
+
+@pytest.mark.parametrize("given", [[], ["--key", "a-guess"]])
+def test_where_a_key_is_wanted_the_line_says_how_to_give_one(given: list[str], listen: Callable[..., str]) -> None:
+    outcome = invoke("models", "--url", listen(keys=("secret",)), *given)
+    assert outcome.exit_code == 1
+    assert "--key KEY, or DENOISED_API_KEY" in one_line(outcome)
+    assert "a-guess" not in outcome.stderr
 
 
 def test_a_key_is_never_repeated(run: Run) -> None:

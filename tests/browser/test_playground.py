@@ -56,6 +56,18 @@ SHIFTS = """() => new Promise((resolve) => {
 })"""
 
 
+# Of the stage and the gallery at every scroll position: by how many pixels the first reaches into the second.
+OVERLAPS = """() => {
+  const found = [];
+  for (let y = 0; y <= document.documentElement.scrollHeight - innerHeight; y += 20) {
+    scrollTo({ top: y, behavior: "instant" });
+    const gallery = document.querySelector(".gallery").getBoundingClientRect();
+    found.push(stage.getBoundingClientRect().bottom - gallery.top);
+  }
+  return found;
+}"""
+
+
 @pytest.fixture
 def quiet(service: Any) -> Iterator[Any]:
     """The shared service; whatever a test left running is canceled after it."""
@@ -285,6 +297,21 @@ def test_text_from_anywhere_is_shown_as_text(open_page: Open, quiet: Any) -> Non
     expect(page.locator("#stage-title")).to_have_text(evil)
     assert page.locator("img").count() == 0
     assert page.title() == "denoised"
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1024, 600), (360, 780)])
+def test_the_stage_never_lies_over_the_gallery(size: tuple[int, int], open_page: Open, quiet: Any) -> None:
+    with quiet.client() as client:
+        body = {"model": "digits", "steps": 1}
+        job = client.post("/generate", json=body, headers={"Prefer": "wait=60"}).json()
+    stored = json.dumps([job | {"id": f"{k:032x}"} for k in range(8)])  # more than the window has room for
+    window = {"width": size[0], "height": size[1]}
+    page = open_page(quiet.url, may_complain=True, storage={"denoised.jobs": stored}, viewport=window)
+    expect(page.locator("#cards > li")).to_have_count(8)
+    expect(page.locator("#form")).to_be_visible()
+    overlaps = page.evaluate(OVERLAPS)
+    assert len(overlaps) > 10
+    assert max(overlaps) <= 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

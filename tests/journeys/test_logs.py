@@ -75,6 +75,15 @@ def test_one_id_runs_through_all_logs_and_no_secret_does(keyed: tuple[Any, str, 
     assert all({"time", "level", "logger", "event"} <= set(line) for line in lines)
 
 
+def test_the_line_to_paste_sends_the_key_where_keys_are_wanted(keyed: tuple[Any, str, str], tmp_path: Path) -> None:
+    service, key, _ = keyed
+    ready, line = _parted(service.log.read_text())[0]
+    assert f"docs: {service.url}/playground/docs.html" in ready, "the page that a browser can open"
+    environment = os.environ | {"DENOISED_API_KEY": key}
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, check=True, timeout=PATIENCE)
+    assert (tmp_path / "sneaker.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_one_id_runs_through_the_openai_api_too_and_metrics_tell_no_secret(keyed: tuple[Any, str, str]) -> None:
     service, key, plain = keyed
     with service.client() as client:

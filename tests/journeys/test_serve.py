@@ -20,7 +20,11 @@ PATIENCE = 300.0
 
 
 def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app", "serve", *arguments]
+    return _run("serve", *arguments)
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
@@ -56,16 +60,42 @@ def test_children_say_what_they_are_and_are_started_again(service: Any) -> None:
         assert done.json()["status"] == "succeeded"
 
 
+def test_the_start_says_nothing_of_the_looks_at_its_readiness(service: Any) -> None:
+    before, ready, _ = service.log.read_text().partition("denoised is ready on")
+    assert ready
+    assert '"event": "request"' not in before
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_a_model_folder_that_is_none_is_one_line_before_anything_starts(
+    tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half" / "unet").mkdir(parents=True)
+    (tmp_path / "half" / "unet" / "config.json").write_text("{}")
+    wrong = {"nope": ": no such model folder", "empty": "/unet/config.json: missing"}
+    wrong["half"] = "/scheduler/scheduler_config.json: missing"
+    for name, words in wrong.items():
+        monkeypatch.setenv("DENOISED_MODELS", str(tmp_path / name) if by == "variable" else "")
+        given = ("--model", str(tmp_path / name)) if by == "option" else ()
+        refused = _serve("--port", str(_free_port()), "--data-dir", str(tmp_path / "data"), *given)
+        assert refused.returncode == 1
+        assert refused.stderr == f"denoised serve: {tmp_path / name}{words}\n"
+        assert refused.stdout == ""
+        assert not (tmp_path / "data").exists()
+
+
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        refused = _serve("--port", str(port), "--data-dir", str(tmp_path))
-    assert refused.returncode == 1
-    assert refused.stderr.count("\n") == 1
-    assert f"port {port} on 127.0.0.1" in refused.stderr
-    assert "--port" in refused.stderr
+        refused = [_serve("--port", str(port), "--data-dir", str(tmp_path)), _run("api", "--port", str(port))]
+    for each in refused:
+        assert each.returncode == 1
+        assert each.stderr.count("\n") == 1
+        assert f"port {port} on 127.0.0.1" in each.stderr
+        assert "--port" in each.stderr
 
 
 def test_a_data_directory_in_use_is_one_line(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_the_command_says_line_by_line_what_matches(service: Any, picture: bytes
     done = denoised(bad, good, service=service)
     assert done.returncode == 1
     first, second = done.stdout.splitlines()
-    assert first.startswith(f"{bad}: made again, the bytes differ, because ")
+    assert first.startswith(f"{bad}: made again, the bytes differ: the ")
     assert second.startswith(f"{good}: made again, the bytes are equal ")
     done = denoised(broken, tmp_path / "none.png", good, service=service)
     assert (done.returncode, len(done.stdout.splitlines())) == (2, 1)

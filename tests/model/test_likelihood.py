@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from model.checkpoint import load_model
+from model.checkpoint import ZOO, load_model
 from model.errors import PlanError
 from model.likelihood import BIN, Epsilon, bits, bits_per_dimension, log_density
 from model.noise import NoiseSchedule
@@ -157,3 +160,14 @@ def test_a_score_at_no_time_or_of_no_class_is_refused(folder: Folder) -> None:
             model.score(x, 5, label)
     with pytest.raises(PlanError, match=r"x of shape \(1, 8, 8\) is not \(B, C, H, W\)"):
         model.score(x[0], 5)
+
+
+def test_the_program_prints_lines_for_programs_in_a_pipe(tmp_path: Path) -> None:
+    picture = tmp_path / "grey.png"
+    Image.new("L", (8, 8), 90).save(picture)
+    command = [sys.executable, "-m", "model", "likelihood", "--model", str(ZOO / "digits"), "--steps", "25"]
+    done = subprocess.run([*command, str(picture)], capture_output=True, text=True, timeout=300, check=True)
+    (line,) = done.stdout.splitlines()
+    name, bits_per_dim = line.split("\t")
+    assert name == str(picture)
+    assert math.isfinite(float(bits_per_dim))

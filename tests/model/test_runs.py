@@ -68,7 +68,7 @@ def train(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_run_folder_holds_checkpoints_metrics_grids_and_a_model(dataset: Dataset, tmp_path: Path) -> None:
     runs.start(CONFIG, tmp_path)
-    assert runs.run(Trainer(CONFIG, dataset), tmp_path, HABITS, quiet())
+    assert runs.run(Trainer(CONFIG, dataset), tmp_path, HABITS, quiet()) is None
     assert runs.stored_config(tmp_path) == CONFIG
     assert [path.name for path in runs.checkpoints(tmp_path)] == [
         "step-00000015.safetensors",
@@ -94,7 +94,7 @@ def test_what_a_run_does_beside_training_changes_no_number_of_it(dataset: Datase
     for name, habits in (("busy", runs.Habits(8, 8, 8)), ("idle", runs.Habits(999, 999, 999))):
         trainer = Trainer(config, dataset)
         runs.start(config, tmp_path / name)
-        assert runs.run(trainer, tmp_path / name, habits, quiet())
+        assert runs.run(trainer, tmp_path / name, habits, quiet()) is None
         ends.append(trainer.state())
     busy, idle = ends
     for key, value in idle.items():
@@ -148,7 +148,7 @@ def test_a_resumed_run_clears_away_what_a_killed_one_left(dataset: Dataset, tmp_
     runs.resume(resumed, tmp_path)
     assert not any(path.exists() for path in half)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == lines[:3]
-    assert runs.run(resumed, tmp_path, HABITS, quiet())
+    assert runs.run(resumed, tmp_path, HABITS, quiet()) is None
     with (tmp_path / "metrics.csv").open() as file:
         assert [int(row["images"]) for row in csv.DictReader(file)] == [40, 80, 120, 160]
 
@@ -165,7 +165,7 @@ def test_metrics_of_which_nothing_is_left_begin_anew(dataset: Dataset, tmp_path:
 def test_a_short_run_ends_with_a_line_of_metrics_a_plot_and_a_grid_too(dataset: Dataset, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, images=24)
     runs.start(config, tmp_path)
-    assert runs.run(Trainer(config, dataset), tmp_path, runs.Habits(), quiet())
+    assert runs.run(Trainer(config, dataset), tmp_path, runs.Habits(), quiet()) is None
     with (tmp_path / "metrics.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["step"], row["images"]) == ("3", "24")
@@ -200,8 +200,11 @@ def test_the_program_trains_a_model_that_can_be_served(pictures: Path, tmp_path:
     out = tmp_path / "run"
     done = train("--data", str(pictures), "--out", str(out), "--images", "64", "--sample-every", "32", *TINY)
     assert done.returncode == 0, done.stderr
-    assert f"denoised serve --model {out / 'model'}" in done.stdout.replace("\n", "")
-    model = load_model(out / "model")
+    lines = [line.strip() for line in done.stdout.splitlines()[-3:]]
+    assert lines[-1] == "denoised serve --model models/my-run"
+    subprocess.run(["bash", "-ec", "\n".join(lines[:-1])], cwd=tmp_path, check=True)
+    model = load_model(tmp_path / "models/my-run")
+    assert model.card.name == "my-run", "not the name `model`"
     assert model.card.labels == ["dark", "light"]
     assert model.shape == (3, 8, 8)
     assert sorted(path.name for path in (out / "samples").iterdir()) == ["00000032.png", "00000064.png"]
@@ -269,8 +272,11 @@ def test_a_wrong_option_is_one_line(pictures: Path, tmp_path: Path, option: str,
     assert expected in done.stderr
 
 
-def test_a_stopped_program_goes_on_to_the_same_weights(pictures: Path, tmp_path: Path) -> None:
-    """SIGTERM, then --resume: the weights, average and moments of a run that nobody stopped.
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_program_says_so_to_its_shell_and_goes_on_to_the_same_weights(
+    signum: signal.Signals, code: int, pictures: Path, tmp_path: Path
+) -> None:
+    """A signal, then --resume: the weights, average and moments of a run that nobody stopped.
 
     At a constant rate the numbers of a step do not depend on the run's length, so that the program can be stopped
     wherever it happens to be.
@@ -282,8 +288,8 @@ def test_a_stopped_program_goes_on_to_the_same_weights(pictures: Path, tmp_path:
     try:
         while len(runs.checkpoints(out)) < 2 and process.poll() is None:  # the first is of step 0
             time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(180) == 0
+        process.send_signal(signum)
+        assert process.wait(180) == code
     finally:
         process.kill()
     steps = int(runs.checkpoints(out)[-1].stem.removeprefix("step-")) + 3

@@ -1,0 +1,81 @@
+"""The page of the API in a real browser: whole, without a network, for those with a key too."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.test_playground import overflow, violations
+from tests.journeys.conftest import PATIENCE
+
+pytestmark = pytest.mark.browser
+
+Open = Callable[..., Page]
+
+
+def test_every_operation_and_object_is_listed_without_leaving_the_server(open_page: Open, service: Any) -> None:
+    with service.client() as client:
+        document = client.get("/openapi.json").json()
+    operations = [(method.upper(), path) for path, item in document["paths"].items() for method in item]
+    asked: list[str] = []
+    page = open_page("about:blank")
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{service.url}/docs")
+    expect(page.locator("details:has(.method)")).to_have_count(len(operations))
+    listed = page.locator("details:has(.method) > summary").all_inner_texts()
+    assert len(operations) > 10
+    assert sorted(tuple(text.split()[:2]) for text in listed) == sorted(operations)
+    for name in document["components"]["schemas"]:
+        assert page.locator(f"details[id='{name}']").count() == 1, name
+    assert {url for url in asked if not url.startswith((service.url, "data:"))} == set()
+
+
+def test_an_operation_tells_its_fields_its_answers_and_a_line_that_works(
+    open_page: Open, service: Any, tmp_path: Path
+) -> None:
+    page = open_page(f"{service.url}/playground/docs.html")
+    page.locator("summary", has_text="Sample pictures").click()
+    opened = page.locator("details[open]")
+    expect(opened.locator(".fields > li", has_text="guidance_rescale")).to_contain_text("number, 0 … 1 or null")
+    expect(opened.locator(".fields > li", has_text="preview_every")).to_contain_text("0 if left out")
+    expect(opened.locator(".fields > li", has_text="Too much work waits")).to_contain_text("429 ProblemObject")
+    opened.locator(".fields a", has_text="JobObject").first.click()
+    expect(page.locator("details[id=JobObject]")).to_have_attribute("open", "")
+    line = opened.first.locator("pre").inner_text()
+    done = subprocess.run(
+        ["bash", "-c", f"{line} -w '%{{http_code}}' -o job.json"], cwd=tmp_path, capture_output=True, timeout=PATIENCE
+    )
+    assert done.stdout == b"202", (line, done.stderr)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_it(scheme: str, open_page: Open, service: Any) -> None:
+    page = open_page(f"{service.url}/docs", color_scheme=scheme, reduced_motion="reduce")
+    page.locator("summary", has_text="Sample pictures").click()
+    assert violations(page) == []
+    page.set_viewport_size({"width": 360, "height": 780})
+    assert overflow(page) <= 0
+    assert violations(page) == []
+
+
+@pytest.mark.slow
+def test_where_keys_are_wanted_it_asks_for_one(
+    open_page: Open, start_service: Callable[..., Any], tmp_path: Path
+) -> None:
+    locked = start_service(tmp_path / "data", environment={"DENOISED_API_KEYS": "a-key-of-ours"})
+    page = open_page(f"{locked.url}/playground/docs.html", may_complain=True)  # of each 401
+    expect(page.locator("#door")).to_be_visible()
+    assert violations(page) == []
+    page.get_by_label("API key").fill("a-guess")
+    page.keyboard.press("Enter")
+    expect(page.locator("#door-error")).to_contain_text("The API key is not known.")
+    page.get_by_label("API key").fill("a-key-of-ours")
+    page.keyboard.press("Enter")
+    page.locator("summary", has_text="Sample pictures").click()
+    expect(page.locator("details[open] pre")).to_contain_text('"Authorization: Bearer $DENOISED_API_KEY"')
+    expect(page.locator("#door")).to_be_hidden()
