@@ -60,7 +60,7 @@ ModelFolders = Annotated[
     list[Path] | None,
     typer.Option(
         "--model",
-        help="a diffusers folder to serve beside the bundled models; may be repeated (env var: DENOISED_MODELS)",
+        help="a diffusers folder to serve beside the bundled models; may be repeated [env var: DENOISED_MODELS]",
     ),
 ]
 Device = Annotated[str | None, env("DEVICE", "cpu, cuda, cuda:1, mps")]

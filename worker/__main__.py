@@ -25,7 +25,7 @@ def worker(
         list[Path] | None,
         typer.Option(
             "--model",
-            help="a diffusers folder served beside the bundled models; may be repeated (env var: DENOISED_MODELS)",
+            help="a diffusers folder served beside the bundled models; may be repeated [env var: DENOISED_MODELS]",
         ),
     ] = None,
     max_batch: Annotated[

@@ -84,7 +84,7 @@ def _commands() -> dict[str, Any]:
 
 def _variable(option: Any) -> str | None:
     """The environment variable of an option or argument."""
-    told = re.search(r"\[env: (\w+)\]", getattr(option, "help", None) or "")
+    told = re.search(r"\[env var: (\w+)\]", getattr(option, "help", None) or "")
     return told[1] if told else option.envvar
 
 
