@@ -130,3 +130,10 @@ def test_every_reference_of_the_openapi_document_leads_somewhere(api: TestClient
         place = document
         for name in reference.removeprefix("#/").split("/"):
             place = place[name]
+
+
+def test_the_openapi_document_has_every_answer_that_a_picture_may_get(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+    responses = document["paths"]["/generate"]["post"]["responses"]
+    assert {"200", "202", "403", "413", "415", "422", "429", "500", "503", "504", "507"} <= responses.keys()
+    assert "application/problem+json" in responses["500"]["content"]
