@@ -9,7 +9,7 @@ from typing import Protocol
 
 from redis.client import Pipeline
 
-from worker.publisher import ActiveJob
+from worker.active import ActiveJob
 
 
 class Hold(Protocol):

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from model.denoiser import PixelModel
 from model.errors import ModelError
+from worker.active import ActiveJob
 from worker.draining import to_give_back
 from worker.engine import Engine, Turn
 from worker.errors import ResumeError
 from worker.job import Counters, JobRecord
 from worker.leases import Hold, Lease, Leases
 from worker.patience import REDIS_ERRORS
-from worker.publisher import ActiveJob, Publisher
+from worker.publisher import Publisher
 from worker.resume import Saved, from_bytes
 from worker.speed import Speed
 from worker.store import Store

@@ -42,7 +42,7 @@ def test_an_operation_tells_its_fields_its_answers_and_a_line_that_works(
     page.locator("summary", has_text="Sample pictures").click()
     opened = page.locator("details[open]")
     expect(opened.locator(".fields > li", has_text="guidance_rescale")).to_contain_text("number, 0 … 1 or null")
-    expect(opened.locator(".fields > li", has_text="preview_every")).to_contain_text("0 if left out")
+    expect(opened.locator(".fields > li", has_text="preview_every")).to_contain_text("0 = none, if left out")
     expect(opened.locator(".fields > li", has_text="Too much work waits")).to_contain_text("429 ProblemObject")
     opened.locator(".fields a", has_text="JobObject").first.click()
     expect(page.locator("details[id=JobObject]")).to_have_attribute("open", "")

