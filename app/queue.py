@@ -60,6 +60,7 @@ class JobQueue:
         self._max_attempts = max_attempts
         self._known: OrderedDict[str, JobRecord] = OrderedDict()
         self._looks: dict[str, Look] = {}
+        self._queues: dict[str, Queue] = {}
 
     def enqueue(self, job: JobRecord, outlook: Outlook) -> bool:
         """Accept a job: record, first event and place in the queue appear together or not at all.
@@ -83,7 +84,8 @@ class JobQueue:
         queued = {"queue_position": outlook.queue_position, "eta_seconds": outlook.eta_seconds}
         with self._client.pipeline() as pipeline, contextlib.suppress(redis.exceptions.WatchError):
             if self._store.reserve(job.id, pipeline):
-                queue.enqueue_job(rq_job, pipeline=pipeline)
+                with self._store.reachable():  # RQ asks for Redis' version when a queue is filled first
+                    queue.enqueue_job(rq_job, pipeline=pipeline)
                 self._store.create(job, queued, pipeline)
                 with self._store.reachable():
                     pipeline.execute()
@@ -174,7 +176,10 @@ class JobQueue:
             self._known.popitem(last=False)
 
     def _queue(self, model: str) -> Queue:
-        return Queue(model, connection=self._client, serializer=JSONSerializer)
+        """Kept: it remembers what version Redis has."""
+        if model not in self._queues:
+            self._queues[model] = Queue(model, connection=self._client, serializer=JSONSerializer)
+        return self._queues[model]
 
 
 def _whole(job: JobRecord) -> Work:
