@@ -13,9 +13,9 @@ from PIL import Image
 from starlette.responses import Response
 
 from app.errors import Conflict
-from app.jobs import find, picture
+from app.jobs import NamedJob, picture
 from app.schemas import ProblemObject
-from app.services import Owner, Services, Serving
+from app.services import Services, Serving
 from worker.job import JobRecord
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -40,16 +40,14 @@ Frames = dict[tuple[int, str], dict[int, bytes]]
     summary="The denoising film",
 )
 def animation(
-    job_id: str,
+    record: NamedJob,
     services: Serving,
-    owner: Owner,
     format: Annotated[Literal["webp", "gif", "apng"], Query()] = "webp",
     kind: Annotated[Kind | None, Query(description="x0 or xt; what the job kept, xt first, if left out")] = None,
     sheet: Annotated[bool, Query(description="as a contact sheet, which ends on the finished pictures")] = False,
 ) -> Response:
     """All images of the job side by side, from noise to the pictures: its stored frames. With `sheet=1` as a contact
     sheet: a gutter around each, and the finished pictures at the end; of a job without frames, these alone."""
-    record = find(services, job_id, owner)
     stages = _stages(_frames(services, record), kind)
     if sheet and (stages or kind is None) and len(record.images) == record.request.n:
         stages.append({image.index: bytes(picture(services, record, image.index).body) for image in record.images})

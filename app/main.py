@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from app import errors, events, films, generate, jobs, metrics, operations, page, v1, verify, workers
 from app.access import Access
@@ -42,9 +42,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     app.state.services = services
     errors.install(app)
-    for module in (generate, verify, jobs, page, events, operations, workers, v1, metrics):
+    for module in (generate, verify, jobs, films, page, events, operations, workers, v1, metrics):
         app.include_router(module.router)
-    app.include_router(films.router, dependencies=[Depends(jobs.named_job)])  # 404 before 422
     app.add_middleware(Head)
     app.add_middleware(Guard, settings=settings, store=services.store)
     if settings.allowed_origins:
