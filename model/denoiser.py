@@ -7,7 +7,7 @@ neither what a condition holds nor what shape the network works in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -113,10 +113,30 @@ class PixelModel:
         """x: (B, C, H, W) at levels t, α, σ (B,); conditions: (B,) of `condition`. Row by row independent."""
         return self.believe(x, t, alpha, sigma, conditions)
 
+    @property
+    def flies_from(self) -> int | None:
+        """Images from which on it is better to have two evaluations of half of them each begun at any time (`begin`)
+        than one of all; None: never. Then the network needs no rest while what it said is worked on."""
+        return self.unet.flies_from if isinstance(self.unet, NativeUNet) else None
+
+    @torch.inference_mode()
+    def begin(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Callable[[], Estimate]:
+        """`denoise`; what is returned waits for it, where the network can be at work meanwhile."""
+        if not isinstance(self.unet, NativeUNet):
+            known = self.denoise(x, t, alpha, sigma, conditions)
+            return lambda: known
+        output = self.unet.begin(x, t, self._labels(conditions))
+        return lambda: self._read(output(), x, alpha, sigma)
+
     def believe(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate:
         """`denoise`, for those who differentiate it."""
-        labels = conditions.to(self.device) if self.unet.class_embedding is not None else None
-        output = self.unet(x, t, labels)
+        return self._read(self.unet(x, t, self._labels(conditions)), x, alpha, sigma)
+
+    def _labels(self, conditions: Tensor) -> Tensor | None:
+        return conditions.to(self.device) if self.unet.class_embedding is not None else None
+
+    def _read(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
+        """What the network says of x."""
         mean, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]  # of 2·C channels, the second half
         known = estimate(mean, x, alpha, sigma, self.prediction_type)
         if not variance.shape[1]:

@@ -123,11 +123,11 @@ class ActiveJob:
 
     @property
     def mean_batch(self) -> float:
-        """Rows of the evaluations it took part in, on average."""
+        """Rows that the network was at when it took part, on average."""
         return self.rows / max(self.turns, 1)
 
     def note(self, rows: int, items: Sequence[Advanced], error: TrajectoryError | None) -> None:
-        """Draft its part of a turn of so many rows, its end included. error: of one of its images."""
+        """Draft its part of a turn, its end included. rows: that the network was at; error: of one of its images."""
         self.turns += 1
         self.rows += rows
         write = self.take_draft()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -33,13 +33,14 @@ class Place(Generic[T]):
     """A member and how it was treated.
 
     number: how many came before it; last_turn: the batch's turn in which it last took part, or, until it
-    has, the last one before it came.
+    has, the last one before it came; away: whether that turn is not over.
     """
 
     member: T
     number: int
     last_turn: int
     begun: bool = False
+    away: bool = False
 
 
 class RunningBatch(Generic[T]):
@@ -51,11 +52,16 @@ class RunningBatch(Generic[T]):
     model's members when it began to: in each of them `reserved` who had waited longer go, and who comes later
     has waited less. Jobs that are `urgent` count as nearest their end.
 
+    A model that `flies` and has so many members here has two turns at once, of half the lanes and the reserved: who is
+    in one is away until it lands, while the next is chosen of the others. Where there are lanes for all, half of them
+    go, who have waited longest; nobody is passed over twice then.
+
     Each model has `places`, beyond which nobody is to be admitted: that bounds m, and memory.
     """
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: int, flies: Mapping[str, int] | None = None) -> None:
         self.lanes = lanes
+        self._flies = {model: fewest for model, fewest in (flies or {}).items() if fewest <= lanes}
         self.reserved = max(1, lanes // WAITERS)
         self.places = max(PLACES * lanes, FEWEST_PLACES)
         self.urgent: set[str] = set()
@@ -99,17 +105,40 @@ class RunningBatch(Generic[T]):
             self._came += 1
 
     def choose(self) -> list[T]:
-        """The members of this turn, oldest first; [] when nobody is here."""
-        if not self._here:
+        """The members of the next turn, oldest first; [] when nobody is here, or who is away is to land first."""
+        waiting = [place for place in self._here if not place.away]
+        models = {place.member.model for place in waiting}
+        if not models:
             return []
-        models = {place.member.model for place in self._here}
         model = min(models, key=lambda model: (self._last_turn.get(model, -1), model))
+        flying = self._flying(model)
+        if self.away and not flying:
+            return []
         self._turn += 1
         self._last_turn[model] = self._turn
-        chosen = self._fair([place for place in self._here if place.member.model == model])
+        group = [place for place in waiting if place.member.model == model]
+        chosen = self._half(group) if flying else _fair(group, self.lanes, self.urgent)
         for place in chosen:
-            place.last_turn, place.begun = self._turn, True
+            place.last_turn, place.begun, place.away = self._turn, True, flying
         return [place.member for place in chosen]
+
+    @property
+    def away(self) -> bool:
+        """Whether anybody is, in turns that were chosen and have not landed."""
+        return any(place.away for place in self._here)
+
+    @property
+    def turn_lanes(self) -> int:
+        """How many the turn that was chosen last might have held."""
+        return -(-self.lanes // 2) if self.away else self.lanes
+
+    def land(self, members: Iterable[T]) -> list[T]:
+        """A turn of these is over. Returns those of them who are still here."""
+        turn = set(map(id, members))
+        landed = [place for place in self._here if id(place.member) in turn]
+        for place in landed:
+            place.away = False
+        return [place.member for place in landed]
 
     def retire(self) -> list[T]:
         """Remove the finished."""
@@ -126,14 +155,28 @@ class RunningBatch(Generic[T]):
     def _count(self, model: str) -> int:
         return sum(place.member.model == model for place in self._here)
 
-    def _fair(self, group: list[Place[T]]) -> list[Place[T]]:
-        """Those of a model who take part; group and outcome are in the order of arrival."""
-        if len(group) <= self.lanes:
-            return group
-        by_length = _by_length(group, self.urgent)
-        certain, others = by_length[: self.lanes - self.reserved], by_length[self.lanes - self.reserved :]
-        others.sort(key=lambda place: (place.last_turn, place.begun, place.number))
-        return sorted(certain + others[: self.reserved], key=lambda place: place.number)
+    def _flying(self, model: str) -> bool:
+        """Whether there are enough of a model for two turns at once."""
+        return model in self._flies and self._count(model) >= self._flies[model]
+
+    def _half(self, group: list[Place[T]]) -> list[Place[T]]:
+        """Those of a model's waiting members who take part in one of two turns at once."""
+        count = self._count(group[0].member.model)
+        if count > self.lanes:
+            return _fair(group, -(-self.lanes // 2), self.urgent)
+        longest = sorted(group, key=lambda place: (place.last_turn, place.begun, place.number))
+        return sorted(longest[: -(-count // 2)], key=lambda place: place.number)
+
+
+def _fair(group: list[Place[T]], lanes: int, urgent: set[str]) -> list[Place[T]]:
+    """Those of a group who take part; group and outcome are in the order of arrival."""
+    if len(group) <= lanes:
+        return group
+    reserved = max(1, lanes // WAITERS)
+    by_length = _by_length(group, urgent)
+    certain, others = by_length[: lanes - reserved], by_length[lanes - reserved :]
+    others.sort(key=lambda place: (place.last_turn, place.begun, place.number))
+    return sorted(certain + others[:reserved], key=lambda place: place.number)
 
 
 def _by_length(group: list[Place[T]], urgent: set[str]) -> list[Place[T]]:

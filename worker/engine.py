@@ -6,8 +6,10 @@ trajectory, evaluates, and applies all the small matrices at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -19,8 +21,10 @@ from model.noise import Estimate
 from model.plans import advance, spread_noise
 from worker.batch import RunningBatch
 from worker.errors import TrajectoryError
-from worker.group import Group, Level, Table
+from worker.group import Group, Rows, Table
 from worker.trajectory import Trajectory
+
+AT_ONCE = 2  # turns that are on their way where that may be more than one
 
 
 class Denoiser(Protocol):
@@ -30,7 +34,12 @@ class Denoiser(Protocol):
     clipping: Clipping
     prediction_type: str
 
-    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate: ...
+    @property
+    def flies_from(self) -> int | None: ...
+
+    def begin(
+        self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor
+    ) -> Callable[[], Estimate]: ...
 
 
 class Advanced(NamedTuple):
@@ -70,67 +79,151 @@ class Advanced(NamedTuple):
 
 @dataclass(frozen=True)
 class Turn:
-    """What one evaluation brought. rows: its batch size, guidance counted as two; halved: it was made in parts,
-    since the whole of it failed.
+    """What one evaluation brought. rows: its batch size, guidance counted as two; halved: it was made in parts, since
+    the whole of it failed; beside: the rows of the evaluation that went on when it was done; lanes: images that it
+    might have held; seconds: from its beginning to its end.
     """
 
     rows: int = 0
     advanced: list[Advanced] = field(default_factory=list)
     failed: list[tuple[Trajectory, TrajectoryError]] = field(default_factory=list)
     halved: bool = False
+    beside: int = 0
+    lanes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def batch(self) -> int:
+        """Rows that the network was at."""
+        return self.rows + self.beside
+
+
+@dataclass(frozen=True)
+class Flight:
+    """An evaluation that has begun. registers: (B, R, …) of its group then; known: waits for what the network says."""
+
+    group: Group
+    registers: Tensor
+    rows: Rows
+    known: Callable[[], Estimate]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A turn that is not over. began: by `time.perf_counter`; flight: or why there is none."""
+
+    members: Sequence[Trajectory]
+    lanes: int
+    began: float
+    flight: Flight | Exception
+
+    @property
+    def rows(self) -> int:
+        return _rows(self.flight)
 
 
 class Engine:
-    """Drives the running batch. Not thread-safe: one thread owns it."""
+    """Drives the running batch. Not thread-safe: one thread owns it.
 
-    def __init__(self, models: Mapping[str, Denoiser], lanes: int) -> None:
+    Of a model that flies, two turns of half the batch each are on their way at any time: while one of them is worked
+    on here, and the world is told of it, the network is at the other. flying: whether that is wanted.
+    """
+
+    def __init__(self, models: Mapping[str, Denoiser], lanes: int, *, flying: bool = True) -> None:
         self.models = models
-        self.batch: RunningBatch[Trajectory] = RunningBatch(lanes)
+        fewest = {name: model.flies_from for name, model in models.items() if flying}
+        flies = {name: count for name, count in fewest.items() if count is not None}
+        self.batch: RunningBatch[Trajectory] = RunningBatch(lanes, flies)
         self._tables: dict[str, Table] = {}  # by model
-        self._groups: dict[str, Group] = {}  # of each model's last turn
+        self._groups: dict[str, deque[Group]] = {}  # of each model's last turns
+        self._begun: deque[Begun] = deque()
 
     @torch.inference_mode()
     def step(self) -> Turn:
         """Choose, evaluate, advance, retire."""
-        members = self.batch.choose()
-        if not members:
+        self._begin_turns()
+        if not self._begun:
             return Turn()
-        turn = self._evaluate(members)
+        begun = self._begun.popleft()
+        turn = self._outcome(begun.flight, self.batch.land(begun.members))
         for trajectory, _ in turn.failed:
             self.batch.evict(trajectory.job)
         self.batch.retire()
         if not len(self.batch):
             self._groups.clear()  # nothing is kept of those who have left
-        return turn
+        beside, seconds = sum(other.rows for other in self._begun), time.perf_counter() - begun.began
+        return replace(turn, beside=beside, lanes=begun.lanes, seconds=seconds)
 
-    def _evaluate(self, members: Sequence[Trajectory]) -> Turn:
-        """Advance a group by one row; when that raises, its halves, so that only the guilty fail."""
+    def _begin_turns(self) -> None:
+        """One turn, and a second where two may be on their way: not beside one of which nobody is here any more."""
+        while len(self._begun) < AT_ONCE and (not self._begun or self.batch.away):
+            began = time.perf_counter()
+            members = self.batch.choose()
+            if not members:
+                return
+            self._begun.append(Begun(members, self.batch.turn_lanes, began, self._try_to_begin(members)))
+
+    def _try_to_begin(self, members: Sequence[Trajectory]) -> Flight | Exception:
         try:
-            return self._advance(members)
+            return self._begin(members)
         except Exception as error:
-            if len(members) == 1:
-                return Turn(failed=[(members[0], _diagnosed(error))])
-        middle = len(members) // 2
-        left, right = self._evaluate(members[:middle]), self._evaluate(members[middle:])
-        return Turn(left.rows + right.rows, left.advanced + right.advanced, left.failed + right.failed, halved=True)
+            return error
 
-    def _advance(self, members: Sequence[Trajectory]) -> Turn:
+    def _begin(self, members: Sequence[Trajectory]) -> Flight:
+        """Have the network begin with everybody's row."""
         model = self.models[members[0].model]
         group = self._group(members, model.device)
-        registers = group.stacked()  # (B, R, …)
-        seen, rows = registers[:, 0], group.rows()
-        level = rows.level
-        estimate = self._estimate(model, group, seen, level)
+        registers, rows = group.stacked(), group.rows()
+        x, level = registers[:, 0], rows.level
+        if group.guided is not None:
+            x, level = x[group.guided.order], level.of(group.guided.order)
+        known = model.begin(x, level.t, level.alpha, level.sigma, group.conditions)
+        return Flight(group, registers, rows, known)
+
+    def _group(self, members: Sequence[Trajectory], device: torch.device) -> Group:
+        """These members; the group of one of the model's last turns where they are the same."""
+        name = members[0].model
+        last = self._groups.setdefault(name, deque(maxlen=AT_ONCE))
+        for group in last:
+            if group.is_of(members):
+                return group
+        last.append(Group(members, self._tables.setdefault(name, Table(device)), device))
+        return last[-1]
+
+    def _outcome(self, flight: Flight | Exception, here: Sequence[Trajectory]) -> Turn:
+        """Advance those of a turn who are still here by one row; when that fails, its halves, so that only the guilty
+        do."""
+        if not here:
+            return Turn(_rows(flight))
+        try:
+            if isinstance(flight, Exception):
+                raise flight
+            return self._advance(flight, here)
+        except Exception as error:
+            if len(here) == 1:
+                return Turn(failed=[(here[0], _diagnosed(error))])
+        middle = len(here) // 2
+        left, right = (self._outcome(self._try_to_begin(half), half) for half in (here[:middle], here[middle:]))
+        failed = left.failed + right.failed
+        return Turn(left.rows + right.rows, advanced=left.advanced + right.advanced, failed=failed, halved=True)
+
+    def _advance(self, flight: Flight, here: Sequence[Trajectory]) -> Turn:
+        group, rows, level = flight.group, flight.rows, flight.rows.level
+        seen = flight.registers[:, 0]
+        model = self.models[group.members[0].model]
+        estimate = self._estimate(model, flight)
         estimate = model.clipping(estimate, seen, level.alpha, level.sigma, group.is_guided)
         z = group.drawn(seen)
         if estimate.share is not None:
             z = spread_noise(z, estimate.share, rows.spread)
-        registers = advance(registers, estimate, z, rows.matrices)
+        registers = advance(flight.registers, estimate, z, rows.matrices)
         # Of the largest: to ask that of everything takes six times as long.
         sound = registers.flatten(1).abs().amax(dim=1).isfinite().tolist()
-        turn = Turn(len(group.conditions))
-        images = zip(members, sound, group.parted(registers), seen.unbind(0), estimate.x0.unbind(0), strict=True)
+        turn, still = Turn(len(group.conditions)), set(map(id, here))
+        images = zip(group.members, sound, group.parted(registers), seen.unbind(0), estimate.x0.unbind(0), strict=True)
         for trajectory, finite, own, saw, believed in images:
+            if id(trajectory) not in still:
+                continue
             if finite:
                 turn.advanced.append(_advanced(trajectory, own, saw, believed))
             else:
@@ -138,24 +231,14 @@ class Engine:
                 turn.failed.append((trajectory, TrajectoryError("nan_output", text)))
         return turn
 
-    def _group(self, members: Sequence[Trajectory], device: torch.device) -> Group:
-        """These members; the group of the model's last turn where they are the same."""
-        name = members[0].model
-        group = self._groups.get(name)
-        if group is None or not group.is_of(members):
-            table = self._tables.setdefault(name, Table(device))
-            group = self._groups[name] = Group(members, table, device)
-        return group
-
-    def _estimate(self, model: Denoiser, group: Group, x: Tensor, level: Level) -> Estimate:
+    def _estimate(self, model: Denoiser, flight: Flight) -> Estimate:
         """(x̂_0, ε̂) of every member, guidance merged."""
-        guided = group.guided
+        known, guided = flight.known(), flight.group.guided
         if guided is None:
-            return model.denoise(x, level.t, level.alpha, level.sigma, group.conditions)
-        branches = level.of(guided.order)
-        both = model.denoise(x[guided.order], branches.t, branches.alpha, branches.sigma, group.conditions)
-        estimate, without = both.split(len(x))
-        there = level.of(guided.index)
+            return known
+        x = flight.registers[:, 0]
+        estimate, without = known.split(len(x))
+        there = flight.rows.level.of(guided.index)
         merged = merge(
             estimate.of(guided.index),
             without,
@@ -167,6 +250,11 @@ class Engine:
             guided.rescale,
         )
         return estimate.with_some(guided.index, merged)
+
+
+def _rows(flight: Flight | Exception) -> int:
+    """Of the evaluation, if it has begun."""
+    return len(flight.group.conditions) if isinstance(flight, Flight) else 0
 
 
 def _advanced(trajectory: Trajectory, registers: Tensor, seen: Tensor, believed: Tensor) -> Advanced:

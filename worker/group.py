@@ -108,7 +108,6 @@ class Group:
         self.is_guided = torch.tensor([member.guided for member in members], device=device)
         self.guided = _guided(members, guided, device) if guided else None
         self._table, self._device = table, device
-        self._first = table.first_rows([member.plan for member in members])
 
     def is_of(self, members: Sequence[Trajectory]) -> bool:
         """Whether it is these, in this order."""
@@ -117,7 +116,8 @@ class Group:
 
     def rows(self) -> Rows:
         """Everybody's next row."""
-        index = [first + member.row for first, member in zip(self._first, self.members, strict=True)]
+        first = self._table.first_rows([member.plan for member in self.members])
+        index = [start + member.row for start, member in zip(first, self.members, strict=True)]
         return self._table.rows(torch.tensor(index, device=self._device), self.registers)
 
     def stacked(self) -> Tensor:

@@ -78,7 +78,7 @@ def enough(paces: list[Pace], tried: Sequence[int] = SIZES) -> int:
 
 def _fastest_turn(model: PixelModel, images: int, end: float) -> float:
     """Seconds of the fastest of TURNS, of fewer when `end` comes before; inf when the network fails at that size."""
-    engine = Engine({model.card.name: model}, images)
+    engine = Engine({model.card.name: model}, images, flying=False)
     engine.batch.admit(trajectories(_job(model, images), model))
     clock = time.thread_time if model.device.type == "cpu" else time.perf_counter
     fastest = _turn_seconds(engine, clock)

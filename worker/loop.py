@@ -126,20 +126,20 @@ class Loop:
             self._turn_ended = None
             return False
         ended = time.monotonic()
-        seconds = ended - started
         if turn.advanced:
-            # What the loop does between two turns is part of what the second takes.
-            model = turn.advanced[0].trajectory.model
-            self.speed.add(model, turn.rows, ended - (self._turn_ended or started))
+            # What the loop does between two turns is part of what the second takes. Those beside it had, or will have,
+            # their own: a turn of all is as long as their parts together.
+            model, seconds = turn.advanced[0].trajectory.model, ended - (self._turn_ended or started)
+            self.speed.add(model, turn.batch, seconds * turn.batch / turn.rows)
         self._turn_ended = ended
         self.counters.evaluations += turn.rows
         self.counters.turns += 1
-        self.counters.turn_seconds += seconds
+        self.counters.turn_seconds += turn.seconds
         self.counters.images += len(turn.advanced) + len(turn.failed)
-        self.counters.lanes += self.settings.max_batch
+        self.counters.lanes += turn.lanes
         leases = self.leases.of(sorted(_jobs(turn)))
         for lease in leases:
-            lease.spent += seconds
+            lease.spent += turn.seconds
         self.publisher.publish(turn, [lease.active for lease in leases])
         batch = self.engine.batch
         self.load = (len(batch), batch.pending_evaluations)

@@ -108,7 +108,7 @@ class Publisher(threading.Thread):
         going = [job for job in jobs if not job.over]
         outcome = _by_job(turn)
         for job in going:
-            job.note(turn.rows, *outcome[job.id])
+            job.note(turn.batch, *outcome[job.id])
         told = self._is_time()
         due = [job for job in going if told or job.watched or job.presses]
         writes = [job.take_draft() for job in due]

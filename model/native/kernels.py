@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.native.compiler import compiled
+from model.native.runner import Runner
 
 LANES = 16  # as in lanes.h
 MOST_PIXELS, MOST_VECTORS = 14, 4  # as in convolutions.c
@@ -28,7 +29,6 @@ SIGNATURES: dict[str, list[str]] = {  # after the batch
     "denoised_attend": [POINTER] * 3 + [NUMBER] * 3 + [REAL],
 }
 CONVOLUTION = [POINTER] * 5 + [NUMBER] * 5
-RUN: list[Any] = [ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, ctypes.c_long, ctypes.c_void_p, *[ctypes.c_long] * 3]
 
 
 class Argument(ctypes.Union):
@@ -104,12 +104,12 @@ class Call:
 class Kernels:
     """The kernels of one network: first told which tiles it needs, then compiled, then called.
 
-    run: program.c's function, there once they are compiled.
+    runner: the functions of program.c, there once they are compiled.
 
     Tensors are (B, C, H, W) float32 on the CPU, their channels last in memory.
     """
 
-    run: Callable[..., None]
+    runner: Runner
 
     def __init__(self) -> None:
         self._tiles: set[Tile] = set()
@@ -137,8 +137,7 @@ class Kernels:
             function = getattr(library, name)
             function.argtypes, function.restype = [ctypes.c_long, ctypes.POINTER(Argument)], None
             self._bound[name] = function
-        self.run = library.denoised_run
-        self.run.argtypes, self.run.restype = RUN, None
+        self.runner = Runner(library)
 
     @contextmanager
     def recorded(self) -> Iterator[tuple[list[Call], list[Tensor]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
@@ -25,6 +25,8 @@ from model.native.program import Program
 from model.native.told import Told
 from model.parts import Attention, Downsample, ResnetBlock, Upsample
 from model.unet import UNet
+
+FEWEST_FLYING = 8
 
 
 class NativeUNet(nn.Module):
@@ -52,16 +54,37 @@ class NativeUNet(nn.Module):
         self._program: Program | None = None
         self._recordable = True
 
+    @property
+    def flies_from(self) -> int | None:
+        """See `PixelModel.flies_from`: as many images as both halves keep all threads busy with, and not so few that
+        one evaluation of them is over at once."""
+        return max(FEWEST_FLYING, 2 * torch.get_num_threads()) if self._recordable else None
+
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """As `UNet.forward`; not by two threads at a time."""
         told = self._told(t, label)
         x = last(x)
-        if x.shape[1:] == self._shape:
-            if self._recordable and self._program is None:
-                self._record(x[:1], t[:1], told[:1])
-            if self._program is not None:
-                return self._program.run(x, told).contiguous()
-        return self._unet.evaluate(x, t, told).contiguous()
+        program = self._program_for(x, t, told)
+        return (program.run(x, told) if program is not None else self._unet.evaluate(x, t, told)).contiguous()
+
+    def begin(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Callable[[], Tensor]:
+        """The same; what is returned waits for it where it can be made meanwhile."""
+        told = self._told(t, label)
+        x = last(x)
+        program = self._program_for(x, t, told)
+        if program is None:
+            output = self._unet.evaluate(x, t, told)
+            return output.contiguous
+        result = program.begin(x, told)
+        return lambda: result().contiguous()
+
+    def _program_for(self, x: Tensor, t: Tensor, told: Tensor) -> Program | None:
+        """What makes pictures of that shape, if anything does."""
+        if x.shape[1:] != self._shape:
+            return None
+        if self._recordable and self._program is None:
+            self._record(x[:1], t[:1], told[:1])
+        return self._program
 
     def _record(self, x: Tensor, t: Tensor, told: Tensor) -> None:
         """Make a program from one image, (1, …); none for a network that does more than call kernels."""
@@ -73,7 +96,7 @@ class NativeUNet(nn.Module):
             self._recordable = _memory(output) in {_memory(tensor) for tensor in made}
             if not self._recordable:
                 return
-            program = Program(self._kernels.run, calls, [*made, inputs[1]], inputs, output)
+            program = Program(self._kernels.runner, calls, [*made, inputs[1]], inputs, output)
         # What was done beside the kernels is missing in the program: then it gives something else for others.
         x, told = last(torch.linspace(-1, 1, 2 * x.numel()).view(2, *x.shape[1:])), torch.cat([told / 2, told / 3])
         self._recordable = torch.equal(program.run(x, told), self._unet.evaluate(x, t.repeat(2), told))

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from model.native.kernels import POINTER, Call, argument_list
+from model.native.runner import Call as NativeCall
+from model.native.runner import Evaluation, Port, Runner
 
 ALIGNMENT = 256  # bytes; of every tensor in the program's memory
 
@@ -40,39 +42,17 @@ class Span:
         return self.first <= other.last and other.first <= self.last
 
 
-class _Call(ctypes.Structure):
-    """As in program.c."""
-
-    _fields_ = (
-        ("kernel", ctypes.c_void_p),
-        ("arguments", ctypes.c_void_p),
-        ("inside", ctypes.c_void_p),
-        ("count", ctypes.c_long),
-    )
-
-
-class _Port(ctypes.Structure):
-    """As in program.c."""
-
-    _fields_ = (("outside", ctypes.c_void_p), ("inside", ctypes.c_void_p), ("bytes", ctypes.c_long))
-
-
 class Program:
     """Calls that were recorded for one image, with tensors that are in use at different times in one place.
 
-    run: program.c's function; made: the tensors that the recorded calls were given to write into, and the inputs;
-    output: what they left, or the first of its channels. Not for two threads at a time.
+    made: the tensors that the recorded calls were given to write into, and the inputs; output: what they left, or the
+    first of its channels. Not for two threads at a time, though one may begin several evaluations.
     """
 
     def __init__(
-        self,
-        run: Callable[..., None],
-        calls: Sequence[Call],
-        made: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        output: Tensor,
+        self, runner: Runner, calls: Sequence[Call], made: Sequence[Tensor], inputs: Sequence[Tensor], output: Tensor
     ) -> None:
-        self._run = run
+        self._runner = runner
         self._recorded = calls
         self._spans = _spans(calls, made, inputs, output)
         self._starts = [span.start for span in self._spans]
@@ -82,40 +62,69 @@ class Program:
 
     def run(self, *inputs: Tensor) -> Tensor:
         """inputs: in the order of the recording's, (B, …) each, laid out in memory as those."""
-        threads, images = torch.get_num_threads(), len(inputs[0])
-        if threads > self._arenas:
+        threads = torch.get_num_threads()
+        evaluation, _, output = self._evaluation(inputs, threads, first=0)
+        self._runner.run(evaluation, threads)
+        return output
+
+    def begin(self, *inputs: Tensor) -> Callable[[], Tensor]:
+        """The same, by the process's crew; what is returned waits for it."""
+        threads = torch.get_num_threads()
+        evaluation, kept, output = self._evaluation(inputs, threads, first=threads)
+        flight = self._runner.crew(threads).begin(evaluation, kept)
+
+        def result() -> Tensor:
+            flight.wait()
+            return output
+
+        return result
+
+    def _evaluation(self, inputs: Sequence[Tensor], threads: int, first: int) -> tuple[Evaluation, Any, Tensor]:
+        """One of these inputs, in the memory of so many threads from the first on; what has to be kept for it, and
+        where it is found when it is made."""
+        if threads > self._threads:
             self._lay_out(threads)
-        for port, tensor in zip(self._in, inputs, strict=True):
-            port.outside = tensor.data_ptr()
+        images = len(inputs[0])
         _, channels, height, width = self._output.shape
         whole = torch.empty(images, height, width, self._out.bytes // (4 * height * width))
-        self._out.outside = whole.data_ptr()
-        out = ctypes.byref(self._out)
-        self._run(self._calls, len(self._calls), self._in, len(self._in), out, images, threads, self._arena)
-        return whole[..., :channels].permute(0, 3, 1, 2)
+        ports = (Port * len(inputs))(
+            *(Port(tensor.data_ptr(), port.inside, port.bytes) for tensor, port in zip(inputs, self._in, strict=True))
+        )
+        evaluation = Evaluation(
+            calls=ctypes.addressof(self._calls),
+            count=len(self._calls),
+            inputs=ctypes.addressof(ports),
+            input_count=len(ports),
+            output=Port(whole.data_ptr(), self._out.inside, self._out.bytes),
+            images=images,
+            first=first,
+            arena=self._arena,
+        )
+        kept = (inputs, ports, whole, self._memory, self._lists, self._inside, self._calls)
+        return evaluation, kept, whole[..., :channels].permute(0, 3, 1, 2)
 
     def _lay_out(self, threads: int) -> None:
-        """Memory for so many threads, and the calls with pointers into that of the first."""
-        self._arenas = threads
-        self._memory = torch.empty(threads * self._arena // 4)
+        """Memory for so many threads that run, and as many that fly; the calls with pointers into that of the first."""
+        self._threads = threads
+        self._memory = torch.empty(2 * threads * self._arena // 4)
         self._lists = [
             argument_list(call.kinds, [self._moved(*each) for each in _given(call)]) for call in self._recorded
         ]
         self._inside = [bytes(self._is_inside(*each) for each in _given(call)) for call in self._recorded]
-        self._calls = (_Call * len(self._recorded))(
+        self._calls = (NativeCall * len(self._recorded))(
             *(
-                _Call(_address(call.kernel), _address(given), _address(inside), len(given))
+                NativeCall(_address(call.kernel), _address(given), _address(inside), len(given))
                 for call, given, inside in zip(self._recorded, self._lists, self._inside, strict=True)
             )
         )
-        self._in = (_Port * len(self._inputs))(*(self._port(tensor) for tensor in self._inputs))
+        self._in = [self._port(tensor) for tensor in self._inputs]
         self._out = self._port(self._output)
 
-    def _port(self, tensor: Tensor) -> _Port:
+    def _port(self, tensor: Tensor) -> Port:
         """Where the tensor of which this one is a view, or itself, lies in the first thread's memory."""
         span = self._span(tensor.data_ptr())
         assert span is not None
-        return _Port(None, self._memory.data_ptr() + span.offset, span.stop - span.start)
+        return Port(None, self._memory.data_ptr() + span.offset, span.stop - span.start)
 
     def _is_inside(self, kind: str, value: Any) -> bool:
         """Whether an argument points into the recording's memory."""

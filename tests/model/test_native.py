@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -97,6 +99,71 @@ def test_a_network_that_does_more_than_call_kernels_gets_no_program() -> None:
     for k in range(3):
         x, t, label = inputs(2)
         torch.testing.assert_close(native(x + k, t, label), unet(x + k, t, label), atol=2e-5, rtol=2e-5)
+
+
+@EVERY
+@torch.inference_mode()
+def test_evaluations_on_their_way_at_once_have_the_bits_of_one_after_the_other(config: UNetConfig) -> None:
+    """Whoever is waited for first; with another one that is made at once in between, and one nobody waits for."""
+    _, native = network(config)
+    x, t, label = inputs(16)
+    expected = native(x, t, label)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results = [native.begin(x[k : k + 4], t[k : k + 4], label[k : k + 4]) for k in range(0, 16, 4)]
+            native.begin(x, t, label)
+            assert torch.equal(native(x[:5], t[:5], label[:5]), expected[:5])
+            found = {k: results[k]() for k in (2, 0, 3, 1)}
+            assert torch.equal(torch.cat([found[k] for k in range(4)]), expected), threads
+            assert torch.equal(results[0](), expected[:4]), "asked again, it says the same"
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def test_two_networks_may_be_at_evaluations_at_once() -> None:
+    (_, one), (_, other) = network(ATTENTION), network(RESNETS)
+    x, t, label = inputs(6)
+    expected = [native(x, t, label) for native in (one, other)]
+    results = [native.begin(x, t, label) for native in (one, other, one, other)]
+    for result, is_expected in zip(results, expected * 2, strict=True):
+        assert torch.equal(result(), is_expected)
+
+
+@torch.inference_mode()
+def test_the_caller_goes_on_while_an_evaluation_is_on_its_way() -> None:
+    """Its thread takes next to no time until it is waited for, where an evaluation of its own takes all of it."""
+    _, native = network(ATTENTION)
+    x, t, label = inputs(64)
+    native(x, t, label)
+
+    def seconds(evaluate: Callable[[], object]) -> float:
+        started = time.thread_time()
+        evaluate()
+        return time.thread_time() - started
+
+    own = min(seconds(lambda: native(x, t, label)) for _ in range(5))
+    beside = min(seconds(native.begin(x, t, label)) for _ in range(5))
+    assert beside < own / 2
+
+
+@torch.inference_mode()
+def test_a_network_flies_from_as_many_images_as_keep_all_threads_busy_and_not_where_it_has_no_program() -> None:
+    _, native = network(ATTENTION)
+    native(*inputs(1))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert native.flies_from == 8
+        torch.set_num_threads(6)
+        assert native.flies_from == 12
+    finally:
+        torch.set_num_threads(before)
+    _, other = network(NCSNPP)
+    other(*inputs(1))
+    assert other.flies_from is None
 
 
 @torch.inference_mode()

@@ -35,8 +35,10 @@ class FakeModel:
 
     Each row's outcome depends on that row only, to the last bit. seconds: what one evaluation
     takes. limit: where x̂_0 is clipped. lame: the class whose rows come out as NaN; deadly: the one that makes the whole
-    evaluation raise `error`.
+    evaluation raise `error`. flies_from: images from which on two evaluations are begun at once.
     """
+
+    flies_from: int | None = None
 
     def __init__(
         self,
@@ -83,6 +85,10 @@ class FakeModel:
 
     def condition(self, label: int | None) -> Tensor:
         return torch.tensor(len(LABELS) if label is None else label)
+
+    def begin(self, *evaluation: Tensor) -> Callable[[], Estimate]:
+        """Like a network that flies: at work when it is asked, and only then wrong."""
+        return lambda: self.denoise(*evaluation)
 
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate:
         time.sleep(self._seconds)

@@ -24,6 +24,16 @@ Turns = Callable[[Engine], Iterator[Turn]]
 Outcome = dict[tuple[str, int], bytes]
 
 
+@pytest.fixture(autouse=True, params=[None, 2], ids=["one turn at a time", "two turns at once"])
+def flies_from(request: pytest.FixtureRequest, fake_model: Any, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    """Whether networks are at two halves of the batch at once; it changes nothing but that."""
+    monkeypatch.setattr(fake_model, "flies_from", request.param)
+    return request.param  # type: ignore[no-any-return]
+
+
+one_turn_at_a_time = pytest.mark.parametrize("flies_from", [None], indirect=True)
+
+
 @dataclass(frozen=True)
 class Comer:
     """One job of a mix: what it asks for, and the turn before which it comes."""
@@ -152,6 +162,7 @@ def test_image_k_is_the_image_of_seed_plus_k(model: Any, trajectories_of: Trajec
         assert many["many", k] == alone(model, trajectories_of(model, "one", sampler="ddpm", seed=40 + k))["one", 0]
 
 
+@one_turn_at_a_time
 def test_a_newcomer_is_in_the_very_next_evaluation(model: Any, trajectories_of: Trajectories) -> None:
     engine = Engine({"fake": model}, 4)
     engine.batch.admit(trajectories_of(model, "a", label=0, steps=9))
@@ -162,6 +173,7 @@ def test_a_newcomer_is_in_the_very_next_evaluation(model: Any, trajectories_of: 
     assert {item.trajectory.job: item.step for item in turn.advanced} == {"a": 2, "b": 1}
 
 
+@one_turn_at_a_time
 def test_more_trajectories_than_lanes_finish_in_the_order_they_came(
     model: Any, trajectories_of: Trajectories, turns_of: Turns
 ) -> None:
@@ -315,6 +327,7 @@ def test_guidance_is_uncond_plus_scale_times_the_difference_of_two_evaluations(
     torch.testing.assert_close(trajectory.registers[0], expected, rtol=1e-5, atol=1e-5)
 
 
+@one_turn_at_a_time
 def test_two_models_take_turns(fake_model: Any, trajectories_of: Trajectories, turns_of: Turns) -> None:
     one, two = fake_model("one"), fake_model("two", shape=(3, 2, 2))
     engine = Engine({"one": one, "two": two}, 8)
