@@ -118,6 +118,14 @@ def request(**fields: Any) -> SamplingRequest:
     return SamplingRequest(label_name=None if label is None else LABELS[label], **given)
 
 
+def start(
+    store: Store, job_id: str, worker: str = "worker", numerics: str = "fake", execution: str | None = None
+) -> int:
+    """Begin an attempt as a worker does; its number, 0 when the job is over."""
+    begun = store.begin(job_id, worker, numerics, execution)
+    return 0 if begun is None else begun.record.attempt
+
+
 @dataclass
 class Hand:
     """A worker's process, of which the nursery is the parent."""

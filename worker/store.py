@@ -11,18 +11,19 @@ import enum
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
+from redis.commands.core import Script
 from redis.retry import Retry
 
 from worker import keys
-from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
+from worker.errors import RecordError, StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import JobRecord, WorkerReport
 from worker.patience import reachable
 from worker.scripts import COLLECT, COUNT, ENTER, START, WATCH, WRITE
@@ -80,6 +81,14 @@ def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redi
         raise StoreUnavailable(f"the Redis URL cannot be read (allowed: {REDIS_URLS})") from None
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A job whose attempt has begun, and where an earlier one was saved."""
+
+    record: JobRecord
+    resume_point: bytes | None
+
+
 class Written(enum.IntEnum):
     """What became of a write. REFUSED: the job is over, or is another attempt's by now; WATCHED: it was applied, and
     somebody follows the job's events."""
@@ -101,7 +110,7 @@ class Store:
         self.result_ttl = result_ttl
         self._start = client.register_script(START)
         self._enter = client.register_script(ENTER)
-        self._write_sha = client.register_script(WRITE).sha
+        self._write = client.register_script(WRITE)
         self._watch = client.register_script(WATCH)
         self._collect = client.register_script(COLLECT)
         self._count = client.register_script(COUNT)
@@ -177,18 +186,32 @@ class Store:
                 return later
             skipped += len(places)  # all of that moment, and before it in the list
 
-    def start(self, job_id: str, worker: str, numerics: str, execution: str | None = None) -> int:
-        """Begin an attempt. Returns its number, 0 when the job is over: canceled, say, or one whose workers all died.
+    def begin(self, job_id: str, worker: str, numerics: str, execution: str | None = None) -> Begun | None:
+        """Begin an attempt. None when the job is over: canceled, say, or one whose workers all died.
 
         It begins where the last attempt was saved if that had the same numerics, else anew. An `execution` begins
         once: asked again, because the reply was lost, it gets the same answer.
+
+        Raises:
+            RecordError: when an attempt has begun at what cannot be read.
         """
         names = [keys.job(job_id), keys.events(job_id)]
         started = event_json("started", {"worker": worker})
         execution = execution or uuid.uuid4().hex
         args = [repr(time.time()), worker, started, numerics, str(self.result_ttl), execution]
+
+        def ask(pipe: Pipeline) -> None:
+            pipe.evalsha(self._start.sha, len(names), *names, *args)
+            pipe.hgetall(keys.job(job_id))
+            pipe.get(keys.resume(job_id))
+
         with self.reachable():
-            return int(self._start(keys=names, args=args))
+            attempt, fields, resume_point = self._scripted(self._start, ask)
+        try:
+            record = _record(fields) if attempt else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"this worker cannot read the request: {error}") from error
+        return Begun(replace(record, attempt=attempt), resume_point) if record is not None else None
 
     def enter(self, job_id: str, attempt: int) -> bool:
         """A job on its last chance is alone, and begins: from now on the loss of its worker counts. False when it is
@@ -202,20 +225,26 @@ class Store:
 
     def write_all(self, writes: Sequence[Write]) -> list[Written]:
         """Apply changes of several jobs in one round trip, each atomic by itself."""
-        with self.reachable():
-            try:
-                return self._written(writes)
-            except redis.exceptions.NoScriptError:  # a store that was started anew has forgotten it
-                self.client.script_load(WRITE)
-                return self._written(writes)
 
-    def _written(self, writes: Sequence[Write]) -> list[Written]:
-        """By the script's name alone: a pipeline with the script itself asks each time whether it is there."""
-        with self.client.pipeline(transaction=False) as pipe:
+        def ask(pipe: Pipeline) -> None:
             for write in writes:
                 given = write.keys()
-                pipe.evalsha(self._write_sha, len(given), *given, *write.arguments(self.result_ttl))
-            return [Written(result) for result in pipe.execute()]
+                pipe.evalsha(self._write.sha, len(given), *given, *write.arguments(self.result_ttl))
+
+        with self.reachable():
+            return [Written(result) for result in self._scripted(self._write, ask)]
+
+    def _scripted(self, script: Script, ask: Callable[[Pipeline], None]) -> list[Any]:
+        """The replies in a round trip that has a script by its name alone: redis-py's own pipelines with scripts ask
+        each time whether it is there. Where it is not, nothing that depends on it has happened."""
+        with self.client.pipeline(transaction=False) as pipe:
+            ask(pipe)
+            try:
+                return pipe.execute()
+            except redis.exceptions.NoScriptError:  # a store that was started anew has forgotten it
+                self.client.script_load(script.script)
+            ask(pipe)
+            return pipe.execute()
 
     def resume_point(self, job_id: str) -> bytes | None:
         """Where the job's images were saved, None when they were not."""
