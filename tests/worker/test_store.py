@@ -16,10 +16,11 @@ import pytest
 import redis
 
 from tests.shop import start
+from worker.connection import connect
 from worker.errors import RecordError, StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import TERMINAL, Image, JobRecord, SamplingRequest, WorkerReport
 from worker.patience import PATIENCE, Patience
-from worker.store import Place, Queue, Store, Written, connect
+from worker.store import Place, Queue, Store, Written
 from worker.writes import Write, ending
 
 Create = Callable[..., JobRecord]
