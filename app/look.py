@@ -28,7 +28,7 @@ class Look:
     @property
     def busy(self) -> list[str]:
         """The models for which there is work."""
-        return [model for model in self.waiting if self.waiting[model] or self.held[model]]
+        return [model for model in self.waiting if self.waiting[model] or self.held.get(model)]
 
     def loads(self) -> dict[str, list[Load]]:
         """What waits, as admission counts it."""
