@@ -22,9 +22,10 @@ from typing import Any, Literal, cast
 import httpx
 
 from app.settings import TORCH_ENVIRONMENT
+from worker.connection import connect
 from worker.errors import StoreUnavailable
+from worker.memory import KEEPS
 from worker.patience import reachable
-from worker.store import KEEPS, connect
 
 State = Literal["ok", "warning", "problem"]
 

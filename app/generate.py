@@ -12,13 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from app.errors import Conflict, InvalidRequest, Problem, Unavailable, WaitedTooLong, shown
-from app.jobs import cancel_job, picture
+from app.jobs import cancel_job, picture_of
 from app.negotiation import Preference, applied
 from app.relay import Closing
 from app.schemas import GenerateRequest, JobObject, ProblemObject
 from app.services import Owner, Services, Serving
 from app.submission import submit
 from worker.job import JobRecord, Outlook, job_object
+from worker.store import Outcome
 
 router = APIRouter(tags=["jobs"])
 
@@ -100,7 +101,8 @@ async def _waited(services: Services, record: JobRecord, outlook: Outlook, wait:
     """The job when it is over or the time is up; who has no time is told what is known already."""
     if wait > 0 and not record.terminal:
         with contextlib.suppress(Closing):
-            record = await services.relay.wait_for_end(record.id, wait) or record
+            after = await services.relay.wait_for_end(record.id, wait)
+            record = after.record if after is not None else record
         outlook = await run_in_threadpool(lambda: services.queue.outlook(record, services.catalog.workers()))
     headers = {**location(record), **applied(wait)}
     return JSONResponse(job_object(record, outlook), 200 if record.terminal else 202, headers=headers)
@@ -110,18 +112,21 @@ async def _picture(
     services: Services, request: Request, record: JobRecord, wait: float | None, *, cancel: bool
 ) -> Response:
     """Wait and answer the picture."""
-    ended = await at_its_end(services, request, record, wait, cancel=cancel)
+    ended = await at_its_end(services, request, record, wait, pictures=1, cancel=cancel)
     if ended is None:
         return Response(status_code=CLIENT_GONE)
-    response = await _picture_of(services, ended)
+    check_made(ended.record)
+    response = picture_of(ended, 0)
+    response.headers["X-Job-Id"] = record.id
+    response.headers["X-Seed"] = str(record.request.seed)
     response.headers.update(applied(wait))
     return response
 
 
 async def at_its_end(
-    services: Services, request: Request, record: JobRecord, wait: float | None, *, cancel: bool
-) -> JobRecord | None:
-    """The job when it is over; None when the client has gone away before that.
+    services: Services, request: Request, record: JobRecord, wait: float | None, *, pictures: int, cancel: bool
+) -> Outcome | None:
+    """The job when it is over, with its first so many pictures; None when the client has gone away before that.
 
     wait: seconds, None = as long as a client may wait. cancel: a client that goes away takes its job with it.
 
@@ -130,7 +135,8 @@ async def at_its_end(
         Unavailable: when the server is shutting down.
     """
     seconds = services.settings.max_wait if wait is None else wait
-    waiting = asyncio.ensure_future(services.relay.wait_for_end(record.id, seconds))
+    for_end = services.relay.wait_for_end(record.id, 0.0 if record.terminal else seconds, pictures)
+    waiting = asyncio.ensure_future(for_end)
     leaving = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -138,7 +144,7 @@ async def at_its_end(
             if cancel:
                 await run_in_threadpool(cancel_job, services, record)
             return None
-        after = waiting.result() or record
+        after = waiting.result() or Outcome(record)
     except Closing as error:
         detail, soon = f"the server is restarting; job {record.id} goes on", {"Retry-After": "2"}
         raise Unavailable(detail, headers=soon, job=record.id) from error
@@ -146,7 +152,7 @@ async def at_its_end(
         for task in (waiting, leaving):
             task.cancel()
         await asyncio.gather(waiting, leaving, return_exceptions=True)
-    if not after.terminal:
+    if not after.record.terminal:
         where = job_object(record)["links"]["self"]
         detail = f"job {record.id} is not done after {seconds:g} s; it goes on, see {where}"
         raise WaitedTooLong(detail, headers={**location(record), **applied(wait)}, job=record.id)
@@ -165,14 +171,6 @@ def check_made(record: JobRecord) -> None:
     if record.status == "failed":
         error = dict(record.error or {})
         raise JobFailed(f"job {record.id} failed: {error.get('message')}", job=record.id, code=error.get("code"))
-
-
-async def _picture_of(services: Services, record: JobRecord) -> Response:
-    check_made(record)
-    response = await run_in_threadpool(picture, services, record, 0)
-    response.headers["X-Job-Id"] = record.id
-    response.headers["X-Seed"] = str(record.request.seed)
-    return response
 
 
 async def _gone(request: Request) -> None:

@@ -14,7 +14,7 @@ from app.negotiation import names_tag
 from app.schemas import JobList, JobObject, ProblemObject
 from app.services import Owner, Services, Serving
 from worker.job import MEDIA_TYPES, JobRecord, job_object
-from worker.store import Place
+from worker.store import Outcome, Place
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -128,8 +128,18 @@ def picture(services: Services, record: JobRecord, index: int) -> Response:
     Raises:
         NotFound: when the job has no such picture (yet).
     """
+    data = services.store.image(record.id, index)
+    return picture_of(Outcome(record, {} if data is None else {index: data}), index)
+
+
+def picture_of(outcome: Outcome, index: int) -> Response:
+    """The same of what was read already.
+
+    Raises:
+        NotFound: when the job has no such picture (yet).
+    """
+    record, data = outcome.record, outcome.pictures.get(index)
     image = next((image for image in record.images if image.index == index), None)
-    data = services.store.image(record.id, index) if image is not None else None
     if image is None or data is None:
         raise NotFound(f"job {record.id} ({record.status}) has no image {index}")
     headers = {

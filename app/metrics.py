@@ -21,9 +21,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
+from app.look import Look
 from app.services import Services, Serving
 from worker.errors import StoreUnavailable
-from worker.job import TERMINAL, Counters, JobRecord, WorkerReport
+from worker.job import TERMINAL, Counters, WorkerReport
 
 router = APIRouter(tags=["operations"])
 
@@ -43,12 +44,11 @@ ENGINE = {
 
 @dataclass(frozen=True)
 class Shared:
-    """What all API processes would say the same of. waiting, held: by model, jobs in the queue and at workers."""
+    """What all API processes would say the same of."""
 
     models: Sequence[str]
     workers: Sequence[WorkerReport]
-    waiting: Mapping[str, Sequence[JobRecord]]
-    held: Mapping[str, int]
+    look: Look
     engine: Mapping[str, float]
     jobs: Mapping[tuple[str, str], int]
 
@@ -64,8 +64,7 @@ class Shared:
         return cls(
             models=models,
             workers=services.catalog.workers(),
-            waiting=services.queue.waiting(models),
-            held=services.queue.held(models),
+            look=services.queue.look(models),
             engine=asdict(Counters()) | engine,
             jobs=jobs,
         )
@@ -85,11 +84,11 @@ class Shared:
     def _queue(self, now: float) -> Iterator[Metric]:
         depth, work, oldest, running = {}, {}, {}, {}
         for model in self.models:
-            waiting = self.waiting.get(model, [])
+            waiting = self.look.waiting[model]
             depth[model,] = float(len(waiting))
             work[model,] = float(sum(job.request.evaluations for job in waiting))
             oldest[model,] = max([0.0, *(now - job.created_at for job in waiting)])
-            running[model,] = float(self.held.get(model, 0))
+            running[model,] = float(len(self.look.held[model]))
         yield _gauges("queue_jobs", "Jobs that wait.", depth, ["model"])
         yield _gauges("queue_evaluations", "Evaluations that these stand for.", work, ["model"])
         yield _gauges("queue_oldest_seconds", "How long the one that waits longest has waited.", oldest, ["model"])

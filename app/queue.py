@@ -10,18 +10,19 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import replace
 
 import redis
+from redis.client import Pipeline
 from rq import Queue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from app.forecast import Crew, Work, finishes
+from app.look import Forecast, Look
 from worker.errors import StoreUnavailable
 from worker.job import JobRecord, Outlook, WorkerReport
+from worker.memory import Memory
 from worker.store import Store
 
 FRESH_SECONDS = 0.5  # how long a look at the queue serves those who ask for their jobs
@@ -29,26 +30,8 @@ REMEMBERED = 10_000  # jobs whose requests are not read again
 FUNCTION = "denoised.sample"  # RQ wants a name; the worker class never calls it
 
 
-@dataclass(frozen=True)
-class Look:
-    """A model's queue at one moment. ends: seconds from then until each job is done, running ones too."""
-
-    taken: float
-    positions: dict[str, int]
-    ends: dict[str, float]
-
-    @property
-    def age(self) -> float:
-        return time.monotonic() - self.taken
-
-    def outlook(self, job_id: str) -> Outlook:
-        end = self.ends.get(job_id)
-        eta = round(max(0.0, end - self.age), 2) if end is not None else None
-        return Outlook(self.positions.get(job_id), eta)
-
-
 class JobQueue:
-    """Enqueues, finds positions, removes.
+    """Enqueues, looks, forecasts, removes.
 
     Raises:
         StoreUnavailable: from every method, when Redis does not answer in time.
@@ -59,19 +42,31 @@ class JobQueue:
         self._store = store
         self._max_attempts = max_attempts
         self._known: OrderedDict[str, JobRecord] = OrderedDict()
-        self._looks: dict[str, Look] = {}
+        self._forecasts: dict[str, Forecast] = {}
         self._queues: dict[str, Queue] = {}
 
-    def enqueue(self, job: JobRecord, outlook: Outlook) -> bool:
-        """Accept a job: record, first event and place in the queue appear together or not at all.
-
-        Does nothing and returns False when there is a job of that id.
+    def enqueue(self, job: JobRecord, outlook: Outlook) -> None:
+        """Accept a job whose id is nobody else's: record, first event and place in the queue appear together or not at
+        all.
 
         Raises:
-            StoreFull: when the memory that is left is kept for the jobs that were accepted before.
+            StoreFull: when Redis has no memory for it.
         """
-        self._store.check_room()
-        queue = self._queue(job.request.model)
+        with self._client.pipeline() as pipeline:
+            self._accept(job, outlook, pipeline)
+
+    def enqueue_once(self, job: JobRecord, outlook: Outlook) -> bool:
+        """The same where others may have the same id: does nothing and returns False when there is a job of it."""
+        with self._client.pipeline() as pipeline, contextlib.suppress(redis.exceptions.WatchError):
+            if self._store.reserve(job.id, pipeline):
+                self._accept(job, outlook, pipeline)
+                return True
+        if self._store.job(job.id) is None:
+            # redis-py says WatchError, too, when the connection breaks while a key is watched.
+            raise StoreUnavailable("the connection to Redis broke before the job was accepted")
+        return False
+
+    def _accept(self, job: JobRecord, outlook: Outlook, pipeline: Pipeline) -> None:
         rq_job = Job.create(
             FUNCTION,
             id=job.id,
@@ -82,39 +77,33 @@ class JobQueue:
         )
         job = replace(job, max_attempts=self._max_attempts)
         queued = {"queue_position": outlook.queue_position, "eta_seconds": outlook.eta_seconds}
-        with self._client.pipeline() as pipeline, contextlib.suppress(redis.exceptions.WatchError):
-            if self._store.reserve(job.id, pipeline):
-                with self._store.reachable():  # RQ asks for Redis' version when a queue is filled first
-                    queue.enqueue_job(rq_job, pipeline=pipeline)
-                self._store.create(job, queued, pipeline)
-                with self._store.reachable():
-                    pipeline.execute()
-                self._known[job.id] = job
-                return True
-        if self._store.job(job.id) is None:
-            # redis-py says WatchError, too, when the connection breaks while a key is watched.
-            raise StoreUnavailable("the connection to Redis broke before the job was accepted")
-        return False
+        with self._store.reachable():  # RQ asks for Redis' version when a queue is filled first
+            self._queue(job.request.model).enqueue_job(rq_job, pipeline=pipeline)
+        self._store.create(job, queued, pipeline)
+        with self._store.reachable():
+            pipeline.execute()
+        self._known[job.id] = job
 
-    def waiting(self, models: Sequence[str]) -> dict[str, list[JobRecord]]:
-        """What waits for each model, the next one first. Of the records only what never changes is to be believed."""
+    def look(self, models: Sequence[str]) -> Look:
+        """The queues of some models. One round trip, and another when there are jobs that this process has not met."""
+        taken = time.monotonic()
         with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
             for model in models:
-                pipeline.lrange(self._queue(model).key, 0, -1)
-            replies = cast("list[list[bytes]]", pipeline.execute())
-        ids = {model: [job_id.decode() for job_id in reply] for model, reply in zip(models, replies, strict=True)}
-        self._learn([job_id for queued in ids.values() for job_id in queued])
-        return {
-            model: [record for job_id in queued if (record := self._known.get(job_id)) is not None]
-            for model, queued in ids.items()
-        }
-
-    def held(self, models: Sequence[str]) -> dict[str, int]:
-        """How many jobs of each model workers hold."""
-        with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
-            for model in models:
-                pipeline.zcard(StartedJobRegistry(queue=self._queue(model)).key)
-            return dict(zip(models, cast("list[int]", pipeline.execute()), strict=True))
+                queue = self._queue(model)
+                pipeline.lrange(queue.key, 0, -1)
+                # Not cleaned up by asking, as RQ's own listing would: that is the workers' to do.
+                pipeline.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
+            pipeline.info("memory")
+            *replies, memory = pipeline.execute()
+        waiting = [[job_id.decode() for job_id in reply] for reply in replies[::2]]
+        held = [_jobs_of(reply) for reply in replies[1::2]]
+        self._learn([job_id for ids in (*waiting, *held) for job_id in ids])
+        return Look(
+            taken,
+            {model: self._met(ids) for model, ids in zip(models, waiting, strict=True)},
+            {model: self._met(ids) for model, ids in zip(models, held, strict=True)},
+            Memory.of(memory),
+        )
 
     def remove(self, job: JobRecord) -> None:
         """Take a canceled job out of its queue, if it still is there."""
@@ -122,49 +111,30 @@ class JobQueue:
             if self._queue(job.request.model).remove(job.id):
                 self._client.delete(Job.key_for(job.id))  # Job.delete raises when a worker died at it just now
 
-    def forecast(self, job: JobRecord, waiting: Sequence[JobRecord], workers: Sequence[WorkerReport]) -> Outlook:
+    def forecast(self, job: JobRecord, look: Look, workers: Sequence[WorkerReport]) -> Outlook:
         """Where a new job would stand behind those that wait for its model."""
-        return self._look(job.request.model, [*waiting, job], workers).outlook(job.id)
+        return self._forecast(job.request.model, look.behind(job), workers).outlook(job.id)
 
     def outlook(self, job: JobRecord, workers: Sequence[WorkerReport]) -> Outlook:
         """Where a job stands: its place while queued, the time to go as measured."""
         if job.terminal:
             return Outlook()
         model = job.request.model
-        look = self._looks.get(model)
-        if look is None or look.age > FRESH_SECONDS or job.id not in look.ends:
-            look = self._looks[model] = self._look(model, self.waiting([model])[model], workers)
-        seen = look.outlook(job.id)
+        forecast = self._forecasts.get(model)
+        if forecast is None or forecast.age > FRESH_SECONDS or job.id not in forecast.ends:
+            served = {card["name"] for worker in workers for card in worker.models}
+            forecast = self._forecast(model, self.look(sorted({model, *served})), workers)
+            self._forecasts[model] = forecast
+        seen = forecast.outlook(job.id)
         if job.status == "queued":
             return Outlook(seen.queue_position or 0, seen.eta_seconds)
         return Outlook(None, seen.eta_seconds if seen.eta_seconds is not None else _by_itself(job))
 
-    def _look(self, model: str, waiting: Sequence[JobRecord], workers: Sequence[WorkerReport]) -> Look:
-        taken = time.monotonic()
-        positions = {job.id: place for place, job in enumerate(waiting)}
-        crew = Crew.of(model, workers, self._busy(workers))
-        if crew is None:
-            return Look(taken, positions, {})
-        running = [_left(job) for job in self._running(model) if job.id not in positions]
-        return Look(taken, positions, finishes(running, map(_whole, waiting), crew))
+    def _forecast(self, model: str, look: Look, workers: Sequence[WorkerReport]) -> Forecast:
+        return look.forecast(model, workers, self._store.going([job.id for job in look.running(model)]))
 
-    def _busy(self, workers: Sequence[WorkerReport]) -> list[str]:
-        """The models of these workers for which there is work."""
-        models = sorted({card["name"] for worker in workers for card in worker.models})
-        with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
-            for model in models:
-                queue = self._queue(model)
-                pipeline.exists(queue.key, StartedJobRegistry(queue=queue).key)
-            return [model for model, there in zip(models, pipeline.execute(), strict=True) if there]
-
-    def _running(self, model: str) -> list[JobRecord]:
-        """Jobs that workers hold, as they stand. Not cleaned up by asking: that is the workers' to do."""
-        with self._store.reachable():
-            registry = StartedJobRegistry(queue=self._queue(model))
-            ids = registry.get_job_ids(cleanup=False)
-        self._learn(ids)
-        going = [(self._known.get(job_id), done) for job_id, done in self._store.going(ids).items()]
-        return [replace(record, evaluations=done) for record, done in going if record is not None]
+    def _met(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        return [record for job_id in job_ids if (record := self._known.get(job_id)) is not None]
 
     def _learn(self, job_ids: Sequence[str]) -> None:
         """Read the records that are not known yet; forget the oldest."""
@@ -182,17 +152,9 @@ class JobQueue:
         return self._queues[model]
 
 
-def _whole(job: JobRecord) -> Work:
-    """A job that has not begun."""
-    rows = 2 if job.request.guidance_scale != 1.0 else 1
-    return Work(job.id, job.request.n, job.request.evaluations / (job.request.n * rows), rows)
-
-
-def _left(job: JobRecord) -> Work:
-    """What is left of a job that has begun."""
-    whole = _whole(job)
-    left = max(0, job.request.evaluations - job.evaluations)
-    return Work(whole.job, whole.images, max(1.0, left / (whole.images * whole.rows)), whole.rows)
+def _jobs_of(executions: Sequence[bytes]) -> list[str]:
+    """The jobs of the entries of RQ's registry, each once."""
+    return list(dict.fromkeys(entry.decode().rpartition(":")[0] for entry in executions))
 
 
 def _by_itself(job: JobRecord) -> float | None:

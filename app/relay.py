@@ -17,19 +17,19 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import redis
 from starlette.concurrency import run_in_threadpool
 
 from worker.errors import StoreUnavailable
-from worker.job import TERMINAL, JobRecord, job_object
+from worker.job import TERMINAL, job_object
 from worker.keys import ENDS
 from worker.keys import events as events_key
 from worker.keys import wake as wake_key
 from worker.patience import PATIENCE
-from worker.store import Store, event_from_entry
+from worker.store import Outcome, Store, event_from_entry
 
 log = logging.getLogger("denoised.api")
 
@@ -44,6 +44,7 @@ PAGE = 500
 BLOCK_MS = 2000
 LOOK_SECONDS = 5.0  # between two looks at a job whose end is waited for, should the word of it have been lost
 JOIN_SECONDS = 0.5
+ENDED = 1000  # of the newest ends that are remembered for who comes to wait for them just then
 DROPPABLE = ("frame", "progress")
 
 
@@ -113,6 +114,7 @@ class Relay:
         self._wake_key = wake_key(uuid.uuid4().hex)
         self._listeners: dict[str, set[Listener]] = {}
         self._waiting: dict[str, set[asyncio.Event]] = {}  # for the ends of jobs
+        self._ended: deque[str] = deque(maxlen=ENDED)
         self._cursors: dict[str, str] = {}  # job id → id of the last entry read
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -131,7 +133,7 @@ class Relay:
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.close()
-        self._tell_ended(list(self._waiting))
+        self._rouse(list(self._waiting))
 
     async def stop(self) -> None:
         """End the reader."""
@@ -195,31 +197,35 @@ class Relay:
                 if seq > spared or event["type"] not in DROPPABLE:
                     yield event
 
-    async def wait_for_end(self, job_id: str, timeout: float) -> JobRecord | None:
-        """The record as soon as the job is over, or as it stands after `timeout` seconds; None when gone.
+    async def wait_for_end(self, job_id: str, timeout: float, pictures: int = 0) -> Outcome | None:
+        """A job as soon as it is over, or as it stands after `timeout` seconds, with so many of its pictures; None when
+        it is gone. For a job that was not over a moment ago: of what ended before that nobody would tell.
 
         Raises:
             Closing: on shutdown.
         """
         deadline = time.monotonic() + timeout
         with self._waiting_for(job_id) as ended:
-            while True:
-                if self._closing:
-                    raise Closing
-                record = await run_in_threadpool(self._store.job, job_id)
-                left = deadline - time.monotonic()
-                if record is None or record.terminal or left <= 0:
-                    return record
-                ended.clear()
+            while not self._closing:
+                left = max(0.0, deadline - time.monotonic())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, LOOK_SECONDS)):
                         await ended.wait()
+                if self._closing:
+                    break
+                ended.clear()
+                outcome = await run_in_threadpool(self._store.outcome, job_id, pictures)
+                if outcome is None or outcome.record.terminal or time.monotonic() >= deadline:
+                    return outcome
+        raise Closing
 
     @contextlib.contextmanager
     def _waiting_for(self, job_id: str) -> Iterator[asyncio.Event]:
         """An event that is set when a job may have ended."""
         PATIENCE.set(None)  # who waits has time
         ended = asyncio.Event()
+        if job_id in self._ended:
+            ended.set()
         self._waiting.setdefault(job_id, set()).add(ended)
         try:
             yield ended
@@ -303,7 +309,11 @@ class Relay:
 
     # In the event loop
 
-    def _tell_ended(self, job_ids: Iterable[str]) -> None:
+    def _tell_ended(self, job_ids: Sequence[str]) -> None:
+        self._ended.extend(job_ids)
+        self._rouse(job_ids)
+
+    def _rouse(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
             for ended in self._waiting.get(job_id, ()):
                 ended.set()

@@ -22,8 +22,9 @@ from app import embedded
 from app.settings import TORCH_ENVIRONMENT
 from model.errors import CheckpointError
 from model.folders import find_files, read_json
+from worker.connection import connect
 from worker.errors import StoreUnavailable
-from worker.store import Store, connect
+from worker.store import Store
 
 log = logging.getLogger("denoised.serve")
 

@@ -14,7 +14,8 @@ from app.meters import Meters
 from app.queue import JobQueue
 from app.relay import BLOCK_MS, Relay
 from app.settings import ApiSettings
-from worker.store import Store, connect
+from worker.connection import connect
+from worker.store import Store
 
 COMMAND_SECONDS = 0.9  # a request to Redis, so that its absence is told within two
 

@@ -41,27 +41,29 @@ def submit(
     claim = Claim.of(body, owner, key) if key is not None else None
     if claim is not None and (record := claim.fulfilled(services.store)) is not None:
         return record, services.queue.outlook(record, services.catalog.workers())
-    request = resolve(body, choose_card(body.model, services.catalog.cards(), services.catalog.known()))
+    fleet = services.catalog.fleet()
+    request = resolve(body, choose_card(body.model, fleet.cards, fleet.known))
     request_id = REQUEST_ID.get() or None
     job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=request_id, watched=watched)
     with services.admission.coming(Load.of(job)) as others:
-        waiting = services.queue.waiting(services.catalog.known())
-        workers = services.catalog.workers()
-        queues = {model: [Load.of(record) for record in records] for model, records in waiting.items()}
-        services.admission.check(Load.of(job), others, queues, workers)
-        outlook = services.queue.forecast(job, waiting.get(request.model, []), workers)
+        look, workers = services.queue.look(fleet.known), fleet.workers
+        services.admission.check(Load.of(job), others, look.loads(), workers)
+        look.memory.check_room()
+        outlook = services.queue.forecast(job, look, workers)
         return _accept(services, job, outlook, claim)
 
 
 def _accept(services: Services, job: JobRecord, outlook: Outlook, claim: Claim | None) -> tuple[JobRecord, Outlook]:
     """Queue a job, or find the one that an equal request made at the same moment."""
-    if claim is not None:
+    if claim is None:
+        services.queue.enqueue(job, outlook)
+    else:
         job_id, record = claim.make(services.store, job.id)
         if record is not None:
             return record, services.queue.outlook(record, services.catalog.workers())
         job = replace(job, id=job_id)
-    if not services.queue.enqueue(job, outlook):
-        return services.store.job(job.id) or job, outlook
+        if not services.queue.enqueue_once(job, outlook):
+            return services.store.job(job.id) or job, outlook
     request = job.request
     facts = {"model": request.model, "images": request.n, "evaluations": request.evaluations}
     log.info("job accepted", extra={"job": job.id, "owner": job.owner, **facts, "eta_seconds": outlook.eta_seconds})

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.errors import InvalidRequest, NotFound, shown
 from app.generate import CLIENT_GONE, IdempotencyKey, at_its_end, check_made, location
-from app.jobs import picture
+from app.jobs import picture_of
 from app.prompts import label_of
 from app.schemas import GenerateRequest
 from app.services import Owner, Services, Serving
@@ -26,6 +26,7 @@ from app.v1_streaming import ImageStream
 from app.validation import choose_card
 from model.card import ModelCard
 from worker.job import JobRecord, image_url
+from worker.store import Outcome
 
 router = APIRouter(prefix=FOLDER, tags=["openai"])
 
@@ -63,13 +64,13 @@ async def generations(
     if body.stream:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **_headers(record)}
         return ImageStream(services, record, body.partial_images or 0, headers, cancel=alone)
-    ended = await at_its_end(services, request, record, None, cancel=alone)
+    server = str(request.base_url).rstrip("/") if body.response_format == "url" else None
+    pictures = record.request.n if server is None else 0
+    ended = await at_its_end(services, request, record, None, pictures=pictures, cancel=alone)
     if ended is None:
         return Response(status_code=CLIENT_GONE)
-    check_made(ended)
-    server = str(request.base_url).rstrip("/") if body.response_format == "url" else None
-    answer = await run_in_threadpool(_answer, services, ended, server)
-    return JSONResponse(answer.model_dump(exclude_none=True), headers=_headers(ended))
+    check_made(ended.record)
+    return JSONResponse(_answer(ended, server).model_dump(exclude_none=True), headers=_headers(record))
 
 
 @router.get("/models", response_model=ModelEntries, summary="Models that are served now, as a list of OpenAI's")
@@ -94,7 +95,8 @@ def _accept(services: Services, body: ImagesRequest, owner: str, key: str | None
         Problem: as `submit`.
     """
     try:
-        card = choose_card(body.model, services.catalog.cards(), services.catalog.known())
+        fleet = services.catalog.fleet()
+        card = choose_card(body.model, fleet.cards, fleet.known)
     except InvalidRequest as error:
         raise _unknown(error.detail) from error
     record, _ = submit(services, translated(body, card), owner, key)
@@ -137,12 +139,13 @@ def _discord(body: ImagesRequest, card: ModelCard) -> list[tuple[str, str]]:
     return errors
 
 
-def _answer(services: Services, record: JobRecord, server: str | None) -> ImagesAnswer:
-    """server: whose addresses of the pictures are given, None = the pictures themselves. Blocking."""
+def _answer(ended: Outcome, server: str | None) -> ImagesAnswer:
+    """server: whose addresses of the pictures are given, None = the pictures themselves."""
+    record = ended.record
     data = [
         ImageData(
             seed=image.seed,
-            b64_json=_base64(services, record, image.index) if server is None else None,
+            b64_json=_base64(ended, image.index) if server is None else None,
             url=None if server is None else server + image_url(record.id, image.index),
         )
         for image in record.images
@@ -152,8 +155,8 @@ def _answer(services: Services, record: JobRecord, server: str | None) -> Images
     return ImagesAnswer(created=int(record.created_at), data=data, output_format=record.request.format, size=size)
 
 
-def _base64(services: Services, record: JobRecord, index: int) -> str:
-    return base64.b64encode(picture(services, record, index).body).decode()
+def _base64(ended: Outcome, index: int) -> str:
+    return base64.b64encode(picture_of(ended, index).body).decode()
 
 
 def _headers(record: JobRecord) -> dict[str, str]:

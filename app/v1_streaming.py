@@ -20,13 +20,14 @@ from starlette.types import Receive, Scope, Send
 from app.errors import Problem, Unavailable, of_store
 from app.events import PING_SECONDS
 from app.generate import check_made
-from app.jobs import cancel_job, picture
+from app.jobs import cancel_job, picture_of
 from app.relay import Closing
 from app.services import Services
 from app.v1_errors import error_object
 from app.v1_objects import Usage
 from worker.errors import StoreUnavailable
 from worker.job import TERMINAL, JobRecord
+from worker.store import Outcome
 
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
 
@@ -91,9 +92,9 @@ class ImageStream(StreamingResponse):
         Raises:
             Problem: when there is none.
         """
-        ended = self._services.store.job(self._record.id) or self._record
-        check_made(ended)
-        return bytes(picture(self._services, ended, 0).body)
+        ended = self._services.store.outcome(self._record.id, pictures=1) or Outcome(self._record)
+        check_made(ended.record)
+        return bytes(picture_of(ended, 0).body)
 
 
 def _event(kind: str, format: str, data: bytes, more: Mapping[str, Any]) -> bytes:

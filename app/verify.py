@@ -13,13 +13,13 @@ from starlette.responses import JSONResponse, Response
 
 from app.errors import Conflict
 from app.generate import CLIENT_GONE, IdempotencyKey, at_its_end, location
-from app.jobs import picture
+from app.jobs import picture_of
 from app.negotiation import Preference, applied
 from app.parameters import PictureParameters, read_parameters
 from app.schemas import ProblemObject, Verification
-from app.services import Owner, Services, Serving
+from app.services import Owner, Serving
 from app.submission import submit
-from worker.job import JobRecord
+from worker.store import Outcome
 
 router = APIRouter(tags=["jobs"])
 
@@ -52,23 +52,24 @@ async def verify(
     parameters = await run_in_threadpool(read_parameters, body)
     wait = Preference.of({"prefer": prefer or ""}, services.settings.max_wait).wait
     record, _ = await run_in_threadpool(submit, services, parameters, owner, idempotency_key)
-    ended = await at_its_end(services, request, record, wait, cancel=idempotency_key is None)
+    ended = await at_its_end(services, request, record, wait, pictures=1, cancel=idempotency_key is None)
     if ended is None:
         return Response(status_code=CLIENT_GONE)
-    verification = await run_in_threadpool(_compare, services, body, parameters, ended)
-    return JSONResponse(verification.model_dump(), headers={**location(ended), **applied(wait)})
+    verification = await run_in_threadpool(_compare, body, parameters, ended)
+    return JSONResponse(verification.model_dump(), headers={**location(record), **applied(wait)})
 
 
-def _compare(services: Services, given: bytes, parameters: PictureParameters, record: JobRecord) -> Verification:
-    """Blocking.
+def _compare(given: bytes, parameters: PictureParameters, ended: Outcome) -> Verification:
+    """Slow.
 
     Raises:
         Conflict: when the job made no picture.
     """
+    record = ended.record
     if record.status != "succeeded":
         cause = f" ({record.error['message']})" if record.error else ""
         raise Conflict(f"the picture was not made again: job {record.id} {record.status}{cause}", job=record.id)
-    made = bytes(picture(services, record, 0).body)
+    made = bytes(picture_of(ended, 0).body)
     there, here = parameters.numerics, record.numerics
     alike = same_pixels(given, made)
     return Verification.model_validate(

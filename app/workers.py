@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -53,14 +54,16 @@ class FleetObject(BaseModel):
 @router.get("/workers", responses={200: {"model": FleetObject}}, summary="What waits, and what the workers do")
 def workers(services: Serving) -> Response:
     """The queues as they are, the workers as they last reported (every second or so)."""
-    reports = services.catalog.workers()
-    served = {card["name"] for report in reports for card in report.models}
-    queues = services.queue.waiting(services.catalog.known())
+    fleet = services.catalog.fleet()
+    served = {card["name"] for report in fleet.workers for card in report.models}
+    queues = services.queue.look(fleet.known).waiting
     waiting = [_queue(model, jobs) for model, jobs in queues.items() if jobs or model in served]
-    return JSONResponse({"at": time.time(), "waiting": waiting, "workers": [_worker(report) for report in reports]})
+    return JSONResponse(
+        {"at": time.time(), "waiting": waiting, "workers": [_worker(report) for report in fleet.workers]}
+    )
 
 
-def _queue(model: str, jobs: list[JobRecord]) -> dict[str, Any]:
+def _queue(model: str, jobs: Sequence[JobRecord]) -> dict[str, Any]:
     return {"model": model, "jobs": len(jobs), "evaluations": sum(job.request.evaluations for job in jobs)}
 
 

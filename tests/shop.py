@@ -18,8 +18,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from app.queue import JobQueue
+from worker.connection import connect
 from worker.job import JobRecord, Outlook, SamplingRequest
-from worker.store import Store, connect
+from worker.store import Store
 
 # Loads torch once, then forks a worker for each line it is told; who ended is written down as {pid}.exit, each
 # evaluation in {pid}.rows: its time, and for each row the sum of x, by which it is known again. A row of the
@@ -37,7 +38,8 @@ import torch
 from worker.log import to_stderr
 from worker.loop import WorkerSettings
 from worker.rq_worker import BatchingWorker
-from worker.store import Store, connect
+from worker.connection import connect
+from worker.store import Store
 
 
 class Model(fakes.FakeModel):
@@ -116,6 +118,14 @@ def request(**fields: Any) -> SamplingRequest:
     }
     label = given["label"]
     return SamplingRequest(label_name=None if label is None else LABELS[label], **given)
+
+
+def start(
+    store: Store, job_id: str, worker: str = "worker", numerics: str = "fake", execution: str | None = None
+) -> int:
+    """Begin an attempt as a worker does; its number, 0 when the job is over."""
+    begun = store.begin(job_id, worker, numerics, execution)
+    return 0 if begun is None else begun.record.attempt
 
 
 @dataclass

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ("app", "worker", "model", "bench")
-FROM_WORKER = {"worker.job", "worker.store", "worker.keys", "worker.patience", "worker.errors", "worker.log"}
+FROM_WORKER = {
+    f"worker.{name}" for name in ("job", "store", "connection", "memory", "keys", "patience", "errors", "log")
+}
 FROM_MODEL = {"model.card", "model.errors", "model.folders", "model.options"}
 HEAVY = {"torch", "numpy", "safetensors", "diffusers"}
 

@@ -85,11 +85,12 @@ def _serve(
     import torch
 
     from worker import lanes
+    from worker.connection import connect
     from worker.fleet import load_models
     from worker.loop import WorkerSettings
     from worker.rq_worker import BatchingWorker
     from worker.speed import Speed
-    from worker.store import Store, connect
+    from worker.store import Store
 
     if threads:
         torch.set_num_threads(threads)

@@ -84,6 +84,7 @@ class ActiveJob:
             numerics,
             record.request_id,
             reached=[0] * record.request.n,
+            evaluations=record.evaluations,
             lost_at=record.lost_at,
             accused=record.losses > 0,
             exact=record.losses > 1,

@@ -4,6 +4,7 @@ WorkerError
 ├── StoreUnavailable   Redis does not answer
 │   └── StoreFull      Redis answers, and has no memory for more
 ├── StoreUnfit         Redis is set up such that it may lose jobs
+├── RecordError        what Redis holds of a job cannot be read
 ├── ResumeError        what a job was to go on from cannot be used; it begins anew
 └── TrajectoryError    one image cannot be made; its neighbours are not touched (has a `code`)
 """
@@ -23,6 +24,10 @@ class StoreFull(StoreUnavailable):
 
 class StoreUnfit(WorkerError):
     """Redis drops keys by itself when its memory is full."""
+
+
+class RecordError(WorkerError):
+    """A record that is damaged, or a newer front end's."""
 
 
 class ResumeError(WorkerError):

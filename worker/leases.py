@@ -15,7 +15,8 @@ from worker.active import ActiveJob
 class Hold(Protocol):
     """RQ's side of a job that was taken off its queue.
 
-    execution: names this taking of it. Every verb raises Redis' own errors, or StoreUnavailable, when it is away.
+    execution: names this taking of it. more: whether others stood behind it then. Every verb raises Redis' own errors,
+    or StoreUnavailable, when it is away.
     """
 
     @property
@@ -26,6 +27,9 @@ class Hold(Protocol):
 
     @property
     def execution(self) -> str: ...
+
+    @property
+    def more(self) -> bool: ...
 
     def renew(self, pipeline: Pipeline) -> None:
         """Say that its worker lives, in one go with others."""

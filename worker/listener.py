@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import redis
 
-from worker.keys import CANCELED_CHANNEL
+from worker.keys import CANCELED_CHANNEL, model_channel
 from worker.patience import AWAY
 
 POLL_SECONDS = 1.0
@@ -19,16 +19,20 @@ SILENT_SECONDS = 5.0  # after which Redis is asked for a sign of life, and given
 class Listener(threading.Thread):
     """Subscribed for as long as the worker lives; reconnects for ever.
 
-    wake() is called when work was queued on one of `channels`, or may have been while nobody
-    listened; cancel(job id) when a job was canceled, whoever has it.
+    wake(model) is called when work was queued for one of `models`, wake(None) when it may have been for any while
+    nobody listened; cancel(job id) when a job was canceled, whoever has it.
     """
 
     def __init__(
-        self, client: redis.Redis, channels: Sequence[str], wake: Callable[[], None], cancel: Callable[[str], None]
+        self,
+        client: redis.Redis,
+        models: Iterable[str],
+        wake: Callable[[str | None], None],
+        cancel: Callable[[str], None],
     ) -> None:
         super().__init__(name="listener", daemon=True)
         self._client = client
-        self._channels = channels
+        self._models = {model_channel(model): model for model in models}
         self._wake = wake
         self._cancel = cancel
         self._stopped = threading.Event()
@@ -45,8 +49,8 @@ class Listener(threading.Thread):
 
     def _listen(self) -> None:
         with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
-            pubsub.subscribe(CANCELED_CHANNEL, *self._channels)
-            self._wake()
+            pubsub.subscribe(CANCELED_CHANNEL, *self._models)
+            self._wake(None)
             heard, asked = time.monotonic(), False
             while not self._stopped.is_set():
                 message = pubsub.get_message(timeout=POLL_SECONDS)
@@ -62,7 +66,8 @@ class Listener(threading.Thread):
     def _tell(self, message: dict[str, Any]) -> None:
         if message["type"] == "pong":
             return
-        if message["channel"].decode() == CANCELED_CHANNEL:
+        channel = message["channel"].decode()
+        if channel == CANCELED_CHANNEL:
             self._cancel(message["data"].decode())
         else:
-            self._wake()
+            self._wake(self._models[channel])

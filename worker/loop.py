@@ -8,24 +8,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.denoiser import PixelModel
-from model.errors import ModelError
 from worker.active import ActiveJob
 from worker.draining import to_give_back
 from worker.engine import Engine, Turn
-from worker.errors import ResumeError
-from worker.job import Counters, JobRecord
+from worker.job import Counters, Status
 from worker.leases import Hold, Lease, Leases
 from worker.patience import REDIS_ERRORS
 from worker.publisher import Publisher
-from worker.resume import Saved, from_bytes
 from worker.speed import Speed
 from worker.store import Store
 from worker.taker import Arrival, Room, Taker
-from worker.trajectory import Trajectory, trajectories
+from worker.trajectory import Trajectory
+from worker.writes import Write
 
 log = logging.getLogger("denoised.worker")
 
@@ -75,14 +73,13 @@ class Loop:
         self.stopping = threading.Event()
         self._store = store
         self._woken = threading.Event()
-        numerics = {model: served.card.numerics for model, served in models.items()}
-        self.taker = Taker(store, numerics, take, name, self._woken.set, self.stopping)
-        self._next: tuple[Lease, list[Trajectory]] | None = None  # who begins when everybody else has left
+        self.taker = Taker(store, models, take, name, self._woken.set, self.stopping)
+        self._next: tuple[Lease, Sequence[Trajectory]] | None = None  # who begins when everybody else has left
         self._end: float | None = None  # since somebody told us to stop
 
-    def wake(self) -> None:
-        """There may be new work."""
-        self.taker.wake()
+    def wake(self, model: str | None = None) -> None:
+        """There may be new work, for one model or for any."""
+        self.taker.wake(model)
 
     def stop(self) -> None:
         """Take no more jobs."""
@@ -189,11 +186,10 @@ class Loop:
             before.active.over = True
             self._end_hold(before)
         self.engine.batch.evict(record.id)
-        try:
-            newcomers = _trajectories(record, model, arrival.resume_point)
-        except ModelError as error:
-            self.publisher.fail(active, "unservable", str(error))
+        if arrival.unservable is not None:
+            self.publisher.fail(active, "unservable", arrival.unservable)
             return
+        newcomers = arrival.trajectories
         active.resume(record, newcomers)
         if active.accused:
             self.engine.batch.urgent.add(record.id)
@@ -217,7 +213,7 @@ class Loop:
 
     # A job that is to be alone, since its worker was lost whenever it ran
 
-    def _clear_for(self, lease: Lease, newcomers: list[Trajectory]) -> None:
+    def _clear_for(self, lease: Lease, newcomers: Sequence[Trajectory]) -> None:
         """Give everybody else back, unharmed; then this one begins."""
         log.warning("job runs apart", extra=lease.active.named)
         for other in self.leases.all():
@@ -273,29 +269,37 @@ class Loop:
 
     # The publisher's thread
 
-    def _release(self, active: ActiveJob, given_back: bool) -> None:
-        """A job is over for this worker: end or return RQ's side of it."""
+    def _release(self, active: ActiveJob, last: Write | None) -> None:
+        """A job is over for this worker: end or return RQ's side of it. last: see `Publisher`."""
         lease = self.leases.remove(active)
         if lease is None:
             return
         try:
-            if given_back:
+            if last is None:
+                self._find_out(lease)
+            elif last.status == "queued":
                 log.info("job given back", extra={**active.named, "step": active.step})
                 lease.hold.requeue()
-                return
-            record = self._store.job(active.id)
-            if record is None or record.terminal:
-                lease.hold.forget()
-                _tell(record, lease)
-            elif record.attempt == active.attempt:
-                lease.hold.requeue()
             else:
-                lease.hold.end()  # another attempt has it, and RQ's job with it
+                lease.hold.forget()
+                _tell(lease, last.status, last.error, active.evaluations)
         except REDIS_ERRORS as error:
             # Its lease runs out; whoever takes it up then finds the job over, or does it again.
             _warn("RQ was not told", active, error)
         finally:
             self._woken.set()
+
+    def _find_out(self, lease: Lease) -> None:
+        """What became of a job that another's write took from us."""
+        record = self._store.job(lease.active.id)
+        if record is None or record.terminal:
+            lease.hold.forget()
+            if record is not None:
+                _tell(lease, record.status, record.error, record.evaluations)
+        elif record.attempt == lease.active.attempt:
+            lease.hold.requeue()
+        else:
+            lease.hold.end()  # another attempt has it, and RQ's job with it
 
 
 def _warn(event: str, active: ActiveJob, error: Exception) -> None:
@@ -306,19 +310,7 @@ def _jobs(turn: Turn) -> set[str]:
     return {item.trajectory.job for item in turn.advanced} | {trajectory.job for trajectory, _ in turn.failed}
 
 
-def _tell(record: JobRecord | None, lease: Lease) -> None:
+def _tell(lease: Lease, status: Status | None, error: Mapping[str, str] | None, evaluations: int) -> None:
     """The log's line on a job that is over."""
-    if record is not None:
-        facts = {"status": record.status, "code": (record.error or {}).get("code"), "evaluations": record.evaluations}
-        log.info("job over", extra={"job": record.id, "request_id": record.request_id, **facts, "spent": lease.spent})
-
-
-def _trajectories(record: JobRecord, model: PixelModel, resume_point: bytes | None) -> list[Trajectory]:
-    """Those of a job, where they were saved; from their x_T when that cannot be used."""
-    try:
-        saved: Mapping[int, Saved] = from_bytes(resume_point) if resume_point is not None else {}
-        return trajectories(record, model, saved)
-    except ResumeError as error:
-        facts = {"job": record.id, "request_id": record.request_id, "reason": str(error)}
-        log.warning("job begins anew", extra=facts)
-        return trajectories(record, model)
+    facts = {"status": status, "code": (error or {}).get("code"), "evaluations": evaluations, "spent": lease.spent}
+    log.info("job over", extra={**lease.active.named, **facts})

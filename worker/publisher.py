@@ -34,13 +34,13 @@ class Publisher(threading.Thread):
     """Writes what turns bring: at once of jobs that are watched, of the others, as long as they go on, together every
     `TELL_SECONDS`. No event is left out for that.
 
-    on_over(job, given_back) is called, in this thread, when a job of this worker has ended, was
-    canceled or taken by another attempt (given_back False), or was put back into the queue. Where a job's images are
-    is saved every `SAVE_SECONDS` (sooner at first, or every turn: see `ActiveJob`), so that another worker can go on
-    from there.
+    on_over(job, last) is called, in this thread, when a job is over for this worker. last: the write by which it ended
+    or was given back; None when another's did that (it was canceled, or taken by another attempt), or nobody knows.
+    Where a job's images are is saved every `SAVE_SECONDS` (sooner at first, or every turn: see `ActiveJob`), so that
+    another worker can go on from there.
     """
 
-    def __init__(self, store: Store, on_over: Callable[[ActiveJob, bool], None], depth: int = 64) -> None:
+    def __init__(self, store: Store, on_over: Callable[[ActiveJob, Write | None], None], depth: int = 64) -> None:
         super().__init__(name="publisher", daemon=True)
         self._store = store
         self._on_over = on_over
@@ -114,7 +114,7 @@ class Publisher(threading.Thread):
         writes = [job.take_draft() for job in due]
         for job, write, written in zip(due, writes, self._apply(writes), strict=True):
             if write.status is not None or not written:
-                self._end(job)
+                self._end(job, write, written)
                 continue
             job.watched = job.watched or written is Written.WATCHED
             if "losses" in write.fields:
@@ -132,8 +132,8 @@ class Publisher(threading.Thread):
             return
         write = job.take_draft()
         write.end("failed", {"code": code, "message": message})
-        self._apply([write])
-        self._end(job)
+        (written,) = self._apply([write])
+        self._end(job, write, written)
 
     def _fail_all(self, jobs: list[ActiveJob], error: Exception) -> None:
         """After a defect of our own: no job may be left behind without an end."""
@@ -152,15 +152,15 @@ class Publisher(threading.Thread):
         job.save(write)
         write.events.append({"type": "queued", "queue_position": 0, "eta_seconds": None})
         (written,) = self._apply([write])
-        self._end(job, given_back=bool(written))
+        self._end(job, write, written)
 
     def _let_go(self, job: ActiveJob) -> None:
         if not job.over:
             self._end(job)
 
-    def _end(self, job: ActiveJob, given_back: bool = False) -> None:
+    def _end(self, job: ActiveJob, write: Write | None = None, written: Written = Written.REFUSED) -> None:
         job.over = True
-        self._on_over(job, given_back)
+        self._on_over(job, write if written else None)
 
     def _apply(self, writes: list[Write]) -> list[Written]:
         """Until Redis took it; the store applies a repeated write once."""

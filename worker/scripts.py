@@ -81,7 +81,7 @@ redis.call('HSET', KEYS[1], 'entered', 1)
 return 1
 """
 
-# KEYS: job, events, then one key for each blob. ARGV: the write as JSON, then the blobs.
+# KEYS: job, events, then one key for each blob. ARGV: the write as JSON, then the blobs: images, then a resume point.
 # Returns 1 when it was (or had been) written, 2 when the job is watched besides, 0 when it is over or has another
 # attempt.
 WRITE = (
@@ -102,11 +102,18 @@ for name, value in pairs(write.fields) do
   fields[#fields + 1], fields[#fields + 2] = name, value
 end
 if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
-for i = 2, #ARGV do redis.call('SET', KEYS[i + 1], ARGV[i]) end
-if write.resume_ttl > 0 then redis.call('EXPIRE', KEYS[#KEYS], write.resume_ttl) end
-for _, event in ipairs(write.events) do
-  local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', write.cap, seq .. '-0', 'a', now[2], 'e', event)
+local images = #ARGV
+if write.resume_ttl > 0 then
+  redis.call('SET', KEYS[#KEYS], ARGV[#ARGV], 'EX', write.resume_ttl)
+  images = images - 1
+end
+for i = 2, images do redis.call('SET', KEYS[i + 1], ARGV[i]) end
+local more = #write.events
+if more > 0 then
+  local seq = redis.call('HINCRBY', KEYS[1], 'seq', more) - more
+  for i, event in ipairs(write.events) do
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', write.cap, (seq + i) .. '-0', 'a', now[2], 'e', event)
+  end
 end
 if write.ttl > 0 then
   over(KEYS[1], KEYS[2], write.images, write.ttl)

@@ -11,28 +11,24 @@ import enum
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import redis
-from redis.backoff import NoBackoff
 from redis.client import Pipeline
-from redis.retry import Retry
+from redis.commands.core import Script
 
 from worker import keys
-from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
+from worker.errors import RecordError, StoreUnavailable
 from worker.job import JobRecord, WorkerReport
+from worker.memory import Memory
 from worker.patience import reachable
 from worker.scripts import COLLECT, COUNT, ENTER, START, WATCH, WRITE
 from worker.writes import Write, ending, event_json
 
 Fields = Mapping[bytes, bytes]
-REDIS_URLS = "redis://:PASSWORD@HOST:PORT/0, rediss://… or unix://PATH; / @ : ? # % in the password as %2F and so on"
-
-KEEPS = "noeviction"
-FULL = 0.9  # of maxmemory; the rest is for jobs that were accepted to end in
 LISTED_SECONDS = 86_400  # that a job may have waited and run, and still be listed for as long as its results are kept
 SILENT_SECONDS = 0.5
 COUNTED_SECONDS = 86_400  # longer than a worker may be out of reach and come back
@@ -58,26 +54,20 @@ class Place:
     id: str
 
 
-def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redis:
-    """A client that gives up after `timeout` seconds and never retries by itself.
+@dataclass(frozen=True)
+class Begun:
+    """A job whose attempt has begun, and where an earlier one was saved."""
 
-    Raises:
-        StoreUnavailable: for a URL that cannot be read; it is not repeated, since it may hold a password.
-    """
-    try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            max_connections=connections,
-            health_check_interval=15,
-            retry=Retry(NoBackoff(), 0),
-            # A new connection asks nothing but what it is for: each question more would be one more to wait for.
-            protocol=2,
-            driver_info=None,
-        )
-    except ValueError:
-        raise StoreUnavailable(f"the Redis URL cannot be read (allowed: {REDIS_URLS})") from None
+    record: JobRecord
+    resume_point: bytes | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job as it stands, and its pictures, by index, as far as they were asked for and are made."""
+
+    record: JobRecord
+    pictures: Mapping[int, bytes] = field(default_factory=dict)
 
 
 class Written(enum.IntEnum):
@@ -101,7 +91,7 @@ class Store:
         self.result_ttl = result_ttl
         self._start = client.register_script(START)
         self._enter = client.register_script(ENTER)
-        self._write_sha = client.register_script(WRITE).sha
+        self._write = client.register_script(WRITE)
         self._watch = client.register_script(WATCH)
         self._collect = client.register_script(COLLECT)
         self._count = client.register_script(COUNT)
@@ -135,6 +125,17 @@ class Store:
         """The record, None when there is none (any more)."""
         with self.reachable():
             return _record(cast("Fields", self.client.hgetall(keys.job(job_id))))
+
+    def outcome(self, job_id: str, pictures: int = 0) -> Outcome | None:
+        """The record and the first so many pictures, in one round trip; None when there is no such job (any more)."""
+        with self.reachable(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(keys.job(job_id))
+            for index in range(pictures):
+                pipe.get(keys.image(job_id, index))
+            fields, *images = pipe.execute()
+        record = _record(fields)
+        made = {index: data for index, data in enumerate(images) if data is not None}
+        return Outcome(record, made) if record is not None else None
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Several records in one round trip."""
@@ -177,18 +178,32 @@ class Store:
                 return later
             skipped += len(places)  # all of that moment, and before it in the list
 
-    def start(self, job_id: str, worker: str, numerics: str, execution: str | None = None) -> int:
-        """Begin an attempt. Returns its number, 0 when the job is over: canceled, say, or one whose workers all died.
+    def begin(self, job_id: str, worker: str, numerics: str, execution: str | None = None) -> Begun | None:
+        """Begin an attempt. None when the job is over: canceled, say, or one whose workers all died.
 
         It begins where the last attempt was saved if that had the same numerics, else anew. An `execution` begins
         once: asked again, because the reply was lost, it gets the same answer.
+
+        Raises:
+            RecordError: when an attempt has begun at what cannot be read.
         """
         names = [keys.job(job_id), keys.events(job_id)]
         started = event_json("started", {"worker": worker})
         execution = execution or uuid.uuid4().hex
         args = [repr(time.time()), worker, started, numerics, str(self.result_ttl), execution]
+
+        def ask(pipe: Pipeline) -> None:
+            pipe.evalsha(self._start.sha, len(names), *names, *args)
+            pipe.hgetall(keys.job(job_id))
+            pipe.get(keys.resume(job_id))
+
         with self.reachable():
-            return int(self._start(keys=names, args=args))
+            attempt, fields, resume_point = self._scripted(self._start, ask)
+        try:
+            record = _record(fields) if attempt else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"this worker cannot read the request: {error}") from error
+        return Begun(replace(record, attempt=attempt), resume_point) if record is not None else None
 
     def enter(self, job_id: str, attempt: int) -> bool:
         """A job on its last chance is alone, and begins: from now on the loss of its worker counts. False when it is
@@ -202,20 +217,26 @@ class Store:
 
     def write_all(self, writes: Sequence[Write]) -> list[Written]:
         """Apply changes of several jobs in one round trip, each atomic by itself."""
-        with self.reachable():
-            try:
-                return self._written(writes)
-            except redis.exceptions.NoScriptError:  # a store that was started anew has forgotten it
-                self.client.script_load(WRITE)
-                return self._written(writes)
 
-    def _written(self, writes: Sequence[Write]) -> list[Written]:
-        """By the script's name alone: a pipeline with the script itself asks each time whether it is there."""
-        with self.client.pipeline(transaction=False) as pipe:
+        def ask(pipe: Pipeline) -> None:
             for write in writes:
                 given = write.keys()
-                pipe.evalsha(self._write_sha, len(given), *given, *write.arguments(self.result_ttl))
-            return [Written(result) for result in pipe.execute()]
+                pipe.evalsha(self._write.sha, len(given), *given, *write.arguments(self.result_ttl))
+
+        with self.reachable():
+            return [Written(result) for result in self._scripted(self._write, ask)]
+
+    def _scripted(self, script: Script, ask: Callable[[Pipeline], None]) -> list[Any]:
+        """The replies in a round trip that has a script by its name alone: redis-py's own pipelines with scripts ask
+        each time whether it is there. Where it is not, nothing that depends on it has happened."""
+        with self.client.pipeline(transaction=False) as pipe:
+            ask(pipe)
+            try:
+                return pipe.execute()
+            except redis.exceptions.NoScriptError:  # a store that was started anew has forgotten it
+                self.client.script_load(script.script)
+            ask(pipe)
+            return pipe.execute()
 
     def resume_point(self, job_id: str) -> bytes | None:
         """Where the job's images were saved, None when they were not."""
@@ -356,32 +377,15 @@ class Store:
         with self.reachable():
             self.client.ping()
 
-    def check_room(self) -> None:
-        """Nothing, when there is memory for new jobs beside those that are there.
-
-        Raises:
-            StoreFull: when less than a tenth of `maxmemory` is left.
-        """
-        with self.reachable():
-            memory = self.client.info("memory")
-        used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
-        if limit and used > FULL * limit:
-            raise StoreFull(f"Redis uses {used} bytes (allowed: {FULL:.0%} of its maxmemory, {limit})")
-
     def check_fitness(self) -> None:
         """Nothing, when Redis keeps what it was given.
 
         Raises:
-            StoreUnfit: when it would drop keys to make room: queued jobs would vanish without a word.
+            StoreUnfit: when it would drop keys to make room.
         """
         with self.reachable():
             memory = self.client.info("memory")
-        policy = memory.get("maxmemory_policy", KEEPS)
-        if policy != KEEPS:
-            raise StoreUnfit(
-                f"Redis would drop jobs to make room (maxmemory-policy is {policy}, allowed: {KEEPS}); "
-                f"redis-cli CONFIG SET maxmemory-policy {KEEPS}"
-            )
+        Memory.of(memory).check_fitness()
 
     @contextmanager
     def reachable(self) -> Iterator[None]:

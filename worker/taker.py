@@ -1,4 +1,4 @@
-"""Jobs off their queues, in a thread of its own, so that no turn of the engine waits for Redis.
+"""Jobs off their queues, in a thread of its own, so that no turn of the engine waits for Redis or for new noise.
 
 The engine says what there is room for; what was taken by its next turn takes part in it.
 """
@@ -9,28 +9,41 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from model.denoiser import PixelModel
+from model.errors import ModelError
+from worker.errors import RecordError, ResumeError
 from worker.job import JobRecord
 from worker.leases import Hold
 from worker.patience import REDIS_ERRORS
-from worker.store import Store
+from worker.resume import Saved, from_bytes
+from worker.store import Begun, Store
+from worker.trajectory import Trajectory, trajectories
 from worker.writes import Write
 
 log = logging.getLogger("denoised.worker")
 
-ASK_SECONDS = 0.25  # how long queues that were empty are not asked again, unless somebody wakes us
+ASK_SECONDS = 0.25  # how long a queue that was empty is not asked again, unless somebody wakes us
 AWAY_SECONDS = 1.0  # how long Redis is not asked after it was away
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """A job whose attempt has begun, and where an earlier one was saved."""
+    """A job whose attempt has begun, and its images that are to be made. unservable: why there can be none."""
 
     hold: Hold
     record: JobRecord
-    resume_point: bytes | None
+    trajectories: Sequence[Trajectory] = ()
+    unservable: str | None = None
+
+    @classmethod
+    def of(cls, hold: Hold, begun: Begun, model: PixelModel) -> Arrival:
+        try:
+            return cls(hold, begun.record, _trajectories(begun, model))
+        except ModelError as error:
+            return cls(hold, begun.record, unservable=str(error))
 
 
 @dataclass(frozen=True)
@@ -44,14 +57,14 @@ class Room:
 class Taker(threading.Thread):
     """Takes jobs while there is room for them.
 
-    numerics: of each model that is served; take(model): the next job of that model's queue, None when it is empty;
+    models: those that are served, by name; take(model): the next job of that model's queue, None when it is empty;
     name: the worker's; arrived(): is called, in this thread, for every job; stopping: nothing is taken once it is set.
     """
 
     def __init__(
         self,
         store: Store,
-        numerics: Mapping[str, str],
+        models: Mapping[str, PixelModel],
         take: Callable[[str], Hold | None],
         name: str,
         arrived: Callable[[], None],
@@ -59,7 +72,7 @@ class Taker(threading.Thread):
     ) -> None:
         super().__init__(name="taker", daemon=True)
         self._store = store
-        self._numerics = numerics
+        self._models = models
         self._take = take
         self._worker = name
         self._arrived = arrived
@@ -67,16 +80,16 @@ class Taker(threading.Thread):
         self._changed = threading.Condition()  # guards all that follows but the last two
         self._rooms: Mapping[str, Room] = {}
         self._arrivals: deque[Arrival] = deque()
-        self._more = dict.fromkeys(numerics, True)  # whether a queue may hold jobs
+        self._more = dict.fromkeys(models, True)  # whether a queue may hold jobs
+        self._ask_at = dict.fromkeys(models, 0.0)  # when it is asked all the same
         self._waited_for: set[str] = set()  # models of which one job has come since to wait for a lane
-        self._ask_at = 0.0
         self._broken: Exception | None = None
         self._taken: Hold | None = None  # off its queue, but not begun: Redis went away in between
 
-    def wake(self) -> None:
-        """There may be new work."""
+    def wake(self, model: str | None = None) -> None:
+        """There may be new work, for one model or for any."""
         with self._changed:
-            self._more = dict.fromkeys(self._more, True)
+            self._more |= dict.fromkeys(self._more if model is None else [model], True)
             self._changed.notify()
 
     def arrivals(self) -> list[Arrival]:
@@ -98,14 +111,14 @@ class Taker(threading.Thread):
         with self._changed:
             self._rooms = rooms
             self._waited_for.clear()
-            if self._due():
+            if any(map(self._due, self._models)):
                 self._changed.notify()
 
     def run(self) -> None:
         try:
             while not self._stopping.is_set():
                 with self._changed:
-                    if not self._due():
+                    if not any(map(self._due, self._models)):
                         self._changed.wait(ASK_SECONDS)
                         continue
                 self._round()
@@ -115,10 +128,9 @@ class Taker(threading.Thread):
                 self._broken = error
             self._arrived()
 
-    def _due(self) -> bool:
+    def _due(self, model: str) -> bool:
         """Whether a job is wanted of a queue that may hold one."""
-        ask_anyway = time.monotonic() >= self._ask_at
-        return any(self._wanted(model) and (ask_anyway or more) for model, more in self._more.items())
+        return self._wanted(model) and (self._more[model] or time.monotonic() >= self._ask_at[model])
 
     def _wanted(self, model: str) -> bool:
         room = self._rooms.get(model)
@@ -134,9 +146,8 @@ class Taker(threading.Thread):
         try:
             if self._taken is not None:
                 self._begin(self._taken)
-            for model in self._numerics:
+            for model in self._models:
                 self._fill(model)
-            self._ask_at = time.monotonic() + ASK_SECONDS
         except REDIS_ERRORS as error:
             log.warning("no new jobs: %s", error)  # what runs goes on meanwhile
             self._stopping.wait(AWAY_SECONDS)
@@ -144,25 +155,26 @@ class Taker(threading.Thread):
     def _fill(self, model: str) -> None:
         while not self._stopping.is_set():
             with self._changed:
-                if not self._wanted(model):
+                if not self._due(model):
                     return
                 self._more[model] = False  # unless we are woken from here on
+                self._ask_at[model] = time.monotonic() + ASK_SECONDS
             hold = self._take(model)
             if hold is None:
                 return
+            if hold.more:
+                with self._changed:
+                    self._more[model] = True
             self._begin(hold)
-            with self._changed:
-                self._more[model] = True
 
     def _begin(self, hold: Hold) -> None:
         """Begin an attempt at a job, where another was saved if there was one."""
         self._taken = hold  # until all of it is known: nothing of what follows is lost when Redis goes away
-        attempt = self._store.start(hold.job, self._worker, self._numerics[hold.model], hold.execution)
-        record = self._record(hold.job) if attempt else None
-        if record is None:
+        begun = self._begun(hold)
+        if begun is None:
             hold.forget()
         else:
-            arrival = Arrival(hold, replace(record, attempt=attempt), self._store.resume_point(hold.job))
+            arrival = Arrival.of(hold, begun, self._models[hold.model])
             with self._changed:
                 if self._rooms.get(hold.model, Room(0, False)).images <= 0:
                     self._waited_for.add(hold.model)
@@ -170,12 +182,24 @@ class Taker(threading.Thread):
             self._arrived()
         self._taken = None
 
-    def _record(self, job_id: str) -> JobRecord | None:
-        """The job; None when it is gone, or not to be read (a newer front end's, say): that ends it."""
+    def _begun(self, hold: Hold) -> Begun | None:
+        """None when the job is over, or not to be read (a newer front end's, say): that ends it."""
         try:
-            return self._store.job(job_id)
-        except (KeyError, TypeError, ValueError) as error:
-            write = Write(job_id)
-            write.end("failed", {"code": "unservable", "message": f"this worker cannot read the request: {error}"})
+            return self._store.begin(hold.job, self._worker, self._models[hold.model].card.numerics, hold.execution)
+        except RecordError as error:
+            write = Write(hold.job)
+            write.end("failed", {"code": "unservable", "message": str(error)})
             self._store.write(write)
             return None
+
+
+def _trajectories(begun: Begun, model: PixelModel) -> list[Trajectory]:
+    """Those of a job, where they were saved; from their x_T when that cannot be used."""
+    record, resume_point = begun.record, begun.resume_point
+    try:
+        saved: Mapping[int, Saved] = from_bytes(resume_point) if resume_point is not None else {}
+        return trajectories(record, model, saved)
+    except ResumeError as error:
+        facts = {"job": record.id, "request_id": record.request_id, "reason": str(error)}
+        log.warning("job begins anew", extra=facts)
+        return trajectories(record, model)

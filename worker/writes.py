@@ -20,7 +20,7 @@ class Write:
 
     resume: what another attempt would go on from (`worker.resume`). attempt: whose write it is; 0 = nobody's in
     particular (a cancel). number: rises with each write of an attempt, so that one repeated after a lost reply is not
-    applied twice.
+    applied twice. error: `code` and `message`, where it is the end of a job that failed.
     """
 
     job: str
@@ -30,6 +30,7 @@ class Write:
     events: list[dict[str, Any]] = field(default_factory=list)
     images: dict[int, bytes] = field(default_factory=dict)
     status: Status | None = None
+    error: Mapping[str, str] | None = None
     image_count: int = 0
     resume: bytes | None = None
 
@@ -40,10 +41,8 @@ class Write:
 
     def end(self, status: Status, error: Mapping[str, str] | None = None) -> None:
         """Make this the last write of its job."""
-        self.status = status
+        self.status, self.error = status, error
         self.fields["finished_at"] = repr(time.time())
-        if error is not None:
-            self.fields["error"] = json.dumps(dict(error))
         self.events.append({"type": status})
 
     def keys(self) -> list[str]:
@@ -54,10 +53,11 @@ class Write:
 
     def arguments(self, result_ttl: int) -> list[str | bytes]:
         """ARGV of `worker.scripts.WRITE`. result_ttl: seconds that a job which is over is kept."""
+        error = {} if self.error is None else {"error": json.dumps(dict(self.error))}
         spec = {
             "attempt": self.attempt,
             "number": self.number,
-            "fields": {name: str(value) for name, value in self.fields.items()},
+            "fields": {name: str(value) for name, value in self.fields.items()} | error,
             "events": [event_json(event["type"], event) for event in self.events],
             "status": self.status or "",
             "ttl": result_ttl if self.status in TERMINAL else 0,

@@ -22,6 +22,7 @@ from app.protocols import HttpProtocol, SocketProtocol
 from app.services import Services
 from app.settings import ApiSettings
 from model.card import ModelCard
+from tests.shop import start
 from worker.job import Image, JobRecord, Outlook, SamplingRequest, WorkerReport
 from worker.store import Store
 from worker.writes import Write
@@ -91,7 +92,7 @@ class Desk:
         return record.id
 
     def start(self, job_id: str) -> int:
-        return self.store.start(job_id, "worker-1", "fake")
+        return start(self.store, job_id, "worker-1")
 
     def progress(self, job_id: str, attempt: int, number: int, *events: dict[str, Any]) -> None:
         """A write of a running attempt; without events, one of progress."""

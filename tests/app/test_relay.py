@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.relay import BEHIND, BUFFERED, Closing, Listener, Relay
-from worker.store import connect
+from worker.connection import connect
 
 PATIENCE = 120.0
 Event = dict[str, Any]
@@ -276,14 +276,14 @@ def test_waiting_for_an_end_tells_it_at_once_or_how_it_stands(desk: Any, relayed
         job_id = desk.create()
         waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
         await asyncio.to_thread(work, desk, job_id, 3)
-        record = await waiting
-        assert record is not None
-        assert record.status == "succeeded"
-        assert (await relay.wait_for_end(job_id, 0.0)) == record
+        outcome = await waiting
+        assert outcome is not None
+        assert outcome.record.status == "succeeded"
+        assert (await relay.wait_for_end(job_id, 0.0)) == outcome
         open_job = desk.create()
         unfinished = await relay.wait_for_end(open_job, 0.01)
         assert unfinished is not None
-        assert unfinished.status == "queued"
+        assert unfinished.record.status == "queued"
         assert await relay.wait_for_end("nobody", 0.01) is None
 
     relayed(body)
@@ -300,9 +300,28 @@ def test_nobody_reads_the_progress_of_a_job_for_one_who_waits_for_its_end(
         await asyncio.sleep(0.1)
         assert relay.followed == relay.listeners == 0
         await asyncio.to_thread(work, desk, job_id, 3)
-        record = await waiting
-        assert record is not None
-        assert record.terminal
+        outcome = await waiting
+        assert outcome is not None
+        assert outcome.record.terminal
+
+    relayed(body)
+
+
+def test_who_comes_to_wait_just_after_the_end_is_told_it_at_once_with_the_picture(
+    desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job may end between its acceptance and the wait for it; it is not looked at before for that."""
+    monkeypatch.setattr("app.relay.LOOK_SECONDS", 10 * PATIENCE)
+
+    async def body(relay: Relay) -> None:
+        job_id = desk.create()
+        before = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
+        await asyncio.to_thread(work, desk, job_id, 3)
+        await before
+        outcome = await relay.wait_for_end(job_id, PATIENCE, pictures=2)
+        assert outcome is not None
+        assert outcome.record.terminal
+        assert list(outcome.pictures) == [0]
 
     relayed(body)
 
@@ -317,8 +336,8 @@ def test_an_end_whose_word_is_lost_is_seen_all_the_same(
         job_id = desk.create()
         waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
         await asyncio.to_thread(work, desk, job_id, 3)
-        record = await waiting
-        assert record is not None
-        assert record.terminal
+        outcome = await waiting
+        assert outcome is not None
+        assert outcome.record.terminal
 
     relayed(body)

@@ -8,6 +8,8 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
+from app.catalog import Catalog
+from app.services import Services
 from app.workers import FleetObject
 from worker.job import Counters, WorkerReport
 
@@ -39,10 +41,12 @@ def test_queues_and_workers_are_told_in_numbers(api: TestClient, desk: Any, card
     }
 
 
-def test_a_model_that_nobody_serves_is_listed_while_jobs_wait_for_it(api: TestClient, desk: Any) -> None:
+def test_a_model_that_nobody_serves_is_listed_while_jobs_wait_for_it(
+    api: TestClient, services: Services, desk: Any
+) -> None:
     api.post("/generate", json={"steps": 10})
     desk.store.forget_worker("worker-1")
-    api.app.state.services.catalog._asked = float("-inf")  # type: ignore[attr-defined]
+    services.catalog = Catalog(services.store)  # what it remembered of the worker is forgotten
     assert api.get("/workers").json()["waiting"] == [{"model": "shoes", "jobs": 1, "evaluations": 10}]
     assert api.get("/workers").json()["workers"] == []
 

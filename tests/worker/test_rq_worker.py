@@ -14,6 +14,8 @@ from rq import Queue
 from tests.shop import Shop
 from worker import keys
 from worker.job import TERMINAL
+from worker.loop import WorkerSettings
+from worker.rq_worker import BatchingWorker
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,31 @@ def test_nothing_of_rq_is_left_of_a_job_that_is_over(shop: Shop) -> None:
     names = shop.client.scan_iter("rq:*")
     lists = [name for name in names if shop.client.type(name) == b"list"]
     assert all(job_id.encode() not in shop.client.lrange(name, 0, -1) for name in lists)
+
+
+def test_a_job_is_taken_in_three_round_trips_and_leaves_the_queue_with_its_lease(
+    shop: Shop, fake_model: type[Any]
+) -> None:
+    """One that asks what has been in the queue's place, one that reads RQ's job, one transaction."""
+    ids = [shop.submit(model="untaken") for _ in range(3)]
+    worker = BatchingWorker({"untaken": fake_model("untaken")}, shop.client, shop.store, WorkerSettings())
+    holds, reads = [worker._take("untaken")], []
+    for _ in ids[1:]:
+        before = shop.client.info("stats")["total_reads_processed"]
+        shop.client.info("stats")
+        idle = shop.client.info("stats")["total_reads_processed"] - before
+        holds.append(worker._take("untaken"))
+        reads.append(shop.client.info("stats")["total_reads_processed"] - before - idle)
+    assert min(reads) <= 3 + 1, "the last is that of the question itself"
+    taken = [hold for hold in holds if hold is not None]
+    assert [(hold.job, hold.more) for hold in taken] == list(zip(ids, (True, True, False), strict=True))
+    held = [entry.decode().partition(":")[0] for entry in shop.client.zrange("rq:wip:untaken", 0, -1)]
+    assert sorted(held) == sorted(ids)
+    assert shop.client.llen("rq:queue:untaken:intermediate") == 0
+    assert worker._take("untaken") is None
+    for hold in taken:
+        hold.forget()
+    assert all(shop.forgotten(job_id) for job_id in ids)
 
 
 def test_a_worker_says_what_it_serves(shop: Shop) -> None:

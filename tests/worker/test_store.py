@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import redis
 
-from worker.errors import StoreFull, StoreUnavailable, StoreUnfit
+from tests.shop import start
+from worker.connection import connect
+from worker.errors import RecordError, StoreFull, StoreUnavailable, StoreUnfit
 from worker.job import TERMINAL, Image, JobRecord, SamplingRequest, WorkerReport
 from worker.patience import PATIENCE, Patience
-from worker.store import Place, Queue, Store, Written, connect
+from worker.store import Place, Queue, Store, Written
 from worker.writes import Write, ending
 
 Create = Callable[..., JobRecord]
@@ -82,7 +84,7 @@ def test_a_job_that_nobody_made_is_none(store: Store) -> None:
     assert store.image("nobody", 0) is None
     assert store.events("nobody") == []
     assert store.last_seq("nobody") == 0
-    assert store.start("nobody", "worker", "fake") == 0
+    assert start(store, "nobody", "worker", "fake") == 0
     assert not store.write(Write("nobody", attempt=1, number=1, fields={"step": 1}))
     assert store.job("nobody") is None
 
@@ -109,7 +111,7 @@ def test_of_two_who_reserve_one_id_at_once_one_creates_it(store: Store, create: 
 
 def test_seq_has_no_gaps_however_many_write_at_once(store: Store, create: Create) -> None:
     record = create()
-    attempt = store.start(record.id, "worker", "fake")
+    attempt = start(store, record.id, "worker", "fake")
 
     def write(number: int) -> bool:
         who = attempt if number % 2 else 0
@@ -128,7 +130,7 @@ def test_seq_has_no_gaps_however_many_write_at_once(store: Store, create: Create
 
 def test_a_write_is_answered_with_whether_somebody_watches(store: Store, create: Create) -> None:
     record = create()
-    attempt = store.start(record.id, "worker", "fake")
+    attempt = start(store, record.id, "worker", "fake")
     assert store.write_all([Write(record.id, attempt, 1)]) == [Written.APPLIED]
     assert store.watch(record.id) == store.last_seq(record.id) == 2
     assert store.write_all([Write(record.id, attempt, number) for number in (2, 2)]) == [Written.WATCHED] * 2
@@ -146,7 +148,7 @@ def test_watching_what_is_not_there_makes_nothing(store: Store) -> None:
 
 def test_of_jobs_that_go_on_their_evaluations_are_known(store: Store, create: Create) -> None:
     waiting, going, over = create(), create(), create()
-    attempt = store.start(going.id, "worker", "fake")
+    attempt = start(store, going.id, "worker", "fake")
     store.write(Write(going.id, attempt, 1, fields={"evaluations": 7}))
     store.cancel(over.id)
     assert store.going([waiting.id, going.id, over.id, "nobody"]) == {waiting.id: 0, going.id: 7}
@@ -166,7 +168,7 @@ def test_events_can_be_read_in_pages(store: Store, create: Create) -> None:
 def test_an_event_is_the_one_of_the_contract(store: Store, create: Create) -> None:
     """The HTTP contract: {"seq", "type", "job", "attempt", …}, text in any script."""
     record = create()
-    store.start(record.id, "worker-я", "fake")
+    start(store, record.id, "worker-я", "fake")
     queued, started = store.events(record.id)
     assert queued == {
         "seq": 1,
@@ -185,7 +187,7 @@ def test_a_cancel_and_an_end_at_the_same_moment_give_one_terminal_event(store: S
     with ThreadPoolExecutor(3) as pool:
         for k in range(200):
             record = create()
-            attempt = store.start(record.id, "worker", "fake")
+            attempt = start(store, record.id, "worker", "fake")
             together = threading.Barrier(3)
 
             def end(write: Write, together: threading.Barrier = together) -> bool:
@@ -214,7 +216,7 @@ def test_a_cancel_and_an_end_at_the_same_moment_give_one_terminal_event(store: S
 @pytest.mark.parametrize("status", TERMINAL)
 def test_what_is_over_stays_as_it_is(status: str, store: Store, create: Create) -> None:
     record = create()
-    attempt = store.start(record.id, "worker", "fake")
+    attempt = start(store, record.id, "worker", "fake")
     assert store.write(finish(record, attempt, 1, status))
     before = (store.job(record.id), store.events(record.id), store.image(record.id, 0))
     late = Write(record.id, attempt, 2, fields={"step": 9}, events=[{"type": "progress"}], images={0: b"other"})
@@ -222,7 +224,7 @@ def test_what_is_over_stays_as_it_is(status: str, store: Store, create: Create) 
     assert not store.write(replace(late, attempt=0))
     for other in TERMINAL:
         assert not store.write(finish(record, attempt, 3, other))
-    assert store.start(record.id, "another", "fake") == 0
+    assert start(store, record.id, "another", "fake") == 0
     assert not store.write(ending(record, "failed", {"code": "worker_lost", "message": "too late"}))
     after_cancel = store.cancel(record.id)
     assert after_cancel is not None
@@ -233,9 +235,9 @@ def test_what_is_over_stays_as_it_is(status: str, store: Store, create: Create) 
 def test_an_attempt_that_is_over_writes_nothing(store: Store, create: Create) -> None:
     """rq#2424: a worker that was taken for dead comes back with its result."""
     record = create()
-    first = store.start(record.id, "one", "fake")
+    first = start(store, record.id, "one", "fake")
     store.write(Write(record.id, first, 1, fields={"step": 3}, events=[{"type": "progress", "step": 3}]))
-    second = store.start(record.id, "two", "other-kernels")
+    second = start(store, record.id, "two", "other-kernels")
     assert (first, second) == (1, 2)
     restarted = store.job(record.id)
     assert restarted is not None
@@ -253,7 +255,7 @@ def test_an_attempt_that_is_over_writes_nothing(store: Store, create: Create) ->
 def test_a_write_that_is_repeated_is_applied_once(store: Store, create: Create) -> None:
     """A reply was lost: the writer sends the same again."""
     record = create()
-    attempt = store.start(record.id, "worker", "fake")
+    attempt = start(store, record.id, "worker", "fake")
     write = Write(record.id, attempt, 1, fields={"step": 1}, events=[{"type": "progress", "step": 1}])
     assert store.write(write)
     assert store.write(write)
@@ -262,7 +264,7 @@ def test_a_write_that_is_repeated_is_applied_once(store: Store, create: Create) 
 
 def test_writes_of_several_jobs_in_one_go_fail_and_succeed_each_by_itself(store: Store, create: Create) -> None:
     going, over = create(), create()
-    attempts = [store.start(record.id, "worker", "fake") for record in (going, over)]
+    attempts = [start(store, record.id, "worker", "fake") for record in (going, over)]
     store.cancel(over.id)
     writes = [
         Write(record.id, attempt, 1, fields={"step": 2})
@@ -274,20 +276,20 @@ def test_writes_of_several_jobs_in_one_go_fail_and_succeed_each_by_itself(store:
 
 def test_a_job_that_was_given_back_is_queued_and_its_old_worker_silent(store: Store, create: Create) -> None:
     record = create()
-    first = store.start(record.id, "one", "fake")
+    first = start(store, record.id, "one", "fake")
     back = Write(record.id, first, 1, fields={"step": 0}, events=[{"type": "queued"}], status="queued")
     assert store.write(back)
     after = store.job(record.id)
     assert after is not None
     assert after.status == "queued"
     assert not store.write(finish(record, first, 2))
-    assert store.start(record.id, "two", "fake") == 2
+    assert start(store, record.id, "two", "fake") == 2
 
 
 def test_a_job_its_events_and_pictures_expire_together_once_it_is_over(client: redis.Redis, create: Create) -> None:
     store = Store(client, result_ttl=3600)
     record = create(n=3)
-    attempt = store.start(record.id, "worker", "fake")
+    attempt = start(store, record.id, "worker", "fake")
     store.write(Write(record.id, attempt, 1, images={0: b"a", 1: b"b"}, image_count=3))
     assert set(keys_of(client, record.id).values()) == {-1}, "a job that goes on does not expire"
     last = Write(record.id, attempt, 2, images={2: b"c"}, image_count=3)
@@ -301,7 +303,7 @@ def test_a_job_its_events_and_pictures_expire_together_once_it_is_over(client: r
 def test_nothing_of_an_expired_job_is_left(client: redis.Redis, create: Create, wait_for: Callable[..., None]) -> None:
     store = Store(client, result_ttl=1)
     record = create(owner="me")
-    store.write(finish(record, store.start(record.id, "worker", "fake"), 1))
+    store.write(finish(record, start(store, record.id, "worker", "fake"), 1))
     wait_for(lambda: store.job(record.id) is None, "the job to expire")
     wait_for(lambda: not keys_of(client, record.id), "its keys to go")
     assert store.jobs("me", 10) == []
@@ -397,7 +399,7 @@ CALLS: list[Callable[[Store], object]] = [
     lambda store: store.ping(),
     lambda store: store.job("a"),
     lambda store: store.jobs("me", 5),
-    lambda store: store.start("a", "worker", "fake"),
+    lambda store: store.begin("a", "worker", "fake"),
     lambda store: store.enter("a", 1),
     lambda store: store.write(Write("a")),
     lambda store: store.cancel("a"),
@@ -470,7 +472,7 @@ def test_a_redis_without_memory_left_is_away_and_forgets_nothing(
 ) -> None:
     """rq#1280: at maxmemory nothing new is written, and what was accepted is still known."""
     record = create()
-    attempt = store.start(record.id, "worker", "fake")
+    attempt = start(store, record.id, "worker", "fake")
     client.config_set("maxmemory", "1")
     try:
         with pytest.raises(StoreFull):
@@ -493,6 +495,11 @@ def test_what_is_stored_of_a_job_is_text_and_json_only(client: redis.Redis, crea
     assert all(value.decode("utf-8").isprintable() for value in fields.values())
 
 
+def reads(client: redis.Redis) -> int:
+    """How often Redis has read from its connections."""
+    return int(client.info("stats")["total_reads_processed"])
+
+
 def status_of(store: Store, job_id: str) -> tuple[str, int, int]:
     """(status, attempt, step)."""
     record = store.job(job_id)
@@ -508,11 +515,11 @@ def saving(record: JobRecord, attempt: int, number: int, step: int) -> Write:
 
 def test_another_attempt_goes_on_from_where_the_last_was_saved(store: Store, create: Create) -> None:
     record = create(steps=9)
-    first = store.start(record.id, "one", "fake")
+    first = start(store, record.id, "one", "fake")
     assert store.resume_point(record.id) is None
     assert store.write(saving(record, first, 1, step=4))
     assert store.write(Write(record.id, first, 2, fields={"step": 6, "evaluations": 6}))
-    assert store.start(record.id, "two", "fake") == 2
+    assert start(store, record.id, "two", "fake") == 2
     assert status_of(store, record.id) == ("running", 2, 4)
     assert store.resume_point(record.id) == b"point-1-4"
     assert not store.write(saving(record, first, 3, step=7)), "the first attempt is over"
@@ -522,14 +529,14 @@ def test_another_attempt_goes_on_from_where_the_last_was_saved(store: Store, cre
 def test_what_was_made_under_other_numerics_is_made_again(store: Store, create: Create) -> None:
     """A picture has the bytes that its one numerics string promises."""
     record = create(n=2, steps=9)
-    write = saving(record, store.start(record.id, "one", "fake"), 1, step=4)
+    write = saving(record, start(store, record.id, "one", "fake"), 1, step=4)
     write.images, write.fields["images"] = {0: b"picture"}, json.dumps([IMAGE.__dict__])
     assert store.write(write)
-    store.start(record.id, "two", "fake")
+    start(store, record.id, "two", "fake")
     same = store.job(record.id)
     assert same is not None
     assert same.images == (IMAGE,)
-    store.start(record.id, "three", "other-kernels")
+    start(store, record.id, "three", "other-kernels")
     other = store.job(record.id)
     assert other is not None
     assert (other.images, other.step, other.evaluations, other.numerics) == ((), 0, 0, "other-kernels")
@@ -541,7 +548,7 @@ def test_a_resume_point_expires_and_goes_with_its_job(
     end: str, store: Store, client: redis.Redis, create: Create
 ) -> None:
     record = create(steps=9)
-    attempt = store.start(record.id, "one", "fake")
+    attempt = start(store, record.id, "one", "fake")
     store.write(saving(record, attempt, 1, step=4))
     assert 86_000 < client.ttl(f"denoised:job:{record.id}:resume") <= 86_400
     if end == "canceled":
@@ -554,21 +561,56 @@ def test_a_resume_point_expires_and_goes_with_its_job(
 def test_an_execution_begins_once_however_often_it_is_asked(store: Store, create: Create) -> None:
     """The reply was lost with the connection."""
     record = create()
-    assert [store.start(record.id, "one", "fake", "e1") for _ in range(3)] == [1, 1, 1]
-    assert store.start(record.id, "two", "fake", "e2") == 2
+    assert [start(store, record.id, "one", "fake", "e1") for _ in range(3)] == [1, 1, 1]
+    assert start(store, record.id, "two", "fake", "e2") == 2
     assert [event["type"] for event in store.events(record.id)] == ["queued", "started", "started"]
     after = store.job(record.id)
     assert after is not None
     assert after.losses == 1
 
 
+def test_an_attempt_begins_in_one_round_trip_with_all_that_it_goes_on_from(
+    store: Store, client: redis.Redis, create: Create
+) -> None:
+    record = create(steps=9)
+    first = start(store, record.id)
+    store.write(saving(record, first, 1, step=4))
+    before = reads(client)
+    begun = store.begin(record.id, "two", "fake")
+    assert reads(client) - before <= 2, "the last is that of the question itself"
+    assert begun is not None
+    assert (begun.record.attempt, begun.record.step, begun.resume_point) == (2, 4, b"point-1-4")
+
+
+def test_a_store_that_has_forgotten_its_scripts_is_taught_them_again(
+    store: Store, client: redis.Redis, create: Create
+) -> None:
+    """It was started anew; what was asked meanwhile happens once."""
+    record = create(steps=9)
+    client.script_flush()
+    begun = store.begin(record.id, "one", "fake")
+    assert begun is not None
+    assert (begun.record.status, begun.record.attempt) == ("running", 1)
+    client.script_flush()
+    assert store.write_all([saving(record, 1, number, step=number) for number in (1, 2)]) == [Written.APPLIED] * 2
+    assert status_of(store, record.id) == ("running", 1, 2)
+    assert [event["type"] for event in store.events(record.id)] == ["queued", "started"]
+
+
+def test_an_attempt_at_what_cannot_be_read_is_said_to_be_one(store: Store, client: redis.Redis, create: Create) -> None:
+    record = create()
+    client.hset(f"denoised:job:{record.id}", "request", '{"model": "fake", "from_the_future": 1}')
+    with pytest.raises(RecordError, match=r"cannot read the request: .*from_the_future"):
+        store.begin(record.id, "one", "fake")
+
+
 def test_a_job_that_loses_its_worker_each_time_is_failed_at_last(store: Store, create: Create) -> None:
     record = create(steps=9, n=2)
     for attempt in (1, 2, 3):
-        assert store.start(record.id, "worker", "fake") == attempt
+        assert start(store, record.id, "worker", "fake") == attempt
         assert store.enter(record.id, attempt)
         assert store.write(saving(record, attempt, 1, step=2))
-    assert store.start(record.id, "worker", "fake") == 0
+    assert start(store, record.id, "worker", "fake") == 0
     assert not store.enter(record.id, 3)
     after = store.job(record.id)
     assert after is not None
@@ -584,7 +626,7 @@ def test_a_job_is_suspect_before_its_last_chance_only(store: Store, create: Crea
     record = create()
     seen = []
     for _ in range(3):
-        store.start(record.id, "worker", "fake")
+        start(store, record.id, "worker", "fake")
         after = store.job(record.id)
         assert after is not None
         seen.append((after.losses, after.suspect))
@@ -594,19 +636,19 @@ def test_a_job_is_suspect_before_its_last_chance_only(store: Store, create: Crea
 def test_a_job_whose_worker_is_lost_while_it_waits_to_be_alone_is_not_failed(store: Store, create: Create) -> None:
     record = create()
     for attempt in range(1, 7):
-        assert store.start(record.id, "worker", "fake") == attempt
+        assert start(store, record.id, "worker", "fake") == attempt
     after = store.job(record.id)
     assert after is not None
     assert (after.status, after.losses) == ("running", 2)
     assert not store.enter(record.id, 5)
     assert store.enter(record.id, 6)
-    assert store.start(record.id, "worker", "fake") == 0
+    assert start(store, record.id, "worker", "fake") == 0
 
 
 def test_a_job_that_was_given_back_has_lost_nothing(store: Store, create: Create) -> None:
     record = create()
     for attempt in range(1, 6):
-        assert store.start(record.id, "worker", "fake") == attempt
+        assert start(store, record.id, "worker", "fake") == attempt
         assert store.write(Write(record.id, attempt, 1, status="queued", events=[{"type": "queued"}]))
     after = store.job(record.id)
     assert after is not None
@@ -711,7 +753,7 @@ def test_workers_that_tell_at_the_same_time_lose_nothing_and_add_nothing_twice(s
 
 def test_an_end_is_counted_once_by_status_and_model(store: Store, create: Create) -> None:
     done, gone = create(), create()
-    write = finish(done, store.start(done.id, "w", "fake"), 1)
+    write = finish(done, start(store, done.id, "w", "fake"), 1)
     assert store.write_all([write, write])[0]
     store.write(ending(done, "canceled"))
     store.cancel(gone.id)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
+import torch
 
-from worker.job import JobRecord, SamplingRequest
+from tests.shop import request
+from worker import resume
+from worker.errors import RecordError
+from worker.job import JobRecord
+from worker.store import Begun
 from worker.taker import Arrival, Room, Taker
+from worker.trajectory import Trajectory
 
 PATIENCE = 10.0
 
@@ -19,8 +25,8 @@ PATIENCE = 10.0
 class Hold:
     """A job off a queue."""
 
-    def __init__(self, job: str, model: str) -> None:
-        self.job, self.model, self.execution = job, model, f"execution of {job}"
+    def __init__(self, job: str, model: str, more: bool) -> None:
+        self.job, self.model, self.execution, self.more = job, model, f"execution of {job}", more
         self.forgotten = False
 
     def forget(self) -> None:
@@ -33,32 +39,37 @@ class Desk:
     def __init__(self) -> None:
         self.queues: dict[str, list[tuple[str, int]]] = {"m": [], "other": []}
         self.images: dict[str, int] = {}
+        self.asks: dict[str, str] = {}  # the sampler, where it is not ddim
+        self.saved: dict[str, bytes] = {}
         self.over: set[str] = set()
+        self.unreadable: set[str] = set()
+        self.ended: list[tuple[str, Any]] = []
         self.away: Exception | None = None
         self.holds: list[Hold] = []
-        self.asked = 0
+        self.asked: list[str] = []
 
     def take(self, model: str) -> Any:
-        self.asked += 1
+        self.asked.append(model)
         if not self.queues[model]:
             return None
         job, images = self.queues[model].pop(0)
         self.images[job] = images
-        self.holds.append(Hold(job, model))
+        self.holds.append(Hold(job, model, more=bool(self.queues[model])))
         return self.holds[-1]
 
-    def start(self, job: str, worker: str, numerics: str, execution: str) -> int:
+    def begin(self, job: str, worker: str, numerics: str, execution: str) -> Begun | None:
         if self.away is not None:
             raise self.away
-        return 0 if job in self.over else 3
-
-    def job(self, job: str) -> JobRecord:
+        if job in self.unreadable:
+            raise RecordError("no request")
         model = next(hold.model for hold in self.holds if hold.job == job)
-        request = SamplingRequest(model, None, None, self.images[job], 0, "ddim", 10, 0.0, 1.0, "png")
-        return JobRecord(id=job, owner="", request=request, created_at=0.0)
+        asked = request(model=model, n=self.images[job], sampler=self.asks.get(job, "ddim"), steps=10)
+        record = JobRecord(id=job, owner="", request=asked, created_at=0.0, attempt=3)
+        return None if job in self.over else Begun(record, self.saved.get(job))
 
-    def resume_point(self, job: str) -> bytes | None:
-        return b"here" if job == "resumed" else None
+    def write(self, write: Any) -> bool:
+        self.ended.append((write.job, write.error))
+        return True
 
 
 @pytest.fixture
@@ -67,12 +78,14 @@ def desk() -> Desk:
 
 
 @pytest.fixture
-def taker(desk: Desk) -> Iterator[Taker]:
+def taker(desk: Desk, fake_model: Callable[..., Any]) -> Iterator[Taker]:
     stopping = threading.Event()
-    made = Taker(desk, {"m": "n", "other": "n"}, desk.take, "w", lambda: None, stopping)  # type: ignore[arg-type]
+    models = {name: fake_model(name) for name in desk.queues}
+    made = Taker(desk, models, desk.take, "w", lambda: None, stopping)  # type: ignore[arg-type]
     made.start()
     yield made
     stopping.set()
+    made.wake()
     made.join(PATIENCE)
     assert not made.is_alive()
 
@@ -106,20 +119,63 @@ def test_without_a_lane_one_job_comes_each_time_to_wait_for_one(desk: Desk, take
     assert taker.arrivals() == []
 
 
-def test_an_attempt_has_its_number_and_where_an_earlier_one_was_saved(desk: Desk, taker: Taker) -> None:
-    desk.queues["m"] = [("fresh", 1), ("resumed", 1)]
+def test_a_job_comes_with_its_images_where_an_earlier_attempt_saved_them(
+    desk: Desk, taker: Taker, model: Any, trajectories_of: Callable[..., list[Trajectory]]
+) -> None:
+    (there,) = trajectories_of(model, "resumed", steps=10)
+    desk.saved = {"resumed": resume.to_bytes({0: resume.Saved(4, there.registers * 2)}), "damaged": b"no resume point"}
+    desk.queues["m"] = [("fresh", 2), ("resumed", 1), ("damaged", 1)]
+    taker.offer({"m": Room(4, one_more=False)})
+    fresh, resumed, damaged = come(taker, 3)
+    assert (fresh.record.attempt, [(image.index, image.row) for image in fresh.trajectories]) == (3, [(0, 0), (1, 0)])
+    assert [image.row for image in resumed.trajectories] == [4]
+    assert torch.equal(resumed.trajectories[0].registers, there.registers * 2)
+    assert [image.row for image in damaged.trajectories] == [0], "it begins anew"
+    assert torch.equal(damaged.trajectories[0].registers, there.registers)
+
+
+def test_what_cannot_be_made_comes_with_the_reason_and_what_cannot_be_read_ends(desk: Desk, taker: Taker) -> None:
+    desk.queues["m"], desk.asks, desk.unreadable = [("x", 1), ("y", 1), ("a", 1)], {"x": "unheard-of"}, {"y"}
     taker.offer({"m": Room(2, one_more=False)})
-    fresh, resumed = come(taker, 2)
-    assert (fresh.record.attempt, fresh.resume_point) == (3, None)
-    assert (resumed.hold.job, resumed.resume_point) == ("resumed", b"here")
+    unservable, sound = come(taker, 2)
+    assert unservable.trajectories == ()
+    assert "unheard-of" in str(unservable.unservable)
+    assert (sound.record.id, sound.unservable) == ("a", None)
+    assert desk.ended == [("y", {"code": "unservable", "message": "no request"})]
+    assert [hold.forgotten for hold in desk.holds] == [False, True, False]
 
 
 def test_who_is_woken_does_not_wait_until_empty_queues_are_asked_again(desk: Desk, taker: Taker) -> None:
     taker.offer({"m": Room(1, one_more=False)})
-    while desk.asked < 1:
+    while not desk.asked:
         time.sleep(0.005)
     desk.queues["m"] = [("a", 1)]
     taker.wake()
+    assert [arrival.record.id for arrival in come(taker, 1)] == ["a"]
+
+
+def test_a_queue_that_was_empty_is_not_asked_again_before_it_is_due_though_others_are(
+    desk: Desk, taker: Taker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.taker.ASK_SECONDS", 10 * PATIENCE)
+    taker.offer({"m": Room(9, one_more=False), "other": Room(9, one_more=False)})
+    while len(desk.asked) < 2:
+        time.sleep(0.005)
+    for job in "abc":
+        desk.queues["m"] = [(job, 1)]
+        taker.wake("m")
+        assert [arrival.record.id for arrival in come(taker, 1)] == [job]
+        taker.offer({"m": Room(9, one_more=False), "other": Room(9, one_more=False)})
+    time.sleep(0.1)
+    assert desk.asked == ["m", "other", "m", "m", "m"], "nor is one that was empty behind the job that was taken"
+
+
+def test_an_empty_queue_is_asked_again_in_time_though_nobody_wakes_us(desk: Desk, taker: Taker) -> None:
+    """The word of a new job may be lost."""
+    taker.offer({"m": Room(1, one_more=False), "other": Room(1, one_more=False)})
+    while len(desk.asked) < 2:
+        time.sleep(0.005)
+    desk.queues["other"] = [("a", 1)]
     assert [arrival.record.id for arrival in come(taker, 1)] == ["a"]
 
 
@@ -144,7 +200,8 @@ def test_a_job_whose_beginning_redis_did_not_confirm_is_begun_when_it_is_back(
 
 def test_the_engine_is_not_held_while_redis_hangs(desk: Desk, taker: Taker, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
-    monkeypatch.setattr(desk, "start", lambda *_: answered.wait(PATIENCE) and 3)
+    begin = desk.begin
+    monkeypatch.setattr(desk, "begin", lambda *asked: answered.wait(PATIENCE) and begin(*asked))
     desk.queues["m"] = [("a", 1)]
     taker.offer({"m": Room(1, one_more=False)})
     while not desk.holds:
