@@ -24,7 +24,7 @@ from worker.writes import Write
 log = logging.getLogger("denoised.worker")
 
 TELL_SECONDS = 0.25  # between two writes of a job that goes on while nobody watches
-SOON_SECONDS = 0.1  # between the first resume points of an attempt
+SOON_SECONDS = TELL_SECONDS  # between the first resume points of an attempt
 SAVE_SECONDS = 1.0  # between two resume points of a job, so that with all delays less than 2 s are lost with a worker
 SURE_SECONDS = TELL_SECONDS + 0.25  # a worker that is lost has done more than it had written: less than in this time
 
@@ -147,11 +147,14 @@ class ActiveJob:
 
     @property
     def presses(self) -> bool:
-        """Whether somebody waits for its draft; the first of an attempt always presses: the reply tells who watches."""
+        """Whether somebody waits for its draft; the first of an attempt always presses: the reply tells who watches. A
+        resume point comes with what is told next, but for a job that is accused.
+        """
         draft = self.draft
         if draft is None:
             return False
-        return draft.number == 1 or draft.status is not None or draft.resume is not None or bool(draft.images)
+        saved = draft.resume is not None and self.accused
+        return draft.number == 1 or draft.status is not None or saved or bool(draft.images)
 
     def take_draft(self) -> Write:
         """What has happened and is not written yet; from here on the caller's."""

@@ -282,8 +282,12 @@ def reads(client: redis.Redis) -> int:
     return int(client.info("stats")["total_reads_processed"])
 
 
-def test_a_job_is_accepted_in_three_round_trips(browse: Browse, desk: Any, client: redis.Redis) -> None:
-    """One look at all queues, one at what runs, one transaction; while others wait and run."""
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "wait=0"}], ids=["plain", "wait=0"])
+def test_a_job_is_accepted_in_three_round_trips(
+    headers: dict[str, str], browse: Browse, desk: Any, client: redis.Redis
+) -> None:
+    """One look at all queues, one at what runs, one transaction; while others wait and run. Who has no time to wait is
+    told what is known by then."""
     desk.serve(speed=100.0)
     api = browse()
     running = api.post("/generate", json={}).json()["id"]
@@ -297,7 +301,7 @@ def test_a_job_is_accepted_in_three_round_trips(browse: Browse, desk: Any, clien
     for _ in range(5):  # workers' reports are read once a second
         before = reads(client)
         for _ in range(10):
-            assert api.post("/generate", json={}).status_code == 202
+            assert api.post("/generate", json={}, headers=headers).status_code == 202
         best = min(best, reads(client) - before)
     assert best <= 10 * 3 + 1, "the last is that of the question itself"
 
