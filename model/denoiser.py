@@ -121,7 +121,9 @@ class PixelModel:
 
     @torch.inference_mode()
     def begin(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Callable[[], Estimate]:
-        """`denoise`; what is returned waits for it, where the network can be at work meanwhile."""
+        """`denoise`; what is returned waits for it, where the network can be at work meanwhile. For few images that
+        takes longer: one thread is at each.
+        """
         if not isinstance(self.unet, NativeUNet):
             known = self.denoise(x, t, alpha, sigma, conditions)
             return lambda: known

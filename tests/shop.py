@@ -43,6 +43,8 @@ from worker.store import Store
 
 
 class Model(fakes.FakeModel):
+    flies_from = 4  # two turns at once, as real networks have them on a CPU
+
     def __init__(self, name, seconds, killer, killer_below, hungry, most):
         super().__init__(name, seconds=seconds, lame=3)
         self._killer, self._below = killer, killer_below

@@ -37,6 +37,8 @@ class Denoiser(Protocol):
     @property
     def flies_from(self) -> int | None: ...
 
+    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate: ...
+
     def begin(
         self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor
     ) -> Callable[[], Estimate]: ...
@@ -161,24 +163,30 @@ class Engine:
             members = self.batch.choose()
             if not members:
                 return
-            self._begun.append(Begun(members, self.batch.turn_lanes, began, self._try_to_begin(members)))
+            flight = self._try_to_begin(members, beside=self.batch.away)
+            self._begun.append(Begun(members, self.batch.turn_lanes, began, flight))
 
-    def _try_to_begin(self, members: Sequence[Trajectory]) -> Flight | Exception:
+    def _try_to_begin(self, members: Sequence[Trajectory], *, beside: bool) -> Flight | Exception:
         try:
-            return self._begin(members)
+            return self._begin(members, beside)
         except Exception as error:
             return error
 
-    def _begin(self, members: Sequence[Trajectory]) -> Flight:
-        """Have the network begin with everybody's row."""
+    def _begin(self, members: Sequence[Trajectory], beside: bool) -> Flight:
+        """Have the network begin with everybody's row. beside: while it is at another turn, or we are; else it is all
+        that is to be done, and made at once.
+        """
         model = self.models[members[0].model]
         group = self._group(members, model.device)
         registers, rows = group.stacked(), group.rows()
         x, level = registers[:, 0], rows.level
         if group.guided is not None:
             x, level = x[group.guided.order], level.of(group.guided.order)
-        known = model.begin(x, level.t, level.alpha, level.sigma, group.conditions)
-        return Flight(group, registers, rows, known)
+        evaluation = x, level.t, level.alpha, level.sigma, group.conditions
+        if beside:
+            return Flight(group, registers, rows, model.begin(*evaluation))
+        known = model.denoise(*evaluation)
+        return Flight(group, registers, rows, lambda: known)
 
     def _group(self, members: Sequence[Trajectory], device: torch.device) -> Group:
         """These members; the group of one of the model's last turns where they are the same."""
@@ -203,7 +211,9 @@ class Engine:
             if len(here) == 1:
                 return Turn(failed=[(here[0], _diagnosed(error))])
         middle = len(here) // 2
-        left, right = (self._outcome(self._try_to_begin(half), half) for half in (here[:middle], here[middle:]))
+        left, right = (
+            self._outcome(self._try_to_begin(half, beside=False), half) for half in (here[:middle], here[middle:])
+        )
         failed = left.failed + right.failed
         return Turn(left.rows + right.rows, advanced=left.advanced + right.advanced, failed=failed, halved=True)
 

@@ -141,7 +141,11 @@ def test_two_turns_of_half_the_batch_are_on_their_way_at_any_time(flying: Any, t
     assert not len(engine.batch)
 
 
-def test_few_images_are_in_one_evaluation(flying: Any, trajectories_of: Trajectories) -> None:
+def test_few_images_are_in_one_evaluation_with_all_threads_at_it(
+    flying: Any, trajectories_of: Trajectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is begun for later has a thread for each image."""
+    monkeypatch.setattr(flying, "begin", None)
     engine = Engine({"fake": flying}, 16)
     engine.batch.admit(trajectories_of(flying, label=1, n=3, steps=2))
     turns = [engine.step() for _ in range(2)]
