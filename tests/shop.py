@@ -43,10 +43,9 @@ from worker.store import Store
 
 
 class Model(fakes.FakeModel):
-    flies_from = 4  # two turns at once, as real networks have them on a CPU
-
-    def __init__(self, name, seconds, killer, killer_below, hungry, most):
+    def __init__(self, name, seconds, killer, killer_below, hungry, most, flies_from):
         super().__init__(name, seconds=seconds, lame=3)
+        self.flies_from = flies_from
         self._killer, self._below = killer, killer_below
         self._hungry, self._most = hungry, most
         self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
@@ -209,11 +208,13 @@ class Shop:
         killer_below: float = 0.0,
         hungry: int = -1,
         most: int = 1 << 20,
+        flies_from: int | None = None,
     ) -> Hand:
-        """Start a worker of fake models that take `seconds` for an evaluation."""
+        """Start a worker of fake models that take `seconds` for an evaluation; of `flies_from` images in halves."""
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
         order = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
         order |= {"seconds": seconds, "killer": killer, "killer_below": killer_below, "hungry": hungry, "most": most}
+        order |= {"flies_from": flies_from}
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
         self._nursery.stdin.write(json.dumps(order) + "\n")

@@ -42,15 +42,24 @@ def rows_made(shop: Shop) -> Counter[float]:
 
 
 @pytest.mark.parametrize(
-    ("kills", "lease"),
-    [(1, 2.0), pytest.param(20, 3.0, marks=pytest.mark.faults), pytest.param(3, 10.0, marks=pytest.mark.faults)],
+    ("kills", "lease", "halves"),
+    [
+        (1, 2.0, True),
+        pytest.param(20, 3.0, False, marks=pytest.mark.faults),
+        pytest.param(10, 3.0, True, marks=pytest.mark.faults),
+        pytest.param(3, 10.0, True, marks=pytest.mark.faults),
+    ],
 )
 def test_jobs_of_a_killed_worker_end_as_if_nothing_had_been(
-    kills: int, lease: float, site: Site, told: Callable[..., None]
+    kills: int, lease: float, halves: bool, site: Site, told: Callable[..., None]
 ) -> None:
-    """rq#2015: SIGKILL at a random step, a batch of five jobs; taken up from a saved step, with the same bytes."""
+    """rq#2015: SIGKILL at a random step, a batch of five jobs; taken up from a saved step, with the same bytes. Also
+    where two turns are on their way at once, of half the images each, which take half as long."""
     shop, chance = site.shop, random.Random(kills)
-    shop.worker("fake", seconds=TURN_SECONDS, lease=lease)
+    traits: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": lease}
+    if halves:
+        traits |= {"seconds": TURN_SECONDS / 2, "flies_from": 4}
+    shop.worker("fake", **traits)
     undisturbed = [shop.submit(**fields) for fields in JOBS]
     expected = [shop.sha256(job_id) for job_id in undisturbed]
     once = rows_made(shop)
@@ -59,14 +68,14 @@ def test_jobs_of_a_killed_worker_end_as_if_nothing_had_been(
     late, again, repeated = [], [], []
     for _ in range(kills):
         before = rows_made(shop)
-        victim = shop.worker("fake", seconds=TURN_SECONDS, lease=lease)
+        victim = shop.worker("fake", **traits)
         jobs = [shop.submit(**fields) for fields in JOBS]
         for job_id in jobs:
             shop.until(lambda job_id=job_id: shop.job(job_id).status == "running", "all to run")  # type: ignore[misc]
         time.sleep(chance.uniform(0.0, 1.5))
         victim.kill()
         killed = time.time()
-        heir = shop.worker("fake", seconds=TURN_SECONDS, lease=lease)
+        heir = shop.worker("fake", **traits)
         lost = [job_id for job_id in jobs if not shop.job(job_id).terminal]
         assert len(lost) >= 4
         assert [shop.sha256(job_id) for job_id in jobs] == expected
@@ -81,6 +90,7 @@ def test_jobs_of_a_killed_worker_end_as_if_nothing_had_been(
     told(
         kills=kills,
         lease=lease,
+        halves=halves,
         latest_resumed_seconds=round(max(again), 2),
         latest_done_seconds=round(max(late), 2),
         most_repeated_seconds=round(max(repeated), 2),
