@@ -170,7 +170,7 @@ class Engine:
         try:
             return self._begin(members, beside)
         except Exception as error:
-            return error
+            return error.with_traceback(None)  # whose frames hold what memory there is
 
     def _begin(self, members: Sequence[Trajectory], beside: bool) -> Flight:
         """Have the network begin with everybody's row. beside: while it is at another turn, or we are; else it is all
@@ -203,13 +203,15 @@ class Engine:
         do."""
         if not here:
             return Turn(_rows(flight))
-        try:
-            if isinstance(flight, Exception):
-                raise flight
-            return self._advance(flight, here)
-        except Exception as error:
-            if len(here) == 1:
-                return Turn(failed=[(here[0], _diagnosed(error))])
+        if isinstance(flight, Exception):
+            error = flight
+        else:
+            try:
+                return self._advance(flight, here)
+            except Exception as raised:
+                error = raised.with_traceback(None)
+        if len(here) == 1:
+            return Turn(failed=[(here[0], _diagnosed(error))])
         middle = len(here) // 2
         left, right = (
             self._outcome(self._try_to_begin(half, beside=False), half) for half in (here[:middle], here[middle:])
