@@ -1,3 +1,3 @@
-from app.cli import main
+from denoised.app.launch.cli import main
 
 main()

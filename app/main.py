@@ -7,14 +7,18 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import errors, events, films, generate, jobs, metrics, operations, page, v1, verify, workers
-from app.access import Access
-from app.guard import Guard
-from app.head import Head
-from app.openapi import DescribedAPI
-from app.origins import Origins
-from app.services import Services
-from app.settings import ApiSettings
+from denoised.app.compat.openai import routes as v1
+from denoised.app.http import errors
+from denoised.app.http.auth import AuthMiddleware
+from denoised.app.http.cors import CorsMiddleware
+from denoised.app.http.head import HeadMiddleware
+from denoised.app.http.openapi import DescribedAPI
+from denoised.app.http.request_context import RequestContextMiddleware
+from denoised.app.routes import animation as films
+from denoised.app.routes import events, generate, jobs, metrics, operations, verify, workers
+from denoised.app.routes import pages as page
+from denoised.app.services import Services
+from denoised.app.settings import ApiSettings
 
 DESCRIPTION = """Serves noise-predicting diffusion models. Post a request, get a job; follow its events while
 the picture appears out of noise; fetch the picture. The same request and seed give the same bytes under the
@@ -36,7 +40,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         summary="The denoising daemon",
         description=DESCRIPTION,
         version="0.1.0",
-        docs_url=None,  # FastAPI's own page fetches its script from elsewhere; `app.page` has ours
+        docs_url=None,  # FastAPI's own page fetches its script from elsewhere; `app.routes.pages` has ours
         redoc_url=None,
         lifespan=lifespan,
     )
@@ -44,9 +48,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
     errors.install(app)
     for module in (generate, verify, jobs, films, page, events, operations, workers, v1, metrics):
         app.include_router(module.router)
-    app.add_middleware(Head)
-    app.add_middleware(Guard, settings=settings, store=services.store)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(AuthMiddleware, settings=settings, store=services.store)
     if settings.allowed_origins:
-        app.add_middleware(Origins, allowed=settings.allowed_origins)
-    app.add_middleware(Access, meters=services.meters)
+        app.add_middleware(CorsMiddleware, allowed=settings.allowed_origins)
+    app.add_middleware(RequestContextMiddleware, meters=services.meters)
     return app

@@ -8,14 +8,14 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from app.admission import Admission
-from app.catalog import Catalog
-from app.meters import Meters
-from app.queue import JobQueue
-from app.relay import BLOCK_MS, Relay
-from app.settings import ApiSettings
-from worker.connection import connect
-from worker.store import Store
+from denoised.app.admission.catalog import Catalog
+from denoised.app.admission.job_queue import JobQueue
+from denoised.app.admission.quotas import Admission
+from denoised.app.http.http_metrics import HttpMetrics
+from denoised.app.settings import ApiSettings
+from denoised.app.streaming.relay import BLOCK_MS, Relay
+from denoised.jobs.connection import connect
+from denoised.jobs.store import Store
 
 COMMAND_SECONDS = 0.9  # a request to Redis, so that its absence is told within two
 
@@ -30,7 +30,7 @@ class Services:
     queue: JobQueue
     admission: Admission
     relay: Relay
-    meters: Meters
+    meters: HttpMetrics
     draining: bool = field(default=False)
 
     @classmethod
@@ -46,7 +46,7 @@ class Services:
             queue=JobQueue(client, store, settings.max_attempts),
             admission=Admission(settings),
             relay=Relay(store, reader),
-            meters=Meters(),
+            meters=HttpMetrics(),
         )
 
     def drain(self) -> None:

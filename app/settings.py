@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from app.keys import KeyRing
+from denoised.app.http.api_keys import KeyRing
 
 MAX_BODY = 8 * 1024 * 1024
 # For programs that run torch, unless the environment says otherwise. By default OpenMP's threads spin for about a

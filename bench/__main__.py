@@ -29,7 +29,7 @@ from bench.place import Place
 from bench.plots import write_plots
 from bench.programs import ROOT
 from bench.report import DOCUMENT, TABLE, document
-from model.atomic import write_text_atomically
+from denoised.model.checkpoints.atomic import write_text_atomically
 
 BUSY = 0.7  # of one core, over the last minute
 DOCS = ROOT / "docs"

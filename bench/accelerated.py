@@ -22,10 +22,10 @@ from bench.load import REAL_TRAFFIC, THREE_STEP_COUNTS, TWENTY_STEPS
 from bench.servers import FOLDER, Bare, Manner, Server, bare, denoised_on, peer
 from bench.serving import CLIENTS, NEAR, PROBE, engine_rate, load_ours, loaded, note, picture_of
 from bench.trial import Trial
-from model.checkpoint import load_model
-from model.denoiser import PixelModel
-from model.sampling import sample
-from worker.fleet import DEFAULT, load_models
+from denoised.model.serving.loading import load_model
+from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.sampling import sample
+from denoised.worker.model_loading import DEFAULT, load_models
 
 LOADS = (THREE_STEP_COUNTS, REAL_TRAFFIC)
 ROUGHLY = 2.0  # grey levels: how far on average a picture in less than float32 may be from that in float32

@@ -36,8 +36,8 @@ from bench.machine import Machine, this_machine
 from bench.place import Place
 from bench.programs import ROOT
 from bench.trial import Trial
-from model.atomic import write_text_atomically
-from model.graphs import PRECISIONS, Precision
+from denoised.model.backends.graphs import PRECISIONS, Precision
+from denoised.model.checkpoints.atomic import write_text_atomically
 
 DOCS = ROOT / "docs"
 SECTIONS: dict[str, Callable[[Trial], None]] = {

@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 
 from bench.load import GUIDANCE, Ask
-from model.denoiser import PixelModel
-from worker.engine import Engine
-from worker.job import JobRecord, SamplingRequest
-from worker.trajectory import trajectories
+from denoised.jobs.record import JobRecord
+from denoised.jobs.request import SamplingRequest
+from denoised.model.serving.pixel_model import PixelModel
+from denoised.worker.engine.engine import Engine
+from denoised.worker.engine.trajectory import trajectories
 
 
 def evaluations_per_second(

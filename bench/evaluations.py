@@ -14,8 +14,8 @@ from bench import names
 from bench.kernels import OutputOnly
 from bench.servers import FOLDER
 from bench.trial import Trial
-from model.graphs import Precision
-from worker.fleet import DEFAULT, load_models
+from denoised.model.backends.graphs import Precision
+from denoised.worker.model_loading import DEFAULT, load_models
 
 BATCHES = (1, 16, 64)
 COMPILED_BATCHES = (16, 64)

@@ -14,7 +14,7 @@ from statistics import median
 
 from bench.errors import BenchError
 from bench.machine import Machine
-from model.atomic import write_text_atomically
+from denoised.model.checkpoints.atomic import write_text_atomically
 
 COLUMNS = (
     "section", "condition", "subject", "quantity", "samples", "date", "cpu", "cores", "isa", "torch"

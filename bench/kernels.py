@@ -21,8 +21,8 @@ from bench.figures import Samples
 from bench.names import CHANNELS_LAST, COMPILED, CONTIGUOUS, CONVOLUTIONS, MILLISECONDS, OURS, TABLE_BATCHES
 from bench.place import Place
 from bench.servers import FOLDER
-from model.denoiser import PixelModel
-from worker.fleet import DEFAULT, load_models
+from denoised.model.serving.pixel_model import PixelModel
+from denoised.worker.model_loading import DEFAULT, load_models
 
 LEAST_TIMES = 3  # a spell is at least so many
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench import names
 from bench.figures import Figure, Figures, section_of
 from bench.report import BATCH_PLOT, CLIENTS_PLOT, SIZE_PLOT
-from model.atomic import write_atomically
+from denoised.model.checkpoints.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

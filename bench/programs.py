@@ -15,8 +15,8 @@ from pathlib import Path
 
 import httpx
 
-from app.settings import TORCH_ENVIRONMENT
 from bench.errors import BenchError
+from denoised.app.settings import TORCH_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 180.0

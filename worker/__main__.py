@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from worker.log import to_stderr
+from denoised.jobs.log import to_stderr
 
 log = logging.getLogger("denoised.worker")
 
@@ -84,13 +84,13 @@ def _serve(
 ) -> None:
     import torch
 
-    from worker import lanes
-    from worker.connection import connect
-    from worker.fleet import load_models
-    from worker.loop import WorkerSettings
-    from worker.rq_worker import BatchingWorker
-    from worker.speed import Speed
-    from worker.store import Store
+    from denoised.jobs.connection import connect
+    from denoised.jobs.store import Store
+    from denoised.worker.delivery.rq_worker import BatchingWorker
+    from denoised.worker.engine import slots as lanes
+    from denoised.worker.engine.speed import Speed
+    from denoised.worker.loop import WorkerSettings
+    from denoised.worker.model_loading import load_models
 
     if threads:
         torch.set_num_threads(threads)
@@ -111,10 +111,11 @@ def _serve(
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    from model.errors import ModelError
-    from worker.errors import WorkerError
+    from denoised.jobs.errors import StoreError
+    from denoised.model.errors import ModelError
+    from denoised.worker.errors import WorkerError
 
-    return (ModelError, WorkerError)
+    return (ModelError, StoreError, WorkerError)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The engine's thread: take jobs in, turn, publish, until told to stop; then finish or give back what runs.
 
-It knows no queue: whoever makes it says how a job is taken off one, and gets it back through its `Hold`.
+It knows no queue: whoever makes it says how a job is taken off one, and gets it back through its `Delivery`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from model.denoiser import PixelModel
-from worker.active import ActiveJob
-from worker.draining import to_give_back
-from worker.engine import Engine, Turn
-from worker.job import Counters, Status
-from worker.leases import Hold, Lease, Leases
-from worker.patience import REDIS_ERRORS
-from worker.publisher import Publisher
-from worker.speed import Speed
-from worker.store import Store
-from worker.taker import Arrival, Room, Taker
-from worker.trajectory import Trajectory
-from worker.writes import Write
+from denoised.jobs.deadline import REDIS_ERRORS
+from denoised.jobs.record import Counters, Status
+from denoised.jobs.store import Store
+from denoised.jobs.update import JobUpdate
+from denoised.model.serving.pixel_model import PixelModel
+from denoised.worker.delivery.attempt import AttemptState
+from denoised.worker.delivery.draining import to_give_back
+from denoised.worker.delivery.job_fetcher import Capacity, FetchedJob, JobFetcher
+from denoised.worker.delivery.leases import Delivery, Lease, Leases
+from denoised.worker.delivery.publisher import Publisher
+from denoised.worker.engine.engine import Engine, Turn
+from denoised.worker.engine.speed import Speed
+from denoised.worker.engine.trajectory import Trajectory
 
 log = logging.getLogger("denoised.worker")
 
@@ -58,7 +58,7 @@ class Loop:
         store: Store,
         settings: WorkerSettings,
         name: str,
-        take: Callable[[str], Hold | None],
+        take: Callable[[str], Delivery | None],
         speed: Speed,
     ) -> None:
         self.models = models
@@ -73,7 +73,7 @@ class Loop:
         self.stopping = threading.Event()
         self._store = store
         self._woken = threading.Event()
-        self.taker = Taker(store, models, take, name, self._woken.set, self.stopping)
+        self.taker = JobFetcher(store, models, take, name, self._woken.set, self.stopping)
         self._next: tuple[Lease, Sequence[Trajectory]] | None = None  # who begins when everybody else has left
         self._end: float | None = None  # since somebody told us to stop
 
@@ -155,7 +155,7 @@ class Loop:
                 self.publisher.fail(lease.active, "timeout", limit)
 
     def _clear(self) -> None:
-        """Jobs whose worker was lost are in no hurry any more once they get on: see `ActiveJob`."""
+        """Jobs whose worker was lost are in no hurry any more once they get on: see `AttemptState`."""
         if self.engine.batch.urgent:
             self.publisher.settle()
             self.engine.batch.urgent = {lease.active.id for lease in self.leases.all() if lease.active.accused}
@@ -168,17 +168,17 @@ class Loop:
             self._admit(arrival)
         self.taker.offer(self._rooms())
 
-    def _rooms(self) -> dict[str, Room]:
+    def _rooms(self) -> dict[str, Capacity]:
         """None, while somebody is to be alone."""
         if any(lease.active.apart for lease in self.leases.all()):
             return {}
         batch = self.engine.batch
-        return {model: Room(batch.free_lanes(model), batch.has_room(model)) for model in self.models}
+        return {model: Capacity(batch.free_lanes(model), batch.has_room(model)) for model in self.models}
 
-    def _admit(self, arrival: Arrival) -> None:
+    def _admit(self, arrival: FetchedJob) -> None:
         record, hold = arrival.record, arrival.hold
         model = self.models[hold.model]
-        active = ActiveJob.begun(record, model, model.card.numerics)
+        active = AttemptState.begun(record, model, model.card.numerics)
         lease = Lease(hold, active, record.created_at)
         before = self.leases.add(lease)
         if before is not None:
@@ -269,7 +269,7 @@ class Loop:
 
     # The publisher's thread
 
-    def _release(self, active: ActiveJob, last: Write | None) -> None:
+    def _release(self, active: AttemptState, last: JobUpdate | None) -> None:
         """A job is over for this worker: end or return RQ's side of it. last: see `Publisher`."""
         lease = self.leases.remove(active)
         if lease is None:
@@ -302,7 +302,7 @@ class Loop:
             lease.hold.end()  # another attempt has it, and RQ's job with it
 
 
-def _warn(event: str, active: ActiveJob, error: Exception) -> None:
+def _warn(event: str, active: AttemptState, error: Exception) -> None:
     log.warning(event, extra={**active.named, "reason": str(error)})
 
 

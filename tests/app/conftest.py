@@ -16,16 +16,17 @@ import redis
 import uvicorn
 from starlette.testclient import TestClient
 
-from app.keys import KeyRing
-from app.main import create_app
-from app.protocols import HttpProtocol, SocketProtocol
-from app.services import Services
-from app.settings import ApiSettings
-from model.card import ModelCard
-from tests.shop import start
-from worker.job import Image, JobRecord, Outlook, SamplingRequest, WorkerReport
-from worker.store import Store
-from worker.writes import Write
+from denoised.app.http.api_keys import KeyRing
+from denoised.app.http.protocols import HttpProtocol, SocketProtocol
+from denoised.app.main import create_app
+from denoised.app.services import Services
+from denoised.app.settings import ApiSettings
+from denoised.jobs.record import Image, JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.request import SamplingRequest
+from denoised.jobs.store import Store
+from denoised.jobs.update import JobUpdate
+from denoised.model.serving.card import ModelCard
+from tests.harness import start
 
 LABELS = ["sneaker", "Ankle Boot", "ботинок"]
 PICTURE = b"\x89PNG\r\n\x1a\nnot really"
@@ -98,7 +99,7 @@ class Desk:
         """A write of a running attempt; without events, one of progress."""
         progress = {"type": "progress", "step": number, "steps": 20, "evaluations": number}
         fields = {"step": number, "evaluations": number, "mean_batch": 1.5}
-        assert self.store.write(Write(job_id, attempt, number, fields=fields, events=list(events) or [progress]))
+        assert self.store.write(JobUpdate(job_id, attempt, number, fields=fields, events=list(events) or [progress]))
 
     def finish(self, job_id: str, attempt: int, number: int = 10**9, data: bytes = PICTURE) -> Image:
         """Let a job of one image succeed."""
@@ -106,7 +107,7 @@ class Desk:
         assert record is not None
         sha256 = hashlib.sha256(data).hexdigest()
         image = Image(0, record.request.seed, 28, 28, record.request.format, sha256)
-        write = Write(job_id, attempt, number, images={0: data}, image_count=1)
+        write = JobUpdate(job_id, attempt, number, images={0: data}, image_count=1)
         write.fields["images"] = f"[{_json(image)}]"
         url = f"/jobs/{job_id}/images/0"
         write.events.append({"type": "image", "index": 0, "seed": image.seed, "sha256": sha256, "url": url})
@@ -219,5 +220,5 @@ def nowhere(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def outlook() -> Outlook:
-    return Outlook(0, None)
+def outlook() -> QueueEstimate:
+    return QueueEstimate(0, None)

@@ -13,7 +13,7 @@ import pytest
 import redis
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from app import events
+from denoised.app.routes import events
 
 Browse = Callable[..., TestClient]
 LOCAL = "ws://127.0.0.1:8000"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
+from denoised.app.launch.cli import cli
 
 
 @pytest.mark.parametrize("command", ["serve", "api"])

@@ -41,7 +41,7 @@ class Counted:
 
 
 @dataclass
-class Told:
+class EmbeddingCache:
     lines: list[str] = field(default_factory=list)
     kept: int = 0
 
@@ -49,13 +49,13 @@ class Told:
         self.kept += 1
 
 
-MakeTrial = Callable[[float], tuple[Trial, Told]]
+MakeTrial = Callable[[float], tuple[Trial, EmbeddingCache]]
 
 
 @pytest.fixture
 def trial(tmp_path: Path) -> MakeTrial:
-    def make(until: float) -> tuple[Trial, Told]:
-        told = Told()
+    def make(until: float) -> tuple[Trial, EmbeddingCache]:
+        told = EmbeddingCache()
         place = Place(tmp_path, Effort(rounds=3), told.lines.append, ExitStack())
         return Trial(place, Samples(), "cpu", ("float32",), True, told.keep, until), told
 

@@ -17,8 +17,8 @@ from bench.load import REAL_TRAFFIC
 from bench.names import CHANNELS_LAST, CONTIGUOUS, OURS
 from bench.peers.network import Compiled, Manner, Network
 from bench.peers.pipeline import ClassConditionalDDIM, Picture
-from model.checkpoint import ZOO, load_model
-from model.sampling import sample
+from denoised.model.serving.loading import ZOO, load_model
+from denoised.model.serving.sampling import sample
 
 
 def test_the_convolutions_alone_give_what_the_network_has_from_them() -> None:

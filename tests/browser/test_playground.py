@@ -400,7 +400,7 @@ def test_a_worker_that_is_missing_is_explained(
     open_page: Open, start_service: Callable[..., Any], tmp_path: Path
 ) -> None:
     service = start_service(tmp_path / "data")
-    (worker,) = [pid for pid, command in service.children().items() if "-m worker" in command]
+    (worker,) = [pid for pid, command in service.children().items() if "-m denoised.worker" in command]
     os.kill(worker, signal.SIGSTOP)
     try:
         page = open_page(service.url)

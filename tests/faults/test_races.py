@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.queue import JobQueue
+from denoised.app.admission.job_queue import JobQueue
 from tests.faults.site import Site
 from tests.faults.test_redis_away import Follower
 from tests.faults.test_worker_killed import check_events

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from tests.faults.site import Site
 from tests.faults.test_worker_killed import check_events, rows_made
-from tests.shop import Shop
+from tests.harness import Harness
 
 STOP_SECONDS = 10.0
 
@@ -92,7 +92,7 @@ def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, told
     check_nothing_left(shop)
 
 
-def story(shop: Shop, job_id: str) -> list[str]:
+def story(shop: Harness, job_id: str) -> list[str]:
     """What became of a job: the first and the last step that each attempt told of, and its lines in the log."""
     record = shop.job(job_id)
     told = [f"{record.request.n} x {record.request.steps}, lost at {record.lost_at}"]
@@ -113,7 +113,7 @@ def post(site: Site, jobs: int, chance: random.Random, accepted: list[str], paus
             time.sleep(pause)
 
 
-def check_nothing_left(shop: Shop) -> None:
+def check_nothing_left(shop: Harness) -> None:
     """No job waits, is between queue and worker, or is held."""
     queue = shop.rq_queue("fake")
     for key in (queue.key, queue.intermediate_queue_key, queue.started_job_registry.key):

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from denoised.jobs.record import TERMINAL
 from tests.faults.site import Site
-from tests.shop import Hand, Shop
-from worker.job import TERMINAL
+from tests.harness import Harness, WorkerProcess
 
 TURN_SECONDS = 0.01
 JOBS: list[dict[str, Any]] = [
@@ -36,7 +36,7 @@ def check_events(stored: list[dict[str, Any]]) -> None:
     assert [event["type"] for event in stored if event["type"] in TERMINAL] == [stored[-1]["type"]]
 
 
-def rows_made(shop: Shop) -> Counter[float]:
+def rows_made(shop: Harness) -> Counter[float]:
     """How often each row was evaluated, by all workers there ever were."""
     return Counter(row for hand in shop.workers for _, rows in hand.evaluations() for row in rows)
 
@@ -100,7 +100,7 @@ def test_jobs_of_a_killed_worker_end_as_if_nothing_had_been(
     assert max(repeated) < 2.0
 
 
-def _seconds(victim: Hand, repeated: Counter[float]) -> float:
+def _seconds(victim: WorkerProcess, repeated: Counter[float]) -> float:
     """How long before its last turn the victim had made the first of the rows that were made again."""
     turns = victim.evaluations()
     firsts = [moment for moment, rows in turns if any(row in repeated for row in rows)]

@@ -75,7 +75,17 @@ def start_service() -> Iterator[Callable[..., Service]]:
         port = free_port()
         data_dir.mkdir(parents=True, exist_ok=True)
         log = data_dir.parent / f"{data_dir.name[:40]}.log"
-        command = [sys.executable, "-m", "app", "serve", "--port", str(port), "--data-dir", str(data_dir), *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "denoised",
+            "serve",
+            "--port",
+            str(port),
+            "--data-dir",
+            str(data_dir),
+            *arguments,
+        ]
         with log.open("w") as file:
             process = subprocess.Popen(
                 command, stdout=file, stderr=file, text=True, env={**os.environ, **(environment or {})}

@@ -15,7 +15,7 @@ import pytest
 import websockets
 from PIL import Image
 
-from app.schemas import JobObject
+from denoised.app.http.schemas import JobObject
 
 REQUEST = {"label": "sneaker", "seed": 7, "steps": 6}
 

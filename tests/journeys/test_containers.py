@@ -122,7 +122,7 @@ def _running(command: list[str], environment: dict[str, str], cwd: Path) -> Iter
 def _local(command: list[str]) -> list[str]:
     """A container's command with the console script of this environment."""
     assert command[0] == "denoised"
-    return [sys.executable, "-m", "app", *command[1:]]
+    return [sys.executable, "-m", "denoised", *command[1:]]
 
 
 def _environment(service: dict[str, Any], store_port: int) -> dict[str, str]:

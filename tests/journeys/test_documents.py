@@ -16,18 +16,19 @@ import pytest
 import typer
 from PIL import Image
 
-from app.admission import Admission, Load
-from app.cli import cli
-from app.errors import Problem, TooBusy, of_store
-from app.settings import ApiSettings
-from app.validation import choose_card
-from model.__main__ import app as training
-from model.card import CardFile
-from model.grids import Grid
-from model.noise import NoiseSchedule
-from model.samplers import SAMPLERS, compile_plan
-from worker.__main__ import cli as working
-from worker.errors import StoreFull, StoreUnavailable
+from denoised.app.admission.quotas import Admission, Load
+from denoised.app.admission.validation import choose_card
+from denoised.app.http.errors import Problem, TooBusy, of_store
+from denoised.app.launch.cli import cli as serving
+from denoised.app.settings import ApiSettings
+from denoised.cli.main import cli
+from denoised.jobs.errors import StoreFull, StoreUnavailable
+from denoised.model.__main__ import app as training
+from denoised.model.diffusion.grids import Grid
+from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.serving.card import CardFile
+from denoised.worker.__main__ import cli as working
 
 ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
 
@@ -77,6 +78,7 @@ def test_every_key_in_redis_stands_in_the_table(architecture: str, repository: P
 def _commands() -> dict[str, Any]:
     """All that are no children of `serve`'s alone, by name."""
     commands = dict(typer.main.get_command(cli).commands)  # type: ignore[attr-defined]
+    commands |= typer.main.get_command(serving).commands  # type: ignore[attr-defined]
     commands |= dict(typer.main.get_command(training).commands)  # type: ignore[attr-defined]
     commands["worker"] = typer.main.get_command(working)
     return {name: command for name, command in commands.items() if not command.hidden}
@@ -130,7 +132,9 @@ def test_every_setting_stands_once_with_its_option_commands_and_default(
 
 
 def test_no_setting_is_named_that_there_is_not(documents: dict[str, str], repository: Path) -> None:
-    sources = "".join((repository / name).read_text() for name in ("docker-compose.yml", "Dockerfile", "app/cli.py"))
+    sources = "".join(
+        (repository / name).read_text() for name in ("docker-compose.yml", "Dockerfile", "app/launch/cli.py")
+    )
     known = _options().keys() | set(re.findall(r"DENOISED_[A-Z_]+[A-Z]", sources))
     named = {name: set(re.findall(r"\bDENOISED_[A-Z_]+[A-Z]\b", text)) for name, text in documents.items()}
     assert {name: found - known for name, found in named.items() if found - known} == {}
@@ -266,7 +270,7 @@ def test_the_worked_plan_of_the_mathematics_is_the_one_that_is_compiled(mathemat
     ],
 )
 def test_every_command_explains_itself_and_names_its_variables_in_full(command: list[str]) -> None:
-    line = [sys.executable, "-m", "app", *command, "--help"]
+    line = [sys.executable, "-m", "denoised", *command, "--help"]
     narrow = os.environ | {"COLUMNS": "80"}
     done = subprocess.run(line, env=narrow, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

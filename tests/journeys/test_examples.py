@@ -26,7 +26,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from app import embedded
+from denoised.app.launch import embedded_store as embedded
 from tests.journeys.conftest import PATIENCE, free_port, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -230,7 +230,7 @@ def keyed(site: Any) -> Iterator[Callable[[Path, str], str]]:
         port = free_port()
         given = dict(pair.split("=", 1) for pair in shlex.split(environment))
         given["REDIS_URL"] = embedded.socket_url(embedded.socket_path(site.data_dir))
-        command = [sys.executable, "-m", "app", "api", "--port", str(port)]
+        command = [sys.executable, "-m", "denoised", "api", "--port", str(port)]
         with (folder.parent / "keyed.log").open("ab") as log:
             process = subprocess.Popen(command, cwd=folder, env=os.environ | given, stdout=log, stderr=log)
         started.append(process)

@@ -313,7 +313,7 @@ def _held(service: Any, store: redis.Redis) -> dict[str, float]:
         until(lambda: client.get("/jobs").json()["jobs"] == [], "the last results to expire", 120)
     time.sleep(3)
     found: dict[str, float] = {}
-    for words in ("app api", "-m worker"):
+    for words in ("denoised.app api", "-m denoised.worker"):
         pid, name = process(service, words), words.split()[-1]
         found[f"{name}_mib"] = round(resident(pid), 1)
         found[f"{name}_descriptors"] = len(list(Path(f"/proc/{pid}/fd").iterdir()))

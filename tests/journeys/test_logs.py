@@ -20,7 +20,7 @@ import redis
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from app.keys import new_key
+from denoised.app.http.api_keys import new_key
 
 PATIENCE = 300.0
 FORGERY = "a\r\nlevel=error\x1b[31m\x00"

@@ -15,7 +15,7 @@ import openai
 import pytest
 from PIL import Image
 
-from app.keys import new_key
+from denoised.app.http.api_keys import new_key
 
 DIGITS = {"model": "digits", "extra_body": {"steps": 4, "seed": 11}}
 MOST = 16  # max_images of a model

@@ -55,7 +55,7 @@ def a_pickle(folder: Path) -> str:
 @pytest.mark.parametrize("fault", [an_unknown_key, a_pickle], ids=lambda fault: fault.__name__)
 def test_the_worker_ends_with_one_line_and_no_picture(folder: Path, fault: Callable[[Path], str]) -> None:
     expected = fault(folder)
-    command = [sys.executable, "-m", "app", "worker", "--threads", "1", "--model", str(folder)]
+    command = [sys.executable, "-m", "denoised", "worker", "--threads", "1", "--model", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # beside the log
@@ -69,7 +69,7 @@ def test_serving_ends_with_that_line(folder: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app", "serve", "--port", str(port), "--data-dir", str(folder / "data")]
+    command = [sys.executable, "-m", "denoised", "serve", "--port", str(port), "--data-dir", str(folder / "data")]
     done = subprocess.run([*command, "--model", str(folder)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # beside the log

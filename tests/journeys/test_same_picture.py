@@ -95,7 +95,7 @@ def by_loop(name: str) -> Any:
 def test_the_command_line_writes_the_picture_of_diffusers(serving: Any, name: str, tmp_path: Path) -> None:
     """The sampler is left out: a model's own is the one that its scheduler file is of."""
     request = ["--model", name, "--seed", str(SEED), "--steps", str(STEPS)]
-    command = [sys.executable, "-m", "app", "generate", "--url", serving.url, "--out", str(tmp_path), *request]
+    command = [sys.executable, "-m", "denoised", "generate", "--url", serving.url, "--out", str(tmp_path), *request]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("*.png")

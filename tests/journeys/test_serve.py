@@ -24,7 +24,7 @@ def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app", *arguments]
+    command = [sys.executable, "-m", "denoised", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
@@ -49,7 +49,7 @@ def test_children_say_what_they_are_and_are_started_again(service: Any) -> None:
     assert " api " in commands
     assert "worker" in commands
     assert "valkey" in commands
-    worker = next(pid for pid, command in before.items() if "-m worker" in command)
+    worker = next(pid for pid, command in before.items() if "-m denoised.worker" in command)
     api = next(pid for pid, command in before.items() if "app api" in command)
     for pid in (worker, api):
         os.kill(pid, signal.SIGKILL)

@@ -49,7 +49,7 @@ class Terminal:
         plain = {name: value for name, value in os.environ.items() if name not in QUIET}
         settings = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8", **environment}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "app", *arguments],
+            [sys.executable, "-m", "denoised", *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -100,7 +100,7 @@ def shown(*arguments: str, **kwargs: Any) -> str:
 
 def piped(*arguments: str, service: Any, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "app", *arguments],
+        [sys.executable, "-m", "denoised", *arguments],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -210,7 +210,18 @@ def test_json_of_generate_is_the_job_with_its_files(service: Any, tmp_path: Path
 
 
 def test_a_signal_in_a_pipe_cancels_the_job_too(service: Any, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "app", "generate", "--steps", "1000", "--out", str(tmp_path), "--url", service.url]
+    command = [
+        sys.executable,
+        "-m",
+        "denoised",
+        "generate",
+        "--steps",
+        "1000",
+        "--out",
+        str(tmp_path),
+        "--url",
+        service.url,
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_heeds_ctrl_c) as process:
         assert process.stderr is not None
         while "started" not in process.stderr.readline():
@@ -222,7 +233,7 @@ def test_a_signal_in_a_pipe_cancels_the_job_too(service: Any, tmp_path: Path) ->
 
 
 def test_a_reader_that_leaves_early_is_no_trouble(service: Any) -> None:
-    command = f"{sys.executable} -m app jobs --url {service.url} | head -n 1"
+    command = f"{sys.executable} -m denoised jobs --url {service.url} | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

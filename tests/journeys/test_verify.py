@@ -16,9 +16,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import app.client.exchange
-from app.client import Client
-from app.schemas import Verification
+from denoised.app.http.schemas import Verification
+from denoised.client import Client, exchange
 
 REQUEST = {"label": "sneaker", "seed": 7, "steps": 5, "n": 2}
 PNG = {"Content-Type": "image/png"}
@@ -65,7 +64,7 @@ def flipped(data: bytes) -> bytes:
 
 
 def denoised(*arguments: object, service: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app", "verify", "--url", service.url, *map(str, arguments)]
+    command = [sys.executable, "-m", "denoised", "verify", "--url", service.url, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -133,7 +132,7 @@ def test_a_client_that_goes_away_takes_the_job_with_it(service: Any, picture: by
 def test_the_client_waits_for_one_job_however_often_it_has_to_ask(
     service: Any, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.client.exchange, "PATIENCE", 0)
+    monkeypatch.setattr(exchange, "PATIENCE", 0)
     with Client(service.url) as client:
         found = client.verify(saved(opened(picture), steps=20, seed=4242))
     assert (found.match, found.request["seed"]) == (False, 4242)
@@ -187,7 +186,7 @@ def test_the_command_writes_nothing_that_steers_a_terminal(service: Any, picture
 def test_without_a_server_the_command_says_how_to_start_one(picture: bytes, tmp_path: Path) -> None:
     file = tmp_path / "good.png"
     file.write_bytes(picture)
-    command = [sys.executable, "-m", "app", "verify", "--url", "http://127.0.0.1:9", str(file)]
+    command = [sys.executable, "-m", "denoised", "verify", "--url", "http://127.0.0.1:9", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "denoised serve" in done.stderr

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lo
 
 def worker_of(service: Any) -> int:
     """The process id of its one worker."""
-    (pid,) = [pid for pid, command in service.children().items() if "-m worker" in command]
+    (pid,) = [pid for pid, command in service.children().items() if "-m denoised.worker" in command]
     return int(pid)
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.card import CardFile
-from model.checkpoint import save_model, scheduler_config
-from model.config import UNetConfig
-from model.data import Dataset
-from model.unet import UNet
+from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet import UNet
+from denoised.model.serving.card import CardFile
+from denoised.model.serving.loading import save_model, scheduler_config
+from denoised.model.training.data import Dataset
 
 UNCONDITIONAL = UNetConfig(
     sample_size=8,

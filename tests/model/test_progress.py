@@ -7,12 +7,12 @@ import io
 import pytest
 from rich.console import Console
 
-from model.progress import progress
+from denoised.model.progress import progress
 
 
 def test_without_a_terminal_a_line_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("model.progress.monotonic", lambda: now[0])
+    monkeypatch.setattr("denoised.model.progress.monotonic", lambda: now[0])
     console = Console(file=io.StringIO(), width=30)
     with progress(console, "a measurement with a long name", 3_000, "pictures") as advanced:
         for second in (10.0, 31.0, 40.0, 62.0):

@@ -14,17 +14,18 @@ import redis
 import torch
 from torch import Tensor
 
-from model.card import ModelCard
-from model.denoiser import Clipping
-from model.grids import Grid
-from model.noise import Estimate, NoiseSchedule, x0_from_epsilon
-from model.plans import Plan
-from model.samplers import SAMPLERS, compile_plan
-from tests.shop import LABELS, request
-from worker.engine import Engine, Turn
-from worker.job import JobRecord, SamplingRequest
-from worker.store import Store
-from worker.trajectory import Trajectory
+from denoised.jobs.record import JobRecord
+from denoised.jobs.request import SamplingRequest
+from denoised.jobs.store import Store
+from denoised.model.diffusion.clipping import Clipping
+from denoised.model.diffusion.grids import Grid
+from denoised.model.diffusion.noise import Estimate, NoiseSchedule, x0_from_epsilon
+from denoised.model.diffusion.plans import Plan
+from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.serving.card import ModelCard
+from denoised.worker.engine.engine import Engine, Turn
+from denoised.worker.engine.trajectory import Trajectory
+from tests.harness import LABELS, request
 
 SCHEDULE = NoiseSchedule.named("linear")
 PATIENCE = 120.0  # seconds; only a hang reaches it
@@ -108,7 +109,7 @@ class FakeModel:
 
 
 def _trajectories(model: FakeModel, job: str | None = None, **fields: Any) -> list[Trajectory]:
-    from worker.trajectory import trajectories
+    from denoised.worker.engine.trajectory import trajectories
 
     asked = request(model=model.card.name, **fields)
     record = JobRecord(id=job or uuid.uuid4().hex, owner="", request=asked, created_at=0.0)

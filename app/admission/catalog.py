@@ -1,0 +1,70 @@
+"""Which models live workers serve now; asked of Redis at most once a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from denoised.jobs.record import WorkerReport
+from denoised.jobs.store import Store
+from denoised.model.serving.card import ModelCard
+
+FRESH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Who serves what at one moment (`time.monotonic`). known: every model that was ever served."""
+
+    asked: float
+    workers: Sequence[WorkerReport]
+    cards: Sequence[ModelCard]
+    known: Sequence[str]
+
+    @classmethod
+    def read(cls, store: Store) -> Fleet:
+        workers = store.workers()
+        cards: dict[str, ModelCard] = {}
+        for worker in workers:
+            for card in worker.models:
+                cards.setdefault(card["name"], ModelCard(**card))
+        return cls(time.monotonic(), workers, list(cards.values()), store.known_models())
+
+
+class Catalog:
+    """What workers report, remembered for a moment. Thread-safe: at worst two threads ask at once.
+
+    Raises:
+        StoreUnavailable: when Redis does not answer in time.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._fleet = Fleet(float("-inf"), (), (), ())
+
+    def fleet(self) -> Fleet:
+        """Asked anew, too, while nobody serves anything."""
+        fleet = self._fleet
+        if time.monotonic() - fleet.asked > FRESH_SECONDS or not fleet.workers:
+            fleet = self._fleet = Fleet.read(self._store)
+        return fleet
+
+    def workers(self) -> Sequence[WorkerReport]:
+        """Reports of live workers, by name."""
+        return self.fleet().workers
+
+    def cards(self) -> Sequence[ModelCard]:
+        """One card a model; the first is the default."""
+        return self.fleet().cards
+
+    def known(self) -> Sequence[str]:
+        """Every model that was ever served here."""
+        return self.fleet().known
+
+    def listing(self) -> list[dict[str, Any]]:
+        """`GET /models`."""
+        fleet = self.fleet()
+        served = [card["name"] for worker in fleet.workers for card in worker.models]
+        return [{**card.model_dump(), "workers": served.count(card.name)} for card in fleet.cards]

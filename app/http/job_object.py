@@ -1,0 +1,57 @@
+"""The job object of the HTTP contract."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from denoised.jobs.record import JobRecord, QueueEstimate, image_url
+
+
+def job_object(job: JobRecord, outlook: QueueEstimate | None = None) -> dict[str, Any]:
+    """The job as the HTTP contract shows it."""
+    request, outlook = job.request, outlook or QueueEstimate()
+    base = f"/jobs/{job.id}"
+    return {
+        "id": job.id,
+        "status": job.status,
+        "model": request.model,
+        "label": request.label_name,
+        "n": request.n,
+        "seed": request.seed,
+        "sampler": request.sampler,
+        "steps": request.steps,
+        "eta": request.eta,
+        "guidance_scale": request.guidance_scale,
+        "guidance_rescale": request.guidance_rescale,
+        "spacing": request.spacing,
+        "karras": request.karras,
+        "format": request.format,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "queue_position": outlook.queue_position,
+        "eta_seconds": outlook.eta_seconds,
+        "progress": {"step": job.step, "steps": request.steps, "fraction": job.step / request.steps},
+        "attempt": job.attempt,
+        "images": [{**asdict(image), "url": image_url(job.id, image.index)} for image in job.images],
+        "timing": _timing(job),
+        "numerics": job.numerics,
+        "error": dict(job.error) if job.error else None,
+        "links": {
+            "self": base,
+            "events": f"{base}/events",
+            "cancel": base,
+            "animation": f"{base}/animation",
+        },
+    }
+
+
+def _timing(job: JobRecord) -> dict[str, Any]:
+    started, finished = job.started_at, job.finished_at
+    return {
+        "queued": started - job.created_at if started is not None else None,
+        "running": finished - started if started is not None and finished is not None else None,
+        "evaluations": job.evaluations,
+        "mean_batch": job.mean_batch,
+    }

@@ -1,0 +1,3 @@
+from denoised.cli.main import main
+
+main()

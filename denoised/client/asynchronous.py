@@ -1,0 +1,177 @@
+"""`AsyncClient`: the same as `Client`, for programs with an event loop (asyncio)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Self, TypeVar, Unpack
+
+import httpx
+from PIL import Image
+
+from denoised.client.errors import Busy, ServiceError
+from denoised.client.exchange import (
+    Call,
+    Exchange,
+    Flow,
+    Following,
+    OnWait,
+    Outcome,
+    Request,
+    place,
+    succeeded,
+)
+from denoised.client.results import Ended, Event, Fleet, Job, JobImage, Model, Status, Verification, opened
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to one server; its methods are those of `Client`, awaited. Tasks may share one.
+
+    Raises:
+        ServiceError: from every method; `denoised.client.errors` draws the tree.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        timeout: float = 30.0,
+        retry_for: float = 60.0,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        url, headers = place(url, key)
+        self._exchange = Exchange(url, retry_for, on_wait)
+        try:
+            self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ServiceError(f"the URL {url!r} cannot be read ({error})") from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._http.aclose()
+
+    async def generate(self, label: str | int | None = None, **request: Unpack[Request]) -> list[Image.Image]:
+        """As `Client.generate`. If the task is cancelled, so is the job."""
+        job = await self.submit(label, **request)
+        try:
+            ended = succeeded(await self.wait(job.id))
+        except (asyncio.CancelledError, GeneratorExit):
+            with contextlib.suppress(ServiceError):
+                await self.cancel(job.id)
+            raise
+        return [opened(await self.image(image)) for image in ended.images]
+
+    async def stream(self, label: str | int | None = None, **request: Unpack[Request]) -> AsyncGenerator[Event, None]:
+        """As `Client.stream`."""
+        job = await self.submit(label, **request)
+        async with contextlib.aclosing(self.events(job.id)) as events:
+            async for event in events:
+                yield event
+
+    async def submit(
+        self, label: str | int | None = None, *, idempotency_key: str | None = None, **request: Unpack[Request]
+    ) -> Job:
+        """As `Client.submit`."""
+        return await self._run(self._exchange.submit(label, request, idempotency_key))
+
+    async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
+        """As `Client.events`. Left early, its connection is kept until it is closed (`contextlib.aclosing`)."""
+        following = Following(self._exchange, job_id, after)
+        while not following.over:
+            broken: Exception | None = None
+            try:
+                async with contextlib.aclosing(self._lines(following)) as lines:
+                    async for event in lines:
+                        yield event
+            except (httpx.TransportError, Busy) as error:
+                broken = error
+            if not following.over:
+                await asyncio.sleep(following.pause(broken))
+
+    async def wait(self, job_id: str) -> Job:
+        """As `Client.wait`."""
+        async with contextlib.aclosing(self.events(job_id)) as events:
+            async for event in events:
+                if isinstance(event, Ended):
+                    return event.result
+        return await self.job(job_id)
+
+    async def job(self, job_id: str) -> Job:
+        """As `Client.job`."""
+        return await self._run(self._exchange.job(job_id))
+
+    async def jobs(self, limit: int | None = None, status: Status | None = None) -> AsyncGenerator[Job, None]:
+        """As `Client.jobs`."""
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            page, cursor = await self._run(self._exchange.page(cursor, left or 100, status))
+            for job in page:
+                yield job
+            if cursor is None:
+                return
+            left = None if left is None else left - len(page)
+
+    async def cancel(self, job_id: str) -> Job:
+        """As `Client.cancel`."""
+        return await self._run(self._exchange.cancel(job_id))
+
+    async def image(self, image: JobImage | str) -> bytes:
+        """As `Client.image`."""
+        return await self._run(self._exchange.bytes_at(image if isinstance(image, str) else image.url))
+
+    async def film(self, job_id: str, format: str = "webp", kind: str | None = None) -> bytes:
+        """As `Client.film`."""
+        return await self._run(self._exchange.film(job_id, format, kind))
+
+    async def verify(self, picture: bytes) -> Verification:
+        """As `Client.verify`."""
+        return await self._run(self._exchange.verify(picture))
+
+    async def models(self) -> list[Model]:
+        """As `Client.models`."""
+        return await self._run(self._exchange.models())
+
+    async def workers(self) -> Fleet:
+        """As `Client.workers`."""
+        return await self._run(self._exchange.workers())
+
+    async def _lines(self, following: Following) -> AsyncGenerator[Event, None]:
+        call = following.call
+        async with self._http.stream(call.method, call.path, **call.arguments()) as response:
+            if response.is_error:
+                await response.aread()
+            following.begin(response)
+            async for line in response.aiter_lines():
+                event = following.take(line)
+                if event is not None:
+                    yield event
+
+    async def _run(self, flow: Flow[T]) -> T:
+        """Drive a flow: make its calls, keep its pauses."""
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Call):
+                    step = flow.send(await self._send(step))
+                else:
+                    await asyncio.sleep(step.seconds)
+                    step = next(flow)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+
+    async def _send(self, call: Call) -> Outcome:
+        try:
+            return await self._http.request(call.method, call.path, **call.arguments())
+        except httpx.TransportError as error:
+            return error

@@ -1,0 +1,33 @@
+"""How Redis is spoken to: in good time or not at all, and never twice by itself."""
+
+from __future__ import annotations
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from denoised.jobs.errors import StoreUnavailable
+
+REDIS_URLS = "redis://:PASSWORD@HOST:PORT/0, rediss://… or unix://PATH; / @ : ? # % in the password as %2F and so on"
+
+
+def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redis:
+    """A client that gives up after `timeout` seconds and never retries by itself.
+
+    Raises:
+        StoreUnavailable: for a URL that cannot be read; it is not repeated, since it may hold a password.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            max_connections=connections,
+            health_check_interval=15,
+            retry=Retry(NoBackoff(), 0),
+            # A new connection asks nothing but what it is for: each question more would be one more to wait for.
+            protocol=2,
+            driver_info=None,
+        )
+    except ValueError:
+        raise StoreUnavailable(f"the Redis URL cannot be read (allowed: {REDIS_URLS})") from None

@@ -1,0 +1,138 @@
+"""A U-Net on a CUDA device as one recorded graph of launches, for batches of one fixed size.
+
+At a network of this size a GPU waits for Python: 160 launches take 5 ms, of which it works 1.5. Recorded once
+(`torch.cuda.CUDAGraph`) they are launched together. A graph has one batch size. Kernels differ from one size to
+another, and an image's last bits with them, so there is one size only: more images than that go in several
+runs, fewer run beside rows that nobody reads, and an image has the same bits in any company. That is
+checked on the device when the graph is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from denoised.model.errors import KernelError
+from denoised.model.networks.unet import UNet
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+BUCKET = 64  # images in a run
+WARM_UP = 3  # evaluations before the recording, in which libraries load and choose their kernels
+
+
+class GraphedUNet(nn.Module):
+    """The same function as the `UNet` it is made of, for inference on a CUDA device. The U-Net stays as it is.
+
+    shape: (C, H, W) of the pictures; it takes no others. precision: of convolutions and products: IEEE float32;
+    tf32, where 10 bits of a factor's mantissa are kept; bfloat16, for everything between input and output.
+
+    Raises:
+        KernelError: where the device cannot record it, or an image's bits depend on its neighbours.
+    """
+
+    def __init__(
+        self, unet: UNet, shape: tuple[int, int, int], precision: Precision = "float32", bucket: int = BUCKET
+    ) -> None:
+        super().__init__()
+        self.config = unet.config
+        self.class_embedding = unet.class_embedding
+        self.bucket = bucket
+        self._precision = precision
+        self._shape = shape
+        device = next(unet.parameters()).device
+        self._x = torch.zeros(bucket, *shape, device=device)
+        self._t = torch.ones(bucket, device=device)
+        self._label = torch.zeros(bucket, dtype=torch.long, device=device)
+        try:
+            self._unet = _in_precision(unet, precision)  # kept: the graph reads its weights where they lie
+            self._graph, self._output = self._recorded(self._unet)
+            self._check()
+        except RuntimeError as error:
+            raise KernelError(
+                f"no graph of the network can be had on {device} ({str(error).splitlines()[0]})"
+            ) from error
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """As `UNet.forward`, for x (B, *shape); not by two threads at a time."""
+        assert tuple(x.shape[1:]) == self._shape, (x.shape, self._shape)
+        out = x.new_empty(len(x), *self._output.shape[1:])
+        for start in range(0, len(x), self.bucket):
+            part = slice(start, min(start + self.bucket, len(x)))
+            count = part.stop - start
+            self._x[:count].copy_(x[part])
+            self._t[:count].copy_(t[part])
+            if label is not None:
+                self._label[:count].copy_(label[part])
+            self._graph.replay()
+            out[part].copy_(self._output[:count])
+        return out
+
+    @torch.no_grad()
+    def _recorded(self, unet: UNet) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """The graph of one evaluation of the bucket, and where it leaves its output."""
+        label = self._label if self.class_embedding is not None else None
+        dtype = next(unet.parameters()).dtype
+
+        def evaluate() -> Tensor:
+            return unet(self._x.to(dtype), self._t, label).float()
+
+        with _arithmetic(self._precision):
+            aside = torch.cuda.Stream(self._x.device)
+            aside.wait_stream(torch.cuda.current_stream(self._x.device))
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    evaluate()
+            torch.cuda.current_stream(self._x.device).wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                output = evaluate()
+        return graph, output
+
+    def _check(self) -> None:
+        """That an image has the same bits at every place, whoever its neighbours are.
+
+        Raises:
+            KernelError: when it has not.
+        """
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(self.bucket, *self._shape, generator=generator).to(self._x.device)
+        t = torch.linspace(1, 999, self.bucket, device=x.device)
+        label = torch.arange(self.bucket, device=x.device) % max(self.config.num_class_embeds or 1, 1)
+        first = self.forward(x, t, label)
+        for _ in range(8):
+            order = torch.randperm(self.bucket, generator=generator).to(x.device)
+            again = self.forward(x[order], t[order], label[order])
+            alone = self.forward(x[order[:1]], t[order[:1]], label[order[:1]])
+            if not (torch.equal(again, first[order]) and torch.equal(alone, first[order[:1]])):
+                raise KernelError(f"the bits of an image depend on its neighbours on {x.device}")
+
+
+def _in_precision(unet: UNet, precision: Precision) -> UNet:
+    """The network itself, or a copy of it in bfloat16."""
+    if precision != "bfloat16":
+        return unet
+    copy = UNet(unet.config).to(next(unet.parameters()).device)
+    copy.load_state_dict(unet.state_dict())
+    return copy.to(torch.bfloat16).eval().requires_grad_(False)
+
+
+@contextmanager
+def _arithmetic(precision: Precision) -> Iterator[None]:
+    """Kernels that are recorded here multiply in this precision.
+
+    cuDNN chooses them by its rules, not by trying, so that it chooses the same each time.
+    """
+    tf32 = precision == "tf32"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,67 @@
+"""Names that configs and tensors had in diffusers' first releases, and what they are called today.
+
+The public checkpoints of 2022 were written with them; diffusers' own renames are in its
+`scripts/change_naming_configs_and_checkpoints.py` (modules, configs) and in
+`ModelMixin._fix_state_dict_keys_on_load` (attention).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from denoised.model.errors import CheckpointError
+
+CONFIG_KEYS = {
+    "image_size": "sample_size",
+    "num_res_blocks": "layers_per_block",
+    "block_channels": "block_out_channels",
+    "down_blocks": "down_block_types",
+    "up_blocks": "up_block_types",
+    "downscale_freq_shift": "freq_shift",
+    "resnet_num_groups": "norm_num_groups",
+    "resnet_act_fn": "act_fn",
+    "resnet_eps": "norm_eps",
+    "num_head_channels": "attention_head_dim",
+}
+# Old and new, in the order in which they are applied to a tensor's name.
+TENSOR_NAMES = (
+    (r"^time_steps\.", "time_proj."),
+    (r"^mid\.", "mid_block."),
+    (r"^downsample_blocks\.", "down_blocks."),
+    (r"^upsample_blocks\.", "up_blocks."),
+    (r"(\.attentions\.\d+)\.query\.", r"\1.to_q."),
+    (r"(\.attentions\.\d+)\.key\.", r"\1.to_k."),
+    (r"(\.attentions\.\d+)\.value\.", r"\1.to_v."),
+    (r"(\.attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
+    (r"(\.(?:down|up)samplers\.\d+)\.op\.", r"\1.conv."),
+    (r"^time_proj\.W$", "time_proj.weight"),
+)
+
+
+def today_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config under today's keys and names of blocks ("UNetRes" in front of them is gone).
+
+    Raises:
+        CheckpointError: where an old key stands beside the new one and says something else.
+    """
+    values = {key: value for key, value in raw.items() if key not in CONFIG_KEYS}
+    for old, new in CONFIG_KEYS.items():
+        if old in raw and raw[old] != values.setdefault(new, raw[old]):
+            raise CheckpointError(f"config key {old!r} is the old name of {new!r} and says something else")
+    for key in ("down_block_types", "up_block_types"):
+        if isinstance(values.get(key), list | tuple):
+            values[key] = [_without_prefix(kind) for kind in values[key]]
+    return values
+
+
+def today_tensor(name: str) -> str:
+    """The name that a tensor has today."""
+    for old, new in TENSOR_NAMES:
+        name = re.sub(old, new, name)
+    return name
+
+
+def _without_prefix(kind: Any) -> Any:
+    return kind.removeprefix("UNetRes") if isinstance(kind, str) else kind

@@ -1,0 +1,156 @@
+"""What a model's `scheduler_config.json` decides: noise levels, what is predicted, grid, clipping.
+
+`model.checkpoints.scheduler_file` knows what each class means by what it leaves out; here the values are
+checked and become objects of this package.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from denoised.model.checkpoints.folders import read_json
+from denoised.model.checkpoints.scheduler_file import EXPLODING, Keys, complete, sampler_of
+from denoised.model.diffusion.clipping import Clipping
+from denoised.model.diffusion.grids import SPACINGS, VARIANCES, Grid
+from denoised.model.diffusion.noise import PREDICTION_TYPES, NoiseSchedule
+from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.errors import CheckpointError
+from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.score_network import exploding_schedule
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """path: the file; keys: its content, the class's defaults filled in.
+
+    Every method raises CheckpointError for a value that is not understood, naming file, key and value.
+    """
+
+    path: Path
+    keys: Keys
+
+    @classmethod
+    def read(cls, path: Path) -> NoiseSettings:
+        """The settings in a file.
+
+        Raises:
+            CheckpointError: for a file, a class or a key that is not understood.
+        """
+        return cls(path, complete(path, read_json(path), SAMPLERS))
+
+    @property
+    def sampler(self) -> str | None:
+        """The sampler that does what the file's class does, if there is one."""
+        own = sampler_of(self.keys)
+        return own if own in SAMPLERS else None
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network outputs."""
+        return self._one_of("prediction_type", PREDICTION_TYPES)
+
+    @property
+    def exploding(self) -> tuple[float, float, int] | None:
+        """The least and the greatest σ and the number of timesteps, where the noise is not α² + σ² = 1."""
+        if self.keys["_class_name"] != EXPLODING:
+            return None
+        timesteps = int(self._number("num_train_timesteps", 2000, least=1))
+        lowest, highest = (self._number(key, 0.0) for key in ("sigma_min", "sigma_max"))
+        if not 0 < lowest < highest:
+            raise CheckpointError(f"{self.path}: sigma_min = {lowest} is not between 0 and sigma_max = {highest}")
+        return lowest, highest, timesteps
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels of training."""
+        if self.exploding is not None:
+            return exploding_schedule(*self.exploding)
+        schedule = self._trained_schedule()
+        if not self._switch("rescale_betas_zero_snr", False):
+            return schedule
+        if self.prediction_type == "epsilon":
+            raise CheckpointError(
+                f"{self.path}: prediction_type = 'epsilon' with rescale_betas_zero_snr = True: "
+                "at the last timestep the image is all noise, and the noise says nothing of the picture"
+            )
+        return schedule.ending_in_noise()
+
+    @property
+    def clipping(self) -> Clipping:
+        """What is done to x̂_0."""
+        if self._switch("thresholding", False):
+            ratio = self._number("dynamic_thresholding_ratio", 0.995)
+            if ratio > 1:
+                raise CheckpointError(f"{self.path}: dynamic_thresholding_ratio = {ratio} is outside 0 … 1")
+            return Clipping(self._number("sample_max_value", 1.0, least=1), ratio)
+        limit = self._number("clip_sample_range", 1.0)
+        return Clipping(limit if self._switch("clip_sample", True) else None)
+
+    def grid(self, config: UNetConfig) -> Grid:
+        """Which levels are visited; config: of the U-Net, which must predict a variance where one is learned."""
+        variance_type = self._one_of("variance_type", VARIANCES)
+        if variance_type.startswith("learned") and config.out_channels == config.in_channels:
+            raise CheckpointError(
+                f"{self.path}: variance_type = {variance_type!r} needs a U-Net of "
+                f"out_channels = {2 * config.in_channels}, not {config.out_channels}"
+            )
+        return Grid(
+            spacing=self._one_of("timestep_spacing", SPACINGS),
+            steps_offset=int(self._number("steps_offset", 0)),
+            set_alpha_to_one=self._switch("set_alpha_to_one", True),
+            variance_type=variance_type,
+            karras=self.keys.get("use_karras_sigmas") is not None and self._switch("use_karras_sigmas", False),
+            lambda_min=self._lambda_min(),
+        )
+
+    def _trained_schedule(self) -> NoiseSchedule:
+        timesteps = int(self._number("num_train_timesteps", 1000, least=1))
+        if self.keys["trained_betas"] is not None:
+            return NoiseSchedule.from_betas(self._trained_betas(timesteps))
+        ends = [self._number("beta_start", 1e-4), self._number("beta_end", 0.02)]
+        try:
+            return NoiseSchedule.named(str(self.keys["beta_schedule"]), timesteps, *ends)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
+
+    def _trained_betas(self, timesteps: int) -> Any:
+        betas = self.keys["trained_betas"]
+        numbers = isinstance(betas, list) and all(type(beta) in (int, float) for beta in betas)
+        if not numbers or len(betas) != timesteps or not all(0 < beta < 1 for beta in betas):
+            raise CheckpointError(f"{self.path}: trained_betas is no list of {timesteps} numbers between 0 and 1")
+        return np.asarray(betas, dtype=np.float64)
+
+    def _lambda_min(self) -> float:
+        value = self.keys.get("lambda_min_clipped")
+        if value is None:
+            return -math.inf
+        if type(value) not in (int, float) or math.isnan(value):
+            raise CheckpointError(f"{self.path}: lambda_min_clipped = {value!r} is no number")
+        return float(value)
+
+    def _number(self, key: str, default: float, least: float = 0) -> float:
+        """A finite number from `least` up, whole where the default is; the default where the class has no such key."""
+        value = self.keys.get(key, default)
+        kinds = (int,) if isinstance(default, int) else (int, float)
+        if type(value) not in kinds or not least <= value < math.inf:
+            kind = "whole number" if kinds == (int,) else "number"
+            raise CheckpointError(f"{self.path}: {key} = {value!r} is no {kind} from {least} up")
+        return float(value)
+
+    def _switch(self, key: str, default: bool) -> bool:
+        value = self.keys.get(key, default)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{self.path}: {key} = {value!r} is neither true nor false")
+        return value
+
+    def _one_of(self, key: str, allowed: tuple[str, ...]) -> str:
+        """The value of a key; the first of those allowed where the class has no such key."""
+        value = self.keys.get(key, allowed[0])
+        if value not in allowed:
+            raise CheckpointError(f"{self.path}: {key} = {value!r} is not supported (supported: {', '.join(allowed)})")
+        return str(value)

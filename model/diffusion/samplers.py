@@ -1,0 +1,90 @@
+"""The samplers by name: which noise levels each visits, and the rows of its plan there.
+
+The rows are functions in `singlestep`, `multistep` and `langevin`, beside this file. A new
+sampler is one more function and one more line of `SAMPLERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from denoised.model.diffusion.grids import (
+    VARIANCES,
+    Grid,
+    Levels,
+    discrete_levels,
+    halved_levels,
+    levelled_levels,
+    ratio_levels,
+    solver_levels,
+)
+from denoised.model.diffusion.langevin import LANGEVIN_STEPS, langevin_rows, pc_rows
+from denoised.model.diffusion.multistep import dpmpp_2m_rows, dpmpp_2m_sde_rows, dpmpp_3m_rows, lms_rows, unipc_rows
+from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.plans import Plan, Row
+from denoised.model.diffusion.singlestep import ddim_rows, ddpm_rows, dpm_2_rows, euler_a_rows, euler_rows, heun_rows
+from denoised.model.errors import PlanError
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """levels: which noise levels it visits; rows: what it does there."""
+
+    levels: Callable[[NoiseSchedule, int, Grid], Levels]
+    rows: Callable[[Levels, Grid, float], list[Row]]
+    takes_eta: bool = False
+    stages: int = 1  # evaluations a step; the last step is one evaluation
+
+    @property
+    def takes_karras(self) -> bool:
+        """Whether its levels may lie between the training's timesteps."""
+        return self.levels in (ratio_levels, levelled_levels, halved_levels, solver_levels)
+
+
+def _ending_in_one(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
+    return discrete_levels(schedule, steps, grid, end_alpha_one=True)
+
+
+def _ending_as_told(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
+    return discrete_levels(schedule, steps, grid, end_alpha_one=grid.set_alpha_to_one)
+
+
+def _ddpm(levels: Levels, grid: Grid, eta: float) -> list[Row]:
+    if grid.variance_type not in VARIANCES:
+        known = ", ".join(VARIANCES)
+        raise PlanError(f"variance_type = {grid.variance_type!r} is not supported by ddpm (supported: {known})")
+    return ddpm_rows(levels, grid.variance_type)
+
+
+SAMPLERS = {
+    "ddpm":         Sampler(_ending_in_one,  _ddpm),
+    "ddim":         Sampler(_ending_as_told, lambda levels, grid, eta: ddim_rows(levels, eta), takes_eta=True),
+    "euler":        Sampler(ratio_levels,    lambda levels, grid, eta: euler_rows(levels)),
+    "euler_a":      Sampler(ratio_levels,    lambda levels, grid, eta: euler_a_rows(levels)),
+    "heun":         Sampler(levelled_levels, lambda levels, grid, eta: heun_rows(levels), stages=2),
+    "dpm_2":        Sampler(halved_levels,   lambda levels, grid, eta: dpm_2_rows(levels), stages=2),
+    "dpmpp_2m":     Sampler(solver_levels,   lambda levels, grid, eta: dpmpp_2m_rows(levels)),
+    "dpmpp_2m_sde": Sampler(solver_levels,   lambda levels, grid, eta: dpmpp_2m_sde_rows(levels)),
+    "dpmpp_3m":     Sampler(solver_levels,   lambda levels, grid, eta: dpmpp_3m_rows(levels)),
+    "lms":          Sampler(ratio_levels,    lambda levels, grid, eta: lms_rows(levels)),
+    "unipc":        Sampler(solver_levels,   lambda levels, grid, eta: unipc_rows(levels, 2)),
+    "unipc_3":      Sampler(solver_levels,   lambda levels, grid, eta: unipc_rows(levels, 3)),
+    "langevin":     Sampler(ratio_levels,    lambda levels, grid, eta: langevin_rows(levels), stages=LANGEVIN_STEPS),
+    "pc":           Sampler(ratio_levels,    lambda levels, grid, eta: pc_rows(levels), stages=2),
+}  # fmt: skip
+
+
+def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, grid: Grid, eta: float = 0.0) -> Plan:
+    """The plan of a sampler by name.
+
+    Raises:
+        PlanError: for an unknown sampler, or steps, η or a grid outside its limits.
+    """
+    if sampler not in SAMPLERS:
+        raise PlanError(f"sampler = {sampler!r} is not offered (offered: {', '.join(SAMPLERS)})")
+    if not 0.0 <= eta <= 1.0:
+        raise PlanError(f"eta = {eta} is outside 0 … 1")
+    recipe = SAMPLERS[sampler]
+    levels = recipe.levels(schedule, steps, grid)
+    return Plan.of(sampler, levels, recipe.rows(levels, grid, eta))

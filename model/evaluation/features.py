@@ -1,0 +1,163 @@
+"""The feature network: in what space pictures are compared, and who names their class.
+
+A small residual classifier. Its features are what stands before its last layer, averaged over
+the picture, as Inception's are in the FID of Heusel et al. 2017 (arXiv:1706.08500); figures in
+one space say nothing of figures in another. A folder holds
+
+    features.json            `FeatureCard`: labels, picture shape, widths, test accuracy
+    features.safetensors     the weights
+
+It takes bytes, never floats, so that generated pictures and real ones are rounded alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
+from denoised.model.checkpoints.weights import read_weights
+from denoised.model.errors import CheckpointError
+from denoised.model.serving.loading import ZOO
+from denoised.model.training.data import to_unit
+
+CARD = "features.json"
+WEIGHTS = "features.safetensors"
+FASHION_FEATURES = ZOO / "fashion-mnist-features"
+WIDTHS = (32, 64, 128)
+BATCH = 250
+
+
+class FeatureCard(BaseModel):
+    """`features.json`: what the network is, and how well it does on pictures it was not trained on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    labels: list[str] = Field(min_length=2)
+    image_shape: tuple[int, int, int]
+    widths: list[int] = Field(min_length=1)
+    test_accuracy: float = Field(ge=0, le=1)
+    test_images: int = Field(ge=1)
+    data: str = ""
+    training: dict[str, Any] = {}
+
+
+class FeatureNetwork(nn.Module):
+    """One residual block a width, each halving the picture's sides; widths[-1] features."""
+
+    def __init__(self, channels: int, classes: int, widths: Sequence[int] = WIDTHS) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]))
+        before = (widths[0], *widths[:-1])
+        self.blocks = nn.ModuleList(_Residual(entering, width) for entering, width in zip(before, widths, strict=True))
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """pictures: (B, C, H, W) uint8. Returns features (B, d) and logits (B, K)."""
+        x = F.relu(self.stem(to_unit(pictures)))
+        for block in self.blocks:
+            x = block(x)
+        features = x.mean(dim=(2, 3))
+        return features, self.head(features)
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside a projection, sides halved (He et al. 2016, arXiv:1512.03385)."""
+
+    def __init__(self, entering: int, leaving: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(entering, leaving, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(leaving)
+        self.conv2 = nn.Conv2d(leaving, leaving, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(leaving)
+        self.shortcut = nn.Conv2d(entering, leaving, 1, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the network says of N pictures. values: (N, d) float32; classes: (N,) int64, the likeliest."""
+
+    values: Tensor
+    classes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def first(self, count: int) -> Features:
+        """Those of the first `count` pictures."""
+        return Features(self.values[:count], self.classes[:count])
+
+
+class FeatureSpace:
+    """A trained feature network with its card."""
+
+    def __init__(self, network: FeatureNetwork, card: FeatureCard) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.card = card
+
+    @torch.inference_mode()
+    def of(self, pictures: Tensor) -> Features:
+        """pictures: (N, C, H, W) uint8 of the card's shape.
+
+        Raises:
+            CheckpointError: for pictures of another shape.
+        """
+        if tuple(pictures.shape[1:]) != self.card.image_shape:
+            raise CheckpointError(
+                f"the feature network takes pictures of (C, H, W) = {self.card.image_shape}, "
+                f"not of {tuple(pictures.shape[1:])}: train one for them (denoised train-features)"
+            )
+        device = next(self.network.parameters()).device
+        parts = [self.network(part.to(device)) for part in pictures.split(BATCH)]
+        return Features(
+            torch.cat([features.float().cpu() for features, _ in parts]),
+            torch.cat([logits.argmax(dim=1).cpu() for _, logits in parts]),
+        )
+
+    def accuracy(self, pictures: Tensor, classes: Tensor) -> float:
+        """The share of pictures (N, C, H, W) whose likeliest class is the one in `classes` (N,)."""
+        return float((self.of(pictures).classes == classes).double().mean())
+
+
+def load_features(folder: Path, device: str = "cpu") -> FeatureSpace:
+    """The feature space in a folder.
+
+    Raises:
+        CheckpointError: in one line that names the file, the key and the cause.
+    """
+    card = _read_card(folder / CARD)
+    with torch.device("meta"):
+        network = FeatureNetwork(card.image_shape[0], len(card.labels), card.widths)
+    network.load_state_dict(read_weights(folder / WEIGHTS, network.state_dict()), assign=True)
+    return FeatureSpace(network.to(device), card)
+
+
+def save_features(folder: Path, space: FeatureSpace) -> None:
+    """Write a folder; each file appears whole or not at all, the card last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.cpu().contiguous() for name, value in space.network.state_dict().items()}
+    write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    write_text_atomically(folder / CARD, space.card.model_dump_json(indent=2) + "\n")
+
+
+def _read_card(path: Path) -> FeatureCard:
+    try:
+        return FeatureCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}: name a folder that denoised train-features wrote") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise CheckpointError(f"{path}: {where}: {first['msg']}") from error

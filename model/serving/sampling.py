@@ -1,0 +1,76 @@
+"""The whole reverse diffusion of a few images at once, without a server.
+
+The running batch in `worker.engine.engine` does the same for everybody; this loop serves training
+grids, tests and anyone who wants to read the algorithm in twenty lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from denoised.model.diffusion.guidance import merge
+from denoised.model.diffusion.plans import advance, spread_noise
+from denoised.model.serving.pixel_model import PixelModel
+
+
+def initial_noise(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    """One draw of unit noise in an image's own shape: CPU, float32, whatever device follows."""
+    return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+
+@torch.inference_mode()
+def sample(
+    model: PixelModel,
+    labels: Sequence[int | None],
+    *,
+    seed: int = 0,
+    sampler: str = "ddim",
+    steps: int = 50,
+    eta: float = 0.0,
+    spacing: str | None = None,
+    karras: bool | None = None,
+    guidance_scale: float = 1.0,
+    guidance_rescale: float = 0.0,
+) -> Tensor:
+    """Images for `labels`, image k from seed + k. Returns x_0 (B, C, H, W) about [−1, 1].
+
+    Raises:
+        PlanError: for a sampler, steps, η or levels that are not offered.
+    """
+    plan = model.plan(sampler, steps, eta, spacing, karras)
+    count, device = len(labels), model.device
+    generators = [torch.Generator().manual_seed(seed + k) for k in range(count)]
+
+    def draw() -> Tensor:
+        return torch.stack([initial_noise(generator, model.shape) for generator in generators]).to(device)
+
+    registers = torch.zeros(count, plan.registers, *model.shape, device=device)
+    registers[:, 0] = plan.start * draw()
+    conditions = torch.stack([model.condition(label) for label in labels])
+    guided = torch.full((count,), guidance_scale != 1.0, device=device)
+    nothing = torch.stack([model.condition(None) for _ in labels]) if guided.any() else conditions
+    for row in range(plan.evaluations):
+        x = registers[:, 0]
+        t, alpha, sigma, spread = (
+            _filled(table[row], count, device) for table in (plan.t, plan.alpha, plan.sigma, plan.spread)
+        )
+        estimate = model.denoise(x, t, alpha, sigma, conditions)
+        if guidance_scale != 1.0:
+            without = model.denoise(x, t, alpha, sigma, nothing)
+            scale = _filled(guidance_scale, count, device)
+            amount = _filled(guidance_rescale, count, device) if guidance_rescale else None
+            estimate = merge(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)
+        estimate = model.clipping(estimate, x, alpha, sigma, guided)
+        z = draw() if plan.draws(row) else torch.zeros_like(x)
+        if estimate.share is not None:
+            z = spread_noise(z, estimate.share, spread)
+        matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)
+        registers = advance(registers, estimate, z, matrices)
+    return registers[:, 0]
+
+
+def _filled(value: float, count: int, device: torch.device) -> Tensor:
+    return torch.full((count,), float(value), dtype=torch.float32, device=device)

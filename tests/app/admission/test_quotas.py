@@ -1,0 +1,127 @@
+"""How much may wait, for all together and for each key; and when to come back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from denoised.app.admission.quotas import Admission, Load
+from denoised.app.http.api_keys import KeyRing
+from denoised.app.http.errors import TooBusy
+from denoised.app.settings import ApiSettings
+from denoised.jobs.record import WorkerReport
+
+Browse = Callable[..., TestClient]
+
+
+def worker(speed: float | None) -> WorkerReport:
+    return WorkerReport("w", [{"name": "m"}], 16, 0, 0, speed)
+
+
+def retry_after(
+    admission: Admission, load: Load, queues: dict[str, list[Load]], speed: float | None = 10.0
+) -> int | None:
+    """Seconds to come back after; None when there is room."""
+    try:
+        admission.check(load, [], queues, [worker(speed)])
+    except TooBusy as busy:
+        return int(busy.headers["Retry-After"])
+    return None
+
+
+def queue(*evaluations: int, owner: str = "me") -> list[Load]:
+    return [Load(f"{owner}-{k}", owner, count) for k, count in enumerate(evaluations)]
+
+
+def test_what_waits_may_reach_the_limit_and_not_pass_it() -> None:
+    admission = Admission(ApiSettings(queue_limit=100))
+    assert retry_after(admission, Load("x", "me", 40), {"m": queue(30, 30)}) is None
+    assert retry_after(admission, Load("x", "me", 41), {"m": queue(30, 30)}) is not None
+    assert retry_after(admission, Load("x", "me", 41), {"m": queue(30), "o": queue(30, owner="you")}) is not None
+
+
+def test_a_job_larger_than_the_limit_is_taken_when_nothing_waits() -> None:
+    """Or it would be told for ever to come back."""
+    admission = Admission(ApiSettings(queue_limit=100))
+    assert retry_after(admission, Load("x", "me", 1000), {"m": []}) is None
+    assert retry_after(admission, Load("x", "me", 1000), {"m": queue(1)}) == 1
+
+
+def test_the_time_to_come_back_is_that_of_the_work_that_has_to_leave() -> None:
+    admission = Admission(ApiSettings(queue_limit=100))
+    assert retry_after(admission, Load("x", "me", 20), {"m": queue(50, 50)}) == 5  # the first 50, at 10 a second
+    assert retry_after(admission, Load("x", "me", 60), {"m": queue(50, 50)}) == 10
+    assert retry_after(admission, Load("x", "me", 20), {"m": queue(50, 50)}, speed=None) == 10
+    assert retry_after(admission, Load("x", "me", 20), {"m": queue(50, 50)}, speed=0.001) == 3600
+
+
+def test_a_key_has_a_limit_of_its_own_and_waits_for_what_stands_before_its_jobs() -> None:
+    admission = Admission(ApiSettings(queue_limit_per_key=100, api_keys=KeyRing.of(["one", "two"])))
+    mixed = [*queue(300, owner="you"), *queue(60, 40)]
+    assert retry_after(admission, Load("x", "me", 1), {"m": mixed}) == 36
+    assert retry_after(admission, Load("x", "you", 1), {"m": mixed}) == 30
+    assert retry_after(admission, Load("x", "they", 100), {"m": mixed}) is None
+
+
+def test_jobs_are_counted_too_however_small() -> None:
+    admission = Admission(ApiSettings(max_queue=3))
+    assert retry_after(admission, Load("x", "me", 1), {"m": queue(10, 10)}) is None
+    assert retry_after(admission, Load("x", "me", 1), {"m": queue(10, 20, 30)}) == 1
+
+
+def test_what_is_being_accepted_counts_until_it_is_there() -> None:
+    admission = Admission(ApiSettings(queue_limit=100))
+    first, second = Load("a", "me", 60), Load("b", "me", 60)
+    with admission.coming(first) as before:
+        assert before == []
+        with admission.coming(second) as before:
+            assert before == [first]
+            with pytest.raises(TooBusy):
+                admission.check(second, before, {"m": []}, [worker(10.0)])
+            with pytest.raises(TooBusy):
+                admission.check(second, before, {"m": [first]}, [worker(10.0)])
+            admission.check(Load("c", "me", 40), before, {"m": [first]}, [worker(10.0)])  # counted once
+    with admission.coming(second) as before:
+        assert before == []
+
+
+def test_many_at_once_do_not_pass_the_limit_together(browse: Browse, desk: Any) -> None:
+    """pytorch/serve#2764: fill to the limit, send fifty more."""
+    desk.serve(speed=100.0)
+    api = browse(queue_limit=200)
+    together = threading.Barrier(16)
+
+    def post(k: int) -> int:
+        if k < 16:
+            together.wait()
+        answer = api.post("/generate", json={"steps": 20, "seed": k})
+        if answer.status_code == 429:
+            assert 1 <= int(answer.headers["retry-after"]) <= 2
+            assert answer.headers["content-type"] == "application/problem+json"
+        return answer.status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(post, range(60)))
+    assert set(statuses) == {202, 429}
+    assert statuses.count(202) == len(api.get("/jobs?limit=100").json()["jobs"]) <= 10
+    while (more := api.post("/generate", json={"steps": 20}).status_code) == 202:
+        pass
+    assert more == 429
+    assert len(api.get("/jobs?limit=100").json()["jobs"]) == 10, "and the limit itself is reached"
+
+
+def test_one_keys_crowd_leaves_room_for_the_others(browse: Browse, desk: Any) -> None:
+    desk.serve(speed=100.0)
+    api = browse(keys=("one", "two"), queue_limit=1000, queue_limit_per_key=50)
+    mine = [api.post("/generate", json={"steps": 20}).status_code for _ in range(4)]
+    assert mine == [202, 202, 429, 429]
+    refused = api.post("/generate", json={"steps": 20}).json()
+    assert "40 evaluations of this key wait" in refused["detail"]
+    assert "allowed: 50" in refused["detail"]
+    yours = api.post("/generate", json={"steps": 20}, headers={"Authorization": "Bearer two"})
+    assert yours.status_code == 202

@@ -1,0 +1,338 @@
+"""`POST /generate`: a job for each request, one for equal ones with a key, none when there is no room."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from starlette.testclient import TestClient
+
+from denoised.app.admission.queue_snapshot import QueueSnapshot
+from denoised.app.http.schemas import JobObject
+from denoised.app.services import Services
+from denoised.jobs.errors import StoreUnavailable
+from denoised.jobs.memory import Memory
+from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
+
+Browse = Callable[..., TestClient]
+
+
+def key(text: str) -> dict[str, str]:
+    return {"Idempotency-Key": text}
+
+
+def test_a_request_is_accepted_and_its_job_stands_where_it_says(api: TestClient) -> None:
+    answer = api.post("/generate", json={"label": "sneaker", "seed": 7})
+    assert answer.status_code == 202
+    job = JobObject.model_validate(answer.json(), strict=True)
+    assert answer.headers["location"] == job.links.self == f"/jobs/{job.id}"
+    assert (job.status, job.seed, job.model, job.steps, job.guidance_scale) == ("queued", 7, "shoes", 20, 2.5)
+    assert api.get(answer.headers["location"]).json() == answer.json()
+
+
+def test_the_seed_that_was_drawn_is_returned(api: TestClient) -> None:
+    assert len({api.post("/generate", json={}).json()["seed"] for _ in range(5)}) > 1
+
+
+def test_rq_holds_the_id_and_nothing_of_the_request(api: TestClient, services: Services, client: redis.Redis) -> None:
+    job_id = api.post("/generate", json={"label": "ботинок"}).json()["id"]
+    rq_job = Job.fetch(job_id, connection=client, serializer=JSONSerializer)
+    assert json.loads(rq_job.data) == ["denoised.sample", None, [], {}]
+    assert rq_job.retries_left is None
+    record = services.store.job(job_id)
+    assert record is not None
+    assert record.max_attempts == services.settings.max_attempts == 3
+
+
+def test_many_posts_at_once_make_as_many_jobs(api: TestClient, client: redis.Redis) -> None:
+    """vllm-omni#1080."""
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda k: api.post("/generate", json={"seed": k}), range(64)))
+    assert {answer.status_code for answer in answers} == {202}
+    jobs = {answer.json()["id"]: answer.json()["seed"] for answer in answers}
+    assert sorted(jobs.values()) == list(range(64))
+    assert Queue("shoes", connection=client).count == 64
+    assert all(api.get(f"/jobs/{job_id}").json()["seed"] == seed for job_id, seed in list(jobs.items())[:8])
+
+
+def test_the_same_key_and_body_are_the_same_job(api: TestClient, client: redis.Redis) -> None:
+    first = api.post("/generate", json={"label": 0, "n": 2}, headers=key("k"))
+    again = api.post(
+        "/generate", content=b'{"n": 2, "label": 0}', headers={"Content-Type": "application/json", **key("k")}
+    )
+    assert again.status_code == 202
+    assert again.json()["id"] == first.json()["id"]
+    assert again.json()["seed"] == first.json()["seed"]
+    assert Queue("shoes", connection=client).count == 1
+
+
+def test_a_key_stands_for_the_same_job_however_it_is_asked_for(api: TestClient, client: redis.Redis) -> None:
+    """Defaults written out, nulls, and Accept: image/png where png is the default, make no other body."""
+    first = api.post("/generate", json={"label": 0}, headers=key("k")).json()
+    for defaults in ({"n": 1, "preview_every": 0}, dict.fromkeys(["n", "preview_every", "preview", "format", "seed"])):
+        again = api.post("/generate", json={"label": 0, **defaults}, headers=key("k"))
+        assert again.json()["id"] == first["id"]
+    picture = api.post("/generate", json={"label": 0}, headers={**key("k"), "Accept": "image/png", "Prefer": "wait=0"})
+    assert (picture.status_code, picture.json()["job"]) == (504, first["id"])
+    assert Queue("shoes", connection=client).count == 1
+
+
+def test_a_replay_is_answered_when_no_worker_lives(api: TestClient, client: redis.Redis) -> None:
+    first = api.post("/generate", json={"label": 0}, headers=key("k")).json()
+    client.delete("denoised:workers")
+    time.sleep(1.1)  # what the front end remembers of them
+    assert api.post("/generate", json={"label": 0}, headers=key("new")).status_code == 503
+    assert api.post("/generate", json={"label": 0}, headers=key("k")).json()["id"] == first["id"]
+
+
+def test_two_equal_posts_at_the_same_moment_make_one_job(api: TestClient, client: redis.Redis) -> None:
+    for k in range(20):
+        together = threading.Barrier(2)
+
+        def post(_: int, together: threading.Barrier = together, name: str = f"key-{k}") -> dict[str, Any]:
+            together.wait()
+            answer = api.post("/generate", json={"label": 1}, headers=key(name))
+            assert answer.status_code == 202, answer.text
+            found: dict[str, Any] = answer.json()
+            return found
+
+        with ThreadPoolExecutor(2) as pool:
+            one, two = pool.map(post, range(2))
+        assert (one["id"], one["seed"]) == (two["id"], two["seed"])
+        assert Queue("shoes", connection=client).count == k + 1
+
+
+def test_the_same_key_with_another_body_is_refused(api: TestClient) -> None:
+    api.post("/generate", json={"seed": 1}, headers=key("k"))
+    answer = api.post("/generate", json={"seed": 2}, headers=key("k"))
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "Idempotency-Key"
+    assert error["message"].startswith('"k" was used within 24 h with another body')
+
+
+def test_a_key_belongs_to_its_caller(browse: Browse, desk: Any) -> None:
+    desk.serve()
+    api = browse(keys=("one", "two"))
+    mine = api.post("/generate", json={}, headers=key("k")).json()
+    yours = api.post("/generate", json={"n": 2}, headers={**key("k"), "Authorization": "Bearer two"})
+    assert yours.status_code == 202
+    assert yours.json()["id"] != mine["id"]
+
+
+def test_a_key_whose_claimant_died_before_its_job_makes_one_now(api: TestClient, client: redis.Redis) -> None:
+    """The process that claimed it was killed between the two writes."""
+    first = api.post("/generate", json={}, headers=key("k")).json()["id"]
+    client.delete("rq:queue:shoes", *client.scan_iter(f"*{first}*"))
+    again = api.post("/generate", json={}, headers=key("k"))
+    assert again.status_code == 202
+    assert api.get(f"/jobs/{again.json()['id']}").status_code == 200
+
+
+def test_too_much_waiting_work_is_refused_with_a_time_to_come_back(browse: Browse, desk: Any) -> None:
+    """pytorch/serve#2764."""
+    desk.serve(speed=10.0)
+    api = browse(max_queue=3)
+    accepted = [api.post("/generate", json={"steps": 100}) for _ in range(3)]
+    refused = [api.post("/generate", json={"steps": 100}) for _ in range(5)]
+    assert {answer.status_code for answer in accepted} == {202}
+    assert {answer.status_code for answer in refused} == {429}
+    assert {answer.headers["content-type"] for answer in refused} == {"application/problem+json"}
+    assert 10 <= int(refused[0].headers["retry-after"]) <= 60
+    assert len(api.get("/jobs").json()["jobs"]) == 3
+    api.delete(f"/jobs/{accepted[0].json()['id']}")
+    assert api.post("/generate", json={}).status_code == 202
+
+
+def test_the_forecast_is_the_work_ahead_over_the_measured_speed(browse: Browse, desk: Any) -> None:
+    desk.serve(speed=50.0)
+    api = browse()
+    jobs = [api.post("/generate", json={"steps": 100, "n": k + 1}).json() for k in range(3)]
+    assert [job["queue_position"] for job in jobs] == [0, 1, 2]
+    assert [job["eta_seconds"] for job in jobs] == [100 / 50, 300 / 50, 600 / 50]
+    guided = api.post("/generate", json={"steps": 100, "label": 0, "guidance_scale": 2}).json()
+    assert guided["eta_seconds"] == 800 / 50, "guidance takes two evaluations a step"
+
+
+def test_no_forecast_is_made_up_before_anything_was_measured(api: TestClient) -> None:
+    assert api.post("/generate", json={}).json()["eta_seconds"] is None
+
+
+def test_who_waits_gets_the_unfinished_job_when_the_time_is_up(api: TestClient) -> None:
+    answer = api.post("/generate", json={}, headers={"Prefer": "wait=0"})
+    assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "wait=0"
+    assert answer.json()["status"] == "queued"
+
+
+def finish_next(services: Services, desk: Any) -> None:
+    """Do what a worker would do with the first job that comes."""
+    end = time.monotonic() + 60
+    while not (ids := Queue("shoes", connection=services.store.client).get_job_ids()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    desk.finish(ids[0], desk.start(ids[0]))
+
+
+WAITS = [
+    ("wait=60", "wait=60"),
+    ("respond-async, wait=30", "wait=30"),
+    ("wait", "wait=60"),
+    ("wait=9999999999", "wait=60"),
+]
+
+
+@pytest.mark.parametrize(("prefer", "applied"), WAITS)
+def test_who_waits_gets_the_finished_job(
+    prefer: str, applied: str, api: TestClient, services: Services, desk: Any
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(finish_next, services, desk)
+        answer = api.post("/generate", json={}, headers={"Prefer": prefer})
+        working.result()
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "succeeded"
+    assert answer.headers["preference-applied"] == applied
+
+
+def test_who_asks_for_a_picture_gets_the_picture(api: TestClient, services: Services, desk: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(finish_next, services, desk)
+        answer = api.post("/generate", json={"seed": 9}, headers={"Accept": "image/webp"})
+        working.result()
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/webp"
+    assert answer.headers["x-seed"] == "9"
+    assert "preference-applied" not in answer.headers, "none was named"
+    assert api.get(f"/jobs/{answer.headers['x-job-id']}").json()["format"] == "webp"
+
+
+@pytest.mark.parametrize(("body", "format"), [({}, "png"), ({"format": "jpeg"}, "jpeg")])
+def test_who_takes_any_picture_gets_a_png_or_what_the_body_says_and_is_told_of_the_wait(
+    body: dict[str, Any], format: str, api: TestClient, services: Services, desk: Any
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(finish_next, services, desk)
+        answer = api.post("/generate", json=body, headers={"Accept": "image/*", "Prefer": "wait=20"})
+        working.result()
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == f"image/{format}"
+    assert answer.headers["preference-applied"] == "wait=20"
+
+
+def test_a_picture_that_is_not_ready_in_time_is_a_504_that_names_the_job(api: TestClient) -> None:
+    answer = api.post("/generate", json={}, headers={"Accept": "image/png", "Prefer": "wait=0"})
+    assert answer.status_code == 504
+    job = answer.json()["job"]
+    assert answer.headers["location"] == f"/jobs/{job}"
+    assert answer.headers["preference-applied"] == "wait=0"
+    assert api.get(f"/jobs/{job}").json()["status"] == "queued"
+
+
+def test_a_picture_is_one_image_in_the_format_that_was_asked_for(api: TestClient) -> None:
+    for body in ({"n": 2}, {"format": "webp"}):
+        assert api.post("/generate", json=body, headers={"Accept": "image/png"}).status_code == 422
+
+
+def test_a_model_that_nobody_serves_now_is_a_503_and_an_unknown_one_a_422(
+    browse: Browse, desk: Any, card_of: Any
+) -> None:
+    desk.serve(card_of(), card_of(name="hats"))
+    desk.store.forget_worker("worker-1")
+    api = browse()
+    for body in ({}, {"model": "hats"}, {"model": "unheard-of"}):
+        assert api.post("/generate", json=body).status_code == 503
+    assert "hats" in api.post("/generate", json={"model": "hats"}).json()["detail"]
+    desk.serve(card_of())
+    gone = api.post("/generate", json={"model": "hats"})
+    assert gone.status_code == 503
+    assert "hats" in gone.json()["detail"]
+    unknown = api.post("/generate", json={"model": "unheard-of"})
+    assert unknown.status_code == 422
+    assert unknown.json()["errors"][0]["field"] == "model"
+
+
+def test_a_store_without_memory_left_accepts_nothing_and_says_so(api: TestClient, client: redis.Redis) -> None:
+    """rq#1280: 507, never a job that is half there."""
+    before = api.post("/generate", json={}).json()["id"]
+    client.config_set("maxmemory", "1")
+    try:
+        answer = api.post("/generate", json={})
+        shown = api.get(f"/jobs/{before}")
+    finally:
+        client.config_set("maxmemory", "0")
+    assert answer.status_code == 507
+    assert shown.json()["status"] == "queued"
+    assert len(api.get("/jobs").json()["jobs"]) == 1
+    assert Queue("shoes", connection=client).count == 1
+
+
+def reads(client: redis.Redis) -> int:
+    """How often Redis has read from its connections."""
+    return int(client.info("stats")["total_reads_processed"])
+
+
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "wait=0"}], ids=["plain", "wait=0"])
+def test_a_job_is_accepted_in_three_round_trips(
+    headers: dict[str, str], browse: Browse, desk: Any, client: redis.Redis
+) -> None:
+    """One look at all queues, one at what runs, one transaction; while others wait and run. Who has no time to wait is
+    told what is known by then."""
+    desk.serve(speed=100.0)
+    api = browse()
+    running = api.post("/generate", json={}).json()["id"]
+    client.zadd("rq:wip:shoes", {f"{running}:execution": time.time() + 60})
+    client.lrem("rq:queue:shoes", 1, running)
+    started = desk.start(running)
+    desk.progress(running, started, 1)
+    eta = api.post("/generate", json={}).json()["eta_seconds"]
+    assert 0 < eta < 0.4, "one of the running job's twenty evaluations was made"
+    best = 1000
+    for _ in range(5):  # workers' reports are read once a second
+        before = reads(client)
+        for _ in range(10):
+            assert api.post("/generate", json={}, headers=headers).status_code == 202
+        best = min(best, reads(client) - before)
+    assert best <= 10 * 3 + 1, "the last is that of the question itself"
+
+
+def test_a_queue_without_redis_says_so(browse: Browse, nowhere: str, request_of: Any, card_of: Any) -> None:
+    services: Services = browse(redis_url=nowhere).app.state.services  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnavailable):
+        services.queue.look(["shoes"])
+    worker = WorkerReport("w", [card_of().model_dump()], 16, 0, 0, 100.0)
+    waiting, running = (JobRecord(name, "", request_of(), 0.0) for name in ("waiting", "running"))
+    look = QueueSnapshot(0.0, {"shoes": []}, {"shoes": [running]}, Memory(0, 0, "noeviction"))
+    with pytest.raises(StoreUnavailable):
+        services.queue.forecast(waiting, look, [worker])
+
+
+def test_a_connection_that_breaks_in_mid_transaction_accepts_nothing_and_says_so(
+    services: Services, client: redis.Redis, outlook: QueueEstimate, request_of: Any
+) -> None:
+    """redis-py reports a lost connection as WatchError while a key is watched: that is no job of that id."""
+    record = JobRecord("torn", "", request_of(), time.time())
+    reserve = services.store.reserve
+
+    def broken(job_id: str, pipeline: Any) -> bool:
+        free = reserve(job_id, pipeline)
+        pipeline.connection._sock.shutdown(socket.SHUT_RDWR)
+        return free
+
+    services.store.reserve = broken  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable, match="broke before the job was accepted"):
+        services.queue.enqueue_once(record, outlook)
+    services.store.reserve = reserve  # type: ignore[method-assign]
+    assert services.store.job("torn") is None
+    assert services.queue.enqueue_once(record, outlook)
+    assert not services.queue.enqueue_once(record, outlook)

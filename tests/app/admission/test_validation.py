@@ -1,0 +1,263 @@
+"""A request against the card of its model: every limit on both sides, every message with value and limit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from denoised.app.admission.validation import choose_card, resolve
+from denoised.app.http.errors import InvalidRequest, Unavailable, readable
+from denoised.app.http.schemas import GenerateRequest
+from denoised.jobs.request import SamplingRequest
+from denoised.model.serving.card import ModelCard
+
+Card = Callable[..., ModelCard]
+
+
+def parsed(body: dict[str, Any], card: ModelCard) -> SamplingRequest:
+    return resolve(GenerateRequest.model_validate(body), card)
+
+
+def refused(body: dict[str, Any], card: ModelCard) -> dict[str, str]:
+    """The refused fields with their messages, from whichever of the two checks refused them."""
+    try:
+        request = GenerateRequest.model_validate(body)
+    except ValidationError as error:
+        return dict(readable(error.errors(), GenerateRequest.model_fields))
+    with pytest.raises(InvalidRequest) as refusal:
+        resolve(request, card)
+    return {error["field"]: error["message"] for error in refusal.value.extra["errors"]}
+
+
+def test_what_is_left_out_takes_the_models_default(card_of: Card) -> None:
+    request = parsed({"label": "sneaker", "seed": 5}, card_of())
+    assert request == SamplingRequest("shoes", 0, "sneaker", 1, 5, "ddim", 20, 0.0, 2.5, "png", 0, "x0")
+
+
+def test_a_null_is_as_good_as_nothing(card_of: Card) -> None:
+    request = parsed({**dict.fromkeys(GenerateRequest.model_fields), "seed": 5}, card_of())
+    assert request == parsed({"seed": 5}, card_of())
+
+
+def test_a_model_that_was_trained_with_labels_alone_wants_one(card_of: Card) -> None:
+    card = card_of(unconditional=False)
+    assert parsed({"label": 0}, card).guidance_scale == 1.0
+    for body, field in (({}, "label"), ({"label": 0, "guidance_scale": 2}, "guidance_scale")):
+        with pytest.raises(InvalidRequest) as caught:
+            parsed(body, card)
+        assert [error["field"] for error in caught.value.extra["errors"]] == [field]
+
+
+def test_a_job_is_counted_in_evaluations(card_of: Card) -> None:
+    """Two stages a step but for the last, guidance twice, every image."""
+    assert parsed({"steps": 10, "n": 3}, card_of()).evaluations == 30
+    assert parsed({"sampler": "heun", "steps": 10, "label": 0, "n": 2}, card_of()).evaluations == 2 * 19 * 2
+    assert parsed({"sampler": "heun", "steps": 1}, card_of()).evaluations == 1
+
+
+def test_a_seed_is_drawn_where_none_is_given(card_of: Card) -> None:
+    seeds = {parsed({}, card_of()).seed for _ in range(20)}
+    assert len(seeds) > 1
+    assert all(0 <= seed <= 2**53 - 1 for seed in seeds)
+
+
+ALLOWED: list[dict[str, Any]] = [
+    {"n": 1},
+    {"n": 16},
+    {"seed": 0},
+    {"seed": 2**53 - 1},
+    {"seed": 2**53 - 16, "n": 16},
+    {"steps": 1},
+    {"steps": 1000},
+    {"steps": 1000, "preview_every": 1000},
+    {"preview_every": 0},
+    {"sampler": "ddim", "eta": 1},
+    {"sampler": "ddim", "eta": 0.5},
+    {"sampler": "ddpm", "eta": 0},
+    {"label": "sneaker", "guidance_scale": 1},
+    {"label": "sneaker", "guidance_scale": 20.0},
+    {"guidance_scale": 1},
+    {"label": 0, "guidance_scale": 2, "guidance_rescale": 1},
+    {"label": 0, "guidance_rescale": 0.7},
+    {"guidance_rescale": 0},
+    *({"spacing": spacing} for spacing in ("leading", "trailing", "linspace")),
+    {"sampler": "heun", "karras": True},
+    {"sampler": "ddim", "karras": False},
+    {"label": 0},
+    {"label": 2},
+    {"label": " ankle BOOT "},
+    {"label": "БОТИНОК"},
+    *({"format": format} for format in ("png", "webp", "jpeg")),
+    *({"preview": preview} for preview in ("x0", "xt", "both")),
+]
+
+
+@pytest.mark.parametrize("body", ALLOWED, ids=str)
+def test_the_last_value_inside_each_limit_is_taken(body: dict[str, Any], card_of: Card) -> None:
+    request = parsed(body, card_of())
+    for field, value in body.items():
+        if field != "label":
+            assert getattr(request, field) == value
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("n", {"n": 0}, "1"),
+    ("n", {"n": 17}, "16"),
+    ("n", {"n": 2**63}, "16"),
+    ("n", {"n": 1.0}, "integer"),
+    ("n", {"n": "1"}, "integer"),
+    ("n", {"n": True}, "integer"),
+    ("seed", {"seed": -1}, "0"),
+    ("seed", {"seed": 2**53}, f"{2**53 - 1} ("),
+    ("seed", {"seed": 2**53 - 15, "n": 16}, str(2**53 - 16)),
+    ("seed", {"seed": 10**400}, "9007199254740991 ("),
+    ("seed", {"seed": "7"}, "integer"),
+    ("seed", {"seed": 7.5}, "integer"),
+    ("steps", {"steps": 0}, "1"),
+    ("steps", {"steps": -8}, "1"),
+    ("steps", {"steps": 1001}, "1000"),
+    ("steps", {"steps": 2**31}, "1000"),
+    ("steps", {"steps": True}, "integer"),
+    ("eta", {"eta": -0.001}, "0"),
+    ("eta", {"eta": 1.001}, "1"),
+    ("eta", {"eta": "0.5"}, "number"),
+    ("eta", {"eta": True}, "number"),
+    ("eta", {"eta": float("nan")}, "finite"),
+    ("eta", {"eta": float("inf")}, "finite"),
+    ("eta", {"sampler": "ddpm", "eta": 0.1}, "ddim"),
+    ("guidance_scale", {"label": 0, "guidance_scale": 0.999}, "1"),
+    ("guidance_scale", {"label": 0, "guidance_scale": 20.001}, "20"),
+    ("guidance_scale", {"label": 0, "guidance_scale": float("nan")}, "finite"),
+    ("guidance_scale", {"label": 0, "guidance_scale": "3"}, "number"),
+    ("guidance_scale", {"guidance_scale": 3}, "label"),
+    ("guidance_rescale", {"label": 0, "guidance_rescale": 1.1}, "1"),
+    ("guidance_rescale", {"label": 0, "guidance_rescale": True}, "number"),
+    ("guidance_rescale", {"guidance_rescale": 0.5}, "guidance_scale over 1"),
+    ("guidance_rescale", {"label": 0, "guidance_scale": 1, "guidance_rescale": 0.5}, "guidance_scale over 1"),
+    ("spacing", {"spacing": "karras"}, "'leading', 'trailing' or 'linspace'"),
+    ("karras", {"karras": 1}, "boolean"),
+    ("karras", {"sampler": "ddim", "karras": True}, "heun"),
+    ("label", {"label": "sandal"}, "sneaker, Ankle Boot, ботинок"),
+    ("label", {"label": ""}, "sneaker"),
+    ("label", {"label": 3}, "0 … 2"),
+    ("label", {"label": -1}, "0 … 2"),
+    ("label", {"label": 1.0}, "class index"),
+    ("label", {"label": False}, "class index"),
+    ("label", {"label": ["sneaker"]}, "class index"),
+    ("label", {"label": "x" * 201}, "200"),
+    ("sampler", {"sampler": "euler"}, "ddim, ddpm, heun"),
+    ("sampler", {"sampler": ""}, "1"),
+    ("format", {"format": "gif"}, "'png', 'webp' or 'jpeg'"),
+    ("preview_every", {"preview_every": -1}, "0"),
+    ("preview_every", {"preview_every": 21}, "20"),
+    ("preview_every", {"steps": 5, "preview_every": 6}, "5"),
+    ("preview", {"preview": "x1"}, "'x0', 'xt' or 'both'"),
+    ("model", {"model": 7}, "string"),
+    ("model", {"model": ""}, "1"),
+    ("prompt", {"prompt": "a shoe"}, 'no field of this request (given: "a shoe"; allowed: model, label, n, seed, '),
+    ("Label", {"Label": "sneaker"}, "did you mean label?"),
+    ("guidanceScale", {"guidanceScale": 3}, "did you mean guidance_scale?"),
+    ("step", {"step": 20}, "did you mean steps?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "body", "limit"), REFUSED, ids=[f"{field}-{k}" for k, (field, *_) in enumerate(REFUSED)]
+)
+def test_the_first_value_outside_is_refused_by_field_and_limit(
+    field: str, body: dict[str, Any], limit: str, card_of: Card
+) -> None:
+    messages = refused(body, card_of())
+    named = {name.partition(".")[0] for name in messages}
+    assert named == {field}
+    message = " ".join(messages.values())
+    assert limit in message
+    if field in body:
+        assert json.dumps(body[field])[:20].strip('[]"') in message, "the value given is named"
+
+
+def test_all_wrong_fields_are_named_at_once(card_of: Card) -> None:
+    body = {"label": "sandal", "n": 17, "steps": 2000, "sampler": "euler", "seed": 2**53 - 1}
+    assert set(refused(body, card_of())) == {"label", "n", "steps", "sampler", "seed"}
+
+
+def test_a_model_without_labels_takes_none(card_of: Card) -> None:
+    """try-off-anyone#6: a label given to an unconditional model."""
+    card = card_of(labels=[])
+    assert set(refused({"label": 0}, card)) == {"label"}
+    assert parsed({}, card).guidance_scale == 1.0
+
+
+def test_guidance_is_off_where_there_is_no_label(card_of: Card) -> None:
+    assert parsed({"label": 1}, card_of()).guidance_scale == 2.5
+    assert parsed({}, card_of()).guidance_scale == 1.0
+    assert parsed({"label": None}, card_of()).guidance_scale == 1.0
+
+
+def test_a_value_that_is_refused_is_repeated_shortened(card_of: Card) -> None:
+    for label in ("y" * 199, "y" * 500, '"\n' * 90):
+        (message,) = refused({"model": None, "label": label}, card_of()).values()
+        assert len(message) < 400
+        (quoted,) = re.findall(r'"(?:[^"\\]|\\.)*"', message)
+        assert json.loads(quoted) == label[:77] + "…"
+
+
+def test_the_first_card_is_the_default_and_a_name_finds_its_own(card_of: Card) -> None:
+    shoes, hats = card_of(), card_of(name="hats")
+    assert choose_card(None, [shoes, hats], []) is shoes
+    assert choose_card("hats", [shoes, hats], []) is hats
+
+
+def test_a_model_that_nobody_serves_now_is_unavailable_and_named(card_of: Card) -> None:
+    for cards in ([], [card_of()]):
+        with pytest.raises(Unavailable, match="hats"):
+            choose_card("hats", cards, ["hats"])
+    with pytest.raises(Unavailable):
+        choose_card(None, [], ["hats"])
+
+
+def test_a_model_that_nobody_ever_served_is_no_valid_name(card_of: Card) -> None:
+    with pytest.raises(InvalidRequest, match="served: shoes"):
+        choose_card("hats", [card_of()], ["shoes"])
+
+
+def test_many_names_are_not_all_listed(card_of: Card) -> None:
+    card = card_of(labels=[f"class-{k}" for k in range(1000)])
+    assert "1000 in all" in refused({"label": "sandal"}, card)["label"]
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["ddim", "ddpm", "png", "sneaker", "both"])
+)
+BODIES = st.dictionaries(st.sampled_from(list(GenerateRequest.model_fields)), SCALARS | st.lists(SCALARS, max_size=2))
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=BODIES)
+def test_whatever_is_sent_it_is_refused_or_it_fits_the_card(body: dict[str, Any], card_of: Card) -> None:
+    card = card_of()
+    try:
+        request = parsed(body, card)
+    except (ValidationError, InvalidRequest):
+        return
+    assert 1 <= request.n <= card.max_images
+    assert 0 <= request.seed <= 2**53 - request.n
+    assert 1 <= request.steps <= card.timesteps
+    assert 0 <= request.preview_every <= request.steps
+    assert request.sampler in card.samplers
+    assert 0 <= request.eta <= 1
+    assert 1 <= request.guidance_scale <= 20
+    assert request.guidance_scale == 1 or request.label is not None
+    assert request.label is None or card.labels[request.label] == request.label_name

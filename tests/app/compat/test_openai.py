@@ -1,0 +1,326 @@
+"""`/v1` without a worker: what is refused and how, and what a stream says. `tests/journeys/test_openai.py` has the
+pictures, and the official client."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from denoised.app.compat.openai.objects import ImagesRequest
+from denoised.app.compat.openai.routes import translated
+from denoised.app.compat.openai.streaming import ImageStream
+from denoised.app.http.errors import InvalidRequest
+from denoised.app.services import Services
+from denoised.jobs.store import JobUpdate
+
+Browse = Callable[..., TestClient]
+IMAGES = "/v1/images/generations"
+
+
+def png(shade: int = 0, side: int = 28) -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (side, side), shade).save(out, "png")
+    return out.getvalue()
+
+
+def error(answer: Any, status: int) -> dict[str, Any]:
+    """What is in an error object, which has these members and no others."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    told: dict[str, Any] = body["error"]
+    return told
+
+
+REFUSED = [
+    ({}, "prompt", "is missing"),
+    ({"prompt": "a cat"}, "prompt", "sneaker, Ankle Boot, ботинок"),
+    ({"prompt": "a sneaker or an ankle boot"}, "prompt", "several classes (sneaker, Ankle Boot)"),
+    ({"prompt": None}, "prompt", "null"),
+    ({"prompt": "x" * 32_001}, "prompt", "32000"),
+    ({"prompt": "sneaker", "n": 0}, "n", "0"),
+    ({"prompt": "sneaker", "n": 17}, "n", "16"),
+    ({"prompt": "sneaker", "n": True}, "n", "true"),
+    ({"prompt": "sneaker", "size": "1024x1024"}, "size", "28x28"),
+    ({"prompt": "sneaker", "output_format": "gif"}, "output_format", "'png', 'webp' or 'jpeg'"),
+    ({"prompt": "sneaker", "response_format": "file"}, "response_format", "'url' or 'b64_json'"),
+    ({"prompt": "sneaker", "background": "transparent"}, "background", "'opaque' or 'auto'"),
+    ({"prompt": "sneaker", "output_compression": 50}, "output_compression", "100"),
+    ({"prompt": "sneaker", "partial_images": 4, "stream": True}, "partial_images", "3"),
+    ({"prompt": "sneaker", "partial_images": 1}, "partial_images", "without stream"),
+    ({"prompt": "sneaker", "stream": True, "n": 2}, "n", "1"),
+    ({"prompt": "sneaker", "stream": True, "response_format": "url"}, "response_format", "b64_json"),
+    ({"prompt": "sneaker", "steps": 1001}, "steps", "1000"),
+    ({"prompt": "sneaker", "seed": -1}, "seed", "0"),
+    ({"prompt": "sneaker", "guidance_scale": 21}, "guidance_scale", "20"),
+    ({"prompt": "sneaker", "guidance_scale": "2"}, "guidance_scale", "number"),
+    ({"prompt": "", "guidance_scale": 2}, "guidance_scale", "needs a label"),
+    ({"prompt": "sneaker", "mask": "x"}, "mask", "is no field"),
+]
+
+
+@pytest.mark.parametrize(("body", "field", "words"), REFUSED, ids=[f"{field}-{words}" for _, field, words in REFUSED])
+def test_what_is_wrong_is_a_400_that_names_field_and_limit(
+    body: dict[str, Any], field: str, words: str, api: TestClient
+) -> None:
+    told = error(api.post(IMAGES, json=body), 400)
+    assert (told["type"], told["param"], told["code"]) == ("invalid_request_error", field, "invalid_value")
+    assert words in told["message"]
+
+
+HARMLESS = {
+    "size": ["auto", "28x28"],
+    "quality": ["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"],
+    "background": ["opaque", "auto"],
+    "style": ["vivid", "natural"],
+    "moderation": ["low", "auto"],
+    "complexity": ["low", "medium", "high"],
+    "output_compression": [100],
+    "user": ["somebody"],
+    "safety_identifier": ["5ab2"],
+    "partial_images": [0],
+}
+
+
+@pytest.mark.parametrize("field", HARMLESS)
+def test_what_does_no_harm_changes_nothing(field: str, card_of: Any) -> None:
+    plain = translated(ImagesRequest(prompt="sneaker"), card_of())
+    for value in [*HARMLESS[field], None]:
+        assert translated(ImagesRequest.model_validate({"prompt": "sneaker", field: value}), card_of()) == plain
+
+
+def test_a_request_says_the_same_as_a_body_of_generate(card_of: Any) -> None:
+    body = {"prompt": "two ankle boots", "n": 2, "seed": 5, "steps": 9, "guidance_scale": 3, "output_format": "webp"}
+    asked = translated(ImagesRequest.model_validate(body), card_of())
+    told = asked.model_dump(exclude_none=True)
+    assert told == {
+        "model": "shoes",
+        "label": 1,
+        "n": 2,
+        "seed": 5,
+        "steps": 9,
+        "guidance_scale": 3.0,
+        "format": "webp",
+        "preview_every": 0,
+    }
+
+
+@pytest.mark.parametrize("partial", [0, 1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 10, 20, 999, 1000, None])
+def test_frames_are_kept_for_as_many_partial_images_as_there_can_be(
+    partial: int, steps: int | None, card_of: Any
+) -> None:
+    body = ImagesRequest(prompt="sneaker", stream=True, partial_images=partial, steps=steps)
+    every = translated(body, card_of()).preview_every
+    count = steps or 20
+    frames = [step for step in range(1, count) if every and step % every == 0]
+    assert every <= count
+    assert len(frames[:partial]) == min(partial, count - 1)
+    if partial and count > 20:
+        assert frames[0] > count / 5  # spread over the steps
+
+
+def test_every_discord_is_told(card_of: Any) -> None:
+    body = ImagesRequest(prompt="sneaker", stream=True, n=2, size="1x1", response_format="url")
+    with pytest.raises(InvalidRequest) as refused:
+        translated(body, card_of())
+    assert [told["field"] for told in refused.value.extra["errors"]] == ["size", "n", "response_format"]
+
+
+def test_models_are_listed_and_found_by_name(api: TestClient) -> None:
+    listing = api.get("/v1/models").json()
+    entry = {"id": "shoes", "object": "model", "created": 0, "owned_by": "denoised"}
+    assert listing == {"object": "list", "data": [entry]}
+    assert api.get("/v1/models/shoes").json() == entry
+    told = error(api.get("/v1/models/hats"), 404)
+    assert (told["param"], told["code"]) == ("model", "model_not_found")
+
+
+def test_a_model_that_nobody_ever_served_is_a_404_that_lists_those_that_are(api: TestClient) -> None:
+    told = error(api.post(IMAGES, json={"prompt": "sneaker", "model": "dall-e-3"}), 404)
+    assert (told["type"], told["param"], told["code"]) == ("invalid_request_error", "model", "model_not_found")
+    assert "shoes" in told["message"]
+
+
+def test_every_refusal_under_v1_is_an_error_object(browse: Browse, desk: Any, nowhere: str) -> None:
+    desk.serve()
+    keyed, local = browse(keys=("secret",)), browse()
+    assert error(keyed.get("/v1/models", headers={"Authorization": ""}), 401)["code"] == "invalid_api_key"
+    assert error(keyed.get("/v1/nothing", headers={"Authorization": "Bearer x"}), 401)["code"] == "invalid_api_key"
+    assert error(local.get("/v1/models", headers={"Host": "evil.example"}), 403)["code"] == "forbidden"
+    assert error(local.get("/v1/chat/completions"), 404)["code"] == "not_found"
+    assert error(local.get("/v1"), 404)["code"] == "not_found"
+    assert error(local.get(IMAGES), 405)["code"] == "method_not_allowed"
+    assert local.get(IMAGES).headers["allow"] == "POST"
+    assert error(local.post(IMAGES, content=b"{"), 415)["code"] == "unsupported_media_type"
+    json_type = {"Content-Type": "application/json"}
+    assert error(local.post(IMAGES, content=b"{", headers=json_type), 400)["param"] == "body"
+    too_long = {**json_type, "Content-Length": "1000000000"}
+    assert error(local.post(IMAGES, content=b"{}", headers=too_long), 413)["code"] == "request_too_large"
+    away = browse(redis_url=nowhere)
+    assert error(away.get("/v1/models"), 503)["type"] == "server_error"
+    assert error(away.post(IMAGES, json={"prompt": "x"}), 503)["code"] == "unavailable"
+    assert away.post(IMAGES, json={"prompt": "x"}).headers["retry-after"] == "2"
+    assert local.get("/v1x").headers["content-type"] == "application/problem+json"
+
+
+def test_too_much_work_is_a_rate_limit_with_a_time_to_come_back(browse: Browse, desk: Any) -> None:
+    desk.serve()
+    api = browse(max_queue=1)
+    assert api.post("/generate", json={}).status_code == 202
+    answer = api.post(IMAGES, json={"prompt": "sneaker"})
+    told = error(answer, 429)
+    assert (told["type"], told["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_what_is_not_ready_in_time_names_its_job_and_is_not_to_be_asked_for_again(browse: Browse, desk: Any) -> None:
+    desk.serve()
+    api = browse(max_wait=0.1)
+    answer = api.post(IMAGES, json={"prompt": "sneaker"})
+    told = error(answer, 504)
+    assert answer.headers["x-should-retry"] == "false"
+    (job,) = api.get("/jobs").json()["jobs"]
+    assert job["id"] in told["message"]
+    assert job["status"] == "queued"
+
+
+def begun(api: TestClient, desk: Any, steps: Callable[[str, int], None]) -> threading.Thread:
+    """A worker that takes the next job that is queued, and does `steps(job id, attempt)`."""
+
+    def work() -> None:
+        end = time.monotonic() + 60
+        while not (jobs := api.get("/jobs").json()["jobs"]):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        steps(jobs[0]["id"], desk.start(jobs[0]["id"]))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def frame(step: int, shade: int) -> dict[str, Any]:
+    data = base64.b64encode(png(shade)).decode()
+    return {
+        "type": "frame",
+        "image": 0,
+        "step": step,
+        "steps": 20,
+        "kind": "x0",
+        "media_type": "image/png",
+        "data": data,
+    }
+
+
+def told_by(answer: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The events of a stream: name and data."""
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    blocks = [block for block in answer.text.split("\n\n") if "data: " in block]
+    lines = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
+    return [(line["event"], json.loads(line["data"])) for line in lines]
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_a_stream_shows_partial_images_then_the_picture_and_no_more(format: str, api: TestClient, desk: Any) -> None:
+    def steps(job_id: str, attempt: int) -> None:
+        for number, step in enumerate((6, 12, 18, 20), start=1):
+            desk.progress(job_id, attempt, number, frame(step, 10 * step))
+        desk.finish(job_id, attempt, data=png(255))
+
+    worker = begun(api, desk, steps)
+    body = {"prompt": "sneaker", "stream": True, "partial_images": 2, "output_format": format}
+    answer = api.post(IMAGES, json=body)
+    worker.join()
+    events = told_by(answer)
+    assert [name for name, _ in events] == [*["image_generation.partial_image"] * 2, "image_generation.completed"]
+    for k, (name, data) in enumerate(events):
+        assert data["type"] == name
+        assert (data["size"], data["background"], data["quality"]) == ("28x28", "opaque", "auto")
+        assert data["output_format"] == format
+        assert abs(data["created_at"] - time.time()) < 60
+        assert data.get("partial_image_index") == (k if k < 2 else None)
+        with Image.open(io.BytesIO(base64.b64decode(data["b64_json"]))) as opened:
+            assert k == 2 or opened.format == format.upper()
+            assert abs(opened.convert("L").getpixel((3, 3)) - (60, 120, 255)[k]) <= 1  # type: ignore[operator]
+    usage = events[-1][1]["usage"]
+    assert (usage["total_tokens"], usage["input_tokens_details"]["text_tokens"]) == (0, 0)
+    assert answer.headers["x-job-id"] in answer.headers["location"]
+
+
+def test_a_stream_of_a_job_that_fails_ends_with_an_error(api: TestClient, desk: Any) -> None:
+    def steps(job_id: str, attempt: int) -> None:
+        write = JobUpdate(job_id, attempt, 1, image_count=1)
+        write.end("failed", {"code": "nan_output", "message": "the network's output is not finite"})
+        assert desk.store.write(write)
+
+    worker = begun(api, desk, steps)
+    answer = api.post(IMAGES, json={"prompt": "sneaker", "stream": True})
+    worker.join()
+    ((name, data),) = told_by(answer)
+    assert (name, data["type"]) == ("error", "error")
+    assert (data["error"]["code"], data["error"]["type"]) == ("nan_output", "server_error")
+    assert "not finite" in data["error"]["message"]
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+def test_a_client_that_has_gone_before_its_stream_begins_takes_its_job_with_it(
+    cancel: bool, api: TestClient, services: Services
+) -> None:
+    record = services.store.job(api.post("/generate", json={}).json()["id"])
+    assert record is not None
+
+    async def answer() -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            """Nobody reads it."""
+
+        await ImageStream(services, record, 0, {}, cancel=cancel)({"type": "http"}, receive, send)
+
+    assert api.portal is not None
+    api.portal.call(answer)
+    after = services.store.job(record.id)
+    assert after is not None
+    assert after.status == ("canceled" if cancel else "queued")
+
+
+def test_a_job_that_is_canceled_meanwhile_is_a_409(api: TestClient, desk: Any) -> None:
+    worker = begun(api, desk, lambda job_id, attempt: api.delete(f"/jobs/{job_id}") and None)
+    answer = api.post(IMAGES, json={"prompt": "sneaker"})
+    worker.join()
+    assert error(answer, 409)["code"] == "conflict"
+    assert answer.headers["x-should-retry"] == "false"
+
+
+def test_an_idempotency_key_comes_back_to_its_job(api: TestClient, desk: Any) -> None:
+    """Whoever repeats a request after a time-out gets the pictures of the first."""
+    worker = begun(api, desk, lambda job_id, attempt: desk.finish(job_id, attempt, data=png(9)) and None)
+    headers = {"Idempotency-Key": "again"}
+    answers = [api.post(IMAGES, json={"prompt": "sneaker"}, headers=headers) for _ in range(2)]
+    worker.join()
+    assert answers[0].json() == answers[1].json()
+    (data,) = answers[0].json()["data"]
+    assert base64.b64decode(data["b64_json"]) == png(9)
+    assert len(api.get("/jobs").json()["jobs"]) == 1
+
+
+def test_an_address_is_that_of_the_server_as_the_client_knows_it(api: TestClient, desk: Any) -> None:
+    worker = begun(api, desk, lambda job_id, attempt: desk.finish(job_id, attempt, data=png(9)) and None)
+    answer = api.post(IMAGES, json={"prompt": "sneaker", "response_format": "url"}, headers={"Host": "localhost:81"})
+    worker.join()
+    (data,) = answer.json()["data"]
+    assert data["url"] == f"http://localhost:81/jobs/{answer.headers['x-job-id']}/images/0"
+    assert "b64_json" not in data

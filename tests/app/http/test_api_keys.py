@@ -1,0 +1,101 @@
+"""API keys: made once, held as hashes, read from a file, each naming its owner."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import hmac
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from denoised.app.http.api_keys import KeyFileError, KeyRing, key_hash, new_key
+from denoised.app.launch.cli import cli
+
+
+def test_a_key_is_256_bits_at_random_and_its_line_holds_the_hash_alone() -> None:
+    keys = {new_key("phone")[0] for _ in range(50)}
+    assert len(keys) == 50
+    key, line = new_key("phone")
+    assert key.startswith("denoised_")
+    assert len(key) == len("denoised_") + 43  # 32 bytes in base64
+    assert line == f"phone:sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def test_the_command_prints_a_key_and_the_line_that_lets_it_in(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["key", "phone"])
+    assert done.exit_code == 0
+    key, line = done.stdout.splitlines()
+    file = tmp_path / "keys"
+    file.write_text(f"{line}\n")
+    assert key not in file.read_text()
+    assert KeyRing.read(file).owner(key) == "phone"
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "-a", "../x", "é", "x" * 65, "a\nb", "0" * 16])
+def test_a_name_that_no_line_can_hold_is_refused(name: str) -> None:
+    done = CliRunner().invoke(cli, ["key", "--", name])
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_may_hold_named_hashes_plain_keys_and_comments(tmp_path: Path) -> None:
+    (one, first), (two, second) = new_key("phone"), new_key("phone")
+    file = tmp_path / "keys"
+    file.write_text(f"# who may call\n{first}\n\n  {second}  \na:plain:key\n")
+    ring = KeyRing.read(file)
+    assert ring.owner(one) == ring.owner(two) == "phone", "an old and a new key of one owner"
+    assert ring.owner("a:plain:key") == key_hash("a:plain:key")[:16]
+    assert ring.owner(first.split(":")[2]) is None, "the hash itself lets nobody in"
+    assert ring.owner("# who may call") is None
+
+
+BROKEN = ["phone:sha256:abc", "phone:sha256:" + "G" * 64, "a b:sha256:" + "0" * 64, "sècret", "two words"]
+
+
+@pytest.mark.parametrize("line", BROKEN)
+def test_a_line_that_cannot_be_is_refused_by_its_number_and_not_repeated(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"good-one\n{line}\n")
+    with pytest.raises(KeyFileError, match="line 2") as refusal:
+        KeyRing.read(file)
+    assert line not in str(refusal.value)
+    refused = CliRunner().invoke(cli, ["api", "--api-keys-file", str(file)])
+    assert refused.exit_code == 1
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_one_line(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_bytes(content)
+    refused = CliRunner().invoke(cli, ["api", "--api-keys-file", str(file)])
+    assert refused.exit_code == 1
+    assert refused.stderr.count("\n") == 1
+    assert str(file) in refused.stderr
+
+
+@given(st.lists(st.text("abcXYZ019-_", min_size=1, max_size=40), unique=True, max_size=8), st.text(max_size=40))
+def test_a_ring_lets_in_its_own_keys_and_nobody_else(keys: list[str], other: str) -> None:
+    ring = KeyRing.of(keys)
+    assert [ring.owner(key) is not None for key in keys] == [True] * len(keys)
+    assert len({ring.owner(key) for key in keys}) == len(keys)
+    assert (ring.owner(other) is not None) == (other in keys)
+
+
+def test_a_ring_keeps_no_key_and_compares_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"secret-{k}-of-the-ring" for k in range(5)]
+    ring = KeyRing.of(keys)
+    assert not any(key in repr(ring) for key in keys)
+    assert not any(isinstance(item, str) and item in keys for item in gc.get_referents(ring.names))
+    compared: list[Any] = []
+    same = hmac.compare_digest
+    monkeypatch.setattr("denoised.app.http.api_keys.hmac.compare_digest", lambda a, b: compared.append(b) or same(a, b))
+    assert ring.owner(keys[0]) is not None
+    assert len(compared) == 5

@@ -1,0 +1,221 @@
+"""`GET /metrics`: figures that are right, labels that nobody can invent, and an answer whatever Redis does."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from denoised.app.http.api_keys import key_hash
+
+Browse = Callable[..., TestClient]
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def scrape(api: TestClient) -> Samples:
+    """(name, labels) → value of every sample."""
+    answer = api.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples[f"denoised_{name}", tuple(sorted(labels.items()))]
+
+
+def test_the_queue_is_told_in_jobs_evaluations_and_age(api: TestClient) -> None:
+    assert value(scrape(api), "queue_jobs", model="shoes") == 0
+    api.post("/generate", json={"steps": 7, "n": 2})
+    api.post("/generate", json={"steps": 3, "label": 0})  # guided: two rows a step
+    time.sleep(0.05)
+    samples = scrape(api)
+    assert value(samples, "queue_jobs", model="shoes") == 2
+    assert value(samples, "queue_evaluations", model="shoes") == 14 + 6
+    assert 0.05 <= value(samples, "queue_oldest_seconds", model="shoes") < 60
+
+
+def test_jobs_are_counted_by_what_became_of_them(api: TestClient, desk: Any) -> None:
+    ids = [api.post("/generate", json={}).json()["id"] for _ in range(5)]
+    desk.finish(ids[0], desk.start(ids[0]))
+    desk.finish(ids[1], desk.start(ids[1]))
+    for _ in range(3):
+        api.delete(f"/jobs/{ids[2]}")
+    samples = scrape(api)
+    counted = {
+        status: value(samples, "jobs_total", model="shoes", status=status)
+        for status in ("accepted", "succeeded", "failed", "canceled")
+    }
+    assert counted == {"accepted": 5, "succeeded": 2, "failed": 0, "canceled": 1}
+
+
+def test_a_job_that_lost_its_workers_counts_as_failed_once(api: TestClient, desk: Any) -> None:
+    job_id = api.post("/generate", json={}).json()["id"]
+    for _ in range(6):
+        desk.store.enter(job_id, desk.start(job_id))
+    assert desk.store.job(job_id).status == "failed"
+    assert value(scrape(api), "jobs_total", model="shoes", status="failed") == 1
+
+
+def test_what_workers_did_is_added_up_and_outlives_them(api: TestClient, desk: Any) -> None:
+    done = {"evaluations": 30, "turns": 4, "turn_seconds": 0.5, "images": 15, "lanes": 64, "jobs": 2}
+    more = {"evaluations": 50, "turns": 6, "turn_seconds": 0.75, "images": 21, "lanes": 96, "jobs": 3}
+    seen = []
+    for worker, counters in (("a", done), ("a", done), ("b", done), ("a", more), ("b", done)):
+        desk.store.count(worker, counters)
+        seen.append(value(scrape(api), "evaluations_total"))
+    assert seen == [30, 30, 60, 80, 80]
+    desk.store.forget_worker("a")
+    desk.store.count("c", {"evaluations": 1})  # a's successor begins at nothing
+    samples = scrape(api)
+    assert value(samples, "evaluations_total") == 81
+    assert value(samples, "turns_total") == 10
+    assert value(samples, "turn_seconds_total") == pytest.approx(1.25)
+    assert value(samples, "turn_images_total") == 36
+    assert value(samples, "turn_lanes_total") == 160
+    assert value(samples, "jobs_begun_total") == 5
+    assert value(samples, "batch_occupancy_ratio") == pytest.approx(36 / 160)
+
+
+def test_two_api_processes_say_the_same_of_what_they_share(browse: Browse, desk: Any) -> None:
+    desk.serve()
+    one, other = browse(), browse()
+    one.post("/generate", json={})
+    other.post("/generate", json={})
+    own = ("denoised_http", "denoised_listeners", "denoised_refusals", "denoised_queue_oldest", "process_", "python_")
+    shared = [{key: v for key, v in scrape(api).items() if not key[0].startswith(own)} for api in (one, other)]
+    assert shared[0] == shared[1]
+    assert shared[0]["denoised_jobs_total", (("model", "shoes"), ("status", "accepted"))] == 2
+
+
+def test_workers_are_counted_for_each_model_they_serve(api: TestClient, desk: Any, card_of: Any) -> None:
+    desk.serve(card_of(), card_of(name="hats"), name="worker-2", speed=25.0)
+    time.sleep(1.1)  # the catalogue is asked once a second
+    samples = scrape(api)
+    assert value(samples, "workers", model="shoes") == 2
+    assert value(samples, "workers", model="hats") == 1
+    assert value(samples, "lanes") == 32
+    assert value(samples, "evaluations_per_second") == 25
+
+
+def test_a_model_that_nobody_serves_any_more_is_still_told(browse: Browse, desk: Any, card_of: Any) -> None:
+    """Or no alarm could see it."""
+    desk.serve(card_of(), card_of(name="hats"))
+    desk.store.forget_worker("worker-1")
+    assert value(scrape(browse()), "workers", model="hats") == 0
+
+
+def test_refusals_are_counted_by_the_limit_they_met(browse: Browse, desk: Any) -> None:
+    desk.serve()
+    full, small = browse(max_queue=1), browse(queue_limit=5, max_queue=100)
+    key = browse(keys=("k",), queue_limit_per_key=5)
+    assert full.post("/generate", json={}).status_code == 202
+    for api, limit in ((full, "jobs"), (small, "evaluations"), (key, "evaluations_per_key")):
+        if limit == "evaluations_per_key":
+            assert api.post("/generate", json={}).status_code == 202
+        assert [api.post("/generate", json={}).status_code for _ in range(2)] == [429, 429]
+        counted = {
+            name: value(scrape(api), "refusals_total", limit=name)
+            for name in ("jobs", "evaluations", "evaluations_per_key")
+        }
+        assert counted == {**dict.fromkeys(counted, 0.0), limit: 2.0}
+
+
+def test_latency_is_told_by_route_template_method_and_kind_of_status(api: TestClient) -> None:
+    for _ in range(3):
+        api.get("/jobs/abc")
+    api.get("/models")
+    samples = scrape(api)
+    name = "http_request_seconds_count"
+    assert value(samples, name, method="GET", route="/jobs/{job_id}", status="4xx") == 3
+    assert value(samples, name, method="GET", route="/models", status="2xx") == 1
+    assert value(samples, "http_request_seconds_sum", method="GET", route="/models", status="2xx") > 0
+    assert value(samples, "http_requests_in_flight") == 1  # the scrape itself
+
+
+def test_nobody_can_invent_a_label(api: TestClient) -> None:
+    """A label for each path, or each method, would fill the memory of whoever collects them."""
+    secret = "s3cret"
+    for k in range(5):
+        api.get(f"/{secret}-{k}")
+        api.get(f"/jobs/{secret}-{k}?ticket={secret}")
+        api.request(f"{secret}{k}", "/models")
+        api.get("/v1/models/" + secret)
+        api.post("/generate", json={"model": secret})
+        api.get("/models", headers={"Host": secret})
+    text = api.get("/metrics").text
+    assert secret not in text
+    samples = scrape(api)
+    assert value(samples, "http_request_seconds_count", method="GET", route="unmatched", status="4xx") == 10
+    assert value(samples, "http_request_seconds_count", method="other", route="/models", status="4xx") == 5
+    routes = {*api.get("/openapi.json").json()["paths"], "/openapi.json", "unmatched"}
+    for _, labels in samples:
+        told = dict(labels)
+        assert told.get("route", "unmatched") in routes
+        assert told.get("method", "GET") in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
+        assert told.get("model", "shoes") == "shoes"
+
+
+def test_a_stream_counts_as_a_listener_while_it_lasts(api: TestClient, desk: Any) -> None:
+    job_id = api.post("/generate", json={}).json()["id"]
+    with api.websocket_connect(f"ws://127.0.0.1:8000/jobs/{job_id}/events") as socket:
+        assert socket.receive_json()["type"] == "queued"
+        assert value(scrape(api), "listeners") == 1
+        api.delete(f"/jobs/{job_id}")
+        assert socket.receive_json()["type"] == "canceled"
+        assert socket.receive()["code"] == 1000
+    end = time.monotonic() + 30
+    while value(scrape(api), "listeners"):
+        assert time.monotonic() < end
+
+
+def test_metrics_want_the_key_and_tell_none(browse: Browse, desk: Any) -> None:
+    desk.serve()
+    api = browse(keys=("s3cret-key",))
+    assert api.get("/metrics", headers={"Authorization": ""}).status_code == 401
+    api.post("/generate", json={})
+    text = api.get("/metrics").text
+    assert "s3cret" not in text
+    assert key_hash("s3cret-key")[:16] not in text  # nor whose jobs there are
+
+
+def test_without_redis_it_says_so(browse: Browse, nowhere: str) -> None:
+    samples = scrape(browse(redis_url=nowhere))
+    assert value(samples, "redis_up") == 0
+    assert not [name for name, _ in samples if name == "denoised_queue_jobs"]
+    assert value(samples, "listeners") == 0
+
+
+def test_a_redis_that_never_answers_is_told_within_two_seconds(browse: Browse) -> None:
+    """The best of three tries, so that a busy machine is not taken for a hang."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = browse(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        took = []
+        for _ in range(3):
+            started = time.monotonic()
+            assert value(scrape(api), "redis_up") == 0
+            took.append(time.monotonic() - started)
+            if took[-1] < 2.0:
+                break
+    assert min(took) < 2.0
+
+
+def test_a_redis_that_answers_each_question_late_is_told_within_two_seconds(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several answers, none too late by itself, would be together."""
+    store = api.app.state.services.store  # type: ignore[attr-defined]
+    totals = store.totals
+    monkeypatch.setattr(store, "totals", lambda: (time.sleep(3.0), totals())[1])
+    started = time.monotonic()
+    assert value(scrape(api), "redis_up") == 0
+    assert time.monotonic() - started < 2.5

@@ -1,0 +1,58 @@
+"""`GET /workers`: what waits and who works, in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from denoised.app.admission.catalog import Catalog
+from denoised.app.routes.workers import FleetObject
+from denoised.app.services import Services
+from denoised.jobs.record import Counters, WorkerReport
+
+Browse = Callable[..., TestClient]
+
+
+def test_queues_and_workers_are_told_in_numbers(api: TestClient, desk: Any, card_of: Any) -> None:
+    counted = Counters(evaluations=640, turns=40, turn_seconds=2.5, jobs=3, queue_seconds=0.5)
+    cards = [card_of().model_dump(), card_of(name="hats").model_dump()]
+    report = WorkerReport("worker-1", cards, 16, 5, 77, 250.0, counters=asdict(counted), reported_at=1234.5)
+    desk.store.report(report, ttl=600)
+    for guided in (1.0, 2.0):
+        api.post("/generate", json={"label": 0, "steps": 10, "guidance_scale": guided})
+    answer = api.get("/workers")
+    fleet = FleetObject.model_validate(answer.json(), strict=True).model_dump()
+    assert fleet["waiting"] == [
+        {"model": "hats", "jobs": 0, "evaluations": 0},
+        {"model": "shoes", "jobs": 2, "evaluations": 30},
+    ]
+    (worker,) = fleet["workers"]
+    assert worker == {
+        "name": "worker-1",
+        "models": ["shoes", "hats"],
+        "reported_at": 1234.5,
+        "max_batch": 16,
+        "trajectories": 5,
+        "pending_evaluations": 77,
+        **asdict(counted),
+    }
+
+
+def test_a_model_that_nobody_serves_is_listed_while_jobs_wait_for_it(
+    api: TestClient, services: Services, desk: Any
+) -> None:
+    api.post("/generate", json={"steps": 10})
+    desk.store.forget_worker("worker-1")
+    services.catalog = Catalog(services.store)  # what it remembered of the worker is forgotten
+    assert api.get("/workers").json()["waiting"] == [{"model": "shoes", "jobs": 1, "evaluations": 10}]
+    assert api.get("/workers").json()["workers"] == []
+
+
+def test_it_is_behind_the_key(browse: Browse, desk: Any) -> None:
+    desk.serve()
+    api = browse(keys=("secret",))
+    assert api.get("/workers").status_code == 200
+    assert api.get("/workers", headers={"Authorization": "Bearer wrong"}).status_code == 401

@@ -1,0 +1,323 @@
+"""The commands that ask a server, against the real API: what they print for people and programs, how they end."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from denoised.cli.console import duration, printable
+from denoised.cli.halfblocks import GAP, UPPER, Halfblocks, fitting
+from denoised.cli.main import cli
+from denoised.cli.tables import fitted
+from denoised.cli.top import Rates
+from denoised.client import Worker
+from denoised.jobs.store import ending
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(url: str) -> Run:
+    """`run("jobs", …)`: a command against an API that a worker of `shoes` serves."""
+    return lambda command, *arguments: invoke(command, "--url", url, *map(str, arguments))
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def one_line(outcome: Result) -> str:
+    assert outcome.stderr.count("\n") == 1, outcome.stderr
+    assert outcome.stdout == ""
+    return str(outcome.stderr)
+
+
+def test_the_version_is_that_of_the_project(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    outcome = invoke("--version")
+    assert (outcome.exit_code, outcome.stdout) == (0, f"denoised {project['version']}\n")
+
+
+def test_jobs_are_lines_for_programs(run: Run, desk: Any) -> None:
+    old, new = desk.succeeded(), desk.create(label=0, label_name="sneaker", n=3)
+    lines = [line.split("\t") for line in run("jobs").stdout.splitlines()]
+    assert [line[:6] for line in lines] == [
+        [new, "queued", "shoes", "sneaker", "3", "0/20"],
+        [old, "succeeded", "shoes", "-", "1", "0/20"],
+    ]
+    assert [line.split("\t")[0] for line in run("jobs", "--limit", 1).stdout.splitlines()] == [new]
+    assert [line.split("\t")[0] for line in run("jobs", "--status", "succeeded").stdout.splitlines()] == [old]
+
+
+def test_what_is_listed_is_set_by_the_environment_too(run: Run, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        waiting = desk.create()
+    desk.succeeded()
+    monkeypatch.setenv("DENOISED_STATUS", "queued")
+    monkeypatch.setenv("DENOISED_LIMIT", "1")
+    assert [line.split("\t")[0] for line in run("jobs").stdout.splitlines()] == [waiting]
+    assert len(run("jobs", "--limit", 5).stdout.splitlines()) == 2, "what is given comes first"
+    monkeypatch.setenv("DENOISED_ONCE", "1")
+    assert run("top", "--interval", 0.5).exit_code == 0
+
+
+def test_every_command_speaks_json(run: Run, desk: Any) -> None:
+    done, waiting = desk.succeeded(), desk.create()
+    assert [job["id"] for job in json.loads(run("jobs", "--json").stdout)["jobs"]] == [waiting, done]
+    assert json.loads(run("job", done, "--json").stdout)["images"][0]["seed"] == 7
+    assert [model["name"] for model in json.loads(run("models", "--json").stdout)["models"]] == ["shoes"]
+    top = json.loads(run("top", "--once", "--interval", 0.5, "--json").stdout)
+    assert (top["workers"][0]["name"], [job["id"] for job in top["jobs"]]) == ("worker-1", [waiting])
+    lines = run("cancel", waiting, done, "--json")
+    canceled, refused = map(json.loads, lines.stdout.splitlines())
+    assert (canceled["status"], refused["id"], "already succeeded" in refused["error"]) == ("canceled", done, True)
+    assert (lines.exit_code, lines.stderr) == (1, "")
+
+
+def test_a_job_is_told_with_all_that_is_known_of_it(run: Run, desk: Any) -> None:
+    failed = desk.create()
+    error = {"code": "nan_output", "message": "not a number"}
+    desk.store.write(ending(desk.store.job(failed), "failed", error))
+    facts = dict(line.split("\t") for line in run("job", failed).stdout.splitlines())
+    assert (facts["id"], facts["status"], facts["error"]) == (failed, "failed", "nan_output: not a number")
+    facts = dict(line.split("\t") for line in run("job", desk.succeeded()).stdout.splitlines())
+    assert re.search(r"^/jobs/\w+/images/0  sha256 [0-9a-f]{64}$", facts["image 0"])
+
+
+def test_cancel_says_what_it_ended_and_what_it_could_not(run: Run, desk: Any) -> None:
+    one, over, two = desk.create(), desk.succeeded(), desk.create()
+    outcome = run("cancel", one, over, "nothing", two)
+    assert outcome.exit_code == 1
+    assert outcome.stdout.splitlines() == [f"job {job} was canceled" for job in (one, two)]
+    first, second = outcome.stderr.splitlines()
+    assert "has already succeeded" in first
+    assert 'there is no job "nothing"' in second
+    assert run("cancel", one).exit_code == 0
+
+
+def test_models_are_lines_for_programs(run: Run) -> None:
+    assert run("models").stdout == "shoes\t28×28×1\t3\tddim, 20 steps, guidance 2.5\t16\t1\n"
+
+
+def test_top_prints_a_line_for_the_queue_and_one_a_worker(run: Run, desk: Any) -> None:
+    outcome = run("top", "--once", "--interval", 0.5)
+    assert outcome.exit_code == 0
+    assert outcome.stdout.splitlines() == [
+        "queue jobs=0 evaluations=0",
+        "worker worker-1 batch=0/16 pending=0 evaluations/s=? evaluations/turn=?",
+    ]
+
+
+REFUSED = [
+    (["generate", "--label", "boat"], 1, "boat"),
+    (["generate", "-n", "99"], 1, "99"),
+    (["generate", "--preview", "all"], 1, "preview"),
+    (["job", "0"], 1, "there is no job"),
+    (["job", "../tickets"], 1, "there is no job"),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "words"), REFUSED)
+def test_a_refusal_is_one_line_and_exit_code_1(run: Run, command: list[str], code: int, words: str) -> None:
+    outcome = run(*command)
+    assert outcome.exit_code == code
+    assert words in one_line(outcome)
+
+
+@pytest.mark.parametrize(
+    "command", [["generate"], ["jobs"], ["job", "1"], ["cancel", "1"], ["models"], ["top", "--once"]]
+)
+def test_without_a_server_every_command_says_so_in_one_line(command: list[str]) -> None:
+    for arguments in ([], ["--json"]):
+        outcome = invoke(*command, "--url", "http://127.0.0.1:9", *arguments)
+        assert outcome.exit_code == 3
+        if command[0] == "cancel" and arguments:
+            assert "no server answers" in json.loads(outcome.stdout)["error"]
+        else:
+            assert "denoised serve" in one_line(outcome)
+
+
+def test_a_server_without_room_is_exit_code_4(listen: Callable[..., str], desk: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("denoised.cli.console.PATIENCE", 0.0)
+    outcome = invoke("generate", "--url", listen())
+    assert outcome.exit_code == 4
+    assert "no worker serves any model now" in one_line(outcome)
+
+
+def test_wrong_usage_is_exit_code_2() -> None:
+    for command in (["jobs", "--limit", "0"], ["jobs", "--status", "lost"], ["job"], ["top", "--interval", "0"], ["x"]):
+        assert invoke(*command).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [["generate", "--steps", "1O"], ["jobs", "-n", "0"], ["top", "--interval", "0"]])
+def test_a_value_that_is_refused_is_repeated_beside_what_is_allowed(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    outcome = invoke(*command)
+    assert outcome.exit_code == 2
+    assert f"{command[2]!r}: Input should be" in outcome.stderr
+    assert command[1] in outcome.stderr
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://example.org", ""])
+def test_an_address_that_is_no_url_is_wrong_usage(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for outcome in (invoke("models", "--url", url), invoke("models", "--url", url, "--json")):
+        assert outcome.exit_code == 2
+        assert f"{url!r} begins with neither http:// nor https://" in outcome.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = run("generate", "--out", tmp_path / "file" / "pictures")
+    assert outcome.exit_code == 1
+    assert str(tmp_path) in one_line(outcome)
+
+
+@pytest.mark.parametrize("given", [[], ["--key", "a-guess"]])
+def test_where_a_key_is_wanted_the_line_says_how_to_give_one(given: list[str], listen: Callable[..., str]) -> None:
+    outcome = invoke("models", "--url", listen(keys=("secret",)), *given)
+    assert outcome.exit_code == 1
+    assert "--key KEY, or DENOISED_API_KEY" in one_line(outcome)
+    assert "a-guess" not in outcome.stderr
+
+
+def test_a_key_is_never_repeated(run: Run) -> None:
+    outcome = run("models", "--key", "sec ret")
+    assert (outcome.exit_code, "sec" in one_line(outcome)) == (1, False)
+
+
+def test_help_says_the_exit_codes() -> None:
+    said = " ".join(invoke("--help").stdout.split())
+    for words in ("0 done", "1 refused", "2 wrong usage", "3 no server answers", "4 the server is busy", "130"):
+        assert words in said
+
+
+@pytest.mark.parametrize("command", ["generate", "verify", "jobs", "job", "cancel", "models", "top"])
+def test_every_command_explains_itself(command: str) -> None:
+    outcome = invoke(command, "--help")
+    assert outcome.exit_code == 0
+    assert "Usage" in outcome.stdout
+    assert "--json" in outcome.stdout or command == "key"
+
+
+# Half-blocks
+
+
+def drawn(picture: Halfblocks, width: int = 80, **console: Any) -> str:
+    out = io.StringIO()
+    options = {"force_terminal": True, "color_system": "truecolor", "_environ": {}, **console}
+    Console(file=out, width=width, **options).print(picture)
+    return out.getvalue()
+
+
+def test_a_cell_is_two_pixels_one_above_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("denoised.cli.halfblocks.SMALLEST_SIDE", 1)
+    picture = Image.new("RGB", (2, 3))
+    picture.putdata([(1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12), (13, 14, 15), (13, 14, 15)])
+    assert drawn(Halfblocks([[picture]])) == (
+        f"\x1b[38;2;1;2;3;48;2;7;8;9m{UPPER}\x1b[0m\x1b[38;2;4;5;6;48;2;10;11;12m{UPPER}\x1b[0m\n"
+        f"\x1b[38;2;13;14;15m{UPPER}{UPPER}\x1b[0m\n"
+    )
+
+
+def test_pictures_stand_beside_each_other_as_far_as_there_is_room() -> None:
+    pictures = [Image.new("L", (28, 28), shade) for shade in (0, 80, 160)]
+    plain = re.compile(r"\x1b\[[0-9;]*m")
+    wide = plain.sub("", drawn(Halfblocks([pictures]), 90)).splitlines()
+    assert wide == [" ".join([UPPER * 28] * 3)] * 14
+    narrow = plain.sub("", drawn(Halfblocks([pictures]), 60)).splitlines()
+    assert narrow == [" ".join([UPPER * 28] * 2)] * 14 + [""] + [UPPER * 28] * 14
+    tiny = plain.sub("", drawn(Halfblocks([pictures]), 10)).splitlines()
+    assert max(map(len, tiny)) == 10
+
+
+@given(
+    size=st.tuples(st.integers(1, 600), st.integers(1, 600)),
+    grid=st.tuples(st.integers(1, 2), st.integers(1, 16)),
+    columns=st.integers(1, 250),
+    lines=st.one_of(st.none(), st.integers(1, 100)),
+)
+def test_pictures_fit_wherever_they_are_shown(
+    size: tuple[int, int], grid: tuple[int, int], columns: int, lines: int | None
+) -> None:
+    width, height = fitting(size, grid, (columns, lines))
+    assert 1 <= width <= columns
+    assert height >= 2
+    if lines is not None and (width, height) != (1, 2):
+        across = max(1, (columns + GAP) // (width + GAP))
+        shelves = grid[0] * -(-grid[1] // across)
+        assert shelves * (-(-height // 2) + GAP) - GAP <= lines
+
+
+# Figures
+
+
+def worker_of(at: float, evaluations: int, turns: int) -> Worker:
+    raw = {"name": "w", "models": [], "max_batch": 16, "trajectories": 0, "pending_evaluations": 0, "jobs": 0}
+    return Worker.of(
+        {
+            **raw,
+            "reported_at": at,
+            "evaluations": evaluations,
+            "turns": turns,
+            "images": 0,
+            "lanes": 0,
+            "turn_seconds": 0.0,
+        }
+    )
+
+
+def test_rates_are_differences_over_the_workers_own_clock() -> None:
+    before = worker_of(100.0, 1000, 50)
+    assert Rates.between(before, worker_of(102.0, 1640, 90)) == Rates(320.0, 20.0, 16.0)
+    assert Rates.between(before, worker_of(102.0, 1000, 50)) == Rates(0.0, 0.0, None)
+    assert Rates.between(before, before) is None
+    assert Rates.between(before, worker_of(102.0, 10, 5)) is None
+
+
+def test_durations_are_told_as_people_say_them() -> None:
+    told = [duration(seconds) for seconds in (0.04, 9.94, 9.96, 59.4, 59.6, 3599.4, 3600, 7384)]
+    assert told == ["0.0 s", "9.9 s", "10.0 s", "59 s", "1:00 min", "59:59 min", "1:00 h", "2:03 h"]
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x9b31m", "a\r\nb", "\x7f", "\u202eevil", "\u2028", "\x00"])
+def test_nothing_that_is_said_steers_a_terminal(text: str) -> None:
+    assert printable(text).isprintable()
+    assert len(printable(text)) == len(text)
+
+
+# Tables
+
+
+def table_lines(width: int, expendable: list[str]) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, width=width, _environ={})
+    rows = [["0123456789", "sneaker", "12"], ["abcdefghij", "bag", "7"]]
+    console.print(fitted(console, ["id", "label", ">n"], rows, expendable))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_a_column_that_can_be_missed_goes_before_another_is_cut() -> None:
+    assert table_lines(23, ["label", ">n"]) == [
+        "id          label     n",
+        "0123456789  sneaker  12",
+        "abcdefghij  bag       7",
+    ]
+    assert table_lines(22, ["label", ">n"]) == ["id           n", "0123456789  12", "abcdefghij   7"]
+    assert table_lines(12, ["label", ">n"]) == ["id", "0123456789", "abcdefghij"]
+    assert "".join(table_lines(5, ["label", ">n"])[1:]) == "0123456789abcdefghij", "what is left is folded, not cut"

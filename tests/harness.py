@@ -1,0 +1,286 @@
+"""A Valkey, its queue, and real workers of fake models as processes: what tests kill, stop and restart."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from denoised.app.admission.job_queue import JobQueue
+from denoised.jobs.connection import connect
+from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.request import SamplingRequest
+from denoised.jobs.store import Store
+
+# Loads torch once, then forks a worker for each line it is told; who ended is written down as {pid}.exit, each
+# evaluation in {pid}.rows: its time, and for each row the sum of x, by which it is known again. A row of the
+# class `killer` at a timestep under `killer_below` kills its worker, as a fault in a kernel would; one of the class
+# `hungry`, and more than `most` rows at once, take 64 MiB and find that no more is left.
+SCRIPT = """
+import importlib.util, json, os, pathlib, signal, sys, time, traceback
+
+folder = pathlib.Path(sys.argv[1])
+spec = importlib.util.spec_from_file_location("fakes", sys.argv[2])
+fakes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fakes)
+
+import torch
+from denoised.jobs.log import to_stderr
+from denoised.worker.loop import WorkerSettings
+from denoised.worker.delivery.rq_worker import BatchingWorker
+from denoised.jobs.connection import connect
+from denoised.jobs.store import Store
+
+
+class Model(fakes.FakeModel):
+    def __init__(self, name, seconds, killer, killer_below, hungry, most, flies_from):
+        super().__init__(name, seconds=seconds, lame=3)
+        self.flies_from = flies_from
+        self._killer, self._below = killer, killer_below
+        self._hungry, self._most = hungry, most
+        self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
+
+    def denoise(self, x, t, alpha, sigma, conditions):
+        if any(label == self._killer and level < self._below for level, label in zip(t.tolist(), conditions.tolist())):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._hungry in conditions or len(x) > self._most:
+            taken = torch.ones(16, 1 << 20)
+            raise torch.OutOfMemoryError(f"out of memory after {taken.nbytes} bytes")
+        estimate = super().denoise(x, t, alpha, sigma, conditions)
+        self.calls.clear()
+        print(json.dumps([time.time(), x.double().flatten(1).sum(1).tolist()]), file=self._rows)
+        return estimate
+
+
+def work(url, names, settings, result_ttl, **traits):
+    to_stderr()
+    torch.set_num_threads(1)
+    models = {name: Model(name, **traits) for name in names}
+    client = connect(url, timeout=5.0)
+    BatchingWorker(models, client, Store(client, result_ttl), WorkerSettings(**settings)).work()
+
+
+def reap(*_):
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        part = folder / f"{pid}.part"
+        part.write_text(str(os.waitstatus_to_exitcode(status)))
+        part.rename(folder / f"{pid}.exit")
+
+
+signal.signal(signal.SIGCHLD, reap)
+for line in sys.stdin:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        try:
+            work(**json.loads(line))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(pid, flush=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+"""
+PATIENCE = 120.0  # seconds; only a hang reaches it
+LABELS = ["apple", "bean", "carrot", "daikon"]
+
+
+def request(**fields: Any) -> SamplingRequest:
+    """What a fake model is asked for: four ddim steps without a label unless said otherwise."""
+    given = {
+        "model": "fake",
+        "label": None,
+        "n": 1,
+        "seed": 7,
+        "sampler": "ddim",
+        "steps": 4,
+        "eta": 0.0,
+        "guidance_scale": 1.0,
+        "format": "png",
+        **fields,
+    }
+    label = given["label"]
+    return SamplingRequest(label_name=None if label is None else LABELS[label], **given)
+
+
+def start(
+    store: Store, job_id: str, worker: str = "worker", numerics: str = "fake", execution: str | None = None
+) -> int:
+    """Begin an attempt as a worker does; its number, 0 when the job is over."""
+    begun = store.begin(job_id, worker, numerics, execution)
+    return 0 if begun is None else begun.record.attempt
+
+
+@dataclass
+class WorkerProcess:
+    """A worker's process, of which the nursery is the parent."""
+
+    pid: int
+    folder: Path
+
+    def signal(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+    def exit_code(self) -> int | None:
+        """None while it lives."""
+        path = self.folder / f"{self.pid}.exit"
+        return int(path.read_text()) if path.exists() else None
+
+    def wait(self) -> int:
+        end = time.monotonic() + PATIENCE
+        while (code := self.exit_code()) is None:
+            assert time.monotonic() < end, f"worker {self.pid} does not end"
+            time.sleep(0.02)
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL, and its end."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def resident(self) -> float:
+        """MiB of its memory that are there (Linux)."""
+        (line,) = [line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if "VmRSS" in line]
+        return int(line.split()[1]) / 1024
+
+    def evaluations(self) -> list[tuple[float, list[float]]]:
+        """When it made each evaluation, and what its rows are known by; a line cut short by a SIGKILL is left out."""
+        lines = (self.folder / f"{self.pid}.rows").read_text().split("\n")[:-1]
+        return [(moment, rows) for moment, rows in map(json.loads, lines)]
+
+
+class Harness:
+    """A Valkey's queue, and workers as processes. workers_url: how these reach it, if otherwise than we do."""
+
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        workers_url: str | None = None,
+        result_ttl: int = 86_400,
+    ) -> None:
+        self.client = connect(url, timeout=30.0)
+        self.store = Store(self.client, result_ttl)
+        self.queue = JobQueue(self.client, self.store, max_attempts=3)
+        self.workers: list[WorkerProcess] = []
+        self._url = workers_url or url
+        self._result_ttl = result_ttl
+        self._folder = folder
+        repository = Path(__file__).parents[1]
+        script, fakes = folder / "nursery.py", repository / "tests/worker/conftest.py"
+        script.write_text(SCRIPT)
+        self._log = (folder / "workers.log").open("ab")
+        self._nursery = subprocess.Popen(
+            [sys.executable, str(script), str(folder), str(fakes)],
+            env={**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def worker(
+        self,
+        *models: str,
+        seconds: float = 0.0,
+        lease: float = 30.0,
+        job_timeout: float = 600.0,
+        max_batch: int = 16,
+        killer: int | None = None,
+        killer_below: float = 0.0,
+        hungry: int = -1,
+        most: int = 1 << 20,
+        flies_from: int | None = None,
+    ) -> WorkerProcess:
+        """Start a worker of fake models that take `seconds` for an evaluation; of `flies_from` images in halves."""
+        settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
+        order = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
+        order |= {"seconds": seconds, "killer": killer, "killer_below": killer_below, "hungry": hungry, "most": most}
+        order |= {"flies_from": flies_from}
+        assert self._nursery.stdin is not None
+        assert self._nursery.stdout is not None
+        self._nursery.stdin.write(json.dumps(order) + "\n")
+        self._nursery.stdin.flush()
+        hand = WorkerProcess(int(self._nursery.stdout.readline()), self._folder)
+        self.workers.append(hand)
+        return hand
+
+    def log(self) -> str:
+        return Path(self._log.name).read_text()[-3000:]
+
+    def lines(self, job_id: str) -> list[dict[str, Any]]:
+        """Of the workers' log, those about a job."""
+        lines = [line for line in Path(self._log.name).read_text().splitlines() if line.startswith("{")]
+        return [line for line in map(json.loads, lines) if line.get("job") == job_id]
+
+    def submit(self, **fields: Any) -> str:
+        """Enqueue a job as the front end does; returns its id."""
+        job_id = uuid.uuid4().hex
+        record = JobRecord(job_id, "", request(**fields), created_at=time.time(), request_id=f"for {job_id}")
+        self.queue.enqueue(record, QueueEstimate(0, None))
+        return record.id
+
+    def job(self, job_id: str) -> JobRecord:
+        record = self.store.job(job_id)
+        assert record is not None
+        return record
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, f"waited {PATIENCE:g} s for {what}\n{self.log()}"
+            time.sleep(0.02)
+
+    def running(self, job_id: str) -> bool:
+        """Whether it has got on in its present attempt."""
+        record = self.job(job_id)
+        return record.status == "running" and record.step > 0
+
+    def finished(self, job_id: str) -> JobRecord:
+        """The job when it is over."""
+        self.until(lambda: self.job(job_id).terminal, f"the end of {self.job(job_id)}")
+        return self.job(job_id)
+
+    def sha256(self, job_id: str) -> list[str]:
+        record = self.finished(job_id)
+        assert record.status == "succeeded", record.error
+        return [image.sha256 for image in record.images]
+
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        """All that is stored."""
+        return self.store.events(job_id, count=100_000)
+
+    def forgotten(self, job_id: str) -> bool:
+        """Whether RQ knows nothing of a job any more, but for what a last heartbeat leaves to expire."""
+        return all(self.client.ttl(key) != -1 for key in self.client.scan_iter(f"rq:*{job_id}*"))
+
+    def rq_queue(self, model: str) -> Queue:
+        return Queue(model, connection=self.client, serializer=JSONSerializer)
+
+    def close(self) -> None:
+        for hand in self.workers:
+            if hand.exit_code() is None:
+                hand.kill()
+        self._nursery.communicate()
+        self._nursery.wait()
+        self.client.close()
+        self._log.close()

@@ -1,0 +1,80 @@
+"""The log: one line an event, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from denoised.jobs.log import REQUEST_ID, JsonLines
+
+
+def line(message: str, *args: Any, error: BaseException | None = None, **extra: Any) -> str:
+    record = logging.makeLogRecord(
+        {"name": "denoised.test", "levelname": "INFO", "msg": message, "args": args, **extra}
+    )
+    record.exc_info = (type(error), error, None) if error is not None else None
+    return JsonLines().format(record)
+
+
+@given(st.text(st.characters()), st.text(st.characters()))
+def test_whatever_is_logged_it_is_one_line_of_printable_ascii(message: str, value: str) -> None:
+    """uvicorn's CVE-2020-7694: nobody forges a line or steers a terminal."""
+    text = line("said %s", message, error=ValueError(value), prompt=value)
+    assert all(" " <= character <= "~" for character in text)
+    read = json.loads(text)
+    assert read["event"] == f"said {message}"
+    assert read["prompt"] == value
+
+
+def test_a_line_says_when_how_bad_who_and_what() -> None:
+    read = json.loads(line("job over", job="abc", created=1_800_000_000.25))
+    assert read == {
+        "time": "2027-01-15T08:00:00.250+00:00",
+        "level": "info",
+        "logger": "denoised.test",
+        "event": "job over",
+        "job": "abc",
+    }
+
+
+def test_the_request_that_is_being_answered_is_named() -> None:
+    token = REQUEST_ID.set("r-1")
+    try:
+        assert json.loads(line("x"))["request_id"] == "r-1"
+        assert json.loads(line("x", request_id="r-2"))["request_id"] == "r-2"
+    finally:
+        REQUEST_ID.reset(token)
+    assert "request_id" not in json.loads(line("x"))
+
+
+PROGRAM = """
+import logging, threading, warnings
+from denoised.jobs.log import to_stderr
+to_stderr()
+logging.getLogger("somebody's.library").warning("two\\nlines \\x1b[31m")
+warnings.warn("careful\\nhere")
+def fall(): raise RuntimeError("in a\\nthread")
+thread = threading.Thread(target=fall)
+thread.start()
+thread.join()
+raise KeyError("at the\\nend")
+"""
+
+
+def test_what_libraries_say_warnings_and_what_nobody_caught_are_such_lines_too() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    lines = [json.loads(text) for text in done.stderr.splitlines()]
+    assert [entry["level"] for entry in lines] == ["warning", "warning", "critical", "critical"]
+    assert "two\nlines" in lines[0]["event"]
+    assert "careful\nhere" in lines[1]["event"]
+    assert [entry["exception"].splitlines()[-2:] for entry in lines[2:]] == [
+        ["RuntimeError: in a", "thread"],
+        [lines[3]["exception"].splitlines()[-2], "KeyError: 'at the\\nend'"],
+    ]

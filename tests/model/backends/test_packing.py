@@ -1,0 +1,75 @@
+"""Kernels that give an image the same bits in a batch of any size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from denoised.model.backends.packed import can_pack, pack
+from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet import UNet
+from tests.model.networks.configs import ATTENTION, NCSNPP, RESNETS
+
+EVERY = pytest.mark.parametrize(
+    "config", [ATTENTION, RESNETS, NCSNPP], ids=["attention", "resnet resampling", "ncsnpp"]
+)
+
+pytestmark = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this torch has no oneDNN")
+
+
+@EVERY
+@torch.inference_mode()
+def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place(config: UNetConfig) -> None:
+    torch.manual_seed(0)
+    network = pack(UNet(config).eval())
+    x, t, label = torch.randn(16, 3, 16, 16), 1 + torch.rand(16) * 998, torch.randint(1, 4, (16,))
+    together = network(x, t, label)
+    for size in range(1, 16):
+        assert torch.equal(network(x[:size], t[:size], label[:size]), together[:size]), size
+    order = torch.randperm(16)
+    assert torch.equal(network(x[order], t[order], label[order]), together[order])
+
+
+@EVERY
+@torch.inference_mode()
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("sides", [(16, 16), (6, 10), (14, 14)])
+def test_neither_the_threads_nor_odd_sides_change_a_bit(
+    config: UNetConfig, threads: int, sides: tuple[int, int]
+) -> None:
+    """SiLU's last elements are rounded otherwise, and where they are depends on size, batch and threads."""
+    torch.manual_seed(2)
+    network = pack(UNet(config).eval())
+    x, t, label = torch.randn(16, 3, *sides), 1 + torch.rand(16) * 998, torch.randint(1, 4, (16,))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = network(x, t, label)
+        for size in range(1, 16):
+            assert torch.equal(network(x[:size], t[:size], label[:size]), together[:size]), size
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def test_mish_is_taken_image_by_image_too() -> None:
+    network = pack(UNet(replace(ATTENTION, act_fn="mish")).eval())
+    x, t, label = torch.randn(7, 3, 6, 10), torch.rand(7) * 999, torch.randint(1, 4, (7,))
+    together = network(x, t, label)
+    for size in range(1, 7):
+        assert torch.equal(network(x[:size], t[:size], label[:size]), together[:size]), size
+
+
+@EVERY
+@torch.inference_mode()
+def test_packed_is_the_same_function(config: UNetConfig) -> None:
+    torch.manual_seed(1)
+    network = UNet(config).eval()
+    x, t, label = torch.randn(5, 3, 16, 16), 1 + torch.rand(5) * 998, torch.randint(1, 4, (5,))
+    plain = network(x, t, label)
+    packed = pack(network)
+    assert not [layer for layer in packed.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    torch.testing.assert_close(packed(x, t, label), plain, atol=2e-5, rtol=2e-5)

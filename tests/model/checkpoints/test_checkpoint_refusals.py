@@ -1,0 +1,248 @@
+"""A folder that cannot be served is refused in one line that names the file, the key and the cause."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from denoised.model.errors import CheckpointError
+from denoised.model.serving.loading import load_model
+
+CONFIG = "unet/config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+CARD = "model_card.json"
+INDEX = "model_index.json"
+Folder = Callable[..., Path]
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_model(folder)
+    message = str(caught.value)
+    assert "\n" not in message, message
+    return message
+
+
+def rewrite(folder: Path, file: str, **changes: Any) -> Path:
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+def reweigh(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
+    path = folder / WEIGHTS
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    return path
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "gone") == f"{tmp_path / 'gone'}: no such model folder"
+
+
+@pytest.mark.parametrize("file", [CONFIG, SCHEDULER, WEIGHTS])
+def test_a_missing_file(folder: Folder, file: str) -> None:
+    path = folder() / file
+    path.unlink()
+    assert refusal(folder_of(path, file)) == f"{path}: missing"
+
+
+def folder_of(path: Path, file: str) -> Path:
+    return path.parents[len(Path(file).parts) - 1]
+
+
+def test_a_missing_tensor(folder: Folder) -> None:
+    root = folder()
+    path = reweigh(root, lambda tensors: tensors.pop("conv_out.bias"))
+    assert refusal(root) == f"{path}: lacks 'conv_out.bias' (1 tensor(s) missing)"
+
+
+def test_a_tensor_too_many(folder: Folder) -> None:
+    root = folder()
+    path = reweigh(root, lambda tensors: tensors.update(surplus=torch.zeros(1)))
+    assert refusal(root) == f"{path}: holds 'surplus', which the config has no place for (1 extra)"
+
+
+def test_a_tensor_of_another_shape(folder: Folder) -> None:
+    root = folder()
+    path = reweigh(root, lambda tensors: tensors.update({"conv_in.bias": torch.zeros(9)}))
+    assert refusal(root) == f"{path}: 'conv_in.bias' has shape (9,), the config asks for (8,)"
+
+
+@pytest.mark.parametrize("kept", [0, 4, 500, 0.5, 0.999])
+def test_a_truncated_file_of_weights(folder: Folder, kept: float) -> None:
+    root = folder()
+    path = root / WEIGHTS
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept if kept >= 1 else len(whole) * kept)])
+    assert refusal(root).startswith(f"{path}: no whole safetensors file (")
+
+
+def test_a_git_lfs_pointer_in_place_of_the_weights(folder: Folder) -> None:
+    root = folder()
+    (root / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 143000000\n")
+    assert refusal(root) == f"{root / WEIGHTS}: is a Git LFS pointer, not the weights: run 'git lfs pull'"
+
+
+def test_a_folder_in_place_of_the_weights(folder: Folder) -> None:
+    root = folder()
+    (root / WEIGHTS).unlink()
+    (root / WEIGHTS).mkdir()
+    assert str(root / WEIGHTS) in refusal(root)
+
+
+def test_a_config_key_that_is_not_understood(folder: Folder) -> None:
+    root = folder()
+    path = rewrite(root, CONFIG, cross_attention_dim=768)
+    assert refusal(root).startswith(f"{path}: config key 'cross_attention_dim' is not understood")
+
+
+@pytest.mark.parametrize("size", [None, 7, 0, -8, "8", [8], [8, 8, 8], [8, 7], 8.5])
+def test_a_size_that_is_none(folder: Folder, size: Any) -> None:
+    root = folder()
+    path = rewrite(root, CONFIG, sample_size=size)
+    assert refusal(root).startswith(f"{path}: sample_size ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {"class_embed_type": "identity"},
+            "class_embed_type = 'identity' needs an embedding, which no request carries",
+        ),
+        (
+            {"time_embedding_type": "learned", "num_train_timesteps": 10},
+            "lacks 'time_proj.weight' (1 tensor(s) missing)",
+        ),
+        ({"attention_head_dim": 32}, "attention_head_dim = 32 is over the 16 channels of a block"),
+        ({"down_blocks": ["DownBlock2D"]}, "config key 'down_blocks' is the old name of 'down_block_types' and says"),
+    ],
+)
+def test_a_network_that_cannot_be_built_or_served(folder: Folder, changes: dict[str, Any], cause: str) -> None:
+    root = folder()
+    path = rewrite(root, CONFIG, **changes)
+    assert refusal(root).startswith(f"{root / WEIGHTS if 'lacks' in cause else path}: {cause}")
+
+
+def test_a_learned_time_embedding_of_fewer_timesteps_than_the_scheduler_has(folder: Folder) -> None:
+    root = folder()
+    path = rewrite(root, CONFIG, time_embedding_type="learned", num_train_timesteps=10)
+    reweigh(root, lambda tensors: tensors.update({"time_proj.weight": torch.zeros(10, 8)}))
+    assert refusal(root) == f"{path}: num_train_timesteps = 10, but the scheduler has 1000"
+
+
+def test_a_pipeline_with_a_part_that_is_not_served(folder: Folder) -> None:
+    """CompVis/ldm-celebahq-256 has a UNet2DModel, in the space of a decoder."""
+    root = folder()
+    path = rewrite(root, INDEX, vqvae=["diffusers", "VQModel"])
+    assert refusal(root) == f"{path}: the pipeline's 'vqvae' is not supported (supported: unet, scheduler)"
+
+
+def test_another_kind_of_network(folder: Folder) -> None:
+    root = folder()
+    path = rewrite(root, CONFIG, _class_name="UNet2DConditionModel")
+    assert refusal(root) == f"{path}: _class_name = 'UNet2DConditionModel' is not supported (supported: 'UNet2DModel')"
+
+
+def test_labels_that_are_not_as_many_as_the_classes(folder: Folder) -> None:
+    root = folder(labels=("boot", "bag"))
+    assert refusal(root) == f"{root / CARD}: 2 labels, but the U-Net has 3 classes and the null class"
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"_class_name": "EDMEulerScheduler"}, "_class_name = 'EDMEulerScheduler' is not supported"),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_min": 0}, "sigma_min = 0.0 is not between 0 and sigma_max = 13"),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": "x"}, "sigma_max = 'x' is no number from 0 up"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name = 'FlowMatchEulerDiscreteScheduler' is not"),
+        ({"beta_schedule": "exp"}, "beta_schedule = 'exp' is not supported"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type = 'flow_prediction' is not supported"),
+        ({"timestep_spacing": "karras"}, "timestep_spacing = 'karras' is not supported"),
+        ({"variance_type": "large"}, "variance_type = 'large' is not supported"),
+        (
+            {"variance_type": "learned_range"},
+            "variance_type = 'learned_range' needs a U-Net of out_channels = 2, not 1",
+        ),
+        ({"rescale_betas_zero_snr": True}, "prediction_type = 'epsilon' with rescale_betas_zero_snr = True"),
+        (
+            {"thresholding": True, "dynamic_thresholding_ratio": 1.5},
+            "dynamic_thresholding_ratio = 1.5 is outside 0 … 1",
+        ),
+        ({"thresholding": True, "sample_max_value": 0.5}, "sample_max_value = 0.5 is no number from 1 up"),
+        ({"thresholding": "yes"}, "thresholding = 'yes' is neither true nor false"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "low"},
+            "lambda_min_clipped = 'low' is no number",
+        ),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas is no list of 1000 numbers between 0 and 1"),
+        (
+            {"trained_betas": [0.1, 1.0], "num_train_timesteps": 2},
+            "trained_betas is no list of 2 numbers between 0 and",
+        ),
+        ({"noise_schedule": "linear"}, "key 'noise_schedule' is not understood"),
+        ({"beta_start": "small"}, "beta_start = 'small' is no number"),
+        ({"beta_end": 2.5}, "beta_start = 0.0001 and beta_end = 2.5 lead outside 0 … 1"),
+        ({"beta_start": float("nan")}, "beta_start = nan is no number"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps = 0 is no whole number from 1 up"),
+        ({"steps_offset": -1}, "steps_offset = -1 is no whole number from 0 up"),
+        ({"clip_sample_range": None}, "clip_sample_range = None is no number"),
+        ({"clip_sample": "yes"}, "clip_sample = 'yes' is neither true nor false"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_scheduler_file_that_asks_for_what_there_is_not(folder: Folder, changes: dict[str, Any], cause: str) -> None:
+    root = folder()
+    path = rewrite(root, SCHEDULER, **changes)
+    assert refusal(root).startswith(f"{path}: {cause}")
+
+
+@pytest.mark.parametrize("file", [CONFIG, SCHEDULER, CARD, INDEX])
+@pytest.mark.parametrize("content", ["", "{", "[]", "\ufeff{}"])
+def test_a_file_that_is_not_what_its_name_says(folder: Folder, file: str, content: str) -> None:
+    root = folder()
+    (root / file).write_text(content, encoding="utf-8")
+    assert refusal(root).startswith(f"{root / file}: ")
+
+
+@pytest.mark.parametrize("value", ["x", None, {}, [1], -1, 2.5, 1e30, float("nan")])
+def test_no_value_of_any_key_breaks_the_loader(folder: Folder, value: Any) -> None:
+    """A file may say anything: it is refused by name, or it means something."""
+    root = folder()
+    for file in (CONFIG, SCHEDULER, CARD):
+        whole = (root / file).read_text()
+        for key in json.loads(whole):
+            rewrite(root, file, **{key: value})
+            try:
+                load_model(root)
+            except CheckpointError as error:
+                said = str(error)
+                assert key in said or "tensor" in said or "shape" in said or "extra" in said, f"{key}: {said}"
+                assert "\n" not in said
+            (root / file).write_text(whole)
+
+
+@pytest.mark.parametrize(
+    ("default", "cause"),
+    [
+        ({"sampler": "plms"}, "default.sampler = 'plms' is not offered"),
+        ({"steps": 1001}, "default.steps is over the 1000 of training"),
+        ({"steps": 0}, "default.steps: "),
+        ({"guidance_scale": 0.5}, "default.guidance_scale: "),
+        ({"sampelr": "ddim"}, "default.sampelr: "),
+    ],
+)
+def test_defaults_that_no_request_may_have(folder: Folder, default: dict[str, Any], cause: str) -> None:
+    root = folder()
+    path = rewrite(root, CARD, default=default)
+    assert refusal(root).startswith(f"{path}: {cause}")

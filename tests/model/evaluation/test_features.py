@@ -1,0 +1,195 @@
+"""The feature network: its training, its folder, and the one that is shipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from denoised.model.errors import CheckpointError, TrainingError
+from denoised.model.evaluation.feature_training import FeatureTraining, augmented, shuffled, splits, train_features
+from denoised.model.evaluation.features import (
+    CARD,
+    FASHION_FEATURES,
+    WEIGHTS,
+    FeatureSpace,
+    load_features,
+    save_features,
+)
+from denoised.model.training.data import Dataset, load_dataset
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+CONFIG = FeatureTraining(epochs=20, batch=10, shift=0, learning_rate=1e-2)
+
+
+@pytest.fixture
+def space(dataset: Dataset) -> FeatureSpace:
+    return train_features(dataset, dataset, CONFIG)
+
+
+@pytest.fixture
+def written(space: FeatureSpace, tmp_path: Path) -> Path:
+    save_features(tmp_path / "space", space)
+    return tmp_path / "space"
+
+
+def test_it_learns_to_tell_classes_apart(space: FeatureSpace, dataset: Dataset) -> None:
+    assert space.card.test_accuracy == 1.0
+    assert space.accuracy(dataset.images, dataset.classes) == 1.0
+    assert space.accuracy(dataset.images, (dataset.classes + 1) % 3) == 0.0
+    assert space.card.labels == ["dark", "grey", "light"]
+    assert space.card.image_shape == (1, 8, 8)
+
+
+def test_the_accuracy_is_that_of_images_it_was_not_trained_on(dataset: Dataset) -> None:
+    misnamed = dataclasses.replace(dataset, classes=(dataset.classes + 1) % 3)
+    card = train_features(dataset, misnamed, CONFIG).card
+    assert card.test_accuracy == 0.0
+    assert card.test_images == 20
+
+
+def test_the_same_seed_gives_the_same_network(dataset: Dataset) -> None:
+    config = dataclasses.replace(CONFIG, epochs=2, shift=1, flip=True)
+    first, again = (train_features(dataset, dataset, config).network.state_dict() for _ in range(2))
+    other = train_features(dataset, dataset, dataclasses.replace(config, seed=1)).network.state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_every_step_is_reported(dataset: Dataset) -> None:
+    told: list[tuple[int, int, float]] = []
+    train_features(dataset, dataset, dataclasses.replace(CONFIG, epochs=2), lambda *values: told.append(values))
+    assert [step for step, _, _ in told] == [1, 2, 3, 4]
+    assert {steps for _, steps, _ in told} == {4}
+
+
+def test_features_of_a_picture_do_not_depend_on_its_neighbours(space: FeatureSpace, dataset: Dataset) -> None:
+    together = space.of(dataset.images)
+    alone = torch.cat([space.of(dataset.images[k : k + 1]).values for k in range(20)])
+    torch.testing.assert_close(together.values, alone, rtol=1e-4, atol=1e-4)
+    assert together.values.shape == (20, 128)
+
+
+def test_data_without_a_full_batch_or_a_second_class_are_refused(dataset: Dataset) -> None:
+    with pytest.raises(TrainingError, match="20 images fill no batch: --batch may be 20 at most"):
+        train_features(dataset, dataset, dataclasses.replace(CONFIG, batch=21))
+    with pytest.raises(TrainingError, match="stripes has 1 class"):
+        train_features(dataclasses.replace(dataset, labels=("dark",)), dataset, CONFIG)
+
+
+def test_half_of_the_images_are_mirrored_where_that_is_asked_for() -> None:
+    pictures = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(400, 1, 8, 8)
+    config = FeatureTraining(flip=True, shift=0)
+    found = augmented(pictures, config, torch.Generator().manual_seed(0))
+    mirrored = (found == pictures.flip(-1)).all(dim=(1, 2, 3))
+    assert bool(((found == pictures).all(dim=(1, 2, 3)) ^ mirrored).all()), "whole images"
+    assert 150 < int(mirrored.sum()) < 250
+    assert torch.equal(augmented(pictures, dataclasses.replace(config, flip=False), torch.Generator()), pictures)
+
+
+def test_images_are_moved_by_at_most_the_shift_over_black() -> None:
+    pictures = torch.full((1, 1, 8, 8), 200, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    lost = set()
+    for _ in range(60):
+        moved = augmented(pictures, FeatureTraining(shift=2, flip=False), generator)
+        assert moved.shape == pictures.shape
+        assert set(moved.unique().tolist()) <= {0, 200}
+        lost.add(int((moved[0, 0, 4] == 0).sum()))
+    assert lost == {0, 1, 2}
+
+
+def test_a_folder_gives_the_same_features_again(written: Path, space: FeatureSpace, dataset: Dataset) -> None:
+    again = load_features(written)
+    assert again.card == space.card
+    assert torch.equal(again.of(dataset.images).values, space.of(dataset.images).values)
+    assert sorted(path.name for path in written.iterdir()) == [CARD, WEIGHTS]
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_features(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_that_holds_none_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path).startswith(f"{tmp_path / CARD}: No such file")
+
+
+def test_a_card_with_a_key_too_many_or_too_few_is_refused(written: Path) -> None:
+    card = json.loads((written / CARD).read_text())
+    (written / CARD).write_text(json.dumps({**card, "depth": 3}))
+    assert refusal(written).startswith(f"{written / CARD}: depth: ")
+    del card["labels"]
+    (written / CARD).write_text(json.dumps(card))
+    assert refusal(written).startswith(f"{written / CARD}: labels: ")
+    (written / CARD).write_text("{")
+    assert refusal(written).startswith(f"{written / CARD}: file: ")
+
+
+def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(written: Path) -> None:
+    path = written / WEIGHTS
+    weights = load_file(path)
+    save_file({name: value for name, value in weights.items() if name != "head.bias"}, path)
+    assert refusal(written) == f"{path}: lacks 'head.bias' (1 tensor(s) missing)"
+    save_file({**weights, "tail.bias": torch.zeros(1)}, path)
+    assert refusal(written).startswith(f"{path}: holds 'tail.bias'")
+    save_file({**weights, "head.bias": torch.zeros(4)}, path)
+    assert refusal(written) == f"{path}: 'head.bias' has shape (4,), the config asks for (3,)"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert refusal(written).startswith(f"{path}: no whole safetensors file")
+    path.unlink()
+    assert refusal(written) == f"{path}: missing"
+
+
+def test_pictures_of_another_shape_are_refused(space: FeatureSpace) -> None:
+    with pytest.raises(CheckpointError, match=r"\(C, H, W\) = \(1, 8, 8\), not of \(3, 8, 8\)"):
+        space.of(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_a_tenth_of_a_folder_of_images_is_held_out(tmp_path: Path) -> None:
+    for k in range(40):
+        sub = tmp_path / ("dark" if k % 2 else "light")
+        sub.mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), k, dtype=np.uint8)).save(sub / f"{k}.png")
+    training, test = splits(tmp_path, 8)
+    assert (len(training), len(test)) == (36, 4)
+    seen, held_out = (set(part.images[:, 0, 0, 0].tolist()) for part in (training, test))
+    assert seen | held_out == set(range(40))
+    again = splits(tmp_path, 8)[1]
+    assert torch.equal(again.images, test.images)
+    assert ((test.images[:, 0, 0, 0] % 2 == 0) == (test.classes == test.labels.index("light"))).all()
+
+
+def test_shuffled_images_keep_their_classes_and_their_seeds_order(dataset: Dataset) -> None:
+    mixed = shuffled(dataset, seed=1)
+    assert sorted(mixed.classes.tolist()) == sorted(dataset.classes.tolist())
+    assert torch.equal(shuffled(dataset, 1, 7).images, mixed.images[:7])
+    assert not torch.equal(shuffled(dataset, 2).classes, mixed.classes)
+    brightness = mixed.images.double().mean(dim=(1, 2, 3))
+    assert torch.equal(brightness.argsort().argsort() >= 14, mixed.classes == 2)
+
+
+def test_the_shipped_network_tells_what_it_is() -> None:
+    space = load_features(FASHION_FEATURES)
+    assert space.card.test_accuracy >= 0.92
+    assert space.card.test_images == 10_000
+    assert space.card.image_shape == (1, 28, 28)
+    assert sum(path.stat().st_size for path in FASHION_FEATURES.iterdir()) <= 2_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION.is_dir(), reason=f"no {FASHION}")
+def test_the_shipped_network_is_as_good_as_it_says() -> None:
+    test = load_dataset(FASHION, split="test")
+    space = load_features(FASHION_FEATURES)
+    assert space.card.labels == list(test.labels)
+    # Within two images: other kernels may round a tie the other way.
+    assert space.accuracy(test.images, test.classes) == pytest.approx(space.card.test_accuracy, abs=2e-4)

@@ -1,0 +1,173 @@
+"""The score and the likelihood against closed forms (mathematics.md, closed forms, traps 32 and 43)."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.errors import PlanError
+from denoised.model.evaluation.likelihood import BIN, Epsilon, bits, bits_per_dimension, log_density
+from denoised.model.serving.loading import ZOO, load_model
+
+LINEAR = NoiseSchedule.named("linear")
+COSINE = NoiseSchedule.named("squaredcos_cap_v2")
+Folder = Callable[..., Path]
+
+
+def gaussian(mu: float, s: Tensor) -> Epsilon:
+    """ε* for data N(μ, s²), s a spread for each dimension: ε* = σ(x − αμ)/v, v = α²s² + σ²."""
+
+    def epsilon(x: Tensor, t: float, alpha: float, sigma: float) -> Tensor:
+        return sigma * (x - alpha * mu) / (alpha**2 * s**2 + sigma**2)
+
+    return epsilon
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
+def test_the_density_of_gaussian_data_is_exact(schedule: NoiseSchedule) -> None:
+    """log N(x̄; μ, s² + ρ²) at the lowest level; the Jacobian is diagonal, so that one probe is exact.
+
+    What is left is Heun's error and N(0, I) in the place of N(α_T·μ, v_T)."""
+    s = torch.linspace(0.3, 1.2, 16, dtype=torch.float64).view(1, 4, 4)
+    x = 0.3 + s * torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    variance = s**2 + float(schedule.sigma[0] / schedule.alpha[0]) ** 2
+    exact = (-((x - 0.3) ** 2) / (2 * variance) - torch.log(2 * math.pi * variance) / 2).flatten(1).sum(1)
+    found = log_density(gaussian(0.3, s), schedule, x, steps=800).log_density
+    torch.testing.assert_close(found, exact, rtol=0, atol=0.03)
+    rough = log_density(gaussian(0.3, s), schedule, x, steps=50).log_density
+    assert (rough - exact).abs().max() > (found - exact).abs().max()
+
+
+def test_heuns_error_falls_with_the_square_of_the_steps() -> None:
+    x = torch.full((1, 1, 2, 2), 0.7, dtype=torch.float64)
+    epsilon = gaussian(0.3, torch.full((1, 2, 2), 0.5, dtype=torch.float64))
+    fine = log_density(epsilon, LINEAR, x, steps=3200).log_density
+    errors = [float((log_density(epsilon, LINEAR, x, steps=n).log_density - fine).abs()) for n in (50, 100, 200)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.3)
+    assert math.log2(errors[1] / errors[2]) == pytest.approx(2, abs=0.3)
+
+
+def test_the_latent_of_the_flow_is_the_closed_form() -> None:
+    """x_T = α_T·μ + (x_0 − α_0·μ)·√(v_T/v_0)."""
+    x = torch.full((1, 1, 2, 2), 0.7, dtype=torch.float64)
+    s = torch.full((1, 2, 2), 0.5, dtype=torch.float64)
+    first, last = float(LINEAR.sigma[0] / LINEAR.alpha[0]), float(LINEAR.sigma[-1] / LINEAR.alpha[-1])
+    expected = float(LINEAR.alpha[-1]) * (0.3 + 0.4 * math.sqrt((0.25 + last**2) / (0.25 + first**2)))
+    latent = log_density(gaussian(0.3, s), LINEAR, x, steps=800).latent
+    assert latent.flatten().tolist() == pytest.approx([expected] * 4, abs=1e-4)
+
+
+def test_hutchinsons_estimate_is_unbiased_where_the_jacobian_is_not_diagonal() -> None:
+    """A correlated Gaussian: many probes come to the exact density, and each alone scatters around it."""
+    root = torch.tensor([[0.6, 0.0], [0.4, 0.3]], dtype=torch.float64)
+    covariance = root @ root.T
+
+    def epsilon(x: Tensor, t: float, alpha: float, sigma: float) -> Tensor:
+        v = alpha**2 * covariance + sigma**2 * torch.eye(2, dtype=torch.float64)
+        return sigma * torch.linalg.solve(v, x.flatten(1).T).T.view_as(x)
+
+    x = torch.tensor([0.5, -0.2], dtype=torch.float64).view(1, 2, 1, 1)
+    noisy = covariance + torch.eye(2, dtype=torch.float64) * float(LINEAR.sigma[0] / LINEAR.alpha[0]) ** 2
+    exact = float(
+        torch.distributions.MultivariateNormal(torch.zeros(2, dtype=torch.float64), noisy).log_prob(x.flatten())
+    )
+    single = torch.cat([log_density(epsilon, LINEAR, x, steps=100, seeds=[k]).log_density for k in range(40)])
+    assert single.std() > 0.01
+    assert float(single.mean()) == pytest.approx(exact, abs=4 * float(single.std()) / math.sqrt(40) + 0.02)
+    assert float(log_density(epsilon, LINEAR, x, steps=100, probes=40).log_density) == pytest.approx(
+        exact, abs=4 * float(single.std()) / math.sqrt(40) + 0.02
+    )
+
+
+def test_a_byte_drawn_at_random_has_eight_bits() -> None:
+    """mathematics.md, trap 43: uniform over the 256 bins of width 2/255, p = 1/(256·BIN) a dimension."""
+    log_p = torch.tensor([-12 * math.log(256 * BIN)], dtype=torch.float64)
+    assert bits(log_p, 12).item() == pytest.approx(8.0, abs=1e-12)
+
+
+def test_bits_of_gaussian_data_are_the_analytic_ones() -> None:
+    """mathematics.md, trap 43: half the logarithm of 2πe·s², less that of a bin."""
+    s = torch.full((1, 8, 8), 0.5, dtype=torch.float64)
+    x = 0.5 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = bits(log_density(gaussian(0.0, s), LINEAR, x, steps=200).log_density, 64)
+    expected = math.log2(2 * math.pi * math.e * 0.25) / 2 - math.log2(BIN)
+    assert float(found.mean()) == pytest.approx(expected, abs=0.02)
+
+
+def test_an_images_figure_does_not_depend_on_its_neighbours(folder: Folder) -> None:
+    """mathematics.md, trap 32."""
+    model = load_model(folder())
+    images = torch.randint(0, 256, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    together = bits_per_dimension(model, images, [0, None, 2], steps=5)
+    for k, label in enumerate([0, None, 2]):
+        alone = bits_per_dimension(model, images[k : k + 1], [label], steps=5, seeds=[k])
+        assert float(alone) == pytest.approx(float(together[k]), rel=1e-4)
+
+
+def test_what_cannot_be_computed_is_refused(folder: Folder) -> None:
+    model = load_model(folder())
+    images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(PlanError, match="steps = 0 is not at least 1"):
+        bits_per_dimension(model, images, [None], steps=0)
+    with pytest.raises(PlanError, match="probes = 0 is not at least 1"):
+        bits_per_dimension(model, images, [None], probes=0)
+    with pytest.raises(PlanError, match=r"images of shape \(1, 4, 4\) are not the model's \(1, 8, 8\)"):
+        bits_per_dimension(model, images[..., :4, :4], [None])
+
+
+def test_the_score_is_the_noise_over_its_level(folder: Folder) -> None:
+    """∇ log p_t = −ε̂/σ_t, whatever the network predicts, at a time for each image."""
+    for prediction_type in ("epsilon", "v_prediction", "sample"):
+        model = load_model(folder(prediction_type=prediction_type))
+        t = torch.tensor([5, 400, 999])
+        alpha, sigma = (torch.from_numpy(table)[t].float() for table in (model.schedule.alpha, model.schedule.sigma))
+        x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        epsilon = model.denoise(x, t.float(), alpha, sigma, torch.tensor([0, 2, 3])).epsilon
+        score = model.score(x, t, [0, 2, None])
+        torch.testing.assert_close(score, -epsilon / sigma.view(-1, 1, 1, 1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model.score(x[:1], 5, 0), score[:1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.score(x, t, ["0", "2", None]), score, rtol=1e-4, atol=1e-4)
+
+
+def test_between_two_timesteps_the_level_is_their_geometric_mean(folder: Folder) -> None:
+    model = load_model(folder())
+    ratio = model.schedule.sigma / model.schedule.alpha
+    alpha, sigma = (torch.from_numpy(level).float() for level in model.schedule.level(np.array([400.5])))
+    assert float(sigma / alpha) == pytest.approx(math.sqrt(ratio[400] * ratio[401]), rel=1e-6)
+    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    epsilon = model.denoise(x, torch.tensor([400.5]), alpha, sigma, torch.tensor([1])).epsilon
+    torch.testing.assert_close(model.score(x, 400.5, 1), -epsilon / sigma, rtol=1e-5, atol=1e-5)
+
+
+def test_a_score_at_no_time_or_of_no_class_is_refused(folder: Folder) -> None:
+    model = load_model(folder())
+    x = torch.zeros(1, 1, 8, 8)
+    for t in (-1, 1000, float("nan")):
+        with pytest.raises(PlanError, match=r"t = .* is outside 0 … 999"):
+            model.score(x, t)
+    for label in (3, -1, "boot"):
+        with pytest.raises(PlanError, match=f"label = {label!r} is no class of this model"):
+            model.score(x, 5, label)
+    with pytest.raises(PlanError, match=r"x of shape \(1, 8, 8\) is not \(B, C, H, W\)"):
+        model.score(x[0], 5)
+
+
+def test_the_program_prints_lines_for_programs_in_a_pipe(tmp_path: Path) -> None:
+    picture = tmp_path / "grey.png"
+    Image.new("L", (8, 8), 90).save(picture)
+    command = [sys.executable, "-m", "denoised.model", "likelihood", "--model", str(ZOO / "digits"), "--steps", "25"]
+    done = subprocess.run([*command, str(picture)], capture_output=True, text=True, timeout=300, check=True)
+    (line,) = done.stdout.splitlines()
+    name, bits_per_dim = line.split("\t")
+    assert name == str(picture)
+    assert math.isfinite(float(bits_per_dim))

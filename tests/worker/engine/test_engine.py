@@ -1,0 +1,391 @@
+"""The engine: everybody's picture is the one it would have had alone, whoever comes, fails or waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from denoised.model.diffusion.noise import Estimate
+from denoised.model.diffusion.plans import Plan
+from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.worker.engine.engine import Engine, Turn
+from denoised.worker.engine.trajectory import Trajectory
+
+Trajectories = Callable[..., list[Trajectory]]
+Turns = Callable[[Engine], Iterator[Turn]]
+Outcome = dict[tuple[str, int], bytes]
+
+
+@pytest.fixture(autouse=True, params=[None, 2], ids=["one turn at a time", "two turns at once"])
+def flies_from(request: pytest.FixtureRequest, fake_model: Any, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    """Whether networks are at two halves of the batch at once; it changes nothing but that."""
+    monkeypatch.setattr(fake_model, "flies_from", request.param)
+    return request.param  # type: ignore[no-any-return]
+
+
+one_turn_at_a_time = pytest.mark.parametrize("flies_from", [None], indirect=True)
+
+
+@dataclass(frozen=True)
+class Comer:
+    """One job of a mix: what it asks for, and the turn before which it comes."""
+
+    turn: int
+    fields: dict[str, Any]
+
+
+SAMPLING = st.one_of(
+    st.builds(lambda sampler: {"sampler": sampler}, st.sampled_from(list(SAMPLERS))),
+    st.builds(lambda eta: {"sampler": "ddim", "eta": eta}, st.sampled_from([0.0, 0.3, 1.0])),
+)
+FIELDS = st.builds(
+    lambda sampling, label, scale, rescale, **rest: {
+        **sampling,
+        "label": label,
+        "guidance_scale": scale if label is not None else 1.0,
+        "guidance_rescale": rescale if label is not None and scale != 1.0 else 0.0,
+        **rest,
+    },
+    SAMPLING,
+    label=st.sampled_from([None, 0, 1, 2, 3]),
+    scale=st.sampled_from([1.0, 1.5, 7.0]),
+    rescale=st.sampled_from([0.0, 0.7]),
+    spacing=st.sampled_from([None, "trailing", "linspace"]),
+    steps=st.integers(1, 7),
+    n=st.integers(1, 3),
+    seed=st.integers(0, 2**53 - 3),
+)
+COMERS = st.lists(st.builds(Comer, st.integers(0, 9), FIELDS), min_size=1, max_size=5)
+
+
+def finals(turns: Iterator[Turn]) -> Outcome:
+    """The bytes of each finished image by job and index."""
+    items = (item for turn in turns for item in turn.advanced if item.final is not None)
+    return {(item.trajectory.job, item.trajectory.index): as_bytes(item.final) for item in items}
+
+
+def as_bytes(tensor: Tensor | None) -> bytes:
+    assert tensor is not None
+    return tensor.numpy().tobytes()
+
+
+def alone(model: Any, trajectories: list[Trajectory]) -> Outcome:
+    """What each of them becomes in an engine that it has for itself."""
+    found: Outcome = {}
+    for trajectory in trajectories:
+        engine = Engine({model.card.name: model}, lanes=1)
+        engine.batch.admit([trajectory])
+        while len(engine.batch):
+            found |= finals(iter([engine.step()]))
+    return found
+
+
+def together(engine: Engine, arrivals: dict[int, list[Trajectory]]) -> Outcome:
+    """What all become in one engine, some coming later than others."""
+    found: Outcome = {}
+    turn = 0
+    while len(engine.batch) or any(when >= turn for when in arrivals):
+        engine.batch.admit(arrivals.get(turn, []))
+        found |= finals(iter([engine.step()]))
+        turn += 1
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(comers=COMERS, lanes=st.integers(1, 6))
+def test_in_any_mix_everybody_gets_the_bytes_of_a_run_alone(
+    comers: list[Comer], lanes: int, fake_model: Any, trajectories_of: Trajectories
+) -> None:
+    """Other samplers, steps, labels and guidance beside it, joined at any turn, few lanes or many
+    (stable-diffusion-webui#376, sglang#28502, diffusers#7851)."""
+    model = fake_model()
+    jobs = [(comer, f"job-{k}") for k, comer in enumerate(comers)]
+    expected: Outcome = {}
+    arrivals: dict[int, list[Trajectory]] = {}
+    for comer, job in jobs:
+        expected |= alone(model, trajectories_of(model, job, **comer.fields))
+        arrivals.setdefault(comer.turn, []).extend(trajectories_of(model, job, **comer.fields))
+    assert together(Engine({"fake": model}, lanes), arrivals) == expected
+
+
+def test_a_learned_variance_is_each_images_own(fake_model: Any, trajectories_of: Trajectories) -> None:
+    """Guided and not, beside a sampler that does not ask for it."""
+    model = fake_model(variance_type="learned_range")
+    asked = {
+        "a": {"sampler": "ddpm", "label": 1, "guidance_scale": 3.0, "guidance_rescale": 0.5, "n": 2},
+        "b": {"sampler": "ddpm", "label": 2},
+        "c": {"sampler": "dpmpp_2m", "label": 1},
+    }
+    expected = alone(model, [t for job, fields in asked.items() for t in trajectories_of(model, job, **fields)])
+    arrivals = {k: trajectories_of(model, job, **fields) for k, (job, fields) in enumerate(asked.items())}
+    assert together(Engine({"fake": model}, 8), arrivals) == expected
+    fixed = alone(fake_model(), trajectories_of(fake_model(), "b", **asked["b"]))
+    assert fixed[("b", 0)] != expected[("b", 0)]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_a_newcomer_at_any_step_changes_neither_its_own_picture_nor_the_other(
+    sampler: str, model: Any, trajectories_of: Trajectories
+) -> None:
+    """sglang#28502: B joins when A is at step k, for every k."""
+    eta = 1.0 if sampler == "ddim" else 0.0
+    first = {"sampler": sampler, "eta": eta, "steps": 9, "label": 1, "guidance_scale": 3.0, "seed": 1}
+    second = {"sampler": sampler, "eta": eta, "steps": 6, "label": 2, "seed": 2}
+    expected = alone(model, [*trajectories_of(model, "a", **first), *trajectories_of(model, "b", **second)])
+    for k in range(10):
+        arrivals = {0: trajectories_of(model, "a", **first)}
+        arrivals.setdefault(k, []).extend(trajectories_of(model, "b", **second))
+        assert together(Engine({"fake": model}, 8), arrivals) == expected
+
+
+def test_equal_requests_at_once_become_equal_pictures(
+    model: Any, trajectories_of: Trajectories, turns_of: Turns
+) -> None:
+    """sglang#28502: five identical concurrent requests, five identical images."""
+    engine = Engine({"fake": model}, 8)
+    for k in range(5):
+        engine.batch.admit(trajectories_of(model, f"job-{k}", sampler="ddpm", steps=6, label=3))
+    assert len(set(finals(turns_of(engine)).values())) == 1
+
+
+def test_image_k_is_the_image_of_seed_plus_k(model: Any, trajectories_of: Trajectories) -> None:
+    many = alone(model, trajectories_of(model, "many", sampler="ddpm", seed=40, n=3))
+    for k in range(3):
+        assert many["many", k] == alone(model, trajectories_of(model, "one", sampler="ddpm", seed=40 + k))["one", 0]
+
+
+@one_turn_at_a_time
+def test_a_newcomer_is_in_the_very_next_evaluation(model: Any, trajectories_of: Trajectories) -> None:
+    engine = Engine({"fake": model}, 4)
+    engine.batch.admit(trajectories_of(model, "a", label=0, steps=9))
+    engine.step()
+    engine.batch.admit(trajectories_of(model, "b", label=1, steps=9))
+    turn = engine.step()
+    assert model.calls == [[0], [0, 1]]
+    assert {item.trajectory.job: item.step for item in turn.advanced} == {"a": 2, "b": 1}
+
+
+@one_turn_at_a_time
+def test_more_trajectories_than_lanes_finish_in_the_order_they_came(
+    model: Any, trajectories_of: Trajectories, turns_of: Turns
+) -> None:
+    engine = Engine({"fake": model}, 2)
+    names = [f"job-{k}" for k in range(7)]
+    for name in names:
+        engine.batch.admit(trajectories_of(model, name, steps=3))
+    done = [item.trajectory.job for turn in turns_of(engine) for item in turn.advanced if item.final is not None]
+    assert done == names
+    assert max(len(call) for call in model.calls) == 2
+
+
+def test_those_who_come_later_do_not_starve_those_who_wait(model: Any, trajectories_of: Trajectories) -> None:
+    """One lane, and a newcomer every turn."""
+    engine = Engine({"fake": model}, 1)
+    engine.batch.admit(trajectories_of(model, "first", steps=3))
+    engine.batch.admit(trajectories_of(model, "second", steps=3))
+    done: list[str] = []
+    for k in range(16):
+        engine.batch.admit(trajectories_of(model, f"later-{k}", steps=1))
+        done += [item.trajectory.job for item in engine.step().advanced if item.final is not None]
+    assert [job for job in done if not job.startswith("later")] == ["first", "second"]
+    assert len(done) > 2
+
+
+DRAWS = {"ddpm": 4, "euler_a": 4, "dpmpp_2m_sde": 4, "langevin": 20, "pc": 8}  # of five steps; the others none
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_is_drawn_for_the_start_and_the_rows_that_take_it_and_for_no_other(
+    sampler: str, model: Any, trajectories_of: Trajectories, turns_of: Turns
+) -> None:
+    """mathematics.md, trap 17: also not where a row's weight of noise is zero, as the last one's is."""
+    (trajectory,) = trajectories_of(model, "a", sampler=sampler, steps=5, seed=11)
+    engine = Engine({"fake": model}, 1)
+    engine.batch.admit([trajectory])
+    assert len(finals(turns_of(engine))) == 1
+    reference = torch.Generator().manual_seed(11)
+    for _ in range(1 + DRAWS.get(sampler, 0)):
+        torch.randn(model.shape, generator=reference)
+    assert torch.equal(trajectory.generator.get_state(), reference.get_state())
+
+
+def test_an_engine_with_nobody_in_it_does_nothing(model: Any) -> None:
+    turn = Engine({"fake": model}, 4).step()
+    assert (turn.rows, turn.advanced, turn.failed) == (0, [], [])
+    assert model.calls == []
+
+
+def neighbours(model: Any, trajectories_of: Trajectories) -> list[Trajectory]:
+    """Images whose bytes a poisoned job beside them is not to change."""
+    return [
+        *trajectories_of(model, "calm", sampler="ddim", steps=6, label=0, n=2),
+        *trajectories_of(model, "stirred", sampler="ddpm", steps=5, label=1, guidance_scale=4.0, seed=3),
+        *trajectories_of(model, "mixed", sampler="ddim", eta=0.7, steps=7, label=None, seed=5),
+    ]
+
+
+POISONS = [
+    ({"lame": 2}, "nan_output"),
+    ({"deadly": 2}, "evaluation_failed"),
+    ({"deadly": 2, "error": MemoryError()}, "out_of_memory"),
+    ({"deadly": 2, "error": torch.OutOfMemoryError("too large")}, "out_of_memory"),
+]
+
+
+@pytest.mark.parametrize(("poison", "code"), POISONS, ids=["nan", "raises", "memory", "device-memory"])
+@pytest.mark.parametrize("turn", [0, 1, 3])
+def test_a_poisoned_job_fails_alone_and_its_neighbours_are_unchanged(
+    poison: dict[str, Any], code: str, turn: int, fake_model: Any, trajectories_of: Trajectories
+) -> None:
+    """Whatever the batch does to find the guilty one, noise that was drawn stays drawn.
+
+    (diffusers#9007, stable-diffusion-webui#13871.)
+    """
+    expected = alone(fake_model(), neighbours(fake_model(), trajectories_of))
+    model = fake_model(**poison)
+    engine = Engine({"fake": model}, 16)
+    engine.batch.admit(neighbours(model, trajectories_of))
+    found: Outcome = {}
+    failed: list[tuple[str, str]] = []
+    for k in range(20):
+        if k == turn:
+            engine.batch.admit(trajectories_of(model, "poisoned", sampler="ddpm", steps=8, label=2, n=2))
+        outcome = engine.step()
+        found |= finals(iter([outcome]))
+        failed += [(trajectory.job, error.code) for trajectory, error in outcome.failed]
+    assert set(failed) == {("poisoned", code)}
+    assert found == expected
+    assert not len(engine.batch)
+
+
+def test_a_batch_too_large_for_the_device_is_done_in_parts_and_nobody_fails(
+    fake_model: Any, trajectories_of: Trajectories, turns_of: Turns
+) -> None:
+    class Small(fake_model):  # type: ignore[misc]
+        def denoise(self, x: Tensor, *level: Any) -> Estimate:
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("too large")
+            known: Estimate = super().denoise(x, *level)
+            return known
+
+    expected = alone(fake_model(), neighbours(fake_model(), trajectories_of))
+    engine = Engine({"fake": Small()}, 16)
+    engine.batch.admit(neighbours(engine.models["fake"], trajectories_of))
+    assert finals(turns_of(engine)) == expected
+
+
+def test_a_failure_says_what_was_raised(fake_model: Any, trajectories_of: Trajectories) -> None:
+    model = fake_model(deadly=2, error=ValueError("no such kernel"))
+    engine = Engine({"fake": model}, 4)
+    engine.batch.admit(trajectories_of(model, label=2))
+    (failure,) = engine.step().failed
+    assert str(failure[1]) == "ValueError: no such kernel"
+
+
+def test_a_failed_image_takes_the_waiting_ones_of_its_job_with_it(
+    fake_model: Any, trajectories_of: Trajectories
+) -> None:
+    model = fake_model(lame=2)
+    engine = Engine({"fake": model}, 1)
+    engine.batch.admit(trajectories_of(model, "poisoned", label=2, n=4))
+    engine.batch.admit(trajectories_of(model, "next", label=0, steps=1))
+    engine.step()
+    assert [item.trajectory.job for item in engine.step().advanced] == ["next"]
+
+
+@pytest.mark.parametrize("scale", [1.5, 7.5, 20.0])
+def test_guidance_is_uncond_plus_scale_times_the_difference_of_two_evaluations(
+    scale: float, fake_model: Any, trajectories_of: Trajectories
+) -> None:
+    """Ho & Salimans 2022, eq. 6: ε̃ = ε(∅) + s·(ε(c) − ε(∅)), in one batch of two rows."""
+    model = fake_model(limit=None)
+    (trajectory,) = trajectories_of(model, label=3, guidance_scale=scale, steps=5)
+    x, plan = trajectory.registers[0].clone(), trajectory.plan
+    level = [torch.tensor([float(table[0])]) for table in (plan.t, plan.alpha, plan.sigma)]
+    with_label = model.denoise(x[None], *level, model.condition(3)[None])
+    without = model.denoise(x[None], *level, model.condition(None)[None])
+    merged = Estimate(
+        without.x0 + scale * (with_label.x0 - without.x0),
+        without.epsilon + scale * (with_label.epsilon - without.epsilon),
+    )
+    _, w_x0, w_epsilon, _ = (float(weight) for weight in plan.matrices[0, 0])
+    engine = Engine({"fake": model}, 1)
+    engine.batch.admit([trajectory])
+    turn = engine.step()
+    assert turn.rows == 2
+    assert model.calls[-1] == [3, 4]
+    torch.testing.assert_close(turn.advanced[0].believed, merged.x0[0], rtol=1e-6, atol=1e-6)
+    expected = w_x0 * merged.x0[0] + w_epsilon * merged.epsilon[0]
+    torch.testing.assert_close(trajectory.registers[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@one_turn_at_a_time
+def test_two_models_take_turns(fake_model: Any, trajectories_of: Trajectories, turns_of: Turns) -> None:
+    one, two = fake_model("one"), fake_model("two", shape=(3, 2, 2))
+    engine = Engine({"one": one, "two": two}, 8)
+    engine.batch.admit(trajectories_of(one, "a", steps=4, n=3))
+    engine.batch.admit(trajectories_of(two, "b", steps=4))
+    served = [{item.trajectory.model for item in turn.advanced} for turn in turns_of(engine)]
+    assert served == [{"one"}, {"two"}] * 4
+
+
+def test_a_frame_shows_what_the_network_saw_and_what_it_believed(model: Any, trajectories_of: Trajectories) -> None:
+    (trajectory,) = trajectories_of(model, label=1, steps=3)
+    engine = Engine({"fake": model}, 1)
+    engine.batch.admit([trajectory])
+    for k in range(3):
+        x, plan = trajectory.registers[0].clone(), trajectory.plan
+        level = [torch.tensor([float(table[k])]) for table in (plan.t, plan.alpha, plan.sigma)]
+        belief = model.denoise(x[None], *level, model.condition(1)[None]).x0[0].clamp(-1, 1)
+        (item,) = engine.step().advanced
+        assert as_bytes(item.seen) == as_bytes(x)
+        assert as_bytes(item.believed) == as_bytes(belief)
+        assert (item.step, item.t, item.sigma) == (k + 1, plan.t[k], plan.sigma[k])
+        assert (item.final is None) == (k < 2)
+    # The last row of ddim ends at x̂_0 itself: α = 1, σ = 0.
+    assert as_bytes(item.final) == as_bytes(item.believed)
+
+
+def held_plan(steps: int) -> Plan:
+    """A sampler with a second register: it holds the x̂_0 before, and mixes the two."""
+    mixing = [[0.5, 0.125, 0.25, 0.0, 0.0625], [0.0, 0.0, 1.0, 0.0, 0.0]]
+    level = np.linspace(0.2, 0.9, steps)
+    return Plan(
+        sampler="held",
+        t=np.arange(steps, 0, -1, dtype=np.float64),
+        alpha=level,
+        sigma=np.sqrt(1 - level**2),
+        matrices=np.asarray([mixing] * steps),
+        step=tuple(range(1, steps + 1)),
+        spread=np.zeros(steps),
+    )
+
+
+def held_trajectory(model: Any, seed: int) -> Trajectory:
+    return Trajectory.begin(
+        job=f"held-{seed}",
+        index=0,
+        model="fake",
+        plan=held_plan(6),
+        condition=model.condition(1),
+        unconditional=model.condition(None),
+        guidance_scale=2.0,
+        seed=seed,
+        shape=model.shape,
+        device=model.device,
+    )
+
+
+def test_plans_with_more_registers_share_a_batch_with_plans_of_one(model: Any, trajectories_of: Trajectories) -> None:
+    ddpm = {"sampler": "ddpm", "steps": 9, "label": 2}
+    expected = alone(model, [held_trajectory(model, 3), *trajectories_of(model, "ddpm", **ddpm)])
+    arrivals = {0: trajectories_of(model, "ddpm", **ddpm), 2: [held_trajectory(model, 3)]}
+    assert together(Engine({"fake": model}, 4), arrivals) == expected

@@ -1,0 +1,97 @@
+"""Those who share a turn: their rows and registers as one tensor are their own, one below another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from denoised.model.diffusion.plans import Plan
+from denoised.worker.engine import group as group_module
+from denoised.worker.engine.engine import Engine
+from denoised.worker.engine.group import Group, Table
+from denoised.worker.engine.trajectory import Trajectory
+
+Trajectories = Callable[..., list[Trajectory]]
+CPU = torch.device("cpu")
+MIX = [("ddim", 5, 1.0), ("heun", 4, 3.0), ("dpmpp_2m", 7, 1.0), ("ddpm", 6, 2.0)]
+
+
+@pytest.fixture
+def members(model: Any, trajectories_of: Trajectories) -> list[Trajectory]:
+    """Plans of one, two and three registers, with and without guidance."""
+    found = []
+    for k, (sampler, steps, scale) in enumerate(MIX):
+        found += trajectories_of(model, f"job-{k}", sampler=sampler, steps=steps, guidance_scale=scale, label=1, seed=k)
+    assert len({member.plan.registers for member in found}) > 1
+    return found
+
+
+def assert_row(table: Table, plan: Plan, first: int, row: int) -> None:
+    """What the table holds of a plan's row is that row, in float32."""
+    rows = table.rows(torch.tensor([first + row]), plan.registers)
+    for column, name in ((rows.level.t, "t"), (rows.level.alpha, "alpha"), (rows.level.sigma, "sigma")):
+        assert column.item() == np.float32(getattr(plan, name)[row])
+    assert rows.spread.item() == np.float32(plan.spread[row])
+    np.testing.assert_array_equal(rows.matrices[0].numpy(), plan.matrices[row].astype(np.float32))
+
+
+def test_every_row_of_every_plan_is_in_the_table(members: list[Trajectory]) -> None:
+    table = Table(CPU)
+    plans = [member.plan for member in members]
+    for first, plan in zip(table.first_rows(plans), plans, strict=True):
+        for row in range(plan.evaluations):
+            assert_row(table, plan, first, row)
+
+
+def test_a_table_that_is_full_keeps_the_plans_that_are_asked_for(
+    model: Any, members: list[Trajectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_module, "MOST_ROWS", 41)
+    table = Table(CPU)
+    table.first_rows([model.plan("ddim", steps, 0.0) for steps in range(1, 9)])
+    plans = [member.plan for member in members]
+    (first,) = table.first_rows(plans[:1])
+    assert first == sum(range(1, 9)), "there was room for one more"
+    firsts = table.first_rows(plans)
+    assert min(firsts) == 0, "those of nobody here are forgotten"
+    for first, plan in zip(firsts, plans, strict=True):
+        assert_row(table, plan, first, plan.evaluations - 1)
+
+
+def test_registers_come_apart_as_they_were_put_together(members: list[Trajectory]) -> None:
+    group = Group(members, Table(CPU), CPU)
+    stacked = group.stacked()
+    assert stacked.shape[:2] == (len(members), max(member.plan.registers for member in members))
+    for member, whole, own in zip(members, stacked, group.parted(stacked), strict=True):
+        assert torch.equal(own, member.registers)
+        assert not whole[member.plan.registers :].any()
+
+
+def test_the_guided_are_there_twice_the_second_time_without_their_labels(members: list[Trajectory]) -> None:
+    group = Group(members, Table(CPU), CPU)
+    assert group.guided is not None
+    guided = [k for k, member in enumerate(members) if member.guided]
+    assert group.guided.index.tolist() == guided
+    assert group.guided.order.tolist() == [0, 1, 2, 3, *guided]
+    assert group.is_guided.tolist() == [member.guided for member in members]
+    labels = [int(member.condition) for member in members] + [int(members[k].unconditional) for k in guided]
+    assert group.conditions.tolist() == labels
+
+
+def test_a_group_is_of_its_members_in_their_order_alone(members: list[Trajectory]) -> None:
+    group = Group(members, Table(CPU), CPU)
+    assert group.is_of(list(members))
+    assert not group.is_of(members[:-1])
+    assert not group.is_of([*members[1:], members[0]])
+
+
+def test_an_engine_that_nobody_is_in_keeps_nothing_of_those_who_left(model: Any, members: list[Trajectory]) -> None:
+    engine = Engine({"fake": model}, 8)
+    engine.batch.admit(members)
+    while len(engine.batch):
+        engine.step()
+    assert engine._groups == {}

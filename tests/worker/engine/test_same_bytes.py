@@ -1,0 +1,89 @@
+"""A picture's bytes do not depend on what else is running: the bundled model, every sampler, random mixes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from denoised.jobs.record import JobRecord
+from denoised.jobs.request import SamplingRequest
+from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.serving.pixel_model import PixelModel
+from denoised.worker.delivery.encoding import encode
+from denoised.worker.engine.engine import Engine
+from denoised.worker.engine.trajectory import trajectories
+from denoised.worker.model_loading import DEFAULT, load_models
+
+REQUESTS = 200
+
+
+@pytest.fixture(scope="module", params=[("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")], ids="-".join)
+def model(request: pytest.FixtureRequest) -> PixelModel:
+    device, precision = request.param
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    return load_models([], device=device, max_images=16, precision=precision)[DEFAULT]
+
+
+def drawn(model: PixelModel, seed: int) -> JobRecord:
+    """A request as anybody might make it; the samplers take turns."""
+    chance = random.Random(seed)
+    sampler = sorted(SAMPLERS)[seed % len(SAMPLERS)]
+    label = chance.choice([None, *range(10)])
+    request = SamplingRequest(
+        model=model.card.name,
+        label=label,
+        label_name=None,
+        n=chance.choice([1, 1, 1, 2, 3]),
+        seed=chance.randrange(2**40),
+        sampler=sampler,
+        steps=chance.randint(3, 14),
+        eta=chance.random() if sampler in model.card.eta_samplers else 0.0,
+        guidance_scale=chance.uniform(1.1, 4.0) if label is not None and chance.random() < 0.4 else 1.0,
+        format="png",
+    )
+    return JobRecord(id=f"job-{seed}", owner="", request=request, created_at=0.0)
+
+
+def digests(model: PixelModel, jobs: Sequence[JobRecord], lanes: int, chance: random.Random) -> dict[str, str]:
+    """The SHA-256 of every image's PNG, when the jobs come one by one at any moment."""
+    engine = Engine({model.card.name: model}, lanes)
+    requests = {job.id: job.request for job in jobs}
+    waiting, found = list(jobs), {}
+    while waiting or len(engine.batch):
+        while waiting and (not len(engine.batch) or chance.random() < 0.3):
+            engine.batch.admit(trajectories(waiting.pop(), model))
+        turn = engine.step()
+        assert not turn.failed, turn.failed
+        for item in turn.advanced:
+            if item.final is not None:
+                job, index = item.trajectory.job, item.trajectory.index
+                parameters = requests[job].parameters(index, model.card.numerics)
+                png = encode(model.decode(item.final), "png", parameters)
+                found[f"{job}/{index}"] = hashlib.sha256(png).hexdigest()
+    return found
+
+
+@pytest.mark.slow
+def test_two_hundred_requests_give_the_same_bytes_alone_and_in_random_mixes(model: PixelModel) -> None:
+    jobs = [drawn(model, seed) for seed in range(REQUESTS)]
+    alone: dict[str, str] = {}
+    for job in jobs:
+        alone |= digests(model, [job], 1 + job.request.n, random.Random(0))
+    assert len(alone) == sum(job.request.n for job in jobs)
+    for lanes in (1, 5, 16, 37):
+        chance = random.Random(lanes)
+        chance.shuffle(jobs)
+        assert digests(model, jobs, lanes, chance) == alone, lanes
+
+
+def test_requests_give_the_same_bytes_alone_and_in_a_random_mix(model: PixelModel) -> None:
+    jobs = [drawn(model, seed) for seed in range(len(SAMPLERS))]
+    alone: dict[str, str] = {}
+    for job in jobs:
+        alone |= digests(model, [job], 1 + job.request.n, random.Random(0))
+    assert digests(model, jobs, 16, random.Random(1)) == alone

@@ -1,0 +1,59 @@
+"""What a worker would find on this machine, told before it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from denoised.app.launch.diagnostics import Finding
+from denoised.model.serving.loading import ZOO
+from denoised.worker import diagnostics as checkup
+
+
+def found(device: str = "cpu", *folders: Path) -> dict[str, dict[str, str | None]]:
+    return {str(finding["check"]): finding for finding in checkup.examine(device, folders)}
+
+
+def test_the_program_prints_an_object_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checkup, "bundled", lambda: [ZOO / "digits"])
+    checkup.main(["--device", "cpu", "--model", str(tmp_path)])
+    findings = [Finding(**json.loads(line)) for line in capsys.readouterr().out.splitlines()]
+    checks = [finding.check for finding in findings]
+    assert checks[:6] == ["device", "cuda", "processor", "threads", "compiler", "kernel cache"]
+    assert checks[6:] == ["model digits", f"model {tmp_path.name}"]
+    assert findings[-2].state in ("ok", "warning")  # without a compiler it is served by other kernels
+    assert findings[-2].message.startswith("8×8×1, 10 classes, ")
+    assert findings[-1].state == "problem"
+
+
+def test_a_folder_that_cannot_be_served_is_a_problem_that_names_the_file(tmp_path: Path) -> None:
+    finding = found("cpu", tmp_path)[f"model {tmp_path.name}"]
+    assert finding["state"] == "problem"
+    assert str(tmp_path / "unet/config.json") in str(finding["message"])
+    assert "\n" not in str(finding["message"])
+
+
+def test_a_device_that_is_not_there_is_a_problem() -> None:
+    finding = found("abacus")["device"]
+    assert (finding["state"], finding["advice"]) == ("problem", "DENOISED_DEVICE=cpu")
+    assert "abacus" in str(finding["message"])
+
+
+def test_without_a_compiler_or_a_cache_there_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    (tmp_path / "denoised").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    findings = found()
+    assert (findings["compiler"]["state"], findings["kernel cache"]["state"]) == ("warning", "warning")
+    assert "CC" in str(findings["compiler"]["advice"])
+
+
+def test_more_threads_than_cores_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DENOISED_THREADS", "4096")
+    assert found()["threads"]["state"] == "warning"
+    monkeypatch.setenv("DENOISED_THREADS", "1")
+    assert found()["threads"]["state"] == "ok"

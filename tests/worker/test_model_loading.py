@@ -1,0 +1,13 @@
+"""Which models a worker serves without being given any."""
+
+from __future__ import annotations
+
+from denoised.worker.model_loading import bundled, load_models
+
+
+def test_the_garments_are_the_default_and_the_digits_come_with_them() -> None:
+    assert [folder.name for folder in bundled()] == ["fashion-mnist", "digits"]
+    models = load_models([], device="cpu", max_images=16)
+    assert list(models) == ["fashion-mnist", "digits"]
+    assert models["digits"].card.labels == list("0123456789")
+    assert models["digits"].shape == (1, 8, 8)

@@ -1,0 +1,75 @@
+"""Resume points: what another attempt needs to go on with the images of a job, as safe bytes.
+
+A safetensors file (a JSON header and raw little-endian numbers, nothing that could be executed):
+`rows` (k,) int64, and for image i the tensor `registers.{i}` (R, …) float32. Which draws of noise an
+image has taken follows from its row and its plan, so it is not stored: `Trajectory.resumed` draws them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from denoised.model.diffusion.plans import Plan
+from denoised.worker.errors import ResumeError
+
+ROWS, INDICES, REGISTERS = "rows", "images", "registers."
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """One image between two evaluations: the next row of its plan, and its registers (R, …)."""
+
+    row: int
+    registers: Tensor
+
+
+def to_bytes(images: Mapping[int, ResumePoint]) -> bytes:
+    """The resume point of a job's images, by index."""
+    tensors = {f"{REGISTERS}{index}": _stored(saved.registers) for index, saved in images.items()}
+    tensors[INDICES] = torch.tensor(list(images), dtype=torch.int64)
+    tensors[ROWS] = torch.tensor([saved.row for saved in images.values()], dtype=torch.int64)
+    return save(tensors)
+
+
+def from_bytes(data: bytes) -> dict[int, ResumePoint]:
+    """The inverse of `to_bytes`.
+
+    Raises:
+        ResumeError: for anything that `to_bytes` does not write.
+    """
+    try:
+        tensors = load(data)
+        indices, rows = tensors.pop(INDICES).tolist(), tensors.pop(ROWS).tolist()
+        saved = {
+            index: ResumePoint(row, tensors.pop(f"{REGISTERS}{index}"))
+            for index, row in zip(indices, rows, strict=True)
+        }
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ResumeError(f"the resume point cannot be read: {type(error).__name__}: {error}") from error
+    if tensors:
+        raise ResumeError(f"the resume point holds {sorted(tensors)[0]}, which belongs to no image of it")
+    return saved
+
+
+def check(saved: ResumePoint, plan: Plan, shape: tuple[int, ...]) -> None:
+    """Whether an image of a plan can go on from there.
+
+    Raises:
+        ResumeError: when it was saved under another plan or shape.
+    """
+    if not 0 < saved.row < plan.evaluations:
+        raise ResumeError(f"the resume point is at row {saved.row} of {plan.evaluations} (allowed: one in between)")
+    expected = (plan.registers, *shape)
+    if tuple(saved.registers.shape) != expected or saved.registers.dtype != torch.float32:
+        found = f"{tuple(saved.registers.shape)} {saved.registers.dtype}"
+        raise ResumeError(f"the resume point's registers are {found} (allowed: {expected} torch.float32)")
+
+
+def _stored(registers: Tensor) -> Tensor:
+    return registers.detach().to("cpu", torch.float32, copy=True).contiguous()
