@@ -10,10 +10,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
+from denoised.model.checkpoints.writing import scheduler_config
 from denoised.model.diffusion.grids import SPACINGS, Grid
 from denoised.model.diffusion.noise import NoiseSchedule, estimate
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
-from denoised.model.serving.loading import load_model, scheduler_config
+from denoised.model.serving.loading import load_model
 from denoised.model.serving.sampling import sample
 
 Folder = Callable[..., Path]
