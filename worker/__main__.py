@@ -89,8 +89,8 @@ def _serve(
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.engine import slots as lanes
     from denoised.worker.engine.speed import Speed
-    from denoised.worker.loop import WorkerSettings
     from denoised.worker.model_loading import load_models
+    from denoised.worker.settings import WorkerSettings
 
     if threads:
         torch.set_num_threads(threads)

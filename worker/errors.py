@@ -1,17 +1,17 @@
-"""What can go wrong between a queue and a picture.
+"""Errors of the worker.
 
 WorkerError
-├── ResumeError        what a job was to go on from cannot be used; it begins anew
-└── TrajectoryError    one image cannot be made; its neighbours are not touched (has a `code`)
+├── ResumeError        a resume point cannot be used; the job starts from the beginning
+└── TrajectoryError    one image cannot be made; other jobs are not affected (has a `code`)
 """
 
 
 class WorkerError(Exception):
-    """Base of all errors of this package."""
+    """Base class of this package's errors."""
 
 
 class ResumeError(WorkerError):
-    """A resume point that is damaged, or of another plan or shape."""
+    """A resume point is damaged, or belongs to another plan or shape."""
 
 
 class TrajectoryError(WorkerError):

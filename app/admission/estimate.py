@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from denoised.jobs.record import WorkerReport
+from denoised.jobs.worker_report import WorkerReport
 
 EVENTS = 200  # ends of jobs that are followed one by one; what comes after is work over speed
 SMALL = 1e-9

@@ -22,8 +22,9 @@ from rq.serializers import JSONSerializer
 from denoised.app.admission.queue_snapshot import Forecast, QueueSnapshot
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.memory import Memory
-from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.store import Store
+from denoised.jobs.worker_report import WorkerReport
 
 FRESH_SECONDS = 0.5  # how long a look at the queue serves those who ask for their jobs
 REMEMBERED = 10_000  # jobs whose requests are not read again
@@ -131,7 +132,9 @@ class JobQueue:
         return QueueEstimate(None, seen.eta_seconds if seen.eta_seconds is not None else _by_itself(job))
 
     def _forecast(self, model: str, look: QueueSnapshot, workers: Sequence[WorkerReport]) -> Forecast:
-        return look.forecast(model, workers, self._store.going([job.id for job in look.running(model)]))
+        return look.forecast(
+            model, workers, self._store.listing.active_evaluations([job.id for job in look.running(model)])
+        )
 
     def _met(self, job_ids: Sequence[str]) -> list[JobRecord]:
         return [record for job_id in job_ids if (record := self._known.get(job_id)) is not None]
@@ -139,7 +142,7 @@ class JobQueue:
     def _learn(self, job_ids: Sequence[str]) -> None:
         """Read the records that are not known yet; forget the oldest."""
         missing = [job_id for job_id in job_ids if job_id not in self._known]
-        for record in self._store.records(missing):
+        for record in self._store.listing.records(missing).values():
             if record is not None:
                 self._known[record.id] = record
         while len(self._known) > max(REMEMBERED, len(job_ids)):

@@ -94,13 +94,13 @@ class Claim:
 
     def fulfilled(self, store: Store) -> JobRecord | None:
         """The job that an earlier equal request made; None when there is none."""
-        held = store.claimed(self.owner, self.key_hash)
+        held = store.idempotency.find(self.owner, self.key_hash)
         return store.job(self._checked(held)) if held is not None else None
 
     def make(self, store: Store, job_id: str) -> tuple[str, JobRecord | None]:
         """Claim the key for a job about to be made. Returns its id and, when an equal request at the same moment was
         first, that one's job; where that never appears, it is ours to make under its id."""
-        first_id = self._checked(store.claim(self.owner, self.key_hash, job_id, self.body_hash))
+        first_id = self._checked(store.idempotency.claim(self.owner, self.key_hash, job_id, self.body_hash))
         end = time.monotonic() + CLAIM_SECONDS
         record = None
         while first_id != job_id and record is None and time.monotonic() < end:

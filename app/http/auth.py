@@ -80,7 +80,7 @@ class AuthMiddleware:
         ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
         if scope["type"] == "websocket" and ticket:
             try:
-                holder = await run_in_threadpool(self._store.redeem_ticket, key_hash(ticket))
+                holder = await run_in_threadpool(self._store.tickets.redeem, key_hash(ticket))
             except StoreUnavailable as error:
                 raise redis_is_away() from error
             if holder is not None:

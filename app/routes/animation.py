@@ -77,7 +77,7 @@ def _frames(services: Services, record: JobRecord) -> Frames:
 
 def _events(services: Services, job_id: str) -> Iterable[dict[str, Any]]:
     seq = 0
-    while page := services.store.events(job_id, seq, PAGE):
+    while page := services.store.events.read(job_id, seq, PAGE):
         yield from page
         seq = page[-1]["seq"]
 

@@ -51,7 +51,7 @@ async def stream(
     """Everything from the start of the job, or from after `Last-Event-ID`, until its end. The same
     path takes a WebSocket."""
     seq = last_event_id if last_event_id is not None else after
-    if record.terminal and seq >= await run_in_threadpool(services.store.last_seq, record.id):
+    if record.terminal and seq >= await run_in_threadpool(services.store.events.last_seq, record.id):
         return Response(status_code=204)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(_sse(services, record.id, seq), media_type="text/event-stream", headers=headers)

@@ -14,9 +14,10 @@ from denoised.app.http.job_object import job_object
 from denoised.app.http.negotiation import names_tag
 from denoised.app.http.schemas import JobList, JobObject, ProblemObject
 from denoised.app.services import Owner, Services, Serving
+from denoised.jobs.job_listing import JobCursor
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import MEDIA_TYPES
-from denoised.jobs.store import Outcome, Place
+from denoised.jobs.store import Outcome
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -154,12 +155,12 @@ def picture_of(outcome: Outcome, index: int) -> Response:
 
 
 def _page(
-    services: Services, owner: str, limit: int, status: str | None, after: Place | None
+    services: Services, owner: str, limit: int, status: str | None, after: JobCursor | None
 ) -> tuple[list[JobRecord], JobRecord | None]:
     """Jobs of a page, and the last that was looked at for it, None when there are no more."""
     stride, looked, found = limit + 1 if status is None else STRIDE, 0, list[JobRecord]()
     while True:
-        records = services.store.jobs(owner, stride, after)
+        records = services.store.listing.page(owner, stride, after)
         for record in records:
             if status in (None, record.status):
                 if len(found) == limit:
@@ -178,9 +179,9 @@ def _cursor(last: JobRecord) -> str:
     return f"{last.created_at!r}-{last.id}"
 
 
-def _place(cursor: str) -> Place:
+def _place(cursor: str) -> JobCursor:
     moment, _, job_id = cursor.partition("-")
-    return Place(float(moment), job_id)
+    return JobCursor(float(moment), job_id)
 
 
 def _shown(services: Services, record: JobRecord) -> dict[str, Any]:

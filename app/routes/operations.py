@@ -57,7 +57,7 @@ def readyz(services: Serving) -> Response:
 def tickets(services: Serving, owner: Owner) -> Response:
     """Browsers cannot send a key with a WebSocket: they append `?ticket=` instead, once, within 30 s."""
     ticket = secrets.token_urlsafe(24)
-    services.store.issue_ticket(key_hash(ticket), owner, TICKET_SECONDS)
+    services.store.tickets.issue(key_hash(ticket), owner, TICKET_SECONDS)
     return JSONResponse({"ticket": ticket, "expires_in": TICKET_SECONDS})
 
 

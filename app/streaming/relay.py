@@ -30,7 +30,7 @@ from denoised.jobs.record import TERMINAL
 from denoised.jobs.redis_keys import ENDS
 from denoised.jobs.redis_keys import events as events_key
 from denoised.jobs.redis_keys import wake as wake_key
-from denoised.jobs.store import Outcome, Store, event_from_entry
+from denoised.jobs.store import Outcome, Store
 
 log = logging.getLogger("denoised.api")
 
@@ -190,7 +190,7 @@ class Relay:
         progress the newest only."""
         spared = last - KEPT if 0 < spare < last - seq else 0
         while seq < last:
-            events = await run_in_threadpool(self._store.events, job_id, seq, PAGE)
+            events = await run_in_threadpool(self._store.events.read, job_id, seq, PAGE)
             if not events:
                 return
             for event in events:
@@ -253,7 +253,7 @@ class Relay:
 
     async def _follow(self, job_id: str) -> int:
         """Have the reader bring what comes after the newest stored event; returns its seq."""
-        last = await run_in_threadpool(self._store.watch, job_id)
+        last = await run_in_threadpool(self._store.events.watch, job_id)
         with self._lock:
             fresh = job_id not in self._cursors
             self._cursors.setdefault(job_id, f"{last}-0")
@@ -301,7 +301,7 @@ class Relay:
             if job_id not in self._cursors:
                 return
             self._cursors[job_id] = entries[-1][0].decode()
-        events = [event_from_entry(job_id, entry_id, fields) for entry_id, fields in entries]
+        events = self._store.events.decode(job_id, entries)
         self._in_loop(self._offer, job_id, events)
 
     def _in_loop(self, call: Callable[..., None], *arguments: Any) -> None:

@@ -63,7 +63,7 @@ def working(desk: Any) -> Iterator[None]:
 
     def work() -> None:
         while not stop.wait(0.02):
-            for record in desk.store.jobs("", 100):
+            for record in desk.store.listing.page("", 100):
                 if record.id not in done and not record.terminal:
                     done.add(record.id)
                     attempt = desk.start(record.id)

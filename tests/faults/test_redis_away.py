@@ -179,7 +179,7 @@ def test_an_outage_is_told_in_time_and_over_when_it_is_over(
         victim = client.post("/generate", json={"model": "fake", "steps": 1000}).json()["id"]
         site.until(lambda: shop.running(victim), "a new job to run")
         assert client.delete(f"/jobs/{victim}").json()["status"] == "canceled"
-        made = shop.client.get(f"denoised:worker:{shop.store.workers()[0].name}")
+        made = shop.client.get(f"denoised:worker:{shop.store.workers.live()[0].name}")
         assert made is not None
         assert client.post("/generate", json=BODY, headers={"Prefer": "wait=60"}).json()["status"] == "succeeded"
     assert shop.finished(running).status == "succeeded"

@@ -50,7 +50,7 @@ class RunningBatch(Generic[T]):
     long one; `reserved` lanes, a quarter, go to those who have waited longest since their last turn, so that
     nobody starves. While a member waits at most ⌊(m − 1) / reserved⌋ turns of its model pass, m being the
     model's members when it began to: in each of them `reserved` who had waited longer go, and who comes later
-    has waited less. Jobs that are `urgent` count as nearest their end.
+    has waited less.
 
     A model that `flies` and has so many members here has two turns at once, of half the lanes and the reserved: who is
     in one is away until it lands, while the next is chosen of the others. Where there are lanes for all, half of them
@@ -64,7 +64,6 @@ class RunningBatch(Generic[T]):
         self._flies = {model: fewest for model, fewest in (flies or {}).items() if fewest <= lanes}
         self.reserved = max(1, lanes // WAITERS)
         self.places = max(PLACES * lanes, FEWEST_PLACES)
-        self.urgent: set[str] = set()
         self._here: list[Place[T]] = []
         self._came = 0
         self._turn = 0
@@ -117,7 +116,7 @@ class RunningBatch(Generic[T]):
         self._turn += 1
         self._last_turn[model] = self._turn
         group = [place for place in waiting if place.member.model == model]
-        chosen = self._half(group) if flying else _fair(group, self.lanes, self.urgent)
+        chosen = self._half(group) if flying else _fair(group, self.lanes)
         for place in chosen:
             place.last_turn, place.begun, place.away = self._turn, True, flying
         return [place.member for place in chosen]
@@ -163,27 +162,27 @@ class RunningBatch(Generic[T]):
         """Those of a model's waiting members who take part in one of two turns at once."""
         count = self._count(group[0].member.model)
         if count > self.lanes:
-            return _fair(group, -(-self.lanes // 2), self.urgent)
+            return _fair(group, -(-self.lanes // 2))
         longest = sorted(group, key=lambda place: (place.last_turn, place.begun, place.number))
         return sorted(longest[: -(-count // 2)], key=lambda place: place.number)
 
 
-def _fair(group: list[Place[T]], lanes: int, urgent: set[str]) -> list[Place[T]]:
+def _fair(group: list[Place[T]], lanes: int) -> list[Place[T]]:
     """Those of a group who take part; group and outcome are in the order of arrival."""
     if len(group) <= lanes:
         return group
     reserved = max(1, lanes // WAITERS)
-    by_length = _by_length(group, urgent)
+    by_length = _by_length(group)
     certain, others = by_length[: lanes - reserved], by_length[lanes - reserved :]
     others.sort(key=lambda place: (place.last_turn, place.begun, place.number))
     return sorted(certain + others[:reserved], key=lambda place: place.number)
 
 
-def _by_length(group: list[Place[T]], urgent: set[str]) -> list[Place[T]]:
-    """Urgent jobs first, then the one nearest its end, the older of two; of a job who has farthest to go."""
+def _by_length(group: list[Place[T]]) -> list[Place[T]]:
+    """The job nearest its end first, the older of two; of a job who has farthest to go."""
     to_go: dict[str, int] = {}
     for place in group:
         member = place.member
         to_go[member.job] = max(to_go.get(member.job, 0), member.pending_evaluations)
-    rank = {job: k for k, job in enumerate(sorted(to_go, key=lambda job: (job not in urgent, to_go[job])))}
+    rank = {job: k for k, job in enumerate(sorted(to_go, key=lambda job: to_go[job]))}
     return sorted(group, key=lambda place: (rank[place.member.job], -place.member.pending_evaluations, place.number))

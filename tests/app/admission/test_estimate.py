@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denoised.app.admission.estimate import Work, WorkerPool, finishes, pace_of, seconds
-from denoised.jobs.record import WorkerReport
+from denoised.jobs.worker_report import WorkerReport
 from denoised.worker.engine.batch import RunningBatch
 
 PACE = [(1.0, 0.01), (16.0, 0.085)]

@@ -22,7 +22,8 @@ from denoised.app.http.schemas import JobObject
 from denoised.app.services import Services
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.memory import Memory
-from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.worker_report import WorkerReport
 
 Browse = Callable[..., TestClient]
 
@@ -248,7 +249,7 @@ def test_a_model_that_nobody_serves_now_is_a_503_and_an_unknown_one_a_422(
     browse: Browse, desk: Any, card_of: Any
 ) -> None:
     desk.serve(card_of(), card_of(name="hats"))
-    desk.store.forget_worker("worker-1")
+    desk.store.workers.remove("worker-1")
     api = browse()
     for body in ({}, {"model": "hats"}, {"model": "unheard-of"}):
         assert api.post("/generate", json=body).status_code == 503

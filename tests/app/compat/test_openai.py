@@ -20,7 +20,7 @@ from denoised.app.compat.openai.routes import translated
 from denoised.app.compat.openai.streaming import ImageStream
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.services import Services
-from denoised.jobs.store import JobUpdate
+from denoised.jobs.update import JobUpdate
 
 Browse = Callable[..., TestClient]
 IMAGES = "/v1/images/generations"

@@ -172,7 +172,7 @@ def test_a_running_job_is_canceled_once(api: TestClient, desk: Any) -> None:
     attempt = desk.start(job_id)
     assert api.delete(f"/jobs/{job_id}").json()["status"] == "canceled"
     assert not desk.store.write(JobUpdate(job_id, attempt, 1, fields={"step": 9}))
-    assert [event["type"] for event in desk.store.events(job_id)] == ["queued", "started", "canceled"]
+    assert [event["type"] for event in desk.store.events.read(job_id)] == ["queued", "started", "canceled"]
 
 
 def test_a_job_whose_worker_died_just_now_can_be_canceled(api: TestClient, client: redis.Redis) -> None:

@@ -61,7 +61,7 @@ def test_jobs_are_counted_by_what_became_of_them(api: TestClient, desk: Any) -> 
 def test_a_job_that_lost_its_workers_counts_as_failed_once(api: TestClient, desk: Any) -> None:
     job_id = api.post("/generate", json={}).json()["id"]
     for _ in range(6):
-        desk.store.enter(job_id, desk.start(job_id))
+        desk.store.start_alone(job_id, desk.start(job_id), "worker-1")
     assert desk.store.job(job_id).status == "failed"
     assert value(scrape(api), "jobs_total", model="shoes", status="failed") == 1
 
@@ -71,11 +71,11 @@ def test_what_workers_did_is_added_up_and_outlives_them(api: TestClient, desk: A
     more = {"evaluations": 50, "turns": 6, "turn_seconds": 0.75, "images": 21, "lanes": 96, "jobs": 3}
     seen = []
     for worker, counters in (("a", done), ("a", done), ("b", done), ("a", more), ("b", done)):
-        desk.store.count(worker, counters)
+        desk.store.workers.add_counters(worker, counters)
         seen.append(value(scrape(api), "evaluations_total"))
     assert seen == [30, 30, 60, 80, 80]
-    desk.store.forget_worker("a")
-    desk.store.count("c", {"evaluations": 1})  # a's successor begins at nothing
+    desk.store.workers.remove("a")
+    desk.store.workers.add_counters("c", {"evaluations": 1})  # a's successor begins at nothing
     samples = scrape(api)
     assert value(samples, "evaluations_total") == 81
     assert value(samples, "turns_total") == 10
@@ -110,7 +110,7 @@ def test_workers_are_counted_for_each_model_they_serve(api: TestClient, desk: An
 def test_a_model_that_nobody_serves_any_more_is_still_told(browse: Browse, desk: Any, card_of: Any) -> None:
     """Or no alarm could see it."""
     desk.serve(card_of(), card_of(name="hats"))
-    desk.store.forget_worker("worker-1")
+    desk.store.workers.remove("worker-1")
     assert value(scrape(browse()), "workers", model="hats") == 0
 
 
@@ -214,8 +214,8 @@ def test_a_redis_that_answers_each_question_late_is_told_within_two_seconds(
 ) -> None:
     """Several answers, none too late by itself, would be together."""
     store = api.app.state.services.store  # type: ignore[attr-defined]
-    totals = store.totals
-    monkeypatch.setattr(store, "totals", lambda: (time.sleep(3.0), totals())[1])
+    totals = store.workers.totals
+    monkeypatch.setattr(store.workers, "totals", lambda: (time.sleep(3.0), totals())[1])
     started = time.monotonic()
     assert value(scrape(api), "redis_up") == 0
     assert time.monotonic() - started < 2.5

@@ -51,7 +51,7 @@ def working(desk: Any, owner: str = "", *, end: str = "succeeded") -> Iterator[N
     def work() -> None:
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
-            waiting = [record for record in desk.store.jobs(owner, 10) if record.status == "queued"]
+            waiting = [record for record in desk.store.listing.page(owner, 10) if record.status == "queued"]
             if waiting:
                 break
             time.sleep(0.01)

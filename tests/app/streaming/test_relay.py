@@ -117,7 +117,7 @@ def test_what_is_stored_and_what_is_new_join_without_a_gap(desk: Any, relayed: A
             await asyncio.sleep(0.02)
         await working
         listening.append(asyncio.create_task(collected(relay, job_id)))
-        everything = [event["seq"] for event in desk.store.events(job_id)]
+        everything = [event["seq"] for event in desk.store.events.read(job_id)]
         assert len(listening) > 3
         for heard in await asyncio.gather(*listening):
             assert [event["seq"] for event in heard] == everything

@@ -14,7 +14,7 @@ from rq import Queue
 from denoised.jobs import redis_keys as keys
 from denoised.jobs.record import TERMINAL
 from denoised.worker.delivery.rq_worker import BatchingWorker
-from denoised.worker.loop import WorkerSettings
+from denoised.worker.settings import WorkerSettings
 from tests.harness import Harness
 
 
@@ -50,7 +50,7 @@ def test_jobs_of_all_kinds_finish_beside_each_other(shop: Harness) -> None:
     for job_id in (*first, *again):
         record = shop.job(job_id)
         assert (record.step, record.attempt) == (record.request.steps, 1)
-        assert [event["type"] for event in shop.store.events(job_id) if event["type"] in TERMINAL] == ["succeeded"]
+        assert [event["type"] for event in shop.store.events.read(job_id) if event["type"] in TERMINAL] == ["succeeded"]
 
 
 def test_nothing_of_rq_is_left_of_a_job_that_is_over(shop: Harness) -> None:
@@ -88,12 +88,12 @@ def test_a_job_is_taken_in_three_round_trips_and_leaves_the_queue_with_its_lease
 
 
 def test_a_worker_says_what_it_serves(shop: Harness) -> None:
-    shop.until(lambda: shop.store.workers(), "the worker's report")
-    (report,) = shop.store.workers()
+    shop.until(lambda: shop.store.workers.live(), "the worker's report")
+    (report,) = shop.store.workers.live()
     assert [card["name"] for card in report.models] == ["fake", "other"]
     assert report.max_batch == 4
-    shop.until(lambda: shop.store.workers()[0].counters["jobs"] >= 1, "a report after the job")
-    counters = shop.store.workers()[0].counters
+    shop.until(lambda: shop.store.workers.live()[0].counters["jobs"] >= 1, "a report after the job")
+    counters = shop.store.workers.live()[0].counters
     assert counters["evaluations"] >= counters["turns"] >= 1
     assert counters["turn_seconds"] > 0
     assert 1 <= counters["images"] <= counters["lanes"]
@@ -290,7 +290,7 @@ def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(sho
     assert record.step > 0
     assert shop.rq_queue("long").get_job_ids() == [job_id]
     assert record.losses == 0
-    assert all(report.models[0]["name"] != "long" for report in shop.store.workers())
+    assert all(report.models[0]["name"] != "long" for report in shop.store.workers.live())
     shop.worker("long")
     again = shop.submit(**asked)
     assert shop.sha256(job_id) == shop.sha256(again)
@@ -349,14 +349,16 @@ def test_a_job_taken_from_a_slow_worker_is_not_lost_with_the_next_one(shop: Harn
         shop.worker("passed-on", seconds=0.05, lease=2, max_batch=1)
     job_id = shop.submit(model="passed-on", steps=60)
     shop.until(lambda: shop.running(job_id), "the job to run")
-    shop.until(lambda: sum(r.models[0]["name"] == "passed-on" for r in shop.store.workers()) == 2, "both workers")
+    shop.until(lambda: sum(r.models[0]["name"] == "passed-on" for r in shop.store.workers.live()) == 2, "both workers")
     shop.rq_queue("passed-on").push_job_id(job_id)
     shop.client.publish("denoised:model:passed-on", job_id)
     shop.until(lambda: shop.job(job_id).attempt >= 2 and shop.running(job_id), "the second to take it")
-    *_, started = (event for event in shop.store.events(job_id) if event["type"] == "started")
+    *_, started = (event for event in shop.store.events.read(job_id) if event["type"] == "started")
     pid = int(shop.client.hget(f"rq:worker:{started['worker']}", "pid") or 0)
     assert pid in {hand.pid for hand in shop.workers}
-    shop.until(lambda: all(r.trajectories == 0 for r in shop.store.workers() if r.name != started["worker"]), "room")
+    shop.until(
+        lambda: all(r.trajectories == 0 for r in shop.store.workers.live() if r.name != started["worker"]), "room"
+    )
     os.kill(pid, signal.SIGKILL)
     assert shop.finished(job_id).status == "succeeded"
     assert shop.job(job_id).attempt >= 3
