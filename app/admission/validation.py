@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from denoised.app.http.errors import InvalidRequest, Unavailable, shown
+from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.schemas import MAX_SEED, GenerateRequest
+from denoised.app.http.validation_errors import format_value
 from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.card import ModelCard
 
@@ -30,8 +31,10 @@ def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[st
         if card.name == name:
             return card
     if name in known or not cards:
-        raise Unavailable(f"no worker serves the model {shown(name)} now", headers={"Retry-After": "5"})
-    raise InvalidRequest([("model", f"{shown(name)} is not served (served: {listed([card.name for card in cards])})")])
+        raise Unavailable(f"no worker serves the model {format_value(name)} now", headers={"Retry-After": "5"})
+    raise InvalidRequest(
+        [("model", f"{format_value(name)} is not served (served: {listed([card.name for card in cards])})")]
+    )
 
 
 def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
@@ -44,7 +47,7 @@ def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
     label = _label(body, card, errors)
     sampler = body.sampler or card.default.sampler
     if sampler not in card.samplers:
-        errors.append(("sampler", f"{shown(sampler)} is not offered (offered: {listed(card.samplers)})"))
+        errors.append(("sampler", f"{format_value(sampler)} is not offered (offered: {listed(card.samplers)})"))
     elif body.eta and sampler not in card.eta_samplers:
         errors.append(
             ("eta", f"{body.eta} was given, but {sampler} takes none (taken by: {listed(card.eta_samplers)})")
@@ -93,13 +96,15 @@ def _label(body: GenerateRequest, card: ModelCard, errors: list[tuple[str, str]]
             errors.append(("label", f"{card.name} was trained with labels alone (allowed: {listed(card.labels)})"))
         return None
     if not card.labels:
-        errors.append(("label", f"{shown(body.label)} was given, but {card.name} knows no labels (allowed: null)"))
+        errors.append(
+            ("label", f"{format_value(body.label)} was given, but {card.name} knows no labels (allowed: null)")
+        )
         return None
     label = card.class_index(body.label)
     if label is None:
         limit = f"0 … {len(card.labels) - 1}, or one of: {listed(card.labels)}"
         errors.append(
-            ("label", f"{shown(body.label)} is no class of {card.name} (allowed: {limit}; null = unconditional)")
+            ("label", f"{format_value(body.label)} is no class of {card.name} (allowed: {limit}; null = unconditional)")
         )
     return label
 

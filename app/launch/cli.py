@@ -216,7 +216,7 @@ def _key_ring(keys: str, file: Path | None) -> KeyRing:
 
     os.environ.pop("DENOISED_API_KEYS", None)
     try:
-        ring = KeyRing.of(_listed(keys), "DENOISED_API_KEYS")
+        ring = KeyRing.from_keys(_listed(keys), "DENOISED_API_KEYS")
         return ring | KeyRing.read(file) if file is not None else ring
     except KeyFileError as error:
         refuse("api", error)

@@ -321,5 +321,5 @@ def _job(job_id: str) -> str:
         ServiceError: for what cannot be an id, so that it leads nowhere else.
     """
     if not job_id.isascii() or not job_id.isalnum():
-        raise Refused(f"there is no job {job_id[:80]!r}", 404)
+        raise Refused(f"job {job_id[:80]!r} not found", 404)
     return f"/jobs/{job_id}"
