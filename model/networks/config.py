@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from denoised.model.checkpoints.legacy import today_config
 from denoised.model.errors import CheckpointError
 
 # For keys whose other values this U-Net does not implement: the values that it does.
@@ -108,13 +107,13 @@ class UNetConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> UNetConfig:
-        """The config of a parsed `config.json`; names that diffusers had at first are understood.
+        """The config of a parsed `config.json`; keys that begin with an underscore are left out.
 
         Raises:
             CheckpointError: for a key or a value that is not understood, by name.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        values = today_config({key: value for key, value in raw.items() if not key.startswith("_")})
+        values = {key: value for key, value in raw.items() if not key.startswith("_")}
         if unknown := sorted(set(values) - known):
             raise CheckpointError(f"config key {unknown[0]!r} is not understood (known: {', '.join(sorted(known))})")
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
