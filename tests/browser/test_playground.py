@@ -98,7 +98,7 @@ def finished(page: Page) -> None:
 
 
 def until(page: Page, expression: str, argument: object = None) -> None:
-    """Wait until a JavaScript expression is true. Playwright's `wait_for_function` evaluates text, which the page forbids."""
+    """Wait until a JavaScript expression is true. The page forbids the text evaluation of `wait_for_function`."""
     wait_for(lambda: page.evaluate(expression, argument), expression)
 
 
@@ -396,9 +396,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_for_the_tab(
 
 
 @pytest.mark.slow
-def test_a_missing_worker_is_explained(
-    open_page: Open, start_service: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_missing_worker_is_explained(open_page: Open, start_service: Callable[..., Any], tmp_path: Path) -> None:
     service = start_service(tmp_path / "data")
     (worker,) = [pid for pid, command in service.children().items() if "-m denoised.worker" in command]
     os.kill(worker, signal.SIGSTOP)
