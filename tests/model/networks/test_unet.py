@@ -17,7 +17,7 @@ from denoised.model.networks.unet import UNet
 def test_a_batch_of_mixed_noise_levels_equals_separate_evaluations(
     conditional: UNetConfig, stir: Callable[..., None]
 ) -> None:
-    """Within a tolerance, since kernels may differ by batch size; the backends promise equal bits, the network does not."""
+    """Within a tolerance, since torch's kernels may differ by batch size; only the backends promise equal bits."""
     net = UNet(conditional).eval()
     stir(net)
     x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
