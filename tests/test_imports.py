@@ -113,7 +113,7 @@ def test_routes_do_not_import_routes(repository: Path) -> None:
         (name, other)
         for name, imported in ours(repository).items()
         for other in imported
-        if within(other, set(routes)) and not name.startswith("tests.") and name != "app.main"
+        if within(other, set(routes)) and name != "app.main"
     }
     assert importing == set()
 
