@@ -1,11 +1,11 @@
-"""`denoised generate`: a job followed to its end, its pictures written and shown."""
+"""`denoised generate`: submits a request, follows the job to its end, writes and shows the pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from PIL import Image
 
@@ -15,62 +15,71 @@ from denoised.cli.progress import Display, LiveDisplay, PlainLines, Silence
 from denoised.client import Client, Ended, Job, ServiceError
 from denoised.client.exchange import succeeded
 from denoised.client.results import opened
+from denoised.jobs.request import RequestFields
 
-FRAMES = 100  # that a watched job has at most, about
+FRAMES = 100  # the approximate maximum of a watched job
 
 
 @dataclass(frozen=True)
-class Wish:
-    """request: the fields of `POST /generate` beside the label; out: the folder for the pictures."""
+class GenerateOptions:
+    """What the user asked for. out: the folder for the pictures. watch: show frames, or print events with as_json."""
 
-    label: str | int | None
-    request: Mapping[str, Any]
+    fields: RequestFields
     out: Path
     watch: bool
     as_json: bool
 
     @property
-    def shown(self) -> bool:
+    def draws_pictures(self) -> bool:
         """Whether pictures are drawn on stdout."""
         return not self.as_json and shows_pictures(stdout())
 
-    def body(self) -> dict[str, Any]:
-        """The request, with frames where they will be watched."""
-        watched = self.watch and (self.shown or self.as_json)
-        frames = {"preview_every": max(1, self.request.get("steps", 0) // FRAMES)} if watched else {}
-        return {**frames, **self.request}
+    def request(self) -> RequestFields:
+        """The fields to send: those given, with frames if they will be seen."""
+        if not (self.watch and (self.draws_pictures or self.as_json)):
+            return self.fields
+        return {"preview_every": max(1, (self.fields.get("steps") or 0) // FRAMES), **self.fields}
 
 
-def fulfil(client: Client, wish: Wish) -> None:
-    """Ask, follow, write, show. Ctrl-C cancels the job.
+def fields_from(given: Mapping[str, Any]) -> RequestFields:
+    """The request fields among the options that were given; a label of digits is a class index."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    if str(fields.get("label", "")).isdecimal():
+        fields["label"] = int(fields["label"])
+    return cast(RequestFields, fields)
+
+
+def generate_pictures(client: Client, options: GenerateOptions) -> None:
+    """Submit the request, follow the job, and write and show its pictures. Ctrl-C cancels the job.
 
     Raises:
-        ServiceError, OSError: when there are no pictures, or they cannot be written.
+        ServiceError: when the job makes no pictures.
+        OSError: when they cannot be written.
     """
-    wish.out.mkdir(parents=True, exist_ok=True)
-    job = client.submit(wish.label, **wish.body())
+    options.out.mkdir(parents=True, exist_ok=True)
+    job = client.submit(**options.request())
     try:
-        ended = _follow(client, job, wish)
+        ended = _follow(client, job, options)
     except KeyboardInterrupt:
-        _leave(client, job)
-    if wish.as_json and ended.status != "succeeded":
+        _cancel(client, job)
+    if options.as_json and ended.status != "succeeded":
         say_json(ended.raw)
-    files = _save(client, succeeded(ended), wish.out)
-    if wish.as_json:
+    files = _save(client, succeeded(ended), options.out)
+    if options.as_json:
         images = [{**image.raw, "file": str(path)} for image, (path, _) in zip(ended.images, files, strict=True)]
         say_json({**ended.raw, "images": images})
         return
-    if wish.shown:
+    if options.draws_pictures:
         _show([opened(data) for _, data in files])
     for path, _ in files:
         say(str(path))
 
 
-def _follow(client: Client, job: Job, wish: Wish) -> Job:
-    """The job as it ended, shown until then."""
-    with _display(client, job, wish) as display:
+def _follow(client: Client, job: Job, options: GenerateOptions) -> Job:
+    """Show a job's events until it ends; the job as it ended."""
+    with _display(client, job, options) as display:
         for event in client.events(job.id):
-            if wish.as_json and wish.watch:
+            if options.as_json and options.watch:
                 say_json(event.raw)
             display.show(event)
             if isinstance(event, Ended):
@@ -78,16 +87,16 @@ def _follow(client: Client, job: Job, wish: Wish) -> Job:
     return client.job(job.id)
 
 
-def _display(client: Client, job: Job, wish: Wish) -> Display:
-    """Pictures need stdout's terminal; the bar alone takes stderr's. With JSON there is a bar on a terminal only."""
-    console = stdout() if wish.shown else stderr()
+def _display(client: Client, job: Job, options: GenerateOptions) -> Display:
+    """Pictures are drawn on stdout's terminal, a progress bar alone on stderr's. With JSON there are no plain lines."""
+    console = stdout() if options.draws_pictures else stderr()
     if lively(console):
         return LiveDisplay(console, client, job)
-    return Silence() if wish.as_json else PlainLines()
+    return Silence() if options.as_json else PlainLines()
 
 
-def _leave(client: Client, job: Job) -> NoReturn:
-    """End the job, say so, and go."""
+def _cancel(client: Client, job: Job) -> NoReturn:
+    """Cancel the job and exit with a message."""
     try:
         client.cancel(job.id)
     except ServiceError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from denoised.client.asynchronous import AsyncClient
 from denoised.client.errors import Busy, JobCanceled, JobFailed, Misunderstood, Refused, ServiceError, Unreachable
-from denoised.client.exchange import DEFAULT_URL, Request
+from denoised.client.exchange import DEFAULT_URL
 from denoised.client.results import (
     Ended,
     Event,
@@ -29,6 +29,7 @@ from denoised.client.results import (
     Worker,
 )
 from denoised.client.synchronous import Client
+from denoised.jobs.request import RequestFields
 
 __all__ = [
     "DEFAULT_URL",
@@ -49,7 +50,7 @@ __all__ = [
     "Progress",
     "Queued",
     "Refused",
-    "Request",
+    "RequestFields",
     "ServiceError",
     "Started",
     "Unreachable",

@@ -18,11 +18,12 @@ from denoised.client.exchange import (
     Following,
     OnWait,
     Outcome,
-    Request,
     place,
     succeeded,
 )
 from denoised.client.results import Ended, Event, Fleet, Job, JobImage, Model, Status, Verification, opened
+from denoised.client.signature import lists_fields
+from denoised.jobs.request import RequestFields
 
 T = TypeVar("T")
 
@@ -59,9 +60,10 @@ class AsyncClient:
         """Give the connections back."""
         await self._http.aclose()
 
-    async def generate(self, label: str | int | None = None, **request: Unpack[Request]) -> list[Image.Image]:
+    @lists_fields
+    async def generate(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> list[Image.Image]:
         """As `Client.generate`. If the task is cancelled, so is the job."""
-        job = await self.submit(label, **request)
+        job = await self.submit(label, **fields)
         try:
             ended = succeeded(await self.wait(job.id))
         except (asyncio.CancelledError, GeneratorExit):
@@ -70,18 +72,22 @@ class AsyncClient:
             raise
         return [opened(await self.image(image)) for image in ended.images]
 
-    async def stream(self, label: str | int | None = None, **request: Unpack[Request]) -> AsyncGenerator[Event, None]:
+    @lists_fields
+    async def stream(
+        self, label: str | int | None = None, /, **fields: Unpack[RequestFields]
+    ) -> AsyncGenerator[Event, None]:
         """As `Client.stream`."""
-        job = await self.submit(label, **request)
+        job = await self.submit(label, **fields)
         async with contextlib.aclosing(self.events(job.id)) as events:
             async for event in events:
                 yield event
 
+    @lists_fields
     async def submit(
-        self, label: str | int | None = None, *, idempotency_key: str | None = None, **request: Unpack[Request]
+        self, label: str | int | None = None, /, *, idempotency_key: str | None = None, **fields: Unpack[RequestFields]
     ) -> Job:
         """As `Client.submit`."""
-        return await self._run(self._exchange.submit(label, request, idempotency_key))
+        return await self._run(self._exchange.submit(label, fields, idempotency_key))
 
     async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """As `Client.events`. Left early, its connection is kept until it is closed (`contextlib.aclosing`)."""

@@ -11,12 +11,13 @@ import os
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
 from denoised.client.errors import Busy, JobCanceled, JobFailed, Misunderstood, Refused, ServiceError, Unreachable
 from denoised.client.results import Ended, Event, Fleet, Job, Model, Verification, event_of
+from denoised.jobs.request import RequestFields
 
 T = TypeVar("T")
 
@@ -27,31 +28,6 @@ PATIENCE = 30  # seconds of one wait
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds between tries, where the server names no time
 QUIET = 60.0  # seconds without a sign of life, after which a stream is taken up anew; the server pings every 15
 PAGE = 100
-
-
-class Request(TypedDict, total=False):
-    """What a request for pictures may say; what is left out, or None, takes the model's default.
-
-    model: one of `Client.models`. n: pictures, 1 … its `max_images`. seed: of the first, 0 … 2**53 − n; picture k is
-    made from seed + k. sampler: one of the model's. steps: 1 … its `timesteps`. eta: 0 … 1, the noise of ddim.
-    guidance_scale: 1 (off) … 20, needs a label. guidance_rescale: 0 (off) … 1. spacing: of the timesteps. karras:
-    noise levels of Karras et al. 2022. format: of the files. preview_every: a frame every k-th step, 0 = none;
-    preview: of x̂_0, x_t or both.
-    """
-
-    model: str | None
-    n: int
-    seed: int | None
-    sampler: str | None
-    steps: int | None
-    eta: float | None
-    guidance_scale: float | None
-    guidance_rescale: float | None
-    spacing: Literal["leading", "trailing", "linspace"] | None
-    karras: bool | None
-    format: Literal["png", "webp", "jpeg"] | None
-    preview_every: int
-    preview: Literal["x0", "xt", "both"]
 
 
 @dataclass(frozen=True)
@@ -141,8 +117,10 @@ class Exchange:
             f"no server answers at {self.url} ({cause}): start one with 'denoised serve', or name it with --url"
         )
 
-    def submit(self, label: str | int | None, request: Mapping[str, Any], key: str | None) -> Flow[Job]:
-        content = _json({"label": label, **request})
+    def submit(self, label: str | int | None, fields: RequestFields, key: str | None) -> Flow[Job]:
+        if label is not None and "label" in fields:
+            raise TypeError("the label was given twice, by position and by name")
+        content = _json({"label": label, **fields})
         headers = {"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
         return Job.of(_read((yield from self.call(Call("POST", "/generate", headers=headers, content=content)))))
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from PIL import Image
 
 from denoised.client.errors import Misunderstood
+from denoised.jobs.request import PictureRequest
 
 Raw = Mapping[str, Any]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -76,9 +77,9 @@ class JobError(Answer):
     message: str
 
 
-@dataclass(frozen=True)
-class Job(Answer):
-    """A job, queued → running → succeeded | failed | canceled.
+@dataclass(frozen=True, kw_only=True)
+class Job(PictureRequest, Answer):
+    """A job, queued → running → succeeded | failed | canceled, with the fields of its request.
 
     step: what all of its images have reached, of `steps`. Times are seconds since the epoch; eta_seconds until it is
     done; queue_position counts jobs ahead of it.
@@ -86,15 +87,7 @@ class Job(Answer):
 
     id: str
     status: Status
-    model: str
     label: str | None
-    n: int
-    seed: int
-    sampler: str
-    steps: int
-    eta: float
-    guidance_scale: float
-    format: str
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -105,9 +98,6 @@ class Job(Answer):
     images: tuple[JobImage, ...]
     timing: Timing
     error: JobError | None
-    guidance_rescale: float = 0.0
-    spacing: str | None = None
-    karras: bool | None = None
     numerics: str | None = None
 
     @property

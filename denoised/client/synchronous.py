@@ -19,11 +19,12 @@ from denoised.client.exchange import (
     Following,
     OnWait,
     Outcome,
-    Request,
     place,
     succeeded,
 )
 from denoised.client.results import Ended, Event, Fleet, Job, JobImage, Model, Status, Verification, opened
+from denoised.client.signature import lists_fields
+from denoised.jobs.request import RequestFields
 
 T = TypeVar("T")
 
@@ -65,16 +66,16 @@ class Client:
         """Give the connections back."""
         self._http.close()
 
-    def generate(self, label: str | int | None = None, **request: Unpack[Request]) -> list[Image.Image]:
-        """Pictures, image k made from seed + k; a PNG's `text["parameters"]` is the request that makes it again.
+    @lists_fields
+    def generate(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> list[Image.Image]:
+        """Generate pictures; image k uses seed + k. If this call is interrupted, the job is canceled.
 
-        label: a class by name or index, None = unconditional. The rest: see `Request`. If this is interrupted, the job
-        is canceled.
+        The `text["parameters"]` of a PNG is the request that makes it again.
 
         Raises:
-            JobFailed, JobCanceled: when there are none.
+            JobFailed, JobCanceled: when the job makes no pictures.
         """
-        job = self.submit(label, **request)
+        job = self.submit(label, **fields)
         try:
             ended = succeeded(self.wait(job.id))
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -83,16 +84,21 @@ class Client:
             raise
         return [opened(self.image(image)) for image in ended.images]
 
-    def stream(self, label: str | int | None = None, **request: Unpack[Request]) -> Iterator[Event]:
-        """`submit`, then `events`: what happens to a new job until its end. preview_every=k adds frames."""
-        yield from self.events(self.submit(label, **request).id)
+    @lists_fields
+    def stream(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> Iterator[Event]:
+        """`submit`, then `events`: the events of a new job until it ends. preview_every=k adds frames."""
+        yield from self.events(self.submit(label, **fields).id)
 
+    @lists_fields
     def submit(
-        self, label: str | int | None = None, *, idempotency_key: str | None = None, **request: Unpack[Request]
+        self, label: str | int | None = None, /, *, idempotency_key: str | None = None, **fields: Unpack[RequestFields]
     ) -> Job:
-        """`POST /generate`: the job, queued. idempotency_key: the same key and request within 24 h are the same job;
-        one is made up if none is given."""
-        return self._run(self._exchange.submit(label, request, idempotency_key))
+        """`POST /generate`: queue a job.
+
+        idempotency_key: a second call with the same key and request within 24 h returns the same job; generated if
+        left out.
+        """
+        return self._run(self._exchange.submit(label, fields, idempotency_key))
 
     def events(self, job_id: str, after: int = 0) -> Iterator[Event]:
         """A job's events, those with seq > `after`, until its end; a broken connection is taken up where it broke."""

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from denoised.app.http import schemas
+from denoised.app.http.request_body import GenerateRequest
 from denoised.app.routes.workers import FleetObject, QueueObject, WorkerObject
 from denoised.client import (
     AsyncClient,
@@ -32,7 +33,7 @@ from denoised.client import (
     Progress,
     Queued,
     Refused,
-    Request,
+    RequestFields,
     ServiceError,
     Started,
     Unreachable,
@@ -134,7 +135,9 @@ def cut(url: str) -> Iterator[Callable[..., Cutter]]:
 
 
 def test_the_keywords_are_the_fields_of_a_request() -> None:
-    assert {"label", *get_type_hints(Request)} == set(schemas.GenerateRequest.model_fields)
+    assert set(get_type_hints(RequestFields)) == set(GenerateRequest.model_fields)
+    for method in (Client.generate, Client.submit, Client.stream, AsyncClient.generate):
+        assert all(f"        {name}: " in str(method.__doc__) for name in GenerateRequest.model_fields)
 
 
 @pytest.mark.parametrize(
