@@ -1,4 +1,4 @@
-"""The commands that call a running server, with their options; the other modules of `denoised.cli` do the work."""
+"""The commands that call a running server, with their options. The other modules of this package implement them."""
 
 from __future__ import annotations
 
@@ -7,70 +7,70 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from denoised.cli.console import service
+from denoised.cli.console import open_client
 from denoised.cli.options import DEFAULT_URL, AsJson, Key, Url, env
 from denoised.cli.request_options import with_request_options
 from denoised.jobs.request import FIELDS
 
 cli = typer.Typer()
 
-PANEL = "Ask a server"
+PANEL = "Call a server"
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="a job's id, from `denoised jobs`")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="a job id from `denoised jobs`")]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
 
 @cli.command(rich_help_panel=PANEL)
 @with_request_options(FIELDS)
 def generate(
-    out: Annotated[Path, env("OUT", "folder for the pictures")] = Path(),
-    watch: Annotated[bool, env("WATCH", "show the pictures emerge from the noise", "--watch")] = False,
+    out: Annotated[Path, env("OUT", "folder for the images")] = Path(),
+    watch: Annotated[bool, env("WATCH", "show the images while they are denoised", "--watch")] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
     **given: Any,
 ) -> None:
-    """Generate pictures, write them to a folder, and show them if the terminal can. Ctrl-C cancels the job.
+    """Generate images, write them to a folder, and show them if the terminal can. Ctrl-C cancels the job.
 
-    --watch chooses --preview-every if you leave it out. With --json: the finished job, and the `file` of each of its
-    images; with --watch as well, each event on a line before it.
+    With --watch, --preview-every defaults to about 100 frames. With --json: the finished job, with the `file` of each
+    image; with --watch also one line per event before it.
     """
-    with service("generate", url, key) as client:
-        from denoised.cli.generate import GenerateOptions, fields_from, generate_pictures
+    with open_client("generate", url, key) as client:
+        from denoised.cli.generate import GenerateOptions, fields_from, generate_images
 
-        generate_pictures(client, GenerateOptions(fields_from(given), out, watch, as_json))
+        generate_images(client, GenerateOptions(fields_from(given), out, watch, as_json))
 
 
 @cli.command(rich_help_panel=PANEL)
 def verify(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG files made by `denoised generate`")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG files written by `denoised generate`")],
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Make pictures again from the requests that they carry, and compare the bytes.
+    """Regenerate images from the request that they carry, and compare the bytes.
 
-    Exit code 0: all match. 1: some differ. 2: some could not be made again. With --json: one line per file.
+    Exit code 0: all are equal. 1: some differ. 2: some could not be regenerated. With --json: one line per file.
     """
-    with service("verify", url, key, trouble=2) as client:
-        from denoised.cli.verify import compare
+    with open_client("verify", url, key, error_code=2) as client:
+        from denoised.cli.verify import verify_files
 
-        raise typer.Exit(compare(client, files, as_json))
+        raise typer.Exit(verify_files(client, files, as_json))
 
 
 @cli.command(rich_help_panel=PANEL)
 def jobs(
-    limit: Annotated[int, env("LIMIT", "list at most this many", "--limit", "-n", min=1)] = 20,
-    status: Annotated[Status | None, env("STATUS", "list only jobs with this status")] = None,
+    limit: Annotated[int, env("LIMIT", "largest number of jobs", "--limit", "-n", min=1)] = 20,
+    status: Annotated[Status | None, env("STATUS", "only jobs with this status")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """List your jobs, newest first.
 
-    When piped: one line per job, columns separated by tabs. With --json: {"jobs": […]}.
+    When piped: one line per job, with tab-separated columns. With --json: {"jobs": […]}.
     """
-    with service("jobs", url, key) as client:
+    with open_client("jobs", url, key) as client:
         from denoised.cli.listing import list_jobs
 
         list_jobs(client, limit, status, as_json)
@@ -78,11 +78,11 @@ def jobs(
 
 @cli.command(rich_help_panel=PANEL)
 def job(job_id: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
-    """Show everything about a job.
+    """Show the state of a job and everything else about it.
 
-    With --json: the job object. Exit code 0, however the job ended.
+    With --json: the job object. Exit code 0 whatever the job's status.
     """
-    with service("job", url, key) as client:
+    with open_client("job", url, key) as client:
         from denoised.cli.listing import describe_job
 
         describe_job(client, job_id, as_json)
@@ -90,16 +90,16 @@ def job(job_id: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key
 
 @cli.command(rich_help_panel=PANEL)
 def cancel(
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="ids of jobs, from `denoised jobs`")],
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="job ids from `denoised jobs`")],
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Cancel jobs. Exit code 1 if one has already ended or is unknown; the others are canceled nevertheless.
+    """Cancel jobs. If one has already finished or is unknown, the exit code is 1 and the others are still canceled.
 
     With --json: one line per job, the job object or {"id", "error"}.
     """
-    with service("cancel", url, key) as client:
+    with open_client("cancel", url, key) as client:
         from denoised.cli.listing import cancel_jobs
 
         raise typer.Exit(cancel_jobs(client, job_ids, as_json))
@@ -107,11 +107,11 @@ def cancel(
 
 @cli.command(rich_help_panel=PANEL)
 def models(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
-    """List the models that are served now; the first is the default.
+    """List the models served now; the first is the default.
 
-    When piped: one line per model, columns separated by tabs. With --json: {"models": […]}.
+    When piped: one line per model, with tab-separated columns. With --json: {"models": […]}.
     """
-    with service("models", url, key) as client:
+    with open_client("models", url, key) as client:
         from denoised.cli.listing import list_models
 
         list_models(client, as_json)
@@ -119,17 +119,17 @@ def models(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> 
 
 @cli.command(rich_help_panel=PANEL)
 def top(
-    interval: Annotated[float, env("INTERVAL", "seconds between samples", min=0.5, max=3600)] = 2.0,
-    once: Annotated[bool, env("ONCE", "take two samples, print one result and exit", "--once")] = False,
+    interval: Annotated[float, env("INTERVAL", "seconds between refreshes", min=0.5, max=3600)] = 2.0,
+    once: Annotated[bool, env("ONCE", "print once, after two samples, and exit", "--once")] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Show the queue, how full the batches are, and each worker's evaluations per second. Ctrl-C ends it.
+    """Watch the queues, the batches and the evaluations per second of each worker. Ctrl-C exits.
 
-    When piped: one line per worker and sample. With --json: one line per sample.
+    When piped: one line per worker and refresh. With --json: one line per refresh.
     """
-    with service("top", url, key) as client:
+    with open_client("top", url, key) as client:
         from denoised.cli.top import watch
 
         watch(client, url, interval, once, as_json)

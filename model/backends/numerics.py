@@ -6,7 +6,7 @@ import platform
 
 import torch
 
-# Kernel paths: `model.backends.native`, `model.backends.packed`, PyTorch's own, `model.backends.graphs` in batches of one size.
+# Kernel paths: `model.backends.native`, `model.backends.packed`, PyTorch itself, `model.backends.graphs`.
 NATIVE, PACKED, EAGER, GRAPHS = "native", "packed", "eager", "graphs"
 
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from denoised.model.checkpoints.card_file import read_card_file
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import EvaluationError, ModelError
 from denoised.model.evaluation import feature_training
@@ -37,7 +38,6 @@ from denoised.model.evaluation.quality import (
 from denoised.model.evaluation.quality_report import TABLE, Subject, write_report
 from denoised.model.options import option
 from denoised.model.progress import progress
-from denoised.model.serving.card import read_card_file
 from denoised.model.serving.loading import ZOO
 from denoised.model.training.data import load_dataset
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
+from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.evaluation.features import FeatureCard
 from denoised.model.evaluation.metrics import need
 from denoised.model.evaluation.quality import (
@@ -25,7 +26,6 @@ from denoised.model.evaluation.quality import (
     Result,
     Rows,
 )
-from denoised.model.serving.card import CardFile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

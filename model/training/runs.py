@@ -32,9 +32,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
+from denoised.model.checkpoints.card_file import CardFile, Defaults
+from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.errors import TrainingError
-from denoised.model.serving.card import CardFile, Defaults
-from denoised.model.serving.loading import load_model, save_model, scheduler_config
+from denoised.model.serving.loading import load_model
 from denoised.model.serving.sampling import sample
 from denoised.model.training.loss_plot import can_plot, plot_loss
 from denoised.model.training.recipe import TrainingConfig

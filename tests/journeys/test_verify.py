@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from denoised import Client
 from denoised.app.http.schemas import Verification
-from denoised.client import Client, exchange
+from denoised.client import exchange
 
 REQUEST = {"label": "sneaker", "seed": 7, "steps": 5, "n": 2}
 PNG = {"Content-Type": "image/png"}
@@ -160,7 +161,7 @@ def test_a_client_that_goes_away_takes_the_job_with_it(service: Any, picture: by
 def test_the_client_waits_for_one_job_however_often_it_has_to_ask(
     service: Any, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "PATIENCE", 0)
+    monkeypatch.setattr(exchange, "VERIFY_WAIT", 0)
     with Client(service.url) as client:
         found = client.verify(saved(opened(picture), steps=20, seed=4242))
     assert (found.match, found.request["seed"]) == (False, 4242)
@@ -176,12 +177,12 @@ def test_the_command_says_line_by_line_what_matches(service: Any, picture: bytes
     broken.write_bytes(picture[:100])
     done = denoised(good, service=service)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{good}: made again, the bytes are equal (fashion-mnist, sneaker, seed 8)\n"
+    assert done.stdout == f"{good}: regenerated, the bytes are equal (fashion-mnist, sneaker, seed 8)\n"
     done = denoised(bad, good, service=service)
     assert done.returncode == 1
     first, second = done.stdout.splitlines()
-    assert first.startswith(f"{bad}: made again, the bytes differ: the ")
-    assert second.startswith(f"{good}: made again, the bytes are equal ")
+    assert first.startswith(f"{bad}: regenerated, the bytes differ: the ")
+    assert second.startswith(f"{good}: regenerated, the bytes are equal ")
     done = denoised(broken, tmp_path / "none.png", good, service=service)
     assert (done.returncode, len(done.stdout.splitlines())) == (2, 1)
     first, second = done.stderr.splitlines()

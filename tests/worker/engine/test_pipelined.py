@@ -11,12 +11,12 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.worker.test_batch import Image
 
 from denoised.model.diffusion.noise import Estimate
 from denoised.worker.engine.batch import RunningBatch
 from denoised.worker.engine.engine import Engine, Turn
 from denoised.worker.engine.trajectory import Trajectory
+from tests.worker.engine.test_batch import Image
 
 Trajectories = Callable[..., list[Trajectory]]
 Turns = Callable[[Engine], Iterator[Turn]]
