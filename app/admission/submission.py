@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.http.errors import InvalidRequest, Unavailable
-from denoised.app.http.schemas import DEFAULTS, GenerateRequest
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Services
 from denoised.jobs.log import REQUEST_ID
 from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.request import RequestFields, without_defaults
 from denoised.jobs.store import Store
 
 log = logging.getLogger("denoised.api")
@@ -26,7 +26,7 @@ CLAIM_POLL_SECONDS = 0.05
 
 
 def submit(
-    services: Services, body: GenerateRequest, owner: str, key: str | None = None, *, watched: bool = False
+    services: Services, fields: RequestFields, owner: str, key: str | None = None, *, watched: bool = False
 ) -> tuple[JobRecord, QueueEstimate]:
     """Accept a request, or find the job that an earlier request with the same Idempotency-Key created. Blocking.
 
@@ -41,11 +41,11 @@ def submit(
     """
     if services.draining:
         raise Unavailable("the server is restarting; nothing was accepted, try again", headers={"Retry-After": "2"})
-    claim = IdempotencyClaim.of(body, owner, key) if key is not None else None
+    claim = IdempotencyClaim.of(fields, owner, key) if key is not None else None
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
     fleet = services.catalog.fleet()
-    request = resolve(body, choose_card(body.model, fleet.cards, fleet.known))
+    request = resolve(fields, choose_card(fields.get("model"), fleet.cards, fleet.known))
     request_id = REQUEST_ID.get() or None
     job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=request_id, watched=watched)
     with services.admission.accepting(Load.of(job)) as pending:
@@ -70,8 +70,10 @@ def _accept(
         if not services.queue.enqueue_once(job, estimate):
             return services.store.job(job.id) or job, estimate
     request = job.request
-    fields = {"model": request.model, "images": request.n, "evaluations": request.evaluations}
-    log.info("job accepted", extra={"job": job.id, "owner": job.owner, **fields, "eta_seconds": estimate.eta_seconds})
+    log_fields = {"model": request.model, "images": request.n, "evaluations": request.evaluations}
+    log.info(
+        "job accepted", extra={"job": job.id, "owner": job.owner, **log_fields, "eta_seconds": estimate.eta_seconds}
+    )
     return job, estimate
 
 
@@ -89,11 +91,9 @@ class IdempotencyClaim:
         return _sha256(self.key)
 
     @classmethod
-    def of(cls, body: GenerateRequest, owner: str, key: str) -> IdempotencyClaim:
-        """Bodies that differ only in explicit defaults are equal."""
-        fields = body.model_dump()
-        resolved = {name: DEFAULTS.get(name) if value is None else value for name, value in fields.items()}
-        return cls(owner, key, _sha256(json.dumps(resolved, sort_keys=True)))
+    def of(cls, fields: RequestFields, owner: str, key: str) -> IdempotencyClaim:
+        """The claim for a request. Requests that differ only in explicit defaults are equal."""
+        return cls(owner, key, _sha256(json.dumps(without_defaults(fields), sort_keys=True)))
 
     def find_job(self, store: Store) -> JobRecord | None:
         """The job of an earlier equal request, if there was one."""

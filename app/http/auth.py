@@ -14,9 +14,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from denoised.app.http.api_keys import key_hash
+from denoised.app.http.body_limits import check_body, check_framing, limited
 from denoised.app.http.error_formats import ErrorFormats
 from denoised.app.http.errors import Forbidden, Problem, Unauthorized, store_problem
-from denoised.app.http.request_body import check_body, check_framing, limited
 from denoised.app.settings import ApiSettings
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.store import Store

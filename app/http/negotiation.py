@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from denoised.jobs.request import FORMATS, MEDIA_TYPES
+from denoised.jobs.request import FORMATS, MEDIA_TYPES, Format
 
 _WAIT = re.compile(r"\s*wait\s*(?:=\s*\"?([0-9]*)\"?\s*)?", re.IGNORECASE)
 _ANY_PICTURE = "image/*"
@@ -22,7 +22,7 @@ class Preference:
     """
 
     wait: float | None
-    pictures: tuple[str, ...]
+    pictures: tuple[Format, ...]
 
     @classmethod
     def parse(cls, headers: Mapping[str, str], max_wait: float) -> Preference:
@@ -47,7 +47,7 @@ def _wait(prefer: str, max_wait: float) -> float | None:
     return next((min(float(match[1] or "inf"), max_wait) for match in matches if match), None)
 
 
-def _pictures(accept: str) -> tuple[str, ...]:
+def _pictures(accept: str) -> tuple[Format, ...]:
     """The picture formats that are accepted with at least the quality of JSON, the best first."""
     qualities = dict(_qualities(accept))
     any_picture = qualities.get(_ANY_PICTURE, 0.0)

@@ -1,63 +1,81 @@
-"""Which request bodies are accepted: framing, media type and size."""
+"""The body of `POST /generate`, derived from the fields that `jobs.request` defines."""
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive, Scope
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
-from denoised.app.http.errors import BadRequest, BodyTooLarge, UnsupportedMedia
-from denoised.app.settings import MAX_BODY
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, StrictStr, create_model, field_validator
 
-PNG_ROUTES = {("POST", "/verify")}  # (method, path); every other route reads JSON
-MAX_LENGTH_DIGITS = 15  # of a Content-Length; longer ones are not converted to a number
+from denoised.jobs.request import DEFAULTS, FIELDS, RequestField, RequestFields
+
+M = TypeVar("M", bound=BaseModel)
+
+PLAIN = (str, int, float, bool)
+EXAMPLES: list[JsonValue] = [
+    {"label": "sneaker", "seed": 7},
+    {"label": "ankle boot", "n": 4, "steps": 50, "guidance_scale": 3.0, "preview_every": 5, "preview": "both"},
+    {"label": None, "sampler": "ddpm", "steps": 200, "format": "webp"},
+]
 
 
-def check_framing(headers: Headers) -> None:
-    """Refuse a body with two lengths: a proxy in front of us may believe the other one (RFC 9112, 6.1).
+def with_fields(fields: Mapping[str, RequestField]) -> Callable[[type[M]], type[M]]:
+    """A class decorator that adds request fields to a model; each takes null, too, for its default."""
 
-    Raises:
-        BadRequest: and the connection is closed.
+    def extended(model: type[M]) -> type[M]:
+        members: dict[str, Any] = {name: (_annotation(field), body_field(field)) for name, field in fields.items()}
+        return create_model(
+            model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **members
+        )
+
+    return extended
+
+
+def body_field(field: RequestField) -> Any:
+    """A request field for pydantic: strict (a number is never a string or a boolean), and null if left out.
+
+    The JSON Schema carries what the page's form needs to know besides: `x-of-model`, `x-input` and `x-samplers` as
+    `RequestField` explains them.
     """
-    if "content-length" in headers and "transfer-encoding" in headers:
-        detail = "Content-Length and Transfer-Encoding were both given (allowed: one of them)"
-        raise BadRequest(detail, headers={"Connection": "close"})
+    notes = {"x-of-model": field.of_model, "x-input": field.input, "x-samplers": field.samplers}
+    shown: dict[str, Any] = {name: note for name, note in notes.items() if note}
+    if DEFAULTS.get(field.name) is not None:
+        shown["default"] = DEFAULTS[field.name]
+    limited = field.type in PLAIN  # the parts of a union have limits of their own
+    return Field(
+        default=None,
+        title=field.title or field.name.replace("_", " ").capitalize(),
+        description=field.meaning + ("; the model's default if left out" if field.of_model else ""),
+        strict=True if limited else None,
+        ge=field.ge,
+        le=field.le,
+        min_length=field.min_length if limited else None,
+        max_length=field.max_length if limited else None,
+        allow_inf_nan=False if field.type is float else None,
+        json_schema_extra=shown,
+    )
 
 
-def check_body(scope: Scope, headers: Headers) -> None:
-    """Refuse a body by its headers, before it is read.
-
-    Raises:
-        BodyTooLarge: when its declared length exceeds MAX_BODY bytes.
-        UnsupportedMedia: when its media type is not the one that the route reads.
-    """
-    length = headers.get("content-length", "0")
-    if length.isdecimal() and (len(length) > MAX_LENGTH_DIGITS or int(length) > MAX_BODY):
-        raise BodyTooLarge(f"the body has {length[:20]} bytes (allowed: {MAX_BODY})")
-    has_body = length != "0" or "transfer-encoding" in headers
-    media_type = headers.get("content-type", "")
-    supported = _supported_media_type(scope)
-    if has_body and media_type.partition(";")[0].strip().lower() != supported:
-        raise UnsupportedMedia(f"Content-Type {media_type[:80]!r} is not supported (supported: {supported})")
+def _annotation(field: RequestField) -> Any:
+    return (StrictStr | StrictInt if field.type == str | int else field.type) | None
 
 
-def limited(receive: Receive) -> Receive:
-    """Wrap `receive` so that it refuses to read more than MAX_BODY bytes, also of a body without a length."""
-    size = 0
+@with_fields(FIELDS)
+class GenerateRequest(BaseModel):
+    """`POST /generate`. A field that is left out, or null, takes its default."""
 
-    async def receive_limited() -> Message:
-        nonlocal size
-        message = await receive()
-        if message["type"] == "http.request":
-            size += len(message.get("body", b""))
-        if size > MAX_BODY:
-            # FastAPI turns every other exception that is raised while it reads the body into a 400.
-            raise HTTPException(413, f"the body is too large (allowed: {MAX_BODY} bytes)")
-        return message
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
 
-    return receive_limited
+    def fields(self) -> RequestFields:
+        """The request fields that were given a value."""
+        return cast(RequestFields, self.model_dump(include=set(FIELDS), exclude_none=True))
 
-
-def _supported_media_type(scope: Scope) -> str:
-    png = scope["type"] == "http" and (scope["method"], scope["path"]) in PNG_ROUTES
-    return "image/png" if png else "application/json"
+    @field_validator("label", mode="before", check_fields=False)
+    @classmethod
+    def _check_label(cls, value: object) -> object:
+        longest = FIELDS["label"].max_length
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            raise ValueError("input should be a class name, a class index or null")
+        if isinstance(value, str) and longest is not None and len(value) > longest:
+            raise ValueError(f"a class name has at most {longest} characters, not {len(value)}")
+        return value

@@ -18,7 +18,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from denoised.app.admission.submission import submit
 from denoised.app.http.errors import InvalidRequest, NotFound, Problem, store_problem
 from denoised.app.http.headers import STREAM_HEADERS
-from denoised.app.http.schemas import GenerateRequest, ProblemObject
+from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.schemas import ProblemObject
 from denoised.app.http.validation_errors import describe_unreadable_body, describe_validation_errors, format_value
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.job_access.waiting import wait_for_disconnect
@@ -87,8 +88,8 @@ async def generate_socket(websocket: WebSocket, services: Serving, owner: Owner)
     """
     await websocket.accept()
     try:
-        body = await _first_message(websocket)
-        record, _ = await run_in_threadpool(submit, services, body, owner, watched=True)
+        fields = (await _first_message(websocket)).fields()
+        record, _ = await run_in_threadpool(submit, services, fields, owner, watched=True)
     except WebSocketDisconnect:
         return
     except StoreUnavailable as error:

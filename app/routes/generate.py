@@ -15,13 +15,15 @@ from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.headers import IdempotencyKey, job_location
 from denoised.app.http.job_object import job_object
 from denoised.app.http.negotiation import Preference, preference_applied
-from denoised.app.http.schemas import GenerateRequest, JobObject, ProblemObject
+from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.schemas import JobObject, ProblemObject
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.app.streaming.listener import ServerClosing
 from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.request import Format, RequestFields
 
 router = APIRouter(tags=["jobs"])
 
@@ -61,9 +63,10 @@ async def generate(
     job (`Prefer: wait=S`), or the picture itself (`Accept: image/png`). If you disconnect before the picture is sent,
     the job is canceled, unless you sent an Idempotency-Key."""
     preference = Preference.parse({"prefer": prefer or "", "accept": accept or ""}, services.settings.max_wait)
+    fields = body.fields()
     if preference.pictures:
-        body = _single_picture_body(body, preference.pictures)
-    record, estimate = await run_in_threadpool(submit, services, body, owner, idempotency_key)
+        fields = _single_picture_fields(fields, preference.pictures)
+    record, estimate = await run_in_threadpool(submit, services, fields, owner, idempotency_key)
     if preference.pictures:
         return await _respond_with_picture(services, request, record, preference.wait, cancel=idempotency_key is None)
     if preference.wait is None:
@@ -71,14 +74,15 @@ async def generate(
     return await _respond_after_wait(services, record, estimate, preference.wait)
 
 
-def _single_picture_body(body: GenerateRequest, formats: Sequence[str]) -> GenerateRequest:
+def _single_picture_fields(fields: RequestFields, formats: Sequence[Format]) -> RequestFields:
     """The request for one picture in a format that `Accept` names. formats: the preferred one first."""
-    if body.n not in (None, 1):
-        raise InvalidRequest([("n", f"{body.n} was given, but Accept asks for one picture (allowed: 1)")])
-    if body.format not in (None, *formats):
+    n, format = fields.get("n", 1), fields.get("format", formats[0])
+    if n != 1:
+        raise InvalidRequest([("n", f"{n} was given, but Accept asks for one picture (allowed: 1)")])
+    if format not in formats:
         accepted = " or ".join(f"image/{format}" for format in formats)
-        raise InvalidRequest([("format", f"{format_value(body.format)} was given, but Accept asks for {accepted}")])
-    return body.model_copy(update={"format": body.format or formats[0]})
+        raise InvalidRequest([("format", f"{format_value(format)} was given, but Accept asks for {accepted}")])
+    return {**fields, "format": format}
 
 
 async def _respond_after_wait(services: Services, record: JobRecord, estimate: QueueEstimate, wait: float) -> Response:

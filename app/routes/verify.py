@@ -20,6 +20,7 @@ from denoised.app.http.schemas import ProblemObject, Verification
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, wait_for_job
 from denoised.app.services import Owner, Serving
+from denoised.jobs.request import computation
 from denoised.jobs.store import Outcome
 
 router = APIRouter(tags=["jobs"])
@@ -55,7 +56,7 @@ async def verify(
     files. If you disconnect early, the job is canceled, unless you sent an Idempotency-Key."""
     parameters = await run_in_threadpool(read_parameters, body)
     wait = Preference.parse({"prefer": prefer or ""}, services.settings.max_wait).wait
-    record, _ = await run_in_threadpool(submit, services, parameters, owner, idempotency_key)
+    record, _ = await run_in_threadpool(submit, services, parameters.fields(), owner, idempotency_key)
     outcome = await wait_for_job(services, request, record, wait, pictures=1, cancel=idempotency_key is None)
     if outcome is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -79,7 +80,7 @@ def _compare(given: bytes, parameters: PictureParameters, outcome: Outcome) -> V
         {
             "match": same_bytes,
             "pixels_match": pixels_match is True,
-            "reason": None if same_bytes else _difference(pixels_match, parameters.numerics, record.numerics),
+            "reason": None if same_bytes else _difference(pixels_match, parameters.numerics, record.numerics or ""),
             "sha256": hashlib.sha256(given).hexdigest(),
             "expected_sha256": hashlib.sha256(expected).hexdigest(),
             "numerics": {"picture": parameters.numerics, "here": record.numerics},
@@ -102,22 +103,24 @@ def same_pixels(given: bytes, expected: bytes) -> bool | None:
         size, pixels = image.size, image.convert("RGBA").tobytes()
     try:
         with Image.open(io.BytesIO(given), formats=["PNG"]) as image:
-            # The size is checked again, because a file may contain a second IHDR.
+            # The size is checked again, because Pillow believes the last of several IHDR chunks.
             return image.size == size and image.convert("RGBA").tobytes() == pixels
     except Exception:  # Pillow's decoders raise a dozen kinds of exceptions for damaged files
         return None
 
 
-def _difference(pixels_match: bool | None, numerics: str, here: str | None) -> str:
-    """Why the bytes differ, in one sentence."""
+def _difference(pixels_match: bool | None, given: str, here: str) -> str:
+    """Why the bytes differ, in one sentence. given, here: the numerics of the file and of the picture made again."""
     if pixels_match is None:
         return "the file is damaged: its pixels cannot be read"
-    if numerics != here:
-        subject = "same pixels, but the file was" if pixels_match else "the picture was"
-        return f"{subject} made under {numerics}, here under {here}: only equal numerics guarantee equal bytes"
-    if pixels_match:
-        return "same pixels, different file: it was re-saved or edited"
-    return (
-        "the numerics are equal, so the picture or its request was changed after it was made, "
-        "or the model of that name is another one"
-    )
+    if given == here:
+        if pixels_match:
+            return "same pixels, different file: it was re-saved or edited"
+        return (
+            "the numerics are equal, so the picture or its request was changed after it was made, "
+            "or the model of that name is a different one"
+        )
+    if pixels_match and computation(given) == computation(here):
+        return "same pixels, different file: another version of denoised wrote it"
+    subject = "same pixels, but the file was" if pixels_match else "the picture was"
+    return f"{subject} made under {given}, here under {here}: only equal numerics guarantee equal bytes"

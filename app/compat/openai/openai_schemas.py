@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr
 
-from denoised.app.http.schemas import MAX_SEED, number
+from denoised.app.http.request_body import body_field
+from denoised.jobs.request import FIELDS, Format
 
 EXAMPLES: list[JsonValue] = [
     {"prompt": "a sneaker, please"},
@@ -25,10 +26,8 @@ class ImagesRequest(BaseModel):
         StrictStr,
         Field(max_length=32_000, description="names one of the model's labels in plain words; blank = unconditional"),
     ]
-    model: Annotated[
-        StrictStr | None, Field(min_length=1, max_length=200, description="a name from GET /v1/models")
-    ] = None
-    n: Annotated[StrictInt | None, Field(ge=1, description="images, up to the model's max_images; default 1")] = None
+    model: Annotated[str | None, body_field(FIELDS["model"])] = None
+    n: Annotated[int | None, body_field(FIELDS["n"])] = None
     size: Annotated[
         StrictStr | None,
         Field(max_length=20, description='"auto", or the size of the model\'s pictures, such as "28x28"'),
@@ -36,18 +35,14 @@ class ImagesRequest(BaseModel):
     response_format: Annotated[
         Literal["url", "b64_json"] | None, Field(description="default b64_json; fetch a url with the same API key")
     ] = None
-    output_format: Annotated[Literal["png", "webp", "jpeg"] | None, Field(description="default png")] = None
+    output_format: Annotated[Format | None, body_field(FIELDS["format"])] = None
     stream: StrictBool | None = None
     partial_images: Annotated[
         StrictInt | None, Field(ge=0, le=3, description="intermediate pictures of a stream; default 0")
     ] = None
-    seed: Annotated[
-        StrictInt | None, Field(ge=0, le=MAX_SEED, description="image k uses seed + k; random by default")
-    ] = None
-    steps: Annotated[StrictInt | None, Field(ge=1, description="up to the model's number of training timesteps")] = None
-    guidance_scale: Annotated[
-        float | None, Field(ge=1, le=20, allow_inf_nan=False, description="1 = off; requires a label")
-    ] = None
+    seed: Annotated[int | None, body_field(FIELDS["seed"])] = None
+    steps: Annotated[int | None, body_field(FIELDS["steps"])] = None
+    guidance_scale: Annotated[float | None, body_field(FIELDS["guidance_scale"])] = None
     background: Annotated[Literal["opaque", "auto"] | None, Field(description="pictures are opaque")] = None
     output_compression: Annotated[StrictInt | None, Field(ge=100, le=100, description="the compression is fixed")] = (
         None
@@ -63,11 +58,6 @@ class ImagesRequest(BaseModel):
     safety_identifier: Annotated[
         StrictStr | None, Field(max_length=1000, description="accepted, neither stored nor logged")
     ] = None
-
-    @field_validator("guidance_scale", mode="before")
-    @classmethod
-    def _strict_number(cls, value: object) -> object:
-        return None if value is None else number(value)
 
 
 class TokenDetails(BaseModel):

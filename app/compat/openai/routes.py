@@ -29,12 +29,12 @@ from denoised.app.compat.openai.openai_schemas import (
 from denoised.app.compat.openai.prompts import label_of
 from denoised.app.http.errors import InvalidRequest, NotFound
 from denoised.app.http.headers import STREAM_HEADERS, IdempotencyKey, job_location
-from denoised.app.http.schemas import GenerateRequest
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord, image_url
+from denoised.jobs.request import RequestFields
 from denoised.jobs.store import Outcome
 from denoised.model.serving.card import ModelCard
 
@@ -115,8 +115,8 @@ def _submit(services: Services, body: ImagesRequest, owner: str, key: str | None
     return record
 
 
-def translate(body: ImagesRequest, card: ModelCard) -> GenerateRequest:
-    """The equivalent `POST /generate` body.
+def translate(body: ImagesRequest, card: ModelCard) -> RequestFields:
+    """The same request in the fields of `POST /generate`.
 
     Raises:
         InvalidRequest: when a field does not fit the model or another field.
@@ -125,16 +125,16 @@ def translate(body: ImagesRequest, card: ModelCard) -> GenerateRequest:
     if errors:
         raise InvalidRequest(errors)
     steps = body.steps or card.default.steps
-    return GenerateRequest(
-        model=card.name,
-        label=label_of(body.prompt, card),
-        n=body.n or 1,
-        seed=body.seed,
-        steps=body.steps,
-        guidance_scale=body.guidance_scale,
-        format=body.output_format or "png",
-        preview_every=max(1, steps // (body.partial_images + 1)) if body.partial_images else 0,
-    )
+    return {
+        "model": card.name,
+        "label": label_of(body.prompt, card),
+        "n": body.n,
+        "seed": body.seed,
+        "steps": body.steps,
+        "guidance_scale": body.guidance_scale,
+        "format": body.output_format,
+        "preview_every": max(1, steps // (body.partial_images + 1)) if body.partial_images else 0,
+    }
 
 
 def _errors(body: ImagesRequest, card: ModelCard) -> Iterator[tuple[str, str]]:
