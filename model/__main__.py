@@ -11,7 +11,8 @@ import torch
 import typer
 from rich.console import Console
 
-from denoised.model.diffusion.noise import BETAS, PREDICTION_TYPES
+from denoised.model.diffusion.noise import BETAS
+from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.errors import ModelError
 from denoised.model.evaluation import evaluate_cli as measuring
 from denoised.model.evaluation import likelihood_cli as judging

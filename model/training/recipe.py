@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from denoised.model.diffusion.noise import BETAS, PREDICTION_TYPES, NoiseSchedule
+from denoised.model.diffusion.noise import BETAS, NoiseSchedule
+from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.errors import TrainingError
 from denoised.model.networks.config import UNetConfig
 from denoised.model.training.data import UNREADABLE, Dataset
@@ -89,8 +90,8 @@ class TrainingConfig:
     @property
     def schedule(self) -> NoiseSchedule:
         """The noise levels that are trained on."""
-        schedule = NoiseSchedule.named(self.beta_schedule, self.timesteps)
-        return schedule.ending_in_noise() if self.zero_snr else schedule
+        schedule = NoiseSchedule.from_name(self.beta_schedule, self.timesteps)
+        return schedule.with_zero_terminal_snr() if self.zero_snr else schedule
 
     @property
     def steps(self) -> int:
