@@ -14,7 +14,7 @@ from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.unet import UNet
 from denoised.model.serving.card import CardFile
 from denoised.model.serving.loading import save_model, scheduler_config
-from denoised.model.training.data import Dataset
+from denoised.model.training.dataset import Dataset
 
 UNCONDITIONAL = UNetConfig(
     sample_size=8,
