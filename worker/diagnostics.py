@@ -17,9 +17,9 @@ import torch
 
 from denoised.model.backends.native.compiler import cache_folder, compilers
 from denoised.model.backends.native.network import NativeUNet
+from denoised.model.checkpoints.card_file import CARD_FILE
 from denoised.model.errors import KernelError, ModelError
 from denoised.model.networks.unet import UNet
-from denoised.model.serving.card import CARD_FILE
 from denoised.model.serving.loading import load_model
 from denoised.worker.model_loading import bundled
 

@@ -40,7 +40,7 @@ TENSOR_NAMES = (
 )
 
 
-def today_config(raw: Mapping[str, Any]) -> dict[str, Any]:
+def modernize_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A config under today's keys and names of blocks ("UNetRes" in front of them is gone).
 
     Raises:
@@ -56,7 +56,7 @@ def today_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def today_tensor(name: str) -> str:
+def modernize_tensor_name(name: str) -> str:
     """The name that a tensor has today."""
     for old, new in TENSOR_NAMES:
         name = re.sub(old, new, name)

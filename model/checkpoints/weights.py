@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from denoised.model.checkpoints.folders import read_json
-from denoised.model.checkpoints.legacy import today_tensor
+from denoised.model.checkpoints.legacy import modernize_tensor_name
 from denoised.model.errors import CheckpointError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -111,7 +111,7 @@ def _by_todays_names(stored: Sequence[Place], expected: Mapping[str, Tensor]) ->
     """
     places: dict[str, Place] = {}
     for place in stored:
-        key = place.name if place.name in expected else today_tensor(place.name)
+        key = place.name if place.name in expected else modernize_tensor_name(place.name)
         other = places.setdefault(key, place)
         if other is not place and not torch.equal(_read(other), _read(place)):
             raise CheckpointError(f"{place.path}: holds {other.name!r} and {place.name!r}, one tensor, but they differ")

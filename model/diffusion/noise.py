@@ -170,27 +170,31 @@ def training_target(x0: Tensor, epsilon: Tensor, alpha: Tensor, sigma: Tensor, p
 class Estimate:
     """What a network says of noisy images: x̂_0 and ε̂, both (B, C, H, W).
 
-    share: the same shape, where the network predicts the variance of the reverse step too.
+    variance_output: the same shape, where the network predicts the variance of the reverse step too.
     """
 
     x0: Tensor
     epsilon: Tensor
-    share: Tensor | None = None
+    variance_output: Tensor | None = None
 
     def of(self, index: Tensor) -> Estimate:
-        """Those of some images, as tensors of their own."""
-        return Estimate(self.x0[index], self.epsilon[index], self.share[index] if self.share is not None else None)
+        """The estimates of some images, by index."""
+        variance = None if self.variance_output is None else self.variance_output[index]
+        return Estimate(self.x0[index], self.epsilon[index], variance)
 
     def split(self, count: int) -> tuple[Estimate, Estimate]:
-        """The first so many images, and the others."""
-        share = (self.share[:count], self.share[count:]) if self.share is not None else (None, None)
-        first = Estimate(self.x0[:count], self.epsilon[:count], share[0])
-        return first, Estimate(self.x0[count:], self.epsilon[count:], share[1])
+        """The estimates of the first `count` images, and those of the others."""
+        variance = self.variance_output
+        first, others = (None, None) if variance is None else (variance[:count], variance[count:])
+        return (
+            Estimate(self.x0[:count], self.epsilon[:count], first),
+            Estimate(self.x0[count:], self.epsilon[count:], others),
+        )
 
     def with_some(self, index: Tensor, others: Estimate) -> Estimate:
-        """x̂_0 and ε̂ of some images replaced; their share stays."""
+        """Replace x̂_0 and ε̂ of some images; `variance_output` stays."""
         x0, epsilon = self.x0.index_copy(0, index, others.x0), self.epsilon.index_copy(0, index, others.epsilon)
-        return Estimate(x0, epsilon, self.share)
+        return Estimate(x0, epsilon, self.variance_output)
 
 
 def estimate(output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Estimate:

@@ -8,7 +8,7 @@ to a *plan*: one row (t, α, σ, M) per network evaluation, and the engine appli
 where registers are x and the tensors held beside it, x̂_0 and ε̂ the network's estimate at
 (x, t) and z fresh unit noise. x̂_0 may have been clipped on the way; ε̂ is the network's own,
 as in diffusers' DDIM, so both conventions are columns of one table. Where a network says
-itself how much noise belongs there, z is spread by what it says (`spread_noise`).
+itself how much noise belongs there, `apply_learned_variance` scales z by it.
 
 The samplers are listed in `model.diffusion.samplers`. This module knows nothing of networks,
 batches or queues.
@@ -31,12 +31,12 @@ from denoised.model.diffusion.noise import Estimate, Float64
 @dataclass(frozen=True)
 class Row:
     """One evaluation. level: index of the noise level it is made at; step: how many steps are done
-    after it (a two-stage solver's first row completes none); matrix: (R, R+3); spread: see `Plan`."""
+    after it (a two-stage solver's first row completes none); matrix: (R, R+3); log_variance_range: see `Plan`."""
 
     level: int
     step: int
     matrix: list[list[float]]
-    spread: float = 0.0
+    log_variance_range: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Plan:
 
     t, alpha, sigma: (N,) float64, the level of each evaluation; matrices: (N, R, R+3) for R
     registers, columns (registers, x̂_0, ε̂, z); step: (N,) how many steps are done after it;
-    spread: (N,) log of the factor on z that the network's variance output of 1 means, 0 where it has
+    log_variance_range: (N,) log of the factor on z that the network's variance output of 1 means, 0 where it has
     no say; start: what unit noise is multiplied with to become x_T.
     """
 
@@ -55,7 +55,7 @@ class Plan:
     sigma: Float64
     matrices: Float64
     step: tuple[int, ...]
-    spread: Float64
+    log_variance_range: Float64
     start: float = 1.0
 
     @classmethod
@@ -69,7 +69,7 @@ class Plan:
             sigma=levels.sigma[index],
             matrices=np.asarray([row.matrix for row in rows], dtype=np.float64),
             step=tuple(row.step for row in rows),
-            spread=np.asarray([row.spread for row in rows], dtype=np.float64),
+            log_variance_range=np.asarray([row.log_variance_range for row in rows], dtype=np.float64),
             start=levels.start,
         )
 
@@ -120,9 +120,9 @@ def advance(registers: Tensor, estimate: Estimate, z: Tensor, matrices: Tensor) 
     return out
 
 
-def spread_noise(z: Tensor, share: Tensor, spread: Tensor) -> Tensor:
-    """z·exp(spread·share), elementwise, for networks with a learned variance.
+def apply_learned_variance(z: Tensor, variance_output: Tensor, log_variance_range: Tensor) -> Tensor:
+    """z·exp(log_variance_range·variance_output), elementwise, for networks that predict their variance.
 
-    z, share: (B, C, H, W); spread: (B,) of the plans' rows.
+    z, variance_output: (B, C, H, W); log_variance_range: (B,) of the plans' rows.
     """
-    return z * torch.exp(spread[:, None, None, None] * share)
+    return z * torch.exp(log_variance_range[:, None, None, None] * variance_output)

@@ -25,13 +25,13 @@ def ddpm_rows(levels: Levels, variance_type: str = "fixed_small") -> list[Row]:
         smallest = s_next**2 / s**2 * beta
         update = [(a / a_next) * s_next**2 / s**2, a_next * beta / s**2, 0.0]
         if i + 1 == levels.steps:
-            noise, spread = 0.0, 0.0
+            noise, log_variance_range = 0.0, 0.0
         elif variance_type == "learned":
-            noise, spread = 1.0, 0.5
+            noise, log_variance_range = 1.0, 0.5
         else:
             noise = np.sqrt(beta if variance_type == "fixed_large" else smallest)
-            spread = np.log(beta / smallest) / 2 if variance_type == "learned_range" else 0.0
-        rows.append(Row(i, i + 1, [[*update, noise]], spread))
+            log_variance_range = np.log(beta / smallest) / 2 if variance_type == "learned_range" else 0.0
+        rows.append(Row(i, i + 1, [[*update, noise]], log_variance_range))
     return rows
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from rich.console import Console
 
+from denoised.model.checkpoints.card_file import read_card_file
 from denoised.model.command_line import report_errors
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.evaluation.cli_options import (
@@ -30,7 +31,6 @@ from denoised.model.evaluation.quality_table import Measurement, read_results
 from denoised.model.evaluation.requirements import require_packages
 from denoised.model.options import option
 from denoised.model.progress import progress
-from denoised.model.serving.card import read_card_file
 from denoised.model.serving.loading import ZOO
 
 

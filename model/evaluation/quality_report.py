@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from denoised.model.checkpoints.atomic import write_text_atomically
+from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.evaluation.features import FeatureCard
 from denoised.model.evaluation.quality_plot import PLOT, write_plot
 from denoised.model.evaluation.quality_sweep import (
@@ -16,7 +17,6 @@ from denoised.model.evaluation.quality_sweep import (
     HEADLINE_SAMPLES,
 )
 from denoised.model.evaluation.quality_table import MODEL, NOISE, TRAINING, Measurement, Result, Results
-from denoised.model.serving.card import CardFile
 
 DOCUMENT, TABLE = Path("quality.md"), Path("quality.csv")
 TARGET_ACCURACY, TARGET_FID, TARGET_EVALUATIONS = 0.93, 0.02, 20

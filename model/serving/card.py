@@ -1,43 +1,13 @@
-"""What a model tells the world about itself: `model_card.json`, and what workers publish.
+"""The card of a served model: what a worker publishes about it, and what `GET /models` returns.
 
-Imports no torch: the HTTP front end validates requests against these objects.
+Imports no torch: the HTTP front end validates requests against it.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from pydantic import BaseModel
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from denoised.model.errors import CheckpointError
-
-CARD_FILE = "model_card.json"
-
-
-class Defaults(BaseModel):
-    """What a request gets that names none of it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    sampler: str = "ddim"
-    steps: int = Field(default=50, ge=1)
-    guidance_scale: float = Field(default=1.0, ge=1.0, le=20.0)
-    guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
-
-
-class CardFile(BaseModel):
-    """`model_card.json`: the facts that diffusers' own files have no place for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str | None = None
-    description: str = ""
-    labels: list[str] = []
-    default: Defaults = Defaults()
-    data: str = ""
-    license: str = ""
-    training: dict[str, Any] = {}
+from denoised.model.checkpoints.card_file import Defaults
 
 
 class ModelCard(BaseModel):
@@ -63,6 +33,11 @@ class ModelCard(BaseModel):
     max_images: int
     numerics: str
 
+    @property
+    def inputs(self) -> list[str]:
+        """The request fields that condition the model; every other model refuses them."""
+        return ["label"] if self.labels else []
+
     def class_index(self, label: str | int) -> int | None:
         """The class that a name (in any case) or an index means; None when there is none."""
         if isinstance(label, int):
@@ -70,20 +45,3 @@ class ModelCard(BaseModel):
         names = [name.casefold() for name in self.labels]
         wanted = label.strip().casefold()
         return names.index(wanted) if wanted in names else None
-
-
-def read_card_file(folder: Path) -> CardFile:
-    """The card in a model folder; an empty one when the folder has none.
-
-    Raises:
-        CheckpointError: when the file is there but is no card.
-    """
-    path = folder / CARD_FILE
-    if not path.exists():
-        return CardFile()
-    try:
-        return CardFile.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise CheckpointError(f"{path}: {where}: {first['msg']}") from error

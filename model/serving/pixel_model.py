@@ -111,8 +111,8 @@ class PixelModel:
         known = estimate(mean, x, alpha, sigma, self.prediction_type)
         if not variance.shape[1]:
             return known
-        share = (variance + 1) / 2 if self.grid.variance_type == "learned_range" else variance
-        return replace(known, share=share)
+        variance_output = (variance + 1) / 2 if self.grid.variance_type == "learned_range" else variance
+        return replace(known, variance_output=variance_output)
 
     def score(
         self, x: Tensor, t: Tensor | float, label: str | int | Sequence[str | int | None] | None = None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.diffusion.guidance import merge
-from denoised.model.diffusion.plans import advance, spread_noise
+from denoised.model.diffusion.plans import advance, apply_learned_variance
 from denoised.model.serving.pixel_model import PixelModel
 
 
@@ -54,8 +54,8 @@ def sample(
     nothing = torch.stack([model.condition(None) for _ in labels]) if guided.any() else conditions
     for row in range(plan.evaluations):
         x = registers[:, 0]
-        t, alpha, sigma, spread = (
-            _filled(table[row], count, device) for table in (plan.t, plan.alpha, plan.sigma, plan.spread)
+        t, alpha, sigma, log_variance_range = (
+            _filled(table[row], count, device) for table in (plan.t, plan.alpha, plan.sigma, plan.log_variance_range)
         )
         estimate = model.denoise(x, t, alpha, sigma, conditions)
         if guidance_scale != 1.0:
@@ -65,8 +65,8 @@ def sample(
             estimate = merge(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)
         estimate = model.clipping(estimate, x, alpha, sigma, guided)
         z = draw() if plan.draws(row) else torch.zeros_like(x)
-        if estimate.share is not None:
-            z = spread_noise(z, estimate.share, spread)
+        if estimate.variance_output is not None:
+            z = apply_learned_variance(z, estimate.variance_output, log_variance_range)
         matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)
         registers = advance(registers, estimate, z, matrices)
     return registers[:, 0]

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from denoised.model.checkpoints.atomic import write_atomically
+from denoised.model.checkpoints.card_file import CardFile, Defaults
+from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.errors import TrainingError
-from denoised.model.serving.card import CardFile, Defaults
-from denoised.model.serving.loading import save_model, scheduler_config
 from denoised.model.training.run_folder import RunFolder
 from denoised.model.training.trainer import Trainer
 

@@ -24,10 +24,10 @@ from denoised.app.settings import ApiSettings
 from denoised.cli.main import cli
 from denoised.jobs.errors import StoreFull, StoreUnavailable
 from denoised.model.__main__ import app as training
+from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
-from denoised.model.serving.card import CardFile
 from denoised.worker.__main__ import cli as working
 
 ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)

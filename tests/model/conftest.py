@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from denoised.model.checkpoints.card_file import CardFile
+from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.unet import UNet
-from denoised.model.serving.card import CardFile
-from denoised.model.serving.loading import save_model, scheduler_config
 from denoised.model.training.dataset import Dataset
 
 UNCONDITIONAL = UNetConfig(

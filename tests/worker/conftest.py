@@ -100,8 +100,8 @@ class FakeModel:
         epsilon = x * 0.75 + shift.view(-1, 1, 1, 1)
         if self._lame is not None:
             epsilon[conditions == self._lame] = float("nan")
-        share = x * 0.25 if self.variance_type == "learned_range" else None
-        return Estimate(x0_from_epsilon(x, epsilon, alpha, sigma), epsilon, share)
+        variance_output = x * 0.25 if self.variance_type == "learned_range" else None
+        return Estimate(x0_from_epsilon(x, epsilon, alpha, sigma), epsilon, variance_output)
 
     def decode(self, x0: Tensor) -> npt.NDArray[np.uint8]:
         pixels = ((x0 / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)

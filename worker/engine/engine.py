@@ -18,7 +18,7 @@ from torch import Tensor
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.guidance import merge
 from denoised.model.diffusion.noise import Estimate
-from denoised.model.diffusion.plans import advance, spread_noise
+from denoised.model.diffusion.plans import advance, apply_learned_variance
 from denoised.worker.engine.batch import RunningBatch
 from denoised.worker.engine.group import Group, Rows, Table
 from denoised.worker.engine.trajectory import Trajectory
@@ -226,8 +226,8 @@ class Engine:
         estimate = self._estimate(model, flight)
         estimate = model.clipping(estimate, seen, level.alpha, level.sigma, group.is_guided)
         z = group.drawn(seen)
-        if estimate.share is not None:
-            z = spread_noise(z, estimate.share, rows.spread)
+        if estimate.variance_output is not None:
+            z = apply_learned_variance(z, estimate.variance_output, rows.log_variance_range)
         registers = advance(flight.registers, estimate, z, rows.matrices)
         # Of the largest: to ask that of everything takes six times as long.
         sound = registers.flatten(1).abs().amax(dim=1).isfinite().tolist()

@@ -33,10 +33,16 @@ class Level:
 
 @dataclass(frozen=True)
 class Rows:
-    """Everybody's row: its level; spread: (B,); matrices: (B, R, R+3); all float32 of the plans' float64."""
+    """The next row of every member's plan, rounded from the plans' float64.
+
+    Attributes:
+        level: t, α and σ of each row.
+        log_variance_range: (B,) float32.
+        matrices: (B, R, R+3) float32.
+    """
 
     level: Level
-    spread: Tensor
+    log_variance_range: Tensor
     matrices: Tensor
 
 
@@ -73,15 +79,15 @@ class Table:
 
     def rows(self, index: Tensor, registers: int) -> Rows:
         """Those at an index (B,), for plans of at most so many registers."""
-        t, alpha, sigma, spread = self._columns[:, index].unbind(0)
+        t, alpha, sigma, log_variance_range = self._columns[:, index].unbind(0)
         matrices = self._matrices[index]
         if registers < self._registers:
             matrices = torch.cat([matrices[:, :registers, :registers], matrices[:, :registers, -3:]], dim=2)
-        return Rows(Level(t, alpha, sigma), spread, matrices)
+        return Rows(Level(t, alpha, sigma), log_variance_range, matrices)
 
     def _write(self, plans: Sequence[Plan]) -> None:
         self._registers = max(plan.registers for plan in plans)
-        columns = [np.stack([plan.t, plan.alpha, plan.sigma, plan.spread]) for plan in plans]
+        columns = [np.stack([plan.t, plan.alpha, plan.sigma, plan.log_variance_range]) for plan in plans]
         matrices = [_padded(plan, self._registers) for plan in plans]
         self._columns = torch.from_numpy(np.concatenate(columns, axis=1)).float().to(self._device)
         self._matrices = torch.from_numpy(np.concatenate(matrices)).float().to(self._device)

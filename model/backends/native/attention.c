@@ -3,8 +3,8 @@
  * it: neither the batch nor the number of threads changes a bit.
  */
 
-#include "calls.h"
-#include "lanes.h"
+#include "kernel_abi.h"
+#include "simd.h"
 
 #define QUERIES 7 /* taken at a time, so that what is read of keys and values serves them all */
 

@@ -50,7 +50,7 @@ def _jobs(target: list[str], tiles: Sequence[str]) -> list[list[str]]:
     """The arguments of a compiler for each object; the convolutions in two, to be made at once."""
     folder = Path(__file__).parent
     convolutions = [[CONTRACTED, f"-DTILES={' '.join(tiles[k::2])}", str(folder / "convolutions.c")] for k in range(2)]
-    others = [[ROUNDED, str(folder / name)] for name in ("between.c", "attention.c", "program.c")]
+    others = [[ROUNDED, str(folder / name)] for name in ("norm_layout.c", "attention.c", "thread_pool.c")]
     return [[*FLAGS, *target, "-c", *each] for each in (*convolutions, *others)]
 
 

@@ -8,8 +8,8 @@
  * the tile it is in, on the batch or on the number of threads.
  */
 
-#include "calls.h"
-#include "lanes.h"
+#include "kernel_abi.h"
+#include "simd.h"
 
 #define MOST_PIXELS 14
 #define MOST_VECTORS 4

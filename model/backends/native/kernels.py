@@ -15,12 +15,12 @@ from torch import Tensor
 from denoised.model.backends.native.compiler import compiled
 from denoised.model.backends.native.thread_pool import Runner
 
-LANES = 16  # as in lanes.h
+LANES = 16  # as in simd.h
 MOST_PIXELS, MOST_VECTORS = 14, 4  # as in convolutions.c
 QUERIES = 7  # as in attention.c
 LARGEST_CHUNK = 4096  # channels of a norm's unit of work; they lie on a thread's stack
 LONGEST_ATTENTION = 1024  # tokens
-POINTER, NUMBER, REAL = "pointer", "number", "real"  # kinds of arguments, as in calls.h
+POINTER, NUMBER, REAL = "pointer", "number", "real"  # kinds of arguments, as in kernel_abi.h
 SIGNATURES: dict[str, list[str]] = {  # after the batch
     "denoised_norm": [POINTER] * 4 + [NUMBER] + [POINTER] * 3 + [NUMBER] * 6 + [REAL, NUMBER],
     "denoised_pad": [POINTER] * 2 + [NUMBER] * 7,
@@ -32,7 +32,7 @@ CONVOLUTION = [POINTER] * 5 + [NUMBER] * 5
 
 
 class Argument(ctypes.Union):
-    """An argument of a kernel, as in calls.h."""
+    """An argument of a kernel, as in kernel_abi.h."""
 
     _fields_ = ((POINTER, ctypes.c_void_p), (NUMBER, ctypes.c_long), (REAL, ctypes.c_float))
 
@@ -104,7 +104,7 @@ class Call:
 class Kernels:
     """The kernels of one network: first told which tiles it needs, then compiled, then called.
 
-    runner: the functions of program.c, there once they are compiled.
+    runner: the functions of thread_pool.c, there once they are compiled.
 
     Tensors are (B, C, H, W) float32 on the CPU, their channels last in memory.
     """

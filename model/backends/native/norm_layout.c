@@ -8,8 +8,8 @@
  * compiler, nor the instruction set.
  */
 
-#include "calls.h"
-#include "lanes.h"
+#include "kernel_abi.h"
+#include "simd.h"
 
 #include <math.h>
 

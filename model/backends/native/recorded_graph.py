@@ -2,7 +2,7 @@
 
 At small batches Python between two kernels takes as long as the kernels. So what a network calls for one
 image is recorded once, and from then on one C function makes the calls for every image of a batch
-(program.c), each thread in memory of its own.
+(thread_pool.c), each thread in memory of its own.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "calls.h"
+#include "kernel_abi.h"
 
 #define MOST_ARGUMENTS 24
 

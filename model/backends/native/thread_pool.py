@@ -1,4 +1,4 @@
-"""Who makes a program's calls: this thread and OpenMP's, or threads of our own meanwhile (program.c)."""
+"""Who makes a program's calls: this thread and OpenMP's, or threads of our own meanwhile (thread_pool.c)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from denoised.model.errors import KernelError
 
 
 class Call(ctypes.Structure):
-    """As in program.c."""
+    """As in thread_pool.c."""
 
     _fields_ = (
         ("kernel", ctypes.c_void_p),
@@ -20,13 +20,13 @@ class Call(ctypes.Structure):
 
 
 class IoBinding(ctypes.Structure):
-    """As in program.c."""
+    """As in thread_pool.c."""
 
     _fields_ = (("outside", ctypes.c_void_p), ("inside", ctypes.c_void_p), ("bytes", ctypes.c_long))
 
 
 class Evaluation(ctypes.Structure):
-    """As in program.c."""
+    """As in thread_pool.c."""
 
     _fields_ = (
         ("calls", ctypes.c_void_p),
@@ -87,7 +87,7 @@ _crews: dict[int, ThreadPool] = {}  # of the process: two networks do not need m
 
 
 class Runner:
-    """The functions of program.c in a network's library."""
+    """The functions of thread_pool.c in a network's library."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library

@@ -14,11 +14,12 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from denoised.model.checkpoints.card_file import CardFile, Defaults, read_card_file
+from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.diffusion.grids import Grid
 from denoised.model.errors import PlanError
 from denoised.model.networks.config import UNetConfig
-from denoised.model.serving.card import CardFile, Defaults, read_card_file
-from denoised.model.serving.loading import load_model, save_model, scheduler_config
+from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
 

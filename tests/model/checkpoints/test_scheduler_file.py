@@ -13,11 +13,11 @@ import diffusers
 import numpy as np
 import pytest
 
+from denoised.model.checkpoints.card_file import CardFile, Defaults
 from denoised.model.checkpoints.scheduler_file import DEFAULTS, complete, sampler_of
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
-from denoised.model.serving.card import CardFile, Defaults
 from denoised.model.serving.loading import load_model
 
 FILE = Path("scheduler_config.json")

@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
-from denoised.model.diffusion.plans import Plan, spread_noise
+from denoised.model.diffusion.plans import Plan, apply_learned_variance
 from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.config import UNetConfig
@@ -23,10 +23,12 @@ from denoised.model.serving.sampling import sample
 LINEAR = NoiseSchedule.named("linear")
 
 
-def deviation(plan: Plan, row: int, share: float) -> float:
-    """The standard deviation of the noise that a row adds where the network says `share`."""
-    spread = torch.tensor([plan.spread[row]])
-    z = spread_noise(torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.full((1, 1, 1, 1), share), spread)
+def deviation(plan: Plan, row: int, variance_output: float) -> float:
+    """The standard deviation of the noise that a row adds where the network says `variance_output`."""
+    log_variance_range = torch.tensor([plan.log_variance_range[row]])
+    z = apply_learned_variance(
+        torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.full((1, 1, 1, 1), variance_output), log_variance_range
+    )
     return float(z) * float(plan.matrices[row, 0, -1])
 
 
@@ -101,6 +103,6 @@ def test_three_channels_for_one_are_no_learned_variance(folder: Callable[..., Pa
 
 
 def test_noise_is_left_to_the_bit_where_a_row_leaves_the_network_no_say() -> None:
-    """Rows of other samplers have spread 0."""
+    """Rows of other samplers have log_variance_range 0."""
     z = torch.randn(2, 1, 3, 3)
-    assert torch.equal(spread_noise(z, torch.randn(2, 1, 3, 3), torch.zeros(2)), z)
+    assert torch.equal(apply_learned_variance(z, torch.randn(2, 1, 3, 3), torch.zeros(2)), z)

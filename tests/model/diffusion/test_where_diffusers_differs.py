@@ -1,7 +1,7 @@
 """What diffusers 0.42.1 does otherwise than we do (docs/mathematics.md has the whole list).
 
 Each test holds both sides; when one fails, diffusers was changed: compare anew. Others stand beside the runs that they
-concern, in test_plans_beside_diffusers.py and test_samplers_beside_diffusers.py.
+concern, in test_plans_against_diffusers.py and test_samplers_against_diffusers.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_it_takes_a_learned_variance_as_the_variance_itself() -> None:
     theirs = DDPMScheduler(variance_type="learned")._get_variance(500, predicted_variance=torch.tensor(0.04))
     assert theirs.item() == pytest.approx(0.04)
     plan = compile_plan("ddpm", LINEAR, 10, Grid(variance_type="learned"))
-    assert plan.matrices[3, 0, -1] * np.exp(plan.spread[3] * 0.04) == pytest.approx(np.exp(0.02))
+    assert plan.matrices[3, 0, -1] * np.exp(plan.log_variance_range[3] * 0.04) == pytest.approx(np.exp(0.02))
 
 
 def test_its_logarithm_of_the_larger_variance_is_used_as_the_variance() -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from typer.testing import Result as CliResult
 
 from denoised.model.__main__ import app
+from denoised.model.checkpoints.card_file import CardFile, Defaults, read_card_file
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.evaluator import Evaluator, class_indices, digest
@@ -46,7 +47,6 @@ from denoised.model.evaluation.quality_table import (
     write_results,
 )
 from denoised.model.networks.config import UNetConfig
-from denoised.model.serving.card import CardFile, Defaults, read_card_file
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.training.dataset import Dataset
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from denoised.model.serving.card import CardFile, ModelCard, read_card_file
+from denoised.model.checkpoints.card_file import CardFile, read_card_file
+from denoised.model.serving.card import ModelCard
 from denoised.model.serving.loading import load_model
 
 

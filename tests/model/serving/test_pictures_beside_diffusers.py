@@ -24,10 +24,11 @@ from diffusers import (
 )
 from torch import Tensor
 
+from denoised.model.checkpoints.card_file import CardFile
+from denoised.model.checkpoints.writing import save_model
 from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.unet import UNet
-from denoised.model.serving.card import CardFile
-from denoised.model.serving.loading import load_model, save_model
+from denoised.model.serving.loading import load_model
 from denoised.model.serving.sampling import sample
 
 # diffusers 0.42 hands tensors to numpy in a way that numpy 2 warns of.

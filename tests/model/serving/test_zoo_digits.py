@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.svm import SVC
 
+from denoised.model.checkpoints.card_file import read_card_file
 from denoised.model.diffusion.noise import add_noise, tables
-from denoised.model.serving.card import read_card_file
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample

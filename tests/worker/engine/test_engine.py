@@ -365,7 +365,7 @@ def held_plan(steps: int) -> Plan:
         sigma=np.sqrt(1 - level**2),
         matrices=np.asarray([mixing] * steps),
         step=tuple(range(1, steps + 1)),
-        spread=np.zeros(steps),
+        log_variance_range=np.zeros(steps),
     )
 
 

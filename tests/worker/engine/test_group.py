@@ -35,7 +35,7 @@ def assert_row(table: Table, plan: Plan, first: int, row: int) -> None:
     rows = table.rows(torch.tensor([first + row]), plan.registers)
     for column, name in ((rows.level.t, "t"), (rows.level.alpha, "alpha"), (rows.level.sigma, "sigma")):
         assert column.item() == np.float32(getattr(plan, name)[row])
-    assert rows.spread.item() == np.float32(plan.spread[row])
+    assert rows.log_variance_range.item() == np.float32(plan.log_variance_range[row])
     np.testing.assert_array_equal(rows.matrices[0].numpy(), plan.matrices[row].astype(np.float32))
 
 

@@ -1,0 +1,157 @@
+"""Read a model folder: every file is checked, alone and against the others, before a weight is used.
+
+`model.checkpoints.folders` finds the files, `noise_settings` reads the scheduler's, `weights` the tensors,
+`card_file` our own facts. A network never keeps random weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
+from denoised.model.checkpoints.folders import find_files, read_json
+from denoised.model.checkpoints.legacy import modernize_config
+from denoised.model.checkpoints.noise_settings import NoiseSettings
+from denoised.model.checkpoints.weights import find_weights, read_weights
+from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.errors import CheckpointError
+from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.score_network import ScoreUNet
+from denoised.model.networks.unet import UNet
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder, read and checked.
+
+    Attributes:
+        network: the U-Net with its weights, on the CPU.
+        noise: the settings of the scheduler's file.
+        schedule: the noise levels of training, T timesteps.
+        labels: K class names; the index of a class is its position.
+        unconditional: whether class K means "no label".
+        image_size: (height, width) in pixels.
+        default: the sampler, steps and guidance of a request that names none.
+    """
+
+    network: UNet
+    noise: NoiseSettings
+    schedule: NoiseSchedule
+    labels: list[str]
+    unconditional: bool
+    image_size: tuple[int, int]
+    default: Defaults
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read the model in a diffusers folder.
+
+    Raises:
+        CheckpointError: for anything missing, not understood or contradictory; one line that names
+            the file, the key and the cause.
+    """
+    files = find_files(folder)
+    config = read_unet_config(files.unet_config)
+    noise = NoiseSettings.read(files.scheduler_config)
+    card = read_card_file(folder)
+    network = _build_network(files.unet_config, config, noise.exploding)
+    network.load_state_dict(read_weights(find_weights(files.weights), network.state_dict()), assign=True)
+    schedule = noise.schedule
+    _check_timestep_rows(files.unet_config, config, schedule)
+    labels, unconditional = _resolve_labels(folder, config, card)
+    return Checkpoint(
+        network=network,
+        noise=noise,
+        schedule=schedule,
+        labels=labels,
+        unconditional=unconditional,
+        image_size=_image_size(files.unet_config, config),
+        default=_resolve_defaults(folder, card, noise.sampler, schedule),
+    )
+
+
+def read_unet_config(path: Path) -> UNetConfig:
+    """The config of the U-Net in a file; keys of diffusers' first releases are understood.
+
+    Raises:
+        CheckpointError: for a key or a value that is not supported.
+    """
+    raw = read_json(path)
+    kind = raw.get("_class_name", "UNet2DModel")
+    if kind != "UNet2DModel":
+        raise CheckpointError(f"{path}: _class_name = {kind!r} is not supported (supported: 'UNet2DModel')")
+    try:
+        config = UNetConfig.from_dict(modernize_config(raw))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
+        raise CheckpointError(
+            f"{path}: out_channels = {config.out_channels} is neither in_channels = {config.in_channels} "
+            "nor twice that (a learned variance)"
+        )
+    if config.class_embed_type == "identity":
+        raise CheckpointError(f"{path}: class_embed_type = 'identity' needs an embedding, which no request carries")
+    return config
+
+
+def _build_network(path: Path, config: UNetConfig, exploding: tuple[float, float, int] | None) -> UNet:
+    """Build the network on the meta device: no weights are drawn, since a training run owns the global generator."""
+    try:
+        with torch.device("meta"):
+            return UNet(config) if exploding is None else ScoreUNet(config, *exploding)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _resolve_defaults(folder: Path, card: CardFile, own: str | None, schedule: NoiseSchedule) -> Defaults:
+    """What the card says; where it says nothing, the sampler that the scheduler's file is of."""
+    path, named = folder / CARD_FILE, card.default.model_fields_set
+    if "sampler" in named and card.default.sampler not in SAMPLERS:
+        raise CheckpointError(f"{path}: default.sampler = {card.default.sampler!r} is not offered")
+    if "steps" in named and card.default.steps > schedule.timesteps:
+        raise CheckpointError(f"{path}: default.steps is over the {schedule.timesteps} of training")
+    sampler = card.default.sampler if "sampler" in named or own is None else own
+    return card.default.model_copy(update={"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)})
+
+
+def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule) -> None:
+    """A learned embedding of time has a row for every timestep."""
+    rows = config.num_train_timesteps
+    if config.time_embedding_type == "learned" and rows is not None and rows < schedule.timesteps:
+        raise CheckpointError(f"{path}: num_train_timesteps = {rows}, but the scheduler has {schedule.timesteps}")
+
+
+def _resolve_labels(folder: Path, config: UNetConfig, card: CardFile) -> tuple[list[str], bool]:
+    """K names for K classes, and whether there is a class K that means "no label".
+
+    The last of num_class_embeds means it, unless the card has a name for that one too.
+    """
+    if config.class_embed_type == "timestep":  # a label is a number, and the card alone knows of how many
+        return card.labels, True
+    classes = config.num_class_embeds or 0
+    if classes and len(card.labels) == classes:
+        return card.labels, False
+    if card.labels and len(card.labels) != classes - 1:
+        raise CheckpointError(
+            f"{folder / CARD_FILE}: {len(card.labels)} labels, but the U-Net has {max(classes - 1, 0)} classes "
+            "and the null class"
+        )
+    return card.labels or [str(k) for k in range(classes - 1)], True
+
+
+def _image_size(path: Path, config: UNetConfig) -> tuple[int, int]:
+    size = config.sample_size
+    if size is None:
+        raise CheckpointError(f"{path}: sample_size is missing")
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or any(type(side) is not int for side in sides):
+        raise CheckpointError(f"{path}: sample_size = {size!r} is neither a whole number nor two")
+    height, width = sides
+    for side in sides:
+        if side < 1 or side % config.downscale:
+            raise CheckpointError(f"{path}: sample_size {side} is no multiple of {config.downscale}")
+    return height, width
