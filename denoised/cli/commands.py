@@ -3,72 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from denoised.cli.console import open_client
 from denoised.cli.options import DEFAULT_URL, AsJson, Key, Url, env
+from denoised.cli.request_options import with_request_options
+from denoised.jobs.request import FIELDS
 
 cli = typer.Typer()
 
 PANEL = "Call a server"
 
-Watch = Annotated[bool, env("WATCH", "show the images while they are denoised", "--watch")]
-PreviewEvery = Annotated[
-    int | None, env("PREVIEW_EVERY", "show a frame every k steps; default with --watch: about 100 frames")
-]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="a job id from `denoised jobs`")]
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
 
 @cli.command(rich_help_panel=PANEL)
+@with_request_options(FIELDS)
 def generate(
-    label: Annotated[str | None, env("LABEL", "class name or index; none = unconditional")] = None,
-    n: Annotated[int, env("N", "images", "-n")] = 1,
-    out: Annotated[Path, env("OUT", "folder for the pictures")] = Path(),
-    model: Annotated[str | None, env("MODEL", "a served model's name")] = None,
-    seed: Annotated[int | None, env("SEED", "of the first image; drawn if left out")] = None,
-    sampler: Annotated[str | None, env("SAMPLER", "one of those in `denoised models`")] = None,
-    steps: Annotated[int | None, env("STEPS", "steps of the sampler")] = None,
-    eta: Annotated[float | None, env("ETA", "noise of ddim, 0 … 1")] = None,
-    guidance_scale: Annotated[float | None, env("GUIDANCE_SCALE", "1 = off … 20")] = None,
-    guidance_rescale: Annotated[float | None, env("GUIDANCE_RESCALE", "0 = off … 1")] = None,
-    spacing: Annotated[str | None, env("SPACING", "of the timesteps: leading, trailing or linspace")] = None,
-    karras: Annotated[bool | None, env("KARRAS", "noise levels of Karras et al. 2022", "--karras/--no-karras")] = None,
-    format: Annotated[str | None, env("FORMAT", "png, webp or jpeg")] = None,
-    watch: Watch = False,
-    preview: Annotated[str | None, env("PREVIEW", "what --watch shows: x0, xt or both")] = None,
-    preview_every: PreviewEvery = None,
+    out: Annotated[Path, env("OUT", "folder for the images")] = Path(),
+    watch: Annotated[bool, env("WATCH", "show the images while they are denoised", "--watch")] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
+    **given: Any,
 ) -> None:
     """Generate images, write them to a folder, and show them if the terminal can. Ctrl-C cancels the job.
 
-    With --json: the finished job, with the `file` of each image; with --watch also one line per event before it.
+    With --watch, --preview-every defaults to about 100 frames. With --json: the finished job, with the `file` of each
+    image; with --watch also one line per event before it.
     """
-    asked = {
-        "n": n,
-        "model": model,
-        "seed": seed,
-        "sampler": sampler,
-        "steps": steps,
-        "eta": eta,
-        "guidance_scale": guidance_scale,
-        "guidance_rescale": guidance_rescale,
-        "spacing": spacing,
-        "karras": karras,
-        "format": format,
-        "preview": preview,
-        "preview_every": preview_every,
-    }
-    request = {name: value for name, value in asked.items() if value is not None}
     with open_client("generate", url, key) as client:
-        from denoised.cli.generate import GenerateOptions, generate_images
+        from denoised.cli.generate import GenerateOptions, fields_from, generate_images
 
-        name_or_index = int(label) if label is not None and label.isdecimal() else label
-        generate_images(client, GenerateOptions(name_or_index, request, out, watch, as_json))
+        generate_images(client, GenerateOptions(fields_from(given), out, watch, as_json))
 
 
 @cli.command(rich_help_panel=PANEL)

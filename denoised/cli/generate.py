@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from PIL import Image
 
@@ -24,6 +24,7 @@ from denoised.cli.progress import Display, LiveDisplay, NoDisplay, PlainLines
 from denoised.client import Client, Job, JobFinished, ServiceError
 from denoised.client.images import decode_image
 from denoised.client.job import require_success
+from denoised.jobs.request import RequestFields
 
 MAX_FRAMES = 100  # approximate number of frames of a watched job
 
@@ -32,12 +33,11 @@ MAX_FRAMES = 100  # approximate number of frames of a watched job
 class GenerateOptions:
     """Options of `denoised generate`.
 
-    request: fields of `POST /generate` other than the label.
+    fields: the request fields that were given.
     out: folder for the images.
     """
 
-    label: str | int | None
-    request: Mapping[str, Any]
+    fields: RequestFields
     out: Path
     watch: bool
     as_json: bool
@@ -47,11 +47,19 @@ class GenerateOptions:
         """Whether images are drawn on stdout."""
         return not self.as_json and shows_pictures(stdout())
 
-    def request_fields(self) -> dict[str, Any]:
-        """The request; with `--watch` it also asks for frames."""
-        watched = self.watch and (self.draws_images or self.as_json)
-        frames = {"preview_every": max(1, self.request.get("steps", 0) // MAX_FRAMES)} if watched else {}
-        return {**frames, **self.request}
+    def request(self) -> RequestFields:
+        """The fields to send; with `--watch` they also ask for frames."""
+        if not (self.watch and (self.draws_images or self.as_json)):
+            return self.fields
+        return {"preview_every": max(1, (self.fields.get("steps") or 0) // MAX_FRAMES), **self.fields}
+
+
+def fields_from(given: Mapping[str, Any]) -> RequestFields:
+    """The request fields among the options that were given. A label of digits is a class index."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    if str(fields.get("label", "")).isdecimal():
+        fields["label"] = int(fields["label"])
+    return cast(RequestFields, fields)
 
 
 def generate_images(client: Client, options: GenerateOptions) -> None:
@@ -62,7 +70,7 @@ def generate_images(client: Client, options: GenerateOptions) -> None:
         OSError: if they cannot be written.
     """
     options.out.mkdir(parents=True, exist_ok=True)
-    job = client.submit(options.label, **options.request_fields())
+    job = client.submit(**options.request())
     try:
         finished = _follow(client, job, options)
     except KeyboardInterrupt:

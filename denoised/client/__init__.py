@@ -14,12 +14,12 @@ from denoised.client.errors import (
     ServiceError,
 )
 from denoised.client.events import Event, Frame, ImageFinished, JobFinished, JobProgress, JobQueued, JobStarted
-from denoised.client.exchange import Request
 from denoised.client.fleet import FleetStatus, QueueStatus, WorkerStatus
 from denoised.client.job import Job, JobError, JobImage, JobTiming
 from denoised.client.model import Model, ModelDefaults
 from denoised.client.synchronous import Client
 from denoised.client.verification import VerificationResult
+from denoised.jobs.request import RequestFields
 
 __all__ = [
     "DEFAULT_URL",
@@ -44,7 +44,7 @@ __all__ = [
     "Model",
     "ModelDefaults",
     "QueueStatus",
-    "Request",
+    "RequestFields",
     "RequestRejected",
     "ServerBusy",
     "ServiceError",

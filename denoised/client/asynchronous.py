@@ -15,13 +15,15 @@ from denoised.client.configuration import resolve_server
 from denoised.client.errors import ServerBusy, ServiceError
 from denoised.client.event_stream import EventStream
 from denoised.client.events import Event, JobFinished
-from denoised.client.exchange import Exchange, Request
+from denoised.client.exchange import Exchange
 from denoised.client.fleet import FleetStatus
 from denoised.client.images import decode_image
 from denoised.client.job import Job, JobImage, Status, require_success
 from denoised.client.model import Model
 from denoised.client.retries import OnWait, RetryPolicy
+from denoised.client.signature import lists_fields
 from denoised.client.verification import VerificationResult
+from denoised.jobs.request import RequestFields
 
 T = TypeVar("T")
 
@@ -59,9 +61,10 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def generate(self, label: str | int | None = None, **request: Unpack[Request]) -> list[Image.Image]:
+    @lists_fields
+    async def generate(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> list[Image.Image]:
         """As `Client.generate`. If the task is cancelled, the job is canceled."""
-        job = await self.submit(label, **request)
+        job = await self.submit(label, **fields)
         try:
             finished = require_success(await self.wait(job.id))
         except (asyncio.CancelledError, GeneratorExit):
@@ -70,18 +73,22 @@ class AsyncClient:
             raise
         return [decode_image(await self.image(image)) for image in finished.images]
 
-    async def stream(self, label: str | int | None = None, **request: Unpack[Request]) -> AsyncGenerator[Event, None]:
+    @lists_fields
+    async def stream(
+        self, label: str | int | None = None, /, **fields: Unpack[RequestFields]
+    ) -> AsyncGenerator[Event, None]:
         """As `Client.stream`."""
-        job = await self.submit(label, **request)
+        job = await self.submit(label, **fields)
         async with contextlib.aclosing(self.events(job.id)) as events:
             async for event in events:
                 yield event
 
+    @lists_fields
     async def submit(
-        self, label: str | int | None = None, *, idempotency_key: str | None = None, **request: Unpack[Request]
+        self, label: str | int | None = None, /, *, idempotency_key: str | None = None, **fields: Unpack[RequestFields]
     ) -> Job:
         """As `Client.submit`."""
-        return await self._run(self._exchange.submit(label, request, idempotency_key))
+        return await self._run(self._exchange.submit(label, fields, idempotency_key))
 
     async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """As `Client.events`. If you leave the loop early, close the generator (`contextlib.aclosing`): it holds a

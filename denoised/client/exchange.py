@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from denoised.client.call import Call, Flow
 from denoised.client.errors import InvalidResponse, RequestRejected, ServerBusy, ServiceError
@@ -15,35 +15,11 @@ from denoised.client.model import Model
 from denoised.client.responses import read_json, require_member
 from denoised.client.retries import RetryPolicy
 from denoised.client.verification import VerificationResult
+from denoised.jobs.request import RequestFields
 
 GATEWAY_TIMEOUT = 504  # the server's status for a result that is not ready yet
 VERIFY_WAIT = 30  # seconds that the server waits in one `POST /verify`
 PAGE_SIZE = 100  # largest page of jobs
-
-
-class Request(TypedDict, total=False):
-    """What a request for pictures may say; what is left out, or None, takes the model's default.
-
-    model: one of `Client.models`. n: pictures, 1 … its `max_images`. seed: of the first, 0 … 2**53 − n; picture k is
-    made from seed + k. sampler: one of the model's. steps: 1 … its `timesteps`. eta: 0 … 1, the noise of ddim.
-    guidance_scale: 1 (off) … 20, needs a label. guidance_rescale: 0 (off) … 1. spacing: of the timesteps. karras:
-    noise levels of Karras et al. 2022. format: of the files. preview_every: a frame every k-th step, 0 = none;
-    preview: of x̂_0, x_t or both.
-    """
-
-    model: str | None
-    n: int
-    seed: int | None
-    sampler: str | None
-    steps: int | None
-    eta: float | None
-    guidance_scale: float | None
-    guidance_rescale: float | None
-    spacing: Literal["leading", "trailing", "linspace"] | None
-    karras: bool | None
-    format: Literal["png", "webp", "jpeg"] | None
-    preview_every: int
-    preview: Literal["x0", "xt", "both"]
 
 
 class Exchange:
@@ -55,9 +31,11 @@ class Exchange:
     def __init__(self, retries: RetryPolicy) -> None:
         self._retries = retries
 
-    def submit(self, label: str | int | None, request: Mapping[str, Any], key: str | None) -> Flow[Job]:
+    def submit(self, label: str | int | None, fields: RequestFields, key: str | None) -> Flow[Job]:
         """`POST /generate`. key: the idempotency key; None = a new one, so that a retry never creates a second job."""
-        content = _to_json({"label": label, **request})
+        if label is not None and "label" in fields:
+            raise TypeError("the label was given twice, by position and by name")
+        content = _to_json({"label": label, **fields})
         headers = {"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
         return (yield from self._job(Call("POST", "/generate", headers=headers, content=content)))
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from denoised.client.errors import JobCanceled, JobFailed
 from denoised.client.resource import Resource
+from denoised.jobs.request import PictureRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 FINAL_STATUSES = ("succeeded", "failed", "canceled")
@@ -57,9 +58,9 @@ class JobError(Resource):
     message: str
 
 
-@dataclass(frozen=True)
-class Job(Resource):
-    """A job: queued → running → succeeded | failed | canceled.
+@dataclass(frozen=True, kw_only=True)
+class Job(PictureRequest, Resource):
+    """A job: queued → running → succeeded | failed | canceled. Its request's fields are members, too.
 
     created_at, started_at, finished_at: seconds since the epoch.
     queue_position: number of jobs ahead; None once it runs.
@@ -69,15 +70,7 @@ class Job(Resource):
 
     id: str
     status: Status
-    model: str
     label: str | None
-    n: int
-    seed: int
-    sampler: str
-    steps: int
-    eta: float
-    guidance_scale: float
-    format: str
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -88,9 +81,6 @@ class Job(Resource):
     images: tuple[JobImage, ...]
     timing: JobTiming
     error: JobError | None
-    guidance_rescale: float = 0.0
-    spacing: str | None = None
-    karras: bool | None = None
     numerics: str | None = None
 
     @property

@@ -16,13 +16,15 @@ from denoised.client.configuration import resolve_server
 from denoised.client.errors import ServerBusy, ServiceError
 from denoised.client.event_stream import EventStream
 from denoised.client.events import Event, JobFinished
-from denoised.client.exchange import Exchange, Request
+from denoised.client.exchange import Exchange
 from denoised.client.fleet import FleetStatus
 from denoised.client.images import decode_image
 from denoised.client.job import Job, JobImage, Status, require_success
 from denoised.client.model import Model
 from denoised.client.retries import OnWait, RetryPolicy
+from denoised.client.signature import lists_fields
 from denoised.client.verification import VerificationResult
+from denoised.jobs.request import RequestFields
 
 T = TypeVar("T")
 
@@ -67,17 +69,15 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def generate(self, label: str | int | None = None, **request: Unpack[Request]) -> list[Image.Image]:
+    @lists_fields
+    def generate(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> list[Image.Image]:
         """Generate images and wait for them. Image k is generated from seed + k; the `text["parameters"]` of a PNG is
         the request that generates it again. If the call is interrupted, the job is canceled.
-
-        label: a class by name or index; None = unconditional.
-        request: see `Request`.
 
         Raises:
             JobFailed, JobCanceled: if the job ends without images.
         """
-        job = self.submit(label, **request)
+        job = self.submit(label, **fields)
         try:
             finished = require_success(self.wait(job.id))
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -86,19 +86,21 @@ class Client:
             raise
         return [decode_image(self.image(image)) for image in finished.images]
 
-    def stream(self, label: str | int | None = None, **request: Unpack[Request]) -> Iterator[Event]:
+    @lists_fields
+    def stream(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> Iterator[Event]:
         """Submit a job and yield its events until it finishes. preview_every=k adds a frame every k steps."""
-        yield from self.events(self.submit(label, **request).id)
+        yield from self.events(self.submit(label, **fields).id)
 
+    @lists_fields
     def submit(
-        self, label: str | int | None = None, *, idempotency_key: str | None = None, **request: Unpack[Request]
+        self, label: str | int | None = None, /, *, idempotency_key: str | None = None, **fields: Unpack[RequestFields]
     ) -> Job:
         """Submit a job and return it at once, queued (`POST /generate`).
 
         idempotency_key: a second call with the same key and request within 24 hours returns the same job; None = a new
         key.
         """
-        return self._run(self._exchange.submit(label, request, idempotency_key))
+        return self._run(self._exchange.submit(label, fields, idempotency_key))
 
     def events(self, job_id: str, after: int = 0) -> Iterator[Event]:
         """The events of a job with seq > `after`, until it finishes. A broken connection is resumed where it broke."""

@@ -36,7 +36,7 @@ from denoised import (
     JobStarted,
     JobTiming,
     QueueStatus,
-    Request,
+    RequestFields,
     RequestRejected,
     ServerBusy,
     ServiceError,
@@ -44,6 +44,7 @@ from denoised import (
     WorkerStatus,
 )
 from denoised.app.http import schemas
+from denoised.app.http.request_body import GenerateRequest
 from denoised.app.routes.workers import FleetObject, QueueObject, WorkerObject
 from denoised.client import exchange, retries
 from denoised.client.events import parse_event
@@ -142,7 +143,9 @@ def cut(url: str) -> Iterator[Callable[..., Cutter]]:
 
 
 def test_the_keywords_are_the_fields_of_a_request() -> None:
-    assert {"label", *get_type_hints(Request)} == set(schemas.GenerateRequest.model_fields)
+    assert set(get_type_hints(RequestFields)) == set(GenerateRequest.model_fields)
+    for method in (Client.generate, Client.submit, Client.stream, AsyncClient.generate):
+        assert all(f"        {name}: " in str(method.__doc__) for name in GenerateRequest.model_fields)
 
 
 @pytest.mark.parametrize(
