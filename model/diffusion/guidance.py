@@ -10,6 +10,11 @@ from torch import Tensor
 from denoised.model.diffusion.noise import Estimate, estimate, training_target
 
 
+def is_guided(scale: float) -> bool:
+    """Whether a guidance scale asks for an unconditional estimate too; 1 leaves the conditional one."""
+    return scale != 1.0
+
+
 def merge(
     conditional: Estimate,
     unconditional: Estimate,

@@ -96,9 +96,9 @@ def generate(
                 eta=generation.eta,
                 guidance_scale=generation.guidance_scale,
             )
-        pictures.extend(torch.from_numpy(model.decode(image)) for image in x0)
+        pictures.append(torch.from_numpy(model.decode(x0)))
         advanced(len(part))
-    return torch.stack(pictures).permute(0, 3, 1, 2).contiguous()
+    return torch.cat(pictures).permute(0, 3, 1, 2).contiguous()
 
 
 def uniform_noise(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:

@@ -218,7 +218,7 @@ def save_grid(trainer: Trainer, out: Path, rows: int = 4, columns: int = 10) -> 
     model = load_model(out / "model", device=str(trainer.device))
     classes = len(trainer.dataset.labels)
     labels = [k % classes for k in range(min(classes, columns))] * rows
-    images = [model.decode(x0) for x0 in sample(model, labels, steps=20, guidance_scale=2.0)]
+    images = list(model.decode(sample(model, labels, steps=20, guidance_scale=2.0)))
     sheet = contact_sheet(images, min(classes, columns))
     write_atomically(_grid_path(trainer, out), lambda temporary: sheet.save(temporary, format="png"))
 

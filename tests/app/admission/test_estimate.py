@@ -32,7 +32,7 @@ class Runner:
 
 def crew(lanes: int = 16, pace: list[tuple[float, float]] | None = None) -> WorkerPool:
     batch: RunningBatch[Runner] = RunningBatch(lanes)
-    return WorkerPool(lanes, batch.reserved, batch.places, (pace or PACE,))
+    return WorkerPool(lanes, batch.reserved, batch.max_members, (pace or PACE,))
 
 
 def played(jobs: list[Work], lanes: int = 16) -> dict[str, float]:
@@ -40,7 +40,7 @@ def played(jobs: list[Work], lanes: int = 16) -> dict[str, float]:
     batch: RunningBatch[Runner] = RunningBatch(lanes)
     queue, now, ends = list(jobs), 0.0, {}
     while queue or len(batch):
-        while queue and batch.free_lanes("m"):
+        while queue and batch.free_slots("m"):
             work = queue.pop(0)
             batch.admit([Runner(work.job, int(work.turns)) for _ in range(work.images)])
         if queue and batch.has_room("m"):

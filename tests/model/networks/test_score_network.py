@@ -16,6 +16,7 @@ from torch import Tensor
 from denoised.model.backends.packed import can_pack, pack
 from denoised.model.diffusion.noise import tables
 from denoised.model.networks.score_network import exploding_schedule
+from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
@@ -69,7 +70,9 @@ def test_the_estimate_follows_from_the_score_of_diffusers(saved: ResumePoint) ->
     x_sigma = x0 + sigma.view(-1, 1, 1, 1) * epsilon
     score = theirs(x_sigma, sigma).sample
     alpha, spread = (table[t.long()] for table in tables(model.schedule))
-    ours = model.denoise(alpha.view(-1, 1, 1, 1) * (2 * x_sigma - 1), t, alpha, spread, torch.zeros(4))
+    ours = model.denoise(
+        alpha.view(-1, 1, 1, 1) * (2 * x_sigma - 1), t, alpha, spread, Conditioning({"label": torch.zeros(4)})
+    )
     torch.testing.assert_close(ours.epsilon, -sigma.view(-1, 1, 1, 1) * score, rtol=1e-4, atol=1e-4)
     believed = x_sigma + sigma.view(-1, 1, 1, 1) ** 2 * score
     torch.testing.assert_close(ours.x0, 2 * believed - 1, rtol=1e-4, atol=1e-3)
