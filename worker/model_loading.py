@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from denoised.jobs.request import with_format
 from denoised.model.backends.numerics import Precision
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO, load_for_serving
@@ -38,7 +39,9 @@ def load_models(
         loaded = load_for_serving(folder, device=device, name=name, max_images=max_images, precision=precision)
         if loaded.fallback is not None:
             log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
-        models[name] = loaded.model
+        model = loaded.model
+        model.card = model.card.model_copy(update={"numerics": with_format(model.card.numerics)})
+        models[name] = model
     return models
 
 

@@ -21,7 +21,7 @@ from denoised.model.diffusion.noise import PREDICTION_TYPES, NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.score_network import exploding_schedule
+from denoised.model.networks.score_network import variance_exploding_schedule
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class NoiseSettings:
     def schedule(self) -> NoiseSchedule:
         """The noise levels of training."""
         if self.exploding is not None:
-            return exploding_schedule(*self.exploding)
+            return variance_exploding_schedule(*self.exploding)
         schedule = self._trained_schedule()
         if not self._switch("rescale_betas_zero_snr", False):
             return schedule

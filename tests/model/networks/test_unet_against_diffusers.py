@@ -109,7 +109,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "no middle": {**TWO, "mid_block_type": None},
     "resampling in residual blocks": RESNETS,
     "attention blocks that resample by convolution": {**RESNETS, "downsample_type": "conv", "upsample_type": "conv"},
-    "plain blocks, which do not hear of resnet": {**TWO, "downsample_type": "resnet", "upsample_type": "resnet"},
+    "plain blocks, which ignore the resnet setting": {**TWO, "downsample_type": "resnet", "upsample_type": "resnet"},
     "scale and shift": {**TWO, "resnet_time_scale_shift": "scale_shift"},
     "scale and shift, middle with norm groups": {
         **TWO,
@@ -144,7 +144,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def levels_and_labels(config: UNetConfig) -> tuple[Tensor, Tensor | None]:
-    """Four noise levels that the network is made for, and labels if it takes any."""
+    """Four noise levels in the range of the network, and labels if it takes any."""
     t = torch.tensor([0, 1, 500, 999])
     if config.time_embedding_type == "fourier":
         t = torch.tensor([0.5, 2.0, 50.0, 1348.0])
@@ -162,7 +162,7 @@ def test_the_same_weights_give_the_output_of_diffusers(name: str, stir: Callable
     theirs, ours = UNet2DModel(**CONFIGS[name]).eval(), UNet(config).eval()
     stir(theirs)
     if config.time_embedding_type == "fourier":
-        theirs.time_proj.weight.data *= 80  # to the spread of 16 that they are drawn with
+        theirs.time_proj.weight.data *= 80  # to their standard deviation of 16
     ours.load_state_dict(theirs.state_dict())
     side = config.sample_size
     assert side is not None
@@ -172,9 +172,9 @@ def test_the_same_weights_give_the_output_of_diffusers(name: str, stir: Callable
     with torch.inference_mode():
         expected = theirs(x, t, class_labels=labels).sample
         found = ours(x, t, labels)
-    if config.time_embedding_type == "fourier":  # compared before the division by σ, the stricter way
+    if config.time_embedding_type == "fourier":  # compare before the division by σ, which is stricter
         expected, found = expected * t[:, None, None, None], found * t[:, None, None, None]
-    assert expected.std() > 0.05, "the weights of this test say nothing"
+    assert expected.std() > 0.05, "the output of these weights is almost constant"
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -186,7 +186,7 @@ def test_keys_and_shapes_are_those_of_diffusers(name: str) -> None:
     assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
 
 
-def test_a_written_config_is_one_that_diffusers_reads_as_the_same() -> None:
+def test_diffusers_reads_a_written_config_as_the_same() -> None:
     for raw in CONFIGS.values():
         ours = UNetConfig.from_dict(raw)
         again = UNetConfig.from_dict(ours.to_dict())
