@@ -16,7 +16,7 @@ from torch import Tensor
 
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.errors import PlanError
-from denoised.model.evaluation.likelihood import BIN, Epsilon, bits, bits_per_dimension, log_density
+from denoised.model.evaluation.likelihood import BYTE_WIDTH, NoisePredictor, bits, bits_per_dimension, log_density
 from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import ZOO, load_model
 
@@ -25,7 +25,7 @@ COSINE = NoiseSchedule.named("squaredcos_cap_v2")
 Folder = Callable[..., Path]
 
 
-def gaussian(mu: float, s: Tensor) -> Epsilon:
+def gaussian(mu: float, s: Tensor) -> NoisePredictor:
     """ε* for data N(μ, s²), s a spread for each dimension: ε* = σ(x − αμ)/v, v = α²s² + σ²."""
 
     def epsilon(x: Tensor, t: float, alpha: float, sigma: float) -> Tensor:
@@ -91,8 +91,8 @@ def test_hutchinsons_estimate_is_unbiased_where_the_jacobian_is_not_diagonal() -
 
 
 def test_a_byte_drawn_at_random_has_eight_bits() -> None:
-    """mathematics.md, trap 43: uniform over the 256 bins of width 2/255, p = 1/(256·BIN) a dimension."""
-    log_p = torch.tensor([-12 * math.log(256 * BIN)], dtype=torch.float64)
+    """mathematics.md, trap 43: uniform over the 256 bins of width 2/255, p = 1/(256·BYTE_WIDTH) a dimension."""
+    log_p = torch.tensor([-12 * math.log(256 * BYTE_WIDTH)], dtype=torch.float64)
     assert bits(log_p, 12).item() == pytest.approx(8.0, abs=1e-12)
 
 
@@ -101,7 +101,7 @@ def test_bits_of_gaussian_data_are_the_analytic_ones() -> None:
     s = torch.full((1, 8, 8), 0.5, dtype=torch.float64)
     x = 0.5 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = bits(log_density(gaussian(0.0, s), LINEAR, x, steps=200).log_density, 64)
-    expected = math.log2(2 * math.pi * math.e * 0.25) / 2 - math.log2(BIN)
+    expected = math.log2(2 * math.pi * math.e * 0.25) / 2 - math.log2(BYTE_WIDTH)
     assert float(found.mean()) == pytest.approx(expected, abs=0.02)
 
 

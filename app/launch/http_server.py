@@ -1,4 +1,4 @@
-"""Uvicorn, told how to end: not ready at once, streams closed, then the sockets."""
+"""The uvicorn server. On SIGTERM or SIGINT it first reports "not ready", then closes streams, then its sockets."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from denoised.app.main import create_app
 from denoised.app.routes.events import MAX_MESSAGE, PING_SECONDS
 from denoised.app.settings import ApiSettings
 
-LINGER_SECONDS = 1.0  # still answering, not ready any more, so that those who ask /readyz see it
+# Time during which the server still answers but /readyz reports "not ready", so that load balancers notice.
+DRAIN_SECONDS = 1.0
 SHUTDOWN_SECONDS = 7
-# Bytes that the kernel holds for a client that does not read. By itself it takes up to 4 MiB each, all of which would
-# be encoded, framed and copied for nobody before the listener counts as slow.
-SEND_BUFFER = 64 * 1024
+# Bytes that the kernel buffers for a client that does not read. The default grows to 4 MiB per client, and a listener
+# would count as slow only after all of it had been encoded and copied for nothing.
+SEND_BUFFER_BYTES = 64 * 1024
 
 
-def _mended(record: logging.LogRecord) -> bool:
-    """Uvicorn 0.54 takes a refused WebSocket handshake for an unfinished one and logs an error (its PR 3138): dropped.
-    A client's broken UTF-8 is no error of the server's, and its traceback tells nothing."""
+def _filter_record(record: logging.LogRecord) -> bool:
+    """Drop or lower records of uvicorn that are not errors of this server.
+
+    Uvicorn 0.54 logs an error for a rejected WebSocket handshake, because it takes it for an incomplete one (uvicorn PR
+    3138): dropped. A client's invalid UTF-8 becomes an INFO record without traceback.
+    """
     message = record.getMessage()
     if message.startswith("Invalid UTF-8"):
         record.levelno, record.levelname, record.exc_info = logging.INFO, "INFO", None
     return "without completing handshake" not in message
 
 
-class Server(uvicorn.Server):
-    """A uvicorn server that drains the app as soon as it is told to stop."""
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that drains the app before it shuts down."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
@@ -52,14 +56,14 @@ class Server(uvicorn.Server):
     def _drain(self) -> None:
         assert self._loop is not None
         self._application.state.services.drain()
-        self._loop.call_later(LINGER_SECONDS, self._exit)
+        self._loop.call_later(DRAIN_SECONDS, self._shut_down)
 
-    def _exit(self) -> None:
-        """As uvicorn does on a signal; it would raise that again at the end, and the exit code be none of ours."""
+    def _shut_down(self) -> None:
+        """Shut down as on a signal, but exit with code 0: uvicorn would raise the signal again at the end."""
         self.should_exit = True
 
 
-def serve(settings: ApiSettings) -> None:
+def run_api(settings: ApiSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
     app = create_app(settings)
     config = uvicorn.Config(
@@ -77,9 +81,9 @@ def serve(settings: ApiSettings) -> None:
         server_header=False,
         log_config=None,
     )
-    # Its lines about sockets repeat the query, where a ticket stands.
+    # Uvicorn's lines about WebSockets contain the query string, which may contain a ticket.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_mended)
+    logging.getLogger("uvicorn.error").addFilter(_filter_record)
     listening = config.bind_socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # accepted sockets inherit it
-    Server(config, app).run(sockets=[listening])
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # inherited by accepted sockets
+    DrainingServer(config, app).run(sockets=[listening])
