@@ -12,8 +12,9 @@ from torch import Tensor
 from denoised.model.backends.backend import Backend, EagerBackend
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import Grid
-from denoised.model.diffusion.noise import Estimate, NoiseSchedule, estimate, score_from_epsilon
+from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
+from denoised.model.diffusion.predictions import Estimate, estimate_from_output, score_from_epsilon
 from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import PlanError
 from denoised.model.networks.unet import UNet
@@ -144,7 +145,7 @@ class PixelModel:
     def _estimate(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
         """Read the network's output for x."""
         mean, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]  # a learned variance has C more channels
-        result = estimate(mean, x, alpha, sigma, self.prediction_type)
+        result = estimate_from_output(mean, x, alpha, sigma, self.prediction_type)
         if not variance.shape[1]:
             return result
         # learned_range: v in [−1, 1] interpolates between log β̃ and log β (Nichol & Dhariwal 2021, eq. 15).
@@ -163,7 +164,7 @@ class PixelModel:
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(count)
         if not ((times >= 0) & (times <= last)).all():
             raise PlanError(f"t = {t} is outside 0 … {last}")
-        alpha, sigma = (torch.from_numpy(level).float() for level in self.schedule.level(times.numpy()))
+        alpha, sigma = (torch.from_numpy(level).float() for level in self.schedule.levels_at(times.numpy()))
         return times.float().to(self.device), alpha.to(self.device), sigma.to(self.device)
 
     def _compile_plan(self, sampler: str, steps: int, eta: float, spacing: str | None, karras: bool | None) -> Plan:

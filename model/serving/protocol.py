@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from denoised.model.diffusion.clipping import Clipping
-from denoised.model.diffusion.noise import Estimate
 from denoised.model.diffusion.plans import Plan
+from denoised.model.diffusion.predictions import Estimate
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 

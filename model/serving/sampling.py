@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from denoised.model.diffusion.guidance import is_guided, merge
+from denoised.model.diffusion.guidance import apply_guidance, is_guided
 from denoised.model.diffusion.plans import advance, apply_learned_variance
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
@@ -49,7 +49,7 @@ def sample(
         return torch.stack([initial_noise(generator, model.shape) for generator in generators]).to(device)
 
     registers = torch.zeros(count, plan.registers, *model.shape, device=device)  # (B, R, C, H, W), x first
-    registers[:, 0] = plan.start * draw()
+    registers[:, 0] = plan.initial_scale * draw()
     requests = [ConditioningRequest(label=label) for label in labels]
     conditioning = model.encode(requests)
     unconditional = model.encode([each.unconditional() for each in requests]) if is_guided(guidance_scale) else None
@@ -64,9 +64,9 @@ def sample(
             without = model.denoise(x, t, alpha, sigma, unconditional)
             scale = _filled(guidance_scale, count, device)
             amount = _filled(guidance_rescale, count, device) if guidance_rescale else None
-            estimate = merge(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)
+            estimate = apply_guidance(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)
         estimate = model.clipping(estimate, x, alpha, sigma, guided)
-        z = draw() if plan.draws(row) else torch.zeros_like(x)
+        z = draw() if plan.draws_noise(row) else torch.zeros_like(x)
         if estimate.variance_output is not None:
             z = apply_learned_variance(z, estimate.variance_output, log_variance_range)
         matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)

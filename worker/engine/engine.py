@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import torch
 
-from denoised.model.diffusion.guidance import merge
-from denoised.model.diffusion.noise import Estimate
+from denoised.model.diffusion.guidance import apply_guidance
 from denoised.model.diffusion.plans import advance, apply_learned_variance
+from denoised.model.diffusion.predictions import Estimate
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.engine.batch import RunningBatch
 from denoised.worker.engine.group import Group, Table
@@ -159,8 +159,8 @@ def _merge_guidance(evaluation: PendingEvaluation, prediction_type: str) -> Esti
     x_t = evaluation.x_t
     conditional, unconditional = estimate.split(len(x_t))
     level = evaluation.plan_rows.level.of(guided.index)
-    merged = merge(
-        conditional.of(guided.index),
+    merged = apply_guidance(
+        conditional.select(guided.index),
         unconditional,
         x_t[guided.index],
         level.alpha,
@@ -169,7 +169,7 @@ def _merge_guidance(evaluation: PendingEvaluation, prediction_type: str) -> Esti
         guided.scale,
         guided.rescale,
     )
-    return conditional.with_some(guided.index, merged)
+    return conditional.replace(guided.index, merged)
 
 
 def _as_trajectory_error(error: Exception) -> TrajectoryError:

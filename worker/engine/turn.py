@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from denoised.model.diffusion.noise import Estimate
+from denoised.model.diffusion.predictions import Estimate
 from denoised.worker.engine.group import Group, Rows
 from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.errors import TrajectoryError
@@ -48,7 +48,7 @@ class Advanced(NamedTuple):
     @property
     def completed(self) -> bool:
         """Whether the row completed a step; the first row of a two-stage solver completes none."""
-        return self.trajectory.plan.completes(self.row - 1)
+        return self.trajectory.plan.completes_step(self.row - 1)
 
     @property
     def t(self) -> float:

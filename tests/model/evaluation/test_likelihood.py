@@ -20,8 +20,8 @@ from denoised.model.evaluation.likelihood import BYTE_WIDTH, NoisePredictor, bit
 from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import ZOO, load_model
 
-LINEAR = NoiseSchedule.named("linear")
-COSINE = NoiseSchedule.named("squaredcos_cap_v2")
+LINEAR = NoiseSchedule.from_name("linear")
+COSINE = NoiseSchedule.from_name("squaredcos_cap_v2")
 Folder = Callable[..., Path]
 
 
@@ -143,7 +143,7 @@ def test_the_score_is_the_noise_over_its_level(folder: Folder) -> None:
 def test_between_two_timesteps_the_level_is_their_geometric_mean(folder: Folder) -> None:
     model = load_model(folder())
     ratio = model.schedule.sigma / model.schedule.alpha
-    alpha, sigma = (torch.from_numpy(level).float() for level in model.schedule.level(np.array([400.5])))
+    alpha, sigma = (torch.from_numpy(level).float() for level in model.schedule.levels_at(np.array([400.5])))
     assert float(sigma / alpha) == pytest.approx(math.sqrt(ratio[400] * ratio[401]), rel=1e-6)
     x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     epsilon = model.denoise(x, torch.tensor([400.5]), alpha, sigma, Conditioning({"label": torch.tensor([1])})).epsilon
