@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from denoised.model.options import Program
+from denoised.model.options import CommandGroup
 
 
 def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
@@ -15,7 +15,7 @@ def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
     return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
 
 
-class ServerCommands(Program):
+class ServerCommands(CommandGroup):
     """A group whose commands print plain help: typer's boxes truncate variable names at 80 columns and without a
     terminal, and read square brackets as markup."""
 

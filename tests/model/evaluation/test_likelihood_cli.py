@@ -1,4 +1,4 @@
-"""`denoised likelihood`: real pictures are likelier than noise, shuffled pixels and negatives."""
+"""`denoised likelihood`: real images are likelier than noise, shuffled pixels and negatives."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from denoised.model.training.data import load_dataset
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
-def spoilt(images: Tensor) -> dict[str, Tensor]:
-    """The same number of pictures that are none."""
+def unreal(images: Tensor) -> dict[str, Tensor]:
+    """Three sets of as many unreal images."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(images[0].numel(), generator=generator)
     return {
@@ -34,26 +34,26 @@ def mean_bits(name: str, images: Tensor, labels: list[int], steps: int) -> Tenso
     return bits_per_dimension(load_model(ZOO / name), images, labels, steps=steps)
 
 
-def test_real_digits_are_likelier_than_what_is_none() -> None:
-    """Held-out digits, each beside its own spoilt copy."""
+def test_real_digits_are_likelier_than_unreal_ones() -> None:
+    """Each held-out digit against its own unreal copy."""
     pytest.importorskip("sklearn")
     held_out = load_dataset(Path("digits"), split="test")
     images, labels = held_out.images[:24], held_out.classes[:24].tolist()
     real = mean_bits("digits", images, labels, steps=25)
-    for kind, pictures in spoilt(images).items():
+    for kind, pictures in unreal(images).items():
         assert (mean_bits("digits", pictures, labels, steps=25) > real).double().mean() > 0.95, kind
     wrong = mean_bits("digits", images, [(label + 5) % 10 for label in labels], steps=25)
     assert wrong.mean() > real.mean()
 
 
 @pytest.mark.slow
-def test_real_garments_are_likelier_than_what_is_none() -> None:
+def test_real_garments_are_likelier_than_unreal_ones() -> None:
     if not FASHION.is_dir():
         pytest.skip("Fashion-MNIST is not installed")
     held_out = load_dataset(FASHION, split="test")
     images, labels = held_out.images[:12], held_out.classes[:12].tolist()
     real = mean_bits("fashion-mnist", images, labels, steps=50)
-    for kind, pictures in spoilt(images).items():
+    for kind, pictures in unreal(images).items():
         assert (mean_bits("fashion-mnist", pictures, labels, steps=50) > real).all(), kind
 
 
@@ -62,8 +62,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_program_judges_pictures(tmp_path: Path) -> None:
-    """A picture of the model's own size is read to the byte; its figure does not depend on the others asked for."""
+def test_the_command_prints_the_bits_of_each_image(tmp_path: Path) -> None:
+    """An image of the model's own size is read unchanged, and its bits do not depend on the other files."""
     pytest.importorskip("sklearn")
     digits = load_dataset(Path("digits"), split="test")
     paths = []
@@ -84,13 +84,13 @@ def test_the_program_judges_pictures(tmp_path: Path) -> None:
     assert [first["bits_per_dimension"], second["bits_per_dimension"]] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
-def test_what_cannot_be_judged_is_one_line(tmp_path: Path) -> None:
+def test_unusable_arguments_are_reported_in_one_line(tmp_path: Path) -> None:
     text = tmp_path / "text.png"
     text.write_text("no picture")
     for arguments, expected in (
-        ([str(text)], f"denoised likelihood: no readable picture: {text} (none of PNG"),
+        ([str(text)], f"denoised likelihood: not a readable image: {text} (none of PNG"),
         ([str(tmp_path / "no.png")], "no.png"),
-        ([str(text), "--label", "sandal"], "label = 'sandal' is no class of digits (known: 0, 1, 2"),
+        ([str(text), "--label", "sandal"], "label = 'sandal' is not a class of digits (known: 0, 1, 2"),
         ([str(text), "--model", str(tmp_path)], f"{tmp_path}/unet/config.json: missing"),
     ):
         done = run("--model", str(ZOO / "digits"), *arguments)

@@ -120,7 +120,7 @@ def test_what_is_see_through_shows_the_background_that_was_asked_for(tmp_path: P
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "logos" / "a.png")
     assert load_dataset(tmp_path, 8).images[0, :, 0, 0].tolist() == [255], "white, unless something else is said"
     assert load_dataset(tmp_path, 8, background="#102030").images[0, :, 0, 0].tolist() == [16, 32, 48]
-    with pytest.raises(DataError, match=r"background = 'nacre' is no colour \(a name of CSS, or #rrggbb\)"):
+    with pytest.raises(DataError, match=r"background = 'nacre' is not a color \(use a CSS color name or #rrggbb\)"):
         load_dataset(tmp_path, 8, background="nacre")
 
 
@@ -129,7 +129,7 @@ def test_a_folder_that_is_not_there_or_is_a_file(tmp_path: Path) -> None:
     file.write_text("")
     for path in (tmp_path / "gone", file):
         message = refusal(path)
-        assert message.startswith(f"no data set at {path}: no such folder")
+        assert message.startswith(f"no dataset at {path}: no such folder")
         assert "--data /usr/share/datasets/fashion-mnist" in message
 
 

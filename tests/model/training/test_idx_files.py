@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from denoised.model.errors import DataError
-from denoised.model.training.data import FASHION_LABELS, load_dataset, to_unit
+from denoised.model.training.data import load_dataset
+from denoised.model.training.dataset import to_unit
+from denoised.model.training.idx_files import FASHION_LABELS
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -112,20 +114,20 @@ def test_a_truncated_plain_file_is_named(write: Callable[..., Path], keep: int) 
 def test_a_file_that_is_too_long_says_by_how_much(write: Callable[..., Path]) -> None:
     path = write(False) / NAMES[0]
     path.write_bytes(path.read_bytes() + b"\0")
-    assert refusal(path.parent).startswith(f"{path} holds 121 bytes, its header says 120: fetch it again")
+    assert refusal(path.parent).startswith(f"{path} holds 121 bytes, but its header says 120: download it again")
 
 
 @pytest.mark.parametrize("magic", [b"\0\0\x08\x01", b"\0\0\x0d\x03", b"\x89PNG"])
 def test_a_file_with_another_magic_number_is_named(write: Callable[..., Path], magic: bytes) -> None:
     path = write(False) / NAMES[0]
     path.write_bytes(magic + path.read_bytes()[4:])
-    assert refusal(path.parent).startswith(f"{path} is no IDX file of 3 dimension(s): fetch it again")
+    assert refusal(path.parent).startswith(f"{path} is not an IDX file of 3 dimension(s): download it again")
 
 
 def test_a_header_of_absurd_sizes_is_refused(write: Callable[..., Path]) -> None:
     path = write(False) / NAMES[0]
     path.write_bytes(bytes([0, 0, 8, 3]) + b"\xff" * 12 + b"\0" * 8)
-    assert refusal(path.parent).startswith(f"{path} holds 8 bytes, its header says ")
+    assert refusal(path.parent).startswith(f"{path} holds 8 bytes, but its header says ")
 
 
 def test_as_many_labels_as_images_are_asked_for(write: Callable[..., Path]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denoised.model.training.loss_plot import loss_figure, plot_loss, read_metrics, smoothed
+from denoised.model.training.loss_plot import centered_mean, loss_figure, plot_loss, read_metrics
 
 CSV = """step,images,loss,grad_norm,learning_rate,images_per_second
 100,6400,0.8,1.0,1.000e-03,900.0
@@ -32,17 +32,17 @@ def test_the_columns_are_read_as_numbers(metrics: Path) -> None:
 
 
 def test_the_smoothed_loss_is_a_mean_of_neighbours_without_a_lag() -> None:
-    assert smoothed([3.0, 3.0, 3.0]) == [3.0, 3.0, 3.0]
-    assert smoothed([0.0, 0.0, 9.0, 0.0, 0.0], reach=1) == [0.0, 3.0, 3.0, 3.0, 0.0]
+    assert centered_mean([3.0, 3.0, 3.0]) == [3.0, 3.0, 3.0]
+    assert centered_mean([0.0, 0.0, 9.0, 0.0, 0.0], reach=1) == [0.0, 3.0, 3.0, 3.0, 0.0]
     line = [1.0 - 0.1 * k for k in range(9)]
-    assert smoothed(line) == pytest.approx(line), "a straight line is where it was"
+    assert centered_mean(line) == pytest.approx(line), "a straight line is where it was"
 
 
 def test_the_plot_shows_the_raw_and_the_smoothed_loss_and_the_rate_on_an_axis_of_its_own(metrics: Path) -> None:
     left, right = loss_figure(read_metrics(metrics)).axes
-    raw, smooth = left.lines
+    raw, smoothed = left.lines
     assert raw.get_xydata().tolist() == [[6400, 0.8], [12800, 0.4], [19200, 0.2]]
-    assert list(smooth.get_ydata()) == smoothed([0.8, 0.4, 0.2])
+    assert list(smoothed.get_ydata()) == centered_mean([0.8, 0.4, 0.2])
     (rate,) = right.lines
     assert list(rate.get_ydata()) == [1e-3, 5e-4, 2.5e-4]
     assert left.get_yscale() == "log"

@@ -8,9 +8,10 @@ import math
 import pytest
 
 from denoised.model.errors import TrainingError
-from denoised.model.training.data import Dataset
-from denoised.model.training.recipe import PRESETS, TrainingConfig, check, unet_config
+from denoised.model.training.dataset import Dataset
+from denoised.model.training.presets import PRESETS, unet_config
 from denoised.model.training.trainer import Trainer
+from denoised.model.training.training_config import TrainingConfig, validate
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
@@ -64,7 +65,7 @@ def test_what_cannot_be_trained_is_refused_with_its_limit(
     dataset: Dataset, key: str, value: object, expected: str
 ) -> None:
     config = dataclasses.replace(TrainingConfig(), **{key: value})
-    for refuse in (check, lambda config: Trainer(config, dataset)):
+    for refuse in (validate, lambda config: Trainer(config, dataset)):
         with pytest.raises(TrainingError) as caught:
             refuse(config)
         assert str(caught.value) == expected

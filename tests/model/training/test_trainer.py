@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised.model.diffusion.noise import x0_from_epsilon
+from denoised.model.diffusion.predictions import x0_from_epsilon
 from denoised.model.errors import TrainingError
-from denoised.model.training.data import Dataset
-from denoised.model.training.recipe import TrainingConfig, check
-from denoised.model.training.trainer import Trainer, ema_decay, order_of
+from denoised.model.training.dataset import Dataset
+from denoised.model.training.trainer import Trainer, ema_decay, shuffled_indices
+from denoised.model.training.training_config import TrainingConfig, validate
 
 CONFIG = TrainingConfig(preset="tiny", images=320, batch=8, warmup=4, seed=3, precision="float32")
 
@@ -77,12 +77,12 @@ def test_a_resumed_run_keeps_the_precision_that_was_measured_at_its_start(
 
 
 def test_every_image_has_its_turn_once_an_epoch() -> None:
-    seen = torch.cat([order_of(20, seed=1, start=8 * k, batch=8) for k in range(5)])
+    seen = torch.cat([shuffled_indices(20, seed=1, start=8 * k, batch=8) for k in range(5)])
     first, second = seen[:20], seen[20:]
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(20))
     assert first.tolist() != second.tolist()
-    assert order_of(20, 1, 16, 8).tolist() == seen[16:24].tolist()
-    assert order_of(20, 2, 0, 20).tolist() != first.tolist()
+    assert shuffled_indices(20, 1, 16, 8).tolist() == seen[16:24].tolist()
+    assert shuffled_indices(20, 2, 0, 20).tolist() != first.tolist()
 
 
 @pytest.mark.parametrize(("decay", "step", "expected"), [(0.999, 0, 0.1), (0.999, 90, 0.91), (0.9, 1000, 0.9)])
@@ -128,7 +128,8 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(
     for trainer in (whole, worked_off):
         trainer.optimizer = torch.optim.SGD(trainer.net.parameters())
     for _ in range(3):
-        assert worked_off.train_step() == pytest.approx(whole.train_step(), rel=1e-6, abs=1e-6)
+        # The gradient norm is a float32 sum of some 20,000 squares, in another order.
+        assert worked_off.train_step() == pytest.approx(whole.train_step(), rel=5e-6, abs=1e-6)
     for name, weight in whole.net.state_dict().items():
         torch.testing.assert_close(worked_off.net.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
     assert max((weight - before[name]).abs().max() for name, weight in whole.net.state_dict().items()) > 0.01
@@ -298,5 +299,5 @@ def test_a_schedule_that_ends_in_noise_is_trained_to_its_end(dataset: Dataset, h
 
 
 def test_noise_cannot_be_learned_where_there_is_nothing_else() -> None:
-    with pytest.raises(TrainingError, match="prediction_type = 'epsilon' with zero_snr"):
-        check(dataclasses.replace(CONFIG, zero_snr=True, prediction_type="epsilon"))
+    with pytest.raises(TrainingError, match="prediction_type = 'epsilon' does not work with zero_snr"):
+        validate(dataclasses.replace(CONFIG, zero_snr=True, prediction_type="epsilon"))
