@@ -153,7 +153,7 @@ def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestC
     with ExitStack() as stack:
 
         def browse(keys: tuple[str, ...] = (), redis_url: str = valkey_url, **settings: Any) -> TestClient:
-            app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.of(keys), **settings))
+            app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.from_keys(keys), **settings))
             headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
             browser = TestClient(app, base_url="http://127.0.0.1:8000", headers=headers)
             services: Services = app.state.services
@@ -165,7 +165,7 @@ def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestC
 
 def _listening(stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), **settings: Any) -> str:
     """The URL of an app that listens on a socket, in a thread of this process, until the stack is closed."""
-    app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.of(keys), **settings))
+    app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.from_keys(keys), **settings))
     protocols: dict[str, Any] = {"http": HttpProtocol, "ws": SocketProtocol}
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2, **protocols))
     thread = threading.Thread(target=server.run)

@@ -67,8 +67,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             stack.callback(process.terminate)
             return process
 
-        api = start("app", "api", "--port", str(port))
-        worker = start("worker", "--max-batch", "16")
+        api = start("denoised.app", "api", "--port", str(port))
+        worker = start("denoised.worker", "--max-batch", "16")
         running = Target(f"http://127.0.0.1:{port}", api, worker, log)
         _wait_until_ready(running)
         yield running

@@ -18,7 +18,7 @@ from PIL import Image
 
 from denoised.app.admission.quotas import Admission, Load
 from denoised.app.admission.validation import choose_card
-from denoised.app.http.errors import Problem, TooBusy, of_store
+from denoised.app.http.errors import Problem, TooBusy, store_problem
 from denoised.app.launch.cli import cli as serving
 from denoised.app.settings import ApiSettings
 from denoised.cli.main import cli
@@ -194,7 +194,7 @@ def _unserved() -> Problem:
 
 
 def test_refusals_that_no_example_can_show_read_as_they_are_made(documents: dict[str, str]) -> None:
-    made = [_busy(), of_store(StoreUnavailable()), _unserved(), of_store(StoreFull())]
+    made = [_busy(), store_problem(StoreUnavailable()), _unserved(), store_problem(StoreFull())]
     assert _json_blocks(documents["docs/api.md"]) == [problem.body() for problem in made]
 
 

@@ -61,7 +61,7 @@ def test_the_time_to_come_back_is_that_of_the_work_that_has_to_leave() -> None:
 
 
 def test_a_key_has_a_limit_of_its_own_and_waits_for_what_stands_before_its_jobs() -> None:
-    admission = Admission(ApiSettings(queue_limit_per_key=100, api_keys=KeyRing.of(["one", "two"])))
+    admission = Admission(ApiSettings(queue_limit_per_key=100, api_keys=KeyRing.from_keys(["one", "two"])))
     mixed = [*queue(300, owner="you"), *queue(60, 40)]
     assert retry_after(admission, Load("x", "me", 1), {"m": mixed}) == 36
     assert retry_after(admission, Load("x", "you", 1), {"m": mixed}) == 30
@@ -77,16 +77,16 @@ def test_jobs_are_counted_too_however_small() -> None:
 def test_what_is_being_accepted_counts_until_it_is_there() -> None:
     admission = Admission(ApiSettings(queue_limit=100))
     first, second = Load("a", "me", 60), Load("b", "me", 60)
-    with admission.coming(first) as before:
+    with admission.accepting(first) as before:
         assert before == []
-        with admission.coming(second) as before:
+        with admission.accepting(second) as before:
             assert before == [first]
             with pytest.raises(TooBusy):
                 admission.check(second, before, {"m": []}, [worker(10.0)])
             with pytest.raises(TooBusy):
                 admission.check(second, before, {"m": [first]}, [worker(10.0)])
             admission.check(Load("c", "me", 40), before, {"m": [first]}, [worker(10.0)])  # counted once
-    with admission.coming(second) as before:
+    with admission.accepting(second) as before:
         assert before == []
 
 
@@ -121,7 +121,7 @@ def test_one_keys_crowd_leaves_room_for_the_others(browse: Browse, desk: Any) ->
     mine = [api.post("/generate", json={"steps": 20}).status_code for _ in range(4)]
     assert mine == [202, 202, 429, 429]
     refused = api.post("/generate", json={"steps": 20}).json()
-    assert "40 evaluations of this key wait" in refused["detail"]
+    assert "40 evaluations of this key are waiting" in refused["detail"]
     assert "allowed: 50" in refused["detail"]
     yours = api.post("/generate", json={"steps": 20}, headers={"Authorization": "Bearer two"})
     assert yours.status_code == 202

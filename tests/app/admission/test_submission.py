@@ -309,12 +309,12 @@ def test_a_job_is_accepted_in_three_round_trips(
 def test_a_queue_without_redis_says_so(browse: Browse, nowhere: str, request_of: Any, card_of: Any) -> None:
     services: Services = browse(redis_url=nowhere).app.state.services  # type: ignore[attr-defined]
     with pytest.raises(StoreUnavailable):
-        services.queue.look(["shoes"])
+        services.queue.snapshot(["shoes"])
     worker = WorkerReport("w", [card_of().model_dump()], 16, 0, 0, 100.0)
     waiting, running = (JobRecord(name, "", request_of(), 0.0) for name in ("waiting", "running"))
     look = QueueSnapshot(0.0, {"shoes": []}, {"shoes": [running]}, Memory(0, 0, "noeviction"))
     with pytest.raises(StoreUnavailable):
-        services.queue.forecast(waiting, look, [worker])
+        services.queue.estimate_new(waiting, look, [worker])
 
 
 def test_a_connection_that_breaks_in_mid_transaction_accepts_nothing_and_says_so(

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from denoised.app.compat.openai.objects import ImagesRequest
-from denoised.app.compat.openai.routes import translated
-from denoised.app.compat.openai.streaming import ImageStream
+from denoised.app.compat.openai.image_stream import ImageStream
+from denoised.app.compat.openai.openai_schemas import ImagesRequest
+from denoised.app.compat.openai.routes import translate
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.services import Services
 from denoised.jobs.store import JobUpdate
@@ -66,7 +66,7 @@ REFUSED = [
     ({"prompt": "sneaker", "guidance_scale": 21}, "guidance_scale", "20"),
     ({"prompt": "sneaker", "guidance_scale": "2"}, "guidance_scale", "number"),
     ({"prompt": "", "guidance_scale": 2}, "guidance_scale", "needs a label"),
-    ({"prompt": "sneaker", "mask": "x"}, "mask", "is no field"),
+    ({"prompt": "sneaker", "mask": "x"}, "mask", "is not a field"),
 ]
 
 
@@ -95,14 +95,14 @@ HARMLESS = {
 
 @pytest.mark.parametrize("field", HARMLESS)
 def test_what_does_no_harm_changes_nothing(field: str, card_of: Any) -> None:
-    plain = translated(ImagesRequest(prompt="sneaker"), card_of())
+    plain = translate(ImagesRequest(prompt="sneaker"), card_of())
     for value in [*HARMLESS[field], None]:
-        assert translated(ImagesRequest.model_validate({"prompt": "sneaker", field: value}), card_of()) == plain
+        assert translate(ImagesRequest.model_validate({"prompt": "sneaker", field: value}), card_of()) == plain
 
 
 def test_a_request_says_the_same_as_a_body_of_generate(card_of: Any) -> None:
     body = {"prompt": "two ankle boots", "n": 2, "seed": 5, "steps": 9, "guidance_scale": 3, "output_format": "webp"}
-    asked = translated(ImagesRequest.model_validate(body), card_of())
+    asked = translate(ImagesRequest.model_validate(body), card_of())
     told = {name: value for name, value in asked.items() if value is not None}
     assert told == {
         "model": "shoes",
@@ -122,7 +122,7 @@ def test_frames_are_kept_for_as_many_partial_images_as_there_can_be(
     partial: int, steps: int | None, card_of: Any
 ) -> None:
     body = ImagesRequest(prompt="sneaker", stream=True, partial_images=partial, steps=steps)
-    every = translated(body, card_of())["preview_every"]
+    every = translate(body, card_of())["preview_every"]
     count = steps or 20
     frames = [step for step in range(1, count) if every and step % every == 0]
     assert every <= count
@@ -134,7 +134,7 @@ def test_frames_are_kept_for_as_many_partial_images_as_there_can_be(
 def test_every_discord_is_told(card_of: Any) -> None:
     body = ImagesRequest(prompt="sneaker", stream=True, n=2, size="1x1", response_format="url")
     with pytest.raises(InvalidRequest) as refused:
-        translated(body, card_of())
+        translate(body, card_of())
     assert [told["field"] for told in refused.value.extra["errors"]] == ["size", "n", "response_format"]
 
 

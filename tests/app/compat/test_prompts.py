@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from denoised.app.compat.openai.prompts import label_of, mentioned
+from denoised.app.compat.openai.prompts import find_labels, label_of
 from denoised.app.http.errors import InvalidRequest
 from denoised.model.serving.card import ModelCard
 
@@ -102,16 +102,16 @@ def test_several_are_told_by_name(card_of: Card) -> None:
 def test_a_blank_prompt_asks_for_no_class(card_of: Card) -> None:
     assert label_of("", card_of()) is None
     assert label_of(" \n", card_of(labels=[])) is None
-    with pytest.raises(InvalidRequest, match=r"labels alone.*sneaker"):
+    with pytest.raises(InvalidRequest, match=r"only with labels.*sneaker"):
         label_of("", card_of(unconditional=False))
-    with pytest.raises(InvalidRequest, match="knows no labels"):
+    with pytest.raises(InvalidRequest, match="has no labels"):
         label_of("a sneaker", card_of(labels=[]))
 
 
 def test_what_belongs_to_a_longer_name_names_nothing_by_itself() -> None:
-    assert mentioned("a t-shirt", ["shirt", "t-shirt"]) == [1]
-    assert mentioned("a t-shirt and a shirt", ["shirt", "t-shirt"]) == [0, 1]
-    assert mentioned("the hot dog stand", ["hot dog", "dog", "dog stand"]) == [0, 2]
+    assert find_labels("a t-shirt", ["shirt", "t-shirt"]) == [1]
+    assert find_labels("a t-shirt and a shirt", ["shirt", "t-shirt"]) == [0, 1]
+    assert find_labels("the hot dog stand", ["hot dog", "dog", "dog stand"]) == [0, 2]
 
 
 def test_a_long_prompt_and_a_thousand_labels_take_no_time(card_of: Card) -> None:

@@ -83,7 +83,7 @@ def test_a_file_that_cannot_be_read_is_one_line(content: bytes | None, tmp_path:
 
 @given(st.lists(st.text("abcXYZ019-_", min_size=1, max_size=40), unique=True, max_size=8), st.text(max_size=40))
 def test_a_ring_lets_in_its_own_keys_and_nobody_else(keys: list[str], other: str) -> None:
-    ring = KeyRing.of(keys)
+    ring = KeyRing.from_keys(keys)
     assert [ring.owner(key) is not None for key in keys] == [True] * len(keys)
     assert len({ring.owner(key) for key in keys}) == len(keys)
     assert (ring.owner(other) is not None) == (other in keys)
@@ -91,7 +91,7 @@ def test_a_ring_lets_in_its_own_keys_and_nobody_else(keys: list[str], other: str
 
 def test_a_ring_keeps_no_key_and_compares_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [f"secret-{k}-of-the-ring" for k in range(5)]
-    ring = KeyRing.of(keys)
+    ring = KeyRing.from_keys(keys)
     assert not any(key in repr(ring) for key in keys)
     assert not any(isinstance(item, str) and item in keys for item in gc.get_referents(ring.names))
     compared: list[Any] = []

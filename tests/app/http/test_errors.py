@@ -96,7 +96,7 @@ def test_an_odd_body_is_refused_with_a_short_problem(body: bytes, api: TestClien
 UNREADABLE = [
     (b"{", "line 1 column 2"),
     (b'{"n": 1,\n seed}', "line 2 column 2"),
-    (b'{"label": "\xff"}', "byte 11 is no UTF-8"),
+    (b'{"label": "\xff"}', "byte 11 is not valid UTF-8"),
     (b"[" * 200_000, "nested too deeply"),
     (b'{"seed": ' + b"9" * 5000 + b"}", "4300 digits"),
 ]
@@ -122,9 +122,9 @@ def test_an_unknown_field_is_told_what_fields_there_are(api: TestClient) -> None
     found = check_problem(api.post("/generate", json=asked), 422)
     messages = {error["field"]: error["message"] for error in found["errors"]}
     assert messages["Label"].startswith(
-        'is no field of this request; did you mean label? (given: "sneaker"; allowed: model,'
+        'is not a field of this request; did you mean label? (given: "sneaker"; allowed: model,'
     )
-    assert messages["foo"].startswith("is no field of this request (given: 1; allowed: model, label, n, seed,")
+    assert messages["foo"].startswith("is not a field of this request (given: 1; allowed: model, label, n, seed,")
     there = api.post("/v1/images/generations", json={"prompt": "", "sise": "auto"}).json()["error"]
     assert there["param"] == "sise"
     assert "did you mean size?" in there["message"]
@@ -145,7 +145,7 @@ def test_a_seed_is_refused_from_the_first_that_is_too_large_and_the_document_say
 def test_a_cursor_that_is_none_is_told_where_one_comes_from(api: TestClient) -> None:
     found = check_problem(api.get("/jobs?cursor=zzz"), 422)
     assert found["errors"] == [
-        {"field": "cursor", "message": 'should be the next_cursor of the page before (given: "zzz")'}
+        {"field": "cursor", "message": 'should be the next_cursor of the previous page (given: "zzz")'}
     ]
     parameters = api.get("/openapi.json").json()["paths"]["/jobs"]["get"]["parameters"]
     (schema,) = [parameter["schema"] for parameter in parameters if parameter["name"] == "cursor"]

@@ -41,7 +41,7 @@ ACCEPTS: list[tuple[str, str | None]] = [
 
 @pytest.mark.parametrize(("accept", "picture"), ACCEPTS)
 def test_a_picture_is_answered_to_who_asks_for_it_by_name_or_for_any(accept: str, picture: str | None) -> None:
-    assert next(iter(Preference.of({"accept": accept}, 60.0).pictures), None) == picture
+    assert next(iter(Preference.parse({"accept": accept}, 60.0).pictures), None) == picture
 
 
 PREFERS = [
@@ -78,11 +78,11 @@ def test_a_wait_is_taken_up_to_the_servers_longest_and_ignored_when_not_understo
     prefer: str, wait: float | None
 ) -> None:
     """RFC 7240, section 2: unknown or malformed preferences are ignored, and no value is as good as an empty one."""
-    assert Preference.of({"prefer": prefer}, 60.0).wait == wait
+    assert Preference.parse({"prefer": prefer}, 60.0).wait == wait
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_no_header_is_too_odd_to_be_read(prefer: str, accept: str) -> None:
-    found = Preference.of({"prefer": prefer, "accept": accept}, 60.0)
+    found = Preference.parse({"prefer": prefer, "accept": accept}, 60.0)
     assert found.wait is None or 0 <= found.wait <= 60
     assert set(found.pictures) <= {"png", "webp", "jpeg"}

@@ -95,7 +95,7 @@ def test_jobs_of_one_status_are_listed_page_by_page(
     looked_at: int, api: TestClient, desk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a request looks at so few jobs that some of its pages are empty."""
-    monkeypatch.setattr("denoised.app.routes.jobs.LOOKED_AT", looked_at)
+    monkeypatch.setattr("denoised.app.routes.jobs.MAX_READ", looked_at)
     monkeypatch.setattr("denoised.app.routes.jobs.STRIDE", 2)
     made = [(desk.succeeded if k in (0, 1, 2, 12) else desk.create)(at=1000.0 + k / 3) for k in range(14)]
     found, cursor, sizes = [], None, []
@@ -225,7 +225,7 @@ def test_an_unknown_job_is_not_there_whatever_else_is_wrong(
     for job_id in ("nobody", theirs):
         answer = api.get(f"/jobs/{job_id}/{place}", headers=headers)
         assert answer.status_code == 404, answer.text
-        assert answer.json()["detail"] == f'there is no job "{job_id}"'
+        assert answer.json()["detail"] == f'job "{job_id}" not found'
 
 
 def test_a_socket_to_an_unknown_job_is_refused_so_too(api: TestClient, desk: Any) -> None:

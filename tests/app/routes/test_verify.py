@@ -125,7 +125,7 @@ def test_other_numerics_are_named(touched: bool, api: TestClient, desk: Any) -> 
     assert (found["match"], found["pixels_match"]) == (False, not touched)
     assert found["numerics"] == {"picture": "eager/torch-1", "here": "fake"}
     assert "eager/torch-1" in found["reason"]
-    assert ("pixels are equal" in found["reason"]) is not touched
+    assert ("same pixels" in found["reason"]) is not touched
 
 
 def test_another_version_of_the_file_format_is_named(api: TestClient, desk: Any) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from denoised.app.streaming.relay import BEHIND, BUFFERED, Closing, Listener, Relay
+from denoised.app.streaming.listener import BUFFER_SIZE, Listener, ServerClosing
+from denoised.app.streaming.relay import MAX_LAG, Relay
 from denoised.jobs.connection import connect
 
 PATIENCE = 120.0
@@ -35,15 +36,15 @@ async def drained(listener: Listener) -> list[Event]:
 def test_a_listener_with_too_much_before_it_is_behind_until_it_catches_up() -> None:
     async def main() -> None:
         listener = Listener("a")
-        for seq in range(BUFFERED):
+        for seq in range(BUFFER_SIZE):
             listener.offer(progress(seq))
         assert not listener.behind
-        listener.offer(end(BUFFERED))
+        listener.offer(end(BUFFER_SIZE))
         assert listener.behind
         assert await drained(listener) == [], "nothing is held for it meanwhile"
         listener.catch_up()
-        listener.offer(end(BUFFERED))
-        assert await drained(listener) == [end(BUFFERED)]
+        listener.offer(end(BUFFER_SIZE))
+        assert await drained(listener) == [end(BUFFER_SIZE)]
 
     asyncio.run(main())
 
@@ -51,9 +52,9 @@ def test_a_listener_with_too_much_before_it_is_behind_until_it_catches_up() -> N
 def test_a_listener_that_keeps_up_loses_nothing() -> None:
     async def main() -> None:
         listener = Listener("a")
-        for seq in range(BUFFERED):
+        for seq in range(BUFFER_SIZE):
             listener.offer(progress(seq))
-        assert [event["seq"] for event in await drained(listener)] == list(range(BUFFERED))
+        assert [event["seq"] for event in await drained(listener)] == list(range(BUFFER_SIZE))
 
     asyncio.run(main())
 
@@ -64,7 +65,7 @@ def test_a_closed_listener_first_gives_what_it_has() -> None:
         listener.offer(end(1))
         listener.close()
         assert (await listener.next())["type"] == "succeeded"  # type: ignore[index]
-        with pytest.raises(Closing):
+        with pytest.raises(ServerClosing):
             await listener.next()
 
     asyncio.run(main())
@@ -171,13 +172,13 @@ def test_a_listener_that_never_reads_holds_up_nobody(desk: Any, relayed: Any) ->
         lazy = relay.events(job_id)
         assert (await anext(lazy))["type"] == "queued"  # type: ignore[index]
         eager = asyncio.create_task(collected(relay, job_id))
-        await asyncio.to_thread(work, desk, job_id, 2 * BEHIND)
+        await asyncio.to_thread(work, desk, job_id, 2 * MAX_LAG)
         assert (await eager)[-1]["type"] == "succeeded"
         late = [event async for event in lazy if event is not None]
         kinds = [event["type"] for event in late]
         assert kinds[0] == "started"
         assert kinds[-2:] == ["image", "succeeded"]
-        assert 32 <= kinds.count("progress") <= BEHIND // 2
+        assert 32 <= kinds.count("progress") <= MAX_LAG // 2
         seqs = [event["seq"] for event in late]
         assert seqs == sorted(set(seqs))
         assert seqs[-30:] == list(range(seqs[-1] - 29, seqs[-1] + 1)), "the newest without a gap"
@@ -190,10 +191,10 @@ def test_a_listener_that_is_a_little_slow_misses_nothing(desk: Any, relayed: Any
         job_id = desk.create()
         slow = relay.events(job_id)
         assert (await anext(slow))["type"] == "queued"  # type: ignore[index]
-        await asyncio.to_thread(work, desk, job_id, 3 * BUFFERED)
+        await asyncio.to_thread(work, desk, job_id, 3 * BUFFER_SIZE)
         late = [event["seq"] async for event in slow if event is not None]
         assert late == list(range(2, late[-1] + 1))
-        assert len(late) > 3 * BUFFERED
+        assert len(late) > 3 * BUFFER_SIZE
 
     relayed(body)
 
@@ -206,7 +207,7 @@ def test_a_job_whose_listeners_are_all_behind_is_not_read(desk: Any, relayed: An
         reading = asyncio.create_task(anext(lazy))
         attempt = desk.start(job_id)
         assert (await reading)["type"] == "started"  # type: ignore[index]
-        for number in range(1, 2 * BUFFERED):
+        for number in range(1, 2 * BUFFER_SIZE):
             await asyncio.to_thread(desk.progress, job_id, attempt, number)
         await asyncio.sleep(0.1)
         assert relay.followed == 0
@@ -238,8 +239,8 @@ def test_on_shutdown_every_stream_ends_unfinished_and_no_new_one_begins(desk: An
         await asyncio.sleep(0.2)
         relay.close_listeners()
         outcomes = await asyncio.gather(*listening, waiting, return_exceptions=True)
-        assert all(isinstance(outcome, Closing) for outcome in outcomes)
-        with pytest.raises(Closing):
+        assert all(isinstance(outcome, ServerClosing) for outcome in outcomes)
+        with pytest.raises(ServerClosing):
             await collected(relay, job_id)
 
     relayed(body)
@@ -293,7 +294,7 @@ def test_nobody_reads_the_progress_of_a_job_for_one_who_waits_for_its_end(
     desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "denoised.app.streaming.relay.LOOK_SECONDS", 10 * PATIENCE
+        "denoised.app.streaming.relay.POLL_SECONDS", 10 * PATIENCE
     )  # the word of it comes, nobody looks
 
     async def body(relay: Relay) -> None:
@@ -313,7 +314,7 @@ def test_who_comes_to_wait_just_after_the_end_is_told_it_at_once_with_the_pictur
     desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job may end between its acceptance and the wait for it; it is not looked at before for that."""
-    monkeypatch.setattr("denoised.app.streaming.relay.LOOK_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr("denoised.app.streaming.relay.POLL_SECONDS", 10 * PATIENCE)
 
     async def body(relay: Relay) -> None:
         job_id = desk.create()
@@ -331,10 +332,10 @@ def test_who_comes_to_wait_just_after_the_end_is_told_it_at_once_with_the_pictur
 def test_an_end_whose_word_is_lost_is_seen_all_the_same(
     desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("denoised.app.streaming.relay.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("denoised.app.streaming.relay.POLL_SECONDS", 0.1)
 
     async def body(relay: Relay) -> None:
-        monkeypatch.setattr(relay, "_tell_ended", lambda jobs: None)
+        monkeypatch.setattr(relay, "_job_ended", lambda jobs: None)
         job_id = desk.create()
         waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
         await asyncio.to_thread(work, desk, job_id, 3)
