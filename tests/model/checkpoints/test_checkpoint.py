@@ -19,6 +19,7 @@ from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.diffusion.grids import Grid
 from denoised.model.errors import PlanError
 from denoised.model.networks.config import UNetConfig
+from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
@@ -161,9 +162,9 @@ def test_a_folder_that_names_every_class_has_no_null_class(folder: Folder) -> No
     model = load_model(folder(labels=("a", "b", "c", "d")))
     assert model.card.labels == ["a", "b", "c", "d"]
     assert not model.card.unconditional
-    assert model.condition(3).item() == 3
+    assert model.encode([ConditioningRequest(label=3)])["label"].tolist() == [3]
     assert torch.isfinite(sample(model, [3, 0], steps=2)).all()
-    for run in (lambda: model.condition(None), lambda: sample(model, [0], steps=2, guidance_scale=2.0)):
+    for run in (lambda: model.encode([ConditioningRequest()]), lambda: sample(model, [0], steps=2, guidance_scale=2.0)):
         with pytest.raises(PlanError, match="label = null: boots was trained with labels alone, so it needs one"):
             run()
     assert load_model(folder(labels=("a", "b", "c"))).card.unconditional
@@ -177,7 +178,7 @@ def test_a_network_that_takes_classes_as_numbers_has_the_classes_of_its_card(
     model = load_model(path)
     assert model.card.labels == ["boot", "bag"]
     theirs = UNet2DModel.from_pretrained(path, subfolder="unet").eval()
-    numbers = torch.stack([model.condition(1), model.condition(None)])
+    numbers = model.encode([ConditioningRequest(label=1), ConditioningRequest()])["label"]
     assert numbers.tolist() == [1, 2]
     with torch.inference_mode():
         expected = theirs(*noise(), class_labels=numbers).sample
