@@ -10,6 +10,11 @@ from torch import Tensor
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output, training_target
 
 
+def is_guided(scale: float) -> bool:
+    """Whether a guidance scale asks for an unconditional estimate too; 1 gives the conditional one."""
+    return scale != 1.0
+
+
 def apply_guidance(
     conditional: Estimate,
     unconditional: Estimate,

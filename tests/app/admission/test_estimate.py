@@ -32,7 +32,7 @@ class Runner:
 
 def pool(slots: int = 16, times: list[tuple[float, float]] | None = None) -> WorkerPool:
     batch: RunningBatch[Runner] = RunningBatch(slots)
-    return WorkerPool(slots, batch.reserved, batch.places, (times or TURN_TIMES,))
+    return WorkerPool(slots, batch.reserved, batch.max_members, (times or TURN_TIMES,))
 
 
 def simulate(jobs: list[RemainingWork], slots: int = 16) -> dict[str, float]:
@@ -40,7 +40,7 @@ def simulate(jobs: list[RemainingWork], slots: int = 16) -> dict[str, float]:
     batch: RunningBatch[Runner] = RunningBatch(slots)
     queue, now, ends = list(jobs), 0.0, {}
     while queue or len(batch):
-        while queue and batch.free_lanes("m"):
+        while queue and batch.free_slots("m"):
             work = queue.pop(0)
             batch.admit([Runner(work.job, int(work.turns)) for _ in range(work.images)])
         if queue and batch.has_room("m"):

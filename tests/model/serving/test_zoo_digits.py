@@ -11,6 +11,7 @@ from sklearn.svm import SVC
 from denoised.model.checkpoints.card_file import read_card_file
 from denoised.model.diffusion.noise import level_tables
 from denoised.model.diffusion.predictions import add_noise
+from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
@@ -44,7 +45,7 @@ def samples(model: PixelModel) -> npt.NDArray[np.uint8]:
     x0 = sample(
         model, labels, sampler=default.sampler, steps=default.steps, guidance_scale=default.guidance_scale, seed=10_000
     )
-    return np.stack([model.decode(x)[..., 0] for x in x0])
+    return model.decode(x0)[..., 0]
 
 
 def flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -88,7 +89,7 @@ def test_held_out_images_are_denoised_as_well_as_those_it_learned_from(
     def error(data: Dataset) -> float:
         x0 = to_unit(data.images[:360])
         x = add_noise(x0, torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)), alpha, sigma)
-        found = model.denoise(x, torch.full((360,), 500), alpha, sigma, data.classes[:360])
+        found = model.denoise(x, torch.full((360,), 500), alpha, sigma, Conditioning({"label": data.classes[:360]}))
         return float((found.x0 - x0).square().mean())
 
     assert error(held_out) < 0.25 * float(to_unit(held_out.images).var())
