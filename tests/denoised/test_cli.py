@@ -51,8 +51,8 @@ def test_the_version_is_that_of_the_project(repository: Path) -> None:
     assert (outcome.exit_code, outcome.stdout) == (0, f"denoised {project['version']}\n")
 
 
-def test_jobs_are_lines_for_programs(run: Run, desk: Any) -> None:
-    old, new = desk.succeeded(), desk.create(label=0, label_name="sneaker", n=3)
+def test_jobs_are_lines_for_programs(run: Run, fake_worker: Any) -> None:
+    old, new = fake_worker.succeeded(), fake_worker.create(label=0, label_name="sneaker", n=3)
     lines = [line.split("\t") for line in run("jobs").stdout.splitlines()]
     assert [line[:6] for line in lines] == [
         [new, "queued", "shoes", "sneaker", "3", "0/20"],
@@ -62,10 +62,12 @@ def test_jobs_are_lines_for_programs(run: Run, desk: Any) -> None:
     assert [line.split("\t")[0] for line in run("jobs", "--status", "succeeded").stdout.splitlines()] == [old]
 
 
-def test_what_is_listed_is_set_by_the_environment_too(run: Run, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_listed_is_set_by_the_environment_too(
+    run: Run, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(2):
-        waiting = desk.create()
-    desk.succeeded()
+        waiting = fake_worker.create()
+    fake_worker.succeeded()
     monkeypatch.setenv("DENOISED_STATUS", "queued")
     monkeypatch.setenv("DENOISED_LIMIT", "1")
     assert [line.split("\t")[0] for line in run("jobs").stdout.splitlines()] == [waiting]
@@ -74,8 +76,8 @@ def test_what_is_listed_is_set_by_the_environment_too(run: Run, desk: Any, monke
     assert run("top", "--interval", 0.5).exit_code == 0
 
 
-def test_every_command_speaks_json(run: Run, desk: Any) -> None:
-    done, waiting = desk.succeeded(), desk.create()
+def test_every_command_speaks_json(run: Run, fake_worker: Any) -> None:
+    done, waiting = fake_worker.succeeded(), fake_worker.create()
     assert [job["id"] for job in json.loads(run("jobs", "--json").stdout)["jobs"]] == [waiting, done]
     assert json.loads(run("job", done, "--json").stdout)["images"][0]["seed"] == 7
     assert [model["name"] for model in json.loads(run("models", "--json").stdout)["models"]] == ["shoes"]
@@ -87,18 +89,18 @@ def test_every_command_speaks_json(run: Run, desk: Any) -> None:
     assert (lines.exit_code, lines.stderr) == (1, "")
 
 
-def test_a_job_is_told_with_all_that_is_known_of_it(run: Run, desk: Any) -> None:
-    failed = desk.create()
+def test_a_job_is_told_with_all_that_is_known_of_it(run: Run, fake_worker: Any) -> None:
+    failed = fake_worker.create()
     error = {"code": "nan_output", "message": "not a number"}
-    desk.store.write(ending(desk.store.job(failed), "failed", error))
+    fake_worker.store.write(ending(fake_worker.store.job(failed), "failed", error))
     facts = dict(line.split("\t") for line in run("job", failed).stdout.splitlines())
     assert (facts["id"], facts["status"], facts["error"]) == (failed, "failed", "nan_output: not a number")
-    facts = dict(line.split("\t") for line in run("job", desk.succeeded()).stdout.splitlines())
+    facts = dict(line.split("\t") for line in run("job", fake_worker.succeeded()).stdout.splitlines())
     assert re.search(r"^/jobs/\w+/images/0  sha256 [0-9a-f]{64}$", facts["image 0"])
 
 
-def test_cancel_says_what_it_ended_and_what_it_could_not(run: Run, desk: Any) -> None:
-    one, over, two = desk.create(), desk.succeeded(), desk.create()
+def test_cancel_says_what_it_ended_and_what_it_could_not(run: Run, fake_worker: Any) -> None:
+    one, over, two = fake_worker.create(), fake_worker.succeeded(), fake_worker.create()
     outcome = run("cancel", one, over, "nothing", two)
     assert outcome.exit_code == 1
     assert outcome.stdout.splitlines() == [f"job {job} was canceled" for job in (one, two)]
@@ -112,7 +114,7 @@ def test_models_are_lines_for_programs(run: Run) -> None:
     assert run("models").stdout == "shoes\t28×28×1\t3\tddim, 20 steps, guidance 2.5\t16\t1\n"
 
 
-def test_top_prints_a_line_for_the_queue_and_one_a_worker(run: Run, desk: Any) -> None:
+def test_top_prints_a_line_for_the_queue_and_one_a_worker(run: Run, fake_worker: Any) -> None:
     outcome = run("top", "--once", "--interval", 0.5)
     assert outcome.exit_code == 0
     assert outcome.stdout.splitlines() == [
@@ -150,9 +152,11 @@ def test_without_a_server_every_command_says_so_in_one_line(command: list[str]) 
             assert "denoised serve" in one_line(outcome)
 
 
-def test_a_server_without_room_is_exit_code_4(listen: Callable[..., str], desk: Any, monkeypatch: Any) -> None:
+def test_a_server_without_room_is_exit_code_4(
+    start_server: Callable[..., str], fake_worker: Any, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("denoised.cli.console.RETRY_SECONDS", 0.0)
-    outcome = invoke("generate", "--url", listen())
+    outcome = invoke("generate", "--url", start_server())
     assert outcome.exit_code == 4
     assert "no worker serves any model now" in one_line(outcome)
 
@@ -189,8 +193,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("given", [[], ["--key", "a-guess"]])
-def test_where_a_key_is_wanted_the_line_says_how_to_give_one(given: list[str], listen: Callable[..., str]) -> None:
-    outcome = invoke("models", "--url", listen(keys=("secret",)), *given)
+def test_where_a_key_is_wanted_the_line_says_how_to_give_one(
+    given: list[str], start_server: Callable[..., str]
+) -> None:
+    outcome = invoke("models", "--url", start_server(keys=("secret",)), *given)
     assert outcome.exit_code == 1
     assert "--key KEY, or DENOISED_API_KEY" in one_line(outcome)
     assert "a-guess" not in outcome.stderr

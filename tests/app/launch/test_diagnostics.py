@@ -82,7 +82,7 @@ def test_a_redis_is_new_enough_or_not(version: str, state: str) -> None:
     assert diagnostics._check_version({"redis_version": version}).state == state
 
 
-def test_a_port_is_free_or_ours_or_somebody_elses(examined: Any, url: str, listen: Callable[..., str]) -> None:
+def test_a_port_is_free_or_ours_or_somebody_elses(examined: Any, url: str, start_server: Callable[..., str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         threading.Thread(target=hang_up, args=(other,), daemon=True).start()
@@ -92,7 +92,7 @@ def test_a_port_is_free_or_ours_or_somebody_elses(examined: Any, url: str, liste
     assert only(examined(port=port)["port"]).message == f"port {port} on 127.0.0.1 is free"
     ours = only(examined(port=int(url.rpartition(":")[2]))["port"])
     assert (ours.state, "denoised 0.1.0 answers" in ours.message) == ("ok", True)
-    guarded = only(examined(port=int(listen(keys=("secret",)).rpartition(":")[2]))["port"])
+    guarded = only(examined(port=int(start_server(keys=("secret",)).rpartition(":")[2]))["port"])
     assert (guarded.state, "API key" in guarded.message) == ("ok", True)
 
 
