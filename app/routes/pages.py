@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from denoised.app.http.errors import NotFound, shown
 from denoised.app.http.negotiation import names_tag
+from denoised.app.http.request_body import GenerateRequest
 from denoised.app.services import Serving
 
 router = APIRouter(include_in_schema=False)
@@ -78,6 +79,12 @@ async def docs(if_none_match: IfNoneMatch = None) -> Response:
 async def settings(services: Serving) -> Response:
     """What the page has to know before its first request. keys: whether it has to ask for one."""
     return JSONResponse({"keys": bool(services.settings.api_keys)}, headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/playground/request.json")
+async def request_schema() -> Response:
+    """The fields of the form: the properties of the JSON Schema of `POST /generate`."""
+    return JSONResponse(GenerateRequest.model_json_schema()["properties"], headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/playground/{name}")
