@@ -93,7 +93,6 @@ def derived(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def test_a_field_defined_in_one_file_reaches_every_part_of_the_program(derived: dict[str, Any]) -> None:
     schema, help = derived.pop("schema"), derived.pop("help")
-    texts = (schema["title"], schema["description"])
     assert schema["anyOf"][0] == {"type": "number", "minimum": 0.5, "maximum": 1.5}
     assert (schema["default"], schema["title"], schema["description"]) == (
         1.0,
