@@ -104,7 +104,7 @@ def test_cancel_says_what_it_ended_and_what_it_could_not(run: Run, desk: Any) ->
     assert outcome.stdout.splitlines() == [f"job {job} was canceled" for job in (one, two)]
     first, second = outcome.stderr.splitlines()
     assert "has already succeeded" in first
-    assert 'there is no job "nothing"' in second
+    assert 'job "nothing" not found' in second
     assert run("cancel", one).exit_code == 0
 
 
@@ -125,8 +125,8 @@ REFUSED = [
     (["generate", "--label", "boat"], 1, "boat"),
     (["generate", "-n", "99"], 1, "99"),
     (["generate", "--preview", "all"], 1, "preview"),
-    (["job", "0"], 1, "there is no job"),
-    (["job", "../tickets"], 1, "there is no job"),
+    (["job", "0"], 1, "not found"),
+    (["job", "../tickets"], 1, "not found"),
 ]
 
 

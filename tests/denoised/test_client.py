@@ -341,7 +341,7 @@ def test_a_server_that_is_none_of_ours_is_told(tmp_path: Any) -> None:
 def test_what_is_no_id_leads_nowhere(job_id: str) -> None:
     with Client("http://127.0.0.1:9") as client:
         for ask in (client.job, client.cancel, client.animation):
-            with pytest.raises(RequestRejected, match="there is no job"):
+            with pytest.raises(RequestRejected, match="not found"):
                 ask(job_id)
 
 

@@ -68,15 +68,18 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
 
 @pytest.fixture(scope="session")
 def start_service() -> Iterator[Callable[..., Service]]:
-    """Start `denoised serve` with arguments and environment; all are stopped at the end of the session."""
+    """Start `denoised serve` with arguments, environment and working directory; all are stopped at the end."""
     started: list[Service] = []
 
-    def start(data_dir: Path, *arguments: str, environment: dict[str, str] | None = None) -> Service:
+    def start(
+        data_dir: Path, *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
+    ) -> Service:
         port = free_port()
         data_dir.mkdir(parents=True, exist_ok=True)
         log = data_dir.parent / f"{data_dir.name[:40]}.log"
         command = [
             sys.executable,
+            "-P",
             "-m",
             "denoised",
             "serve",
@@ -88,7 +91,7 @@ def start_service() -> Iterator[Callable[..., Service]]:
         ]
         with log.open("w") as file:
             process = subprocess.Popen(
-                command, stdout=file, stderr=file, text=True, env={**os.environ, **(environment or {})}
+                command, stdout=file, stderr=file, text=True, env={**os.environ, **(environment or {})}, cwd=folder
             )
         service = Service(f"http://127.0.0.1:{port}", process, data_dir, log)
         started.append(service)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import Grid
-from denoised.model.diffusion.noise import Estimate, NoiseSchedule, estimate
+from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan, advance
+from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.diffusion.samplers import compile_plan
 
-LINEAR = NoiseSchedule.named("linear")
+LINEAR = NoiseSchedule.from_name("linear")
 MU, S = 0.3, 0.5
 Network = Callable[[Tensor, float], Tensor]
 
@@ -40,8 +41,8 @@ def follow(
     for row in range(plan.evaluations):
         x = registers[:, 0]
         alpha, sigma = (torch.full((len(x),), float(level[row]), dtype=x.dtype) for level in (plan.alpha, plan.sigma))
-        read = estimate(network(x, float(plan.t[row])), x, alpha, sigma, prediction_type)
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype) if plan.draws(row) else torch.zeros_like(x)
+        read = estimate_from_output(network(x, float(plan.t[row])), x, alpha, sigma, prediction_type)
+        z = torch.randn(x.shape, generator=generator, dtype=x.dtype) if plan.draws_noise(row) else torch.zeros_like(x)
         matrices = torch.from_numpy(plan.matrices[row]).to(x.dtype).expand(len(x), -1, -1)
         unguided = torch.zeros(len(x), dtype=torch.bool)
         registers = advance(registers, clipping(read, x, alpha, sigma, unguided), z, matrices)
@@ -154,7 +155,7 @@ def test_ten_ddim_steps_give_the_target_of_the_diffusers_tests(prediction_type: 
 @pytest.mark.parametrize(("one", "total"), [(True, 149.8295), (False, 149.0784)])
 def test_the_last_level_gives_the_target_of_the_diffusers_tests(one: bool, total: float) -> None:
     """mathematics.md, scheduler targets, trap 5: β_start .01, set_alpha_to_one True and False."""
-    schedule = NoiseSchedule.named("linear", start=0.01)
+    schedule = NoiseSchedule.from_name("linear", start=0.01)
     plan = compile_plan("ddim", schedule, 10, Grid(set_alpha_to_one=one))
     assert sums(follow(plan, harness, checkerboard(), Clipping(1.0)))[0] == pytest.approx(total, abs=1e-2)
 

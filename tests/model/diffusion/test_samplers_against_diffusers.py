@@ -18,15 +18,16 @@ from torch import Tensor
 
 from denoised.model.diffusion.grids import Grid, Levels, solver_levels
 from denoised.model.diffusion.multistep import dpmpp_3m_rows
-from denoised.model.diffusion.noise import Estimate, NoiseSchedule
+from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan, advance
+from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.diffusion.singlestep import ddim_rows, euler_a_rows, euler_rows
 
 # diffusers 0.42.1 makes numpy arrays of tensors the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
 
-LINEAR = NoiseSchedule.named("linear")
+LINEAR = NoiseSchedule.from_name("linear")
 MU, S = 0.3, 0.5
 SCHEDULERS = {
     "euler": (EulerDiscreteScheduler, {}),
@@ -54,12 +55,12 @@ def follow(plan: Plan, x: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     drawn = torch.float32 if plan.sampler == "dpmpp_2m_sde" else x.dtype
     registers = torch.zeros(len(x), plan.registers, *x.shape[1:], dtype=x.dtype)
-    registers[:, 0] = plan.start * x
+    registers[:, 0] = plan.initial_scale * x
     for row in range(plan.evaluations):
         x = registers[:, 0]
         alpha, sigma = float(plan.alpha[row]), float(plan.sigma[row])
         x0 = believed(x, alpha, sigma)
-        z = torch.randn(x.shape, generator=generator, dtype=drawn) if plan.draws(row) else torch.zeros(x.shape)
+        z = torch.randn(x.shape, generator=generator, dtype=drawn) if plan.draws_noise(row) else torch.zeros(x.shape)
         matrices = torch.from_numpy(plan.matrices[row]).expand(len(x), -1, -1)
         registers = advance(registers, Estimate(x0, (x - alpha * x0) / sigma), z.to(x.dtype), matrices)
     return registers[:, 0]
@@ -112,7 +113,7 @@ def test_the_third_order_multistep_solver_of_diffusers_halves_its_second_differe
     """mathematics.md, trap 46: with D_2 where 2·D_2 belongs our rows end where diffusers 0.42.1 ends, as we have them
     elsewhere (orders 2 and 3: test_orders.py). When this fails, diffusers was mended: compare."""
     levels = solver_levels(LINEAR, steps, Grid("linspace"))
-    published = follow(Plan.of("dpmpp_3m", levels, dpmpp_3m_rows(levels, curvature=1.0)), start())
+    published = follow(Plan.from_rows("dpmpp_3m", levels, dpmpp_3m_rows(levels, curvature=1.0)), start())
     theirs = diffusers_run("dpmpp_3m", steps, "linspace", start())
     torch.testing.assert_close(published, theirs, rtol=0, atol=1e-5)
     ours = follow(compile_plan("dpmpp_3m", LINEAR, steps, Grid("linspace")), start())
@@ -134,7 +135,7 @@ def harness_total(sampler: str) -> float:
     plan = compile_plan(sampler, LINEAR, 10, Grid("linspace"))
     x = (torch.arange(768).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2).double()
     registers = torch.zeros(len(x), plan.registers, *x.shape[1:], dtype=x.dtype)
-    registers[:, 0] = plan.start * x
+    registers[:, 0] = plan.initial_scale * x
     for row in range(plan.evaluations):
         x, t = registers[:, 0], float(plan.t[row])
         epsilon = x * t / (t + 1)
@@ -176,7 +177,7 @@ def test_any_number_of_steps_gives_a_finite_falling_plan(sampler: str, spacing: 
 
 def test_the_cosine_schedule_is_finite_up_to_its_last_timestep() -> None:
     """mathematics.md, traps 19 and 39."""
-    cosine = NoiseSchedule.named("squaredcos_cap_v2")
+    cosine = NoiseSchedule.from_name("squaredcos_cap_v2")
     for sampler in SAMPLERS:
         plan = compile_plan(sampler, cosine, 10, Grid("trailing"))
         assert np.isfinite(plan.matrices).all()

@@ -26,7 +26,7 @@ from denoised.model.errors import PlanError
 # diffusers 0.42.1 makes numpy arrays of tensors the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
 
-LINEAR = NoiseSchedule.named("linear")
+LINEAR = NoiseSchedule.from_name("linear")
 
 
 def test_its_noise_tables_are_products_in_float32() -> None:
