@@ -43,7 +43,7 @@ def an_unknown_key(folder: Path) -> str:
 def a_truncated_file(folder: Path) -> str:
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:-1000])
-    return f"{path}: no whole safetensors file ("
+    return f"{path}: not a complete safetensors file ("
 
 
 def a_pickle(folder: Path) -> str:

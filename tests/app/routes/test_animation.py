@@ -1,4 +1,4 @@
-"""Films and contact sheets of jobs whose frames and pictures are known: what they show, where, and for how long."""
+"""Animations and contact sheets of jobs with known frames: what they show, where, and for how long."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def png(shade: int) -> bytes:
 
 
 def frames(step: int, shades: list[int], kind: str = "x0") -> list[dict[str, Any]]:
-    """A frame of each image."""
+    """One frame event per image."""
     return [
         {
             "type": "frame",
@@ -43,7 +43,7 @@ def frames(step: int, shades: list[int], kind: str = "x0") -> list[dict[str, Any
 
 
 def done(desk: Any, *steps: list[dict[str, Any]], finished: bool = True) -> str:
-    """A job of three images that kept these frames."""
+    """A job with three images that kept these frames."""
     job_id: str = desk.create(n=3)
     attempt = desk.start(job_id)
     for number, events in enumerate(steps, start=1):
@@ -59,7 +59,7 @@ def done(desk: Any, *steps: list[dict[str, Any]], finished: bool = True) -> str:
 
 
 def shown(answer: Any) -> tuple[list[Image.Image], list[int]]:
-    """Every picture of a film, in grey, and how long each is shown, in milliseconds."""
+    """The pictures of an animation in grey, and how long each is shown, in milliseconds."""
     assert answer.status_code == 200, answer.text
     pictures, times = [], []
     with Image.open(io.BytesIO(answer.content)) as opened:
@@ -71,14 +71,14 @@ def shown(answer: Any) -> tuple[list[Image.Image], list[int]]:
 
 
 def shades(sheet: Image.Image, gap: int) -> list[int]:
-    """In the middle of the four places of a grid of two columns; gap: between them, in pixels of the model."""
+    """The grey values in the middle of the four cells of a 2 × 2 grid. gap: between cells, in pixels of the model."""
     factor = sheet.width // (2 * 28 + 3 * gap)
     centers = [factor * (gap + 14 + k * (28 + gap)) for k in range(2)]
     return [int(sheet.getpixel((x, y))) for y in centers for x in centers]  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_contact_sheet_shows_all_images_in_a_grid_and_ends_on_the_finished_pictures(
+def test_a_contact_sheet_shows_all_images_and_ends_with_the_finished_pictures(
     format: str, api: TestClient, desk: Any
 ) -> None:
     job_id = done(desk, frames(5, [10, 20, 30]), frames(10, [40, 50, 60]))
@@ -92,7 +92,7 @@ def test_a_contact_sheet_shows_all_images_in_a_grid_and_ends_on_the_finished_pic
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_film_shows_the_stored_frames_alone(format: str, api: TestClient, desk: Any) -> None:
+def test_an_animation_shows_only_the_stored_frames(format: str, api: TestClient, desk: Any) -> None:
     job_id = done(desk, frames(5, [10, 20, 30]), frames(10, [40, 50, 60]))
     film, times = shown(api.get(f"/jobs/{job_id}/animation", params={"format": format}))
     assert [picture.size for picture in film] == [(224, 224)] * 2
@@ -101,20 +101,20 @@ def test_a_film_shows_the_stored_frames_alone(format: str, api: TestClient, desk
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_sheet_of_a_job_without_frames_is_of_its_pictures(format: str, api: TestClient, desk: Any) -> None:
+def test_the_sheet_of_a_job_without_frames_shows_its_pictures(format: str, api: TestClient, desk: Any) -> None:
     job_id = done(desk)
     assert api.get(f"/jobs/{job_id}/animation", params={"format": format}).status_code == 409
     sheets, _ = shown(api.get(f"/jobs/{job_id}/animation", params={"format": format, "sheet": 1}))
     assert [shades(sheet, 2) for sheet in sheets] == [[*SHADES, 255]]
 
 
-def test_a_last_frame_that_is_the_picture_is_not_shown_twice(api: TestClient, desk: Any) -> None:
+def test_a_last_frame_equal_to_the_picture_is_not_shown_twice(api: TestClient, desk: Any) -> None:
     job_id = done(desk, frames(10, [1, 2, 3]), frames(20, SHADES))
     sheets, _ = shown(api.get(f"/jobs/{job_id}/animation", params={"format": "gif", "sheet": 1}))
     assert [shades(sheet, 2) for sheet in sheets] == [[1, 2, 3, 255], [*SHADES, 255]]
 
 
-def test_a_job_that_is_not_done_has_the_sheet_of_its_frames(api: TestClient, desk: Any) -> None:
+def test_the_sheet_of_an_unfinished_job_shows_its_frames(api: TestClient, desk: Any) -> None:
     job_id = done(desk, frames(5, [10, 20, 30]), finished=False)
     sheets, _ = shown(api.get(f"/jobs/{job_id}/animation", params={"sheet": "true"}))
     assert [shades(sheet, 2) for sheet in sheets] == [[10, 20, 30, 255]]
@@ -122,7 +122,7 @@ def test_a_job_that_is_not_done_has_the_sheet_of_its_frames(api: TestClient, des
     assert api.get(f"/jobs/{bare}/animation", params={"sheet": 1}).status_code == 409
 
 
-def test_a_kind_that_was_not_kept_is_a_409_for_sheets_too(api: TestClient, desk: Any) -> None:
+def test_a_kind_that_was_not_kept_is_a_409(api: TestClient, desk: Any) -> None:
     job_id = done(desk, frames(5, [10, 20, 30]))
     for sheet in (0, 1):
         answer = api.get(f"/jobs/{job_id}/animation", params={"kind": "xt", "sheet": sheet})

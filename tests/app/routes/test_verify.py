@@ -1,4 +1,4 @@
-"""`POST /verify`: whose pictures are made again, and what is said where they differ. The worker's hand is the desk."""
+"""`POST /verify`: which pictures are made again, and how differences are reported. A fake worker makes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from denoised.jobs.update import ending
 from denoised.worker.delivery.encoding import encode
 
 Browse = Callable[..., TestClient]
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 PNG = {"Content-Type": "image/png"}
 PARAMETERS = {"model": "shoes", "label": "sneaker", "seed": 7, "steps": 20, "numerics": "fake"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (28, 28, 1), dtype=np.uint8)
@@ -46,10 +46,10 @@ def post(api: TestClient, picture: bytes, **headers: str) -> Any:
 
 @contextmanager
 def working(desk: Any, owner: str = "", *, end: str = "succeeded") -> Iterator[None]:
-    """Let a worker make MADE of the next job, or end it otherwise."""
+    """Let the worker finish the next job with the picture MADE, or end it otherwise."""
 
     def work() -> None:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < until:
             waiting = [record for record in desk.store.jobs(owner, 10) if record.status == "queued"]
             if waiting:
@@ -66,7 +66,7 @@ def working(desk: Any, owner: str = "", *, end: str = "succeeded") -> Iterator[N
     thread = threading.Thread(target=work)
     thread.start()
     yield
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert not thread.is_alive()
 
 
@@ -82,7 +82,7 @@ def verdict(api: TestClient, desk: Any, picture: bytes) -> dict[str, Any]:
 
 
 def with_text(image: Image.Image, **fields: Any) -> bytes:
-    """The image as another program saves it, with the text it carried."""
+    """The image as another program saves it, with its text."""
     info, out = PngInfo(), io.BytesIO()
     info.add_itxt("parameters", json.dumps(PARAMETERS | fields), zip=True)
     image.save(out, "png", pnginfo=info, compress_level=1)
@@ -93,7 +93,7 @@ def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=["PNG"])
 
 
-def test_a_picture_that_was_not_touched_matches(api: TestClient, desk: Any) -> None:
+def test_an_unchanged_picture_matches(api: TestClient, desk: Any) -> None:
     found = verdict(api, desk, MADE)
     assert (found["match"], found["pixels_match"], found["reason"]) == (True, True, None)
     assert found["numerics"] == {"picture": "fake", "here": "fake"}
@@ -103,7 +103,7 @@ def test_a_picture_that_was_not_touched_matches(api: TestClient, desk: Any) -> N
     assert job["guidance_scale"] == 2.5, "what the file leaves out is the model's default"
 
 
-def test_one_changed_pixel_is_found(api: TestClient, desk: Any) -> None:
+def test_one_changed_pixel_is_detected(api: TestClient, desk: Any) -> None:
     changed = PIXELS.copy()
     changed[3, 5, 0] ^= 1
     found = verdict(api, desk, encode(changed, "png", PARAMETERS))
@@ -112,7 +112,7 @@ def test_one_changed_pixel_is_found(api: TestClient, desk: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA"])
-def test_the_same_pixels_in_another_file_are_told_apart(mode: str, api: TestClient, desk: Any) -> None:
+def test_the_same_pixels_in_another_file_are_distinguished(mode: str, api: TestClient, desk: Any) -> None:
     found = verdict(api, desk, with_text(opened(MADE).convert(mode)))
     assert (found["match"], found["pixels_match"]) == (False, True)
     assert found["reason"] == "same pixels, different file: it was re-saved or edited"
@@ -141,26 +141,26 @@ def test_damaged_pixels_are_no_match(api: TestClient, desk: Any) -> None:
     assert "damaged" in found["reason"]
 
 
-def test_what_follows_the_end_of_the_picture_is_no_match(api: TestClient, desk: Any) -> None:
+def test_bytes_after_the_end_of_the_picture_are_no_match(api: TestClient, desk: Any) -> None:
     found = verdict(api, desk, MADE + b"something hidden")
     assert (found["match"], found["pixels_match"]) == (False, True)
 
 
-def test_a_picture_of_another_size_is_never_unpacked(api: TestClient, desk: Any) -> None:
+def test_a_picture_of_another_size_is_never_decoded(api: TestClient, desk: Any) -> None:
     huge = MADE[:16] + (60_000).to_bytes(4, "big") * 2 + MADE[24:]
     found = verdict(api, desk, huge)
     assert (found["match"], found["pixels_match"]) == (False, False)
 
 
 @pytest.mark.parametrize(("side", "answer"), [(9_000, False), (60_000, None)])
-def test_a_size_that_is_stated_twice_is_never_unpacked(side: int, answer: bool | None) -> None:
-    """The second counts for Pillow, which itself refuses more than 179 million pixels."""
+def test_a_second_size_is_never_decoded(side: int, answer: bool | None) -> None:
+    """Pillow uses the second one; it refuses more than 179 million pixels itself."""
     header = b"IHDR" + side.to_bytes(4, "big") * 2 + MADE[24:29]
     second = MADE[8:12] + header + zlib.crc32(header).to_bytes(4, "big")
     assert same_pixels(MADE[:33] + second + MADE[33:], MADE) is answer
 
 
-def test_deep_pixels_are_not_taken_for_ours() -> None:
+def test_sixteen_bit_pixels_do_not_match() -> None:
     deep = io.BytesIO()
     Image.fromarray(PIXELS[..., 0].astype(np.uint16)).save(deep, "png")
     assert same_pixels(deep.getvalue(), MADE) is False
@@ -177,8 +177,8 @@ def test_no_bytes_break_the_comparison(edits: list[tuple[int, int, bytes]]) -> N
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.tuples(st.integers(0, len(MADE)), st.integers(0, 20), st.binary(max_size=20)), max_size=4))
-def test_no_bytes_are_a_fault_of_the_server(edits: list[tuple[int, int, bytes]], api: TestClient) -> None:
-    """Of a model that is not served, so that no job is made where the request stays whole."""
+def test_no_bytes_cause_a_server_error(edits: list[tuple[int, int, bytes]], api: TestClient) -> None:
+    """The model is not served, so an intact request creates no job."""
     file = bytearray(encode(PIXELS, "png", PARAMETERS | {"model": "hats"}))
     for start, cut, put in edits:
         file[start : start + cut] = put
@@ -194,20 +194,20 @@ def test_a_picture_that_cannot_be_made_again_is_a_conflict(end: str, api: TestCl
     assert api.get(f"/jobs/{problem['job']}").json()["status"] == end
 
 
-def test_a_wait_that_runs_out_names_the_job_and_can_be_taken_up_again(api: TestClient, desk: Any) -> None:
-    asked = {"Idempotency-Key": "once"}
-    problem = check_problem(post(api, MADE, Prefer="wait=0", **asked), 504)
+def test_a_timeout_names_the_job_and_the_wait_can_be_resumed(api: TestClient, desk: Any) -> None:
+    key = {"Idempotency-Key": "once"}
+    problem = check_problem(post(api, MADE, Prefer="wait=0", **key), 504)
     with working(desk):
-        answer = post(api, MADE, Prefer="wait=30", **asked)
+        answer = post(api, MADE, Prefer="wait=30", **key)
     assert answer.json()["match"] is True
     assert answer.json()["job"] == problem["job"]
     assert answer.headers["location"] == f"/jobs/{problem['job']}"
     assert answer.headers["preference-applied"] == "wait=30"
     assert len(api.get("/jobs").json()["jobs"]) == 1
-    check_problem(post(api, encode(PIXELS, "png", PARAMETERS | {"seed": 8}), **asked), 422)
+    check_problem(post(api, encode(PIXELS, "png", PARAMETERS | {"seed": 8}), **key), 422)
 
 
-def test_the_server_waits_no_longer_than_it_waits_for_anybody(browse: Browse, desk: Any) -> None:
+def test_the_wait_is_capped_as_everywhere(browse: Browse, desk: Any) -> None:
     desk.serve()
     api = browse(max_wait=0.1)
     check_problem(post(api, MADE), 504)
@@ -222,7 +222,7 @@ def test_a_model_that_is_not_served_is_named(browse: Browse, desk: Any, card_of:
     assert "shoes" in check_problem(post(api, MADE), 422)["detail"]
 
 
-def test_what_the_model_does_not_take_is_refused(api: TestClient) -> None:
+def test_a_request_that_the_model_does_not_accept_is_refused(api: TestClient) -> None:
     for fields in ({"label": "hat"}, {"steps": 1001}, {"sampler": "magic"}, {"eta": 0.5, "sampler": "heun"}):
         (name, *_) = fields
         problem = check_problem(post(api, encode(PIXELS, "png", PARAMETERS | fields)), 422)
@@ -238,12 +238,12 @@ def test_formats_that_carry_no_request_are_refused(kind: str, api: TestClient) -
 
 
 @pytest.mark.parametrize("kind", ["", "application/json", "text/plain", "multipart/form-data", "image/apng", "image/*"])
-def test_a_body_that_does_not_say_png_is_refused(kind: str, api: TestClient) -> None:
+def test_a_body_without_the_png_media_type_is_refused(kind: str, api: TestClient) -> None:
     check_problem(api.post("/verify", content=MADE, headers={"Content-Type": kind}), 415)
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/generate"), ("POST", "/verify/"), ("PUT", "/verify")])
-def test_nothing_else_takes_pictures(method: str, path: str, api: TestClient) -> None:
+def test_no_other_route_accepts_pictures(method: str, path: str, api: TestClient) -> None:
     answer = api.request(method, path, content=MADE, headers=PNG)
     assert "application/json" in check_problem(answer, 415)["detail"]
 
@@ -259,14 +259,14 @@ def test_a_body_is_limited_with_and_without_a_length(api: TestClient) -> None:
     check_problem(api.post("/verify", content=iter([much[:5_000_000], much[5_000_000:]]), headers=PNG), 413)
 
 
-def test_strangers_are_refused_as_everywhere(browse: Browse) -> None:
+def test_verify_needs_authentication(browse: Browse) -> None:
     api = browse()
     check_problem(post(api, MADE, **{"Sec-Fetch-Site": "cross-site"}), 403)
     check_problem(post(api, MADE, Origin="https://evil.example"), 403)
     check_problem(post(browse(keys=("secret",)), b"?", Authorization="Bearer wrong"), 401)
 
 
-def test_the_job_is_the_callers_own(browse: Browse, desk: Any) -> None:
+def test_the_job_belongs_to_the_caller(browse: Browse, desk: Any) -> None:
     desk.serve()
     api = browse(keys=("one", "two"))
     owner = hashlib.sha256(b"one").hexdigest()[:16]
@@ -276,7 +276,7 @@ def test_the_job_is_the_callers_own(browse: Browse, desk: Any) -> None:
     assert api.get(f"/jobs/{job}", headers={"Authorization": "Bearer two"}).status_code == 404
 
 
-def test_the_queues_limit_holds(browse: Browse, desk: Any) -> None:
+def test_the_queue_limit_applies(browse: Browse, desk: Any) -> None:
     desk.serve()
     api = browse(max_queue=1)
     assert api.post("/generate", json={}).status_code == 202

@@ -1,4 +1,4 @@
-"""`GET /workers`: what waits and who works, in numbers."""
+"""`GET /workers`: queues and workers in numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from denoised.jobs.record import Counters, WorkerReport
 Browse = Callable[..., TestClient]
 
 
-def test_queues_and_workers_are_told_in_numbers(api: TestClient, desk: Any, card_of: Any) -> None:
+def test_queues_and_workers_are_reported(api: TestClient, desk: Any, card_of: Any) -> None:
     counted = Counters(evaluations=640, turns=40, turn_seconds=2.5, jobs=3, queue_seconds=0.5)
     cards = [card_of().model_dump(), card_of(name="hats").model_dump()]
     report = WorkerReport("worker-1", cards, 16, 5, 77, 250.0, counters=asdict(counted), reported_at=1234.5)
@@ -41,17 +41,15 @@ def test_queues_and_workers_are_told_in_numbers(api: TestClient, desk: Any, card
     }
 
 
-def test_a_model_that_nobody_serves_is_listed_while_jobs_wait_for_it(
-    api: TestClient, services: Services, desk: Any
-) -> None:
+def test_an_unserved_model_is_listed_while_jobs_wait_for_it(api: TestClient, services: Services, desk: Any) -> None:
     api.post("/generate", json={"steps": 10})
     desk.store.forget_worker("worker-1")
-    services.catalog = Catalog(services.store)  # what it remembered of the worker is forgotten
+    services.catalog = Catalog(services.store)  # without the cached report of the worker
     assert api.get("/workers").json()["waiting"] == [{"model": "shoes", "jobs": 1, "evaluations": 10}]
     assert api.get("/workers").json()["workers"] == []
 
 
-def test_it_is_behind_the_key(browse: Browse, desk: Any) -> None:
+def test_workers_need_a_key(browse: Browse, desk: Any) -> None:
     desk.serve()
     api = browse(keys=("secret",))
     assert api.get("/workers").status_code == 200
