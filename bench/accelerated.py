@@ -23,7 +23,7 @@ from bench.servers import FOLDER, Bare, Manner, Server, bare, denoised_on, peer
 from bench.serving import CLIENTS, NEAR, PROBE, engine_rate, load_ours, loaded, note, picture_of
 from bench.trial import Trial
 from denoised.model.serving.loading import load_model
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.model.serving.sampling import sample
 from denoised.worker.model_loading import DEFAULT, load_models
 
@@ -46,7 +46,7 @@ class Ours:
     """Served, and our engine alone with as many trajectories; their loops take turns."""
 
     server: Server
-    model: PixelModel
+    model: ServedModel
     manner: Manner
 
     @property
@@ -202,5 +202,5 @@ def _paused(
 def _expected_picture() -> NDArray[np.int64]:
     """Of the request that all are asked first: ours on the CPU, grey levels (H, W)."""
     model = load_model(FOLDER)
-    (x0,) = sample(model, [PROBE.label], seed=PROBE.seed, sampler="ddim", steps=PROBE.steps)
-    return np.asarray(model.decode(x0), dtype=np.int64).squeeze(-1)
+    x0 = sample(model, [PROBE.label], seed=PROBE.seed, sampler="ddim", steps=PROBE.steps)
+    return np.asarray(model.decode(x0)[0], dtype=np.int64).squeeze(-1)

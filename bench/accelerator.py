@@ -36,7 +36,7 @@ from bench.machine import Machine, this_machine
 from bench.place import Place
 from bench.programs import ROOT
 from bench.trial import Trial
-from denoised.model.backends.graphs import PRECISIONS, Precision
+from denoised.model.backends.numerics import PRECISIONS, Precision
 from denoised.model.checkpoints.atomic import write_text_atomically
 
 DOCS = ROOT / "docs"

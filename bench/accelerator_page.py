@@ -10,7 +10,8 @@ from bench.figures import Figure, Figures, Key
 from bench.load import REAL_TRAFFIC, THREE_STEP_COUNTS
 from bench.report import cell, spread, where
 from bench.servers import Manner
-from denoised.model.backends.graphs import BUCKET, PRECISIONS
+from denoised.model.backends.graphs import BUCKET
+from denoised.model.backends.numerics import PRECISIONS
 
 DOCUMENT, TABLE = Path("performance-cuda.md"), Path("performance-cuda.csv")
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from bench.load import GUIDANCE, Ask
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import SamplingRequest
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import trajectories
 
 
 def evaluations_per_second(
-    model: PixelModel, asks: Iterator[Ask], alive: int, *, warm_up: float, seconds: float
+    model: ServedModel, asks: Iterator[Ask], alive: int, *, warm_up: float, seconds: float
 ) -> float:
     """Rows of the network a second, with `alive` trajectories in every turn; who is done is replaced at once."""
     engine = Engine({model.card.name: model}, alive)
@@ -24,7 +24,7 @@ def evaluations_per_second(
     return rows / (time.perf_counter() - began)
 
 
-def _turns(engine: Engine, model: PixelModel, asks: Iterator[Ask], alive: int, seconds: float) -> int:
+def _turns(engine: Engine, model: ServedModel, asks: Iterator[Ask], alive: int, seconds: float) -> int:
     end, rows = time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         while len(engine.batch) < alive:
@@ -33,7 +33,7 @@ def _turns(engine: Engine, model: PixelModel, asks: Iterator[Ask], alive: int, s
     return rows
 
 
-def _job(model: PixelModel, ask: Ask) -> JobRecord:
+def _job(model: ServedModel, ask: Ask) -> JobRecord:
     request = SamplingRequest(
         model=model.card.name,
         label=ask.label,

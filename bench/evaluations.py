@@ -14,8 +14,9 @@ from bench import names
 from bench.kernels import OutputOnly
 from bench.servers import FOLDER
 from bench.trial import Trial
-from denoised.model.backends.graphs import Precision
-from denoised.worker.model_loading import DEFAULT, load_models
+from denoised.model.backends.numerics import Precision
+from denoised.model.serving.loading import ZOO, load_for_serving
+from denoised.worker.model_loading import DEFAULT
 
 BATCHES = (1, 16, 64)
 COMPILED_BATCHES = (16, 64)
@@ -70,9 +71,9 @@ def _makers(trial: Trial, precision: Precision, batch: int) -> dict[str, Callabl
 
 
 def _ours(precision: Precision, batch: int, device: str) -> Evaluate:
-    model = load_models([], device=device, max_images=1, precision=precision)[DEFAULT]
+    model = load_for_serving(ZOO / DEFAULT, device=device, precision=precision).model
     x, t, labels = _inputs(batch, model.shape, device)
-    return lambda: model.unet(x, t, labels)
+    return lambda: model.backend(x, t, labels)
 
 
 def _eager(precision: Precision, batch: int, device: str, layout: str) -> Evaluate:

@@ -21,8 +21,9 @@ from bench.figures import Samples
 from bench.names import CHANNELS_LAST, COMPILED, CONTIGUOUS, CONVOLUTIONS, MILLISECONDS, OURS, TABLE_BATCHES
 from bench.place import Place
 from bench.servers import FOLDER
+from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.model.serving.pixel_model import PixelModel
-from denoised.worker.model_loading import DEFAULT, load_models
+from denoised.worker.model_loading import DEFAULT
 
 LEAST_TIMES = 3  # a spell is at least so many
 
@@ -60,7 +61,7 @@ class Networks:
     """The bundled model as we serve it, and as diffusers loads it, in both memory formats."""
 
     def __init__(self) -> None:
-        self.ours: PixelModel = load_models([], device="cpu", max_images=1)[DEFAULT]
+        self.ours: PixelModel = load_for_serving(ZOO / DEFAULT, device="cpu").model
         self.diffusers: Mapping[str, nn.Module] = {
             CONTIGUOUS: _of_diffusers(torch.contiguous_format),
             CHANNELS_LAST: _of_diffusers(torch.channels_last),
@@ -77,7 +78,7 @@ class Networks:
         x, t, labels = self.inputs(batch, side)
         lasting = x.contiguous(memory_format=torch.channels_last)
         return {
-            OURS: lambda: self.ours.unet(x, t, labels),
+            OURS: lambda: self.ours.backend(x, t, labels),
             CONTIGUOUS: lambda: self.diffusers[CONTIGUOUS](x, t, labels),
             CHANNELS_LAST: lambda: self.diffusers[CHANNELS_LAST](lasting, t, labels),
         }

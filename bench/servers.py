@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.names import BARE, BATCHING, LOCKED, OURS, in_precision
 from bench.programs import ROOT, Program, answers, command_line, family, free_port
-from denoised.model.backends.graphs import Precision
+from denoised.model.backends.numerics import Precision
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 FOLDER = ROOT / "model" / "zoo" / "fashion-mnist"  # what all of them serve

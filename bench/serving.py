@@ -44,7 +44,7 @@ from bench.names import (
 )
 from bench.place import Place
 from bench.servers import Server
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.model_loading import DEFAULT, load_models
 
 CLIENTS = 16
@@ -139,7 +139,7 @@ def picture_of(server: Server) -> NDArray[np.int64]:
         return np.asarray(picture.convert("L"), dtype=np.int64)
 
 
-def engine_rate(model: PixelModel, load: Load, number: int, rows: float, effort: Effort) -> float:
+def engine_rate(model: ServedModel, load: Load, number: int, rows: float, effort: Effort) -> float:
     """Evaluations a second of our engine alone, with the trajectories that make so many rows under a load."""
     return engine_loop.evaluations_per_second(
         model,

@@ -13,7 +13,7 @@ import torch
 
 from bench.figures import Samples
 from bench.place import Place
-from denoised.model.backends.graphs import Precision
+from denoised.model.backends.numerics import Precision
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ PACKAGES = ("app", "jobs", "worker", "model", "denoised", "bench")
 HEAVY = {"torch", "numpy", "safetensors", "diffusers"}
 # What each package may import of the others; a name with a dot is the one module of it.
 ALLOWED = {
-    "denoised": set[str](),
-    "app": {"jobs", "model.serving.card", "model.checkpoints.folders", "model.errors", "model.options"},
+    "denoised": {"jobs.request"},
+    "app": {"jobs", "model.serving.card", "model.options"},
     "jobs": set[str](),
     "worker": {"jobs", "model"},
     "model": set[str](),
@@ -106,6 +106,29 @@ def test_each_folder_of_model_imports_only_what_stands_below_it(repository: Path
     assert upward == set()
 
 
+def test_routes_do_not_import_routes(repository: Path) -> None:
+    """What several routes share is in a package below them; `app.main` alone names them all."""
+    routes = ("app.routes", "app.compat.openai.routes")
+    importing = {
+        (name, other)
+        for name, imported in ours(repository).items()
+        for other in imported
+        if within(other, set(routes)) and name != "app.main"
+    }
+    assert importing == set()
+
+
+def test_only_the_app_knows_apis_of_others(repository: Path) -> None:
+    """Errors, documents and routes of our own do not depend on `app.compat`."""
+    importing = {
+        (name, other)
+        for name, imported in ours(repository).items()
+        for other in imported
+        if within(other, {"app.compat"}) and not within(name, {"app.compat", "app.main"})
+    }
+    assert importing == set()
+
+
 def test_no_two_modules_import_each_other(repository: Path) -> None:
     graph = ours(repository)
 
@@ -161,10 +184,11 @@ def test_rq_is_named_in_two_files_only(repository: Path) -> None:
     [
         "denoised.app.main",
         "denoised.app.launch.cli",
-        "denoised.app.launch.supervisor",
-        "denoised.app.launch.server",
+        "denoised.app.launch.serve",
+        "denoised.app.launch.http_server",
         "denoised.client",
         "denoised.app.launch.diagnostics",
+        "denoised.model.checkpoints.__main__",
     ],
 )
 def test_the_front_end_runs_without_torch_and_numpy(name: str, repository: Path) -> None:
@@ -180,6 +204,7 @@ OF_THE_SERVER = {"torch", "numpy", "fastapi", "starlette", "uvicorn", "pydantic"
 @pytest.mark.parametrize(
     ("name", "spared"),
     [
+        ("denoised", SLOW_TO_IMPORT),
         ("denoised.app.launch.cli", SLOW_TO_IMPORT),
         ("denoised.client", OF_THE_SERVER),
         ("denoised.cli.generate", OF_THE_SERVER),

@@ -1,21 +1,25 @@
-"""Errors of the worker.
+"""The errors of a worker.
 
 WorkerError
-├── ResumeError        a resume point cannot be used; the job starts from the beginning
-└── TrajectoryError    one image cannot be made; other jobs are not affected (has a `code`)
+├── ResumeError        a resume point cannot be used; the job starts over
+└── TrajectoryError    one image cannot be made (has a `code`); other jobs in its batch are unaffected
 """
 
 
 class WorkerError(Exception):
-    """Base class of this package's errors."""
+    """Base of all errors of this package."""
 
 
 class ResumeError(WorkerError):
-    """A resume point is damaged, or belongs to another plan or shape."""
+    """A resume point is damaged, or was saved under another plan or shape."""
 
 
 class TrajectoryError(WorkerError):
-    """One image cannot be made. `code` is for programs, the message for people."""
+    """One image cannot be made.
+
+    Attributes:
+        code: For programs; the message is for people.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

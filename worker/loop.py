@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping
 
 from denoised.jobs.store import Store
 from denoised.jobs.worker_report import Counters
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.draining import jobs_to_requeue
 from denoised.worker.delivery.job_fetcher import Capacity, FetchedJob, JobFetcher
 from denoised.worker.delivery.leases import Delivery, Lease, Leases
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.delivery.settlement import Settlement
-from denoised.worker.engine.engine import Engine, Turn
+from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.speed import Speed
+from denoised.worker.engine.turn import Turn
 from denoised.worker.quarantine import Quarantine
 from denoised.worker.settings import WorkerSettings
 
@@ -43,7 +44,7 @@ class Loop:
 
     def __init__(
         self,
-        models: Mapping[str, PixelModel],
+        models: Mapping[str, ServedModel],
         store: Store,
         settings: WorkerSettings,
         name: str,
@@ -132,7 +133,7 @@ class Loop:
         self.counters.turns += 1
         self.counters.turn_seconds += turn.seconds
         self.counters.images += len(turn.advanced) + len(turn.failed)
-        self.counters.lanes += turn.lanes
+        self.counters.lanes += turn.slots
 
     def _evict(self) -> None:
         """Evict jobs that were canceled, were taken over by another attempt, or have run too long."""
@@ -158,7 +159,7 @@ class Loop:
         if self._quarantine.occupied:
             return {}
         batch = self.engine.batch
-        return {model: Capacity(batch.free_lanes(model), batch.has_room(model)) for model in self.models}
+        return {model: Capacity(batch.free_slots(model), batch.has_room(model)) for model in self.models}
 
     def _admit(self, job: FetchedJob) -> None:
         record, model = job.started.record, self.models[job.delivery.model]

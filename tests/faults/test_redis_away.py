@@ -199,7 +199,7 @@ def test_a_worker_lives_on_when_redis_goes_away_as_it_lets_go_of_an_expired_leas
     site.proxy.breaking_at = b"ZREM"
     shop.rq_queue("fake").push_job_id(job)
     shop.until(lambda: site.proxy.refusing, "the worker to let go of the lease")
-    shop.until(lambda: "RQ was not told" in shop.log(), "the worker to notice")
+    shop.until(lambda: "delivery not settled" in shop.log(), "the worker to notice")
     site.proxy.refusing = False
     record = shop.finished(job)
     assert (record.status, record.attempt) == ("succeeded", 2)

@@ -11,11 +11,12 @@ from denoised.jobs.record import JobRecord
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import StartedAttempt
 from denoised.jobs.update import JobUpdate, UpdateResult
-from denoised.worker.delivery.outputs import Decoder, encode_image, frame_events, image_event
+from denoised.model.serving.protocol import ServedModel
+from denoised.worker.delivery.outputs import encode_image, frame_events, image_event
 from denoised.worker.delivery.progress import AttemptProgress
-from denoised.worker.engine.engine import Advanced
 from denoised.worker.engine.resume import to_bytes
 from denoised.worker.engine.trajectory import Trajectory
+from denoised.worker.engine.turn import Advanced
 from denoised.worker.errors import TrajectoryError
 
 log = logging.getLogger("denoised.worker")
@@ -58,7 +59,7 @@ class AttemptState:
     """
 
     record: JobRecord
-    model: Decoder
+    model: ServedModel
     numerics: str
     progress: AttemptProgress
     writes: PendingWrites = field(default_factory=PendingWrites)
@@ -68,7 +69,7 @@ class AttemptState:
     over: bool = False
 
     @classmethod
-    def begin(cls, started: StartedAttempt, model: Decoder, numerics: str) -> AttemptState:
+    def begin(cls, started: StartedAttempt, model: ServedModel, numerics: str) -> AttemptState:
         """A new attempt; see `resume` for the images that it continues."""
         record = started.record
         return cls(
@@ -165,9 +166,9 @@ class AttemptState:
             update.events.append({"type": "progress", **event})
         for item in items:
             update.events += frame_events(item, request, self.model)
-            if item.final is None:
+            if item.result is None:
                 continue
-            image, data = encode_image(item.trajectory.index, item.final, request, self.model, self.numerics)
+            image, data = encode_image(item.trajectory.index, item.result, request, self.model, self.numerics)
             progress.finish(image)
             update.images[image.index] = data
             update.fields["images"] = progress.images_json()

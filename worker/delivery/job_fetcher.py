@@ -17,7 +17,7 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.store import StartedAttempt, Store
 from denoised.jobs.update import JobUpdate
 from denoised.model.errors import ModelError
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.engine.resume import ResumePoint, from_bytes
 from denoised.worker.engine.trajectory import Trajectory, trajectories
@@ -59,7 +59,7 @@ class JobFetcher(threading.Thread):
     def __init__(
         self,
         store: Store,
-        models: Mapping[str, PixelModel],
+        models: Mapping[str, ServedModel],
         take: Callable[[str], Delivery | None],
         name: str,
         notify: Callable[[], None],
@@ -191,7 +191,7 @@ class JobFetcher(threading.Thread):
             return None
 
 
-def _trajectories(started: StartedAttempt, model: PixelModel) -> list[Trajectory]:
+def _trajectories(started: StartedAttempt, model: ServedModel) -> list[Trajectory]:
     """The unfinished images of a job, where they were saved; at their x_T when the resume point cannot be used."""
     record, resume_point = started.record, started.resume_point
     try:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from denoised.jobs.record import Image, image_url
 from denoised.jobs.request import SamplingRequest
-from denoised.worker.delivery.encoding import Pixels, encode, encode_frame
-from denoised.worker.engine.engine import Advanced
+from denoised.model.serving.protocol import ServedModel
+from denoised.worker.delivery.encoding import encode, encode_frame
+from denoised.worker.engine.turn import Advanced
 
 
-class Decoder(Protocol):
-    """The part of a served model that the publisher calls."""
-
-    def decode(self, x0: Tensor) -> Pixels: ...
-
-
-def frame_events(item: Advanced, request: SamplingRequest, model: Decoder) -> list[dict[str, Any]]:
+def frame_events(item: Advanced, request: SamplingRequest, model: ServedModel) -> list[dict[str, Any]]:
     """The `frame` events that a request asks for at this step; [] when it asks for none."""
     every = request.preview_every
     if not every or not item.completed or item.step % every:
         return []
-    tensors = {"x0": item.believed, "xt": item.seen}
+    tensors = {"x0": item.denoised, "xt": item.x_t}
     kinds = tensors if request.preview == "both" else [request.preview]
     return [
         {
@@ -37,17 +32,17 @@ def frame_events(item: Advanced, request: SamplingRequest, model: Decoder) -> li
             "sigma": item.sigma,
             "kind": kind,
             "media_type": "image/png",
-            "data": base64.b64encode(encode_frame(model.decode(tensors[kind]))).decode(),
+            "data": base64.b64encode(encode_frame(model.preview(tensors[kind][None])[0])).decode(),
         }
         for kind in kinds
     ]
 
 
 def encode_image(
-    index: int, x0: Tensor, request: SamplingRequest, model: Decoder, numerics: str
+    index: int, x0: Tensor, request: SamplingRequest, model: ServedModel, numerics: str
 ) -> tuple[Image, bytes]:
-    """A finished image and its file. x0: as the model's `decode` takes it."""
-    pixels = model.decode(x0)
+    """A finished image and its file. x0: one image as the model denoises it, (…)."""
+    pixels = model.decode(x0[None])[0]
     data = encode(pixels, request.format, request.parameters(index, numerics))
     image = Image(
         index=index,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from denoised.jobs.record import Image, JobRecord
-from denoised.worker.engine.engine import Advanced
 from denoised.worker.engine.resume import ResumePoint
 from denoised.worker.engine.trajectory import Trajectory
+from denoised.worker.engine.turn import Advanced
 
 
 @dataclass
@@ -48,7 +48,7 @@ class AttemptProgress:
         self.turns += 1
         self.rows += batch
         for item in items:
-            self.evaluations += 2 if item.trajectory.guided else 1
+            self.evaluations += item.trajectory.rows_per_evaluation
             self.reached[item.trajectory.index] = item.step
             self.points[item.trajectory.index] = ResumePoint(item.row, item.registers)
         before, self.step = self.step, max(self.step, min(self.reached))

@@ -19,7 +19,7 @@ from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.store import Store
 from denoised.jobs.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import FLUSH_SECONDS, AttemptState
-from denoised.worker.engine.engine import Advanced, Turn
+from denoised.worker.engine.turn import Advanced, Turn
 from denoised.worker.errors import TrajectoryError
 
 log = logging.getLogger("denoised.worker")

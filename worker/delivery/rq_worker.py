@@ -30,7 +30,7 @@ from denoised.jobs.deadline import REDIS_ERRORS
 from denoised.jobs.redis_keys import model_channel
 from denoised.jobs.store import QueueKeys, Store
 from denoised.jobs.worker_report import WorkerReport
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
 from denoised.worker.engine.speed import Speed
@@ -116,7 +116,7 @@ class BatchingWorker(BaseWorker):
 
     def __init__(
         self,
-        models: Mapping[str, PixelModel],
+        models: Mapping[str, ServedModel],
         client: redis.Redis,
         store: Store,
         settings: WorkerSettings,
@@ -219,7 +219,7 @@ class BatchingWorker(BaseWorker):
             pending_evaluations=pending,
             evaluations_per_second=self.loop.speed.per_second,
             reserved=self.loop.engine.batch.reserved,
-            places=self.loop.engine.batch.places,
+            places=self.loop.engine.batch.max_members,
             paces=self.loop.speed.paces(),
             counters=asdict(self.loop.counters),
             reported_at=time.time(),

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from denoised.app.admission.validation import choose_card, resolve
-from denoised.app.http.errors import InvalidRequest, Unavailable, readable
-from denoised.app.http.schemas import GenerateRequest
+from denoised.app.http.errors import InvalidRequest, Unavailable
+from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.validation_errors import describe_validation_errors
 from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.card import ModelCard
 
@@ -22,7 +23,7 @@ Card = Callable[..., ModelCard]
 
 
 def parsed(body: dict[str, Any], card: ModelCard) -> SamplingRequest:
-    return resolve(GenerateRequest.model_validate(body), card)
+    return resolve(GenerateRequest.model_validate(body).fields(), card)
 
 
 def refused(body: dict[str, Any], card: ModelCard) -> dict[str, str]:
@@ -30,15 +31,28 @@ def refused(body: dict[str, Any], card: ModelCard) -> dict[str, str]:
     try:
         request = GenerateRequest.model_validate(body)
     except ValidationError as error:
-        return dict(readable(error.errors(), GenerateRequest.model_fields))
+        return dict(describe_validation_errors(error.errors(), GenerateRequest.model_fields))
     with pytest.raises(InvalidRequest) as refusal:
-        resolve(request, card)
+        resolve(request.fields(), card)
     return {error["field"]: error["message"] for error in refusal.value.extra["errors"]}
 
 
 def test_what_is_left_out_takes_the_models_default(card_of: Card) -> None:
     request = parsed({"label": "sneaker", "seed": 5}, card_of())
-    assert request == SamplingRequest("shoes", 0, "sneaker", 1, 5, "ddim", 20, 0.0, 2.5, "png", 0, "x0")
+    assert request == SamplingRequest(
+        model="shoes",
+        label=0,
+        label_name="sneaker",
+        n=1,
+        seed=5,
+        sampler="ddim",
+        steps=20,
+        eta=0.0,
+        guidance_scale=2.5,
+        format="png",
+        preview_every=0,
+        preview="x0",
+    )
 
 
 def test_a_null_is_as_good_as_nothing(card_of: Card) -> None:
@@ -161,7 +175,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("preview", {"preview": "x1"}, "'x0', 'xt' or 'both'"),
     ("model", {"model": 7}, "string"),
     ("model", {"model": ""}, "1"),
-    ("prompt", {"prompt": "a shoe"}, 'no field of this request (given: "a shoe"; allowed: model, label, n, seed, '),
+    ("prompt", {"prompt": "a shoe"}, 'not a field of this request (given: "a shoe"; allowed: model, label, n, seed, '),
     ("Label", {"Label": "sneaker"}, "did you mean label?"),
     ("guidanceScale", {"guidanceScale": 3}, "did you mean guidance_scale?"),
     ("step", {"step": 20}, "did you mean steps?"),

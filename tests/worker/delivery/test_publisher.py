@@ -430,7 +430,7 @@ def test_a_turn_that_brings_no_progress_clears_nothing(workshop: Workshop, creat
     workshop.store.write(saved)
     second = start(workshop.store, record.id, "two", "fake")
     for number, evaluations, result in (
-        (1, 2, UpdateResult.APPLIED | UpdateResult.RECOVERING),
+        (1, 3, UpdateResult.APPLIED | UpdateResult.RECOVERING),
         (2, 3, UpdateResult.APPLIED | UpdateResult.RECOVERING),
         (3, 4, UpdateResult.APPLIED),
     ):

@@ -68,22 +68,22 @@ def test_a_job_is_taken_in_three_round_trips_and_leaves_the_queue_with_its_lease
     """One that asks what has been in the queue's place, one that reads RQ's job, one transaction."""
     ids = [shop.submit(model="untaken") for _ in range(3)]
     worker = BatchingWorker({"untaken": fake_model("untaken")}, shop.client, shop.store, WorkerSettings())
-    holds, reads = [worker._take("untaken")], []
+    deliveries, reads = [worker._take("untaken")], []
     for _ in ids[1:]:
         before = shop.client.info("stats")["total_reads_processed"]
         shop.client.info("stats")
         idle = shop.client.info("stats")["total_reads_processed"] - before
-        holds.append(worker._take("untaken"))
+        deliveries.append(worker._take("untaken"))
         reads.append(shop.client.info("stats")["total_reads_processed"] - before - idle)
     assert min(reads) <= 3 + 1, "the last is that of the question itself"
-    taken = [hold for hold in holds if hold is not None]
-    assert [(hold.job, hold.more) for hold in taken] == list(zip(ids, (True, True, False), strict=True))
+    taken = [delivery for delivery in deliveries if delivery is not None]
+    assert [(delivery.job, delivery.more) for delivery in taken] == list(zip(ids, (True, True, False), strict=True))
     held = [entry.decode().partition(":")[0] for entry in shop.client.zrange("rq:wip:untaken", 0, -1)]
     assert sorted(held) == sorted(ids)
     assert shop.client.llen("rq:queue:untaken:intermediate") == 0
     assert worker._take("untaken") is None
-    for hold in taken:
-        hold.forget()
+    for delivery in taken:
+        delivery.ack()
     assert all(shop.forgotten(job_id) for job_id in ids)
 
 
@@ -299,7 +299,7 @@ def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(sho
     assert kinds == ["queued", "started", "queued", "started", "succeeded"]
     shop.until(lambda: shop.lines(job_id)[-1]["event"] == "job over", "the log's last line of it")
     lines = shop.lines(job_id)
-    assert [line["event"] for line in lines] == ["job started", "job given back", "job started", "job over"]
+    assert [line["event"] for line in lines] == ["job started", "job requeued", "job started", "job over"]
     assert [line.get("step") for line in lines] == [None, record.step, None, None]
     assert {line["request_id"] for line in lines} == {f"for {job_id}"}
 
@@ -310,7 +310,7 @@ def test_a_job_whose_resume_point_cannot_be_used_begins_anew_and_the_log_says_wh
     shop.client.set(keys.resume(job_id), b"no resume point")
     shop.worker("anew")
     assert shop.finished(job_id).status == "succeeded"
-    (line,) = [line for line in shop.lines(job_id) if line["event"] == "job begins anew"]
+    (line,) = [line for line in shop.lines(job_id) if line["event"] == "resume point unusable"]
     assert line["request_id"] == f"for {job_id}"
     assert line["reason"]
 
@@ -380,8 +380,8 @@ def test_a_job_on_its_last_chance_runs_apart_and_its_neighbours_come_back_unharm
         assert (statuses, waiting) == (["queued"] * 3, others)
     assert [shop.finished(job_id).status for job_id in (suspect, *others)] == ["succeeded"] * 4
     assert [(shop.job(job_id).attempt, shop.job(job_id).losses) for job_id in others] == [(2, 0)] * 3
-    (apart,) = [line for line in shop.lines(suspect) if line["event"] == "job runs apart"]
-    assert apart["request_id"] == f"for {suspect}"
+    (quarantined,) = [line for line in shop.lines(suspect) if line["event"] == "job quarantined"]
+    assert quarantined["request_id"] == f"for {suspect}"
     assert shop.job(suspect).losses == 0, "it got on: cleared, and the others came back while it still ran"
     starts = [event for job_id in others for event in shop.events(job_id) if event["type"] == "started"]
     assert len(starts) == 6
