@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALLED := $(VENV)/.installed
 
-# The programs that `make bench` holds denoised against, in an environment of their own.
+# The programs that `make bench` compares denoised with, in an environment of their own.
 PEERS := .venv-bench
 PEERS_LOCK := bench/peers/requirements.lock
 
@@ -50,14 +50,14 @@ format: install ## mend what ruff can mend
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-train: install ## train on Fashion-MNIST, or go on with that run (DATA=, OUT=, options: ARGS="--images 800000")
+train: install ## train on Fashion-MNIST, or continue that run (DATA=, OUT=, options: ARGS="--images 800000")
 	@$(BIN)/denoised train --data $(DATA) --out $(OUT) \
 		$(if $(wildcard $(OUT)/checkpoints/step-*.safetensors),--resume) $(ARGS)
 
-quality: install ## measure the bundled model under every sampler, write docs/quality.md (goes on where it was stopped)
+quality: install ## measure the bundled model with every sampler, write docs/quality.md (continues an interrupted sweep)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m model quality --data $(DATA) --precision bfloat16 $(ARGS)
 
-bench: install $(PEERS)/.installed ## measure denoised beside its peers, write docs/performance.md (a look: ARGS=--quick)
+bench: install $(PEERS)/.installed ## compare denoised with its peers, write docs/performance.md (a quick check: ARGS=--quick)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m bench $(ARGS)
 
 lock: install ## write the requirements.lock files anew after a change of pyproject.toml (newest versions: ARGS=--upgrade)
