@@ -41,7 +41,7 @@ from bench.servers import (
 )
 from bench.workloads import REAL_TRAFFIC, THREE_STEP_COUNTS, TWENTY_STEPS
 from denoised.model.serving.loading import load_model
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.model.serving.sampling import sample
 from denoised.worker.model_loading import DEFAULT, load_models
 
@@ -64,7 +64,7 @@ class DenoisedSystem:
     """denoised's server, and its engine alone with as many trajectories, measured right after each other."""
 
     server: Server
-    model: PixelModel
+    model: ServedModel
     options: EvaluationOptions
 
     @property
@@ -232,5 +232,5 @@ def _start_checked(
 def _expected_image() -> NDArray[np.int64]:
     """denoised's image for PROBE, made on the CPU: gray levels (H, W)."""
     model = load_model(FOLDER)
-    (x0,) = sample(model, [PROBE.label], seed=PROBE.seed, sampler="ddim", steps=PROBE.steps)
-    return np.asarray(model.decode(x0), dtype=np.int64).squeeze(-1)
+    x0 = sample(model, [PROBE.label], seed=PROBE.seed, sampler="ddim", steps=PROBE.steps)
+    return np.asarray(model.decode(x0)[0], dtype=np.int64).squeeze(-1)

@@ -10,7 +10,8 @@ from bench.report import cell, format_range, machines
 from bench.samples import SampleKey, SampleSeries, SampleTable
 from bench.servers import EvaluationOptions
 from bench.workloads import REAL_TRAFFIC, THREE_STEP_COUNTS
-from denoised.model.backends.graphs import BUCKET, PRECISIONS
+from denoised.model.backends.graphs import BUCKET
+from denoised.model.backends.numerics import PRECISIONS
 
 DOCUMENT, TABLE = Path("performance-cuda.md"), Path("performance-cuda.csv")
 

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from bench.workloads import GUIDANCE, ImageRequest
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import SamplingRequest
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import trajectories
 
 
 def evaluations_per_second(
-    model: PixelModel, requests: Iterator[ImageRequest], concurrent: int, *, warm_up: float, seconds: float
+<<<<<<< HEAD
+    model: ServedModel, requests: Iterator[ImageRequest], concurrent: int, *, warm_up: float, seconds: float
+=======
+    model: ServedModel, asks: Iterator[Ask], alive: int, *, warm_up: float, seconds: float
+>>>>>>> main
 ) -> float:
     """Batch rows evaluated per second with `concurrent` trajectories, each replaced as soon as it is finished."""
     engine = Engine({model.card.name: model}, concurrent)
@@ -24,9 +28,13 @@ def evaluations_per_second(
     return rows / (time.perf_counter() - began)
 
 
+<<<<<<< HEAD
 def _run_turns(
-    engine: Engine, model: PixelModel, requests: Iterator[ImageRequest], concurrent: int, seconds: float
+    engine: Engine, model: ServedModel, requests: Iterator[ImageRequest], concurrent: int, seconds: float
 ) -> int:
+=======
+def _turns(engine: Engine, model: ServedModel, asks: Iterator[Ask], alive: int, seconds: float) -> int:
+>>>>>>> main
     end, rows = time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         while len(engine.batch) < concurrent:
@@ -35,7 +43,11 @@ def _run_turns(
     return rows
 
 
-def _job(model: PixelModel, image: ImageRequest) -> JobRecord:
+<<<<<<< HEAD
+def _job(model: ServedModel, image: ImageRequest) -> JobRecord:
+=======
+def _job(model: ServedModel, ask: Ask) -> JobRecord:
+>>>>>>> main
     request = SamplingRequest(
         model=model.card.name,
         label=image.label,

@@ -34,7 +34,7 @@ from bench.sample_names import (
 from bench.samples import SampleRecorder
 from bench.servers import Server
 from bench.workloads import IMAGE_SIZE, REAL_TRAFFIC, THREE_STEP_COUNTS, TWENTY_STEPS, ImageRequest, Workload
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.model_loading import DEFAULT, load_models
 
 CLIENTS = 16
@@ -59,7 +59,7 @@ def measure_loads(run: BenchmarkRun, recorder: SampleRecorder) -> None:
 
 
 def _measure_workload(
-    run: BenchmarkRun, recorder: SampleRecorder, workload: Workload, number: int, model: PixelModel
+    run: BenchmarkRun, recorder: SampleRecorder, workload: Workload, number: int, model: ServedModel
 ) -> None:
     """One round of one workload."""
     servers, length = run.servers, run.length
@@ -138,7 +138,7 @@ def probe_image(server: Server) -> NDArray[np.int64]:
         return np.asarray(image.convert("L"), dtype=np.int64)
 
 
-def engine_rate(model: PixelModel, workload: Workload, number: int, rows: float, length: RunLength) -> float:
+def engine_rate(model: ServedModel, workload: Workload, number: int, rows: float, length: RunLength) -> float:
     """Evaluations per second of denoised's engine alone, with the trajectories that occupy so many batch rows."""
     return engine_loop.evaluations_per_second(
         model,

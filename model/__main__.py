@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 import typer
-from denoised.model.evaluation.features_cli import train_features
-from denoised.model.evaluation.quality_cli import quality
 
 from denoised.model.evaluation.evaluate_cli import evaluate
+from denoised.model.evaluation.features_cli import train_features
 from denoised.model.evaluation.likelihood_cli import likelihood
+from denoised.model.evaluation.quality_cli import quality
 from denoised.model.options import CommandGroup
 from denoised.model.training.train_cli import train
 

@@ -15,15 +15,16 @@ from denoised.jobs.deadline import REDIS_ERRORS
 from denoised.jobs.record import Counters, Status
 from denoised.jobs.store import Store
 from denoised.jobs.update import JobUpdate
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.draining import to_give_back
 from denoised.worker.delivery.job_fetcher import Capacity, FetchedJob, JobFetcher
 from denoised.worker.delivery.leases import Delivery, Lease, Leases
 from denoised.worker.delivery.publisher import Publisher
-from denoised.worker.engine.engine import Engine, Turn
+from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.speed import Speed
 from denoised.worker.engine.trajectory import Trajectory
+from denoised.worker.engine.turn import Turn
 
 log = logging.getLogger("denoised.worker")
 
@@ -54,7 +55,7 @@ class Loop:
 
     def __init__(
         self,
-        models: Mapping[str, PixelModel],
+        models: Mapping[str, ServedModel],
         store: Store,
         settings: WorkerSettings,
         name: str,
@@ -133,7 +134,7 @@ class Loop:
         self.counters.turns += 1
         self.counters.turn_seconds += turn.seconds
         self.counters.images += len(turn.advanced) + len(turn.failed)
-        self.counters.lanes += turn.lanes
+        self.counters.lanes += turn.slots
         leases = self.leases.of(sorted(_jobs(turn)))
         for lease in leases:
             lease.spent += turn.seconds
@@ -173,7 +174,7 @@ class Loop:
         if any(lease.active.apart for lease in self.leases.all()):
             return {}
         batch = self.engine.batch
-        return {model: Capacity(batch.free_lanes(model), batch.has_room(model)) for model in self.models}
+        return {model: Capacity(batch.free_slots(model), batch.has_room(model)) for model in self.models}
 
     def _admit(self, arrival: FetchedJob) -> None:
         record, hold = arrival.record, arrival.hold

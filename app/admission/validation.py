@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from denoised.app.http.errors import InvalidRequest, Unavailable, shown
+from denoised.app.http.errors import InvalidRequest, Unavailable
+from denoised.app.http.validation_errors import format_value
 from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, RequestFields, SamplingRequest
 from denoised.model.serving.card import ModelCard
 
@@ -33,8 +34,10 @@ def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[st
         if card.name == name:
             return card
     if name in known or not cards:
-        raise Unavailable(f"no worker serves the model {shown(name)} now", headers={"Retry-After": "5"})
-    raise InvalidRequest([("model", f"{shown(name)} is not served (served: {listed([card.name for card in cards])})")])
+        raise Unavailable(f"no worker serves the model {format_value(name)} now", headers={"Retry-After": "5"})
+    raise InvalidRequest(
+        [("model", f"{format_value(name)} is not served (served: {listed([card.name for card in cards])})")]
+    )
 
 
 def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
@@ -79,7 +82,7 @@ def _input_errors(given: RequestFields, card: ModelCard) -> Errors:
     for name, value in given.items():
         if FIELDS[name].input and name not in card.inputs:
             inputs = listed(card.inputs) or "none"
-            yield name, f"{shown(value)} was given, but {card.name} takes no {name} (its inputs: {inputs})"
+            yield name, f"{format_value(value)} was given, but {card.name} takes no {name} (its inputs: {inputs})"
 
 
 def _label_errors(given: RequestFields, card: ModelCard) -> Errors:
@@ -89,17 +92,20 @@ def _label_errors(given: RequestFields, card: ModelCard) -> Errors:
             yield "label", f"{card.name} is conditional only, so it needs a label (allowed: {listed(card.labels)})"
     elif card.labels and card.class_index(label) is None:
         limit = f"0 … {len(card.labels) - 1}, or one of: {listed(card.labels)}"
-        yield "label", f"{shown(label)} is no class of {card.name} (allowed: {limit}; null = unconditional)"
+        yield "label", f"{format_value(label)} is no class of {card.name} (allowed: {limit}; null = unconditional)"
 
 
 def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     sampler = values["sampler"]
     if sampler not in card.samplers:
-        yield "sampler", f"{shown(sampler)} is not offered (offered: {listed(card.samplers)})"
+        yield "sampler", f"{format_value(sampler)} is not offered (offered: {listed(card.samplers)})"
         return
     for name, field in FIELDS.items():
         if field.samplers and values.get(name) and sampler not in (takers := getattr(card, field.samplers)):
-            yield name, f"{shown(values[name])} was given, but {sampler} takes no {name} (taken by: {listed(takers)})"
+            yield (
+                name,
+                f"{format_value(values[name])} was given, but {sampler} takes no {name} (taken by: {listed(takers)})",
+            )
 
 
 def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:

@@ -229,7 +229,7 @@ def _key_ring(keys: str, file: Path | None) -> KeyRing:
 
     os.environ.pop("DENOISED_API_KEYS", None)
     try:
-        ring = KeyRing.of(_split(keys), "DENOISED_API_KEYS")
+        ring = KeyRing.from_keys(_split(keys), "DENOISED_API_KEYS")
         return ring | KeyRing.read(file) if file is not None else ring
     except KeyFileError as error:
         exit_with_error("api", error)

@@ -103,7 +103,7 @@ def job_path(job_id: str) -> str:
         RequestRejected: if the text cannot be a job id; such a text might lead to another path.
     """
     if not job_id.isascii() or not job_id.isalnum():
-        raise RequestRejected(f"there is no job {job_id[:80]!r}", 404)
+        raise RequestRejected(f"job {job_id[:80]!r} not found", 404)
     return f"/jobs/{job_id}"
 
 

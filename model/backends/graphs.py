@@ -9,18 +9,16 @@ checked on the device when the graph is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from denoised.model.backends.numerics import Precision
 from denoised.model.errors import KernelError
 from denoised.model.networks.unet import UNet
 
-Precision = Literal["float32", "tf32", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 BUCKET = 64  # images in a run
 WARM_UP = 3  # evaluations before the recording, in which libraries load and choose their kernels
 
@@ -56,6 +54,13 @@ class GraphedUNet(nn.Module):
             raise KernelError(
                 f"no graph of the network can be had on {device} ({str(error).splitlines()[0]})"
             ) from error
+
+    min_pipelined_images: int | None = None
+
+    def begin(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Callable[[], Tensor]:
+        """Launch an evaluation; the device works on it while the host goes on."""
+        output = self(x, t, label)
+        return lambda: output
 
     @torch.no_grad()
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

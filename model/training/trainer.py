@@ -13,7 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from denoised.model.diffusion.noise import add_noise, tables, training_target
+from denoised.model.diffusion.noise import level_tables
+from denoised.model.diffusion.predictions import add_noise, training_target
 from denoised.model.errors import TrainingError
 from denoised.model.networks.unet import UNet
 from denoised.model.training.dataset import Dataset, to_unit
@@ -54,7 +55,7 @@ class Trainer:
             fused=True,
         )
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.alpha, self.sigma = tables(config.schedule, self.device)
+        self.alpha, self.sigma = level_tables(config.schedule, self.device)
         self.weights = loss_weights(config.schedule, config.prediction_type, config.min_snr_gamma).to(self.device)
         self.amp_dtype = choose_precision(config.precision, self.net, dataset, self.device)
 

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from denoised.model.diffusion.noise import BETAS, PREDICTION_TYPES, NoiseSchedule
+from denoised.model.diffusion.noise import BETAS, NoiseSchedule
+from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.errors import TrainingError
 from denoised.model.training.image_folder import UNREADABLE
 from denoised.model.training.presets import FROM_PRESET, PRESETS
@@ -94,8 +95,8 @@ class TrainingConfig:
     @property
     def schedule(self) -> NoiseSchedule:
         """The noise schedule of the training."""
-        schedule = NoiseSchedule.named(self.beta_schedule, self.timesteps)
-        return schedule.ending_in_noise() if self.zero_snr else schedule
+        schedule = NoiseSchedule.from_name(self.beta_schedule, self.timesteps)
+        return schedule.with_zero_terminal_snr() if self.zero_snr else schedule
 
     @property
     def steps(self) -> int:

@@ -67,8 +67,8 @@ def test_the_peers_make_the_same_images_as_denoised(pipeline: ClassConditionalDD
     model = load_model(ZOO / "fashion-mnist")
     pictures = pipeline([ImageParameters(label, 40 + k, 10, 1.0) for k, label in enumerate((7, 3))])
     ours = sample(model, [7, 3], seed=40, sampler="ddim", steps=10)
-    for picture, x0 in zip(pictures, ours, strict=True):
-        apart = np.abs(np.asarray(picture, dtype=np.int64) - model.decode(x0).squeeze(-1).astype(np.int64))
+    for picture, expected in zip(pictures, model.decode(ours), strict=True):
+        apart = np.abs(np.asarray(picture, dtype=np.int64) - expected.squeeze(-1).astype(np.int64))
         assert apart.max() <= 1
 
 

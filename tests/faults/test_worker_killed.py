@@ -58,7 +58,7 @@ def test_jobs_of_a_killed_worker_end_as_if_nothing_had_been(
     shop, chance = site.shop, random.Random(kills)
     traits: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": lease}
     if halves:
-        traits |= {"seconds": TURN_SECONDS / 2, "flies_from": 4}
+        traits |= {"seconds": TURN_SECONDS / 2, "min_pipelined_images": 4}
     shop.worker("fake", **traits)
     undisturbed = [shop.submit(**fields) for fields in JOBS]
     expected = [shop.sha256(job_id) for job_id in undisturbed]

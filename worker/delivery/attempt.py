@@ -9,17 +9,18 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from denoised.jobs.record import Image, JobRecord, image_url
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.update import JobUpdate
-from denoised.worker.delivery.encoding import Pixels, encode, encode_frame
-from denoised.worker.engine.engine import Advanced
+from denoised.model.serving.protocol import ServedModel
+from denoised.worker.delivery.encoding import encode, encode_frame
 from denoised.worker.engine.resume import ResumePoint, to_bytes
 from denoised.worker.engine.trajectory import Trajectory
+from denoised.worker.engine.turn import Advanced
 from denoised.worker.errors import TrajectoryError
 
 log = logging.getLogger("denoised.worker")
@@ -28,12 +29,6 @@ TELL_SECONDS = 0.25  # between two writes of a job that goes on while nobody wat
 SOON_SECONDS = TELL_SECONDS  # between the first resume points of an attempt
 SAVE_SECONDS = 1.0  # between two resume points of a job, so that with all delays less than 2 s are lost with a worker
 SURE_SECONDS = TELL_SECONDS + 0.25  # a worker that is lost has done more than it had written: less than in this time
-
-
-class Decoder(Protocol):
-    """The part of a served model that the publisher calls."""
-
-    def decode(self, x0: Tensor) -> Pixels: ...
 
 
 @dataclass
@@ -52,7 +47,7 @@ class AttemptState:
     id: str
     request: SamplingRequest
     attempt: int
-    model: Decoder
+    model: ServedModel
     numerics: str
     request_id: str | None = None
     reached: list[int] = field(default_factory=list)
@@ -75,7 +70,7 @@ class AttemptState:
     saved_at: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def begun(cls, record: JobRecord, model: Decoder, numerics: str) -> AttemptState:
+    def begun(cls, record: JobRecord, model: ServedModel, numerics: str) -> AttemptState:
         """An attempt that has just begun, none of whose images is on its way yet."""
         return cls(
             record.id,
@@ -175,7 +170,7 @@ class AttemptState:
 
     def _progress(self, items: Sequence[Advanced], write: JobUpdate) -> None:
         for item in items:
-            self.evaluations += 2 if item.trajectory.guided else 1
+            self.evaluations += item.trajectory.rows_per_evaluation
             self.reached[item.trajectory.index] = item.step
             self.points[item.trajectory.index] = ResumePoint(item.row, item.registers)
         write.fields |= {"evaluations": self.evaluations, "mean_batch": self.mean_batch}
@@ -187,14 +182,14 @@ class AttemptState:
             write.events.append({"type": "progress", **progress})
         for item in items:
             write.events += self._frames(item)
-            if item.final is not None:
-                self._finish_image(item, item.final, write)
+            if item.result is not None:
+                self._finish_image(item, item.result, write)
 
     def _frames(self, item: Advanced) -> list[dict[str, Any]]:
         every = self.request.preview_every
         if not every or not item.completed or item.step % every:
             return []
-        tensors = {"x0": item.believed, "xt": item.seen}
+        tensors = {"x0": item.denoised, "xt": item.x_t}
         kinds = tensors if self.request.preview == "both" else [self.request.preview]
         return [
             {
@@ -206,14 +201,14 @@ class AttemptState:
                 "sigma": item.sigma,
                 "kind": kind,
                 "media_type": "image/png",
-                "data": base64.b64encode(encode_frame(self.model.decode(tensors[kind]))).decode(),
+                "data": base64.b64encode(encode_frame(self.model.preview(tensors[kind][None])[0])).decode(),
             }
             for kind in kinds
         ]
 
     def _finish_image(self, item: Advanced, final: Tensor, write: JobUpdate) -> None:
         request, index = self.request, item.trajectory.index
-        pixels = self.model.decode(final)
+        pixels = self.model.decode(final[None])[0]
         data = encode(pixels, request.format, request.parameters(index, self.numerics))
         image = Image(
             index=index,

@@ -18,7 +18,7 @@ from denoised.jobs.record import JobRecord
 from denoised.jobs.store import StartedAttempt, Store
 from denoised.jobs.update import JobUpdate
 from denoised.model.errors import ModelError
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.engine.resume import ResumePoint, from_bytes
 from denoised.worker.engine.trajectory import Trajectory, trajectories
@@ -40,7 +40,7 @@ class FetchedJob:
     unservable: str | None = None
 
     @classmethod
-    def of(cls, hold: Delivery, begun: StartedAttempt, model: PixelModel) -> FetchedJob:
+    def of(cls, hold: Delivery, begun: StartedAttempt, model: ServedModel) -> FetchedJob:
         try:
             return cls(hold, begun.record, _trajectories(begun, model))
         except ModelError as error:
@@ -65,7 +65,7 @@ class JobFetcher(threading.Thread):
     def __init__(
         self,
         store: Store,
-        models: Mapping[str, PixelModel],
+        models: Mapping[str, ServedModel],
         take: Callable[[str], Delivery | None],
         name: str,
         arrived: Callable[[], None],
@@ -194,7 +194,7 @@ class JobFetcher(threading.Thread):
             return None
 
 
-def _trajectories(begun: StartedAttempt, model: PixelModel) -> list[Trajectory]:
+def _trajectories(begun: StartedAttempt, model: ServedModel) -> list[Trajectory]:
     """Those of a job, where they were saved; from their x_T when that cannot be used."""
     record, resume_point = begun.record, begun.resume_point
     try:

@@ -19,7 +19,7 @@ from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.store import Store, UpdateResult
 from denoised.jobs.update import JobUpdate
 from denoised.worker.delivery.attempt import SURE_SECONDS, TELL_SECONDS, AttemptState
-from denoised.worker.engine.engine import Advanced, Turn
+from denoised.worker.engine.turn import Advanced, Turn
 from denoised.worker.errors import TrajectoryError
 
 log = logging.getLogger("denoised.worker")

@@ -31,7 +31,7 @@ from denoised.jobs.record import WorkerReport
 from denoised.jobs.redis_keys import model_channel
 from denoised.jobs.store import Queue as QueueKeys
 from denoised.jobs.store import Store
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
 from denoised.worker.engine.speed import Speed
@@ -115,7 +115,7 @@ class BatchingWorker(BaseWorker):
 
     def __init__(
         self,
-        models: Mapping[str, PixelModel],
+        models: Mapping[str, ServedModel],
         client: redis.Redis,
         store: Store,
         settings: WorkerSettings,
@@ -140,7 +140,7 @@ class BatchingWorker(BaseWorker):
         self.register_birth()  # type: ignore[no-untyped-call]
         for thread in (self.loop.publisher, self._housekeeper, self._listener):
             thread.start()
-        log.info("serving %s, %d lanes", ", ".join(self.loop.models), self.settings.max_batch)
+        log.info("serving %s, %d batch slots", ", ".join(self.loop.models), self.settings.max_batch)
         written = False
         try:
             written = self.loop.run()
@@ -216,7 +216,7 @@ class BatchingWorker(BaseWorker):
             pending_evaluations=pending,
             evaluations_per_second=self.loop.speed.per_second,
             reserved=self.loop.engine.batch.reserved,
-            places=self.loop.engine.batch.places,
+            places=self.loop.engine.batch.max_members,
             paces=self.loop.speed.paces(),
             counters=asdict(self.loop.counters),
             reported_at=time.time(),

@@ -26,7 +26,7 @@ from denoised.model.backends.native.recorded_graph import RecordedGraph
 from denoised.model.networks.parts import Attention, Downsample, ResnetBlock, Upsample
 from denoised.model.networks.unet import UNet
 
-FEWEST_FLYING = 8
+MIN_PIPELINED = 8
 
 
 class NativeUNet(nn.Module):
@@ -55,10 +55,10 @@ class NativeUNet(nn.Module):
         self._recordable = True
 
     @property
-    def flies_from(self) -> int | None:
-        """See `PixelModel.flies_from`: as many images as both halves keep all threads busy with, and not so few that
-        one evaluation of them is over at once."""
-        return max(FEWEST_FLYING, 2 * torch.get_num_threads()) if self._recordable else None
+    def min_pipelined_images(self) -> int | None:
+        """See `Backend`: as many images as keep all threads busy in both halves, and enough for an evaluation to take
+        longer than the turn around it."""
+        return max(MIN_PIPELINED, 2 * torch.get_num_threads()) if self._recordable else None
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """As `UNet.forward`; not by two threads at a time."""

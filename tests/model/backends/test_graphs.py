@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from denoised.model.backends.graphs import PRECISIONS, GraphedUNet, Precision
+from denoised.model.backends.graphs import GraphedUNet
+from denoised.model.backends.numerics import PRECISIONS, Precision
 from denoised.model.errors import KernelError
 from denoised.model.networks.unet import UNet
 from denoised.model.serving.loading import ZOO, load_model

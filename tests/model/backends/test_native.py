@@ -150,20 +150,20 @@ def test_the_caller_goes_on_while_an_evaluation_is_on_its_way() -> None:
 
 
 @torch.inference_mode()
-def test_a_network_flies_from_as_many_images_as_keep_all_threads_busy_and_not_where_it_has_no_program() -> None:
+def test_a_network_is_pipelined_for_enough_images_to_keep_all_threads_busy_and_only_if_it_is_recorded() -> None:
     _, native = network(ATTENTION)
     native(*inputs(1))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert native.flies_from == 8
+        assert native.min_pipelined_images == 8
         torch.set_num_threads(6)
-        assert native.flies_from == 12
+        assert native.min_pipelined_images == 12
     finally:
         torch.set_num_threads(before)
     _, other = network(NCSNPP)
     other(*inputs(1))
-    assert other.flies_from is None
+    assert other.min_pipelined_images is None
 
 
 @torch.inference_mode()

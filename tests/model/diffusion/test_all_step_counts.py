@@ -15,9 +15,9 @@ from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 pytestmark = pytest.mark.slow
 TIMESTEPS = 250
 SCHEDULES = {
-    "linear": NoiseSchedule.named("linear", TIMESTEPS),
-    "cosine": NoiseSchedule.named("squaredcos_cap_v2", TIMESTEPS),
-    "cosine, ending in noise": NoiseSchedule.named("squaredcos_cap_v2", TIMESTEPS).ending_in_noise(),
+    "linear": NoiseSchedule.from_name("linear", TIMESTEPS),
+    "cosine": NoiseSchedule.from_name("squaredcos_cap_v2", TIMESTEPS),
+    "cosine, ending in noise": NoiseSchedule.from_name("squaredcos_cap_v2", TIMESTEPS).with_zero_terminal_snr(),
 }
 
 
@@ -28,9 +28,9 @@ def check(plan: Plan, steps: int) -> None:
     assert np.isfinite(plan.matrices).all()
     ratios = [plan.sigma[row] / max(plan.alpha[row], 1e-9) for row in range(plan.evaluations)]
     assert all(later <= earlier for earlier, later in itertools.pairwise(ratios))
-    assert not plan.draws(plan.evaluations - 1)
+    assert not plan.draws_noise(plan.evaluations - 1)
     registers = np.zeros(plan.registers)
-    registers[0] = 1.3 * plan.start
+    registers[0] = 1.3 * plan.initial_scale
     for alpha, sigma, matrix in zip(plan.alpha, plan.sigma, plan.matrices, strict=True):
         known = np.array([*registers, 0.3, (registers[0] - alpha * 0.3) / sigma, 0.0])
         registers = matrix @ known

@@ -9,7 +9,9 @@ import torch
 from sklearn.svm import SVC
 
 from denoised.model.checkpoints.card_file import read_card_file
-from denoised.model.diffusion.noise import add_noise, tables
+from denoised.model.diffusion.noise import level_tables
+from denoised.model.diffusion.predictions import add_noise
+from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
@@ -43,7 +45,7 @@ def samples(model: PixelModel) -> npt.NDArray[np.uint8]:
     x0 = sample(
         model, labels, sampler=default.sampler, steps=default.steps, guidance_scale=default.guidance_scale, seed=10_000
     )
-    return np.stack([model.decode(x)[..., 0] for x in x0])
+    return model.decode(x0)[..., 0]
 
 
 def flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -82,12 +84,12 @@ def test_held_out_images_are_denoised_as_well_as_those_it_learned_from(
     model: PixelModel, train: Dataset, held_out: Dataset
 ) -> None:
     """The error of x̂_0 at a middle level: far below that of the image itself, and nearly the same for both."""
-    alpha, sigma = (table[500].expand(360) for table in tables(model.schedule))
+    alpha, sigma = (table[500].expand(360) for table in level_tables(model.schedule))
 
     def error(data: Dataset) -> float:
         x0 = to_unit(data.images[:360])
         x = add_noise(x0, torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)), alpha, sigma)
-        found = model.denoise(x, torch.full((360,), 500), alpha, sigma, data.classes[:360])
+        found = model.denoise(x, torch.full((360,), 500), alpha, sigma, Conditioning({"label": data.classes[:360]}))
         return float((found.x0 - x0).square().mean())
 
     assert error(held_out) < 0.25 * float(to_unit(held_out.images).var())

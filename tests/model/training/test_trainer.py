@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised.model.diffusion.noise import x0_from_epsilon
+from denoised.model.diffusion.predictions import x0_from_epsilon
 from denoised.model.errors import TrainingError
 from denoised.model.training.dataset import Dataset
 from denoised.model.training.trainer import Trainer, ema_decay, shuffled_indices

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from denoised.model.diffusion.noise import Estimate
 from denoised.model.diffusion.plans import Plan
+from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS
-from denoised.worker.engine.engine import Engine, Turn
-from denoised.worker.engine.trajectory import Trajectory
+from denoised.model.serving.conditioning import ConditioningRequest
+from denoised.worker.engine.engine import Engine
+from denoised.worker.engine.trajectory import Guidance, Trajectory
+from denoised.worker.engine.turn import Turn
 
 Trajectories = Callable[..., list[Trajectory]]
 Turns = Callable[[Engine], Iterator[Turn]]
@@ -25,13 +27,15 @@ Outcome = dict[tuple[str, int], bytes]
 
 
 @pytest.fixture(autouse=True, params=[None, 2], ids=["one turn at a time", "two turns at once"])
-def flies_from(request: pytest.FixtureRequest, fake_model: Any, monkeypatch: pytest.MonkeyPatch) -> int | None:
+def min_pipelined_images(
+    request: pytest.FixtureRequest, fake_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> int | None:
     """Whether networks are at two halves of the batch at once; it changes nothing but that."""
-    monkeypatch.setattr(fake_model, "flies_from", request.param)
+    monkeypatch.setattr(fake_model, "min_pipelined_images", request.param)
     return request.param  # type: ignore[no-any-return]
 
 
-one_turn_at_a_time = pytest.mark.parametrize("flies_from", [None], indirect=True)
+one_turn_at_a_time = pytest.mark.parametrize("min_pipelined_images", [None], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ COMERS = st.lists(st.builds(Comer, st.integers(0, 9), FIELDS), min_size=1, max_s
 
 def finals(turns: Iterator[Turn]) -> Outcome:
     """The bytes of each finished image by job and index."""
-    items = (item for turn in turns for item in turn.advanced if item.final is not None)
-    return {(item.trajectory.job, item.trajectory.index): as_bytes(item.final) for item in items}
+    items = (item for turn in turns for item in turn.advanced if item.result is not None)
+    return {(item.trajectory.job, item.trajectory.index): as_bytes(item.result) for item in items}
 
 
 def as_bytes(tensor: Tensor | None) -> bytes:
@@ -81,7 +85,7 @@ def alone(model: Any, trajectories: list[Trajectory]) -> Outcome:
     """What each of them becomes in an engine that it has for itself."""
     found: Outcome = {}
     for trajectory in trajectories:
-        engine = Engine({model.card.name: model}, lanes=1)
+        engine = Engine({model.card.name: model}, max_batch=1)
         engine.batch.admit([trajectory])
         while len(engine.batch):
             found |= finals(iter([engine.step()]))
@@ -100,9 +104,9 @@ def together(engine: Engine, arrivals: dict[int, list[Trajectory]]) -> Outcome:
 
 
 @settings(max_examples=40, deadline=None)
-@given(comers=COMERS, lanes=st.integers(1, 6))
+@given(comers=COMERS, max_batch=st.integers(1, 6))
 def test_in_any_mix_everybody_gets_the_bytes_of_a_run_alone(
-    comers: list[Comer], lanes: int, fake_model: Any, trajectories_of: Trajectories
+    comers: list[Comer], max_batch: int, fake_model: Any, trajectories_of: Trajectories
 ) -> None:
     """Other samplers, steps, labels and guidance beside it, joined at any turn, few lanes or many
     (stable-diffusion-webui#376, sglang#28502, diffusers#7851)."""
@@ -113,7 +117,7 @@ def test_in_any_mix_everybody_gets_the_bytes_of_a_run_alone(
     for comer, job in jobs:
         expected |= alone(model, trajectories_of(model, job, **comer.fields))
         arrivals.setdefault(comer.turn, []).extend(trajectories_of(model, job, **comer.fields))
-    assert together(Engine({"fake": model}, lanes), arrivals) == expected
+    assert together(Engine({"fake": model}, max_batch), arrivals) == expected
 
 
 def test_a_learned_variance_is_each_images_own(fake_model: Any, trajectories_of: Trajectories) -> None:
@@ -181,7 +185,7 @@ def test_more_trajectories_than_lanes_finish_in_the_order_they_came(
     names = [f"job-{k}" for k in range(7)]
     for name in names:
         engine.batch.admit(trajectories_of(model, name, steps=3))
-    done = [item.trajectory.job for turn in turns_of(engine) for item in turn.advanced if item.final is not None]
+    done = [item.trajectory.job for turn in turns_of(engine) for item in turn.advanced if item.result is not None]
     assert done == names
     assert max(len(call) for call in model.calls) == 2
 
@@ -194,7 +198,7 @@ def test_those_who_come_later_do_not_starve_those_who_wait(model: Any, trajector
     done: list[str] = []
     for k in range(16):
         engine.batch.admit(trajectories_of(model, f"later-{k}", steps=1))
-        done += [item.trajectory.job for item in engine.step().advanced if item.final is not None]
+        done += [item.trajectory.job for item in engine.step().advanced if item.result is not None]
     assert [job for job in done if not job.startswith("later")] == ["first", "second"]
     assert len(done) > 2
 
@@ -310,8 +314,8 @@ def test_guidance_is_uncond_plus_scale_times_the_difference_of_two_evaluations(
     (trajectory,) = trajectories_of(model, label=3, guidance_scale=scale, steps=5)
     x, plan = trajectory.registers[0].clone(), trajectory.plan
     level = [torch.tensor([float(table[0])]) for table in (plan.t, plan.alpha, plan.sigma)]
-    with_label = model.denoise(x[None], *level, model.condition(3)[None])
-    without = model.denoise(x[None], *level, model.condition(None)[None])
+    with_label = model.denoise(x[None], *level, model.encode([ConditioningRequest(label=3)]))
+    without = model.denoise(x[None], *level, model.encode([ConditioningRequest()]))
     merged = Estimate(
         without.x0 + scale * (with_label.x0 - without.x0),
         without.epsilon + scale * (with_label.epsilon - without.epsilon),
@@ -322,7 +326,7 @@ def test_guidance_is_uncond_plus_scale_times_the_difference_of_two_evaluations(
     turn = engine.step()
     assert turn.rows == 2
     assert model.calls[-1] == [3, 4]
-    torch.testing.assert_close(turn.advanced[0].believed, merged.x0[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(turn.advanced[0].denoised, merged.x0[0], rtol=1e-6, atol=1e-6)
     expected = w_x0 * merged.x0[0] + w_epsilon * merged.epsilon[0]
     torch.testing.assert_close(trajectory.registers[0], expected, rtol=1e-5, atol=1e-5)
 
@@ -344,14 +348,14 @@ def test_a_frame_shows_what_the_network_saw_and_what_it_believed(model: Any, tra
     for k in range(3):
         x, plan = trajectory.registers[0].clone(), trajectory.plan
         level = [torch.tensor([float(table[k])]) for table in (plan.t, plan.alpha, plan.sigma)]
-        belief = model.denoise(x[None], *level, model.condition(1)[None]).x0[0].clamp(-1, 1)
+        belief = model.denoise(x[None], *level, model.encode([ConditioningRequest(label=1)])).x0[0].clamp(-1, 1)
         (item,) = engine.step().advanced
-        assert as_bytes(item.seen) == as_bytes(x)
-        assert as_bytes(item.believed) == as_bytes(belief)
+        assert as_bytes(item.x_t) == as_bytes(x)
+        assert as_bytes(item.denoised) == as_bytes(belief)
         assert (item.step, item.t, item.sigma) == (k + 1, plan.t[k], plan.sigma[k])
-        assert (item.final is None) == (k < 2)
+        assert (item.result is None) == (k < 2)
     # The last row of ddim ends at x̂_0 itself: α = 1, σ = 0.
-    assert as_bytes(item.final) == as_bytes(item.believed)
+    assert as_bytes(item.result) == as_bytes(item.denoised)
 
 
 def held_plan(steps: int) -> Plan:
@@ -375,9 +379,8 @@ def held_trajectory(model: Any, seed: int) -> Trajectory:
         index=0,
         model="fake",
         plan=held_plan(6),
-        condition=model.condition(1),
-        unconditional=model.condition(None),
-        guidance_scale=2.0,
+        conditioning=model.encode([ConditioningRequest(label=1)]),
+        guidance=Guidance(model.encode([ConditioningRequest()]), 2.0),
         seed=seed,
         shape=model.shape,
         device=model.device,

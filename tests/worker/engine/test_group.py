@@ -14,6 +14,7 @@ from denoised.worker.engine import group as group_module
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.group import Group, Table
 from denoised.worker.engine.trajectory import Trajectory
+from tests.harness import LABELS
 
 Trajectories = Callable[..., list[Trajectory]]
 CPU = torch.device("cpu")
@@ -50,7 +51,7 @@ def test_every_row_of_every_plan_is_in_the_table(members: list[Trajectory]) -> N
 def test_a_table_that_is_full_keeps_the_plans_that_are_asked_for(
     model: Any, members: list[Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_module, "MOST_ROWS", 41)
+    monkeypatch.setattr(group_module, "MAX_TABLE_ROWS", 41)
     table = Table(CPU)
     table.first_rows([model.plan("ddim", steps, 0.0) for steps in range(1, 9)])
     plans = [member.plan for member in members]
@@ -78,8 +79,8 @@ def test_the_guided_are_there_twice_the_second_time_without_their_labels(members
     assert group.guided.index.tolist() == guided
     assert group.guided.order.tolist() == [0, 1, 2, 3, *guided]
     assert group.is_guided.tolist() == [member.guided for member in members]
-    labels = [int(member.condition) for member in members] + [int(members[k].unconditional) for k in guided]
-    assert group.conditions.tolist() == labels
+    labels = [int(member.conditioning["label"]) for member in members] + [len(LABELS)] * len(guided)
+    assert group.conditioning["label"].tolist() == labels
 
 
 def test_a_group_is_of_its_members_in_their_order_alone(members: list[Trajectory]) -> None:

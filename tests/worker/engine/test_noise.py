@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.worker.engine.trajectory import Trajectory
 
 DEVICES = ["cpu", "meta"]  # meta holds no numbers: one that were drawn there would be none
@@ -37,9 +38,7 @@ def begin(model: Any, device: str) -> Trajectory:
         index=0,
         model="fake",
         plan=model.plan("ddpm", 9, 0.0),
-        condition=model.condition(1),
-        unconditional=model.condition(None),
-        guidance_scale=1.0,
+        conditioning=model.encode([ConditioningRequest(label=1)]),
         seed=7,
         shape=model.shape,
         device=torch.device(device),

@@ -76,7 +76,7 @@ def _run(model: Any, trajectories: list[Trajectory], turns_of: Any) -> tuple[lis
     engine = Engine({"fake": model}, 4)
     engine.batch.admit(trajectories)
     items = [item for turn in turns_of(engine) for item in turn.advanced]
-    return [(item.row, item.registers) for item in items], items[-1].final
+    return [(item.row, item.registers) for item in items], items[-1].result
 
 
 def test_registers_that_a_turn_handed_out_stay_as_they_are(model: Any, trajectories_of: Make, turns_of: Any) -> None:

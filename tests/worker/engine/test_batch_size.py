@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from denoised.model.diffusion.noise import Estimate
-from denoised.worker.engine.slots import SIZES, USUAL, Pace, enough, measure
+from denoised.model.diffusion.predictions import Estimate
+from denoised.worker.engine.batch_size import CPU_SIZES, USUAL, Pace, choose_max_batch, measure
 
 
 def work(seconds: float) -> None:
@@ -22,11 +22,11 @@ def work(seconds: float) -> None:
 
 def paces(*per_second: float) -> list[Pace]:
     """Of a network whose turns are long."""
-    return [Pace(images, 100 * images / rate) for images, rate in zip(SIZES, per_second, strict=False)]
+    return [Pace(images, 100 * images / rate) for images, rate in zip(CPU_SIZES, per_second, strict=False)]
 
 
 @pytest.mark.parametrize(
-    ("per_second", "lanes"),
+    ("per_second", "max_batch"),
     [
         ((100, 200, 400, 800, 1600, 3200), 32),
         ((100, 100, 100, 100, 100, 100), 1),
@@ -37,20 +37,20 @@ def paces(*per_second: float) -> list[Pace]:
     ],
 )
 def test_it_is_the_smallest_batch_that_no_larger_one_beats_by_a_twentieth(
-    per_second: tuple[float, ...], lanes: int
+    per_second: tuple[float, ...], max_batch: int
 ) -> None:
-    assert enough(paces(*per_second)) == lanes
+    assert choose_max_batch(paces(*per_second)) == max_batch
 
 
 def test_where_the_time_was_too_short_to_see_the_rise_end_it_is_as_usual() -> None:
-    assert enough([]) == enough(paces(100)) == enough(paces(100, 200, 400)) == USUAL
-    assert enough(paces(50, 75, 101, 83)) == USUAL
-    assert enough(paces(50, 75, 101, 83, 102)) == 4
+    assert choose_max_batch([]) == choose_max_batch(paces(100)) == choose_max_batch(paces(100, 200, 400)) == USUAL
+    assert choose_max_batch(paces(50, 75, 101, 83)) == USUAL
+    assert choose_max_batch(paces(50, 75, 101, 83, 102)) == 4
 
 
-@pytest.mark.parametrize(("a_turn", "an_image", "lanes"), [(0.008, 0.0, {32}), (0.0, 0.01, {1, 2, 4, 8})])
+@pytest.mark.parametrize(("a_turn", "an_image", "max_batch"), [(0.008, 0.0, {32}), (0.0, 0.01, {1, 2, 4, 8})])
 def test_a_network_is_measured_as_the_engine_drives_it(
-    a_turn: float, an_image: float, lanes: set[int], fake_model: Any
+    a_turn: float, an_image: float, max_batch: set[int], fake_model: Any
 ) -> None:
     """One whose batch costs nothing, and one whose batch brings nothing."""
 
@@ -61,18 +61,18 @@ def test_a_network_is_measured_as_the_engine_drives_it(
             return known
 
     found = measure(Timed(), seconds=5.0)
-    assert [pace.images for pace in found] == list(SIZES)
+    assert [pace.images for pace in found] == list(CPU_SIZES)
     assert all(pace.seconds >= a_turn + an_image * pace.images for pace in found)
-    assert enough(found) in lanes
+    assert choose_max_batch(found) in max_batch
 
 
 def test_where_turns_are_short_it_is_as_usual_since_a_turn_costs_more_than_the_network() -> None:
     def flat(seconds: float) -> list[Pace]:
-        return [Pace(images, seconds * images) for images in SIZES]
+        return [Pace(images, seconds * images) for images in CPU_SIZES]
 
-    assert enough(flat(0.002)) == USUAL
-    assert enough(flat(0.02)) == 4
-    assert enough(flat(0.2)) == 1
+    assert choose_max_batch(flat(0.002)) == USUAL
+    assert choose_max_batch(flat(0.02)) == 4
+    assert choose_max_batch(flat(0.2)) == 1
 
 
 def test_measuring_ends_when_its_time_is_over(fake_model: Any) -> None:
@@ -80,7 +80,7 @@ def test_measuring_ends_when_its_time_is_over(fake_model: Any) -> None:
     started = time.monotonic()
     found = measure(fake_model(seconds=0.05), seconds=0.3)
     assert time.monotonic() - started < 1.0
-    assert 1 <= len(found) < len(SIZES)
+    assert 1 <= len(found) < len(CPU_SIZES)
 
 
 def test_what_another_program_takes_is_not_counted(fake_model: Any) -> None:
@@ -111,4 +111,4 @@ def test_a_size_too_large_for_the_device_is_no_gain(fake_model: Any) -> None:
         (4, True),
         (8, False),
     ]
-    assert enough(found) == 4
+    assert choose_max_batch(found) == 4

@@ -1,4 +1,4 @@
-"""What clients of the OpenAI Images API send and receive, for validation and for the OpenAPI document."""
+"""The requests and responses of the OpenAI Images API, for validation and for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ EXAMPLES: list[JsonValue] = [
     {"prompt": "two ankle boots", "n": 2, "response_format": "url", "seed": 7},
     {"prompt": "dress", "stream": True, "partial_images": 2, "steps": 12, "guidance_scale": 2.0},
 ]
-NO_EFFECT = "taken, and without effect"
+IGNORED = "accepted and ignored"
 
 
 class ImagesRequest(BaseModel):
-    """`POST /v1/images/generations`. What is left out, or null, takes the model's default."""
+    """`POST /v1/images/generations`. Fields that are omitted or null take the model's default."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
 
@@ -29,33 +29,34 @@ class ImagesRequest(BaseModel):
     model: Annotated[str | None, body_field(FIELDS["model"])] = None
     n: Annotated[int | None, body_field(FIELDS["n"])] = None
     size: Annotated[
-        StrictStr | None, Field(max_length=20, description='"auto", or the size that the model has, as "28x28"')
+        StrictStr | None,
+        Field(max_length=20, description='"auto", or the size of the model\'s pictures, such as "28x28"'),
     ] = None
     response_format: Annotated[
-        Literal["url", "b64_json"] | None, Field(description="b64_json if left out; a url is fetched with the same key")
+        Literal["url", "b64_json"] | None, Field(description="default b64_json; fetch a url with the same API key")
     ] = None
     output_format: Annotated[Format | None, body_field(FIELDS["format"])] = None
     stream: StrictBool | None = None
     partial_images: Annotated[
-        StrictInt | None, Field(ge=0, le=3, description="pictures on the way, of a stream; 0 if left out")
+        StrictInt | None, Field(ge=0, le=3, description="intermediate pictures of a stream; default 0")
     ] = None
     seed: Annotated[int | None, body_field(FIELDS["seed"])] = None
     steps: Annotated[int | None, body_field(FIELDS["steps"])] = None
     guidance_scale: Annotated[float | None, body_field(FIELDS["guidance_scale"])] = None
     background: Annotated[Literal["opaque", "auto"] | None, Field(description="pictures are opaque")] = None
-    output_compression: Annotated[
-        StrictInt | None, Field(ge=100, le=100, description="the quality of pictures is fixed")
-    ] = None
+    output_compression: Annotated[StrictInt | None, Field(ge=100, le=100, description="the compression is fixed")] = (
+        None
+    )
     quality: Annotated[
         Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None,
-        Field(description=f"{NO_EFFECT}: `steps` decides"),
+        Field(description=f"{IGNORED}; `steps` sets the quality"),
     ] = None
-    style: Annotated[Literal["vivid", "natural"] | None, Field(description=NO_EFFECT)] = None
-    moderation: Annotated[Literal["low", "auto"] | None, Field(description=NO_EFFECT)] = None
-    complexity: Annotated[Literal["low", "medium", "high"] | None, Field(description=NO_EFFECT)] = None
-    user: Annotated[StrictStr | None, Field(max_length=1000, description="taken, and neither kept nor logged")] = None
+    style: Annotated[Literal["vivid", "natural"] | None, Field(description=IGNORED)] = None
+    moderation: Annotated[Literal["low", "auto"] | None, Field(description=IGNORED)] = None
+    complexity: Annotated[Literal["low", "medium", "high"] | None, Field(description=IGNORED)] = None
+    user: Annotated[StrictStr | None, Field(max_length=1000, description="accepted, neither stored nor logged")] = None
     safety_identifier: Annotated[
-        StrictStr | None, Field(max_length=1000, description="taken, and neither kept nor logged")
+        StrictStr | None, Field(max_length=1000, description="accepted, neither stored nor logged")
     ] = None
 
 
@@ -65,7 +66,7 @@ class TokenDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """Nothing here is counted in tokens."""
+    """Always zero: this server does not count tokens."""
 
     input_tokens: int = 0
     input_tokens_details: TokenDetails = TokenDetails()
@@ -74,14 +75,14 @@ class Usage(BaseModel):
 
 
 class ImageData(BaseModel):
-    """One picture, as bytes or as the address of them."""
+    """One picture, as base64 or as a URL."""
 
     b64_json: str | None = None
     url: str | None = None
-    seed: Annotated[int, Field(description="beyond the OpenAI API: what makes it again")]
+    seed: Annotated[int, Field(description="an addition to the OpenAI API: reproduces the picture")]
 
 
-class ImagesAnswer(BaseModel):
+class ImagesResponse(BaseModel):
     created: int
     data: list[ImageData]
     background: Literal["opaque"] = "opaque"
@@ -91,7 +92,7 @@ class ImagesAnswer(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """created: 0, since nobody knows when a model was made."""
+    """A model. `created` is 0, because it is unknown when a model was made."""
 
     id: str
     object: Literal["model"] = "model"
@@ -104,14 +105,14 @@ class ModelEntries(BaseModel):
     data: list[ModelEntry]
 
 
-class V1ErrorDetail(BaseModel):
+class OpenAIErrorDetail(BaseModel):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class V1Error(BaseModel):
-    """An error as the OpenAI API writes it."""
+class OpenAIError(BaseModel):
+    """An error in the format of the OpenAI API."""
 
-    error: V1ErrorDetail
+    error: OpenAIErrorDetail
