@@ -33,17 +33,10 @@ from bench.accelerator_run import AcceleratorRun
 from bench.benchmark_run import BenchmarkRun
 from bench.errors import BenchError
 from bench.machine import Machine, this_machine
-<<<<<<< HEAD
 from bench.processes import ROOT
 from bench.run_length import RunLength
 from bench.samples import SampleRecorder, read_samples, write_samples
 from denoised.model.backends.numerics import PRECISIONS, Precision
-=======
-from bench.place import Place
-from bench.programs import ROOT
-from bench.trial import Trial
-from denoised.model.backends.numerics import PRECISIONS, Precision
->>>>>>> main
 from denoised.model.checkpoints.atomic import write_text_atomically
 
 DOCS = ROOT / "docs"

@@ -14,16 +14,9 @@ from bench import sample_names as names
 from bench.accelerator_run import AcceleratorRun
 from bench.kernels import OutputOnly
 from bench.servers import FOLDER
-<<<<<<< HEAD:bench/accelerator_evaluations.py
 from denoised.model.backends.numerics import Precision
 from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.worker.model_loading import DEFAULT
-=======
-from bench.trial import Trial
-from denoised.model.backends.numerics import Precision
-from denoised.model.serving.loading import ZOO, load_for_serving
-from denoised.worker.model_loading import DEFAULT
->>>>>>> main:bench/evaluations.py
 
 BATCHES = (1, 16, 64)
 COMPILED_BATCHES = (16, 64)
@@ -79,13 +72,8 @@ def _builders(section: AcceleratorRun, precision: Precision, batch: int) -> dict
     return builders
 
 
-<<<<<<< HEAD:bench/accelerator_evaluations.py
 def _denoised(precision: Precision, batch: int, device: str) -> Evaluate:
     model = load_for_serving(ZOO / DEFAULT, device=device, precision=precision).model
-=======
-def _ours(precision: Precision, batch: int, device: str) -> Evaluate:
-    model = load_for_serving(ZOO / DEFAULT, device=device, precision=precision).model
->>>>>>> main:bench/evaluations.py
     x, t, labels = _inputs(batch, model.shape, device)
     return lambda: model.backend(x, t, labels)
 

@@ -11,15 +11,9 @@ from typing import TypeVar
 
 import torch
 
-<<<<<<< HEAD:bench/accelerator_run.py
 from bench.benchmark_run import BenchmarkRun
 from bench.samples import SampleRecorder
 from denoised.model.backends.numerics import Precision
-=======
-from bench.figures import Samples
-from bench.place import Place
-from denoised.model.backends.numerics import Precision
->>>>>>> main:bench/trial.py
 
 T = TypeVar("T")
 

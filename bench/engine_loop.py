@@ -14,11 +14,7 @@ from denoised.worker.engine.trajectory import trajectories
 
 
 def evaluations_per_second(
-<<<<<<< HEAD
     model: ServedModel, requests: Iterator[ImageRequest], concurrent: int, *, warm_up: float, seconds: float
-=======
-    model: ServedModel, asks: Iterator[Ask], alive: int, *, warm_up: float, seconds: float
->>>>>>> main
 ) -> float:
     """Batch rows evaluated per second with `concurrent` trajectories, each replaced as soon as it is finished."""
     engine = Engine({model.card.name: model}, concurrent)
@@ -28,13 +24,9 @@ def evaluations_per_second(
     return rows / (time.perf_counter() - began)
 
 
-<<<<<<< HEAD
 def _run_turns(
     engine: Engine, model: ServedModel, requests: Iterator[ImageRequest], concurrent: int, seconds: float
 ) -> int:
-=======
-def _turns(engine: Engine, model: ServedModel, asks: Iterator[Ask], alive: int, seconds: float) -> int:
->>>>>>> main
     end, rows = time.perf_counter() + seconds, 0
     while time.perf_counter() < end:
         while len(engine.batch) < concurrent:
@@ -43,11 +35,7 @@ def _turns(engine: Engine, model: ServedModel, asks: Iterator[Ask], alive: int, 
     return rows
 
 
-<<<<<<< HEAD
 def _job(model: ServedModel, image: ImageRequest) -> JobRecord:
-=======
-def _job(model: ServedModel, ask: Ask) -> JobRecord:
->>>>>>> main
     request = SamplingRequest(
         model=model.card.name,
         label=image.label,

@@ -30,7 +30,6 @@ from bench.sample_names import (
 from bench.samples import SampleRecorder
 from bench.servers import FOLDER
 from denoised.model.serving.loading import ZOO, load_for_serving
-from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.worker.model_loading import DEFAULT
 
@@ -68,11 +67,7 @@ class Networks:
     """The bundled model as denoised serves it, and as diffusers loads it, in both memory formats."""
 
     def __init__(self) -> None:
-<<<<<<< HEAD
         self.denoised: PixelModel = load_for_serving(ZOO / DEFAULT, device="cpu").model
-=======
-        self.ours: PixelModel = load_for_serving(ZOO / DEFAULT, device="cpu").model
->>>>>>> main
         self.diffusers: Mapping[str, nn.Module] = {
             CONTIGUOUS: _load_diffusers(torch.contiguous_format),
             CHANNELS_LAST: _load_diffusers(torch.channels_last),
@@ -89,11 +84,7 @@ class Networks:
         x, t, labels = self.inputs(batch, side)
         x_channels_last = x.contiguous(memory_format=torch.channels_last)
         return {
-<<<<<<< HEAD
             DENOISED: lambda: self.denoised.backend(x, t, labels),
-=======
-            OURS: lambda: self.ours.backend(x, t, labels),
->>>>>>> main
             CONTIGUOUS: lambda: self.diffusers[CONTIGUOUS](x, t, labels),
             CHANNELS_LAST: lambda: self.diffusers[CHANNELS_LAST](x_channels_last, t, labels),
         }

@@ -14,15 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.errors import BenchError
-<<<<<<< HEAD
 from bench.processes import ROOT, MeasuredProgram, answers, command_line, free_port, process_tree
 from bench.sample_names import BARE, BATCHING, DENOISED, LOCKED, in_precision
 from denoised.model.backends.numerics import Precision
-=======
-from bench.names import BARE, BATCHING, LOCKED, OURS, in_precision
-from bench.programs import ROOT, Program, answers, command_line, family, free_port
-from denoised.model.backends.numerics import Precision
->>>>>>> main
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 FOLDER = ROOT / "model" / "zoo" / "fashion-mnist"  # the model that all of them serve
