@@ -32,9 +32,9 @@ from denoised.worker.__main__ import cli as working
 
 ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
 FOLDERS = ("app", "bench", "denoised", "docs", "jobs", "model", "ops", "tests", "worker")
-# A path or a module in backticks: the first word starts with one of the folders.
+# Paths and modules in backticks.
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
-MODULE = re.compile(rf"`(?:denoised\.)?((?:{'|'.join(FOLDERS)})(?:\.\w+)+)(?:\(.*\))?`")
+MODULE = re.compile(r"`(?:denoised\.)?((?:app|bench|jobs|model|worker|denoised\.cli|denoised\.client)(?:\.\w+)+)`")
 
 
 @pytest.fixture(scope="module")
