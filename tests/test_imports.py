@@ -204,6 +204,7 @@ OF_THE_SERVER = {"torch", "numpy", "fastapi", "starlette", "uvicorn", "pydantic"
 @pytest.mark.parametrize(
     ("name", "spared"),
     [
+        ("denoised", SLOW_TO_IMPORT),
         ("denoised.app.launch.cli", SLOW_TO_IMPORT),
         ("denoised.client", OF_THE_SERVER),
         ("denoised.cli.generate", OF_THE_SERVER),

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from denoised.app.http.errors import NotFound
 from denoised.app.http.headers import IfNoneMatch
 from denoised.app.http.negotiation import etag_matches
+from denoised.app.http.request_body import GenerateRequest
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Serving
 
@@ -73,9 +74,15 @@ async def docs(if_none_match: IfNoneMatch = None) -> Response:
 
 
 @router.get("/playground/settings.json")
-async def settings(services: Serving) -> Response:
+async def page_settings(services: Serving) -> Response:
     """What the page needs before its first request. keys: whether the server requires an API key."""
     return JSONResponse({"keys": bool(services.settings.api_keys)}, headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/playground/request.json")
+async def request_schema() -> Response:
+    """The fields of the form: the properties of the JSON Schema of `POST /generate`."""
+    return JSONResponse(GenerateRequest.model_json_schema()["properties"], headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/playground/{name}")

@@ -51,7 +51,7 @@ def published(service: Any) -> set[str]:
 
 @pytest.fixture(scope="module")
 def section(repository: Path) -> str:
-    return (repository / "docs/operations.md").read_text().split("## Metrics and alarms")[1].split("\n## ")[0]
+    return (repository / "docs/operations.md").read_text().split("## Metrics and alerts")[1].split("\n## ")[0]
 
 
 def queries(dashboard: dict[str, Any]) -> Iterator[str]:

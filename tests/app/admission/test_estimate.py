@@ -1,4 +1,4 @@
-"""Forecasts against the running batch itself, played turn by turn."""
+"""Estimates compared with the real running batch, simulated turn by turn."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pool(slots: int = 16, times: list[tuple[float, float]] | None = None) -> Wor
 
 
 def simulate(jobs: list[RemainingWork], slots: int = 16) -> dict[str, float]:
-    """When each job is done in the worker's own running batch; all wait at the start."""
+    """When each job is done in the worker's own `RunningBatch`; all wait at the start."""
     batch: RunningBatch[Runner] = RunningBatch(slots)
     queue, now, ends = list(jobs), 0.0, {}
     while queue or len(batch):
@@ -59,7 +59,7 @@ def jobs(*sizes: tuple[int, int]) -> list[RemainingWork]:
     return [RemainingWork(str(k), images, turns, 1) for k, (images, turns) in enumerate(sizes)]
 
 
-def test_a_job_alone_takes_its_turns() -> None:
+def test_a_single_job_takes_its_own_turns() -> None:
     assert completion_times([], jobs((1, 20)), pool()) == {"0": pytest.approx(20 * 0.01)}
     assert completion_times([], jobs((16, 20)), pool()) == {"0": pytest.approx(20 * 0.085)}
 
@@ -87,8 +87,8 @@ MIXES = [
 
 
 @pytest.mark.parametrize("sizes", MIXES, ids=[str(mix[:2])[1:-1] + f" x{len(mix)}" for mix in MIXES])
-def test_the_order_of_the_running_batch_is_followed(sizes: list[tuple[int, int]]) -> None:
-    """Work ahead over speed, as if the first came first, has medians of 7 to 4700 % here."""
+def test_the_estimate_follows_the_order_of_the_running_batch(sizes: list[tuple[int, int]]) -> None:
+    """Dividing the work ahead by the speed has median errors of 7 to 4700 % here."""
     found, true = completion_times([], jobs(*sizes), pool()), simulate(jobs(*sizes))
     assert found.keys() == true.keys()
     errors = [abs(found[job] - true[job]) / true[job] for job in true]
@@ -98,7 +98,7 @@ def test_the_order_of_the_running_batch_is_followed(sizes: list[tuple[int, int]]
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 16), st.integers(1, 100)), min_size=1, max_size=40))
-def test_the_last_end_is_that_of_all_the_work(sizes: list[tuple[int, int]]) -> None:
+def test_the_last_job_ends_when_all_work_is_done(sizes: list[tuple[int, int]]) -> None:
     found, true = completion_times([], jobs(*sizes), pool()), simulate(jobs(*sizes))
     assert found.keys() == true.keys()
     assert max(found.values()) == pytest.approx(max(true.values()), rel=0.3)
@@ -118,18 +118,18 @@ def report(**fields: object) -> WorkerReport:
     return WorkerReport(**{**given, **fields})  # type: ignore[arg-type]
 
 
-def test_nothing_is_forecast_before_anything_was_measured() -> None:
+def test_there_is_no_estimate_without_measurements() -> None:
     assert WorkerPool.of_model("m", [report()]) is None
     assert WorkerPool.of_model("m", []) is None
     assert WorkerPool.of_model("other", [report(paces={"other": TURN_TIMES})]) is None, "nobody serves it"
 
 
-def test_a_model_without_turns_yet_takes_the_workers_speed() -> None:
+def test_a_model_without_measured_turns_uses_the_overall_speed() -> None:
     times = turn_times(report(evaluations_per_second=50.0), "m")
     assert [turn_seconds(times, rows) for rows in (1, 10, 100)] == [pytest.approx(rows / 50) for rows in (1, 10, 100)]
 
 
-def test_models_that_are_busy_too_take_their_turns() -> None:
+def test_turns_of_other_busy_models_are_included() -> None:
     worker = report(paces={"m": TURN_TIMES, "o": [(1.0, 0.5), (16.0, 0.5)]})
     alone, shared = WorkerPool.of_model("m", [worker]), WorkerPool.of_model("m", [worker], ["m", "o"])
     assert alone is not None
@@ -143,7 +143,7 @@ def test_a_turn_of_more_rows_takes_longer(rows: float) -> None:
     assert 0 < turn_seconds(TURN_TIMES, rows) <= turn_seconds(TURN_TIMES, rows * 1.1)
 
 
-def test_a_long_queue_is_read_quickly_and_to_its_end() -> None:
+def test_a_long_queue_is_estimated_quickly_and_completely() -> None:
     many = jobs(*[(1, 20 + k % 50) for k in range(1000)])
     started = time.perf_counter()
     ends = completion_times([], many, pool())
