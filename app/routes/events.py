@@ -25,7 +25,7 @@ from denoised.app.job_access.lookup import PathJob
 from denoised.app.job_access.waiting import wait_for_disconnect
 from denoised.app.services import Owner, Services, Serving
 from denoised.app.settings import PING_SECONDS
-from denoised.app.streaming.listener import ServerClosing
+from denoised.app.streaming.event_listener import ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 
 router = APIRouter(tags=["events"])

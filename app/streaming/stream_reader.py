@@ -13,7 +13,7 @@ from typing import cast
 
 import redis
 
-from denoised.app.streaming.listener import Event
+from denoised.app.streaming.event_listener import Event
 from denoised.jobs.redis_keys import ENDS
 from denoised.jobs.redis_keys import events as events_key
 from denoised.jobs.redis_keys import wake as wake_key
