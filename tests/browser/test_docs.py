@@ -75,7 +75,7 @@ def test_the_page_asks_for_a_key_if_the_server_needs_one(
     assert violations(page) == []
     page.get_by_label("API key").fill("a-guess")
     page.keyboard.press("Enter")
-    expect(page.locator("#login-error")).to_contain_text("The API key is not known.")
+    expect(page.locator("#login-error")).to_contain_text("The API key is unknown.")
     page.get_by_label("API key").fill("a-key-of-ours")
     page.keyboard.press("Enter")
     page.locator("summary", has_text="Sample pictures").click()
