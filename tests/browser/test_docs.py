@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_playground import overflow, violations
-from tests.journeys.conftest import PATIENCE
+from tests.journeys.conftest import TIMEOUT
 
 pytestmark = pytest.mark.browser
 
@@ -50,7 +50,7 @@ def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_wor
     expect(page.locator("details[id=JobObject]")).to_have_attribute("open", "")
     line = opened.first.locator("pre").inner_text()
     done = subprocess.run(
-        ["bash", "-c", f"{line} -w '%{{http_code}}' -o job.json"], cwd=tmp_path, capture_output=True, timeout=PATIENCE
+        ["bash", "-c", f"{line} -w '%{{http_code}}' -o job.json"], cwd=tmp_path, capture_output=True, timeout=TIMEOUT
     )
     assert done.stdout == b"202", (line, done.stderr)
 

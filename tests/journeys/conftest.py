@@ -1,4 +1,4 @@
-"""The whole service as a user starts it, and ways to look after its processes."""
+"""The whole service as a user starts it, and helpers for its processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-PATIENCE = 300.0  # seconds; only a hang reaches it
+TIMEOUT = 300.0  # seconds; exceeded only if something hangs
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Service:
     log: Path
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False)
 
     def children(self) -> dict[int, str]:
         """Process ids and command lines of all its descendants."""
@@ -37,7 +37,7 @@ class Service:
     def stop(self, signum: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signum)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
 
 def free_port() -> int:
@@ -59,7 +59,7 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"

@@ -32,9 +32,9 @@ from denoised.worker.__main__ import cli as working
 
 ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
 FOLDERS = ("app", "bench", "denoised", "docs", "jobs", "model", "ops", "tests", "worker")
-# A path or a module in backticks: the first word starts with one of the folders.
+# Paths and modules in backticks.
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
-MODULE = re.compile(rf"`(?:denoised\.)?((?:{'|'.join(FOLDERS)})(?:\.\w+)+)(?:\(.*\))?`")
+MODULE = re.compile(r"`(?:denoised\.)?((?:app|bench|jobs|model|worker|denoised\.cli|denoised\.client)(?:\.\w+)+)`")
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_every_test_that_the_mathematics_names_exists(mathematics: str, reposito
 
 def test_the_mathematics_lists_every_sampler_with_its_evaluations_and_registers(mathematics: str) -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \|.*\| ([^|]+) \| (\d) \| (?:discrete|ratio|halved|solver) \|$", mathematics, re.MULTILINE
+        r"^\| `(\w+)` \|.*\| ([^|]+) \| (\d) \| (?:discrete|ratio|midpoint|solver) \|$", mathematics, re.MULTILINE
     )
     found = {name: (evaluations, int(registers)) for name, evaluations, registers in rows}
     stages = {1: "N", 2: "2·N − 1", 5: "5·N − 4"}

@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
-PATIENCE = 300.0  # seconds; only a hang reaches it
+TIMEOUT = 300.0  # seconds; exceeded only if something hangs
 CLIENT = ("httpx", "pillow", "rich", "typer")
 LINKED = ("app", "jobs", "worker", "model")  # top-level folders that are installed below `denoised`
 THEIRS = ("app", "worker", "model", "jobs")  # modules of another project
@@ -38,7 +38,7 @@ class Installation:
             env=inherited | environment,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
 
@@ -46,7 +46,7 @@ class Installation:
 def _build_wheel(source: Path, out: Path) -> Path:
     """The wheel of a source tree, built without a network by the hatchling that is installed here."""
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
-    subprocess.run([*pip, "--no-build-isolation", "--wheel-dir", str(out), str(source)], timeout=PATIENCE, check=True)
+    subprocess.run([*pip, "--no-build-isolation", "--wheel-dir", str(out), str(source)], timeout=TIMEOUT, check=True)
     (wheel,) = out.glob("*.whl")
     return wheel
 
@@ -69,7 +69,7 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """The dependencies are copied from this environment, so that no package index is needed."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], timeout=PATIENCE, check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], timeout=TIMEOUT, check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     for name in {found for each in CLIENT for found in _with_dependencies(each)}:
         for file in distribution(name).files or []:
@@ -86,7 +86,7 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
         "--python",
         str(folder / "bin/python"),
     ]
-    subprocess.run([*pip, "install", "--no-index", "--no-deps", str(wheel)], timeout=PATIENCE, check=True)
+    subprocess.run([*pip, "install", "--no-index", "--no-deps", str(wheel)], timeout=TIMEOUT, check=True)
     return Installation(folder / "bin")
 
 
@@ -127,7 +127,7 @@ def test_the_wheel_contains_one_package_with_every_file(wheel: Path, repository:
 
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, repository: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
-    subprocess.run(command, cwd=repository, stdout=subprocess.DEVNULL, timeout=PATIENCE, check=True)
+    subprocess.run(command, cwd=repository, stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)
     (source,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         assert not [member.name for member in archive if member.issym() or member.islnk()]
