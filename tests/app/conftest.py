@@ -70,7 +70,7 @@ def _request(**fields: Any) -> SamplingRequest:
     return SamplingRequest(**given)
 
 
-class Desk:
+class FakeWorker:
     """Writes to the store what a worker would write."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -142,17 +142,17 @@ def request_of() -> Callable[..., SamplingRequest]:
 
 
 @pytest.fixture
-def desk(client: redis.Redis) -> Desk:
+def fake_worker(client: redis.Redis) -> FakeWorker:
     """A fake worker on an empty Valkey; it has not reported yet."""
-    return Desk(client)
+    return FakeWorker(client)
 
 
 @pytest.fixture
-def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestClient]]:
-    """`browse(keys=…, **settings)`: a client of a new app; it sends the first of the keys."""
+def make_client(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestClient]]:
+    """`make_client(keys=…, **settings)`: a client of a new app; it sends the first of the keys."""
     with ExitStack() as stack:
 
-        def browse(keys: tuple[str, ...] = (), redis_url: str = valkey_url, **settings: Any) -> TestClient:
+        def make_client(keys: tuple[str, ...] = (), redis_url: str = valkey_url, **settings: Any) -> TestClient:
             app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.from_keys(keys), **settings))
             headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
             browser = TestClient(app, base_url="http://127.0.0.1:8000", headers=headers)
@@ -160,7 +160,7 @@ def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestC
             stack.callback(services.store.client.close)
             return stack.enter_context(browser)
 
-        yield browse
+        yield make_client
 
 
 def _listening(stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), **settings: Any) -> str:
@@ -180,30 +180,30 @@ def _listening(stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), **s
 
 
 @pytest.fixture
-def listen(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., str]]:
-    """`listen(keys=…, **settings)`: the URL of a new app on a TCP socket."""
+def start_server(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., str]]:
+    """`start_server(keys=…, **settings)`: the URL of a new app on a TCP socket."""
     with ExitStack() as stack:
         yield lambda **settings: _listening(stack, valkey_url, **settings)
 
 
 @pytest.fixture(scope="session")
-def _standing(valkey_url: str) -> Iterator[str]:
+def _shared_server(valkey_url: str) -> Iterator[str]:
     with ExitStack() as stack:
         yield _listening(stack, valkey_url)
 
 
 @pytest.fixture
-def url(_standing: str, desk: Desk) -> str:
+def url(_shared_server: str, fake_worker: FakeWorker) -> str:
     """The URL of an app that tests share: without keys, with an empty Redis and a worker that serves `shoes`."""
-    desk.serve(speed=1000.0)
-    return _standing
+    fake_worker.serve(speed=1000.0)
+    return _shared_server
 
 
 @pytest.fixture
-def api(browse: Callable[..., TestClient], desk: Desk) -> TestClient:
+def api(make_client: Callable[..., TestClient], fake_worker: FakeWorker) -> TestClient:
     """A client of an app without keys; a worker serves `shoes`."""
-    desk.serve()
-    return browse()
+    fake_worker.serve()
+    return make_client()
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def services(api: TestClient) -> Services:
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path) -> str:
+def missing_redis_url(tmp_path: Path) -> str:
     """The URL of a Redis that does not exist."""
     return f"unix://{tmp_path}/missing.sock"
 

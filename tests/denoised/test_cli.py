@@ -51,8 +51,8 @@ def test_version_prints_the_projects_version(repository: Path) -> None:
     assert (outcome.exit_code, outcome.stdout) == (0, f"denoised {project['version']}\n")
 
 
-def test_jobs_prints_tab_separated_lines_when_piped(run: Run, desk: Any) -> None:
-    old, new = desk.succeeded(), desk.create(label=0, label_name="sneaker", n=3)
+def test_jobs_prints_tab_separated_lines_when_piped(run: Run, fake_worker: Any) -> None:
+    old, new = fake_worker.succeeded(), fake_worker.create(label=0, label_name="sneaker", n=3)
     lines = [line.split("\t") for line in run("jobs").stdout.splitlines()]
     assert [line[:6] for line in lines] == [
         [new, "queued", "shoes", "sneaker", "3", "0/20"],
@@ -63,11 +63,11 @@ def test_jobs_prints_tab_separated_lines_when_piped(run: Run, desk: Any) -> None
 
 
 def test_environment_variables_set_the_options_of_jobs_and_top(
-    run: Run, desk: Any, monkeypatch: pytest.MonkeyPatch
+    run: Run, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        waiting = desk.create()
-    desk.succeeded()
+        waiting = fake_worker.create()
+    fake_worker.succeeded()
     monkeypatch.setenv("DENOISED_STATUS", "queued")
     monkeypatch.setenv("DENOISED_LIMIT", "1")
     assert [line.split("\t")[0] for line in run("jobs").stdout.splitlines()] == [waiting]
@@ -76,8 +76,8 @@ def test_environment_variables_set_the_options_of_jobs_and_top(
     assert run("top", "--interval", 0.5).exit_code == 0
 
 
-def test_every_command_prints_json(run: Run, desk: Any) -> None:
-    done, waiting = desk.succeeded(), desk.create()
+def test_every_command_prints_json(run: Run, fake_worker: Any) -> None:
+    done, waiting = fake_worker.succeeded(), fake_worker.create()
     assert [job["id"] for job in json.loads(run("jobs", "--json").stdout)["jobs"]] == [waiting, done]
     assert json.loads(run("job", done, "--json").stdout)["images"][0]["seed"] == 7
     assert [model["name"] for model in json.loads(run("models", "--json").stdout)["models"]] == ["shoes"]
@@ -89,18 +89,18 @@ def test_every_command_prints_json(run: Run, desk: Any) -> None:
     assert (lines.exit_code, lines.stderr) == (1, "")
 
 
-def test_job_prints_everything_about_a_job(run: Run, desk: Any) -> None:
-    failed = desk.create()
+def test_job_prints_everything_about_a_job(run: Run, fake_worker: Any) -> None:
+    failed = fake_worker.create()
     error = {"code": "nan_output", "message": "not a number"}
-    desk.store.write(ending(desk.store.job(failed), "failed", error))
+    fake_worker.store.write(ending(fake_worker.store.job(failed), "failed", error))
     facts = dict(line.split("\t") for line in run("job", failed).stdout.splitlines())
     assert (facts["id"], facts["status"], facts["error"]) == (failed, "failed", "nan_output: not a number")
-    facts = dict(line.split("\t") for line in run("job", desk.succeeded()).stdout.splitlines())
+    facts = dict(line.split("\t") for line in run("job", fake_worker.succeeded()).stdout.splitlines())
     assert re.search(r"^/jobs/\w+/images/0  sha256 [0-9a-f]{64}$", facts["image 0"])
 
 
-def test_cancel_reports_canceled_jobs_and_those_it_cannot_cancel(run: Run, desk: Any) -> None:
-    one, over, two = desk.create(), desk.succeeded(), desk.create()
+def test_cancel_reports_canceled_jobs_and_those_it_cannot_cancel(run: Run, fake_worker: Any) -> None:
+    one, over, two = fake_worker.create(), fake_worker.succeeded(), fake_worker.create()
     outcome = run("cancel", one, over, "nothing", two)
     assert outcome.exit_code == 1
     assert outcome.stdout.splitlines() == [f"job {job} was canceled" for job in (one, two)]
@@ -114,7 +114,7 @@ def test_models_prints_tab_separated_lines_when_piped(run: Run) -> None:
     assert run("models").stdout == "shoes\t28×28×1\t3\tddim, 20 steps, guidance 2.5\t16\t1\n"
 
 
-def test_top_prints_a_line_for_the_queue_and_one_per_worker(run: Run, desk: Any) -> None:
+def test_top_prints_a_line_for_the_queue_and_one_per_worker(run: Run, fake_worker: Any) -> None:
     outcome = run("top", "--once", "--interval", 0.5)
     assert outcome.exit_code == 0
     assert outcome.stdout.splitlines() == [
@@ -152,9 +152,9 @@ def test_without_a_server_every_command_prints_one_line_and_exits_with_3(command
             assert "denoised serve" in one_line(outcome)
 
 
-def test_a_busy_server_is_exit_code_4(listen: Callable[..., str], desk: Any, monkeypatch: Any) -> None:
+def test_a_busy_server_is_exit_code_4(start_server: Callable[..., str], fake_worker: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("denoised.cli.console.RETRY_SECONDS", 0.0)
-    outcome = invoke("generate", "--url", listen())
+    outcome = invoke("generate", "--url", start_server())
     assert outcome.exit_code == 4
     assert "no worker serves any model now" in one_line(outcome)
 
@@ -192,9 +192,9 @@ def test_a_folder_that_is_not_writable_is_one_line(run: Run, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("given", [[], ["--key", "a-guess"]])
 def test_a_missing_or_wrong_key_is_one_line_that_says_how_to_pass_one(
-    given: list[str], listen: Callable[..., str]
+    given: list[str], start_server: Callable[..., str]
 ) -> None:
-    outcome = invoke("models", "--url", listen(keys=("secret",)), *given)
+    outcome = invoke("models", "--url", start_server(keys=("secret",)), *given)
     assert outcome.exit_code == 1
     assert "--key KEY, or DENOISED_API_KEY" in one_line(outcome)
     assert "a-guess" not in outcome.stderr

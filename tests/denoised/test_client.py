@@ -1,4 +1,4 @@
-"""The Python client, against the real API on a socket. The fixture `desk` plays the worker."""
+"""The Python client, against the real API on a socket. The fixture `fake_worker` plays the worker."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def working(desk: Any) -> Iterator[None]:
+def working(fake_worker: Any) -> Iterator[None]:
     """A simulated worker: every job, of one image each, succeeds."""
     done, stop = set(), threading.Event()
 
     def work() -> None:
         while not stop.wait(0.02):
-            for record in desk.store.jobs("", 100):
+            for record in fake_worker.store.jobs("", 100):
                 if record.id not in done and not record.terminal:
                     done.add(record.id)
-                    attempt = desk.start(record.id)
-                    desk.progress(record.id, attempt, 1)
-                    desk.finish(record.id, attempt, data=png())
+                    attempt = fake_worker.start(record.id)
+                    fake_worker.progress(record.id, attempt, 1)
+                    fake_worker.finish(record.id, attempt, data=png())
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -186,14 +186,14 @@ def test_a_stream_yields_all_events_in_order(url: str) -> None:
     assert job.is_finished
 
 
-def test_frames_contain_images(url: str, desk: Any) -> None:
+def test_frames_contain_images(url: str, fake_worker: Any) -> None:
     with Client(url) as client:
         job = client.submit(preview_every=1)
-        attempt = desk.start(job.id)
+        attempt = fake_worker.start(job.id)
         frame = {"type": "frame", "image": 0, "step": 1, "steps": 20, "t": 500.0, "sigma": 0.7, "kind": "x0"}
         data = {"media_type": "image/png", "data": base64.b64encode(png(9)).decode()}
-        desk.progress(job.id, attempt, 1, frame | data)
-        desk.finish(job.id, attempt)
+        fake_worker.progress(job.id, attempt, 1, frame | data)
+        fake_worker.finish(job.id, attempt)
         (event,) = [event for event in client.events(job.id) if isinstance(event, Frame)]
     assert (event.kind, event.step, event.picture.getpixel((0, 0))) == ("x0", 1, 9)
 
@@ -203,12 +203,12 @@ def test_an_unknown_type_of_event_is_a_plain_event() -> None:
     assert (type(event), event.seq, event.raw["minutes"]) == (Event, 4, 3)
 
 
-def test_a_failed_or_canceled_job_is_an_exception(url: str, desk: Any) -> None:
+def test_a_failed_or_canceled_job_is_an_exception(url: str, fake_worker: Any) -> None:
     with Client(url) as client:
         jobs = [client.submit() for _ in range(2)]
         for job, status in zip(jobs, ("failed", "canceled"), strict=True):
-            record = desk.store.job(job.id)
-            desk.store.write(ending(record, status, {"code": "nan_output", "message": "not a number"}))
+            record = fake_worker.store.job(job.id)
+            fake_worker.store.write(ending(record, status, {"code": "nan_output", "message": "not a number"}))
         with pytest.raises(JobFailed, match="not a number") as failed:
             require_success(client.wait(jobs[0].id))
         assert (failed.value.code, failed.value.job) == ("nan_output", jobs[0].id)
@@ -225,9 +225,9 @@ def test_a_rejected_request_names_the_fields(url: str) -> None:
         client.submit(eta=float("nan"))
 
 
-def test_jobs_are_fetched_page_by_page(url: str, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_are_fetched_page_by_page(url: str, fake_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "PAGE_SIZE", 4)
-    made = [desk.create() for _ in range(10)]
+    made = [fake_worker.create() for _ in range(10)]
     with Client(url) as client:
         assert [job.id for job in client.jobs()] == made[::-1]
         assert [job.id for job in client.jobs(limit=6)] == made[::-1][:6]
@@ -239,9 +239,9 @@ def test_jobs_are_fetched_page_by_page(url: str, desk: Any, monkeypatch: pytest.
         assert [job.id for job in client.jobs(limit=3, status="queued")] == [made[9], made[7], made[6]]
 
 
-def test_a_call_is_retried_after_the_servers_retry_after(listen: Listen, desk: Any) -> None:
-    desk.serve(speed=1e6)
-    url, waits = listen(max_queue=1), []
+def test_a_call_is_retried_after_the_servers_retry_after(start_server: Listen, fake_worker: Any) -> None:
+    fake_worker.serve(speed=1e6)
+    url, waits = start_server(max_queue=1), []
 
     def make_room(seconds: float, why: ServiceError) -> None:
         waits.append((seconds, why.status))
@@ -254,9 +254,9 @@ def test_a_call_is_retried_after_the_servers_retry_after(listen: Listen, desk: A
     assert waits == [(1.0, 429)]
 
 
-def test_a_retry_after_beyond_retry_for_is_an_exception_at_once(listen: Listen, desk: Any) -> None:
-    desk.serve()
-    with Client(listen(max_queue=1), retry_for=5.0) as client:
+def test_a_retry_after_beyond_retry_for_is_an_exception_at_once(start_server: Listen, fake_worker: Any) -> None:
+    fake_worker.serve()
+    with Client(start_server(max_queue=1), retry_for=5.0) as client:
         client.submit()
         started = time.monotonic()
         with pytest.raises(ServerBusy) as busy:
@@ -265,8 +265,8 @@ def test_a_retry_after_beyond_retry_for_is_an_exception_at_once(listen: Listen, 
     assert time.monotonic() - started < 1.0
 
 
-def test_a_model_without_a_worker_is_busy(listen: Listen) -> None:
-    with Client(listen(), retry_for=0.0) as client, pytest.raises(ServerBusy, match="no worker") as busy:
+def test_a_model_without_a_worker_is_busy(start_server: Listen) -> None:
+    with Client(start_server(), retry_for=0.0) as client, pytest.raises(ServerBusy, match="no worker") as busy:
         client.submit()
     assert busy.value.status == 503
 
@@ -277,13 +277,13 @@ def test_a_lost_answer_creates_no_second_job(cut: Callable[..., Cutter]) -> None
         assert [known.id for known in client.jobs()] == [job.id]
 
 
-def test_a_broken_stream_resumes_where_it_broke(cut: Callable[..., Cutter], url: str, desk: Any) -> None:
+def test_a_broken_stream_resumes_where_it_broke(cut: Callable[..., Cutter], url: str, fake_worker: Any) -> None:
     with Client(url) as client:
         job = client.submit()
-    attempt = desk.start(job.id)
+    attempt = fake_worker.start(job.id)
     for number in range(1, 21):
-        desk.progress(job.id, attempt, number)
-    desk.finish(job.id, attempt)
+        fake_worker.progress(job.id, attempt, number)
+    fake_worker.finish(job.id, attempt)
     with Client(cut(400, 1200, 2000).url) as client:
         events = list(client.events(job.id))
     assert [event.seq for event in events] == list(range(1, 25))
@@ -352,10 +352,10 @@ def test_the_key_is_never_sent_to_another_server(place: str) -> None:
 
 
 def test_a_valid_key_is_accepted_and_a_wrong_one_rejected(
-    listen: Listen, desk: Any, monkeypatch: pytest.MonkeyPatch
+    start_server: Listen, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.serve()
-    url = listen(keys=("secret",))
+    fake_worker.serve()
+    url = start_server(keys=("secret",))
     with Client(url, key="secret") as client:
         assert client.models()
     with Client(url, key="wrong") as client, pytest.raises(RequestRejected) as refused:
@@ -409,15 +409,15 @@ def test_cancelling_a_task_cancels_its_job(url: str) -> None:
 
 
 def test_an_asynchronous_stream_resumes_and_a_lost_answer_creates_no_second_job(
-    cut: Callable[..., Cutter], desk: Any
+    cut: Callable[..., Cutter], fake_worker: Any
 ) -> None:
     async def scenario() -> None:
         async with AsyncClient(cut(0, 10**6, 600).url) as client:
             job = await client.submit("sneaker")
             assert [known.id async for known in client.jobs()] == [job.id]
-            attempt = desk.start(job.id)
-            desk.progress(job.id, attempt, 1)
-            desk.finish(job.id, attempt)
+            attempt = fake_worker.start(job.id)
+            fake_worker.progress(job.id, attempt, 1)
+            fake_worker.finish(job.id, attempt)
             assert [event.seq async for event in client.events(job.id)] == [1, 2, 3, 4, 5]
 
     asyncio.run(scenario())

@@ -270,7 +270,7 @@ def test_every_test_that_the_mathematics_names_exists(mathematics: str, reposito
 
 def test_the_mathematics_lists_every_sampler_with_its_evaluations_and_registers(mathematics: str) -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \|.*\| ([^|]+) \| (\d) \| (?:discrete|ratio|halved|solver) \|$", mathematics, re.MULTILINE
+        r"^\| `(\w+)` \|.*\| ([^|]+) \| (\d) \| (?:discrete|ratio|midpoint|solver) \|$", mathematics, re.MULTILINE
     )
     found = {name: (evaluations, int(registers)) for name, evaluations, registers in rows}
     stages = {1: "N", 2: "2·N − 1", 5: "5·N − 4"}

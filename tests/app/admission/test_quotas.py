@@ -16,7 +16,7 @@ from denoised.app.http.errors import TooBusy
 from denoised.app.settings import ApiSettings
 from denoised.jobs.record import WorkerReport
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 
 def worker(speed: float | None) -> WorkerReport:
@@ -90,10 +90,10 @@ def test_pending_jobs_count_until_they_are_queued() -> None:
         assert before == []
 
 
-def test_concurrent_requests_do_not_exceed_the_limit_together(browse: Browse, desk: Any) -> None:
+def test_concurrent_requests_do_not_exceed_the_limit_together(make_client: MakeClient, fake_worker: Any) -> None:
     """pytorch/serve#2764: fill to the limit, send fifty more."""
-    desk.serve(speed=100.0)
-    api = browse(queue_limit=200)
+    fake_worker.serve(speed=100.0)
+    api = make_client(queue_limit=200)
     together = threading.Barrier(16)
 
     def post(k: int) -> int:
@@ -115,9 +115,9 @@ def test_concurrent_requests_do_not_exceed_the_limit_together(browse: Browse, de
     assert len(api.get("/jobs?limit=100").json()["jobs"]) == 10, "and the limit itself is reached"
 
 
-def test_one_key_cannot_fill_the_queue_for_others(browse: Browse, desk: Any) -> None:
-    desk.serve(speed=100.0)
-    api = browse(keys=("one", "two"), queue_limit=1000, queue_limit_per_key=50)
+def test_one_key_cannot_fill_the_queue_for_others(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve(speed=100.0)
+    api = make_client(keys=("one", "two"), queue_limit=1000, queue_limit_per_key=50)
     mine = [api.post("/generate", json={"steps": 20}).status_code for _ in range(4)]
     assert mine == [202, 202, 429, 429]
     refused = api.post("/generate", json={"steps": 20}).json()

@@ -24,7 +24,7 @@ from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.memory import Memory
 from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 
 def key(text: str) -> dict[str, str]:
@@ -121,9 +121,9 @@ def test_the_same_key_with_another_body_is_refused(api: TestClient) -> None:
     assert error["message"].startswith('"k" was used within 24 h with another body')
 
 
-def test_an_idempotency_key_belongs_to_its_caller(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(keys=("one", "two"))
+def test_an_idempotency_key_belongs_to_its_caller(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(keys=("one", "two"))
     mine = api.post("/generate", json={}, headers=key("k")).json()
     yours = api.post("/generate", json={"n": 2}, headers={**key("k"), "Authorization": "Bearer two"})
     assert yours.status_code == 202
@@ -139,10 +139,10 @@ def test_a_claim_whose_process_died_is_fulfilled_by_the_next_request(api: TestCl
     assert api.get(f"/jobs/{again.json()['id']}").status_code == 200
 
 
-def test_a_full_queue_is_refused_with_retry_after(browse: Browse, desk: Any) -> None:
+def test_a_full_queue_is_refused_with_retry_after(make_client: MakeClient, fake_worker: Any) -> None:
     """pytorch/serve#2764."""
-    desk.serve(speed=10.0)
-    api = browse(max_queue=3)
+    fake_worker.serve(speed=10.0)
+    api = make_client(max_queue=3)
     accepted = [api.post("/generate", json={"steps": 100}) for _ in range(3)]
     refused = [api.post("/generate", json={"steps": 100}) for _ in range(5)]
     assert {answer.status_code for answer in accepted} == {202}
@@ -154,9 +154,11 @@ def test_a_full_queue_is_refused_with_retry_after(browse: Browse, desk: Any) -> 
     assert api.post("/generate", json={}).status_code == 202
 
 
-def test_the_estimate_is_the_work_ahead_divided_by_the_measured_speed(browse: Browse, desk: Any) -> None:
-    desk.serve(speed=50.0)
-    api = browse()
+def test_the_estimate_is_the_work_ahead_divided_by_the_measured_speed(
+    make_client: MakeClient, fake_worker: Any
+) -> None:
+    fake_worker.serve(speed=50.0)
+    api = make_client()
     jobs = [api.post("/generate", json={"steps": 100, "n": k + 1}).json() for k in range(3)]
     assert [job["queue_position"] for job in jobs] == [0, 1, 2]
     assert [job["eta_seconds"] for job in jobs] == [100 / 50, 300 / 50, 600 / 50]
@@ -175,13 +177,13 @@ def test_prefer_wait_returns_the_unfinished_job_on_timeout(api: TestClient) -> N
     assert answer.json()["status"] == "queued"
 
 
-def finish_next(services: Services, desk: Any) -> None:
+def finish_next(services: Services, fake_worker: Any) -> None:
     """Finish the first job that is queued, as a worker would."""
     end = time.monotonic() + 60
     while not (ids := Queue("shoes", connection=services.store.client).get_job_ids()):
         assert time.monotonic() < end
         time.sleep(0.01)
-    desk.finish(ids[0], desk.start(ids[0]))
+    fake_worker.finish(ids[0], fake_worker.start(ids[0]))
 
 
 WAITS = [
@@ -194,10 +196,10 @@ WAITS = [
 
 @pytest.mark.parametrize(("prefer", "applied"), WAITS)
 def test_prefer_wait_returns_the_finished_job(
-    prefer: str, applied: str, api: TestClient, services: Services, desk: Any
+    prefer: str, applied: str, api: TestClient, services: Services, fake_worker: Any
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(finish_next, services, desk)
+        working = pool.submit(finish_next, services, fake_worker)
         answer = api.post("/generate", json={}, headers={"Prefer": prefer})
         working.result()
     assert answer.status_code == 200
@@ -205,9 +207,9 @@ def test_prefer_wait_returns_the_finished_job(
     assert answer.headers["preference-applied"] == applied
 
 
-def test_accept_returns_the_picture(api: TestClient, services: Services, desk: Any) -> None:
+def test_accept_returns_the_picture(api: TestClient, services: Services, fake_worker: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(finish_next, services, desk)
+        working = pool.submit(finish_next, services, fake_worker)
         answer = api.post("/generate", json={"seed": 9}, headers={"Accept": "image/webp"})
         working.result()
     assert answer.status_code == 200
@@ -219,10 +221,10 @@ def test_accept_returns_the_picture(api: TestClient, services: Services, desk: A
 
 @pytest.mark.parametrize(("body", "format"), [({}, "png"), ({"format": "jpeg"}, "jpeg")])
 def test_accept_any_image_returns_png_or_the_format_of_the_body(
-    body: dict[str, Any], format: str, api: TestClient, services: Services, desk: Any
+    body: dict[str, Any], format: str, api: TestClient, services: Services, fake_worker: Any
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(finish_next, services, desk)
+        working = pool.submit(finish_next, services, fake_worker)
         answer = api.post("/generate", json=body, headers={"Accept": "image/*", "Prefer": "wait=20"})
         working.result()
     assert answer.status_code == 200
@@ -244,14 +246,16 @@ def test_accept_requires_one_image_in_an_accepted_format(api: TestClient) -> Non
         assert api.post("/generate", json=body, headers={"Accept": "image/png"}).status_code == 422
 
 
-def test_an_unserved_model_is_a_503_and_an_unknown_one_a_422(browse: Browse, desk: Any, card_of: Any) -> None:
-    desk.serve(card_of(), card_of(name="hats"))
-    desk.store.forget_worker("worker-1")
-    api = browse()
+def test_an_unserved_model_is_a_503_and_an_unknown_one_a_422(
+    make_client: MakeClient, fake_worker: Any, card_of: Any
+) -> None:
+    fake_worker.serve(card_of(), card_of(name="hats"))
+    fake_worker.store.forget_worker("worker-1")
+    api = make_client()
     for body in ({}, {"model": "hats"}, {"model": "unheard-of"}):
         assert api.post("/generate", json=body).status_code == 503
     assert "hats" in api.post("/generate", json={"model": "hats"}).json()["detail"]
-    desk.serve(card_of())
+    fake_worker.serve(card_of())
     unserved = api.post("/generate", json={"model": "hats"})
     assert unserved.status_code == 503
     assert "hats" in unserved.json()["detail"]
@@ -282,17 +286,17 @@ def reads(client: redis.Redis) -> int:
 
 @pytest.mark.parametrize("headers", [{}, {"Prefer": "wait=0"}], ids=["plain", "wait=0"])
 def test_a_job_is_accepted_in_three_round_trips(
-    headers: dict[str, str], browse: Browse, desk: Any, client: redis.Redis
+    headers: dict[str, str], make_client: MakeClient, fake_worker: Any, client: redis.Redis
 ) -> None:
     """One for the queues, one for the running jobs, one transaction, while other jobs wait and run. `wait=0` needs no
     more."""
-    desk.serve(speed=100.0)
-    api = browse()
+    fake_worker.serve(speed=100.0)
+    api = make_client()
     running = api.post("/generate", json={}).json()["id"]
     client.zadd("rq:wip:shoes", {f"{running}:execution": time.time() + 60})
     client.lrem("rq:queue:shoes", 1, running)
-    started = desk.start(running)
-    desk.progress(running, started, 1)
+    started = fake_worker.start(running)
+    fake_worker.progress(running, started, 1)
     eta = api.post("/generate", json={}).json()["eta_seconds"]
     assert 0 < eta < 0.4, "one of the running job's twenty evaluations was made"
     best = 1000
@@ -305,9 +309,9 @@ def test_a_job_is_accepted_in_three_round_trips(
 
 
 def test_a_queue_without_redis_raises_store_unavailable(
-    browse: Browse, nowhere: str, request_of: Any, card_of: Any
+    make_client: MakeClient, missing_redis_url: str, request_of: Any, card_of: Any
 ) -> None:
-    services: Services = browse(redis_url=nowhere).app.state.services  # type: ignore[attr-defined]
+    services: Services = make_client(redis_url=missing_redis_url).app.state.services  # type: ignore[attr-defined]
     with pytest.raises(StoreUnavailable):
         services.queue.snapshot(["shoes"])
     worker = WorkerReport("w", [card_of().model_dump()], 16, 0, 0, 100.0)

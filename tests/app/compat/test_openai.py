@@ -22,7 +22,7 @@ from denoised.app.http.errors import InvalidRequest
 from denoised.app.services import Services
 from denoised.jobs.store import JobUpdate
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 IMAGES = "/v1/images/generations"
 
 
@@ -151,9 +151,11 @@ def test_an_unknown_model_is_a_404_that_lists_the_served_ones(api: TestClient) -
     assert "shoes" in found["message"]
 
 
-def test_every_refusal_under_v1_is_an_error_object(browse: Browse, desk: Any, nowhere: str) -> None:
-    desk.serve()
-    keyed, local = browse(keys=("secret",)), browse()
+def test_every_refusal_under_v1_is_an_error_object(
+    make_client: MakeClient, fake_worker: Any, missing_redis_url: str
+) -> None:
+    fake_worker.serve()
+    keyed, local = make_client(keys=("secret",)), make_client()
     assert error(keyed.get("/v1/models", headers={"Authorization": ""}), 401)["code"] == "invalid_api_key"
     assert error(keyed.get("/v1/nothing", headers={"Authorization": "Bearer x"}), 401)["code"] == "invalid_api_key"
     assert error(local.get("/v1/models", headers={"Host": "evil.example"}), 403)["code"] == "forbidden"
@@ -166,16 +168,16 @@ def test_every_refusal_under_v1_is_an_error_object(browse: Browse, desk: Any, no
     assert error(local.post(IMAGES, content=b"{", headers=json_type), 400)["param"] == "body"
     too_long = {**json_type, "Content-Length": "1000000000"}
     assert error(local.post(IMAGES, content=b"{}", headers=too_long), 413)["code"] == "request_too_large"
-    away = browse(redis_url=nowhere)
+    away = make_client(redis_url=missing_redis_url)
     assert error(away.get("/v1/models"), 503)["type"] == "server_error"
     assert error(away.post(IMAGES, json={"prompt": "x"}), 503)["code"] == "unavailable"
     assert away.post(IMAGES, json={"prompt": "x"}).headers["retry-after"] == "2"
     assert local.get("/v1x").headers["content-type"] == "application/problem+json"
 
 
-def test_a_full_queue_is_a_rate_limit_error_with_retry_after(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(max_queue=1)
+def test_a_full_queue_is_a_rate_limit_error_with_retry_after(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(max_queue=1)
     assert api.post("/generate", json={}).status_code == 202
     answer = api.post(IMAGES, json={"prompt": "sneaker"})
     found = error(answer, 429)
@@ -183,9 +185,9 @@ def test_a_full_queue_is_a_rate_limit_error_with_retry_after(browse: Browse, des
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_a_timeout_names_its_job_and_forbids_a_retry(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(max_wait=0.1)
+def test_a_timeout_names_its_job_and_forbids_a_retry(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(max_wait=0.1)
     answer = api.post(IMAGES, json={"prompt": "sneaker"})
     found = error(answer, 504)
     assert answer.headers["x-should-retry"] == "false"
@@ -194,7 +196,7 @@ def test_a_timeout_names_its_job_and_forbids_a_retry(browse: Browse, desk: Any) 
     assert job["status"] == "queued"
 
 
-def start_worker(api: TestClient, desk: Any, steps: Callable[[str, int], None]) -> threading.Thread:
+def start_worker(api: TestClient, fake_worker: Any, steps: Callable[[str, int], None]) -> threading.Thread:
     """A worker thread that starts the next queued job and calls `steps(job id, attempt)`."""
 
     def work() -> None:
@@ -202,7 +204,7 @@ def start_worker(api: TestClient, desk: Any, steps: Callable[[str, int], None]) 
         while not (jobs := api.get("/jobs").json()["jobs"]):
             assert time.monotonic() < end
             time.sleep(0.02)
-        steps(jobs[0]["id"], desk.start(jobs[0]["id"]))
+        steps(jobs[0]["id"], fake_worker.start(jobs[0]["id"]))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -231,13 +233,15 @@ def stream_events(answer: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
-def test_a_stream_sends_partial_images_then_the_picture_and_ends(format: str, api: TestClient, desk: Any) -> None:
+def test_a_stream_sends_partial_images_then_the_picture_and_ends(
+    format: str, api: TestClient, fake_worker: Any
+) -> None:
     def steps(job_id: str, attempt: int) -> None:
         for number, step in enumerate((6, 12, 18, 20), start=1):
-            desk.progress(job_id, attempt, number, frame(step, 10 * step))
-        desk.finish(job_id, attempt, data=png(255))
+            fake_worker.progress(job_id, attempt, number, frame(step, 10 * step))
+        fake_worker.finish(job_id, attempt, data=png(255))
 
-    worker = start_worker(api, desk, steps)
+    worker = start_worker(api, fake_worker, steps)
     body = {"prompt": "sneaker", "stream": True, "partial_images": 2, "output_format": format}
     answer = api.post(IMAGES, json=body)
     worker.join()
@@ -257,13 +261,13 @@ def test_a_stream_sends_partial_images_then_the_picture_and_ends(format: str, ap
     assert answer.headers["x-job-id"] in answer.headers["location"]
 
 
-def test_a_stream_of_a_job_that_fails_ends_with_an_error(api: TestClient, desk: Any) -> None:
+def test_a_stream_of_a_job_that_fails_ends_with_an_error(api: TestClient, fake_worker: Any) -> None:
     def steps(job_id: str, attempt: int) -> None:
         write = JobUpdate(job_id, attempt, 1, image_count=1)
         write.end("failed", {"code": "nan_output", "message": "the network's output is not finite"})
-        assert desk.store.write(write)
+        assert fake_worker.store.write(write)
 
-    worker = start_worker(api, desk, steps)
+    worker = start_worker(api, fake_worker, steps)
     answer = api.post(IMAGES, json={"prompt": "sneaker", "stream": True})
     worker.join()
     ((name, data),) = stream_events(answer)
@@ -295,17 +299,19 @@ def test_a_client_that_disconnects_before_its_stream_starts_cancels_the_job(
     assert after.status == ("canceled" if cancel else "queued")
 
 
-def test_a_job_canceled_during_the_wait_is_a_409(api: TestClient, desk: Any) -> None:
-    worker = start_worker(api, desk, lambda job_id, attempt: api.delete(f"/jobs/{job_id}") and None)
+def test_a_job_canceled_during_the_wait_is_a_409(api: TestClient, fake_worker: Any) -> None:
+    worker = start_worker(api, fake_worker, lambda job_id, attempt: api.delete(f"/jobs/{job_id}") and None)
     answer = api.post(IMAGES, json={"prompt": "sneaker"})
     worker.join()
     assert error(answer, 409)["code"] == "conflict"
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_an_idempotency_key_finds_its_job_again(api: TestClient, desk: Any) -> None:
+def test_an_idempotency_key_finds_its_job_again(api: TestClient, fake_worker: Any) -> None:
     """A request that is repeated after a timeout returns the pictures of the first."""
-    worker = start_worker(api, desk, lambda job_id, attempt: desk.finish(job_id, attempt, data=png(9)) and None)
+    worker = start_worker(
+        api, fake_worker, lambda job_id, attempt: fake_worker.finish(job_id, attempt, data=png(9)) and None
+    )
     headers = {"Idempotency-Key": "again"}
     answers = [api.post(IMAGES, json={"prompt": "sneaker"}, headers=headers) for _ in range(2)]
     worker.join()
@@ -315,8 +321,10 @@ def test_an_idempotency_key_finds_its_job_again(api: TestClient, desk: Any) -> N
     assert len(api.get("/jobs").json()["jobs"]) == 1
 
 
-def test_a_url_has_the_host_that_the_client_used(api: TestClient, desk: Any) -> None:
-    worker = start_worker(api, desk, lambda job_id, attempt: desk.finish(job_id, attempt, data=png(9)) and None)
+def test_a_url_has_the_host_that_the_client_used(api: TestClient, fake_worker: Any) -> None:
+    worker = start_worker(
+        api, fake_worker, lambda job_id, attempt: fake_worker.finish(job_id, attempt, data=png(9)) and None
+    )
     answer = api.post(IMAGES, json={"prompt": "sneaker", "response_format": "url"}, headers={"Host": "localhost:81"})
     worker.join()
     (data,) = answer.json()["data"]

@@ -213,9 +213,9 @@ HEADERS = [
 
 
 @pytest.mark.parametrize("headers", HEADERS, ids=str)
-def test_a_malformed_header_is_ignored_or_refused(headers: dict[str, str], api: TestClient, desk: Any) -> None:
+def test_a_malformed_header_is_ignored_or_refused(headers: dict[str, str], api: TestClient, fake_worker: Any) -> None:
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
-    job_id = desk.succeeded()
+    job_id = fake_worker.succeeded()
     answers = [
         api.get(f"/jobs/{job_id}/images/0", headers=raw),
         api.get(f"/jobs/{job_id}/events", headers=raw),
@@ -263,9 +263,9 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS, ids=[path[:40] for path in PATHS])
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_a_malformed_path_is_never_a_server_error(method: str, path: str, api: TestClient, desk: Any) -> None:
+def test_a_malformed_path_is_never_a_server_error(method: str, path: str, api: TestClient, fake_worker: Any) -> None:
     """ComfyUI#12285. It never returns bytes of anything but the job, either."""
-    job_id = desk.succeeded(job_id="0" * 32)
+    job_id = fake_worker.succeeded(job_id="0" * 32)
     answer = api.request(method, path.replace("{id}", job_id))
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:

@@ -89,8 +89,8 @@ def test_the_server_continues_after_malformed_http(url: str) -> None:
     assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
 
 
-def test_a_preflight_from_a_foreign_origin_is_refused_with_a_problem(browse: Callable[..., TestClient]) -> None:
-    api = browse(keys=("secret",), allowed_origins=frozenset({"https://ours.example"}))
+def test_a_preflight_from_a_foreign_origin_is_refused_with_a_problem(make_client: Callable[..., TestClient]) -> None:
+    api = make_client(keys=("secret",), allowed_origins=frozenset({"https://ours.example"}))
     headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-mine", "Authorization": ""}
     answer = api.options("/generate", headers={"Origin": "https://theirs.example", **headers})
     assert answer.status_code == 400

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 LOCAL = "ws://127.0.0.1:8000"
 
 
@@ -37,18 +37,20 @@ def test_an_invalid_request_id_is_replaced(given: str, api: TestClient) -> None:
     assert all(len(request_id) == 32 and request_id.isalnum() for request_id in made)
 
 
-def test_an_unauthenticated_request_has_an_id(browse: Browse) -> None:
+def test_an_unauthenticated_request_has_an_id(make_client: MakeClient) -> None:
     for answer in (
-        browse(keys=("k",)).get("/jobs", headers={"Authorization": ""}),
-        browse().get("/", headers={"Host": "x"}),
+        make_client(keys=("k",)).get("/jobs", headers={"Authorization": ""}),
+        make_client().get("/", headers={"Host": "x"}),
     ):
         assert answer.status_code in (401, 403)
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_a_job_records_the_id_of_its_request(api: TestClient, desk: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_records_the_id_of_its_request(
+    api: TestClient, fake_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     job_id = api.post("/generate", json={}, headers={"X-Request-Id": "carried"}).json()["id"]
-    assert desk.store.job(job_id).request_id == "carried"
+    assert fake_worker.store.job(job_id).request_id == "carried"
     (accepted,) = entries(caplog, "job accepted")
     assert (accepted["job"], accepted["evaluations"]) == (job_id, 20)
 
@@ -63,10 +65,12 @@ def test_a_request_is_logged_once_with_its_route_and_without_its_query(
     assert "secret" not in repr(entry)
 
 
-def test_expected_health_checks_are_not_logged(browse: Browse, desk: Any, caplog: pytest.LogCaptureFixture) -> None:
-    api = browse()
+def test_expected_health_checks_are_not_logged(
+    make_client: MakeClient, fake_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = make_client()
     assert [api.get(path).status_code for path in ("/readyz", "/healthz")] == [503, 200], "no worker yet"
-    desk.serve()
+    fake_worker.serve()
     assert [api.get("/readyz").status_code, api.head("/healthz").status_code] == [200, 200]
     assert entries(caplog) == []
     assert api.post("/readyz", json={}).status_code == 405
@@ -88,11 +92,13 @@ def test_a_socket_is_logged_once_with_its_close_code(api: TestClient, caplog: py
     assert (denied["route"], denied["status"]) == ("/jobs/{job_id}/events", 404)
 
 
-def test_no_log_line_has_a_key_a_ticket_or_a_query(browse: Browse, desk: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_log_line_has_a_key_a_ticket_or_a_query(
+    make_client: MakeClient, fake_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """taskdog#1152: a key in a WebSocket's URL appeared in the access log."""
     caplog.set_level(logging.DEBUG, logger="denoised")
-    desk.serve()
-    api = browse(keys=("s3cret-key",))
+    fake_worker.serve()
+    api = make_client(keys=("s3cret-key",))
     ticket = api.post("/tickets").json()["ticket"]
     job_id = api.post("/generate", json={"label": "sneaker"}).json()["id"]
     api.delete(f"/jobs/{job_id}")
@@ -133,7 +139,7 @@ def test_a_defect_is_a_500_without_details_and_a_log_line_with_them(
     assert entries(caplog)[-1]["status"] == 500
 
 
-def test_every_response_forbids_content_sniffing(api: TestClient, desk: Any) -> None:
-    job_id = desk.succeeded()
+def test_every_response_forbids_content_sniffing(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.succeeded()
     for path in ("/healthz", "/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/images/0", f"/jobs/{job_id}/events", "/x"):
         assert api.get(path).headers["x-content-type-options"] == "nosniff", path

@@ -83,7 +83,7 @@ def test_an_old_redis_is_a_problem(version: str, state: str) -> None:
 
 
 def test_a_port_is_free_or_used_by_denoised_or_by_another_program(
-    findings: Any, url: str, listen: Callable[..., str]
+    findings: Any, url: str, start_server: Callable[..., str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -94,7 +94,7 @@ def test_a_port_is_free_or_used_by_denoised_or_by_another_program(
     assert only(findings(port=port)["port"]).message == f"port {port} on 127.0.0.1 is free"
     ours = only(findings(port=int(url.rpartition(":")[2]))["port"])
     assert (ours.state, "denoised 0.1.0 answers" in ours.message) == ("ok", True)
-    guarded = only(findings(port=int(listen(keys=("secret",)).rpartition(":")[2]))["port"])
+    guarded = only(findings(port=int(start_server(keys=("secret",)).rpartition(":")[2]))["port"])
     assert (guarded.state, "API key" in guarded.message) == ("ok", True)
 
 

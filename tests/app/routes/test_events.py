@@ -31,14 +31,16 @@ def seqs(stream: str) -> list[int]:
 
 
 @pytest.fixture
-def done(desk: Any) -> str:
+def done(fake_worker: Any) -> str:
     """A succeeded job with two progress events and a frame: seven events."""
-    job_id: str = desk.create()
-    attempt = desk.start(job_id)
+    job_id: str = fake_worker.create()
+    attempt = fake_worker.start(job_id)
     frame = {"image": 0, "step": 2, "steps": 20, "t": 1.0, "sigma": 0.5, "kind": "x0", "media_type": "image/png"}
-    desk.progress(job_id, attempt, 1)
-    desk.progress(job_id, attempt, 2, {"type": "progress", "step": 2}, {"type": "frame", **frame, "data": "AA=="})
-    desk.finish(job_id, attempt)
+    fake_worker.progress(job_id, attempt, 1)
+    fake_worker.progress(
+        job_id, attempt, 2, {"type": "progress", "step": 2}, {"type": "frame", **frame, "data": "AA=="}
+    )
+    fake_worker.finish(job_id, attempt)
     return job_id
 
 
@@ -100,26 +102,26 @@ def test_a_socket_after_the_end_closes_at_once(after: int, api: TestClient, done
         assert closing.value.code == 1000
 
 
-def test_a_socket_sends_live_events(api: TestClient, desk: Any) -> None:
-    job_id = desk.create()
+def test_a_socket_sends_live_events(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.create()
     with api.websocket_connect(f"{LOCAL}/jobs/{job_id}/events") as socket:
         assert socket.receive_json()["type"] == "queued"
-        attempt = desk.start(job_id)
+        attempt = fake_worker.start(job_id)
         assert socket.receive_json()["type"] == "started"
-        desk.progress(job_id, attempt, 1)
+        fake_worker.progress(job_id, attempt, 1)
         assert socket.receive_json()["step"] == 1
-        desk.finish(job_id, attempt)
+        fake_worker.finish(job_id, attempt)
         assert [socket.receive_json()["type"] for _ in range(2)] == ["image", "succeeded"]
 
 
-def test_one_socket_submits_a_job_and_receives_its_events(api: TestClient, desk: Any) -> None:
+def test_one_socket_submits_a_job_and_receives_its_events(api: TestClient, fake_worker: Any) -> None:
     with api.websocket_connect(f"{LOCAL}/generate") as socket:
         socket.send_json({"label": "sneaker", "seed": 3})
         queued = socket.receive_json()
         assert queued["type"] == "queued"
         job = api.get(f"/jobs/{queued['job']}").json()
         assert (job["seed"], job["label"]) == (3, "sneaker")
-        desk.finish(job["id"], desk.start(job["id"]))
+        fake_worker.finish(job["id"], fake_worker.start(job["id"]))
         assert [socket.receive_json()["type"] for _ in range(3)] == ["started", "image", "succeeded"]
         with pytest.raises(WebSocketDisconnect) as closing:
             socket.receive_json()

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from denoised.app.http.api_keys import key_hash
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -44,10 +44,10 @@ def test_the_queue_is_measured_in_jobs_evaluations_and_age(api: TestClient) -> N
     assert 0.05 <= value(samples, "queue_oldest_seconds", model="shoes") < 60
 
 
-def test_jobs_are_counted_by_status(api: TestClient, desk: Any) -> None:
+def test_jobs_are_counted_by_status(api: TestClient, fake_worker: Any) -> None:
     ids = [api.post("/generate", json={}).json()["id"] for _ in range(5)]
-    desk.finish(ids[0], desk.start(ids[0]))
-    desk.finish(ids[1], desk.start(ids[1]))
+    fake_worker.finish(ids[0], fake_worker.start(ids[0]))
+    fake_worker.finish(ids[1], fake_worker.start(ids[1]))
     for _ in range(3):
         api.delete(f"/jobs/{ids[2]}")
     samples = scrape(api)
@@ -58,24 +58,24 @@ def test_jobs_are_counted_by_status(api: TestClient, desk: Any) -> None:
     assert counted == {"accepted": 5, "succeeded": 2, "failed": 0, "canceled": 1}
 
 
-def test_a_job_that_lost_its_workers_counts_as_failed_once(api: TestClient, desk: Any) -> None:
+def test_a_job_that_lost_its_workers_counts_as_failed_once(api: TestClient, fake_worker: Any) -> None:
     job_id = api.post("/generate", json={}).json()["id"]
     for _ in range(6):
-        desk.store.enter(job_id, desk.start(job_id))
-    assert desk.store.job(job_id).status == "failed"
+        fake_worker.store.enter(job_id, fake_worker.start(job_id))
+    assert fake_worker.store.job(job_id).status == "failed"
     assert value(scrape(api), "jobs_total", model="shoes", status="failed") == 1
 
 
-def test_counters_of_workers_are_summed_and_outlive_them(api: TestClient, desk: Any) -> None:
+def test_counters_of_workers_are_summed_and_outlive_them(api: TestClient, fake_worker: Any) -> None:
     done = {"evaluations": 30, "turns": 4, "turn_seconds": 0.5, "images": 15, "lanes": 64, "jobs": 2}
     more = {"evaluations": 50, "turns": 6, "turn_seconds": 0.75, "images": 21, "lanes": 96, "jobs": 3}
     seen = []
     for worker, counters in (("a", done), ("a", done), ("b", done), ("a", more), ("b", done)):
-        desk.store.count(worker, counters)
+        fake_worker.store.count(worker, counters)
         seen.append(value(scrape(api), "evaluations_total"))
     assert seen == [30, 30, 60, 80, 80]
-    desk.store.forget_worker("a")
-    desk.store.count("c", {"evaluations": 1})  # a's successor starts at zero
+    fake_worker.store.forget_worker("a")
+    fake_worker.store.count("c", {"evaluations": 1})  # a's successor starts at zero
     samples = scrape(api)
     assert value(samples, "evaluations_total") == 81
     assert value(samples, "turns_total") == 10
@@ -86,9 +86,9 @@ def test_counters_of_workers_are_summed_and_outlive_them(api: TestClient, desk: 
     assert value(samples, "batch_occupancy_ratio") == pytest.approx(36 / 160)
 
 
-def test_two_api_processes_report_the_same_shared_state(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    one, other = browse(), browse()
+def test_two_api_processes_report_the_same_shared_state(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    one, other = make_client(), make_client()
     one.post("/generate", json={})
     other.post("/generate", json={})
     own = ("denoised_http", "denoised_listeners", "denoised_refusals", "denoised_queue_oldest", "process_", "python_")
@@ -97,8 +97,8 @@ def test_two_api_processes_report_the_same_shared_state(browse: Browse, desk: An
     assert shared[0]["denoised_jobs_total", (("model", "shoes"), ("status", "accepted"))] == 2
 
 
-def test_workers_are_counted_for_each_model_they_serve(api: TestClient, desk: Any, card_of: Any) -> None:
-    desk.serve(card_of(), card_of(name="hats"), name="worker-2", speed=25.0)
+def test_workers_are_counted_for_each_model_they_serve(api: TestClient, fake_worker: Any, card_of: Any) -> None:
+    fake_worker.serve(card_of(), card_of(name="hats"), name="worker-2", speed=25.0)
     time.sleep(1.1)  # until the cached fleet expires
     samples = scrape(api)
     assert value(samples, "workers", model="shoes") == 2
@@ -107,17 +107,19 @@ def test_workers_are_counted_for_each_model_they_serve(api: TestClient, desk: An
     assert value(samples, "evaluations_per_second") == 25
 
 
-def test_a_model_that_is_no_longer_served_is_still_reported(browse: Browse, desk: Any, card_of: Any) -> None:
+def test_a_model_that_is_no_longer_served_is_still_reported(
+    make_client: MakeClient, fake_worker: Any, card_of: Any
+) -> None:
     """Otherwise no alert could fire."""
-    desk.serve(card_of(), card_of(name="hats"))
-    desk.store.forget_worker("worker-1")
-    assert value(scrape(browse()), "workers", model="hats") == 0
+    fake_worker.serve(card_of(), card_of(name="hats"))
+    fake_worker.store.forget_worker("worker-1")
+    assert value(scrape(make_client()), "workers", model="hats") == 0
 
 
-def test_refusals_are_counted_by_limit(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    full, small = browse(max_queue=1), browse(queue_limit=5, max_queue=100)
-    key = browse(keys=("k",), queue_limit_per_key=5)
+def test_refusals_are_counted_by_limit(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    full, small = make_client(max_queue=1), make_client(queue_limit=5, max_queue=100)
+    key = make_client(keys=("k",), queue_limit_per_key=5)
     assert full.post("/generate", json={}).status_code == 202
     for api, limit in ((full, "jobs"), (small, "evaluations"), (key, "evaluations_per_key")):
         if limit == "evaluations_per_key":
@@ -165,7 +167,7 @@ def test_clients_cannot_create_label_values(api: TestClient) -> None:
         assert values.get("model", "shoes") == "shoes"
 
 
-def test_an_open_stream_counts_as_a_listener(api: TestClient, desk: Any) -> None:
+def test_an_open_stream_counts_as_a_listener(api: TestClient, fake_worker: Any) -> None:
     job_id = api.post("/generate", json={}).json()["id"]
     with api.websocket_connect(f"ws://127.0.0.1:8000/jobs/{job_id}/events") as socket:
         assert socket.receive_json()["type"] == "queued"
@@ -178,9 +180,9 @@ def test_an_open_stream_counts_as_a_listener(api: TestClient, desk: Any) -> None
         assert time.monotonic() < end
 
 
-def test_metrics_need_a_key_and_contain_none(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(keys=("s3cret-key",))
+def test_metrics_need_a_key_and_contain_none(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(keys=("s3cret-key",))
     assert api.get("/metrics", headers={"Authorization": ""}).status_code == 401
     api.post("/generate", json={})
     text = api.get("/metrics").text
@@ -188,17 +190,17 @@ def test_metrics_need_a_key_and_contain_none(browse: Browse, desk: Any) -> None:
     assert key_hash("s3cret-key")[:16] not in text  # nor the owners of jobs
 
 
-def test_without_redis_metrics_report_it(browse: Browse, nowhere: str) -> None:
-    samples = scrape(browse(redis_url=nowhere))
+def test_without_redis_metrics_report_it(make_client: MakeClient, missing_redis_url: str) -> None:
+    samples = scrape(make_client(redis_url=missing_redis_url))
     assert value(samples, "redis_up") == 0
     assert not [name for name, _ in samples if name == "denoised_queue_jobs"]
     assert value(samples, "listeners") == 0
 
 
-def test_a_hanging_redis_is_reported_within_two_seconds(browse: Browse) -> None:
+def test_a_hanging_redis_is_reported_within_two_seconds(make_client: MakeClient) -> None:
     """The best of three attempts, so that a busy machine does not look like a hang."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        api = browse(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        api = make_client(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
         took = []
         for _ in range(3):
             started = time.monotonic()

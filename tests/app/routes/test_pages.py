@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from denoised.app.routes.pages import FOLDER
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 FILES = sorted(path.name for path in FOLDER.iterdir())
 TYPES = {
@@ -38,15 +38,15 @@ def _modules(entry: str) -> set[str]:
     return found
 
 
-def test_the_front_page_is_the_playground(browse: Browse) -> None:
-    answer = browse(keys=("secret",)).get("/", headers={"Authorization": ""}, follow_redirects=False)
+def test_the_front_page_is_the_playground(make_client: MakeClient) -> None:
+    answer = make_client(keys=("secret",)).get("/", headers={"Authorization": ""}, follow_redirects=False)
     assert answer.status_code == 200
     assert answer.content == (FOLDER / "index.html").read_bytes()
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_its_files_are_open_typed_and_load_nothing_from_other_sites(name: str, browse: Browse) -> None:
-    answer = browse(keys=("secret",)).get(f"/playground/{name}", headers={"Authorization": ""})
+def test_its_files_are_open_typed_and_load_nothing_from_other_sites(name: str, make_client: MakeClient) -> None:
+    answer = make_client(keys=("secret",)).get(f"/playground/{name}", headers={"Authorization": ""})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == TYPES[Path(name).suffix]
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -58,8 +58,8 @@ def test_its_files_are_open_typed_and_load_nothing_from_other_sites(name: str, b
 
 
 @pytest.mark.parametrize("path", ["/", "/playground/main.js"])
-def test_a_cached_file_is_a_304_and_a_changed_one_is_sent(path: str, browse: Browse) -> None:
-    api = browse()
+def test_a_cached_file_is_a_304_and_a_changed_one_is_sent(path: str, make_client: MakeClient) -> None:
+    api = make_client()
     first = api.get(path)
     assert first.headers["cache-control"] == "no-cache"
     again = api.get(path, headers={"If-None-Match": first.headers["etag"]})
@@ -70,14 +70,14 @@ def test_a_cached_file_is_a_304_and_a_changed_one_is_sent(path: str, browse: Bro
 @pytest.mark.parametrize(
     "path", ["/playground/", "/playground/no.js", "/playground/..%2fpage.py", "/playground/..%2f..%2f"]
 )
-def test_no_other_file_is_served_from_the_folder(path: str, browse: Browse) -> None:
-    answer = browse().get(path, follow_redirects=False)
+def test_no_other_file_is_served_from_the_folder(path: str, make_client: MakeClient) -> None:
+    answer = make_client().get(path, follow_redirects=False)
     assert answer.status_code == 404, answer.text
 
 
 @pytest.mark.parametrize("keys", [(), ("secret",)])
-def test_the_page_settings_say_whether_a_key_is_required(keys: tuple[str, ...], browse: Browse) -> None:
-    answer = browse(keys=keys).get("/playground/settings.json", headers={"Authorization": ""})
+def test_the_page_settings_say_whether_a_key_is_required(keys: tuple[str, ...], make_client: MakeClient) -> None:
+    answer = make_client(keys=keys).get("/playground/settings.json", headers={"Authorization": ""})
     assert answer.json() == {"keys": bool(keys)}
 
 
@@ -117,8 +117,8 @@ def test_fastapis_own_pages_are_not_served(path: str, api: TestClient) -> None:
     assert api.get(path).status_code == 404
 
 
-def test_the_api_reference_is_open_in_the_playground_when_docs_needs_a_key(browse: Browse) -> None:
-    api = browse(keys=("secret",))
+def test_the_api_reference_is_open_in_the_playground_when_docs_needs_a_key(make_client: MakeClient) -> None:
+    api = make_client(keys=("secret",))
     assert api.get("/docs", headers={"Authorization": ""}).status_code == 401
     reference = api.get("/playground/docs.html", headers={"Authorization": ""})
     assert reference.content == api.get("/docs").content == (FOLDER / "docs.html").read_bytes()
@@ -133,8 +133,8 @@ def test_head_has_the_headers_of_get_and_no_body(path: str, api: TestClient) -> 
         assert head.headers.get(name) == got.headers.get(name), name
 
 
-def test_head_of_a_picture_has_its_length_and_etag(api: TestClient, desk: Any) -> None:
-    job_id = desk.succeeded(job_id="0" * 32)
+def test_head_of_a_picture_has_its_length_and_etag(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.succeeded(job_id="0" * 32)
     got, head = (call(f"/jobs/{job_id}/images/0") for call in (api.get, api.head))
     assert (head.status_code, head.headers["etag"], head.content) == (200, got.headers["etag"], b"")
     assert int(head.headers["content-length"]) == len(got.content) > 0
@@ -147,8 +147,8 @@ def test_head_of_a_stream_ends_at_once(api: TestClient) -> None:
     assert head.headers["content-type"].startswith("text/event-stream")
 
 
-def test_head_needs_a_key_where_get_does(browse: Browse) -> None:
-    api = browse(keys=("secret",))
+def test_head_needs_a_key_where_get_does(make_client: MakeClient) -> None:
+    api = make_client(keys=("secret",))
     assert api.head("/jobs", headers={"Authorization": ""}).status_code == 401
     assert api.head("/", headers={"Authorization": ""}).status_code == 200
 

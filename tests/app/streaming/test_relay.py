@@ -72,12 +72,12 @@ def test_a_closed_listener_first_returns_its_buffer() -> None:
 
 
 @pytest.fixture
-def relayed(desk: Any, valkey_url: str) -> Callable[[Callable[[Relay], Coroutine[Any, Any, None]]], None]:
+def relayed(fake_worker: Any, valkey_url: str) -> Callable[[Callable[[Relay], Coroutine[Any, Any, None]]], None]:
     """`relayed(body)`: run a coroutine with a started relay."""
 
     @asynccontextmanager
     async def reading() -> AsyncIterator[Relay]:
-        relay = Relay(desk.store, connect(valkey_url, timeout=30.0))
+        relay = Relay(fake_worker.store, connect(valkey_url, timeout=30.0))
         relay.start()
         try:
             yield relay
@@ -98,27 +98,27 @@ async def collected(relay: Relay, job_id: str, after: int = 0) -> list[Event]:
     return [event async for event in relay.events(job_id, after) if event is not None]
 
 
-def work(desk: Any, job_id: str, steps: int, pause: float = 0.0) -> None:
-    attempt = desk.start(job_id)
+def work(fake_worker: Any, job_id: str, steps: int, pause: float = 0.0) -> None:
+    attempt = fake_worker.start(job_id)
     for k in range(steps):
-        desk.progress(job_id, attempt, k + 1)
+        fake_worker.progress(job_id, attempt, k + 1)
         time.sleep(pause)
-    desk.finish(job_id, attempt)
+    fake_worker.finish(job_id, attempt)
 
 
-def test_stored_and_live_events_join_without_a_gap(desk: Any, relayed: Any) -> None:
+def test_stored_and_live_events_join_without_a_gap(fake_worker: Any, relayed: Any) -> None:
     """Listeners that start at any moment of a job receive each of its events once."""
 
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
-        working = asyncio.create_task(asyncio.to_thread(work, desk, job_id, 150, 0.002))
+        job_id = fake_worker.create()
+        working = asyncio.create_task(asyncio.to_thread(work, fake_worker, job_id, 150, 0.002))
         listening = []
         while not working.done():
             listening.append(asyncio.create_task(collected(relay, job_id)))
             await asyncio.sleep(0.02)
         await working
         listening.append(asyncio.create_task(collected(relay, job_id)))
-        everything = [event["seq"] for event in desk.store.events(job_id)]
+        everything = [event["seq"] for event in fake_worker.store.events(job_id)]
         assert len(listening) > 3
         for received in await asyncio.gather(*listening):
             assert [event["seq"] for event in received] == everything
@@ -129,34 +129,34 @@ def test_stored_and_live_events_join_without_a_gap(desk: Any, relayed: Any) -> N
     relayed(body)
 
 
-def test_a_followed_job_is_marked_as_watched(desk: Any, relayed: Any) -> None:
+def test_a_followed_job_is_marked_as_watched(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        watched, other = desk.create(), desk.create()
+        watched, other = fake_worker.create(), fake_worker.create()
         events = relay.events(watched)
         first = await anext(events)
         assert first is not None
         assert first["type"] == "queued"
-        assert desk.store.job(watched).watched
-        assert not desk.store.job(other).watched
+        assert fake_worker.store.job(watched).watched
+        assert not fake_worker.store.job(other).watched
         await events.aclose()
 
     relayed(body)
 
 
-def test_a_listener_continues_after_a_seq(desk: Any, relayed: Any) -> None:
+def test_a_listener_continues_after_a_seq(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
-        await asyncio.to_thread(work, desk, job_id, 10)
+        job_id = fake_worker.create()
+        await asyncio.to_thread(work, fake_worker, job_id, 10)
         assert [event["seq"] for event in await collected(relay, job_id, after=5)] == list(range(6, 15))
 
     relayed(body)
 
 
-def test_listeners_receive_only_the_events_of_their_job(desk: Any, relayed: Any) -> None:
+def test_listeners_receive_only_the_events_of_their_job(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        jobs = [desk.create() for _ in range(8)]
+        jobs = [fake_worker.create() for _ in range(8)]
         listening = [asyncio.create_task(collected(relay, job_id)) for job_id in jobs for _ in range(12)]
-        await asyncio.gather(*(asyncio.to_thread(work, desk, job_id, 20) for job_id in jobs))
+        await asyncio.gather(*(asyncio.to_thread(work, fake_worker, job_id, 20) for job_id in jobs))
         for k, received in enumerate(await asyncio.gather(*listening)):
             assert {event["job"] for event in received} == {jobs[k // 12]}
             assert [event["seq"] for event in received] == list(range(1, 25))
@@ -164,15 +164,15 @@ def test_listeners_receive_only_the_events_of_their_job(desk: Any, relayed: Any)
     relayed(body)
 
 
-def test_a_listener_that_never_reads_delays_no_other(desk: Any, relayed: Any) -> None:
+def test_a_listener_that_never_reads_delays_no_other(fake_worker: Any, relayed: Any) -> None:
     """ComfyUI#6427: nothing is buffered for it; when it reads again, it gets the newest events and the end."""
 
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         lazy = relay.events(job_id)
         assert (await anext(lazy))["type"] == "queued"  # type: ignore[index]
         eager = asyncio.create_task(collected(relay, job_id))
-        await asyncio.to_thread(work, desk, job_id, 2 * MAX_LAG)
+        await asyncio.to_thread(work, fake_worker, job_id, 2 * MAX_LAG)
         assert (await eager)[-1]["type"] == "succeeded"
         late = [event async for event in lazy if event is not None]
         kinds = [event["type"] for event in late]
@@ -186,12 +186,12 @@ def test_a_listener_that_never_reads_delays_no_other(desk: Any, relayed: Any) ->
     relayed(body)
 
 
-def test_a_slightly_slow_listener_misses_nothing(desk: Any, relayed: Any) -> None:
+def test_a_slightly_slow_listener_misses_nothing(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         slow = relay.events(job_id)
         assert (await anext(slow))["type"] == "queued"  # type: ignore[index]
-        await asyncio.to_thread(work, desk, job_id, 3 * BUFFER_SIZE)
+        await asyncio.to_thread(work, fake_worker, job_id, 3 * BUFFER_SIZE)
         late = [event["seq"] async for event in slow if event is not None]
         assert late == list(range(2, late[-1] + 1))
         assert len(late) > 3 * BUFFER_SIZE
@@ -199,19 +199,19 @@ def test_a_slightly_slow_listener_misses_nothing(desk: Any, relayed: Any) -> Non
     relayed(body)
 
 
-def test_a_job_whose_listeners_are_all_behind_is_not_read(desk: Any, relayed: Any) -> None:
+def test_a_job_whose_listeners_are_all_behind_is_not_read(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         lazy = relay.events(job_id)
         assert (await anext(lazy))["type"] == "queued"  # type: ignore[index]
         reading = asyncio.create_task(anext(lazy))
-        attempt = desk.start(job_id)
+        attempt = fake_worker.start(job_id)
         assert (await reading)["type"] == "started"  # type: ignore[index]
         for number in range(1, 2 * BUFFER_SIZE):
-            await asyncio.to_thread(desk.progress, job_id, attempt, number)
+            await asyncio.to_thread(fake_worker.progress, job_id, attempt, number)
         await asyncio.sleep(0.1)
         assert relay.followed == 0
-        desk.finish(job_id, attempt)
+        fake_worker.finish(job_id, attempt)
         rest = [event async for event in lazy if event is not None]
         assert [event["type"] for event in rest[-2:]] == ["image", "succeeded"]
         assert relay.followed == 0
@@ -219,9 +219,9 @@ def test_a_job_whose_listeners_are_all_behind_is_not_read(desk: Any, relayed: An
     relayed(body)
 
 
-def test_silence_is_reported_after_each_quiet_interval(desk: Any, relayed: Any) -> None:
+def test_silence_is_reported_after_each_quiet_interval(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        events = relay.events(desk.create(), quiet=0.01)
+        events = relay.events(fake_worker.create(), quiet=0.01)
         assert (await anext(events))["type"] == "queued"  # type: ignore[index]
         assert await anext(events) is None
         assert await anext(events) is None
@@ -231,9 +231,9 @@ def test_silence_is_reported_after_each_quiet_interval(desk: Any, relayed: Any) 
     relayed(body)
 
 
-def test_on_shutdown_every_stream_ends_and_no_new_one_starts(desk: Any, relayed: Any) -> None:
+def test_on_shutdown_every_stream_ends_and_no_new_one_starts(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         listening = [asyncio.create_task(collected(relay, job_id)) for _ in range(3)]
         waiting = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
         await asyncio.sleep(0.2)
@@ -246,42 +246,42 @@ def test_on_shutdown_every_stream_ends_and_no_new_one_starts(desk: Any, relayed:
     relayed(body)
 
 
-def test_a_seq_beyond_the_last_event_still_ends_with_the_job(desk: Any, relayed: Any) -> None:
+def test_a_seq_beyond_the_last_event_still_ends_with_the_job(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         listening = asyncio.create_task(collected(relay, job_id, after=10**9))
         await asyncio.sleep(0.2)
-        await asyncio.to_thread(work, desk, job_id, 3)
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         assert await listening == []
 
     relayed(body)
 
 
-def test_a_job_that_expires_during_the_read_ends_its_stream(desk: Any, relayed: Any) -> None:
+def test_a_job_that_expires_during_the_read_ends_its_stream(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
-        await asyncio.to_thread(work, desk, job_id, 600)
+        job_id = fake_worker.create()
+        await asyncio.to_thread(work, fake_worker, job_id, 600)
         events = relay.events(job_id)
         first = await anext(events)
         assert first is not None
-        for key in desk.client.scan_iter(f"denoised:job:{job_id}*"):
-            desk.client.delete(key)
+        for key in fake_worker.client.scan_iter(f"denoised:job:{job_id}*"):
+            fake_worker.client.delete(key)
         rest = [event async for event in events]
         assert len(rest) < 600
 
     relayed(body)
 
 
-def test_waiting_returns_the_ended_job_or_its_state_on_timeout(desk: Any, relayed: Any) -> None:
+def test_waiting_returns_the_ended_job_or_its_state_on_timeout(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         waiting = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
-        await asyncio.to_thread(work, desk, job_id, 3)
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         outcome = await waiting
         assert outcome is not None
         assert outcome.record.status == "succeeded"
         assert (await relay.wait_for_end(job_id, 0.0)) == outcome
-        open_job = desk.create()
+        open_job = fake_worker.create()
         unfinished = await relay.wait_for_end(open_job, 0.01)
         assert unfinished is not None
         assert unfinished.record.status == "queued"
@@ -291,18 +291,18 @@ def test_waiting_returns_the_ended_job_or_its_state_on_timeout(desk: Any, relaye
 
 
 def test_waiting_for_an_end_does_not_read_the_progress(
-    desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+    fake_worker: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "denoised.app.streaming.relay.POLL_SECONDS", 10 * TIMEOUT_SECONDS
     )  # never within the test: only the notification is left
 
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         waiting = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
         await asyncio.sleep(0.1)
         assert relay.followed == relay.listeners == 0
-        await asyncio.to_thread(work, desk, job_id, 3)
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         outcome = await waiting
         assert outcome is not None
         assert outcome.record.terminal
@@ -311,15 +311,15 @@ def test_waiting_for_an_end_does_not_read_the_progress(
 
 
 def test_waiting_just_after_the_end_returns_at_once_with_the_picture(
-    desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+    fake_worker: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job may end between its acceptance and the start of the wait, and is not read in between."""
     monkeypatch.setattr("denoised.app.streaming.relay.POLL_SECONDS", 10 * TIMEOUT_SECONDS)
 
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         before = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
-        await asyncio.to_thread(work, desk, job_id, 3)
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         await before
         outcome = await relay.wait_for_end(job_id, TIMEOUT_SECONDS, pictures=2)
         assert outcome is not None
@@ -330,15 +330,15 @@ def test_waiting_just_after_the_end_returns_at_once_with_the_picture(
 
 
 def test_an_end_whose_notification_is_lost_is_found_by_polling(
-    desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+    fake_worker: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("denoised.app.streaming.relay.POLL_SECONDS", 0.1)
 
     async def body(relay: Relay) -> None:
         monkeypatch.setattr(relay, "_job_ended", lambda jobs: None)
-        job_id = desk.create()
+        job_id = fake_worker.create()
         waiting = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
-        await asyncio.to_thread(work, desk, job_id, 3)
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         outcome = await waiting
         assert outcome is not None
         assert outcome.record.terminal

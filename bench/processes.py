@@ -1,4 +1,4 @@
-"""Programs that are measured: started, stopped, and held still while another is measured."""
+"""The programs that are measured: starting them, stopping them, and suspending them while others are measured."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 PROC = Path("/proc")
-BEGAN = 17  # of the fields of /proc/PID/stat after the parent's number: when the process began
-# Without what `make bench` sets for its own torch: denoised sets that itself, its peers run as they come.
+START_TIME = 17  # index of the start time in /proc/PID/stat, counted after the parent's number
+# Without the settings that `make bench` makes for its own torch: denoised sets them itself, and the peers run with
+# their defaults.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in TORCH_ENVIRONMENT}
 
 
 @dataclass(frozen=True)
-class Member:
-    """A process; a number is given to another process one day, with another beginning."""
+class ProcessId:
+    """A process. The start time tells it from a later process with the same number."""
 
     pid: int
-    began: str
+    started: str
 
 
 @dataclass
-class Program:
-    """A program in a session of its own: a Ctrl-C in the terminal reaches this process alone, which stops it."""
+class MeasuredProgram:
+    """A program in a session of its own, so that a Ctrl-C in the terminal reaches only this process, which stops it."""
 
     name: str
     process: subprocess.Popen[str]
@@ -50,14 +51,14 @@ class Program:
         command: Sequence[str | Path],
         log: Path,
         *,
-        talks: bool = False,
+        piped: bool = False,
         cwd: Path = ROOT,
         environment: Mapping[str, str] | None = None,
-    ) -> Program:
-        """What it prints goes to `log`; its standard output does not where it `talks` with us.
+    ) -> MeasuredProgram:
+        """Start a program whose output goes to `log`. piped: its stdin and stdout are for `write_line`, `read_line`.
 
         Raises:
-            BenchError: when there is no such program.
+            BenchError: if there is no such program.
         """
         with log.open("a", encoding="utf-8") as file:
             try:
@@ -65,8 +66,8 @@ class Program:
                     [str(part) for part in command],
                     cwd=cwd,
                     env={**ENVIRONMENT, **(environment or {})},
-                    stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
-                    stdout=subprocess.PIPE if talks else file,
+                    stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if piped else file,
                     stderr=file,
                     text=True,
                     start_new_session=True,
@@ -75,59 +76,59 @@ class Program:
                 raise BenchError(f"{name} does not start: {error}") from error
         return cls(name, process, log)
 
-    def hear(self, seconds: float = START_SECONDS) -> str:
-        """The next line that it prints: one for each that it is told, so that none waits to be read.
+    def read_line(self, seconds: float = START_SECONDS) -> str:
+        """The next line of output. The program prints one line per line of input, so none is left unread.
 
         Raises:
-            BenchError: when it ends instead, or says nothing for so long.
+            BenchError: if it exits instead, or prints nothing for so long.
         """
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], seconds)[0]:
-            raise BenchError(f"{self.name} said nothing for {seconds:g} s: {self.last_words()}")
+            raise BenchError(f"{self.name} printed nothing for {seconds:g} s: {self.log_tail()}")
         line = self.process.stdout.readline()
         if not line:
-            raise BenchError(f"{self.name} ended: {self.last_words()}")
+            raise BenchError(f"{self.name} exited: {self.log_tail()}")
         return line
 
-    def tell(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """Write a line to its standard input."""
         assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def wait_until(self, ready: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-        """Raise a BenchError when it ends, or is not ready in time."""
+        """Raise a BenchError if it exits, or is not ready in time."""
         end = time.monotonic() + seconds
         while not ready():
             if self.process.poll() is not None:
-                raise BenchError(f"{self.name} ended with exit code {self.process.returncode}: {self.last_words()}")
+                raise BenchError(f"{self.name} exited with code {self.process.returncode}: {self.log_tail()}")
             if time.monotonic() > end:
-                raise BenchError(f"{self.name} is not ready after {seconds:g} s: {self.last_words()}")
+                raise BenchError(f"{self.name} is not ready after {seconds:g} s: {self.log_tail()}")
             time.sleep(0.05)
 
-    def last_words(self) -> str:
-        """The end of its log, in one line."""
+    def log_tail(self) -> str:
+        """The last lines of its log, joined into one."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return " / ".join(line.strip() for line in lines[-8:] if line.strip()) or "it said nothing"
+        return " / ".join(line.strip() for line in lines[-8:] if line.strip()) or "it logged nothing"
 
-    def pause(self) -> None:
-        """Hold it and all its descendants still, parents first, who might miss a child."""
-        for member in family(self.process.pid):
+    def suspend(self) -> None:
+        """Suspend it and its descendants; parents first, since a running parent might replace a suspended child."""
+        for member in process_tree(self.process.pid):
             _send(member, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let them go on, children first."""
-        for member in reversed(family(self.process.pid)):
+        """Resume it and its descendants, children first."""
+        for member in reversed(process_tree(self.process.pid)):
             _send(member, signal.SIGCONT)
 
     def stop(self) -> None:
-        """SIGTERM to it, and SIGKILL to whoever of its family is left then."""
-        members = family(self.process.pid)
+        """Terminate it, and kill those of its descendants that are still alive then."""
+        members = process_tree(self.process.pid)
         self.resume()
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
-        living = set(_processes())
+        living = set(_parents())
         for member in members:
             if member in living:
                 _send(member, signal.SIGKILL)
@@ -152,17 +153,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def family(pid: int) -> list[Member]:
+def process_tree(pid: int) -> list[ProcessId]:
     """A process and its living descendants, every parent before its children."""
-    parents = _processes()
+    parents = _parents()
     found = [member for member in parents if member.pid == pid]
-    for member in found:  # grows meanwhile
+    for member in found:  # the list grows while it is read
         found += [child for child, parent in parents.items() if parent == member.pid]
     return found
 
 
 def command_line(pid: int) -> str:
-    """What a process was started as; "" when it is gone."""
+    """The command line of a process; "" if it is gone."""
     if PROC.exists():
         with suppress(OSError):
             return (PROC / str(pid) / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
@@ -171,37 +172,37 @@ def command_line(pid: int) -> str:
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory of a process that lies in RAM.
+    """The resident memory of a process.
 
     Raises:
-        BenchError: when there is no such process.
+        BenchError: if there is no such process.
     """
-    told = _ps("-o", "rss=", "-p", str(pid)).strip()
-    if not told:
+    kilobytes = _ps("-o", "rss=", "-p", str(pid)).strip()
+    if not kilobytes:
         raise BenchError(f"process {pid} is gone")
-    return int(told) * 1024
+    return int(kilobytes) * 1024
 
 
-def _processes() -> dict[Member, int]:
-    """All that live, with the number of each one's parent; from /proc, where there is one: not everywhere is a `ps`."""
+def _parents() -> dict[ProcessId, int]:
+    """Every living process with the number of its parent, from /proc where it exists: not every system has `ps`."""
     if not PROC.exists():
-        return _told_by_ps()
+        return _parents_by_ps()
     found = {}
     for path in PROC.glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has ended meanwhile
             pid, _, rest = path.read_text().partition(" (")
             state, parent, *fields = rest.rpartition(") ")[2].split()
             if state not in "ZX":
-                found[Member(int(pid), fields[BEGAN])] = int(parent)
+                found[ProcessId(int(pid), fields[START_TIME])] = int(parent)
     return found
 
 
-def _told_by_ps() -> dict[Member, int]:
+def _parents_by_ps() -> dict[ProcessId, int]:
     found = {}
     for line in _ps("-eo", "pid=,ppid=,stat=,lstart=").splitlines():
-        pid, parent, state, began = line.split(None, 3)
+        pid, parent, state, started = line.split(None, 3)
         if not state.startswith("Z"):
-            found[Member(int(pid), began.strip())] = int(parent)
+            found[ProcessId(int(pid), started.strip())] = int(parent)
     return found
 
 
@@ -209,6 +210,6 @@ def _ps(*arguments: str) -> str:
     return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout
 
 
-def _send(member: Member, signum: signal.Signals) -> None:
+def _send(member: ProcessId, signum: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(member.pid, signum)

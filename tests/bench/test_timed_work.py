@@ -1,4 +1,4 @@
-"""What is timed is the work that is meant: convolutions, the engine's loop, the peers' pipeline."""
+"""The benchmark times the work it claims to time: convolutions, the engine's loop, the peers' pipeline."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from bench import engine_loop
-from bench.accelerated import ROUGHLY
+from bench.accelerator_loads import MEAN_TOLERANCE
 from bench.convolutions import all_convolutions
-from bench.kernels import Networks, alternate
-from bench.load import REAL_TRAFFIC
-from bench.names import CHANNELS_LAST, CONTIGUOUS, OURS
-from bench.peers.network import Compiled, Manner, Network
-from bench.peers.pipeline import ClassConditionalDDIM, Picture
+from bench.kernels import Networks, time_in_turns
+from bench.peers.network import CompiledNetwork, Network, NetworkOptions
+from bench.peers.pipeline import ClassConditionalDDIM, ImageParameters
+from bench.sample_names import CHANNELS_LAST, CONTIGUOUS, DENOISED
+from bench.workloads import REAL_TRAFFIC
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.sampling import sample
 
 
-def test_the_convolutions_alone_give_what_the_network_has_from_them() -> None:
+def test_the_convolutions_alone_compute_what_they_compute_in_the_network() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1))
     network.requires_grad_(False)
@@ -31,10 +31,10 @@ def test_the_convolutions_alone_give_what_the_network_has_from_them() -> None:
     torch.testing.assert_close(second.to_dense(), network(x), rtol=1e-4, atol=1e-5)
 
 
-def test_all_subjects_of_an_evaluation_compute_the_same() -> None:
-    outputs = {name: evaluate() for name, evaluate in Networks().at(2).items()}
+def test_all_networks_compute_the_same() -> None:
+    outputs = {name: evaluate() for name, evaluate in Networks().evaluations(2).items()}
     for name in (CONTIGUOUS, CHANNELS_LAST):
-        torch.testing.assert_close(outputs[name], outputs[OURS], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(outputs[name], outputs[DENOISED], rtol=1e-3, atol=1e-4)
 
 
 def test_every_convolution_of_the_network_is_timed() -> None:
@@ -46,33 +46,33 @@ def test_every_convolution_of_the_network_is_timed() -> None:
 
 def test_subjects_take_turns() -> None:
     seen: list[str] = []
-    times = alternate({name: lambda name=name: seen.append(name) for name in "ab"}, rounds=2, spell=0.0)  # type: ignore[misc]
+    times = time_in_turns({name: lambda name=name: seen.append(name) for name in "ab"}, rounds=2, seconds=0.0)  # type: ignore[misc]
     turns = "".join(name for k, name in enumerate(seen) if k == 0 or seen[k - 1] != name)
     assert turns == "ababab"
     assert [len(samples) for samples in times.values()] == [2, 2]
 
 
-def test_the_engine_alone_is_timed_at_the_rows_that_it_evaluates() -> None:
+def test_the_engine_alone_has_a_plausible_rate() -> None:
     model = load_model(ZOO / "digits")
-    rate = engine_loop.evaluations_per_second(model, REAL_TRAFFIC.asks(0), 4, warm_up=0.05, seconds=0.2)
+    rate = engine_loop.evaluations_per_second(model, REAL_TRAFFIC.requests(0), 4, warm_up=0.05, seconds=0.2)
     assert 0 < rate < 1e6
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> ClassConditionalDDIM:
-    return ClassConditionalDDIM(str(ZOO / "fashion-mnist"), Manner(), ())
+    return ClassConditionalDDIM(str(ZOO / "fashion-mnist"), NetworkOptions(), ())
 
 
-def test_the_peers_make_the_pictures_that_denoised_makes(pipeline: ClassConditionalDDIM) -> None:
+def test_the_peers_make_the_same_images_as_denoised(pipeline: ClassConditionalDDIM) -> None:
     model = load_model(ZOO / "fashion-mnist")
-    pictures = pipeline([Picture(label, 40 + k, 10, 1.0) for k, label in enumerate((7, 3))])
+    pictures = pipeline([ImageParameters(label, 40 + k, 10, 1.0) for k, label in enumerate((7, 3))])
     ours = sample(model, [7, 3], seed=40, sampler="ddim", steps=10)
     for picture, expected in zip(pictures, model.decode(ours), strict=True):
         apart = np.abs(np.asarray(picture, dtype=np.int64) - expected.squeeze(-1).astype(np.int64))
         assert apart.max() <= 1
 
 
-def test_guidance_of_the_peers_is_no_guidance_at_scale_one_and_another_picture_at_three(
+def test_guidance_of_the_peers_is_neutral_at_scale_one_and_extrapolates_at_three(
     pipeline: ClassConditionalDDIM,
 ) -> None:
     x, t = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor([300])
@@ -80,28 +80,28 @@ def test_guidance_of_the_peers_is_no_guidance_at_scale_one_and_another_picture_a
     with torch.inference_mode():
         plain = pipeline.network(x, t, label)
         without = pipeline.network(x, t, torch.tensor([10]))
-        one, three = (pipeline._guided(x, t, label, torch.full((1, 1, 1, 1), scale)) for scale in (1.0, 3.0))
+        one, three = (pipeline._evaluate_guided(x, t, label, torch.full((1, 1, 1, 1), scale)) for scale in (1.0, 3.0))
     torch.testing.assert_close(one, plain, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(three, 3 * plain - 2 * without, rtol=1e-4, atol=1e-4)
 
 
-def test_the_peers_pictures_in_bfloat16_are_those_in_float32_but_for_a_grey_level_on_average(
+def test_the_peers_images_in_bfloat16_differ_by_less_than_a_gray_level_on_average(
     pipeline: ClassConditionalDDIM,
 ) -> None:
-    rough = ClassConditionalDDIM(str(ZOO / "fashion-mnist"), Manner(precision="bfloat16"), ())
-    pictures = [Picture(7, 7, 10, 1.0)]
+    rough = ClassConditionalDDIM(str(ZOO / "fashion-mnist"), NetworkOptions(precision="bfloat16"), ())
+    pictures = [ImageParameters(7, 7, 10, 1.0)]
     given, exact, other = (
         np.asarray(images[0], dtype=np.int64)
-        for images in (rough(pictures), pipeline(pictures), pipeline([Picture(7, 107, 10, 1.0)]))
+        for images in (rough(pictures), pipeline(pictures), pipeline([ImageParameters(7, 107, 10, 1.0)]))
     )
-    assert 0 < np.abs(given - exact).mean() < 1 < ROUGHLY < np.abs(other - exact).mean()
+    assert 0 < np.abs(given - exact).mean() < 1 < MEAN_TOLERANCE < np.abs(other - exact).mean()
 
 
 @pytest.mark.slow
-def test_a_compiled_network_computes_what_it_is_made_of_at_every_batch_size_and_is_compiled_for_its_own_alone() -> None:
-    network = Network(ZOO / "fashion-mnist", Manner())
+def test_a_compiled_network_is_exact_at_every_batch_size_and_compiles_only_its_own_sizes() -> None:
+    network = Network(ZOO / "fashion-mnist", NetworkOptions())
     with torch.no_grad():
-        compiled = Compiled(network, (2, 3), "cpu")
+        compiled = CompiledNetwork(network, (2, 3), "cpu")
         with torch._dynamo.config.patch(error_on_recompile=True):
             for images in (1, 2, 3):
                 x = torch.randn(images, 1, 28, 28, generator=torch.Generator().manual_seed(images))
@@ -109,7 +109,7 @@ def test_a_compiled_network_computes_what_it_is_made_of_at_every_batch_size_and_
                 torch.testing.assert_close(compiled(x, t, labels), network(x, t, labels), rtol=1e-3, atol=1e-4)
 
 
-def test_both_locks_have_one_version_of_what_both_name(repository: Path) -> None:
+def test_both_lock_files_agree_on_shared_packages(repository: Path) -> None:
     ours, peers = (
         dict(line.split(";")[0].strip().split("==") for line in path.read_text().splitlines() if "==" in line)
         for path in (repository / "requirements.lock", repository / "bench" / "peers" / "requirements.lock")

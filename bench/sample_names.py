@@ -1,22 +1,22 @@
-"""What figures are called, in the CSV and on the page: sections, subjects, conditions, quantities."""
+"""The names of sections, subjects, conditions and quantities, in the CSV files and on the pages."""
 
 from __future__ import annotations
 
-# Sections, in the order in which they are run.
+# Sections, in the order in which they run.
 KERNELS, SHAPES, LOADS, CLIENTS, LISTENERS = "kernels", "shapes", "loads", "clients", "listeners"
 MEMORY, READINESS = "memory", "ready"
-ONE_EVALUATION = "evaluations"  # on an accelerator, where LOADS follows
+ONE_EVALUATION = "evaluations"  # on an accelerator, before LOADS
 
-# Servers.
-OURS, LOCKED, BATCHING, BARE = "denoised", "(a) FastAPI + lock", "(b) LitServe", "(c) bare U-Net loop"
-ENGINE = "our bare engine loop"
+# Loads.
+DENOISED, LOCKED, BATCHING, BARE = "denoised", "(a) FastAPI + lock", "(b) LitServe", "(c) bare U-Net loop"
+ENGINE = "denoised's engine alone"
 ONE_CLIENT = "one client, 20 steps"
 NO_LISTENERS, SIXTEEN_LISTENERS = "no listeners", "16 listeners"
 EVALUATIONS = "evaluations/s"
 LATENCY, SHORT_LATENCY = "median latency, s", "median latency of 10 steps, s"
-MEAN_BATCH, CHOSEN_BATCH = "rows in an evaluation", "images in an evaluation"
-WINDOW, EVERYBODY, SECONDS = "window", "everybody", "seconds"  # for which clients ask
-FRAMES = "share of the frames that came"
+MEAN_BATCH, CHOSEN_BATCH = "mean batch", "batch"
+WINDOW, ALL_SUBJECTS, SECONDS = "window", "all", "seconds"  # how long each load lasted
+FRAMES = "fraction of frames received"
 
 # One evaluation of the network.
 CONTIGUOUS, CHANNELS_LAST = "diffusers, contiguous", "diffusers, channels_last"
@@ -26,9 +26,9 @@ EAGER = (CONTIGUOUS, CHANNELS_LAST)
 TABLE_BATCHES = (1, 16)
 MILLISECONDS = "ms"
 
-# A server's life.
-FIRST, LATER = "the first time", "later"
-SETTLED = "after 500 jobs"
+# Startup and memory.
+FIRST_START, LATER_START = "first start", "later starts"
+AFTER_WARM_UP = "after 500 jobs"
 READY, GROWTH, MEGABYTES = "seconds to ready", "growth of memory, %", "memory, MB"
 
 
@@ -43,5 +43,5 @@ def pixels(side: int) -> str:
 
 
 def in_precision(subject: str, precision: str) -> str:
-    """A subject that evaluates in a precision."""
+    """The name of a subject in a precision."""
     return f"{subject}, {precision}"
