@@ -37,7 +37,7 @@ spec.loader.exec_module(fakes)
 
 import torch
 from denoised.jobs.log import to_stderr
-from denoised.worker.loop import WorkerSettings
+from denoised.worker.settings import WorkerSettings
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.jobs.connection import connect
 from denoised.jobs.store import Store
@@ -127,7 +127,7 @@ def start(
     store: Store, job_id: str, worker: str = "worker", numerics: str = "fake", execution: str | None = None
 ) -> int:
     """Begin an attempt as a worker does; its number, 0 when the job is over."""
-    begun = store.begin(job_id, worker, numerics, execution)
+    begun = store.start_attempt(job_id, worker, numerics, execution)
     return 0 if begun is None else begun.record.attempt
 
 
@@ -268,7 +268,7 @@ class Harness:
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """All that is stored."""
-        return self.store.events(job_id, count=100_000)
+        return self.store.events.read(job_id, count=100_000)
 
     def forgotten(self, job_id: str) -> bool:
         """Whether RQ knows nothing of a job any more, but for what a last heartbeat leaves to expire."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from denoised.jobs.record import WorkerReport
 from denoised.jobs.store import Store
+from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard
 
 CACHE_SECONDS = 1.0
@@ -32,12 +32,12 @@ class Fleet:
 
     @classmethod
     def read(cls, store: Store) -> Fleet:
-        workers = store.workers()
+        workers = store.workers.live()
         cards: dict[str, ModelCard] = {}
         for worker in workers:
             for card in worker.models:
                 cards.setdefault(card["name"], ModelCard(**card))
-        return cls(time.monotonic(), workers, list(cards.values()), store.known_models())
+        return cls(time.monotonic(), workers, list(cards.values()), store.workers.known_models())
 
 
 class Catalog:

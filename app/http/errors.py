@@ -11,7 +11,7 @@ Problem                     any refusal: status, title, detail
 ├── InvalidRequest   422    names each invalid field, its value and the limit
 ├── TooBusy          429    the queue is full; has a Retry-After header
 ├── InternalError    500    a defect of the server
-├── JobFailed        500    the job that the client waited for failed
+├── FailedJob        500    the job that the client waited for failed
 ├── Unavailable      503    Redis does not answer, or no worker serves the model
 ├── WaitTimeout      504    the job did not end in time; names the job
 └── StorageFull      507    Redis is out of memory
@@ -113,7 +113,7 @@ class InternalError(Problem):
         super().__init__("internal server error; see the server's log for details")
 
 
-class JobFailed(Problem):
+class FailedJob(Problem):
     status = 500
 
 

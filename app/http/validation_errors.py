@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 MAX_ERRORS = 20  # that one response lists
+MAX_NAMES = 20  # that one message lists
 MAX_VALUE_LENGTH = 80  # characters of a rejected value that a message repeats
 
 
@@ -45,6 +46,11 @@ def format_value(value: object) -> str:
         text = repr(value)
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if isinstance(value, str) else _truncate(text)
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names for a message: all of them, or the first `MAX_NAMES` and their number."""
+    return ", ".join(names[:MAX_NAMES]) + (f", … ({len(names)} in all)" if len(names) > MAX_NAMES else "")
 
 
 def _truncate(text: str) -> str:

@@ -9,12 +9,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.websockets import WebSocket
 
-from denoised.app.http.errors import Conflict, JobFailed, Unavailable, WaitTimeout
+from denoised.app.http.errors import Conflict, FailedJob, Unavailable, WaitTimeout
 from denoised.app.http.headers import job_location
 from denoised.app.http.negotiation import preference_applied
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.services import Services
-from denoised.app.streaming.listener import ServerClosing
+from denoised.app.streaming.event_listener import ServerClosing
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store import Outcome
 
@@ -57,13 +57,13 @@ def require_pictures(record: JobRecord) -> None:
 
     Raises:
         Conflict: when it was canceled.
-        JobFailed: when it failed.
+        FailedJob: when it failed.
     """
     if record.status == "canceled":
         raise Conflict(f"job {record.id} was canceled", job=record.id)
     if record.status == "failed":
         error = dict(record.error or {})
-        raise JobFailed(f"job {record.id} failed: {error.get('message')}", job=record.id, code=error.get("code"))
+        raise FailedJob(f"job {record.id} failed: {error.get('message')}", job=record.id, code=error.get("code"))
 
 
 async def wait_for_disconnect(connection: Request | WebSocket) -> None:

@@ -25,7 +25,7 @@ from denoised.app.job_access.lookup import PathJob
 from denoised.app.job_access.waiting import wait_for_disconnect
 from denoised.app.services import Owner, Services, Serving
 from denoised.app.settings import PING_SECONDS
-from denoised.app.streaming.listener import ServerClosing
+from denoised.app.streaming.event_listener import ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 
 router = APIRouter(tags=["events"])
@@ -57,7 +57,7 @@ async def stream(
     """All events from the start of the job, or after `Last-Event-ID`, until its end. The same path accepts a
     WebSocket."""
     seq = last_event_id if last_event_id is not None else after
-    if record.terminal and seq >= await run_in_threadpool(services.store.last_seq, record.id):
+    if record.terminal and seq >= await run_in_threadpool(services.store.events.last_seq, record.id):
         return Response(status_code=204)
     return EventSourceResponse(_sse_events(services, record.id, seq), headers=STREAM_HEADERS)
 

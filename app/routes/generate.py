@@ -21,7 +21,7 @@ from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
-from denoised.app.streaming.listener import ServerClosing
+from denoised.app.streaming.event_listener import ServerClosing
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import Format, RequestFields
 

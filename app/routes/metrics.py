@@ -24,7 +24,8 @@ from starlette.responses import Response
 from denoised.app.admission.queue_snapshot import QueueSnapshot
 from denoised.app.services import Services, Serving
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.record import TERMINAL, Counters, WorkerReport
+from denoised.jobs.record import TERMINAL
+from denoised.jobs.worker_report import Counters, WorkerReport
 
 router = APIRouter(tags=["operations"])
 
@@ -61,7 +62,7 @@ class SharedState:
             StoreUnavailable: when Redis does not answer in time.
         """
         models = services.catalog.known()
-        engine, jobs = services.store.totals()
+        engine, jobs = services.store.workers.totals()
         return cls(
             models=models,
             workers=services.catalog.workers(),

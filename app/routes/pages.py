@@ -74,7 +74,7 @@ async def docs(if_none_match: IfNoneMatch = None) -> Response:
 
 
 @router.get("/playground/settings.json")
-async def settings(services: Serving) -> Response:
+async def page_settings(services: Serving) -> Response:
     """What the page needs before its first request. keys: whether the server requires an API key."""
     return JSONResponse({"keys": bool(services.settings.api_keys)}, headers={"Cache-Control": "no-cache"})
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
 from denoised.app.services import Serving
-from denoised.jobs.record import Counters, JobRecord, WorkerReport
+from denoised.jobs.record import JobRecord
+from denoised.jobs.worker_report import Counters, WorkerReport
 
 router = APIRouter(tags=["operations"])
 

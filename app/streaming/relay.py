@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from denoised.app.http.job_object import job_object
 from denoised.app.streaming.end_notifications import EndNotifications
-from denoised.app.streaming.listener import Event, Listener, ServerClosing
+from denoised.app.streaming.event_listener import Event, EventListener, ServerClosing
 from denoised.app.streaming.stream_reader import PAGE_SIZE, StreamReader
 from denoised.jobs.deadline import REDIS_DEADLINE
 from denoised.jobs.errors import StoreUnavailable
@@ -44,7 +44,7 @@ class Relay:
             on_events=partial(self._in_loop, self._offer),
             on_ends=partial(self._in_loop, self._job_ended),
         )
-        self._listeners: dict[str, set[Listener]] = {}
+        self._listeners: dict[str, set[EventListener]] = {}
         self._ends = EndNotifications()
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -138,12 +138,12 @@ class Relay:
         raise ServerClosing
 
     @contextlib.asynccontextmanager
-    async def _listening(self, job_id: str) -> AsyncIterator[Listener]:
+    async def _listening(self, job_id: str) -> AsyncIterator[EventListener]:
         """A listener that is registered while the context is open."""
         if self._closing:
             raise ServerClosing
         REDIS_DEADLINE.set(None)  # the deadline of the request does not limit a stream
-        listener = Listener(job_id)
+        listener = EventListener(job_id)
         self._listeners.setdefault(job_id, set()).add(listener)
         try:
             yield listener
@@ -155,7 +155,7 @@ class Relay:
 
     async def _follow(self, job_id: str) -> int:
         """Let the reader deliver what comes after the newest stored event; return the seq of that."""
-        last = await run_in_threadpool(self._store.watch, job_id)
+        last = await run_in_threadpool(self._store.events.watch, job_id)
         if self._reader.follow(job_id, last):
             await run_in_threadpool(self._reader.wake)
         return last
@@ -165,7 +165,7 @@ class Relay:
         progress."""
         keep_after = last - KEPT_EVENTS if max_lag is not None and last - seq > max_lag else 0
         while seq < last:
-            events = await run_in_threadpool(self._store.events, job_id, seq, PAGE_SIZE)
+            events = await run_in_threadpool(self._store.events.read, job_id, seq, PAGE_SIZE)
             if not events:
                 return
             for event in events:

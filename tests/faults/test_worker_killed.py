@@ -182,7 +182,7 @@ def test_a_job_whose_worker_died_between_the_queue_and_its_lease_is_taken_up_wit
     """rq#2236: it stands in RQ's intermediate queue, where RQ itself leaves it for a minute."""
     shop, lease = site.shop, 2.0
     shop.worker("other")
-    shop.until(shop.store.workers, "a worker: the next one is there at once")
+    shop.until(shop.store.workers.live, "a worker: the next one is there at once")
     job_id = shop.submit()
     queue = shop.rq_queue("fake")
     shop.client.lmove(queue.key, queue.intermediate_queue_key)

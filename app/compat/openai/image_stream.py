@@ -24,7 +24,7 @@ from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import require_pictures
 from denoised.app.services import Services
 from denoised.app.settings import PING_SECONDS
-from denoised.app.streaming.listener import ServerClosing
+from denoised.app.streaming.event_listener import ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL, JobRecord
 from denoised.jobs.store import Outcome

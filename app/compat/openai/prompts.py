@@ -12,9 +12,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from denoised.app.admission.validation import listed
 from denoised.app.http.errors import InvalidRequest
-from denoised.app.http.validation_errors import format_value
+from denoised.app.http.validation_errors import format_value, join_names
 from denoised.model.serving.card import ModelCard
 
 _WORD = re.compile(r"[^\W_]+")
@@ -62,7 +61,7 @@ def label_of(prompt: str, card: ModelCard) -> int | None:
         found = [] if index is None else [index]
     if len(found) == 1:
         return found[0]
-    problem = f"names several classes ({listed([card.labels[k] for k in found])})" if found else "names no class"
+    problem = f"names several classes ({join_names([card.labels[k] for k in found])})" if found else "names no class"
     raise _refusal(f"{format_value(prompt)} {problem}:", card, "requires one")
 
 
@@ -119,5 +118,5 @@ def _forms(word: str) -> set[str]:
 
 
 def _refusal(cause: str, card: ModelCard, requirement: str) -> InvalidRequest:
-    labels = f"; its labels: {listed(card.labels)}" if card.labels else ""
+    labels = f"; its labels: {join_names(card.labels)}" if card.labels else ""
     return InvalidRequest([("prompt", f"{cause} {card.name} {requirement}{labels}")])

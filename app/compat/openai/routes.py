@@ -86,14 +86,14 @@ async def generations(
 
 
 @router.get("/models", response_model=ModelEntries, summary="Models that are served now, in the OpenAI format")
-def models(services: Serving) -> Response:
+def list_models(services: Serving) -> Response:
     """The first is the default."""
     entries = [ModelEntry(id=card.name) for card in services.catalog.cards()]
     return JSONResponse(ModelEntries(data=entries).model_dump())
 
 
 @router.get("/models/{model}", response_model=ModelEntry, responses=MODEL_RESPONSES, summary="A model")
-def model(model: str, services: Serving) -> Response:
+def get_model(model: str, services: Serving) -> Response:
     """404 when no live worker serves it."""
     if model not in {card.name for card in services.catalog.cards()}:
         raise _model_not_found(f"no live worker serves a model {format_value(model)}")

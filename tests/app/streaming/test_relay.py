@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from denoised.app.streaming.listener import BUFFER_SIZE, Listener, ServerClosing
+from denoised.app.streaming.event_listener import BUFFER_SIZE, EventListener, ServerClosing
 from denoised.app.streaming.relay import MAX_LAG, Relay
 from denoised.jobs.connection import connect
 
@@ -26,7 +26,7 @@ def end(seq: int) -> Event:
     return {"seq": seq, "type": "succeeded", "job": "a"}
 
 
-async def drained(listener: Listener) -> list[Event]:
+async def drained(listener: EventListener) -> list[Event]:
     found = []
     while (event := await listener.next(0.01)) is not None:
         found.append(event)
@@ -35,7 +35,7 @@ async def drained(listener: Listener) -> list[Event]:
 
 def test_a_listener_with_a_full_buffer_is_behind_until_it_catches_up() -> None:
     async def main() -> None:
-        listener = Listener("a")
+        listener = EventListener("a")
         for seq in range(BUFFER_SIZE):
             listener.offer(progress(seq))
         assert not listener.behind
@@ -51,7 +51,7 @@ def test_a_listener_with_a_full_buffer_is_behind_until_it_catches_up() -> None:
 
 def test_a_listener_that_keeps_up_loses_nothing() -> None:
     async def main() -> None:
-        listener = Listener("a")
+        listener = EventListener("a")
         for seq in range(BUFFER_SIZE):
             listener.offer(progress(seq))
         assert [event["seq"] for event in await drained(listener)] == list(range(BUFFER_SIZE))
@@ -61,7 +61,7 @@ def test_a_listener_that_keeps_up_loses_nothing() -> None:
 
 def test_a_closed_listener_first_returns_its_buffer() -> None:
     async def main() -> None:
-        listener = Listener("a")
+        listener = EventListener("a")
         listener.offer(end(1))
         listener.close()
         assert (await listener.next())["type"] == "succeeded"  # type: ignore[index]
@@ -118,7 +118,7 @@ def test_stored_and_live_events_join_without_a_gap(fake_worker: Any, relayed: An
             await asyncio.sleep(0.02)
         await working
         listening.append(asyncio.create_task(collected(relay, job_id)))
-        everything = [event["seq"] for event in fake_worker.store.events(job_id)]
+        everything = [event["seq"] for event in fake_worker.store.events.read(job_id)]
         assert len(listening) > 3
         for received in await asyncio.gather(*listening):
             assert [event["seq"] for event in received] == everything

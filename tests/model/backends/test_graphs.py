@@ -71,5 +71,5 @@ def test_nan_stays_with_the_image_it_came_from_and_is_gone_with_it() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_without_a_gpu_the_reason_is_said() -> None:
-    with pytest.raises(KernelError, match="no graph of the network can be had on cpu"):
+    with pytest.raises(KernelError, match="the network cannot be recorded on cpu"):
         GraphedUNet(UNet(ATTENTION).eval().requires_grad_(False), (3, 16, 16))

@@ -255,19 +255,6 @@ def test_on_the_only_lane_a_short_job_and_a_long_one_alternate() -> None:
     assert turns_until_done(batch, short) <= 20
 
 
-def test_an_urgent_job_is_in_every_turn_and_the_others_have_their_reserved_lanes() -> None:
-    """The longest of all, which would otherwise wait for 62 shorter images; until it is in no hurry any more."""
-    batch: RunningBatch[Image] = RunningBatch(8)
-    short, long = job("short", 100, 62), job("long", 1000, 2)
-    batch.admit([*long, *short])
-    batch.urgent.add("long")
-    turns = [pass_turn(batch) for _ in range(50)]
-    assert all(set(long) < set(turn) and len(turn) == 8 for turn in turns)
-    assert {member for turn in turns for member in turn} == {*long, *short}, "nobody starves"
-    batch.urgent.clear()
-    assert not all(set(long) < set(pass_turn(batch)) for _ in range(50))
-
-
 def stream(batch: RunningBatch[Image], steps: int, a_turn: int) -> Iterator[list[Image]]:
     """Turns before each of which short jobs come, as far as there is room."""
     while True:

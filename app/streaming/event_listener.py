@@ -15,7 +15,7 @@ class ServerClosing(Exception):
     """The server is shutting down; the stream ends before the job does."""
 
 
-class Listener:
+class EventListener:
     """A bounded buffer of live events.
 
     Attributes:

@@ -1,7 +1,7 @@
 """HTTP calls as data, without a socket.
 
-A *flow* is a generator that yields each `Call` to make and each `Pause` to wait, is sent the outcome of each call, and
-returns its result. `Client` and `AsyncClient` drive the same flows, each with its own HTTP library calls and sleeps.
+A *flow* is a generator that yields each `ApiCall` to send and each `Pause` to wait, is sent the outcome of each call,
+and returns its result. `Client` and `AsyncClient` drive the same flows, with blocking and with asynchronous I/O.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Call:
+class ApiCall:
     """One HTTP request.
 
     repeatable: sending it twice has the same effect as sending it once.
@@ -45,4 +45,4 @@ class Pause:
 
 
 Outcome = httpx.Response | httpx.TransportError
-Flow = Generator[Call | Pause, Any, T]
+Flow = Generator[ApiCall | Pause, Any, T]
