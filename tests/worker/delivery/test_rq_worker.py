@@ -96,7 +96,7 @@ def test_a_worker_says_what_it_serves(shop: Harness) -> None:
     counters = shop.store.workers.live()[0].counters
     assert counters["evaluations"] >= counters["turns"] >= 1
     assert counters["turn_seconds"] > 0
-    assert 1 <= counters["images"] <= counters["lanes"]
+    assert 1 <= counters["images"] <= counters["slots"]
     assert counters["queue_seconds"] >= 0
 
 
