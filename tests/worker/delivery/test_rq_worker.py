@@ -98,7 +98,7 @@ def test_a_worker_reports_what_it_serves(harness: Harness) -> None:
     counters = harness.store.workers.live()[0].counters
     assert counters["evaluations"] >= counters["turns"] >= 1
     assert counters["turn_seconds"] > 0
-    assert 1 <= counters["images"] <= counters["lanes"]
+    assert 1 <= counters["images"] <= counters["slots"]
     assert counters["queue_seconds"] >= 0
 
 
