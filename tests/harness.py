@@ -36,7 +36,7 @@ fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
 
 import torch
-from denoised.jobs.log import to_stderr
+from denoised.jobs.log import log_to_stderr
 from denoised.worker.settings import WorkerSettings
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.jobs.connection import connect
@@ -65,7 +65,7 @@ class Model(fakes.FakeModel):
 
 
 def work(url, names, settings, result_ttl, **traits):
-    to_stderr()
+    log_to_stderr()
     torch.set_num_threads(1)
     models = {name: Model(name, **traits) for name in names}
     client = connect(url, timeout=5.0)
@@ -101,7 +101,7 @@ for line in sys.stdin:
     print(pid, flush=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 """
-PATIENCE = 120.0  # seconds; only a hang reaches it
+TIMEOUT = 120.0  # seconds; only a hang reaches it
 LABELS = ["apple", "bean", "carrot", "daikon"]
 
 
@@ -147,7 +147,7 @@ class WorkerProcess:
         return int(path.read_text()) if path.exists() else None
 
     def wait(self) -> int:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while (code := self.exit_code()) is None:
             assert time.monotonic() < end, f"worker {self.pid} does not end"
             time.sleep(0.02)
@@ -247,9 +247,9 @@ class Harness:
         return record
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not condition():
-            assert time.monotonic() < end, f"waited {PATIENCE:g} s for {what}\n{self.log()}"
+            assert time.monotonic() < end, f"waited {TIMEOUT:g} s for {what}\n{self.log()}"
             time.sleep(0.02)
 
     def running(self, job_id: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from denoised.jobs.log import to_stderr
+from denoised.jobs.log import log_to_stderr
 from denoised.worker.engine.speed import Speed
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def worker(
     ] = DEFAULT_REDIS,
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
-    to_stderr()
+    log_to_stderr()
     folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
         _serve(folders, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url)

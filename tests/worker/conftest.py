@@ -30,7 +30,7 @@ from denoised.worker.engine.turn import Turn
 from tests.harness import LABELS, request
 
 SCHEDULE = NoiseSchedule.from_name("linear")
-PATIENCE = 120.0  # seconds; only a hang reaches it
+TIMEOUT = 120.0  # seconds; only a hang reaches it
 
 
 class FakeModel:
@@ -208,7 +208,7 @@ def create(store: Store) -> Callable[..., JobRecord]:
 def wait_for() -> Callable[..., None]:
     """`wait_for(condition, what)`: until it holds."""
 
-    def wait(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    def wait(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"waited {seconds:g} s for {what}"

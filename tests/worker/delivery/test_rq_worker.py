@@ -314,10 +314,10 @@ def test_a_job_requeued_by_a_stopping_worker_is_finished_by_another(harness: Har
 
 
 def test_a_job_with_an_unusable_resume_point_starts_over_and_the_log_says_why(harness: Harness) -> None:
-    job_id = harness.submit(model="anew")
+    job_id = harness.submit(model="restarted")
     harness.client.hset(keys.job(job_id), "numerics", "fake")
     harness.client.set(keys.resume(job_id), b"no resume point")
-    harness.worker("anew")
+    harness.worker("restarted")
     assert harness.finished(job_id).status == "succeeded"
     (line,) = [line for line in harness.lines(job_id) if line["event"] == "resume point unusable"]
     assert line["request_id"] == f"for {job_id}"
