@@ -1,59 +1,223 @@
-"""A sampling request with every default filled in. No torch, no Redis, no HTTP."""
+"""The request for pictures. Every field is defined here, once: its type, range, default and meaning.
+
+`RequestFields` is what a client may send. `SamplingRequest` is the same request with every default filled in: what the
+store and the workers know. Everything else that lists fields is derived from these two: the body of `POST /generate`
+and its OpenAPI schema, the job object, the parameters in a PNG, the signature of `denoised.Client.generate`, the
+options of `denoised generate` and the form of the page. `docs/architecture.md` says how to add a field.
+
+Imports the standard library alone, because the client shares this file with the server.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Annotated, Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints
 
-FORMATS = ("png", "webp", "jpeg")
+Spacing = Literal["leading", "trailing", "linspace"]
+Format = Literal["png", "webp", "jpeg"]
+PreviewKind = Literal["x0", "xt", "both"]
+
+FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+MAX_SEED = 2**53 - 1  # of any image; a JavaScript number represents every integer up to it exactly
+PICTURE_FORMAT = 2  # increase it when the files of old requests change although their pixels do not
 
 
 @dataclass(frozen=True)
-class SamplingRequest:
-    """A validated request: every default filled in, `label` a class index with its name beside it."""
+class RequestField:
+    """What a field of the request means and which values it takes.
+
+    Attributes:
+        meaning: One phrase, for help texts and for the OpenAPI schema.
+        title: The field's label on the page; the name itself if empty.
+        ge, le: The smallest and the largest number. Limits that depend on the model are checked by
+            `app.admission.validation`.
+        min_length, max_length: Of a text, in characters.
+        of_model: The default is the one in the model's card, not one that `SamplingRequest` has.
+        input: Only models whose card lists the field under `inputs` take it.
+        samplers: The card's list of those samplers that take the field; empty if all do.
+        flag: The option of `denoised generate`; `--name` if empty.
+        name, type: Filled in by `fields_of`. `type` leaves out None, which every field takes as "the default".
+    """
+
+    meaning: str
+    title: str = ""
+    ge: float | None = None
+    le: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    of_model: bool = False
+    input: bool = False
+    samplers: str = ""
+    flag: str = ""
+    name: str = ""
+    type: Any = None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of a `Literal`; empty for every other type."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def limits(self) -> str:
+        """The allowed values in words: "0 … 1", "1 or more", "png, webp or jpeg"; empty if there is no limit."""
+        if self.choices:
+            return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
+        if self.ge is None:
+            return ""
+        return f"{self.ge:g} or more" if self.le is None else f"{self.ge} … {self.le}"
+
+
+class RequestFields(TypedDict, total=False):
+    """The fields that a client may send. A field that is left out, or None, takes its default."""
+
+    model: Annotated[
+        str | None,
+        RequestField("name of a served model; the default model if left out", min_length=1, max_length=200),
+    ]
+    label: Annotated[
+        str | int | None,
+        RequestField("class name or class index; unconditional if left out", max_length=200, input=True),
+    ]
+    n: Annotated[
+        int | None,
+        RequestField("images, up to the model's max_images", "Number of pictures", ge=1, flag="-n"),
+    ]
+    seed: Annotated[
+        int | None,
+        RequestField("seed of the first image; image k uses seed + k; drawn if left out", ge=0, le=MAX_SEED),
+    ]
+    sampler: Annotated[
+        str | None, RequestField("one of the model's samplers", min_length=1, max_length=50, of_model=True)
+    ]
+    steps: Annotated[
+        int | None, RequestField("sampling steps, up to the model's training timesteps", ge=1, of_model=True)
+    ]
+    eta: Annotated[
+        float | None,
+        RequestField("fresh noise in each step; 0 = none", "Fresh noise η", ge=0, le=1, samplers="eta_samplers"),
+    ]
+    guidance_scale: Annotated[
+        float | None,
+        RequestField("strength of the label; 1 = off; needs a label", "Guidance", ge=1, le=20, of_model=True),
+    ]
+    guidance_rescale: Annotated[
+        float | None,
+        RequestField(
+            "how far to undo the contrast that guidance adds; 0 = off", "Guidance rescale", ge=0, le=1, of_model=True
+        ),
+    ]
+    spacing: Annotated[
+        Spacing | None, RequestField("which timesteps are visited; as in training if left out", "Timestep spacing")
+    ]
+    karras: Annotated[
+        bool | None,
+        RequestField(
+            "noise levels of Karras et al. 2022; the model's own if left out",
+            "Karras noise levels",
+            samplers="karras_samplers",
+        ),
+    ]
+    format: Annotated[Format | None, RequestField("file format; only PNG files carry their request", "File format")]
+    preview_every: Annotated[int | None, RequestField("send a frame every k-th step; 0 = no frames", ge=0)]
+    preview: Annotated[PreviewKind | None, RequestField("what frames show: x̂_0, x_t or both")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRequest:
+    """The fields that decide what pictures look like, every default filled in: members of every job object.
+
+    Defaults are those of the request, except where a `RequestField` says `of_model`. None stands for what the model
+    was trained with. A new field needs a default with which pictures are as they were without it: a PNG leaves out
+    what equals its default, so that the bytes of older requests stay the same.
+    """
 
     model: str
-    label: int | None
-    label_name: str | None
-    n: int
+    n: int = 1
     seed: int
     sampler: str
     steps: int
-    eta: float
+    eta: float = 0.0
     guidance_scale: float
-    format: str
-    preview_every: int = 0
-    preview: str = "x0"
     guidance_rescale: float = 0.0
     spacing: str | None = None
     karras: bool | None = None
+    format: str = "png"
+
+    def members(self) -> dict[str, Any]:
+        """The fields of this class by name, without those that `SamplingRequest` adds."""
+        return {each.name: getattr(self, each.name) for each in fields(PictureRequest)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingRequest(PictureRequest):
+    """A validated request, every default filled in.
+
+    Attributes:
+        label: The class index; None = unconditional.
+        label_name: The class name of `label`.
+        preview_every: A frame every k-th step; 0 = none.
+        preview: What frames show: x0, xt or both.
+        stages: Evaluations in each step but the last, which has one.
+    """
+
+    label: int | None
+    label_name: str | None
+    preview_every: int = 0
+    preview: str = "x0"
     stages: int = 1
 
     @property
     def evaluations(self) -> int:
-        """Network calls that the whole job takes, guidance counted as two."""
+        """Evaluations of the whole job: rows of the plan, images, and two where guidance is on."""
         rows = self.stages * (self.steps - 1) + 1
         return self.n * rows * (2 if self.guidance_scale != 1.0 else 1)
 
     def parameters(self, index: int, numerics: str) -> dict[str, Any]:
-        """What image `index` was made from, as a request that makes it again.
+        """The request that makes image `index` again, without the fields that equal their defaults.
 
-        Nothing in it tells how it was asked for (alone or as one of n, with or without
-        previews): image k of a job and a job of its own with seed + k are the same bytes.
+        How the image was asked for leaves no trace: image k of a job and the image of a job with seed + k carry the
+        same parameters, with or without previews.
         """
-        return {
-            "model": self.model,
-            "label": self.label_name,
-            "n": 1,
-            "seed": self.seed + index,
-            "sampler": self.sampler,
-            "steps": self.steps,
-            "eta": self.eta,
-            "guidance_scale": self.guidance_scale,
-            "guidance_rescale": self.guidance_rescale,
-            "spacing": self.spacing,
-            "karras": self.karras,
-            "format": self.format,
-            "numerics": numerics,
-        }
+        members = {**self.members(), "n": 1, "seed": self.seed + index}
+        given = {name: value for name, value in members.items() if name not in DEFAULTS or value != DEFAULTS[name]}
+        return {"model": given.pop("model"), "label": self.label_name, **given, "numerics": numerics}
+
+
+def fields_of(definition: Any) -> dict[str, RequestField]:
+    """The fields of a TypedDict such as `RequestFields` by name, in its order."""
+    hints = get_type_hints(definition, include_extras=True)
+    return {name: _named(name, *get_args(hint)) for name, hint in hints.items()}
+
+
+def _named(name: str, hint: Any, field: RequestField) -> RequestField:
+    kinds = [kind for kind in get_args(hint) if kind is not types.NoneType]
+    return replace(field, name=name, type=kinds[0] if len(kinds) == 1 else Union[tuple(kinds)])  # noqa: UP007
+
+
+FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)
+"""Every field of the request by name."""
+
+DEFAULTS: Mapping[str, Any] = {
+    each.name: each.default
+    for each in fields(SamplingRequest)
+    if each.default is not MISSING and each.name in FIELDS and not FIELDS[each.name].of_model
+}
+"""The defaults that do not depend on the model."""
+
+
+def without_defaults(given: RequestFields) -> dict[str, Any]:
+    """The fields of a request whose values differ from the defaults."""
+    return {name: value for name, value in given.items() if value is not None and value != DEFAULTS.get(name)}
+
+
+def with_format(computation: str) -> str:
+    """The `numerics` of a picture: how its pixels are computed, and how its file is written."""
+    return f"{computation}/format-{PICTURE_FORMAT}"
+
+
+def computation(numerics: str) -> str:
+    """The part of `numerics` that says how pixels are computed. Pictures before format 2 name no format."""
+    return numerics.partition("/format-")[0]

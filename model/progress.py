@@ -1,4 +1,4 @@
-"""How far a long measurement is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a long measurement: a bar on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LINE_EVERY = 30.0  # seconds
 
 @contextmanager
 def progress(console: Console, description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yields a function that is told how many more are done."""
+    """Show progress towards `total`; yields a function to call with the number of newly completed items."""
     if not console.is_terminal:
-        yield _lines(console, description, total, unit)
+        yield _print_lines(console, description, total, unit)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -31,14 +31,14 @@ def progress(console: Console, description: str, total: int, unit: str) -> Itera
         yield lambda count: bar.advance(task, count)
 
 
-def _lines(console: Console, description: str, total: int, unit: str) -> Callable[[int], None]:
-    done, said = 0, monotonic()
+def _print_lines(console: Console, description: str, total: int, unit: str) -> Callable[[int], None]:
+    done, last_line = 0, monotonic()
 
-    def advanced(count: int) -> None:
-        nonlocal done, said
+    def advance(count: int) -> None:
+        nonlocal done, last_line
         done += count
-        if monotonic() - said > LINE_EVERY:
-            said = monotonic()
+        if monotonic() - last_line > LINE_EVERY:
+            last_line = monotonic()
             console.print(f"{description}: {done:,} of {total:,} {unit}", highlight=False, soft_wrap=True)
 
-    return advanced
+    return advance

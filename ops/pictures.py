@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from denoised.client import Client, Event, Frame
+from denoised import Client, Event, Frame
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 EACH, SEED, ENLARGED, GAP = 5, 11, 3, 2

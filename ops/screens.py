@@ -20,7 +20,7 @@ DESKTOP, PHONE, GAP = {"width": 1280, "height": 960}, {"width": 360, "height": 9
 GALLERY = [("bag", 5, 1, 20), ("coat", 9, 9, 20), ("sandal", 2, 1, 20), ("t-shirt", 4, 4, 20), ("dress", 3, 1, 20)]
 BOOTS, SNEAKER = ("ankle boot", 31, 9, 40), ("sneaker", 7, 1, 400)
 HALF_WAY = "Number(document.getElementById('ring').ariaValueNow) >= 62"
-DONE = "document.getElementById('where').textContent.startsWith('Finished')"
+DONE = "document.getElementById('step-text').textContent.startsWith('Finished')"
 SAME_PRESS_MS = 900  # a press that comes sooner counts as a double click
 
 
@@ -61,12 +61,12 @@ def generate(page: Page, label: str, seed: int, n: int, steps: int) -> None:
     page.locator("#more").evaluate("more => more.open = false")
     page.wait_for_timeout(SAME_PRESS_MS)
     page.keyboard.press("Control+Enter")
-    page.locator("#stage[data-state=live]").wait_for()
+    page.locator("#viewer[data-state=live]").wait_for()
 
 
 def chosen(page: Page, place: int | None) -> Image.Image:
     """The boots, on their way or done."""
-    page.locator("#cards .face").nth(1).click()
+    page.locator("#cards .thumbnail").nth(1).click()
     until(page, f"{DONE} && Number(scrubber.max) > 30")
     if place is not None:
         page.locator("#scrubber").evaluate(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from denoised.jobs.request import with_format
 from denoised.model.backends.graphs import GraphedUNet, Precision
 from denoised.model.backends.native.network import NativeUNet
 from denoised.model.backends.numerics import EAGER, GRAPHS, NATIVE, PACKED, numerics
@@ -38,7 +39,8 @@ def load_models(
         if name in models:
             raise CheckpointError(f"{folder}: a model named {name!r} is served already; rename one of the folders")
         model = load_model(folder, device=device, name=name, max_images=max_images)
-        model.card = model.card.model_copy(update={"numerics": _take_fastest_path(model, device, precision)})
+        made_by = with_format(_take_fastest_path(model, device, precision))
+        model.card = model.card.model_copy(update={"numerics": made_by})
         models[name] = model
     return models
 

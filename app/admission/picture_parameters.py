@@ -1,6 +1,6 @@
-"""The request that a PNG carries, read from bytes that anybody may have written.
+"""The request that a PNG carries, read from a file that comes from anywhere.
 
-One text of bounded length is unpacked, and no pixel.
+Only one text chunk of limited length is decompressed, and no pixels.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
 from denoised.app.http.errors import InvalidRequest, UnsupportedMedia, readable
-from denoised.app.http.schemas import MAX_SEED, GenerateRequest
+from denoised.app.http.request_body import GenerateRequest
+from denoised.jobs.request import MAX_SEED
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"parameters\0"
-LONGEST = 65_536  # bytes of parameters; those written here have some hundreds
+MAX_TEXT_BYTES = 65_536  # the parameters that workers write have some hundreds
 
 
 class PictureParameters(GenerateRequest):
-    """A request for one PNG that leaves no seed to be drawn, and the numerics it was made under."""
+    """A request for one PNG with a given seed, and the numerics that it was made under.
+
+    Pictures made by older versions carry every field, newer ones only what differs from the defaults.
+    """
 
     model: Annotated[StrictStr, Field(min_length=1, max_length=200)]
     seed: Annotated[StrictInt, Field(ge=0, le=MAX_SEED)]
@@ -32,17 +36,19 @@ class PictureParameters(GenerateRequest):
 
 
 def read_parameters(data: bytes) -> PictureParameters:
-    """The request in the iTXt `parameters` of a PNG (ISO 15948, 11.3.4.5).
+    """The request in the iTXt chunk `parameters` of a PNG (ISO 15948, 11.3.4.5).
 
     Raises:
-        UnsupportedMedia: for what is no PNG.
-        InvalidRequest: for a PNG that is cut short, carries no parameters or several, or none that are a request.
+        UnsupportedMedia: when the file is no PNG.
+        InvalidRequest: when the PNG is truncated, when it does not carry exactly one chunk of parameters, or when
+            they are no valid request.
     """
     if not data.startswith(SIGNATURE):
-        raise UnsupportedMedia("the body is no PNG; only PNGs carry the request that makes them again")
+        raise UnsupportedMedia("the body is no PNG; only PNGs carry the request that made them")
     found = [content for kind, content in _chunks(data) if kind == b"iTXt" and content.startswith(KEYWORD)]
     if len(found) != 1:
-        raise _wrong(f"the PNG carries {len(found) or 'no'} iTXt of that name (allowed: 1, as written by /generate)")
+        count = len(found) or "no"
+        raise _wrong(f"the PNG carries {count} iTXt chunks of that name (allowed: 1, as /generate writes it)")
     try:
         return PictureParameters.model_validate_json(_text(found[0]))
     except ValidationError as error:
@@ -51,32 +57,38 @@ def read_parameters(data: bytes) -> PictureParameters:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each chunk up to IEND (ISO 15948, 5.3); text with a wrong checksum is refused."""
+    """Type and content of each chunk up to IEND (ISO 15948, 5.3).
+
+    Raises:
+        InvalidRequest: when the file ends before IEND, or an iTXt chunk has a wrong checksum.
+    """
     at, kind = len(SIGNATURE), b""
     while kind != b"IEND":
         if len(data) < at + 12:
-            raise _cut_short(data)
+            raise _truncated(data)
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 8 + length
         if len(data) < end + 4:
-            raise _cut_short(data)
+            raise _truncated(data)
         if kind == b"iTXt" and zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise InvalidRequest([("body", f"the PNG is damaged: its iTXt at byte {at} has another checksum")])
+            raise InvalidRequest(
+                [("body", f"the PNG is damaged: the checksum of its iTXt chunk at byte {at} is wrong")]
+            )
         yield kind, data[at + 8 : end]
         at = end + 4
 
 
 def _text(content: bytes) -> bytes:
-    """The text of an iTXt: keyword, packed or not, method, language, translated keyword, text."""
-    packed = content[len(KEYWORD) : len(KEYWORD) + 1] != b"\0"
+    """The text of an iTXt chunk: keyword, compression flag, method, language tag, translated keyword, text."""
+    compressed = content[len(KEYWORD) : len(KEYWORD) + 1] != b"\0"
     _, _, text = content[len(KEYWORD) + 2 :].partition(b"\0")[2].partition(b"\0")
-    if packed:
+    if compressed:
         try:
-            text = zlib.decompressobj().decompress(text, LONGEST + 1)
+            text = zlib.decompressobj().decompress(text, MAX_TEXT_BYTES + 1)
         except zlib.error as error:
-            raise _wrong("the PNG's text cannot be unpacked") from error
-    if len(text) > LONGEST:
-        raise _wrong(f"the PNG's text is longer than allowed ({LONGEST} bytes)")
+            raise _wrong("the PNG's text cannot be decompressed") from error
+    if len(text) > MAX_TEXT_BYTES:
+        raise _wrong(f"the PNG's text is longer than allowed ({MAX_TEXT_BYTES} bytes)")
     return text
 
 
@@ -88,5 +100,5 @@ def _wrong(message: str) -> InvalidRequest:
     return InvalidRequest([("parameters", message)])
 
 
-def _cut_short(data: bytes) -> InvalidRequest:
-    return InvalidRequest([("body", f"the PNG is cut short: it has {len(data)} bytes and no IEND")])
+def _truncated(data: bytes) -> InvalidRequest:
+    return InvalidRequest([("body", f"the PNG is truncated: it has {len(data)} bytes and no IEND chunk")])

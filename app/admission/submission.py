@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.http.errors import InvalidRequest, Unavailable, shown
-from denoised.app.http.schemas import DEFAULTS, GenerateRequest
 from denoised.app.services import Services
 from denoised.jobs.log import REQUEST_ID
 from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.request import RequestFields, without_defaults
 from denoised.jobs.store import Store
 
 log = logging.getLogger("denoised.api")
@@ -24,7 +24,7 @@ CLAIM_SECONDS = 1.0  # how long the second of two equal posts waits for the firs
 
 
 def submit(
-    services: Services, body: GenerateRequest, owner: str, key: str | None = None, *, watched: bool = False
+    services: Services, fields: RequestFields, owner: str, key: str | None = None, *, watched: bool = False
 ) -> tuple[JobRecord, QueueEstimate]:
     """Accept a request, or find the job that the same Idempotency-Key made.
 
@@ -38,11 +38,11 @@ def submit(
     """
     if services.draining:
         raise Unavailable("the server is restarting; nothing was accepted, try again", headers={"Retry-After": "2"})
-    claim = Claim.of(body, owner, key) if key is not None else None
+    claim = Claim.of(fields, owner, key) if key is not None else None
     if claim is not None and (record := claim.fulfilled(services.store)) is not None:
         return record, services.queue.outlook(record, services.catalog.workers())
     fleet = services.catalog.fleet()
-    request = resolve(body, choose_card(body.model, fleet.cards, fleet.known))
+    request = resolve(fields, choose_card(fields.get("model"), fleet.cards, fleet.known))
     request_id = REQUEST_ID.get() or None
     job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=request_id, watched=watched)
     with services.admission.coming(Load.of(job)) as others:
@@ -86,11 +86,9 @@ class Claim:
         return _sha256(self.key)
 
     @classmethod
-    def of(cls, body: GenerateRequest, owner: str, key: str) -> Claim:
-        """The claim that a caller makes with a key for a body."""
-        given = body.model_dump()
-        meant = {name: DEFAULTS.get(name) if value is None else value for name, value in given.items()}
-        return cls(owner, key, _sha256(json.dumps(meant, sort_keys=True)))
+    def of(cls, fields: RequestFields, owner: str, key: str) -> Claim:
+        """The claim that a caller makes with a key for a request; a default makes no difference, given or left out."""
+        return cls(owner, key, _sha256(json.dumps(without_defaults(fields), sort_keys=True)))
 
     def fulfilled(self, store: Store) -> JobRecord | None:
         """The job that an earlier equal request made; None when there is none."""

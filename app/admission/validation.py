@@ -1,26 +1,29 @@
-"""A request body against the card of the model it names."""
+"""A request checked against the card of the model that it names."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 from denoised.app.http.errors import InvalidRequest, Unavailable, shown
-from denoised.app.http.schemas import MAX_SEED, GenerateRequest
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, RequestFields, SamplingRequest
 from denoised.model.serving.card import ModelCard
 
-LISTED = 20  # names that an error message lists at most
+LISTED = 20  # names in one error message
+DRAWN_SEEDS = 2**32
+
+Errors = Iterator[tuple[str, str]]
 
 
 def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[str]) -> ModelCard:
-    """The card of the model that a request means; the first one when it names none.
+    """The card of the model that a request names; the first card if it names none.
 
     known: every model that was ever served here.
 
     Raises:
-        Unavailable: when no live worker serves it.
-        InvalidRequest: for a name that nobody ever served.
+        Unavailable: when no live worker serves the model.
+        InvalidRequest: when no worker ever served a model of that name.
     """
     if name is None:
         if not cards:
@@ -34,99 +37,96 @@ def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[st
     raise InvalidRequest([("model", f"{shown(name)} is not served (served: {listed([card.name for card in cards])})")])
 
 
-def resolve(body: GenerateRequest, card: ModelCard) -> SamplingRequest:
+def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     """Fill in every default and check every field against the card.
 
+    given: fields that have passed the checks of `app.http.request_body`; None means the default.
+
     Raises:
-        InvalidRequest: naming all fields that are wrong, the values and the limits.
+        InvalidRequest: naming every field that is wrong, its value and the limit.
     """
-    errors: list[tuple[str, str]] = []
-    label = _label(body, card, errors)
-    sampler = body.sampler or card.default.sampler
-    if sampler not in card.samplers:
-        errors.append(("sampler", f"{shown(sampler)} is not offered (offered: {listed(card.samplers)})"))
-    elif body.eta and sampler not in card.eta_samplers:
-        errors.append(
-            ("eta", f"{body.eta} was given, but {sampler} takes none (taken by: {listed(card.eta_samplers)})")
-        )
-    elif body.karras and sampler not in card.karras_samplers:
-        taken = f"taken by: {listed(card.karras_samplers)}"
-        errors.append(("karras", f"true was given, but {sampler} keeps to the training's timesteps ({taken})"))
-    steps = body.steps or card.default.steps
-    if steps > card.timesteps:
-        errors.append(("steps", f"{steps} is over {card.timesteps}, the model's number of training timesteps"))
-    n, preview_every = body.n or 1, body.preview_every or 0
-    if n > card.max_images:
-        errors.append(("n", f"{n} is over {card.max_images}, the most images of one job"))
-    if preview_every > steps:
-        errors.append(("preview_every", f"{preview_every} is over {steps}, the number of steps"))
-    largest = MAX_SEED - (n - 1)
-    if body.seed is not None and body.seed > largest:
-        errors.append(("seed", f"{body.seed} is over {largest}, which is 2^53 − n"))
-    guidance = _guidance(body, card, label, errors)
-    rescale = _rescale(body, card, guidance, errors)
+    given = cast(RequestFields, {name: value for name, value in given.items() if value is not None})
+    values: dict[str, Any] = {**DEFAULTS, **_model_defaults(given, card), **given}
+    errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
+    errors += [*_limit_errors(values, card), *_guidance_errors(given, values["guidance_scale"], card)]
     if errors:
         raise InvalidRequest(errors)
+    label = card.class_index(values["label"]) if "label" in values else None
     return SamplingRequest(
-        model=card.name,
-        label=label,
-        label_name=card.labels[label] if label is not None else None,
-        n=n,
-        seed=body.seed if body.seed is not None else secrets.randbelow(2**32),
-        sampler=sampler,
-        steps=steps,
-        eta=body.eta or 0.0,
-        guidance_scale=guidance,
-        format=body.format or "png",
-        preview_every=preview_every,
-        preview=body.preview or "x0",
-        guidance_rescale=rescale,
-        spacing=body.spacing,
-        karras=body.karras,
-        stages=card.stages.get(sampler, 1),
+        **values
+        | {
+            "model": card.name,
+            "label": label,
+            "label_name": card.labels[label] if label is not None else None,
+            "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),
+            "stages": card.stages.get(values["sampler"], 1),
+        }
     )
 
 
-def _label(body: GenerateRequest, card: ModelCard, errors: list[tuple[str, str]]) -> int | None:
-    if body.label is None:
-        if not card.unconditional:
-            errors.append(("label", f"{card.name} was trained with labels alone (allowed: {listed(card.labels)})"))
-        return None
-    if not card.labels:
-        errors.append(("label", f"{shown(body.label)} was given, but {card.name} knows no labels (allowed: null)"))
-        return None
-    label = card.class_index(body.label)
+def _model_defaults(given: RequestFields, card: ModelCard) -> dict[str, Any]:
+    """The defaults from the card. Guidance stays off where it has no effect, and its rescaling with it."""
+    defaults = {name: getattr(card.default, name) for name, field in FIELDS.items() if field.of_model}
+    if given.get("label") is None or not card.unconditional:
+        defaults["guidance_scale"] = 1.0
+    if given.get("guidance_scale", defaults["guidance_scale"]) == 1.0:
+        defaults["guidance_rescale"] = 0.0
+    return defaults
+
+
+def _input_errors(given: RequestFields, card: ModelCard) -> Errors:
+    """Fields that this kind of model does not take."""
+    for name, value in given.items():
+        if FIELDS[name].input and name not in card.inputs:
+            inputs = listed(card.inputs) or "none"
+            yield name, f"{shown(value)} was given, but {card.name} takes no {name} (its inputs: {inputs})"
+
+
+def _label_errors(given: RequestFields, card: ModelCard) -> Errors:
+    label = given.get("label")
     if label is None:
+        if not card.unconditional:
+            yield "label", f"{card.name} is conditional only, so it needs a label (allowed: {listed(card.labels)})"
+    elif card.labels and card.class_index(label) is None:
         limit = f"0 … {len(card.labels) - 1}, or one of: {listed(card.labels)}"
-        errors.append(
-            ("label", f"{shown(body.label)} is no class of {card.name} (allowed: {limit}; null = unconditional)")
-        )
-    return label
+        yield "label", f"{shown(label)} is no class of {card.name} (allowed: {limit}; null = unconditional)"
 
 
-def _guidance(body: GenerateRequest, card: ModelCard, label: int | None, errors: list[tuple[str, str]]) -> float:
-    """Without a label there is nothing to guide towards: off unless asked for, then an error."""
-    if body.guidance_scale is None:
-        return card.default.guidance_scale if label is not None and card.unconditional else 1.0
-    if body.guidance_scale != 1.0 and not card.unconditional:
-        errors.append(("guidance_scale", f"{body.guidance_scale:g} needs a model that can do without a label"))
-        return 1.0
-    if body.guidance_scale != 1.0 and body.label is None:
-        errors.append(("guidance_scale", f"{body.guidance_scale:g} needs a label (allowed without one: 1)"))
-    return float(body.guidance_scale)
+def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
+    sampler = values["sampler"]
+    if sampler not in card.samplers:
+        yield "sampler", f"{shown(sampler)} is not offered (offered: {listed(card.samplers)})"
+        return
+    for name, field in FIELDS.items():
+        if field.samplers and values.get(name) and sampler not in (takers := getattr(card, field.samplers)):
+            yield name, f"{shown(values[name])} was given, but {sampler} takes no {name} (taken by: {listed(takers)})"
 
 
-def _rescale(body: GenerateRequest, card: ModelCard, guidance: float, errors: list[tuple[str, str]]) -> float:
-    """Without guidance there is nothing to rescale."""
-    if body.guidance_rescale is None:
-        return card.default.guidance_rescale if guidance != 1.0 else 0.0
-    if body.guidance_rescale and guidance == 1.0:
-        errors.append(
-            ("guidance_rescale", f"{body.guidance_rescale:g} needs a guidance_scale over 1 (allowed without: 0)")
-        )
-    return float(body.guidance_rescale)
+def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
+    """Numbers beyond limits that depend on the model or on other fields."""
+    n, steps, every = values["n"], values["steps"], values["preview_every"]
+    if steps > card.timesteps:
+        yield "steps", f"{steps} is over {card.timesteps}, the model's number of training timesteps"
+    if n > card.max_images:
+        yield "n", f"{n} is over {card.max_images}, the most images of one job"
+    if every > steps:
+        yield "preview_every", f"{every} is over {steps}, the number of steps"
+    largest = MAX_SEED - (n - 1)
+    if "seed" in values and values["seed"] > largest:
+        yield "seed", f"{values['seed']} is over {largest}, which is 2^53 − n"
+
+
+def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Errors:
+    """Guidance needs a label to guide towards, and a model that also works without one."""
+    if scale != 1.0 and not card.unconditional:
+        yield "guidance_scale", f"{scale:g} needs a model that also samples without a label"
+    elif scale != 1.0 and given.get("label") is None:
+        yield "guidance_scale", f"{scale:g} needs a label (allowed without one: 1)"
+    rescale = given.get("guidance_rescale")
+    if rescale and scale == 1.0:
+        yield "guidance_rescale", f"{rescale:g} needs a guidance_scale over 1 (allowed without: 0)"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for an error message: all of them, or the first and how many there are."""
+    """Names for an error message: all of them, or the first ones and how many there are."""
     return ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")

@@ -1,4 +1,4 @@
-"""The job object of the HTTP contract."""
+"""The job object of the HTTP API."""
 
 from __future__ import annotations
 
@@ -8,30 +8,20 @@ from typing import Any
 from denoised.jobs.record import JobRecord, QueueEstimate, image_url
 
 
-def job_object(job: JobRecord, outlook: QueueEstimate | None = None) -> dict[str, Any]:
-    """The job as the HTTP contract shows it."""
-    request, outlook = job.request, outlook or QueueEstimate()
+def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[str, Any]:
+    """The job as clients see it. estimate: when the job will run, if it is queued."""
+    request, estimate = job.request, estimate or QueueEstimate()
     base = f"/jobs/{job.id}"
     return {
         "id": job.id,
         "status": job.status,
-        "model": request.model,
+        **request.members(),
         "label": request.label_name,
-        "n": request.n,
-        "seed": request.seed,
-        "sampler": request.sampler,
-        "steps": request.steps,
-        "eta": request.eta,
-        "guidance_scale": request.guidance_scale,
-        "guidance_rescale": request.guidance_rescale,
-        "spacing": request.spacing,
-        "karras": request.karras,
-        "format": request.format,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
-        "queue_position": outlook.queue_position,
-        "eta_seconds": outlook.eta_seconds,
+        "queue_position": estimate.queue_position,
+        "eta_seconds": estimate.eta_seconds,
         "progress": {"step": job.step, "steps": request.steps, "fraction": job.step / request.steps},
         "attempt": job.attempt,
         "images": [{**asdict(image), "url": image_url(job.id, image.index)} for image in job.images],

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from denoised.jobs.request import FORMATS, MEDIA_TYPES
+from denoised.jobs.request import FORMATS, MEDIA_TYPES, Format
 
 _WAIT = re.compile(r"\s*wait\s*(?:=\s*\"?([0-9]*)\"?\s*)?", re.IGNORECASE)
 _ANY_PICTURE = "image/*"
@@ -18,7 +18,7 @@ class Preference:
     none = JSON."""
 
     wait: float | None
-    pictures: tuple[str, ...]
+    pictures: tuple[Format, ...]
 
     @classmethod
     def of(cls, headers: Mapping[str, str], longest: float) -> Preference:
@@ -43,7 +43,7 @@ def _wait(prefer: str, longest: float) -> float | None:
     return next((min(float(match[1] or "inf"), longest) for match in matches if match), None)
 
 
-def _pictures(accept: str) -> tuple[str, ...]:
+def _pictures(accept: str) -> tuple[Format, ...]:
     """The picture formats that are asked for, by name or as any image, and liked at least as much as JSON."""
     liked = dict(_qualities(accept))
     any_picture = liked.get(_ANY_PICTURE, 0.0)

@@ -1,4 +1,4 @@
-"""`python -m denoised.app`: the commands that serve. `denoised serve` and its siblings run this program."""
+"""`python -m denoised.app`: the server's commands. `denoised serve`, `api`, `key` and `doctor` run this program."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from denoised.app.launch.console import refuse
-from denoised.app.launch.options import AsJson, PlainHelp, env
+from denoised.app.launch.console import exit_with_error
+from denoised.app.launch.options import AsJson, ServerCommands, env
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.log import to_stderr
 
@@ -18,102 +18,112 @@ if TYPE_CHECKING:
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
-cli = typer.Typer(cls=PlainHelp, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+cli = typer.Typer(cls=ServerCommands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 Host = Annotated[str, env("HOST", "address to listen on")]
-IoBinding = Annotated[int, env("PORT", "port to listen on", min=1, max=65535)]
+Port = Annotated[int, env("PORT", "port to listen on", min=1, max=65535)]
 TrustNetwork = Annotated[
-    bool, env("TRUST_NETWORK", "listen beyond this machine without API keys: something else keeps strangers out")
+    bool, env("TRUST_NETWORK", "listen on the network without API keys, because something else controls access")
 ]
 DataDir = Annotated[
-    Path | None, env("DATA_DIR", "where queue and results are kept (default: denoised in the user's data folder)")
+    Path | None, env("DATA_DIR", "folder for the queue and the results (default: denoised in the user's data folder)")
 ]
 ModelFolders = Annotated[
     list[Path] | None,
     typer.Option(
         "--model",
-        help="a diffusers folder to serve beside the bundled models; may be repeated [env var: DENOISED_MODELS]",
+        help="a diffusers folder served in addition to the bundled models; repeatable [env var: DENOISED_MODELS]",
     ),
 ]
-Device = Annotated[str | None, env("DEVICE", "cpu, cuda, cuda:1, mps")]
-RedisUrl = Annotated[str | None, typer.Option(envvar="REDIS_URL", help="an external Redis or Valkey")]
+Device = Annotated[str | None, env("DEVICE", "torch device: cpu, cuda, cuda:1, mps")]
+RedisUrl = Annotated[str | None, typer.Option(envvar="REDIS_URL", help="URL of an external Redis or Valkey")]
 
 
 @cli.command()
 def serve(
     host: Host = "127.0.0.1",
-    port: IoBinding = 8000,
+    port: Port = 8000,
     data_dir: DataDir = None,
     model: ModelFolders = None,
     max_batch: Annotated[
-        int | None, env("MAX_BATCH", "images in one evaluation; measured at the start if not set", min=1, max=1024)
+        int | None, env("MAX_BATCH", "largest batch, in images; measured at startup if not set", min=1, max=1024)
     ] = None,
     device: Device = None,
     precision: Annotated[
-        Literal["float32", "tf32", "bfloat16"] | None, env("PRECISION", "of a CUDA device [default: float32]")
+        Literal["float32", "tf32", "bfloat16"] | None, env("PRECISION", "precision on a CUDA device [default: float32]")
     ] = None,
     redis_url: RedisUrl = None,
     trust_network: TrustNetwork = False,
 ) -> None:
-    """Start everything on this machine: an embedded Valkey, the API and one worker."""
-    from denoised.app.launch.supervisor import ChildRefused, ServeError, ServeSettings
-    from denoised.app.launch.supervisor import serve as run
+    """Start an embedded Valkey, the API and one worker on this machine."""
+    from denoised.app.launch.errors import ChildStartError, LaunchError
+    from denoised.app.launch.serve import ServeSettings
+    from denoised.app.launch.serve import serve as run
 
-    keys = any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
-    if not keys:
-        _refuse_strangers("serve", host, trust_network)
+    requires_key = any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
+    if not requires_key:
+        _require_local_host("serve", host, trust_network)
     arguments = _worker_arguments(model, device)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     arguments += [] if precision is None else ["--precision", precision]
     folder = (data_dir or _data_folder()).absolute()
     to_stderr()
-    models = model or [Path(name) for name in _listed(os.environ.get("DENOISED_MODELS", ""))]
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, keys)
+    models = model or [Path(name) for name in _split(os.environ.get("DENOISED_MODELS", ""))]
+    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, requires_key)
     try:
-        run(settings, say=lambda text: print(text, flush=True))  # noqa: T201
-    except ChildRefused as refused:
-        raise typer.Exit(1) from refused
-    except ServeError as error:
-        refuse("serve", error)
+        run(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
+    except ChildStartError as error:
+        raise typer.Exit(1) from error
+    except LaunchError as error:
+        exit_with_error("serve", error)
 
 
 @cli.command()
 def api(
     host: Host = "127.0.0.1",
-    port: IoBinding = 8000,
+    port: Port = 8000,
     redis_url: RedisUrl = DEFAULT_REDIS,
-    api_keys: Annotated[str, env("API_KEYS", "accepted keys, comma-separated; none = local programs only")] = "",
+    api_keys: Annotated[
+        str, env("API_KEYS", "accepted keys, comma-separated; without keys, only programs on this machine are served")
+    ] = "",
     api_keys_file: Annotated[
-        Path | None, env("API_KEYS_FILE", "a file with one key a line, as `denoised key` prints them")
+        Path | None, env("API_KEYS_FILE", "file with one key per line, as printed by `denoised key`")
     ] = None,
-    allowed_hosts: Annotated[str, env("ALLOWED_HOSTS", "host names accepted beside the local ones")] = "",
-    allowed_origins: Annotated[str, env("ALLOWED_ORIGINS", "browser origins that may call")] = "",
+    allowed_hosts: Annotated[
+        str, env("ALLOWED_HOSTS", "accepted host names in addition to the local ones, comma-separated")
+    ] = "",
+    allowed_origins: Annotated[
+        str, env("ALLOWED_ORIGINS", "browser origins that may call the API, comma-separated")
+    ] = "",
     trust_network: TrustNetwork = False,
-    max_wait: Annotated[float, env("MAX_WAIT", "seconds a client may wait for its job", min=0.1)] = 60.0,
-    max_queue: Annotated[int, env("MAX_QUEUE", "jobs that may wait", min=1)] = 1000,
-    queue_limit: Annotated[int, env("QUEUE_LIMIT", "evaluations of the network that may wait", min=1)] = 100_000,
+    max_wait: Annotated[
+        float, env("MAX_WAIT", "longest time that a client may wait for its job, in seconds", min=0.1)
+    ] = 60.0,
+    max_queue: Annotated[int, env("MAX_QUEUE", "most jobs in the queue", min=1)] = 1000,
+    queue_limit: Annotated[int, env("QUEUE_LIMIT", "most network evaluations in the queue", min=1)] = 100_000,
     queue_limit_per_key: Annotated[
-        int, env("QUEUE_LIMIT_PER_KEY", "of these, what one API key's jobs may make up", min=1)
+        int, env("QUEUE_LIMIT_PER_KEY", "most network evaluations in the queue per API key", min=1)
     ] = 50_000,
-    max_attempts: Annotated[int, env("MAX_ATTEMPTS", "times a job is begun when workers die", min=1)] = 3,
-    result_ttl: Annotated[int, env("RESULT_TTL", "seconds that results are kept", min=1)] = 86_400,
+    max_attempts: Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1)] = 3,
+    result_ttl: Annotated[int, env("RESULT_TTL", "how long results are kept, in seconds", min=1)] = 86_400,
 ) -> None:
-    """Start the HTTP front end alone, on a Redis that workers share."""
-    from denoised.app.launch.server import serve as run
-    from denoised.app.launch.supervisor import ServeError, check_port
+    """Start only the HTTP front end, on a Redis shared with the workers."""
+    from denoised.app.launch.errors import LaunchError
+    from denoised.app.launch.http_server import run_api
+    from denoised.app.launch.preflight import check_port
     from denoised.app.settings import ApiSettings
 
     keys = _key_ring(api_keys, api_keys_file)
     if not keys:
-        _refuse_strangers("api", host, trust_network)
+        _require_local_host("api", host, trust_network)
     settings = ApiSettings(
         redis_url=redis_url or DEFAULT_REDIS,
         host=host,
         port=port,
         api_keys=keys,
-        allowed_hosts=frozenset(name.lower() for name in _listed(allowed_hosts)),
-        allowed_origins=frozenset(_listed(allowed_origins)),
+        allowed_hosts=frozenset(name.lower() for name in _split(allowed_hosts)),
+        allowed_origins=frozenset(_split(allowed_origins)),
         max_wait=max_wait,
         max_queue=max_queue,
         queue_limit=queue_limit,
@@ -124,23 +134,25 @@ def api(
     to_stderr()
     try:
         check_port(host, port)
-        run(settings)
-    except (ServeError, StoreUnavailable) as error:
-        refuse("api", error)
+        run_api(settings)
+    except (LaunchError, StoreUnavailable) as error:
+        exit_with_error("api", error)
 
 
 @cli.command()
-def key(name: Annotated[str, typer.Argument(help="whose key it is: jobs belong to names")] = "default") -> None:
-    """Make an API key: prints it, once, and the line that lets it in.
+def key(
+    name: Annotated[str, typer.Argument(help="name of the key's owner; each owner sees only its own jobs")] = "default",
+) -> None:
+    """Create an API key. Prints the key, and the line for the file DENOISED_API_KEYS_FILE.
 
-    The line goes into the file that DENOISED_API_KEYS_FILE names; it holds the key's hash alone.
+    The line contains only a hash, so the key cannot be printed again.
     """
     from denoised.app.http.api_keys import KeyFileError, new_key
 
     try:
         made, line = new_key(name)
     except KeyFileError as error:
-        refuse("key", error)
+        exit_with_error("key", error)
     typer.echo(made)
     typer.echo(line)
 
@@ -148,31 +160,32 @@ def key(name: Annotated[str, typer.Argument(help="whose key it is: jobs belong t
 @cli.command()
 def doctor(
     host: Host = "127.0.0.1",
-    port: IoBinding = 8000,
+    port: Port = 8000,
     data_dir: DataDir = None,
     model: ModelFolders = None,
     device: Device = None,
     redis_url: RedisUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look whether this machine can serve (device, store, models, port, disk, clock), and say what to do.
+    """Check whether this machine can serve (device, store, models, port, disk, clock), and say what to fix.
 
-    Give it the options that `serve` is given. Exit code 1 when there is a problem; warnings are none. With --json:
+    Pass the options that you pass to `serve`. Exit code 1 if there is a problem; warnings do not count. With --json:
     {"ok", "findings": [{"check", "state", "message", "advice"}]}.
     """
-    from denoised.app.launch.diagnostics import Patient, examine
-    from denoised.app.launch.doctor_report import tell
+    from denoised.app.launch.diagnostics import ServerSetup, run_checks
+    from denoised.app.launch.doctor_report import print_findings
 
     folder = (data_dir or _data_folder()).absolute()
-    raise typer.Exit(tell(examine(Patient(host, port, folder, redis_url, _worker_arguments(model, device))), as_json))
+    setup = ServerSetup(host, port, folder, redis_url, _worker_arguments(model, device))
+    raise typer.Exit(print_findings(run_checks(setup), as_json))
 
 
 @cli.command(hidden=True)
 def store(
-    data_dir: Annotated[Path, typer.Option(help="where its files lie")],
-    socket: Annotated[Path, typer.Option(help="its Unix socket")],
+    data_dir: Annotated[Path, typer.Option(help="folder for its files")],
+    socket: Annotated[Path, typer.Option(help="path of its Unix socket")],
 ) -> None:
-    """Run the embedded Valkey (a child of `serve`)."""
+    """Run the embedded Valkey, as a child process of `serve`."""
     from denoised.app.launch.embedded_store import run
 
     to_stderr()
@@ -184,19 +197,19 @@ def main() -> None:
     cli(prog_name="denoised")
 
 
-def _refuse_strangers(command: str, host: str, trusted: bool) -> None:
-    """Without keys only programs on this machine are served, whatever they say of themselves."""
+def _require_local_host(command: str, host: str, trusted: bool) -> None:
+    """Without API keys, listen only on this machine."""
     local = host == "localhost" or host == "::1" or host.startswith("127.")
     if not local and not trusted:
-        refuse(
+        exit_with_error(
             command,
-            f"--host {host} would serve the whole network without API keys: set DENOISED_API_KEYS, or --trust-network "
-            "where something else keeps strangers out",
+            f"--host {host} would serve the whole network without API keys: set DENOISED_API_KEYS, or pass "
+            "--trust-network if something else controls access",
         )
 
 
 def _worker_arguments(model: list[Path] | None, device: str | None) -> list[str]:
-    """What is passed on to a worker."""
+    """Options passed to the worker."""
     arguments = [] if device is None else ["--device", device]
     return arguments + [text for folder in model or [] for text in ("--model", str(folder))]
 
@@ -206,17 +219,17 @@ def _data_folder() -> Path:
     return Path(base) / "denoised"
 
 
-def _listed(text: str) -> set[str]:
+def _split(text: str) -> set[str]:
     return {item.strip() for item in text.split(",") if item.strip()}
 
 
 def _key_ring(keys: str, file: Path | None) -> KeyRing:
-    """The keys of the environment and of the file, as hashes."""
+    """The keys of DENOISED_API_KEYS and of the file, as hashes."""
     from denoised.app.http.api_keys import KeyFileError, KeyRing
 
     os.environ.pop("DENOISED_API_KEYS", None)
     try:
-        ring = KeyRing.of(_listed(keys), "DENOISED_API_KEYS")
+        ring = KeyRing.of(_split(keys), "DENOISED_API_KEYS")
         return ring | KeyRing.read(file) if file is not None else ring
     except KeyFileError as error:
-        refuse("api", error)
+        exit_with_error("api", error)

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-REFUSED = 1
+FAILED = 1
 
 
 def stdout() -> Console:
@@ -21,21 +21,21 @@ def stdout() -> Console:
     return Console(highlight=False)
 
 
-def lively(console: Console) -> bool:
+def can_redraw(console: Console) -> bool:
     """Whether lines on the console can be redrawn."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def refuse(command: str, error: object) -> NoReturn:
+def exit_with_error(command: str, error: object) -> NoReturn:
     """Print one line on stderr and exit with code 1."""
     from rich.console import Console
 
     text = printable(f"denoised {command}: {error}")
     Console(stderr=True, highlight=False).print(text, style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(REFUSED)
+    raise typer.Exit(FAILED)
 
 
-def say_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print one line of JSON on stdout."""
     typer.echo(json.dumps(value))
     sys.stdout.flush()

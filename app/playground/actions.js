@@ -1,132 +1,132 @@
-/** What can be done with a job: as a row of buttons on the stage, as a menu in the gallery. */
+/** The actions on a job: a row of buttons in the viewer, a menu in the gallery. */
 
 import { el, menu } from "./dom.js";
 import { picture, save } from "./pictures.js";
-import { pause, request, verify } from "./api.js";
+import { request, sleep, verify } from "./api.js";
 import { curl, fileName, python, requestOf } from "./snippets.js";
-import { verified } from "./words.js";
+import { verificationText } from "./text.js";
 
-const FILMS = [["WebP", "webp"], ["GIF", "gif"], ["APNG", "apng"]];
-const AROUND = 9; // pictures of a variation, a square with the seed in its middle
+const ANIMATIONS = [["WebP", "webp"], ["GIF", "gif"], ["APNG", "apng"]];
+const VARIATIONS = 9; // pictures: a square with the chosen seed in the middle
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
 
-/** The deeds themselves. */
-export class Deeds {
+/** What each action does. */
+export class JobActions {
   /** @param {{jobs: any, form: any, server: any}} page */
   constructor({ jobs, form, server }) {
     Object.assign(this, { jobs, form, server });
   }
 
-  download = (entry) => this.#telling(entry, async () => {
+  download = (entry) => this.#reportErrors(entry, async () => {
     for (const image of entry.job.images) {
       save(await picture(image), fileName(entry.job, image.index));
-      await pause(entry.job.images.length > 1 ? 200 : 0); // browsers drop downloads that come at once
+      await sleep(entry.job.images.length > 1 ? 200 : 0); // browsers drop downloads that start together
     }
   });
 
-  film = (entry, format) => this.#telling(entry, async () => {
-    const answer = await request(`/jobs/${entry.job.id}/animation?format=${format}`, { patience: 60_000 });
-    save(await answer.blob(), fileName(entry.job, 0, format === "apng" ? "apng" : format));
+  animation = (entry, format) => this.#reportErrors(entry, async () => {
+    const response = await request(`/jobs/${entry.job.id}/animation?format=${format}`, { timeout: 60_000 });
+    save(await response.blob(), fileName(entry.job, 0, format === "apng" ? "apng" : format));
   });
 
-  copy = (entry, language) => this.#telling(entry, async () => {
-    const text = (language === "curl" ? curl : python)(entry.job, location.origin, this.server.keys);
-    if (await copied(text)) this.jobs.note(entry, "plain", language === "curl" ? "The curl command is in the clipboard." : "The Python program is in the clipboard.");
+  copy = (entry, language) => this.#reportErrors(entry, async () => {
+    const text = (language === "curl" ? curl : python)(entry.job, location.origin, this.server.needsKey);
+    if (await copyToClipboard(text)) this.jobs.setNote(entry, "plain", language === "curl" ? "Copied the curl command to the clipboard." : "Copied the Python program to the clipboard.");
   });
 
-  again = (entry) => {
-    this.form.take(entry.job);
-    this.form.press();
+  repeat = (entry) => {
+    this.form.load(entry.job);
+    this.form.generate();
   };
 
-  /** The same request with the seeds around this one. */
+  /** The same request with neighboring seeds. */
   vary = (entry) => {
-    const n = Math.min(AROUND, this.form.card?.max_images ?? AROUND);
+    const n = Math.min(VARIATIONS, this.form.card?.max_images ?? VARIATIONS);
     const seed = Math.max(0, Math.min(entry.job.seed - Math.floor(n / 2), MAX_SEED - n));
-    this.form.take({ ...entry.job, seed, n });
-    this.form.press();
+    this.form.load({ ...entry.job, seed, n });
+    this.form.generate();
   };
 
-  verify = (entry) => this.#telling(entry, async () => {
+  verify = (entry) => this.#reportErrors(entry, async () => {
     const { images } = entry.job;
     const outcomes = [];
     for (const image of images) {
-      const place = images.length > 1 ? ` (${outcomes.length + 1} of ${images.length})` : "";
-      this.jobs.note(entry, "plain", `The server makes it again from the file itself and compares${place} …`);
+      const counter = images.length > 1 ? ` (${outcomes.length + 1} of ${images.length})` : "";
+      this.jobs.setNote(entry, "plain", `The server is making the picture again from the file and comparing the bytes${counter} …`);
       outcomes.push(await verify(await picture(image)));
     }
-    this.jobs.note(entry, outcomes.every((outcome) => outcome.match) ? "good" : "bad", verified(outcomes));
+    this.jobs.setNote(entry, outcomes.every((outcome) => outcome.match) ? "good" : "bad", verificationText(outcomes));
   });
 
-  async #telling(entry, deed) {
+  async #reportErrors(entry, action) {
     try {
-      await deed();
+      await action();
     } catch (error) {
-      this.jobs.note(entry, "bad", error.message);
+      this.jobs.setNote(entry, "bad", error.message);
     }
   }
 }
 
-/** The row of one entry; made anew only when what is possible has changed, so that the focus stays. */
-export class Actions {
-  #offered = "";
+/** The buttons of one entry. They are rebuilt only when the possible actions change, so that the focus stays. */
+export class ActionBar {
+  #shownKey = "";
 
-  constructor(place, deeds) {
-    this.place = place;
-    this.deeds = deeds;
+  constructor(container, actions) {
+    this.container = container;
+    this.actions = actions;
   }
 
-  offer(entry) {
-    const key = entry?.over ? `${entry.job.id} ${entry.status} ${entry.gone}` : "";
-    if (key === this.#offered) return;
-    this.#offered = key;
-    this.place.replaceChildren(...(key ? this.#row(entry) : []));
+  show(entry) {
+    const key = entry?.ended ? `${entry.job.id} ${entry.status} ${entry.missing}` : "";
+    if (key === this.#shownKey) return;
+    this.#shownKey = key;
+    this.container.replaceChildren(...(key ? this.#buttons(entry) : []));
   }
 
-  #row(entry) {
-    const { deeds } = this;
-    const button = (words, deed, title) => el("button", { type: "button", title, onclick: () => deed(entry) }, words);
-    const there = entry.status === "succeeded" && !entry.gone;
+  #buttons(entry) {
+    const { actions } = this;
+    const button = (text, action, title) => el("button", { type: "button", title, onclick: () => action(entry) }, text);
+    const available = entry.status === "succeeded" && !entry.missing;
     return [
-      there && button("Download", deeds.download, "Save the picture"),
-      there && menu("Film", FILMS.map(([words, format]) => [words, () => deeds.film(entry, format)])),
-      menu("Copy", [["as curl", () => deeds.copy(entry, "curl")], ["as Python", () => deeds.copy(entry, "python")]]),
-      button("Again", deeds.again, "Again with this seed"),
-      button("Vary", deeds.vary, "The same with neighbouring seeds"),
-      there && verifiable(entry) && button("Verify", deeds.verify, "Make it again and compare every byte"),
+      available && button("Download", actions.download, "Save the pictures"),
+      available && menu("Animation", ANIMATIONS.map(([text, format]) => [text, () => actions.animation(entry, format)])),
+      menu("Copy", [["as curl", () => actions.copy(entry, "curl")], ["as Python", () => actions.copy(entry, "python")]]),
+      button("Repeat", actions.repeat, "Generate again with this seed"),
+      button("Vary", actions.vary, "The same request with neighboring seeds"),
+      available && canVerify(entry) && button("Verify", actions.verify, "Make it again and compare every byte"),
     ].filter(Boolean);
   }
 }
 
-/** The same as a menu's entries. */
-export function entriesOf(entry, deeds, jobs) {
-  const there = entry.status === "succeeded" && !entry.gone;
+/** The same actions as menu items. */
+export function menuItems(entry, actions, jobs) {
+  const available = entry.status === "succeeded" && !entry.missing;
   const remove = ["Remove from this list", () => jobs.remove(entry)];
-  if (!entry.over) return [["Cancel", () => jobs.cancel(entry)]];
+  if (!entry.ended) return [["Cancel", () => jobs.cancel(entry)]];
   return [
-    ...(there ? [["Download", () => deeds.download(entry)], ...FILMS.map(([words, format]) => [`Film as ${words}`, () => deeds.film(entry, format)]), null] : []),
-    ["Copy as curl", () => deeds.copy(entry, "curl")],
-    ["Copy as Python", () => deeds.copy(entry, "python")],
+    ...(available ? [["Download", () => actions.download(entry)], ...ANIMATIONS.map(([text, format]) => [`Animation as ${text}`, () => actions.animation(entry, format)]), null] : []),
+    ["Copy as curl", () => actions.copy(entry, "curl")],
+    ["Copy as Python", () => actions.copy(entry, "python")],
     null,
-    ["Again with this seed", () => deeds.again(entry)],
-    ["Vary", () => deeds.vary(entry)],
-    ...(there && verifiable(entry) ? [["Verify", () => deeds.verify(entry)]] : []),
+    ["Repeat with this seed", () => actions.repeat(entry)],
+    ["Vary", () => actions.vary(entry)],
+    ...(available && canVerify(entry) ? [["Verify", () => actions.verify(entry)]] : []),
     null,
     remove,
   ];
 }
 
-const verifiable = (entry) => requestOf(entry.job).format === "png";
+const canVerify = (entry) => requestOf(entry.job).format === "png";
 
-/** Put a text into the clipboard; where the browser forbids that, show it to be copied by hand. */
-async function copied(text) {
+/** Copy a text to the clipboard. If the browser forbids that, show the text so that the visitor can copy it. */
+async function copyToClipboard(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    const area = el("textarea", { readonly: true, "aria-label": "To be copied" });
+    const area = el("textarea", { readonly: true, "aria-label": "Text to copy" });
     area.value = text;
-    const dialog = el("dialog", { "aria-label": "Copy this" }, el("p", {}, "This browser lets no page write to the clipboard here: copy it by hand."), area, el("form", { method: "dialog" }, el("button", { class: "primary" }, "Close")));
+    const dialog = el("dialog", { "aria-label": "Copy this" }, el("p", {}, "This browser does not let this page write to the clipboard. Copy the text yourself."), area, el("form", { method: "dialog" }, el("button", { class: "primary" }, "Close")));
     dialog.addEventListener("close", () => dialog.remove());
     document.body.append(dialog);
     dialog.showModal();

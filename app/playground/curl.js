@@ -1,19 +1,19 @@
-/** An operation as a line for a shell. */
+/** An operation as a curl command. */
 
 /**
- * @param {string} method @param {string} path of the document, its parameters in braces
+ * @param {string} method @param {string} path as in the OpenAPI document, with parameters in braces
  * @param {{content: Record<string, any>} | undefined} body
- * @param {any} example a body, where it is JSON
+ * @param {any} example a body, if the operation takes JSON
  * @param {boolean} needsKey
  */
 export function curl(method, path, body, example, needsKey) {
-  const address = location.origin + path.replace(/\{(\w+)\}/g, (_, name) => `$${name.toUpperCase()}`);
-  const words = ["curl -sS", method === "get" || (method === "post" && body) ? null : `-X ${method.toUpperCase()}`, `"${address}"`];
-  if (needsKey) words.push('-H "Authorization: Bearer $DENOISED_API_KEY"');
+  const url = location.origin + path.replace(/\{(\w+)\}/g, (_, name) => `$${name.toUpperCase()}`);
+  const parts = ["curl -sS", method === "get" || (method === "post" && body) ? null : `-X ${method.toUpperCase()}`, `"${url}"`];
+  if (needsKey) parts.push('-H "Authorization: Bearer $DENOISED_API_KEY"');
   for (const type of Object.keys(body?.content ?? {}).slice(0, 1)) {
-    words.push(`-H 'Content-Type: ${type}'`, type === "application/json" ? `-d ${quoted(JSON.stringify(example ?? {}))}` : "--data-binary @picture.png");
+    parts.push(`-H 'Content-Type: ${type}'`, type === "application/json" ? `-d ${shellQuoted(JSON.stringify(example ?? {}))}` : "--data-binary @picture.png");
   }
-  return words.filter(Boolean).join(" ");
+  return parts.filter(Boolean).join(" ");
 }
 
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const shellQuoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;

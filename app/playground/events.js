@@ -1,63 +1,63 @@
-/** A job's events over a WebSocket, taken up again where the connection broke. */
+/** A job's events over a WebSocket, resumed after the last event if the connection breaks. */
 
-import { eventsAddress, pause } from "./api.js";
+import { eventsUrl, sleep } from "./api.js";
 
 const TERMINAL = ["succeeded", "failed", "canceled"];
-const PAUSES = [300, 600, 1000, 2000, 3000]; // ms before each further try; the last one goes on
-const LOST = 404;
+const BACKOFF = [300, 600, 1000, 2000, 3000]; // ms before each retry; the last value repeats
+const NOT_FOUND = 404;
 
 /**
- * Follow a job to its end. Ends early, and without a word, when `signal` aborts.
+ * Follow a job to its end. Returns early, without calling anything, if `signal` aborts.
  * @param {string} id
  * @param {{after: number, needsKey: () => boolean, signal: AbortSignal,
- *          onEvent: (event: any) => void, onOpen: () => void, onBreak: () => void, onLost: () => void,
+ *          onEvent: (event: any) => void, onOpen: () => void, onDisconnect: () => void, onMissing: () => void,
  *          exists: () => Promise<boolean>}} options
  */
-export async function follow(id, { after, needsKey, signal, onEvent, onOpen, onBreak, onLost, exists }) {
+export async function follow(id, { after, needsKey, signal, onEvent, onOpen, onDisconnect, onMissing, exists }) {
   let seq = after;
-  for (let tries = 0; !signal.aborted; tries += 1) {
-    const heard = { seq, over: false };
+  for (let attempts = 0; !signal.aborted; attempts += 1) {
+    const received = { seq, ended: false };
     try {
-      await listen(await eventsAddress(id, seq, needsKey()), signal, heard, (event) => onEvent(event), onOpen);
+      await listen(await eventsUrl(id, seq, needsKey()), signal, received, (event) => onEvent(event), onOpen);
     } catch {
-      // no ticket, or no server: the pause below, then again
+      // no ticket or no connection: wait below, then retry
     }
-    if (heard.over || signal.aborted) return;
-    if (heard.seq > seq) tries = 0;
-    seq = heard.seq;
-    onBreak();
-    await pause(PAUSES[Math.min(tries, PAUSES.length - 1)]);
-    if (!(await known(exists))) {
-      onLost();
+    if (received.ended || signal.aborted) return;
+    if (received.seq > seq) attempts = 0;
+    seq = received.seq;
+    onDisconnect();
+    await sleep(BACKOFF[Math.min(attempts, BACKOFF.length - 1)]);
+    if (!(await jobExists(exists))) {
+      onMissing();
       return;
     }
   }
 }
 
-/** False only when the server says that it has no such job. */
-async function known(exists) {
+/** False only if the server says that the job does not exist. */
+async function jobExists(exists) {
   try {
     return await exists();
   } catch (error) {
-    return error.status !== LOST;
+    return error.status !== NOT_FOUND;
   }
 }
 
-function listen(address, signal, heard, onEvent, onOpen) {
+function listen(url, signal, received, onEvent, onOpen) {
   return new Promise((resolve) => {
-    const socket = new WebSocket(address);
-    const stop = () => socket.close();
-    signal.addEventListener("abort", stop, { once: true });
+    const socket = new WebSocket(url);
+    const close = () => socket.close();
+    signal.addEventListener("abort", close, { once: true });
     socket.onopen = () => onOpen();
     socket.onmessage = (message) => {
       const event = JSON.parse(message.data);
-      if (event.seq <= heard.seq) return;
-      heard.seq = event.seq;
-      heard.over = TERMINAL.includes(event.type);
+      if (event.seq <= received.seq) return;
+      received.seq = event.seq;
+      received.ended = TERMINAL.includes(event.type);
       onEvent(event);
     };
     socket.onclose = () => {
-      signal.removeEventListener("abort", stop);
+      signal.removeEventListener("abort", close);
       resolve(undefined);
     };
   });

@@ -1,53 +1,53 @@
-/** What is to be generated: the form, made from the cards of the models that are served. */
+/** The request form, built from the cards of the served models. */
 
-import { byId, el, say } from "./dom.js";
-import { randomName, sentence } from "./api.js";
-import * as shelf from "./shelf.js";
+import { byId, el, setText } from "./dom.js";
+import { randomId, sentence } from "./api.js";
+import * as storage from "./storage.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
-const FRAMES = 60; // of a film, at most
-const CHIPS = 40; // labels that are shown as chips; more go into a list that is searched by typing
-const SAME_PRESS = 800; // ms in which a second press is the first one's double
+const MAX_FRAMES = 60; // per job
+const MAX_CHIPS = 40; // labels shown as chips; longer lists become a text field with suggestions
+const DOUBLE_CLICK_MS = 800; // within which a second press counts as the same one
 const RANGES = ["n", "guidance_scale", "eta"];
 
 export class Form {
   /** @type {any[]} */
   #models = [];
-  #pressed = { at: -Infinity, body: /** @type {any} */ (null), key: "" };
+  #lastPress = { at: -Infinity, body: /** @type {any} */ (null), key: "" };
   #seedUsed = false;
   #busy = false;
 
-  /** Called when another seed, or a model with pictures of another size, is chosen. */
-  onNoise = () => {};
+  /** Called when the seed or the picture size changes. */
+  onSeedChange = () => {};
 
   /** @param {(body: any, key: string) => Promise<void>} submit */
   constructor(submit) {
     this.form = byId("form");
     this.submit = submit;
-    this.choice = shelf.choice();
+    this.choice = storage.loadChoice();
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.press();
+      this.generate();
     });
     for (const name of RANGES) byId(name).addEventListener("input", () => this.#showRange(name));
-    byId("sampler").addEventListener("change", () => this.#fit());
-    byId("dice").addEventListener("click", () => this.roll());
-    byId("lock").addEventListener("click", () => this.lock(!this.locked));
+    byId("sampler").addEventListener("change", () => this.#showApplicable());
+    byId("dice").addEventListener("click", () => this.rollSeed());
+    byId("lock").addEventListener("click", () => this.lockSeed(!this.locked));
     byId("seed").addEventListener("input", () => {
-      this.lock(true);
-      if (this.seed !== null) this.onNoise();
+      this.lockSeed(true);
+      if (this.seed !== null) this.onSeedChange();
     });
     byId("defaults").addEventListener("click", () => this.#defaults());
-    this.roll();
+    this.rollSeed();
   }
 
-  /** The card of the chosen model; null while none is served. */
+  /** The card of the selected model; null while no model is served. */
   get card() {
     const name = byId("models").querySelector("input:checked")?.value;
     return this.#models.find((model) => model.name === name) ?? this.#models[0] ?? null;
   }
 
-  /** The class that is chosen; null = none. */
+  /** The selected label; null means none. */
   get label() {
     const list = byId("labels").querySelector("input[list]");
     if (list) return list.value.trim() || null;
@@ -64,21 +64,21 @@ export class Form {
     return byId("lock").getAttribute("aria-pressed") === "true";
   }
 
-  lock(locked) {
+  lockSeed(locked) {
     byId("lock").setAttribute("aria-pressed", String(locked));
     byId("lock").title = locked ? "Let the seed change again" : "Keep this seed";
-    say(byId("seed-hint"), locked ? "It is kept for each picture." : "A new one is rolled for each picture.");
+    setText(byId("seed-hint"), locked ? "This seed is used for every request." : "Every request gets a new random seed.");
   }
 
-  /** Another seed. */
-  roll() {
+  /** Draw a new random seed. */
+  rollSeed() {
     byId("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
     this.#seedUsed = false;
-    this.onNoise();
+    this.onSeedChange();
   }
 
-  /** The models that are served now; what was chosen stays where it can. */
-  offer(models) {
+  /** Show the models that are served now. The selection is kept if its model is still served. */
+  setModels(models) {
     if (!models.length || JSON.stringify(models) === JSON.stringify(this.#models)) return;
     const first = !this.#models.length;
     const before = first ? this.choice.model : this.card?.name;
@@ -87,40 +87,40 @@ export class Form {
     byId("model-field").hidden = models.length < 2;
     byId("models").replaceChildren(...models.map((model) => chip("model", model.name, model.name, model.name === (models.some((each) => each.name === before) ? before : models[0].name), () => this.#chooseModel())));
     this.#chooseModel(label);
-    if (first) this.#recall();
+    if (first) this.#restoreChoice();
     delete byId("choices").dataset.waiting;
   }
 
-  /** Take a job's settings over; `locked` keeps its seed. */
-  take(job, locked = true) {
+  /** Fill the form with a job's request; `locked` keeps its seed. */
+  load(job, locked = true) {
     const radio = [...byId("models").querySelectorAll("input")].find((input) => input.value === job.model);
     if (radio) radio.checked = true;
     this.#chooseModel(job.label);
-    this.#set(job);
+    this.#setFields(job);
     byId("seed").value = String(job.seed);
-    this.lock(locked);
-    this.onNoise();
+    this.lockSeed(locked);
+    this.onSeedChange();
   }
 
-  /** Generate what the form says. A double click is one press. */
-  async press() {
+  /** Submit the form's request. A double click submits once. */
+  async generate() {
     if (this.#busy || !this.card) return;
-    const recent = performance.now() - this.#pressed.at < SAME_PRESS;
-    if (!recent || JSON.stringify(this.body()) !== JSON.stringify(this.#pressed.body)) {
-      this.clear();
-      if (this.#seedUsed && !this.locked) this.roll();
-      if (this.seed === null) return this.refuse([{ field: "seed", message: `a seed is a whole number from 0 to ${MAX_SEED}` }]);
-      this.#pressed = { at: -Infinity, body: this.body(), key: randomName() };
+    const recent = performance.now() - this.#lastPress.at < DOUBLE_CLICK_MS;
+    if (!recent || JSON.stringify(this.request()) !== JSON.stringify(this.#lastPress.body)) {
+      this.clearErrors();
+      if (this.#seedUsed && !this.locked) this.rollSeed();
+      if (this.seed === null) return this.showErrors([{ field: "seed", message: `a seed is a whole number from 0 to ${MAX_SEED}` }]);
+      this.#lastPress = { at: -Infinity, body: this.request(), key: randomId() };
     }
-    this.#pressed.at = performance.now();
+    this.#lastPress.at = performance.now();
     this.#busy = true;
     this.form.setAttribute("aria-busy", "true");
     try {
-      await this.submit(this.#pressed.body, this.#pressed.key);
+      await this.submit(this.#lastPress.body, this.#lastPress.key);
       this.#seedUsed = true;
-      shelf.choose({ ...this.#pressed.body, seed: undefined });
+      storage.saveChoice({ ...this.#lastPress.body, seed: undefined });
     } catch (error) {
-      this.refuse(error.fields ?? [], error.message);
+      this.showErrors(error.fields ?? [], error.message);
     } finally {
       this.#busy = false;
       this.form.removeAttribute("aria-busy");
@@ -128,10 +128,10 @@ export class Form {
   }
 
   /** The request. */
-  body() {
+  request() {
     const { card } = this;
     const label = this.label;
-    const steps = typed(byId("steps").value) ?? card.default.steps;
+    const steps = parseNumber(byId("steps").value) ?? card.default.steps;
     const body = {
       model: card.name,
       label,
@@ -140,7 +140,7 @@ export class Form {
       sampler: byId("sampler").value,
       steps,
       format: byId("format").value,
-      preview_every: Number.isInteger(steps) ? Math.max(1, Math.ceil(steps / FRAMES)) : 1,
+      preview_every: Number.isInteger(steps) ? Math.max(1, Math.ceil(steps / MAX_FRAMES)) : 1,
       preview: "both",
     };
     if (label !== null && card.unconditional) body.guidance_scale = Number(byId("guidance_scale").value);
@@ -148,49 +148,49 @@ export class Form {
     return body;
   }
 
-  /** Say what has to be changed, each thing where it stands. */
-  refuse(fields, summary = "") {
-    const loose = fields.filter(({ field, message }) => {
+  /** Show each error next to its field, and the others below the form. */
+  showErrors(fields, summary = "") {
+    const unplaced = fields.filter(({ field, message }) => {
       const place = document.getElementById(`${field}-error`);
       if (!place) return true;
-      say(place, sentence(message));
+      setText(place, sentence(message));
       document.getElementById(field)?.setAttribute("aria-invalid", "true");
       if (byId("more").contains(place)) byId("more").open = true;
       return false;
     });
-    const placed = fields.length > loose.length;
-    say(byId("form-error"), placed && !loose.length ? "That cannot be made as it stands: see above." : summary || sentence(loose[0]?.message ?? ""));
+    const placed = fields.length > unplaced.length;
+    setText(byId("form-error"), placed && !unplaced.length ? "Some fields need attention: see above." : summary || sentence(unplaced[0]?.message ?? ""));
     this.form.querySelector("[aria-invalid='true']")?.focus();
   }
 
-  clear() {
-    for (const place of this.form.querySelectorAll(".error")) say(place, "");
+  clearErrors() {
+    for (const place of this.form.querySelectorAll(".error")) setText(place, "");
     for (const field of this.form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
   }
 
   #chooseModel(label = this.choice.label) {
     const { card } = this;
-    byId("labels").replaceChildren(...labelsOf(card, label, () => this.#fit()));
+    byId("labels").replaceChildren(...labelInputs(card, label, () => this.#showApplicable()));
     byId("label-field").hidden = !card.labels.length;
     byId("n").max = String(card.max_images);
     this.#showRange("n");
     byId("sampler").replaceChildren(...card.samplers.map((name) => el("option", { value: name }, name)));
     this.#defaults();
-    this.onNoise();
+    this.onSeedChange();
   }
 
   #defaults() {
     const { card } = this;
     byId("steps").placeholder = `1 … ${card.timesteps}`;
-    this.#set({ sampler: card.default.sampler, steps: card.default.steps, guidance_scale: card.default.guidance_scale, eta: 0, format: "png" });
+    this.#setFields({ sampler: card.default.sampler, steps: card.default.steps, guidance_scale: card.default.guidance_scale, eta: 0, format: "png" });
   }
 
-  /** What was chosen on the last visit, where the model is still that one. */
-  #recall() {
-    if (this.choice.model === this.card.name) this.#set(this.choice);
+  /** Restore the values of the last visit if the model is the same. */
+  #restoreChoice() {
+    if (this.choice.model === this.card.name) this.#setFields(this.choice);
   }
 
-  #set(values) {
+  #setFields(values) {
     for (const name of ["n", "sampler", "steps", "guidance_scale", "eta", "format"]) {
       const value = values[name];
       if (value === undefined || value === null) continue;
@@ -199,41 +199,41 @@ export class Form {
       field.value = String(value);
       if (RANGES.includes(name)) this.#showRange(name);
     }
-    this.#fit();
+    this.#showApplicable();
   }
 
-  /** Show only what applies. */
-  #fit() {
+  /** Show only the fields that apply to the current selection. */
+  #showApplicable() {
     const { card } = this;
     byId("eta-field").hidden = !card.eta_samplers.includes(byId("sampler").value);
     byId("guidance-field").hidden = this.label === null || !card.unconditional;
   }
 
   #showRange(name) {
-    say(byId(`${name}-value`), byId(name).value);
+    setText(byId(`${name}-value`), byId(name).value);
   }
 }
 
-/** Chips, or for a long list one field that is searched by typing. */
-function labelsOf(card, chosen, changed) {
-  if (card.labels.length > CHIPS) {
+/** Chips, or for a long list a text field with suggestions. */
+function labelInputs(card, selected, onChange) {
+  if (card.labels.length > MAX_CHIPS) {
     const options = card.labels.map((label) => el("option", { value: label }));
-    const field = el("input", { list: "label-list", id: "label", "aria-label": "Label", placeholder: card.unconditional ? "anything" : "", onchange: changed, oninput: changed });
-    field.value = chosen ?? "";
+    const field = el("input", { list: "label-list", id: "label", "aria-label": "Label", placeholder: card.unconditional ? "anything" : "", onchange: onChange, oninput: onChange });
+    field.value = selected ?? "";
     return [field, el("datalist", { id: "label-list" }, ...options)];
   }
-  const known = card.labels.indexOf(chosen);
-  const place = known >= 0 ? known : chosen === null && card.unconditional ? -1 : Math.floor(Math.random() * card.labels.length);
-  const chips = card.labels.map((label, i) => chip("label", String(i), label, i === place, changed));
-  return card.unconditional ? [...chips, chip("label", "", "anything", place === -1, changed)] : chips;
+  const known = card.labels.indexOf(selected);
+  const index = known >= 0 ? known : selected === null && card.unconditional ? -1 : Math.floor(Math.random() * card.labels.length);
+  const chips = card.labels.map((label, i) => chip("label", String(i), label, i === index, onChange));
+  return card.unconditional ? [...chips, chip("label", "", "anything", index === -1, onChange)] : chips;
 }
 
-function chip(name, value, words, checked, changed) {
-  return el("label", { class: "chip" }, el("input", { type: "radio", name, value, checked, onchange: () => changed() }), el("span", {}, words));
+function chip(name, value, text, checked, onChange) {
+  return el("label", { class: "chip" }, el("input", { type: "radio", name, value, checked, onchange: () => onChange() }), el("span", {}, text));
 }
 
-/** A number where one was typed, the text itself where the server is to say what is wrong, undefined for nothing. */
-function typed(text) {
+/** A field's text as a number. Other text is returned as it is, for the server to reject; no text gives undefined. */
+function parseNumber(text) {
   const trimmed = text.trim();
   if (trimmed === "") return undefined;
   return /^-?\d+(\.\d+)?$/.test(trimmed) ? Number(trimmed) : trimmed;

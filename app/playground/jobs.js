@@ -1,25 +1,25 @@
-/** The jobs of this browser: what was asked, how far they are, the frames that came. */
+/** This browser's jobs: their requests, their progress and the frames received so far. */
 
 import * as api from "./api.js";
 import { follow } from "./events.js";
-import { Film } from "./film.js";
-import { Pace } from "./pace.js";
-import * as shelf from "./shelf.js";
+import { Frames } from "./frames.js";
+import { Rate } from "./rate.js";
+import * as storage from "./storage.js";
 
-const LISTED = 100;
+const PAGE_SIZE = 100;
 const TERMINAL = ["succeeded", "failed", "canceled"];
 
-/** A job and what this page knows of it. */
+/** A job and what this page knows about it. */
 export class Entry {
-  film = new Film();
-  pace = new Pace();
+  frames = new Frames();
+  rate = new Rate();
   /** @type {{kind: "plain" | "good" | "bad", text: string} | null} */
   note = null;
   seq = 0;
-  gone = false; // the server no longer has it
+  missing = false; // the server no longer has it
   canceling = false;
-  filmed = false; // all of its events have come
-  gapped = false; // frames were skipped, since this browser was slow
+  complete = false; // all of its events have arrived
+  hasGap = false; // the server skipped frames because this browser was slow
   /** @type {AbortController | null} */
   following = null;
 
@@ -27,16 +27,16 @@ export class Entry {
     this.job = job;
   }
 
-  get over() {
-    return TERMINAL.includes(this.job.status) || this.gone;
+  get ended() {
+    return TERMINAL.includes(this.job.status) || this.missing;
   }
 
   get status() {
-    return this.gone && !TERMINAL.includes(this.job.status) ? "lost" : this.job.status;
+    return this.missing && !TERMINAL.includes(this.job.status) ? "missing" : this.job.status;
   }
 }
 
-/** `change` is sent when any entry is other than before, `milestone` (with `detail`) when one began or ended. */
+/** Sends `change` when any entry changes, and `milestone` (with `detail`) when a job starts, is half done or ends. */
 export class Jobs extends EventTarget {
   /** @type {Map<string, Entry>} */
   #entries = new Map();
@@ -46,8 +46,8 @@ export class Jobs extends EventTarget {
   constructor(server) {
     super();
     this.#server = server;
-    this.#take();
-    shelf.onElsewhere(() => this.#take());
+    this.#restore();
+    storage.onOtherTabChange(() => this.#restore());
   }
 
   /** Newest first. */
@@ -56,7 +56,7 @@ export class Jobs extends EventTarget {
   }
 
   get live() {
-    return this.all.filter((entry) => !entry.over);
+    return this.all.filter((entry) => !entry.ended);
   }
 
   get(id) {
@@ -67,7 +67,7 @@ export class Jobs extends EventTarget {
   async start(body, idempotencyKey) {
     const job = await api.generate(body, idempotencyKey);
     const entry = this.get(job.id) ?? this.#add(job);
-    shelf.keep(job);
+    storage.saveJob(job);
     this.#follow(entry);
     this.#changed();
     return entry;
@@ -87,40 +87,41 @@ export class Jobs extends EventTarget {
     }
   }
 
-  /** Take a job off this browser's list; the server keeps it until it expires. */
+  /** Remove a job from this browser's list. The server keeps it until it expires. */
   remove(entry) {
     entry.following?.abort();
     this.#entries.delete(entry.job.id);
-    shelf.remove(entry.job.id);
+    storage.removeJob(entry.job.id);
     this.#changed();
   }
 
-  note(entry, kind, text) {
+  setNote(entry, kind, text) {
     entry.note = { kind, text };
     this.#changed();
   }
 
-  /** Ask how all of them are: one request for the newest, which tells what is gone, too. */
+  /** Update all entries with one request for the newest jobs. Entries that it does not list are missing. */
   async refresh() {
-    const before = this.all; // one that is posted meanwhile may be missing in the answer
-    const { jobs, next_cursor: more } = await api.json(`/jobs?limit=${LISTED}`);
-    const told = new Map(jobs.map((job) => [job.id, job]));
+    const before = this.all; // a job posted during the request may not be in the response
+    const { jobs, next_cursor: more } = await api.json(`/jobs?limit=${PAGE_SIZE}`);
+    const listed = new Map(jobs.map((job) => [job.id, job]));
     for (const entry of before) {
-      const job = told.get(entry.job.id);
+      const job = listed.get(entry.job.id);
       if (job) this.#update(entry, job);
-      else if (!more) entry.gone = true;
+      else if (!more) entry.missing = true;
     }
     for (const entry of this.live) this.#follow(entry);
     this.#changed();
   }
 
-  /** Have the frames of a job that is over come again. */
-  refilm(entry) {
-    if (!entry.filmed && !entry.gone) this.#follow(entry);
+  /** Fetch the frames of a job that has ended. */
+  reloadFrames(entry) {
+    if (!entry.complete && !entry.missing) this.#follow(entry);
   }
 
-  #take() {
-    for (const job of shelf.jobs()) if (!this.get(job.id)) this.#add(job);
+  /** Add the jobs that this browser has stored. */
+  #restore() {
+    for (const job of storage.loadJobs()) if (!this.get(job.id)) this.#add(job);
     this.#changed();
   }
 
@@ -138,15 +139,15 @@ export class Jobs extends EventTarget {
     this.dispatchEvent(new CustomEvent("milestone", { detail: { entry, what } }));
   }
 
-  /** What the server says of a job now; its end is final, and told once. */
+  /** Apply the server's current job object. A terminal status is final and announced once. */
   #update(entry, job) {
-    if (entry.over && !entry.gone) return;
+    if (entry.ended && !entry.missing) return;
     const { status, progress, attempt } = entry.job;
-    const older = job.attempt === attempt && (progress.step > job.progress.step || (status === "running" && job.status === "queued"));
-    entry.job = older && !TERMINAL.includes(job.status) ? { ...job, status, progress } : job;
-    entry.gone = false;
-    if (!entry.over) return;
-    shelf.keep(job);
+    const stale = job.attempt === attempt && (progress.step > job.progress.step || (status === "running" && job.status === "queued"));
+    entry.job = stale && !TERMINAL.includes(job.status) ? { ...job, status, progress } : job;
+    entry.missing = false;
+    if (!entry.ended) return;
+    storage.saveJob(job);
     this.#milestone(entry, job.status);
   }
 
@@ -156,37 +157,37 @@ export class Jobs extends EventTarget {
     entry.following = following;
     follow(entry.job.id, {
       after: entry.seq,
-      needsKey: () => this.#server.keys,
+      needsKey: () => this.#server.needsKey,
       signal: following.signal,
-      onEvent: (event) => this.#hear(entry, event),
-      onOpen: () => entry.pace.restart(),
-      onBreak: () => this.#server.soon(),
-      onLost: () => this.#lost(entry),
+      onEvent: (event) => this.#receive(entry, event),
+      onOpen: () => entry.rate.restart(),
+      onDisconnect: () => this.#server.checkNow(),
+      onMissing: () => this.#markMissing(entry),
       exists: async () => {
         this.#update(entry, await api.json(`/jobs/${entry.job.id}`));
         return true;
       },
     }).finally(() => {
       entry.following = null;
-      if (!entry.over || !entry.gapped) return;
-      [entry.gapped, entry.seq] = [false, 0]; // the film whole, now that there is time
+      if (!entry.ended || !entry.hasGap) return;
+      [entry.hasGap, entry.seq] = [false, 0]; // fetch all frames, now that the job has ended
       this.#follow(entry);
     });
   }
 
-  #lost(entry) {
-    entry.gone = true;
+  #markMissing(entry) {
+    entry.missing = true;
     this.#changed();
   }
 
-  #hear(entry, event) {
-    if (event.seq > entry.seq + 1) entry.gapped = true;
+  #receive(entry, event) {
+    if (event.seq > entry.seq + 1) entry.hasGap = true;
     entry.seq = event.seq;
-    if (event.type === "frame") entry.film.add(event);
+    if (event.type === "frame") entry.frames.add(event);
     if (TERMINAL.includes(event.type)) {
-      entry.filmed = true;
+      entry.complete = true;
       if (event.result) this.#update(entry, event.result);
-    } else if (!entry.over) {
+    } else if (!entry.ended) {
       this.#advance(entry, event);
     }
     this.#changed();
@@ -203,7 +204,7 @@ export class Jobs extends EventTarget {
     if (event.type === "progress") {
       const half = job.progress.fraction < 0.5 && event.step / event.steps >= 0.5;
       job.progress = { step: event.step, steps: event.steps, fraction: event.step / event.steps };
-      entry.pace.note(event, performance.now());
+      entry.rate.record(event, performance.now());
       if (half) this.#milestone(entry, "half");
     }
   }

@@ -1,103 +1,103 @@
-/** The page, put together. */
+/** Builds the page and connects its parts. */
 
-import { Deeds } from "./actions.js";
-import { announce, byId, calm, closeMenus, say } from "./dom.js";
-import { door } from "./door.js";
+import { JobActions } from "./actions.js";
+import { announce, byId, closeMenus, prefersReducedMotion, setText } from "./dom.js";
+import { setUpLogin } from "./login.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { Jobs } from "./jobs.js";
 import { Server } from "./server.js";
-import { Stage } from "./stage.js";
-import { many, phase, titleOf, trouble } from "./words.js";
+import { Viewer } from "./viewer.js";
+import { outageText, plural, statusText, titleOf } from "./text.js";
 
-const ASK_MS = 2000; // between two looks at the queue while jobs wait or run
+const REFRESH_MS = 2000; // between two requests for the queue while jobs are queued or running
 
 const server = new Server();
 const jobs = new Jobs(server);
 const form = new Form(submit);
-const deeds = new Deeds({ jobs, form, server });
-const stage = new Stage(jobs, deeds, server);
-const gallery = new Gallery(jobs, deeds, choose, server);
-form.onNoise = () => stage.preview(form.seed, form.card?.name);
-form.onNoise();
+const actions = new JobActions({ jobs, form, server });
+const viewer = new Viewer(jobs, actions, server);
+const gallery = new Gallery(jobs, actions, choose, server);
+form.onSeedChange = () => viewer.preview(form.seed, form.card?.name);
+form.onSeedChange();
 
 async function submit(body, key) {
   const entry = await jobs.start(body, key);
-  if (stage.entry !== entry) choose(entry);
+  if (viewer.entry !== entry) choose(entry);
 }
 
 function choose(entry) {
-  stage.choose(entry);
+  viewer.choose(entry);
   draw();
-  const box = byId("seen").getBoundingClientRect();
-  if (box.bottom < 60 || box.top > innerHeight - 60) byId("stage-title").scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
+  const box = byId("xt").getBoundingClientRect();
+  if (box.bottom < 60 || box.top > innerHeight - 60) byId("viewer-title").scrollIntoView({ block: "start", behavior: prefersReducedMotion() ? "auto" : "smooth" });
 }
 
-let drawing = false;
+let drawScheduled = false;
 
-/** Everything that changed since the last animation frame, at the next one. */
+/** Redraw everything at the next animation frame, however often this is called. */
 function draw() {
-  if (drawing) return;
-  drawing = true;
+  if (drawScheduled) return;
+  drawScheduled = true;
   requestAnimationFrame(() => {
-    drawing = false;
-    if (stage.entry && !jobs.get(stage.entry.job.id)) stage.choose(null);
-    stage.render();
-    gallery.render(stage.entry);
-    phases();
+    drawScheduled = false;
+    if (viewer.entry && !jobs.get(viewer.entry.job.id)) viewer.choose(null);
+    viewer.render();
+    gallery.render(viewer.entry);
+    renderStatus();
   });
 }
 
-function phases() {
-  const words = phase(jobs.live.map((entry) => entry.status), server.state);
-  say(byId("phase-words"), words);
-  byId("phase").dataset.state = server.state === "away" || server.state === "no worker" ? "trouble" : server.state !== "ready" ? "waiting" : jobs.live.length ? "busy" : "ready";
-  const title = words === "ready" ? "denoised" : `${words} – denoised`;
+function renderStatus() {
+  const text = statusText(jobs.live.map((entry) => entry.status), server.state);
+  setText(byId("status-text"), text);
+  byId("status").dataset.state = server.state === "unreachable" || server.state === "no worker" ? "trouble" : server.state !== "ready" ? "waiting" : jobs.live.length ? "busy" : "ready";
+  const title = text === "ready" ? "denoised" : `${text} – denoised`;
   if (document.title !== title) document.title = title;
 }
 
 jobs.addEventListener("change", draw);
 jobs.addEventListener("milestone", ({ detail: { entry, what } }) => {
-  const name = `${titleOf(entry.job)}, ${many(entry.job.n, "picture")}`;
-  const words = { started: `${name}: started`, half: `${name}: half of the steps done`, succeeded: `${name}: finished`, failed: `${name}: failed`, canceled: `${name}: canceled` }[what];
-  if (words) announce(words);
+  const name = `${titleOf(entry.job)}, ${plural(entry.job.n, "picture")}`;
+  const text = { started: `${name}: started`, half: `${name}: half of the steps done`, succeeded: `${name}: finished`, failed: `${name}: failed`, canceled: `${name}: canceled` }[what];
+  if (text) announce(text);
 });
 
 server.addEventListener("change", () => {
-  form.offer(server.models);
-  const words = trouble(server.state);
-  byId("banner").hidden = !words;
-  say(byId("banner"), words ?? "");
+  form.setModels(server.models);
+  const text = outageText(server.state);
+  byId("banner").hidden = !text;
+  setText(byId("banner"), text ?? "");
   draw();
 });
 
-/** The queue's places and what has ended unheard, while there is anything to know. */
-async function ask() {
-  const asking = server.state === "ready" || server.state === "no worker" || server.state === "starting";
-  if (asking && jobs.live.length) await jobs.refresh().catch(() => server.soon());
-  setTimeout(ask, ASK_MS);
+/** While jobs are live, refresh their places in the queue and any end that was missed. */
+async function refresh() {
+  const connected = server.state === "ready" || server.state === "no worker" || server.state === "starting";
+  if (connected && jobs.live.length) await jobs.refresh().catch(() => server.checkNow());
+  setTimeout(refresh, REFRESH_MS);
 }
 
-let known = false;
+let restored = false;
 
-/** What became of the jobs of earlier visits. */
-async function recollect() {
-  if (known || !jobs.all.length) return;
-  known = true;
-  await jobs.refresh().catch(() => { known = false; });
-  if (!stage.entry && jobs.all.length) choose(jobs.all[0]);
+/** Update the jobs of earlier visits, once. */
+async function restoreJobs() {
+  if (restored || !jobs.all.length) return;
+  restored = true;
+  await jobs.refresh().catch(() => { restored = false; });
+  if (!viewer.entry && jobs.all.length) choose(jobs.all[0]);
 }
 
-door(server, recollect);
-server.addEventListener("change", () => server.state !== "locked" && server.state !== "away" && recollect());
+setUpLogin(server, restoreJobs);
+server.addEventListener("change", () => server.state !== "locked" && server.state !== "unreachable" && restoreJobs());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat && !byId("form").hidden) {
     event.preventDefault();
     byId("form").requestSubmit();
   }
 });
-document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && server.soon());
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && server.checkNow());
 closeMenus();
 draw();
-ask();
+refresh();
 server.run();

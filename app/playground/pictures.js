@@ -1,33 +1,33 @@
-/** Finished pictures, fetched with the key and remembered for a while. */
+/** Finished pictures, fetched with the API key and cached. */
 
 import { request } from "./api.js";
 
-const REMEMBERED = 400;
+const CACHE_SIZE = 400;
 /** @type {Map<string, Promise<Blob>>} */
-const known = new Map();
+const cache = new Map();
 
 /** @param {{url: string, sha256: string}} image of a job object @returns {Promise<Blob>} */
 export function picture(image) {
-  const there = known.get(image.sha256);
-  if (there) return there;
-  const coming = request(image.url).then((answer) => answer.blob());
-  known.set(image.sha256, coming);
-  coming.catch(() => known.delete(image.sha256));
-  if (known.size > REMEMBERED) known.delete(known.keys().next().value);
-  return coming;
+  const cached = cache.get(image.sha256);
+  if (cached) return cached;
+  const download = request(image.url).then((response) => response.blob());
+  cache.set(image.sha256, download);
+  download.catch(() => cache.delete(image.sha256));
+  if (cache.size > CACHE_SIZE) cache.delete(cache.keys().next().value);
+  return download;
 }
 
-/** All pictures of a job; null for those that cannot be had. */
+/** All pictures of a job; null for each that cannot be fetched. */
 export function pictures(job) {
   return Promise.all(job.images.map((image) => picture(image).catch(() => null)));
 }
 
-/** Hand a file to the visitor. */
+/** Have the browser save a file. */
 export function save(blob, name) {
-  const address = URL.createObjectURL(blob);
+  const url = URL.createObjectURL(blob);
   const link = document.createElement("a");
-  link.href = address;
+  link.href = url;
   link.download = name;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }

@@ -1,52 +1,52 @@
-/** JSON Schema in words: kinds, ranges, and the fields of objects. */
+/** JSON Schema as text: types, ranges, and the properties of objects. */
 
 import { el } from "./dom.js";
 
-/** Text with `code` in it, as paragraphs. @param {string} [text] */
-export function prose(text = "") {
-  return text.split(/\n\s*\n/).filter((part) => part.trim()).map((part) => el("p", {}, ...coded(part)));
+/** Paragraphs of text, with `code` marked up. @param {string} [text] */
+export function paragraphs(text = "") {
+  return text.split(/\n\s*\n/).filter((part) => part.trim()).map((part) => el("p", {}, ...inlineCode(part)));
 }
 
-/** The same within a line. */
-export const coded = (text) => text.split("`").map((part, k) => (k % 2 ? el("code", {}, part) : part));
+/** One line of text, with `code` marked up. */
+export const inlineCode = (text) => text.split("`").map((part, k) => (k % 2 ? el("code", {}, part) : part));
 
-/** What a value may be, as nodes; objects that have a name lead to it. @returns {(Node|string)[]} */
-export function kind(schema) {
+/** A schema's type as nodes; named objects are links. @returns {(Node|string)[]} */
+export function typeOf(schema) {
   if (schema.$ref) return [link(nameOf(schema.$ref))];
   const choices = schema.anyOf ?? schema.oneOf;
-  if (choices) return joined(choices.map(kind), " or ");
-  if (schema.allOf) return joined(schema.allOf.map(kind), " and ");
-  if ("const" in schema) return [written(schema.const)];
-  if (schema.enum) return joined(schema.enum.map((each) => [written(each)]), ", ");
-  if (schema.type === "array") return ["list of ", ...kind(schema.items ?? {})];
-  if (schema.type === "object" && schema.additionalProperties instanceof Object) return ["object of ", ...kind(schema.additionalProperties)];
+  if (choices) return joined(choices.map(typeOf), " or ");
+  if (schema.allOf) return joined(schema.allOf.map(typeOf), " and ");
+  if ("const" in schema) return [json(schema.const)];
+  if (schema.enum) return joined(schema.enum.map((each) => [json(each)]), ", ");
+  if (schema.type === "array") return ["list of ", ...typeOf(schema.items ?? {})];
+  if (schema.type === "object" && schema.additionalProperties instanceof Object) return ["object of ", ...typeOf(schema.additionalProperties)];
   return [schema.type ?? "anything", limits(schema)];
 }
 
-/** A list of fields: name, kind, what it is. Each row is { name, schema, text, note }. */
-export function fields(rows) {
+/** A list of fields: name, typeOf, what it is. Each row is { name, schema, text, note }. */
+export function fieldList(rows) {
   return el("ul", { class: "fields" }, ...rows.map(({ name, schema, text, note }) =>
     el("li", {},
-      el("p", {}, el("code", {}, name), " ", el("span", { class: "hint" }, ...(schema ? kind(schema) : []), note ? ` · ${note}` : "")),
-      text ? el("p", { class: "what" }, ...coded(text)) : null)));
+      el("p", {}, el("code", {}, name), " ", el("span", { class: "hint" }, ...(schema ? typeOf(schema) : []), note ? ` · ${note}` : "")),
+      text ? el("p", { class: "what" }, ...inlineCode(text)) : null)));
 }
 
-/** The fields of an object; of one that is sent, which of them are needed. */
-export function members(schema, { sent = false } = {}) {
-  const needed = new Set(schema.required ?? []);
-  return fields(Object.entries(schema.properties ?? {}).map(([name, each]) => {
-    const given = each.default !== undefined && each.default !== null;
-    return { name, schema: each, text: each.description, note: given ? `${written(each.default)} if left out` : sent && needed.has(name) ? "needed" : "" };
+/** The properties of an object. In a request body, required ones are marked. */
+export function propertyList(schema, { inRequest = false } = {}) {
+  const required = new Set(schema.required ?? []);
+  return fieldList(Object.entries(schema.properties ?? {}).map(([name, each]) => {
+    const hasDefault = each.default !== undefined && each.default !== null;
+    return { name, schema: each, text: each.description, note: hasDefault ? `default ${json(each.default)}` : inRequest && required.has(name) ? "required" : "" };
   }));
 }
 
-/** The name that a reference ends with. @param {string} reference */
+/** The last part of a `$ref`. @param {string} reference */
 export const nameOf = (reference) => reference.slice(reference.lastIndexOf("/") + 1);
 
 /** The link to an object's section. */
 export const link = (name) => el("a", { href: `#${name}` }, name);
 
-const written = (value) => JSON.stringify(value);
+const json = (value) => JSON.stringify(value);
 
 function limits({ minimum, maximum, minLength, maxLength }) {
   const [low, high, unit] = minimum !== undefined || maximum !== undefined ? [minimum, maximum, ""] : [minLength, maxLength, " characters"];

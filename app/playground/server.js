@@ -1,29 +1,29 @@
-/** What the server can do now: which models are served, whether it wants a key, whether it is there at all. */
+/** The server's current state: whether it responds, whether it needs an API key, and which models it serves. */
 
 import { json, key } from "./api.js";
 
-const OFTEN = 1500; // ms between two looks while something is amiss
-const SELDOM = 15_000;
-const LOADING_SECONDS = 30; // that a worker may take before it is called missing
+const RETRY_MS = 1500; // between two checks while no picture can be made
+const POLL_MS = 15_000; // between two checks otherwise
+const LOADING_SECONDS = 30; // the time a worker may take to load before it counts as missing
 
-/** `change` is sent when `state` or the models are others than before. */
+/** Sends `change` when `state` or the models change. */
 export class Server extends EventTarget {
-  /** @type {"connecting" | "starting" | "ready" | "no worker" | "away" | "locked"} */
+  /** @type {"connecting" | "starting" | "ready" | "no worker" | "unreachable" | "locked"} */
   state = "connecting";
   /** @type {any[]} model cards */
   models = [];
-  keys = false;
+  needsKey = false;
 
   #wake = () => {};
-  #since = performance.now(); // when a model was last served, or the page opened
+  #lastServed = performance.now(); // when a model was last served, or when the page opened
 
-  /** Look again and again, for as long as the page is open. */
+  /** Check the server for as long as the page is open. */
   async run() {
     for (;;) {
-      await this.#look();
+      await this.#check();
       await new Promise((resolve) => {
         this.#wake = resolve;
-        setTimeout(resolve, this.state === "ready" || this.state === "locked" ? SELDOM : OFTEN);
+        setTimeout(resolve, this.state === "ready" || this.state === "locked" ? POLL_MS : RETRY_MS);
       });
     }
   }
@@ -34,27 +34,27 @@ export class Server extends EventTarget {
     return card ? [card.width, card.height] : [28, 28];
   }
 
-  /** Look now: something broke, or a key was given. */
-  soon() {
+  /** Check now, because a connection broke or a key was entered. */
+  checkNow() {
     this.#wake();
   }
 
-  async #look() {
+  async #check() {
     try {
-      this.keys = (await json("/playground/settings.json")).keys;
-      if (this.keys && !key.get()) return this.#become("locked", this.models);
+      this.needsKey = (await json("/playground/settings.json")).keys;
+      if (this.needsKey && !key.get()) return this.#setState("locked", this.models);
       const models = await json("/models");
-      if (models.length) this.#since = performance.now();
-      const waited = (performance.now() - this.#since) / 1000;
-      this.#become(models.length ? "ready" : waited < LOADING_SECONDS ? "starting" : "no worker", models);
+      if (models.length) this.#lastServed = performance.now();
+      const waited = (performance.now() - this.#lastServed) / 1000;
+      this.#setState(models.length ? "ready" : waited < LOADING_SECONDS ? "starting" : "no worker", models);
     } catch (error) {
-      this.#become(error.status === 401 ? "locked" : "away", this.models);
+      this.#setState(error.status === 401 ? "locked" : "unreachable", this.models);
     }
   }
 
-  #become(state, models) {
-    const same = state === this.state && JSON.stringify(models) === JSON.stringify(this.models);
+  #setState(state, models) {
+    const unchanged = state === this.state && JSON.stringify(models) === JSON.stringify(this.models);
     [this.state, this.models] = [state, models];
-    if (!same) this.dispatchEvent(new Event("change"));
+    if (!unchanged) this.dispatchEvent(new Event("change"));
   }
 }

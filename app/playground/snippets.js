@@ -1,4 +1,4 @@
-/** A job's request for the shell and for Python. */
+/** A job's request as a curl command and as a Python program. */
 
 const FIELDS = ["model", "label", "n", "seed", "sampler", "steps", "eta", "guidance_scale", "guidance_rescale", "spacing", "karras", "format"];
 
@@ -13,26 +13,26 @@ export function fileName(job, image, format = job.format) {
   return `${label}-${job.seed + image}.${format === "jpeg" ? "jpg" : format}`;
 }
 
-/** @param {string} server its address @param {boolean} keys whether it wants a key */
-export function curl(job, server, keys) {
-  const one = job.n === 1;
+/** @param {string} server its URL @param {boolean} needsKey whether it needs an API key */
+export function curl(job, server, needsKey) {
+  const single = job.n === 1;
   const lines = [
     `curl -sS ${server}/generate`,
     "-H 'Content-Type: application/json'",
-    one ? `-H 'Accept: image/${job.format}'` : "-H 'Prefer: wait=60'",
-    keys ? '-H "Authorization: Bearer $DENOISED_API_KEY"' : null,
+    single ? `-H 'Accept: image/${job.format}'` : "-H 'Prefer: wait=60'",
+    needsKey ? '-H "Authorization: Bearer $DENOISED_API_KEY"' : null,
     `-d '${JSON.stringify(requestOf(job)).replaceAll("'", "'\\''")}'`,
-    one ? `-o ${fileName(job, 0)}` : null,
+    single ? `-o ${fileName(job, 0)}` : null,
   ];
   return lines.filter(Boolean).join(" \\\n  ");
 }
 
-export function python(job, server, keys) {
-  const headers = keys ? `{"Prefer": "wait=60", "Authorization": f"Bearer {os.environ['DENOISED_API_KEY']}"}` : '{"Prefer": "wait=60"}';
-  return `${keys ? "import os\n\n" : ""}import httpx
+export function python(job, server, needsKey) {
+  const headers = needsKey ? `{"Prefer": "wait=60", "Authorization": f"Bearer {os.environ['DENOISED_API_KEY']}"}` : '{"Prefer": "wait=60"}';
+  return `${needsKey ? "import os\n\n" : ""}import httpx
 
 client = httpx.Client(base_url=${JSON.stringify(server)}, headers=${headers}, timeout=90)
-request = ${literal(requestOf(job))}
+request = ${pythonDict(requestOf(job))}
 job = client.post("/generate", json=request).raise_for_status().json()
 for image in job["images"]:
     with open(f"${fileName(job, 0).replace(/-\d+\.\w+$/, "")}-{image['seed']}.{image['format']}", "wb") as file:
@@ -40,8 +40,8 @@ for image in job["images"]:
 `;
 }
 
-/** JSON as Python writes it. */
-function literal(value) {
+/** A request as a Python dictionary. */
+function pythonDict(value) {
   const fields = Object.entries(value).map(([name, each]) => {
     const text = each === null ? "None" : each === true ? "True" : each === false ? "False" : JSON.stringify(each);
     return `    ${JSON.stringify(name)}: ${text},`;

@@ -18,7 +18,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from denoised.app.admission.submission import submit
 from denoised.app.http.auth import refuse
 from denoised.app.http.errors import InvalidRequest, NotFound, Problem, of_store, readable, shown, unreadable
-from denoised.app.http.schemas import GenerateRequest, ProblemObject
+from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.schemas import ProblemObject
 from denoised.app.routes.jobs import NamedJob, find
 from denoised.app.services import Owner, Services, Serving
 from denoised.app.streaming.relay import Closing
@@ -29,7 +30,7 @@ router = APIRouter(tags=["events"])
 PING_SECONDS = 15.0
 FIRST_MESSAGE_SECONDS = 30.0
 # WebSocket close codes (RFC 6455 and the IANA registry).
-DONE, POLICY, TOO_BIG, RESTART, TRY_LATER = 1000, 1008, 1009, 1012, 1013
+DONE, POLICY, RESTART, TRY_LATER = 1000, 1008, 1012, 1013
 MAX_MESSAGE = 1024 * 1024
 
 _SSE: dict[int | str, dict[str, Any]] = {
@@ -90,8 +91,8 @@ async def generate_socket(websocket: WebSocket, services: Serving, owner: Owner)
     """
     await websocket.accept()
     try:
-        body = await _first_message(websocket)
-        record, _ = await run_in_threadpool(submit, services, body, owner, watched=True)
+        fields = (await _first_message(websocket)).fields()
+        record, _ = await run_in_threadpool(submit, services, fields, owner, watched=True)
     except WebSocketDisconnect:
         return
     except (Problem, StoreUnavailable) as error:

@@ -15,11 +15,13 @@ from denoised.app.admission.submission import submit
 from denoised.app.http.errors import Conflict, InvalidRequest, Problem, Unavailable, WaitedTooLong, shown
 from denoised.app.http.job_object import job_object
 from denoised.app.http.negotiation import Preference, applied
-from denoised.app.http.schemas import GenerateRequest, JobObject, ProblemObject
+from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.schemas import JobObject, ProblemObject
 from denoised.app.routes.jobs import cancel_job, picture_of
 from denoised.app.services import Owner, Services, Serving
 from denoised.app.streaming.relay import Closing
 from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.request import Format, RequestFields
 from denoised.jobs.store import Outcome
 
 router = APIRouter(tags=["jobs"])
@@ -78,9 +80,10 @@ async def generate(
     """Queue one sampling job. What comes back depends on what is asked for: the job object at once
     (202), the finished job (`Prefer: wait=S`), or the picture (`Accept: image/png`)."""
     wanted = Preference.of({"prefer": prefer or "", "accept": accept or ""}, services.settings.max_wait)
+    fields = body.fields()
     if wanted.pictures:
-        body = _for_picture(body, wanted.pictures)
-    record, outlook = await run_in_threadpool(submit, services, body, owner, idempotency_key)
+        fields = _for_picture(fields, wanted.pictures)
+    record, outlook = await run_in_threadpool(submit, services, fields, owner, idempotency_key)
     if wanted.pictures:
         return await _picture(services, request, record, wanted.wait, cancel=idempotency_key is None)
     if wanted.wait is None:
@@ -88,14 +91,15 @@ async def generate(
     return await _waited(services, record, outlook, wanted.wait)
 
 
-def _for_picture(body: GenerateRequest, formats: Sequence[str]) -> GenerateRequest:
-    """The request for one picture in a format that `Accept` asks for, the best first."""
-    if body.n not in (None, 1):
-        raise InvalidRequest([("n", f"{body.n} was given, but Accept asks for one picture (allowed: 1)")])
-    if body.format not in (None, *formats):
+def _for_picture(fields: RequestFields, formats: Sequence[Format]) -> RequestFields:
+    """The request for one picture in a format that `Accept` asks for. formats: the preferred one first."""
+    n, format = fields.get("n", 1), fields.get("format", formats[0])
+    if n != 1:
+        raise InvalidRequest([("n", f"{n} was given, but Accept asks for one picture (allowed: 1)")])
+    if format not in formats:
         asked = " or ".join(f"image/{format}" for format in formats)
-        raise InvalidRequest([("format", f"{shown(body.format)} was given, but Accept asks for {asked}")])
-    return body.model_copy(update={"format": body.format or formats[0]})
+        raise InvalidRequest([("format", f"{shown(format)} was given, but Accept asks for {asked}")])
+    return {**fields, "format": format}
 
 
 async def _waited(services: Services, record: JobRecord, outlook: QueueEstimate, wait: float) -> Response:

@@ -1,4 +1,4 @@
-"""How the commands speak: results on stdout, all else on stderr, an error in one line, an exit code for programs."""
+"""Output of the commands: results on stdout, everything else on stderr, errors as one line, and exit codes."""
 
 from __future__ import annotations
 
@@ -17,111 +17,113 @@ if TYPE_CHECKING:
     from denoised.client import Client, ServiceError
 
 OK = 0
-REFUSED = 1  # the service said no, the job failed or was canceled, a file cannot be written
-USAGE = 2  # Click's own
+FAILED = 1  # the server rejected the request, the job failed or was canceled, or a file cannot be written
+USAGE = 2  # set by the command-line parser
 UNREACHABLE = 3
 BUSY = 4
-INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+INTERRUPTED = 130  # 128 + SIGINT, the shells' convention
 
 EXIT_CODES = (
-    "Exit codes: 0 done · 1 refused, failed or canceled · 2 wrong usage · 3 no server answers · 4 the server is busy, "
-    "try again later · 130 interrupted. (verify: 0 equal, 1 not, 2 trouble, as cmp.)"
+    "Exit codes: 0 success · 1 rejected, failed or canceled · 2 wrong usage · 3 no server answers · 4 the server is "
+    "busy, try again later · 130 interrupted. (verify: 0 equal, 1 different, 2 error, as cmp.)"
 )
-UNAUTHORIZED = 401  # HTTP's
-PATIENCE = 60.0  # seconds that a busy server is waited for
-PALE = ("standard", None)  # too few colours for a picture
+UNAUTHORIZED = 401  # HTTP status
+RETRY_SECONDS = 60.0  # how long commands retry a busy server
+TOO_FEW_COLORS = ("standard", None)
 
 
 def stdout() -> Console:
-    """For results. Rich heeds NO_COLOR, TERM=dumb, COLUMNS, and whether it is a terminal."""
+    """The console for results. Rich honours NO_COLOR, TERM=dumb and COLUMNS, and detects a terminal."""
     from rich.console import Console
 
     return Console(highlight=False)
 
 
 def stderr() -> Console:
-    """For everything else."""
+    """The console for everything else."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
-def lively(console: Console) -> bool:
-    """Whether lines on it can be drawn anew."""
+def can_redraw(console: Console) -> bool:
+    """Whether lines on the console can be redrawn."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def shows_pictures(console: Console) -> bool:
-    """Whether it has colours enough for a picture, and half-blocks."""
-    colours = lively(console) and not console.no_color and console.color_system not in PALE
-    return colours and console.encoding.startswith("utf")
+    """Whether the console has enough colors for an image, and an encoding that contains half-blocks."""
+    colored = can_redraw(console) and not console.no_color and console.color_system not in TOO_FEW_COLORS
+    return colored and console.encoding.startswith("utf")
 
 
 @contextlib.contextmanager
-def service(command: str, url: str, key: str | None, trouble: int | None = None) -> Iterator[Client]:
-    """A client for a command; what goes wrong with it ends the command in one line, with its exit code, or with that
-    which the command has for all trouble."""
+def open_client(command: str, url: str, key: str | None, error_code: int | None = None) -> Iterator[Client]:
+    """Open a client for a command. An error inside the block exits with one line on stderr and an exit code.
+
+    error_code: the exit code for every error; None = `exit_code` of the error.
+    """
     from denoised.client import Client, ServiceError
 
     try:
-        with Client(url, key, retry_for=PATIENCE, on_wait=partial(_wait, command)) as client:
+        with Client(url, key, retry_for=RETRY_SECONDS, on_wait=partial(_print_retry, command)) as client:
             yield client
     except ServiceError as error:
-        refuse(command, _advised(error), exit_code(error) if trouble is None else trouble)
+        exit_with_error(command, _with_key_hint(error), exit_code(error) if error_code is None else error_code)
     except BrokenPipeError:
-        raise  # whoever read the results has gone; Click ends quietly
+        raise  # the reader of stdout has exited; typer exits quietly
     except OSError as error:
-        refuse(command, error, REFUSED if trouble is None else trouble)
+        exit_with_error(command, error, FAILED if error_code is None else error_code)
     except KeyboardInterrupt:
-        refuse(command, "interrupted", INTERRUPTED)
+        exit_with_error(command, "interrupted", INTERRUPTED)
 
 
-def _advised(error: ServiceError) -> str:
-    """An error's words, and how a command is given a key where one is missing or wrong."""
+def _with_key_hint(error: ServiceError) -> str:
+    """The error's message; for a missing or wrong API key, also how to pass one."""
     return f"{error} (--key KEY, or DENOISED_API_KEY)" if error.status == UNAUTHORIZED else str(error)
 
 
 def exit_code(error: ServiceError) -> int:
-    from denoised.client import Busy, Unreachable
+    from denoised.client import ConnectionFailed, ServerBusy
 
-    return UNREACHABLE if isinstance(error, Unreachable) else BUSY if isinstance(error, Busy) else REFUSED
+    return UNREACHABLE if isinstance(error, ConnectionFailed) else BUSY if isinstance(error, ServerBusy) else FAILED
 
 
-def refuse(command: str, error: object, code: int = REFUSED) -> NoReturn:
-    """One line on stderr, and the end."""
-    complain(command, error)
+def exit_with_error(command: str, error: object, code: int = FAILED) -> NoReturn:
+    """Print one line on stderr and exit."""
+    print_error(command, error)
     raise typer.Exit(code)
 
 
-def complain(command: str, error: object) -> None:
-    """One line on stderr."""
+def print_error(command: str, error: object) -> None:
+    """Print an error as one line on stderr."""
     text = printable(f"denoised {command}: {error}")
     stderr().print(text, style="red", markup=False, soft_wrap=True)
 
 
-def remark(text: str) -> None:
-    """One line on stderr that is no error."""
+def print_status(text: str) -> None:
+    """Print a line on stderr that is not an error."""
     stderr().print(printable(text), markup=False, soft_wrap=True)
 
 
-def say(text: str) -> None:
-    """One line on stdout, as plain as it is given."""
+def print_line(text: str) -> None:
+    """Print a line on stdout, without styles."""
     typer.echo(printable(text))
 
 
-def say_json(value: Any) -> None:
-    """One line of JSON on stdout."""
+def print_json(value: Any) -> None:
+    """Print one line of JSON on stdout."""
     typer.echo(json.dumps(value))
     sys.stdout.flush()
 
 
 def printable(text: str) -> str:
-    """Without what steers a terminal: files and servers may have been written by anybody."""
+    """The text with control characters replaced: files and servers may contain anything."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 0.4 s, 12 s, 3:05 min, 2:10 h."""
+    """A duration for people: 0.4 s, 12 s, 3:05 min, 2:10 h."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -132,5 +134,5 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
-def _wait(command: str, seconds: float, why: ServiceError) -> None:
-    remark(f"denoised {command}: {why}; trying again in {duration(seconds)}")
+def _print_retry(command: str, seconds: float, error: ServiceError) -> None:
+    print_status(f"denoised {command}: {error}; trying again in {duration(seconds)}")

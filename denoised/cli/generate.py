@@ -1,98 +1,119 @@
-"""`denoised generate`: a job followed to its end, its pictures written and shown."""
+"""`denoised generate`: submit a job, follow it to its end, write its images and show them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from PIL import Image
 
-from denoised.cli.console import INTERRUPTED, lively, refuse, say, say_json, shows_pictures, stderr, stdout
+from denoised.cli.console import (
+    INTERRUPTED,
+    can_redraw,
+    exit_with_error,
+    print_json,
+    print_line,
+    shows_pictures,
+    stderr,
+    stdout,
+)
 from denoised.cli.halfblocks import Halfblocks
-from denoised.cli.progress import Display, LiveDisplay, PlainLines, Silence
-from denoised.client import Client, Ended, Job, ServiceError
-from denoised.client.exchange import succeeded
-from denoised.client.results import opened
+from denoised.cli.progress import Display, LiveDisplay, NoDisplay, PlainLines
+from denoised.client import Client, Job, JobFinished, ServiceError
+from denoised.client.images import decode_image
+from denoised.client.job import require_success
+from denoised.jobs.request import RequestFields
 
-FRAMES = 100  # that a watched job has at most, about
+MAX_FRAMES = 100  # approximate number of frames of a watched job
 
 
 @dataclass(frozen=True)
-class Wish:
-    """request: the fields of `POST /generate` beside the label; out: the folder for the pictures."""
+class GenerateOptions:
+    """Options of `denoised generate`.
 
-    label: str | int | None
-    request: Mapping[str, Any]
+    fields: the request fields that were given.
+    out: folder for the images.
+    """
+
+    fields: RequestFields
     out: Path
     watch: bool
     as_json: bool
 
     @property
-    def shown(self) -> bool:
-        """Whether pictures are drawn on stdout."""
+    def draws_images(self) -> bool:
+        """Whether images are drawn on stdout."""
         return not self.as_json and shows_pictures(stdout())
 
-    def body(self) -> dict[str, Any]:
-        """The request, with frames where they will be watched."""
-        watched = self.watch and (self.shown or self.as_json)
-        frames = {"preview_every": max(1, self.request.get("steps", 0) // FRAMES)} if watched else {}
-        return {**frames, **self.request}
+    def request(self) -> RequestFields:
+        """The fields to send; with `--watch` they also ask for frames."""
+        if not (self.watch and (self.draws_images or self.as_json)):
+            return self.fields
+        return {"preview_every": max(1, (self.fields.get("steps") or 0) // MAX_FRAMES), **self.fields}
 
 
-def fulfil(client: Client, wish: Wish) -> None:
-    """Ask, follow, write, show. Ctrl-C cancels the job.
+def fields_from(given: Mapping[str, Any]) -> RequestFields:
+    """The request fields among the options that were given. A label of digits is a class index."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    if str(fields.get("label", "")).isdecimal():
+        fields["label"] = int(fields["label"])
+    return cast(RequestFields, fields)
+
+
+def generate_images(client: Client, options: GenerateOptions) -> None:
+    """Submit a job, follow it, write its images and show them. Ctrl-C cancels the job.
 
     Raises:
-        ServiceError, OSError: when there are no pictures, or they cannot be written.
+        ServiceError: if the job ends without images.
+        OSError: if they cannot be written.
     """
-    wish.out.mkdir(parents=True, exist_ok=True)
-    job = client.submit(wish.label, **wish.body())
+    options.out.mkdir(parents=True, exist_ok=True)
+    job = client.submit(**options.request())
     try:
-        ended = _follow(client, job, wish)
+        finished = _follow(client, job, options)
     except KeyboardInterrupt:
-        _leave(client, job)
-    if wish.as_json and ended.status != "succeeded":
-        say_json(ended.raw)
-    files = _save(client, succeeded(ended), wish.out)
-    if wish.as_json:
-        images = [{**image.raw, "file": str(path)} for image, (path, _) in zip(ended.images, files, strict=True)]
-        say_json({**ended.raw, "images": images})
+        _cancel_and_exit(client, job)
+    if options.as_json and finished.status != "succeeded":
+        print_json(finished.raw)
+    files = _save(client, require_success(finished), options.out)
+    if options.as_json:
+        images = [{**image.raw, "file": str(path)} for image, (path, _) in zip(finished.images, files, strict=True)]
+        print_json({**finished.raw, "images": images})
         return
-    if wish.shown:
-        _show([opened(data) for _, data in files])
+    if options.draws_images:
+        _draw([decode_image(data) for _, data in files])
     for path, _ in files:
-        say(str(path))
+        print_line(str(path))
 
 
-def _follow(client: Client, job: Job, wish: Wish) -> Job:
-    """The job as it ended, shown until then."""
-    with _display(client, job, wish) as display:
+def _follow(client: Client, job: Job, options: GenerateOptions) -> Job:
+    """Show a job's progress until it finishes; returns the finished job."""
+    with _display(client, job, options) as display:
         for event in client.events(job.id):
-            if wish.as_json and wish.watch:
-                say_json(event.raw)
+            if options.as_json and options.watch:
+                print_json(event.raw)
             display.show(event)
-            if isinstance(event, Ended):
+            if isinstance(event, JobFinished):
                 return event.result
     return client.job(job.id)
 
 
-def _display(client: Client, job: Job, wish: Wish) -> Display:
-    """Pictures need stdout's terminal; the bar alone takes stderr's. With JSON there is a bar on a terminal only."""
-    console = stdout() if wish.shown else stderr()
-    if lively(console):
+def _display(client: Client, job: Job, options: GenerateOptions) -> Display:
+    """Images need a terminal on stdout, the progress bar alone one on stderr. With JSON, only a terminal gets a bar."""
+    console = stdout() if options.draws_images else stderr()
+    if can_redraw(console):
         return LiveDisplay(console, client, job)
-    return Silence() if wish.as_json else PlainLines()
+    return NoDisplay() if options.as_json else PlainLines()
 
 
-def _leave(client: Client, job: Job) -> NoReturn:
-    """End the job, say so, and go."""
+def _cancel_and_exit(client: Client, job: Job) -> NoReturn:
     try:
         client.cancel(job.id)
     except ServiceError as error:
-        refuse("generate", f"interrupted; {error}", INTERRUPTED)
-    refuse("generate", f"interrupted; job {job.id} was canceled", INTERRUPTED)
+        exit_with_error("generate", f"interrupted; {error}", INTERRUPTED)
+    exit_with_error("generate", f"interrupted; job {job.id} was canceled", INTERRUPTED)
 
 
 def _save(client: Client, job: Job, out: Path) -> list[tuple[Path, bytes]]:
@@ -105,5 +126,5 @@ def _save(client: Client, job: Job, out: Path) -> list[tuple[Path, bytes]]:
     return saved
 
 
-def _show(pictures: Sequence[Image.Image]) -> None:
-    stdout().print(Halfblocks([pictures]))
+def _draw(images: Sequence[Image.Image]) -> None:
+    stdout().print(Halfblocks([images]))

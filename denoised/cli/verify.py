@@ -1,4 +1,4 @@
-"""`denoised verify`: files made again, and compared. Exit codes as of cmp."""
+"""`denoised verify`: regenerate images and compare the bytes. The exit codes are those of cmp."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from denoised.cli.console import complain, say, say_json
+from denoised.cli.console import print_error, print_json, print_line
 from denoised.client import Client, ServiceError
 
-MATCH, DIFFERENT, TROUBLE = 0, 1, 2
+EQUAL, DIFFERENT, ERROR = 0, 1, 2
 
 
-def compare(client: Client, files: Iterable[Path], as_json: bool) -> int:
-    """Verify files one after another, a line each; returns the exit code."""
-    code = MATCH
+def verify_files(client: Client, files: Iterable[Path], as_json: bool) -> int:
+    """Verify files one after another and print one line per file. Returns the exit code."""
+    code = EQUAL
     for file in files:
-        outcome = _verified(client, file)
-        _tell(file, outcome, as_json)
-        code = max(code, TROUBLE if "error" in outcome else MATCH if outcome["match"] else DIFFERENT)
+        result = _verify(client, file)
+        _print_result(file, result, as_json)
+        code = max(code, ERROR if "error" in result else EQUAL if result["match"] else DIFFERENT)
     return code
 
 
-def _verified(client: Client, file: Path) -> dict[str, Any]:
-    """The service's answer for a file, or {"error": why there is none}."""
+def _verify(client: Client, file: Path) -> dict[str, Any]:
+    """The server's answer for a file, or {"error": the reason}."""
     try:
         return dict(client.verify(file.read_bytes()).raw)
     except ServiceError as error:
@@ -32,14 +32,14 @@ def _verified(client: Client, file: Path) -> dict[str, Any]:
         return {"error": f"cannot be read ({error.strerror})"}
 
 
-def _tell(file: Path, outcome: dict[str, Any], as_json: bool) -> None:
-    """One line about a file: on stdout, or on stderr where it could not be made again."""
+def _print_result(file: Path, result: dict[str, Any], as_json: bool) -> None:
+    """Print one line about a file: on stdout, or on stderr if it could not be regenerated."""
     if as_json:
-        say_json({"file": str(file), **outcome})
-    elif "error" in outcome:
-        complain("verify", f"{file}: {outcome['error']}")
+        print_json({"file": str(file), **result})
+    elif "error" in result:
+        print_error("verify", f"{file}: {result['error']}")
     else:
-        request = outcome["request"]
-        made = ", ".join(str(part) for part in (request["model"], request.get("label")) if part is not None)
-        verdict = "the bytes are equal" if outcome["match"] else f"the bytes differ: {outcome['reason']}"
-        say(f"{file}: made again, {verdict} ({made}, seed {request['seed']})")
+        request = result["request"]
+        source = ", ".join(str(part) for part in (request["model"], request.get("label")) if part is not None)
+        verdict = "the bytes are equal" if result["match"] else f"the bytes differ: {result['reason']}"
+        print_line(f"{file}: regenerated, {verdict} ({source}, seed {request['seed']})")

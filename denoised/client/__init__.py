@@ -1,59 +1,53 @@
-"""A client of the service, for Python programs and for the command line. Imports no torch.
-
-from denoised.client import Client
-
-with Client() as client:
-    for picture in client.generate(label="sneaker", n=4, seed=7):
-        picture.save(...)
-"""
+"""The Python client. Import its names from `denoised`."""
 
 from __future__ import annotations
 
 from denoised.client.asynchronous import AsyncClient
-from denoised.client.errors import Busy, JobCanceled, JobFailed, Misunderstood, Refused, ServiceError, Unreachable
-from denoised.client.exchange import DEFAULT_URL, Request
-from denoised.client.results import (
-    Ended,
-    Event,
-    Fleet,
-    Frame,
-    Job,
-    JobImage,
-    Made,
-    Model,
-    Progress,
-    Queued,
-    Started,
-    Verification,
-    Waiting,
-    Worker,
+from denoised.client.configuration import DEFAULT_URL
+from denoised.client.errors import (
+    ConnectionFailed,
+    InvalidResponse,
+    JobCanceled,
+    JobFailed,
+    RequestRejected,
+    ServerBusy,
+    ServiceError,
 )
+from denoised.client.events import Event, Frame, ImageFinished, JobFinished, JobProgress, JobQueued, JobStarted
+from denoised.client.fleet import FleetStatus, QueueStatus, WorkerStatus
+from denoised.client.job import Job, JobError, JobImage, JobTiming
+from denoised.client.model import Model, ModelDefaults
 from denoised.client.synchronous import Client
+from denoised.client.verification import VerificationResult
+from denoised.jobs.request import RequestFields
 
 __all__ = [
     "DEFAULT_URL",
     "AsyncClient",
-    "Busy",
     "Client",
-    "Ended",
+    "ConnectionFailed",
     "Event",
-    "Fleet",
+    "FleetStatus",
     "Frame",
+    "ImageFinished",
+    "InvalidResponse",
     "Job",
     "JobCanceled",
+    "JobError",
     "JobFailed",
+    "JobFinished",
     "JobImage",
-    "Made",
-    "Misunderstood",
+    "JobProgress",
+    "JobQueued",
+    "JobStarted",
+    "JobTiming",
     "Model",
-    "Progress",
-    "Queued",
-    "Refused",
-    "Request",
+    "ModelDefaults",
+    "QueueStatus",
+    "RequestFields",
+    "RequestRejected",
+    "ServerBusy",
     "ServiceError",
-    "Started",
-    "Unreachable",
-    "Verification",
-    "Waiting",
-    "Worker",
+    "VerificationResult",
+    "WorkerStatus",
 ]

@@ -1,4 +1,4 @@
-"""`AsyncClient`: the same as `Client`, for programs with an event loop (asyncio)."""
+"""`AsyncClient`: the client for asyncio."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Self, TypeVar, Unpack
 import httpx
 from PIL import Image
 
-from denoised.client.errors import Busy, ServiceError
-from denoised.client.exchange import (
-    Call,
-    Exchange,
-    Flow,
-    Following,
-    OnWait,
-    Outcome,
-    Request,
-    place,
-    succeeded,
-)
-from denoised.client.results import Ended, Event, Fleet, Job, JobImage, Model, Status, Verification, opened
+from denoised.client.call import Call, Flow, Outcome
+from denoised.client.configuration import resolve_server
+from denoised.client.errors import ServerBusy, ServiceError
+from denoised.client.event_stream import EventStream
+from denoised.client.events import Event, JobFinished
+from denoised.client.exchange import Exchange
+from denoised.client.fleet import FleetStatus
+from denoised.client.images import decode_image
+from denoised.client.job import Job, JobImage, Status, require_success
+from denoised.client.model import Model
+from denoised.client.retries import OnWait, RetryPolicy
+from denoised.client.signature import lists_fields
+from denoised.client.verification import VerificationResult
+from denoised.jobs.request import RequestFields
 
 T = TypeVar("T")
 
 
 class AsyncClient:
-    """Talks to one server; its methods are those of `Client`, awaited. Tasks may share one.
+    """A client of one server, with the methods of `Client` as coroutines. Tasks may share a client.
 
     Raises:
-        ServiceError: from every method; `denoised.client.errors` draws the tree.
+        ServiceError: from every method; `denoised.client.errors` shows the subclasses.
     """
 
     def __init__(
@@ -42,12 +43,13 @@ class AsyncClient:
         retry_for: float = 60.0,
         on_wait: OnWait | None = None,
     ) -> None:
-        url, headers = place(url, key)
-        self._exchange = Exchange(url, retry_for, on_wait)
+        url, headers = resolve_server(url, key)
+        self._retries = RetryPolicy(url, retry_for, on_wait)
+        self._exchange = Exchange(self._retries)
         try:
             self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
-            raise ServiceError(f"the URL {url!r} cannot be read ({error})") from error
+            raise ServiceError(f"the URL {url!r} is not valid ({error})") from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,52 +58,58 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         await self._http.aclose()
 
-    async def generate(self, label: str | int | None = None, **request: Unpack[Request]) -> list[Image.Image]:
-        """As `Client.generate`. If the task is cancelled, so is the job."""
-        job = await self.submit(label, **request)
+    @lists_fields
+    async def generate(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> list[Image.Image]:
+        """As `Client.generate`. If the task is cancelled, the job is canceled."""
+        job = await self.submit(label, **fields)
         try:
-            ended = succeeded(await self.wait(job.id))
+            finished = require_success(await self.wait(job.id))
         except (asyncio.CancelledError, GeneratorExit):
             with contextlib.suppress(ServiceError):
                 await self.cancel(job.id)
             raise
-        return [opened(await self.image(image)) for image in ended.images]
+        return [decode_image(await self.image(image)) for image in finished.images]
 
-    async def stream(self, label: str | int | None = None, **request: Unpack[Request]) -> AsyncGenerator[Event, None]:
+    @lists_fields
+    async def stream(
+        self, label: str | int | None = None, /, **fields: Unpack[RequestFields]
+    ) -> AsyncGenerator[Event, None]:
         """As `Client.stream`."""
-        job = await self.submit(label, **request)
+        job = await self.submit(label, **fields)
         async with contextlib.aclosing(self.events(job.id)) as events:
             async for event in events:
                 yield event
 
+    @lists_fields
     async def submit(
-        self, label: str | int | None = None, *, idempotency_key: str | None = None, **request: Unpack[Request]
+        self, label: str | int | None = None, /, *, idempotency_key: str | None = None, **fields: Unpack[RequestFields]
     ) -> Job:
         """As `Client.submit`."""
-        return await self._run(self._exchange.submit(label, request, idempotency_key))
+        return await self._run(self._exchange.submit(label, fields, idempotency_key))
 
     async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
-        """As `Client.events`. Left early, its connection is kept until it is closed (`contextlib.aclosing`)."""
-        following = Following(self._exchange, job_id, after)
-        while not following.over:
-            broken: Exception | None = None
+        """As `Client.events`. If you leave the loop early, close the generator (`contextlib.aclosing`): it holds a
+        connection."""
+        stream = EventStream(self._retries, job_id, after)
+        while not stream.finished:
+            cause: Exception | None = None
             try:
-                async with contextlib.aclosing(self._lines(following)) as lines:
+                async with contextlib.aclosing(self._lines(stream)) as lines:
                     async for event in lines:
                         yield event
-            except (httpx.TransportError, Busy) as error:
-                broken = error
-            if not following.over:
-                await asyncio.sleep(following.pause(broken))
+            except (httpx.TransportError, ServerBusy) as error:
+                cause = error
+            if not stream.finished:
+                await asyncio.sleep(stream.reconnect_pause(cause))
 
     async def wait(self, job_id: str) -> Job:
         """As `Client.wait`."""
         async with contextlib.aclosing(self.events(job_id)) as events:
             async for event in events:
-                if isinstance(event, Ended):
+                if isinstance(event, JobFinished):
                     return event.result
         return await self.job(job_id)
 
@@ -127,13 +135,13 @@ class AsyncClient:
 
     async def image(self, image: JobImage | str) -> bytes:
         """As `Client.image`."""
-        return await self._run(self._exchange.bytes_at(image if isinstance(image, str) else image.url))
+        return await self._run(self._exchange.download(image if isinstance(image, str) else image.url))
 
-    async def film(self, job_id: str, format: str = "webp", kind: str | None = None) -> bytes:
-        """As `Client.film`."""
-        return await self._run(self._exchange.film(job_id, format, kind))
+    async def animation(self, job_id: str, format: str = "webp", kind: str | None = None) -> bytes:
+        """As `Client.animation`."""
+        return await self._run(self._exchange.animation(job_id, format, kind))
 
-    async def verify(self, picture: bytes) -> Verification:
+    async def verify(self, picture: bytes) -> VerificationResult:
         """As `Client.verify`."""
         return await self._run(self._exchange.verify(picture))
 
@@ -141,23 +149,23 @@ class AsyncClient:
         """As `Client.models`."""
         return await self._run(self._exchange.models())
 
-    async def workers(self) -> Fleet:
+    async def workers(self) -> FleetStatus:
         """As `Client.workers`."""
         return await self._run(self._exchange.workers())
 
-    async def _lines(self, following: Following) -> AsyncGenerator[Event, None]:
-        call = following.call
+    async def _lines(self, stream: EventStream) -> AsyncGenerator[Event, None]:
+        call = stream.call
         async with self._http.stream(call.method, call.path, **call.arguments()) as response:
             if response.is_error:
                 await response.aread()
-            following.begin(response)
+            stream.open(response)
             async for line in response.aiter_lines():
-                event = following.take(line)
+                event = stream.parse(line)
                 if event is not None:
                     yield event
 
     async def _run(self, flow: Flow[T]) -> T:
-        """Drive a flow: make its calls, keep its pauses."""
+        """Drive a flow: send its calls, sleep its pauses."""
         try:
             step = next(flow)
             while True:

@@ -1,12 +1,12 @@
-"""What can go wrong between a program and the service.
+"""What can go wrong between a program and the server.
 
-ServiceError          every one of them: `status` of the answer, None where there was none
-├── Unreachable       no server answers there, or not in time
-├── Refused           the service said no (4xx): `errors` has (field, message) of a request that is wrong
-├── Busy              not now (429, 503, 504, 507), after all that was tried: `retry_after` seconds, if it said
-├── JobFailed         the job ended without its pictures: `code` (for programs), `job`
-├── JobCanceled       somebody ended it: `job`
-└── Misunderstood     an answer that is none of this service
+ServiceError             base class; `status` is the HTTP status of the answer, or None without an answer
+├── ConnectionFailed     no server answers, or not in time
+├── RequestRejected      the server rejected the request (4xx); `errors` lists (field, message) of each invalid field
+├── ServerBusy           not possible now (429, 503, 504, 507), even after retries; `retry_after` in seconds, if given
+├── JobFailed            the job ended without images; `code` (for programs) and `job`
+├── JobCanceled          the job was canceled; `job`
+└── InvalidResponse      the answer is not one of a denoised server
 """
 
 from __future__ import annotations
@@ -15,27 +15,33 @@ from collections.abc import Sequence
 
 
 class ServiceError(Exception):
-    """Base of all errors of this package; the message is one line for a person."""
+    """Base class of all errors of this package. The message is one line for a person."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
 
 
-class Unreachable(ServiceError):
-    """No server answers."""
+class ConnectionFailed(ServiceError):
+    """No server answers, or not in time."""
 
 
-class Refused(ServiceError):
-    """The service said no. errors: (field, message) of each field that is wrong."""
+class RequestRejected(ServiceError):
+    """The server rejected the request.
+
+    errors: (field, message) of each invalid field.
+    """
 
     def __init__(self, message: str, status: int, errors: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(message, status)
         self.errors = tuple(errors)
 
 
-class Busy(ServiceError):
-    """The service cannot now. retry_after: seconds, None where it did not say."""
+class ServerBusy(ServiceError):
+    """The server cannot do this now.
+
+    retry_after: seconds; None if the server gave no time.
+    """
 
     def __init__(self, message: str, status: int, retry_after: float | None = None) -> None:
         super().__init__(message, status)
@@ -43,7 +49,11 @@ class Busy(ServiceError):
 
 
 class JobFailed(ServiceError):
-    """A job ended without its pictures. code: `nan_output`, `timeout`, `worker_lost`, …; job: its id."""
+    """A job ended without images.
+
+    job: the job's id.
+    code: the reason for programs: `nan_output`, `timeout`, `worker_lost`, …
+    """
 
     def __init__(self, message: str, job: str, code: str) -> None:
         super().__init__(message)
@@ -52,12 +62,15 @@ class JobFailed(ServiceError):
 
 
 class JobCanceled(ServiceError):
-    """A job was ended by somebody. job: its id."""
+    """A job was canceled.
+
+    job: the job's id.
+    """
 
     def __init__(self, message: str, job: str) -> None:
         super().__init__(message)
         self.job = job
 
 
-class Misunderstood(ServiceError):
-    """The answer is none of this service: another server, most likely."""
+class InvalidResponse(ServiceError):
+    """The answer is not one of a denoised server: most likely another server runs at this URL."""

@@ -1,4 +1,4 @@
-"""`Client`: the service for programs that wait."""
+"""`Client`: the blocking client."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from typing import Self, TypeVar, Unpack
 import httpx
 from PIL import Image
 
-from denoised.client.errors import Busy, ServiceError
-from denoised.client.exchange import (
-    Call,
-    Exchange,
-    Flow,
-    Following,
-    OnWait,
-    Outcome,
-    Request,
-    place,
-    succeeded,
-)
-from denoised.client.results import Ended, Event, Fleet, Job, JobImage, Model, Status, Verification, opened
+from denoised.client.call import Call, Flow, Outcome
+from denoised.client.configuration import resolve_server
+from denoised.client.errors import ServerBusy, ServiceError
+from denoised.client.event_stream import EventStream
+from denoised.client.events import Event, JobFinished
+from denoised.client.exchange import Exchange
+from denoised.client.fleet import FleetStatus
+from denoised.client.images import decode_image
+from denoised.client.job import Job, JobImage, Status, require_success
+from denoised.client.model import Model
+from denoised.client.retries import OnWait, RetryPolicy
+from denoised.client.signature import lists_fields
+from denoised.client.verification import VerificationResult
+from denoised.jobs.request import RequestFields
 
 T = TypeVar("T")
 
 
 class Client:
-    """Talks to one server. Use it as a context manager, or `close` it. Threads may share one.
+    """A client of one server. Use it as a context manager, or call `close`. Threads may share a client.
 
-    url: of the server; else what DENOISED_URL says, else http://127.0.0.1:8000. key: an API key, where it wants one;
-    else DENOISED_API_KEY. timeout: seconds until an answer begins. retry_for: seconds that a call is tried again for
-    while the server is busy (429), restarting (503) or gone, as its Retry-After says; 0 = not at all. No try makes a
-    second job. on_wait(seconds, why): told before each such pause.
+    url: the server; default DENOISED_URL, else http://127.0.0.1:8000.
+    key: an API key; default DENOISED_API_KEY.
+    timeout: seconds until an answer must begin.
+    retry_for: longest total wait of one call, in seconds, while the server is busy (429), restarting (503) or does not
+        answer any more; 0 = never retry. A retry never creates a second job.
+    on_wait: called as on_wait(seconds, error) before each wait.
 
     Raises:
-        ServiceError: from every method; `denoised.client.errors` draws the tree.
+        ServiceError: from every method; `denoised.client.errors` shows the subclasses.
     """
 
     def __init__(
@@ -48,12 +51,13 @@ class Client:
         retry_for: float = 60.0,
         on_wait: OnWait | None = None,
     ) -> None:
-        url, headers = place(url, key)
-        self._exchange = Exchange(url, retry_for, on_wait)
+        url, headers = resolve_server(url, key)
+        self._retries = RetryPolicy(url, retry_for, on_wait)
+        self._exchange = Exchange(self._retries)
         try:
             self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
         except httpx.InvalidURL as error:
-            raise ServiceError(f"the URL {url!r} cannot be read ({error})") from error
+            raise ServiceError(f"the URL {url!r} is not valid ({error})") from error
 
     def __enter__(self) -> Self:
         return self
@@ -62,95 +66,103 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._http.close()
 
-    def generate(self, label: str | int | None = None, **request: Unpack[Request]) -> list[Image.Image]:
-        """Pictures, image k made from seed + k; a PNG's `text["parameters"]` is the request that makes it again.
-
-        label: a class by name or index, None = unconditional. The rest: see `Request`. If this is interrupted, the job
-        is canceled.
+    @lists_fields
+    def generate(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> list[Image.Image]:
+        """Generate images and wait for them. Image k is generated from seed + k; the `text["parameters"]` of a PNG is
+        the request that generates it again. If the call is interrupted, the job is canceled.
 
         Raises:
-            JobFailed, JobCanceled: when there are none.
+            JobFailed, JobCanceled: if the job ends without images.
         """
-        job = self.submit(label, **request)
+        job = self.submit(label, **fields)
         try:
-            ended = succeeded(self.wait(job.id))
+            finished = require_success(self.wait(job.id))
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             with contextlib.suppress(ServiceError):
                 self.cancel(job.id)
             raise
-        return [opened(self.image(image)) for image in ended.images]
+        return [decode_image(self.image(image)) for image in finished.images]
 
-    def stream(self, label: str | int | None = None, **request: Unpack[Request]) -> Iterator[Event]:
-        """`submit`, then `events`: what happens to a new job until its end. preview_every=k adds frames."""
-        yield from self.events(self.submit(label, **request).id)
+    @lists_fields
+    def stream(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> Iterator[Event]:
+        """Submit a job and yield its events until it finishes. preview_every=k adds a frame every k steps."""
+        yield from self.events(self.submit(label, **fields).id)
 
+    @lists_fields
     def submit(
-        self, label: str | int | None = None, *, idempotency_key: str | None = None, **request: Unpack[Request]
+        self, label: str | int | None = None, /, *, idempotency_key: str | None = None, **fields: Unpack[RequestFields]
     ) -> Job:
-        """`POST /generate`: the job, queued. idempotency_key: the same key and request within 24 h are the same job;
-        one is made up if none is given."""
-        return self._run(self._exchange.submit(label, request, idempotency_key))
+        """Submit a job and return it at once, queued (`POST /generate`).
+
+        idempotency_key: a second call with the same key and request within 24 hours returns the same job; None = a new
+        key.
+        """
+        return self._run(self._exchange.submit(label, fields, idempotency_key))
 
     def events(self, job_id: str, after: int = 0) -> Iterator[Event]:
-        """A job's events, those with seq > `after`, until its end; a broken connection is taken up where it broke."""
-        following = Following(self._exchange, job_id, after)
-        while not following.over:
-            broken: Exception | None = None
+        """The events of a job with seq > `after`, until it finishes. A broken connection is resumed where it broke."""
+        stream = EventStream(self._retries, job_id, after)
+        while not stream.finished:
+            cause: Exception | None = None
             try:
-                yield from self._lines(following)
-            except (httpx.TransportError, Busy) as error:
-                broken = error
-            if not following.over:
-                time.sleep(following.pause(broken))
+                yield from self._lines(stream)
+            except (httpx.TransportError, ServerBusy) as error:
+                cause = error
+            if not stream.finished:
+                time.sleep(stream.reconnect_pause(cause))
 
     def wait(self, job_id: str) -> Job:
-        """The job when it is over, however it ended."""
+        """Wait until a job has succeeded, failed or been canceled, and return it."""
         for event in self.events(job_id):
-            if isinstance(event, Ended):
+            if isinstance(event, JobFinished):
                 return event.result
         return self.job(job_id)
 
     def job(self, job_id: str) -> Job:
-        """`GET /jobs/{id}`: the job as it stands."""
+        """The current state of a job (`GET /jobs/{id}`)."""
         return self._run(self._exchange.job(job_id))
 
     def jobs(self, limit: int | None = None, status: Status | None = None) -> Iterator[Job]:
-        """Your jobs, newest first, page by page; at most `limit` of them, None = all that are kept. status: theirs."""
+        """Your jobs, newest first, fetched page by page: at most `limit`, and only those with `status` if given."""
         return islice(self._all_jobs(limit, status), limit)
 
     def cancel(self, job_id: str) -> Job:
-        """`DELETE /jobs/{id}`: the job, canceled; repeating is harmless.
+        """Cancel a job (`DELETE /jobs/{id}`). Canceling it again has no effect.
 
         Raises:
-            Refused: 409 when it had already succeeded or failed, 404 when it is unknown.
+            RequestRejected: 409 if it has already succeeded or failed, 404 if it is unknown.
         """
         return self._run(self._exchange.cancel(job_id))
 
     def image(self, image: JobImage | str) -> bytes:
-        """The bytes of a picture; image: one of `Job.images`, or the `url` of one."""
-        return self._run(self._exchange.bytes_at(image if isinstance(image, str) else image.url))
+        """The file of an image. image: a member of `Job.images`, or its `url`."""
+        return self._run(self._exchange.download(image if isinstance(image, str) else image.url))
 
-    def film(self, job_id: str, format: str = "webp", kind: str | None = None) -> bytes:
-        """The frames that a job kept as one animation. format: webp, gif or apng. kind: x0 or xt.
+    def animation(self, job_id: str, format: str = "webp", kind: str | None = None) -> bytes:
+        """The stored frames of a job as an animation (`GET /jobs/{id}/animation`).
+
+        format: webp, gif or apng.
+        kind: x0 or xt.
 
         Raises:
-            Refused: 409 when it kept none (preview_every).
+            RequestRejected: 409 if the job has no frames (it was submitted without preview_every).
         """
-        return self._run(self._exchange.film(job_id, format, kind))
+        return self._run(self._exchange.animation(job_id, format, kind))
 
-    def verify(self, picture: bytes) -> Verification:
-        """`POST /verify`, for as long as it takes: makes a PNG again and compares the bytes."""
+    def verify(self, picture: bytes) -> VerificationResult:
+        """Regenerate a PNG from the request that it carries, and compare the bytes (`POST /verify`). Waits until the
+        result is ready."""
         return self._run(self._exchange.verify(picture))
 
     def models(self) -> list[Model]:
-        """The models that live workers serve; the first is the default."""
+        """The models served by live workers; the first is the default (`GET /models`)."""
         return self._run(self._exchange.models())
 
-    def workers(self) -> Fleet:
-        """`GET /workers`: what waits, and what the workers do."""
+    def workers(self) -> FleetStatus:
+        """The queues and the live workers (`GET /workers`)."""
         return self._run(self._exchange.workers())
 
     def _all_jobs(self, limit: int | None, status: Status | None) -> Iterator[Job]:
@@ -161,19 +173,19 @@ class Client:
             if cursor is None:
                 return
 
-    def _lines(self, following: Following) -> Iterator[Event]:
-        call = following.call
+    def _lines(self, stream: EventStream) -> Iterator[Event]:
+        call = stream.call
         with self._http.stream(call.method, call.path, **call.arguments()) as response:
             if response.is_error:
                 response.read()
-            following.begin(response)
+            stream.open(response)
             for line in response.iter_lines():
-                event = following.take(line)
+                event = stream.parse(line)
                 if event is not None:
                     yield event
 
     def _run(self, flow: Flow[T]) -> T:
-        """Drive a flow: make its calls, keep its pauses."""
+        """Drive a flow: send its calls, sleep its pauses."""
         try:
             step = next(flow)
             while True:

@@ -17,11 +17,12 @@ from denoised.model.checkpoints.folders import read_json
 from denoised.model.checkpoints.scheduler_file import EXPLODING, Keys, complete, sampler_of
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import SPACINGS, VARIANCES, Grid
-from denoised.model.diffusion.noise import PREDICTION_TYPES, NoiseSchedule
+from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.score_network import exploding_schedule
+from denoised.model.networks.score_network import variance_exploding_schedule
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class NoiseSettings:
     def schedule(self) -> NoiseSchedule:
         """The noise levels of training."""
         if self.exploding is not None:
-            return exploding_schedule(*self.exploding)
+            return variance_exploding_schedule(*self.exploding)
         schedule = self._trained_schedule()
         if not self._switch("rescale_betas_zero_snr", False):
             return schedule
@@ -78,7 +79,7 @@ class NoiseSettings:
                 f"{self.path}: prediction_type = 'epsilon' with rescale_betas_zero_snr = True: "
                 "at the last timestep the image is all noise, and the noise says nothing of the picture"
             )
-        return schedule.ending_in_noise()
+        return schedule.with_zero_terminal_snr()
 
     @property
     def clipping(self) -> Clipping:
@@ -114,7 +115,7 @@ class NoiseSettings:
             return NoiseSchedule.from_betas(self._trained_betas(timesteps))
         ends = [self._number("beta_start", 1e-4), self._number("beta_end", 0.02)]
         try:
-            return NoiseSchedule.named(str(self.keys["beta_schedule"]), timesteps, *ends)
+            return NoiseSchedule.from_name(str(self.keys["beta_schedule"]), timesteps, *ends)
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
 

@@ -1,9 +1,10 @@
-"""Which noise levels a sampler visits: the fields of scheduler_config.json, as functions.
+"""The noise levels that a sampler visits: the fields of scheduler_config.json, as functions.
 
-Three families of diffusers thin out the same T timesteps differently under the same word
-("leading", "trailing", "linspace"; Lin et al. 2023, arXiv:2305.08891, table 2), and a model's
-picture under a seed depends on it. The level after a timestep is always the next entry of
-the list, never t − T//N.
+Three families of diffusers' schedulers thin out the same T timesteps differently under the same word
+("leading", "trailing", "linspace"; Lin et al. 2023, arXiv:2305.08891, table 2), and the image of a seed
+depends on it. The level after a timestep is always the next entry of the list, never t − T//N.
+
+Below, ρ = σ/α, the noise level σ of Karras et al. 2022 (arXiv:2206.00364).
 """
 
 from __future__ import annotations
@@ -17,17 +18,24 @@ from denoised.model.errors import PlanError
 
 SPACINGS = ("leading", "trailing", "linspace")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range", "learned")
-KARRAS_RHO = 7.0
-STEEP, LEVELLED = 200.0, 20.0  # σ/α: schedules that go beyond the first are begun at the second by two-stage solvers
-LEAST_ALPHA = 2.0**-12  # for the samplers on σ/α, where the schedule ends in ᾱ = 0; diffusers' ᾱ = 2^−24
+KARRAS_EXPONENT = 7.0
+# Two-stage solvers start at ρ = CAPPED_RATIO on schedules that go beyond ρ = STEEP_RATIO; see `capped_ratio_levels`.
+STEEP_RATIO, CAPPED_RATIO = 200.0, 20.0
+# Replaces α = 0 at the end of a schedule with zero terminal SNR, for the samplers on ρ; diffusers has ᾱ = 2^−24.
+MIN_ALPHA = 2.0**-12
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How a model's timesteps are thinned out; the fields of scheduler_config.json.
+    """How a model's timesteps are thinned out.
 
-    karras: noise levels spaced as in Karras et al. 2022, for the samplers on σ/α.
-    lambda_min: the least λ = log(α/σ) that the DPM-Solver family starts at.
+    Attributes:
+        spacing: one of `SPACINGS`.
+        steps_offset: added to the timesteps of leading spacing.
+        set_alpha_to_one: whether DDIM's last step ends at ᾱ = 1 or at the ᾱ of timestep 0.
+        variance_type: one of `VARIANCES`, for DDPM.
+        karras: whether the samplers on ρ space their levels as Karras et al. 2022 do.
+        lambda_min: the least λ = log(α/σ) that the DPM-Solver family starts at.
     """
 
     spacing: str = "leading"
@@ -40,41 +48,45 @@ class Grid:
 
 @dataclass(frozen=True)
 class Levels:
-    """N noise levels and the end. t: (N,) in units of timesteps; alpha, sigma: (N + 1,) float64.
+    """N noise levels and the end level.
 
-    start: what unit noise is multiplied with to become x_T.
+    Attributes:
+        t: (N,) float64, in units of training timesteps, whole or not.
+        alpha, sigma: (N + 1,) float64; the last entry is the end of the last step.
+        initial_scale: x_T is this times unit noise.
     """
 
     t: Float64
     alpha: Float64
     sigma: Float64
-    start: float = 1.0
+    initial_scale: float = 1.0
 
     @property
     def steps(self) -> int:
+        """N."""
         return len(self.t)
 
-    def around(self, i: int) -> tuple[float, float, float, float]:
-        """α, σ of level i and of the next."""
+    def interval(self, i: int) -> tuple[float, float, float, float]:
+        """α, σ of level i, then α, σ of level i + 1."""
         return self.alpha[i], self.sigma[i], self.alpha[i + 1], self.sigma[i + 1]
 
     @property
     def ratio(self) -> Float64:
-        """σ/α (N + 1,), the noise level of Karras et al. 2022."""
+        """ρ = σ/α (N + 1,), the noise level of Karras et al. 2022."""
         return self.sigma / self.alpha
 
     @property
     def log_snr(self) -> Float64:
-        """λ = log(α/σ) (N + 1,) of Lu et al. 2022; +∞ at an end without noise."""
+        """λ = log(α/σ) (N + 1,) of Lu et al. 2022 (arXiv:2206.00927); +∞ at an end without noise."""
         with np.errstate(divide="ignore"):
             return np.log(self.alpha) - np.log(self.sigma)
 
 
 def timesteps(total: int, steps: int, spacing: str = "leading", offset: int = 0) -> list[int]:
-    """`steps` timesteps of 0 … total−1, strictly falling, as DDPM and DDIM thin them out.
+    """`steps` timesteps of 0 … total − 1, strictly falling, as DDPM and DDIM thin them out.
 
     Raises:
-        PlanError: when `steps` is not in 1 … total or the offset leads past the last timestep.
+        PlanError: if `steps` is not in 1 … total, or the offset leads past the last timestep.
     """
     if not 1 <= steps <= total:
         raise PlanError(f"steps = {steps} is outside 1 … {total}")
@@ -91,7 +103,7 @@ def timesteps(total: int, steps: int, spacing: str = "leading", offset: int = 0)
 
 
 def discrete_levels(schedule: NoiseSchedule, steps: int, grid: Grid, *, end_alpha_one: bool) -> Levels:
-    """Levels of DDPM and DDIM: timesteps as they are, then ᾱ = 1 or that of timestep 0."""
+    """Levels of DDPM and DDIM: whole timesteps, then ᾱ = 1 or, without `end_alpha_one`, the ᾱ of timestep 0."""
     ts = timesteps(schedule.timesteps, steps, grid.spacing, grid.steps_offset)
     end_alpha, end_sigma = (1.0, 0.0) if end_alpha_one else (float(schedule.alpha[0]), float(schedule.sigma[0]))
     return Levels(
@@ -102,57 +114,62 @@ def discrete_levels(schedule: NoiseSchedule, steps: int, grid: Grid, *, end_alph
 
 
 def ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
-    """Levels of the samplers on σ/α (Euler, Heun): linspace falls between timesteps; the end is without noise.
+    """Levels of the samplers on ρ (Euler, LMS): linspace lies between timesteps; the end is without noise.
 
-    x_T is unit noise times σ_T, or times 1 with leading spacing, as diffusers has it.
+    As in diffusers, x_T is unit noise times σ_T, or times 1 with leading spacing.
     """
     if grid.spacing == "linspace" and 1 <= steps <= schedule.timesteps:
         t = np.linspace(schedule.timesteps - 1, 0, steps)
     else:
         t = np.asarray(timesteps(schedule.timesteps, steps, grid.spacing, grid.steps_offset), dtype=np.float64)
     table = _ratios(schedule)
-    ratio = np.interp(t, np.arange(schedule.timesteps), table)
+    ratio = np.interp(t, np.arange(schedule.timesteps), table)  # between timesteps ρ itself is linear, as in diffusers
     if grid.karras:
-        ratio = karras(ratio[-1], ratio[0], steps)
+        ratio = karras_ratios(ratio[-1], ratio[0], steps)
         t = _time_of(ratio, table)
-    alpha = 1 / np.sqrt(1 + ratio**2)
-    start = 1.0 if grid.spacing == "leading" else float(ratio[0] * alpha[0])
-    return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0), start)
+    alpha = 1 / np.sqrt(1 + ratio**2)  # from α² + σ² = 1
+    # x̄_T = √(ρ² + 1)·z for leading spacing, else x̄_T = ρ·z; times α.
+    initial_scale = 1.0 if grid.spacing == "leading" else float(ratio[0] * alpha[0])
+    return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0), initial_scale)
 
 
-def levelled_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
-    """Those of `ratio_levels` for the two-stage solvers, which a steep beginning ruins.
+def capped_ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
+    """`ratio_levels` without the steep start of some schedules, which ruins two-stage solvers.
 
-    From ρ to ρ' Heun's correction multiplies what two estimates differ in with ρ/(2ρ'). Cosine schedules go
-    up to ρ = 20,000, where nothing of the picture is left: there the timesteps above ρ = 20 are not counted,
-    unless more steps are asked for than the others are.
+    From ρ to ρ' Heun's correction multiplies the difference of its two estimates by ρ/(2ρ'). Cosine schedules
+    go up to ρ = 20,000, where x_t holds nothing of the image: on these the timesteps above ρ = 20 are left
+    out, unless that leaves fewer timesteps than steps.
     """
     ratio = _ratios(schedule)
-    kept = int(np.count_nonzero(ratio <= LEVELLED))
-    if ratio[-1] > STEEP and steps <= kept:
+    kept = int(np.count_nonzero(ratio <= CAPPED_RATIO))
+    if ratio[-1] > STEEP_RATIO and steps <= kept:
         schedule = NoiseSchedule(schedule.alpha[:kept], schedule.sigma[:kept])
     return ratio_levels(schedule, steps, grid)
 
 
-def halved_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
-    """Those of `levelled_levels`, and between each two of them √(ρ·ρ'): 2·N − 1 levels and the end."""
-    whole = levelled_levels(schedule, steps, grid)
-    middle = np.sqrt(whole.ratio[:-2] * whole.ratio[1:-1])
+def midpoint_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
+    """`capped_ratio_levels` with √(ρ·ρ') between each two: 2·N − 1 levels and the end.
+
+    √(ρ·ρ') is the midpoint in λ = −log ρ.
+    """
+    whole = capped_ratio_levels(schedule, steps, grid)
+    middle = np.sqrt(whole.ratio[:-2] * whole.ratio[1:-1])  # (N − 1,): the last step, to ρ = 0, has none
     ratio = np.zeros(2 * steps)
     ratio[0::2], ratio[1:-1:2] = whole.ratio[:-1], middle
     t = np.zeros(2 * steps - 1)
     t[0::2], t[1::2] = whole.t, _time_of(middle, _ratios(schedule))
     alpha = 1 / np.sqrt(1 + ratio**2)
-    return Levels(t, alpha, ratio * alpha, whole.start)
+    return Levels(t, alpha, ratio * alpha, whole.initial_scale)
 
 
 def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
-    """Levels of the DPM-Solver family: one timestep more is counted and the lowest left out; ends without noise.
+    """Levels of the DPM-Solver family: a grid of N + 1 timesteps without the lowest; the end is without noise.
 
-    Where that grid would repeat a timestep (steps close to T), it is that of DDIM. Timesteps of
-    more noise than `grid.lambda_min` are left out of the counting.
+    Where that grid would repeat a timestep (steps close to T), it is that of DDIM. Timesteps with
+    λ below `grid.lambda_min` are left out.
     """
     table = _ratios(schedule)
+    # λ = −log ρ falls with t, so the timesteps that stay are the first `total`.
     total, offset = int(np.count_nonzero(-np.log(table) >= grid.lambda_min)), grid.steps_offset
     ts = timesteps(total, steps, grid.spacing, offset if grid.spacing != "leading" else 0)
     if grid.spacing == "linspace":
@@ -166,26 +183,26 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     t = np.asarray(ts, dtype=np.float64)
     ratio = table[ts]
     if grid.karras:
-        ratio = karras(table[0], table[-1], steps)
+        ratio = karras_ratios(table[0], table[-1], steps)
         t = _time_of(ratio, table)
     alpha = 1 / np.sqrt(1 + ratio**2)
     return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0))
 
 
-def karras(lowest: float, highest: float, steps: int) -> Float64:
-    """`steps` values of σ/α, falling (Karras et al. 2022, arXiv:2206.00364, eq. 5, ρ = 7)."""
+def karras_ratios(lowest: float, highest: float, steps: int) -> Float64:
+    """`steps` values of ρ, falling from highest to lowest (Karras et al. 2022, eq. 5, exponent 7)."""
     ramp = np.linspace(0, 1, steps)
-    low, high = lowest ** (1 / KARRAS_RHO), highest ** (1 / KARRAS_RHO)
-    return np.asarray((high + ramp * (low - high)) ** KARRAS_RHO, dtype=np.float64)
+    low, high = lowest ** (1 / KARRAS_EXPONENT), highest ** (1 / KARRAS_EXPONENT)
+    return np.asarray((high + ramp * (low - high)) ** KARRAS_EXPONENT, dtype=np.float64)
 
 
 def _ratios(schedule: NoiseSchedule) -> Float64:
-    """σ/α of every timestep (T,), finite also where the schedule ends in α = 0."""
-    return np.asarray(schedule.sigma / np.where(schedule.alpha > 0, schedule.alpha, LEAST_ALPHA))
+    """ρ = σ/α of every timestep (T,); finite also where the schedule ends in α = 0."""
+    return np.asarray(schedule.sigma / np.where(schedule.alpha > 0, schedule.alpha, MIN_ALPHA))
 
 
 def _time_of(ratio: Float64, table: Float64) -> Float64:
-    """Where between the timesteps a value of σ/α lies, on a logarithmic scale."""
+    """The time of each value of ρ, between the timesteps on a logarithmic scale."""
     return np.asarray(np.interp(np.log(ratio), np.log(table), np.arange(len(table))), dtype=np.float64)
 
 

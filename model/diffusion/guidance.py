@@ -1,4 +1,4 @@
-"""Classifier-free guidance: two estimates of one image, with and without its label, made one."""
+"""Classifier-free guidance: combine two estimates of one image, with and without its label."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from denoised.model.diffusion.noise import Estimate, estimate, training_target
+from denoised.model.diffusion.predictions import Estimate, estimate_from_output, training_target
 
 
-def merge(
+def apply_guidance(
     conditional: Estimate,
     unconditional: Estimate,
-    x: Tensor,
+    x_t: Tensor,
     alpha: Tensor,
     sigma: Tensor,
     prediction_type: str,
     scale: Tensor,
-    amount: Tensor | None,
+    phi: Tensor | None,
 ) -> Estimate:
-    """Guidance of images x (B, C, H, W) at levels α, σ (B,), each with its own scale and its own rescaling.
+    """Guidance and then rescaling, each image by its own amounts.
 
-    scale: (B,) of `guide`; amount: (B,) of `rescale`, None where nobody asks for that.
+    x_t: (B, C, H, W) at levels alpha, sigma (B,).
+    scale: (B,), see `guide`.
+    phi: (B,), see `rescale`; None if no image of the batch is rescaled.
     """
     guided = guide(conditional, unconditional, scale)
-    if amount is None:
+    if phi is None:
         return guided
-    return rescale(guided, conditional, x, alpha, sigma, prediction_type, amount)
+    return rescale(guided, conditional, x_t, alpha, sigma, prediction_type, phi)
 
 
 def guide(conditional: Estimate, unconditional: Estimate, scale: Tensor) -> Estimate:
-    """uncond + s·(cond − uncond) (Ho & Salimans 2022, arXiv:2207.12598).
+    """uncond + s·(cond − uncond) (Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with s = 1 + w).
 
-    scale: (B,), 1 leaves the conditional estimate. Linear, so x̂_0 and ε̂ are merged alike; a learned
-    variance is that of the conditional estimate.
+    scale: s (B,), 1 gives the conditional estimate. At a given x_t, ε̂ and x̂_0 are affine in each other, so
+    both are combined alike. A learned variance is the conditional estimate's.
     """
     s = scale.view(-1, 1, 1, 1)
     return replace(
@@ -47,33 +49,36 @@ def guide(conditional: Estimate, unconditional: Estimate, scale: Tensor) -> Esti
 def rescale(
     guided: Estimate,
     conditional: Estimate,
-    x: Tensor,
+    x_t: Tensor,
     alpha: Tensor,
     sigma: Tensor,
     prediction_type: str,
-    amount: Tensor,
+    phi: Tensor,
 ) -> Estimate:
-    """Give what the network predicts its spread back, that guidance has widened (Lin et al. 2023, arXiv:2305.08891,
-    eq. 14–16): multiplied by φ·std(cond)/std(guided) + 1 − φ, image by image.
+    """Bring the standard deviation of the network's output back toward the unguided one, image by image.
 
-    x: (B, C, H, W) at levels α, σ (B,); amount: φ (B,), 0 leaves an image's estimate to the bit, 0.7 is the
-    paper's value; an output without any spread stays as it is.
+    Guidance widens it. The output is multiplied by φ·std(cond)/std(guided) + 1 − φ (Lin et al. 2023,
+    arXiv:2305.08891, eq. 14–16). An output of standard deviation 0 stays as it is.
+
+    x_t: (B, C, H, W) at levels alpha, sigma (B,).
+    phi: φ (B,) in 0 … 1; 0 leaves an image's estimate unchanged to the bit, 0.7 is the paper's value.
     """
-    output, plain = (
-        training_target(known.x0, known.epsilon, alpha, sigma, prediction_type) for known in (guided, conditional)
+    guided_output, plain_output = (
+        training_target(each.x0, each.epsilon, alpha, sigma, prediction_type) for each in (guided, conditional)
     )
-    wide, narrow = _spreads(output), _spreads(plain)
-    ratio = torch.where(wide > 0, narrow / wide, torch.ones_like(wide))
-    factor = (amount * ratio + 1 - amount)[:, None, None, None]
-    rescaled = estimate(factor * output, x, alpha, sigma, prediction_type)
-    touched = (amount > 0)[:, None, None, None]
+    guided_std, plain_std = _std_per_image(guided_output), _std_per_image(plain_output)  # eq. 14
+    ratio = torch.where(guided_std > 0, plain_std / guided_std, torch.ones_like(guided_std))  # eq. 15
+    factor = (phi * ratio + 1 - phi)[:, None, None, None]  # eq. 16
+    rescaled = estimate_from_output(factor * guided_output, x_t, alpha, sigma, prediction_type)
+    # Rounding alone would change the images with φ = 0: these keep their estimate.
+    is_rescaled = (phi > 0)[:, None, None, None]
     return replace(
         guided,
-        x0=torch.where(touched, rescaled.x0, guided.x0),
-        epsilon=torch.where(touched, rescaled.epsilon, guided.epsilon),
+        x0=torch.where(is_rescaled, rescaled.x0, guided.x0),
+        epsilon=torch.where(is_rescaled, rescaled.epsilon, guided.epsilon),
     )
 
 
-def _spreads(output: Tensor) -> Tensor:
-    """The standard deviation of each image (B,), one at a time: a sum's order must not depend on the batch."""
+def _std_per_image(output: Tensor) -> Tensor:
+    """The standard deviation of each image (B,), one at a time: the order of a sum must not depend on the batch."""
     return torch.stack([image.std() for image in output])

@@ -1,17 +1,16 @@
 """A sampler is a table.
 
 Every sampler offered here is linear in what is known at a step, so it compiles in float64
-to a *plan*: one row (t, α, σ, M) per network evaluation, and the engine applies
+to a *plan*: one row (t, α, σ, M) for each network evaluation, and the engine applies
 
     registers' = M · (registers, x̂_0, ε̂, z)
 
-where registers are x and the tensors held beside it, x̂_0 and ε̂ the network's estimate at
-(x, t) and z fresh unit noise. x̂_0 may have been clipped on the way; ε̂ is the network's own,
-as in diffusers' DDIM, so both conventions are columns of one table. Where a network says
-itself how much noise belongs there, `apply_learned_variance` scales z by it.
+where registers are x_t and the tensors kept from earlier rows, x̂_0 and ε̂ the network's estimate at
+(x_t, t), and z fresh unit noise. x̂_0 may be clipped before; ε̂ stays the network's own, as in
+diffusers' DDIM, so both conventions are columns of one table. Where the network predicts the
+variance of the step, `apply_learned_variance` scales z by it.
 
-The samplers are listed in `model.diffusion.samplers`. This module knows nothing of networks,
-batches or queues.
+`model.diffusion.samplers` lists the samplers. This module knows nothing of networks, batches or queues.
 """
 
 from __future__ import annotations
@@ -25,13 +24,20 @@ import torch
 from torch import Tensor
 
 from denoised.model.diffusion.grids import Levels
-from denoised.model.diffusion.noise import Estimate, Float64
+from denoised.model.diffusion.noise import Float64
+from denoised.model.diffusion.predictions import Estimate
 
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluation. level: index of the noise level it is made at; step: how many steps are done
-    after it (a two-stage solver's first row completes none); matrix: (R, R+3); log_variance_range: see `Plan`."""
+    """One evaluation of a plan.
+
+    Attributes:
+        level: index of the noise level at which the network is evaluated.
+        step: the number of steps completed after this row; a two-stage solver's first row completes none.
+        matrix: (R, R + 3) for R registers, columns (registers, x̂_0, ε̂, z).
+        log_variance_range: see `Plan`.
+    """
 
     level: int
     step: int
@@ -41,12 +47,17 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A compiled sampler.
+    """A compiled sampler: N rows, one for each evaluation, on R registers.
 
-    t, alpha, sigma: (N,) float64, the level of each evaluation; matrices: (N, R, R+3) for R
-    registers, columns (registers, x̂_0, ε̂, z); step: (N,) how many steps are done after it;
-    log_variance_range: (N,) log of the factor on z that the network's variance output of 1 means, 0 where it has
-    no say; start: what unit noise is multiplied with to become x_T.
+    Attributes:
+        sampler: its name.
+        t: (N,) float64, the time of each evaluation in training timesteps.
+        alpha, sigma: (N,) float64, the noise level of each evaluation.
+        matrices: (N, R, R + 3) float64, columns (registers, x̂_0, ε̂, z).
+        step: (N,), the number of steps completed after each row.
+        log_variance_range: (N,) float64, log of the factor on z at a variance output of 1; 0 where the variance
+            is fixed.
+        initial_scale: x_T is this times unit noise.
     """
 
     sampler: str
@@ -56,11 +67,11 @@ class Plan:
     matrices: Float64
     step: tuple[int, ...]
     log_variance_range: Float64
-    start: float = 1.0
+    initial_scale: float = 1.0
 
     @classmethod
-    def of(cls, sampler: str, levels: Levels, rows: Sequence[Row]) -> Plan:
-        """The table of a sampler's rows at these levels."""
+    def from_rows(cls, sampler: str, levels: Levels, rows: Sequence[Row]) -> Plan:
+        """The plan of a sampler's rows at these levels."""
         index = [row.level for row in rows]
         return cls(
             sampler=sampler,
@@ -70,52 +81,52 @@ class Plan:
             matrices=np.asarray([row.matrix for row in rows], dtype=np.float64),
             step=tuple(row.step for row in rows),
             log_variance_range=np.asarray([row.log_variance_range for row in rows], dtype=np.float64),
-            start=levels.start,
+            initial_scale=levels.initial_scale,
         )
 
     @property
     def evaluations(self) -> int:
-        """Network calls per image."""
+        """N, the network evaluations for one image."""
         return len(self.t)
 
     @property
     def steps(self) -> int:
-        """Intervals of the noise schedule."""
+        """The number of intervals of the noise schedule; at most the number of evaluations."""
         return self.step[-1]
 
     @cached_property
     def registers(self) -> int:
-        """Tensors that live between evaluations, x first."""
+        """R, the tensors that live from one evaluation to the next; x_t is the first."""
         return int(self.matrices.shape[1])
 
-    def draws(self, row: int) -> bool:
-        """Whether that row takes fresh noise."""
-        return self._draws[row]
+    def draws_noise(self, row: int) -> bool:
+        """Whether a row takes fresh noise z."""
+        return self._draws_noise[row]
 
     @cached_property
-    def _draws(self) -> list[bool]:
+    def _draws_noise(self) -> list[bool]:
         return [bool(drawn) for drawn in np.any(self.matrices[:, :, -1] != 0.0, axis=1)]
 
-    def completes(self, row: int) -> bool:
-        """Whether a step is done with that row."""
+    def completes_step(self, row: int) -> bool:
+        """Whether a row completes a step."""
         return self.step[row] > (self.step[row - 1] if row else 0)
 
 
 def advance(registers: Tensor, estimate: Estimate, z: Tensor, matrices: Tensor) -> Tensor:
     """Apply one row of each trajectory's plan: registers' = M · (registers, x̂_0, ε̂, z).
 
-    registers: (B, R, C, H, W); estimate and z: (B, C, H, W); matrices: (B, R, R+3) float32.
-    Sums run in a fixed order and by elementwise products alone, so that an image's bits do
-    not depend on its neighbours.
+    registers: (B, R, C, H, W); estimate and z: (B, C, H, W); matrices: (B, R, R + 3) float32.
+    Returns (B, R, C, H, W).
     """
+    # Elementwise products, summed in a fixed order, not a matmul: an image's bits must not depend on the batch.
     count = registers.shape[1]
-    known = [*(registers[:, j] for j in range(count)), estimate.x0, estimate.epsilon, z]
-    weights = matrices[..., None, None, None]  # (B, R, R+3, 1, 1, 1)
+    columns = [*(registers[:, j] for j in range(count)), estimate.x0, estimate.epsilon, z]
+    weights = matrices[..., None, None, None]  # (B, R, R + 3, 1, 1, 1)
     out = torch.empty_like(registers)
     for i in range(count):
-        total = weights[:, i, 0] * known[0]
+        total = weights[:, i, 0] * columns[0]
         for j in range(1, count + 3):
-            total = total + weights[:, i, j] * known[j]
+            total = total + weights[:, i, j] * columns[j]
         out[:, i] = total
     return out
 
@@ -124,5 +135,6 @@ def apply_learned_variance(z: Tensor, variance_output: Tensor, log_variance_rang
     """z·exp(log_variance_range·variance_output), elementwise, for networks that predict their variance.
 
     z, variance_output: (B, C, H, W); log_variance_range: (B,) of the plans' rows.
+    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15, as a factor on the standard deviation.
     """
     return z * torch.exp(log_variance_range[:, None, None, None] * variance_output)

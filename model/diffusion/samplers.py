@@ -1,6 +1,6 @@
-"""The samplers by name: which noise levels each visits, and the rows of its plan there.
+"""The samplers by name: the noise levels that each visits, and the rows of its plan there.
 
-The rows are functions in `singlestep`, `multistep` and `langevin`, beside this file. A new
+The rows are functions in `singlestep`, `multistep` and `langevin`, next to this file. A new
 sampler is one more function and one more line of `SAMPLERS`.
 """
 
@@ -13,9 +13,9 @@ from denoised.model.diffusion.grids import (
     VARIANCES,
     Grid,
     Levels,
+    capped_ratio_levels,
     discrete_levels,
-    halved_levels,
-    levelled_levels,
+    midpoint_levels,
     ratio_levels,
     solver_levels,
 )
@@ -29,28 +29,35 @@ from denoised.model.errors import PlanError
 
 @dataclass(frozen=True)
 class Sampler:
-    """levels: which noise levels it visits; rows: what it does there."""
+    """What a sampler is made of.
+
+    Attributes:
+        levels: from a schedule, the number of steps and a grid to the noise levels it visits.
+        rows: from these levels, the grid and η to the rows of its plan.
+        takes_eta: whether η changes it.
+        stages: evaluations in a step; the last step is always one evaluation.
+    """
 
     levels: Callable[[NoiseSchedule, int, Grid], Levels]
     rows: Callable[[Levels, Grid, float], list[Row]]
     takes_eta: bool = False
-    stages: int = 1  # evaluations a step; the last step is one evaluation
+    stages: int = 1
 
     @property
     def takes_karras(self) -> bool:
-        """Whether its levels may lie between the training's timesteps."""
-        return self.levels in (ratio_levels, levelled_levels, halved_levels, solver_levels)
+        """Whether its levels may lie between the training timesteps."""
+        return self.levels in (ratio_levels, capped_ratio_levels, midpoint_levels, solver_levels)
 
 
-def _ending_in_one(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
+def _ddpm_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     return discrete_levels(schedule, steps, grid, end_alpha_one=True)
 
 
-def _ending_as_told(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
+def _ddim_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     return discrete_levels(schedule, steps, grid, end_alpha_one=grid.set_alpha_to_one)
 
 
-def _ddpm(levels: Levels, grid: Grid, eta: float) -> list[Row]:
+def _ddpm_rows(levels: Levels, grid: Grid, eta: float) -> list[Row]:
     if grid.variance_type not in VARIANCES:
         known = ", ".join(VARIANCES)
         raise PlanError(f"variance_type = {grid.variance_type!r} is not supported by ddpm (supported: {known})")
@@ -58,28 +65,30 @@ def _ddpm(levels: Levels, grid: Grid, eta: float) -> list[Row]:
 
 
 SAMPLERS = {
-    "ddpm":         Sampler(_ending_in_one,  _ddpm),
-    "ddim":         Sampler(_ending_as_told, lambda levels, grid, eta: ddim_rows(levels, eta), takes_eta=True),
-    "euler":        Sampler(ratio_levels,    lambda levels, grid, eta: euler_rows(levels)),
-    "euler_a":      Sampler(ratio_levels,    lambda levels, grid, eta: euler_a_rows(levels)),
-    "heun":         Sampler(levelled_levels, lambda levels, grid, eta: heun_rows(levels), stages=2),
-    "dpm_2":        Sampler(halved_levels,   lambda levels, grid, eta: dpm_2_rows(levels), stages=2),
-    "dpmpp_2m":     Sampler(solver_levels,   lambda levels, grid, eta: dpmpp_2m_rows(levels)),
-    "dpmpp_2m_sde": Sampler(solver_levels,   lambda levels, grid, eta: dpmpp_2m_sde_rows(levels)),
-    "dpmpp_3m":     Sampler(solver_levels,   lambda levels, grid, eta: dpmpp_3m_rows(levels)),
-    "lms":          Sampler(ratio_levels,    lambda levels, grid, eta: lms_rows(levels)),
-    "unipc":        Sampler(solver_levels,   lambda levels, grid, eta: unipc_rows(levels, 2)),
-    "unipc_3":      Sampler(solver_levels,   lambda levels, grid, eta: unipc_rows(levels, 3)),
-    "langevin":     Sampler(ratio_levels,    lambda levels, grid, eta: langevin_rows(levels), stages=LANGEVIN_STEPS),
-    "pc":           Sampler(ratio_levels,    lambda levels, grid, eta: pc_rows(levels), stages=2),
+    "ddpm":         Sampler(_ddpm_levels,        _ddpm_rows),
+    "ddim":         Sampler(_ddim_levels,        lambda levels, grid, eta: ddim_rows(levels, eta), takes_eta=True),
+    "euler":        Sampler(ratio_levels,        lambda levels, *_: euler_rows(levels)),
+    "euler_a":      Sampler(ratio_levels,        lambda levels, *_: euler_a_rows(levels)),
+    "heun":         Sampler(capped_ratio_levels, lambda levels, *_: heun_rows(levels), stages=2),
+    "dpm_2":        Sampler(midpoint_levels,     lambda levels, *_: dpm_2_rows(levels), stages=2),
+    "dpmpp_2m":     Sampler(solver_levels,       lambda levels, *_: dpmpp_2m_rows(levels)),
+    "dpmpp_2m_sde": Sampler(solver_levels,       lambda levels, *_: dpmpp_2m_sde_rows(levels)),
+    "dpmpp_3m":     Sampler(solver_levels,       lambda levels, *_: dpmpp_3m_rows(levels)),
+    "lms":          Sampler(ratio_levels,        lambda levels, *_: lms_rows(levels)),
+    "unipc":        Sampler(solver_levels,       lambda levels, *_: unipc_rows(levels, 2)),
+    "unipc_3":      Sampler(solver_levels,       lambda levels, *_: unipc_rows(levels, 3)),
+    "langevin":     Sampler(ratio_levels,        lambda levels, *_: langevin_rows(levels), stages=LANGEVIN_STEPS),
+    "pc":           Sampler(ratio_levels,        lambda levels, *_: pc_rows(levels), stages=2),
 }  # fmt: skip
 
 
 def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, grid: Grid, eta: float = 0.0) -> Plan:
     """The plan of a sampler by name.
 
+    steps: 1 … T; eta: 0 … 1, the share of DDPM's noise that DDIM adds.
+
     Raises:
-        PlanError: for an unknown sampler, or steps, η or a grid outside its limits.
+        PlanError: for an unknown sampler, or steps, eta or a grid outside the limits.
     """
     if sampler not in SAMPLERS:
         raise PlanError(f"sampler = {sampler!r} is not offered (offered: {', '.join(SAMPLERS)})")
@@ -87,4 +96,4 @@ def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, grid: Grid, 
         raise PlanError(f"eta = {eta} is outside 0 … 1")
     recipe = SAMPLERS[sampler]
     levels = recipe.levels(schedule, steps, grid)
-    return Plan.of(sampler, levels, recipe.rows(levels, grid, eta))
+    return Plan.from_rows(sampler, levels, recipe.rows(levels, grid, eta))

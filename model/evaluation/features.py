@@ -1,13 +1,13 @@
-"""The feature network: in what space pictures are compared, and who names their class.
+"""The feature network: the space in which images are compared, and the classifier that names their class.
 
-A small residual classifier. Its features are what stands before its last layer, averaged over
-the picture, as Inception's are in the FID of Heusel et al. 2017 (arXiv:1706.08500); figures in
-one space say nothing of figures in another. A folder holds
+A small residual classifier. Its features are the input of its last layer, averaged over the
+image, as with Inception in the FID of Heusel et al. 2017 (arXiv:1706.08500). Scores in one
+feature space cannot be compared with scores in another. A folder holds
 
-    features.json            `FeatureCard`: labels, picture shape, widths, test accuracy
+    features.json            `FeatureCard`: labels, image shape, widths, test accuracy
     features.safetensors     the weights
 
-It takes bytes, never floats, so that generated pictures and real ones are rounded alike.
+The network takes bytes, never floats, so that generated and real images are rounded alike.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from denoised.model.checkpoints.atomic import write_atomically, write_text_atomi
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO
-from denoised.model.training.data import to_unit
+from denoised.model.training.dataset import to_unit
 
 CARD = "features.json"
 WEIGHTS = "features.safetensors"
 FASHION_FEATURES = ZOO / "fashion-mnist-features"
 WIDTHS = (32, 64, 128)
-BATCH = 250
+BATCH = 250  # images per evaluation of the feature network
 
 
 class FeatureCard(BaseModel):
-    """`features.json`: what the network is, and how well it does on pictures it was not trained on."""
+    """`features.json`: the network's shape, and its accuracy on images it was not trained on."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,34 +51,34 @@ class FeatureCard(BaseModel):
 
 
 class FeatureNetwork(nn.Module):
-    """One residual block a width, each halving the picture's sides; widths[-1] features."""
+    """One residual block per width, each halving the sides of the image; widths[-1] features."""
 
     def __init__(self, channels: int, classes: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]))
-        before = (widths[0], *widths[:-1])
-        self.blocks = nn.ModuleList(_Residual(entering, width) for entering, width in zip(before, widths, strict=True))
+        inputs = (widths[0], *widths[:-1])
+        self.blocks = nn.ModuleList(_ResidualBlock(*pair) for pair in zip(inputs, widths, strict=True))
         self.head = nn.Linear(widths[-1], classes)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """pictures: (B, C, H, W) uint8. Returns features (B, d) and logits (B, K)."""
-        x = F.relu(self.stem(to_unit(pictures)))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: (B, C, H, W) uint8. Returns features (B, d) and logits (B, K)."""
+        x = F.relu(self.stem(to_unit(images)))
         for block in self.blocks:
             x = block(x)
         features = x.mean(dim=(2, 3))
         return features, self.head(features)
 
 
-class _Residual(nn.Module):
-    """Two convolutions beside a projection, sides halved (He et al. 2016, arXiv:1512.03385)."""
+class _ResidualBlock(nn.Module):
+    """Two convolutions with a projection shortcut, halving the sides (He et al. 2016, arXiv:1512.03385)."""
 
-    def __init__(self, entering: int, leaving: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(entering, leaving, 3, stride=2, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(leaving)
-        self.conv2 = nn.Conv2d(leaving, leaving, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(leaving)
-        self.shortcut = nn.Conv2d(entering, leaving, 1, stride=2, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)))
@@ -87,7 +87,11 @@ class _Residual(nn.Module):
 
 @dataclass(frozen=True)
 class Features:
-    """What the network says of N pictures. values: (N, d) float32; classes: (N,) int64, the likeliest."""
+    """The network's outputs for N images.
+
+    values: (N, d) float32 features.
+    classes: (N,) int64, the most likely class of each image.
+    """
 
     values: Tensor
     classes: Tensor
@@ -96,7 +100,7 @@ class Features:
         return len(self.values)
 
     def first(self, count: int) -> Features:
-        """Those of the first `count` pictures."""
+        """The features of the first `count` images."""
         return Features(self.values[:count], self.classes[:count])
 
 
@@ -108,34 +112,34 @@ class FeatureSpace:
         self.card = card
 
     @torch.inference_mode()
-    def of(self, pictures: Tensor) -> Features:
-        """pictures: (N, C, H, W) uint8 of the card's shape.
+    def extract(self, images: Tensor) -> Features:
+        """images: (N, C, H, W) uint8 of the card's shape.
 
         Raises:
-            CheckpointError: for pictures of another shape.
+            CheckpointError: for images of another shape.
         """
-        if tuple(pictures.shape[1:]) != self.card.image_shape:
+        if tuple(images.shape[1:]) != self.card.image_shape:
             raise CheckpointError(
-                f"the feature network takes pictures of (C, H, W) = {self.card.image_shape}, "
-                f"not of {tuple(pictures.shape[1:])}: train one for them (denoised train-features)"
+                f"the feature network takes images of (C, H, W) = {self.card.image_shape}, "
+                f"not of {tuple(images.shape[1:])}: train one for these with denoised train-features"
             )
         device = next(self.network.parameters()).device
-        parts = [self.network(part.to(device)) for part in pictures.split(BATCH)]
+        parts = [self.network(part.to(device)) for part in images.split(BATCH)]
         return Features(
             torch.cat([features.float().cpu() for features, _ in parts]),
             torch.cat([logits.argmax(dim=1).cpu() for _, logits in parts]),
         )
 
-    def accuracy(self, pictures: Tensor, classes: Tensor) -> float:
-        """The share of pictures (N, C, H, W) whose likeliest class is the one in `classes` (N,)."""
-        return float((self.of(pictures).classes == classes).double().mean())
+    def accuracy(self, images: Tensor, classes: Tensor) -> float:
+        """The fraction of images (N, C, H, W) whose most likely class is the one in `classes` (N,)."""
+        return float((self.extract(images).classes == classes).double().mean())
 
 
 def load_features(folder: Path, device: str = "cpu") -> FeatureSpace:
-    """The feature space in a folder.
+    """Load the feature space in a folder.
 
     Raises:
-        CheckpointError: in one line that names the file, the key and the cause.
+        CheckpointError: names the file, the key and the cause in one line.
     """
     card = _read_card(folder / CARD)
     with torch.device("meta"):
@@ -145,7 +149,7 @@ def load_features(folder: Path, device: str = "cpu") -> FeatureSpace:
 
 
 def save_features(folder: Path, space: FeatureSpace) -> None:
-    """Write a folder; each file appears whole or not at all, the card last."""
+    """Write a folder. Each file is written atomically, the card last."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.cpu().contiguous() for name, value in space.network.state_dict().items()}
     write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
@@ -156,7 +160,7 @@ def _read_card(path: Path) -> FeatureCard:
     try:
         return FeatureCard.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}: name a folder that denoised train-features wrote") from error
+        raise CheckpointError(f"{path}: {error.strerror}: name a folder written by denoised train-features") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"

@@ -1,12 +1,13 @@
-"""How likely a model finds a picture, through the probability-flow ODE.
+"""The likelihood of an image under a model, by the probability-flow ODE.
 
-On x̄ = x/α with ρ = σ/α the flow is dx̄/dρ = ε̂(x̄, ρ) (Karras et al. 2022, eq. 1), so that
+In terms of x̄ = x/α and ρ = σ/α the ODE is dx̄/dρ = ε̂(x̄, ρ) (Karras et al. 2022, arXiv:2206.00364,
+eq. 1), and along it
 
     log p(x̄ at ρ_min) = log p(x̄ at ρ_max) + ∫ ∇·ε̂ dρ        (Song et al. 2021, arXiv:2011.13456, eq. 39)
 
-with the divergence estimated by Hutchinson's trace, vᵀ(∂ε̂/∂x̄)v for v of random signs (eq. 40),
-and x at ρ_max taken as N(0, I). The steps are Heun's, equal in log ρ: as many for every image, so
-an image's figure does not depend on its neighbours.
+The divergence is estimated by Hutchinson's trace, E[vᵀ(∂ε̂/∂x̄)v] for vectors v of random signs
+(eq. 40), and x at ρ_max is assumed to be N(0, I). The ODE is solved by Heun's method with equal steps
+in log ρ. Every image takes the same steps, so its likelihood does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.errors import PlanError
 from denoised.model.serving.pixel_model import PixelModel
 
-BIN = 2 / 255  # the width of a byte in [−1, 1]: k/127.5 − 1
+BYTE_WIDTH = 2 / 255  # of one byte value in [−1, 1], since bytes are k/127.5 − 1
 
-# ε̂(x, t, α, σ) of images x (B, …) at one noise level.
-Epsilon = Callable[[Tensor, float, float, float], Tensor]
+# ε̂(x, t, α, σ) for images x (B, …) at one noise level.
+NoisePredictor = Callable[[Tensor, float, float, float], Tensor]
 
 
 @dataclass(frozen=True)
-class Flow:
-    """Where the ODE went. log_density: (B,) log p at ρ_min, in nats; latent: x at ρ_max, about N(0, I)."""
+class FlowSolution:
+    """The solution of the ODE.
+
+    log_density: (B,) log p of x̄ at ρ_min, in nats.
+    latent: (B, …) x at ρ_max, approximately N(0, I).
+    """
 
     log_density: Tensor
     latent: Tensor
@@ -46,20 +51,24 @@ def bits_per_dimension(
     probes: int = 1,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
-    """−log₂ p(image | label) a pixel and channel, of pictures in bytes.
+    """−log₂ p(image | label) per pixel and channel: (B,) float64. Random bytes take 8 bits.
 
-    images: (B, C, H, W) uint8; labels: a class index each, or None; steps: of Heun's method, two evaluations
-    each; probes: vectors of Hutchinson's estimate; seeds: an image each (0, 1, …), of them and of the noise in
-    [−½, ½) that makes bytes a density (uniform dequantisation, Theis et al. 2016; on average it costs bits, it
-    never wins any). Returns (B,) float64; 8 is what bytes drawn at random need.
+    Noise in [−½, ½) turns bytes into a continuous density: uniform dequantization, whose bits bound those of
+    the bytes from above (Theis et al. 2016, arXiv:1511.01844, section 3.1).
+
+    images: (B, C, H, W) uint8.
+    labels: a class index for each image, or None for no class.
+    steps: of Heun's method, two evaluations each.
+    probes: random vectors of Hutchinson's estimate.
+    seeds: one per image, for its probes and its noise; 0, 1, … by default.
 
     Raises:
-        PlanError: for pictures of another shape, or steps or probes under 1.
+        PlanError: for images of another shape, or steps or probes below 1.
     """
     if tuple(images.shape[1:]) != model.shape:
         raise PlanError(f"images of shape {tuple(images.shape[1:])} are not the model's {model.shape}")
     seeds = range(len(images)) if seeds is None else seeds
-    noise = torch.stack([_dequantising(model.shape, seed) for seed in seeds])
+    noise = torch.stack([_dequantization_noise(model.shape, seed) for seed in seeds])
     x0 = (images.double() + noise.double()) / 127.5 - 1
     conditions = torch.stack([model.condition(label) for label in labels])
 
@@ -73,25 +82,27 @@ def bits_per_dimension(
 
 
 def bits(log_density: Tensor, dimensions: int) -> Tensor:
-    """Nats of a density on [−1, 1] as bits a dimension of bytes: P(byte) = p·BIN."""
-    return -log_density / (dimensions * math.log(2)) - math.log2(BIN)
+    """Convert nats of a density on [−1, 1] to bits per dimension of bytes, by P(byte) = p·BYTE_WIDTH."""
+    return -log_density / (dimensions * math.log(2)) - math.log2(BYTE_WIDTH)
 
 
 def log_density(
-    epsilon: Epsilon,
+    epsilon: NoisePredictor,
     schedule: NoiseSchedule,
     x0: Tensor,
     *,
     steps: int = 100,
     probes: int = 1,
     seeds: Sequence[int] | None = None,
-) -> Flow:
-    """log p of x̄ = x0 at the schedule's lowest noise level; x0: (B, …), in the dtype that is computed in.
+) -> FlowSolution:
+    """Solve the ODE from x̄ = x0 at the schedule's lowest noise level to its highest.
 
-    seeds: of the probes, an image each; 0, 1, … if left out.
+    x0: (B, …), in the dtype to compute in.
+    steps, probes: as in `bits_per_dimension`.
+    seeds: of the probes, one per image; 0, 1, … by default.
 
     Raises:
-        PlanError: for steps or probes under 1.
+        PlanError: for steps or probes below 1.
     """
     for name, value in (("steps", steps), ("probes", probes)):
         if value < 1:
@@ -100,49 +111,58 @@ def log_density(
     seeds = range(len(x0)) if seeds is None else seeds
     signs = torch.stack([_signs(x0.shape[1:], probes, seed) for seed in seeds], dim=1)
     signs = signs.to(x0)  # (probes, B, …)
-    x, gained = x0, torch.zeros(len(x0), dtype=torch.float64)
+    x, integral = x0, torch.zeros(len(x0), dtype=torch.float64)
     for i in range(steps):
+        # Heun's method: an Euler step to the next level, then the mean of the slopes at both ends. The divergence is
+        # integrated by the same trapezoidal rule.
         slope, divergence = _slope(epsilon, x, float(t[i]), float(ratio[i]), signs)
         h = float(ratio[i + 1] - ratio[i])
-        guess = x + h * slope
-        there, divergence_there = _slope(epsilon, guess, float(t[i + 1]), float(ratio[i + 1]), signs)
-        x = x + h / 2 * (slope + there)
-        gained += h / 2 * (divergence + divergence_there)
+        x_euler = x + h * slope
+        slope_end, divergence_end = _slope(epsilon, x_euler, float(t[i + 1]), float(ratio[i + 1]), signs)
+        x = x + h / 2 * (slope + slope_end)
+        integral += h / 2 * (divergence + divergence_end)
     alpha = 1 / math.sqrt(1 + float(ratio[-1]) ** 2)
     latent = alpha * x
     dimensions = x0[0].numel()
+    # log N(αx̄; 0, I) as a density of x̄: d·log α is the logarithm of the Jacobian of x = αx̄.
     squares = latent.double().flatten(1).square().sum(1).cpu()
     prior = -squares / 2 - dimensions / 2 * math.log(2 * math.pi) + dimensions * math.log(alpha)
-    return Flow(prior + gained, latent)
+    return FlowSolution(prior + integral, latent)
 
 
 def _levels(schedule: NoiseSchedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """ρ (steps + 1,) rising, equal in log ρ from the first timestep to the last with a picture in it; and t."""
-    seen = schedule.alpha > 0
-    table = schedule.sigma[seen] / schedule.alpha[seen]
+    """ρ (steps + 1,), ascending in equal steps of log ρ, and the timesteps t there.
+
+    The last level is that of the last timestep with α > 0: where α = 0, ρ is infinite.
+    """
+    finite = schedule.alpha > 0
+    table = schedule.sigma[finite] / schedule.alpha[finite]
     ratio = np.geomspace(table[0], table[-1], steps + 1)
     return ratio, np.interp(np.log(ratio), np.log(table), np.arange(len(table)))
 
 
-def _slope(epsilon: Epsilon, x: Tensor, t: float, ratio: float, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """ε̂ at x̄ and Hutchinson's estimate of its divergence (B,)."""
-    alpha = 1 / math.sqrt(1 + ratio**2)
+def _slope(epsilon: NoisePredictor, x: Tensor, t: float, ratio: float, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """ε̂ at x̄ = x, and Hutchinson's estimate of its divergence (B,).
+
+    signs: (probes, B, …) vectors v; one vector-Jacobian product gives vᵀ(∂ε̂/∂x̄) for each.
+    """
+    alpha = 1 / math.sqrt(1 + ratio**2)  # α² + σ² = 1 and σ/α = ρ
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         slope = epsilon(alpha * leaf, t, alpha, ratio * alpha)
         traces = []
         for probe in signs:
-            (pulled,) = torch.autograd.grad(slope, leaf, probe, retain_graph=True)
-            traces.append((pulled * probe).double().flatten(1).sum(1).cpu())
+            (product,) = torch.autograd.grad(slope, leaf, probe, retain_graph=True)
+            traces.append((product * probe).double().flatten(1).sum(1).cpu())
     return slope.detach(), torch.stack(traces).mean(0)
 
 
 def _signs(shape: Sequence[int], probes: int, seed: int) -> Tensor:
-    """±1 of an image's own (probes, …)."""
+    """Random signs of one image: (probes, *shape) of ±1."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 2, (probes, *shape), generator=generator) * 2 - 1
 
 
-def _dequantising(shape: Sequence[int], seed: int) -> Tensor:
-    """Uniform in [−½, ½), of an image's own."""
+def _dequantization_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Uniform noise in [−½, ½) for one image."""
     return torch.rand(tuple(shape), generator=torch.Generator().manual_seed(seed)) - 0.5

@@ -1,4 +1,4 @@
-"""`denoised likelihood`: how likely a model finds pictures."""
+"""`denoised likelihood`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from denoised.model.errors import DataError, ModelError
+from denoised.model.command_line import report_errors
+from denoised.model.errors import DataError
 from denoised.model.evaluation.likelihood import bits_per_dimension
 from denoised.model.options import option
 from denoised.model.progress import progress
@@ -22,96 +23,86 @@ from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.training.images import read_image
 
-WHITE = (255, 255, 255)  # behind transparent pictures, as in training
+WHITE = (255, 255, 255)  # behind transparent images, as in training
 
 
 def likelihood(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE…", help="pictures; resized if they are of another size")
+        list[Path], typer.Argument(metavar="IMAGE…", help="image files; resized if they are of another size")
     ],
-    model: Annotated[Path, option("--model", help="the model folder that is asked")] = ZOO / "fashion-mnist",
+    model: Annotated[Path, option("--model", help="the model folder")] = ZOO / "fashion-mnist",
     label: Annotated[
-        str | None, option("--label", help="class name or index that all of them are taken for; none = no class")
+        str | None, option("--label", help="class name or index of all the images (default: no class)")
     ] = None,
     steps: Annotated[
-        int, option("--steps", help="of Heun's method along the flow, two evaluations each; few understate", min=25)
+        int,
+        option("--steps", help="steps of Heun's method, two evaluations each; few steps understate the bits", min=25),
     ] = 100,
-    probes: Annotated[int, option("--probes", help="of Hutchinson's trace estimate", min=1)] = 1,
-    seed: Annotated[int, option("--seed", help="of the probes and of the noise between bytes", min=0)] = 0,
-    batch: Annotated[int, option("--batch", help="pictures in one evaluation of the network", min=1)] = 16,
-    device: Annotated[str, option("--device", help="cpu, cuda, mps")] = "cpu",
-    as_json: Annotated[bool, option("--json", help="one JSON object a picture and line")] = False,
+    probes: Annotated[int, option("--probes", help="random vectors of Hutchinson's trace estimate", min=1)] = 1,
+    seed: Annotated[int, option("--seed", help="seed of the probes and of the dequantization noise", min=0)] = 0,
+    batch: Annotated[int, option("--batch", help="images per evaluation of the network", min=1)] = 16,
+    device: Annotated[str, option("--device", help="cpu, cuda or mps")] = "cpu",
+    as_json: Annotated[bool, option("--json", help="print one JSON object per image, one per line")] = False,
 ) -> None:
-    """Bits per dimension of pictures under a model: fewer are likelier; 8 is what bytes at random need.
+    """Bits per dimension of images under a model: fewer means likelier; random bytes take 8.
 
-    No terminal: a line a picture, its columns separated by tabs.
+    When piped: one line per image, with tabs between the columns.
     """
-    try:
-        judge = load_model(model, device=device)
-        index = _class(judge.card, label)
-        pictures = torch.stack([read_for(judge, path) for path in images])
-        figures: list[float] = []
-        with progress(Console(stderr=True), "likelihood", len(images), "pictures") as advanced:
-            for start in range(0, len(images), batch):
-                part = pictures[start : start + batch]
-                # Every picture with the same probes and noise, so that its figure is its own.
-                for bits in _bits(judge, part, index, steps, probes, seed):
-                    figures.append(bits)
-                    advanced(1)
-    except (ModelError, OSError) as error:
-        line = f"denoised likelihood: {error}"
-        Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    _print(images, figures, judge.card.labels[index] if index is not None else None, as_json)
+    with report_errors("likelihood"):
+        loaded = load_model(model, device=device)
+        index = _class_index(loaded.card, label)
+        pixels = torch.stack([read_for_model(loaded, path) for path in images])
+        bits: list[float] = []
+        with progress(Console(stderr=True), "likelihood", len(images), "images") as advance:
+            for part in pixels.split(batch):
+                # The same probes and noise for every image, so that its bits do not depend on the other files.
+                seeds, labels = [seed] * len(part), [index] * len(part)
+                bits += bits_per_dimension(loaded, part, labels, steps=steps, probes=probes, seeds=seeds).tolist()
+                advance(len(part))
+    _print_bits(images, bits, loaded.card.labels[index] if index is not None else None, as_json)
 
 
-def read_for(model: PixelModel, path: Path) -> Tensor:
-    """A picture as the model's own would be: (C, H, W) uint8, the middle square, its size, grey if it is grey.
+def read_for_model(model: PixelModel, path: Path) -> Tensor:
+    """The center square of an image file in the model's size and channels: (C, H, W) uint8.
 
     Raises:
-        DataError: for a file that is no picture, or a model of neither squares nor one or three channels.
+        DataError: if the file is not an image, or the model's images are not square with one or three channels.
     """
     channels, height, width = model.shape
     if height != width or channels not in (1, 3):
-        raise DataError(f"pictures of {width}×{height} in {channels} channel(s) cannot be read from files")
+        raise DataError(f"images of {width}×{height} in {channels} channel(s) cannot be read from files")
     try:
-        colours = read_image(path, height, WHITE)
+        rgb = read_image(path, height, WHITE)
     except DataError as error:
-        raise DataError(f"no readable picture: {error}") from error
+        raise DataError(f"not a readable image: {error}") from error
     if channels == 3:
-        return colours
-    grey = Image.fromarray(colours.permute(1, 2, 0).numpy()).convert("L")
-    return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(1, height, width)
+        return rgb
+    gray = Image.fromarray(rgb.permute(1, 2, 0).numpy()).convert("L")
+    return torch.frombuffer(bytearray(gray.tobytes()), dtype=torch.uint8).view(1, height, width)
 
 
-def _bits(model: PixelModel, pictures: Tensor, label: int | None, steps: int, probes: int, seed: int) -> list[float]:
-    return bits_per_dimension(
-        model, pictures, [label] * len(pictures), steps=steps, probes=probes, seeds=[seed] * len(pictures)
-    ).tolist()
-
-
-def _class(card: ModelCard, label: str | None) -> int | None:
+def _class_index(card: ModelCard, label: str | None) -> int | None:
     if label is None:
         return None
     index = card.class_index(int(label) if label.isdecimal() else label)
     if index is None:
         known = ", ".join(card.labels) or "no classes"
-        raise DataError(f"label = {label!r} is no class of {card.name} (known: {known})")
+        raise DataError(f"label = {label!r} is not a class of {card.name} (known: {known})")
     return index
 
 
-def _print(images: list[Path], figures: list[float], label: str | None, as_json: bool) -> None:
+def _print_bits(images: list[Path], bits: list[float], label: str | None, as_json: bool) -> None:
     if as_json:
-        for path, bits in zip(images, figures, strict=True):
-            typer.echo(json.dumps({"image": str(path), "label": label, "bits_per_dimension": bits}))
+        for path, value in zip(images, bits, strict=True):
+            typer.echo(json.dumps({"image": str(path), "label": label, "bits_per_dimension": value}))
         return
     console = Console()
-    rows = [(str(path), f"{bits:.3f}") for path, bits in zip(images, figures, strict=True)]
+    rows = [(str(path), f"{value:.3f}") for path, value in zip(images, bits, strict=True)]
     if not console.is_terminal:
         for row in rows:
             typer.echo("\t".join(row))
         return
-    table = Table("picture", "bits/dim")
+    table = Table("image", "bits/dim")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -1,6 +1,6 @@
-"""The blocks of the U-Net, with the tensor names of diffusers' blocks.
+"""The blocks of the U-Net, with diffusers' tensor names.
 
-`model.networks.parts` has what they are made of, `model.networks.skip_blocks` the ones of NCSN++.
+`model.networks.parts` has their parts, `model.networks.skip_blocks` the blocks of NCSN++.
 Source: Ho et al. 2020 (arXiv:2006.11239), appendix B.
 """
 
@@ -13,14 +13,18 @@ from denoised.model.networks.parts import Attention, Downsample, ResnetBlock, Up
 
 
 class DownBlock(nn.Module):
-    """`layers` residual blocks (each followed by attention, if any), then a downsampler."""
+    """`layers_per_block` residual blocks, each followed by attention if the block attends, then a downsampler.
+
+    last: the block of the lowest resolution, which keeps its size.
+    resample: "conv" (a strided convolution) or "resnet" (a residual block that halves).
+    """
 
     def __init__(
         self,
-        inputs: int,
-        outputs: int,
+        in_channels: int,
+        out_channels: int,
         config: UNetConfig,
-        width: int,
+        embed_dim: int,
         *,
         attend: bool,
         last: bool,
@@ -29,40 +33,46 @@ class DownBlock(nn.Module):
         super().__init__()
         layers = config.layers_per_block
         self.resnets = nn.ModuleList(
-            ResnetBlock(inputs if j == 0 else outputs, outputs, config, width) for j in range(layers)
+            ResnetBlock(in_channels if j == 0 else out_channels, out_channels, config, embed_dim) for j in range(layers)
         )
-        self.attentions = attentions(outputs, config, layers) if attend else None
+        self.attentions = build_attentions(out_channels, config, layers) if attend else None
         self.downsamplers = None
         if not last and resample == "conv":
-            self.downsamplers = nn.ModuleList([Downsample(outputs, config.downsample_padding)])
+            self.downsamplers = nn.ModuleList([Downsample(out_channels, config.downsample_padding)])
         elif not last:
-            self.downsamplers = nn.ModuleList([ResnetBlock(outputs, outputs, config, width, resample="down")])
+            downsampler = ResnetBlock(out_channels, out_channels, config, embed_dim, resample="down")
+            self.downsamplers = nn.ModuleList([downsampler])
 
     def forward(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """Returns what is kept for the way up; the last is the block's output."""
-        kept = []
+        """Return the skip tensors for the way up; the last one is the block's output.
+
+        x: (B, in_channels, H, W); emb: (B, embed_dim).
+        """
+        skips = []
         for j, resnet in enumerate(self.resnets):
             x = resnet(x, emb)
             if self.attentions is not None:
                 x = self.attentions[j](x)
-            kept.append(x)
+            skips.append(x)  # (B, out_channels, H, W)
         if self.downsamplers is not None:
-            kept.append(self.downsamplers[0](x, emb))
-        return kept
+            skips.append(self.downsamplers[0](x, emb))  # (B, out_channels, H/2, W/2)
+        return skips
 
 
 class MidBlock(nn.Module):
     """Residual block, attention, residual block, at the lowest resolution."""
 
-    def __init__(self, channels: int, config: UNetConfig, width: int) -> None:
+    def __init__(self, channels: int, config: UNetConfig, embed_dim: int) -> None:
         super().__init__()
         scale = config.mid_block_scale_factor
         norm = config.norm_groups(channels)
-        # Without groups of its own the attention has a norm only where residual blocks have no scale and shift.
+        # As in diffusers: without attn_norm_num_groups the attention has a norm only if the embedding is added,
+        # and none with scale_shift.
         groups = config.attn_norm_num_groups or (norm if config.resnet_time_scale_shift == "default" else None)
         self.attentions = nn.ModuleList([Attention(channels, config, groups, scale)]) if config.add_attention else None
         self.resnets = nn.ModuleList(
-            ResnetBlock(channels, channels, config, width, groups=(norm, norm), output_scale=scale) for _ in range(2)
+            ResnetBlock(channels, channels, config, embed_dim, groups=(norm, norm), output_scale=scale)
+            for _ in range(2)
         )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -73,15 +83,21 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """`layers` + 1 residual blocks, each on the input joined with a kept tensor, then an upsampler."""
+    """`layers_per_block` + 1 residual blocks, each on its input joined with a skip tensor, then an upsampler.
+
+    skip_channels: out_channels of the level above, whose last skip tensor the last residual block takes.
+    in_channels: of the block's input, from the level below.
+    last: the block of the highest resolution, which keeps its size.
+    resample: "conv" (nearest neighbour, then a convolution) or "resnet" (a residual block that doubles).
+    """
 
     def __init__(
         self,
-        inputs: int,
-        previous: int,
-        outputs: int,
+        skip_channels: int,
+        in_channels: int,
+        out_channels: int,
         config: UNetConfig,
-        width: int,
+        embed_dim: int,
         *,
         attend: bool,
         last: bool,
@@ -90,16 +106,22 @@ class UpBlock(nn.Module):
         super().__init__()
         layers = config.layers_per_block + 1
         self.resnets = nn.ModuleList(
-            ResnetBlock(own + kept, outputs, config, width) for own, kept in joined(inputs, previous, outputs, layers)
+            ResnetBlock(own + skip, out_channels, config, embed_dim)
+            for own, skip in joined_channels(skip_channels, in_channels, out_channels, layers)
         )
-        self.attentions = attentions(outputs, config, layers) if attend else None
+        self.attentions = build_attentions(out_channels, config, layers) if attend else None
         self.upsamplers = None
         if not last and resample == "conv":
-            self.upsamplers = nn.ModuleList([Upsample(outputs)])
+            self.upsamplers = nn.ModuleList([Upsample(out_channels)])
         elif not last:
-            self.upsamplers = nn.ModuleList([ResnetBlock(outputs, outputs, config, width, resample="up")])
+            upsampler = ResnetBlock(out_channels, out_channels, config, embed_dim, resample="up")
+            self.upsamplers = nn.ModuleList([upsampler])
 
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor) -> Tensor:
+        """Evaluate the block; takes its skip tensors off the end of `skips`.
+
+        x: (B, in_channels, H, W); emb: (B, embed_dim). Returns (B, out_channels, 2H, 2W), or H, W if `last`.
+        """
         for j, resnet in enumerate(self.resnets):
             x = resnet(x, emb, skips.pop())
             if self.attentions is not None:
@@ -107,11 +129,18 @@ class UpBlock(nn.Module):
         return self.upsamplers[0](x, emb) if self.upsamplers is not None else x
 
 
-def attentions(channels: int, config: UNetConfig, count: int) -> nn.ModuleList:
-    """As many attentions as a block has residual blocks, with the norm groups of these."""
+def build_attentions(channels: int, config: UNetConfig, count: int) -> nn.ModuleList:
+    """One attention for each residual block, with the same norm groups."""
     return nn.ModuleList(Attention(channels, config, config.norm_groups(channels)) for _ in range(count))
 
 
-def joined(inputs: int, previous: int, outputs: int, layers: int) -> list[tuple[int, int]]:
-    """Channels of what each residual block on the way up joins: its own input, and what was kept."""
-    return [(previous if j == 0 else outputs, inputs if j == layers - 1 else outputs) for j in range(layers)]
+def joined_channels(skip_channels: int, in_channels: int, out_channels: int, layers: int) -> list[tuple[int, int]]:
+    """(own, skip) channels that each residual block on the way up joins.
+
+    The first block's own input comes from the level below; the last block's skip tensor was the input of this
+    level on the way down, so it has the channels of the level above.
+    """
+    return [
+        (in_channels if j == 0 else out_channels, skip_channels if j == layers - 1 else out_channels)
+        for j in range(layers)
+    ]

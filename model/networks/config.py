@@ -1,7 +1,7 @@
-"""What a U-Net is built from: the keys of `config.json`, checked.
+"""The settings of a U-Net: the keys of `config.json`, checked.
 
-Keys and defaults equal those of diffusers 0.42's `UNet2DModel`. What a config asks for
-beyond what `model.networks.unet` implements is refused by name; nothing is ignored.
+Keys and defaults equal those of diffusers 0.42's `UNet2DModel`. A config that asks for something
+`model.networks.unet` does not implement is refused by name; no key is ignored.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from denoised.model.errors import CheckpointError
 
-# For keys whose other values this U-Net does not implement: the values that it does.
-IMPLEMENTED: dict[str, tuple[Any, ...]] = {
+# Keys of which this U-Net implements some values only, with those values.
+SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional", "fourier", "learned"),
     "down_block_types": (
         "DownBlock2D",
@@ -36,23 +36,24 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _count(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def _counts(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(map(_count, value))
+def _is_counts(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_count, value))
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
+    # `type`, not `isinstance`: True and False are ints in Python, and not numbers here.
     return type(value) in (int, float) and math.isfinite(value)
 
 
-# What the other keys hold: a file may say anything.
-KINDS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
-    (("down_block_types", "up_block_types"), "no list", lambda v: isinstance(v, tuple)),
-    (("block_out_channels",), "no list of whole numbers", _counts),
-    (("in_channels", "out_channels", "layers_per_block"), "no whole number from 1", _count),
+# The other keys: (keys, what is wrong with a value that fails, the check). A file may hold anything.
+VALUE_CHECKS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (("down_block_types", "up_block_types"), "not a list", lambda v: isinstance(v, tuple)),
+    (("block_out_channels",), "not a list of whole numbers", _is_counts),
+    (("in_channels", "out_channels", "layers_per_block"), "not a whole number from 1", _is_count),
     (
         (
             "time_embedding_dim",
@@ -63,18 +64,44 @@ KINDS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "num_train_timesteps",
         ),
         "neither a whole number from 1 nor null",
-        lambda v: v is None or _count(v),
+        lambda v: v is None or _is_count(v),
     ),
-    (("mid_block_scale_factor", "norm_eps"), "no number over 0", lambda v: _number(v) and v > 0),
-    (("freq_shift",), "no number", _number),
-    (("dropout",), "outside 0 … 1", lambda v: _number(v) and 0 <= v <= 1),
+    (("mid_block_scale_factor", "norm_eps"), "not a number over 0", lambda v: _is_number(v) and v > 0),
+    (("freq_shift",), "not a number", _is_number),
+    (("dropout",), "outside 0 … 1", lambda v: _is_number(v) and 0 <= v <= 1),
     (("center_input_sample", "flip_sin_to_cos", "add_attention"), "neither true nor false", lambda v: type(v) is bool),
 )
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The keys of `config.json`, with diffusers' defaults for those left out."""
+    """The keys of `config.json`, with diffusers' defaults for those left out.
+
+    Attributes:
+        sample_size: pixels along each side, or (height, width).
+        in_channels, out_channels: of the images; out_channels = 2·in_channels with a learned variance.
+        center_input_sample: show the network 2·x − 1, for data in [0, 1].
+        time_embedding_type: "positional" (sinusoids), "fourier" (random frequencies) or "learned" (a table).
+        time_embedding_dim: width of the embedding; null means 4·block_out_channels[0].
+        freq_shift, flip_sin_to_cos: conventions of the sinusoids, see `sinusoidal_features`.
+        down_block_types: one block for each level, the highest resolution first.
+        up_block_types: one block for each level, the lowest resolution first.
+        block_out_channels: channels of each level; each level but the last halves height and width.
+        layers_per_block: residual blocks in a down block; up blocks have one more.
+        mid_block_scale_factor: what the middle block divides its sums by.
+        downsample_padding: 1 pads all around, 0 pads one row and one column at the end.
+        downsample_type, upsample_type: how blocks with attention resample, "conv" or "resnet".
+        dropout: probability, in training only.
+        attention_head_dim: channels of one head, not the number of heads; null means one head.
+        norm_num_groups: groups of the norms; null is for Skip blocks, which have a rule of their own.
+        attn_norm_num_groups: groups of the norm before the middle block's attention.
+        norm_eps: ε under the square root of every norm.
+        resnet_time_scale_shift: "default" adds the embedding, "scale_shift" scales and shifts the norm by it.
+        add_attention: whether the middle block attends.
+        class_embed_type: null (a table of num_class_embeds rows, if any), "timestep" (a number) or "identity".
+        num_class_embeds: classes, the one that means "no label" included.
+        num_train_timesteps: rows of a learned time embedding.
+    """
 
     sample_size: int | tuple[int, int] | None = None
     in_channels: int = 3
@@ -128,24 +155,15 @@ class UNetConfig:
 
     @property
     def downscale(self) -> int:
-        """The factor that height and width must be multiples of."""
+        """The number that height and width must be multiples of: 2^(levels − 1)."""
         return int(2 ** (len(self.block_out_channels) - 1))
 
     def norm_groups(self, channels: int) -> int:
-        """Groups of a norm over that many channels, where a block has no rule of its own."""
+        """Groups of a norm over `channels` channels, for blocks without a rule of their own."""
         return self.norm_num_groups if self.norm_num_groups is not None else min(channels // 4, 32)
 
     def _check(self) -> None:
-        for keys, wrong, holds in KINDS:
-            for key in keys:
-                if not holds(getattr(self, key)):
-                    raise CheckpointError(f"{key} = {getattr(self, key)!r} is {wrong}")
-        for key, allowed in IMPLEMENTED.items():
-            value = getattr(self, key)
-            for item in value if key.endswith("block_types") else (value,):
-                if item not in allowed:
-                    listed = ", ".join(repr(a) for a in allowed)
-                    raise CheckpointError(f"{key} = {item!r} is not supported (supported: {listed})")
+        self._check_values()
         levels = len(self.block_out_channels)
         if not levels == len(self.down_block_types) == len(self.up_block_types):
             raise CheckpointError(
@@ -155,9 +173,23 @@ class UNetConfig:
         if self.time_embedding_type == "learned" and self.num_train_timesteps is None:
             raise CheckpointError("num_train_timesteps = None, but time_embedding_type = 'learned' needs a number")
         self._check_groups()
-        self._check_skips()
+        self._check_skip_blocks()
+
+    def _check_values(self) -> None:
+        """Each key by itself."""
+        for keys, wrong, is_valid in VALUE_CHECKS:
+            for key in keys:
+                if not is_valid(getattr(self, key)):
+                    raise CheckpointError(f"{key} = {getattr(self, key)!r} is {wrong}")
+        for key, supported in SUPPORTED_VALUES.items():
+            value = getattr(self, key)
+            for item in value if key.endswith("block_types") else (value,):
+                if item not in supported:
+                    listed = ", ".join(repr(each) for each in supported)
+                    raise CheckpointError(f"{key} = {item!r} is not supported (supported: {listed})")
 
     def _check_groups(self) -> None:
+        """A norm needs groups that divide its channels; Skip blocks choose their own."""
         kinds = (*self.down_block_types, *self.up_block_types)
         plain = [kind for kind in kinds if "Skip" not in kind]
         if self.norm_num_groups is None and plain:
@@ -165,20 +197,20 @@ class UNetConfig:
         for channels in self.block_out_channels if len(plain) == len(kinds) else ():
             if channels % (self.norm_num_groups or 1):
                 raise CheckpointError(
-                    f"block_out_channels holds {channels}, no multiple of norm_num_groups = {self.norm_num_groups}"
+                    f"block_out_channels holds {channels}, not a multiple of norm_num_groups = {self.norm_num_groups}"
                 )
         lowest = self.block_out_channels[-1]
         if lowest % (self.attn_norm_num_groups or 1):
             raise CheckpointError(f"attn_norm_num_groups = {self.attn_norm_num_groups} does not divide {lowest}")
 
-    def _check_skips(self) -> None:
-        """The picture beside h has three channels, and h's size only while every block carries it along."""
+    def _check_skip_blocks(self) -> None:
+        """The image that Skip blocks pass along has three channels, and keeps h's size only if no block drops it."""
         down = ["Skip" in kind for kind in self.down_block_types]
         up = ["Skip" in kind for kind in self.up_block_types]
         for key, channels, skips in (("in_channels", self.in_channels, down), ("out_channels", self.out_channels, up)):
             if any(skips) and channels != 3:
                 raise CheckpointError(f"{key} = {channels} is not supported with Skip blocks (supported: 3)")
         if (False, True) in pairwise(down[:-1]):
-            raise CheckpointError("down_block_types has a Skip block after one of another kind, of another size")
+            raise CheckpointError("down_block_types has a Skip block after a block of another kind: their sizes differ")
         if (True, False) in pairwise(up):
-            raise CheckpointError("up_block_types has a Skip block before one of another kind, of another size")
+            raise CheckpointError("up_block_types has a Skip block before a block of another kind: their sizes differ")

@@ -1,8 +1,8 @@
-"""The blocks of NCSN++, with the tensor names of diffusers.
+"""The blocks of NCSN++, with diffusers' tensor names.
 
-Beside h they carry a small picture: on the way down the input, halved through a filter and
-added to h at each level; on the way up what each level makes of its h, doubled and summed.
-Source: Song et al. 2021 (arXiv:2011.13456), appendix H ("residual" and "output skip").
+Next to h they pass a small image along: on the way down the input, halved through a filter and added to h at
+each level ("residual"); on the way up the output, to which each level adds its part, doubled for the next
+("output skip"). Source: Song et al. 2021 (arXiv:2011.13456), appendix H.
 """
 
 from __future__ import annotations
@@ -11,90 +11,123 @@ import math
 
 from torch import Tensor, nn
 
-from denoised.model.networks.blocks import joined
+from denoised.model.networks.blocks import joined_channels
 from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.parts import Attention, ResnetBlock, fir_down, fir_up, group_norm
+from denoised.model.networks.fir import fir_downsample, fir_upsample
+from denoised.model.networks.parts import Attention, ResnetBlock, group_norm
 
 SCALE = math.sqrt(2.0)  # (x + h)/√2 keeps the variance
-PICTURE_CHANNELS = 3  # diffusers has them fixed
-ATTENTION_GROUPS = 32  # likewise
+IMAGE_CHANNELS = 3  # fixed in diffusers
+ATTENTION_GROUPS = 32  # fixed in diffusers
 
 
 class SkipDownBlock(nn.Module):
-    """`layers` residual blocks (each followed by attention, if any), halved, plus the halved picture."""
+    """`layers_per_block` residual blocks, each followed by attention if the block attends; then h and image halved.
 
-    def __init__(self, inputs: int, outputs: int, config: UNetConfig, width: int, *, attend: bool, last: bool) -> None:
+    last: the block of the lowest resolution, which keeps its size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        config: UNetConfig,
+        embed_dim: int,
+        *,
+        attend: bool,
+        last: bool,
+    ) -> None:
         super().__init__()
         layers = config.layers_per_block
         self.resnets = nn.ModuleList(
-            _resnet(inputs if j == 0 else outputs, outputs, config, width) for j in range(layers)
+            _resnet(in_channels if j == 0 else out_channels, out_channels, config, embed_dim) for j in range(layers)
         )
-        self.attentions = _attentions(outputs, config, layers if attend else 0)
-        self.resnet_down = None if last else _resampler(outputs, config, width, "down_fir")
-        self.skip_conv = None if last else nn.Conv2d(PICTURE_CHANNELS, outputs, 1)
+        self.attentions = _attentions(out_channels, config, layers if attend else 0)
+        self.resnet_down = None if last else _resampler(out_channels, config, embed_dim, "down_fir")
+        self.skip_conv = None if last else nn.Conv2d(IMAGE_CHANNELS, out_channels, 1)
 
-    def forward(self, x: Tensor, emb: Tensor, picture: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Returns what is kept for the way up, the block's output last, and the picture at its size."""
-        kept = []
+    def forward(self, x: Tensor, emb: Tensor, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the skip tensors for the way up, the block's output last, and the image at the output's size.
+
+        x: (B, in_channels, H, W); emb: (B, embed_dim); image: (B, 3, H, W), the network's input at this level.
+        """
+        skips = []
         for j, resnet in enumerate(self.resnets):
             x = resnet(x, emb)
             if self.attentions is not None:
                 x = self.attentions[j](x)
-            kept.append(x)
+            skips.append(x)
         if self.resnet_down is not None and self.skip_conv is not None:
-            picture = fir_down(picture)
-            kept.append(self.skip_conv(picture) + self.resnet_down(x, emb))
-        return kept, picture
+            image = fir_downsample(image)
+            skips.append(self.skip_conv(image) + self.resnet_down(x, emb))  # (B, out_channels, H/2, W/2)
+        return skips, image
 
 
 class SkipUpBlock(nn.Module):
-    """`layers` + 1 residual blocks, attention (if any), what they add to the picture, and doubled."""
+    """`layers_per_block` + 1 residual blocks, one attention if the block attends, and this level's part of the image.
+
+    The channels are those of `UpBlock`; last: the block of the highest resolution, which keeps its size.
+    """
 
     def __init__(
-        self, inputs: int, previous: int, outputs: int, config: UNetConfig, width: int, *, attend: bool, last: bool
+        self,
+        skip_channels: int,
+        in_channels: int,
+        out_channels: int,
+        config: UNetConfig,
+        embed_dim: int,
+        *,
+        attend: bool,
+        last: bool,
     ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
-            _resnet(own + kept, outputs, config, width, _joined_groups(own, kept, attend))
-            for own, kept in joined(inputs, previous, outputs, config.layers_per_block + 1)
+            _resnet(own + skip, out_channels, config, embed_dim, _joined_groups(own, skip, attend))
+            for own, skip in joined_channels(skip_channels, in_channels, out_channels, config.layers_per_block + 1)
         )
-        self.attentions = _attentions(outputs, config, 1 if attend else 0)
-        self.resnet_up = None if last else _resampler(outputs, config, width, "up_fir")
-        self.skip_norm = None if last else group_norm(_groups(outputs), outputs, config.norm_eps)
+        self.attentions = _attentions(out_channels, config, 1 if attend else 0)
+        self.resnet_up = None if last else _resampler(out_channels, config, embed_dim, "up_fir")
+        self.skip_norm = None if last else group_norm(_groups(out_channels), out_channels, config.norm_eps)
         self.act = nn.SiLU()
-        self.skip_conv = None if last else nn.Conv2d(outputs, PICTURE_CHANNELS, 3, padding=1)
+        self.skip_conv = None if last else nn.Conv2d(out_channels, IMAGE_CHANNELS, 3, padding=1)
 
-    def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, picture: Tensor | None) -> tuple[Tensor, Tensor]:
-        """picture: what the levels below made, at half the size; None at the lowest. Returns x and it, both larger."""
+    def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return h and the image, both doubled unless the block is the last.
+
+        x: (B, in_channels, H, W); skips: as in `UpBlock`; image: (B, 3, H/2, W/2), the sum of the levels
+        below, or None at the lowest level.
+        """
         for resnet in self.resnets:
             x = resnet(x, emb, skips.pop())
         if self.attentions is not None:
             x = self.attentions[0](x)
-        grown = x.new_zeros(()) if picture is None else fir_up(picture)
+        doubled = x.new_zeros(()) if image is None else fir_upsample(image)  # (B, 3, H, W), or 0
         if self.resnet_up is not None and self.skip_norm is not None and self.skip_conv is not None:
-            grown = grown + self.skip_conv(self.act(self.skip_norm(x)))
+            doubled = doubled + self.skip_conv(self.act(self.skip_norm(x)))
             x = self.resnet_up(x, emb)
-        return x, grown
+        return x, doubled
 
 
 def _groups(channels: int) -> int:
     return min(channels // 4, 32)
 
 
-def _joined_groups(own: int, kept: int, attend: bool) -> int:
-    """Groups of the first norm on the way up; diffusers divides only the kept part where the block attends."""
-    return min(own + kept // 4, 32) if attend else _groups(own + kept)
+def _joined_groups(own: int, skip: int, attend: bool) -> int:
+    """Groups of the first norm on the way up; where the block attends, diffusers divides only the skip channels."""
+    return min(own + skip // 4, 32) if attend else _groups(own + skip)
 
 
-def _resnet(inputs: int, outputs: int, config: UNetConfig, width: int, groups: int | None = None) -> ResnetBlock:
-    both = (groups if groups is not None else _groups(inputs), _groups(outputs))
-    return ResnetBlock(inputs, outputs, config, width, groups=both, output_scale=SCALE)
+def _resnet(
+    in_channels: int, out_channels: int, config: UNetConfig, embed_dim: int, groups: int | None = None
+) -> ResnetBlock:
+    both = (groups if groups is not None else _groups(in_channels), _groups(out_channels))
+    return ResnetBlock(in_channels, out_channels, config, embed_dim, groups=both, output_scale=SCALE)
 
 
-def _resampler(channels: int, config: UNetConfig, width: int, resample: str) -> ResnetBlock:
+def _resampler(channels: int, config: UNetConfig, embed_dim: int, resample: str) -> ResnetBlock:
     groups = (_groups(channels), _groups(channels))
     return ResnetBlock(
-        channels, channels, config, width, groups=groups, output_scale=SCALE, resample=resample, shortcut=True
+        channels, channels, config, embed_dim, groups=groups, output_scale=SCALE, resample=resample, shortcut=True
     )
 
 

@@ -33,6 +33,11 @@ class ModelCard(BaseModel):
     max_images: int
     numerics: str
 
+    @property
+    def inputs(self) -> list[str]:
+        """The request fields that condition the model; every other model refuses them."""
+        return ["label"] if self.labels else []
+
     def class_index(self, label: str | int) -> int | None:
         """The class that a name (in any case) or an index means; None when there is none."""
         if isinstance(label, int):

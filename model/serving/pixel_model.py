@@ -20,8 +20,9 @@ from denoised.model.backends.graphs import GraphedUNet
 from denoised.model.backends.native.network import NativeUNet
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import Grid
-from denoised.model.diffusion.noise import Estimate, NoiseSchedule, estimate, score_from_epsilon
+from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
+from denoised.model.diffusion.predictions import Estimate, estimate_from_output, score_from_epsilon
 from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import PlanError
 from denoised.model.networks.unet import UNet
@@ -108,7 +109,7 @@ class PixelModel:
     def _read(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
         """What the network says of x."""
         mean, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]  # of 2·C channels, the second half
-        known = estimate(mean, x, alpha, sigma, self.prediction_type)
+        known = estimate_from_output(mean, x, alpha, sigma, self.prediction_type)
         if not variance.shape[1]:
             return known
         variance_output = (variance + 1) / 2 if self.grid.variance_type == "learned_range" else variance
@@ -146,7 +147,7 @@ class PixelModel:
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(count)
         if not ((times >= 0) & (times <= last)).all():
             raise PlanError(f"t = {t} is outside 0 … {last}")
-        alpha, sigma = (torch.from_numpy(level).float() for level in self.schedule.level(times.numpy()))
+        alpha, sigma = (torch.from_numpy(level).float() for level in self.schedule.levels_at(times.numpy()))
         return times.float().to(self.device), alpha.to(self.device), sigma.to(self.device)
 
     def decode(self, x0: Tensor) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from denoised.model.diffusion.guidance import merge
+from denoised.model.diffusion.guidance import apply_guidance
 from denoised.model.diffusion.plans import advance, apply_learned_variance
 from denoised.model.serving.pixel_model import PixelModel
 
@@ -48,7 +48,7 @@ def sample(
         return torch.stack([initial_noise(generator, model.shape) for generator in generators]).to(device)
 
     registers = torch.zeros(count, plan.registers, *model.shape, device=device)
-    registers[:, 0] = plan.start * draw()
+    registers[:, 0] = plan.initial_scale * draw()
     conditions = torch.stack([model.condition(label) for label in labels])
     guided = torch.full((count,), guidance_scale != 1.0, device=device)
     nothing = torch.stack([model.condition(None) for _ in labels]) if guided.any() else conditions
@@ -62,9 +62,9 @@ def sample(
             without = model.denoise(x, t, alpha, sigma, nothing)
             scale = _filled(guidance_scale, count, device)
             amount = _filled(guidance_rescale, count, device) if guidance_rescale else None
-            estimate = merge(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)
+            estimate = apply_guidance(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)
         estimate = model.clipping(estimate, x, alpha, sigma, guided)
-        z = draw() if plan.draws(row) else torch.zeros_like(x)
+        z = draw() if plan.draws_noise(row) else torch.zeros_like(x)
         if estimate.variance_output is not None:
             z = apply_learned_variance(z, estimate.variance_output, log_variance_range)
         matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)

@@ -1,7 +1,6 @@
-"""The loss plot of a run: what `metrics.csv` says, drawn.
+"""The loss curve of a run, drawn from its `metrics.csv`.
 
-matplotlib comes with the extra `train` and is imported when there is something to draw; a run
-goes on without it.
+matplotlib comes with the extra `train` and is imported only to draw; runs work without it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-REACH = 4  # lines of metrics on either side that the smoothed loss is a mean of
+from denoised.model.checkpoints.atomic import write_atomically
+from denoised.model.training.run_folder import RunFolder
+
+REACH = 4  # lines of metrics on either side that the smoothed loss averages over
 
 
 def can_plot() -> bool:
@@ -19,8 +21,14 @@ def can_plot() -> bool:
     return find_spec("matplotlib") is not None
 
 
+def save_loss_plot(folder: RunFolder) -> None:
+    """Write `loss.png`, if there are metrics to draw and matplotlib is installed."""
+    if can_plot() and folder.metrics_file.exists():
+        write_atomically(folder.loss_plot, lambda temporary: plot_loss(folder.metrics_file, temporary))
+
+
 def plot_loss(metrics: Path, path: Path) -> None:
-    """Draw the loss, as logged and smoothed, and the learning rate over the images seen, as a PNG at `path`.
+    """Plot the loss, as logged and smoothed, and the learning rate over the images seen, as a PNG at `path`.
 
     Needs matplotlib, and a `metrics.csv` with at least one line.
     """
@@ -35,8 +43,11 @@ def read_metrics(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
-def smoothed(values: list[float], reach: int = REACH) -> list[float]:
-    """Means of each value and as many on its left as on its right, up to `reach`: no lag, and the ends stay."""
+def centered_mean(values: list[float], reach: int = REACH) -> list[float]:
+    """A centered moving average over up to `reach` values on either side.
+
+    The window shrinks symmetrically at the ends, so the curve neither lags nor loses its end points.
+    """
     means = []
     for k in range(len(values)):
         r = min(reach, k, len(values) - 1 - k)
@@ -45,7 +56,7 @@ def smoothed(values: list[float], reach: int = REACH) -> list[float]:
 
 
 def loss_figure(metrics: dict[str, list[float]]) -> Any:
-    """The matplotlib figure: no pyplot, so no window, no global state."""
+    """The matplotlib figure. It is built without pyplot, which would open windows and keep global state."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
@@ -53,7 +64,7 @@ def loss_figure(metrics: dict[str, list[float]]) -> Any:
     axes = figure.add_subplot(xlabel="images seen", ylabel="loss", yscale="log")
     images, loss = metrics["images"], metrics["loss"]
     raw = axes.plot(images, loss, color="tab:blue", alpha=0.35, linewidth=1, label="loss as logged")
-    smooth = axes.plot(images, smoothed(loss), color="tab:blue", linewidth=2, label="smoothed")
+    smoothed = axes.plot(images, centered_mean(loss), color="tab:blue", linewidth=2, label="smoothed")
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
@@ -62,5 +73,5 @@ def loss_figure(metrics: dict[str, list[float]]) -> Any:
     right.set_ylabel("learning rate")
     rate = right.plot(images, metrics["learning_rate"], color="tab:orange", linewidth=1, label="learning rate")
     right.set_ylim(bottom=0)
-    axes.legend(handles=[*raw, *smooth, *rate], loc="upper right")
+    axes.legend(handles=[*raw, *smoothed, *rate], loc="upper right")
     return figure

@@ -1,4 +1,4 @@
-"""The distribution's Chromium, driven by Playwright; a page whose console stays empty."""
+"""Drives the distribution's Chromium with Playwright, and checks that the page logs nothing to the console."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.journeys.conftest import PATIENCE, service, start_service
 
-__all__ = ["service", "start_service"]  # the journeys' fixtures, for this folder
+__all__ = ["service", "start_service"]  # fixtures of tests/journeys, for this folder
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 DESKTOP = {"width": 1280, "height": 900}
 
-WORDS = ("error", "warning", "assert")  # kinds of console messages that are complaints
+COMPLAINTS = ("error", "warning", "assert")  # types of console messages that fail a test
 
 Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Of the module, not of the session: Playwright's event loop would run under every later test."""
+    """One browser per module. With session scope, Playwright's event loop would run during every later test."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no browser here: none of {', '.join(NAMES)} is installed (Debian: apt install chromium)")
@@ -39,9 +39,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """`open_page(url, …)`: a visitor who was never here; options are those of a Playwright context.
+    """`open_page(url, …)` opens a page as a first-time visitor. Options are those of a Playwright context.
 
-    What a page writes to its console is in `page.complaints` and has to be nothing; `may_complain=True` allows it.
+    The test fails if the page logs an error or a warning, unless `may_complain=True`.
     """
     contexts: list[BrowserContext] = []
     strict: list[list[str]] = []
@@ -56,7 +56,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
             context.add_init_script(f"localStorage.getItem({name!r}) ?? localStorage.setItem({name!r}, {value!r})")
         page = context.new_page()
         complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text) if message.type in WORDS else None)
+        page.on("console", lambda message: complaints.append(message.text) if message.type in COMPLAINTS else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         if not may_complain:
             strict.append(complaints)

@@ -1,4 +1,4 @@
-"""The page of the API in a real browser: whole, without a network, for those with a key too."""
+"""The API page in a real browser: complete, without internet access, and with an API key."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def test_every_operation_and_object_is_listed_without_leaving_the_server(open_pa
     with service.client() as client:
         document = client.get("/openapi.json").json()
     operations = [(method.upper(), path) for path, item in document["paths"].items() for method in item]
-    asked: list[str] = []
+    requested: list[str] = []
     page = open_page("about:blank")
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(f"{service.url}/docs")
     expect(page.locator("details:has(.method)")).to_have_count(len(operations))
     listed = page.locator("details:has(.method) > summary").all_inner_texts()
@@ -32,10 +32,10 @@ def test_every_operation_and_object_is_listed_without_leaving_the_server(open_pa
     assert sorted(tuple(text.split()[:2]) for text in listed) == sorted(operations)
     for name in document["components"]["schemas"]:
         assert page.locator(f"details[id='{name}']").count() == 1, name
-    assert {url for url in asked if not url.startswith((service.url, "data:"))} == set()
+    assert {url for url in requested if not url.startswith((service.url, "data:"))} == set()
 
 
-def test_an_operation_tells_its_fields_its_answers_and_a_line_that_works(
+def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_works(
     open_page: Open, service: Any, tmp_path: Path
 ) -> None:
     page = open_page(f"{service.url}/playground/docs.html")
@@ -64,18 +64,18 @@ def test_axe_finds_nothing_serious_on_it(scheme: str, open_page: Open, service: 
 
 
 @pytest.mark.slow
-def test_where_keys_are_wanted_it_asks_for_one(
+def test_the_page_asks_for_a_key_if_the_server_needs_one(
     open_page: Open, start_service: Callable[..., Any], tmp_path: Path
 ) -> None:
     locked = start_service(tmp_path / "data", environment={"DENOISED_API_KEYS": "a-key-of-ours"})
-    page = open_page(f"{locked.url}/playground/docs.html", may_complain=True)  # of each 401
-    expect(page.locator("#door")).to_be_visible()
+    page = open_page(f"{locked.url}/playground/docs.html", may_complain=True)  # about each 401
+    expect(page.locator("#login")).to_be_visible()
     assert violations(page) == []
     page.get_by_label("API key").fill("a-guess")
     page.keyboard.press("Enter")
-    expect(page.locator("#door-error")).to_contain_text("The API key is not known.")
+    expect(page.locator("#login-error")).to_contain_text("The API key is not known.")
     page.get_by_label("API key").fill("a-key-of-ours")
     page.keyboard.press("Enter")
     page.locator("summary", has_text="Sample pictures").click()
     expect(page.locator("details[open] pre")).to_contain_text('"Authorization: Bearer $DENOISED_API_KEY"')
-    expect(page.locator("#door")).to_be_hidden()
+    expect(page.locator("#login")).to_be_hidden()

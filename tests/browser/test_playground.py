@@ -1,4 +1,4 @@
-"""The playground in a real browser, on the bundled models."""
+"""The playground in a real browser, with the bundled models."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ pytestmark = pytest.mark.browser
 
 Open = Callable[..., Page]
 
-FIRST_SIGHT = 150_000  # bytes of the page with all that it loads at first
-STAGE = "section.stage"
+PAGE_BYTES = 150_000  # the page and everything that it loads at first
+VIEWER = "section.viewer"
 expect.set_options(timeout=PATIENCE * 1000)
 
 
-# Remembers what is on the screen in every animation frame of a running job.
+# Records what the page shows in every animation frame of a running job.
 WATCH = """() => {
-  window.watched = { titles: [], paces: [], pictures: [] };
-  const look = () => {
+  window.watched = { titles: [], rates: [], pictures: [] };
+  const record = () => {
     const done = Number(ring.ariaValueNow);
-    if (stage.dataset.state === "live") {
+    if (viewer.dataset.state === "live") {
       watched.titles.push(document.title);
-      watched.paces.push(pace.textContent);
-      if (0 < done && done < 80) watched.pictures.push([seen.toDataURL(), believed.toDataURL()]);
+      watched.rates.push(rate.textContent);
+      if (0 < done && done < 80) watched.pictures.push([xt.toDataURL(), x0.toDataURL()]);
     }
-    requestAnimationFrame(look);
+    requestAnimationFrame(record);
   };
-  look();
+  record();
 }"""
 
 
-# How far the layout has moved by itself: web.dev's cumulative layout shift.
+# The page's cumulative layout shift, as web.dev defines it.
 SHIFTS = """() => new Promise((resolve) => {
   let sum = 0;
   const add = (list) => list.getEntries().forEach((each) => { if (!each.hadRecentInput) sum += each.value; });
@@ -56,13 +56,13 @@ SHIFTS = """() => new Promise((resolve) => {
 })"""
 
 
-# Of the stage and the gallery at every scroll position: by how many pixels the first reaches into the second.
+# By how many pixels the viewer overlaps the gallery, at every scroll position.
 OVERLAPS = """() => {
   const found = [];
   for (let y = 0; y <= document.documentElement.scrollHeight - innerHeight; y += 20) {
     scrollTo({ top: y, behavior: "instant" });
     const gallery = document.querySelector(".gallery").getBoundingClientRect();
-    found.push(stage.getBoundingClientRect().bottom - gallery.top);
+    found.push(viewer.getBoundingClientRect().bottom - gallery.top);
   }
   return found;
 }"""
@@ -70,7 +70,7 @@ OVERLAPS = """() => {
 
 @pytest.fixture
 def quiet(service: Any) -> Iterator[Any]:
-    """The shared service; whatever a test left running is canceled after it."""
+    """The shared service. Jobs that a test leaves running are canceled after it."""
     yield service
     for job in jobs_of(service):
         if job["status"] in ("queued", "running"):
@@ -79,9 +79,9 @@ def quiet(service: Any) -> Iterator[Any]:
 
 
 def generate(page: Page, label: str, **fields: object) -> None:
-    """Fill the form as a visitor does, then press Ctrl-Enter.
+    """Fill in the form as a visitor does, then press Ctrl-Enter.
 
-    What a visitor's own click moves is no shift of the layout; what a script opens would be one.
+    A layout shift after a visitor's own click does not count as one, so the test clicks instead of running a script.
     """
     page.get_by_role("radio", name=label, exact=True).check()
     if fields and not page.locator("#more").evaluate("more => more.open"):
@@ -92,18 +92,18 @@ def generate(page: Page, label: str, **fields: object) -> None:
 
 
 def finished(page: Page) -> None:
-    expect(page.locator("#stage")).to_have_attribute("data-state", "over")
-    expect(page.locator("#where")).to_contain_text("Finished")
-    until(page, "seen.toDataURL() === believed.toDataURL()")  # both are the picture, as soon as it is fetched
+    expect(page.locator("#viewer")).to_have_attribute("data-state", "ended")
+    expect(page.locator("#step-text")).to_contain_text("Finished")
+    until(page, "xt.toDataURL() === x0.toDataURL()")  # both show the picture once it is fetched
 
 
 def until(page: Page, expression: str, argument: object = None) -> None:
-    """Until some JavaScript is true. Playwright's own way evaluates text in the page, which the page forbids."""
+    """Wait until a JavaScript expression is true. The page forbids the text evaluation of `wait_for_function`."""
     wait_for(lambda: page.evaluate(expression, argument), expression)
 
 
 def pixels(page: Page, canvas: str) -> str:
-    """What a canvas shows now."""
+    """The current content of a canvas."""
     return str(page.locator(canvas).evaluate("canvas => canvas.toDataURL()"))
 
 
@@ -113,7 +113,7 @@ def jobs_of(service: Any) -> list[dict[str, Any]]:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds that is serious or worse, all of WCAG's AA among it."""
+    """The violations that axe-core rates serious or critical; they include all of WCAG AA."""
     found = Axe().run(page).response["violations"]
     return [
         f"{each['id']}: {node['target']} {node['failureSummary']}"
@@ -124,32 +124,32 @@ def violations(page: Page) -> list[str]:
 
 
 def overflow(page: Page) -> int:
-    """Pixels by which the page is wider than its window."""
+    """The number of pixels by which the page is wider than its window."""
     return int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
 
-def test_a_picture_is_watched_scrubbed_and_taken_home(open_page: Open, quiet: Any, tmp_path: Path) -> None:
+def test_a_picture_is_watched_scrubbed_and_downloaded(open_page: Open, quiet: Any, tmp_path: Path) -> None:
     received: list[int] = []
     page = open_page("about:blank")
     page.on("response", lambda response: received.append(len(response.body()) if response.status == 200 else 0))
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(quiet.url)
-    expect(page.locator("#phase-words")).to_have_text("ready")
-    assert 20_000 < sum(received) < FIRST_SIGHT
+    expect(page.locator("#status-text")).to_have_text("ready")
+    assert 20_000 < sum(received) < PAGE_BYTES
     assert page.title() == "denoised"
 
-    noise = pixels(page, "#seen")
+    noise = pixels(page, "#xt")
     page.evaluate(WATCH)
     generate(page, "sneaker", seed=7, steps=120)
     finished(page)
     watched = page.evaluate("watched")
     assert "1 running – denoised" in watched["titles"]
-    assert any(re.search(r"\d+ evaluations/s", words) for words in watched["paces"])
+    assert any(re.search(r"\d+ evaluations/s", words) for words in watched["rates"])
     assert len(watched["pictures"]) > 5
-    assert all(noise != seen != believed for seen, believed in watched["pictures"])
-    picture = pixels(page, "#seen")
-    assert picture not in [seen for seen, _ in watched["pictures"]]
+    assert all(noise != xt != x0 for xt, x0 in watched["pictures"])
+    picture = pixels(page, "#xt")
+    assert picture not in [xt for xt, _ in watched["pictures"]]
     expect(page.locator("#live")).to_have_text("sneaker, 1 picture: finished")
     assert page.title() == "denoised"
 
@@ -159,13 +159,13 @@ def test_a_picture_is_watched_scrubbed_and_taken_home(open_page: Open, quiet: An
     expect(scrubber).to_have_attribute("aria-valuetext", re.compile(r"^Step 2 of 120 · noise σ (1|0\.99\d*)$"))
     page.keyboard.press("ArrowRight")
     expect(scrubber).to_have_attribute("aria-valuetext", re.compile(r"^Step 4 of 120"))
-    until(page, "before => seen.toDataURL() !== before", picture)
+    until(page, "before => xt.toDataURL() !== before", picture)
     page.keyboard.press("End")
     expect(scrubber).to_have_attribute("aria-valuetext", "Finished · step 120 of 120 · noise σ 0")
-    until(page, "before => seen.toDataURL() === before", picture)
-    page.get_by_role("button", name="Play the film back and forth").click()
+    until(page, "before => xt.toDataURL() === before", picture)
+    page.get_by_role("button", name="Play the animation back and forth").click()
     until(page, "Number(scrubber.value) < scrubber.max / 2")
-    page.get_by_role("button", name="Play the film back and forth").click()
+    page.get_by_role("button", name="Play the animation back and forth").click()
 
     (job,) = [job for job in jobs_of(quiet) if job["seed"] == 7 and job["steps"] == 120]
     with page.expect_download() as saving:
@@ -173,20 +173,20 @@ def test_a_picture_is_watched_scrubbed_and_taken_home(open_page: Open, quiet: An
     assert saving.value.suggested_filename == "sneaker-7.png"
     assert hashlib.sha256(Path(saving.value.path()).read_bytes()).hexdigest() == job["images"][0]["sha256"]
     for words, format in (("WebP", "WEBP"), ("GIF", "GIF"), ("APNG", "PNG")):
-        page.locator(STAGE).get_by_text("Film", exact=True).click()
+        page.locator(VIEWER).get_by_text("Animation", exact=True).click()
         with page.expect_download() as saving:
-            page.locator(STAGE).get_by_role("button", name=words, exact=True).click()
-        with Image.open(saving.value.path()) as film:
-            assert film.format == format
-            assert film.n_frames == 60
+            page.locator(VIEWER).get_by_role("button", name=words, exact=True).click()
+        with Image.open(saving.value.path()) as animation:
+            assert animation.format == format
+            assert animation.n_frames == 60
 
     page.get_by_role("button", name="Verify").click()
-    expect(page.locator("#stage-note")).to_have_text("Verified: made again, every byte is the same.")
+    expect(page.locator("#viewer-note")).to_have_text("Verified: made again, every byte is the same.")
     assert {url for url in asked if not url.startswith((quiet.url, "data:", "blob:"))} == set()
     assert page.evaluate(SHIFTS) < 0.01
 
 
-def test_what_is_copied_makes_the_same_bytes_again(open_page: Open, quiet: Any, tmp_path: Path) -> None:
+def test_copied_commands_make_the_same_bytes_again(open_page: Open, quiet: Any, tmp_path: Path) -> None:
     page = open_page(quiet.url, permissions=["clipboard-read", "clipboard-write"])
     generate(page, "ankle boot", seed=21, steps=3)
     finished(page)
@@ -194,15 +194,15 @@ def test_what_is_copied_makes_the_same_bytes_again(open_page: Open, quiet: Any, 
     for words, program in (("as curl", ["bash", "-e", "-c"]), ("as Python", [sys.executable, "-c"])):
         folder = tmp_path / program[0].rsplit("/", 1)[-1]
         folder.mkdir()
-        page.locator(STAGE).get_by_text("Copy", exact=True).click()
-        page.locator(STAGE).get_by_role("button", name=words).click()
-        expect(page.locator("#stage-note")).to_contain_text("in the clipboard")
+        page.locator(VIEWER).get_by_text("Copy", exact=True).click()
+        page.locator(VIEWER).get_by_role("button", name=words).click()
+        expect(page.locator("#viewer-note")).to_contain_text("to the clipboard")
         copied = page.evaluate("navigator.clipboard.readText()")
         subprocess.run([*program, copied], cwd=folder, check=True, timeout=PATIENCE)
         assert {hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("ankle-boot-21.png")} == made
 
 
-def test_a_double_click_is_one_job_and_the_next_press_another_seed(open_page: Open, quiet: Any) -> None:
+def test_a_double_click_makes_one_job_and_the_next_click_uses_another_seed(open_page: Open, quiet: Any) -> None:
     page = open_page(quiet.url)
     before = len(jobs_of(quiet))
     page.get_by_role("radio", name="digits", exact=True).check()
@@ -228,54 +228,54 @@ def test_a_double_click_is_one_job_and_the_next_press_another_seed(open_page: Op
 def test_running_and_queued_jobs_are_canceled(open_page: Open, quiet: Any) -> None:
     page = open_page(quiet.url)
     generate(page, "coat", steps=1000, n=16)
-    expect(page.locator("#phase-words")).to_have_text("1 running")
+    expect(page.locator("#status-text")).to_have_text("1 running")
     with quiet.client() as client:
         body = {"steps": 400, "n": 16}
         for _ in range(6):
             client.post("/generate", json=body)
         page.wait_for_timeout(900)
         page.keyboard.press("Control+Enter")
-        expect(page.locator("#phase-words")).to_have_text("1 running · 1 queued")
-        expect(page.locator("#where")).to_contain_text("in the queue")
+        expect(page.locator("#status-text")).to_have_text("1 running · 1 queued")
+        expect(page.locator("#step-text")).to_contain_text("in the queue")
         for _ in ("the queued one", "the running one"):
-            page.locator(STAGE).get_by_role("button", name="Cancel").click()
+            page.locator(VIEWER).get_by_role("button", name="Cancel").click()
             expect(page.locator("#cards > li[aria-current=true] .badge")).to_have_text("canceled")
-            page.locator("#cards > li .face").last.click()
-        expect(page.locator("#phase-words")).to_have_text("ready")
+            page.locator("#cards > li .thumbnail").last.click()
+        expect(page.locator("#status-text")).to_have_text("ready")
     mine = [job for job in jobs_of(quiet) if job["label"] == "coat"]
     assert [job["status"] for job in mine] == ["canceled", "canceled"]
 
 
-def test_a_reload_keeps_the_gallery_and_takes_up_what_runs(open_page: Open, quiet: Any) -> None:
+def test_a_reload_keeps_the_gallery_and_follows_running_jobs_again(open_page: Open, quiet: Any) -> None:
     page = open_page(quiet.url)
     generate(page, "bag", seed=5, steps=10)
     finished(page)
-    done = pixels(page, "#seen")
+    done = pixels(page, "#xt")
     generate(page, "dress", seed=6, steps=1000)
-    expect(page.locator("#phase-words")).to_have_text("1 running")
+    expect(page.locator("#status-text")).to_have_text("1 running")
     page.reload()
     expect(page.locator("#cards > li strong")).to_have_text(["dress", "bag"])
-    expect(page.locator("#phase-words")).to_have_text("1 running")
-    expect(page.locator("#stage-title")).to_have_text("dress")
+    expect(page.locator("#status-text")).to_have_text("1 running")
+    expect(page.locator("#viewer-title")).to_have_text("dress")
     before = page.evaluate("Number(scrubber.value)")
     until(page, "before => Number(scrubber.value) > before", before)
-    page.locator(STAGE).get_by_role("button", name="Cancel").click()
-    expect(page.locator("#phase-words")).to_have_text("ready")
+    page.locator(VIEWER).get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status-text")).to_have_text("ready")
     page.get_by_role("button", name="Show bag, seed 5").click()
-    until(page, "before => seen.toDataURL() === before", done)
+    until(page, "before => xt.toDataURL() === before", done)
     finished(page)
     page.locator("#scrubber").press("Home")
-    expect(page.locator("#where")).to_contain_text("Step 1 of 10")
+    expect(page.locator("#step-text")).to_contain_text("Step 1 of 10")
     page.get_by_role("button", name="Vary").click()
-    expect(page.locator("#stage-facts")).to_contain_text("seeds 1 – 9")
+    expect(page.locator("#viewer-facts")).to_contain_text("seeds 1 – 9")
     finished(page)
-    page.locator("summary[aria-label='More for bag, seeds 1 – 9']").click()
+    page.locator("summary[aria-label='More actions for bag, seeds 1 – 9']").click()
     page.get_by_role("button", name="Remove from this list").click()
     expect(page.locator("#cards > li strong")).to_have_text(["dress", "bag"])
 
 
-def test_what_is_wrong_is_said_where_it_stands(open_page: Open, quiet: Any) -> None:
-    page = open_page(quiet.url, may_complain=True)  # Chromium writes every 422 to the console
+def test_errors_are_shown_next_to_their_fields(open_page: Open, quiet: Any) -> None:
+    page = open_page(quiet.url, may_complain=True)  # Chromium logs every 422 to the console
     generate(page, "shirt", steps=5000)
     expect(page.locator("#steps-error")).to_have_text("5000 is over 1000, the model's number of training timesteps.")
     expect(page.locator("#steps")).to_be_focused()
@@ -289,25 +289,25 @@ def test_what_is_wrong_is_said_where_it_stands(open_page: Open, quiet: Any) -> N
     expect(page.locator("#seed-error")).to_contain_text("A seed is a whole number from 0 to")
 
 
-def test_text_from_anywhere_is_shown_as_text(open_page: Open, quiet: Any) -> None:
-    """ComfyUI#6034: what was stored is never read as HTML."""
+def test_text_from_any_source_is_shown_as_text(open_page: Open, quiet: Any) -> None:
+    """ComfyUI#6034: stored text is never read as HTML."""
     with quiet.client() as client:
         job = client.post("/generate", json={"model": "digits", "steps": 1}, headers={"Prefer": "wait=60"}).json()
     evil = "<img src=x onerror=document.title='owned'>"
     stored = json.dumps([job | {"label": evil, "sampler": evil}])
     page = open_page(quiet.url, storage={"denoised.jobs": stored})
     expect(page.locator("#cards > li strong")).to_have_text(evil)
-    expect(page.locator("#stage-title")).to_have_text(evil)
+    expect(page.locator("#viewer-title")).to_have_text(evil)
     assert page.locator("img").count() == 0
     assert page.title() == "denoised"
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (1024, 600), (360, 780)])
-def test_the_stage_never_lies_over_the_gallery(size: tuple[int, int], open_page: Open, quiet: Any) -> None:
+def test_the_viewer_never_overlaps_the_gallery(size: tuple[int, int], open_page: Open, quiet: Any) -> None:
     with quiet.client() as client:
         body = {"model": "digits", "steps": 1}
         job = client.post("/generate", json=body, headers={"Prefer": "wait=60"}).json()
-    stored = json.dumps([job | {"id": f"{k:032x}"} for k in range(8)])  # more than the window has room for
+    stored = json.dumps([job | {"id": f"{k:032x}"} for k in range(8)])  # more than fit into the window
     window = {"width": size[0], "height": size[1]}
     page = open_page(quiet.url, may_complain=True, storage={"denoised.jobs": stored}, viewport=window)
     expect(page.locator("#cards > li")).to_have_count(8)
@@ -318,7 +318,7 @@ def test_the_stage_never_lies_over_the_gallery(size: tuple[int, int], open_page:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_in_either_scheme_or_at_a_phones_width(
+def test_axe_finds_nothing_serious_in_either_color_scheme_or_on_a_phone(
     scheme: str, open_page: Open, quiet: Any
 ) -> None:
     page = open_page(quiet.url, color_scheme=scheme, reduced_motion="reduce")
@@ -330,21 +330,21 @@ def test_axe_finds_nothing_serious_in_either_scheme_or_at_a_phones_width(
     assert violations(page) == []
     page.set_viewport_size({"width": 360, "height": 780})
     assert overflow(page) <= 0
-    page.locator("summary[aria-label^='More for']").click()
+    page.locator("summary[aria-label^='More actions for']").click()
     assert violations(page) == []
     assert overflow(page) <= 0
 
 
 @pytest.mark.slow
-def test_a_server_that_restarts_in_mid_job_is_told_of_and_the_job_goes_on(open_page: Open, quiet: Any) -> None:
+def test_a_restart_of_the_server_is_shown_and_the_job_continues(open_page: Open, quiet: Any) -> None:
     """AUTOMATIC1111#3150: no button is stuck after a restart."""
-    page = open_page(quiet.url, may_complain=True)  # Chromium writes of every connection that breaks
+    page = open_page(quiet.url, may_complain=True)  # Chromium logs every broken connection
     generate(page, "pullover", steps=1000)
-    expect(page.locator("#phase-words")).to_have_text("1 running")
+    expect(page.locator("#status-text")).to_have_text("1 running")
     (api,) = [pid for pid, command in quiet.children().items() if "app api" in command]
     os.kill(api, signal.SIGKILL)
-    expect(page.locator("#banner")).to_contain_text("The server does not answer")
-    assert "server away" in page.title()
+    expect(page.locator("#banner")).to_contain_text("The server does not respond")
+    assert "server unreachable" in page.title()
     with quiet.client() as client:
         wait_for(lambda: _is_ready(client), "the server")
     back = time.monotonic()
@@ -353,9 +353,9 @@ def test_a_server_that_restarts_in_mid_job_is_told_of_and_the_job_goes_on(open_p
     expect(page.locator("#cards > li strong")).to_have_text(["trouser", "pullover"])
     assert time.monotonic() - back < 10
     finished(page)
-    page.locator("#cards > li .face").last.click()
+    page.locator("#cards > li .thumbnail").last.click()
     finished(page)
-    assert page.evaluate("Number(scrubber.max)") == 58, "every 17th of 1000 steps, those of the restart too"
+    assert page.evaluate("Number(scrubber.max)") == 58, "every 17th of 1000 steps, including those during the restart"
 
 
 def _is_ready(client: Any) -> bool:
@@ -366,39 +366,37 @@ def _is_ready(client: Any) -> bool:
 
 
 @pytest.mark.slow
-def test_a_key_is_asked_for_and_kept_for_the_tab(
+def test_the_page_asks_for_a_key_and_keeps_it_for_the_tab(
     open_page: Open, start_service: Callable[..., Any], tmp_path: Path
 ) -> None:
     locked = start_service(tmp_path / "data", environment={"DENOISED_API_KEYS": "a-key-of-ours"})
-    page = open_page(locked.url, may_complain=True)  # of the wrong key's 401
-    expect(page.locator("#door")).to_be_visible()
+    page = open_page(locked.url, may_complain=True)  # about the wrong key's 401
+    expect(page.locator("#login")).to_be_visible()
     expect(page.locator("#form")).to_be_hidden()
-    expect(page.locator("#phase-words")).to_have_text("key needed")
+    expect(page.locator("#status-text")).to_have_text("key needed")
     assert violations(page) == []
     page.get_by_label("API key").fill("a-guess")
     page.keyboard.press("Enter")
-    expect(page.locator("#door-error")).to_contain_text("The API key is not known.")
+    expect(page.locator("#login-error")).to_contain_text("The API key is not known.")
     page.get_by_label("API key").fill("a-key-of-ours")
     page.keyboard.press("Enter")
-    expect(page.locator("#phase-words")).to_have_text("ready")
+    expect(page.locator("#status-text")).to_have_text("ready")
     generate(page, "sneaker", seed=7, steps=50)
     finished(page)
     page.get_by_role("button", name="Verify").click()
-    expect(page.locator("#stage-note")).to_have_text("Verified: made again, every byte is the same.")
+    expect(page.locator("#viewer-note")).to_have_text("Verified: made again, every byte is the same.")
     page.reload()
     expect(page.locator("#cards > li strong")).to_have_text(["sneaker"])
-    expect(page.locator("#phase-words")).to_have_text("ready")
+    expect(page.locator("#status-text")).to_have_text("ready")
     assert page.evaluate("JSON.stringify(localStorage).includes('a-key-of-ours')") is False
-    page.get_by_role("button", name="Forget the key").click()
-    expect(page.locator("#door")).to_be_visible()
+    page.get_by_role("button", name="Remove the key").click()
+    expect(page.locator("#login")).to_be_visible()
     assert page.evaluate("sessionStorage.length") == 0
     assert "a-key-of-ours" not in locked.log.read_text()
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_missing_is_explained(
-    open_page: Open, start_service: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_missing_worker_is_explained(open_page: Open, start_service: Callable[..., Any], tmp_path: Path) -> None:
     service = start_service(tmp_path / "data")
     (worker,) = [pid for pid, command in service.children().items() if "-m denoised.worker" in command]
     os.kill(worker, signal.SIGSTOP)

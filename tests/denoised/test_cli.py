@@ -19,11 +19,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from denoised.cli.console import duration, printable
-from denoised.cli.halfblocks import GAP, UPPER, Halfblocks, fitting
+from denoised.cli.halfblocks import GAP, UPPER, Halfblocks, fit_size
 from denoised.cli.main import cli
-from denoised.cli.tables import fitted
-from denoised.cli.top import Rates
-from denoised.client import Worker
+from denoised.cli.tables import fit_table
+from denoised.cli.top import WorkerRates
+from denoised.client import WorkerStatus
 from denoised.jobs.store import ending
 
 Run = Callable[..., Any]
@@ -151,7 +151,7 @@ def test_without_a_server_every_command_says_so_in_one_line(command: list[str]) 
 
 
 def test_a_server_without_room_is_exit_code_4(listen: Callable[..., str], desk: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("denoised.cli.console.PATIENCE", 0.0)
+    monkeypatch.setattr("denoised.cli.console.RETRY_SECONDS", 0.0)
     outcome = invoke("generate", "--url", listen())
     assert outcome.exit_code == 4
     assert "no worker serves any model now" in one_line(outcome)
@@ -203,7 +203,7 @@ def test_a_key_is_never_repeated(run: Run) -> None:
 
 def test_help_says_the_exit_codes() -> None:
     said = " ".join(invoke("--help").stdout.split())
-    for words in ("0 done", "1 refused", "2 wrong usage", "3 no server answers", "4 the server is busy", "130"):
+    for words in ("0 success", "1 rejected", "2 wrong usage", "3 no server answers", "4 the server is busy", "130"):
         assert words in said
 
 
@@ -226,7 +226,7 @@ def drawn(picture: Halfblocks, width: int = 80, **console: Any) -> str:
 
 
 def test_a_cell_is_two_pixels_one_above_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("denoised.cli.halfblocks.SMALLEST_SIDE", 1)
+    monkeypatch.setattr("denoised.cli.halfblocks.MIN_SIDE", 1)
     picture = Image.new("RGB", (2, 3))
     picture.putdata([(1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12), (13, 14, 15), (13, 14, 15)])
     assert drawn(Halfblocks([[picture]])) == (
@@ -255,7 +255,7 @@ def test_pictures_stand_beside_each_other_as_far_as_there_is_room() -> None:
 def test_pictures_fit_wherever_they_are_shown(
     size: tuple[int, int], grid: tuple[int, int], columns: int, lines: int | None
 ) -> None:
-    width, height = fitting(size, grid, (columns, lines))
+    width, height = fit_size(size, grid, (columns, lines))
     assert 1 <= width <= columns
     assert height >= 2
     if lines is not None and (width, height) != (1, 2):
@@ -267,9 +267,9 @@ def test_pictures_fit_wherever_they_are_shown(
 # Figures
 
 
-def worker_of(at: float, evaluations: int, turns: int) -> Worker:
+def worker_of(at: float, evaluations: int, turns: int) -> WorkerStatus:
     raw = {"name": "w", "models": [], "max_batch": 16, "trajectories": 0, "pending_evaluations": 0, "jobs": 0}
-    return Worker.of(
+    return WorkerStatus.from_json(
         {
             **raw,
             "reported_at": at,
@@ -284,10 +284,10 @@ def worker_of(at: float, evaluations: int, turns: int) -> Worker:
 
 def test_rates_are_differences_over_the_workers_own_clock() -> None:
     before = worker_of(100.0, 1000, 50)
-    assert Rates.between(before, worker_of(102.0, 1640, 90)) == Rates(320.0, 20.0, 16.0)
-    assert Rates.between(before, worker_of(102.0, 1000, 50)) == Rates(0.0, 0.0, None)
-    assert Rates.between(before, before) is None
-    assert Rates.between(before, worker_of(102.0, 10, 5)) is None
+    assert WorkerRates.between(before, worker_of(102.0, 1640, 90)) == WorkerRates(320.0, 20.0, 16.0)
+    assert WorkerRates.between(before, worker_of(102.0, 1000, 50)) == WorkerRates(0.0, 0.0, None)
+    assert WorkerRates.between(before, before) is None
+    assert WorkerRates.between(before, worker_of(102.0, 10, 5)) is None
 
 
 def test_durations_are_told_as_people_say_them() -> None:
@@ -308,7 +308,7 @@ def table_lines(width: int, expendable: list[str]) -> list[str]:
     out = io.StringIO()
     console = Console(file=out, width=width, _environ={})
     rows = [["0123456789", "sneaker", "12"], ["abcdefghij", "bag", "7"]]
-    console.print(fitted(console, ["id", "label", ">n"], rows, expendable))
+    console.print(fit_table(console, ["id", "label", ">n"], rows, expendable))
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 

@@ -17,29 +17,38 @@ from typing import Any, get_type_hints
 import pytest
 from PIL import Image
 
-from denoised.app.http import schemas
-from denoised.app.routes.workers import FleetObject, QueueObject, WorkerObject
-from denoised.client import (
+from denoised import (
     AsyncClient,
-    Busy,
     Client,
-    Ended,
+    ConnectionFailed,
+    Event,
+    FleetStatus,
     Frame,
+    ImageFinished,
+    InvalidResponse,
+    Job,
     JobCanceled,
     JobFailed,
-    Made,
-    Misunderstood,
-    Progress,
-    Queued,
-    Refused,
-    Request,
+    JobFinished,
+    JobImage,
+    JobProgress,
+    JobQueued,
+    JobStarted,
+    JobTiming,
+    QueueStatus,
+    RequestFields,
+    RequestRejected,
+    ServerBusy,
     ServiceError,
-    Started,
-    Unreachable,
-    exchange,
-    results,
+    VerificationResult,
+    WorkerStatus,
 )
-from denoised.client.exchange import succeeded
+from denoised.app.http import schemas
+from denoised.app.http.request_body import GenerateRequest
+from denoised.app.routes.workers import FleetObject, QueueObject, WorkerObject
+from denoised.client import exchange, retries
+from denoised.client.events import parse_event
+from denoised.client.job import require_success
 from denoised.jobs.store import ending
 
 Listen = Callable[..., str]
@@ -53,7 +62,7 @@ def png(shade: int = 200) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.02)
 
 
 @pytest.fixture
@@ -134,19 +143,21 @@ def cut(url: str) -> Iterator[Callable[..., Cutter]]:
 
 
 def test_the_keywords_are_the_fields_of_a_request() -> None:
-    assert {"label", *get_type_hints(Request)} == set(schemas.GenerateRequest.model_fields)
+    assert set(get_type_hints(RequestFields)) == set(GenerateRequest.model_fields)
+    for method in (Client.generate, Client.submit, Client.stream, AsyncClient.generate):
+        assert all(f"        {name}: " in str(method.__doc__) for name in GenerateRequest.model_fields)
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "left_out"),
     [
-        (results.Job, schemas.JobObject, {"progress", "links"}),
-        (results.JobImage, schemas.ImageObject, set()),
-        (results.Timing, schemas.Timing, set()),
-        (results.Verification, schemas.Verification, {"numerics"}),
-        (results.Fleet, FleetObject, set()),
-        (results.Waiting, QueueObject, set()),
-        (results.Worker, WorkerObject, {"queue_seconds"}),
+        (Job, schemas.JobObject, {"progress", "links"}),
+        (JobImage, schemas.ImageObject, set()),
+        (JobTiming, schemas.Timing, set()),
+        (VerificationResult, schemas.Verification, {"numerics"}),
+        (FleetStatus, FleetObject, set()),
+        (QueueStatus, QueueObject, set()),
+        (WorkerStatus, WorkerObject, {"queue_seconds"}),
     ],
 )
 def test_results_have_the_members_that_the_api_documents(ours: Any, theirs: Any, left_out: set[str]) -> None:
@@ -168,11 +179,11 @@ def test_a_stream_tells_everything_in_order(url: str) -> None:
     with Client(url) as client:
         events = list(client.stream("sneaker"))
         job = client.job(events[0].job)
-    assert [type(event) for event in events] == [Queued, Started, Progress, Made, Ended]
+    assert [type(event) for event in events] == [JobQueued, JobStarted, JobProgress, ImageFinished, JobFinished]
     assert [event.seq for event in events] == [1, 2, 3, 4, 5]
-    assert isinstance(events[-1], Ended)
+    assert isinstance(events[-1], JobFinished)
     assert events[-1].result == job
-    assert job.over
+    assert job.is_finished
 
 
 def test_frames_carry_pictures(url: str, desk: Any) -> None:
@@ -188,8 +199,8 @@ def test_frames_carry_pictures(url: str, desk: Any) -> None:
 
 
 def test_an_event_of_a_kind_that_is_not_known_yet_is_an_event() -> None:
-    event = results.event_of({"seq": 4, "type": "rested", "job": "a", "attempt": 1, "minutes": 3})
-    assert (type(event), event.seq, event.raw["minutes"]) == (results.Event, 4, 3)
+    event = parse_event({"seq": 4, "type": "rested", "job": "a", "attempt": 1, "minutes": 3})
+    assert (type(event), event.seq, event.raw["minutes"]) == (Event, 4, 3)
 
 
 def test_a_job_that_fails_or_is_canceled_is_an_exception(url: str, desk: Any) -> None:
@@ -199,14 +210,14 @@ def test_a_job_that_fails_or_is_canceled_is_an_exception(url: str, desk: Any) ->
             record = desk.store.job(job.id)
             desk.store.write(ending(record, status, {"code": "nan_output", "message": "not a number"}))
         with pytest.raises(JobFailed, match="not a number") as failed:
-            succeeded(client.wait(jobs[0].id))
+            require_success(client.wait(jobs[0].id))
         assert (failed.value.code, failed.value.job) == ("nan_output", jobs[0].id)
         with pytest.raises(JobCanceled):
-            succeeded(client.wait(jobs[1].id))
+            require_success(client.wait(jobs[1].id))
 
 
 def test_a_refusal_names_the_fields(url: str) -> None:
-    with Client(url) as client, pytest.raises(Refused) as refused:
+    with Client(url) as client, pytest.raises(RequestRejected) as refused:
         client.submit(label="boot", steps=0)
     assert refused.value.status == 422
     assert [field for field, _ in refused.value.errors] == ["steps"]
@@ -215,7 +226,7 @@ def test_a_refusal_names_the_fields(url: str) -> None:
 
 
 def test_jobs_come_page_by_page(url: str, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "PAGE", 4)
+    monkeypatch.setattr(exchange, "PAGE_SIZE", 4)
     made = [desk.create() for _ in range(10)]
     with Client(url) as client:
         assert [job.id for job in client.jobs()] == made[::-1]
@@ -248,14 +259,14 @@ def test_a_server_that_is_busy_for_too_long_is_an_exception_at_once(listen: List
     with Client(listen(max_queue=1), retry_for=5.0) as client:
         client.submit()
         started = time.monotonic()
-        with pytest.raises(Busy) as busy:
+        with pytest.raises(ServerBusy) as busy:
             client.submit()
     assert (busy.value.status, busy.value.retry_after) == (429, 10.0)
     assert time.monotonic() - started < 1.0
 
 
 def test_a_model_that_nobody_serves_is_busy(listen: Listen) -> None:
-    with Client(listen(), retry_for=0.0) as client, pytest.raises(Busy, match="no worker") as busy:
+    with Client(listen(), retry_for=0.0) as client, pytest.raises(ServerBusy, match="no worker") as busy:
         client.submit()
     assert busy.value.status == 503
 
@@ -283,7 +294,7 @@ def test_a_broken_stream_is_taken_up_where_it_broke(cut: Callable[..., Cutter], 
 
 def test_a_server_that_was_never_there_is_told_at_once() -> None:
     started = time.monotonic()
-    with Client("http://127.0.0.1:9") as client, pytest.raises(Unreachable, match="denoised serve") as gone:
+    with Client("http://127.0.0.1:9") as client, pytest.raises(ConnectionFailed, match="denoised serve") as gone:
         client.models()
     assert gone.value.status is None
     assert time.monotonic() - started < 2.0
@@ -319,7 +330,7 @@ def test_a_server_that_is_none_of_ours_is_told(tmp_path: Any) -> None:
     try:
         with Client(f"http://127.0.0.1:{server.server_port}") as client:
             for ask in (client.models, lambda: client.job("abc"), lambda: list(client.jobs()), client.workers):
-                with pytest.raises(Misunderstood, match="is it denoised"):
+                with pytest.raises(InvalidResponse, match="is it denoised"):
                     ask()
     finally:
         server.shutdown()
@@ -329,14 +340,14 @@ def test_a_server_that_is_none_of_ours_is_told(tmp_path: Any) -> None:
 @pytest.mark.parametrize("job_id", ["", "../tickets", "a/b", "a?b", "ä", "a b"])
 def test_what_is_no_id_leads_nowhere(job_id: str) -> None:
     with Client("http://127.0.0.1:9") as client:
-        for ask in (client.job, client.cancel, client.film):
-            with pytest.raises(Refused, match="there is no job"):
+        for ask in (client.job, client.cancel, client.animation):
+            with pytest.raises(RequestRejected, match="there is no job"):
                 ask(job_id)
 
 
 @pytest.mark.parametrize("place", ["http://192.0.2.1/x.png", "//192.0.2.1/x.png", "x.png"])
 def test_the_key_goes_to_no_other_server(place: str) -> None:
-    with Client("http://127.0.0.1:9", key="secret") as client, pytest.raises(Misunderstood):
+    with Client("http://127.0.0.1:9", key="secret") as client, pytest.raises(InvalidResponse):
         client.image(place)
 
 
@@ -345,7 +356,7 @@ def test_a_key_opens_and_a_wrong_one_does_not(listen: Listen, desk: Any, monkeyp
     url = listen(keys=("secret",))
     with Client(url, key="secret") as client:
         assert client.models()
-    with Client(url, key="wrong") as client, pytest.raises(Refused) as refused:
+    with Client(url, key="wrong") as client, pytest.raises(RequestRejected) as refused:
         client.models()
     assert refused.value.status == 401
     with pytest.raises(ServiceError) as broken:
@@ -371,7 +382,7 @@ def test_the_asynchronous_client_gives_the_same(url: str) -> None:
             (one,), (two,) = await asyncio.gather(client.generate("sneaker"), client.generate("ankle boot"))
             assert one.getpixel((0, 0)) == two.getpixel((0, 0)) == 200
             events = [event async for event in client.stream("sneaker")]
-            assert [type(event) for event in events] == [Queued, Started, Progress, Made, Ended]
+            assert [type(event) for event in events] == [JobQueued, JobStarted, JobProgress, ImageFinished, JobFinished]
             assert len([job async for job in client.jobs()]) == 3
             assert len([job async for job in client.jobs(limit=2)]) == 2
             assert [model.name for model in await client.models()] == ["shoes"]

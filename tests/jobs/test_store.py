@@ -47,14 +47,42 @@ def terminal_events(store: Store, job_id: str) -> list[str]:
     return [event["type"] for event in store.events(job_id) if event["type"] in TERMINAL]
 
 
+SMALLEST = SamplingRequest(
+    model="m",
+    label=None,
+    label_name=None,
+    n=1,
+    seed=2**53 - 1,
+    sampler="ddim",
+    steps=1,
+    eta=0.0,
+    guidance_scale=1.0,
+    format="png",
+)
+LARGEST = SamplingRequest(
+    model="Ж",
+    label=3,
+    label_name="スニーカー 🐈",
+    n=4,
+    seed=0,
+    sampler="ddim",
+    steps=1000,
+    eta=0.1,
+    guidance_scale=7.5,
+    format="webp",
+    preview_every=5,
+    preview="both",
+)
+
+
 @pytest.mark.parametrize(
     "record",
     [
-        JobRecord("a", "", SamplingRequest("m", None, None, 1, 2**53 - 1, "ddim", 1, 0.0, 1.0, "png"), 1.25),
+        JobRecord("a", "", SMALLEST, 1.25),
         JobRecord(
             "b",
             "0123456789abcdef",
-            SamplingRequest("Ж", 3, "スニーカー 🐈", 4, 0, "ddim", 1000, 0.1, 7.5, "webp", 5, "both"),
+            LARGEST,
             created_at=1_700_000_000.123456,
             status="failed",
             started_at=1_700_000_001.000001,

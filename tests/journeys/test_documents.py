@@ -226,7 +226,7 @@ def test_every_sampler_stands_in_the_mathematics_with_its_evaluations_and_regist
     )
     found = {name: (evaluations, int(registers)) for name, evaluations, registers in rows}
     stages = {1: "N", 2: "2·N − 1", 5: "5·N − 4"}
-    plans = {name: compile_plan(name, NoiseSchedule.named("linear"), 10, Grid()) for name in SAMPLERS}
+    plans = {name: compile_plan(name, NoiseSchedule.from_name("linear"), 10, Grid()) for name in SAMPLERS}
     assert found == {name: (stages[SAMPLERS[name].stages], plan.registers) for name, plan in plans.items()}
 
 
@@ -245,7 +245,7 @@ def test_every_trap_that_a_test_cites_stands_in_the_mathematics(mathematics: str
 
 
 def test_the_worked_plan_of_the_mathematics_is_the_one_that_is_compiled(mathematics: str) -> None:
-    plan = compile_plan("ddim", NoiseSchedule.named("linear"), 2, Grid("trailing"))
+    plan = compile_plan("ddim", NoiseSchedule.from_name("linear"), 2, Grid("trailing"))
     rows = re.findall(
         r"^\| [12] \| (.*) \|$", mathematics.split("**DDIM as a table.**")[1].split("**All")[0], re.MULTILINE
     )

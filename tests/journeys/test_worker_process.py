@@ -47,7 +47,7 @@ def test_twenty_jobs_on_four_threads_are_done_by_the_process_that_loaded_the_mod
     service = start_service(tmp_path / "data", environment={"DENOISED_THREADS": "4", "DENOISED_MAX_BATCH": "4"})
     worker = worker_of(service)
     with service.client() as client:
-        assert client.get("/models").json()[0]["numerics"].endswith("/4-threads")
+        assert client.get("/models").json()[0]["numerics"].endswith("/4-threads/format-2")
         jobs = [client.post("/generate", json={"steps": 10, "seed": seed}).json()["id"] for seed in range(20)]
         for job in jobs:
             assert children(worker) == []

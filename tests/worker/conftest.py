@@ -19,15 +19,16 @@ from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import Store
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import Grid
-from denoised.model.diffusion.noise import Estimate, NoiseSchedule, x0_from_epsilon
+from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
+from denoised.model.diffusion.predictions import Estimate, x0_from_epsilon
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.serving.card import ModelCard
 from denoised.worker.engine.engine import Engine, Turn
 from denoised.worker.engine.trajectory import Trajectory
 from tests.harness import LABELS, request
 
-SCHEDULE = NoiseSchedule.named("linear")
+SCHEDULE = NoiseSchedule.from_name("linear")
 PATIENCE = 120.0  # seconds; only a hang reaches it
 
 

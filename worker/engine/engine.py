@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from denoised.model.diffusion.clipping import Clipping
-from denoised.model.diffusion.guidance import merge
-from denoised.model.diffusion.noise import Estimate
+from denoised.model.diffusion.guidance import apply_guidance
 from denoised.model.diffusion.plans import advance, apply_learned_variance
+from denoised.model.diffusion.predictions import Estimate
 from denoised.worker.engine.batch import RunningBatch
 from denoised.worker.engine.group import Group, Rows, Table
 from denoised.worker.engine.trajectory import Trajectory
@@ -66,7 +66,7 @@ class Advanced(NamedTuple):
     @property
     def completed(self) -> bool:
         """Whether a step is done with it; a two-stage solver's first row completes none."""
-        return self.trajectory.plan.completes(self.row - 1)
+        return self.trajectory.plan.completes_step(self.row - 1)
 
     @property
     def t(self) -> float:
@@ -251,8 +251,8 @@ class Engine:
         x = flight.registers[:, 0]
         estimate, without = known.split(len(x))
         there = flight.rows.level.of(guided.index)
-        merged = merge(
-            estimate.of(guided.index),
+        merged = apply_guidance(
+            estimate.select(guided.index),
             without,
             x[guided.index],
             there.alpha,
@@ -261,7 +261,7 @@ class Engine:
             guided.scale,
             guided.rescale,
         )
-        return estimate.with_some(guided.index, merged)
+        return estimate.replace(guided.index, merged)
 
 
 def _rows(flight: PendingEvaluation | Exception) -> int:

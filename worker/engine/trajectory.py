@@ -56,7 +56,7 @@ class Trajectory:
         """At x_T, the first draw of the image's own generator."""
         generator = torch.Generator().manual_seed(seed)
         registers = torch.zeros(plan.registers, *shape)
-        registers[0] = plan.start * initial_noise(generator, shape)
+        registers[0] = plan.initial_scale * initial_noise(generator, shape)
         return cls(
             job,
             index,
@@ -79,7 +79,7 @@ class Trajectory:
         shape = tuple(self.registers.shape[1:])
         check(saved, self.plan, shape)
         for row in range(saved.row):
-            if self.plan.draws(row):
+            if self.plan.draws_noise(row):
                 initial_noise(self.generator, shape)
         self.registers = saved.registers.to(self.registers.device)
         self.row = saved.row
@@ -100,7 +100,7 @@ class Trajectory:
     @property
     def draws(self) -> bool:
         """Whether its row takes fresh noise."""
-        return self.plan.draws(self.row)
+        return self.plan.draws_noise(self.row)
 
     def draw(self) -> Tensor:
         """z of the current row: the generator's next draw, or zeros where the row takes none.

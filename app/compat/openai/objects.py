@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr
 
-from denoised.app.http.schemas import MAX_SEED, number
+from denoised.app.http.request_body import body_field
+from denoised.jobs.request import FIELDS, Format
 
 EXAMPLES: list[JsonValue] = [
     {"prompt": "a sneaker, please"},
@@ -25,30 +26,22 @@ class ImagesRequest(BaseModel):
         StrictStr,
         Field(max_length=32_000, description="names one of the model's labels in plain words; blank = unconditional"),
     ]
-    model: Annotated[
-        StrictStr | None, Field(min_length=1, max_length=200, description="a name from GET /v1/models")
-    ] = None
-    n: Annotated[StrictInt | None, Field(ge=1, description="images, up to the model's max_images; 1 if left out")] = (
-        None
-    )
+    model: Annotated[str | None, body_field(FIELDS["model"])] = None
+    n: Annotated[int | None, body_field(FIELDS["n"])] = None
     size: Annotated[
         StrictStr | None, Field(max_length=20, description='"auto", or the size that the model has, as "28x28"')
     ] = None
     response_format: Annotated[
         Literal["url", "b64_json"] | None, Field(description="b64_json if left out; a url is fetched with the same key")
     ] = None
-    output_format: Annotated[Literal["png", "webp", "jpeg"] | None, Field(description="png if left out")] = None
+    output_format: Annotated[Format | None, body_field(FIELDS["format"])] = None
     stream: StrictBool | None = None
     partial_images: Annotated[
         StrictInt | None, Field(ge=0, le=3, description="pictures on the way, of a stream; 0 if left out")
     ] = None
-    seed: Annotated[
-        StrictInt | None, Field(ge=0, le=MAX_SEED, description="image k is made from seed + k; drawn if left out")
-    ] = None
-    steps: Annotated[StrictInt | None, Field(ge=1, description="up to the model's training timesteps")] = None
-    guidance_scale: Annotated[
-        float | None, Field(ge=1, le=20, allow_inf_nan=False, description="1 = off; needs a label")
-    ] = None
+    seed: Annotated[int | None, body_field(FIELDS["seed"])] = None
+    steps: Annotated[int | None, body_field(FIELDS["steps"])] = None
+    guidance_scale: Annotated[float | None, body_field(FIELDS["guidance_scale"])] = None
     background: Annotated[Literal["opaque", "auto"] | None, Field(description="pictures are opaque")] = None
     output_compression: Annotated[
         StrictInt | None, Field(ge=100, le=100, description="the quality of pictures is fixed")
@@ -64,11 +57,6 @@ class ImagesRequest(BaseModel):
     safety_identifier: Annotated[
         StrictStr | None, Field(max_length=1000, description="taken, and neither kept nor logged")
     ] = None
-
-    @field_validator("guidance_scale", mode="before")
-    @classmethod
-    def _strict_number(cls, value: object) -> object:
-        return None if value is None else number(value)
 
 
 class TokenDetails(BaseModel):

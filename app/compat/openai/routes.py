@@ -20,11 +20,11 @@ from denoised.app.compat.openai.objects import ImageData, ImagesAnswer, ImagesRe
 from denoised.app.compat.openai.prompts import label_of
 from denoised.app.compat.openai.streaming import ImageStream
 from denoised.app.http.errors import InvalidRequest, NotFound, shown
-from denoised.app.http.schemas import GenerateRequest
 from denoised.app.routes.generate import CLIENT_GONE, IdempotencyKey, at_its_end, check_made, location
 from denoised.app.routes.jobs import picture_of
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord, image_url
+from denoised.jobs.request import RequestFields
 from denoised.jobs.store import Outcome
 from denoised.model.serving.card import ModelCard
 
@@ -103,8 +103,8 @@ def _accept(services: Services, body: ImagesRequest, owner: str, key: str | None
     return record
 
 
-def translated(body: ImagesRequest, card: ModelCard) -> GenerateRequest:
-    """The same, asked of `POST /generate`.
+def translated(body: ImagesRequest, card: ModelCard) -> RequestFields:
+    """The same request in the fields of `POST /generate`.
 
     Raises:
         InvalidRequest: for what only the model's card shows to be wrong, or two fields that do not go together.
@@ -113,16 +113,16 @@ def translated(body: ImagesRequest, card: ModelCard) -> GenerateRequest:
     if errors:
         raise InvalidRequest(errors)
     steps = body.steps or card.default.steps
-    return GenerateRequest(
-        model=card.name,
-        label=label_of(body.prompt, card),
-        n=body.n or 1,
-        seed=body.seed,
-        steps=body.steps,
-        guidance_scale=body.guidance_scale,
-        format=body.output_format or "png",
-        preview_every=max(1, steps // (body.partial_images + 1)) if body.partial_images else 0,
-    )
+    return {
+        "model": card.name,
+        "label": label_of(body.prompt, card),
+        "n": body.n,
+        "seed": body.seed,
+        "steps": body.steps,
+        "guidance_scale": body.guidance_scale,
+        "format": body.output_format,
+        "preview_every": max(1, steps // (body.partial_images + 1)) if body.partial_images else 0,
+    }
 
 
 def _discord(body: ImagesRequest, card: ModelCard) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denoised.app.admission.picture_parameters import LONGEST, SIGNATURE, read_parameters
+from denoised.app.admission.picture_parameters import MAX_TEXT_BYTES, SIGNATURE, read_parameters
 from denoised.app.http.errors import InvalidRequest, UnsupportedMedia
 from denoised.jobs.request import SamplingRequest
 from denoised.worker.delivery.encoding import encode
@@ -72,10 +72,10 @@ def test_text_is_read_packed_or_not_and_before_or_after_the_pixels(packed: bool)
 
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "the signature alone": (SIGNATURE, "cut short"),
-    "half a file": (PNG[: len(PNG) // 2], "cut short"),
-    "all but one byte": (PNG[:-1], "cut short"),
-    "a chunk longer than the file": (HEAD + struct.pack(">I", 2**32 - 1) + b"iTXt" + b"x" * 99, "cut short"),
+    "the signature alone": (SIGNATURE, "truncated"),
+    "half a file": (PNG[: len(PNG) // 2], "truncated"),
+    "all but one byte": (PNG[:-1], "truncated"),
+    "a chunk longer than the file": (HEAD + struct.pack(">I", 2**32 - 1) + b"iTXt" + b"x" * 99, "truncated"),
     "no text": (HEAD + TAIL, "no iTXt"),
     "text of another kind": (carrying(chunk(b"tEXt", b"parameters\0" + json.dumps(PARAMETERS).encode())), "no iTXt"),
     "packed text of another kind": (carrying(chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"0" * 10**7))), "no"),
@@ -83,10 +83,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a wrong checksum": (PNG.replace(b'"seed": 7', b'"seed": 8'), "checksum"),
     "nothing after the keyword": (carrying(chunk(b"iTXt", b"parameters\0")), "JSON"),
     "no text at all": (carrying(chunk(b"iTXt", b"parameters\0\0\0")), "JSON"),
-    "broken packing": (carrying(chunk(b"iTXt", b"parameters\0\1\0\0\0nonsense")), "unpacked"),
+    "broken packing": (carrying(chunk(b"iTXt", b"parameters\0\1\0\0\0nonsense")), "decompressed"),
     "packing cut short": (carrying(chunk(b"iTXt", b"parameters\0\1\0\0\0" + zlib.compress(b'{"model"')[:-6])), "JSON"),
-    "long text": (carrying(itxt(b" " * (LONGEST + 1))), "longer"),
-    "long text, packed": (carrying(itxt(b" " * (LONGEST + 1), packed=True)), "longer"),
+    "long text": (carrying(itxt(b" " * (MAX_TEXT_BYTES + 1))), "longer"),
+    "long text, packed": (carrying(itxt(b" " * (MAX_TEXT_BYTES + 1), packed=True)), "longer"),
     "no JSON": (carrying(itxt(b"a cat, best quality, Steps: 20, Seed: 7")), "JSON"),
     "no UTF-8": (carrying(itxt(b'{"model": "\xff"}')), "JSON"),
     "half a surrogate": (carrying(itxt(b'{"model": "\\ud800"}')), "JSON"),
@@ -134,7 +134,7 @@ def test_a_bomb_is_not_unpacked() -> None:
         read_parameters(bomb)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 10 * LONGEST
+    assert peak < 10 * MAX_TEXT_BYTES
 
 
 @settings(max_examples=300, deadline=None)

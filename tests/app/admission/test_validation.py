@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.http.errors import InvalidRequest, Unavailable, readable
-from denoised.app.http.schemas import GenerateRequest
+from denoised.app.http.request_body import GenerateRequest
 from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.card import ModelCard
 
@@ -22,7 +22,7 @@ Card = Callable[..., ModelCard]
 
 
 def parsed(body: dict[str, Any], card: ModelCard) -> SamplingRequest:
-    return resolve(GenerateRequest.model_validate(body), card)
+    return resolve(GenerateRequest.model_validate(body).fields(), card)
 
 
 def refused(body: dict[str, Any], card: ModelCard) -> dict[str, str]:
@@ -32,13 +32,26 @@ def refused(body: dict[str, Any], card: ModelCard) -> dict[str, str]:
     except ValidationError as error:
         return dict(readable(error.errors(), GenerateRequest.model_fields))
     with pytest.raises(InvalidRequest) as refusal:
-        resolve(request, card)
+        resolve(request.fields(), card)
     return {error["field"]: error["message"] for error in refusal.value.extra["errors"]}
 
 
 def test_what_is_left_out_takes_the_models_default(card_of: Card) -> None:
     request = parsed({"label": "sneaker", "seed": 5}, card_of())
-    assert request == SamplingRequest("shoes", 0, "sneaker", 1, 5, "ddim", 20, 0.0, 2.5, "png", 0, "x0")
+    assert request == SamplingRequest(
+        model="shoes",
+        label=0,
+        label_name="sneaker",
+        n=1,
+        seed=5,
+        sampler="ddim",
+        steps=20,
+        eta=0.0,
+        guidance_scale=2.5,
+        format="png",
+        preview_every=0,
+        preview="x0",
+    )
 
 
 def test_a_null_is_as_good_as_nothing(card_of: Card) -> None:

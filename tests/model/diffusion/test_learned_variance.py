@@ -20,7 +20,7 @@ from denoised.model.networks.config import UNetConfig
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.sampling import sample
 
-LINEAR = NoiseSchedule.named("linear")
+LINEAR = NoiseSchedule.from_name("linear")
 
 
 def deviation(plan: Plan, row: int, variance_output: float) -> float:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from denoised.model.diffusion.grids import Grid
-from denoised.model.diffusion.noise import Estimate, NoiseSchedule, score_from_epsilon
+from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan, advance
+from denoised.model.diffusion.predictions import Estimate, score_from_epsilon
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 
-LINEAR = NoiseSchedule.named("linear")
+LINEAR = NoiseSchedule.from_name("linear")
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 MEANS = torch.tensor([[-0.6, -0.4], [0.5, 0.5], [0.7, -0.6]], dtype=torch.float64)
 SPREADS = torch.tensor([0.15, 0.1, 0.2], dtype=torch.float64)
@@ -48,7 +49,7 @@ def exact_samples(count: int, generator: torch.Generator) -> Tensor:
 def follow(plan: Plan, generator: torch.Generator) -> Tensor:
     """POINTS trajectories as 1×1 pictures of two channels, in float64."""
     registers = torch.zeros(POINTS, plan.registers, 2, 1, 1, dtype=torch.float64)
-    registers[:, 0] = plan.start * torch.randn(POINTS, 2, 1, 1, generator=generator, dtype=torch.float64)
+    registers[:, 0] = plan.initial_scale * torch.randn(POINTS, 2, 1, 1, generator=generator, dtype=torch.float64)
     for row in range(plan.evaluations):
         x, alpha, sigma = registers[:, 0], float(plan.alpha[row]), float(plan.sigma[row])
         epsilon = ideal_epsilon(x.flatten(1), alpha, sigma).view_as(x)

@@ -11,17 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from denoised.model.diffusion.noise import (
-    BETAS,
+from denoised.model.diffusion.noise import BETAS, NoiseSchedule, beta_ends, level_tables
+from denoised.model.diffusion.predictions import (
     PREDICTION_TYPES,
-    NoiseSchedule,
     add_noise,
-    beta_ends,
     epsilon_from_v,
     epsilon_from_x0,
-    estimate,
+    estimate_from_output,
     score_from_epsilon,
-    tables,
     training_target,
     v_target,
     x0_from_epsilon,
@@ -36,7 +33,7 @@ def _pair(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_0, ε, α, σ of four images at four noise levels, float64."""
     generator = torch.Generator().manual_seed(seed)
     x0, epsilon = (torch.randn(4, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2))
-    schedule = NoiseSchedule.named("linear")
+    schedule = NoiseSchedule.from_name("linear")
     levels = [0, 250, 700, 999]
     return x0, epsilon, torch.from_numpy(schedule.alpha[levels]), torch.from_numpy(schedule.sigma[levels])
 
@@ -46,13 +43,13 @@ def test_fewer_timesteps_add_as_much_noise_in_all(timesteps: int) -> None:
     """mathematics.md, trap 40: T = 100 ends at β = .2, and ᾱ_T is of the size it has with T = 1000, 4.04e-5."""
     assert beta_ends(100) == (pytest.approx(0.001), pytest.approx(0.2))
     assert beta_ends(1000) == (0.0001, 0.02)
-    last = NoiseSchedule.named("linear", timesteps).alpha[-1] ** 2
+    last = NoiseSchedule.from_name("linear", timesteps).alpha[-1] ** 2
     assert 1e-5 < last < 1e-4
 
 
 def test_the_linear_table_has_the_published_ends() -> None:
     """mathematics.md, noise levels: ᾱ[0] = 0.9999, ᾱ[999] = 4.035829765e-5; σ/α = 0.0100 and 157.4073 there."""
-    schedule = NoiseSchedule.named("linear")
+    schedule = NoiseSchedule.from_name("linear")
     assert schedule.timesteps == 1000
     assert schedule.alpha[0] ** 2 == pytest.approx(0.9999, abs=1e-15)
     assert schedule.alpha[999] ** 2 == pytest.approx(4.035829765e-5, rel=1e-9)
@@ -66,7 +63,7 @@ def test_the_cosine_table_has_the_published_ends_and_one_capped_beta() -> None:
 
     That ᾱ[0] was read from diffusers' float32 table (spacing 6e-8 there); eq. 17 in full precision: .9999587158.
     """
-    schedule = NoiseSchedule.named("squaredcos_cap_v2")
+    schedule = NoiseSchedule.from_name("squaredcos_cap_v2")
     assert schedule.alpha[0] ** 2 == pytest.approx(0.99995869, abs=6e-8)
     assert schedule.alpha[0] ** 2 == pytest.approx(0.9999587158, abs=5e-11)
     assert schedule.alpha[998] ** 2 == pytest.approx(2.4288e-6, rel=3e-5)
@@ -79,7 +76,7 @@ def test_the_cosine_table_has_the_published_ends_and_one_capped_beta() -> None:
 def test_one_minus_alpha_bar_is_exact_to_twelve_digits() -> None:
     """mathematics.md, trap 19: a float32 product is wrong by 1.66e-4 here. Expected: the product in 50 digits."""
     getcontext().prec = 50
-    sigma = NoiseSchedule.named("linear").sigma
+    sigma = NoiseSchedule.from_name("linear").sigma
     product = Decimal(1)
     for t, beta in enumerate(BETAS["linear"](1000, 1e-4, 0.02)):
         product *= 1 - Decimal(float(beta))
@@ -90,7 +87,7 @@ def test_one_minus_alpha_bar_is_exact_to_twelve_digits() -> None:
 @pytest.mark.parametrize("name", BETAS)
 def test_every_schedule_is_finite_and_grows_noisier(name: str) -> None:
     """mathematics.md, trap 19: the cosine schedule is finite at t = 999. α² + σ² = 1 at every level."""
-    schedule = NoiseSchedule.named(name)
+    schedule = NoiseSchedule.from_name(name)
     assert np.isfinite(schedule.alpha).all()
     assert np.isfinite(schedule.sigma).all()
     assert (np.diff(schedule.alpha) < 0).all()
@@ -99,8 +96,8 @@ def test_every_schedule_is_finite_and_grows_noisier(name: str) -> None:
 
 
 def test_the_float32_tables_are_rounded_once() -> None:
-    schedule = NoiseSchedule.named("linear")
-    alpha, sigma = tables(schedule)
+    schedule = NoiseSchedule.from_name("linear")
+    alpha, sigma = level_tables(schedule)
     assert alpha.dtype == sigma.dtype == torch.float32
     assert torch.equal(sigma, torch.tensor(schedule.sigma.astype(np.float32)))
     assert torch.equal(alpha, torch.tensor(schedule.alpha.astype(np.float32)))
@@ -108,7 +105,7 @@ def test_the_float32_tables_are_rounded_once() -> None:
 
 def test_an_unknown_schedule_is_refused_by_name() -> None:
     with pytest.raises(CheckpointError, match=r"beta_schedule = 'quadratic' is not supported .*linear"):
-        NoiseSchedule.named("quadratic")
+        NoiseSchedule.from_name("quadratic")
 
 
 @settings(deadline=None, database=None, max_examples=30)
@@ -130,7 +127,7 @@ def test_a_perfect_network_of_any_head_is_read_as_the_data_and_the_noise(predict
     x0, epsilon, alpha, sigma = _pair()
     x = add_noise(x0, epsilon, alpha, sigma)
     output = training_target(x0, epsilon, alpha, sigma, prediction_type)
-    read = estimate(output, x, alpha, sigma, prediction_type)
+    read = estimate_from_output(output, x, alpha, sigma, prediction_type)
     torch.testing.assert_close(read.x0, x0, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(read.epsilon, epsilon, rtol=1e-9, atol=1e-10)
 
@@ -169,7 +166,7 @@ def test_the_smallest_loss_on_gaussian_data_is_the_known_one() -> None:
     """
     x0 = torch.tensor([MU - S, MU - S, MU + S, MU + S], dtype=torch.float64)
     epsilon = torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
-    schedule = NoiseSchedule.named("linear")
+    schedule = NoiseSchedule.from_name("linear")
     for t in (0, 100, 500, 999):
         a, s = float(schedule.alpha[t]), float(schedule.sigma[t])
         v = a**2 * S**2 + s**2

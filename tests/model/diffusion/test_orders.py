@@ -16,8 +16,8 @@ import torch
 
 from denoised.model.diffusion.grids import Levels
 from denoised.model.diffusion.multistep import dpmpp_2m_rows, dpmpp_3m_rows, lms_rows, unipc_rows
-from denoised.model.diffusion.noise import Estimate
 from denoised.model.diffusion.plans import Plan, Row, advance
+from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.singlestep import dpm_2_rows, euler_rows, heun_rows
 
 MU, S, HIGH, LOW, START = 0.3, 0.5, 20.0, 0.05, 3.0
@@ -69,7 +69,7 @@ def test_the_third_order_solver_is_closer_than_the_second_and_than_the_published
 def error(solver: Solver, steps: int) -> float:
     """|x̄ − exact| at LOW."""
     levels = geometric_levels(steps, stages=2 if solver.halved else 1)
-    plan = Plan.of("test", levels, solver.rows(levels))
+    plan = Plan.from_rows("test", levels, solver.rows(levels))
     registers = torch.zeros(1, plan.registers, 1, 1, 1, dtype=torch.float64)
     for row in range(plan.evaluations):
         alpha, sigma = float(plan.alpha[row]), float(plan.sigma[row])

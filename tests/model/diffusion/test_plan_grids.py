@@ -15,7 +15,7 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.errors import PlanError
 
-LINEAR = NoiseSchedule.named("linear")
+LINEAR = NoiseSchedule.from_name("linear")
 DETERMINISTIC = ("euler", "heun", "dpm_2", "dpmpp_2m", "dpmpp_3m", "lms", "unipc", "unipc_3")
 
 
@@ -97,7 +97,7 @@ def test_a_plan_has_a_row_for_each_timestep_at_its_own_level(sampler: str) -> No
     assert plan.steps == 13
     assert plan.evaluations == len(visited)
     assert plan.matrices.shape == (len(visited), plan.registers, plan.registers + 3)
-    assert [plan.step[row] for row in range(plan.evaluations) if plan.completes(row)] == list(range(1, 14))
+    assert [plan.step[row] for row in range(plan.evaluations) if plan.completes_step(row)] == list(range(1, 14))
 
 
 def test_the_second_stage_of_dpm_2_lies_between_two_levels_on_a_logarithmic_scale() -> None:
@@ -112,7 +112,7 @@ def test_the_second_stage_of_dpm_2_lies_between_two_levels_on_a_logarithmic_scal
 @pytest.mark.parametrize("sampler", ["heun", "dpm_2"])
 def test_the_two_stage_solvers_begin_where_a_steep_schedule_has_levelled(sampler: str) -> None:
     """A cosine schedule goes up to σ/α = 20,000, where Heun's correction would be multiplied a thousandfold."""
-    cosine = NoiseSchedule.named("squaredcos_cap_v2")
+    cosine = NoiseSchedule.from_name("squaredcos_cap_v2")
     for spacing in ("trailing", "linspace"):
         assert first_ratio(sampler, LINEAR, spacing) == pytest.approx(157.4073, rel=1e-6)
         assert 15 < first_ratio(sampler, cosine, spacing) <= 20
@@ -147,7 +147,7 @@ def test_unit_noise_becomes_what_the_samplers_on_the_ratio_start_at(spacing: str
         plan = compile_plan(sampler, LINEAR, 10, Grid(spacing))
         ratio = plan.sigma[0] / plan.alpha[0]
         expected = np.sqrt(ratio**2 + 1) if start is None else start
-        assert plan.start / plan.alpha[0] == pytest.approx(expected, rel=1e-6)
+        assert plan.initial_scale / plan.alpha[0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_network_sees_x_in_the_scale_that_it_was_trained_on() -> None:
@@ -155,7 +155,7 @@ def test_the_network_sees_x_in_the_scale_that_it_was_trained_on() -> None:
     schedule = NoiseSchedule(np.array([0.9, np.sqrt(0.5)]), np.array([np.sqrt(0.19), np.sqrt(0.5)]))
     plan = compile_plan("euler", schedule, 1, Grid("trailing"))
     assert plan.alpha[0] == pytest.approx(1 / np.sqrt(2), rel=1e-12)
-    assert plan.start == pytest.approx(plan.sigma[0], rel=1e-12)
+    assert plan.initial_scale == pytest.approx(plan.sigma[0], rel=1e-12)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -169,7 +169,7 @@ def test_every_step_but_the_last_has_as_many_evaluations_as_the_sampler_has_stag
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_dpm_solver_family_starts_no_higher_than_the_least_log_snr_allows() -> None:
     """mathematics.md, trap 39: cosine, λ_min = −5.1; diffusers 0.42.1 starts its ten linspace steps at 992."""
-    cosine = NoiseSchedule.named("squaredcos_cap_v2")
+    cosine = NoiseSchedule.from_name("squaredcos_cap_v2")
     for sampler in ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc"):
         for spacing in SPACINGS:
             plan = compile_plan(sampler, cosine, 10, Grid(spacing, lambda_min=-5.1))
@@ -189,14 +189,14 @@ def test_no_plan_ends_in_noise(sampler: str, spacing: str, variance_type: str) -
     """mathematics.md, traps 12 and 44: nothing is added in the last row."""
     for steps in (1, 2, 13, 50):
         plan = compile_plan(sampler, LINEAR, steps, Grid(spacing, variance_type=variance_type), eta=1.0)
-        drawn = [plan.draws(row) for row in range(plan.evaluations)]
+        drawn = [plan.draws_noise(row) for row in range(plan.evaluations)]
         assert drawn[-1] is False
         assert drawn[:-1] == [sampler not in DETERMINISTIC] * (plan.evaluations - 1)
 
 
 def test_a_deterministic_plan_draws_no_noise() -> None:
     plan = compile_plan("ddim", LINEAR, 50, Grid(), eta=0.0)
-    assert not any(plan.draws(row) for row in range(50))
+    assert not any(plan.draws_noise(row) for row in range(50))
 
 
 def test_what_a_sampler_does_not_offer_is_refused_by_name() -> None:

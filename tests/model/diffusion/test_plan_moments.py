@@ -17,14 +17,14 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 
-LINEAR = NoiseSchedule.named("linear")
+LINEAR = NoiseSchedule.from_name("linear")
 
 
 def moments(plan: Plan, mu: float = 0.3, s: float = 0.5) -> tuple[float, float]:
     """Mean and standard deviation of a plan's output for x_T ~ N(0, start²): m ← A·m + B, V ← A·V·Aᵀ + noise²."""
     count = plan.registers
     mean, covariance = np.zeros(count), np.zeros((count, count))
-    covariance[0, 0] = plan.start**2
+    covariance[0, 0] = plan.initial_scale**2
     for alpha, sigma, matrix in zip(plan.alpha, plan.sigma, plan.matrices, strict=True):
         v = alpha**2 * s**2 + sigma**2
         of_x0, of_epsilon, of_z = matrix[:, count], matrix[:, count + 1], matrix[:, count + 2]
@@ -131,7 +131,7 @@ def test_one_single_picture_is_hit_exactly_in_any_number_of_steps(
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "scaled_linear", "sigmoid"])
 def test_more_steps_come_closer_to_the_data_on_every_schedule(schedule: str) -> None:
     """The spread falls short by less and less (DDIM is of order 1, mathematics.md, closed forms)."""
-    noise = NoiseSchedule.named(schedule)
+    noise = NoiseSchedule.from_name(schedule)
     short = [0.5 - moments(compile_plan("ddim", noise, n, Grid("trailing")))[1] for n in (10, 50, 250)]
     assert short[0] > short[1] > short[2]
     assert short[2] == pytest.approx(0.0, abs=0.02)
@@ -169,7 +169,7 @@ def ideal_moments(sampler: str, ratio: np.ndarray, start: float, deltas: np.ndar
 def test_the_stochastic_samplers_reproduce_their_closed_form_moments(sampler: str, spacing: str, steps: int) -> None:
     """To 1e-9: a Gaussian under Langevin and ancestral steps stays one, with a known recursion."""
     levels = ratio_levels(LINEAR, steps, Grid(spacing))
-    scale = levels.start / levels.alpha[0]
+    scale = levels.initial_scale / levels.alpha[0]
     expected = ideal_moments(sampler, levels.ratio, scale, step_sizes(levels))
     assert moments(compile_plan(sampler, LINEAR, steps, Grid(spacing))) == pytest.approx(expected, abs=1e-9)
 
@@ -190,7 +190,7 @@ def affine(plan: Plan, ideal: Callable[[float, float, float], float]) -> tuple[f
     ends = []
     for x in (0.0, 1.0):
         registers = np.zeros(plan.registers)
-        registers[0] = plan.start * x
+        registers[0] = plan.initial_scale * x
         for alpha, sigma, matrix in zip(plan.alpha, plan.sigma, plan.matrices, strict=True):
             x0 = ideal(registers[0], alpha, sigma)
             registers = matrix @ np.array([*registers, x0, (registers[0] - alpha * x0) / sigma, 0.0])

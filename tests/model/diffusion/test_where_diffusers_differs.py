@@ -1,7 +1,7 @@
 """What diffusers 0.42.1 does otherwise than we do (docs/mathematics.md has the whole list).
 
 Each test holds both sides; when one fails, diffusers was changed: compare anew. Others stand beside the runs that they
-concern, in test_plans_beside_diffusers.py and test_samplers_beside_diffusers.py.
+concern, in test_plans_against_diffusers.py and test_samplers_against_diffusers.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from denoised.model.errors import PlanError
 # diffusers 0.42.1 makes numpy arrays of tensors the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
 
-LINEAR = NoiseSchedule.named("linear")
+LINEAR = NoiseSchedule.from_name("linear")
 
 
 def test_its_noise_tables_are_products_in_float32() -> None:

@@ -12,7 +12,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 
 from denoised.model.checkpoints.writing import scheduler_config
 from denoised.model.diffusion.grids import SPACINGS, Grid
-from denoised.model.diffusion.noise import NoiseSchedule, estimate
+from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.predictions import estimate_from_output
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.sampling import sample
@@ -23,21 +24,21 @@ Folder = Callable[..., Path]
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
 def test_the_first_level_stays_and_the_last_is_all_noise(name: str) -> None:
     """mathematics.md, noise levels: ᾱ[999] = 0; √ᾱ is scaled and shifted: its differences keep their ratios."""
-    before = NoiseSchedule.named(name)
-    after = before.ending_in_noise()
+    before = NoiseSchedule.from_name(name)
+    after = before.with_zero_terminal_snr()
     assert (after.alpha[-1], after.sigma[-1]) == (0.0, 1.0)
     assert after.alpha[0] == before.alpha[0]
     steps = np.diff(before.alpha) / np.diff(after.alpha)
     assert steps == pytest.approx(np.full(999, steps[0]), rel=1e-9)
     assert after.alpha**2 + after.sigma**2 == pytest.approx(np.ones(1000), abs=1e-12)
-    assert after.ends_in_noise
-    assert not before.ends_in_noise
+    assert after.has_zero_terminal_snr
+    assert not before.has_zero_terminal_snr
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_levels_are_those_of_diffusers() -> None:
     """ᾱ = 0 for DDIM; 2^−24 for the samplers on σ/α, which would divide by it."""
-    ours = NoiseSchedule.named("linear").ending_in_noise()
+    ours = NoiseSchedule.from_name("linear").with_zero_terminal_snr()
     ddim = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     assert ours.alpha**2 == pytest.approx(ddim.alphas_cumprod.numpy(), abs=1e-6)
     for kind, sampler in ((EulerDiscreteScheduler, "euler"), (DPMSolverMultistepScheduler, "dpmpp_2m")):
@@ -52,7 +53,7 @@ def test_the_levels_are_those_of_diffusers() -> None:
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("karras", [False, True])
 def test_every_plan_is_finite(sampler: str, spacing: str, karras: bool) -> None:
-    schedule = NoiseSchedule.named("squaredcos_cap_v2").ending_in_noise()
+    schedule = NoiseSchedule.from_name("squaredcos_cap_v2").with_zero_terminal_snr()
     for steps in (1, 2, 3, 10, 50):
         plan = compile_plan(sampler, schedule, steps, Grid(spacing, karras=karras))
         assert np.isfinite(plan.matrices).all()
@@ -62,15 +63,17 @@ def test_every_plan_is_finite(sampler: str, spacing: str, karras: bool) -> None:
 
 def test_the_file_of_a_model_that_was_trained_so_says_so(folder: Folder) -> None:
     path = folder(**scheduler_config("squaredcos_cap_v2", "v_prediction", zero_snr=True))
-    assert load_model(path).schedule.ends_in_noise
+    assert load_model(path).schedule.has_zero_terminal_snr
     assert DDIMScheduler.from_pretrained(path / "scheduler").alphas_cumprod[-1] == 0.0
-    assert not load_model(folder(**scheduler_config("squaredcos_cap_v2", "v_prediction"))).schedule.ends_in_noise
+    assert not load_model(
+        folder(**scheduler_config("squaredcos_cap_v2", "v_prediction"))
+    ).schedule.has_zero_terminal_snr
 
 
 def test_v_at_pure_noise_is_the_picture_with_its_sign_turned() -> None:
     """mathematics.md, trap 8: ᾱ = 0: x̂_0 = −v, finite; so is ε̂ = x."""
     x, v = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
-    read = estimate(v, x, torch.zeros(2), torch.ones(2), "v_prediction")
+    read = estimate_from_output(v, x, torch.zeros(2), torch.ones(2), "v_prediction")
     assert torch.equal(read.x0, -v)
     assert torch.equal(read.epsilon, x)
 

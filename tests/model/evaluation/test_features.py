@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from denoised.model.errors import CheckpointError, TrainingError
-from denoised.model.evaluation.feature_training import FeatureTraining, augmented, shuffled, splits, train_features
+from denoised.model.evaluation.data_splits import load_splits, shuffle
+from denoised.model.evaluation.feature_training import FeatureTraining, augment, train_features
 from denoised.model.evaluation.features import (
     CARD,
     FASHION_FEATURES,
@@ -22,7 +23,8 @@ from denoised.model.evaluation.features import (
     load_features,
     save_features,
 )
-from denoised.model.training.data import Dataset, load_dataset
+from denoised.model.training.data import load_dataset
+from denoised.model.training.dataset import Dataset
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 CONFIG = FeatureTraining(epochs=20, batch=10, shift=0, learning_rate=1e-2)
@@ -39,7 +41,7 @@ def written(space: FeatureSpace, tmp_path: Path) -> Path:
     return tmp_path / "space"
 
 
-def test_it_learns_to_tell_classes_apart(space: FeatureSpace, dataset: Dataset) -> None:
+def test_it_learns_to_distinguish_classes(space: FeatureSpace, dataset: Dataset) -> None:
     assert space.card.test_accuracy == 1.0
     assert space.accuracy(dataset.images, dataset.classes) == 1.0
     assert space.accuracy(dataset.images, (dataset.classes + 1) % 3) == 0.0
@@ -47,7 +49,7 @@ def test_it_learns_to_tell_classes_apart(space: FeatureSpace, dataset: Dataset) 
     assert space.card.image_shape == (1, 8, 8)
 
 
-def test_the_accuracy_is_that_of_images_it_was_not_trained_on(dataset: Dataset) -> None:
+def test_the_accuracy_is_measured_on_the_test_images(dataset: Dataset) -> None:
     misnamed = dataclasses.replace(dataset, classes=(dataset.classes + 1) % 3)
     card = train_features(dataset, misnamed, CONFIG).card
     assert card.test_accuracy == 0.0
@@ -63,34 +65,34 @@ def test_the_same_seed_gives_the_same_network(dataset: Dataset) -> None:
 
 
 def test_every_step_is_reported(dataset: Dataset) -> None:
-    told: list[tuple[int, int, float]] = []
-    train_features(dataset, dataset, dataclasses.replace(CONFIG, epochs=2), lambda *values: told.append(values))
-    assert [step for step, _, _ in told] == [1, 2, 3, 4]
-    assert {steps for _, steps, _ in told} == {4}
+    reported: list[tuple[int, int, float]] = []
+    train_features(dataset, dataset, dataclasses.replace(CONFIG, epochs=2), lambda *values: reported.append(values))
+    assert [step for step, _, _ in reported] == [1, 2, 3, 4]
+    assert {steps for _, steps, _ in reported} == {4}
 
 
 def test_features_of_a_picture_do_not_depend_on_its_neighbours(space: FeatureSpace, dataset: Dataset) -> None:
-    together = space.of(dataset.images)
-    alone = torch.cat([space.of(dataset.images[k : k + 1]).values for k in range(20)])
+    together = space.extract(dataset.images)
+    alone = torch.cat([space.extract(dataset.images[k : k + 1]).values for k in range(20)])
     torch.testing.assert_close(together.values, alone, rtol=1e-4, atol=1e-4)
     assert together.values.shape == (20, 128)
 
 
 def test_data_without_a_full_batch_or_a_second_class_are_refused(dataset: Dataset) -> None:
-    with pytest.raises(TrainingError, match="20 images fill no batch: --batch may be 20 at most"):
+    with pytest.raises(TrainingError, match="20 images do not fill a batch: --batch may be at most 20"):
         train_features(dataset, dataset, dataclasses.replace(CONFIG, batch=21))
     with pytest.raises(TrainingError, match="stripes has 1 class"):
         train_features(dataclasses.replace(dataset, labels=("dark",)), dataset, CONFIG)
 
 
-def test_half_of_the_images_are_mirrored_where_that_is_asked_for() -> None:
+def test_half_of_the_images_are_mirrored_if_configured() -> None:
     pictures = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).expand(400, 1, 8, 8)
     config = FeatureTraining(flip=True, shift=0)
-    found = augmented(pictures, config, torch.Generator().manual_seed(0))
+    found = augment(pictures, config, torch.Generator().manual_seed(0))
     mirrored = (found == pictures.flip(-1)).all(dim=(1, 2, 3))
     assert bool(((found == pictures).all(dim=(1, 2, 3)) ^ mirrored).all()), "whole images"
     assert 150 < int(mirrored.sum()) < 250
-    assert torch.equal(augmented(pictures, dataclasses.replace(config, flip=False), torch.Generator()), pictures)
+    assert torch.equal(augment(pictures, dataclasses.replace(config, flip=False), torch.Generator()), pictures)
 
 
 def test_images_are_moved_by_at_most_the_shift_over_black() -> None:
@@ -98,7 +100,7 @@ def test_images_are_moved_by_at_most_the_shift_over_black() -> None:
     generator = torch.Generator().manual_seed(0)
     lost = set()
     for _ in range(60):
-        moved = augmented(pictures, FeatureTraining(shift=2, flip=False), generator)
+        moved = augment(pictures, FeatureTraining(shift=2, flip=False), generator)
         assert moved.shape == pictures.shape
         assert set(moved.unique().tolist()) <= {0, 200}
         lost.add(int((moved[0, 0, 4] == 0).sum()))
@@ -108,7 +110,7 @@ def test_images_are_moved_by_at_most_the_shift_over_black() -> None:
 def test_a_folder_gives_the_same_features_again(written: Path, space: FeatureSpace, dataset: Dataset) -> None:
     again = load_features(written)
     assert again.card == space.card
-    assert torch.equal(again.of(dataset.images).values, space.of(dataset.images).values)
+    assert torch.equal(again.extract(dataset.images).values, space.extract(dataset.images).values)
     assert sorted(path.name for path in written.iterdir()) == [CARD, WEIGHTS]
 
 
@@ -151,7 +153,7 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(written: Path) -> N
 
 def test_pictures_of_another_shape_are_refused(space: FeatureSpace) -> None:
     with pytest.raises(CheckpointError, match=r"\(C, H, W\) = \(1, 8, 8\), not of \(3, 8, 8\)"):
-        space.of(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+        space.extract(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
 def test_a_tenth_of_a_folder_of_images_is_held_out(tmp_path: Path) -> None:
@@ -159,20 +161,20 @@ def test_a_tenth_of_a_folder_of_images_is_held_out(tmp_path: Path) -> None:
         sub = tmp_path / ("dark" if k % 2 else "light")
         sub.mkdir(exist_ok=True)
         Image.fromarray(np.full((8, 8), k, dtype=np.uint8)).save(sub / f"{k}.png")
-    training, test = splits(tmp_path, 8)
+    training, test = load_splits(tmp_path, 8)
     assert (len(training), len(test)) == (36, 4)
     seen, held_out = (set(part.images[:, 0, 0, 0].tolist()) for part in (training, test))
     assert seen | held_out == set(range(40))
-    again = splits(tmp_path, 8)[1]
+    again = load_splits(tmp_path, 8)[1]
     assert torch.equal(again.images, test.images)
     assert ((test.images[:, 0, 0, 0] % 2 == 0) == (test.classes == test.labels.index("light"))).all()
 
 
 def test_shuffled_images_keep_their_classes_and_their_seeds_order(dataset: Dataset) -> None:
-    mixed = shuffled(dataset, seed=1)
+    mixed = shuffle(dataset, seed=1)
     assert sorted(mixed.classes.tolist()) == sorted(dataset.classes.tolist())
-    assert torch.equal(shuffled(dataset, 1, 7).images, mixed.images[:7])
-    assert not torch.equal(shuffled(dataset, 2).classes, mixed.classes)
+    assert torch.equal(shuffle(dataset, 1, 7).images, mixed.images[:7])
+    assert not torch.equal(shuffle(dataset, 2).classes, mixed.classes)
     brightness = mixed.images.double().mean(dim=(1, 2, 3))
     assert torch.equal(brightness.argsort().argsort() >= 14, mixed.classes == 2)
 

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.errors import PlanError
-from denoised.model.evaluation.likelihood import BIN, Epsilon, bits, bits_per_dimension, log_density
+from denoised.model.evaluation.likelihood import BYTE_WIDTH, NoisePredictor, bits, bits_per_dimension, log_density
 from denoised.model.serving.loading import ZOO, load_model
 
-LINEAR = NoiseSchedule.named("linear")
-COSINE = NoiseSchedule.named("squaredcos_cap_v2")
+LINEAR = NoiseSchedule.from_name("linear")
+COSINE = NoiseSchedule.from_name("squaredcos_cap_v2")
 Folder = Callable[..., Path]
 
 
-def gaussian(mu: float, s: Tensor) -> Epsilon:
+def gaussian(mu: float, s: Tensor) -> NoisePredictor:
     """ε* for data N(μ, s²), s a spread for each dimension: ε* = σ(x − αμ)/v, v = α²s² + σ²."""
 
     def epsilon(x: Tensor, t: float, alpha: float, sigma: float) -> Tensor:
@@ -90,8 +90,8 @@ def test_hutchinsons_estimate_is_unbiased_where_the_jacobian_is_not_diagonal() -
 
 
 def test_a_byte_drawn_at_random_has_eight_bits() -> None:
-    """mathematics.md, trap 43: uniform over the 256 bins of width 2/255, p = 1/(256·BIN) a dimension."""
-    log_p = torch.tensor([-12 * math.log(256 * BIN)], dtype=torch.float64)
+    """mathematics.md, trap 43: uniform over the 256 bins of width 2/255, p = 1/(256·BYTE_WIDTH) a dimension."""
+    log_p = torch.tensor([-12 * math.log(256 * BYTE_WIDTH)], dtype=torch.float64)
     assert bits(log_p, 12).item() == pytest.approx(8.0, abs=1e-12)
 
 
@@ -100,7 +100,7 @@ def test_bits_of_gaussian_data_are_the_analytic_ones() -> None:
     s = torch.full((1, 8, 8), 0.5, dtype=torch.float64)
     x = 0.5 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = bits(log_density(gaussian(0.0, s), LINEAR, x, steps=200).log_density, 64)
-    expected = math.log2(2 * math.pi * math.e * 0.25) / 2 - math.log2(BIN)
+    expected = math.log2(2 * math.pi * math.e * 0.25) / 2 - math.log2(BYTE_WIDTH)
     assert float(found.mean()) == pytest.approx(expected, abs=0.02)
 
 
@@ -142,7 +142,7 @@ def test_the_score_is_the_noise_over_its_level(folder: Folder) -> None:
 def test_between_two_timesteps_the_level_is_their_geometric_mean(folder: Folder) -> None:
     model = load_model(folder())
     ratio = model.schedule.sigma / model.schedule.alpha
-    alpha, sigma = (torch.from_numpy(level).float() for level in model.schedule.level(np.array([400.5])))
+    alpha, sigma = (torch.from_numpy(level).float() for level in model.schedule.levels_at(np.array([400.5])))
     assert float(sigma / alpha) == pytest.approx(math.sqrt(ratio[400] * ratio[401]), rel=1e-6)
     x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     epsilon = model.denoise(x, torch.tensor([400.5]), alpha, sigma, torch.tensor([1])).epsilon

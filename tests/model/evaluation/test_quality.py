@@ -1,4 +1,4 @@
-"""The CSV of measurements, what is measured, and what is written about it."""
+"""The table of measurements, the sweep, and the report generated from it."""
 
 from __future__ import annotations
 
@@ -23,37 +23,38 @@ from denoised.model.__main__ import app
 from denoised.model.checkpoints.card_file import CardFile, Defaults, read_card_file
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import EvaluationError
+from denoised.model.evaluation.evaluator import Evaluator, class_indices, digest
 from denoised.model.evaluation.feature_training import FeatureTraining, train_features
 from denoised.model.evaluation.features import FASHION_FEATURES, WEIGHTS, FeatureCard, load_features, save_features
-from denoised.model.evaluation.quality import (
+from denoised.model.evaluation.quality_plot import spread_out
+from denoised.model.evaluation.quality_report import ReportSubject, document, write_report
+from denoised.model.evaluation.quality_sweep import (
     BUDGETS,
+    SWEEP_SAMPLES,
+    headline_measurements,
+    measure_once,
+    steps_within,
+    sweep_measurements,
+)
+from denoised.model.evaluation.quality_table import (
     MODEL,
     NOISE,
-    SWEEP_SAMPLES,
     TRAINING,
-    Bench,
     Measurement,
     Result,
-    Rows,
-    class_indices,
-    digest,
-    headline,
-    measure,
-    read_rows,
-    steps_within,
-    sweep,
-    write_rows,
+    Results,
+    read_results,
+    write_results,
 )
-from denoised.model.evaluation.quality_report import Subject, apart, document, write_report
 from denoised.model.networks.config import UNetConfig
 from denoised.model.serving.loading import ZOO, load_model
-from denoised.model.training.data import Dataset
+from denoised.model.training.dataset import Dataset
 
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-QUESTION = Measurement(MODEL, "aa", "bb", "ddim", 5, 0.0, 1.5, 100, 7, "float32")
-ANSWER = Result(5, 1.25, 0.5, 0.125, 0.75, 0.25, 0.5, 3.0)
+MEASUREMENT = Measurement(MODEL, "aa", "bb", "ddim", 5, 0.0, 1.5, 100, 7, "float32")
+RESULT = Result(5, 1.25, 0.5, 0.125, 0.75, 0.25, 0.5, 3.0)
 
 
 @pytest.fixture
@@ -78,40 +79,40 @@ def features(tmp_path: Path, dataset: Dataset) -> Path:
 
 
 def invoke(*arguments: object) -> CliResult:
-    """A command of `python -m model`, in this process."""
+    """Run a command of `python -m denoised.model` in this process."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "quality.csv"
-    rows: Rows = {
-        QUESTION: ANSWER,
-        dataclasses.replace(QUESTION, seed=8): dataclasses.replace(ANSWER, class_accuracy=None),
+    rows: Results = {
+        MEASUREMENT: RESULT,
+        dataclasses.replace(MEASUREMENT, seed=8): dataclasses.replace(RESULT, class_accuracy=None),
     }
-    assert read_rows(path) == {}
-    write_rows(path, rows)
-    assert read_rows(path) == rows
+    assert read_results(path) == {}
+    write_results(path, rows)
+    assert read_results(path) == rows
     assert len(path.read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(
-    ("spoil", "expected"),
+    ("corrupt", "expected"),
     [
         (lambda text: text.replace("sampler,", "solver,"), "columns are not source, weights, features, sampler"),
         (lambda text: text.replace("1.25", "low"), "line 2: could not convert string to float: 'low'"),
         (lambda text: text[: text.index("0.125")] + "\n", "line 2: "),
     ],
 )
-def test_a_spoilt_table_is_refused(tmp_path: Path, spoil: Callable[[str], str], expected: str) -> None:
+def test_a_broken_table_is_refused(tmp_path: Path, corrupt: Callable[[str], str], expected: str) -> None:
     path = tmp_path / "quality.csv"
-    write_rows(path, {QUESTION: ANSWER})
-    path.write_text(spoil(path.read_text()))
+    write_results(path, {MEASUREMENT: RESULT})
+    path.write_text(corrupt(path.read_text()))
     with pytest.raises(EvaluationError) as caught:
-        read_rows(path)
+        read_results(path)
     assert str(caught.value).startswith(f"{path}: {expected}")
 
 
-def test_steps_are_as_many_as_the_budget_of_evaluations_allows(folder: Callable[..., Path]) -> None:
+def test_steps_are_the_most_that_the_budget_of_evaluations_allows(folder: Callable[..., Path]) -> None:
     model = load_model(folder())
     assert [steps_within(model, "ddim", budget) for budget in BUDGETS] == [5, 10, 20]
     assert [steps_within(model, "heun", budget) for budget in BUDGETS] == [3, 5, 10]  # 2N − 1 evaluations
@@ -121,16 +122,16 @@ def test_steps_are_as_many_as_the_budget_of_evaluations_allows(folder: Callable[
             assert steps is None or model.plan(sampler, steps, 0.0).evaluations <= budget
 
 
-def test_the_sweep_asks_for_every_sampler_at_every_budget(
+def test_the_sweep_measures_every_sampler_at_every_budget(
     data: Path, features: Path, folder: Callable[..., Path]
 ) -> None:
-    bench = Bench(data, features, folder())
-    assert bench.model is not None
-    asked = sweep(bench, bench.model, list(SAMPLERS), samples=12)
+    evaluator = Evaluator(data, features, folder())
+    assert evaluator.model is not None
+    asked = sweep_measurements(evaluator, evaluator.model, list(SAMPLERS), samples=12)
     assert {q.sampler for q in asked} == set(SAMPLERS)
     assert {(q.source, q.guidance_scale, q.eta, q.samples) for q in asked} == {(MODEL, 1.0, 0.0, 12)}
     assert len(set(asked)) == len(asked)
-    at_the_top = headline(bench, bench.model, "bfloat16")
+    at_the_top = headline_measurements(evaluator, evaluator.model, "bfloat16")
     assert [(q.source, q.samples) for q in at_the_top] == [
         (NOISE, 10_000),
         (TRAINING, 10_000),
@@ -140,42 +141,40 @@ def test_the_sweep_asks_for_every_sampler_at_every_budget(
     ]
 
 
-def test_what_was_measured_is_not_measured_again(
-    data: Path, features: Path, folder: Callable[..., Path], tmp_path: Path
-) -> None:
-    bench = Bench(data, features, folder(), batch=8)
+def test_nothing_is_measured_twice(data: Path, features: Path, folder: Callable[..., Path], tmp_path: Path) -> None:
+    evaluator = Evaluator(data, features, folder(), batch=8)
     path = tmp_path / "quality.csv"
-    question = bench.question("euler_a", 3, 12, guidance_scale=2.0)
-    told: list[int] = []
-    first = measure(bench, path, question, told.append)
-    assert told == [8, 4]
+    measurement = evaluator.model_measurement("euler_a", 3, 12, guidance_scale=2.0)
+    reported: list[int] = []
+    first = measure_once(evaluator, path, measurement, reported.append)
+    assert reported == [8, 4]
     assert first.evaluations == 3
     assert first.class_accuracy is not None
-    again = measure(bench, path, question, told.append)
-    assert told == [8, 4], "nothing was generated"
-    assert again == read_rows(path)[question]
-    other = measure(bench, path, dataclasses.replace(question, seed=1), told.append)
+    again = measure_once(evaluator, path, measurement, reported.append)
+    assert reported == [8, 4], "nothing was generated"
+    assert again == read_results(path)[measurement]
+    other = measure_once(evaluator, path, dataclasses.replace(measurement, seed=1), reported.append)
     assert other.fid != first.fid
-    assert list(read_rows(path)) == [question, dataclasses.replace(question, seed=1)]
+    assert list(read_results(path)) == [measurement, dataclasses.replace(measurement, seed=1)]
 
 
-def test_the_same_question_has_the_same_answer(data: Path, features: Path, folder: Callable[..., Path]) -> None:
-    first, second = (Bench(data, features, folder()) for _ in range(2))
-    question = first.question("ddim", 2, 12)
-    answers = [dataclasses.replace(bench.answer(question), seconds=0.0) for bench in (first, second)]
-    assert answers[0] == answers[1]
+def test_a_measurement_is_reproducible(data: Path, features: Path, folder: Callable[..., Path]) -> None:
+    first, second = (Evaluator(data, features, folder()) for _ in range(2))
+    measurement = first.model_measurement("ddim", 2, 12)
+    results = [dataclasses.replace(evaluator.measure(measurement), seconds=0.0) for evaluator in (first, second)]
+    assert results[0] == results[1]
 
 
-def test_other_weights_are_another_question(data: Path, features: Path, folder: Callable[..., Path]) -> None:
+def test_other_weights_are_another_measurement(data: Path, features: Path, folder: Callable[..., Path]) -> None:
     path = folder()
-    before = Bench(data, features, path).question("ddim", 2, 12)
+    before = Evaluator(data, features, path).model_measurement("ddim", 2, 12)
     assert before.weights == digest(path / UNET_WEIGHTS)
     assert before.features == digest(features / WEIGHTS)
     (path / UNET_WEIGHTS).write_bytes((path / UNET_WEIGHTS).read_bytes()[:-1] + b"\1")
-    assert Bench(data, features, path).question("ddim", 2, 12).weights != before.weights
+    assert Evaluator(data, features, path).model_measurement("ddim", 2, 12).weights != before.weights
 
 
-def test_classes_are_matched_by_their_names() -> None:
+def test_classes_are_matched_by_name() -> None:
     indices = class_indices([0, 1, 1], ["light", "dark"], ["dark", "grey", "light"])
     assert indices is not None
     assert indices.tolist() == [2, 0, 0]
@@ -188,7 +187,7 @@ def test_a_model_of_another_shape_than_the_features_is_refused(
 ) -> None:
     path = folder(dataclasses.replace(conditional, sample_size=16))
     with pytest.raises(EvaluationError, match=r"\(1, 16, 16\), the feature network takes \(1, 8, 8\)"):
-        Bench(data, features, path)
+        Evaluator(data, features, path)
 
 
 def test_equal_sets_give_zero(data: Path, features: Path) -> None:
@@ -199,11 +198,11 @@ def test_equal_sets_give_zero(data: Path, features: Path) -> None:
     assert abs(found["fid"]) < 1e-4
     assert (found["precision"], found["recall"], found["class_accuracy"]) == (1.0, 1.0, 1.0)
     assert found["samples"] == found["reference"] == 20
-    assert "warning: 20 pictures are fewer than 2,048" in done.stderr
+    assert "warning: 20 images are fewer than 2,048" in done.stderr
     assert "warning: 20 test images are fewer than 2,048" in done.stderr
 
 
-def test_the_program_measures_a_model(data: Path, features: Path, folder: Callable[..., Path]) -> None:
+def test_the_command_measures_a_model(data: Path, features: Path, folder: Callable[..., Path]) -> None:
     where = ("evaluate", "--data", data, "--features", features, "--model", folder())
     how = ("--samples", 9, "--steps", 2, "--guidance-scale", 2, "--seed", 5, "--batch", 4)
     command = (sys.executable, "-W", "error", "-m", "denoised.model", *map(str, (*where, *how)), "--json")
@@ -212,13 +211,13 @@ def test_the_program_measures_a_model(data: Path, features: Path, folder: Callab
     found = json.loads(done.stdout)
     asked = {"sampler": "ddim", "steps": 2, "guidance_scale": 2.0, "samples": 9, "seed": 5, "evaluations": 2}
     assert {key: found[key] for key in asked} == asked
-    bench = Bench(data, features, folder(), batch=4)
-    answer = bench.answer(bench.question("ddim", 2, 9, guidance_scale=2.0, seed=5))
-    assert found["fid"] == pytest.approx(answer.fid, rel=1e-4)
-    assert found["class_accuracy"] == answer.class_accuracy
+    evaluator = Evaluator(data, features, folder(), batch=4)
+    result = evaluator.measure(evaluator.model_measurement("ddim", 2, 9, guidance_scale=2.0, seed=5))
+    assert found["fid"] == pytest.approx(result.fid, rel=1e-4)
+    assert found["class_accuracy"] == result.class_accuracy
 
 
-def test_the_program_measures_a_folder_of_pictures_and_noise(
+def test_the_command_measures_a_folder_of_pictures_and_noise(
     data: Path, features: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     for k in range(20):
@@ -235,7 +234,7 @@ def test_the_program_measures_a_folder_of_pictures_and_noise(
     assert "20 test images of stripes" in noise.stdout
 
 
-def test_the_program_trains_a_feature_network(data: Path, tmp_path: Path) -> None:
+def test_the_command_trains_a_feature_network(data: Path, tmp_path: Path) -> None:
     done = invoke(
         "train-features", "--data", data, "--out", tmp_path / "mine", "--batch", 10, "--epochs", 20, "--shift", 0
     )
@@ -253,7 +252,7 @@ def test_the_program_trains_a_feature_network(data: Path, tmp_path: Path) -> Non
         (("--noise", "--precision", "half"), "precision = 'half' is not known (known: float32, bfloat16)"),
         (("--noise", "--features", "/nowhere"), "/nowhere/features.json: No such file or directory"),
         (("--training", "--samples", "21"), "samples = 21, but there are 20 training images"),
-        (("--noise", "--samples", "3"), "3 pictures are too few: at least 4"),
+        (("--noise", "--samples", "3"), "3 images are too few: at least 4"),
     ],
 )
 def test_a_wrong_option_is_one_line(data: Path, features: Path, options: tuple[str, ...], expected: str) -> None:
@@ -265,38 +264,38 @@ def test_a_wrong_option_is_one_line(data: Path, features: Path, options: tuple[s
 
 
 @pytest.fixture
-def subject() -> Subject:
+def subject() -> ReportSubject:
     card = FeatureCard(labels=["a", "b"], image_shape=(1, 8, 8), widths=[4], test_accuracy=0.9, test_images=50)
     default = Defaults(sampler="ddim", steps=20, guidance_scale=1.5)
-    return Subject("boots", "aa", "bb", CardFile(default=default), card, samples=100)
+    return ReportSubject("boots", "aa", "bb", CardFile(default=default), card, samples=100)
 
 
-def rows_of(subject: Subject, accuracy: float = 0.95, fid: float = 1.0) -> Rows:
+def rows_of(subject: ReportSubject, accuracy: float = 0.95, fid: float = 1.0) -> Results:
     """Noise at FID 100, the model at `fid`, and a small sweep."""
-    asked = dataclasses.replace(QUESTION, steps=20, seed=0)
+    asked = dataclasses.replace(MEASUREMENT, steps=20, seed=0)
     noise = Measurement(NOISE, "", "bb", "", 0, 0.0, 0.0, 10_000, 0, "")
-    told = dataclasses.replace(ANSWER, evaluations=20, fid=fid, class_accuracy=accuracy)
+    scores = dataclasses.replace(RESULT, evaluations=20, fid=fid, class_accuracy=accuracy)
     rows = {
-        noise: dataclasses.replace(ANSWER, evaluations=0, fid=100.0, class_accuracy=None),
-        dataclasses.replace(asked, samples=10_000): told,
-        dataclasses.replace(asked, samples=2_000): told,
+        noise: dataclasses.replace(RESULT, evaluations=0, fid=100.0, class_accuracy=None),
+        dataclasses.replace(asked, samples=10_000): scores,
+        dataclasses.replace(asked, samples=2_000): scores,
     }
     for k, sampler in enumerate(SAMPLERS):
         for budget in BUDGETS:
-            question = Measurement(MODEL, "aa", "bb", sampler, budget, 0.0, 1.0, subject.samples, 0, "bfloat16")
-            rows[question] = dataclasses.replace(ANSWER, evaluations=budget, fid=(k + 1) / budget)
+            measurement = Measurement(MODEL, "aa", "bb", sampler, budget, 0.0, 1.0, subject.samples, 0, "bfloat16")
+            rows[measurement] = dataclasses.replace(RESULT, evaluations=budget, fid=(k + 1) / budget)
     return rows
 
 
 @pytest.mark.parametrize(
     ("accuracy", "fid", "expected"),
     [
-        (0.95, 1.0, ("(20: reached)", "(95.00%: reached)", "(1.000%: reached)")),
-        (0.92, 2.5, ("(20: reached)", "(92.00%: not reached)", "(2.500%: not reached)")),
+        (0.95, 1.0, ("(20: met)", "(95.00%: met)", "(1.000%: met)")),
+        (0.92, 2.5, ("(20: met)", "(92.00%: not met)", "(2.500%: not met)")),
     ],
 )
-def test_the_report_says_what_was_reached(
-    subject: Subject, accuracy: float, fid: float, expected: tuple[str, ...]
+def test_the_report_says_which_targets_are_met(
+    subject: ReportSubject, accuracy: float, fid: float, expected: tuple[str, ...]
 ) -> None:
     text = document(subject, rows_of(subject, accuracy, fid))
     for part in expected:
@@ -305,29 +304,29 @@ def test_the_report_says_what_was_reached(
     assert "| training images | 1,000 | not measured yet |" in text
 
 
-def test_the_report_says_when_nothing_is_measured(subject: Subject) -> None:
-    assert "Whether the aims are reached is not measured yet." in document(subject, {})
+def test_the_report_says_when_nothing_is_measured(subject: ReportSubject) -> None:
+    assert "Whether the targets are met is not measured yet." in document(subject, {})
 
 
-def test_the_report_leaves_out_other_weights_and_other_features(subject: Subject) -> None:
+def test_the_report_omits_other_weights_and_other_features(subject: ReportSubject) -> None:
     rows = rows_of(subject)
     stale = {
-        dataclasses.replace(question, **change): dataclasses.replace(answer, fid=777.0)
-        for question, answer in rows.items()
-        if question.source == MODEL
+        dataclasses.replace(measurement, **change): dataclasses.replace(result, fid=777.0)
+        for measurement, result in rows.items()
+        if measurement.source == MODEL
         for change in ({"weights": "cc"}, {"features": "cc"})
     }
     assert document(subject, stale | rows) == document(subject, rows)
 
 
-def test_every_sampler_stands_in_a_table_for_each_budget_best_first(subject: Subject) -> None:
+def test_each_budget_has_a_table_of_every_sampler_best_first(subject: ReportSubject) -> None:
     text = document(subject, rows_of(subject))
     for budget in BUDGETS:
         table = text.split(f"At most {budget} evaluations")[1].split("\n\n")[1]
         assert [line.split("`")[1] for line in table.splitlines()[2:]] == list(SAMPLERS)
 
 
-def test_the_report_comes_with_its_plot(subject: Subject, tmp_path: Path) -> None:
+def test_the_report_includes_its_plot(subject: ReportSubject, tmp_path: Path) -> None:
     write_report(tmp_path, subject, rows_of(subject))
     assert (tmp_path / "quality.md").read_text() == document(subject, rows_of(subject))
     with Image.open(tmp_path / "pictures" / "quality.png") as plot:
@@ -336,32 +335,32 @@ def test_the_report_comes_with_its_plot(subject: Subject, tmp_path: Path) -> Non
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "lines in colour"
 
 
-def test_the_sweep_can_be_stopped_and_goes_on_to_the_same_report(
+def test_an_interrupted_sweep_continues_to_the_same_report(
     data: Path, features: Path, folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted after every third row; what stands in the table is never measured again."""
+    """Interrupted after every third row; what is in the table is never measured again."""
     for name, count in (("HEADLINE_SAMPLES", 12), ("HEADLINE_ACCURACY_SAMPLES", 8), ("FEW_TRAINING_IMAGES", 4)):
-        monkeypatch.setattr(f"denoised.model.evaluation.quality.{name}", count)
+        monkeypatch.setattr(f"denoised.model.evaluation.quality_sweep.{name}", count)
     measured: list[Measurement] = []
     limits = [1]
-    answer = Bench.answer
+    measure = Evaluator.measure
 
-    def killed(bench: Bench, question: Measurement, advanced: Callable[[int], None]) -> Result:
+    def interrupted(evaluator: Evaluator, measurement: Measurement, advanced: Callable[[int], None]) -> Result:
         if len(measured) == limits[-1]:
             raise KeyboardInterrupt
-        measured.append(question)
-        return answer(bench, question, advanced)
+        measured.append(measurement)
+        return measure(evaluator, measurement, advanced)
 
-    monkeypatch.setattr(Bench, "answer", killed)
+    monkeypatch.setattr(Evaluator, "measure", interrupted)
     out = tmp_path / "docs"
     command = ("quality", "--data", data, "--features", features, "--model", folder(), "--out", out, "--samples", 9)
     while invoke(*command, "--samplers", "ddim").exit_code != 0:
-        assert list(read_rows(out / "quality.csv")) == measured
+        assert list(read_results(out / "quality.csv")) == measured
         assert len(measured) == limits[-1]
         limits.append(limits[-1] + 3)
     assert limits == [1, 4, 7, 10]
     assert len(set(measured)) == len(measured) == 5 + len(BUDGETS)
-    assert list(read_rows(out / "quality.csv")) == measured
+    assert list(read_results(out / "quality.csv")) == measured
     text = (out / "quality.md").read_text()
     (out / "quality.md").unlink()
     assert invoke(*command, "--no-measure").exit_code == 0
@@ -369,15 +368,15 @@ def test_the_sweep_can_be_stopped_and_goes_on_to_the_same_report(
     assert text.count("| `ddim` |") == len(BUDGETS)
 
 
-def test_labels_in_each_others_way_are_moved_apart() -> None:
-    assert apart([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
-    assert apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
-    assert apart([], 0.1) == []
+def test_overlapping_labels_are_moved_apart() -> None:
+    assert spread_out([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread_out([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert spread_out([], 0.1) == []
 
 
-def test_docs_quality_is_what_its_table_says(repository: Path) -> None:
+def test_docs_quality_is_generated_from_its_table(repository: Path) -> None:
     folder = ZOO / "fashion-mnist"
-    subject = Subject(
+    subject = ReportSubject(
         name="fashion-mnist",
         weights=digest(folder / UNET_WEIGHTS),
         features=digest(FASHION_FEATURES / WEIGHTS),
@@ -385,6 +384,6 @@ def test_docs_quality_is_what_its_table_says(repository: Path) -> None:
         space=load_features(FASHION_FEATURES).card,
         samples=SWEEP_SAMPLES,
     )
-    rows = read_rows(repository / "docs" / "quality.csv")
+    rows = read_results(repository / "docs" / "quality.csv")
     assert rows, "measured rows"
     assert (repository / "docs" / "quality.md").read_text() == document(subject, rows)

@@ -1,4 +1,4 @@
-"""Small networks with blocks of every kind, for tests of what runs them."""
+"""Small network configs with blocks of every kind, for the tests of the backends that evaluate them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NCSN++ under exploding variance: a folder of diffusers' score networks, sampled in our terms."""
+"""NCSN++ under exploding variance: a score network saved by diffusers, sampled in variance-preserving terms."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from diffusers import DDPMPipeline, ScoreSdeVeScheduler, UNet2DModel
 from torch import Tensor
 
 from denoised.model.backends.packed import can_pack, pack
-from denoised.model.diffusion.noise import tables
-from denoised.model.networks.score_network import exploding_schedule
+from denoised.model.diffusion.noise import level_tables
+from denoised.model.networks.score_network import variance_exploding_schedule
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
 
-LOWEST, HIGHEST, TIMESTEPS = 0.01, 50.0, 200
+SIGMA_MIN, SIGMA_MAX, TIMESTEPS = 0.01, 50.0, 200
 NCSNPP: dict[str, Any] = {
     "sample_size": 8,
     "time_embedding_type": "fourier",
@@ -34,32 +34,34 @@ NCSNPP: dict[str, Any] = {
     "mid_block_scale_factor": 2**0.5,
     "attention_head_dim": None,
 }
-ResumePoint = tuple[UNet2DModel, PixelModel]
+SavedNetwork = tuple[UNet2DModel, PixelModel]
 
 
 @pytest.fixture
-def saved(tmp_path: Path, stir: Callable[..., None]) -> ResumePoint:
-    """A network of diffusers with random weights, and what is served of its folder."""
+def saved(tmp_path: Path, stir: Callable[..., None]) -> SavedNetwork:
+    """A diffusers network with random weights, and the model served from its folder."""
     theirs = UNet2DModel(**NCSNPP).eval()
     stir(theirs)
-    scheduler = ScoreSdeVeScheduler(sigma_min=LOWEST, sigma_max=HIGHEST, num_train_timesteps=TIMESTEPS)
+    scheduler = ScoreSdeVeScheduler(sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, num_train_timesteps=TIMESTEPS)
     DDPMPipeline(theirs, scheduler).save_pretrained(tmp_path)
     return theirs, load_model(tmp_path)
 
 
 def sigma_at(t: Tensor) -> Tensor:
-    return LOWEST * (HIGHEST / LOWEST) ** (t / (TIMESTEPS - 1))
+    return SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** (t / (TIMESTEPS - 1))
 
 
-def test_the_levels_are_diffusers_sigmas_of_data_twice_as_wide() -> None:
-    schedule = exploding_schedule(LOWEST, HIGHEST, TIMESTEPS)
-    theirs = ScoreSdeVeScheduler(num_train_timesteps=TIMESTEPS, sigma_min=LOWEST, sigma_max=HIGHEST).discrete_sigmas
+def test_noise_levels_are_diffusers_sigmas_for_data_twice_as_wide() -> None:
+    schedule = variance_exploding_schedule(SIGMA_MIN, SIGMA_MAX, TIMESTEPS)
+    theirs = ScoreSdeVeScheduler(
+        num_train_timesteps=TIMESTEPS, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX
+    ).discrete_sigmas
     assert np.allclose(schedule.sigma / schedule.alpha, 2 * theirs.numpy(), rtol=1e-5)
     assert np.allclose(schedule.alpha**2 + schedule.sigma**2, 1, rtol=1e-12)
 
 
 @torch.inference_mode()
-def test_the_estimate_follows_from_the_score_of_diffusers(saved: ResumePoint) -> None:
+def test_the_estimate_follows_from_the_score_of_diffusers(saved: SavedNetwork) -> None:
     """Tweedie: x̂_0 = x_σ + σ²·score in [0, 1], which is 2·x̂_0 − 1 here; ε̂ = −σ·score."""
     theirs, model = saved
     t = torch.tensor([0.0, 60.0, 120.0, 199.0])
@@ -68,16 +70,16 @@ def test_the_estimate_follows_from_the_score_of_diffusers(saved: ResumePoint) ->
     epsilon = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     x_sigma = x0 + sigma.view(-1, 1, 1, 1) * epsilon
     score = theirs(x_sigma, sigma).sample
-    alpha, spread = (table[t.long()] for table in tables(model.schedule))
-    ours = model.denoise(alpha.view(-1, 1, 1, 1) * (2 * x_sigma - 1), t, alpha, spread, torch.zeros(4))
+    alpha, sigma_t = (table[t.long()] for table in level_tables(model.schedule))
+    ours = model.denoise(alpha.view(-1, 1, 1, 1) * (2 * x_sigma - 1), t, alpha, sigma_t, torch.zeros(4))
     torch.testing.assert_close(ours.epsilon, -sigma.view(-1, 1, 1, 1) * score, rtol=1e-4, atol=1e-4)
-    believed = x_sigma + sigma.view(-1, 1, 1, 1) ** 2 * score
-    torch.testing.assert_close(ours.x0, 2 * believed - 1, rtol=1e-4, atol=1e-3)
+    denoised = x_sigma + sigma.view(-1, 1, 1, 1) ** 2 * score
+    torch.testing.assert_close(ours.x0, 2 * denoised - 1, rtol=1e-4, atol=1e-3)
 
 
 @torch.inference_mode()
-def test_eulers_method_ends_where_it_ends_under_exploding_variance(saved: ResumePoint) -> None:
-    """dx/dσ = −σ·score on diffusers' network, from x_T = σ_max·z; ours starts at y_T = 2σ_max·z, 1/2 beside it."""
+def test_euler_gives_the_same_image_as_under_exploding_variance(saved: SavedNetwork) -> None:
+    """dx/dσ = −σ·score on diffusers' network, from x_T = σ_max·z + 1/2; ours starts at y_T = 2·x_T − 1 = 2σ_max·z."""
     theirs, model = saved
     steps = 12
     plan = model.plan("euler", steps, 0.0)
@@ -95,16 +97,16 @@ def test_eulers_method_ends_where_it_ends_under_exploding_variance(saved: Resume
 
 @pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this torch has no oneDNN")
 @torch.inference_mode()
-def test_a_packed_score_network_is_the_same_function(saved: ResumePoint) -> None:
+def test_a_packed_score_network_is_the_same_function(saved: SavedNetwork) -> None:
     _, model = saved
     x, t = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.0, 99.5, 199.0])
     plain = model.unet(x, t)
     torch.testing.assert_close(pack(model.unet)(x, t), plain, rtol=1e-4, atol=1e-4)
 
 
-def test_a_score_network_is_served_with_what_its_files_say(saved: ResumePoint) -> None:
+def test_a_score_network_is_served_with_the_settings_of_its_files(saved: SavedNetwork) -> None:
     _, model = saved
     assert model.card.timesteps == TIMESTEPS
     assert model.clipping.limit is None
     assert model.grid.spacing == "linspace"
-    assert model.schedule.sigma[-1] / model.schedule.alpha[-1] == pytest.approx(2 * HIGHEST)
+    assert model.schedule.sigma[-1] / model.schedule.alpha[-1] == pytest.approx(2 * SIGMA_MAX)

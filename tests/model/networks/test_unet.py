@@ -1,4 +1,4 @@
-"""The U-Net by itself: mixed batches, time features, and configs that are refused."""
+"""The U-Net by itself: mixed batches, labels, and configs that are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from denoised.model.networks.unet import UNet
 def test_a_batch_of_mixed_noise_levels_equals_separate_evaluations(
     conditional: UNetConfig, stir: Callable[..., None]
 ) -> None:
-    """Kernels may differ by batch size, hence a tolerance here; the worker's promise is of bits."""
+    """Within a tolerance, since torch's kernels may differ by batch size; only the backends promise equal bits."""
     net = UNet(conditional).eval()
     stir(net)
     x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -29,7 +29,7 @@ def test_a_batch_of_mixed_noise_levels_equals_separate_evaluations(
     torch.testing.assert_close(whole, alone, rtol=0, atol=1e-5)
 
 
-def test_noise_level_and_label_are_heard(conditional: UNetConfig, stir: Callable[..., None]) -> None:
+def test_the_output_depends_on_noise_level_and_label(conditional: UNetConfig, stir: Callable[..., None]) -> None:
     net = UNet(conditional).eval()
     stir(net)
     x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(3, -1, -1, -1)
@@ -89,7 +89,7 @@ SKIPS = {
         ({"norm_num_groups": None}, "norm_num_groups = None is not supported with 'DownBlock2D'"),
         ({"time_embedding_type": "learned"}, "num_train_timesteps = None, but time_embedding_type = 'learned'"),
         ({"num_train_timesteps": 0}, "num_train_timesteps = 0 is neither a whole number from 1 nor null"),
-        ({"block_out_channels": []}, "block_out_channels = () is no list of whole numbers"),
+        ({"block_out_channels": []}, "block_out_channels = () is not a list of whole numbers"),
         ({"attn_norm_num_groups": 10}, "attn_norm_num_groups = 10 does not divide 896"),
         ({**SKIPS, "in_channels": 1, "out_channels": 1}, "in_channels = 1 is not supported with Skip blocks"),
         (
@@ -99,15 +99,15 @@ SKIPS = {
                 "down_block_types": ["DownBlock2D", "SkipDownBlock2D", "SkipDownBlock2D"],
                 "up_block_types": ["SkipUpBlock2D"] * 3,
             },
-            "down_block_types has a Skip block after one of another kind",
+            "down_block_types has a Skip block after a block of another kind",
         ),
         (
             {**SKIPS, "up_block_types": ["SkipUpBlock2D", "UpBlock2D"]},
-            "up_block_types has a Skip block before one of another kind",
+            "up_block_types has a Skip block before a block of another kind",
         ),
     ],
 )
-def test_values_that_do_not_go_together_are_refused_by_name(changes: dict[str, Any], cause: str) -> None:
+def test_invalid_and_contradictory_values_are_refused_by_name(changes: dict[str, Any], cause: str) -> None:
     with pytest.raises(CheckpointError, match=f"^{re.escape(cause)}"):
         UNetConfig.from_dict(changes)
 
@@ -133,7 +133,7 @@ def test_a_key_that_is_not_understood_is_refused_by_name() -> None:
         UNetConfig.from_dict({"encoder_hid_dim": 768})
 
 
-def test_the_keys_that_diffusers_adds_for_itself_are_passed_over() -> None:
+def test_the_keys_that_diffusers_adds_for_itself_are_ignored() -> None:
     raw = {"_class_name": "UNet2DModel", "_diffusers_version": "0.42.1", "_name_or_path": "google/ddpm-cifar10-32"}
     assert UNetConfig.from_dict(raw) == UNetConfig()
 
@@ -144,10 +144,10 @@ def test_block_lists_of_different_length_are_refused() -> None:
 
 
 def test_channels_that_the_norm_groups_do_not_divide_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="block_out_channels holds 48, no multiple of norm_num_groups = 32"):
+    with pytest.raises(CheckpointError, match="block_out_channels holds 48, not a multiple of norm_num_groups = 32"):
         UNetConfig.from_dict({"block_out_channels": [32, 48, 64, 64]})
 
 
-def test_a_network_shrinks_pictures_by_two_for_each_level_but_one(unconditional: UNetConfig) -> None:
+def test_height_and_width_are_halved_at_each_level_but_the_last(unconditional: UNetConfig) -> None:
     assert unconditional.downscale == 2
     assert UNetConfig().downscale == 8

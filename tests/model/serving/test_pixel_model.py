@@ -13,7 +13,7 @@ from torch import Tensor
 
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.guidance import guide
-from denoised.model.diffusion.noise import PREDICTION_TYPES, Estimate, epsilon_from_x0
+from denoised.model.diffusion.predictions import PREDICTION_TYPES, Estimate, epsilon_from_x0
 from denoised.model.errors import PlanError
 from denoised.model.networks.config import UNetConfig
 from denoised.model.serving.loading import load_model

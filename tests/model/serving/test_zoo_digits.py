@@ -9,11 +9,13 @@ import torch
 from sklearn.svm import SVC
 
 from denoised.model.checkpoints.card_file import read_card_file
-from denoised.model.diffusion.noise import add_noise, tables
+from denoised.model.diffusion.noise import level_tables
+from denoised.model.diffusion.predictions import add_noise
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
-from denoised.model.training.data import DIGITS, Dataset, load_dataset, to_unit
+from denoised.model.training.data import DIGITS, load_dataset
+from denoised.model.training.dataset import Dataset, to_unit
 
 FOLDER = ZOO / "digits"
 COUNT = 200
@@ -81,7 +83,7 @@ def test_held_out_images_are_denoised_as_well_as_those_it_learned_from(
     model: PixelModel, train: Dataset, held_out: Dataset
 ) -> None:
     """The error of x̂_0 at a middle level: far below that of the image itself, and nearly the same for both."""
-    alpha, sigma = (table[500].expand(360) for table in tables(model.schedule))
+    alpha, sigma = (table[500].expand(360) for table in level_tables(model.schedule))
 
     def error(data: Dataset) -> float:
         x0 = to_unit(data.images[:360])

@@ -256,7 +256,7 @@ REFUSED = {
     "a smaller bomb": (lambda path: bomb(path, 9_600), "exceeds limit of 89478485 pixels"),
     "floats": (lambda path: Image.new("F", (8, 8), 0.5).save(path, format="tiff"), "no known white"),
     "32-bit integers": (lambda path: Image.new("I", (8, 8), 70_000).save(path, format="tiff"), "no known white"),
-    "deep grey with white as 0": (white_is_zero, "with white as 0"),
+    "deep gray with white as 0": (white_is_zero, "with white as 0"),
     "a folder": (lambda path: path.mkdir(), "directory"),
 }
 

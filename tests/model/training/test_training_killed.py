@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from denoised.model.serving.loading import load_model
-from denoised.model.training import runs
 from denoised.model.training.data import load_dataset
-from denoised.model.training.recipe import TrainingConfig
+from denoised.model.training.run_folder import RunFolder
 from denoised.model.training.trainer import Trainer
+from denoised.model.training.training_config import TrainingConfig
 
 CONFIG = TrainingConfig(
     preset="tiny", images=8 * 1500, batch=8, warmup=20, flip=True, min_snr_gamma=5.0, precision="float32"
@@ -34,7 +34,7 @@ ROUNDS = 9
 def start(out: Path, *options: str) -> subprocess.Popen[str]:
     """The program: a new run, or the one in `out` resumed."""
     command = [sys.executable, "-m", "denoised.model", "train", "--out", str(out), *OPTIONS, *options]
-    resumed = ["--resume"] if runs.checkpoints(out) else []
+    resumed = ["--resume"] if RunFolder(out).checkpoints() else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, *resumed], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
@@ -43,7 +43,7 @@ def start(out: Path, *options: str) -> subprocess.Popen[str]:
 
 def newest(out: Path) -> int:
     """The step of the newest checkpoint; −1 before there is any."""
-    found = runs.checkpoints(out)
+    found = RunFolder(out).checkpoints()
     return int(found[-1].stem.removeprefix("step-")) if found else -1
 
 
@@ -85,7 +85,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_the_uninterrupted_one(tmp_pa
             torn += bool(half_written(out))
             if newest(out) >= 0:
                 resumed = Trainer(CONFIG, load_dataset(Path("digits")))
-                resumed.load_state(load_file(runs.checkpoints(out)[-1]))
+                resumed.load_state(load_file(RunFolder(out).checkpoints()[-1]))
                 assert resumed.step == newest(out)
                 if (out / "model" / "model_card.json").exists():  # from the first save on
                     assert load_model(out / "model").card.labels == list("0123456789")
@@ -99,7 +99,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_the_uninterrupted_one(tmp_pa
     whole = Trainer(CONFIG, load_dataset(Path("digits")))
     while whole.step < CONFIG.steps:
         whole.train_step()
-    found = load_file(runs.checkpoints(out)[-1])
+    found = load_file(RunFolder(out).checkpoints()[-1])
     assert found.keys() == whole.state().keys()
     for name, value in whole.state().items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)

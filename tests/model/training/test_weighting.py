@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from denoised.model.diffusion.noise import BETAS, PREDICTION_TYPES, NoiseSchedule
+from denoised.model.diffusion.noise import BETAS, NoiseSchedule
+from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.training.weighting import loss_weights
 
 # α² and σ² of SNR 0, 1/4, 1, 4, 9, ∞, and for γ = 5 the weights of Hang et al. 2023, section 3.4, by hand.
@@ -31,7 +32,7 @@ def test_the_weights_are_those_worked_out_by_hand_also_at_no_signal_and_at_no_no
 @pytest.mark.parametrize("name", BETAS)
 @pytest.mark.parametrize("gamma", [0.5, 5.0, 20.0])
 def test_the_weights_are_the_papers_quotients_wherever_those_can_be_formed(head: str, name: str, gamma: float) -> None:
-    schedule = NoiseSchedule.named(name)
+    schedule = NoiseSchedule.from_name(name)
     snr = schedule.alpha**2 / schedule.sigma**2
     quotient = {
         "epsilon": np.minimum(snr, gamma) / snr,
@@ -44,7 +45,7 @@ def test_the_weights_are_the_papers_quotients_wherever_those_can_be_formed(head:
 @pytest.mark.parametrize("name", BETAS)
 def test_the_heads_weights_are_one_weighting_of_the_clean_image(name: str) -> None:
     """‖x_0 − x̂_0‖² = σ²/α²·‖ε − ε̂‖² = σ²·‖v − v̂‖²: w_x·σ²/α² = w_ε and w_x·σ² = w_v."""
-    schedule = NoiseSchedule.named(name)
+    schedule = NoiseSchedule.from_name(name)
     x0, epsilon, v = (
         loss_weights(schedule, head, 5.0).double().numpy() for head in ("sample", "epsilon", "v_prediction")
     )

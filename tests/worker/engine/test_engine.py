@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from denoised.model.diffusion.noise import Estimate
 from denoised.model.diffusion.plans import Plan
+from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.worker.engine.engine import Engine, Turn
 from denoised.worker.engine.trajectory import Trajectory

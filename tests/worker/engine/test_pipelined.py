@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from denoised.model.diffusion.noise import Estimate
+from denoised.model.diffusion.predictions import Estimate
 from denoised.worker.engine.batch import RunningBatch
 from denoised.worker.engine.engine import Engine, Turn
 from denoised.worker.engine.trajectory import Trajectory

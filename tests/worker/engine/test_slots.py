@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from denoised.model.diffusion.noise import Estimate
+from denoised.model.diffusion.predictions import Estimate
 from denoised.worker.engine.slots import SIZES, USUAL, Pace, enough, measure
 
 

@@ -1,0 +1,81 @@
+"""The body of `POST /generate`, derived from the fields that `jobs.request` defines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, StrictStr, create_model, field_validator
+
+from denoised.jobs.request import DEFAULTS, FIELDS, RequestField, RequestFields
+
+M = TypeVar("M", bound=BaseModel)
+
+PLAIN = (str, int, float, bool)
+EXAMPLES: list[JsonValue] = [
+    {"label": "sneaker", "seed": 7},
+    {"label": "ankle boot", "n": 4, "steps": 50, "guidance_scale": 3.0, "preview_every": 5, "preview": "both"},
+    {"label": None, "sampler": "ddpm", "steps": 200, "format": "webp"},
+]
+
+
+def with_fields(fields: Mapping[str, RequestField]) -> Callable[[type[M]], type[M]]:
+    """A class decorator that adds request fields to a model; each takes null, too, for its default."""
+
+    def extended(model: type[M]) -> type[M]:
+        members: dict[str, Any] = {name: (_annotation(field), body_field(field)) for name, field in fields.items()}
+        return create_model(
+            model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **members
+        )
+
+    return extended
+
+
+def body_field(field: RequestField) -> Any:
+    """A request field for pydantic: strict (a number is never a string or a boolean), and null if left out.
+
+    The JSON Schema carries what the page's form needs to know besides: `x-of-model`, `x-input` and `x-samplers` as
+    `RequestField` explains them.
+    """
+    notes = {"x-of-model": field.of_model, "x-input": field.input, "x-samplers": field.samplers}
+    shown: dict[str, Any] = {name: note for name, note in notes.items() if note}
+    if DEFAULTS.get(field.name) is not None:
+        shown["default"] = DEFAULTS[field.name]
+    limited = field.type in PLAIN  # the parts of a union have limits of their own
+    return Field(
+        default=None,
+        title=field.title or field.name.replace("_", " ").capitalize(),
+        description=field.meaning + ("; the model's default if left out" if field.of_model else ""),
+        strict=True if limited else None,
+        ge=field.ge,
+        le=field.le,
+        min_length=field.min_length if limited else None,
+        max_length=field.max_length if limited else None,
+        allow_inf_nan=False if field.type is float else None,
+        json_schema_extra=shown,
+    )
+
+
+def _annotation(field: RequestField) -> Any:
+    return (StrictStr | StrictInt if field.type == str | int else field.type) | None
+
+
+@with_fields(FIELDS)
+class GenerateRequest(BaseModel):
+    """`POST /generate`. A field that is left out, or null, takes its default."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
+
+    def fields(self) -> RequestFields:
+        """The request fields that were given a value."""
+        return cast(RequestFields, self.model_dump(include=set(FIELDS), exclude_none=True))
+
+    @field_validator("label", mode="before", check_fields=False)
+    @classmethod
+    def _check_label(cls, value: object) -> object:
+        longest = FIELDS["label"].max_length
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            raise ValueError("input should be a class name, a class index or null")
+        if isinstance(value, str) and longest is not None and len(value) > longest:
+            raise ValueError(f"a class name has at most {longest} characters, not {len(value)}")
+        return value

@@ -1,0 +1,127 @@
+"""`denoised serve`: store, API and worker as child processes of one supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from denoised.app.launch import embedded_store
+from denoised.app.launch.addresses import local_url
+from denoised.app.launch.child import Child
+from denoised.app.launch.data_lock import DataDirectoryLock
+from denoised.app.launch.errors import LaunchError
+from denoised.app.launch.preflight import check_models, check_port
+from denoised.app.launch.supervisor import Supervisor
+from denoised.app.settings import TORCH_ENVIRONMENT
+from denoised.jobs.connection import connect
+from denoised.jobs.errors import StoreUnavailable
+from denoised.jobs.store import Store
+
+STORE_START_SECONDS, SERVICE_START_SECONDS = 60.0, 180.0
+NO_API_KEYS = {"DENOISED_API_KEYS": ""}  # for the children that do not need the keys
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """What `denoised serve` starts.
+
+    redis_url: an external Redis; None = start a Valkey in data_dir.
+    worker_arguments: passed to `denoised worker`.
+    trust_network: passed to `denoised api`.
+    models: folders served in addition to the bundled models; checked before anything starts.
+    requires_key: whether the API requires a key.
+    """
+
+    host: str
+    port: int
+    data_dir: Path
+    redis_url: str | None
+    worker_arguments: Sequence[str] = ()
+    trust_network: bool = False
+    models: Sequence[Path] = ()
+    requires_key: bool = False
+
+
+def serve(settings: ServeSettings, print_line: Callable[[str], None]) -> None:
+    """Run store, API and worker until SIGINT or SIGTERM.
+
+    Raises:
+        LaunchError: if they cannot start.
+    """
+    check_models(settings.models)
+    check_port(settings.host, settings.port)
+    with DataDirectoryLock(settings.data_dir):
+        supervisor = Supervisor()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, lambda *_: supervisor.request_stop())
+        try:
+            _start_all(supervisor, settings)
+            if not supervisor.stopping:
+                print_line(ready_message(settings.host, settings.port, settings.requires_key))
+            supervisor.watch()
+            print_line("stopping …")
+        finally:
+            supervisor.stop()
+
+
+def ready_message(host: str, port: int, requires_key: bool) -> str:
+    """The server's address, and a curl command to paste.
+
+    requires_key: the API requires a key. The browser sends none when it opens a page, so the message then links to the
+        documentation page that needs none.
+    """
+    url = local_url(host, port)
+    docs = "playground/docs.html" if requires_key else "docs"
+    bearer = """-H "Authorization: Bearer $DENOISED_API_KEY" """ if requires_key else ""
+    return (
+        f"denoised is ready on {url} (docs: {url}/{docs}, stop: Ctrl-C)\n"
+        f"  curl -sS {url}/generate {bearer}-H 'Content-Type: application/json' -H 'Accept: image/png' "
+        """-d '{"label": "sneaker"}' -o sneaker.png"""
+    )
+
+
+def _start_all(supervisor: Supervisor, settings: ServeSettings) -> None:
+    redis_url = settings.redis_url
+    if redis_url is None:
+        redis_url = _start_store(supervisor, settings.data_dir)
+    environment = {"REDIS_URL": redis_url}
+    api_arguments = ["api", "--host", settings.host, "--port", str(settings.port)]
+    api_arguments += ["--trust-network"] if settings.trust_network else []
+    supervisor.start(Child("api", "denoised.app", api_arguments, environment))
+    worker_environment = TORCH_ENVIRONMENT | os.environ | environment | NO_API_KEYS
+    supervisor.start(Child("worker", "denoised.worker", [*settings.worker_arguments], worker_environment))
+    url = local_url(settings.host, settings.port)
+    supervisor.wait_until(lambda: _is_ready(url), "the service was ready", SERVICE_START_SECONDS)
+
+
+def _start_store(supervisor: Supervisor, data_dir: Path) -> str:
+    try:
+        path = embedded_store.socket_path(data_dir)
+    except OSError as error:
+        raise LaunchError(str(error)) from error
+    arguments = ["store", "--data-dir", str(data_dir), "--socket", str(path)]
+    # The other children write to the store until they exit.
+    supervisor.start(Child("store", "denoised.app", arguments, NO_API_KEYS, stops_last=True))
+    url = embedded_store.socket_url(path)
+    supervisor.wait_until(lambda: _store_answers(url), "the store answered", STORE_START_SECONDS)
+    return url
+
+
+def _store_answers(url: str) -> bool:
+    try:
+        Store(connect(url)).ping()
+    except StoreUnavailable:
+        return False
+    return True
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False

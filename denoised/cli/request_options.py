@@ -1,0 +1,39 @@
+"""The options of `denoised generate` that are fields of the request, derived from `denoised.jobs.request`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from denoised.cli.options import env
+from denoised.jobs.request import DEFAULTS, RequestField
+
+PLAIN = (int, float, bool)
+
+
+def with_request_options(fields: Mapping[str, RequestField]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator for a command that takes `**given`: its help lists an option for each field, before its own."""
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        options = [_option(field) for field in fields.values()]
+        keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*options, *own)]
+        command.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
+        return command
+
+    return decorated
+
+
+def _option(field: RequestField) -> inspect.Parameter:
+    """`--name`, or DENOISED_NAME. The server checks the range of the value, since it may depend on the model."""
+    option = field.name.replace("_", "-")
+    flag = field.flag or (f"--{option}/--no-{option}" if field.type is bool else f"--{option}")
+    default = DEFAULTS.get(field.name)
+    notes = [note for note in (field.limits, "" if default is None else f"default: {default}") if note]
+    help = f"{field.meaning} ({'; '.join(notes)})" if notes else field.meaning
+    kind = field.type if field.type in PLAIN else str
+    annotated: Any = Annotated
+    annotation = annotated[kind | None, env(field.name.upper(), help, flag)]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

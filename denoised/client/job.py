@@ -1,0 +1,113 @@
+"""Jobs and their images: `GET /jobs/{id}`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from denoised.client.errors import JobCanceled, JobFailed
+from denoised.client.resource import Resource
+from denoised.jobs.request import PictureRequest
+
+Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+FINAL_STATUSES = ("succeeded", "failed", "canceled")
+
+
+@dataclass(frozen=True)
+class JobImage(Resource):
+    """A finished image of a job.
+
+    seed: the job's seed + index.
+    url: path of the image file; `Client.image` fetches it.
+    """
+
+    index: int
+    seed: int
+    width: int
+    height: int
+    format: str
+    sha256: str
+    url: str
+
+
+@dataclass(frozen=True)
+class JobTiming(Resource):
+    """How long a job waited and ran.
+
+    queued: seconds in the queue; None while it waits.
+    running: seconds of work; None until it finishes.
+    evaluations: network evaluations so far; with guidance, two per step and image.
+    mean_batch: mean batch size of those evaluations.
+    """
+
+    queued: float | None
+    running: float | None
+    evaluations: int
+    mean_batch: float | None
+
+
+@dataclass(frozen=True)
+class JobError(Resource):
+    """Why a job failed.
+
+    code: for programs.
+    message: for people.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(PictureRequest, Resource):
+    """A job: queued → running → succeeded | failed | canceled. Its request's fields are members, too.
+
+    created_at, started_at, finished_at: seconds since the epoch.
+    queue_position: number of jobs ahead; None once it runs.
+    eta_seconds: estimated seconds until it finishes.
+    step: the step that all of its images have reached, 0 … steps.
+    """
+
+    id: str
+    status: Status
+    label: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    queue_position: int | None
+    eta_seconds: float | None
+    step: int
+    attempt: int
+    images: tuple[JobImage, ...]
+    timing: JobTiming
+    error: JobError | None
+    numerics: str | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the job succeeded, failed or was canceled."""
+        return self.status in FINAL_STATUSES
+
+    @classmethod
+    def _members(cls, raw: Any) -> dict[str, Any]:
+        nested = {
+            "step": raw["progress"]["step"],
+            "images": tuple(JobImage.from_json(image) for image in raw["images"]),
+            "timing": JobTiming.from_json(raw["timing"]),
+            "error": JobError.from_json(raw["error"]) if raw["error"] else None,
+        }
+        return super()._members(raw) | nested
+
+
+def require_success(job: Job) -> Job:
+    """Return a finished job if it succeeded.
+
+    Raises:
+        JobFailed, JobCanceled: if it did not.
+    """
+    if job.status == "canceled":
+        raise JobCanceled(f"job {job.id} was canceled", job.id)
+    if job.status != "succeeded":
+        code, reason = (job.error.code, f": {job.error.message}") if job.error else ("unknown", "")
+        raise JobFailed(f"job {job.id} failed{reason}", job.id, code)
+    return job

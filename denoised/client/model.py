@@ -1,0 +1,53 @@
+"""Served models: `GET /models`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from denoised.client.resource import Resource
+
+
+@dataclass(frozen=True)
+class ModelDefaults(Resource):
+    """Values of the request fields that a request leaves out."""
+
+    sampler: str
+    steps: int
+    guidance_scale: float
+    guidance_rescale: float = 0.0
+
+
+@dataclass(frozen=True)
+class Model(Resource):
+    """A model served by at least one live worker.
+
+    width, height, channels: of its images.
+    labels: class names; the index of a name is the class index.
+    timesteps: largest allowed `steps`.
+    max_images: largest allowed `n`.
+    numerics: everything that the bytes of an image depend on besides the request.
+    workers: number of live workers that serve it.
+    """
+
+    name: str
+    width: int
+    height: int
+    channels: int
+    labels: tuple[str, ...]
+    timesteps: int
+    prediction_type: str
+    samplers: tuple[str, ...]
+    default: ModelDefaults
+    max_images: int
+    numerics: str
+    workers: int
+
+    @classmethod
+    def _members(cls, raw: Any) -> dict[str, Any]:
+        nested = {
+            "labels": tuple(raw["labels"]),
+            "samplers": tuple(raw["samplers"]),
+            "default": ModelDefaults.from_json(raw["default"]),
+        }
+        return super()._members(raw) | nested

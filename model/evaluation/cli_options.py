@@ -1,0 +1,32 @@
+"""Options that several of the evaluation commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from denoised.model.errors import EvaluationError
+from denoised.model.evaluation.image_generation import PRECISIONS
+from denoised.model.options import option
+
+DataOption = Annotated[
+    Path, option("--data", help="a folder with Fashion-MNIST's IDX files, or with one sub-folder of images per class")
+]
+FeaturesOption = Annotated[
+    Path,
+    option(
+        "--features",
+        help="a folder written by denoised train-features",
+        show_default="the bundled one, for Fashion-MNIST",
+    ),
+]
+PrecisionOption = Annotated[
+    str, option("--precision", help=f"precision of the network's arithmetic: {', '.join(PRECISIONS)}")
+]
+DeviceOption = Annotated[str, option("--device", help="cpu, cuda or mps")]
+
+
+def check_precision(precision: str) -> None:
+    """Raise an EvaluationError for an unknown precision."""
+    if precision not in PRECISIONS:
+        raise EvaluationError(f"precision = {precision!r} is not known (known: {', '.join(PRECISIONS)})")

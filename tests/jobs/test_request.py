@@ -1,0 +1,50 @@
+"""The request's definition: what follows from it, and what keeps old pictures' bytes as they are."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import get_type_hints
+
+from denoised.jobs.request import (
+    DEFAULTS,
+    FIELDS,
+    PictureRequest,
+    RequestFields,
+    SamplingRequest,
+    computation,
+    with_format,
+    without_defaults,
+)
+
+REQUEST = SamplingRequest(
+    model="shoes", label=0, label_name="sneaker", seed=7, sampler="ddim", steps=4, guidance_scale=1.0
+)
+
+
+def test_every_field_has_a_meaning_and_a_place_in_the_resolved_request() -> None:
+    assert list(FIELDS) == list(get_type_hints(RequestFields))
+    assert {each.name for each in fields(SamplingRequest)} == {*FIELDS, "label_name", "stages"}
+    assert all(field.meaning for field in FIELDS.values())
+
+
+def test_a_picture_carries_only_these_fields_if_all_others_have_their_defaults() -> None:
+    """A field more in this list would change the bytes of every older request."""
+    always = ["model", "label", "seed", "sampler", "steps", "guidance_scale", "guidance_rescale", "numerics"]
+    assert list(REQUEST.parameters(0, "fake")) == always
+
+
+def test_a_picture_carries_every_field_that_differs_from_its_default() -> None:
+    others = {"eta": 0.5, "spacing": "trailing", "karras": False, "format": "webp"}
+    assert {each.name for each in fields(PictureRequest)} & set(DEFAULTS) == {*others, "n"}
+    carried = replace(REQUEST, **others).parameters(0, "fake")
+    assert {name: carried[name] for name in others} == others
+
+
+def test_a_default_is_no_difference_whether_it_is_given_or_left_out() -> None:
+    assert without_defaults({"n": 1, "eta": 0.0, "format": "png", "preview": "x0", "seed": None}) == {}
+    assert without_defaults({"n": 2, "karras": False, "seed": 0}) == {"n": 2, "karras": False, "seed": 0}
+
+
+def test_numerics_name_the_computation_and_the_format() -> None:
+    assert computation(with_format("eager/torch-2.13.0")) == computation("eager/torch-2.13.0") == "eager/torch-2.13.0"
+    assert with_format("eager") == "eager/format-2"

@@ -1,0 +1,196 @@
+"""The solvers beyond DDPM and DDIM beside diffusers' schedulers of the same name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LMSDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor
+
+from denoised.model.diffusion.grids import Grid, Levels, solver_levels
+from denoised.model.diffusion.multistep import dpmpp_3m_rows
+from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.plans import Plan, advance
+from denoised.model.diffusion.predictions import Estimate
+from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.diffusion.singlestep import ddim_rows, euler_a_rows, euler_rows
+
+# diffusers 0.42.1 makes numpy arrays of tensors the old way.
+pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
+
+LINEAR = NoiseSchedule.from_name("linear")
+MU, S = 0.3, 0.5
+SCHEDULERS = {
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "dpm_2": (KDPM2DiscreteScheduler, {}),
+    "lms": (LMSDiscreteScheduler, {}),
+    "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
+    "unipc_3": (UniPCMultistepScheduler, {"solver_order": 3}),
+    "dpmpp_3m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 3}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+}
+DRAWING = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, DPMSolverMultistepScheduler)
+SAME = [sampler for sampler in SCHEDULERS if sampler != "dpmpp_3m"]
+
+
+def believed(x: Tensor, alpha: float, sigma: float) -> Tensor:
+    """x̂_0 of the ideal network for data N(.3, .5²) (mathematics.md, closed forms)."""
+    return (alpha * S**2 * x + sigma**2 * MU) / (alpha**2 * S**2 + sigma**2)
+
+
+def follow(plan: Plan, x: Tensor) -> Tensor:
+    """Run a plan with the ideal network, in float64; diffusers draws the noise of its SDE solver in float32."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.float32 if plan.sampler == "dpmpp_2m_sde" else x.dtype
+    registers = torch.zeros(len(x), plan.registers, *x.shape[1:], dtype=x.dtype)
+    registers[:, 0] = plan.initial_scale * x
+    for row in range(plan.evaluations):
+        x = registers[:, 0]
+        alpha, sigma = float(plan.alpha[row]), float(plan.sigma[row])
+        x0 = believed(x, alpha, sigma)
+        z = torch.randn(x.shape, generator=generator, dtype=drawn) if plan.draws_noise(row) else torch.zeros(x.shape)
+        matrices = torch.from_numpy(plan.matrices[row]).expand(len(x), -1, -1)
+        registers = advance(registers, Estimate(x0, (x - alpha * x0) / sigma), z.to(x.dtype), matrices)
+    return registers[:, 0]
+
+
+def diffusers_run(sampler: str, steps: int, spacing: str, x: Tensor, karras: bool = False) -> Tensor:
+    """The same by diffusers, its ᾱ in float64; in its own scale x̃ = x/α where it has one."""
+    kind, options = SCHEDULERS[sampler]
+    more = {"use_karras_sigmas": karras} if sampler != "euler_a" else {}
+    betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    scheduler = kind(timestep_spacing=spacing, **betas, **options, **more)
+    scheduler.alphas_cumprod = torch.from_numpy(LINEAR.alpha**2)
+    scheduler.set_timesteps(steps)
+    x = x * scheduler.init_noise_sigma
+    generator = torch.Generator().manual_seed(0)
+    for t in scheduler.timesteps:
+        seen = scheduler.scale_model_input(x, t)
+        between = sampler == "dpm_2" and not scheduler.state_in_first_order
+        ratio = float((scheduler.sigmas_interpol if between else scheduler.sigmas)[scheduler.step_index or 0])
+        alpha = 1 / np.sqrt(1 + ratio**2)
+        sigma = ratio * alpha
+        epsilon = (seen - alpha * believed(seen, alpha, sigma)) / sigma
+        drawn = {"generator": generator} if SCHEDULERS[sampler][0] in DRAWING else {}
+        x = scheduler.step(epsilon, t, x, **drawn).prev_sample
+    return x
+
+
+def start() -> Tensor:
+    return torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sampler", SAME)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [5, 20, 50])
+def test_a_whole_run_ends_where_that_of_diffusers_ends(sampler: str, spacing: str, steps: int) -> None:
+    """1e-5 over whole runs; diffusers rounds its noise levels to float32."""
+    ours = follow(compile_plan(sampler, LINEAR, steps, Grid(spacing)), start())
+    torch.testing.assert_close(ours, diffusers_run(sampler, steps, spacing, start()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [sampler for sampler in SAME if sampler != "euler_a"])
+def test_a_run_on_karras_levels_ends_where_that_of_diffusers_ends(sampler: str) -> None:
+    spacing = "linspace"
+    ours = follow(compile_plan(sampler, LINEAR, 12, Grid(spacing, karras=True)), start())
+    torch.testing.assert_close(ours, diffusers_run(sampler, 12, spacing, start(), karras=True), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [8, 20])
+def test_the_third_order_multistep_solver_of_diffusers_halves_its_second_difference(steps: int) -> None:
+    """mathematics.md, trap 46: with D_2 where 2·D_2 belongs our rows end where diffusers 0.42.1 ends, as we have them
+    elsewhere (orders 2 and 3: test_orders.py). When this fails, diffusers was mended: compare."""
+    levels = solver_levels(LINEAR, steps, Grid("linspace"))
+    published = follow(Plan.from_rows("dpmpp_3m", levels, dpmpp_3m_rows(levels, curvature=1.0)), start())
+    theirs = diffusers_run("dpmpp_3m", steps, "linspace", start())
+    torch.testing.assert_close(published, theirs, rtol=0, atol=1e-5)
+    ours = follow(compile_plan("dpmpp_3m", LINEAR, steps, Grid("linspace")), start())
+    assert (ours - theirs).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_a", "heun", "dpm_2", "lms"])
+def test_one_step_starts_in_pure_noise_where_diffusers_starts_almost_at_the_picture(sampler: str) -> None:
+    """linspace with N = 1: diffusers 0.42.1 takes t = 0, the first of linspace(0, 999, 1). When this fails: compare."""
+    kind, _ = SCHEDULERS[sampler]
+    theirs = kind(timestep_spacing="linspace")
+    theirs.set_timesteps(1)
+    assert float(theirs.timesteps[0]) == 0.0
+    assert compile_plan(sampler, LINEAR, 1, Grid("linspace")).t.tolist() == [999.0]
+
+
+def harness_total(sampler: str) -> float:
+    """Σ|x| after ten steps of the "model" x·t/(t + 1), as in diffusers' own scheduler tests."""
+    plan = compile_plan(sampler, LINEAR, 10, Grid("linspace"))
+    x = (torch.arange(768).reshape(3, 8, 8, 4) / 768).permute(3, 0, 1, 2).double()
+    registers = torch.zeros(len(x), plan.registers, *x.shape[1:], dtype=x.dtype)
+    registers[:, 0] = plan.initial_scale * x
+    for row in range(plan.evaluations):
+        x, t = registers[:, 0], float(plan.t[row])
+        epsilon = x * t / (t + 1)
+        x0 = (x - float(plan.sigma[row]) * epsilon) / float(plan.alpha[row])
+        matrices = torch.from_numpy(plan.matrices[row]).expand(len(x), -1, -1)
+        registers = advance(registers, Estimate(x0, epsilon), torch.zeros_like(x), matrices)
+    return float(registers[:, 0].abs().sum())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "total"),
+    [("euler", 169.4608), ("lms", 192.0219), ("dpmpp_2m", 185.0114), ("unipc", 186.7620), ("unipc_3", 187.5004)],
+)
+def test_ten_steps_give_the_computed_target(sampler: str, total: float) -> None:
+    """mathematics.md, scheduler targets, computed with diffusers 0.42.1."""
+    assert harness_total(sampler) == pytest.approx(total, abs=2e-2)
+
+
+def test_forty_karras_levels_are_forty_different_ones() -> None:
+    """mathematics.md, trap 37: levels are told apart by index, not by a rounded timestep."""
+    for sampler in ("euler", "dpmpp_2m"):
+        plan = compile_plan(sampler, LINEAR, 40, Grid("linspace", karras=True))
+        assert plan.evaluations == 40
+        assert (np.diff(plan.sigma / plan.alpha) < 0).all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_any_number_of_steps_gives_a_finite_falling_plan(sampler: str, spacing: str) -> None:
+    """mathematics.md, traps 7 and 9: every N of 1 … T has N steps, at falling levels, with finite rows."""
+    for steps in (1, 2, 3, 7, 13, 500, 501, 999, 1000):
+        plan = compile_plan(sampler, LINEAR, steps, Grid(spacing))
+        assert plan.steps == steps
+        assert np.isfinite(plan.matrices).all()
+        levels = [plan.sigma[row] for row in range(plan.evaluations) if row == 0 or plan.t[row] != plan.t[row - 1]]
+        assert len(levels) == (2 * steps - 1 if sampler == "dpm_2" else steps)
+        assert (np.diff(levels) < 0).all()
+
+
+def test_the_cosine_schedule_is_finite_up_to_its_last_timestep() -> None:
+    """mathematics.md, traps 19 and 39."""
+    cosine = NoiseSchedule.from_name("squaredcos_cap_v2")
+    for sampler in SAMPLERS:
+        plan = compile_plan(sampler, cosine, 10, Grid("trailing"))
+        assert np.isfinite(plan.matrices).all()
+        assert torch.isfinite(follow(plan, start())).all()
+
+
+def test_euler_is_ddim_and_ancestral_euler_is_ddim_with_full_noise() -> None:
+    """At the same levels, where x̂_0 is not clipped: one step of each has the same weights."""
+    levels = Levels(LINEAR.alpha[[900, 500]], LINEAR.alpha[[900, 500, 100]], LINEAR.sigma[[900, 500, 100]])
+    for eta, ours in ((0.0, euler_rows(levels)), (1.0, euler_a_rows(levels))):
+        for row, theirs in zip(ours, ddim_rows(levels, eta), strict=True):
+            x, x0, _, noise = theirs.matrix[0]
+            of_epsilon = theirs.matrix[0][2]
+            alpha, sigma = levels.alpha[row.level], levels.sigma[row.level]
+            expected = [x + of_epsilon / sigma, x0 - of_epsilon * alpha / sigma, 0.0, noise]
+            assert row.matrix[0] == pytest.approx(expected, rel=1e-10, abs=1e-12)

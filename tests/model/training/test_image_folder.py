@@ -1,0 +1,140 @@
+"""A folder of images: one sub-folder per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from denoised.model.errors import DataError
+from denoised.model.training.data import load_dataset
+
+
+def picture(path: Path, colour: tuple[int, int, int] | int, size: tuple[int, int] = (8, 8)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L" if isinstance(colour, int) else "RGB", size, colour).save(path)
+    return path
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        load_dataset(folder, 8)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_sub_folders_are_the_classes_in_alphabetical_order(tmp_path: Path) -> None:
+    picture(tmp_path / "pear" / "a.png", (10, 200, 30))
+    picture(tmp_path / "apple" / "b.png", (200, 10, 30))
+    picture(tmp_path / "apple" / "deep" / "c.PNG", (201, 10, 30))
+    picture(tmp_path / ".cache" / "d.png", (1, 2, 3))
+    (tmp_path / "apple" / "notes.txt").write_text("not a picture")
+    (tmp_path / "README.md").write_text("not a class")
+    data = load_dataset(tmp_path, 8)
+    assert data.labels == ("apple", "pear")
+    assert data.classes.tolist() == [0, 0, 1]
+    assert data.images.shape == (3, 3, 8, 8)
+    assert data.images.dtype == torch.uint8
+    assert data.images[:, :, 0, 0].tolist() == [[200, 10, 30], [201, 10, 30], [10, 200, 30]]
+    assert data.source == tmp_path.name
+
+
+def test_the_middle_square_is_resized(tmp_path: Path) -> None:
+    """A 24×8 picture of three 8×8 fields keeps the middle one."""
+    wide = Image.new("RGB", (24, 8))
+    for k, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+        wide.paste(colour, (8 * k, 0, 8 * k + 8, 8))
+    (tmp_path / "flags").mkdir()
+    wide.save(tmp_path / "flags" / "tricolour.png")
+    assert load_dataset(tmp_path, 4).images.shape == (1, 3, 4, 4)
+    image = load_dataset(tmp_path, 8).images[0]
+    assert image.permute(1, 2, 0).reshape(-1, 3).tolist() == [[0, 255, 0]] * 64
+
+
+def test_pictures_that_are_all_grey_have_one_channel(tmp_path: Path) -> None:
+    picture(tmp_path / "grey" / "a.png", 7)
+    picture(tmp_path / "grey" / "b.png", (9, 9, 9))
+    data = load_dataset(tmp_path, 8)
+    assert data.images.shape == (2, 1, 8, 8)
+    assert data.images[:, 0, 0, 0].tolist() == [7, 9]
+
+
+def test_one_coloured_picture_makes_all_of_them_coloured(tmp_path: Path) -> None:
+    picture(tmp_path / "mixed" / "a.png", 7)
+    picture(tmp_path / "mixed" / "b.png", (9, 9, 10))
+    assert load_dataset(tmp_path, 8).images.shape == (2, 3, 8, 8)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, str]:
+    """Four good pictures of two classes, and three that are none: by path, what is said of each."""
+    for name in ("boots/a.png", "boots/b.png", "shoes/c.png", "shoes/d.png"):
+        picture(tmp_path / name, 7)
+    picture(tmp_path / "boots" / "torn.jpg", (9, 8, 7), (64, 64))
+    torn = tmp_path / "boots" / "torn.jpg"
+    torn.write_bytes(torn.read_bytes()[:-60])
+    (tmp_path / "boots" / "empty.png").write_bytes(b"")
+    (tmp_path / "shoes" / "text.png").write_text("not a picture at all")
+    return {
+        str(tmp_path / "boots" / "empty.png"): "none of PNG, JPEG",
+        str(torn): "truncated",
+        str(tmp_path / "shoes" / "text.png"): "none of PNG, JPEG",
+    }
+
+
+def test_broken_pictures_are_all_named_and_the_set_is_refused(tmp_path: Path, broken: dict[str, str]) -> None:
+    message = refusal(tmp_path)
+    assert message.startswith("3 of 7 files cannot be read: ")
+    assert message.endswith(": repair or remove them, or choose --unreadable skip")
+    for path, reason in broken.items():
+        assert f"{path} (" in message
+        assert reason in message.split(f"{path} (")[1].split(")")[0]
+
+
+def test_broken_pictures_can_be_skipped_and_are_still_named(tmp_path: Path, broken: dict[str, str]) -> None:
+    data = load_dataset(tmp_path, 8, unreadable="skip")
+    assert data.images.shape == (4, 1, 8, 8)
+    assert data.classes.tolist() == [0, 0, 1, 1]
+    assert data.labels == ("boots", "shoes")
+    assert [line.split(" (")[0] for line in data.skipped] == list(broken)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_not_learned_from_nothing(tmp_path: Path) -> None:
+    picture(tmp_path / "boots" / "a.png", 7)
+    picture(tmp_path / "shoes" / "b.png", 7).write_bytes(b"")
+    with pytest.raises(DataError, match=r"shoes holds no readable image \(.*b\.png \(none of PNG"):
+        load_dataset(tmp_path, 8, unreadable="skip")
+
+
+def test_a_sub_folder_without_pictures_is_no_class(tmp_path: Path) -> None:
+    picture(tmp_path / "boots" / "a.png", 7)
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "notes.txt").write_text("")
+    assert load_dataset(tmp_path, 8).labels == ("boots",)
+
+
+def test_what_is_see_through_shows_the_background_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "logos").mkdir()
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "logos" / "a.png")
+    assert load_dataset(tmp_path, 8).images[0, :, 0, 0].tolist() == [255], "white, unless something else is said"
+    assert load_dataset(tmp_path, 8, background="#102030").images[0, :, 0, 0].tolist() == [16, 32, 48]
+    with pytest.raises(DataError, match=r"background = 'nacre' is not a color \(use a CSS color name or #rrggbb\)"):
+        load_dataset(tmp_path, 8, background="nacre")
+
+
+def test_a_folder_that_is_not_there_or_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (tmp_path / "gone", file):
+        message = refusal(path)
+        assert message.startswith(f"no dataset at {path}: no such folder")
+        assert "--data /usr/share/datasets/fashion-mnist" in message
+
+
+def test_an_empty_folder_says_what_to_put_there(tmp_path: Path) -> None:
+    (tmp_path / "class without pictures").mkdir()
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path} holds neither IDX files nor sub-folders of images")
+    assert "make one sub-folder per class, with .bmp, .gif, .jpeg, .jpg, .png" in message
