@@ -1,7 +1,7 @@
 # Two images from one file:
-#   docker build --target api    -t denoised-api .       HTTP; no torch in it
-#   docker build --target worker -t denoised-worker .    one running batch
-# Every version is the one in requirements.lock.
+#   docker build --target api    -t denoised-api .       the HTTP front end, with the extra [server]
+#   docker build --target worker -t denoised-worker .    a worker, with the extra [worker]
+# requirements.lock pins every version.
 
 FROM python:3.12-slim AS python
 ENV PYTHONUNBUFFERED=1 \
@@ -18,38 +18,43 @@ COPY . .
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
 
-# The packages stand in layers of their own, below the project: a change of its code installs none of them again.
+# One requirements file per extra. The images install these before the wheel, so that a change of the code does not
+# install the dependencies again.
+FROM python AS requirements
+COPY pyproject.toml ./
+RUN python -c "import pathlib, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; [pathlib.Path(f'{extra}.txt').write_text('\n'.join(p['dependencies'] + p['optional-dependencies'][extra])) for extra in ('server', 'worker')]"
+
+
 FROM python AS base
 RUN useradd --system --uid 10001 --home-dir /var/lib/denoised --create-home denoised
 ENV DENOISED_DATA_DIR=/var/lib/denoised
-COPY pyproject.toml requirements.lock ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-      > dependencies.txt \
- && pip install --constraint requirements.lock --requirement dependencies.txt
+COPY requirements.lock ./
 STOPSIGNAL SIGTERM
 
 
 FROM base AS worker
-# The worker compiles its network's kernels for the processor it finds; without a compiler it is slower.
+# The worker compiles its kernels for the processor it runs on. Without a compiler it uses slower kernels.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-# The lock says which version of torch; the build that pip takes by itself on x86-64 runs on CPU and GPU and has several
-# GB. For a small image, CPU only, give the address of such a wheel: --build-arg TORCH='torch @ https://…'
+# The lock file pins the version of torch. On x86-64, pip chooses a build for CPU and GPU with several GB. For a small
+# image without GPU support, pass the URL of a CPU wheel: --build-arg TORCH='torch @ https://…'
 ARG TORCH=torch
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['worker'], sep='\n')" \
-      > worker.txt \
- && pip install --constraint requirements.lock --requirement worker.txt "${TORCH}"
-RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
+COPY --from=requirements /srv/denoised/worker.txt ./
+RUN pip install --constraint requirements.lock --requirement worker.txt "${TORCH}"
+# --no-index: fails if the extra needs a package that is not installed yet.
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-index "$(echo /wheels/*.whl)[worker]"
 USER denoised
-# No check of its own: the worker is the container's one program, and a check of that program says nothing that the
-# container's state does not. Whether it serves is told by the API, which reads the worker's lease: GET /readyz.
+# The worker is the container's only process, so the container's state already says whether it runs. Whether it serves
+# is known to the API, which reads the worker's lease: GET /readyz.
 HEALTHCHECK NONE
 CMD ["denoised", "worker"]
 
 
 FROM base AS api
-RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
+COPY --from=requirements /srv/denoised/server.txt ./
+RUN pip install --constraint requirements.lock --requirement server.txt
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-index "$(echo /wheels/*.whl)[server]"
 USER denoised
-# Wants DENOISED_API_KEYS, or DENOISED_TRUST_NETWORK where the port is published to this machine alone.
+# Set DENOISED_API_KEYS, or DENOISED_TRUST_NETWORK if the port is published only on this machine.
 ENV DENOISED_HOST=0.0.0.0 DENOISED_PORT=8000
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s \

@@ -1,3 +1,5 @@
+"""`python -m denoised.app`: the server's commands."""
+
 from denoised.app.launch.cli import main
 
 main()

@@ -1,4 +1,4 @@
-"""The front end, put together. Never torch: it validates, queues and relays."""
+"""Assembles the front end. It never imports torch: it validates, queues and relays."""
 
 from __future__ import annotations
 
@@ -7,27 +7,54 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from denoised.app.compat.openai import routes as v1
-from denoised.app.http import errors
+from denoised.app.compat.openai import routes as openai_routes
+from denoised.app.compat.openai.errors import OPENAI_ERRORS
+from denoised.app.http import error_responses
 from denoised.app.http.auth import AuthMiddleware
-from denoised.app.http.cors import CorsMiddleware
+from denoised.app.http.cors import CrossOriginMiddleware
+from denoised.app.http.error_formats import ErrorFormats
 from denoised.app.http.head import HeadMiddleware
-from denoised.app.http.openapi import DescribedAPI
+from denoised.app.http.openapi import DocumentedAPI
 from denoised.app.http.request_context import RequestContextMiddleware
-from denoised.app.routes import animation as films
-from denoised.app.routes import events, generate, jobs, metrics, operations, verify, workers
-from denoised.app.routes import pages as page
+from denoised.app.routes import (
+    animation,
+    events,
+    generate,
+    jobs,
+    metrics,
+    models,
+    operations,
+    pages,
+    pictures,
+    verify,
+    workers,
+)
 from denoised.app.services import Services
 from denoised.app.settings import ApiSettings
 
-DESCRIPTION = """Serves noise-predicting diffusion models. Post a request, get a job; follow its events while
-the picture appears out of noise; fetch the picture. The same request and seed give the same bytes under the
-same `numerics` string."""
+DESCRIPTION = """Serves noise-predicting diffusion models. Submit a request to get a job, follow its events while the
+picture emerges from noise, and fetch the picture. The same request and seed give the same bytes under the same
+`numerics` string."""
+ROUTES = (
+    generate,
+    verify,
+    jobs,
+    pictures,
+    animation,
+    pages,
+    events,
+    models,
+    operations,
+    workers,
+    openai_routes,
+    metrics,
+)
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
-    """The ASGI application; connects to Redis only when the first request needs it."""
-    services = Services.connected(settings)
+    """The ASGI application. It connects to Redis when the first request needs it."""
+    services = Services.create(settings)
+    formats = ErrorFormats([OPENAI_ERRORS])
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -35,22 +62,24 @@ def create_app(settings: ApiSettings) -> FastAPI:
         yield
         await services.relay.stop()
 
-    app = DescribedAPI(
+    app = DocumentedAPI(
         title="denoised",
         summary="The denoising daemon",
         description=DESCRIPTION,
         version="0.1.0",
-        docs_url=None,  # FastAPI's own page fetches its script from elsewhere; `app.routes.pages` has ours
+        docs_url=None,  # FastAPI's page loads its script from another site; `app.routes.pages` serves ours
         redoc_url=None,
         lifespan=lifespan,
     )
     app.state.services = services
-    errors.install(app)
-    for module in (generate, verify, jobs, films, page, events, operations, workers, v1, metrics):
+    app.state.error_formats = formats
+    error_responses.install(app, formats)
+    for module in ROUTES:
         app.include_router(module.router)
+    # The last one is the outermost.
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(AuthMiddleware, settings=settings, store=services.store)
+    app.add_middleware(AuthMiddleware, settings=settings, store=services.store, formats=formats)
     if settings.allowed_origins:
-        app.add_middleware(CorsMiddleware, allowed=settings.allowed_origins)
-    app.add_middleware(RequestContextMiddleware, meters=services.meters)
+        app.add_middleware(CrossOriginMiddleware, origins=settings.allowed_origins)
+    app.add_middleware(RequestContextMiddleware, metrics=services.metrics, formats=formats)
     return app

@@ -1,4 +1,4 @@
-"""What the routes work with, made once per app."""
+"""The objects that all routes share, created once per app."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from starlette.requests import HTTPConnection
 from denoised.app.admission.catalog import Catalog
 from denoised.app.admission.job_queue import JobQueue
 from denoised.app.admission.quotas import Admission
+from denoised.app.http.auth import OWNER_SCOPE_KEY
 from denoised.app.http.http_metrics import HttpMetrics
 from denoised.app.settings import ApiSettings
-from denoised.app.streaming.relay import BLOCK_MS, Relay
+from denoised.app.streaming.relay import Relay
+from denoised.app.streaming.stream_reader import BLOCK_MS
 from denoised.jobs.connection import connect
 from denoised.jobs.store import Store
 
-COMMAND_SECONDS = 0.9  # a request to Redis, so that its absence is told within two
+COMMAND_SECONDS = 0.9  # timeout of one command to Redis, so that a request fails within two seconds
 
 
 @dataclass
 class Services:
-    """Made by `create_app`; `draining` is set when the server has been told to stop."""
+    """Created by `create_app`; `draining` is set when the server begins to shut down."""
 
     settings: ApiSettings
     store: Store
@@ -30,12 +32,12 @@ class Services:
     queue: JobQueue
     admission: Admission
     relay: Relay
-    meters: HttpMetrics
+    metrics: HttpMetrics
     draining: bool = field(default=False)
 
     @classmethod
-    def connected(cls, settings: ApiSettings) -> Services:
-        """Clients are made here; nothing is asked of Redis yet."""
+    def create(cls, settings: ApiSettings) -> Services:
+        """Create all services without connecting to Redis."""
         client = connect(settings.redis_url, timeout=COMMAND_SECONDS)
         reader = connect(settings.redis_url, timeout=BLOCK_MS / 1000 + 2)
         store = Store(client, settings.result_ttl)
@@ -46,11 +48,11 @@ class Services:
             queue=JobQueue(client, store, settings.max_attempts),
             admission=Admission(settings),
             relay=Relay(store, reader),
-            meters=HttpMetrics(),
+            metrics=HttpMetrics(),
         )
 
     def drain(self) -> None:
-        """No longer ready; streams end. Call it in the event loop."""
+        """Report not ready and end all streams. Call it in the event loop."""
         self.draining = True
         self.relay.close_listeners()
 
@@ -61,7 +63,7 @@ def _services(connection: HTTPConnection) -> Services:
 
 
 def _owner(connection: HTTPConnection) -> str:
-    return str(connection.scope.get("denoised_owner", ""))
+    return str(connection.scope.get(OWNER_SCOPE_KEY, ""))
 
 
 Serving = Annotated[Services, Depends(_services)]

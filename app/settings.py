@@ -1,4 +1,4 @@
-"""How the front end behaves: one frozen object, read once from the command line and environment."""
+"""The settings of the front end: one frozen object, read once from the command line and the environment."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ from dataclasses import dataclass, field
 
 from denoised.app.http.api_keys import KeyRing
 
-MAX_BODY = 8 * 1024 * 1024
-# For programs that run torch, unless the environment says otherwise. By default OpenMP's threads spin for about a
-# millisecond at each barrier: beside another busy program that made the network 70 times slower (docs/decisions.md).
+MAX_BODY = 8 * 1024 * 1024  # bytes
+MAX_SOCKET_MESSAGE = 1024 * 1024  # bytes
+PING_SECONDS = 15.0  # between pings of a quiet stream
+# Defaults for the environment of programs that run torch. Without it, OpenMP's threads spin for about a millisecond at
+# each barrier; next to another busy program, that made the network 70 times slower (docs/decisions.md).
 TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 
 
 @dataclass(frozen=True)
 class ApiSettings:
-    """Seconds, bytes and counts.
+    """Settings of one front end.
 
-    api_keys: hashes of the accepted keys; none = local programs only.
-    allowed_hosts, allowed_origins: accepted beside the local ones.
-    max_queue: jobs that may wait; queue_limit, queue_limit_per_key: network evaluations that may.
+    Attributes:
+        api_keys: hashes of the accepted keys; none = only local programs are served.
+        allowed_hosts, allowed_origins: accepted in addition to the local ones.
+        max_wait: seconds for which a client may wait for a job.
+        max_queue: the most jobs that may wait.
+        queue_limit, queue_limit_per_key: the most network evaluations that may wait.
+        max_attempts: of a job.
+        result_ttl: seconds for which the results of an ended job are kept.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"

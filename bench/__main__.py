@@ -1,9 +1,9 @@
-"""`make bench`: measure, keep the figures in docs/performance.csv, and render docs/performance.md from them.
+"""`make bench`: measure, store the samples in docs/performance.csv, and generate docs/performance.md from them.
 
-make bench                                 everything, some 25 minutes
-make bench ARGS="--only kernels,loads"     some sections; their figures replace those that stand there
-make bench ARGS=--quick                    a look of about five minutes; writes nothing
-make bench ARGS=--render                   measures nothing, renders the page anew
+make bench                                 everything, about 25 minutes
+make bench ARGS="--only kernels,loads"     some sections; their samples replace the old ones
+make bench ARGS=--quick                    a quick check of about five minutes; writes nothing
+make bench ARGS=--render                   measures nothing, only rewrites the page
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from typing import Annotated
 
 import typer
 
-from bench import kernels, lasting, names, serving
-from bench.effort import FULL, QUICK
+from bench import kernels, load_sections, memory_growth, startup_time
+from bench import sample_names as names
+from bench.benchmark_run import BenchmarkRun
 from bench.errors import BenchError
-from bench.figures import Figures, Samples, read_figures, replace_section, write_figures
 from bench.machine import this_machine
-from bench.place import Place
 from bench.plots import write_plots
-from bench.programs import ROOT
+from bench.processes import ROOT
 from bench.report import DOCUMENT, TABLE, document
+from bench.run_length import FULL, QUICK
+from bench.samples import SampleRecorder, SampleTable, read_samples, replace_section, write_samples
 from denoised.model.checkpoints.atomic import write_text_atomically
 
-BUSY = 0.7  # of one core, over the last minute
+BUSY = 0.7  # load average above which other programs disturb the measurement
 DOCS = ROOT / "docs"
-SECTIONS: dict[str, Callable[[Place, Samples], None]] = {
+SECTIONS: dict[str, Callable[[BenchmarkRun, SampleRecorder], None]] = {
     names.KERNELS: kernels.measure_kernels,
     names.SHAPES: kernels.measure_shapes,
-    names.LOADS: serving.measure_loads,
-    names.CLIENTS: serving.measure_clients,
-    names.LISTENERS: serving.measure_listeners,
-    names.MEMORY: lasting.measure_memory,
-    names.READINESS: lasting.measure_ready,
+    names.LOADS: load_sections.measure_loads,
+    names.CLIENTS: load_sections.measure_clients,
+    names.LISTENERS: load_sections.measure_listeners,
+    names.MEMORY: memory_growth.measure_memory,
+    names.READINESS: startup_time.measure_startup,
 }
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -49,63 +50,63 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @cli.command()
 def bench(
     only: Annotated[str, typer.Option(help=f"sections, comma-separated, of {', '.join(SECTIONS)}")] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="a look of about five minutes; writes nothing")] = False,
-    render: Annotated[bool, typer.Option("--render", help="measure nothing, write the page anew")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a quick check of about five minutes; writes nothing")] = False,
+    render: Annotated[bool, typer.Option("--render", help="measure nothing, only rewrite the page")] = False,
 ) -> None:
-    """Measure denoised beside its peers."""
-    signal.signal(signal.SIGTERM, _leave)
+    """Measure denoised and its peers."""
+    signal.signal(signal.SIGTERM, _exit)
     try:
         if not render:
-            _measure(_chosen(only), quick)
+            _measure(_choose_sections(only), quick)
         elif only or quick:
-            raise BenchError("--render measures nothing: it goes with no other option")
+            raise BenchError("--render measures nothing and cannot be combined with other options")
         else:
-            _write(read_figures(DOCS / TABLE))
+            _write(read_samples(DOCS / TABLE))
     except BenchError as error:
         typer.echo(f"bench: {error}", err=True)
         raise typer.Exit(1) from error
 
 
-def _chosen(only: str) -> list[str]:
+def _choose_sections(only: str) -> list[str]:
     """The sections to run, in their order."""
-    asked = {name.strip() for name in only.split(",") if name.strip()}
-    if unknown := asked - set(SECTIONS):
-        raise BenchError(f"--only {', '.join(sorted(unknown))}: there is no such section (of {', '.join(SECTIONS)})")
-    return [name for name in SECTIONS if not asked or name in asked]
+    chosen = {name.strip() for name in only.split(",") if name.strip()}
+    if unknown := chosen - set(SECTIONS):
+        raise BenchError(f"--only {', '.join(sorted(unknown))}: no such section (known: {', '.join(SECTIONS)})")
+    return [name for name in SECTIONS if not chosen or name in chosen]
 
 
 def _measure(sections: list[str], quick: bool) -> None:
-    """Run sections one after another; what one has found is written before the next begins."""
-    figures: Figures = {} if quick else read_figures(DOCS / TABLE)
+    """Run sections one after another; the samples of each are written before the next begins."""
+    table: SampleTable = {} if quick else read_samples(DOCS / TABLE)
     machine = this_machine()
     typer.echo(str(machine))
     if (load := os.getloadavg()[0]) > BUSY:
-        typer.echo(f"other programs are at work here (load average {load:.1f}): the figures will be of little worth")
+        typer.echo(f"other programs are running here (load average {load:.1f}): the results will be unreliable")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="denoised-bench-")))
-        place = Place(folder, QUICK if quick else FULL, typer.echo, stack)
+        run = BenchmarkRun(folder, QUICK if quick else FULL, typer.echo, stack)
         for section in sections:
             typer.echo(f"== {section}")
-            began, found = time.monotonic(), Samples()
-            SECTIONS[section](place, found)
+            began, recorder = time.monotonic(), SampleRecorder()
+            SECTIONS[section](run, recorder)
             today = datetime.now(UTC).date().isoformat()
-            figures = replace_section(figures, section, found.figures(section, today, machine))
+            table = replace_section(table, section, recorder.table(section, today, machine))
             typer.echo(f"   took {time.monotonic() - began:.0f} s")
             if not quick:
-                _write(figures)
+                _write(table)
     if quick:
-        typer.echo("\n" + document(figures))
+        typer.echo("\n" + document(table))
 
 
-def _write(figures: Figures) -> None:
-    write_figures(DOCS / TABLE, figures)
-    write_plots(DOCS, figures)
-    write_text_atomically(DOCS / DOCUMENT, document(figures))
+def _write(table: SampleTable) -> None:
+    write_samples(DOCS / TABLE, table)
+    write_plots(DOCS, table)
+    write_text_atomically(DOCS / DOCUMENT, document(table))
     typer.echo(f"   wrote {(DOCS / DOCUMENT).relative_to(ROOT)}")
 
 
-def _leave(*_: object) -> None:
-    """SIGTERM: stop the servers on the way out."""
+def _exit(*_: object) -> None:
+    """Exit on SIGTERM in the regular way, which stops the servers."""
     raise SystemExit(143)
 
 

@@ -1,12 +1,12 @@
-"""Measure denoised beside its peers on a CUDA device; docs/performance-cuda.csv and docs/performance-cuda.md.
+"""Measure denoised and its peers on a CUDA device; writes docs/performance-cuda.csv and docs/performance-cuda.md.
 
-python -m bench.accelerator                                    everything, some ten minutes
-python -m bench.accelerator --only loads --budget 300          one section; nothing more is begun after 300 s
-python -m bench.accelerator --device cpu --out /tmp/look       a rehearsal where there is no such device
-python -m bench.accelerator --render                           measures nothing, renders the page anew
+python -m bench.accelerator                                      everything, about ten minutes
+python -m bench.accelerator --only loads --budget 300            one section; nothing starts after 300 s
+python -m bench.accelerator --device cpu --out /tmp/rehearsal    a rehearsal on a machine without such a device
+python -m bench.accelerator --render                             measures nothing, only rewrites the page
 
-Figures replace those that stand there; what is not measured again stays. They are written after each subject.
-What fails is said, and the rest goes on.
+New samples replace old ones, and what is not measured again is kept. Samples are written after each subject. Failures
+are logged, and the other subjects continue.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -25,22 +25,22 @@ from typing import Annotated
 import torch
 import typer
 
-from bench import names
-from bench.accelerated import measure_loads
-from bench.accelerator_page import DOCUMENT, TABLE, document
-from bench.effort import Effort
+from bench import sample_names as names
+from bench.accelerator_evaluations import measure_evaluations
+from bench.accelerator_loads import measure_loads
+from bench.accelerator_report import DOCUMENT, TABLE, document
+from bench.accelerator_run import AcceleratorRun
+from bench.benchmark_run import BenchmarkRun
 from bench.errors import BenchError
-from bench.evaluations import measure_evaluations
-from bench.figures import Samples, read_figures, write_figures
 from bench.machine import Machine, this_machine
-from bench.place import Place
-from bench.programs import ROOT
-from bench.trial import Trial
-from denoised.model.backends.graphs import PRECISIONS, Precision
+from bench.processes import ROOT
+from bench.run_length import RunLength
+from bench.samples import SampleRecorder, read_samples, write_samples
+from denoised.model.backends.numerics import PRECISIONS, Precision
 from denoised.model.checkpoints.atomic import write_text_atomically
 
 DOCS = ROOT / "docs"
-SECTIONS: dict[str, Callable[[Trial], None]] = {
+SECTIONS: dict[str, Callable[[AcceleratorRun], None]] = {
     names.ONE_EVALUATION: measure_evaluations,
     names.LOADS: measure_loads,
 }
@@ -48,104 +48,122 @@ SECTIONS: dict[str, Callable[[Trial], None]] = {
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@dataclass(frozen=True)
+class Options:
+    """What to measure, as chosen on the command line.
+
+    budget: seconds after which no measurement starts.
+    compiled: also measure the peers with compiled networks.
+    out: the folder of the page and its CSV.
+    """
+
+    sections: list[str]
+    precisions: tuple[Precision, ...]
+    length: RunLength
+    budget: float
+    device: str
+    compiled: bool
+    out: Path
+
+
 @cli.command()
 def accelerator(
     only: Annotated[str, typer.Option(help=f"sections, comma-separated, of {', '.join(SECTIONS)}")] = "",
-    precisions: Annotated[str, typer.Option(help=f"of the loads, of {', '.join(PRECISIONS)}")] = "float32,bfloat16",
-    seconds: Annotated[float, typer.Option(min=0.1, help="of a load, after a quarter of it to warm up")] = 4.0,
-    rounds: Annotated[int, typer.Option(min=1, help="samples of each figure of the loads")] = 2,
-    budget: Annotated[float, typer.Option(min=1, help="seconds after which nothing more is begun")] = 600.0,
-    device: Annotated[str, typer.Option(help="cuda, cuda:1; cpu for a rehearsal")] = "cuda",
-    compiled: Annotated[bool, typer.Option(help="the peers' networks by torch.compile too")] = True,
-    out: Annotated[Path, typer.Option(help="where the page and its figures are, and are written")] = DOCS,
-    render: Annotated[bool, typer.Option("--render", help="measure nothing, write the page anew")] = False,
+    precisions: Annotated[
+        str, typer.Option(help=f"precisions of the loads, of {', '.join(PRECISIONS)}")
+    ] = "float32,bfloat16",
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="duration of a load, after a warm-up of a quarter of it")
+    ] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="samples of each quantity of the loads")] = 2,
+    budget: Annotated[float, typer.Option(min=1, help="seconds after which no measurement starts")] = 600.0,
+    device: Annotated[str, typer.Option(help="cuda or cuda:1; cpu for a rehearsal")] = "cuda",
+    compiled: Annotated[bool, typer.Option(help="also measure the peers with torch.compile")] = True,
+    out: Annotated[Path, typer.Option(help="the folder of the page and its CSV")] = DOCS,
+    render: Annotated[bool, typer.Option("--render", help="measure nothing, only rewrite the page")] = False,
 ) -> None:
-    """Measure denoised beside its peers on an accelerator."""
-    effort = Effort(rounds=rounds, seconds=seconds, warm_up=seconds / 4, sweep_seconds=seconds / 2, patience=60.0)
+    """Measure denoised and its peers on an accelerator."""
+    length = RunLength(rounds=rounds, seconds=seconds, warm_up=seconds / 4, sweep_seconds=seconds / 2, timeout=60.0)
     try:
         if render:
             _render(out)
         else:
-            _measure(_chosen(only), _precisions(precisions), effort, budget, device, compiled, out)
+            chosen = _choose_sections(only), _choose_precisions(precisions)
+            _measure(Options(*chosen, length, budget, device, compiled, out))
     except BenchError as error:
         typer.echo(f"bench.accelerator: {error}", err=True)
         raise typer.Exit(1) from error
 
 
-def _chosen(only: str) -> list[str]:
+def _choose_sections(only: str) -> list[str]:
     """The sections to run, in their order."""
-    asked = _listed(only) or list(SECTIONS)
-    if unknown := set(asked) - set(SECTIONS):
-        raise BenchError(f"--only {', '.join(sorted(unknown))}: there is no such section (of {', '.join(SECTIONS)})")
-    return [name for name in SECTIONS if name in asked]
+    chosen = _split(only) or list(SECTIONS)
+    if unknown := set(chosen) - set(SECTIONS):
+        raise BenchError(f"--only {', '.join(sorted(unknown))}: no such section (known: {', '.join(SECTIONS)})")
+    return [name for name in SECTIONS if name in chosen]
 
 
-def _precisions(text: str) -> tuple[Precision, ...]:
-    asked = _listed(text)
-    if unknown := set(asked) - set(PRECISIONS):
-        raise BenchError(f"--precisions {', '.join(sorted(unknown))}: none (of {', '.join(PRECISIONS)})")
-    return tuple(precision for precision in PRECISIONS if precision in asked)
+def _choose_precisions(text: str) -> tuple[Precision, ...]:
+    chosen = _split(text)
+    if unknown := set(chosen) - set(PRECISIONS):
+        raise BenchError(f"--precisions {', '.join(sorted(unknown))}: not known (known: {', '.join(PRECISIONS)})")
+    return tuple(precision for precision in PRECISIONS if precision in chosen)
 
 
-def _listed(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _measure(
-    sections: list[str],
-    precisions: tuple[Precision, ...],
-    effort: Effort,
-    budget: float,
-    device: str,
-    compiled: bool,
-    out: Path,
-) -> None:
+def _measure(options: Options) -> None:
+    out, device = options.out, options.device
     if device == "cpu" and out.resolve() == DOCS:
-        raise BenchError("--device cpu is a rehearsal: name another folder than docs with --out")
+        raise BenchError("--device cpu is a rehearsal: choose a folder other than docs with --out")
     machine = _machine(device)
-    before, found, began = read_figures(out / TABLE), {name: Samples() for name in sections}, time.monotonic()
+    before, began = read_samples(out / TABLE), time.monotonic()
+    recorders = {name: SampleRecorder() for name in options.sections}
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         typer.echo(f"[{time.monotonic() - began:6.1f} s] {line}")
 
-    def keep() -> None:
-        """What was found takes the place of what was found before; what was not measured again stays."""
-        figures, today = before, datetime.now(UTC).date().isoformat()
-        for name, samples in found.items():
-            figures = figures | samples.figures(name, today, machine)
-        write_figures(out / TABLE, figures)
+    def save() -> None:
+        """Replace the old samples with the new ones; keep what is not measured again."""
+        table, today = before, datetime.now(UTC).date().isoformat()
+        for name, recorder in recorders.items():
+            table = table | recorder.table(name, today, machine)
+        write_samples(out / TABLE, table)
         _render(out)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    say(str(machine))
+    log(str(machine))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="denoised-bench-")))
-        place = Place(folder, effort, say, stack)
-        for name in sections:
-            say(f"== {name}")
-            of_section = precisions if name == names.LOADS else PRECISIONS
-            SECTIONS[name](Trial(place, found[name], device, of_section, compiled, keep, began + budget))
-            keep()
-    say(f"wrote {out / DOCUMENT}")
+        run = BenchmarkRun(folder, options.length, log, stack)
+        deadline = began + options.budget
+        for name, recorder in recorders.items():
+            log(f"== {name}")
+            precisions = options.precisions if name == names.LOADS else PRECISIONS
+            SECTIONS[name](AcceleratorRun(run, recorder, device, precisions, options.compiled, save, deadline))
+            save()
+    log(f"wrote {out / DOCUMENT}")
     typer.echo("\n" + (out / DOCUMENT).read_text(encoding="utf-8"))
 
 
 def _render(out: Path) -> None:
-    write_text_atomically(out / DOCUMENT, document(read_figures(out / TABLE)))
+    write_text_atomically(out / DOCUMENT, document(read_samples(out / TABLE)))
 
 
 def _machine(device: str) -> Machine:
-    """The one that runs this program, named by its accelerator.
+    """This machine, named after its accelerator.
 
     Raises:
-        BenchError: when it has none.
+        BenchError: if it has none.
     """
     machine = this_machine()
     if device == "cpu":
         return machine
     if not torch.cuda.is_available():
-        raise BenchError("there is no CUDA device here")
-    return replace(machine, cpu=f"{torch.cuda.get_device_name(device)} beside {machine.cpu}", torch=torch.__version__)
+        raise BenchError("this machine has no CUDA device")
+    return replace(machine, cpu=f"{torch.cuda.get_device_name(device)} with {machine.cpu}", torch=torch.__version__)
 
 
 if __name__ == "__main__":

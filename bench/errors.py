@@ -1,8 +1,8 @@
 """What can go wrong with a benchmark.
 
-BenchError   a program did not start, answered wrongly or lacks something; nothing of its section is written
+BenchError   a program did not start, gave a wrong answer or lacks something; the section is not written
 """
 
 
 class BenchError(Exception):
-    """The message is one line for a person."""
+    """A benchmark failed; the message is one line for a person."""

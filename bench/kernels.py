@@ -1,6 +1,6 @@
-"""Sections about one evaluation of the network: ours, as the worker runs it, beside diffusers' in the same process.
+"""The sections about one evaluation of the network: denoised's, as the worker runs it, and diffusers'.
 
-Subjects take turns, each for a spell a round; a sample is the median of a spell's times.
+All networks run in one process and take turns. A sample is the median time of one turn.
 """
 
 from __future__ import annotations
@@ -15,75 +15,82 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-from bench import names
+from bench import sample_names as names
+from bench.benchmark_run import BenchmarkRun
 from bench.convolutions import all_convolutions
-from bench.figures import Samples
-from bench.names import CHANNELS_LAST, COMPILED, CONTIGUOUS, CONVOLUTIONS, MILLISECONDS, OURS, TABLE_BATCHES
-from bench.place import Place
+from bench.sample_names import (
+    CHANNELS_LAST,
+    COMPILED,
+    CONTIGUOUS,
+    CONVOLUTIONS,
+    DENOISED,
+    MILLISECONDS,
+    TABLE_BATCHES,
+)
+from bench.samples import SampleRecorder
 from bench.servers import FOLDER
+from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.model.serving.pixel_model import PixelModel
-from denoised.worker.model_loading import DEFAULT, load_models
+from denoised.worker.model_loading import DEFAULT
 
-LEAST_TIMES = 3  # a spell is at least so many
+MIN_EVALUATIONS = 3  # per turn
 
 Evaluate = Callable[[], object]
 
 
-def measure_kernels(place: Place, found: Samples) -> None:
-    """Ours against every other path at batch 1 and 16, and its convolutions alone at 16."""
+def measure_kernels(run: BenchmarkRun, recorder: SampleRecorder) -> None:
+    """Compare denoised with every other path at batch 1 and 16, and with its convolutions alone at 16."""
     networks = Networks()
     for batch in TABLE_BATCHES:
-        subjects = networks.at(batch)
+        subjects = networks.evaluations(batch)
         if batch == max(TABLE_BATCHES):
             subjects[CONVOLUTIONS] = all_convolutions(networks.diffusers[CONTIGUOUS], *networks.inputs(batch))
-        if batch in place.effort.compiled and has_compiler():
-            place.say(f"compiling diffusers' network for batch {batch}")
+        if batch in run.length.compiled and has_compiler():
+            run.log(f"compiling diffusers' network for batch {batch}")
             subjects[COMPILED] = networks.compiled(batch)
-        times = alternate(subjects, place.effort.kernel_rounds, place.effort.spell)
-        note(found, names.batch(batch), times)
-        place.say(f"batch {batch}: " + ", ".join(f"{name} {median(t):.1f} ms" for name, t in times.items()))
+        times = time_in_turns(subjects, run.length.kernel_rounds, run.length.kernel_seconds)
+        _record(run, recorder, names.batch(batch), times)
 
 
-def measure_shapes(place: Place, found: Samples) -> None:
-    """Ours and diffusers' against the batch size, and at batch 1 against the size of the image."""
-    effort, networks = place.effort, Networks()
-    side = networks.ours.shape[-1]
-    shapes = [(names.batch(batch), batch, side) for batch in effort.batches]
-    shapes += [(names.pixels(times * side), 1, times * side) for times in effort.sizes]
+def measure_shapes(run: BenchmarkRun, recorder: SampleRecorder) -> None:
+    """Compare denoised with diffusers over the batch size, and at batch 1 over the size of the image."""
+    length, networks = run.length, Networks()
+    side = networks.denoised.shape[-1]
+    shapes = [(names.batch(batch), batch, side) for batch in length.batches]
+    shapes += [(names.pixels(multiple * side), 1, multiple * side) for multiple in length.sizes]
     for condition, batch, pixels in shapes:
-        times = alternate(networks.at(batch, pixels), effort.rounds, effort.spell)
-        note(found, condition, times)
-        place.say(f"{condition}: " + ", ".join(f"{name} {median(t):.1f} ms" for name, t in times.items()))
+        times = time_in_turns(networks.evaluations(batch, pixels), length.rounds, length.kernel_seconds)
+        _record(run, recorder, condition, times)
 
 
 class Networks:
-    """The bundled model as we serve it, and as diffusers loads it, in both memory formats."""
+    """The bundled model as denoised serves it, and as diffusers loads it, in both memory formats."""
 
     def __init__(self) -> None:
-        self.ours: PixelModel = load_models([], device="cpu", max_images=1)[DEFAULT]
+        self.denoised: PixelModel = load_for_serving(ZOO / DEFAULT, device="cpu").model
         self.diffusers: Mapping[str, nn.Module] = {
-            CONTIGUOUS: _of_diffusers(torch.contiguous_format),
-            CHANNELS_LAST: _of_diffusers(torch.channels_last),
+            CONTIGUOUS: _load_diffusers(torch.contiguous_format),
+            CHANNELS_LAST: _load_diffusers(torch.channels_last),
         }
 
     def inputs(self, batch: int, side: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, C, side, side), t (B,), labels (B,): each image at another level, of another class."""
-        channels, _, width = self.ours.shape
+        """x (B, C, side, side), t (B,), labels (B,): each image at a different noise level and of a different class."""
+        channels, _, width = self.denoised.shape
         x = torch.randn(batch, channels, side or width, side or width, generator=torch.Generator().manual_seed(0))
-        return x, torch.linspace(0, 999, batch), torch.arange(batch) % len(self.ours.card.labels)
+        return x, torch.linspace(0, 999, batch), torch.arange(batch) % len(self.denoised.card.labels)
 
-    def at(self, batch: int, side: int | None = None) -> dict[str, Evaluate]:
-        """An evaluation of each at a batch size, on the same inputs."""
+    def evaluations(self, batch: int, side: int | None = None) -> dict[str, Evaluate]:
+        """One evaluation of each network at a batch size, on the same inputs."""
         x, t, labels = self.inputs(batch, side)
-        lasting = x.contiguous(memory_format=torch.channels_last)
+        x_channels_last = x.contiguous(memory_format=torch.channels_last)
         return {
-            OURS: lambda: self.ours.unet(x, t, labels),
+            DENOISED: lambda: self.denoised.backend(x, t, labels),
             CONTIGUOUS: lambda: self.diffusers[CONTIGUOUS](x, t, labels),
-            CHANNELS_LAST: lambda: self.diffusers[CHANNELS_LAST](lasting, t, labels),
+            CHANNELS_LAST: lambda: self.diffusers[CHANNELS_LAST](x_channels_last, t, labels),
         }
 
     def compiled(self, batch: int) -> Evaluate:
-        """diffusers' network compiled for one shape, its weights constants: what it computes, not how it is called."""
+        """diffusers' network compiled for one shape with its weights as constants (freezing)."""
         import torch._inductor.config as inductor
 
         inputs = self.inputs(batch)
@@ -95,7 +102,7 @@ class Networks:
 
 
 class OutputOnly(nn.Module):
-    """diffusers' network, called as ours: x (B, C, H, W), t (B,), labels (B,) → (B, C, H, W)."""
+    """diffusers' network with denoised's signature: x (B, C, H, W), t (B,), labels (B,) → (B, C, H, W)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -106,41 +113,45 @@ class OutputOnly(nn.Module):
         return output
 
 
-def alternate(subjects: Mapping[str, Evaluate], rounds: int, spell: float) -> dict[str, list[float]]:
-    """Milliseconds of each, a sample a round; they take turns, so that a slow minute of the machine slows them all."""
+def time_in_turns(subjects: Mapping[str, Evaluate], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of each subject, one sample per round.
+
+    The subjects take turns of so many seconds, so that a slow phase of the machine affects all of them.
+    """
     times: dict[str, list[float]] = {name: [] for name in subjects}
     with torch.no_grad():
         for evaluate in subjects.values():
             evaluate()
         for _ in range(rounds):
             for name, evaluate in subjects.items():
-                times[name].append(1000 * _spell(evaluate, spell))
+                times[name].append(1000 * _median_seconds(evaluate, seconds))
     return times
 
 
-def note(found: Samples, condition: str, times: Mapping[str, list[float]]) -> None:
-    for name, samples in times.items():
-        for sample in samples:
-            found.add(condition, name, MILLISECONDS, sample)
-
-
 def has_compiler() -> bool:
-    """Whether there is what torch.compile needs on a CPU."""
+    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def _spell(evaluate: Evaluate, seconds: float) -> float:
-    """The median seconds of one evaluation, repeated for so long."""
+def _record(run: BenchmarkRun, recorder: SampleRecorder, condition: str, times: Mapping[str, list[float]]) -> None:
+    for name, samples in times.items():
+        for sample in samples:
+            recorder.add(condition, name, MILLISECONDS, sample)
+    run.log(f"{condition}: " + ", ".join(f"{name} {median(t):.1f} ms" for name, t in times.items()))
+
+
+def _median_seconds(evaluate: Evaluate, seconds: float) -> float:
+    """The median time of one evaluation, repeated for so long."""
     evaluate()
-    taken: list[float] = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(taken) < LEAST_TIMES:
+    while time.perf_counter() < end or len(times) < MIN_EVALUATIONS:
         began = time.perf_counter()
         evaluate()
-        taken.append(time.perf_counter() - began)
-    return median(taken)
+        times.append(time.perf_counter() - began)
+    return median(times)
 
 
-def _of_diffusers(layout: torch.memory_format) -> nn.Module:
+def _load_diffusers(layout: torch.memory_format) -> nn.Module:
     network = UNet2DModel.from_pretrained(FOLDER, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False)
     return OutputOnly(network).eval().requires_grad_(False).to(memory_format=layout)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""What a figure depends on beside the code: the machine, its instruction set, and torch."""
+"""What a measurement depends on besides the code: the machine, its instruction set, and torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-# What the instruction sets that matter to oneDNN are called there, the best last.
-UNITS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "amx_tile": "AMX"}
+# The flags there of the instruction sets that matter to oneDNN, the best last.
+INSTRUCTION_SETS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bfloat16", "amx_tile": "AMX"}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """isa: what torch runs on, and units that the processor has beyond that."""
+    """The hardware of a measurement.
+
+    isa: the architecture and its instruction set extensions.
+    torch: version.
+    """
 
     cpu: str
     cores: int
@@ -28,7 +32,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The one that runs this program."""
+    """The machine that runs this program."""
     text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.exists() else ""
     return Machine(
         cpu=_field(text, "model name") or platform.processor() or platform.machine(),
@@ -39,11 +43,11 @@ def this_machine() -> Machine:
 
 
 def _field(cpuinfo: str, name: str) -> str:
-    """Of the first processor; "" where it is not told."""
+    """A field of the first processor; "" if there is no such field."""
     found = re.search(rf"^{name}\s*:\s*(.*)$", cpuinfo, flags=re.MULTILINE)
     return found[1].strip() if found else ""
 
 
 def _isa(flags: list[str]) -> str:
-    units = [name for flag, name in UNITS.items() if flag in flags]
-    return f"{platform.machine()} ({', '.join(units)})" if units else platform.machine()
+    extensions = [name for flag, name in INSTRUCTION_SETS.items() if flag in flags]
+    return f"{platform.machine()} ({', '.join(extensions)})" if extensions else platform.machine()

@@ -1,6 +1,6 @@
-"""The servers that are held against each other: denoised as a user starts it, and its peers.
+"""The servers that are compared: denoised as a user starts it, and its peers.
 
-All of them live through a whole run, but only one is not held still at a time.
+All of them stay alive for a whole run, but only one at a time is not suspended.
 """
 
 from __future__ import annotations
@@ -14,42 +14,41 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.names import BARE, BATCHING, LOCKED, OURS, in_precision
-from bench.programs import ROOT, Program, answers, command_line, family, free_port
-from denoised.model.backends.graphs import Precision
+from bench.processes import ROOT, MeasuredProgram, answers, command_line, free_port, process_tree
+from bench.sample_names import BARE, BATCHING, DENOISED, LOCKED, in_precision
+from denoised.model.backends.numerics import Precision
 
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
-FOLDER = ROOT / "model" / "zoo" / "fashion-mnist"  # what all of them serve
-
+FOLDER = ROOT / "model" / "zoo" / "fashion-mnist"  # the model that all of them serve
 RESUME_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How a network is evaluated. compiled: a peer's, by torch.compile."""
+class EvaluationOptions:
+    """How a network is evaluated. compiled: by torch.compile; peers only."""
 
     device: str = "cpu"
     precision: Precision = "float32"
     compiled: bool = False
 
-    def of(self, name: str) -> str:
-        """What a subject is called that evaluates so: "(b) LitServe, compiled, bfloat16"."""
-        return in_precision(f"{name}, compiled" if self.compiled else name, self.precision)
+    def name(self, subject: str) -> str:
+        """The name of a subject with these options: "(b) LitServe, compiled, bfloat16"."""
+        return in_precision(f"{subject}, compiled" if self.compiled else subject, self.precision)
 
     @property
-    def options(self) -> list[str]:
-        """Of a peer's command line."""
+    def arguments(self) -> list[str]:
+        """The command line arguments of a peer."""
         compiled = ["--compile"] if self.compiled else []
         return ["--device", self.device, "--precision", self.precision, *compiled]
 
 
 @dataclass
 class Server:
-    """A server on this machine. ready: the path that answers 200 when it serves."""
+    """A server on this machine. ready_path: answers 200 once it serves."""
 
-    program: Program
+    program: MeasuredProgram
     url: str
-    ready: str
+    ready_path: str
 
     @property
     def name(self) -> str:
@@ -57,150 +56,147 @@ class Server:
 
     @property
     def is_ready(self) -> bool:
-        return answers(self.url + self.ready)
+        return answers(self.url + self.ready_path)
 
     @contextmanager
-    def awake(self) -> Iterator[Server]:
-        """Let it go on, and hold it still again."""
+    def resumed(self) -> Iterator[Server]:
+        """Resume it for the duration of the block, and suspend it again."""
         self.program.resume()
         try:
             self.program.wait_until(lambda: self.is_ready, RESUME_SECONDS)
             yield self
         finally:
-            self.program.pause()
+            self.program.suspend()
 
 
 @contextmanager
-def server(program: Program, url: str, ready: str) -> Iterator[Server]:
-    """Wait until it serves; stop it in the end.
+def run_server(program: MeasuredProgram, url: str, ready_path: str) -> Iterator[Server]:
+    """Wait until a started program serves, and stop it at the end.
 
     Raises:
-        BenchError: when it does not come to serve.
+        BenchError: if it does not become ready.
     """
     try:
-        made = Server(program, url, ready)
-        program.wait_until(lambda: made.is_ready)
-        yield made
+        server = Server(program, url, ready_path)
+        program.wait_until(lambda: server.is_ready)
+        yield server
     finally:
         program.stop()
 
 
 @contextmanager
-def denoised(place: Path, name: str = "data") -> Iterator[Server]:
-    """Ours: `denoised serve`, with a data directory under `place`, and nothing else said than where."""
+def start_denoised(folder: Path, name: str = "data") -> Iterator[Server]:
+    """`denoised serve` with its defaults, and a data directory `name` under `folder`."""
     port = free_port()
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "denoised",
-        "serve",
-        "--port",
-        str(port),
-        "--data-dir",
-        place / name,
-    ]
-    program = Program.start(OURS, command, place / f"{name}.log")
-    with server(program, f"http://127.0.0.1:{port}", "/readyz") as made:
-        yield made
+    command = _serve_command(port, folder / name)
+    program = MeasuredProgram.start(DENOISED, command, folder / f"{name}.log")
+    with run_server(program, f"http://127.0.0.1:{port}", "/readyz") as server:
+        yield server
 
 
 @contextmanager
-def denoised_on(manner: Manner, place: Path) -> Iterator[Server]:
-    """Ours on that device and in that precision."""
-    name, port = manner.of(OURS), free_port()
-    where: list[str | Path] = ["--port", str(port), "--data-dir", place / f"data-{manner.precision}"]
-    command = [sys.executable, "-m", "denoised", "serve", *where, "--device", manner.device]
-    environment = {"DENOISED_PRECISION": manner.precision}
-    program = Program.start(name, command, place / f"{name}.log", environment=environment)
-    with server(program, f"http://127.0.0.1:{port}", "/readyz") as made:
-        yield made
+def start_denoised_on(options: EvaluationOptions, folder: Path) -> Iterator[Server]:
+    """`denoised serve` on a device and in a precision."""
+    name, port = options.name(DENOISED), free_port()
+    command = [*_serve_command(port, folder / f"data-{options.precision}"), "--device", options.device]
+    environment = {"DENOISED_PRECISION": options.precision}
+    program = MeasuredProgram.start(name, command, folder / f"{name}.log", environment=environment)
+    with run_server(program, f"http://127.0.0.1:{port}", "/readyz") as server:
+        yield server
+
+
+def _serve_command(port: int, data: Path) -> list[str | Path]:
+    return [sys.executable, "-m", "denoised", "serve", "--port", str(port), "--data-dir", data]
 
 
 @contextmanager
-def peer(name: str, module: str, place: Path, manner: Manner | None = None) -> Iterator[Server]:
-    """One of `bench.peers`, in their own environment; by default as it comes, on the CPU."""
+def start_peer(name: str, module: str, folder: Path, options: EvaluationOptions | None = None) -> Iterator[Server]:
+    """One of `bench.peers`, in their own environment; by default with its defaults, on the CPU."""
     port = free_port()
-    options = manner.options if manner is not None else []
-    program = Program.start(name, [*_in_peers(module), FOLDER, str(port), *options], place / f"{name}.log")
-    with server(program, f"http://127.0.0.1:{port}", "/health") as made:
-        yield made
+    arguments = options.arguments if options is not None else []
+    command = [*_peer_command(module), FOLDER, str(port), *arguments]
+    program = MeasuredProgram.start(name, command, folder / f"{name}.log")
+    with run_server(program, f"http://127.0.0.1:{port}", "/health") as server:
+        yield server
 
 
 @dataclass
-class Bare:
-    """Peer (c). images, layout: the batch size and memory format that it found fastest."""
+class BareLoop:
+    """Peer (c). images, layout: the batch size and memory format that it found to be fastest."""
 
-    program: Program
+    program: MeasuredProgram
     images: int
     layout: str
 
     def evaluations_per_second(self, seconds: float) -> float:
-        """Of a loop of so many seconds; it waits for its next order before and after."""
-        self.program.tell(str(seconds))
-        told = json.loads(self.program.hear())
-        return float(told["evaluations"]) / float(told["seconds"])
+        """Run the loop for so many seconds; it is idle before and after."""
+        self.program.write_line(str(seconds))
+        report = json.loads(self.program.read_line())
+        return float(report["evaluations"]) / float(report["seconds"])
 
 
 @contextmanager
-def bare(place: Path, name: str = BARE, manner: Manner | None = None) -> Iterator[Bare]:
-    """Peer (c), which has chosen how it loops."""
-    options = manner.options if manner is not None else []
-    program = Program.start(name, [*_in_peers("bare"), FOLDER, *options], place / f"{name}.log", talks=True)
+def start_bare_loop(folder: Path, name: str = BARE, options: EvaluationOptions | None = None) -> Iterator[BareLoop]:
+    """Peer (c), which has chosen its batch size and memory format."""
+    arguments = options.arguments if options is not None else []
+    command = [*_peer_command("bare"), FOLDER, *arguments]
+    program = MeasuredProgram.start(name, command, folder / f"{name}.log", piped=True)
     try:
-        chosen = json.loads(program.hear())
-        yield Bare(program, int(chosen["images"]), str(chosen["format"]))
+        chosen = json.loads(program.read_line())
+        yield BareLoop(program, int(chosen["images"]), str(chosen["format"]))
     finally:
         program.stop()
 
 
-def _in_peers(module: str) -> list[str | Path]:
+def _peer_command(module: str) -> list[str | Path]:
     return [_peers_python(), "-m", f"bench.peers.{module}"]
 
 
 def _peers_python() -> Path:
-    """The interpreter of the peers' environment; this one, where there is none and it has what they import."""
+    """The interpreter of the peers' environment; without one, this interpreter if it has what they import."""
     if PEERS_PYTHON.exists():
         return PEERS_PYTHON
     if all(find_spec(name) is not None for name in ("diffusers", "litserve")):
         return Path(sys.executable)
-    raise BenchError(f"{PEERS_PYTHON.relative_to(ROOT)} is not there: run `make bench`, which installs it")
+    raise BenchError(f"{PEERS_PYTHON.relative_to(ROOT)} does not exist: run `make bench`, which installs it")
 
 
 @dataclass
 class Servers:
-    """All of them; each is held still until it is woken."""
+    """All servers; each is suspended except while it is measured."""
 
-    ours: Server
+    denoised: Server
     locked: Server
     batching: Server
-    bare: Bare
+    bare: BareLoop
 
 
 @contextmanager
-def all_servers(place: Path) -> Iterator[Servers]:
-    """Start them one after another, each held still as soon as it is ready."""
+def all_servers(folder: Path) -> Iterator[Servers]:
+    """Start all servers one after another; each is suspended as soon as it is ready."""
     with ExitStack() as stack:
 
-        def paused(starting: AbstractContextManager[Server]) -> Server:
-            started = stack.enter_context(starting)
-            started.program.pause()
-            return started
+        def suspended(starting: AbstractContextManager[Server]) -> Server:
+            server = stack.enter_context(starting)
+            server.program.suspend()
+            return server
 
         yield Servers(
-            ours=paused(denoised(place)),
-            locked=paused(peer(LOCKED, "locked", place)),
-            batching=paused(peer(BATCHING, "batching", place)),
-            bare=stack.enter_context(bare(place)),
+            denoised=suspended(start_denoised(folder)),
+            locked=suspended(start_peer(LOCKED, "locked", folder)),
+            batching=suspended(start_peer(BATCHING, "batching", folder)),
+            bare=stack.enter_context(start_bare_loop(folder)),
         )
 
 
-def worker_of(server: Server) -> int:
-    """The number of the worker's process of ours.
+def worker_pid(server: Server) -> int:
+    """The process number of denoised's worker.
 
     Raises:
-        BenchError: when there is not exactly one.
+        BenchError: if there is not exactly one worker.
     """
-    workers = [m.pid for m in family(server.program.process.pid) if "-m denoised.worker" in command_line(m.pid)]
+    processes = process_tree(server.program.process.pid)
+    workers = [process.pid for process in processes if "-m denoised.worker" in command_line(process.pid)]
     if len(workers) != 1:
         raise BenchError(f"{server.name} has {len(workers)} worker processes, not one")
     return workers[0]

@@ -1,38 +1,38 @@
-"""What can go wrong with a model's files, data and tables.
+"""The errors of the model package.
 
 ModelError
-├── CheckpointError   a folder, config or tensor that cannot be served
-├── PlanError         a sampler that does not exist or a number of steps that cannot be
+├── CheckpointError   a model folder, config or tensor that cannot be used
+├── PlanError         a request that the model or its samplers do not support
 ├── DataError         a data set that is missing, broken or of the wrong shape
-├── TrainingError     a run that cannot be started or resumed
-├── EvaluationError   pictures that cannot be measured
-└── KernelError       kernels that cannot be had on this machine
+├── TrainingError     a training run that cannot start or resume
+├── EvaluationError   images that cannot be evaluated
+└── KernelError       compiled kernels that cannot be built or run on this machine
 """
 
 
 class ModelError(Exception):
-    """Base of all errors of this package; the message is one line for a person."""
+    """Base of all errors of this package; the message is one line for people."""
 
 
 class CheckpointError(ModelError):
-    """A model folder was refused; names the file, the key and the cause."""
+    """A model folder was refused; the message names the file, the key and the cause."""
 
 
 class PlanError(ModelError):
-    """A plan was asked for that cannot be made; names the field, value and limit."""
+    """A sampler, schedule or input is not supported; the message names the field, the value and the limit."""
 
 
 class DataError(ModelError):
-    """A data set was refused; says what is wrong and what to do."""
+    """A data set was refused; the message says what is wrong and what to do."""
 
 
 class TrainingError(ModelError):
-    """A training run cannot start or go on; says why."""
+    """A training run cannot start or resume; the message says why."""
 
 
 class EvaluationError(ModelError):
-    """Pictures cannot be measured; says why and what to do."""
+    """Images cannot be evaluated; the message says why and what to do."""
 
 
 class KernelError(ModelError):
-    """The compiled kernels cannot be had here; says why."""
+    """The compiled kernels are not available here; the message says why."""

@@ -1,13 +1,13 @@
-"""Write requirements.lock: one version of everything that pyproject.toml asks for, extras and build backend included.
+"""Write requirements.lock: one version of every package that pyproject.toml and all its extras require.
 
-    python ops/lock.py               keep the versions that stand, add and drop what pyproject.toml says
-    python ops/lock.py --upgrade     take the newest versions
+    python ops/lock.py               keep the locked versions; add and remove packages as pyproject.toml says
+    python ops/lock.py --upgrade     use the newest versions
 
-The benchmark's peers have a lock of their own, bench/peers/requirements.lock, from the group `peers`; what both use has
-one version in both.
+The benchmark's peers have their own lock file, bench/peers/requirements.lock, from the dependency group `peers`. A
+package in both files has the same version.
 
-pip does the choosing. The files name no index, no hash and no build of torch (`+cpu`, `+cu130`): where one is read, pip
-takes the build, and the CUDA packages that build asks for, from wherever it is set up to look.
+pip chooses the versions. The files contain no index, no hash and no build of torch (`+cpu`, `+cu130`): pip chooses the
+build, and the CUDA packages that it needs, from the index it is configured for.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ HEADER = """\
 # Written by `make lock` (ops/lock.py) from pyproject.toml; do not edit.
 # Newest versions: python ops/lock.py --upgrade
 """
-# What a GPU build of torch brings along; another build brings others, or none.
-OF_TORCH = re.compile(r"(nvidia|cuda)-.+|triton|pytorch-triton.*")
+# Dependencies of a GPU build of torch; other builds have others, or none.
+TORCH_BUILD_PACKAGES = re.compile(r"(nvidia|cuda)-.+|triton|pytorch-triton.*")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write requirements.lock.")
-    parser.add_argument("--upgrade", action="store_true", help="take the newest versions, not those that stand")
+    parser.add_argument("--upgrade", action="store_true", help="use the newest versions instead of the locked ones")
     upgrade = parser.parse_args().upgrade
 
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -43,48 +43,48 @@ def main() -> None:
     lock(PEERS_LOCK, pyproject["dependency-groups"]["peers"], [LOCK] if upgrade else [LOCK, PEERS_LOCK])
 
 
-def lock(path: Path, asked: list[str], standing: list[Path]) -> None:
-    """Write one file; the versions in `standing` are kept, as far as those files exist."""
-    chosen = resolve(asked, [file for file in standing if file.exists()])
-    conditions = markers(asked)
+def lock(path: Path, required: list[str], kept: list[Path]) -> None:
+    """Write one lock file. Versions in the existing files of `kept` are kept."""
+    chosen = resolve(required, [file for file in kept if file.exists()])
+    conditions = markers(required)
     pins = [
         f"{name}=={version}{conditions.get(name, '')}"
         for name, version in sorted(chosen.items())
-        if not OF_TORCH.fullmatch(name)
+        if not TORCH_BUILD_PACKAGES.fullmatch(name)
     ]
     path.write_text(HEADER + "\n".join(pins) + "\n", encoding="utf-8")
     print(f"{path.relative_to(ROOT)}: {len(pins)} packages")
 
 
 def requirements(pyproject: dict[str, Any]) -> list[str]:
-    """All that is asked for: by the project, by each of its extras, by its build."""
+    """The requirements of the project, of each extra and of the build backend."""
     project = pyproject["project"]
     extras = project["optional-dependencies"].values()
     return [*project["dependencies"], *(r for extra in extras for r in extra), *pyproject["build-system"]["requires"]]
 
 
-def resolve(asked: list[str], standing: list[Path]) -> dict[str, str]:
-    """The version pip would install of each package, by normalised name, without installing any."""
+def resolve(required: list[str], constraints: list[Path]) -> dict[str, str]:
+    """The versions that pip would install, by normalized name. Installs nothing."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
         command += ["--report", str(report)]
-        for file in standing:
+        for file in constraints:
             command += ["--constraint", str(file)]
-        if subprocess.run([*command, *asked], check=False).returncode != 0:
-            sys.exit("lock: pip found no set of versions that fits; nothing was written")
+        if subprocess.run([*command, *required], check=False).returncode != 0:
+            sys.exit("lock: pip found no compatible set of versions; nothing was written")
         packages = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return {normalised(p["metadata"]["name"]): p["metadata"]["version"].partition("+")[0] for p in packages}
+    return {normalized(p["metadata"]["name"]): p["metadata"]["version"].partition("+")[0] for p in packages}
 
 
-def markers(asked: list[str]) -> dict[str, str]:
-    """The condition on a package that only some systems get, by normalised name."""
-    conditional = (r.partition(";") for r in asked if ";" in r)
-    return {normalised(re.split(r"[^\w.-]", r)[0]): f"; {marker.strip()}" for r, _, marker in conditional}
+def markers(required: list[str]) -> dict[str, str]:
+    """The environment markers of requirements that have one, by normalized name."""
+    conditional = (r.partition(";") for r in required if ";" in r)
+    return {normalized(re.split(r"[^\w.-]", r)[0]): f"; {marker.strip()}" for r, _, marker in conditional}
 
 
-def normalised(name: str) -> str:
-    """The one spelling of a package's name (PEP 503)."""
+def normalized(name: str) -> str:
+    """A package's normalized name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -1,6 +1,6 @@
-"""Make the README's pictures of the playground with a running service: python ops/screens.py [http://127.0.0.1:8000]
+"""Take the README's screenshots of the playground of a running server: python ops/screens.py [http://127.0.0.1:8000]
 
-Drives a Chromium (Debian: apt install chromium).
+Needs Chromium (Debian: apt install chromium).
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ GALLERY = [("bag", 5, 1, 20), ("coat", 9, 9, 20), ("sandal", 2, 1, 20), ("t-shir
 BOOTS, SNEAKER = ("ankle boot", 31, 9, 40), ("sneaker", 7, 1, 400)
 HALF_WAY = "Number(document.getElementById('ring').ariaValueNow) >= 62"
 DONE = "document.getElementById('step-text').textContent.startsWith('Finished')"
-SAME_PRESS_MS = 900  # a press that comes sooner counts as a double click
+DOUBLE_CLICK_MS = 900  # a second press within this time counts as a double click
 
 
 def main() -> None:
     url = next(iter(sys.argv[1:]), "http://127.0.0.1:8000")
     program = shutil.which("chromium") or shutil.which("google-chrome")
-    assert program is not None, "there is no Chromium (Debian: apt install chromium)"
+    assert program is not None, "Chromium is not installed (Debian: apt install chromium)"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        day = opened(browser, url, color_scheme="light", viewport=DESKTOP)
-        for asked in (*GALLERY, BOOTS):
-            generate(day, *asked)
-            until(day, DONE)
+        day = open_page(browser, url, color_scheme="light", viewport=DESKTOP)
+        for request in (*GALLERY, BOOTS):
+            generate(day, *request)
+            wait_until(day, DONE)
         generate(day, *SNEAKER)
-        until(day, HALF_WAY)
-        save([shot(day)], "playground.webp")
-        until(day, DONE)
+        wait_until(day, HALF_WAY)
+        save([screenshot(day)], "playground.webp")
+        wait_until(day, DONE)
         storage = day.context.storage_state()
         night = {"color_scheme": "dark", "storage_state": storage, "reduced_motion": "reduce"}
-        wide = chosen(opened(browser, url, viewport=DESKTOP, **night), place=None)
-        narrow = chosen(opened(browser, url, viewport=PHONE, **night), place=14)
+        wide = select_boots(open_page(browser, url, viewport=DESKTOP, **night), place=None)
+        narrow = select_boots(open_page(browser, url, viewport=PHONE, **night), place=14)
         save([wide, narrow], "playground-dark.webp")
         browser.close()
 
 
-def opened(browser: Browser, url: str, **options: Any) -> Page:
+def open_page(browser: Browser, url: str, **options: Any) -> Page:
     page = browser.new_context(**options).new_page()
     page.goto(url)
     page.locator("#labels .chip").first.wait_for()
@@ -59,43 +59,43 @@ def generate(page: Page, label: str, seed: int, n: int, steps: int) -> None:
     for name, value in (("seed", seed), ("n", n), ("steps", steps)):
         page.locator(f"#{name}").fill(str(value))
     page.locator("#more").evaluate("more => more.open = false")
-    page.wait_for_timeout(SAME_PRESS_MS)
+    page.wait_for_timeout(DOUBLE_CLICK_MS)
     page.keyboard.press("Control+Enter")
     page.locator("#viewer[data-state=live]").wait_for()
 
 
-def chosen(page: Page, place: int | None) -> Image.Image:
-    """The boots, on their way or done."""
+def select_boots(page: Page, place: int | None) -> Image.Image:
+    """A screenshot of the boots, at a position of the scrubber or finished."""
     page.locator("#cards .thumbnail").nth(1).click()
-    until(page, f"{DONE} && Number(scrubber.max) > 30")
+    wait_until(page, f"{DONE} && Number(scrubber.max) > 30")
     if place is not None:
         page.locator("#scrubber").evaluate(
             "(it, place) => { it.value = place; it.dispatchEvent(new Event('input')); }", place
         )
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)
-    return shot(page)
+    return screenshot(page)
 
 
-def until(page: Page, expression: str) -> None:
-    """Playwright's own way evaluates text in the page, which the page forbids."""
+def wait_until(page: Page, expression: str) -> None:
+    """Wait for a condition. Playwright's own `wait_for_function` uses eval, which the page's CSP forbids."""
     while not page.evaluate(expression):
         time.sleep(0.02)
 
 
-def shot(page: Page) -> Image.Image:
+def screenshot(page: Page) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
 
 
 def save(shots: list[Image.Image], name: str) -> None:
-    """Side by side."""
+    """Save screenshots side by side."""
     width = sum(each.width for each in shots) + GAP * (len(shots) - 1)
     sheet = Image.new("RGBA", (width, shots[0].height))
     left = 0
     for each in shots:
         sheet.paste(each, (left, 0))
         left += each.width + GAP
-    sheet.save(PICTURES / name, lossless=True, method=6)  # what is between them stays clear
+    sheet.save(PICTURES / name, lossless=True, method=6)  # the gap stays transparent
     print(PICTURES / name, (PICTURES / name).stat().st_size, "bytes")
 
 

@@ -37,27 +37,28 @@ spec.loader.exec_module(fakes)
 
 import torch
 from denoised.jobs.log import to_stderr
-from denoised.worker.loop import WorkerSettings
+from denoised.worker.settings import WorkerSettings
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.jobs.connection import connect
 from denoised.jobs.store import Store
 
 
 class Model(fakes.FakeModel):
-    def __init__(self, name, seconds, killer, killer_below, hungry, most, flies_from):
+    def __init__(self, name, seconds, killer, killer_below, hungry, most, min_pipelined_images):
         super().__init__(name, seconds=seconds, lame=3)
-        self.flies_from = flies_from
+        self.min_pipelined_images = min_pipelined_images
         self._killer, self._below = killer, killer_below
         self._hungry, self._most = hungry, most
         self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
 
-    def denoise(self, x, t, alpha, sigma, conditions):
-        if any(label == self._killer and level < self._below for level, label in zip(t.tolist(), conditions.tolist())):
+    def denoise(self, x, t, alpha, sigma, conditioning):
+        labels = conditioning["label"].tolist()
+        if any(label == self._killer and level < self._below for level, label in zip(t.tolist(), labels)):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._hungry in conditions or len(x) > self._most:
+        if self._hungry in labels or len(x) > self._most:
             taken = torch.ones(16, 1 << 20)
             raise torch.OutOfMemoryError(f"out of memory after {taken.nbytes} bytes")
-        estimate = super().denoise(x, t, alpha, sigma, conditions)
+        estimate = super().denoise(x, t, alpha, sigma, conditioning)
         self.calls.clear()
         print(json.dumps([time.time(), x.double().flatten(1).sum(1).tolist()]), file=self._rows)
         return estimate
@@ -126,7 +127,7 @@ def start(
     store: Store, job_id: str, worker: str = "worker", numerics: str = "fake", execution: str | None = None
 ) -> int:
     """Begin an attempt as a worker does; its number, 0 when the job is over."""
-    begun = store.begin(job_id, worker, numerics, execution)
+    begun = store.start_attempt(job_id, worker, numerics, execution)
     return 0 if begun is None else begun.record.attempt
 
 
@@ -209,13 +210,13 @@ class Harness:
         killer_below: float = 0.0,
         hungry: int = -1,
         most: int = 1 << 20,
-        flies_from: int | None = None,
+        min_pipelined_images: int | None = None,
     ) -> WorkerProcess:
-        """Start a worker of fake models that take `seconds` for an evaluation; of `flies_from` images in halves."""
+        """Start a worker of fake models that take `seconds` for an evaluation."""
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
         order = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
         order |= {"seconds": seconds, "killer": killer, "killer_below": killer_below, "hungry": hungry, "most": most}
-        order |= {"flies_from": flies_from}
+        order |= {"min_pipelined_images": min_pipelined_images}
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None
         self._nursery.stdin.write(json.dumps(order) + "\n")
@@ -267,7 +268,7 @@ class Harness:
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """All that is stored."""
-        return self.store.events(job_id, count=100_000)
+        return self.store.events.read(job_id, count=100_000)
 
     def forgotten(self, job_id: str) -> bool:
         """Whether RQ knows nothing of a job any more, but for what a last heartbeat leaves to expire."""

@@ -106,6 +106,29 @@ def test_each_folder_of_model_imports_only_what_stands_below_it(repository: Path
     assert upward == set()
 
 
+def test_routes_do_not_import_routes(repository: Path) -> None:
+    """What several routes share is in a package below them; `app.main` alone names them all."""
+    routes = ("app.routes", "app.compat.openai.routes")
+    importing = {
+        (name, other)
+        for name, imported in ours(repository).items()
+        for other in imported
+        if within(other, set(routes)) and name != "app.main"
+    }
+    assert importing == set()
+
+
+def test_only_the_app_knows_apis_of_others(repository: Path) -> None:
+    """Errors, documents and routes of our own do not depend on `app.compat`."""
+    importing = {
+        (name, other)
+        for name, imported in ours(repository).items()
+        for other in imported
+        if within(other, {"app.compat"}) and not within(name, {"app.compat", "app.main"})
+    }
+    assert importing == set()
+
+
 def test_no_two_modules_import_each_other(repository: Path) -> None:
     graph = ours(repository)
 
@@ -181,6 +204,7 @@ OF_THE_SERVER = {"torch", "numpy", "fastapi", "starlette", "uvicorn", "pydantic"
 @pytest.mark.parametrize(
     ("name", "spared"),
     [
+        ("denoised", SLOW_TO_IMPORT),
         ("denoised.app.launch.cli", SLOW_TO_IMPORT),
         ("denoised.client", OF_THE_SERVER),
         ("denoised.cli.generate", OF_THE_SERVER),

@@ -1,4 +1,4 @@
-"""`denoised worker`: load models, serve them from the queue."""
+"""`denoised worker`: load models and serve them from the queue."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from denoised.jobs.log import to_stderr
+from denoised.worker.engine.speed import Speed
+
+if TYPE_CHECKING:
+    from denoised.model.serving.protocol import ServedModel
 
 log = logging.getLogger("denoised.worker")
 
@@ -25,7 +29,7 @@ def worker(
         list[Path] | None,
         typer.Option(
             "--model",
-            help="a diffusers folder served beside the bundled models; may be repeated [env var: DENOISED_MODELS]",
+            help="a diffusers folder to serve besides the bundled models; may be repeated [env var: DENOISED_MODELS]",
         ),
     ] = None,
     max_batch: Annotated[
@@ -34,7 +38,7 @@ def worker(
             min=1,
             max=1024,
             envvar="DENOISED_MAX_BATCH",
-            help="images in one evaluation; measured at the start if not set",
+            help="images in one evaluation; measured at startup if not set",
         ),
     ] = None,
     max_images: Annotated[
@@ -43,29 +47,34 @@ def worker(
     device: Annotated[str, typer.Option(envvar="DENOISED_DEVICE", help="cpu, cuda, cuda:1, mps")] = "cpu",
     precision: Annotated[
         Literal["float32", "tf32", "bfloat16"],
-        typer.Option(envvar="DENOISED_PRECISION", help="of a CUDA device: float32, tf32 or bfloat16"),
+        typer.Option(envvar="DENOISED_PRECISION", help="arithmetic on a CUDA device: float32, tf32 or bfloat16"),
     ] = "float32",
     threads: Annotated[
-        int, typer.Option(min=0, envvar="DENOISED_THREADS", help="CPU threads of the network; 0 = one a core")
+        int, typer.Option(min=0, envvar="DENOISED_THREADS", help="CPU threads for the network; 0 = one per core")
     ] = 0,
     lease: Annotated[
         float,
-        typer.Option(min=1, envvar="DENOISED_LEASE", help="seconds after which a silent worker's jobs go to another"),
+        typer.Option(
+            min=1, envvar="DENOISED_LEASE", help="seconds after which the jobs of a silent worker go to another"
+        ),
     ] = 10.0,
     job_timeout: Annotated[
-        float, typer.Option(min=1, envvar="DENOISED_JOB_TIMEOUT", help="seconds a job may run")
+        float,
+        typer.Option(min=1, envvar="DENOISED_JOB_TIMEOUT", help="seconds that the evaluations of a job may take"),
     ] = 600.0,
     result_ttl: Annotated[
-        int, typer.Option(min=1, envvar="DENOISED_RESULT_TTL", help="seconds that results are kept")
+        int, typer.Option(min=1, envvar="DENOISED_RESULT_TTL", help="seconds for which results are kept")
     ] = 86_400,
-    redis_url: Annotated[str, typer.Option(envvar="REDIS_URL", help="Redis or Valkey")] = DEFAULT_REDIS,
+    redis_url: Annotated[
+        str, typer.Option(envvar="REDIS_URL", help="URL of the Redis or Valkey server")
+    ] = DEFAULT_REDIS,
 ) -> None:
-    """Serve models from the queue until SIGTERM; then finish or give back what runs."""
+    """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
     to_stderr()
     folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
         _serve(folders, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url)
-    except _refusals() as error:
+    except _expected_errors() as error:
         typer.echo(f"denoised worker: {error}", err=True)
         raise typer.Exit(1) from error
 
@@ -87,10 +96,8 @@ def _serve(
     from denoised.jobs.connection import connect
     from denoised.jobs.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
-    from denoised.worker.engine import slots as lanes
-    from denoised.worker.engine.speed import Speed
-    from denoised.worker.loop import WorkerSettings
     from denoised.worker.model_loading import load_models
+    from denoised.worker.settings import WorkerSettings
 
     if threads:
         torch.set_num_threads(threads)
@@ -98,19 +105,26 @@ def _serve(
     client = connect(redis_url, timeout=5.0)
     store = Store(client, result_ttl)
     store.check_fitness()
-    paces = lanes.measure(next(iter(models.values()))) if max_batch is None else []
-    if max_batch is None:
-        max_batch = lanes.enough(paces, lanes.sizes(next(iter(models.values()))))
-        log.info("images/s by batch: %s", ", ".join(f"{pace.images}: {pace.per_second:.0f}" for pace in paces))
-    settings = WorkerSettings(max_batch=max_batch, lease=lease, job_timeout=job_timeout)
     speed = Speed()
-    if paces:
-        known = [(pace.images, pace.seconds) for pace in paces if math.isfinite(pace.seconds)]
-        speed.expect(next(iter(models)), known)
+    if max_batch is None:
+        max_batch = _measure_max_batch(next(iter(models.values())), speed)
+    settings = WorkerSettings(max_batch=max_batch, lease=lease, job_timeout=job_timeout)
     BatchingWorker(models, client, store, settings, speed).work()
 
 
-def _refusals() -> tuple[type[Exception], ...]:
+def _measure_max_batch(model: ServedModel, speed: Speed) -> int:
+    """Choose how many images an evaluation may hold, and tell `speed` what was measured."""
+    from denoised.worker.engine.batch_size import choose_max_batch, measure, sizes
+
+    paces = measure(model)
+    log.info("images/s by batch: %s", ", ".join(f"{pace.images}: {pace.per_second:.0f}" for pace in paces))
+    if paces:
+        finite = [(pace.images, pace.seconds) for pace in paces if math.isfinite(pace.seconds)]
+        speed.expect(model.card.name, finite)
+    return choose_max_batch(paces, sizes(model))
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
     from denoised.jobs.errors import StoreError
     from denoised.model.errors import ModelError
     from denoised.worker.errors import WorkerError

@@ -1,8 +1,8 @@
-"""What can go wrong between a queue and a picture.
+"""The errors of a worker.
 
 WorkerError
-├── ResumeError        what a job was to go on from cannot be used; it begins anew
-└── TrajectoryError    one image cannot be made; its neighbours are not touched (has a `code`)
+├── ResumeError        a resume point cannot be used; the job starts over
+└── TrajectoryError    one image cannot be made (has a `code`); other jobs in its batch are unaffected
 """
 
 
@@ -11,11 +11,15 @@ class WorkerError(Exception):
 
 
 class ResumeError(WorkerError):
-    """A resume point that is damaged, or of another plan or shape."""
+    """A resume point is damaged, or was saved under another plan or shape."""
 
 
 class TrajectoryError(WorkerError):
-    """One image cannot be made. `code` is for programs, the message for people."""
+    """One image cannot be made.
+
+    Attributes:
+        code: For programs; the message is for people.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

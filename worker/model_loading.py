@@ -9,68 +9,40 @@ from pathlib import Path
 import torch
 
 from denoised.jobs.request import with_format
-from denoised.model.backends.graphs import GraphedUNet, Precision
-from denoised.model.backends.native.network import NativeUNet
-from denoised.model.backends.numerics import EAGER, GRAPHS, NATIVE, PACKED, numerics
-from denoised.model.backends.packed import can_pack, pack
-from denoised.model.errors import CheckpointError, KernelError
-from denoised.model.networks.unet import UNet
-from denoised.model.serving.loading import ZOO, load_model
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.backends.numerics import Precision
+from denoised.model.errors import CheckpointError
+from denoised.model.serving.loading import ZOO, load_for_serving
+from denoised.model.serving.protocol import ServedModel
 
 log = logging.getLogger("denoised.worker")
 
-DEFAULT = "fashion-mnist"  # of the bundled models, what a request gets that names none
+DEFAULT = "fashion-mnist"  # the bundled model that serves requests that name none
 
 
 def load_models(
     folders: Sequence[Path], *, device: str, max_images: int, precision: Precision = "float32"
-) -> dict[str, PixelModel]:
-    """Models by name; the first is the server's default.
+) -> dict[str, ServedModel]:
+    """Load the bundled models and those of `folders`, by name; the first is the server's default.
+
+    max_images: in one request.
 
     Raises:
-        CheckpointError: for a folder that cannot be served, a device that is not there, a precision that it
-            does not serve in, or two folders of one name.
+        CheckpointError: for a folder that cannot be served, a device that is not available, a precision that it
+            does not support, or two folders with the same name.
     """
     _check_device(device, precision)
-    models: dict[str, PixelModel] = {}
+    models: dict[str, ServedModel] = {}
     for folder in (*bundled(), *folders):
         name = folder.resolve().name
         if name in models:
             raise CheckpointError(f"{folder}: a model named {name!r} is served already; rename one of the folders")
-        model = load_model(folder, device=device, name=name, max_images=max_images)
-        made_by = with_format(_take_fastest_path(model, device, precision))
-        model.card = model.card.model_copy(update={"numerics": made_by})
+        loaded = load_for_serving(folder, device=device, name=name, max_images=max_images, precision=precision)
+        if loaded.fallback is not None:
+            log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
+        model = loaded.model
+        model.card = model.card.model_copy(update={"numerics": with_format(model.card.numerics)})
         models[name] = model
     return models
-
-
-def _take_fastest_path(model: PixelModel, device: str, precision: Precision) -> str:
-    """Give a model the fastest network there is here that keeps the bits at every batch size; its numerics."""
-    assert isinstance(model.unet, UNet)
-    if model.device.type == "cuda":
-        return _take_graphs(model, model.unet, device, precision)
-    if model.device.type != "cpu":
-        return numerics(device, EAGER)
-    try:
-        model.unet = NativeUNet(model.unet, model.shape)
-        return numerics(device, NATIVE)
-    except KernelError as error:
-        log.warning("%s: %s; its evaluations take longer", model.card.name, error)
-    if not can_pack(model.device):
-        return numerics(device, EAGER)
-    pack(model.unet)
-    return numerics(device, PACKED)
-
-
-def _take_graphs(model: PixelModel, unet: UNet, device: str, precision: Precision) -> str:
-    try:
-        model.unet = GraphedUNet(unet, model.shape, precision)
-        return numerics(device, f"{GRAPHS}-{model.unet.bucket}", precision)
-    except KernelError as error:
-        log.warning("%s: %s; its evaluations take longer, in float32", model.card.name, error)
-    torch.backends.cudnn.allow_tf32 = False
-    return numerics(device, EAGER)
 
 
 def bundled() -> list[Path]:

@@ -1,4 +1,4 @@
-"""Which models live workers serve now; asked of Redis at most once a second."""
+"""Which models live workers serve now; read from Redis at most once a second."""
 
 from __future__ import annotations
 
@@ -7,37 +7,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from denoised.jobs.record import WorkerReport
 from denoised.jobs.store import Store
+from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard
 
-FRESH_SECONDS = 1.0
+CACHE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Who serves what at one moment (`time.monotonic`). known: every model that was ever served."""
+    """The live workers at one moment.
 
-    asked: float
+    Attributes:
+        read_at: the moment, by `time.monotonic`.
+        workers: their reports, by name.
+        cards: one per served model; the first is the default.
+        known: the name of every model that was ever served.
+    """
+
+    read_at: float
     workers: Sequence[WorkerReport]
     cards: Sequence[ModelCard]
     known: Sequence[str]
 
     @classmethod
     def read(cls, store: Store) -> Fleet:
-        workers = store.workers()
+        workers = store.workers.live()
         cards: dict[str, ModelCard] = {}
         for worker in workers:
             for card in worker.models:
                 cards.setdefault(card["name"], ModelCard(**card))
-        return cls(time.monotonic(), workers, list(cards.values()), store.known_models())
+        return cls(time.monotonic(), workers, list(cards.values()), store.workers.known_models())
 
 
 class Catalog:
-    """What workers report, remembered for a moment. Thread-safe: at worst two threads ask at once.
+    """The reports of workers, cached for CACHE_SECONDS. Thread-safe; at worst, two threads read at once.
 
     Raises:
-        StoreUnavailable: when Redis does not answer in time.
+        StoreUnavailable: from every method, when Redis does not answer in time.
     """
 
     def __init__(self, store: Store) -> None:
@@ -45,18 +52,18 @@ class Catalog:
         self._fleet = Fleet(float("-inf"), (), (), ())
 
     def fleet(self) -> Fleet:
-        """Asked anew, too, while nobody serves anything."""
+        """The current fleet; an empty one is not cached."""
         fleet = self._fleet
-        if time.monotonic() - fleet.asked > FRESH_SECONDS or not fleet.workers:
+        if time.monotonic() - fleet.read_at > CACHE_SECONDS or not fleet.workers:
             fleet = self._fleet = Fleet.read(self._store)
         return fleet
 
     def workers(self) -> Sequence[WorkerReport]:
-        """Reports of live workers, by name."""
+        """The reports of live workers, by name."""
         return self.fleet().workers
 
     def cards(self) -> Sequence[ModelCard]:
-        """One card a model; the first is the default."""
+        """One card per model; the first is the default."""
         return self.fleet().cards
 
     def known(self) -> Sequence[str]:
@@ -64,7 +71,7 @@ class Catalog:
         return self.fleet().known
 
     def listing(self) -> list[dict[str, Any]]:
-        """`GET /models`."""
+        """The body of `GET /models`."""
         fleet = self.fleet()
         served = [card["name"] for worker in fleet.workers for card in worker.models]
         return [{**card.model_dump(), "workers": served.count(card.name)} for card in fleet.cards]

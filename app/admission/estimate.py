@@ -1,8 +1,8 @@
-"""When jobs will be done: the running batch, played forward on paper.
+"""When jobs will be done: a simulation of the running batch, job by job instead of turn by turn.
 
-The worker's order is followed job by job instead of turn by turn: most lanes go to the jobs
-nearest their end, a quarter is shared by the others, and jobs come in from the queue as places
-get free. What a turn takes is what turns of so many rows took. No Redis, no clock.
+It follows the worker's order: most batch slots go to the jobs nearest their end, a quarter is shared by the others, and
+jobs are admitted from the queue as places become free. The time of a turn comes from measured turns of similar size.
+Needs neither Redis nor a clock.
 """
 
 from __future__ import annotations
@@ -12,17 +12,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from denoised.jobs.record import WorkerReport
+from denoised.jobs.worker_report import WorkerReport
 
-EVENTS = 200  # ends of jobs that are followed one by one; what comes after is work over speed
-SMALL = 1e-9
+MAX_EVENTS = 200  # simulated ends of jobs; what follows is estimated as work divided by speed
+TOLERANCE = 1e-9  # turns
 
-Pace = Sequence[tuple[float, float]]
+TurnTimes = Sequence[tuple[float, float]]  # (rows, seconds) of measured turns, by rows
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be done of a job. turns: that each of its images still needs; rows: of an image in a turn."""
+class RemainingWork:
+    """What a job still needs.
+
+    Attributes:
+        images: of the job.
+        turns: that each of its images needs.
+        rows: per image and turn: 2 with guidance.
+    """
 
     job: str
     images: int
@@ -36,106 +42,118 @@ class Work:
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """The workers of a model, as one. paces: of each worker; beside: seconds in which other models have their turn."""
+    """The workers of one model, as if they were one.
 
-    lanes: int
+    Attributes:
+        slots: images per turn.
+        reserved: slots that are shared by the jobs far from their end.
+        places: images that can be admitted.
+        turn_times: of each worker.
+        other_models_seconds: between two turns, spent on turns of other models.
+    """
+
+    slots: int
     reserved: int
     places: int
-    paces: tuple[Pace, ...]
-    beside: float = 0.0
+    turn_times: tuple[TurnTimes, ...]
+    other_models_seconds: float = 0.0
 
     @classmethod
-    def of(cls, model: str, workers: Iterable[WorkerReport], busy: Iterable[str] = ()) -> WorkerPool | None:
-        """Those who serve a model while others are `busy` too; None before anything was measured."""
+    def of_model(cls, model: str, workers: Iterable[WorkerReport], busy: Iterable[str] = ()) -> WorkerPool | None:
+        """The workers that serve a model; None before any has measured its speed. busy: models that have work."""
         serving = [worker for worker in workers if any(card["name"] == model for card in worker.models)]
-        paces = [(worker, pace_of(worker, model)) for worker in serving]
-        measured = [(worker, pace) for worker, pace in paces if pace]
+        measured = [(worker, times) for worker in serving if (times := turn_times(worker, model))]
         if not measured:
             return None
         others = [
-            seconds(worker.paces[name], worker.max_batch)
+            turn_seconds(worker.paces[name], worker.max_batch)
             for worker, _ in measured
             for name in set(busy) - {model}
             if worker.paces.get(name)
         ]
         return cls(
-            lanes=sum(worker.max_batch for worker, _ in measured),
+            slots=sum(worker.max_batch for worker, _ in measured),
             reserved=sum(worker.reserved for worker, _ in measured),
             places=sum(worker.places for worker, _ in measured),
-            paces=tuple(pace for _, pace in measured),
-            beside=sum(others) / len(measured),
+            turn_times=tuple(times for _, times in measured),
+            other_models_seconds=sum(others) / len(measured),
         )
 
     def turn_seconds(self, rows: float) -> float:
-        """What a turn of so many rows takes, spread over all workers."""
-        share = rows / len(self.paces)
-        return self.beside + sum(seconds(pace, share) for pace in self.paces) / len(self.paces)
+        """The time of a turn of so many rows, spread over all workers."""
+        share = rows / len(self.turn_times)
+        mean = sum(turn_seconds(times, share) for times in self.turn_times) / len(self.turn_times)
+        return self.other_models_seconds + mean
 
 
-def pace_of(worker: WorkerReport, model: str) -> Pace:
-    """(rows, seconds) of a worker's turns, from its speed in general where this model had none yet."""
-    if pace := worker.paces.get(model):
-        return pace
+def turn_times(worker: WorkerReport, model: str) -> TurnTimes:
+    """A worker's measured turns of a model; derived from its overall speed when the model had none yet."""
+    if times := worker.paces.get(model):
+        return times
     speed = worker.evaluations_per_second
     return [(1.0, 1 / speed), (1024.0, 1024 / speed)] if speed else []
 
 
-def seconds(pace: Pace, rows: float) -> float:
-    """Of a turn: between measured sizes on a straight line, beyond them half of it is taken to grow with the rows."""
-    for (fewer, before), (more, after) in pairwise(pace):
+def turn_seconds(times: TurnTimes, rows: float) -> float:
+    """The time of one turn: interpolated between measured sizes; beyond them, half of it grows with the rows."""
+    for (fewer, before), (more, after) in pairwise(times):
         if fewer <= rows <= more:
             return before + (after - before) * (rows - fewer) / (more - fewer)
-    nearest, took = pace[0] if rows < pace[0][0] else pace[-1]
-    return took * (1 + rows / nearest) / 2
+    nearest, seconds = times[0] if rows < times[0][0] else times[-1]
+    return seconds * (1 + rows / nearest) / 2
 
 
-def finishes(running: Iterable[Work], waiting: Iterable[Work], crew: WorkerPool) -> dict[str, float]:
-    """Seconds from now until each job is done, if nothing else comes."""
-    here, queue = list(running), deque(waiting)
+def completion_times(
+    running: Iterable[RemainingWork], waiting: Iterable[RemainingWork], pool: WorkerPool
+) -> dict[str, float]:
+    """Seconds from now until each job is done, if no other job arrives."""
+    batch, queue = list(running), deque(waiting)
     ends: dict[str, float] = {}
     now = 0.0
-    for _ in range(EVENTS):
-        _admit(here, queue, crew.places)
-        if not here:
+    for _ in range(MAX_EVENTS):
+        _admit(batch, queue, pool.places)
+        if not batch:
             return ends
-        here.sort(key=lambda work: work.turns)
-        rates = _rates(here, crew)
-        turns = min(work.turns / rate for work, rate in zip(here, rates, strict=True))
-        rows = sum(work.images * work.rows * rate for work, rate in zip(here, rates, strict=True))
-        now += turns * crew.turn_seconds(rows)
-        after = [replace(work, turns=work.turns - turns * rate) for work, rate in zip(here, rates, strict=True)]
-        ends |= {work.job: now for work in after if work.turns <= SMALL}
-        here = [work for work in after if work.turns > SMALL]
-    return ends | _roughly([*here, *queue], now, crew)
+        batch.sort(key=lambda work: work.turns)
+        rates = _rates(batch, pool)
+        # Advance to the next end of a job: until then, the rates are constant.
+        turns = min(work.turns / rate for work, rate in zip(batch, rates, strict=True))
+        rows = sum(work.images * work.rows * rate for work, rate in zip(batch, rates, strict=True))
+        now += turns * pool.turn_seconds(rows)
+        advanced = [replace(work, turns=work.turns - turns * rate) for work, rate in zip(batch, rates, strict=True)]
+        ends |= {work.job: now for work in advanced if work.turns <= TOLERANCE}
+        batch = [work for work in advanced if work.turns > TOLERANCE]
+    return ends | _sequential_ends([*batch, *queue], now, pool)
 
 
-def _admit(here: list[Work], queue: deque[Work], places: int) -> None:
-    taken = sum(work.images for work in here)
-    while queue and taken < places:
-        here.append(queue.popleft())
-        taken += here[-1].images
+def _admit(batch: list[RemainingWork], queue: deque[RemainingWork], places: int) -> None:
+    """Move jobs from the queue into the batch while it has places."""
+    admitted = sum(work.images for work in batch)
+    while queue and admitted < places:
+        batch.append(queue.popleft())
+        admitted += batch[-1].images
 
 
-def _rates(here: Sequence[Work], crew: WorkerPool) -> list[float]:
-    """The share of turns in which the images of each job take part; those nearest their end come first."""
-    total = sum(work.images for work in here)
-    if total <= crew.lanes:
-        return [1.0] * len(here)
-    certain = crew.lanes - crew.reserved
-    shared = crew.reserved / (total - certain)
+def _rates(batch: Sequence[RemainingWork], pool: WorkerPool) -> list[float]:
+    """The share of turns in which the images of each job take part. batch: the jobs nearest their end first."""
+    total = sum(work.images for work in batch)
+    if total <= pool.slots:
+        return [1.0] * len(batch)
+    certain = pool.slots - pool.reserved  # slots for images that take part in every turn
+    shared = pool.reserved / (total - certain)  # rate of all other images
     rates = []
-    for work in here:
+    for work in batch:
         sure = min(work.images, certain)
         certain -= sure
         rates.append((sure + (work.images - sure) * shared) / work.images)
     return rates
 
 
-def _roughly(jobs: Iterable[Work], now: float, crew: WorkerPool) -> dict[str, float]:
-    """One after the other, at the speed of full turns."""
-    each = crew.turn_seconds(crew.lanes) / crew.lanes
+def _sequential_ends(jobs: Iterable[RemainingWork], now: float, pool: WorkerPool) -> dict[str, float]:
+    """The ends of jobs that run one after the other, at the speed of full turns."""
+    seconds_per_row = pool.turn_seconds(pool.slots) / pool.slots
     ends = {}
     for work in jobs:
-        now += work.evaluations * each
+        now += work.evaluations * seconds_per_row
         ends[work.job] = now
     return ends

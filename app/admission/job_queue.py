@@ -1,7 +1,7 @@
-"""The queue, from the side that fills it. One of the two files that name RQ.
+"""The producer's side of the queue. One of the two files that import RQ.
 
-One RQ queue per model. The RQ job carries nothing but the id: what was asked stands in the
-store, as JSON, and RQ's own serializer is JSON too, so nothing in Redis is ever executed.
+There is one RQ queue per model. An RQ job has only an id: the request is in the store, as JSON, and RQ's serializer is
+JSON too, so nothing that is read from Redis is ever executed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from denoised.app.admission.queue_snapshot import Forecast, QueueSnapshot
+from denoised.app.admission.queue_snapshot import QueueForecast, QueueSnapshot
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.memory import Memory
-from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.store import Store
+from denoised.jobs.worker_report import WorkerReport
 
-FRESH_SECONDS = 0.5  # how long a look at the queue serves those who ask for their jobs
-REMEMBERED = 10_000  # jobs whose requests are not read again
-FUNCTION = "denoised.sample"  # RQ wants a name; the worker class never calls it
+MAX_FORECAST_AGE = 0.5  # seconds; an older forecast is not used for a job's estimate
+MAX_CACHED_RECORDS = 10_000
+FUNCTION = "denoised.sample"  # RQ requires a name; our worker class never calls it
 
 
 class JobQueue:
-    """Enqueues, looks, forecasts, removes.
+    """Enqueues, removes and estimates jobs.
 
     Raises:
         StoreUnavailable: from every method, when Redis does not answer in time.
@@ -41,32 +42,31 @@ class JobQueue:
         self._client = client
         self._store = store
         self._max_attempts = max_attempts
-        self._known: OrderedDict[str, JobRecord] = OrderedDict()
-        self._forecasts: dict[str, Forecast] = {}
+        self._records: OrderedDict[str, JobRecord] = OrderedDict()  # cache by job id
+        self._forecasts: dict[str, QueueForecast] = {}
         self._queues: dict[str, Queue] = {}
 
-    def enqueue(self, job: JobRecord, outlook: QueueEstimate) -> None:
-        """Accept a job whose id is nobody else's: record, first event and place in the queue appear together or not at
-        all.
+    def enqueue(self, job: JobRecord, estimate: QueueEstimate) -> None:
+        """Accept a job with a new id: its record, first event and queue entry are written in one transaction.
 
         Raises:
-            StoreFull: when Redis has no memory for it.
+            StoreFull: when Redis is out of memory.
         """
         with self._client.pipeline() as pipeline:
-            self._accept(job, outlook, pipeline)
+            self._accept(job, estimate, pipeline)
 
-    def enqueue_once(self, job: JobRecord, outlook: QueueEstimate) -> bool:
-        """The same where others may have the same id: does nothing and returns False when there is a job of it."""
+    def enqueue_once(self, job: JobRecord, estimate: QueueEstimate) -> bool:
+        """Like `enqueue`, for an id that may exist; returns False and writes nothing when it does."""
         with self._client.pipeline() as pipeline, contextlib.suppress(redis.exceptions.WatchError):
             if self._store.reserve(job.id, pipeline):
-                self._accept(job, outlook, pipeline)
+                self._accept(job, estimate, pipeline)
                 return True
         if self._store.job(job.id) is None:
-            # redis-py says WatchError, too, when the connection breaks while a key is watched.
+            # redis-py also raises WatchError when the connection breaks while a key is watched.
             raise StoreUnavailable("the connection to Redis broke before the job was accepted")
         return False
 
-    def _accept(self, job: JobRecord, outlook: QueueEstimate, pipeline: Pipeline) -> None:
+    def _accept(self, job: JobRecord, estimate: QueueEstimate, pipeline: Pipeline) -> None:
         rq_job = Job.create(
             FUNCTION,
             id=job.id,
@@ -76,89 +76,90 @@ class JobQueue:
             result_ttl=0,
         )
         job = replace(job, max_attempts=self._max_attempts)
-        queued = {"queue_position": outlook.queue_position, "eta_seconds": outlook.eta_seconds}
-        with self._store.reachable():  # RQ asks for Redis' version when a queue is filled first
+        queued = {"queue_position": estimate.queue_position, "eta_seconds": estimate.eta_seconds}
+        with self._store.reachable():  # RQ reads the version of Redis at the first enqueue
             self._queue(job.request.model).enqueue_job(rq_job, pipeline=pipeline)
         self._store.create(job, queued, pipeline)
         with self._store.reachable():
             pipeline.execute()
-        self._known[job.id] = job
+        self._records[job.id] = job
 
-    def look(self, models: Sequence[str]) -> QueueSnapshot:
-        """The queues of some models. One round trip, and another when there are jobs that this process has not met."""
-        taken = time.monotonic()
+    def snapshot(self, models: Sequence[str]) -> QueueSnapshot:
+        """The queues of some models. One round trip, and a second one for records that are not cached."""
+        taken_at = time.monotonic()
         with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
             for model in models:
                 queue = self._queue(model)
                 pipeline.lrange(queue.key, 0, -1)
-                # Not cleaned up by asking, as RQ's own listing would: that is the workers' to do.
+                # RQ's own method would also clean up the registry, which is the workers' task.
                 pipeline.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
             pipeline.info("memory")
             *replies, memory = pipeline.execute()
         waiting = [[job_id.decode() for job_id in reply] for reply in replies[::2]]
-        held = [_jobs_of(reply) for reply in replies[1::2]]
-        self._learn([job_id for ids in (*waiting, *held) for job_id in ids])
+        started = [_job_ids(reply) for reply in replies[1::2]]
+        self._cache_records([job_id for ids in (*waiting, *started) for job_id in ids])
         return QueueSnapshot(
-            taken,
-            {model: self._met(ids) for model, ids in zip(models, waiting, strict=True)},
-            {model: self._met(ids) for model, ids in zip(models, held, strict=True)},
+            taken_at,
+            {model: self._cached_records(ids) for model, ids in zip(models, waiting, strict=True)},
+            {model: self._cached_records(ids) for model, ids in zip(models, started, strict=True)},
             Memory.of(memory),
         )
 
     def remove(self, job: JobRecord) -> None:
-        """Take a canceled job out of its queue, if it still is there."""
+        """Remove a canceled job from its queue, if it is still there."""
         with self._store.reachable():
             if self._queue(job.request.model).remove(job.id):
-                self._client.delete(Job.key_for(job.id))  # Job.delete raises when a worker died at it just now
+                self._client.delete(Job.key_for(job.id))  # Job.delete raises when its worker has just died
 
-    def forecast(self, job: JobRecord, look: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueEstimate:
-        """Where a new job would stand behind those that wait for its model."""
-        return self._forecast(job.request.model, look.behind(job), workers).outlook(job.id)
+    def estimate_new(self, job: JobRecord, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueEstimate:
+        """The estimate for a job that is not in the queue yet."""
+        return self._forecast(job.request.model, snapshot.with_job(job), workers).estimate(job.id)
 
-    def outlook(self, job: JobRecord, workers: Sequence[WorkerReport]) -> QueueEstimate:
-        """Where a job stands: its place while queued, the time to go as measured."""
+    def estimate(self, job: JobRecord, workers: Sequence[WorkerReport]) -> QueueEstimate:
+        """The queue position of a queued job, and the seconds until a job is done."""
         if job.terminal:
             return QueueEstimate()
         model = job.request.model
         forecast = self._forecasts.get(model)
-        if forecast is None or forecast.age > FRESH_SECONDS or job.id not in forecast.ends:
+        if forecast is None or forecast.age > MAX_FORECAST_AGE or job.id not in forecast.ends:
             served = {card["name"] for worker in workers for card in worker.models}
-            forecast = self._forecast(model, self.look(sorted({model, *served})), workers)
+            forecast = self._forecast(model, self.snapshot(sorted({model, *served})), workers)
             self._forecasts[model] = forecast
-        seen = forecast.outlook(job.id)
+        estimate = forecast.estimate(job.id)
         if job.status == "queued":
-            return QueueEstimate(seen.queue_position or 0, seen.eta_seconds)
-        return QueueEstimate(None, seen.eta_seconds if seen.eta_seconds is not None else _by_itself(job))
+            return QueueEstimate(estimate.queue_position or 0, estimate.eta_seconds)
+        return QueueEstimate(None, estimate.eta_seconds if estimate.eta_seconds is not None else _extrapolate(job))
 
-    def _forecast(self, model: str, look: QueueSnapshot, workers: Sequence[WorkerReport]) -> Forecast:
-        return look.forecast(model, workers, self._store.going([job.id for job in look.running(model)]))
+    def _forecast(self, model: str, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueForecast:
+        evaluations = self._store.listing.active_evaluations([job.id for job in snapshot.running(model)])
+        return snapshot.forecast(model, workers, evaluations)
 
-    def _met(self, job_ids: Sequence[str]) -> list[JobRecord]:
-        return [record for job_id in job_ids if (record := self._known.get(job_id)) is not None]
+    def _cached_records(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        return [record for job_id in job_ids if (record := self._records.get(job_id)) is not None]
 
-    def _learn(self, job_ids: Sequence[str]) -> None:
-        """Read the records that are not known yet; forget the oldest."""
-        missing = [job_id for job_id in job_ids if job_id not in self._known]
-        for record in self._store.records(missing):
+    def _cache_records(self, job_ids: Sequence[str]) -> None:
+        """Read the records that are not cached; evict the oldest."""
+        missing = [job_id for job_id in job_ids if job_id not in self._records]
+        for record in self._store.listing.records(missing).values():
             if record is not None:
-                self._known[record.id] = record
-        while len(self._known) > max(REMEMBERED, len(job_ids)):
-            self._known.popitem(last=False)
+                self._records[record.id] = record
+        while len(self._records) > max(MAX_CACHED_RECORDS, len(job_ids)):
+            self._records.popitem(last=False)
 
     def _queue(self, model: str) -> Queue:
-        """Kept: it remembers what version Redis has."""
+        """Cached, because the object caches the version of Redis."""
         if model not in self._queues:
             self._queues[model] = Queue(model, connection=self._client, serializer=JSONSerializer)
         return self._queues[model]
 
 
-def _jobs_of(executions: Sequence[bytes]) -> list[str]:
-    """The jobs of the entries of RQ's registry, each once."""
+def _job_ids(executions: Sequence[bytes]) -> list[str]:
+    """The distinct job ids of the entries of RQ's registry."""
     return list(dict.fromkeys(entry.decode().rpartition(":")[0] for entry in executions))
 
 
-def _by_itself(job: JobRecord) -> float | None:
-    """Seconds to go at the pace that a running job had until now; None before its first step."""
+def _extrapolate(job: JobRecord) -> float | None:
+    """Seconds until a running job is done at its own speed so far; None before its first step."""
     if not job.step or job.started_at is None:
         return None
     return round((time.time() - job.started_at) * (job.request.steps - job.step) / job.step, 2)

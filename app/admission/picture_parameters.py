@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
-from denoised.app.http.errors import InvalidRequest, UnsupportedMedia, readable
+from denoised.app.http.errors import InvalidRequest, UnsupportedMedia
 from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.validation_errors import describe_validation_errors
 from denoised.jobs.request import MAX_SEED
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -52,7 +53,7 @@ def read_parameters(data: bytes) -> PictureParameters:
     try:
         return PictureParameters.model_validate_json(_text(found[0]))
     except ValidationError as error:
-        problems = readable(error.errors(), PictureParameters.model_fields)
+        problems = describe_validation_errors(error.errors(), PictureParameters.model_fields)
         raise InvalidRequest([(_field(field), message) for field, message in problems]) from error
 
 

@@ -1,4 +1,4 @@
-"""The queues at one moment, and what that means for each job in them. No Redis."""
+"""The queues at one moment, and the forecast for each job in them. Does not access Redis."""
 
 from __future__ import annotations
 
@@ -6,81 +6,92 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from denoised.app.admission.estimate import Work, WorkerPool, finishes
+from denoised.app.admission.estimate import RemainingWork, WorkerPool, completion_times
 from denoised.app.admission.quotas import Load
 from denoised.jobs.memory import Memory
-from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.worker_report import WorkerReport
 
 
 @dataclass(frozen=True)
 class QueueSnapshot:
-    """What stands in queues and at workers, by model: all that is to be known before a job is accepted.
+    """The queues and the started jobs, by model. The records may be old: only their immutable fields are valid.
 
-    taken: when, by `time.monotonic`; waiting: the next one first; held: what workers have, as it was accepted. Of all
-    these records only what never changes is to be believed.
+    Attributes:
+        taken_at: by `time.monotonic`.
+        waiting: the queues, the next job first.
+        started: jobs that workers hold, including those that are being requeued.
+        memory: of Redis.
     """
 
-    taken: float
+    taken_at: float
     waiting: Mapping[str, Sequence[JobRecord]]
-    held: Mapping[str, Sequence[JobRecord]]
+    started: Mapping[str, Sequence[JobRecord]]
     memory: Memory
 
     @property
     def busy(self) -> list[str]:
-        """The models for which there is work."""
-        return [model for model in self.waiting if self.waiting[model] or self.held.get(model)]
+        """The models that have waiting or started jobs."""
+        return [model for model in self.waiting if self.waiting[model] or self.started.get(model)]
 
     def loads(self) -> dict[str, list[Load]]:
-        """What waits, as admission counts it."""
+        """The waiting jobs in the form that quotas count."""
         return {model: [Load.of(record) for record in records] for model, records in self.waiting.items()}
 
-    def behind(self, job: JobRecord) -> QueueSnapshot:
-        """The same with one job more at the end of its model's queue."""
+    def with_job(self, job: JobRecord) -> QueueSnapshot:
+        """This snapshot with one more job at the end of its model's queue."""
         model = job.request.model
         return replace(self, waiting={**self.waiting, model: [*self.waiting.get(model, ()), job]})
 
-    def forecast(self, model: str, workers: Iterable[WorkerReport], done: Mapping[str, int]) -> Forecast:
-        """What is to come for the jobs of a model. done: evaluations made of those that run."""
+    def forecast(self, model: str, workers: Iterable[WorkerReport], evaluations: Mapping[str, int]) -> QueueForecast:
+        """Positions and completion times of a model's jobs. evaluations: completed ones of each running job."""
         waiting = self.waiting[model]
-        positions = {job.id: place for place, job in enumerate(waiting)}
-        crew = WorkerPool.of(model, workers, self.busy)
-        if crew is None:
-            return Forecast(self.taken, positions, {})
-        running = [_left(job, done[job.id]) for job in self.running(model) if job.id in done]
-        return Forecast(self.taken, positions, finishes(running, map(_whole, waiting), crew))
+        positions = {job.id: position for position, job in enumerate(waiting)}
+        pool = WorkerPool.of_model(model, workers, self.busy)
+        if pool is None:
+            return QueueForecast(self.taken_at, positions, {})
+        running = [_remaining(job, evaluations[job.id]) for job in self.running(model) if job.id in evaluations]
+        return QueueForecast(self.taken_at, positions, completion_times(running, map(_total, waiting), pool))
 
     def running(self, model: str) -> list[JobRecord]:
-        """Jobs of a model that workers have, but for those that were put back."""
+        """The started jobs of a model that are not back in its queue."""
         waiting = {job.id for job in self.waiting[model]}
-        return [job for job in self.held.get(model, ()) if job.id not in waiting]
+        return [job for job in self.started.get(model, ()) if job.id not in waiting]
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What a look has shown of a model's jobs. ends: seconds from then until each is done, running ones too."""
+class QueueForecast:
+    """The forecast for the jobs of one model.
 
-    taken: float
+    Attributes:
+        taken_at: of its snapshot, by `time.monotonic`.
+        positions: of waiting jobs.
+        ends: seconds from then until each job is done.
+    """
+
+    taken_at: float
     positions: Mapping[str, int]
     ends: Mapping[str, float]
 
     @property
     def age(self) -> float:
-        return time.monotonic() - self.taken
+        """Seconds since the snapshot."""
+        return time.monotonic() - self.taken_at
 
-    def outlook(self, job_id: str) -> QueueEstimate:
+    def estimate(self, job_id: str) -> QueueEstimate:
         end = self.ends.get(job_id)
         eta = round(max(0.0, end - self.age), 2) if end is not None else None
         return QueueEstimate(self.positions.get(job_id), eta)
 
 
-def _whole(job: JobRecord) -> Work:
-    """A job that has not begun."""
+def _total(job: JobRecord) -> RemainingWork:
+    """The work of a job that has not started."""
     rows = 2 if job.request.guidance_scale != 1.0 else 1
-    return Work(job.id, job.request.n, job.request.evaluations / (job.request.n * rows), rows)
+    return RemainingWork(job.id, job.request.n, job.request.evaluations / (job.request.n * rows), rows)
 
 
-def _left(job: JobRecord, done: int) -> Work:
-    """What is left of a job of which so many evaluations were made."""
-    whole = _whole(job)
-    left = max(0, job.request.evaluations - done)
-    return Work(whole.job, whole.images, max(1.0, left / (whole.images * whole.rows)), whole.rows)
+def _remaining(job: JobRecord, completed: int) -> RemainingWork:
+    """The work that is left after so many completed evaluations: at least one turn."""
+    total = _total(job)
+    remaining = max(0, job.request.evaluations - completed)
+    return replace(total, turns=max(1.0, remaining / (total.images * total.rows)))

@@ -1,7 +1,6 @@
-"""How much may wait: a limit in jobs and one in evaluations, for everybody together and for each key.
+"""Quotas: how many jobs and evaluations may wait, in total and per API key.
 
-What is refused is told when to come back: when the work that stands in the way will have left the
-queue, at the speed that the workers measure.
+A refusal has a Retry-After: when enough waiting work will have left the queue, at the measured speed of the workers.
 """
 
 from __future__ import annotations
@@ -16,16 +15,18 @@ from itertools import zip_longest
 
 from denoised.app.http.errors import TooBusy
 from denoised.app.settings import ApiSettings
-from denoised.jobs.record import JobRecord, WorkerReport
+from denoised.jobs.record import JobRecord
+from denoised.jobs.worker_report import WorkerReport
 
 LIMITS = ("jobs", "evaluations", "evaluations_per_key")
-UNMEASURED_SECONDS = 10  # before any worker knows how fast it is
-LONGEST_SECONDS = 3600
+# Retry-After, in seconds.
+DEFAULT_RETRY_AFTER = 10  # before any worker has measured its speed
+MAX_RETRY_AFTER = 3600
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a job that waits stands for."""
+    """The work of one waiting job."""
 
     job: str
     owner: str
@@ -37,54 +38,60 @@ class Load:
 
 
 class Admission:
-    """Counts what waits and what is being accepted at this moment, so that many at once stay within the limits.
+    """Checks quotas; includes the jobs that are being accepted, so that concurrent requests stay within the limits.
 
-    Exact in one process; several may each be one request over.
+    Exact within one process; several processes may each exceed a limit by one request.
+
+    Attributes:
+        refused: the number of refused requests, by limit.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._coming: dict[str, Load] = {}
-        self.refused: Counter[str] = Counter(dict.fromkeys(LIMITS, 0))  # requests, by the limit that they met
+        self._pending: dict[str, Load] = {}
+        self.refused: Counter[str] = Counter(dict.fromkeys(LIMITS, 0))
 
     @contextmanager
-    def coming(self, load: Load) -> Iterator[list[Load]]:
-        """While a job is being accepted; gives those that were so before it."""
+    def accepting(self, load: Load) -> Iterator[list[Load]]:
+        """Count a job as pending while it is being accepted; yields the jobs that were pending before it."""
         with self._lock:
-            before = list(self._coming.values())
-            self._coming[load.job] = load
+            before = list(self._pending.values())
+            self._pending[load.job] = load
         try:
             yield before
         finally:
             with self._lock:
-                del self._coming[load.job]
+                del self._pending[load.job]
 
     def check(
         self, load: Load, before: Sequence[Load], queues: Mapping[str, Sequence[Load]], workers: Iterable[WorkerReport]
     ) -> None:
-        """before: being accepted. queues: what waits, by model, the next one first.
+        """Check whether a job fits into the quotas. A job that exceeds a limit by itself fits into an empty queue.
+
+        before: the jobs that are being accepted.
+        queues: the waiting jobs by model, the next one first.
 
         Raises:
-            TooBusy: when the job would not fit beside them. A job larger than a limit fits where nothing waits.
+            TooBusy: when it does not fit.
         """
-        waiting = _in_turn(queues)
-        there = {known.job: known for known in (*waiting, *before)}
-        mine = [known for known in there.values() if known.owner == load.owner]
+        waiting = _interleave(queues)
+        ahead = {each.job: each for each in (*waiting, *before)}
+        own = [each for each in ahead.values() if each.owner == load.owner]
         settings = self._settings
         speed = sum(worker.evaluations_per_second or 0.0 for worker in workers)
-        if len(there) >= settings.max_queue:
-            text = f"{len(there)} jobs wait (allowed: {settings.max_queue})"
-            enough = _evaluations(waiting[: len(there) + 1 - settings.max_queue])
-            raise self._refusal("jobs", text, _seconds(waiting, enough, speed))
-        if over := _over(there.values(), load, settings.queue_limit):
-            text = f"{_evaluations(there.values())} evaluations wait, and this job has {load.evaluations}"
+        if len(ahead) >= settings.max_queue:
+            text = f"{len(ahead)} jobs are waiting (allowed: {settings.max_queue})"
+            excess = _evaluations(waiting[: len(ahead) + 1 - settings.max_queue])
+            raise self._refusal("jobs", text, _retry_after(waiting, excess, speed))
+        if excess := _excess(ahead.values(), load, settings.queue_limit):
+            text = f"{_evaluations(ahead.values())} evaluations are waiting, and this job needs {load.evaluations}"
             text += f" (allowed: {settings.queue_limit})"
-            raise self._refusal("evaluations", text, _seconds(waiting, over, speed))
-        if settings.api_keys and (over := _over(mine, load, settings.queue_limit_per_key)):
-            text = f"{_evaluations(mine)} evaluations of this key wait, and this job has {load.evaluations}"
+            raise self._refusal("evaluations", text, _retry_after(waiting, excess, speed))
+        if settings.api_keys and (excess := _excess(own, load, settings.queue_limit_per_key)):
+            text = f"{_evaluations(own)} evaluations of this key are waiting, and this job needs {load.evaluations}"
             text += f" (allowed: {settings.queue_limit_per_key})"
-            raise self._refusal("evaluations_per_key", text, _seconds(waiting, over, speed, load.owner))
+            raise self._refusal("evaluations_per_key", text, _retry_after(waiting, excess, speed, load.owner))
 
     def _refusal(self, limit: str, text: str, retry_after: int) -> TooBusy:
         with self._lock:
@@ -92,29 +99,32 @@ class Admission:
         return TooBusy(text, retry_after)
 
 
-def _over(there: Iterable[Load], load: Load, limit: int) -> int:
-    """Evaluations that have to leave before a job fits; 0 when it does."""
-    waiting = _evaluations(there)
+def _excess(ahead: Iterable[Load], load: Load, limit: int) -> int:
+    """The evaluations that have to leave the queue before a job fits; 0 when it fits."""
+    waiting = _evaluations(ahead)
     return min(waiting, max(0, waiting + load.evaluations - limit))
 
 
-def _seconds(waiting: Sequence[Load], enough: int, speed: float, owner: str | None = None) -> int:
-    """Until `enough` evaluations (of an owner) have left the queue, with all that goes before them."""
+def _retry_after(waiting: Sequence[Load], excess: int, speed: float, owner: str | None = None) -> int:
+    """Seconds until `excess` evaluations (of `owner`) have left the queue, together with all work ahead of them.
+
+    speed: evaluations per second.
+    """
     if not speed:
-        return UNMEASURED_SECONDS
-    gone = freed = 0
+        return DEFAULT_RETRY_AFTER
+    total = freed = 0
     for load in waiting:
-        if freed >= enough:
+        if freed >= excess:
             break
-        gone += load.evaluations
+        total += load.evaluations
         freed += load.evaluations if owner in (None, load.owner) else 0
-    return min(LONGEST_SECONDS, max(1, math.ceil(gone / speed)))
+    return min(MAX_RETRY_AFTER, max(1, math.ceil(total / speed)))
 
 
 def _evaluations(loads: Iterable[Load]) -> int:
     return sum(load.evaluations for load in loads)
 
 
-def _in_turn(queues: Mapping[str, Sequence[Load]]) -> list[Load]:
-    """All queues as one: workers serve models by turns."""
+def _interleave(queues: Mapping[str, Sequence[Load]]) -> list[Load]:
+    """All queues merged round-robin, as workers serve models."""
     return [load for turn in zip_longest(*queues.values()) for load in turn if load is not None]

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.validation import choose_card, resolve
-from denoised.app.http.errors import InvalidRequest, Unavailable, shown
+from denoised.app.http.errors import InvalidRequest, Unavailable
+from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Services
 from denoised.jobs.log import REQUEST_ID
 from denoised.jobs.record import JobRecord, QueueEstimate
@@ -20,61 +21,65 @@ from denoised.jobs.store import Store
 
 log = logging.getLogger("denoised.api")
 
-CLAIM_SECONDS = 1.0  # how long the second of two equal posts waits for the first one's job
+CLAIM_SECONDS = 1.0  # how long the second of two equal requests waits for the job of the first
+CLAIM_POLL_SECONDS = 0.05
 
 
 def submit(
     services: Services, fields: RequestFields, owner: str, key: str | None = None, *, watched: bool = False
 ) -> tuple[JobRecord, QueueEstimate]:
-    """Accept a request, or find the job that the same Idempotency-Key made.
+    """Accept a request, or find the job that an earlier request with the same Idempotency-Key created. Blocking.
 
-    Blocking: call it in a thread. watched: its events are followed from the first on.
+    key: the Idempotency-Key.
+    watched: the caller follows the job's events from the first one.
 
     Raises:
-        InvalidRequest: for fields that do not fit the model, or a key that came with another body.
-        Unavailable: when no live worker serves the model, or the server has been told to stop.
-        TooBusy: when too much work waits.
-        StoreUnavailable: when Redis does not answer or is full; nothing was accepted then.
+        InvalidRequest: for fields that do not fit the model, or a key that was used with another body.
+        Unavailable: when no live worker serves the model, or the server is shutting down.
+        TooBusy: when the queue is full.
+        StoreUnavailable: when Redis does not answer or is out of memory; nothing was accepted.
     """
     if services.draining:
         raise Unavailable("the server is restarting; nothing was accepted, try again", headers={"Retry-After": "2"})
-    claim = Claim.of(fields, owner, key) if key is not None else None
-    if claim is not None and (record := claim.fulfilled(services.store)) is not None:
-        return record, services.queue.outlook(record, services.catalog.workers())
+    claim = IdempotencyClaim.of(fields, owner, key) if key is not None else None
+    if claim is not None and (record := claim.find_job(services.store)) is not None:
+        return record, services.queue.estimate(record, services.catalog.workers())
     fleet = services.catalog.fleet()
     request = resolve(fields, choose_card(fields.get("model"), fleet.cards, fleet.known))
     request_id = REQUEST_ID.get() or None
     job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=request_id, watched=watched)
-    with services.admission.coming(Load.of(job)) as others:
-        look, workers = services.queue.look(fleet.known), fleet.workers
-        services.admission.check(Load.of(job), others, look.loads(), workers)
-        look.memory.check_room()
-        outlook = services.queue.forecast(job, look, workers)
-        return _accept(services, job, outlook, claim)
+    with services.admission.accepting(Load.of(job)) as pending:
+        snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
+        services.admission.check(Load.of(job), pending, snapshot.loads(), workers)
+        snapshot.memory.check_room()
+        estimate = services.queue.estimate_new(job, snapshot, workers)
+        return _accept(services, job, estimate, claim)
 
 
 def _accept(
-    services: Services, job: JobRecord, outlook: QueueEstimate, claim: Claim | None
+    services: Services, job: JobRecord, estimate: QueueEstimate, claim: IdempotencyClaim | None
 ) -> tuple[JobRecord, QueueEstimate]:
-    """Queue a job, or find the one that an equal request made at the same moment."""
+    """Enqueue a job, or find the one that a concurrent equal request created."""
     if claim is None:
-        services.queue.enqueue(job, outlook)
+        services.queue.enqueue(job, estimate)
     else:
-        job_id, record = claim.make(services.store, job.id)
+        job_id, record = claim.claim(services.store, job.id)
         if record is not None:
-            return record, services.queue.outlook(record, services.catalog.workers())
+            return record, services.queue.estimate(record, services.catalog.workers())
         job = replace(job, id=job_id)
-        if not services.queue.enqueue_once(job, outlook):
-            return services.store.job(job.id) or job, outlook
+        if not services.queue.enqueue_once(job, estimate):
+            return services.store.job(job.id) or job, estimate
     request = job.request
-    facts = {"model": request.model, "images": request.n, "evaluations": request.evaluations}
-    log.info("job accepted", extra={"job": job.id, "owner": job.owner, **facts, "eta_seconds": outlook.eta_seconds})
-    return job, outlook
+    log_fields = {"model": request.model, "images": request.n, "evaluations": request.evaluations}
+    log.info(
+        "job accepted", extra={"job": job.id, "owner": job.owner, **log_fields, "eta_seconds": estimate.eta_seconds}
+    )
+    return job, estimate
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What an Idempotency-Key stands for: one job, for 24 hours."""
+class IdempotencyClaim:
+    """A caller's use of an Idempotency-Key: it stands for one job for 24 hours."""
 
     owner: str
     key: str
@@ -82,37 +87,43 @@ class Claim:
 
     @property
     def key_hash(self) -> str:
-        """How the store knows the key."""
+        """The form in which the store keeps the key."""
         return _sha256(self.key)
 
     @classmethod
-    def of(cls, fields: RequestFields, owner: str, key: str) -> Claim:
-        """The claim that a caller makes with a key for a request; a default makes no difference, given or left out."""
+    def of(cls, fields: RequestFields, owner: str, key: str) -> IdempotencyClaim:
+        """The claim for a request. Requests that differ only in explicit defaults are equal."""
         return cls(owner, key, _sha256(json.dumps(without_defaults(fields), sort_keys=True)))
 
-    def fulfilled(self, store: Store) -> JobRecord | None:
-        """The job that an earlier equal request made; None when there is none."""
-        held = store.claimed(self.owner, self.key_hash)
-        return store.job(self._checked(held)) if held is not None else None
+    def find_job(self, store: Store) -> JobRecord | None:
+        """The job of an earlier equal request, if there was one."""
+        earlier = store.idempotency.find(self.owner, self.key_hash)
+        return store.job(self._check_body(earlier)) if earlier is not None else None
 
-    def make(self, store: Store, job_id: str) -> tuple[str, JobRecord | None]:
-        """Claim the key for a job about to be made. Returns its id and, when an equal request at the same moment was
-        first, that one's job; where that never appears, it is ours to make under its id."""
-        first_id = self._checked(store.claim(self.owner, self.key_hash, job_id, self.body_hash))
+    def claim(self, store: Store, job_id: str) -> tuple[str, JobRecord | None]:
+        """Claim the key for a new job. Returns the id to use, and the job if a concurrent equal request created it.
+
+        If that request never creates its job, the caller creates it under the returned id.
+        """
+        first_id = self._check_body(store.idempotency.claim(self.owner, self.key_hash, job_id, self.body_hash))
         end = time.monotonic() + CLAIM_SECONDS
         record = None
         while first_id != job_id and record is None and time.monotonic() < end:
             record = store.job(first_id)
             if record is None:
-                time.sleep(0.05)
+                time.sleep(CLAIM_POLL_SECONDS)
         return first_id, record
 
-    def _checked(self, held: tuple[str, str]) -> str:
-        job_id, body_hash = held
+    def _check_body(self, claim: tuple[str, str]) -> str:
+        """The job id of a stored claim.
+
+        Raises:
+            InvalidRequest: when it was made with another body.
+        """
+        job_id, body_hash = claim
         if body_hash != self.body_hash:
-            message = (
-                f"{shown(self.key)} was used within 24 h with another body (allowed: the same body, or another key)"
-            )
+            key = format_value(self.key)
+            message = f"{key} was used within 24 h with another body (allowed: the same body, or another key)"
             raise InvalidRequest([("Idempotency-Key", message)])
         return job_id
 

@@ -6,11 +6,11 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from denoised.app.http.errors import InvalidRequest, Unavailable, shown
+from denoised.app.http.errors import InvalidRequest, Unavailable
+from denoised.app.http.validation_errors import format_value, join_names
 from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, RequestFields, SamplingRequest
 from denoised.model.serving.card import ModelCard
 
-LISTED = 20  # names in one error message
 DRAWN_SEEDS = 2**32
 
 Errors = Iterator[tuple[str, str]]
@@ -33,8 +33,10 @@ def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[st
         if card.name == name:
             return card
     if name in known or not cards:
-        raise Unavailable(f"no worker serves the model {shown(name)} now", headers={"Retry-After": "5"})
-    raise InvalidRequest([("model", f"{shown(name)} is not served (served: {listed([card.name for card in cards])})")])
+        raise Unavailable(f"no worker serves the model {format_value(name)} now", headers={"Retry-After": "5"})
+    raise InvalidRequest(
+        [("model", f"{format_value(name)} is not served (served: {join_names([card.name for card in cards])})")]
+    )
 
 
 def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
@@ -78,28 +80,29 @@ def _input_errors(given: RequestFields, card: ModelCard) -> Errors:
     """Fields that this kind of model does not take."""
     for name, value in given.items():
         if FIELDS[name].input and name not in card.inputs:
-            inputs = listed(card.inputs) or "none"
-            yield name, f"{shown(value)} was given, but {card.name} takes no {name} (its inputs: {inputs})"
+            inputs = join_names(card.inputs) or "none"
+            yield name, f"{format_value(value)} was given, but {card.name} takes no {name} (its inputs: {inputs})"
 
 
 def _label_errors(given: RequestFields, card: ModelCard) -> Errors:
     label = given.get("label")
     if label is None:
         if not card.unconditional:
-            yield "label", f"{card.name} is conditional only, so it needs a label (allowed: {listed(card.labels)})"
+            yield "label", f"{card.name} is conditional only, so it needs a label (allowed: {join_names(card.labels)})"
     elif card.labels and card.class_index(label) is None:
-        limit = f"0 … {len(card.labels) - 1}, or one of: {listed(card.labels)}"
-        yield "label", f"{shown(label)} is no class of {card.name} (allowed: {limit}; null = unconditional)"
+        limit = f"0 … {len(card.labels) - 1}, or one of: {join_names(card.labels)}"
+        yield "label", f"{format_value(label)} is no class of {card.name} (allowed: {limit}; null = unconditional)"
 
 
 def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     sampler = values["sampler"]
     if sampler not in card.samplers:
-        yield "sampler", f"{shown(sampler)} is not offered (offered: {listed(card.samplers)})"
+        yield "sampler", f"{format_value(sampler)} is not offered (offered: {join_names(card.samplers)})"
         return
     for name, field in FIELDS.items():
         if field.samplers and values.get(name) and sampler not in (takers := getattr(card, field.samplers)):
-            yield name, f"{shown(values[name])} was given, but {sampler} takes no {name} (taken by: {listed(takers)})"
+            value = format_value(values[name])
+            yield name, f"{value} was given, but {sampler} takes no {name} (taken by: {join_names(takers)})"
 
 
 def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
@@ -125,8 +128,3 @@ def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Err
     rescale = given.get("guidance_rescale")
     if rescale and scale == 1.0:
         yield "guidance_rescale", f"{rescale:g} needs a guidance_scale over 1 (allowed without: 0)"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for an error message: all of them, or the first ones and how many there are."""
-    return ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")

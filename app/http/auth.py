@@ -1,8 +1,8 @@
-"""Who may call, and with what; the first thing every request and socket meets.
+"""Authentication: which requests and WebSocket handshakes reach the routes.
 
-With API keys: a key (or, for a browser's WebSocket, a ticket) on all but the open routes.
-Without: local programs only, told by Host, Origin and Sec-Fetch-Site. A body must be JSON, or
-for `POST /verify` a PNG: neither is a kind that a browser sends to another site without asking first.
+With API keys, every route but the open ones needs a key, or, for a browser's WebSocket, a ticket. Without API keys,
+only local programs are served: Host, Origin and Sec-Fetch-Site must not name another site. In both cases a body must
+be JSON, or for `POST /verify` a PNG, because a browser sends neither to another site without a CORS preflight.
 """
 
 from __future__ import annotations
@@ -11,97 +11,97 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from denoised.app.http.api_keys import key_hash
-from denoised.app.http.errors import (
-    Forbidden,
-    Malformed,
-    Problem,
-    TooLarge,
-    Unauthorized,
-    UnsupportedMedia,
-    redis_is_away,
-)
-from denoised.app.settings import MAX_BODY, ApiSettings
+from denoised.app.http.body_limits import check_body, check_framing, limited
+from denoised.app.http.error_formats import ErrorFormats
+from denoised.app.http.errors import Forbidden, Problem, Unauthorized, store_problem
+from denoised.app.settings import ApiSettings
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.store import Store
 
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-OPEN_ROUTES = ("/", "/healthz", "/readyz")
-OPEN_FOLDER = "/playground/"
-TAKES_PNG = ("POST", "/verify")
+OPEN_PATHS = ("/", "/healthz", "/readyz")
+OPEN_PREFIX = "/playground/"
+OWNER_SCOPE_KEY = "denoised_owner"
+LOCAL_ONLY = "without API keys only local programs are served"
 
 
 class AuthMiddleware:
-    """ASGI middleware; puts the caller's name into the scope as `denoised_owner`."""
+    """ASGI middleware; stores the caller's name in the scope under OWNER_SCOPE_KEY."""
 
-    def __init__(self, app: ASGIApp, settings: ApiSettings, store: Store) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings, store: Store, formats: ErrorFormats) -> None:
         self._app = app
         self._settings = settings
         self._store = store
+        self._formats = formats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         try:
-            _check_framing(scope)
-            scope["denoised_owner"] = await self._admit(scope)
+            scope[OWNER_SCOPE_KEY] = await self._authenticate(scope)
         except Problem as problem:
-            await refuse(problem, scope, receive, send)
+            await self._formats.response(problem, scope["path"])(scope, receive, send)
             return
-        await self._app(scope, _limited(receive), send)
+        await self._app(scope, limited(receive), send)
 
-    async def _admit(self, scope: Scope) -> str:
-        """The caller's name, "" where everybody is the same local user.
+    async def _authenticate(self, scope: Scope) -> str:
+        """The caller's name; "" for an open route, and for every caller when there are no API keys.
 
         Raises:
-            Problem: when it may not call, or not so.
+            Problem: when the request is refused.
         """
         headers = Headers(scope=scope)
-        if self._settings.api_keys:
-            owner = "" if _is_open(scope) else await self._owner(scope, headers)
-        else:
+        check_framing(headers)
+        owner = ""
+        if not self._settings.api_keys:
             self._check_local(scope, headers)
-            owner = ""
-        _check_body(scope, headers)
+        elif not _is_open(scope):
+            owner = await self._owner(scope, headers)
+        check_body(scope, headers)
         return owner
 
     async def _owner(self, scope: Scope, headers: Headers) -> str:
+        """The owner of the request's API key or ticket."""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and key.strip():
             owner = self._settings.api_keys.owner(key.strip())
-            if owner is not None:
-                return owner
-            raise Unauthorized("the API key is not known")
+            if owner is None:
+                raise Unauthorized("the API key is unknown")
+            return owner
         ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
         if scope["type"] == "websocket" and ticket:
-            try:
-                holder = await run_in_threadpool(self._store.redeem_ticket, key_hash(ticket))
-            except StoreUnavailable as error:
-                raise redis_is_away() from error
-            if holder is not None:
-                return holder
-            raise Unauthorized("the ticket is used up, expired or unknown")
-        raise Unauthorized("an API key is needed: Authorization: Bearer KEY")
+            return await self._redeem(ticket)
+        raise Unauthorized("an API key is required: Authorization: Bearer KEY")
+
+    async def _redeem(self, ticket: str) -> str:
+        """The owner of a ticket, which is invalid afterwards."""
+        try:
+            owner = await run_in_threadpool(self._store.tickets.redeem, key_hash(ticket))
+        except StoreUnavailable as error:
+            raise store_problem(error) from error
+        if owner is None:
+            raise Unauthorized("the ticket is unknown, expired or already used")
+        return owner
 
     def _check_local(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
-        if _name(host) not in LOCAL_HOSTS | self._settings.allowed_hosts:
-            raise Forbidden(f"Host {host[:80]!r} is not local; without API keys only local programs are served")
+        if _host_name(host) not in LOCAL_HOSTS | self._settings.allowed_hosts:
+            raise Forbidden(f"Host {host[:80]!r} is not local; {LOCAL_ONLY}")
         origin = headers.get("origin")
-        ours = origin is not None and self._origin_is_ours(origin, host)
-        if origin is not None and not ours:
-            raise Forbidden(f"Origin {origin[:80]!r} is foreign; without API keys only local programs are served")
-        top = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
-        # A browser counts localhost and 127.0.0.1 as two sites, and says cross-site of an allowed origin, too.
-        if headers.get("sec-fetch-site") == "cross-site" and not (top or ours):
-            raise Forbidden("a request from another site; without API keys only local programs are served")
+        allowed = origin is not None and self._is_allowed_origin(origin, host)
+        if origin is not None and not allowed:
+            raise Forbidden(f"Origin {origin[:80]!r} is not allowed; {LOCAL_ONLY}")
+        front_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        # To a browser, localhost and 127.0.0.1 are two sites; an allowed origin is cross-site, too.
+        if headers.get("sec-fetch-site") == "cross-site" and not (front_page or allowed):
+            raise Forbidden(f"the request comes from another site; {LOCAL_ONLY}")
 
-    def _origin_is_ours(self, origin: str, host: str) -> bool:
+    def _is_allowed_origin(self, origin: str, host: str) -> bool:
+        """Whether an Origin is configured, or is the site that the Host header names."""
         if origin in self._settings.allowed_origins:
             return True
         try:
@@ -110,23 +110,13 @@ class AuthMiddleware:
             return False
 
 
-async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request, or a socket before it is accepted, with a problem."""
-    if scope["type"] == "websocket":
-        socket = WebSocket(scope, receive, send)
-        await socket.receive()
-        await socket.send_denial_response(problem.response(scope["path"]))
-    else:
-        await problem.response(scope["path"])(scope, receive, send)
-
-
 def _is_open(scope: Scope) -> bool:
     path = scope["path"]
-    return scope["type"] == "http" and (path in OPEN_ROUTES or path.startswith(OPEN_FOLDER))
+    return scope["type"] == "http" and (path in OPEN_PATHS or path.startswith(OPEN_PREFIX))
 
 
-def _name(host: str) -> str:
-    """A Host header without its port."""
+def _host_name(host: str) -> str:
+    """The name in a Host header, without the port; "" when it is malformed."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
@@ -134,48 +124,6 @@ def _name(host: str) -> str:
 
 
 def _site(netloc: str) -> tuple[str, int | None]:
-    """Name and port; the names of this machine are one."""
-    name = _name(netloc)
+    """Host name and port; all names of this machine are equal."""
+    name = _host_name(netloc)
     return "localhost" if name in LOCAL_HOSTS else name, urlsplit(f"//{netloc}").port
-
-
-def _limited(receive: Receive) -> Receive:
-    """The same, up to MAX_BODY bytes of body. FastAPI's own limit comes before the key, and answers plain text."""
-    taken = 0
-
-    async def limited() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b"")) if message["type"] == "http.request" else 0
-        if taken > MAX_BODY:
-            # A route's reader of the body lets only this kind of exception through.
-            raise HTTPException(413, f"the body is too large (allowed: {MAX_BODY} bytes)")
-        return message
-
-    return limited
-
-
-def _check_framing(scope: Scope) -> None:
-    """Of a body whose end is told in two ways nobody knows which one a proxy believes (RFC 9112, 6.1): refused before
-    even the key is looked at, as what is no HTTP, and the connection ends."""
-    headers = Headers(scope=scope)
-    if "content-length" in headers and "transfer-encoding" in headers:
-        detail = "Content-Length and Transfer-Encoding were both given (allowed: one of them)"
-        raise Malformed(detail, headers={"Connection": "close"})
-
-
-def _check_body(scope: Scope, headers: Headers) -> None:
-    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    length = headers.get("content-length", "0")
-    if length.isdecimal() and (len(length) > 15 or int(length) > MAX_BODY):
-        raise TooLarge(f"the body has {length[:20]} bytes (allowed: {MAX_BODY})")
-    kind = headers.get("content-type", "")
-    supported = _supported(scope)
-    if has_body and kind.partition(";")[0].strip().lower() != supported:
-        raise UnsupportedMedia(f"Content-Type {kind[:80]!r} is not supported (supported: {supported})")
-
-
-def _supported(scope: Scope) -> str:
-    """The one kind of body that a route takes."""
-    png = scope["type"] == "http" and (scope["method"], scope["path"]) == TAKES_PNG
-    return "image/png" if png else "application/json"

@@ -1,4 +1,4 @@
-"""Browsers of other origins, where the settings allow some (CORS, Fetch standard 3.3)."""
+"""Cross-origin requests from browsers, where the settings allow some origins (Fetch standard, 3.3)."""
 
 from __future__ import annotations
 
@@ -9,30 +9,47 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from denoised.app.http.errors import Malformed
-from denoised.app.http.request_context import HEADER
+from denoised.app.http.error_formats import PROBLEM_JSON
+from denoised.app.http.errors import BadRequest
+from denoised.app.http.request_context import REQUEST_ID_HEADER
 
 METHODS = ("GET", "POST", "DELETE")
-SENT = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", HEADER)
-READ = ("Location", "X-Job-Id", "X-Seed", "Preference-Applied", "Retry-After", "ETag", HEADER)
+REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "Prefer",
+    REQUEST_ID_HEADER,
+)
+RESPONSE_HEADERS = (
+    "Location",
+    "X-Job-Id",
+    "X-Seed",
+    "Preference-Applied",
+    "Retry-After",
+    "ETag",
+    REQUEST_ID_HEADER,
+)
 
 
-class CorsMiddleware(CORSMiddleware):
-    """ASGI middleware; stands before the guard, since a browser's preflight carries no key."""
+class CrossOriginMiddleware(CORSMiddleware):
+    """Starlette's CORS middleware, which refuses a preflight with a problem object instead of plain text.
 
-    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+    It runs before authentication, because a preflight carries no API key.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         super().__init__(
-            app, allow_origins=sorted(allowed), allow_methods=METHODS, allow_headers=SENT, expose_headers=READ
+            app,
+            allow_origins=sorted(origins),
+            allow_methods=METHODS,
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """As starlette's, a refusal being a problem object that says what is allowed."""
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
-        allowed = f"the origins that are set, {', '.join(METHODS)}, and the headers {', '.join(SENT)}"
-        refused = bytes(response.body).decode().removeprefix("Disallowed CORS ")
-        problem = Malformed(f"a preflight with another {refused} than is allowed (allowed: {allowed})")
-        of_cors = {name: response.headers[name] for name in response.headers if not name.startswith("content-")}
-        problem.headers.update(of_cors)
-        return problem.response("")
+        return PROBLEM_JSON.response(BadRequest(bytes(response.body).decode()))

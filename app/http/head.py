@@ -1,4 +1,4 @@
-"""HEAD on whatever GET is possible on: the same answer without its body (RFC 9110, 9.3.2)."""
+"""HEAD wherever GET is allowed: the same response without its body (RFC 9110, 9.3.2)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadMiddleware:
-    """ASGI middleware, inside the guard: who may GET may HEAD. The route ends as soon as its headers are known, so that
-    a stream is not run for nobody."""
+    """ASGI middleware; runs the GET route and stops it at its headers, so that it produces no stream."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -18,20 +17,20 @@ class HeadMiddleware:
             return
         scope["method"] = "GET"
 
-        async def headers_only(message: Message) -> None:
+        async def send_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                scope["method"] = "HEAD"  # the server reads it, to allow a Content-Length without content
+                scope["method"] = "HEAD"  # uvicorn then accepts a Content-Length without content
                 await send(message)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-                raise Answered
+                raise HeadersSent
 
         try:
-            await self._app(scope, receive, headers_only)
-        except Answered:
+            await self._app(scope, receive, send_headers)
+        except HeadersSent:
             pass
         finally:
             scope["method"] = "HEAD"
 
 
-class Answered(Exception):
-    """All was said that a HEAD asks for."""
+class HeadersSent(Exception):
+    """Stops a route after its headers."""

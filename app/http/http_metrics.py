@@ -1,14 +1,16 @@
-"""What this process measures of its own requests. Every label is one of a closed set: what a client makes up (a path, a
-method, a name) becomes the same word for all.
+"""What this process measures of its own requests.
+
+Every label takes its values from a closed set; a path, method or name that a client makes up is counted under one word.
 """
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
 
-from denoised.app.http.errors import METHODS
-
-UNMATCHED, OTHER, GONE = "unmatched", "other", "gone"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+OTHER_METHOD = "other"
+UNMATCHED_ROUTE = "unmatched"
+DISCONNECTED = "gone"  # the status of a request whose client left before the response
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
 
 
@@ -18,11 +20,11 @@ class HttpMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.in_flight = Gauge(
-            "denoised_http_requests_in_flight", "Requests that are being answered, streams too.", registry=self.registry
+            "denoised_http_requests_in_flight", "Requests in flight, streams included.", registry=self.registry
         )
         self._latency = Histogram(
             "denoised_http_request_seconds",
-            "Seconds until the answer begins; a client that asks to wait for its job waits in them.",
+            "Seconds until the response starts, including the time for which a client asked to wait.",
             ["method", "route", "status"],
             buckets=BUCKETS,
             registry=self.registry,
@@ -30,10 +32,14 @@ class HttpMetrics:
         ProcessCollector(registry=self.registry)
 
     def observe(self, method: str, route: str | None, status: int | None, seconds: float) -> None:
-        """A request was answered. route: the template, None = refused before routing, or nothing is there; status:
-        None = the client left before."""
+        """Count one request.
+
+        route: its template; None = refused before routing, or no route matched.
+        status: None = the client disconnected before the response.
+        seconds: until the response started.
+        """
         self._latency.labels(
-            method=method if method in METHODS else OTHER,
-            route=route or UNMATCHED,
-            status=GONE if status is None else f"{status // 100}xx",
+            method=method if method in METHODS else OTHER_METHOD,
+            route=route or UNMATCHED_ROUTE,
+            status=DISCONNECTED if status is None else f"{status // 100}xx",
         ).observe(seconds)

@@ -15,8 +15,9 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
     return {
         "id": job.id,
         "status": job.status,
-        **request.members(),
+        "model": request.model,
         "label": request.label_name,
+        **request.members(),
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,

@@ -1,6 +1,6 @@
-"""The OpenAPI document, made to say what is so: every refusal a problem object, keys where keys are needed.
+"""The OpenAPI document, corrected for what FastAPI cannot know from the routes.
 
-FastAPI writes the document from the routes, which do not know what stands in front of them.
+The middlewares in front of the routes refuse requests, too, and every error has the format of its path.
 """
 
 from __future__ import annotations
@@ -9,78 +9,88 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from denoised.app.compat.openai.errors import is_v1, status_of
-from denoised.app.http.auth import OPEN_ROUTES
-from denoised.app.http.errors import MEDIA_TYPE
+from denoised.app.http.auth import OPEN_PATHS
+from denoised.app.http.error_formats import ErrorFormat, ErrorFormats
 
-PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemObject"}}}
-V1_ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/V1Error"}}}
-STORELESS = ("/metrics",)  # of those behind the guard: answers without Redis, too
-OF_FASTAPI = ("HTTPValidationError", "ValidationError")  # replaced by ProblemObject
-SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key, as `denoised key` makes them."}
-FOREIGN = "Not a local program, or a page of another site; without API keys only local programs are served."
-LIMITED = {413: "The body is over 8 MiB.", 415: "The body is of another kind.", 422: "Names each field that is wrong."}
+PATHS_WITHOUT_REDIS = (*OPEN_PATHS, "/metrics")  # they answer while Redis is away
+FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")  # which FastAPI adds and nothing here returns
+SECURITY_SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key; `denoised key` makes one."}
+FORBIDDEN = "The caller is not a local program, or is a page of another site. Only without API keys."
+UNAUTHORIZED = "The API key is missing or wrong."
+REDIS_AWAY = "Redis does not answer."
+BODY_REFUSALS = {
+    413: "The body exceeds 8 MiB.",
+    415: "The media type of the body is not supported.",
+    422: "Names each invalid field.",
+}
 
 
-class DescribedAPI(FastAPI):
-    """A FastAPI app whose document is true of everything in front of its routes, too."""
+class DocumentedAPI(FastAPI):
+    """A FastAPI app whose OpenAPI document covers the middlewares and the error formats.
+
+    Needs `state.services` and `state.error_formats` before the document is first requested.
+    """
 
     def openapi(self) -> dict[str, Any]:
-        """The document, made once."""
+        """The document; it is built once."""
         if self.openapi_schema is None:
             keys = bool(self.state.services.settings.api_keys)
-            self.openapi_schema = truthful(super().openapi(), keys)
+            self.openapi_schema = complete_document(super().openapi(), keys, self.state.error_formats)
         return self.openapi_schema
 
 
-def truthful(document: dict[str, Any], keys: bool) -> dict[str, Any]:
-    """The document with what FastAPI does not know. keys: whether API keys are wanted."""
+def complete_document(document: dict[str, Any], keys: bool, formats: ErrorFormats) -> dict[str, Any]:
+    """Complete FastAPI's document in place. keys: whether API keys are configured."""
     for path, item in document["paths"].items():
         for operation in item.values():
-            if is_v1(path):
-                operation["responses"].pop("422", None)
-            _describe(operation, path, keys)
-    for name in OF_FASTAPI:
+            _complete_operation(operation, path, keys, formats.of_path(path))
+    for name in FASTAPI_SCHEMAS:
         document["components"]["schemas"].pop(name, None)
     if keys:
-        document["components"]["securitySchemes"] = {"key": SCHEME}
+        document["components"]["securitySchemes"] = {"key": SECURITY_SCHEME}
     return document
 
 
-def _describe(operation: dict[str, Any], path: str, keys: bool) -> None:
-    responses, guarded = operation["responses"], path not in OPEN_ROUTES
-    for text, status in _refusals(operation, path, keys):
-        responses.setdefault(str(status_of(status) if is_v1(path) else status), {"description": text})
+def _complete_operation(operation: dict[str, Any], path: str, keys: bool, format: ErrorFormat) -> None:
+    responses = operation["responses"]
+    for status in format.statuses:
+        responses.pop(str(status), None)
+    for status, description in _refusals(operation, path, keys):
+        responses.setdefault(str(format.status(status)), {"description": description})
     for status, response in responses.items():
-        if status >= "400" and not _has_an_object_of_its_own(response):
-            response["content"] = V1_ERROR if is_v1(path) else PROBLEM
+        if status >= "400" and not _has_own_schema(response):
+            schema = {"$ref": f"#/components/schemas/{format.schema}"}
+            response["content"] = {format.media_type: {"schema": schema}}
     for parameter in operation.get("parameters", []):
-        _without_null(parameter["schema"])
-    if keys and guarded:
+        _remove_null(parameter["schema"])
+    if keys and path not in OPEN_PATHS:
         operation["security"] = [{"key": []}]
 
 
-def _refusals(operation: dict[str, Any], path: str, keys: bool) -> list[tuple[str, int]]:
-    """What an operation may be answered with by what stands before it."""
-    found = [] if keys else [(FOREIGN, 403)]
-    if path not in OPEN_ROUTES:
-        found += [("The key is missing or wrong.", 401)] if keys else []
-        found += [("Redis is away.", 503)] if path not in STORELESS else []
+def _refusals(operation: dict[str, Any], path: str, keys: bool) -> list[tuple[int, str]]:
+    """The (status, description) of what the middlewares may answer."""
+    found = []
+    if not keys:
+        found.append((403, FORBIDDEN))
+    elif path not in OPEN_PATHS:
+        found.append((401, UNAUTHORIZED))
+    if path not in PATHS_WITHOUT_REDIS:
+        found.append((503, REDIS_AWAY))
     if "requestBody" in operation:
-        found += [(text, status) for status, text in LIMITED.items()]
+        found += BODY_REFUSALS.items()
     return found
 
 
-def _has_an_object_of_its_own(response: dict[str, Any]) -> bool:
-    references = str(response.get("content", ""))
-    return "#/components/schemas/" in references and not any(
-        name in references for name in ("ProblemObject", *OF_FASTAPI)
-    )
+def _has_own_schema(response: dict[str, Any]) -> bool:
+    """Whether the route declares an error body other than a problem object."""
+    content = str(response.get("content", ""))
+    generic = any(name in content for name in ("ProblemObject", *FASTAPI_SCHEMAS))
+    return "#/components/schemas/" in content and not generic
 
 
-def _without_null(schema: dict[str, Any]) -> None:
-    """A parameter that is left out is none, but there is no way to write one that is null."""
-    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
-    if len(kinds) == 1:
+def _remove_null(schema: dict[str, Any]) -> None:
+    """Remove the `null` alternative of an optional parameter: a query or header cannot express it."""
+    alternatives = [each for each in schema.get("anyOf", []) if each != {"type": "null"}]
+    if len(alternatives) == 1:
         del schema["anyOf"]
-        schema |= kinds[0]
+        schema |= alternatives[0]

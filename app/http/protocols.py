@@ -1,6 +1,6 @@
-"""HTTP and WebSocket below the app, as uvicorn speaks them: what breaks their rules gets a problem object, too.
+"""uvicorn's protocols, which answer malformed HTTP and malformed WebSocket handshakes with problem objects.
 
-The app never hears of it, so that id and line in the log are made here.
+Such requests never reach the app, so their request id and log line are made here.
 """
 
 from __future__ import annotations
@@ -16,58 +16,60 @@ from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
-from websockets.http11 import Response as Rejection
+from websockets.http11 import Response as WebSocketResponse
 from websockets.server import ServerProtocol
 
-from denoised.app.http.errors import SHOWN, Malformed
-from denoised.app.http.request_context import HEADER
+from denoised.app.http.error_formats import PROBLEM_JSON
+from denoised.app.http.errors import BadRequest
+from denoised.app.http.request_context import REQUEST_ID_HEADER
+from denoised.app.http.validation_errors import MAX_VALUE_LENGTH
 from denoised.jobs.log import REQUEST_ID
 
 log = logging.getLogger("denoised.api")
 
-UNANSWERED = (h11.IDLE, h11.SEND_RESPONSE)
+CAN_RESPOND = (h11.IDLE, h11.SEND_RESPONSE)  # states in which no response has started
 
 
 class HttpProtocol(H11Protocol):
-    """Refuses what is no HTTP."""
+    """HTTP/1.1 for uvicorn."""
 
     def send_400_response(self, msg: str) -> None:
-        """Called while h11's error is handled, which says more than uvicorn's `msg`."""
-        if self.conn.our_state in UNANSWERED:
-            answer = _refusal(400, f"this is no valid HTTP: {str(sys.exception() or msg)[:SHOWN]}")
-            start = h11.Response(status_code=400, headers=answer.raw_headers, reason=HTTPStatus(400).phrase.encode())
-            for event in (start, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+        """Answer malformed HTTP. The exception in flight is h11's; it says more than uvicorn's `msg`."""
+        if self.conn.our_state in CAN_RESPOND:
+            response = _refusal(400, f"invalid HTTP: {str(sys.exception() or msg)[:MAX_VALUE_LENGTH]}")
+            reason = HTTPStatus(400).phrase.encode()
+            start = h11.Response(status_code=400, headers=response.raw_headers, reason=reason)
+            for event in (start, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """Refuses handshakes that are none; messages are not compressed."""
+    """WebSocket for uvicorn, without compression of messages."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.conn = Handshake(max_size=self.config.ws_max_size, logger=self.logger)
 
 
 class Handshake(ServerProtocol):
-    """The WebSocket of one client, as far as the bytes."""
+    """The WebSocket protocol of one connection."""
 
-    def reject(self, status: HTTPStatus | int, text: str) -> Rejection:
-        """text: what is wrong, in the words of `websockets`."""
-        answer = _refusal(HTTPStatus(status).value, text.strip())
-        headers = Headers((name.decode(), value.decode()) for name, value in answer.raw_headers)
-        return Rejection(answer.status_code, HTTPStatus(status).phrase, headers, bytes(answer.body))
+    def reject(self, status: HTTPStatus | int, text: str) -> WebSocketResponse:
+        """text: the reason, as `websockets` words it."""
+        response = _refusal(HTTPStatus(status).value, text.strip())
+        headers = Headers((name.decode(), value.decode()) for name, value in response.raw_headers)
+        return WebSocketResponse(response.status_code, HTTPStatus(status).phrase, headers, bytes(response.body))
 
 
 def _refusal(status: int, detail: str) -> Response:
-    """A problem as an answer after which the connection ends."""
+    """A response after which the connection is closed."""
     token = REQUEST_ID.set(uuid.uuid4().hex)
     try:
-        problem = Malformed(detail)
+        headers = {"Connection": "close", "X-Content-Type-Options": "nosniff", REQUEST_ID_HEADER: REQUEST_ID.get()}
+        problem = BadRequest(detail, headers)
         problem.status = status
-        own = {"Connection": "close", "X-Content-Type-Options": "nosniff", HEADER: REQUEST_ID.get()}
-        problem.headers.update(own)
         log.info("request", extra={"status": status})
-        return problem.response("")
+        return PROBLEM_JSON.response(problem)
     finally:
         REQUEST_ID.reset(token)

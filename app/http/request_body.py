@@ -45,7 +45,7 @@ def body_field(field: RequestField) -> Any:
     return Field(
         default=None,
         title=field.title or field.name.replace("_", " ").capitalize(),
-        description=field.meaning + ("; the model's default if left out" if field.of_model else ""),
+        description=field.meaning,
         strict=True if limited else None,
         ge=field.ge,
         le=field.le,
@@ -62,7 +62,7 @@ def _annotation(field: RequestField) -> Any:
 
 @with_fields(FIELDS)
 class GenerateRequest(BaseModel):
-    """`POST /generate`. A field that is left out, or null, takes its default."""
+    """`POST /generate`. A field that is left out, or null, takes its default: the one named here, or the model's."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
 

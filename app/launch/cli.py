@@ -58,8 +58,7 @@ def serve(
 ) -> None:
     """Start an embedded Valkey, the API and one worker on this machine."""
     from denoised.app.launch.errors import ChildStartError, LaunchError
-    from denoised.app.launch.serve import ServeSettings
-    from denoised.app.launch.serve import serve as run
+    from denoised.app.launch.serve import ServeSettings, run_service
 
     requires_key = any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
     if not requires_key:
@@ -72,7 +71,7 @@ def serve(
     models = model or [Path(name) for name in _split(os.environ.get("DENOISED_MODELS", ""))]
     settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, requires_key)
     try:
-        run(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
+        run_service(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
     except ChildStartError as error:
         raise typer.Exit(1) from error
     except LaunchError as error:
@@ -229,7 +228,7 @@ def _key_ring(keys: str, file: Path | None) -> KeyRing:
 
     os.environ.pop("DENOISED_API_KEYS", None)
     try:
-        ring = KeyRing.of(_split(keys), "DENOISED_API_KEYS")
+        ring = KeyRing.from_keys(_split(keys), "DENOISED_API_KEYS")
         return ring | KeyRing.read(file) if file is not None else ring
     except KeyFileError as error:
         exit_with_error("api", error)

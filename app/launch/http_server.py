@@ -12,8 +12,7 @@ from fastapi import FastAPI
 
 from denoised.app.http.protocols import HttpProtocol, SocketProtocol
 from denoised.app.main import create_app
-from denoised.app.routes.events import MAX_MESSAGE, PING_SECONDS
-from denoised.app.settings import ApiSettings
+from denoised.app.settings import MAX_SOCKET_MESSAGE, PING_SECONDS, ApiSettings
 
 # Time during which the server still answers but /readyz reports "not ready", so that load balancers notice.
 DRAIN_SECONDS = 1.0
@@ -74,7 +73,7 @@ def run_api(settings: ApiSettings) -> None:
         ws=SocketProtocol,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PING_SECONDS,
-        ws_max_size=MAX_MESSAGE,
+        ws_max_size=MAX_SOCKET_MESSAGE,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         access_log=False,

@@ -47,7 +47,7 @@ class ServeSettings:
     requires_key: bool = False
 
 
-def serve(settings: ServeSettings, print_line: Callable[[str], None]) -> None:
+def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> None:
     """Run store, API and worker until SIGINT or SIGTERM.
 
     Raises:

@@ -3,7 +3,7 @@
 import { el, menu } from "./dom.js";
 import { picture, save } from "./pictures.js";
 import { request, sleep, verify } from "./api.js";
-import { curl, fileName, python, requestOf } from "./snippets.js";
+import { curl, fileName, python } from "./snippets.js";
 import { verificationText } from "./text.js";
 
 const ANIMATIONS = [["WebP", "webp"], ["GIF", "gif"], ["APNG", "apng"]];
@@ -30,7 +30,7 @@ export class JobActions {
   });
 
   copy = (entry, language) => this.#reportErrors(entry, async () => {
-    const text = (language === "curl" ? curl : python)(entry.job, location.origin, this.server.needsKey);
+    const text = (language === "curl" ? curl : python)(entry.job, Object.keys(this.server.requestSchema), location.origin, this.server.needsKey);
     if (await copyToClipboard(text)) this.jobs.setNote(entry, "plain", language === "curl" ? "Copied the curl command to the clipboard." : "Copied the Python program to the clipboard.");
   });
 
@@ -116,7 +116,7 @@ export function menuItems(entry, actions, jobs) {
   ];
 }
 
-const canVerify = (entry) => requestOf(entry.job).format === "png";
+const canVerify = (entry) => entry.job.format === "png";
 
 /** Copy a text to the clipboard. If the browser forbids that, show the text so that the visitor can copy it. */
 async function copyToClipboard(text) {

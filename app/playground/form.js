@@ -1,18 +1,19 @@
-/** The request form, built from the cards of the served models. */
+/** The request form, built from the cards of the served models and the JSON Schema of the request. */
 
 import { byId, el, setText } from "./dom.js";
 import { randomId, sentence } from "./api.js";
+import { Fields, parseNumber } from "./fields.js";
 import * as storage from "./storage.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
 const MAX_FRAMES = 60; // per job
 const MAX_CHIPS = 40; // labels shown as chips; longer lists become a text field with suggestions
 const DOUBLE_CLICK_MS = 800; // within which a second press counts as the same one
-const RANGES = ["n", "guidance_scale", "eta"];
 
 export class Form {
   /** @type {any[]} */
   #models = [];
+  #fields = new Fields({});
   #lastPress = { at: -Infinity, body: /** @type {any} */ (null), key: "" };
   #seedUsed = false;
   #busy = false;
@@ -29,7 +30,7 @@ export class Form {
       event.preventDefault();
       this.generate();
     });
-    for (const name of RANGES) byId(name).addEventListener("input", () => this.#showRange(name));
+    byId("n").addEventListener("input", () => this.#showCount());
     byId("sampler").addEventListener("change", () => this.#showApplicable());
     byId("dice").addEventListener("click", () => this.rollSeed());
     byId("lock").addEventListener("click", () => this.lockSeed(!this.locked));
@@ -77,10 +78,14 @@ export class Form {
     this.onSeedChange();
   }
 
-  /** Show the models that are served now. The selection is kept if its model is still served. */
-  setModels(models) {
+  /**
+   * Show the models that are served now. The selection is kept if its model is still served.
+   * @param {any[]} models their cards @param {Record<string, any>} properties of the request's JSON Schema
+   */
+  setModels(models, properties) {
     if (!models.length || JSON.stringify(models) === JSON.stringify(this.#models)) return;
     const first = !this.#models.length;
+    if (first) this.#fields = new Fields(properties);
     const before = first ? this.choice.model : this.card?.name;
     const label = first ? this.choice.label : this.label;
     this.#models = models;
@@ -130,22 +135,18 @@ export class Form {
   /** The request. */
   request() {
     const { card } = this;
-    const label = this.label;
     const steps = parseNumber(byId("steps").value) ?? card.default.steps;
-    const body = {
+    return {
+      ...this.#fields.request(card),
       model: card.name,
-      label,
+      label: this.label,
       n: Number(byId("n").value),
       seed: this.seed,
       sampler: byId("sampler").value,
       steps,
-      format: byId("format").value,
       preview_every: Number.isInteger(steps) ? Math.max(1, Math.ceil(steps / MAX_FRAMES)) : 1,
       preview: "both",
     };
-    if (label !== null && card.unconditional) body.guidance_scale = Number(byId("guidance_scale").value);
-    if (card.eta_samplers.includes(body.sampler)) body.eta = Number(byId("eta").value);
-    return body;
   }
 
   /** Show each error next to its field, and the others below the form. */
@@ -173,7 +174,7 @@ export class Form {
     byId("labels").replaceChildren(...labelInputs(card, label, () => this.#showApplicable()));
     byId("label-field").hidden = !card.labels.length;
     byId("n").max = String(card.max_images);
-    this.#showRange("n");
+    this.#showCount();
     byId("sampler").replaceChildren(...card.samplers.map((name) => el("option", { value: name }, name)));
     this.#defaults();
     this.onSeedChange();
@@ -182,7 +183,8 @@ export class Form {
   #defaults() {
     const { card } = this;
     byId("steps").placeholder = `1 … ${card.timesteps}`;
-    this.#setFields({ sampler: card.default.sampler, steps: card.default.steps, guidance_scale: card.default.guidance_scale, eta: 0, format: "png" });
+    this.#fields.reset(card);
+    this.#setFields({ sampler: card.default.sampler, steps: card.default.steps });
   }
 
   /** Restore the values of the last visit if the model is the same. */
@@ -191,26 +193,22 @@ export class Form {
   }
 
   #setFields(values) {
-    for (const name of ["n", "sampler", "steps", "guidance_scale", "eta", "format"]) {
-      const value = values[name];
-      if (value === undefined || value === null) continue;
-      const field = byId(name);
-      if (field.tagName === "SELECT" && ![...field.options].some((option) => option.value === value)) continue;
-      field.value = String(value);
-      if (RANGES.includes(name)) this.#showRange(name);
+    const offered = this.card.samplers.includes(values.sampler);
+    for (const name of offered ? ["n", "steps", "sampler"] : ["n", "steps"]) {
+      if (values[name] !== undefined && values[name] !== null) byId(name).value = String(values[name]);
     }
+    this.#fields.load(values);
+    this.#showCount();
     this.#showApplicable();
   }
 
   /** Show only the fields that apply to the current selection. */
   #showApplicable() {
-    const { card } = this;
-    byId("eta-field").hidden = !card.eta_samplers.includes(byId("sampler").value);
-    byId("guidance-field").hidden = this.label === null || !card.unconditional;
+    this.#fields.showApplicable(this.card, { label: this.label, sampler: byId("sampler").value });
   }
 
-  #showRange(name) {
-    setText(byId(`${name}-value`), byId(name).value);
+  #showCount() {
+    setText(byId("n-value"), byId("n").value);
   }
 }
 
@@ -230,11 +228,4 @@ function labelInputs(card, selected, onChange) {
 
 function chip(name, value, text, checked, onChange) {
   return el("label", { class: "chip" }, el("input", { type: "radio", name, value, checked, onchange: () => onChange() }), el("span", {}, text));
-}
-
-/** A field's text as a number. Other text is returned as it is, for the server to reject; no text gives undefined. */
-function parseNumber(text) {
-  const trimmed = text.trim();
-  if (trimmed === "") return undefined;
-  return /^-?\d+(\.\d+)?$/.test(trimmed) ? Number(trimmed) : trimmed;
 }

@@ -64,7 +64,7 @@ jobs.addEventListener("milestone", ({ detail: { entry, what } }) => {
 });
 
 server.addEventListener("change", () => {
-  form.setModels(server.models);
+  form.setModels(server.models, server.requestSchema);
   const text = outageText(server.state);
   byId("banner").hidden = !text;
   setText(byId("banner"), text ?? "");

@@ -12,6 +12,8 @@ export class Server extends EventTarget {
   state = "connecting";
   /** @type {any[]} model cards */
   models = [];
+  /** @type {Record<string, any>} the properties of the request's JSON Schema */
+  requestSchema = {};
   needsKey = false;
 
   #wake = () => {};
@@ -43,6 +45,7 @@ export class Server extends EventTarget {
     try {
       this.needsKey = (await json("/playground/settings.json")).keys;
       if (this.needsKey && !key.get()) return this.#setState("locked", this.models);
+      if (!Object.keys(this.requestSchema).length) this.requestSchema = await json("/playground/request.json");
       const models = await json("/models");
       if (models.length) this.#lastServed = performance.now();
       const waited = (performance.now() - this.#lastServed) / 1000;

@@ -1,10 +1,8 @@
 /** A job's request as a curl command and as a Python program. */
 
-const FIELDS = ["model", "label", "n", "seed", "sampler", "steps", "eta", "guidance_scale", "guidance_rescale", "spacing", "karras", "format"];
-
-/** The request that makes a job's pictures again. */
-export function requestOf(job) {
-  return Object.fromEntries(FIELDS.filter((name) => name === "label" || (job[name] ?? null) !== null).map((name) => [name, job[name]]));
+/** The request that makes a job's pictures again. @param {any} job @param {string[]} fields names of request fields */
+export function requestOf(job, fields) {
+  return Object.fromEntries(fields.filter((name) => name === "label" || (job[name] ?? null) !== null).map((name) => [name, job[name]]));
 }
 
 /** A file name for picture `image` of a job. */
@@ -13,26 +11,26 @@ export function fileName(job, image, format = job.format) {
   return `${label}-${job.seed + image}.${format === "jpeg" ? "jpg" : format}`;
 }
 
-/** @param {string} server its URL @param {boolean} needsKey whether it needs an API key */
-export function curl(job, server, needsKey) {
+/** @param {any} job @param {string[]} fields @param {string} server its URL @param {boolean} needsKey whether it needs an API key */
+export function curl(job, fields, server, needsKey) {
   const single = job.n === 1;
   const lines = [
     `curl -sS ${server}/generate`,
     "-H 'Content-Type: application/json'",
     single ? `-H 'Accept: image/${job.format}'` : "-H 'Prefer: wait=60'",
     needsKey ? '-H "Authorization: Bearer $DENOISED_API_KEY"' : null,
-    `-d '${JSON.stringify(requestOf(job)).replaceAll("'", "'\\''")}'`,
+    `-d '${JSON.stringify(requestOf(job, fields)).replaceAll("'", "'\\''")}'`,
     single ? `-o ${fileName(job, 0)}` : null,
   ];
   return lines.filter(Boolean).join(" \\\n  ");
 }
 
-export function python(job, server, needsKey) {
+export function python(job, fields, server, needsKey) {
   const headers = needsKey ? `{"Prefer": "wait=60", "Authorization": f"Bearer {os.environ['DENOISED_API_KEY']}"}` : '{"Prefer": "wait=60"}';
   return `${needsKey ? "import os\n\n" : ""}import httpx
 
 client = httpx.Client(base_url=${JSON.stringify(server)}, headers=${headers}, timeout=90)
-request = ${pythonDict(requestOf(job))}
+request = ${pythonDict(requestOf(job, fields))}
 job = client.post("/generate", json=request).raise_for_status().json()
 for image in job["images"]:
     with open(f"${fileName(job, 0).replace(/-\d+\.\w+$/, "")}-{image['seed']}.{image['format']}", "wb") as file:

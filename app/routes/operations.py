@@ -1,4 +1,4 @@
-"""What is served, whether the process lives, whether it is ready; tickets for browsers."""
+"""Health checks, and tickets for the WebSockets of browsers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from denoised.app.http.api_keys import key_hash
-from denoised.app.http.schemas import ModelObject, Readiness
+from denoised.app.http.schemas import Readiness
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.errors import StoreUnavailable
 
@@ -23,21 +23,15 @@ class Health(BaseModel):
 
 
 class Ticket(BaseModel):
-    """Good for one WebSocket."""
+    """Valid for one WebSocket handshake."""
 
     ticket: str
     expires_in: int
 
 
-@router.get("/models", response_model=list[ModelObject], tags=["models"], summary="Models that are served now")
-def models(services: Serving) -> Response:
-    """The models that live workers serve; the first is the default."""
-    return JSONResponse(services.catalog.listing())
-
-
-@router.get("/healthz", response_model=Health, summary="Whether the process lives")
+@router.get("/healthz", response_model=Health, summary="Liveness")
 async def healthz() -> Response:
-    """Never waits on anything."""
+    """200 while the process lives; it does not depend on Redis."""
     return JSONResponse({"status": "ok"})
 
 
@@ -45,23 +39,24 @@ async def healthz() -> Response:
     "/readyz",
     response_model=Readiness,
     responses={503: {"model": Readiness, "description": "`reasons`: redis, no_worker, draining"}},
-    summary="Whether a picture can be had now",
+    summary="Readiness",
 )
 def readyz(services: Serving) -> Response:
-    """200, or 503 with the reasons."""
-    reasons = _reasons(services)
+    """200 when a job can be accepted and run; otherwise 503 with the reasons."""
+    reasons = _reasons_not_ready(services)
     return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
 
 @router.post("/tickets", response_model=Ticket, summary="A ticket for one WebSocket")
 def tickets(services: Serving, owner: Owner) -> Response:
-    """Browsers cannot send a key with a WebSocket: they append `?ticket=` instead, once, within 30 s."""
+    """Browsers cannot send an API key with a WebSocket handshake. They append `?ticket=` to its URL instead, once,
+    within 30 s."""
     ticket = secrets.token_urlsafe(24)
-    services.store.issue_ticket(key_hash(ticket), owner, TICKET_SECONDS)
+    services.store.tickets.issue(key_hash(ticket), owner, TICKET_SECONDS)
     return JSONResponse({"ticket": ticket, "expires_in": TICKET_SECONDS})
 
 
-def _reasons(services: Services) -> list[str]:
+def _reasons_not_ready(services: Services) -> list[str]:
     reasons = ["draining"] if services.draining else []
     try:
         services.store.ping()

@@ -1,5 +1,6 @@
-"""The playground at `/`, and the API's page at `/docs`: files as they lie in `app/playground/`. Nothing is built, and
-nothing comes from elsewhere.
+"""The playground at `/` and the API reference at `/docs`: the files of `app/playground/`, as they are.
+
+They are not built, and they load nothing from other sites.
 """
 
 from __future__ import annotations
@@ -10,37 +11,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from denoised.app.http.errors import NotFound, shown
-from denoised.app.http.negotiation import names_tag
+from denoised.app.http.errors import NotFound
+from denoised.app.http.headers import IfNoneMatch
+from denoised.app.http.negotiation import etag_matches
+from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Serving
 
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parents[1] / "playground"
-FRONT, DOCS = "index.html", "docs.html"
-# Pictures that need a key are fetched with it and shown as blobs. Where a browser knows Trusted Types, a text that
-# would be read as HTML throws.
-POLICY = (
+FRONT_PAGE, DOCS_PAGE = "index.html", "docs.html"
+# The page fetches pictures with the API key and shows them as blobs. With Trusted Types, assigning a text where HTML is
+# expected throws.
+CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 HEADERS = {
-    "Content-Security-Policy": POLICY,
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
-    # Kept, but asked for each time: a new version is seen at once, the same one is not sent twice.
-    "Cache-Control": "no-cache",
+    "Cache-Control": "no-cache",  # browsers store the file and revalidate it by its ETag on each use
 }
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file of the page."""
+    """A file of the playground; its ETag is a hash of its content, so it is equal on every server."""
 
     body: bytes
     media_type: str
@@ -55,42 +57,45 @@ class Asset:
 
 @cache
 def assets() -> Mapping[str, Asset]:
-    """The page's files by name, read once."""
+    """The playground's files by name, read once."""
     return {path.name: Asset.read(path) for path in sorted(FOLDER.iterdir()) if path.is_file()}
-
-
-IfNoneMatch = Annotated[str | None, Header()]
 
 
 @router.get("/")
 async def home(if_none_match: IfNoneMatch = None) -> Response:
-    """What people find who open the address in a browser."""
-    return _answer(assets()[FRONT], if_none_match)
+    """The playground."""
+    return _asset_response(assets()[FRONT_PAGE], if_none_match)
 
 
 @router.get("/docs")
 async def docs(if_none_match: IfNoneMatch = None) -> Response:
-    """The API for people. With API keys a browser opens it as /playground/docs.html: an address carries no key."""
-    return _answer(assets()[DOCS], if_none_match)
+    """The API reference. With API keys, browsers open it as /playground/docs.html, because a URL carries no key."""
+    return _asset_response(assets()[DOCS_PAGE], if_none_match)
 
 
 @router.get("/playground/settings.json")
-async def settings(services: Serving) -> Response:
-    """What the page has to know before its first request. keys: whether it has to ask for one."""
+async def page_settings(services: Serving) -> Response:
+    """What the page needs before its first request. keys: whether the server requires an API key."""
     return JSONResponse({"keys": bool(services.settings.api_keys)}, headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/playground/request.json")
+async def request_schema() -> Response:
+    """The fields of the form: the properties of the JSON Schema of `POST /generate`."""
+    return JSONResponse(GenerateRequest.model_json_schema()["properties"], headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/playground/{name}")
 async def file(name: str, if_none_match: IfNoneMatch = None) -> Response:
-    """A file of the page."""
+    """A file of the playground."""
     asset = assets().get(name)
     if asset is None:
-        raise NotFound(f"there is nothing at {shown('/playground/' + name)[1:-1]}")
-    return _answer(asset, if_none_match)
+        raise NotFound(f"nothing found at {format_value('/playground/' + name)[1:-1]}")
+    return _asset_response(asset, if_none_match)
 
 
-def _answer(asset: Asset, if_none_match: str | None) -> Response:
+def _asset_response(asset: Asset, if_none_match: str | None) -> Response:
     headers = {**HEADERS, "ETag": asset.etag}
-    if names_tag(if_none_match, asset.etag):
+    if etag_matches(if_none_match, asset.etag):
         return Response(status_code=304, headers=headers)
     return Response(asset.body, media_type=asset.media_type, headers=headers)

@@ -1,4 +1,4 @@
-"""`GET /workers`: what waits, and what the workers do, for people who look after a service."""
+"""`GET /workers`: the queues and the workers, for operators."""
 
 from __future__ import annotations
 
@@ -12,62 +12,68 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
 from denoised.app.services import Serving
-from denoised.jobs.record import Counters, JobRecord, WorkerReport
+from denoised.jobs.record import JobRecord
+from denoised.jobs.worker_report import Counters, WorkerReport
 
 router = APIRouter(tags=["operations"])
 
 
 class QueueObject(BaseModel):
-    """What waits for a model, everybody's."""
+    """The jobs of all callers that wait for a model."""
 
     model: str
     jobs: int
-    evaluations: Annotated[int, Field(description="of the network that these jobs will take, guidance twice")]
+    evaluations: Annotated[
+        int, Field(description="network evaluations that these jobs need; guided images count twice")
+    ]
 
 
 class WorkerObject(BaseModel):
-    """A live worker. From `max_batch` on are counts of now, from `evaluations` on such since it started."""
+    """A live worker. `max_batch` to `pending_evaluations` are current values; `evaluations` and below are totals since
+    the worker started."""
 
-    name: Annotated[str, Field(description="drawn when it starts; tells nothing of where it runs")]
+    name: Annotated[str, Field(description="random; drawn when the worker starts")]
     models: list[str]
-    reported_at: Annotated[float, Field(description="when all of this was so")]
-    max_batch: Annotated[int, Field(description="images that an evaluation holds")]
-    trajectories: Annotated[int, Field(description="images in its batch, also those that await their turn")]
-    pending_evaluations: Annotated[int, Field(description="that these still need")]
-    evaluations: Annotated[int, Field(description="rows that went through the network, guidance twice")]
-    turns: Annotated[int, Field(description="in which that happened: evaluations / turns is how full they were")]
-    images: Annotated[int, Field(description="that took part in these turns")]
-    lanes: Annotated[int, Field(description="that there were for them: images / lanes is the share that was used")]
+    reported_at: Annotated[float, Field(description="when the worker reported this, in seconds since the epoch")]
+    max_batch: Annotated[int, Field(description="batch slots: images per evaluation")]
+    trajectories: Annotated[
+        int, Field(description="images that the worker has admitted, those outside the current batch included")
+    ]
+    pending_evaluations: Annotated[int, Field(description="network evaluations that these still need")]
+    evaluations: Annotated[int, Field(description="evaluated rows; guided images count twice")]
+    turns: Annotated[int, Field(description="batches evaluated; evaluations / turns is their mean size")]
+    images: Annotated[int, Field(description="images that took part in these turns, summed over turns")]
+    lanes: Annotated[int, Field(description="batch slots, summed over turns; images / lanes is their occupancy")]
     turn_seconds: float
-    jobs: Annotated[int, Field(description="that it began")]
-    queue_seconds: Annotated[float, Field(description="that these had waited")]
+    jobs: Annotated[int, Field(description="jobs that the worker started")]
+    queue_seconds: Annotated[float, Field(description="that these jobs waited, in total")]
 
 
 class FleetObject(BaseModel):
-    """`GET /workers`. Rates are differences of two of these."""
+    """Compute rates from the difference of two of these."""
 
     at: Annotated[float, Field(description="seconds since the epoch")]
-    waiting: Annotated[list[QueueObject], Field(description="every model that is served or waited for")]
+    waiting: Annotated[list[QueueObject], Field(description="every model that is served or has waiting jobs")]
     workers: list[WorkerObject]
 
 
-@router.get("/workers", responses={200: {"model": FleetObject}}, summary="What waits, and what the workers do")
+@router.get("/workers", responses={200: {"model": FleetObject}}, summary="Queues and workers")
 def workers(services: Serving) -> Response:
-    """The queues as they are, the workers as they last reported (every second or so)."""
+    """The current queues, and the last report of each worker (about one per second)."""
     fleet = services.catalog.fleet()
     served = {card["name"] for report in fleet.workers for card in report.models}
-    queues = services.queue.look(fleet.known).waiting
-    waiting = [_queue(model, jobs) for model, jobs in queues.items() if jobs or model in served]
+    queues = services.queue.snapshot(fleet.known).waiting
+    waiting = [_queue_object(model, jobs) for model, jobs in queues.items() if jobs or model in served]
     return JSONResponse(
-        {"at": time.time(), "waiting": waiting, "workers": [_worker(report) for report in fleet.workers]}
+        {"at": time.time(), "waiting": waiting, "workers": [_worker_object(report) for report in fleet.workers]}
     )
 
 
-def _queue(model: str, jobs: Sequence[JobRecord]) -> dict[str, Any]:
+def _queue_object(model: str, jobs: Sequence[JobRecord]) -> dict[str, Any]:
     return {"model": model, "jobs": len(jobs), "evaluations": sum(job.request.evaluations for job in jobs)}
 
 
-def _worker(report: WorkerReport) -> dict[str, Any]:
+def _worker_object(report: WorkerReport) -> dict[str, Any]:
     return {
         "name": report.name,
         "models": [card["name"] for card in report.models],

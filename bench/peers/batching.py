@@ -1,11 +1,11 @@
-"""Peer (b): LitServe with request batching, at most 16 requests, 50 ms to wait for them.
+"""Peer (b): LitServe with request batching: at most 16 requests, collected for up to 50 ms.
 
-Requests of one number of steps, and with or without guidance alike, share a batch of the network.
+Requests with equal step counts, all with or all without guidance, share a batch of the network.
 
 python -m bench.peers.batching FOLDER PORT [--device cuda] [--precision bfloat16] [--compile]
 """
 
-# LitServe reads the annotations of these methods, so they are not to be postponed.
+# LitServe reads the annotations of these methods, so their evaluation must not be postponed.
 
 from typing import Any
 
@@ -13,53 +13,53 @@ import litserve
 from fastapi.responses import Response
 from PIL import Image
 
-from bench.peers.network import Manner, parsed
-from bench.peers.pipeline import ClassConditionalDDIM, Picture, png
+from bench.peers.network import NetworkOptions, parse_arguments
+from bench.peers.pipeline import ClassConditionalDDIM, ImageParameters, encode_png
 
 MAX_BATCH_SIZE, BATCH_TIMEOUT = 16, 0.05
-SIZES = (4, MAX_BATCH_SIZE, 2 * MAX_BATCH_SIZE)  # rows of the network for which it is compiled
+SIZES = (4, MAX_BATCH_SIZE, 2 * MAX_BATCH_SIZE)  # batch sizes that the network is compiled for
 
 
-class Generation(litserve.LitAPI):  # type: ignore[misc]
-    """The steps of LitServe's own loop: decode, batch, predict, unbatch, encode."""
+class BatchingApi(litserve.LitAPI):  # type: ignore[misc]
+    """The hooks that LitServe's loop calls: decode, batch, predict, unbatch, encode."""
 
-    def __init__(self, folder: str, manner: Manner, **settings: Any) -> None:
+    def __init__(self, folder: str, options: NetworkOptions, **settings: Any) -> None:
         super().__init__(**settings)
         self.folder = folder
-        self.manner = manner
+        self.options = options
 
     def setup(self, device: str) -> None:
-        """In the thread that calls `predict`."""
-        self.pipeline = ClassConditionalDDIM(self.folder, self.manner, SIZES)
+        """Load the pipeline; LitServe calls this in the thread that calls `predict`."""
+        self.pipeline = ClassConditionalDDIM(self.folder, self.options, SIZES)
 
-    def decode_request(self, request: dict[str, Any]) -> Picture:
-        return Picture(request["label"], request["seed"], request["steps"], request["guidance_scale"])
+    def decode_request(self, request: dict[str, Any]) -> ImageParameters:
+        return ImageParameters(request["label"], request["seed"], request["steps"], request["guidance_scale"])
 
-    def batch(self, inputs: list[Picture]) -> list[Picture]:
+    def batch(self, inputs: list[ImageParameters]) -> list[ImageParameters]:
         return list(inputs)
 
-    def predict(self, x: list[Picture]) -> list[Image.Image]:
+    def predict(self, x: list[ImageParameters]) -> list[Image.Image]:
         images: dict[int, Image.Image] = {}
-        for group in {picture.group for picture in x}:
-            places = [k for k, picture in enumerate(x) if picture.group == group]
-            images |= zip(places, self.pipeline([x[k] for k in places]), strict=True)
+        for group in {parameters.group for parameters in x}:
+            indices = [k for k, parameters in enumerate(x) if parameters.group == group]
+            images |= zip(indices, self.pipeline([x[k] for k in indices]), strict=True)
         return [images[k] for k in range(len(x))]
 
     def unbatch(self, output: list[Image.Image]) -> list[Image.Image]:
         return output
 
     def encode_response(self, output: Image.Image) -> Response:
-        return Response(png(output), media_type="image/png")
+        return Response(encode_png(output), media_type="image/png")
 
 
-def main(folder: str, port: int, manner: Manner) -> None:
-    api = Generation(folder, manner, max_batch_size=MAX_BATCH_SIZE, batch_timeout=BATCH_TIMEOUT, api_path="/generate")
-    # One process on the CPU has the whole of it; a second would only compete for the cores, or for the one GPU.
-    accelerator = manner.device.partition(":")[0]
+def main(folder: str, port: int, options: NetworkOptions) -> None:
+    api = BatchingApi(folder, options, max_batch_size=MAX_BATCH_SIZE, batch_timeout=BATCH_TIMEOUT, api_path="/generate")
+    # One worker process: a second would only compete for the cores, or for the GPU.
+    accelerator = options.device.partition(":")[0]
     server = litserve.LitServer(api, accelerator=accelerator, devices=1, workers_per_device=1, timeout=120)
     server.run(host="127.0.0.1", port=port, num_api_servers=1, log_level="warning", generate_client_file=False)
 
 
 if __name__ == "__main__":
-    given, how = parsed("folder", "port")
-    main(given.folder, int(given.port), how)
+    arguments, options = parse_arguments("folder", "port")
+    main(arguments.folder, int(arguments.port), options)

@@ -1,4 +1,4 @@
-"""Peer (a): FastAPI and a diffusers pipeline behind a lock, the way tutorials do it.
+"""Peer (a): FastAPI and a diffusers pipeline behind a lock, as in tutorials.
 
 python -m bench.peers.locked FOLDER PORT [--device cuda] [--precision bfloat16] [--compile]
 """
@@ -15,14 +15,14 @@ from fastapi.responses import Response
 from PIL import Image
 from pydantic import BaseModel
 
-from bench.peers.network import Manner, parsed
-from bench.peers.pipeline import ClassConditionalDDIM, Picture, png
+from bench.peers.network import NetworkOptions, parse_arguments
+from bench.peers.pipeline import ClassConditionalDDIM, ImageParameters, encode_png
 
-SIZES = (1, 2)  # rows of a picture: without guidance and with it
+SIZES = (1, 2)  # batch rows of an image, without and with guidance
 
 
 class Body(BaseModel):
-    """Fields as of denoised; others it is sent are ignored."""
+    """The fields of denoised's request that this server uses; others are ignored."""
 
     label: int
     seed: int
@@ -30,10 +30,10 @@ class Body(BaseModel):
     guidance_scale: float = 1.0
 
 
-def application(folder: str, manner: Manner) -> FastAPI:
-    """One pipeline for everybody, one picture at a time."""
+def application(folder: str, options: NetworkOptions) -> FastAPI:
+    """One pipeline for all requests, one image at a time."""
     app = FastAPI()
-    make = _in_one_thread(folder, manner) if manner.compiled else _in_any_thread(folder, manner)
+    make_image = _in_one_thread(folder, options) if options.compiled else _in_any_thread(folder, options)
     lock = threading.Lock()
 
     @app.get("/health")
@@ -43,24 +43,24 @@ def application(folder: str, manner: Manner) -> FastAPI:
     @app.post("/generate")
     def generate(body: Body) -> Response:
         with lock:
-            image = make(Picture(body.label, body.seed, body.steps, body.guidance_scale))
-        return Response(png(image), media_type="image/png")
+            image = make_image(ImageParameters(body.label, body.seed, body.steps, body.guidance_scale))
+        return Response(encode_png(image), media_type="image/png")
 
     return app
 
 
-def _in_any_thread(folder: str, manner: Manner) -> Callable[[Picture], Image.Image]:
-    pipeline = ClassConditionalDDIM(folder, manner, SIZES)
-    return lambda picture: pipeline([picture])[0]
+def _in_any_thread(folder: str, options: NetworkOptions) -> Callable[[ImageParameters], Image.Image]:
+    pipeline = ClassConditionalDDIM(folder, options, SIZES)
+    return lambda parameters: pipeline([parameters])[0]
 
 
-def _in_one_thread(folder: str, manner: Manner) -> Callable[[Picture], Image.Image]:
-    """The thread in which it is compiled: see `Compiled`."""
+def _in_one_thread(folder: str, options: NetworkOptions) -> Callable[[ImageParameters], Image.Image]:
+    """Run the pipeline in the thread that compiled it, as `CompiledNetwork` requires."""
     thread = ThreadPoolExecutor(max_workers=1)
-    pipeline = thread.submit(ClassConditionalDDIM, folder, manner, SIZES).result()
-    return lambda picture: thread.submit(pipeline, [picture]).result()[0]
+    pipeline = thread.submit(ClassConditionalDDIM, folder, options, SIZES).result()
+    return lambda parameters: thread.submit(pipeline, [parameters]).result()[0]
 
 
 if __name__ == "__main__":
-    given, how = parsed("folder", "port")
-    uvicorn.run(application(given.folder, how), host="127.0.0.1", port=int(given.port), log_level="warning")
+    arguments, options = parse_arguments("folder", "port")
+    uvicorn.run(application(arguments.folder, options), host="127.0.0.1", port=int(arguments.port), log_level="warning")

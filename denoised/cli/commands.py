@@ -36,9 +36,9 @@ def generate(
     image; with --watch also one line per event before it.
     """
     with open_client("generate", url, key) as client:
-        from denoised.cli.generate import GenerateOptions, fields_from, generate_images
+        from denoised.cli.generate import GenerateOptions, fields_from, generate_to_folder
 
-        generate_images(client, GenerateOptions(fields_from(given), out, watch, as_json))
+        generate_to_folder(client, GenerateOptions(fields_from(given), out, watch, as_json))
 
 
 @cli.command(rich_help_panel=PANEL)
@@ -71,9 +71,9 @@ def jobs(
     When piped: one line per job, with tab-separated columns. With --json: {"jobs": […]}.
     """
     with open_client("jobs", url, key) as client:
-        from denoised.cli.listing import list_jobs
+        from denoised.cli.listing import print_jobs
 
-        list_jobs(client, limit, status, as_json)
+        print_jobs(client, limit, status, as_json)
 
 
 @cli.command(rich_help_panel=PANEL)
@@ -83,9 +83,9 @@ def job(job_id: JobId, as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key
     With --json: the job object. Exit code 0 whatever the job's status.
     """
     with open_client("job", url, key) as client:
-        from denoised.cli.listing import describe_job
+        from denoised.cli.listing import print_job
 
-        describe_job(client, job_id, as_json)
+        print_job(client, job_id, as_json)
 
 
 @cli.command(rich_help_panel=PANEL)
@@ -112,9 +112,9 @@ def models(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> 
     When piped: one line per model, with tab-separated columns. With --json: {"models": […]}.
     """
     with open_client("models", url, key) as client:
-        from denoised.cli.listing import list_models
+        from denoised.cli.listing import print_models
 
-        list_models(client, as_json)
+        print_models(client, as_json)
 
 
 @cli.command(rich_help_panel=PANEL)

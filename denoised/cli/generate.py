@@ -62,7 +62,7 @@ def fields_from(given: Mapping[str, Any]) -> RequestFields:
     return cast(RequestFields, fields)
 
 
-def generate_images(client: Client, options: GenerateOptions) -> None:
+def generate_to_folder(client: Client, options: GenerateOptions) -> None:
     """Submit a job, follow it, write its images and show them. Ctrl-C cancels the job.
 
     Raises:

@@ -28,7 +28,7 @@ COLORS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed":
 MISSING = "-"
 
 
-def list_jobs(client: Client, limit: int, status: Status | None, as_json: bool) -> None:
+def print_jobs(client: Client, limit: int, status: Status | None, as_json: bool) -> None:
     """Print the caller's newest jobs."""
     listed = list(client.jobs(limit, status))
     if as_json:
@@ -38,7 +38,7 @@ def list_jobs(client: Client, limit: int, status: Status | None, as_json: bool) 
     _print(["id", "status", "model", "label", ">n", ">step", ">age"], rows, ["model", ">n", "label", ">age"])
 
 
-def describe_job(client: Client, job_id: str, as_json: bool) -> None:
+def print_job(client: Client, job_id: str, as_json: bool) -> None:
     """Print everything about a job."""
     job = client.job(job_id)
     if as_json:
@@ -53,7 +53,7 @@ def cancel_jobs(client: Client, job_ids: Iterable[str], as_json: bool) -> int:
     return next((code for code in codes if code != OK), OK)
 
 
-def list_models(client: Client, as_json: bool) -> None:
+def print_models(client: Client, as_json: bool) -> None:
     """Print the served models."""
     listed = client.models()
     if as_json:

@@ -10,7 +10,7 @@ from typing import Self, TypeVar, Unpack
 import httpx
 from PIL import Image
 
-from denoised.client.call import Call, Flow, Outcome
+from denoised.client.api_call import ApiCall, Flow, Outcome
 from denoised.client.configuration import resolve_server
 from denoised.client.errors import ServerBusy, ServiceError
 from denoised.client.event_stream import EventStream
@@ -169,7 +169,7 @@ class AsyncClient:
         try:
             step = next(flow)
             while True:
-                if isinstance(step, Call):
+                if isinstance(step, ApiCall):
                     step = flow.send(await self._send(step))
                 else:
                     await asyncio.sleep(step.seconds)
@@ -178,7 +178,7 @@ class AsyncClient:
             value: T = done.value
             return value
 
-    async def _send(self, call: Call) -> Outcome:
+    async def _send(self, call: ApiCall) -> Outcome:
         try:
             return await self._http.request(call.method, call.path, **call.arguments())
         except httpx.TransportError as error:

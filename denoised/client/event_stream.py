@@ -6,7 +6,7 @@ import json
 
 import httpx
 
-from denoised.client.call import Call
+from denoised.client.api_call import ApiCall
 from denoised.client.errors import ConnectionFailed, InvalidResponse, ServerBusy, ServiceError
 from denoised.client.events import Event, JobFinished, parse_event
 from denoised.client.exchange import job_path
@@ -30,10 +30,10 @@ class EventStream:
         self._waited, self._tries = 0.0, 0
 
     @property
-    def call(self) -> Call:
+    def call(self) -> ApiCall:
         """The request for the events after the last one received."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(self._last_seq)}
-        return Call("GET", f"{job_path(self._job_id)}/events", headers=headers, timeout=READ_TIMEOUT)
+        return ApiCall("GET", f"{job_path(self._job_id)}/events", headers=headers, timeout=READ_TIMEOUT)
 
     def open(self, response: httpx.Response) -> None:
         """Check an answer before its lines are read. The body of an error answer must be read already.

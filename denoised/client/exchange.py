@@ -1,4 +1,4 @@
-"""The operations of the HTTP API as flows (`denoised.client.call`): what each one sends and returns."""
+"""The operations of the HTTP API as flows (`denoised.client.api_call`): what each one sends and returns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from denoised.client.call import Call, Flow
+from denoised.client.api_call import ApiCall, Flow
 from denoised.client.errors import InvalidResponse, RequestRejected, ServerBusy, ServiceError
 from denoised.client.fleet import FleetStatus
 from denoised.client.job import Job
 from denoised.client.model import Model
-from denoised.client.responses import read_json, require_member
+from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
 from denoised.client.verification import VerificationResult
 from denoised.jobs.request import RequestFields
@@ -37,39 +37,39 @@ class Exchange:
             raise TypeError("the label was given twice, by position and by name")
         content = _to_json({"label": label, **fields})
         headers = {"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
-        return (yield from self._job(Call("POST", "/generate", headers=headers, content=content)))
+        return (yield from self._job(ApiCall("POST", "/generate", headers=headers, content=content)))
 
     def job(self, job_id: str) -> Flow[Job]:
         """`GET /jobs/{id}`."""
-        return (yield from self._job(Call("GET", job_path(job_id))))
+        return (yield from self._job(ApiCall("GET", job_path(job_id))))
 
     def cancel(self, job_id: str) -> Flow[Job]:
         """`DELETE /jobs/{id}`."""
-        return (yield from self._job(Call("DELETE", job_path(job_id))))
+        return (yield from self._job(ApiCall("DELETE", job_path(job_id))))
 
     def page(self, cursor: str | None, limit: int, status: str | None) -> Flow[tuple[list[Job], str | None]]:
         """`GET /jobs`: one page of jobs, optionally of one status, and the cursor of the next page."""
         given = {"limit": str(min(limit, PAGE_SIZE)), "cursor": cursor, "status": status}
         params = {name: value for name, value in given.items() if value}
-        answer = yield from self._json(Call("GET", "/jobs", params=params))
+        answer = yield from self._json(ApiCall("GET", "/jobs", params=params))
         return [Job.from_json(job) for job in require_member(answer, "jobs")], require_member(answer, "next_cursor")
 
     def models(self) -> Flow[list[Model]]:
         """`GET /models`."""
-        answer = yield from self._json(Call("GET", "/models"))
+        answer = yield from self._json(ApiCall("GET", "/models"))
         if not isinstance(answer, list):
             raise InvalidResponse("the server's answer is not a list of models: is it denoised?")
         return [Model.from_json(model) for model in answer]
 
     def workers(self) -> Flow[FleetStatus]:
         """`GET /workers`."""
-        return FleetStatus.from_json((yield from self._json(Call("GET", "/workers"))))
+        return FleetStatus.from_json((yield from self._json(ApiCall("GET", "/workers"))))
 
     def download(self, path: str, params: Mapping[str, str] | None = None) -> Flow[bytes]:
         """The bytes at a path of this server. Absolute URLs are rejected, since the API key would be sent along."""
         if not path.startswith("/") or path.startswith("//"):
             raise InvalidResponse(f"{path[:80]!r} is not a path of {self._retries.url}")
-        return (yield from self._retries.send(Call("GET", path, params=params or {}))).content
+        return (yield from self._retries.send(ApiCall("GET", path, params=params or {}))).content
 
     def animation(self, job_id: str, format: str, kind: str | None) -> Flow[bytes]:
         """`GET /jobs/{id}/animation`."""
@@ -82,18 +82,18 @@ class Exchange:
         key = uuid.uuid4().hex
         while True:
             headers = {"Content-Type": "image/png", "Prefer": f"wait={VERIFY_WAIT}", "Idempotency-Key": key}
-            call = Call("POST", "/verify", headers=headers, content=picture, timeout=VERIFY_WAIT + 30)
+            call = ApiCall("POST", "/verify", headers=headers, content=picture, timeout=VERIFY_WAIT + 30)
             try:
                 return VerificationResult.from_json((yield from self._json(call)))
             except ServerBusy as error:
                 if error.status != GATEWAY_TIMEOUT:
                     raise
 
-    def _job(self, call: Call) -> Flow[Job]:
+    def _job(self, call: ApiCall) -> Flow[Job]:
         return Job.from_json((yield from self._json(call)))
 
-    def _json(self, call: Call) -> Flow[Any]:
-        return read_json((yield from self._retries.send(call)))
+    def _json(self, call: ApiCall) -> Flow[Any]:
+        return json_body((yield from self._retries.send(call)))
 
 
 def job_path(job_id: str) -> str:
@@ -103,7 +103,7 @@ def job_path(job_id: str) -> str:
         RequestRejected: if the text cannot be a job id; such a text might lead to another path.
     """
     if not job_id.isascii() or not job_id.isalnum():
-        raise RequestRejected(f"there is no job {job_id[:80]!r}", 404)
+        raise RequestRejected(f"job {job_id[:80]!r} not found", 404)
     return f"/jobs/{job_id}"
 
 

@@ -25,7 +25,7 @@ def error_from_response(response: httpx.Response) -> ServiceError:
     return RequestRejected(detail, status, errors) if status < 500 else ServiceError(detail, status)
 
 
-def read_json(response: httpx.Response) -> Any:
+def json_body(response: httpx.Response) -> Any:
     """The body of an answer.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import httpx
 
-from denoised.client.call import Call, Flow, Outcome, Pause
+from denoised.client.api_call import ApiCall, Flow, Outcome, Pause
 from denoised.client.errors import ConnectionFailed, ServerBusy, ServiceError
 from denoised.client.responses import error_from_response
 
@@ -30,7 +30,7 @@ class RetryPolicy:
         # A server that answered before may be restarting. A server that never answered is not retried.
         self._has_answered = False
 
-    def send(self, call: Call) -> Flow[httpx.Response]:
+    def send(self, call: ApiCall) -> Flow[httpx.Response]:
         """The successful answer to a call.
 
         Raises:
@@ -69,7 +69,7 @@ class RetryPolicy:
             f"no server answers at {self.url} ({cause}): start one with 'denoised serve', or name another with --url"
         )
 
-    def _pause(self, error: ServiceError, outcome: Outcome, call: Call, tries: int) -> float | None:
+    def _pause(self, error: ServiceError, outcome: Outcome, call: ApiCall, tries: int) -> float | None:
         """Seconds until the next try; None if the call is not retried."""
         if isinstance(error, ServerBusy):
             # Without a Retry-After the state does not pass by itself: for example, no worker serves the model.

@@ -11,7 +11,7 @@ from typing import Self, TypeVar, Unpack
 import httpx
 from PIL import Image
 
-from denoised.client.call import Call, Flow, Outcome
+from denoised.client.api_call import ApiCall, Flow, Outcome
 from denoised.client.configuration import resolve_server
 from denoised.client.errors import ServerBusy, ServiceError
 from denoised.client.event_stream import EventStream
@@ -189,7 +189,7 @@ class Client:
         try:
             step = next(flow)
             while True:
-                if isinstance(step, Call):
+                if isinstance(step, ApiCall):
                     step = flow.send(self._send(step))
                 else:
                     time.sleep(step.seconds)
@@ -198,7 +198,7 @@ class Client:
             value: T = done.value
             return value
 
-    def _send(self, call: Call) -> Outcome:
+    def _send(self, call: ApiCall) -> Outcome:
         try:
             return self._http.request(call.method, call.path, **call.arguments())
         except httpx.TransportError as error:

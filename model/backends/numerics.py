@@ -1,21 +1,25 @@
-"""The *numerics* string: what the last bits of a picture depend on beside the request."""
+"""The *numerics* string: what the last bits of a picture depend on besides the request."""
 
 from __future__ import annotations
 
 import platform
+from typing import Literal, get_args
 
 import torch
 
-# Kernel paths: `model.backends.native`, `model.backends.packed`, PyTorch itself, `model.backends.graphs`.
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+# Backends: `model.backends.native`, `model.backends.packed`, PyTorch's own kernels, `model.backends.graphs`.
 NATIVE, PACKED, EAGER, GRAPHS = "native", "packed", "eager", "graphs"
 
 
-def numerics(device: str, path: str, precision: str = "float32") -> str:
-    """Kernel path, torch version, instruction set and number of threads; on a GPU, its name and the precision."""
+def numerics(device: str, backend: str, precision: str = "float32") -> str:
+    """Backend, torch version, instruction set and number of threads; on a GPU, its name and the precision."""
     version = torch.__version__.split("+")[0]
     if device.startswith("cuda"):
-        return f"{path}/torch-{version}/{torch.cuda.get_device_name(device).replace(' ', '-')}/{precision}"
+        return f"{backend}/torch-{version}/{torch.cuda.get_device_name(device).replace(' ', '-')}/{precision}"
     if device != "cpu":
-        return f"{path}/torch-{version}/{device}"
+        return f"{backend}/torch-{version}/{device}"
     capability = torch.backends.cpu.get_cpu_capability().replace(" ", "-").lower()
-    return f"{path}/torch-{version}/{platform.machine()}-{capability}/{torch.get_num_threads()}-threads"
+    return f"{backend}/torch-{version}/{platform.machine()}-{capability}/{torch.get_num_threads()}-threads"

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also when the program or the machine is stopped meanwhile."""
+"""Write files that appear complete or not at all, even if the program or the machine stops in between."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)`, flush it to disk, then put it in place of `path`."""
+    """Call `write` with a temporary path next to `path`, flush the file to disk, then rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     write(temporary)
-    temporary.chmod(0o666 & ~_umask())
+    temporary.chmod(0o666 & ~_umask())  # `write` may create the file for its owner alone
     _flush(temporary)
     temporary.replace(path)
-    _flush(path.parent)
+    _flush(path.parent)  # the folder too: without it a power cut may undo the rename
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """The same for a short text."""
+    """Write a text in UTF-8, as `write_atomically` does."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _flush(path: Path) -> None:
-    """To the disk: a file's bytes, or a folder's names."""
+    """Write a file's bytes, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -32,7 +32,7 @@ def _flush(path: Path) -> None:
 
 
 def _umask() -> int:
-    """The process' own; it can only be read by setting it."""
+    """The process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

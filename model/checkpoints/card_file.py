@@ -16,7 +16,14 @@ CARD_FILE = "model_card.json"
 
 
 class Defaults(BaseModel):
-    """What a request gets that names none of it."""
+    """The values of a request that leaves them out.
+
+    Attributes:
+        sampler: one of the model's samplers.
+        steps: at least 1; at most the training timesteps.
+        guidance_scale: 1 … 20; 1 is no guidance.
+        guidance_rescale: φ, 0 … 1; 0 is no rescaling.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -27,7 +34,16 @@ class Defaults(BaseModel):
 
 
 class CardFile(BaseModel):
-    """`model_card.json`: the facts that diffusers' own files have no place for."""
+    """`model_card.json`; every key may be missing.
+
+    Attributes:
+        name: what the model is called; null means its folder's name.
+        description: one line for people.
+        labels: class names, in the order of their indices.
+        default: see `Defaults`.
+        data, license: what the model was trained on, and the license of its weights.
+        training: how it was trained; free form.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,10 +57,10 @@ class CardFile(BaseModel):
 
 
 def read_card_file(folder: Path) -> CardFile:
-    """The card in a model folder; an empty one when the folder has none.
+    """The card of a model folder; an empty one if the folder has none.
 
     Raises:
-        CheckpointError: when the file is there but is no card.
+        CheckpointError: for a file that is not a card, naming the key and the cause.
     """
     path = folder / CARD_FILE
     if not path.exists():

@@ -1,12 +1,12 @@
-"""Where the files of a model folder lie, in the two layouts of diffusers.
+"""Find the files of a model folder, in the two layouts of diffusers.
 
     a pipeline                                    one model, at the root
-    model_index.json                              model_index.json (there or not)
+    model_index.json                              model_index.json (optional)
     unet/config.json                              config.json
     unet/diffusion_pytorch_model.safetensors      diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json               scheduler_config.json, or as in a pipeline
 
-This module knows nothing of what the files say, but for the parts that a pipeline lists.
+This module does not know what the files mean, except for the parts that a pipeline lists. It imports no torch.
 """
 
 from __future__ import annotations
@@ -21,24 +21,31 @@ from denoised.model.errors import CheckpointError
 MODEL_INDEX = Path("model_index.json")
 SCHEDULER_CONFIG = Path("scheduler/scheduler_config.json")
 UNET_CONFIG = Path("unet/config.json")
-# What this program runs of a pipeline; anything else (a decoder, a text encoder) would be missed in the picture.
+# The parts of a pipeline that this program runs.
+# Ignoring another one (a decoder, a text encoder) would give wrong images.
 PARTS = ("unet", "scheduler")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """unet_config and scheduler_config: files; weights: the folder that holds the U-Net's tensors."""
+class ModelFiles:
+    """Where the files of a model are.
+
+    Attributes:
+        unet_config: the U-Net's `config.json`.
+        scheduler_config: `scheduler_config.json`.
+        weights: the folder that holds the U-Net's tensors.
+    """
 
     unet_config: Path
     scheduler_config: Path
     weights: Path
 
 
-def find_files(folder: Path) -> Layout:
-    """The files of a model folder; they may be missing.
+def find_files(folder: Path) -> ModelFiles:
+    """The files of a model folder, whether or not they exist.
 
     Raises:
-        CheckpointError: when there is no such folder, or its pipeline has parts that are not served.
+        CheckpointError: if there is no such folder, or its pipeline has parts that are not supported.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such model folder")
@@ -47,24 +54,24 @@ def find_files(folder: Path) -> Layout:
     scheduler = folder / SCHEDULER_CONFIG
     at_root = (folder / "config.json").exists() and not (folder / UNET_CONFIG).exists()
     if not at_root:
-        return Layout(folder / UNET_CONFIG, scheduler, folder / UNET_CONFIG.parent)
-    return Layout(folder / "config.json", scheduler if scheduler.exists() else folder / scheduler.name, folder)
+        return ModelFiles(folder / UNET_CONFIG, scheduler, folder / UNET_CONFIG.parent)
+    return ModelFiles(folder / "config.json", scheduler if scheduler.exists() else folder / scheduler.name, folder)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file.
+    """The JSON object in a file.
 
     Raises:
-        CheckpointError: when it is missing or is no JSON object.
+        CheckpointError: if the file is missing or holds no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no JSON ({error})") from error
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: no JSON object")
+        raise CheckpointError(f"{path}: not a JSON object")
     return content
 
 

@@ -1,6 +1,6 @@
-"""Names that configs and tensors had in diffusers' first releases, and what they are called today.
+"""The names of config keys and tensors in diffusers' first releases, and their names in diffusers 0.42.
 
-The public checkpoints of 2022 were written with them; diffusers' own renames are in its
+The public checkpoints of 2022 use the old names. diffusers' own list of renames is in its
 `scripts/change_naming_configs_and_checkpoints.py` (modules, configs) and in
 `ModelMixin._fix_state_dict_keys_on_load` (attention).
 """
@@ -25,7 +25,7 @@ CONFIG_KEYS = {
     "resnet_eps": "norm_eps",
     "num_head_channels": "attention_head_dim",
 }
-# Old and new, in the order in which they are applied to a tensor's name.
+# (old pattern, new name), applied to a tensor's name in this order.
 TENSOR_NAMES = (
     (r"^time_steps\.", "time_proj."),
     (r"^mid\.", "mid_block."),
@@ -41,15 +41,15 @@ TENSOR_NAMES = (
 
 
 def modernize_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A config under today's keys and names of blocks ("UNetRes" in front of them is gone).
+    """A config with the current keys and block names; old blocks have the prefix "UNetRes".
 
     Raises:
-        CheckpointError: where an old key stands beside the new one and says something else.
+        CheckpointError: if a config has both the old and the new key, with different values.
     """
     values = {key: value for key, value in raw.items() if key not in CONFIG_KEYS}
     for old, new in CONFIG_KEYS.items():
         if old in raw and raw[old] != values.setdefault(new, raw[old]):
-            raise CheckpointError(f"config key {old!r} is the old name of {new!r} and says something else")
+            raise CheckpointError(f"config key {old!r} is the old name of {new!r} and has another value")
     for key in ("down_block_types", "up_block_types"):
         if isinstance(values.get(key), list | tuple):
             values[key] = [_without_prefix(kind) for kind in values[key]]
@@ -57,7 +57,7 @@ def modernize_config(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def modernize_tensor_name(name: str) -> str:
-    """The name that a tensor has today."""
+    """The current name of a tensor."""
     for old, new in TENSOR_NAMES:
         name = re.sub(old, new, name)
     return name

@@ -1,7 +1,7 @@
-"""What a model's `scheduler_config.json` decides: noise levels, what is predicted, grid, clipping.
+"""The settings in `scheduler_config.json`: noise schedule, prediction type, grid of timesteps, clipping.
 
-`model.checkpoints.scheduler_file` knows what each class means by what it leaves out; here the values are
-checked and become objects of this package.
+`model.checkpoints.scheduler_file` fills in the defaults of the file's class; here the values are
+checked and become objects of `model.diffusion`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from denoised.model.checkpoints.folders import read_json
-from denoised.model.checkpoints.scheduler_file import EXPLODING, Keys, complete, sampler_of
+from denoised.model.checkpoints.scheduler_file import VARIANCE_EXPLODING, Keys, fill_defaults, matching_sampler
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import SPACINGS, VARIANCES, Grid
 from denoised.model.diffusion.noise import NoiseSchedule
@@ -27,9 +27,13 @@ from denoised.model.networks.score_network import variance_exploding_schedule
 
 @dataclass(frozen=True)
 class NoiseSettings:
-    """path: the file; keys: its content, the class's defaults filled in.
+    """The content of a scheduler's file.
 
-    Every method raises CheckpointError for a value that is not understood, naming file, key and value.
+    Every property and method raises CheckpointError for an invalid value, naming the file, the key and the value.
+
+    Attributes:
+        path: the file.
+        keys: its keys, with the defaults of its class.
     """
 
     path: Path
@@ -37,28 +41,28 @@ class NoiseSettings:
 
     @classmethod
     def read(cls, path: Path) -> NoiseSettings:
-        """The settings in a file.
+        """Read a file.
 
         Raises:
-            CheckpointError: for a file, a class or a key that is not understood.
+            CheckpointError: for a file, a class or a key that is not supported.
         """
-        return cls(path, complete(path, read_json(path), SAMPLERS))
+        return cls(path, fill_defaults(path, read_json(path), SAMPLERS))
 
     @property
     def sampler(self) -> str | None:
-        """The sampler that does what the file's class does, if there is one."""
-        own = sampler_of(self.keys)
+        """The sampler that does the same as the file's class; None if no sampler here does."""
+        own = matching_sampler(self.keys)
         return own if own in SAMPLERS else None
 
     @property
     def prediction_type(self) -> str:
-        """What the network outputs."""
+        """One of `PREDICTION_TYPES`: what the network outputs."""
         return self._one_of("prediction_type", PREDICTION_TYPES)
 
     @property
-    def exploding(self) -> tuple[float, float, int] | None:
-        """The least and the greatest σ and the number of timesteps, where the noise is not α² + σ² = 1."""
-        if self.keys["_class_name"] != EXPLODING:
+    def variance_exploding(self) -> tuple[float, float, int] | None:
+        """(σ_min, σ_max, T) of a score network under exploding variance; None for any other network."""
+        if self.keys["_class_name"] != VARIANCE_EXPLODING:
             return None
         timesteps = int(self._number("num_train_timesteps", 2000, least=1))
         lowest, highest = (self._number(key, 0.0) for key in ("sigma_min", "sigma_max"))
@@ -68,22 +72,22 @@ class NoiseSettings:
 
     @property
     def schedule(self) -> NoiseSchedule:
-        """The noise levels of training."""
-        if self.exploding is not None:
-            return variance_exploding_schedule(*self.exploding)
+        """The noise levels of training, T timesteps."""
+        if self.variance_exploding is not None:
+            return variance_exploding_schedule(*self.variance_exploding)
         schedule = self._trained_schedule()
         if not self._switch("rescale_betas_zero_snr", False):
             return schedule
         if self.prediction_type == "epsilon":
             raise CheckpointError(
                 f"{self.path}: prediction_type = 'epsilon' with rescale_betas_zero_snr = True: "
-                "at the last timestep the image is all noise, and the noise says nothing of the picture"
+                "at the last timestep the input is noise alone, and predicting it gives no image"
             )
         return schedule.with_zero_terminal_snr()
 
     @property
     def clipping(self) -> Clipping:
-        """What is done to x̂_0."""
+        """How x̂_0 is clipped."""
         if self._switch("thresholding", False):
             ratio = self._number("dynamic_thresholding_ratio", 0.995)
             if ratio > 1:
@@ -93,7 +97,10 @@ class NoiseSettings:
         return Clipping(limit if self._switch("clip_sample", True) else None)
 
     def grid(self, config: UNetConfig) -> Grid:
-        """Which levels are visited; config: of the U-Net, which must predict a variance where one is learned."""
+        """How the timesteps are thinned out.
+
+        config: of the U-Net, which needs 2·in_channels output channels for a learned variance.
+        """
         variance_type = self._one_of("variance_type", VARIANCES)
         if variance_type.startswith("learned") and config.out_channels == config.in_channels:
             raise CheckpointError(
@@ -123,7 +130,7 @@ class NoiseSettings:
         betas = self.keys["trained_betas"]
         numbers = isinstance(betas, list) and all(type(beta) in (int, float) for beta in betas)
         if not numbers or len(betas) != timesteps or not all(0 < beta < 1 for beta in betas):
-            raise CheckpointError(f"{self.path}: trained_betas is no list of {timesteps} numbers between 0 and 1")
+            raise CheckpointError(f"{self.path}: trained_betas is not a list of {timesteps} numbers between 0 and 1")
         return np.asarray(betas, dtype=np.float64)
 
     def _lambda_min(self) -> float:
@@ -131,16 +138,17 @@ class NoiseSettings:
         if value is None:
             return -math.inf
         if type(value) not in (int, float) or math.isnan(value):
-            raise CheckpointError(f"{self.path}: lambda_min_clipped = {value!r} is no number")
+            raise CheckpointError(f"{self.path}: lambda_min_clipped = {value!r} is not a number")
         return float(value)
 
     def _number(self, key: str, default: float, least: float = 0) -> float:
-        """A finite number from `least` up, whole where the default is; the default where the class has no such key."""
+        """A finite number of at least `least`, whole if the default is; the default if the class has no such key."""
         value = self.keys.get(key, default)
+        # `type`, not `isinstance`: True and False are ints in Python.
         kinds = (int,) if isinstance(default, int) else (int, float)
         if type(value) not in kinds or not least <= value < math.inf:
             kind = "whole number" if kinds == (int,) else "number"
-            raise CheckpointError(f"{self.path}: {key} = {value!r} is no {kind} from {least} up")
+            raise CheckpointError(f"{self.path}: {key} = {value!r} is not a {kind} of at least {least}")
         return float(value)
 
     def _switch(self, key: str, default: bool) -> bool:
@@ -150,7 +158,7 @@ class NoiseSettings:
         return value
 
     def _one_of(self, key: str, allowed: tuple[str, ...]) -> str:
-        """The value of a key; the first of those allowed where the class has no such key."""
+        """The value of a key; the first of the allowed ones if the class has no such key."""
         value = self.keys.get(key, allowed[0])
         if value not in allowed:
             raise CheckpointError(f"{self.path}: {key} = {value!r} is not supported (supported: {', '.join(allowed)})")

@@ -58,7 +58,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     config = read_unet_config(files.unet_config)
     noise = NoiseSettings.read(files.scheduler_config)
     card = read_card_file(folder)
-    network = _build_network(files.unet_config, config, noise.exploding)
+    network = _build_network(files.unet_config, config, noise.variance_exploding)
     network.load_state_dict(read_weights(find_weights(files.weights), network.state_dict()), assign=True)
     schedule = noise.schedule
     _check_timestep_rows(files.unet_config, config, schedule)
@@ -98,28 +98,30 @@ def read_unet_config(path: Path) -> UNetConfig:
     return config
 
 
-def _build_network(path: Path, config: UNetConfig, exploding: tuple[float, float, int] | None) -> UNet:
+def _build_network(path: Path, config: UNetConfig, variance_exploding: tuple[float, float, int] | None) -> UNet:
     """Build the network on the meta device: no weights are drawn, since a training run owns the global generator."""
     try:
         with torch.device("meta"):
-            return UNet(config) if exploding is None else ScoreUNet(config, *exploding)
+            return UNet(config) if variance_exploding is None else ScoreUNet(config, *variance_exploding)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _resolve_defaults(folder: Path, card: CardFile, own: str | None, schedule: NoiseSchedule) -> Defaults:
-    """What the card says; where it says nothing, the sampler that the scheduler's file is of."""
+def _resolve_defaults(folder: Path, card: CardFile, matching: str | None, schedule: NoiseSchedule) -> Defaults:
+    """The card's defaults; without a sampler in the card, the one that matches the scheduler's file."""
     path, named = folder / CARD_FILE, card.default.model_fields_set
     if "sampler" in named and card.default.sampler not in SAMPLERS:
         raise CheckpointError(f"{path}: default.sampler = {card.default.sampler!r} is not offered")
     if "steps" in named and card.default.steps > schedule.timesteps:
-        raise CheckpointError(f"{path}: default.steps is over the {schedule.timesteps} of training")
-    sampler = card.default.sampler if "sampler" in named or own is None else own
+        raise CheckpointError(
+            f"{path}: default.steps = {card.default.steps} is over the {schedule.timesteps} timesteps"
+        )
+    sampler = card.default.sampler if "sampler" in named or matching is None else matching
     return card.default.model_copy(update={"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)})
 
 
 def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule) -> None:
-    """A learned embedding of time has a row for every timestep."""
+    """A learned time embedding needs a row for every timestep."""
     rows = config.num_train_timesteps
     if config.time_embedding_type == "learned" and rows is not None and rows < schedule.timesteps:
         raise CheckpointError(f"{path}: num_train_timesteps = {rows}, but the scheduler has {schedule.timesteps}")
@@ -128,9 +130,9 @@ def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule
 def _resolve_labels(folder: Path, config: UNetConfig, card: CardFile) -> tuple[list[str], bool]:
     """K names for K classes, and whether there is a class K that means "no label".
 
-    The last of num_class_embeds means it, unless the card has a name for that one too.
+    The last row of num_class_embeds means "no label", unless the card names that row too.
     """
-    if config.class_embed_type == "timestep":  # a label is a number, and the card alone knows of how many
+    if config.class_embed_type == "timestep":  # a label is a number: only the card says how many there are
         return card.labels, True
     classes = config.num_class_embeds or 0
     if classes and len(card.labels) == classes:
@@ -144,14 +146,15 @@ def _resolve_labels(folder: Path, config: UNetConfig, card: CardFile) -> tuple[l
 
 
 def _image_size(path: Path, config: UNetConfig) -> tuple[int, int]:
+    """(height, width)."""
     size = config.sample_size
     if size is None:
         raise CheckpointError(f"{path}: sample_size is missing")
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2 or any(type(side) is not int for side in sides):
-        raise CheckpointError(f"{path}: sample_size = {size!r} is neither a whole number nor two")
+        raise CheckpointError(f"{path}: sample_size = {size!r} is neither a whole number nor a list of two")
     height, width = sides
     for side in sides:
         if side < 1 or side % config.downscale:
-            raise CheckpointError(f"{path}: sample_size {side} is no multiple of {config.downscale}")
+            raise CheckpointError(f"{path}: sample_size = {side} is not a positive multiple of {config.downscale}")
     return height, width

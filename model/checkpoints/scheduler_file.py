@@ -1,11 +1,10 @@
-"""`scheduler_config.json`: what each of diffusers' schedulers means by what it leaves out.
+"""The keys of `scheduler_config.json`: fill in the defaults of the class that the file names, and refuse the rest.
 
-A file names a class, and the class decides the defaults: x̂_0 is clipped unless the file says
-otherwise in DDPM and DDIM, and is not in the others; Heun's β are not DDPM's. Defaults equal
-those of diffusers 0.42.
+Each of diffusers' scheduler classes has its own defaults: DDPM and DDIM clip x̂_0 unless the file says
+otherwise, the others do not; Heun's β are not DDPM's. The defaults equal those of diffusers 0.42.
 
-Schedulers are made from each other's files, so files carry keys of other classes. As in diffusers
-they mean nothing there, but for the two that concern one of our samplers alone.
+Schedulers are often made from each other's files, so a file may hold keys of other classes. As in diffusers
+they are ignored, except for the two keys that only one of our samplers reads.
 """
 
 from __future__ import annotations
@@ -53,7 +52,8 @@ DPM: Keys = {
     "variance_type": None,
 }
 
-EXPLODING = "ScoreSdeVeScheduler"  # the one class here whose noise is not α² + σ² = 1: `model.networks.score_network`
+# The one class here with exploding variance, x_σ = x_0 + σ·ε; see `model.networks.score_network`.
+VARIANCE_EXPLODING = "ScoreSdeVeScheduler"
 
 # Every key of a class with its default.
 DEFAULTS: dict[str, Keys] = {
@@ -114,7 +114,7 @@ DEFAULTS: dict[str, Keys] = {
     "LMSDiscreteScheduler": {**BETAS, **LINSPACE, **SPACED},
     "KDPM2DiscreteScheduler": {**HEUN_BETAS, **LINSPACE, **SPACED},
     "KDPM2AncestralDiscreteScheduler": {**HEUN_BETAS, **LINSPACE, **SPACED},
-    EXPLODING: {
+    VARIANCE_EXPLODING: {
         "num_train_timesteps": 2000,
         "snr": 0.15,
         "sigma_min": 0.01,
@@ -123,14 +123,14 @@ DEFAULTS: dict[str, Keys] = {
         "correct_steps": 1,
     },
 }
-# What a class without the key does.
-WITHOUT: Keys = {**LINSPACE, "clip_sample": False, "set_alpha_to_one": True, "variance_type": "fixed_small"}
-# Keys that only `ddpm` and only `ddim` look at: honoured in the files of other classes too.
-OF_ONE_SAMPLER = ("variance_type", "set_alpha_to_one")
-# Keys that diffusers' first releases wrote and that say nothing of the noise.
-FORGOTTEN = ("tensor_format",)
+# The values of keys that a class does not have.
+ABSENT_KEYS: Keys = {**LINSPACE, "clip_sample": False, "set_alpha_to_one": True, "variance_type": "fixed_small"}
+# Keys that only our `ddpm` and only our `ddim` read: honored in the files of other classes too.
+SINGLE_SAMPLER_KEYS = ("variance_type", "set_alpha_to_one")
+# Keys of diffusers' first releases that do not concern the noise.
+IGNORED_KEYS = ("tensor_format",)
 
-SAMPLER_OF = {
+SAMPLERS_BY_CLASS = {
     "DDPMScheduler": "ddpm",
     "DDIMScheduler": "ddim",
     "EulerDiscreteScheduler": "euler",
@@ -138,11 +138,11 @@ SAMPLER_OF = {
     "HeunDiscreteScheduler": "heun",
     "LMSDiscreteScheduler": "lms",
     "KDPM2DiscreteScheduler": "dpm_2",
-    # By name alone: its steps are fixed here, not measured on a batch by `snr` and `correct_steps`.
-    EXPLODING: "pc",
+    # Its counterpart, not its equal: step sizes are fixed here, not measured on a batch by `snr` and `correct_steps`.
+    VARIANCE_EXPLODING: "pc",
 }
-# Where another value of a class's key would draw another picture than the sampler that stands for the class.
-ELSEWHERE: dict[str, tuple[Any, ...]] = {
+# Keys whose other values would give another image than the class's sampler here, with the values that do not.
+SUPPORTED_KEY_VALUES: dict[str, tuple[Any, ...]] = {
     "use_exponential_sigmas": (False, None),
     "use_beta_sigmas": (False, None),
     "use_flow_sigmas": (False, None),
@@ -161,35 +161,35 @@ ELSEWHERE: dict[str, tuple[Any, ...]] = {
     "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
 }
 SOLVER_ORDERS = {"dpmpp_2m": 2, "dpmpp_2m_sde": 2, "dpmpp_3m": 3, "unipc": 2, "unipc_3": 3}
-LOWERING = ("dpmpp_3m", "unipc", "unipc_3")  # lower the order towards the end, and have no way not to
+LOWERS_FINAL_ORDER = ("dpmpp_3m", "unipc", "unipc_3")  # the samplers that always lower the order at the end
 
 
-def complete(path: Path, raw: Mapping[str, Any], samplers: Collection[str]) -> Keys:
-    """Every key that a scheduler's file decides, with the class's defaults for those it leaves out.
+def fill_defaults(path: Path, raw: Mapping[str, Any], samplers: Collection[str]) -> Keys:
+    """The keys of a scheduler's file, with the class's defaults for those it leaves out.
 
-    samplers: those there are; a key is refused only where it changes what one of them draws.
+    samplers: the names of the offered samplers; a value is refused only if one of them would give another image.
 
     Raises:
-        CheckpointError: for a class, a key or a value that is not understood, by name.
+        CheckpointError: for a class, a key or a value that is not supported, by name.
     """
     name = raw.get("_class_name", next(iter(DEFAULTS)))
     if not isinstance(name, str) or name not in DEFAULTS:
         raise CheckpointError(f"{path}: _class_name = {name!r} is not supported (supported: {', '.join(DEFAULTS)})")
-    known = {key for keys in DEFAULTS.values() for key in keys}.union(FORGOTTEN)
+    known = {key for keys in DEFAULTS.values() for key in keys}.union(IGNORED_KEYS)
     if unknown := sorted(key for key in raw if not key.startswith("_") and key not in known):
         raise CheckpointError(f"{path}: key {unknown[0]!r} is not understood")
     own = {key: value for key, value in raw.items() if key in DEFAULTS[name]}
-    others = {key: raw[key] for key in OF_ONE_SAMPLER if raw.get(key) is not None}
-    content = {**WITHOUT, **DEFAULTS[name], **own, **others, "_class_name": name}
+    others = {key: raw[key] for key in SINGLE_SAMPLER_KEYS if raw.get(key) is not None}
+    content = {**ABSENT_KEYS, **DEFAULTS[name], **own, **others, "_class_name": name}
     if content["variance_type"] is None:
-        content["variance_type"] = WITHOUT["variance_type"]
-    if (sampler := sampler_of(content)) in samplers:
-        _check_drawn_alike(path, content, str(sampler))
+        content["variance_type"] = ABSENT_KEYS["variance_type"]
+    if (sampler := matching_sampler(content)) in samplers:
+        _check_same_image(path, content, str(sampler))
     return content
 
 
-def sampler_of(scheduler: Mapping[str, Any]) -> str | None:
-    """The sampler that does what a class does, if there is one."""
+def matching_sampler(scheduler: Mapping[str, Any]) -> str | None:
+    """The sampler that does the same as the scheduler's class; None if no sampler here does."""
     name, order = scheduler["_class_name"], scheduler.get("solver_order")
     if name == "DPMSolverMultistepScheduler":
         if scheduler["algorithm_type"] == "sde-dpmsolver++":
@@ -197,15 +197,20 @@ def sampler_of(scheduler: Mapping[str, Any]) -> str | None:
         return "dpmpp_3m" if order == 3 else "dpmpp_2m"
     if name == "UniPCMultistepScheduler":
         return "unipc_3" if order == 3 else "unipc"
-    return SAMPLER_OF.get(name)
+    return SAMPLERS_BY_CLASS.get(name)
 
 
-def _check_drawn_alike(path: Path, scheduler: Mapping[str, Any], sampler: str) -> None:
+def _check_same_image(path: Path, scheduler: Mapping[str, Any], sampler: str) -> None:
+    """Refuse a value that would give another image in diffusers than the sampler here."""
     name = scheduler["_class_name"]
-    allowed = {key: values for key, values in ELSEWHERE.items() if key in DEFAULTS[name] and name != EXPLODING}
+    allowed = {
+        key: values
+        for key, values in SUPPORTED_KEY_VALUES.items()
+        if key in DEFAULTS[name] and name != VARIANCE_EXPLODING
+    }
     if sampler in SOLVER_ORDERS:
         allowed["solver_order"] = (SOLVER_ORDERS[sampler],)
-    if sampler in LOWERING:
+    if sampler in LOWERS_FINAL_ORDER:
         allowed["lower_order_final"] = (True,)
     for key, values in allowed.items():
         if scheduler[key] not in values:

@@ -1,6 +1,6 @@
-"""A network's tensors, from safetensors files: whole, in several shards, or under their first names.
+"""Read a network's tensors from safetensors files: one file, several shards, or with old tensor names.
 
-Only safetensors are read: no code comes from a file. Keys, shapes and types are compared with
+Only safetensors files are read, because a pickle can run code. Keys, shapes and types are compared with
 those of the network before a tensor is used.
 """
 
@@ -20,16 +20,23 @@ from denoised.model.errors import CheckpointError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-# Where there are no whole ones: the same in half precision.
+# The same in half precision, for folders that have nothing else.
 VARIANTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bf16.safetensors")
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 FLOATS = ("F64", "F32", "F16", "BF16")
-COUNTERS = ("I64",)  # of batches, that a norm has seen
+COUNTERS = ("I64",)  # a batch norm's num_batches_tracked, in the feature network of `model.evaluation`
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor lies: the file, its name there, its shape and type."""
+class StoredTensor:
+    """A tensor in a file, not read yet.
+
+    Attributes:
+        path: the file.
+        name: its name in the file.
+        shape: its shape.
+        dtype: its type, as safetensors names it.
+    """
 
     path: Path
     name: str
@@ -37,29 +44,32 @@ class Place:
     dtype: str
 
     def read(self) -> Tensor:
+        """Read the tensor."""
         with safe_open(self.path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(self.name)
             return tensor
 
 
 def read_weights(source: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that a network expects, in its types, from a file or the index of its shards.
+    """The tensors that a network expects, converted to its types.
+
+    source: a file, or the index of its shards; expected: the network's state dict.
 
     Raises:
-        CheckpointError: for a missing, broken or misleading file, and for tensors that are
-            missing, too many, of another shape or no numbers.
+        CheckpointError: for a missing or broken file, and for tensors that are missing, extra, or of another
+            shape or type.
     """
     files = _shards(source) if source.suffix == ".json" else [source]
-    places = _by_todays_names([place for file in files for place in _contents(file)], expected)
-    _compare(source, places, expected)
-    return {key: _read(places[key]).to(expected[key].dtype, copy=True) for key in expected}
+    tensors = _by_current_names([tensor for file in files for tensor in _contents(file)], expected)
+    _compare(source, tensors, expected)
+    return {key: _read(tensors[key]).to(expected[key].dtype, copy=True) for key in expected}
 
 
 def find_weights(folder: Path) -> Path:
-    """The file with the tensors, or the index of its shards.
+    """The file with the tensors of a folder, or the index of its shards.
 
     Raises:
-        CheckpointError: where there is none; a pickle is named as what it is, not opened.
+        CheckpointError: if there is none; a pickle is named, but never opened.
     """
     for name in (WEIGHTS, INDEX, *VARIANTS):
         if (folder / name).exists():
@@ -73,70 +83,73 @@ def find_weights(folder: Path) -> Path:
 def _shards(index: Path) -> list[Path]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f"{index}: weight_map is no list of tensors with their files")
+        raise CheckpointError(f"{index}: weight_map is not an object of tensor names and file names")
     for name in names.values():
         if Path(name).name != name or Path(name).suffix != ".safetensors":
-            raise CheckpointError(f"{index}: weight_map names {name!r}, which is no safetensors file beside it")
+            raise CheckpointError(f"{index}: weight_map names {name!r}, not a safetensors file in the same folder")
     return [index.parent / name for name in sorted(set(names.values()))]
 
 
-def _contents(path: Path) -> list[Place]:
+def _contents(path: Path) -> list[StoredTensor]:
     if not path.exists():
         raise CheckpointError(f"{path}: missing")
     try:
-        _check_start(path)
+        _check_first_bytes(path)
         with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-            return [Place(path, name, tuple(of.get_shape()), of.get_dtype()) for name, of in slices.items()]
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, not a dict
+            return [StoredTensor(path, name, tuple(of.get_shape()), of.get_dtype()) for name, of in slices.items()]
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: no whole safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from error
 
 
-def _check_start(path: Path) -> None:
-    """Say what a file is that only has the name of one."""
+def _check_first_bytes(path: Path) -> None:
+    """Refuse a Git LFS pointer or a pickle that is named like a safetensors file."""
     with path.open("rb") as file:
         start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights: run 'git lfs pull'")
-    # A safetensors file has its length in eight bytes, then JSON.
+    # A safetensors file starts with eight bytes of length, then JSON; a pickle with PROTO, or "PK" of a zip file.
     if start[8:9] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
         raise CheckpointError(f"{path}: is a pickle, which can run code: convert it to safetensors")
 
 
-def _by_todays_names(stored: Sequence[Place], expected: Mapping[str, Tensor]) -> dict[str, Place]:
-    """Places by the names that the network has for its tensors.
+def _by_current_names(stored: Sequence[StoredTensor], expected: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
+    """The stored tensors by the network's names for them.
 
-    A tensor that is there under its old and its new name counts once: first releases of diffusers
-    wrote some twice.
+    A tensor that a file holds under its old and its new name counts once: diffusers' first releases wrote
+    some of them twice.
     """
-    places: dict[str, Place] = {}
-    for place in stored:
-        key = place.name if place.name in expected else modernize_tensor_name(place.name)
-        other = places.setdefault(key, place)
-        if other is not place and not torch.equal(_read(other), _read(place)):
-            raise CheckpointError(f"{place.path}: holds {other.name!r} and {place.name!r}, one tensor, but they differ")
-    return places
+    tensors: dict[str, StoredTensor] = {}
+    for tensor in stored:
+        key = tensor.name if tensor.name in expected else modernize_tensor_name(tensor.name)
+        other = tensors.setdefault(key, tensor)
+        if other is not tensor and not torch.equal(_read(other), _read(tensor)):
+            names = f"{other.name!r} and {tensor.name!r}"
+            raise CheckpointError(f"{tensor.path}: holds {names}, two names of one tensor, with different values")
+    return tensors
 
 
-def _read(place: Place) -> Tensor:
+def _read(tensor: StoredTensor) -> Tensor:
     try:
-        return place.read()
+        return tensor.read()
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{place.path}: no whole safetensors file ({error})") from error
+        raise CheckpointError(f"{tensor.path}: not a complete safetensors file ({error})") from error
 
 
-def _compare(source: Path, found: Mapping[str, Place], wanted: Mapping[str, Tensor]) -> None:
-    if missing := sorted(wanted.keys() - found.keys()):
+def _compare(source: Path, found: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse keys, shapes and types that differ from the network's."""
+    if missing := sorted(expected.keys() - found.keys()):
         raise CheckpointError(f"{source}: lacks {missing[0]!r} ({len(missing)} tensor(s) missing)")
-    if extra := sorted(found.keys() - wanted.keys()):
+    if extra := sorted(found.keys() - expected.keys()):
         name = found[extra[0]].name
-        raise CheckpointError(f"{source}: holds {name!r}, which the config has no place for ({len(extra)} extra)")
-    for key in sorted(wanted):
-        place, shape = found[key], tuple(wanted[key].shape)
-        if place.shape != shape:
-            raise CheckpointError(f"{place.path}: {place.name!r} has shape {place.shape}, the config asks for {shape}")
-        types = FLOATS if wanted[key].is_floating_point() else COUNTERS
-        if place.dtype not in types:
+        raise CheckpointError(f"{source}: holds {name!r}, which the network does not have ({len(extra)} extra)")
+    for key in sorted(expected):
+        tensor, shape = found[key], tuple(expected[key].shape)
+        if tensor.shape != shape:
+            has = f"{tensor.name!r} has shape {tensor.shape}"
+            raise CheckpointError(f"{tensor.path}: {has}, the config asks for {shape}")
+        types = FLOATS if expected[key].is_floating_point() else COUNTERS
+        if tensor.dtype not in types:
             raise CheckpointError(
-                f"{place.path}: {place.name!r} is of type {place.dtype} (supported: {', '.join(types)})"
+                f"{tensor.path}: {tensor.name!r} is of type {tensor.dtype} (supported: {', '.join(types)})"
             )

@@ -30,7 +30,10 @@ DIFFUSERS_VERSION = "0.42.1"  # the release whose layout and defaults this packa
 def save_model(
     folder: Path, config: UNetConfig, weights: Mapping[str, Tensor], scheduler: Mapping[str, Any], card: CardFile
 ) -> None:
-    """Write a model folder; each file appears whole or not at all."""
+    """Write a model folder; each file appears complete or not at all.
+
+    weights: the network's state dict; scheduler: the content of `scheduler_config.json`, see `scheduler_config`.
+    """
     index = {
         "_class_name": "DDIMPipeline",
         "_diffusers_version": DIFFUSERS_VERSION,
@@ -51,7 +54,11 @@ def save_model(
 def scheduler_config(
     beta_schedule: str, prediction_type: str, timesteps: int = 1000, *, zero_snr: bool = False
 ) -> dict[str, Any]:
-    """`scheduler_config.json` of a model trained here: the sampling grid starts at the last timestep."""
+    """The content of `scheduler_config.json` for a model trained here.
+
+    Trailing spacing starts sampling at the last timestep, as Lin et al. 2023 (arXiv:2305.08891) recommend.
+    beta_schedule: a key of `BETAS`; prediction_type: one of `PREDICTION_TYPES`.
+    """
     start, end = beta_ends(timesteps)
     return {
         "_class_name": "DDIMScheduler",

@@ -63,9 +63,9 @@ def generate_images(
                 eta=settings.eta,
                 guidance_scale=settings.guidance_scale,
             )
-        images.extend(torch.from_numpy(model.decode(image)) for image in x0)
+        images.append(torch.from_numpy(model.decode(x0)))
         advance(len(part))
-    return torch.stack(images).permute(0, 3, 1, 2).contiguous()
+    return torch.cat(images).permute(0, 3, 1, 2).contiguous()
 
 
 def uniform_noise(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.errors import PlanError
+from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.pixel_model import PixelModel
 
 BYTE_WIDTH = 2 / 255  # of one byte value in [−1, 1], since bytes are k/127.5 − 1
@@ -70,11 +71,11 @@ def bits_per_dimension(
     seeds = range(len(images)) if seeds is None else seeds
     noise = torch.stack([_dequantization_noise(model.shape, seed) for seed in seeds])
     x0 = (images.double() + noise.double()) / 127.5 - 1
-    conditions = torch.stack([model.condition(label) for label in labels])
+    conditioning = model.encode([ConditioningRequest(label=label) for label in labels])
 
     def epsilon(x: Tensor, t: float, alpha: float, sigma: float) -> Tensor:
         times, alphas, sigmas = (torch.full((len(x),), value, device=model.device) for value in (t, alpha, sigma))
-        return model.believe(x, times, alphas, sigmas, conditions).epsilon
+        return model.denoise_with_grad(x, times, alphas, sigmas, conditioning).epsilon
 
     x0 = x0.float().to(model.device)
     flow = log_density(epsilon, model.schedule, x0, steps=steps, probes=probes, seeds=seeds)

@@ -1,9 +1,4 @@
-"""A served model is three verbs: condition, denoise, decode.
-
-`condition` runs once per image of a job, `denoise` many times on a batch of anybody's
-images, `decode` once per finished image and off the engine's thread. The caller knows
-neither what a condition holds nor what shape the network works in.
-"""
+"""A served model whose network works on pixels, conditioned on a class index or on nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from denoised.model.backends.graphs import GraphedUNet
-from denoised.model.backends.native.network import NativeUNet
+from denoised.model.backends.backend import Backend, EagerBackend
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
@@ -27,10 +19,19 @@ from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import PlanError
 from denoised.model.networks.unet import UNet
 from denoised.model.serving.card import ModelCard
+from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
+from denoised.model.serving.protocol import Pictures
+
+LABEL = "label"  # the one tensor of this model's conditioning: (B,) int64
 
 
 class PixelModel:
-    """A U-Net on pixels, conditioned on a class index (or not at all)."""
+    """A U-Net on pixels: a `ServedModel`.
+
+    Attributes:
+        unet: The network as it was loaded.
+        backend: What evaluates it; the network itself until another is assigned (`model.backends.selection`).
+    """
 
     def __init__(
         self,
@@ -41,7 +42,8 @@ class PixelModel:
         clipping: Clipping,
         card: ModelCard,
     ) -> None:
-        self.unet: UNet | NativeUNet | GraphedUNet = unet.eval().requires_grad_(False)
+        self.unet = unet.eval().requires_grad_(False)
+        self.backend: Backend = EagerBackend(self.unet)
         self.schedule = schedule
         self.prediction_type = prediction_type
         self.grid = grid
@@ -55,87 +57,102 @@ class PixelModel:
         """(C, H, W) of the tensor that is denoised."""
         return (self.card.channels, self.card.height, self.card.width)
 
+    @property
+    def min_pipelined_images(self) -> int | None:
+        """See `ServedModel`."""
+        return self.backend.min_pipelined_images
+
     def plan(
         self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
     ) -> Plan:
-        """The plan for a request on this model's noise schedule; made once, then remembered.
+        """Compile the plan of a request on this model's noise schedule; the last 256 plans are cached.
 
-        spacing, karras: which levels it visits (`model.diffusion.grids`); None: as the model's own files say.
+        spacing, karras: which noise levels it visits (`model.diffusion.grids`); None: as the model's own files say.
 
         Raises:
-            PlanError: for what the sampler does not offer.
+            PlanError: for values that the sampler does not offer.
         """
         return self._compile(sampler, steps, eta, spacing, karras)
 
-    def condition(self, label: int | None) -> Tensor:
-        """What `denoise` needs to know of one image: () int64, the class, K for "no label".
+    def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
+        """Encode class indices: `label` (B,) int64, where K stands for "no label".
 
         Raises:
-            PlanError: for no label, where the network knows no class of that meaning.
+            PlanError: for a request without a label, if the network was trained with labels alone.
         """
-        if label is None and not self.card.unconditional:
-            raise PlanError(f"label = null: {self.card.name} was trained with labels alone, so it needs one")
-        return torch.tensor(len(self.card.labels) if label is None else label)
+        return Conditioning({LABEL: torch.tensor([self._label_index(request) for request in requests])})
 
     @torch.inference_mode()
-    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate:
-        """x: (B, C, H, W) at levels t, α, σ (B,); conditions: (B,) of `condition`. Row by row independent."""
-        return self.believe(x, t, alpha, sigma, conditions)
-
-    @property
-    def flies_from(self) -> int | None:
-        """Images from which on it is better to have two evaluations of half of them each begun at any time (`begin`)
-        than one of all; None: never. Then the network needs no rest while what it said is worked on."""
-        return self.unet.flies_from if isinstance(self.unet, NativeUNet) else None
+    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
+        """Estimate (x̂_0, ε̂) of x (B, C, H, W) at levels t, α, σ (B,)."""
+        return self.denoise_with_grad(x, t, alpha, sigma, conditioning)
 
     @torch.inference_mode()
-    def begin(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Callable[[], Estimate]:
-        """`denoise`; what is returned waits for it, where the network can be at work meanwhile. For few images that
-        takes longer: one thread is at each.
+    def begin(
+        self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
+    ) -> Callable[[], Estimate]:
+        """Begin what `denoise` does, in the background if the backend can, and return a function that waits for it.
+
+        A pipelined evaluation gives each image to one thread, so for few images it takes longer than `denoise`.
         """
-        if not isinstance(self.unet, NativeUNet):
-            known = self.denoise(x, t, alpha, sigma, conditions)
-            return lambda: known
-        output = self.unet.begin(x, t, self._labels(conditions))
-        return lambda: self._read(output(), x, alpha, sigma)
+        output = self.backend.begin(x, t, self._labels(conditioning))
+        return lambda: self._estimate(output(), x, alpha, sigma)
 
-    def believe(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate:
-        """`denoise`, for those who differentiate it."""
-        return self._read(self.unet(x, t, self._labels(conditions)), x, alpha, sigma)
-
-    def _labels(self, conditions: Tensor) -> Tensor | None:
-        return conditions.to(self.device) if self.unet.class_embedding is not None else None
-
-    def _read(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
-        """What the network says of x."""
-        mean, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]  # of 2·C channels, the second half
-        known = estimate_from_output(mean, x, alpha, sigma, self.prediction_type)
-        if not variance.shape[1]:
-            return known
-        variance_output = (variance + 1) / 2 if self.grid.variance_type == "learned_range" else variance
-        return replace(known, variance_output=variance_output)
+    def denoise_with_grad(
+        self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
+    ) -> Estimate:
+        """`denoise` outside of inference mode, for callers that differentiate it by x."""
+        return self._estimate(self.backend(x, t, self._labels(conditioning)), x, alpha, sigma)
 
     def score(
         self, x: Tensor, t: Tensor | float, label: str | int | Sequence[str | int | None] | None = None
     ) -> Tensor:
-        """∇_x log p_t(x | label) = −ε̂/σ_t (Song et al. 2021, arXiv:2011.13456), as the network knows it.
+        """∇_x log p_t(x | label) = −ε̂/σ_t (Song et al. 2021, arXiv:2011.13456), as the network estimates it.
 
-        x: (B, C, H, W), scaled as x_t = α_t·x_0 + σ_t·ε; t: (B,) or one for all, in timesteps, 0 … T − 1,
-        between them too; label: a class by name or index, one for each image, or None for the score of all
-        classes. Returns (B, C, H, W).
+        x: (B, C, H, W), scaled as x_t = α_t·x_0 + σ_t·ε; t: (B,) or one for all, in timesteps 0 … T − 1, fractions
+        allowed; label: a class by name or index, one per image, or None for the unconditional score.
+        Returns (B, C, H, W).
 
         Raises:
-            PlanError: for a shape, a time or a class that the model does not know.
+            PlanError: for a shape, a time or a class that the model does not take.
         """
         if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
             raise PlanError(f"x of shape {tuple(x.shape)} is not (B, C, H, W) with (C, H, W) = {self.shape}")
         times, alpha, sigma = self._level(t, len(x))
         labels = [label] * len(x) if label is None or isinstance(label, str | int) else list(label)
-        conditions = torch.stack([self.condition(self._class(each)) for each in labels])
-        known = self.denoise(x.to(self.device), times, alpha, sigma, conditions)
-        return score_from_epsilon(known.epsilon, sigma)
+        conditioning = self.encode([ConditioningRequest(label=self._class_index(each)) for each in labels])
+        found = self.denoise(x.to(self.device), times, alpha, sigma, conditioning)
+        return score_from_epsilon(found.epsilon, sigma)
 
-    def _class(self, label: str | int | None) -> int | None:
+    def decode(self, x0: Tensor) -> Pictures:
+        """x_0 (B, C, H, W) in [−1, 1] → (B, H, W, C) bytes, (x + 1)·127.5 rounded half to even, as diffusers does."""
+        pixels = ((x0.float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).numpy()
+
+    def preview(self, x0: Tensor) -> Pictures:
+        """The same as `decode`: there is no decoder network to save."""
+        return self.decode(x0)
+
+    def _label_index(self, request: ConditioningRequest) -> int:
+        if request.label is None and not self.card.unconditional:
+            raise PlanError(f"label = null: {self.card.name} was trained with labels alone, so it needs one")
+        return len(self.card.labels) if request.label is None else request.label
+
+    def _labels(self, conditioning: Conditioning) -> Tensor | None:
+        """The label that the network takes; None if it has no classes."""
+        return conditioning[LABEL].to(self.device) if self.unet.class_embedding is not None else None
+
+    def _estimate(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
+        """Read the network's output for x."""
+        mean, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]  # a learned variance has C more channels
+        result = estimate_from_output(mean, x, alpha, sigma, self.prediction_type)
+        if not variance.shape[1]:
+            return result
+        # learned_range: v in [−1, 1] interpolates between log β̃ and log β (Nichol & Dhariwal 2021, eq. 15).
+        variance_output = (variance + 1) / 2 if self.grid.variance_type == "learned_range" else variance
+        return replace(result, variance_output=variance_output)
+
+    def _class_index(self, label: str | int | None) -> int | None:
         index = self.card.class_index(label) if label is not None else None
         if label is not None and index is None:
             raise PlanError(f"label = {label!r} is no class of this model ({len(self.card.labels)} classes from 0)")
@@ -149,11 +166,6 @@ class PixelModel:
             raise PlanError(f"t = {t} is outside 0 … {last}")
         alpha, sigma = (torch.from_numpy(level).float() for level in self.schedule.levels_at(times.numpy()))
         return times.float().to(self.device), alpha.to(self.device), sigma.to(self.device)
-
-    def decode(self, x0: Tensor) -> npt.NDArray[np.uint8]:
-        """x_0 (C, H, W) in [−1, 1] → (H, W, C) bytes, (x + 1)·127.5 rounded half to even, as diffusers does."""
-        pixels = ((x0.float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        return pixels.permute(1, 2, 0).numpy()
 
     def _compile_plan(self, sampler: str, steps: int, eta: float, spacing: str | None, karras: bool | None) -> Plan:
         grid = replace(

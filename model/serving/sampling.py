@@ -1,6 +1,6 @@
 """The whole reverse diffusion of a few images at once, without a server.
 
-The running batch in `worker.engine.engine` does the same for everybody; this loop serves training
+The running batch in `worker.engine.engine` does the same for every job at once; this loop serves training
 grids, tests and anyone who wants to read the algorithm in twenty lines.
 """
 
@@ -11,19 +11,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from denoised.model.diffusion.guidance import apply_guidance
+from denoised.model.diffusion.guidance import apply_guidance, is_guided
 from denoised.model.diffusion.plans import advance, apply_learned_variance
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.conditioning import ConditioningRequest
+from denoised.model.serving.protocol import ServedModel
 
 
 def initial_noise(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    """One draw of unit noise in an image's own shape: CPU, float32, whatever device follows."""
+    """One draw of unit noise in an image's own shape: always on the CPU and in float32, whatever device follows."""
     return torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
 @torch.inference_mode()
 def sample(
-    model: PixelModel,
+    model: ServedModel,
     labels: Sequence[int | None],
     *,
     seed: int = 0,
@@ -35,10 +36,10 @@ def sample(
     guidance_scale: float = 1.0,
     guidance_rescale: float = 0.0,
 ) -> Tensor:
-    """Images for `labels`, image k from seed + k. Returns x_0 (B, C, H, W) about [−1, 1].
+    """Sample one image per label, image k from seed + k. Returns x_0 (B, C, H, W) about [−1, 1].
 
     Raises:
-        PlanError: for a sampler, steps, η or levels that are not offered.
+        PlanError: for a sampler, steps, η, levels or labels that the model does not offer.
     """
     plan = model.plan(sampler, steps, eta, spacing, karras)
     count, device = len(labels), model.device
@@ -47,19 +48,20 @@ def sample(
     def draw() -> Tensor:
         return torch.stack([initial_noise(generator, model.shape) for generator in generators]).to(device)
 
-    registers = torch.zeros(count, plan.registers, *model.shape, device=device)
+    registers = torch.zeros(count, plan.registers, *model.shape, device=device)  # (B, R, C, H, W), x first
     registers[:, 0] = plan.initial_scale * draw()
-    conditions = torch.stack([model.condition(label) for label in labels])
-    guided = torch.full((count,), guidance_scale != 1.0, device=device)
-    nothing = torch.stack([model.condition(None) for _ in labels]) if guided.any() else conditions
+    requests = [ConditioningRequest(label=label) for label in labels]
+    conditioning = model.encode(requests)
+    unconditional = model.encode([each.unconditional() for each in requests]) if is_guided(guidance_scale) else None
+    guided = torch.full((count,), unconditional is not None, device=device)
     for row in range(plan.evaluations):
         x = registers[:, 0]
         t, alpha, sigma, log_variance_range = (
             _filled(table[row], count, device) for table in (plan.t, plan.alpha, plan.sigma, plan.log_variance_range)
         )
-        estimate = model.denoise(x, t, alpha, sigma, conditions)
-        if guidance_scale != 1.0:
-            without = model.denoise(x, t, alpha, sigma, nothing)
+        estimate = model.denoise(x, t, alpha, sigma, conditioning)
+        if unconditional is not None:
+            without = model.denoise(x, t, alpha, sigma, unconditional)
             scale = _filled(guidance_scale, count, device)
             amount = _filled(guidance_rescale, count, device) if guidance_rescale else None
             estimate = apply_guidance(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)

@@ -24,7 +24,7 @@ def save_sample_grid(trainer: Trainer, folder: RunFolder, rows: int = 4, columns
     model = load_model(folder.model, device=str(trainer.device))
     columns = min(len(trainer.dataset.labels), columns)
     labels = list(range(columns)) * rows
-    images = [model.decode(x0) for x0 in sample(model, labels, steps=20, guidance_scale=2.0)]
+    images = list(model.decode(sample(model, labels, steps=20, guidance_scale=2.0)))
     grid = contact_sheet(images, columns)
     write_atomically(folder.sample_grid(trainer.images_seen), lambda temporary: grid.save(temporary, format="png"))
 

@@ -1,4 +1,4 @@
-"""What the tests of `app` share: apps over a real Valkey, and jobs put into its store without a worker."""
+"""Fixtures for the tests of `app`: apps over a real Valkey, and a fake worker that writes to its store."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from denoised.app.http.protocols import HttpProtocol, SocketProtocol
 from denoised.app.main import create_app
 from denoised.app.services import Services
 from denoised.app.settings import ApiSettings
-from denoised.jobs.record import Image, JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import Image, JobRecord, QueueEstimate
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import Store
 from denoised.jobs.update import JobUpdate
+from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard
 from tests.harness import start
 
@@ -70,20 +71,20 @@ def _request(**fields: Any) -> SamplingRequest:
     return SamplingRequest(**given)
 
 
-class Desk:
-    """What a worker does to the store, done by hand."""
+class FakeWorker:
+    """Writes to the store what a worker would write."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
         self.store = Store(client)
 
     def serve(self, *cards: ModelCard, name: str = "worker-1", speed: float | None = None) -> None:
-        """Let a worker of these models live."""
+        """Report a live worker that serves these models."""
         models = [card.model_dump() for card in cards or (_card(),)]
-        self.store.report(WorkerReport(name, models, 16, 0, 0, speed), ttl=600)
+        self.store.workers.report(WorkerReport(name, models, 16, 0, 0, speed), ttl=600)
 
     def create(self, job_id: str | None = None, owner: str = "", at: float | None = None, **fields: Any) -> str:
-        """A queued job that stands in no queue of RQ."""
+        """A queued job that is in no RQ queue."""
         created = time.time() if at is None else at
         record = JobRecord(job_id or uuid.uuid4().hex, owner, _request(**fields), created)
         with self.client.pipeline() as pipeline:
@@ -96,13 +97,13 @@ class Desk:
         return start(self.store, job_id, "worker-1")
 
     def progress(self, job_id: str, attempt: int, number: int, *events: dict[str, Any]) -> None:
-        """A write of a running attempt; without events, one of progress."""
+        """An update of a running attempt; by default, it has a progress event."""
         progress = {"type": "progress", "step": number, "steps": 20, "evaluations": number}
         fields = {"step": number, "evaluations": number, "mean_batch": 1.5}
         assert self.store.write(JobUpdate(job_id, attempt, number, fields=fields, events=list(events) or [progress]))
 
     def finish(self, job_id: str, attempt: int, number: int = 10**9, data: bytes = PICTURE) -> Image:
-        """Let a job of one image succeed."""
+        """Let a job with one image succeed."""
         record = self.store.job(job_id)
         assert record is not None
         sha256 = hashlib.sha256(data).hexdigest()
@@ -116,7 +117,7 @@ class Desk:
         return image
 
     def succeeded(self, **fields: Any) -> str:
-        """A job that is done."""
+        """A job that has succeeded."""
         job_id = self.create(**fields)
         self.finish(job_id, self.start(job_id))
         return job_id
@@ -131,41 +132,41 @@ def _json(image: Image) -> str:
 
 @pytest.fixture(scope="session")
 def card_of() -> Callable[..., ModelCard]:
-    """`card_of(**fields)`: the card of a model of shoes."""
+    """`card_of(**fields)`: the card of the model `shoes`."""
     return _card
 
 
 @pytest.fixture(scope="session")
 def request_of() -> Callable[..., SamplingRequest]:
-    """`request_of(**fields)`: a resolved request for shoes."""
+    """`request_of(**fields)`: a resolved request for `shoes`."""
     return _request
 
 
 @pytest.fixture
-def desk(client: redis.Redis) -> Desk:
-    """The hand of a worker on an empty Valkey; no worker lives yet."""
-    return Desk(client)
+def fake_worker(client: redis.Redis) -> FakeWorker:
+    """A fake worker on an empty Valkey; it has not reported yet."""
+    return FakeWorker(client)
 
 
 @pytest.fixture
-def browse(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestClient]]:
-    """`browse(keys=…, **settings)`: a client of a running app; with keys, one that sends the first of them."""
+def make_client(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestClient]]:
+    """`make_client(keys=…, **settings)`: a client of a new app; it sends the first of the keys."""
     with ExitStack() as stack:
 
-        def browse(keys: tuple[str, ...] = (), redis_url: str = valkey_url, **settings: Any) -> TestClient:
-            app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.of(keys), **settings))
+        def make_client(keys: tuple[str, ...] = (), redis_url: str = valkey_url, **settings: Any) -> TestClient:
+            app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.from_keys(keys), **settings))
             headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
             browser = TestClient(app, base_url="http://127.0.0.1:8000", headers=headers)
             services: Services = app.state.services
             stack.callback(services.store.client.close)
             return stack.enter_context(browser)
 
-        yield browse
+        yield make_client
 
 
 def _listening(stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), **settings: Any) -> str:
-    """The URL of an app that listens on a socket, in a thread of this process, until the stack is closed."""
-    app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.of(keys), **settings))
+    """The URL of an app that runs in a thread of this process until the stack is closed."""
+    app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.from_keys(keys), **settings))
     protocols: dict[str, Any] = {"http": HttpProtocol, "ws": SocketProtocol}
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2, **protocols))
     thread = threading.Thread(target=server.run)
@@ -180,45 +181,45 @@ def _listening(stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), **s
 
 
 @pytest.fixture
-def listen(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., str]]:
-    """`listen(keys=…, **settings)`: the URL of an app on a socket."""
+def start_server(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., str]]:
+    """`start_server(keys=…, **settings)`: the URL of a new app on a TCP socket."""
     with ExitStack() as stack:
         yield lambda **settings: _listening(stack, valkey_url, **settings)
 
 
 @pytest.fixture(scope="session")
-def _standing(valkey_url: str) -> Iterator[str]:
+def _shared_server(valkey_url: str) -> Iterator[str]:
     with ExitStack() as stack:
         yield _listening(stack, valkey_url)
 
 
 @pytest.fixture
-def url(_standing: str, desk: Desk) -> str:
-    """Of an app on a socket that tests share: without keys, its Redis empty but for a worker of `shoes`."""
-    desk.serve(speed=1000.0)
-    return _standing
+def url(_shared_server: str, fake_worker: FakeWorker) -> str:
+    """The URL of an app that tests share: without keys, with an empty Redis and a worker that serves `shoes`."""
+    fake_worker.serve(speed=1000.0)
+    return _shared_server
 
 
 @pytest.fixture
-def api(browse: Callable[..., TestClient], desk: Desk) -> TestClient:
+def api(make_client: Callable[..., TestClient], fake_worker: FakeWorker) -> TestClient:
     """A client of an app without keys; a worker serves `shoes`."""
-    desk.serve()
-    return browse()
+    fake_worker.serve()
+    return make_client()
 
 
 @pytest.fixture
 def services(api: TestClient) -> Services:
-    """What the routes of `api` work with."""
+    """The services of the app behind `api`."""
     services: Services = api.app.state.services  # type: ignore[attr-defined]
     return services
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path) -> str:
-    """The URL of a Redis that is not there."""
-    return f"unix://{tmp_path}/nobody.sock"
+def missing_redis_url(tmp_path: Path) -> str:
+    """The URL of a Redis that does not exist."""
+    return f"unix://{tmp_path}/missing.sock"
 
 
 @pytest.fixture
-def outlook() -> QueueEstimate:
+def estimate() -> QueueEstimate:
     return QueueEstimate(0, None)

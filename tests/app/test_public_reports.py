@@ -1,4 +1,4 @@
-"""What went wrong at the doors of other services, by the report that tells of it."""
+"""Faults of other services' APIs; each test names the public report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from denoised.app.routes import events
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 LOCAL = "ws://127.0.0.1:8000"
 
 NAMES = [
@@ -35,8 +35,8 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_models_name_is_looked_up_and_never_a_path(name: str, api: TestClient, client: redis.Redis) -> None:
-    """InvokeAI#133, ComfyUI#12285: and no queue of that name comes to be."""
+def test_a_model_name_is_never_used_as_a_path(name: str, api: TestClient, client: redis.Redis) -> None:
+    """InvokeAI#133, ComfyUI#12285. No queue of that name is created, either."""
     before = set(client.scan_iter("rq:*"))
     answer = api.post("/generate", json={"model": name})
     assert answer.status_code == 422, answer.text
@@ -45,17 +45,17 @@ def test_a_models_name_is_looked_up_and_never_a_path(name: str, api: TestClient,
     assert set(client.scan_iter("rq:*")) == before
 
 
-def test_a_name_with_two_dots_in_it_is_a_name(browse: Browse, desk: Any, card_of: Any) -> None:
+def test_a_model_name_may_contain_two_dots(make_client: MakeClient, fake_worker: Any, card_of: Any) -> None:
     """ComfyUI#13742: a..b was refused."""
-    desk.serve(card_of(name="a..b"))
-    assert browse().post("/generate", json={"model": "a..b"}).status_code == 202
+    fake_worker.serve(card_of(name="a..b"))
+    assert make_client().post("/generate", json={"model": "a..b"}).status_code == 202
 
 
-def test_no_file_of_the_front_end_is_opened_for_a_request(api: TestClient, desk: Any, tmp_path: Path) -> None:
-    """A1111#12822: `/file=`, and what looks like it."""
+def test_no_request_reads_a_file_of_the_server(api: TestClient, fake_worker: Any, tmp_path: Path) -> None:
+    """A1111#12822: `/file=` and similar paths."""
     secret = tmp_path / "secret"
     secret.write_text("the-secret")
-    desk.succeeded(job_id="0" * 32)
+    fake_worker.succeeded(job_id="0" * 32)
     job = f"/jobs/{'0' * 32}"
     for path in (f"/file={secret}", f"/playground/../../..{secret}", f"/jobs/{secret}", f"{job}/images/{secret}"):
         answer = api.get(path)
@@ -63,12 +63,12 @@ def test_no_file_of_the_front_end_is_opened_for_a_request(api: TestClient, desk:
         assert "the-secret" not in answer.text
 
 
-def test_every_route_and_socket_hides_another_keys_job(browse: Browse, desk: Any) -> None:
-    """All that the document names with a job in its path, and whatever is added to it."""
-    desk.serve()
-    api = browse(keys=("one", "two"))
+def test_every_route_and_socket_hides_the_jobs_of_other_keys(make_client: MakeClient, fake_worker: Any) -> None:
+    """Every path of the OpenAPI document that has a job id."""
+    fake_worker.serve()
+    api = make_client(keys=("one", "two"))
     job_id = api.post("/generate", json={"preview_every": 1}).json()["id"]
-    desk.finish(job_id, desk.start(job_id))
+    fake_worker.finish(job_id, fake_worker.start(job_id))
     yours = {"Authorization": "Bearer two"}
     seen = []
     for path, item in api.get("/openapi.json").json()["paths"].items():
@@ -98,7 +98,7 @@ def test_every_route_and_socket_hides_another_keys_job(browse: Browse, desk: Any
 SCRIPT = "<img src=x onerror=alert(1)>"
 
 
-def test_what_a_client_writes_is_never_served_as_a_page(api: TestClient) -> None:
+def test_client_input_is_never_served_as_html(api: TestClient) -> None:
     """ComfyUI's CVE-2024-10099, ComfyUI_PromptManager#109."""
     answers = [
         api.post("/generate", json={"label": SCRIPT}),
@@ -116,22 +116,20 @@ def test_what_a_client_writes_is_never_served_as_a_page(api: TestClient) -> None
 
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
-def test_a_picture_is_served_as_exactly_what_it_is(format: str, api: TestClient, desk: Any) -> None:
-    job_id = desk.succeeded(format=format)
+def test_a_picture_is_served_with_its_media_type_and_nosniff(format: str, api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.succeeded(format=format)
     answer = api.get(f"/jobs/{job_id}/images/0", headers={"Accept": "text/html"})
     assert answer.headers["content-type"] == f"image/{format}"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_page_of_the_list_costs_the_same_after_two_thousand_jobs(
-    api: TestClient, desk: Any, client: redis.Redis
-) -> None:
+def test_listing_costs_the_same_after_two_thousand_jobs(api: TestClient, fake_worker: Any, client: redis.Redis) -> None:
     """ComfyUI#8176: listing cost grew with history."""
     for k in range(20):
-        desk.create(at=1000.0 + k)
+        fake_worker.create(at=1000.0 + k)
     few = _listing_seconds(api)
     for k in range(2000):
-        desk.create(at=2000.0 + k)
+        fake_worker.create(at=2000.0 + k)
     page = api.get("/jobs", params={"limit": 100})
     assert len(page.json()["jobs"]) == 100
     assert len(page.content) < 1_000_000
@@ -147,15 +145,15 @@ def _listing_seconds(api: TestClient) -> float:
     return min(took)
 
 
-def test_a_quiet_stream_is_kept_open_by_pings(api: TestClient, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pings_keep_a_quiet_stream_open(api: TestClient, fake_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """girder#797, flask-sse#3: proxies cut a silent stream after a minute."""
     assert events.PING_SECONDS <= 15
     monkeypatch.setattr(events, "PING_SECONDS", 0.05)
-    job_id = desk.create()
+    job_id = fake_worker.create()
 
     def end_it() -> None:
         time.sleep(0.4)
-        desk.store.cancel(job_id)
+        fake_worker.store.cancel(job_id)
 
     ending = threading.Thread(target=end_it)
     ending.start()

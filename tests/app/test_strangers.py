@@ -1,4 +1,4 @@
-"""Without API keys only this machine is served, whatever a caller says of itself."""
+"""Without API keys, only this machine is served."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from denoised.app.launch.cli import cli
 
 @pytest.mark.parametrize("command", ["serve", "api"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
-def test_without_keys_nothing_listens_beyond_this_machine(command: str, host: str) -> None:
+def test_without_keys_the_server_listens_only_locally(command: str, host: str) -> None:
     refused = CliRunner().invoke(cli, [command, "--host", host])
     assert refused.exit_code == 1
     assert refused.stderr.count("\n") == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from tests.journeys.conftest import PATIENCE, service, start_service
+from tests.journeys.conftest import TIMEOUT, service, start_service
 
 __all__ = ["service", "start_service"]  # fixtures of tests/journeys, for this folder
 
@@ -51,7 +51,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
     ) -> Page:
         context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
         contexts.append(context)
-        context.set_default_timeout(PATIENCE * 1000)
+        context.set_default_timeout(TIMEOUT * 1000)
         for name, value in (storage or {}).items():
             context.add_init_script(f"localStorage.getItem({name!r}) ?? localStorage.setItem({name!r}, {value!r})")
         page = context.new_page()

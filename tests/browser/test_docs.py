@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_playground import overflow, violations
-from tests.journeys.conftest import PATIENCE
+from tests.journeys.conftest import TIMEOUT
 
 pytestmark = pytest.mark.browser
 
@@ -42,13 +42,15 @@ def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_wor
     page.locator("summary", has_text="Sample pictures").click()
     opened = page.locator("details[open]")
     expect(opened.locator(".fields > li", has_text="guidance_rescale")).to_contain_text("number, 0 … 1 or null")
-    expect(opened.locator(".fields > li", has_text="preview_every")).to_contain_text("0 = none, if left out")
+    expect(opened.locator(".fields > li", has_text="preview_every")).to_contain_text("default 0")
+    expect(opened.locator(".fields > li", has_text="preview_every")).to_contain_text("0 = no frames")
+    expect(opened.locator(".fields > li", has_text="guidance_scale")).to_contain_text("default: the model’s")
     expect(opened.locator(".fields > li", has_text="Too much work waits")).to_contain_text("429 ProblemObject")
     opened.locator(".fields a", has_text="JobObject").first.click()
     expect(page.locator("details[id=JobObject]")).to_have_attribute("open", "")
     line = opened.first.locator("pre").inner_text()
     done = subprocess.run(
-        ["bash", "-c", f"{line} -w '%{{http_code}}' -o job.json"], cwd=tmp_path, capture_output=True, timeout=PATIENCE
+        ["bash", "-c", f"{line} -w '%{{http_code}}' -o job.json"], cwd=tmp_path, capture_output=True, timeout=TIMEOUT
     )
     assert done.stdout == b"202", (line, done.stderr)
 
@@ -73,7 +75,7 @@ def test_the_page_asks_for_a_key_if_the_server_needs_one(
     assert violations(page) == []
     page.get_by_label("API key").fill("a-guess")
     page.keyboard.press("Enter")
-    expect(page.locator("#login-error")).to_contain_text("The API key is not known.")
+    expect(page.locator("#login-error")).to_contain_text("The API key is unknown.")
     page.get_by_label("API key").fill("a-key-of-ours")
     page.keyboard.press("Enter")
     page.locator("summary", has_text="Sample pictures").click()

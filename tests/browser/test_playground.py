@@ -20,7 +20,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.journeys.conftest import PATIENCE, wait_for
+from tests.journeys.conftest import TIMEOUT, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -28,7 +28,7 @@ Open = Callable[..., Page]
 
 PAGE_BYTES = 150_000  # the page and everything that it loads at first
 VIEWER = "section.viewer"
-expect.set_options(timeout=PATIENCE * 1000)
+expect.set_options(timeout=TIMEOUT * 1000)
 
 
 # Records what the page shows in every animation frame of a running job.
@@ -198,7 +198,7 @@ def test_copied_commands_make_the_same_bytes_again(open_page: Open, quiet: Any, 
         page.locator(VIEWER).get_by_role("button", name=words).click()
         expect(page.locator("#viewer-note")).to_contain_text("to the clipboard")
         copied = page.evaluate("navigator.clipboard.readText()")
-        subprocess.run([*program, copied], cwd=folder, check=True, timeout=PATIENCE)
+        subprocess.run([*program, copied], cwd=folder, check=True, timeout=TIMEOUT)
         assert {hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("ankle-boot-21.png")} == made
 
 
@@ -377,7 +377,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_for_the_tab(
     assert violations(page) == []
     page.get_by_label("API key").fill("a-guess")
     page.keyboard.press("Enter")
-    expect(page.locator("#login-error")).to_contain_text("The API key is not known.")
+    expect(page.locator("#login-error")).to_contain_text("The API key is unknown.")
     page.get_by_label("API key").fill("a-key-of-ours")
     page.keyboard.press("Enter")
     expect(page.locator("#status-text")).to_have_text("ready")

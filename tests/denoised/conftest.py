@@ -1,5 +1,23 @@
 """The client's tests run against the front end that `tests/app` starts."""
 
-from tests.app.conftest import _standing, browse, card_of, desk, listen, nowhere, request_of, url
+from tests.app.conftest import (
+    _shared_server,
+    card_of,
+    fake_worker,
+    make_client,
+    missing_redis_url,
+    request_of,
+    start_server,
+    url,
+)
 
-__all__ = ["_standing", "browse", "card_of", "desk", "listen", "nowhere", "request_of", "url"]
+__all__ = [
+    "_shared_server",
+    "card_of",
+    "fake_worker",
+    "make_client",
+    "missing_redis_url",
+    "request_of",
+    "start_server",
+    "url",
+]

@@ -1,4 +1,4 @@
-"""The commands that ask a server, against the real API: what they print for people and programs, how they end."""
+"""The commands that call a server, against the real API: their output for people and programs, and exit codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def run(url: str) -> Run:
-    """`run("jobs", …)`: a command against an API that a worker of `shoes` serves."""
+    """`run("jobs", …)` runs a command against an API with a worker that serves the model `shoes`."""
     return lambda command, *arguments: invoke(command, "--url", url, *map(str, arguments))
 
 
@@ -45,14 +45,14 @@ def one_line(outcome: Result) -> str:
     return str(outcome.stderr)
 
 
-def test_the_version_is_that_of_the_project(repository: Path) -> None:
+def test_version_prints_the_projects_version(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     outcome = invoke("--version")
     assert (outcome.exit_code, outcome.stdout) == (0, f"denoised {project['version']}\n")
 
 
-def test_jobs_are_lines_for_programs(run: Run, desk: Any) -> None:
-    old, new = desk.succeeded(), desk.create(label=0, label_name="sneaker", n=3)
+def test_jobs_prints_tab_separated_lines_when_piped(run: Run, fake_worker: Any) -> None:
+    old, new = fake_worker.succeeded(), fake_worker.create(label=0, label_name="sneaker", n=3)
     lines = [line.split("\t") for line in run("jobs").stdout.splitlines()]
     assert [line[:6] for line in lines] == [
         [new, "queued", "shoes", "sneaker", "3", "0/20"],
@@ -62,10 +62,12 @@ def test_jobs_are_lines_for_programs(run: Run, desk: Any) -> None:
     assert [line.split("\t")[0] for line in run("jobs", "--status", "succeeded").stdout.splitlines()] == [old]
 
 
-def test_what_is_listed_is_set_by_the_environment_too(run: Run, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_set_the_options_of_jobs_and_top(
+    run: Run, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(2):
-        waiting = desk.create()
-    desk.succeeded()
+        waiting = fake_worker.create()
+    fake_worker.succeeded()
     monkeypatch.setenv("DENOISED_STATUS", "queued")
     monkeypatch.setenv("DENOISED_LIMIT", "1")
     assert [line.split("\t")[0] for line in run("jobs").stdout.splitlines()] == [waiting]
@@ -74,8 +76,8 @@ def test_what_is_listed_is_set_by_the_environment_too(run: Run, desk: Any, monke
     assert run("top", "--interval", 0.5).exit_code == 0
 
 
-def test_every_command_speaks_json(run: Run, desk: Any) -> None:
-    done, waiting = desk.succeeded(), desk.create()
+def test_every_command_prints_json(run: Run, fake_worker: Any) -> None:
+    done, waiting = fake_worker.succeeded(), fake_worker.create()
     assert [job["id"] for job in json.loads(run("jobs", "--json").stdout)["jobs"]] == [waiting, done]
     assert json.loads(run("job", done, "--json").stdout)["images"][0]["seed"] == 7
     assert [model["name"] for model in json.loads(run("models", "--json").stdout)["models"]] == ["shoes"]
@@ -87,32 +89,32 @@ def test_every_command_speaks_json(run: Run, desk: Any) -> None:
     assert (lines.exit_code, lines.stderr) == (1, "")
 
 
-def test_a_job_is_told_with_all_that_is_known_of_it(run: Run, desk: Any) -> None:
-    failed = desk.create()
+def test_job_prints_everything_about_a_job(run: Run, fake_worker: Any) -> None:
+    failed = fake_worker.create()
     error = {"code": "nan_output", "message": "not a number"}
-    desk.store.write(ending(desk.store.job(failed), "failed", error))
+    fake_worker.store.write(ending(fake_worker.store.job(failed), "failed", error))
     facts = dict(line.split("\t") for line in run("job", failed).stdout.splitlines())
     assert (facts["id"], facts["status"], facts["error"]) == (failed, "failed", "nan_output: not a number")
-    facts = dict(line.split("\t") for line in run("job", desk.succeeded()).stdout.splitlines())
+    facts = dict(line.split("\t") for line in run("job", fake_worker.succeeded()).stdout.splitlines())
     assert re.search(r"^/jobs/\w+/images/0  sha256 [0-9a-f]{64}$", facts["image 0"])
 
 
-def test_cancel_says_what_it_ended_and_what_it_could_not(run: Run, desk: Any) -> None:
-    one, over, two = desk.create(), desk.succeeded(), desk.create()
+def test_cancel_reports_canceled_jobs_and_those_it_cannot_cancel(run: Run, fake_worker: Any) -> None:
+    one, over, two = fake_worker.create(), fake_worker.succeeded(), fake_worker.create()
     outcome = run("cancel", one, over, "nothing", two)
     assert outcome.exit_code == 1
     assert outcome.stdout.splitlines() == [f"job {job} was canceled" for job in (one, two)]
     first, second = outcome.stderr.splitlines()
     assert "has already succeeded" in first
-    assert 'there is no job "nothing"' in second
+    assert 'job "nothing" not found' in second
     assert run("cancel", one).exit_code == 0
 
 
-def test_models_are_lines_for_programs(run: Run) -> None:
+def test_models_prints_tab_separated_lines_when_piped(run: Run) -> None:
     assert run("models").stdout == "shoes\t28×28×1\t3\tddim, 20 steps, guidance 2.5\t16\t1\n"
 
 
-def test_top_prints_a_line_for_the_queue_and_one_a_worker(run: Run, desk: Any) -> None:
+def test_top_prints_a_line_for_the_queue_and_one_per_worker(run: Run, fake_worker: Any) -> None:
     outcome = run("top", "--once", "--interval", 0.5)
     assert outcome.exit_code == 0
     assert outcome.stdout.splitlines() == [
@@ -125,13 +127,13 @@ REFUSED = [
     (["generate", "--label", "boat"], 1, "boat"),
     (["generate", "-n", "99"], 1, "99"),
     (["generate", "--preview", "all"], 1, "preview"),
-    (["job", "0"], 1, "there is no job"),
-    (["job", "../tickets"], 1, "there is no job"),
+    (["job", "0"], 1, "not found"),
+    (["job", "../tickets"], 1, "not found"),
 ]
 
 
 @pytest.mark.parametrize(("command", "code", "words"), REFUSED)
-def test_a_refusal_is_one_line_and_exit_code_1(run: Run, command: list[str], code: int, words: str) -> None:
+def test_a_rejected_request_is_one_line_and_exit_code_1(run: Run, command: list[str], code: int, words: str) -> None:
     outcome = run(*command)
     assert outcome.exit_code == code
     assert words in one_line(outcome)
@@ -140,7 +142,7 @@ def test_a_refusal_is_one_line_and_exit_code_1(run: Run, command: list[str], cod
 @pytest.mark.parametrize(
     "command", [["generate"], ["jobs"], ["job", "1"], ["cancel", "1"], ["models"], ["top", "--once"]]
 )
-def test_without_a_server_every_command_says_so_in_one_line(command: list[str]) -> None:
+def test_without_a_server_every_command_prints_one_line_and_exits_with_3(command: list[str]) -> None:
     for arguments in ([], ["--json"]):
         outcome = invoke(*command, "--url", "http://127.0.0.1:9", *arguments)
         assert outcome.exit_code == 3
@@ -150,9 +152,9 @@ def test_without_a_server_every_command_says_so_in_one_line(command: list[str]) 
             assert "denoised serve" in one_line(outcome)
 
 
-def test_a_server_without_room_is_exit_code_4(listen: Callable[..., str], desk: Any, monkeypatch: Any) -> None:
+def test_a_busy_server_is_exit_code_4(start_server: Callable[..., str], fake_worker: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("denoised.cli.console.RETRY_SECONDS", 0.0)
-    outcome = invoke("generate", "--url", listen())
+    outcome = invoke("generate", "--url", start_server())
     assert outcome.exit_code == 4
     assert "no worker serves any model now" in one_line(outcome)
 
@@ -163,7 +165,7 @@ def test_wrong_usage_is_exit_code_2() -> None:
 
 
 @pytest.mark.parametrize("command", [["generate", "--steps", "1O"], ["jobs", "-n", "0"], ["top", "--interval", "0"]])
-def test_a_value_that_is_refused_is_repeated_beside_what_is_allowed(
+def test_an_error_about_an_option_contains_the_value_and_the_allowed_range(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -174,14 +176,14 @@ def test_a_value_that_is_refused_is_repeated_beside_what_is_allowed(
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "ftp://example.org", ""])
-def test_an_address_that_is_no_url_is_wrong_usage(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_url_is_wrong_usage(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for outcome in (invoke("models", "--url", url), invoke("models", "--url", url, "--json")):
         assert outcome.exit_code == 2
         assert f"{url!r} begins with neither http:// nor https://" in outcome.stderr
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = run("generate", "--out", tmp_path / "file" / "pictures")
     assert outcome.exit_code == 1
@@ -189,26 +191,28 @@ def test_a_folder_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("given", [[], ["--key", "a-guess"]])
-def test_where_a_key_is_wanted_the_line_says_how_to_give_one(given: list[str], listen: Callable[..., str]) -> None:
-    outcome = invoke("models", "--url", listen(keys=("secret",)), *given)
+def test_a_missing_or_wrong_key_is_one_line_that_says_how_to_pass_one(
+    given: list[str], start_server: Callable[..., str]
+) -> None:
+    outcome = invoke("models", "--url", start_server(keys=("secret",)), *given)
     assert outcome.exit_code == 1
     assert "--key KEY, or DENOISED_API_KEY" in one_line(outcome)
     assert "a-guess" not in outcome.stderr
 
 
-def test_a_key_is_never_repeated(run: Run) -> None:
+def test_an_error_never_contains_the_key(run: Run) -> None:
     outcome = run("models", "--key", "sec ret")
     assert (outcome.exit_code, "sec" in one_line(outcome)) == (1, False)
 
 
-def test_help_says_the_exit_codes() -> None:
+def test_help_lists_the_exit_codes() -> None:
     said = " ".join(invoke("--help").stdout.split())
     for words in ("0 success", "1 rejected", "2 wrong usage", "3 no server answers", "4 the server is busy", "130"):
         assert words in said
 
 
 @pytest.mark.parametrize("command", ["generate", "verify", "jobs", "job", "cancel", "models", "top"])
-def test_every_command_explains_itself(command: str) -> None:
+def test_every_command_has_help(command: str) -> None:
     outcome = invoke(command, "--help")
     assert outcome.exit_code == 0
     assert "Usage" in outcome.stdout
@@ -225,7 +229,7 @@ def drawn(picture: Halfblocks, width: int = 80, **console: Any) -> str:
     return out.getvalue()
 
 
-def test_a_cell_is_two_pixels_one_above_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_character_cell_shows_two_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("denoised.cli.halfblocks.MIN_SIDE", 1)
     picture = Image.new("RGB", (2, 3))
     picture.putdata([(1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12), (13, 14, 15), (13, 14, 15)])
@@ -235,7 +239,7 @@ def test_a_cell_is_two_pixels_one_above_the_other(monkeypatch: pytest.MonkeyPatc
     )
 
 
-def test_pictures_stand_beside_each_other_as_far_as_there_is_room() -> None:
+def test_images_are_side_by_side_if_there_is_room() -> None:
     pictures = [Image.new("L", (28, 28), shade) for shade in (0, 80, 160)]
     plain = re.compile(r"\x1b\[[0-9;]*m")
     wide = plain.sub("", drawn(Halfblocks([pictures]), 90)).splitlines()
@@ -252,9 +256,7 @@ def test_pictures_stand_beside_each_other_as_far_as_there_is_room() -> None:
     columns=st.integers(1, 250),
     lines=st.one_of(st.none(), st.integers(1, 100)),
 )
-def test_pictures_fit_wherever_they_are_shown(
-    size: tuple[int, int], grid: tuple[int, int], columns: int, lines: int | None
-) -> None:
+def test_images_fit_any_terminal(size: tuple[int, int], grid: tuple[int, int], columns: int, lines: int | None) -> None:
     width, height = fit_size(size, grid, (columns, lines))
     assert 1 <= width <= columns
     assert height >= 2
@@ -290,13 +292,13 @@ def test_rates_are_differences_over_the_workers_own_clock() -> None:
     assert WorkerRates.between(before, worker_of(102.0, 10, 5)) is None
 
 
-def test_durations_are_told_as_people_say_them() -> None:
-    told = [duration(seconds) for seconds in (0.04, 9.94, 9.96, 59.4, 59.6, 3599.4, 3600, 7384)]
-    assert told == ["0.0 s", "9.9 s", "10.0 s", "59 s", "1:00 min", "59:59 min", "1:00 h", "2:03 h"]
+def test_durations_are_formatted_for_people() -> None:
+    texts = [duration(seconds) for seconds in (0.04, 9.94, 9.96, 59.4, 59.6, 3599.4, 3600, 7384)]
+    assert texts == ["0.0 s", "9.9 s", "10.0 s", "59 s", "1:00 min", "59:59 min", "1:00 h", "2:03 h"]
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "\x9b31m", "a\r\nb", "\x7f", "\u202eevil", "\u2028", "\x00"])
-def test_nothing_that_is_said_steers_a_terminal(text: str) -> None:
+def test_no_printed_text_contains_control_characters(text: str) -> None:
     assert printable(text).isprintable()
     assert len(printable(text)) == len(text)
 
@@ -312,7 +314,7 @@ def table_lines(width: int, expendable: list[str]) -> list[str]:
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
-def test_a_column_that_can_be_missed_goes_before_another_is_cut() -> None:
+def test_optional_columns_are_dropped_before_others_are_folded() -> None:
     assert table_lines(23, ["label", ">n"]) == [
         "id          label     n",
         "0123456789  sneaker  12",

@@ -1,4 +1,4 @@
-"""The Python client, against the real API on a socket; a hand of ours does the worker's part."""
+"""The Python client, against the real API on a socket. The fixture `fake_worker` plays the worker."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def working(desk: Any) -> Iterator[None]:
-    """Somebody works: every job of one image succeeds."""
+def working(fake_worker: Any) -> Iterator[None]:
+    """A simulated worker: every job, of one image each, succeeds."""
     done, stop = set(), threading.Event()
 
     def work() -> None:
         while not stop.wait(0.02):
-            for record in desk.store.jobs("", 100):
+            for record in fake_worker.store.listing.page("", 100):
                 if record.id not in done and not record.terminal:
                     done.add(record.id)
-                    attempt = desk.start(record.id)
-                    desk.progress(record.id, attempt, 1)
-                    desk.finish(record.id, attempt, data=png())
+                    attempt = fake_worker.start(record.id)
+                    fake_worker.progress(record.id, attempt, 1)
+                    fake_worker.finish(record.id, attempt, data=png())
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -87,7 +87,7 @@ def working(desk: Any) -> Iterator[None]:
 
 
 class Cutter:
-    """Between a client and a server; cuts the answers on the first connections after so many bytes."""
+    """A proxy that cuts the answers on its first connections after a number of bytes."""
 
     def __init__(self, url: str, cuts: list[int], port: int = 0) -> None:
         self._to = int(url.rpartition(":")[2])
@@ -99,7 +99,7 @@ class Cutter:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        # A listener that another thread waits at stays open until that is woken.
+        # A listener stays open while another thread waits in accept().
         for end in (self._listener, *self._ends):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -166,7 +166,7 @@ def test_results_have_the_members_that_the_api_documents(ours: Any, theirs: Any,
 
 
 @pytest.mark.usefixtures("working")
-def test_pictures_come_back_as_pillow_images(url: str) -> None:
+def test_generate_returns_pillow_images(url: str) -> None:
     with Client(url) as client:
         (picture,) = client.generate(label="sneaker", seed=7, eta=0.5)
         (job,) = client.jobs()
@@ -175,7 +175,7 @@ def test_pictures_come_back_as_pillow_images(url: str) -> None:
 
 
 @pytest.mark.usefixtures("working")
-def test_a_stream_tells_everything_in_order(url: str) -> None:
+def test_a_stream_yields_all_events_in_order(url: str) -> None:
     with Client(url) as client:
         events = list(client.stream("sneaker"))
         job = client.job(events[0].job)
@@ -186,29 +186,29 @@ def test_a_stream_tells_everything_in_order(url: str) -> None:
     assert job.is_finished
 
 
-def test_frames_carry_pictures(url: str, desk: Any) -> None:
+def test_frames_contain_images(url: str, fake_worker: Any) -> None:
     with Client(url) as client:
         job = client.submit(preview_every=1)
-        attempt = desk.start(job.id)
+        attempt = fake_worker.start(job.id)
         frame = {"type": "frame", "image": 0, "step": 1, "steps": 20, "t": 500.0, "sigma": 0.7, "kind": "x0"}
         data = {"media_type": "image/png", "data": base64.b64encode(png(9)).decode()}
-        desk.progress(job.id, attempt, 1, frame | data)
-        desk.finish(job.id, attempt)
+        fake_worker.progress(job.id, attempt, 1, frame | data)
+        fake_worker.finish(job.id, attempt)
         (event,) = [event for event in client.events(job.id) if isinstance(event, Frame)]
     assert (event.kind, event.step, event.picture.getpixel((0, 0))) == ("x0", 1, 9)
 
 
-def test_an_event_of_a_kind_that_is_not_known_yet_is_an_event() -> None:
+def test_an_unknown_type_of_event_is_a_plain_event() -> None:
     event = parse_event({"seq": 4, "type": "rested", "job": "a", "attempt": 1, "minutes": 3})
     assert (type(event), event.seq, event.raw["minutes"]) == (Event, 4, 3)
 
 
-def test_a_job_that_fails_or_is_canceled_is_an_exception(url: str, desk: Any) -> None:
+def test_a_failed_or_canceled_job_is_an_exception(url: str, fake_worker: Any) -> None:
     with Client(url) as client:
         jobs = [client.submit() for _ in range(2)]
         for job, status in zip(jobs, ("failed", "canceled"), strict=True):
-            record = desk.store.job(job.id)
-            desk.store.write(ending(record, status, {"code": "nan_output", "message": "not a number"}))
+            record = fake_worker.store.job(job.id)
+            fake_worker.store.write(ending(record, status, {"code": "nan_output", "message": "not a number"}))
         with pytest.raises(JobFailed, match="not a number") as failed:
             require_success(client.wait(jobs[0].id))
         assert (failed.value.code, failed.value.job) == ("nan_output", jobs[0].id)
@@ -216,7 +216,7 @@ def test_a_job_that_fails_or_is_canceled_is_an_exception(url: str, desk: Any) ->
             require_success(client.wait(jobs[1].id))
 
 
-def test_a_refusal_names_the_fields(url: str) -> None:
+def test_a_rejected_request_names_the_fields(url: str) -> None:
     with Client(url) as client, pytest.raises(RequestRejected) as refused:
         client.submit(label="boot", steps=0)
     assert refused.value.status == 422
@@ -225,9 +225,9 @@ def test_a_refusal_names_the_fields(url: str) -> None:
         client.submit(eta=float("nan"))
 
 
-def test_jobs_come_page_by_page(url: str, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_are_fetched_page_by_page(url: str, fake_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "PAGE_SIZE", 4)
-    made = [desk.create() for _ in range(10)]
+    made = [fake_worker.create() for _ in range(10)]
     with Client(url) as client:
         assert [job.id for job in client.jobs()] == made[::-1]
         assert [job.id for job in client.jobs(limit=6)] == made[::-1][:6]
@@ -239,24 +239,24 @@ def test_jobs_come_page_by_page(url: str, desk: Any, monkeypatch: pytest.MonkeyP
         assert [job.id for job in client.jobs(limit=3, status="queued")] == [made[9], made[7], made[6]]
 
 
-def test_a_busy_server_is_asked_again_when_it_said_so(listen: Listen, desk: Any) -> None:
-    desk.serve(speed=1e6)
-    url, told = listen(max_queue=1), []
+def test_a_call_is_retried_after_the_servers_retry_after(start_server: Listen, fake_worker: Any) -> None:
+    fake_worker.serve(speed=1e6)
+    url, waits = start_server(max_queue=1), []
 
     def make_room(seconds: float, why: ServiceError) -> None:
-        told.append((seconds, why.status))
+        waits.append((seconds, why.status))
         with Client(url) as other:
             other.cancel(first.id)
 
     with Client(url, on_wait=make_room) as client:
         first = client.submit()
         assert client.submit().status == "queued"
-    assert told == [(1.0, 429)]
+    assert waits == [(1.0, 429)]
 
 
-def test_a_server_that_is_busy_for_too_long_is_an_exception_at_once(listen: Listen, desk: Any) -> None:
-    desk.serve()
-    with Client(listen(max_queue=1), retry_for=5.0) as client:
+def test_a_retry_after_beyond_retry_for_is_an_exception_at_once(start_server: Listen, fake_worker: Any) -> None:
+    fake_worker.serve()
+    with Client(start_server(max_queue=1), retry_for=5.0) as client:
         client.submit()
         started = time.monotonic()
         with pytest.raises(ServerBusy) as busy:
@@ -265,25 +265,25 @@ def test_a_server_that_is_busy_for_too_long_is_an_exception_at_once(listen: List
     assert time.monotonic() - started < 1.0
 
 
-def test_a_model_that_nobody_serves_is_busy(listen: Listen) -> None:
-    with Client(listen(), retry_for=0.0) as client, pytest.raises(ServerBusy, match="no worker") as busy:
+def test_a_model_without_a_worker_is_busy(start_server: Listen) -> None:
+    with Client(start_server(), retry_for=0.0) as client, pytest.raises(ServerBusy, match="no worker") as busy:
         client.submit()
     assert busy.value.status == 503
 
 
-def test_a_lost_answer_makes_no_second_job(cut: Callable[..., Cutter]) -> None:
+def test_a_lost_answer_creates_no_second_job(cut: Callable[..., Cutter]) -> None:
     with Client(cut(0).url) as client:
         job = client.submit(label="sneaker")
         assert [known.id for known in client.jobs()] == [job.id]
 
 
-def test_a_broken_stream_is_taken_up_where_it_broke(cut: Callable[..., Cutter], url: str, desk: Any) -> None:
+def test_a_broken_stream_resumes_where_it_broke(cut: Callable[..., Cutter], url: str, fake_worker: Any) -> None:
     with Client(url) as client:
         job = client.submit()
-    attempt = desk.start(job.id)
+    attempt = fake_worker.start(job.id)
     for number in range(1, 21):
-        desk.progress(job.id, attempt, number)
-    desk.finish(job.id, attempt)
+        fake_worker.progress(job.id, attempt, number)
+    fake_worker.finish(job.id, attempt)
     with Client(cut(400, 1200, 2000).url) as client:
         events = list(client.events(job.id))
     assert [event.seq for event in events] == list(range(1, 25))
@@ -292,7 +292,7 @@ def test_a_broken_stream_is_taken_up_where_it_broke(cut: Callable[..., Cutter], 
         assert list(client.events(job.id, after=24)) == []
 
 
-def test_a_server_that_was_never_there_is_told_at_once() -> None:
+def test_a_server_that_never_answered_is_not_retried() -> None:
     started = time.monotonic()
     with Client("http://127.0.0.1:9") as client, pytest.raises(ConnectionFailed, match="denoised serve") as gone:
         client.models()
@@ -300,20 +300,20 @@ def test_a_server_that_was_never_there_is_told_at_once() -> None:
     assert time.monotonic() - started < 2.0
 
 
-def test_a_server_that_restarts_is_waited_for(cut: Callable[..., Cutter], url: str) -> None:
-    door = cut()
-    told: list[float] = []
-    with Client(door.url, on_wait=lambda seconds, why: told.append(seconds)) as client:
+def test_a_restarting_server_is_retried(cut: Callable[..., Cutter], url: str) -> None:
+    proxy = cut()
+    waits: list[float] = []
+    with Client(proxy.url, on_wait=lambda seconds, why: waits.append(seconds)) as client:
         assert [model.name for model in client.models()] == ["shoes"]
-        door.close()
-        opening = threading.Timer(0.2, lambda: cut(port=door.port))
-        opening.start()
+        proxy.close()
+        reopening = threading.Timer(0.2, lambda: cut(port=proxy.port))
+        reopening.start()
         assert [model.name for model in client.models()] == ["shoes"]
-        opening.join()
-    assert told[:3] == [0.02, 0.04, 0.08]
+        reopening.join()
+    assert waits[:3] == [0.02, 0.04, 0.08]
 
 
-def test_a_server_that_is_none_of_ours_is_told(tmp_path: Any) -> None:
+def test_the_answer_of_another_server_is_an_invalid_response(tmp_path: Any) -> None:
     class Other(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             body = json.dumps({"models": "all of them"}).encode()
@@ -329,31 +329,33 @@ def test_a_server_that_is_none_of_ours_is_told(tmp_path: Any) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with Client(f"http://127.0.0.1:{server.server_port}") as client:
-            for ask in (client.models, lambda: client.job("abc"), lambda: list(client.jobs()), client.workers):
+            for call in (client.models, lambda: client.job("abc"), lambda: list(client.jobs()), client.workers):
                 with pytest.raises(InvalidResponse, match="is it denoised"):
-                    ask()
+                    call()
     finally:
         server.shutdown()
         server.server_close()
 
 
 @pytest.mark.parametrize("job_id", ["", "../tickets", "a/b", "a?b", "ä", "a b"])
-def test_what_is_no_id_leads_nowhere(job_id: str) -> None:
+def test_an_invalid_job_id_sends_no_request(job_id: str) -> None:
     with Client("http://127.0.0.1:9") as client:
-        for ask in (client.job, client.cancel, client.animation):
-            with pytest.raises(RequestRejected, match="there is no job"):
-                ask(job_id)
+        for call in (client.job, client.cancel, client.animation):
+            with pytest.raises(RequestRejected, match="not found"):
+                call(job_id)
 
 
 @pytest.mark.parametrize("place", ["http://192.0.2.1/x.png", "//192.0.2.1/x.png", "x.png"])
-def test_the_key_goes_to_no_other_server(place: str) -> None:
+def test_the_key_is_never_sent_to_another_server(place: str) -> None:
     with Client("http://127.0.0.1:9", key="secret") as client, pytest.raises(InvalidResponse):
         client.image(place)
 
 
-def test_a_key_opens_and_a_wrong_one_does_not(listen: Listen, desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.serve()
-    url = listen(keys=("secret",))
+def test_a_valid_key_is_accepted_and_a_wrong_one_rejected(
+    start_server: Listen, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_worker.serve()
+    url = start_server(keys=("secret",))
     with Client(url, key="secret") as client:
         assert client.models()
     with Client(url, key="wrong") as client, pytest.raises(RequestRejected) as refused:
@@ -369,15 +371,15 @@ def test_a_key_opens_and_a_wrong_one_does_not(listen: Listen, desk: Any, monkeyp
 
 
 @pytest.mark.parametrize("url", ["http://[", "ftp://127.0.0.1", "127.0.0.1:8000", "http://127.0.0.1:port"])
-def test_a_url_that_is_none_is_told(url: str) -> None:
-    with pytest.raises(ServiceError) as told, Client(url) as client:
+def test_an_invalid_url_is_a_one_line_error(url: str) -> None:
+    with pytest.raises(ServiceError) as error, Client(url) as client:
         client.models()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("working")
-def test_the_asynchronous_client_gives_the_same(url: str) -> None:
-    async def asked() -> None:
+def test_the_asynchronous_client_returns_the_same(url: str) -> None:
+    async def scenario() -> None:
         async with AsyncClient(url) as client:
             (one,), (two,) = await asyncio.gather(client.generate("sneaker"), client.generate("ankle boot"))
             assert one.getpixel((0, 0)) == two.getpixel((0, 0)) == 200
@@ -388,11 +390,11 @@ def test_the_asynchronous_client_gives_the_same(url: str) -> None:
             assert [model.name for model in await client.models()] == ["shoes"]
             assert (await client.workers()).workers[0].name == "worker-1"
 
-    asyncio.run(asked())
+    asyncio.run(scenario())
 
 
-def test_a_cancelled_task_takes_its_job_with_it(url: str) -> None:
-    async def asked() -> str:
+def test_cancelling_a_task_cancels_its_job(url: str) -> None:
+    async def scenario() -> str:
         async with AsyncClient(url) as client:
             task = asyncio.create_task(client.generate("sneaker"))
             while not (jobs := [job async for job in client.jobs()]):  # noqa: ASYNC110
@@ -403,19 +405,19 @@ def test_a_cancelled_task_takes_its_job_with_it(url: str) -> None:
                 await task
             return (await client.job(jobs[0].id)).status
 
-    assert asyncio.run(asked()) == "canceled"
+    assert asyncio.run(scenario()) == "canceled"
 
 
-def test_an_asynchronous_stream_is_taken_up_and_a_lost_answer_makes_no_second_job(
-    cut: Callable[..., Cutter], desk: Any
+def test_an_asynchronous_stream_resumes_and_a_lost_answer_creates_no_second_job(
+    cut: Callable[..., Cutter], fake_worker: Any
 ) -> None:
-    async def asked() -> None:
+    async def scenario() -> None:
         async with AsyncClient(cut(0, 10**6, 600).url) as client:
             job = await client.submit("sneaker")
             assert [known.id async for known in client.jobs()] == [job.id]
-            attempt = desk.start(job.id)
-            desk.progress(job.id, attempt, 1)
-            desk.finish(job.id, attempt)
+            attempt = fake_worker.start(job.id)
+            fake_worker.progress(job.id, attempt, 1)
+            fake_worker.finish(job.id, attempt)
             assert [event.seq async for event in client.events(job.id)] == [1, 2, 3, 4, 5]
 
-    asyncio.run(asked())
+    asyncio.run(scenario())

@@ -179,7 +179,7 @@ def test_an_outage_is_told_in_time_and_over_when_it_is_over(
         victim = client.post("/generate", json={"model": "fake", "steps": 1000}).json()["id"]
         site.until(lambda: shop.running(victim), "a new job to run")
         assert client.delete(f"/jobs/{victim}").json()["status"] == "canceled"
-        made = shop.client.get(f"denoised:worker:{shop.store.workers()[0].name}")
+        made = shop.client.get(f"denoised:worker:{shop.store.workers.live()[0].name}")
         assert made is not None
         assert client.post("/generate", json=BODY, headers={"Prefer": "wait=60"}).json()["status"] == "succeeded"
     assert shop.finished(running).status == "succeeded"
@@ -199,7 +199,7 @@ def test_a_worker_lives_on_when_redis_goes_away_as_it_lets_go_of_an_expired_leas
     site.proxy.breaking_at = b"ZREM"
     shop.rq_queue("fake").push_job_id(job)
     shop.until(lambda: site.proxy.refusing, "the worker to let go of the lease")
-    shop.until(lambda: "RQ was not told" in shop.log(), "the worker to notice")
+    shop.until(lambda: "delivery not settled" in shop.log(), "the worker to notice")
     site.proxy.refusing = False
     record = shop.finished(job)
     assert (record.status, record.attempt) == ("succeeded", 2)

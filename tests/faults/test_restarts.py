@@ -95,7 +95,7 @@ def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, told
 def story(shop: Harness, job_id: str) -> list[str]:
     """What became of a job: the first and the last step that each attempt told of, and its lines in the log."""
     record = shop.job(job_id)
-    told = [f"{record.request.n} x {record.request.steps}, lost at {record.lost_at}"]
+    told = [f"{record.request.n} x {record.request.steps}, {record.losses} losses"]
     for attempt in range(1, record.attempt + 1):
         steps = [event["step"] for event in shop.events(job_id) if event["attempt"] == attempt and "step" in event]
         told.append(f"attempt {attempt}: {steps[:1]} … {steps[-1:]}")

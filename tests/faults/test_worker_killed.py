@@ -58,7 +58,7 @@ def test_jobs_of_a_killed_worker_end_as_if_nothing_had_been(
     shop, chance = site.shop, random.Random(kills)
     traits: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": lease}
     if halves:
-        traits |= {"seconds": TURN_SECONDS / 2, "flies_from": 4}
+        traits |= {"seconds": TURN_SECONDS / 2, "min_pipelined_images": 4}
     shop.worker("fake", **traits)
     undisturbed = [shop.submit(**fields) for fields in JOBS]
     expected = [shop.sha256(job_id) for job_id in undisturbed]
@@ -182,7 +182,7 @@ def test_a_job_whose_worker_died_between_the_queue_and_its_lease_is_taken_up_wit
     """rq#2236: it stands in RQ's intermediate queue, where RQ itself leaves it for a minute."""
     shop, lease = site.shop, 2.0
     shop.worker("other")
-    shop.until(shop.store.workers, "a worker: the next one is there at once")
+    shop.until(shop.store.workers.live, "a worker: the next one is there at once")
     job_id = shop.submit()
     queue = shop.rq_queue("fake")
     shop.client.lmove(queue.key, queue.intermediate_queue_key)

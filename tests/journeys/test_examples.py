@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 
 from denoised.app.launch import embedded_store as embedded
-from tests.journeys.conftest import PATIENCE, free_port, wait_for
+from tests.journeys.conftest import TIMEOUT, free_port, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))]
@@ -36,7 +36,7 @@ FASHION_MNIST, SLOW = "needs Fashion-MNIST", "takes long"
 REASONS = {
     FASHION_MNIST: "a Debian package; run by make test-slow where it is installed",
     "needs Docker": "test_containers.py reads the same files",
-    "needs Prometheus": "test_alarms.py runs it where it is installed",
+    "needs Prometheus": "test_alerts.py runs it where it is installed",
     "needs valkey-cli": "a Debian package, and a store that may be meddled with",
     "needs another machine": "two on one machine share the queue in tests/faults",
     SLOW: "run by make test-slow",
@@ -242,7 +242,7 @@ def keyed(site: Any) -> Iterator[Callable[[Path, str], str]]:
     yield start
     for process in started:
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
 
 
 def _is_ready(url: str) -> bool:

@@ -1,5 +1,5 @@
-"""The logs of all programs of `denoised serve`, after everything that could put a secret or a second line into them;
-and who can reach the embedded store."""
+"""The logs of all programs of `denoised serve`, after requests that try to put a secret or a second line into them; and
+access to the embedded store."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from websockets.sync.client import connect
 
 from denoised.app.http.api_keys import new_key
 
-PATIENCE = 300.0
+TIMEOUT_SECONDS = 300.0
 FORGERY = "a\r\nlevel=error\x1b[31m\x00"
 
 
 @pytest.fixture(scope="module")
 def keyed(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str, str]:
-    """A service, a key of its file, and one of its environment."""
+    """A service, a key from its file, and one from its environment."""
     folder = tmp_path_factory.mktemp("keyed")
     key, line = new_key("phone")
     (folder / "keys").write_text(f"{line}\n")
@@ -37,7 +37,7 @@ def keyed(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFa
     return start_service(folder / "data", environment=environment), key, plain
 
 
-def test_one_id_runs_through_all_logs_and_no_secret_does(keyed: tuple[Any, str, str]) -> None:
+def test_all_logs_share_the_request_id_and_contain_no_secret(keyed: tuple[Any, str, str]) -> None:
     """taskdog#1152, codex-autorunner#75, uvicorn's CVE-2020-7694."""
     service, key, plain = keyed
     with service.client() as client:
@@ -75,16 +75,16 @@ def test_one_id_runs_through_all_logs_and_no_secret_does(keyed: tuple[Any, str, 
     assert all({"time", "level", "logger", "event"} <= set(line) for line in lines)
 
 
-def test_the_line_to_paste_sends_the_key_where_keys_are_wanted(keyed: tuple[Any, str, str], tmp_path: Path) -> None:
+def test_the_printed_command_sends_the_key_when_keys_are_required(keyed: tuple[Any, str, str], tmp_path: Path) -> None:
     service, key, _ = keyed
     ready, line = _parted(service.log.read_text())[0]
     assert f"docs: {service.url}/playground/docs.html" in ready, "the page that a browser can open"
     environment = os.environ | {"DENOISED_API_KEY": key}
-    subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, check=True, timeout=PATIENCE)
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, check=True, timeout=TIMEOUT_SECONDS)
     assert (tmp_path / "sneaker.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_one_id_runs_through_the_openai_api_too_and_metrics_tell_no_secret(keyed: tuple[Any, str, str]) -> None:
+def test_the_openai_api_logs_the_request_id_and_metrics_contain_no_secret(keyed: tuple[Any, str, str]) -> None:
     service, key, plain = keyed
     with service.client() as client:
         client.headers["Authorization"] = f"Bearer {key}"
@@ -96,7 +96,7 @@ def test_one_id_runs_through_the_openai_api_too_and_metrics_tell_no_secret(keyed
         assert refused.status_code == 400
         metrics = client.get("/metrics").text
     job = answer.headers["x-job-id"]
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not [line for line in _through(service.log, "through-v1") if line["event"] == "job over"]:
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -110,8 +110,8 @@ def test_one_id_runs_through_the_openai_api_too_and_metrics_tell_no_secret(keyed
     assert plain not in service.log.read_text()
 
 
-def test_the_store_is_reached_through_a_socket_of_its_owner_alone(keyed: tuple[Any, str, str]) -> None:
-    """rq#2389: a writable Redis is not for everybody, although nothing in ours is executed."""
+def test_the_store_listens_only_on_a_socket_of_its_owner(keyed: tuple[Any, str, str]) -> None:
+    """rq#2389: a writable Redis must not be open to everyone, even if nothing in it is executed."""
     service, _, plain = keyed
     mode = (service.data_dir / "valkey.sock").stat().st_mode
     assert stat.S_ISSOCK(mode)
@@ -128,7 +128,7 @@ def test_the_store_is_reached_through_a_socket_of_its_owner_alone(keyed: tuple[A
         )
 
 
-def test_the_store_keeps_what_it_was_given_and_takes_no_more_than_it_may(keyed: tuple[Any, str, str]) -> None:
+def test_the_store_persists_evicts_nothing_and_has_a_memory_limit(keyed: tuple[Any, str, str]) -> None:
     """rq#1280: an evicting store loses jobs without an error."""
     service, _, _ = keyed
     with redis.Redis(unix_socket_path=str(service.data_dir / "valkey.sock"), decode_responses=True) as store:
@@ -139,11 +139,16 @@ def test_the_store_keeps_what_it_was_given_and_takes_no_more_than_it_may(keyed: 
 
 
 @pytest.mark.parametrize("command", [["app", "api"], ["worker"]])
-def test_a_redis_url_that_cannot_be_read_is_one_line_without_its_password(command: list[str]) -> None:
-    """urllib takes what follows the password's slash for a port, and says so."""
+def test_an_invalid_redis_url_is_a_one_line_error_without_its_password(command: list[str]) -> None:
+    """urllib takes the text after the password's slash for a port, and its message repeats it."""
     environment = os.environ | {"REDIS_URL": "redis://:tuna/fish@127.0.0.1:6379/0"}
     done = subprocess.run(
-        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        [sys.executable, "-m", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
     )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -152,17 +157,17 @@ def test_a_redis_url_that_cannot_be_read_is_one_line_without_its_password(comman
     assert "Traceback" not in done.stderr
 
 
-def test_a_gigabyte_is_refused_at_once_and_costs_no_memory(keyed: tuple[Any, str, str]) -> None:
-    """fastapi#1181: declared, and in chunks without a length; others are served meanwhile."""
+def test_a_gigabyte_is_refused_at_once_without_using_memory(keyed: tuple[Any, str, str]) -> None:
+    """fastapi#1181: declared, and in chunks without a length, while other requests are served."""
     service, key, _ = keyed
     (api,) = [pid for pid, command in service.children().items() if "app api" in command]
     before = _resident(api)
     host, port = service.url.removeprefix("http://").split(":")
     head = f"POST /generate HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
-    with socket.create_connection((host, int(port)), timeout=PATIENCE) as declared:
+    with socket.create_connection((host, int(port)), timeout=TIMEOUT_SECONDS) as declared:
         declared.sendall(f"{head}Content-Length: {10**9}\r\n\r\n".encode())
         assert declared.recv(1000).startswith(b"HTTP/1.1 413")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE) as chunked, service.client() as client:
+    with socket.create_connection((host, int(port)), timeout=TIMEOUT_SECONDS) as chunked, service.client() as client:
         chunked.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         sent = 0
         while sent < 200 and not select.select([chunked], [], [], 0)[0]:
@@ -175,8 +180,8 @@ def test_a_gigabyte_is_refused_at_once_and_costs_no_memory(keyed: tuple[Any, str
 
 
 def _settled(log: Path, needle: str) -> str:
-    """The log, when a line is there: the worker writes its last one after the client has its answer."""
-    end = time.monotonic() + PATIENCE
+    """The log, once it contains `needle`: the worker writes its last line after the response."""
+    end = time.monotonic() + TIMEOUT_SECONDS
     while needle not in log.read_text():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -184,13 +189,13 @@ def _settled(log: Path, needle: str) -> str:
 
 
 def _parted(text: str) -> tuple[list[str], list[dict[str, Any]]]:
-    """What is for people, and the log."""
+    """The lines for people, and the log entries."""
     lines = text.splitlines()
     return [line for line in lines if line[0] != "{"], [json.loads(line) for line in lines if line[0] == "{"]
 
 
 def _through(log: Path, request_id: str) -> list[dict[str, Any]]:
-    """The log's lines about a request."""
+    """The log entries of a request."""
     return [line for line in _parted(log.read_text())[1] if line.get("request_id") == request_id]
 
 

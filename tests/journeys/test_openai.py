@@ -1,5 +1,4 @@
-"""The official `openai` package against the running service: as many pictures as were asked for, partial images, and
-its own exceptions."""
+"""The official `openai` package against the running service: pictures, partial images, and its own exceptions."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ MOST = 16  # max_images of a model
 
 @pytest.fixture(scope="module")
 def client(service: Any) -> Iterator[openai.OpenAI]:
-    """As a program makes it that knows OpenAI's API and nothing else."""
+    """A client as a program written for the OpenAI API creates it."""
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key="anything", max_retries=0) as client:
         yield client
 
@@ -44,7 +43,7 @@ def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, MOST])
-def test_as_many_pictures_come_as_are_asked_for(n: int, client: openai.OpenAI, service: Any) -> None:
+def test_the_requested_number_of_pictures_is_returned(n: int, client: openai.OpenAI, service: Any) -> None:
     answer = client.images.generate(prompt="a seven, please", n=n, **DIGITS)
     assert answer.data is not None
     assert abs(answer.created - time.time()) < 120
@@ -59,7 +58,7 @@ def test_as_many_pictures_come_as_are_asked_for(n: int, client: openai.OpenAI, s
     assert base64.b64decode(answer.data[0].b64_json or "") == same.content
 
 
-def test_one_more_than_the_most_is_a_bad_request(client: openai.OpenAI) -> None:
+def test_one_picture_over_the_limit_is_a_bad_request(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(prompt="7", n=MOST + 1, **DIGITS)
     assert (refused.value.param, refused.value.type) == ("n", "invalid_request_error")
@@ -68,10 +67,8 @@ def test_one_more_than_the_most_is_a_bad_request(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
-def test_an_address_leads_to_the_picture_for_whoever_follows_it(
-    format: Any, client: openai.OpenAI, service: Any
-) -> None:
-    """With nothing but the address, as programs do that were written for OpenAI's."""
+def test_a_url_response_leads_to_the_picture(format: Any, client: openai.OpenAI, service: Any) -> None:
+    """Programs for the OpenAI API follow the URL without further headers."""
     answer = client.images.generate(prompt="7", n=2, response_format="url", output_format=format, **DIGITS)
     assert answer.data is not None
     for picture in answer.data:
@@ -85,7 +82,7 @@ def test_an_address_leads_to_the_picture_for_whoever_follows_it(
 
 @pytest.mark.parametrize("partial", [0, 1, 2, 3])
 @pytest.mark.parametrize("format", ["png", "webp"])
-def test_a_stream_brings_partial_images_and_then_the_picture(partial: int, format: Any, client: openai.OpenAI) -> None:
+def test_a_stream_sends_partial_images_and_then_the_picture(partial: int, format: Any, client: openai.OpenAI) -> None:
     with client.images.generate(
         prompt="the digit 3", stream=True, partial_images=partial, output_format=format, **DIGITS
     ) as stream:
@@ -102,7 +99,7 @@ def test_a_stream_brings_partial_images_and_then_the_picture(partial: int, forma
     assert plain.data[0].b64_json == final.b64_json
 
 
-def test_partial_images_come_nearer_to_the_picture(client: openai.OpenAI) -> None:
+def test_partial_images_approach_the_picture(client: openai.OpenAI) -> None:
     stream = client.images.generate(
         prompt="a sneaker, please", stream=True, partial_images=3, extra_body={"seed": 3, "steps": 12}
     )
@@ -113,8 +110,8 @@ def test_partial_images_come_nearer_to_the_picture(client: openai.OpenAI) -> Non
 
 
 def test_plain_words_find_their_label_or_get_the_list_of_them(client: openai.OpenAI) -> None:
-    said = [client.images.generate(prompt=prompt, **DIGITS) for prompt in ("7", "a seven, please", "SEVENS?")]
-    assert len({answer.data[0].b64_json for answer in said if answer.data}) == 1
+    answers = [client.images.generate(prompt=prompt, **DIGITS) for prompt in ("7", "a seven, please", "SEVENS?")]
+    assert len({answer.data[0].b64_json for answer in answers if answer.data}) == 1
     with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(prompt="a cat")
     assert refused.value.param == "prompt"
@@ -123,7 +120,7 @@ def test_plain_words_find_their_label_or_get_the_list_of_them(client: openai.Ope
         client.images.generate(prompt="a sneaker or a bag")
 
 
-def test_what_cannot_be_had_is_refused_in_words(client: openai.OpenAI) -> None:
+def test_unsupported_options_are_refused_with_an_explanation(client: openai.OpenAI) -> None:
     for wrong, param in (({"size": "1024x1024"}, "size"), ({"background": "transparent"}, "background")):
         with pytest.raises(openai.BadRequestError) as refused:
             client.images.generate(prompt="a bag", **wrong)  # type: ignore[arg-type]
@@ -136,7 +133,7 @@ def test_what_cannot_be_had_is_refused_in_words(client: openai.OpenAI) -> None:
         client.post("/images/variations", cast_to=object)
 
 
-def test_the_asynchronous_client_streams_too(service: Any) -> None:
+def test_the_asynchronous_client_can_stream(service: Any) -> None:
     async def events() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="x", max_retries=0) as client:
             stream = await client.images.generate(prompt="7", stream=True, partial_images=1, **DIGITS)
@@ -146,8 +143,8 @@ def test_the_asynchronous_client_streams_too(service: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_goes_away_takes_its_job_with_it(stream: bool, service: Any) -> None:
-    """LitServe#165: nobody wants that picture any more."""
+def test_a_client_that_disconnects_cancels_its_job(stream: bool, service: Any) -> None:
+    """LitServe#165."""
     body = {"prompt": "coat", "n": 1, "stream": stream, "steps": 1000}
     with service.client() as plain:
         with (
@@ -166,7 +163,7 @@ def test_a_client_that_goes_away_takes_its_job_with_it(stream: bool, service: An
 
 @pytest.fixture(scope="module")
 def keyed(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
-    """A service with keys, which lets hardly anything wait."""
+    """A service with keys and a small queue limit."""
     folder = tmp_path_factory.mktemp("openai")
     key, line = new_key("program")
     (folder / "keys").write_text(f"{line}\n")
@@ -174,7 +171,7 @@ def keyed(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFa
     return start_service(folder / "data", environment=environment), key
 
 
-def test_refusals_are_the_exceptions_of_the_package(keyed: tuple[Any, str]) -> None:
+def test_refusals_raise_the_exceptions_of_the_package(keyed: tuple[Any, str]) -> None:
     service, key = keyed
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key="wrong", max_retries=0) as stranger:
         with pytest.raises(openai.AuthenticationError) as unknown:
@@ -192,7 +189,7 @@ def test_refusals_are_the_exceptions_of_the_package(keyed: tuple[Any, str]) -> N
         assert late.value.status_code == 504
         assert late.value.code == "timeout"
         jobs = plain.get("/jobs").json()["jobs"]
-        assert len(jobs) == 2  # the package did not ask again
+        assert len(jobs) == 2  # the package did not retry
         refused = 0
         while refused < 3:  # in a row: the worker has taken all that it takes
             accepted = plain.post("/generate", json={"n": MOST, "steps": 1000}).status_code == 202

@@ -1,4 +1,4 @@
-"""A folder that cannot be served ends the real programs: one line with file, key and cause, and not zero."""
+"""A model folder that cannot be served: the real programs exit with an error of one line (file, key and cause)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICKLE = "unet/diffusion_pytorch_model.bin"
 
 
 class Canary:
-    """Unpickled, it leaves a file behind."""
+    """Creates a file when unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -43,7 +43,7 @@ def an_unknown_key(folder: Path) -> str:
 def a_truncated_file(folder: Path) -> str:
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:-1000])
-    return f"{path}: no whole safetensors file ("
+    return f"{path}: not a complete safetensors file ("
 
 
 def a_pickle(folder: Path) -> str:
@@ -53,18 +53,18 @@ def a_pickle(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("fault", [an_unknown_key, a_pickle], ids=lambda fault: fault.__name__)
-def test_the_worker_ends_with_one_line_and_no_picture(folder: Path, fault: Callable[[Path], str]) -> None:
+def test_the_worker_exits_with_one_line(folder: Path, fault: Callable[[Path], str]) -> None:
     expected = fault(folder)
     command = [sys.executable, "-m", "denoised", "worker", "--threads", "1", "--model", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
-    said = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # beside the log
-    assert said[0].startswith(f"denoised worker: {expected}")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # without the log
+    assert lines[0].startswith(f"denoised worker: {expected}")
     assert done.stderr.count("\n") == 1
     assert not (folder / "trace").exists()
 
 
-def test_serving_ends_with_that_line(folder: Path) -> None:
+def test_serve_exits_with_the_workers_line(folder: Path) -> None:
     expected = a_truncated_file(folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -72,6 +72,6 @@ def test_serving_ends_with_that_line(folder: Path) -> None:
     command = [sys.executable, "-m", "denoised", "serve", "--port", str(port), "--data-dir", str(folder / "data")]
     done = subprocess.run([*command, "--model", str(folder)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
-    said = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # beside the log
-    assert said[0].startswith(f"denoised worker: {expected}")
-    assert len(said) == 1
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # without the log
+    assert lines[0].startswith(f"denoised worker: {expected}")
+    assert len(lines) == 1

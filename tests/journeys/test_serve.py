@@ -1,4 +1,4 @@
-"""`denoised serve` as a supervisor: its children, its refusals, its end."""
+"""`denoised serve` as a supervisor: its children, its startup errors and its shutdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-PATIENCE = 300.0
+TIMEOUT = 300.0
 
 
 def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -25,11 +25,11 @@ def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "denoised", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
 def _until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < end, f"waited for {what}"
         time.sleep(0.1)
@@ -43,7 +43,7 @@ def _alive(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3] if Path("/proc").exists() else True
 
 
-def test_children_say_what_they_are_and_are_started_again(service: Any) -> None:
+def test_children_are_named_and_restarted(service: Any) -> None:
     before = service.children()
     commands = " ".join(before.values())
     assert " api " in commands
@@ -53,21 +53,21 @@ def test_children_say_what_they_are_and_are_started_again(service: Any) -> None:
     api = next(pid for pid, command in before.items() if "app api" in command)
     for pid in (worker, api):
         os.kill(pid, signal.SIGKILL)
-    _until(lambda: not _alive(worker) and not _alive(api), "the children's end")
+    _until(lambda: not _alive(worker) and not _alive(api), "the children to exit")
     with service.client() as client:
         _until(lambda: _status(client, "/readyz") == 200, "new children")
         done = client.post("/generate", json={"steps": 2}, headers={"Prefer": "wait=60"})
         assert done.json()["status"] == "succeeded"
 
 
-def test_the_start_says_nothing_of_the_looks_at_its_readiness(service: Any) -> None:
+def test_readiness_checks_during_startup_are_not_logged(service: Any) -> None:
     before, ready, _ = service.log.read_text().partition("denoised is ready on")
     assert ready
     assert '"event": "request"' not in before
 
 
 @pytest.mark.parametrize("by", ["option", "variable"])
-def test_a_model_folder_that_is_none_is_one_line_before_anything_starts(
+def test_an_invalid_model_folder_is_one_line_before_anything_starts(
     tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -116,36 +116,34 @@ def test_a_model_folder_that_cannot_be_served_is_one_line(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_in_mid_job_leaves_no_process_and_the_job_for_the_next_time(
+def test_stopping_during_a_job_leaves_no_process_and_the_next_start_resumes_the_job(
     start_service: Callable[..., Any], tmp_path: Path, signum: int
 ) -> None:
     data_dir = tmp_path / ("a-folder-of-a-very-long-name-" * 4)  # too long for a Unix socket's 107 bytes
     service = start_service(data_dir)
-    family = service.children()
+    processes = service.children()
     with service.client() as client:
         job = client.post("/generate", json={"steps": 1000, "seed": 5}).json()
         _until(lambda: client.get(f"/jobs/{job['id']}").json()["progress"]["step"] > 0, "the first step")
     assert service.stop(signum) == 0
-    _until(lambda: not any(_alive(pid) for pid in family), "the end of every process")
-    assert len(family) >= 4
+    _until(lambda: not any(_alive(pid) for pid in processes), "every process to exit")
+    assert len(processes) >= 4
 
     again = start_service(data_dir)
     with again.client() as client:
-        _until(lambda: client.get(f"/jobs/{job['id']}").json()["status"] == "running", "the job to go on")
+        _until(lambda: client.get(f"/jobs/{job['id']}").json()["status"] == "running", "the job to resume")
         assert client.get(f"/jobs/{job['id']}").json()["attempt"] == 2
         assert client.delete(f"/jobs/{job['id']}").json()["status"] == "canceled"
     assert again.stop(signum) == 0
 
 
-def test_a_supervisor_that_is_killed_takes_its_children_along(
-    start_service: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_killing_the_supervisor_stops_its_children(start_service: Callable[..., Any], tmp_path: Path) -> None:
     service = start_service(tmp_path / "data")
-    family = service.children()
+    processes = service.children()
     service.process.kill()
     service.process.wait()
-    assert len(family) >= 4
-    _until(lambda: not any(_alive(pid) for pid in family), "the end of every process")
+    assert len(processes) >= 4
+    _until(lambda: not any(_alive(pid) for pid in processes), "every process to exit")
 
 
 def _status(client: httpx.Client, path: str) -> int:

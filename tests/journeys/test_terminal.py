@@ -1,4 +1,4 @@
-"""The command line on a real terminal (a pty), in pipes, and against a real server."""
+"""The command line on a real terminal (a pty) and in pipes, against a real server."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from typing import Any
 import pytest
 from PIL import Image
 
-PATIENCE = 300.0
+TIMEOUT = 300.0
 HALF_BLOCK = "▀"
 CURSOR_UP = re.compile(r"\x1b\[\d*A")
 COLOUR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")
 QUIET = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "TERM", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 
 
-def _heeds_ctrl_c() -> None:
-    """As a shell starts its programs, whatever the tests were started from."""
+def _restore_sigint() -> None:
+    """Restore SIGINT as in a program that a shell starts, however the tests were started."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _at_a_terminal() -> None:
-    _heeds_ctrl_c()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches it
+def _take_terminal() -> None:
+    _restore_sigint()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C sends it SIGINT
 
 
 class Terminal:
-    """A program on a terminal of its own."""
+    """A program on its own terminal."""
 
     def __init__(
         self, *arguments: str, columns: int = 100, rows: int = 40, folder: Path | None = None, **environment: str
@@ -56,43 +56,43 @@ class Terminal:
             env=plain | settings,
             cwd=folder,
             start_new_session=True,
-            preexec_fn=_at_a_terminal,
+            preexec_fn=_take_terminal,
         )
         os.close(theirs)
         self._screen = ours
-        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end inside a character
         self.written = ""
 
     def wait_for(self, words: str) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while words not in self.written:
-            assert time.monotonic() < end, f"{words!r} never came: {self.written[-2000:]!r}"
-            assert self._read(), f"it ended before {words!r}: {self.written[-2000:]!r}"
+            assert time.monotonic() < end, f"no {words!r} in the output: {self.written[-2000:]!r}"
+            assert self._read(), f"exited before {words!r}: {self.written[-2000:]!r}"
 
     def press(self, keys: bytes) -> None:
         os.write(self._screen, keys)
 
     def end(self) -> int:
-        """The exit code, after the last line."""
-        end = time.monotonic() + PATIENCE
+        """Wait for the program to exit. Returns the exit code."""
+        end = time.monotonic() + TIMEOUT
         while self._read():
-            assert time.monotonic() < end, f"it does not end: {self.written[-2000:]!r}"
+            assert time.monotonic() < end, f"does not exit: {self.written[-2000:]!r}"
         os.close(self._screen)
-        return self._process.wait(PATIENCE)
+        return self._process.wait(TIMEOUT)
 
     def _read(self) -> bool:
-        ready, _, _ = select.select([self._screen], [], [], PATIENCE)
-        assert ready, f"it is silent: {self.written[-2000:]!r}"
+        ready, _, _ = select.select([self._screen], [], [], TIMEOUT)
+        assert ready, f"no output: {self.written[-2000:]!r}"
         try:
             data = os.read(self._screen, 65536)
-        except OSError:  # on Linux, when the last program on it has ended
+        except OSError:  # on Linux, after the last program on the terminal has exited
             data = b""
         self.written += self._decoder.decode(data)
         return bool(data)
 
 
 def shown(*arguments: str, **kwargs: Any) -> str:
-    """What a program that ends well writes on a terminal."""
+    """The output of a successful program on a terminal."""
     terminal = Terminal(*arguments, **kwargs)
     assert terminal.end() == 0, terminal.written
     return terminal.written
@@ -103,7 +103,7 @@ def piped(*arguments: str, service: Any, **environment: str) -> subprocess.Compl
         [sys.executable, "-m", "denoised", *arguments],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         env=os.environ | {"DENOISED_URL": service.url} | environment,
         check=False,
     )
@@ -114,7 +114,7 @@ def at(service: Any) -> tuple[str, str]:
     return ("--url", service.url)
 
 
-def test_a_terminal_shows_a_bar_then_the_picture_then_its_file(at: tuple[str, str], tmp_path: Path) -> None:
+def test_a_terminal_shows_a_bar_then_the_image_then_its_file(at: tuple[str, str], tmp_path: Path) -> None:
     out = str(tmp_path)
     written = shown("generate", "--label", "sneaker", "--seed", "7", "--steps", "12", "--out", out, *at)
     assert "/12" in written
@@ -129,7 +129,7 @@ def test_a_terminal_shows_a_bar_then_the_picture_then_its_file(at: tuple[str, st
     assert first == levels
 
 
-def test_watching_shows_frame_after_frame(at: tuple[str, str], tmp_path: Path) -> None:
+def test_watch_shows_frame_after_frame(at: tuple[str, str], tmp_path: Path) -> None:
     request = ["--label", "bag", "--steps", "16", "--watch", "--preview", "both", "--out", str(tmp_path)]
     written = shown("generate", *request, *at)
     frames = CURSOR_UP.split(written)
@@ -137,7 +137,7 @@ def test_watching_shows_frame_after_frame(at: tuple[str, str], tmp_path: Path) -
     assert len(list(tmp_path.glob("bag-*.png"))) == 1
 
 
-def test_a_narrow_terminal_is_never_overrun(at: tuple[str, str], tmp_path: Path) -> None:
+def test_no_line_is_wider_than_a_narrow_terminal(at: tuple[str, str], tmp_path: Path) -> None:
     request = ["--label", "coat", "-n", "2", "--steps", "5", "--watch", "--out", "pictures"]
     written = shown("generate", *request, *at, columns=24, rows=12, folder=tmp_path)
     for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)):
@@ -145,9 +145,7 @@ def test_a_narrow_terminal_is_never_overrun(at: tuple[str, str], tmp_path: Path)
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "vt100", "COLORTERM": ""}])
-def test_a_terminal_that_has_no_colours_gets_none(
-    environment: dict[str, str], at: tuple[str, str], tmp_path: Path
-) -> None:
+def test_a_terminal_without_colors_gets_none(environment: dict[str, str], at: tuple[str, str], tmp_path: Path) -> None:
     written = shown("generate", "--label", "bag", "--steps", "2", "--watch", "--out", str(tmp_path), *at, **environment)
     assert not COLOUR.search(written)
     assert HALF_BLOCK not in written
@@ -169,13 +167,13 @@ def test_ctrl_c_cancels_the_job_and_says_so(service: Any, at: tuple[str, str], t
     assert not list(tmp_path.iterdir())
 
 
-def test_top_is_drawn_until_ctrl_c(service: Any, at: tuple[str, str]) -> None:
+def test_top_redraws_until_ctrl_c(service: Any, at: tuple[str, str]) -> None:
     with service.client() as client:
         job = client.post("/generate", json={"steps": 1000, "n": 2}).json()
         terminal = Terminal("top", "--interval", "0.5", *at)
         terminal.wait_for(job["id"][:8])
         terminal.wait_for("running")
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not re.search(r"2/\d+ +[1-9][\d,]* ", terminal.written):
             assert time.monotonic() < end, terminal.written[-2000:]
             terminal._read()
@@ -184,7 +182,7 @@ def test_top_is_drawn_until_ctrl_c(service: Any, at: tuple[str, str]) -> None:
         client.delete(f"/jobs/{job['id']}")
 
 
-def test_in_a_pipe_there_are_plain_lines_and_files_alone_on_stdout(service: Any, tmp_path: Path) -> None:
+def test_when_piped_stdout_contains_only_the_files_and_stderr_plain_lines(service: Any, tmp_path: Path) -> None:
     request = ["--label", "sneaker", "-n", "2", "--seed", "3", "--steps", "8", "--out", str(tmp_path)]
     done = piped("generate", *request, service=service)
     assert done.returncode == 0
@@ -195,7 +193,7 @@ def test_in_a_pipe_there_are_plain_lines_and_files_alone_on_stdout(service: Any,
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_json_of_generate_is_the_job_with_its_files(service: Any, tmp_path: Path) -> None:
+def test_generate_with_json_prints_the_job_with_its_files(service: Any, tmp_path: Path) -> None:
     request = ["--label", "dress", "--steps", "4", "-n", "2", "--out", str(tmp_path), "--json"]
     done = piped("generate", *request, service=service)
     assert (done.returncode, done.stderr) == (0, "")
@@ -209,7 +207,7 @@ def test_json_of_generate_is_the_job_with_its_files(service: Any, tmp_path: Path
     assert (events[-1]["type"], job["seed"]) == ("succeeded", 5)
 
 
-def test_a_signal_in_a_pipe_cancels_the_job_too(service: Any, tmp_path: Path) -> None:
+def test_sigint_cancels_the_job_when_piped(service: Any, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -222,24 +220,24 @@ def test_a_signal_in_a_pipe_cancels_the_job_too(service: Any, tmp_path: Path) ->
         "--url",
         service.url,
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_heeds_ctrl_c) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_restore_sigint) as process:
         assert process.stderr is not None
         while "started" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         last = process.stderr.read().splitlines()[-1]
-        assert process.wait(PATIENCE) == 130
+        assert process.wait(TIMEOUT) == 130
     assert last.endswith("was canceled")
 
 
-def test_a_reader_that_leaves_early_is_no_trouble(service: Any) -> None:
+def test_a_closed_pipe_is_not_an_error(service: Any) -> None:
     command = f"{sys.executable} -m denoised jobs --url {service.url} | head -n 1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
-def test_the_doctor_finds_a_running_service_in_good_health(service: Any) -> None:
+def test_the_doctor_finds_no_problem_with_a_running_service(service: Any) -> None:
     port = service.url.rpartition(":")[2]
     done = piped("doctor", "--json", "--port", port, "--data-dir", str(service.data_dir), service=service)
     assert (done.returncode, done.stderr) == (0, "")

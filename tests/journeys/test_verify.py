@@ -207,7 +207,7 @@ def test_the_command_writes_nothing_that_steers_a_terminal(service: Any, picture
     file.write_bytes(saved(opened(picture), **{"\x1b]0;owned\x07": 1}))
     done = denoised(file, service=service)
     assert done.returncode == 2
-    assert "is no field of this request" in done.stderr
+    assert "is not a field of this request" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr.count("\n") == 1
 

@@ -1,4 +1,4 @@
-"""The worker as the process that it is: where its models are loaded and run, and what it keeps in memory."""
+"""The worker process: which process runs the models, and how much memory it uses."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lo
 
 
 def worker_of(service: Any) -> int:
-    """The process id of its one worker."""
+    """The process id of the service's worker."""
     (pid,) = [pid for pid, command in service.children().items() if "-m denoised.worker" in command]
     return int(pid)
 
 
 def resident(pid: int) -> float:
-    """MiB."""
+    """Resident memory of a process, in MiB."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1]) / 1024
 
 
-def test_changing_the_model_fifty_times_costs_no_memory(service: Any) -> None:
+def test_changing_the_model_fifty_times_leaks_no_memory(service: Any) -> None:
     """stable-diffusion-webui#11632, #12403: memory grew with each switch. Here both models stay loaded."""
     worker, held = worker_of(service), []
     with service.client() as client:
@@ -39,10 +39,8 @@ def test_changing_the_model_fifty_times_costs_no_memory(service: Any) -> None:
 
 
 @pytest.mark.faults
-def test_twenty_jobs_on_four_threads_are_done_by_the_process_that_loaded_the_models(
-    start_service: Callable[..., Any], tmp_path: Path
-) -> None:
-    """pytorch#17199, django-q#713: a process that is forked after torch has begun hangs in its first parallel region.
+def test_the_process_that_loaded_the_models_runs_all_jobs(start_service: Callable[..., Any], tmp_path: Path) -> None:
+    """pytorch#17199, django-q#713: a process forked after torch has started threads hangs in its first parallel region.
     RQ's own workers fork one for each job."""
     service = start_service(tmp_path / "data", environment={"DENOISED_THREADS": "4", "DENOISED_MAX_BATCH": "4"})
     worker = worker_of(service)
@@ -60,5 +58,5 @@ def test_twenty_jobs_on_four_threads_are_done_by_the_process_that_loaded_the_mod
 
 
 def children(pid: int) -> list[str]:
-    """Of every thread of a process."""
+    """The child processes of all threads of a process."""
     return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]

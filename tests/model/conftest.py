@@ -1,4 +1,4 @@
-"""What the tests of `model` share: a small U-Net, a small data set, a model folder."""
+"""Fixtures of the tests of `model`: a small U-Net, a small data set, a model folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONDITIONAL = dataclasses.replace(UNCONDITIONAL, num_class_embeds=4)
 
 
 def _stir(net: nn.Module, seed: int = 0) -> None:
-    """Replace every weight by random ones, so that no norm is the identity and no bias is zero."""
+    """Replace every weight by a random one, so that no norm is the identity and no bias is zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in sorted(net.state_dict().items()):
         noise = torch.randn(weight.shape, generator=generator)
@@ -42,7 +42,7 @@ def _stir(net: nn.Module, seed: int = 0) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """The networks here are tiny: a second thread only waits for its turn on a busy machine."""
+    """Use one thread: the networks are tiny, and a second thread only slows them down on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -63,13 +63,13 @@ def unconditional() -> UNetConfig:
 
 @pytest.fixture
 def conditional() -> UNetConfig:
-    """The same with three classes and the null class."""
+    """`unconditional` with three classes and the null class."""
     return CONDITIONAL
 
 
 @pytest.fixture
 def weights() -> Callable[[UNetConfig], dict[str, Tensor]]:
-    """`weights(config)`: random ones for that network."""
+    """`weights(config)`: random weights for that network."""
 
     def draw(config: UNetConfig) -> dict[str, Tensor]:
         net = UNet(config)
@@ -94,7 +94,7 @@ def folder(tmp_path: Path, weights: Callable[[UNetConfig], dict[str, Tensor]]) -
 
 @pytest.fixture
 def dataset() -> Dataset:
-    """Twenty grey 8×8 images of three classes: stripes, at a brightness that the class decides."""
+    """Twenty grey 8×8 images of three classes: stripes, with a brightness for each class."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.arange(20) % 3
     stripes = torch.arange(8).view(1, 1, 8, 1) % 2 * 120

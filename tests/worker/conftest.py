@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import redis
 import torch
@@ -24,8 +22,11 @@ from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, x0_from_epsilon
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.serving.card import ModelCard
-from denoised.worker.engine.engine import Engine, Turn
+from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
+from denoised.model.serving.protocol import Pictures
+from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import Trajectory
+from denoised.worker.engine.turn import Turn
 from tests.harness import LABELS, request
 
 SCHEDULE = NoiseSchedule.from_name("linear")
@@ -33,14 +34,20 @@ PATIENCE = 120.0  # seconds; only a hang reaches it
 
 
 class FakeModel:
-    """What the engine and the worker need of `PixelModel`, by elementwise products and sums alone.
+    """A `ServedModel` that computes with elementwise products and sums alone.
 
-    Each row's outcome depends on that row only, to the last bit. seconds: what one evaluation
-    takes. limit: where x̂_0 is clipped. lame: the class whose rows come out as NaN; deadly: the one that makes the whole
-    evaluation raise `error`. flies_from: images from which on two evaluations are begun at once.
+    The outcome of each row depends on that row only, to the last bit.
+
+    Attributes:
+        calls: The labels of each evaluation.
+        seconds: The duration of one evaluation.
+        limit: Where x̂_0 is clipped.
+        lame: The class whose rows come out as NaN.
+        deadly: The class that makes the whole evaluation raise `error`.
+        min_pipelined_images: See `ServedModel`.
     """
 
-    flies_from: int | None = None
+    min_pipelined_images: int | None = None
 
     def __init__(
         self,
@@ -73,7 +80,7 @@ class FakeModel:
             max_images=16,
             numerics="fake",
         )
-        self.calls: list[list[int]] = []  # the conditions of each evaluation
+        self.calls: list[list[int]] = []
         self._seconds = seconds
         self._lame = lame
         self._deadly = deadly
@@ -85,28 +92,35 @@ class FakeModel:
         grid = Grid(spacing or "leading", variance_type=self.variance_type, karras=bool(karras))
         return compile_plan(sampler, SCHEDULE, steps, grid, eta)
 
-    def condition(self, label: int | None) -> Tensor:
-        return torch.tensor(len(LABELS) if label is None else label)
+    def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
+        labels = [len(LABELS) if request.label is None else request.label for request in requests]
+        return Conditioning({"label": torch.tensor(labels)})
 
-    def begin(self, *evaluation: Tensor) -> Callable[[], Estimate]:
-        """Like a network that flies: at work when it is asked, and only then wrong."""
-        return lambda: self.denoise(*evaluation)
+    def begin(
+        self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
+    ) -> Callable[[], Estimate]:
+        """Like a pipelined network: it works, and fails, while the caller waits for it."""
+        return lambda: self.denoise(x, t, alpha, sigma, conditioning)
 
-    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditions: Tensor) -> Estimate:
+    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         time.sleep(self._seconds)
-        self.calls.append(conditions.tolist())
+        labels = conditioning["label"]
+        self.calls.append(labels.tolist())
         if self._deadly in self.calls[-1]:
             raise self._error
-        shift = conditions.to(x.dtype) * 0.25 - t * 0.0005
+        shift = labels.to(x.dtype) * 0.25 - t * 0.0005
         epsilon = x * 0.75 + shift.view(-1, 1, 1, 1)
         if self._lame is not None:
-            epsilon[conditions == self._lame] = float("nan")
+            epsilon[labels == self._lame] = float("nan")
         variance_output = x * 0.25 if self.variance_type == "learned_range" else None
         return Estimate(x0_from_epsilon(x, epsilon, alpha, sigma), epsilon, variance_output)
 
-    def decode(self, x0: Tensor) -> npt.NDArray[np.uint8]:
+    def decode(self, x0: Tensor) -> Pictures:
         pixels = ((x0 / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        return pixels.permute(1, 2, 0).numpy()
+        return pixels.permute(0, 2, 3, 1).numpy()
+
+    def preview(self, x0: Tensor) -> Pictures:
+        return self.decode(x0)
 
 
 def _trajectories(model: FakeModel, job: str | None = None, **fields: Any) -> list[Trajectory]:
@@ -114,7 +128,7 @@ def _trajectories(model: FakeModel, job: str | None = None, **fields: Any) -> li
 
     asked = request(model=model.card.name, **fields)
     record = JobRecord(id=job or uuid.uuid4().hex, owner="", request=asked, created_at=0.0)
-    return trajectories(record, model)  # type: ignore[arg-type]
+    return trajectories(record, model)
 
 
 def _turns(engine: Engine) -> Iterator[Turn]:

@@ -1,4 +1,4 @@
-"""Who is in the running batch, and whose turn it is: admission, choice, eviction. No arithmetic; imports no torch."""
+"""The running batch: admission, choice of the next turn's members, eviction. No arithmetic; imports no torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-PLACES = 4  # of a model, for each lane
-FEWEST_PLACES = 64
-WAITERS = 4  # one lane in so many goes to those who have waited longest
+MEMBERS_PER_SLOT = 4  # of one model
+MIN_MEMBER_LIMIT = 64
+SLOTS_PER_RESERVED = 4  # one slot in so many is reserved for the members that have waited longest
 
 
 class Member(Protocol):
-    """What the batch needs to know of a trajectory."""
+    """What the batch needs to know about a trajectory."""
 
     job: str
     model: str
@@ -29,161 +29,175 @@ T = TypeVar("T", bound=Member)
 
 
 @dataclass(eq=False)
-class Place(Generic[T]):
-    """A member and how it was treated.
+class Entry(Generic[T]):
+    """A member, and what the batch knows about it.
 
-    number: how many came before it; last_turn: the batch's turn in which it last took part, or, until it
-    has, the last one before it came; away: whether that turn is not over.
+    Attributes:
+        member: The trajectory.
+        arrival: How many members arrived before it.
+        last_turn: Number of the last turn that it took part in; before its first one, of the last turn chosen
+            before it arrived.
+        started: Whether it has taken part in a turn.
+        in_flight: Whether it takes part in a pipelined turn that is not complete yet.
     """
 
     member: T
-    number: int
+    arrival: int
     last_turn: int
-    begun: bool = False
-    away: bool = False
+    started: bool = False
+    in_flight: bool = False
+
+    @property
+    def waiting_order(self) -> tuple[int, bool, int]:
+        """Sorts entries by how long they have waited, the longest first."""
+        return self.last_turn, self.started, self.arrival
 
 
 class RunningBatch(Generic[T]):
-    """One turn serves one model, the one served longest ago first, and at most `lanes` of its members.
+    """Chooses the members of each turn: at most `max_batch` members of the model that was served longest ago.
 
-    When more want the turn, most lanes go to the jobs nearest their end, so that a short job never waits for a
-    long one; `reserved` lanes, a quarter, go to those who have waited longest since their last turn, so that
-    nobody starves. While a member waits at most ⌊(m − 1) / reserved⌋ turns of its model pass, m being the
-    model's members when it began to: in each of them `reserved` who had waited longer go, and who comes later
-    has waited less. Jobs that are `urgent` count as nearest their end.
+    If a model has more members than slots, most slots go to the jobs that are nearest to their end, so that a short
+    job never waits for a long one. `reserved` slots, a quarter, go to the members that have waited longest, so that
+    none starves: while a member waits, at most ⌊(m − 1) / reserved⌋ turns of its model pass, where m is the number of
+    the model's members when it began to wait. Each of those turns serves `reserved` members that had waited longer,
+    and a member that arrives later has waited less.
 
-    A model that `flies` and has so many members here has two turns at once, of half the lanes and the reserved: who is
-    in one is away until it lands, while the next is chosen of the others. Where there are lanes for all, half of them
-    go, who have waited longest; nobody is passed over twice then.
+    If a model is pipelined and has enough members, two turns of it are in flight at once, each of half the slots. A
+    member in flight takes part in no other turn until `complete`. If there are slots for all members, each turn takes
+    the half that has waited longest, and no member is passed over twice.
 
-    Each model has `places`, beyond which nobody is to be admitted: that bounds m, and memory.
+    Attributes:
+        max_batch: Slots of a turn: the images in one evaluation.
+        reserved: Slots for the members that have waited longest.
+        max_members: Members of one model beyond which no job is admitted. It bounds m, and memory.
     """
 
-    def __init__(self, lanes: int, flies: Mapping[str, int] | None = None) -> None:
-        self.lanes = lanes
-        self._flies = {model: fewest for model, fewest in (flies or {}).items() if fewest <= lanes}
-        self.reserved = max(1, lanes // WAITERS)
-        self.places = max(PLACES * lanes, FEWEST_PLACES)
-        self.urgent: set[str] = set()
-        self._here: list[Place[T]] = []
-        self._came = 0
+    def __init__(self, max_batch: int, min_pipelined: Mapping[str, int] | None = None) -> None:
+        """min_pipelined: the fewest members for which a model is pipelined; models not in it never are."""
+        self.max_batch = max_batch
+        self.reserved = max(1, max_batch // SLOTS_PER_RESERVED)
+        self.max_members = max(MEMBERS_PER_SLOT * max_batch, MIN_MEMBER_LIMIT)
+        self._min_pipelined = {name: fewest for name, fewest in (min_pipelined or {}).items() if fewest <= max_batch}
+        self._entries: list[Entry[T]] = []
+        self._arrivals = 0
         self._turn = 0
         self._last_turn: dict[str, int] = {}  # by model
 
     def __len__(self) -> int:
-        return len(self._here)
+        return len(self._entries)
 
     @property
     def members(self) -> list[T]:
-        """Everybody here, oldest first."""
-        return [place.member for place in self._here]
+        """All members, oldest first."""
+        return [entry.member for entry in self._entries]
 
-    def free_lanes(self, model: str) -> int:
-        """How many more of a model would be in each of its turns."""
-        return max(0, self.lanes - self._count(model))
+    def free_slots(self, model: str) -> int:
+        """How many more members of a model would take part in each of its turns."""
+        return max(0, self.max_batch - self._count(model))
 
     def has_room(self, model: str) -> bool:
-        """Whether one more job of a model may come."""
-        return self._count(model) < self.places
+        """Whether one more job of a model may be admitted."""
+        return self._count(model) < self.max_members
 
     @property
     def pending_evaluations(self) -> int:
-        """Network calls until everybody here is done."""
+        """Network evaluations until all members are finished."""
         return self.pending_by_job().total()
 
     def pending_by_job(self) -> Counter[str]:
-        """Network calls until each job is done."""
+        """Network evaluations until each job is finished."""
         pending: Counter[str] = Counter()
         for member in self.members:
             pending[member.job] += member.pending_evaluations
         return pending
 
-    def admit(self, newcomers: Iterable[T]) -> None:
-        """Take all images of a job in; they can be in the next turn."""
-        for member in newcomers:
-            self._here.append(Place(member, self._came, self._turn))
-            self._came += 1
+    def admit(self, members: Iterable[T]) -> None:
+        """Add all images of a job; they can take part in the next turn."""
+        for member in members:
+            self._entries.append(Entry(member, self._arrivals, self._turn))
+            self._arrivals += 1
 
     def choose(self) -> list[T]:
-        """The members of the next turn, oldest first; [] when nobody is here, or who is away is to land first."""
-        waiting = [place for place in self._here if not place.away]
-        models = {place.member.model for place in waiting}
+        """Choose the members of the next turn, oldest first; [] if there are none, or a turn has to complete first."""
+        waiting = [entry for entry in self._entries if not entry.in_flight]
+        models = {entry.member.model for entry in waiting}
         if not models:
             return []
         model = min(models, key=lambda model: (self._last_turn.get(model, -1), model))
-        flying = self._flying(model)
-        if self.away and not flying:
+        pipelined = self._is_pipelined(model)
+        if self.in_flight and not pipelined:
             return []
         self._turn += 1
         self._last_turn[model] = self._turn
-        group = [place for place in waiting if place.member.model == model]
-        chosen = self._half(group) if flying else _fair(group, self.lanes, self.urgent)
-        for place in chosen:
-            place.last_turn, place.begun, place.away = self._turn, True, flying
-        return [place.member for place in chosen]
+        group = [entry for entry in waiting if entry.member.model == model]
+        chosen = self._half(group) if pipelined else _choose_fairly(group, self.max_batch)
+        for entry in chosen:
+            entry.last_turn, entry.started, entry.in_flight = self._turn, True, pipelined
+        return [entry.member for entry in chosen]
 
     @property
-    def away(self) -> bool:
-        """Whether anybody is, in turns that were chosen and have not landed."""
-        return any(place.away for place in self._here)
+    def in_flight(self) -> bool:
+        """Whether a pipelined turn has been chosen and is not complete."""
+        return any(entry.in_flight for entry in self._entries)
 
     @property
-    def turn_lanes(self) -> int:
-        """How many the turn that was chosen last might have held."""
-        return -(-self.lanes // 2) if self.away else self.lanes
+    def turn_slots(self) -> int:
+        """The slots of the turn that was chosen last."""
+        return -(-self.max_batch // 2) if self.in_flight else self.max_batch
 
-    def land(self, members: Iterable[T]) -> list[T]:
-        """A turn of these is over. Returns those of them who are still here."""
+    def complete(self, members: Iterable[T]) -> list[T]:
+        """End a turn of these members. Returns those of them that have not been evicted since."""
         turn = set(map(id, members))
-        landed = [place for place in self._here if id(place.member) in turn]
-        for place in landed:
-            place.away = False
-        return [place.member for place in landed]
+        completed = [entry for entry in self._entries if id(entry.member) in turn]
+        for entry in completed:
+            entry.in_flight = False
+        return [entry.member for entry in completed]
 
     def retire(self) -> list[T]:
-        """Remove the finished."""
+        """Remove and return the finished members."""
         finished = [member for member in self.members if member.finished]
-        self._here = [place for place in self._here if not place.member.finished]
+        self._entries = [entry for entry in self._entries if not entry.member.finished]
         return finished
 
     def evict(self, job: str) -> list[T]:
-        """Remove everything of a job, finished or not."""
-        gone = [member for member in self.members if member.job == job]
-        self._here = [place for place in self._here if place.member.job != job]
-        return gone
+        """Remove and return all members of a job, finished or not."""
+        evicted = [member for member in self.members if member.job == job]
+        self._entries = [entry for entry in self._entries if entry.member.job != job]
+        return evicted
 
     def _count(self, model: str) -> int:
-        return sum(place.member.model == model for place in self._here)
+        return sum(entry.member.model == model for entry in self._entries)
 
-    def _flying(self, model: str) -> bool:
-        """Whether there are enough of a model for two turns at once."""
-        return model in self._flies and self._count(model) >= self._flies[model]
+    def _is_pipelined(self, model: str) -> bool:
+        """Whether a model has enough members for two turns at once."""
+        return model in self._min_pipelined and self._count(model) >= self._min_pipelined[model]
 
-    def _half(self, group: list[Place[T]]) -> list[Place[T]]:
-        """Those of a model's waiting members who take part in one of two turns at once."""
+    def _half(self, group: list[Entry[T]]) -> list[Entry[T]]:
+        """Choose the members of one of two pipelined turns from a model's waiting members."""
         count = self._count(group[0].member.model)
-        if count > self.lanes:
-            return _fair(group, -(-self.lanes // 2), self.urgent)
-        longest = sorted(group, key=lambda place: (place.last_turn, place.begun, place.number))
-        return sorted(longest[: -(-count // 2)], key=lambda place: place.number)
+        if count > self.max_batch:
+            return _choose_fairly(group, -(-self.max_batch // 2))
+        by_waiting = sorted(group, key=lambda entry: entry.waiting_order)
+        return sorted(by_waiting[: -(-count // 2)], key=lambda entry: entry.arrival)
 
 
-def _fair(group: list[Place[T]], lanes: int, urgent: set[str]) -> list[Place[T]]:
-    """Those of a group who take part; group and outcome are in the order of arrival."""
-    if len(group) <= lanes:
+def _choose_fairly(group: list[Entry[T]], slots: int) -> list[Entry[T]]:
+    """Choose the members of a turn, as `RunningBatch` explains. `group` and the result are in order of arrival."""
+    if len(group) <= slots:
         return group
-    reserved = max(1, lanes // WAITERS)
-    by_length = _by_length(group, urgent)
-    certain, others = by_length[: lanes - reserved], by_length[lanes - reserved :]
-    others.sort(key=lambda place: (place.last_turn, place.begun, place.number))
-    return sorted(certain + others[:reserved], key=lambda place: place.number)
+    reserved = max(1, slots // SLOTS_PER_RESERVED)
+    by_length = _by_remaining_length(group)
+    shortest, others = by_length[: slots - reserved], by_length[slots - reserved :]
+    others.sort(key=lambda entry: entry.waiting_order)
+    return sorted(shortest + others[:reserved], key=lambda entry: entry.arrival)
 
 
-def _by_length(group: list[Place[T]], urgent: set[str]) -> list[Place[T]]:
-    """Urgent jobs first, then the one nearest its end, the older of two; of a job who has farthest to go."""
-    to_go: dict[str, int] = {}
-    for place in group:
-        member = place.member
-        to_go[member.job] = max(to_go.get(member.job, 0), member.pending_evaluations)
-    rank = {job: k for k, job in enumerate(sorted(to_go, key=lambda job: (job not in urgent, to_go[job])))}
-    return sorted(group, key=lambda place: (rank[place.member.job], -place.member.pending_evaluations, place.number))
+def _by_remaining_length(group: list[Entry[T]]) -> list[Entry[T]]:
+    """Urgent jobs first, then the job nearest to its end, the older of two; within a job, the image farthest from its
+    end first."""
+    remaining: dict[str, int] = {}  # evaluations until the job's slowest image is finished
+    for entry in group:
+        member = entry.member
+        remaining[member.job] = max(remaining.get(member.job, 0), member.pending_evaluations)
+    rank = {job: k for k, job in enumerate(sorted(remaining, key=lambda job: remaining[job]))}
+    return sorted(group, key=lambda entry: (rank[entry.member.job], -entry.member.pending_evaluations, entry.arrival))

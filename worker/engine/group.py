@@ -1,4 +1,4 @@
-"""Those who share a turn, as tensors: what stays from turn to turn is made once, what changes is gathered at once.
+"""The members of a turn as tensors: what stays from turn to turn is built once, what changes is gathered at once.
 
 No step of a turn goes through the trajectories one by one where a table can be indexed by all of them.
 """
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from denoised.model.diffusion.plans import Plan
-from denoised.worker.engine.trajectory import Trajectory
+from denoised.model.serving.conditioning import Conditioning
+from denoised.worker.engine.trajectory import Guidance, Trajectory
 
-MOST_ROWS = 8_192  # of a table, beyond which it forgets the plans that nobody here has
+MAX_TABLE_ROWS = 8_192  # beyond them a table forgets the plans that no member of the turn uses
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Level:
     sigma: Tensor
 
     def of(self, members: Tensor) -> Level:
-        """Those of some members, by index."""
+        """The levels of some members, by index."""
         return Level(self.t[members], self.alpha[members], self.sigma[members])
 
 
@@ -48,8 +49,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Guided:
-    """The guided ones of a group. index: (G,) which members they are; order: (B + G,) everybody, then they again;
-    scale, rescale: (G,), the latter None where nobody asks for it."""
+    """The guided members of a group, G of B.
+
+    Attributes:
+        index: (G,) their indices in the group.
+        order: (B + G,) the indices of all members, then `index`.
+        scale: (G,) float32.
+        rescale: (G,) float32; None if no member asks for it.
+    """
 
     index: Tensor
     order: Tensor
@@ -60,7 +67,8 @@ class Guided:
 class Table:
     """The rows of all plans in use, one plan below another, on a device.
 
-    A plan of fewer registers sits in the corner of its matrices, its x̂_0, ε̂ and z in the last columns.
+    A plan with fewer registers than the others fills the upper left corner of its matrices, and its columns for x̂_0,
+    ε̂ and z are the last three.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -68,17 +76,17 @@ class Table:
         self._first: dict[Plan, int] = {}
 
     def first_rows(self, plans: Sequence[Plan]) -> list[int]:
-        """Where each plan begins. What an earlier call said may be true no more."""
+        """The index of each plan's first row. It is valid until the next call."""
         missing = [plan for plan in dict.fromkeys(plans) if plan not in self._first]
         if missing:
             kept = list(self._first)
-            if sum(plan.evaluations for plan in (*kept, *missing)) > MOST_ROWS:
+            if sum(plan.evaluations for plan in (*kept, *missing)) > MAX_TABLE_ROWS:
                 kept = [plan for plan in dict.fromkeys(plans) if plan in self._first]
             self._write([*kept, *missing])
         return [self._first[plan] for plan in plans]
 
     def rows(self, index: Tensor, registers: int) -> Rows:
-        """Those at an index (B,), for plans of at most so many registers."""
+        """The rows at an index (B,), of plans with at most `registers` registers."""
         t, alpha, sigma, log_variance_range = self._columns[:, index].unbind(0)
         matrices = self._matrices[index]
         if registers < self._registers:
@@ -89,17 +97,21 @@ class Table:
         self._registers = max(plan.registers for plan in plans)
         columns = [np.stack([plan.t, plan.alpha, plan.sigma, plan.log_variance_range]) for plan in plans]
         matrices = [_padded(plan, self._registers) for plan in plans]
-        self._columns = torch.from_numpy(np.concatenate(columns, axis=1)).float().to(self._device)
-        self._matrices = torch.from_numpy(np.concatenate(matrices)).float().to(self._device)
+        self._columns = torch.from_numpy(np.concatenate(columns, axis=1)).float().to(self._device)  # (4, N)
+        self._matrices = torch.from_numpy(np.concatenate(matrices)).float().to(self._device)  # (N, R, R+3)
         starts = np.cumsum([0, *(plan.evaluations for plan in plans)]).tolist()
         self._first = dict(zip(plans, starts, strict=False))
 
 
 class Group:
-    """Trajectories of one model in the order in which the network sees them.
+    """Trajectories of one model in the order in which the network evaluates them.
 
-    conditions: (B + G,) of `PixelModel.condition`, without their labels at the end for the G guided ones;
-    is_guided: (B,) bool; registers: the most that a plan here has.
+    Attributes:
+        members: The B trajectories.
+        conditioning: Of (B + G) rows: every member's, then the unconditional one of each guided member.
+        is_guided: (B,) bool.
+        guided: None if G = 0.
+        registers: The most registers that a member's plan has.
     """
 
     def __init__(self, members: Sequence[Trajectory], table: Table, device: torch.device) -> None:
@@ -107,31 +119,32 @@ class Group:
         counts = {member.plan.registers for member in members}
         self.registers, self._alike = max(counts), len(counts) == 1
         zeros = members[0].registers.new_zeros(self.registers, *members[0].registers.shape[1:])
-        self._filling = [zeros[member.plan.registers :] for member in members]
-        guided = [k for k, member in enumerate(members) if member.guided]
-        conditions = [member.condition for member in members] + [members[k].unconditional for k in guided]
-        self.conditions = torch.stack(conditions).to(device)
+        self._padding = [zeros[member.plan.registers :] for member in members]
+        guidance = {k: member.guidance for k, member in enumerate(members) if member.guidance is not None}
+        conditioning = [member.conditioning for member in members]
+        conditioning += [guidance[k].unconditional for k in guidance]
+        self.conditioning = Conditioning.stack(conditioning).to(device)
         self.is_guided = torch.tensor([member.guided for member in members], device=device)
-        self.guided = _guided(members, guided, device) if guided else None
+        self.guided = _guided(len(members), guidance, device) if guidance else None
         self._table, self._device = table, device
 
     def is_of(self, members: Sequence[Trajectory]) -> bool:
-        """Whether it is these, in this order."""
+        """Whether the group has these members, in this order."""
         same = len(members) == len(self.members)
         return same and all(one is other for one, other in zip(members, self.members, strict=True))
 
     def rows(self) -> Rows:
-        """Everybody's next row."""
+        """Every member's next row."""
         first = self._table.first_rows([member.plan for member in self.members])
         index = [start + member.row for start, member in zip(first, self.members, strict=True)]
         return self._table.rows(torch.tensor(index, device=self._device), self.registers)
 
     def stacked(self) -> Tensor:
-        """(B, R, …) everybody's registers; plans with fewer get zeros, which change no bit of a sum."""
+        """(B, R, …) every member's registers; plans with fewer get zeros, which change no bit of a sum."""
         if self._alike:
             return torch.stack([member.registers for member in self.members])
         own = [member.registers for member in self.members]
-        parts = [part for both in zip(own, self._filling, strict=True) for part in both]
+        parts = [part for both in zip(own, self._padding, strict=True) for part in both]
         return torch.cat(parts).view(len(own), self.registers, *own[0].shape[1:])
 
     def parted(self, registers: Tensor) -> list[Tensor]:
@@ -141,29 +154,31 @@ class Group:
         return [own[: member.plan.registers] for own, member in zip(registers, self.members, strict=True)]
 
     def drawn(self, like: Tensor) -> Tensor:
-        """(B, …) everybody's z."""
+        """(B, …) every member's z."""
         if not any(member.draws for member in self.members):
             return torch.zeros_like(like)
         return torch.stack([member.draw() for member in self.members]).to(self._device)
 
 
-def _guided(members: Sequence[Trajectory], guided: Sequence[int], device: torch.device) -> Guided:
+def _guided(count: int, guidance: dict[int, Guidance], device: torch.device) -> Guided:
+    """guidance: by index of the member in its group of `count`."""
+
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
 
-    rescale = [members[k].guidance_rescale for k in guided]
+    rescale = [each.rescale for each in guidance.values()]
     return Guided(
-        index=torch.tensor(guided, device=device),
-        order=torch.tensor([*range(len(members)), *guided], device=device),
-        scale=column([members[k].guidance_scale for k in guided]),
+        index=torch.tensor(list(guidance), device=device),
+        order=torch.tensor([*range(count), *guidance], device=device),
+        scale=column([each.scale for each in guidance.values()]),
         rescale=column(rescale) if any(rescale) else None,
     )
 
 
-def _padded(plan: Plan, most: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """(N, R, R+3) for R = most."""
+def _padded(plan: Plan, registers: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """A plan's matrices (N, R, R+3) for R = registers."""
     count = plan.registers
-    out = np.zeros((plan.evaluations, most, most + 3))
+    out = np.zeros((plan.evaluations, registers, registers + 3))
     out[:, :count, :count] = plan.matrices[:, :, :count]
-    out[:, :count, most:] = plan.matrices[:, :, count:]
+    out[:, :count, registers:] = plan.matrices[:, :, count:]
     return out

@@ -1,8 +1,9 @@
-"""Resume points: what another attempt needs to go on with the images of a job, as safe bytes.
+"""Resume points: what another attempt needs to continue the images of a job, as bytes that are safe to load.
 
-A safetensors file (a JSON header and raw little-endian numbers, nothing that could be executed):
-`rows` (k,) int64, and for image i the tensor `registers.{i}` (R, …) float32. Which draws of noise an
-image has taken follows from its row and its plan, so it is not stored: `Trajectory.resumed` draws them again.
+The format is a safetensors file (a JSON header and raw little-endian numbers, nothing that could be executed):
+`images` (k,) int64 the indices of the images, `rows` (k,) int64, and for image i the tensor `registers.{i}` (R, …)
+float32. The number of noise draws that an image has taken follows from its row and its plan, so it is not stored:
+`Trajectory.resume` skips them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class ResumePoint:
 
 
 def to_bytes(images: Mapping[int, ResumePoint]) -> bytes:
-    """The resume point of a job's images, by index."""
+    """Serialize the resume points of a job's images, by index."""
     tensors = {f"{REGISTERS}{index}": _stored(saved.registers) for index, saved in images.items()}
     tensors[INDICES] = torch.tensor(list(images), dtype=torch.int64)
     tensors[ROWS] = torch.tensor([saved.row for saved in images.values()], dtype=torch.int64)
@@ -53,18 +54,22 @@ def from_bytes(data: bytes) -> dict[int, ResumePoint]:
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ResumeError(f"the resume point cannot be read: {type(error).__name__}: {error}") from error
     if tensors:
-        raise ResumeError(f"the resume point holds {sorted(tensors)[0]}, which belongs to no image of it")
+        raise ResumeError(f"the resume point holds {sorted(tensors)[0]}, which belongs to none of its images")
     return saved
 
 
 def check(saved: ResumePoint, plan: Plan, shape: tuple[int, ...]) -> None:
-    """Whether an image of a plan can go on from there.
+    """Check that an image of a plan can continue from a resume point.
+
+    shape: of what is denoised, without the registers.
 
     Raises:
-        ResumeError: when it was saved under another plan or shape.
+        ResumeError: if it was saved under another plan or shape.
     """
     if not 0 < saved.row < plan.evaluations:
-        raise ResumeError(f"the resume point is at row {saved.row} of {plan.evaluations} (allowed: one in between)")
+        raise ResumeError(
+            f"the resume point is at row {saved.row} of {plan.evaluations} (allowed: 1 … {plan.evaluations - 1})"
+        )
     expected = (plan.registers, *shape)
     if tuple(saved.registers.shape) != expected or saved.registers.dtype != torch.float32:
         found = f"{tuple(saved.registers.shape)} {saved.registers.dtype}"

@@ -9,29 +9,52 @@ import torch
 from torch import Tensor
 
 from denoised.jobs.record import JobRecord
+from denoised.model.diffusion.guidance import is_guided
 from denoised.model.diffusion.plans import Plan
-from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
+from denoised.model.serving.protocol import ServedModel
 from denoised.model.serving.sampling import initial_noise
 from denoised.worker.engine.resume import ResumePoint, check
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of one image.
+
+    Attributes:
+        unconditional: What the network is conditioned on in the second row of each evaluation; a batch of one.
+        scale: s in uncond + s·(cond − uncond).
+        rescale: φ in 0 … 1, how far the contrast that guidance adds is undone.
+    """
+
+    unconditional: Conditioning
+    scale: float
+    rescale: float = 0.0
+
+
 @dataclass(eq=False)
 class Trajectory:
-    """State between two evaluations.
+    """The state of one image between two evaluations.
 
-    registers: (R, …) x and what the plan holds beside it; conditions: what `denoise` is told
-    with and without the label; row: the plan's next row. Knows neither what a condition
-    holds nor what shape is denoised.
+    It knows neither what a conditioning holds nor what shape is denoised.
+
+    Attributes:
+        job, index: Which image of which job it is.
+        model: The model's name.
+        plan: The compiled sampler.
+        conditioning: What the image is conditioned on; a batch of one.
+        guidance: None if the image is not guided.
+        generator: Draws the image's noise.
+        registers: (R, …) float32, x first, then what else the plan keeps between evaluations.
+        row: The plan's next row.
     """
 
     job: str
     index: int
     model: str
     plan: Plan
-    condition: Tensor
-    unconditional: Tensor
-    guidance_scale: float
-    guidance_rescale: float
+    conditioning: Conditioning
+    guidance: Guidance | None
     generator: torch.Generator
     registers: Tensor
     row: int = 0
@@ -45,36 +68,23 @@ class Trajectory:
         index: int,
         model: str,
         plan: Plan,
-        condition: Tensor,
-        unconditional: Tensor,
-        guidance_scale: float,
+        conditioning: Conditioning,
         seed: int,
         shape: tuple[int, ...],
         device: torch.device,
-        guidance_rescale: float = 0.0,
+        guidance: Guidance | None = None,
     ) -> Trajectory:
-        """At x_T, the first draw of the image's own generator."""
+        """A trajectory at x_T, the first draw of the image's own generator."""
         generator = torch.Generator().manual_seed(seed)
         registers = torch.zeros(plan.registers, *shape)
         registers[0] = plan.initial_scale * initial_noise(generator, shape)
-        return cls(
-            job,
-            index,
-            model,
-            plan,
-            condition,
-            unconditional,
-            guidance_scale,
-            guidance_rescale,
-            generator,
-            registers.to(device),
-        )
+        return cls(job, index, model, plan, conditioning, guidance, generator, registers.to(device))
 
     def resume(self, saved: ResumePoint) -> None:
-        """Go to where another attempt was: its registers, and past the draws that it had taken.
+        """Continue where another attempt was: take over its registers, and skip the draws that it had taken.
 
         Raises:
-            ResumeError: when it was saved under another plan or shape.
+            ResumeError: if it was saved under another plan or shape.
         """
         shape = tuple(self.registers.shape[1:])
         check(saved, self.plan, shape)
@@ -86,16 +96,23 @@ class Trajectory:
 
     @property
     def finished(self) -> bool:
+        """Whether no row of the plan is left."""
         return self.row == self.plan.evaluations
 
     @property
     def guided(self) -> bool:
-        return self.guidance_scale != 1.0
+        """Whether guidance is on."""
+        return self.guidance is not None
+
+    @property
+    def rows_per_evaluation(self) -> int:
+        """How many rows of the network's batch the image takes."""
+        return 2 if self.guided else 1
 
     @property
     def pending_evaluations(self) -> int:
-        """Network calls to go, guidance counted as two."""
-        return (self.plan.evaluations - self.row) * (2 if self.guided else 1)
+        """Network evaluations until it is finished; guidance counts as two."""
+        return (self.plan.evaluations - self.row) * self.rows_per_evaluation
 
     @property
     def draws(self) -> bool:
@@ -103,10 +120,9 @@ class Trajectory:
         return self.plan.draws_noise(self.row)
 
     def draw(self) -> Tensor:
-        """z of the current row: the generator's next draw, or zeros where the row takes none.
+        """z (…) of the current row: the generator's next draw, or zeros if the row takes none.
 
-        Asked again for the same row (a batch that failed is tried again in halves), it gives
-        the same draw.
+        Called again for the same row, because a failed batch is repeated in halves, it returns the same draw.
         """
         if self._drawn is None:
             shape = tuple(self.registers.shape[1:])
@@ -114,42 +130,46 @@ class Trajectory:
         return self._drawn
 
     def advance(self, registers: Tensor) -> None:
-        """Take the row's outcome and go to the next row."""
+        """Store the outcome of the current row and go to the next one."""
         self.registers = registers
         self.row += 1
         self._drawn = None
 
 
 def trajectories(
-    record: JobRecord, model: PixelModel, saved: Mapping[int, ResumePoint] | None = None
+    record: JobRecord, model: ServedModel, saved: Mapping[int, ResumePoint] | None = None
 ) -> list[Trajectory]:
-    """One trajectory for each image of a job that is not made yet, where it was saved or at its x_T.
+    """One trajectory for each unfinished image of a job, at its resume point or at its x_T.
 
     Raises:
-        PlanError: when the request asks for a plan that this model cannot make.
-        ResumeError: when it was saved under another plan or shape.
+        PlanError: if the request asks for a plan or a conditioning that this model does not offer.
+        ResumeError: if a resume point was saved under another plan or shape.
     """
-    made = {image.index for image in record.images}
-    begun = [trajectory for trajectory in _begun(record, model) if trajectory.index not in made]
+    finished = {image.index for image in record.images}
+    begun = [trajectory for trajectory in _begin_all(record, model) if trajectory.index not in finished]
     for trajectory in begun:
         if saved and trajectory.index in saved:
             trajectory.resume(saved[trajectory.index])
     return begun
 
 
-def _begun(record: JobRecord, model: PixelModel) -> list[Trajectory]:
+def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
     request = record.request
     plan = model.plan(request.sampler, request.steps, request.eta, request.spacing, request.karras)
+    asked = ConditioningRequest(label=request.label)
+    guidance = None
+    if is_guided(request.guidance_scale):
+        unconditional = model.encode([asked.unconditional()])
+        guidance = Guidance(unconditional, request.guidance_scale, request.guidance_rescale)
+    conditioning = model.encode([asked])
     return [
         Trajectory.begin(
             job=record.id,
             index=index,
             model=request.model,
             plan=plan,
-            condition=model.condition(request.label),
-            unconditional=model.condition(None if request.guidance_scale != 1.0 else request.label),
-            guidance_scale=request.guidance_scale,
-            guidance_rescale=request.guidance_rescale,
+            conditioning=conditioning,
+            guidance=guidance,
             seed=request.seed + index,
             shape=model.shape,
             device=model.device,

@@ -1,16 +1,15 @@
-"""Errors as clients of the OpenAI API read them: `{"error": {"message", "type", "param", "code"}}`.
-
-Knows no exception of ours: `app.http.errors` asks it how a refusal is to be written under /v1.
-"""
+"""The error format of the OpenAI API: `{"error": {"message", "type", "param", "code"}}`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-FOLDER = "/v1"
-STATUSES = {422: 400}  # what is wrong with a request is a BadRequestError there
-KINDS = {429: "rate_limit_error"}  # of other refusals below 500: invalid_request_error; above: server_error
+from denoised.app.http.error_formats import ErrorFormat
+from denoised.app.http.errors import Problem
+
+PREFIX = "/v1"
+STATUSES = {422: 400}  # the OpenAI API answers an invalid request with 400
+TYPES = {429: "rate_limit_error"}  # otherwise invalid_request_error below 500, server_error from 500
 CODES = {
     400: "invalid_value",
     401: "invalid_api_key",
@@ -27,26 +26,19 @@ CODES = {
 }
 
 
-def is_v1(path: str) -> bool:
-    """Whether a path is one where clients of the OpenAI API call."""
-    return path == FOLDER or path.startswith(f"{FOLDER}/")
+def error_object(problem: Problem) -> dict[str, Any]:
+    """A problem as the OpenAI API describes an error."""
+    status = STATUSES.get(problem.status, problem.status)
+    error_type = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    fields = [error["field"] for error in problem.extra.get("errors", [])]
+    param = fields[0] if fields else problem.extra.get("param")
+    code = problem.extra.get("code") or CODES.get(status, "internal_error" if status >= 500 else None)
+    return {"error": {"message": problem.detail, "type": error_type, "param": param, "code": code}}
 
 
-def status_of(status: int) -> int:
-    """The status under /v1 of what has this one elsewhere."""
-    return STATUSES.get(status, status)
+def retry_headers(problem: Problem) -> dict[str, str]:
+    """Keep the official client from retrying a request that has created a job: it would create a second one."""
+    return {"X-Should-Retry": "false"} if "job" in problem.extra else {}
 
 
-def error_object(status: int, message: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The error of a refusal; extra: the further members of its problem object."""
-    status = status_of(status)
-    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    fields = [error["field"] for error in extra.get("errors", [])]
-    param = fields[0] if fields else extra.get("param")
-    code = extra.get("code") or CODES.get(status, "internal_error" if status >= 500 else None)
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def advice(extra: Mapping[str, Any]) -> dict[str, str]:
-    """Headers for the official client, which repeats what failed: never what has made a job, or there would be two."""
-    return {"X-Should-Retry": "false"} if "job" in extra else {}
+OPENAI_ERRORS = ErrorFormat(PREFIX, "application/json", "OpenAIError", error_object, retry_headers, STATUSES)

@@ -1,8 +1,8 @@
-"""A prompt in plain words to the class it names: "a sneaker, please" → sneaker.
+"""Finds the class that a prompt names in plain words: "a sneaker, please" → sneaker.
 
-A name counts wherever it stands as whole words, in any case, singular or plural, however it is joined (t-shirt,
-T shirt, tshirt); what belongs to a longer name does not ("t-shirt" says nothing of shirts). Nothing is guessed: a
-prompt that names no class or several is refused with the list of them.
+A label's name matches wherever it occurs as whole words, in any case, singular or plural, and however it is joined
+(t-shirt, T shirt, tshirt). Words that belong to a longer label do not match a shorter one ("t-shirt" does not name
+"shirt"). Nothing is guessed: a prompt that names no class, or several, is refused with the list of labels.
 """
 
 from __future__ import annotations
@@ -12,21 +12,26 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from denoised.app.admission.validation import listed
-from denoised.app.http.errors import InvalidRequest, shown
+from denoised.app.http.errors import InvalidRequest
+from denoised.app.http.validation_errors import format_value, join_names
 from denoised.model.serving.card import ModelCard
 
 _WORD = re.compile(r"[^\W_]+")
-_NAMES = re.compile(r"[/,;|]")  # between the names that one label may have, as in "T-shirt/top"
+_SEPARATOR = re.compile(r"[/,;|]")  # between the names of one label, as in "T-shirt/top"
 _INDEX = re.compile(r"\s*[0-9]{1,9}\s*")
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {name: str(k) for k, name in enumerate(_DIGITS)}
-SHORTEST_PLURAL = 4  # letters
+MIN_PLURAL_LENGTH = 4  # letters
 
 
 @dataclass(frozen=True)
 class Mention:
-    """A label's name in a prompt, in words from the first to before the last."""
+    """A name of a label in a prompt.
+
+    Attributes:
+        label: the label's index.
+        first, last: the index of its first word, and of the word after it.
+    """
 
     label: int
     first: int
@@ -38,72 +43,73 @@ class Mention:
 
 
 def label_of(prompt: str, card: ModelCard) -> int | None:
-    """The class that a prompt names; a blank one names none, which is what unconditional models are asked with.
+    """The index of the class that a prompt names; None for a blank prompt, which means unconditional.
 
     Raises:
-        InvalidRequest: when it names none of the model's classes, or several.
+        InvalidRequest: when the prompt names none of the model's classes, or several.
     """
     if not prompt.strip():
         if not card.unconditional:
-            raise _refused("is blank, but", card, "was trained with labels alone")
+            raise _refusal("is blank, but", card, "was trained only with labels")
         return None
     if not card.labels:
-        raise _refused(f"{shown(prompt)} was given, but", card, "knows no labels (allowed: a blank prompt)")
-    named = card.class_index(prompt)
-    found = [named] if named is not None else mentioned(prompt, card.labels)
+        raise _refusal(f"{format_value(prompt)} was given, but", card, "has no labels (allowed: a blank prompt)")
+    exact = card.class_index(prompt)
+    found = [exact] if exact is not None else find_labels(prompt, card.labels)
     if not found and _INDEX.fullmatch(prompt):
         index = card.class_index(int(prompt))
         found = [] if index is None else [index]
     if len(found) == 1:
         return found[0]
-    how = f"names several classes ({listed([card.labels[k] for k in found])})" if found else "names no class"
-    raise _refused(f"{shown(prompt)} {how}:", card, "takes one")
+    problem = f"names several classes ({join_names([card.labels[k] for k in found])})" if found else "names no class"
+    raise _refusal(f"{format_value(prompt)} {problem}:", card, "requires one")
 
 
-def mentioned(prompt: str, labels: Sequence[str]) -> list[int]:
-    """The labels that a prompt names, by index."""
-    said = _words(prompt)
-    places: dict[str, list[int]] = {}
-    for place, word in enumerate(said):
+def find_labels(prompt: str, labels: Sequence[str]) -> list[int]:
+    """The indices of the labels that a prompt names."""
+    words = _words(prompt)
+    positions: dict[str, list[int]] = {}  # of each word form
+    for position, word in enumerate(words):
         for form in _forms(word):
-            places.setdefault(form, []).append(place)
-    mentions = [mention for k, label in enumerate(labels) for mention in _mentions(k, label, said, places)]
-    longest = [0] * len(said)
+            positions.setdefault(form, []).append(position)
+    mentions = [mention for k, label in enumerate(labels) for mention in _mentions(k, label, words, positions)]
+    longest = [0] * len(words)  # length of the longest mention that covers each word
     for mention in mentions:
-        for place in range(mention.first, mention.last):
-            longest[place] = max(longest[place], mention.length)
+        for position in range(mention.first, mention.last):
+            longest[position] = max(longest[position], mention.length)
     whole = [mention for mention in mentions if min(longest[mention.first : mention.last]) <= mention.length]
     return sorted({mention.label for mention in whole})
 
 
-def _mentions(label: int, text: str, said: Sequence[str], places: dict[str, list[int]]) -> Iterator[Mention]:
+def _mentions(label: int, text: str, words: Sequence[str], positions: dict[str, list[int]]) -> Iterator[Mention]:
+    """Every mention of a label; only the positions of its rarest word are tried."""
     for name in _names(text):
-        there = [[places.get(form, []) for form in _forms(word)] for word in name]
-        rarest = min(range(len(name)), key=lambda k: sum(map(len, there[k])))
-        for first in {place - rarest for found in there[rarest] for place in found}:
-            part = said[max(0, first) : first + len(name)]
-            if len(part) == len(name) and all(map(_alike, name, part)):
+        found = [[positions.get(form, []) for form in _forms(word)] for word in name]
+        rarest = min(range(len(name)), key=lambda k: sum(map(len, found[k])))
+        for first in {position - rarest for places in found[rarest] for position in places}:
+            part = words[max(0, first) : first + len(name)]
+            if len(part) == len(name) and all(map(_same_word, name, part)):
                 yield Mention(label, first, first + len(name))
 
 
 def _names(label: str) -> set[tuple[str, ...]]:
-    """The names that a label has, each as its words and as one word."""
-    apart = {tuple(_words(name)) for name in _NAMES.split(label)} | {tuple(_words(label))}
-    return {name for name in apart | {("".join(name),) for name in apart} if name and name[0]}
+    """The names of a label, each as separate words and as one joined word."""
+    separate = {tuple(_words(name)) for name in _SEPARATOR.split(label)} | {tuple(_words(label))}
+    return {name for name in separate | {("".join(name),) for name in separate} if name and name[0]}
 
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
-def _alike(one: str, other: str) -> bool:
+def _same_word(one: str, other: str) -> bool:
     return not _forms(one).isdisjoint(_forms(other))
 
 
 def _forms(word: str) -> set[str]:
-    """A word, and the words that it may be the plural of (English); numbers as digits."""
+    """A word and its possible singulars (English); number words as digits."""
     forms = {word}
-    if len(word) >= SHORTEST_PLURAL and word.endswith("s") and not word.endswith("ss"):
+    if len(word) >= MIN_PLURAL_LENGTH and word.endswith("s") and not word.endswith("ss"):
         forms.add(word[:-1])
         for plural, singulars in (("es", [""]), ("ies", ["y"]), ("ves", ["f", "fe"])):
             if word.endswith(plural):
@@ -111,6 +117,6 @@ def _forms(word: str) -> set[str]:
     return {NUMBERS.get(form, form) for form in forms}
 
 
-def _refused(cause: str, card: ModelCard, what: str) -> InvalidRequest:
-    labels = f"; its labels: {listed(card.labels)}" if card.labels else ""
-    return InvalidRequest([("prompt", f"{cause} {card.name} {what}{labels}")])
+def _refusal(cause: str, card: ModelCard, requirement: str) -> InvalidRequest:
+    labels = f"; its labels: {join_names(card.labels)}" if card.labels else ""
+    return InvalidRequest([("prompt", f"{cause} {card.name} {requirement}{labels}")])

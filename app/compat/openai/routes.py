@@ -1,12 +1,13 @@
-"""`/v1/images/generations` and `/v1/models`: what programs written for the OpenAI API call.
+"""`/v1/images/generations` and `/v1/models`, for programs that were written for the OpenAI API.
 
-A request becomes a `POST /generate` body, and goes the way of one. What of OpenAI's own options has no meaning here is
-taken where it does no harm and refused where its effect would be missed.
+A request is translated to a `POST /generate` body and submitted as one. Options of OpenAI's that have no meaning here
+are ignored where that is harmless, and refused where the client would miss their effect.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,41 +16,52 @@ from starlette.responses import JSONResponse, Response
 
 from denoised.app.admission.submission import submit
 from denoised.app.admission.validation import choose_card
-from denoised.app.compat.openai.errors import FOLDER
-from denoised.app.compat.openai.objects import ImageData, ImagesAnswer, ImagesRequest, ModelEntries, ModelEntry, V1Error
+from denoised.app.compat.openai.errors import PREFIX
+from denoised.app.compat.openai.image_stream import ImageStream
+from denoised.app.compat.openai.openai_schemas import (
+    ImageData,
+    ImagesRequest,
+    ImagesResponse,
+    ModelEntries,
+    ModelEntry,
+    OpenAIError,
+)
 from denoised.app.compat.openai.prompts import label_of
-from denoised.app.compat.openai.streaming import ImageStream
-from denoised.app.http.errors import InvalidRequest, NotFound, shown
-from denoised.app.routes.generate import CLIENT_GONE, IdempotencyKey, at_its_end, check_made, location
-from denoised.app.routes.jobs import picture_of
+from denoised.app.http.errors import InvalidRequest, NotFound
+from denoised.app.http.headers import STREAM_HEADERS, IdempotencyKey, job_location
+from denoised.app.http.validation_errors import format_value
+from denoised.app.job_access.picture_response import picture_response
+from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord, image_url
 from denoised.jobs.request import RequestFields
 from denoised.jobs.store import Outcome
 from denoised.model.serving.card import ModelCard
 
-router = APIRouter(prefix=FOLDER, tags=["openai"])
+router = APIRouter(prefix=PREFIX, tags=["openai"])
 
-_ERROR: dict[str, Any] = {"model": V1Error}
-IMAGES: dict[int | str, dict[str, Any]] = {
+_ERROR: dict[str, Any] = {"model": OpenAIError}
+IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": ImagesAnswer,
+        "model": ImagesResponse,
         "description": "The pictures; with `stream`, one event for each partial image and one at the end.",
         "content": {"text/event-stream": {}},
     },
-    400: {**_ERROR, "description": "Names the field that is wrong; for a prompt, the labels that there are."},
-    404: {**_ERROR, "description": "There is no such model."},
+    400: {**_ERROR, "description": "Names the invalid field; for a prompt, lists the model's labels."},
+    404: {**_ERROR, "description": "No such model."},
     409: {**_ERROR, "description": "The job was canceled."},
-    429: {**_ERROR, "description": "Too much work waits; see `Retry-After`."},
-    500: {**_ERROR, "description": "The job failed; `code` says how."},
+    429: {**_ERROR, "description": "The queue is full; see `Retry-After`."},
+    500: {**_ERROR, "description": "The job failed; `code` names the cause."},
     503: {**_ERROR, "description": "No worker serves the model, Redis is away, or the server is restarting."},
-    504: {**_ERROR, "description": "Not ready in time; the job that the message names goes on."},
-    507: {**_ERROR, "description": "Redis has no memory for more."},
+    504: {**_ERROR, "description": "Not ready in time; the job that the message names continues."},
+    507: {**_ERROR, "description": "Redis is out of memory."},
 }
-MODEL: dict[int | str, dict[str, Any]] = {404: {**_ERROR, "description": "No live worker serves it."}}
+MODEL_RESPONSES: dict[int | str, dict[str, Any]] = {404: {**_ERROR, "description": "No live worker serves it."}}
 
 
-@router.post("/images/generations", responses=IMAGES, response_model=ImagesAnswer, summary="Pictures for a prompt")
+@router.post(
+    "/images/generations", responses=IMAGE_RESPONSES, response_model=ImagesResponse, summary="Pictures for a prompt"
+)
 async def generations(
     body: ImagesRequest,
     request: Request,
@@ -57,59 +69,59 @@ async def generations(
     owner: Owner,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """As OpenAI's. The prompt names one of the model's labels; a client that goes away takes its job with it, unless it
-    named an Idempotency-Key."""
-    record = await run_in_threadpool(_accept, services, body, owner, idempotency_key)
-    alone = idempotency_key is None
+    """As in the OpenAI API; the prompt names one of the model's labels. If you disconnect early, the job is canceled,
+    unless you sent an Idempotency-Key."""
+    record = await run_in_threadpool(_submit, services, body, owner, idempotency_key)
+    cancel = idempotency_key is None
     if body.stream:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **_headers(record)}
-        return ImageStream(services, record, body.partial_images or 0, headers, cancel=alone)
-    server = str(request.base_url).rstrip("/") if body.response_format == "url" else None
-    pictures = record.request.n if server is None else 0
-    ended = await at_its_end(services, request, record, None, pictures=pictures, cancel=alone)
-    if ended is None:
-        return Response(status_code=CLIENT_GONE)
-    check_made(ended.record)
-    return JSONResponse(_answer(ended, server).model_dump(exclude_none=True), headers=_headers(record))
+        headers = {**STREAM_HEADERS, **_headers(record)}
+        return ImageStream(services, record, body.partial_images or 0, headers, cancel=cancel)
+    base_url = str(request.base_url).rstrip("/") if body.response_format == "url" else None
+    pictures = record.request.n if base_url is None else 0
+    outcome = await wait_for_job(services, request, record, None, pictures=pictures, cancel=cancel)
+    if outcome is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    require_pictures(outcome.record)
+    return JSONResponse(_images(outcome, base_url).model_dump(exclude_none=True), headers=_headers(record))
 
 
-@router.get("/models", response_model=ModelEntries, summary="Models that are served now, as a list of OpenAI's")
-def models(services: Serving) -> Response:
+@router.get("/models", response_model=ModelEntries, summary="Models that are served now, in the OpenAI format")
+def list_models(services: Serving) -> Response:
     """The first is the default."""
     entries = [ModelEntry(id=card.name) for card in services.catalog.cards()]
     return JSONResponse(ModelEntries(data=entries).model_dump())
 
 
-@router.get("/models/{model}", response_model=ModelEntry, responses=MODEL, summary="One of them")
-def model(model: str, services: Serving) -> Response:
-    """404 where no live worker serves it."""
+@router.get("/models/{model}", response_model=ModelEntry, responses=MODEL_RESPONSES, summary="A model")
+def get_model(model: str, services: Serving) -> Response:
+    """404 when no live worker serves it."""
     if model not in {card.name for card in services.catalog.cards()}:
-        raise _unknown(f"no live worker serves a model {shown(model)}")
+        raise _model_not_found(f"no live worker serves a model {format_value(model)}")
     return JSONResponse(ModelEntry(id=model).model_dump())
 
 
-def _accept(services: Services, body: ImagesRequest, owner: str, key: str | None) -> JobRecord:
-    """Blocking.
+def _submit(services: Services, body: ImagesRequest, owner: str, key: str | None) -> JobRecord:
+    """Submit the translated request. Blocking.
 
     Raises:
-        Problem: as `submit`.
+        Problem: as `submit`; an unknown model is a 404.
     """
     try:
         fleet = services.catalog.fleet()
         card = choose_card(body.model, fleet.cards, fleet.known)
     except InvalidRequest as error:
-        raise _unknown(error.detail) from error
-    record, _ = submit(services, translated(body, card), owner, key)
+        raise _model_not_found(error.detail) from error
+    record, _ = submit(services, translate(body, card), owner, key)
     return record
 
 
-def translated(body: ImagesRequest, card: ModelCard) -> RequestFields:
+def translate(body: ImagesRequest, card: ModelCard) -> RequestFields:
     """The same request in the fields of `POST /generate`.
 
     Raises:
-        InvalidRequest: for what only the model's card shows to be wrong, or two fields that do not go together.
+        InvalidRequest: when a field does not fit the model or another field.
     """
-    errors = list(_discord(body, card))
+    errors = list(_errors(body, card))
     if errors:
         raise InvalidRequest(errors)
     steps = body.steps or card.default.steps
@@ -125,43 +137,41 @@ def translated(body: ImagesRequest, card: ModelCard) -> RequestFields:
     }
 
 
-def _discord(body: ImagesRequest, card: ModelCard) -> list[tuple[str, str]]:
-    errors = []
-    there = f"{card.width}x{card.height}"
-    if body.size not in (None, "auto", there):
-        errors.append(("size", f"{shown(body.size)} is no size of {card.name} (allowed: auto, {there})"))
+def _errors(body: ImagesRequest, card: ModelCard) -> Iterator[tuple[str, str]]:
+    size = f"{card.width}x{card.height}"
+    if body.size not in (None, "auto", size):
+        yield "size", f"{format_value(body.size)} is not a size of {card.name} (allowed: auto, {size})"
     if body.stream and (body.n or 1) > 1:
-        errors.append(("n", f"{body.n} was given, but a stream has one picture (allowed with stream: 1)"))
+        yield "n", f"{body.n} was given, but a stream has one picture (allowed with stream: 1)"
     if body.stream and body.response_format == "url":
-        errors.append(("response_format", '"url" was given, but a stream carries pictures (allowed: "b64_json")'))
+        yield "response_format", '"url" was given, but a stream carries pictures (allowed: "b64_json")'
     if body.partial_images and not body.stream:
-        errors.append(("partial_images", f"{body.partial_images} was given without stream (allowed without: 0)"))
-    return errors
+        yield "partial_images", f"{body.partial_images} was given without stream (allowed without: 0)"
 
 
-def _answer(ended: Outcome, server: str | None) -> ImagesAnswer:
-    """server: whose addresses of the pictures are given, None = the pictures themselves."""
-    record = ended.record
+def _images(outcome: Outcome, base_url: str | None) -> ImagesResponse:
+    """base_url: return URLs below it; None = return the pictures themselves."""
+    record = outcome.record
     data = [
         ImageData(
             seed=image.seed,
-            b64_json=_base64(ended, image.index) if server is None else None,
-            url=None if server is None else server + image_url(record.id, image.index),
+            b64_json=_base64(outcome, image.index) if base_url is None else None,
+            url=None if base_url is None else base_url + image_url(record.id, image.index),
         )
         for image in record.images
     ]
     first = record.images[0]
     size = f"{first.width}x{first.height}"
-    return ImagesAnswer(created=int(record.created_at), data=data, output_format=record.request.format, size=size)
+    return ImagesResponse(created=int(record.created_at), data=data, output_format=record.request.format, size=size)
 
 
-def _base64(ended: Outcome, index: int) -> str:
-    return base64.b64encode(picture_of(ended, index).body).decode()
+def _base64(outcome: Outcome, index: int) -> str:
+    return base64.b64encode(picture_response(outcome, index).body).decode()
 
 
 def _headers(record: JobRecord) -> dict[str, str]:
-    return {**location(record), "X-Job-Id": record.id}
+    return {**job_location(record), "X-Job-Id": record.id}
 
 
-def _unknown(message: str) -> NotFound:
+def _model_not_found(message: str) -> NotFound:
     return NotFound(message, param="model", code="model_not_found")

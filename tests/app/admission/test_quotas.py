@@ -1,4 +1,4 @@
-"""How much may wait, for all together and for each key; and when to come back."""
+"""Quotas in total and per key, and Retry-After."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from denoised.app.admission.quotas import Admission, Load
 from denoised.app.http.api_keys import KeyRing
 from denoised.app.http.errors import TooBusy
 from denoised.app.settings import ApiSettings
-from denoised.jobs.record import WorkerReport
+from denoised.jobs.worker_report import WorkerReport
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 
 def worker(speed: float | None) -> WorkerReport:
@@ -26,7 +26,7 @@ def worker(speed: float | None) -> WorkerReport:
 def retry_after(
     admission: Admission, load: Load, queues: dict[str, list[Load]], speed: float | None = 10.0
 ) -> int | None:
-    """Seconds to come back after; None when there is room."""
+    """Retry-After in seconds; None when the job fits."""
     try:
         admission.check(load, [], queues, [worker(speed)])
     except TooBusy as busy:
@@ -38,62 +38,62 @@ def queue(*evaluations: int, owner: str = "me") -> list[Load]:
     return [Load(f"{owner}-{k}", owner, count) for k, count in enumerate(evaluations)]
 
 
-def test_what_waits_may_reach_the_limit_and_not_pass_it() -> None:
+def test_waiting_work_may_reach_the_limit_but_not_exceed_it() -> None:
     admission = Admission(ApiSettings(queue_limit=100))
     assert retry_after(admission, Load("x", "me", 40), {"m": queue(30, 30)}) is None
     assert retry_after(admission, Load("x", "me", 41), {"m": queue(30, 30)}) is not None
     assert retry_after(admission, Load("x", "me", 41), {"m": queue(30), "o": queue(30, owner="you")}) is not None
 
 
-def test_a_job_larger_than_the_limit_is_taken_when_nothing_waits() -> None:
-    """Or it would be told for ever to come back."""
+def test_a_job_larger_than_the_limit_is_accepted_into_an_empty_queue() -> None:
+    """Otherwise it would be refused forever."""
     admission = Admission(ApiSettings(queue_limit=100))
     assert retry_after(admission, Load("x", "me", 1000), {"m": []}) is None
     assert retry_after(admission, Load("x", "me", 1000), {"m": queue(1)}) == 1
 
 
-def test_the_time_to_come_back_is_that_of_the_work_that_has_to_leave() -> None:
+def test_retry_after_is_the_time_of_the_work_that_has_to_leave() -> None:
     admission = Admission(ApiSettings(queue_limit=100))
-    assert retry_after(admission, Load("x", "me", 20), {"m": queue(50, 50)}) == 5  # the first 50, at 10 a second
+    assert retry_after(admission, Load("x", "me", 20), {"m": queue(50, 50)}) == 5  # the first 50, at 10 per second
     assert retry_after(admission, Load("x", "me", 60), {"m": queue(50, 50)}) == 10
     assert retry_after(admission, Load("x", "me", 20), {"m": queue(50, 50)}, speed=None) == 10
     assert retry_after(admission, Load("x", "me", 20), {"m": queue(50, 50)}, speed=0.001) == 3600
 
 
-def test_a_key_has_a_limit_of_its_own_and_waits_for_what_stands_before_its_jobs() -> None:
-    admission = Admission(ApiSettings(queue_limit_per_key=100, api_keys=KeyRing.of(["one", "two"])))
+def test_a_key_has_its_own_limit_and_waits_for_the_work_ahead_of_its_jobs() -> None:
+    admission = Admission(ApiSettings(queue_limit_per_key=100, api_keys=KeyRing.from_keys(["one", "two"])))
     mixed = [*queue(300, owner="you"), *queue(60, 40)]
     assert retry_after(admission, Load("x", "me", 1), {"m": mixed}) == 36
     assert retry_after(admission, Load("x", "you", 1), {"m": mixed}) == 30
     assert retry_after(admission, Load("x", "they", 100), {"m": mixed}) is None
 
 
-def test_jobs_are_counted_too_however_small() -> None:
+def test_small_jobs_count_towards_the_job_limit() -> None:
     admission = Admission(ApiSettings(max_queue=3))
     assert retry_after(admission, Load("x", "me", 1), {"m": queue(10, 10)}) is None
     assert retry_after(admission, Load("x", "me", 1), {"m": queue(10, 20, 30)}) == 1
 
 
-def test_what_is_being_accepted_counts_until_it_is_there() -> None:
+def test_pending_jobs_count_until_they_are_queued() -> None:
     admission = Admission(ApiSettings(queue_limit=100))
     first, second = Load("a", "me", 60), Load("b", "me", 60)
-    with admission.coming(first) as before:
+    with admission.accepting(first) as before:
         assert before == []
-        with admission.coming(second) as before:
+        with admission.accepting(second) as before:
             assert before == [first]
             with pytest.raises(TooBusy):
                 admission.check(second, before, {"m": []}, [worker(10.0)])
             with pytest.raises(TooBusy):
                 admission.check(second, before, {"m": [first]}, [worker(10.0)])
             admission.check(Load("c", "me", 40), before, {"m": [first]}, [worker(10.0)])  # counted once
-    with admission.coming(second) as before:
+    with admission.accepting(second) as before:
         assert before == []
 
 
-def test_many_at_once_do_not_pass_the_limit_together(browse: Browse, desk: Any) -> None:
+def test_concurrent_requests_do_not_exceed_the_limit_together(make_client: MakeClient, fake_worker: Any) -> None:
     """pytorch/serve#2764: fill to the limit, send fifty more."""
-    desk.serve(speed=100.0)
-    api = browse(queue_limit=200)
+    fake_worker.serve(speed=100.0)
+    api = make_client(queue_limit=200)
     together = threading.Barrier(16)
 
     def post(k: int) -> int:
@@ -115,13 +115,13 @@ def test_many_at_once_do_not_pass_the_limit_together(browse: Browse, desk: Any) 
     assert len(api.get("/jobs?limit=100").json()["jobs"]) == 10, "and the limit itself is reached"
 
 
-def test_one_keys_crowd_leaves_room_for_the_others(browse: Browse, desk: Any) -> None:
-    desk.serve(speed=100.0)
-    api = browse(keys=("one", "two"), queue_limit=1000, queue_limit_per_key=50)
+def test_one_key_cannot_fill_the_queue_for_others(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve(speed=100.0)
+    api = make_client(keys=("one", "two"), queue_limit=1000, queue_limit_per_key=50)
     mine = [api.post("/generate", json={"steps": 20}).status_code for _ in range(4)]
     assert mine == [202, 202, 429, 429]
     refused = api.post("/generate", json={"steps": 20}).json()
-    assert "40 evaluations of this key wait" in refused["detail"]
+    assert "40 evaluations of this key are waiting" in refused["detail"]
     assert "allowed: 50" in refused["detail"]
     yours = api.post("/generate", json={"steps": 20}, headers={"Authorization": "Bearer two"})
     assert yours.status_code == 202

@@ -1,4 +1,4 @@
-"""`POST /generate`: a job for each request, one for equal ones with a key, none when there is no room."""
+"""`POST /generate`: one job per request or per Idempotency-Key, none when the queue is full."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from denoised.app.http.schemas import JobObject
 from denoised.app.services import Services
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.memory import Memory
-from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.worker_report import WorkerReport
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 
 def key(text: str) -> dict[str, str]:
     return {"Idempotency-Key": text}
 
 
-def test_a_request_is_accepted_and_its_job_stands_where_it_says(api: TestClient) -> None:
+def test_an_accepted_request_returns_its_job_and_location(api: TestClient) -> None:
     answer = api.post("/generate", json={"label": "sneaker", "seed": 7})
     assert answer.status_code == 202
     job = JobObject.model_validate(answer.json(), strict=True)
@@ -40,11 +41,11 @@ def test_a_request_is_accepted_and_its_job_stands_where_it_says(api: TestClient)
     assert api.get(answer.headers["location"]).json() == answer.json()
 
 
-def test_the_seed_that_was_drawn_is_returned(api: TestClient) -> None:
+def test_a_random_seed_is_returned(api: TestClient) -> None:
     assert len({api.post("/generate", json={}).json()["seed"] for _ in range(5)}) > 1
 
 
-def test_rq_holds_the_id_and_nothing_of_the_request(api: TestClient, services: Services, client: redis.Redis) -> None:
+def test_rq_stores_only_the_job_id(api: TestClient, services: Services, client: redis.Redis) -> None:
     job_id = api.post("/generate", json={"label": "ботинок"}).json()["id"]
     rq_job = Job.fetch(job_id, connection=client, serializer=JSONSerializer)
     assert json.loads(rq_job.data) == ["denoised.sample", None, [], {}]
@@ -54,7 +55,7 @@ def test_rq_holds_the_id_and_nothing_of_the_request(api: TestClient, services: S
     assert record.max_attempts == services.settings.max_attempts == 3
 
 
-def test_many_posts_at_once_make_as_many_jobs(api: TestClient, client: redis.Redis) -> None:
+def test_concurrent_posts_each_create_a_job(api: TestClient, client: redis.Redis) -> None:
     """vllm-omni#1080."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda k: api.post("/generate", json={"seed": k}), range(64)))
@@ -65,7 +66,7 @@ def test_many_posts_at_once_make_as_many_jobs(api: TestClient, client: redis.Red
     assert all(api.get(f"/jobs/{job_id}").json()["seed"] == seed for job_id, seed in list(jobs.items())[:8])
 
 
-def test_the_same_key_and_body_are_the_same_job(api: TestClient, client: redis.Redis) -> None:
+def test_the_same_key_and_body_return_the_same_job(api: TestClient, client: redis.Redis) -> None:
     first = api.post("/generate", json={"label": 0, "n": 2}, headers=key("k"))
     again = api.post(
         "/generate", content=b'{"n": 2, "label": 0}', headers={"Content-Type": "application/json", **key("k")}
@@ -76,8 +77,8 @@ def test_the_same_key_and_body_are_the_same_job(api: TestClient, client: redis.R
     assert Queue("shoes", connection=client).count == 1
 
 
-def test_a_key_stands_for_the_same_job_however_it_is_asked_for(api: TestClient, client: redis.Redis) -> None:
-    """Defaults written out, nulls, and Accept: image/png where png is the default, make no other body."""
+def test_equivalent_bodies_with_one_key_return_the_same_job(api: TestClient, client: redis.Redis) -> None:
+    """Explicit defaults, nulls, and Accept: image/png where png is the default do not change the body."""
     first = api.post("/generate", json={"label": 0}, headers=key("k")).json()
     for defaults in ({"n": 1, "preview_every": 0}, dict.fromkeys(["n", "preview_every", "preview", "format", "seed"])):
         again = api.post("/generate", json={"label": 0, **defaults}, headers=key("k"))
@@ -87,15 +88,15 @@ def test_a_key_stands_for_the_same_job_however_it_is_asked_for(api: TestClient, 
     assert Queue("shoes", connection=client).count == 1
 
 
-def test_a_replay_is_answered_when_no_worker_lives(api: TestClient, client: redis.Redis) -> None:
+def test_a_replay_is_answered_without_a_live_worker(api: TestClient, client: redis.Redis) -> None:
     first = api.post("/generate", json={"label": 0}, headers=key("k")).json()
     client.delete("denoised:workers")
-    time.sleep(1.1)  # what the front end remembers of them
+    time.sleep(1.1)  # until the cached reports expire
     assert api.post("/generate", json={"label": 0}, headers=key("new")).status_code == 503
     assert api.post("/generate", json={"label": 0}, headers=key("k")).json()["id"] == first["id"]
 
 
-def test_two_equal_posts_at_the_same_moment_make_one_job(api: TestClient, client: redis.Redis) -> None:
+def test_concurrent_equal_posts_with_one_key_create_one_job(api: TestClient, client: redis.Redis) -> None:
     for k in range(20):
         together = threading.Barrier(2)
 
@@ -121,16 +122,16 @@ def test_the_same_key_with_another_body_is_refused(api: TestClient) -> None:
     assert error["message"].startswith('"k" was used within 24 h with another body')
 
 
-def test_a_key_belongs_to_its_caller(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(keys=("one", "two"))
+def test_an_idempotency_key_belongs_to_its_caller(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(keys=("one", "two"))
     mine = api.post("/generate", json={}, headers=key("k")).json()
     yours = api.post("/generate", json={"n": 2}, headers={**key("k"), "Authorization": "Bearer two"})
     assert yours.status_code == 202
     assert yours.json()["id"] != mine["id"]
 
 
-def test_a_key_whose_claimant_died_before_its_job_makes_one_now(api: TestClient, client: redis.Redis) -> None:
+def test_a_claim_whose_process_died_is_fulfilled_by_the_next_request(api: TestClient, client: redis.Redis) -> None:
     """The process that claimed it was killed between the two writes."""
     first = api.post("/generate", json={}, headers=key("k")).json()["id"]
     client.delete("rq:queue:shoes", *client.scan_iter(f"*{first}*"))
@@ -139,10 +140,10 @@ def test_a_key_whose_claimant_died_before_its_job_makes_one_now(api: TestClient,
     assert api.get(f"/jobs/{again.json()['id']}").status_code == 200
 
 
-def test_too_much_waiting_work_is_refused_with_a_time_to_come_back(browse: Browse, desk: Any) -> None:
+def test_a_full_queue_is_refused_with_retry_after(make_client: MakeClient, fake_worker: Any) -> None:
     """pytorch/serve#2764."""
-    desk.serve(speed=10.0)
-    api = browse(max_queue=3)
+    fake_worker.serve(speed=10.0)
+    api = make_client(max_queue=3)
     accepted = [api.post("/generate", json={"steps": 100}) for _ in range(3)]
     refused = [api.post("/generate", json={"steps": 100}) for _ in range(5)]
     assert {answer.status_code for answer in accepted} == {202}
@@ -154,9 +155,11 @@ def test_too_much_waiting_work_is_refused_with_a_time_to_come_back(browse: Brows
     assert api.post("/generate", json={}).status_code == 202
 
 
-def test_the_forecast_is_the_work_ahead_over_the_measured_speed(browse: Browse, desk: Any) -> None:
-    desk.serve(speed=50.0)
-    api = browse()
+def test_the_estimate_is_the_work_ahead_divided_by_the_measured_speed(
+    make_client: MakeClient, fake_worker: Any
+) -> None:
+    fake_worker.serve(speed=50.0)
+    api = make_client()
     jobs = [api.post("/generate", json={"steps": 100, "n": k + 1}).json() for k in range(3)]
     assert [job["queue_position"] for job in jobs] == [0, 1, 2]
     assert [job["eta_seconds"] for job in jobs] == [100 / 50, 300 / 50, 600 / 50]
@@ -164,24 +167,24 @@ def test_the_forecast_is_the_work_ahead_over_the_measured_speed(browse: Browse, 
     assert guided["eta_seconds"] == 800 / 50, "guidance takes two evaluations a step"
 
 
-def test_no_forecast_is_made_up_before_anything_was_measured(api: TestClient) -> None:
+def test_a_job_has_no_eta_without_measurements(api: TestClient) -> None:
     assert api.post("/generate", json={}).json()["eta_seconds"] is None
 
 
-def test_who_waits_gets_the_unfinished_job_when_the_time_is_up(api: TestClient) -> None:
+def test_prefer_wait_returns_the_unfinished_job_on_timeout(api: TestClient) -> None:
     answer = api.post("/generate", json={}, headers={"Prefer": "wait=0"})
     assert answer.status_code == 202
     assert answer.headers["preference-applied"] == "wait=0"
     assert answer.json()["status"] == "queued"
 
 
-def finish_next(services: Services, desk: Any) -> None:
-    """Do what a worker would do with the first job that comes."""
+def finish_next(services: Services, fake_worker: Any) -> None:
+    """Finish the first job that is queued, as a worker would."""
     end = time.monotonic() + 60
     while not (ids := Queue("shoes", connection=services.store.client).get_job_ids()):
         assert time.monotonic() < end
         time.sleep(0.01)
-    desk.finish(ids[0], desk.start(ids[0]))
+    fake_worker.finish(ids[0], fake_worker.start(ids[0]))
 
 
 WAITS = [
@@ -193,11 +196,11 @@ WAITS = [
 
 
 @pytest.mark.parametrize(("prefer", "applied"), WAITS)
-def test_who_waits_gets_the_finished_job(
-    prefer: str, applied: str, api: TestClient, services: Services, desk: Any
+def test_prefer_wait_returns_the_finished_job(
+    prefer: str, applied: str, api: TestClient, services: Services, fake_worker: Any
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(finish_next, services, desk)
+        working = pool.submit(finish_next, services, fake_worker)
         answer = api.post("/generate", json={}, headers={"Prefer": prefer})
         working.result()
     assert answer.status_code == 200
@@ -205,9 +208,9 @@ def test_who_waits_gets_the_finished_job(
     assert answer.headers["preference-applied"] == applied
 
 
-def test_who_asks_for_a_picture_gets_the_picture(api: TestClient, services: Services, desk: Any) -> None:
+def test_accept_returns_the_picture(api: TestClient, services: Services, fake_worker: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(finish_next, services, desk)
+        working = pool.submit(finish_next, services, fake_worker)
         answer = api.post("/generate", json={"seed": 9}, headers={"Accept": "image/webp"})
         working.result()
     assert answer.status_code == 200
@@ -218,11 +221,11 @@ def test_who_asks_for_a_picture_gets_the_picture(api: TestClient, services: Serv
 
 
 @pytest.mark.parametrize(("body", "format"), [({}, "png"), ({"format": "jpeg"}, "jpeg")])
-def test_who_takes_any_picture_gets_a_png_or_what_the_body_says_and_is_told_of_the_wait(
-    body: dict[str, Any], format: str, api: TestClient, services: Services, desk: Any
+def test_accept_any_image_returns_png_or_the_format_of_the_body(
+    body: dict[str, Any], format: str, api: TestClient, services: Services, fake_worker: Any
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(finish_next, services, desk)
+        working = pool.submit(finish_next, services, fake_worker)
         answer = api.post("/generate", json=body, headers={"Accept": "image/*", "Prefer": "wait=20"})
         working.result()
     assert answer.status_code == 200
@@ -239,31 +242,31 @@ def test_a_picture_that_is_not_ready_in_time_is_a_504_that_names_the_job(api: Te
     assert api.get(f"/jobs/{job}").json()["status"] == "queued"
 
 
-def test_a_picture_is_one_image_in_the_format_that_was_asked_for(api: TestClient) -> None:
+def test_accept_requires_one_image_in_an_accepted_format(api: TestClient) -> None:
     for body in ({"n": 2}, {"format": "webp"}):
         assert api.post("/generate", json=body, headers={"Accept": "image/png"}).status_code == 422
 
 
-def test_a_model_that_nobody_serves_now_is_a_503_and_an_unknown_one_a_422(
-    browse: Browse, desk: Any, card_of: Any
+def test_an_unserved_model_is_a_503_and_an_unknown_one_a_422(
+    make_client: MakeClient, fake_worker: Any, card_of: Any
 ) -> None:
-    desk.serve(card_of(), card_of(name="hats"))
-    desk.store.forget_worker("worker-1")
-    api = browse()
+    fake_worker.serve(card_of(), card_of(name="hats"))
+    fake_worker.store.workers.remove("worker-1")
+    api = make_client()
     for body in ({}, {"model": "hats"}, {"model": "unheard-of"}):
         assert api.post("/generate", json=body).status_code == 503
     assert "hats" in api.post("/generate", json={"model": "hats"}).json()["detail"]
-    desk.serve(card_of())
-    gone = api.post("/generate", json={"model": "hats"})
-    assert gone.status_code == 503
-    assert "hats" in gone.json()["detail"]
+    fake_worker.serve(card_of())
+    unserved = api.post("/generate", json={"model": "hats"})
+    assert unserved.status_code == 503
+    assert "hats" in unserved.json()["detail"]
     unknown = api.post("/generate", json={"model": "unheard-of"})
     assert unknown.status_code == 422
     assert unknown.json()["errors"][0]["field"] == "model"
 
 
-def test_a_store_without_memory_left_accepts_nothing_and_says_so(api: TestClient, client: redis.Redis) -> None:
-    """rq#1280: 507, never a job that is half there."""
+def test_a_store_without_memory_accepts_nothing_and_answers_507(api: TestClient, client: redis.Redis) -> None:
+    """rq#1280: 507, and no part of the job is stored."""
     before = api.post("/generate", json={}).json()["id"]
     client.config_set("maxmemory", "1")
     try:
@@ -278,23 +281,23 @@ def test_a_store_without_memory_left_accepts_nothing_and_says_so(api: TestClient
 
 
 def reads(client: redis.Redis) -> int:
-    """How often Redis has read from its connections."""
+    """The number of reads from connections that Redis counts."""
     return int(client.info("stats")["total_reads_processed"])
 
 
 @pytest.mark.parametrize("headers", [{}, {"Prefer": "wait=0"}], ids=["plain", "wait=0"])
 def test_a_job_is_accepted_in_three_round_trips(
-    headers: dict[str, str], browse: Browse, desk: Any, client: redis.Redis
+    headers: dict[str, str], make_client: MakeClient, fake_worker: Any, client: redis.Redis
 ) -> None:
-    """One look at all queues, one at what runs, one transaction; while others wait and run. Who has no time to wait is
-    told what is known by then."""
-    desk.serve(speed=100.0)
-    api = browse()
+    """One for the queues, one for the running jobs, one transaction, while other jobs wait and run. `wait=0` needs no
+    more."""
+    fake_worker.serve(speed=100.0)
+    api = make_client()
     running = api.post("/generate", json={}).json()["id"]
     client.zadd("rq:wip:shoes", {f"{running}:execution": time.time() + 60})
     client.lrem("rq:queue:shoes", 1, running)
-    started = desk.start(running)
-    desk.progress(running, started, 1)
+    started = fake_worker.start(running)
+    fake_worker.progress(running, started, 1)
     eta = api.post("/generate", json={}).json()["eta_seconds"]
     assert 0 < eta < 0.4, "one of the running job's twenty evaluations was made"
     best = 1000
@@ -303,24 +306,26 @@ def test_a_job_is_accepted_in_three_round_trips(
         for _ in range(10):
             assert api.post("/generate", json={}, headers=headers).status_code == 202
         best = min(best, reads(client) - before)
-    assert best <= 10 * 3 + 1, "the last is that of the question itself"
+    assert best <= 10 * 3 + 1, "the last is the read of INFO itself"
 
 
-def test_a_queue_without_redis_says_so(browse: Browse, nowhere: str, request_of: Any, card_of: Any) -> None:
-    services: Services = browse(redis_url=nowhere).app.state.services  # type: ignore[attr-defined]
+def test_a_queue_without_redis_raises_store_unavailable(
+    make_client: MakeClient, missing_redis_url: str, request_of: Any, card_of: Any
+) -> None:
+    services: Services = make_client(redis_url=missing_redis_url).app.state.services  # type: ignore[attr-defined]
     with pytest.raises(StoreUnavailable):
-        services.queue.look(["shoes"])
+        services.queue.snapshot(["shoes"])
     worker = WorkerReport("w", [card_of().model_dump()], 16, 0, 0, 100.0)
     waiting, running = (JobRecord(name, "", request_of(), 0.0) for name in ("waiting", "running"))
-    look = QueueSnapshot(0.0, {"shoes": []}, {"shoes": [running]}, Memory(0, 0, "noeviction"))
+    snapshot = QueueSnapshot(0.0, {"shoes": []}, {"shoes": [running]}, Memory(0, 0, "noeviction"))
     with pytest.raises(StoreUnavailable):
-        services.queue.forecast(waiting, look, [worker])
+        services.queue.estimate_new(waiting, snapshot, [worker])
 
 
-def test_a_connection_that_breaks_in_mid_transaction_accepts_nothing_and_says_so(
-    services: Services, client: redis.Redis, outlook: QueueEstimate, request_of: Any
+def test_a_connection_lost_during_the_transaction_accepts_nothing(
+    services: Services, client: redis.Redis, estimate: QueueEstimate, request_of: Any
 ) -> None:
-    """redis-py reports a lost connection as WatchError while a key is watched: that is no job of that id."""
+    """redis-py raises WatchError for a connection lost while a key is watched; no such job exists then."""
     record = JobRecord("torn", "", request_of(), time.time())
     reserve = services.store.reserve
 
@@ -331,8 +336,8 @@ def test_a_connection_that_breaks_in_mid_transaction_accepts_nothing_and_says_so
 
     services.store.reserve = broken  # type: ignore[method-assign]
     with pytest.raises(StoreUnavailable, match="broke before the job was accepted"):
-        services.queue.enqueue_once(record, outlook)
+        services.queue.enqueue_once(record, estimate)
     services.store.reserve = reserve  # type: ignore[method-assign]
     assert services.store.job("torn") is None
-    assert services.queue.enqueue_once(record, outlook)
-    assert not services.queue.enqueue_once(record, outlook)
+    assert services.queue.enqueue_once(record, estimate)
+    assert not services.queue.enqueue_once(record, estimate)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from denoised.app.admission.validation import choose_card, resolve
-from denoised.app.http.errors import InvalidRequest, Unavailable, readable
+from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.validation_errors import describe_validation_errors
 from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.card import ModelCard
 
@@ -30,7 +31,7 @@ def refused(body: dict[str, Any], card: ModelCard) -> dict[str, str]:
     try:
         request = GenerateRequest.model_validate(body)
     except ValidationError as error:
-        return dict(readable(error.errors(), GenerateRequest.model_fields))
+        return dict(describe_validation_errors(error.errors(), GenerateRequest.model_fields))
     with pytest.raises(InvalidRequest) as refusal:
         resolve(request.fields(), card)
     return {error["field"]: error["message"] for error in refusal.value.extra["errors"]}
@@ -174,7 +175,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("preview", {"preview": "x1"}, "'x0', 'xt' or 'both'"),
     ("model", {"model": 7}, "string"),
     ("model", {"model": ""}, "1"),
-    ("prompt", {"prompt": "a shoe"}, 'no field of this request (given: "a shoe"; allowed: model, label, n, seed, '),
+    ("prompt", {"prompt": "a shoe"}, 'not a field of this request (given: "a shoe"; allowed: model, label, n, seed, '),
     ("Label", {"Label": "sneaker"}, "did you mean label?"),
     ("guidanceScale", {"guidanceScale": 3}, "did you mean guidance_scale?"),
     ("step", {"step": 20}, "did you mean steps?"),

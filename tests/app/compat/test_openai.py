@@ -1,5 +1,5 @@
-"""`/v1` without a worker: what is refused and how, and what a stream says. `tests/journeys/test_openai.py` has the
-pictures, and the official client."""
+"""`/v1` with a fake worker: refusals, translation and streams. `tests/journeys/test_openai.py` runs the official client
+against real workers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from denoised.app.compat.openai.objects import ImagesRequest
-from denoised.app.compat.openai.routes import translated
-from denoised.app.compat.openai.streaming import ImageStream
+from denoised.app.compat.openai.image_stream import ImageStream
+from denoised.app.compat.openai.openai_schemas import ImagesRequest
+from denoised.app.compat.openai.routes import translate
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.services import Services
-from denoised.jobs.store import JobUpdate
+from denoised.jobs.update import JobUpdate
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 IMAGES = "/v1/images/generations"
 
 
@@ -33,14 +33,14 @@ def png(shade: int = 0, side: int = 28) -> bytes:
 
 
 def error(answer: Any, status: int) -> dict[str, Any]:
-    """What is in an error object, which has these members and no others."""
+    """The content of an error object, which has exactly these members."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
     assert set(body) == {"error"}
     assert set(body["error"]) == {"message", "type", "param", "code"}
-    told: dict[str, Any] = body["error"]
-    return told
+    members: dict[str, Any] = body["error"]
+    return members
 
 
 REFUSED = [
@@ -66,17 +66,17 @@ REFUSED = [
     ({"prompt": "sneaker", "guidance_scale": 21}, "guidance_scale", "20"),
     ({"prompt": "sneaker", "guidance_scale": "2"}, "guidance_scale", "number"),
     ({"prompt": "", "guidance_scale": 2}, "guidance_scale", "needs a label"),
-    ({"prompt": "sneaker", "mask": "x"}, "mask", "is no field"),
+    ({"prompt": "sneaker", "mask": "x"}, "mask", "is not a field"),
 ]
 
 
 @pytest.mark.parametrize(("body", "field", "words"), REFUSED, ids=[f"{field}-{words}" for _, field, words in REFUSED])
-def test_what_is_wrong_is_a_400_that_names_field_and_limit(
+def test_an_invalid_field_is_a_400_that_names_field_and_limit(
     body: dict[str, Any], field: str, words: str, api: TestClient
 ) -> None:
-    told = error(api.post(IMAGES, json=body), 400)
-    assert (told["type"], told["param"], told["code"]) == ("invalid_request_error", field, "invalid_value")
-    assert words in told["message"]
+    found = error(api.post(IMAGES, json=body), 400)
+    assert (found["type"], found["param"], found["code"]) == ("invalid_request_error", field, "invalid_value")
+    assert words in found["message"]
 
 
 HARMLESS = {
@@ -94,17 +94,17 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("field", HARMLESS)
-def test_what_does_no_harm_changes_nothing(field: str, card_of: Any) -> None:
-    plain = translated(ImagesRequest(prompt="sneaker"), card_of())
+def test_ignored_fields_change_nothing(field: str, card_of: Any) -> None:
+    plain = translate(ImagesRequest(prompt="sneaker"), card_of())
     for value in [*HARMLESS[field], None]:
-        assert translated(ImagesRequest.model_validate({"prompt": "sneaker", field: value}), card_of()) == plain
+        assert translate(ImagesRequest.model_validate({"prompt": "sneaker", field: value}), card_of()) == plain
 
 
-def test_a_request_says_the_same_as_a_body_of_generate(card_of: Any) -> None:
+def test_a_request_is_translated_to_generate_fields(card_of: Any) -> None:
     body = {"prompt": "two ankle boots", "n": 2, "seed": 5, "steps": 9, "guidance_scale": 3, "output_format": "webp"}
-    asked = translated(ImagesRequest.model_validate(body), card_of())
-    told = {name: value for name, value in asked.items() if value is not None}
-    assert told == {
+    fields = translate(ImagesRequest.model_validate(body), card_of())
+    given = {name: value for name, value in fields.items() if value is not None}
+    assert given == {
         "model": "shoes",
         "label": 1,
         "n": 2,
@@ -118,11 +118,9 @@ def test_a_request_says_the_same_as_a_body_of_generate(card_of: Any) -> None:
 
 @pytest.mark.parametrize("partial", [0, 1, 2, 3])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 10, 20, 999, 1000, None])
-def test_frames_are_kept_for_as_many_partial_images_as_there_can_be(
-    partial: int, steps: int | None, card_of: Any
-) -> None:
+def test_enough_frames_are_kept_for_the_partial_images(partial: int, steps: int | None, card_of: Any) -> None:
     body = ImagesRequest(prompt="sneaker", stream=True, partial_images=partial, steps=steps)
-    every = translated(body, card_of())["preview_every"]
+    every = translate(body, card_of())["preview_every"]
     count = steps or 20
     frames = [step for step in range(1, count) if every and step % every == 0]
     assert every <= count
@@ -131,11 +129,11 @@ def test_frames_are_kept_for_as_many_partial_images_as_there_can_be(
         assert frames[0] > count / 5  # spread over the steps
 
 
-def test_every_discord_is_told(card_of: Any) -> None:
+def test_every_conflict_between_fields_is_reported(card_of: Any) -> None:
     body = ImagesRequest(prompt="sneaker", stream=True, n=2, size="1x1", response_format="url")
     with pytest.raises(InvalidRequest) as refused:
-        translated(body, card_of())
-    assert [told["field"] for told in refused.value.extra["errors"]] == ["size", "n", "response_format"]
+        translate(body, card_of())
+    assert [error["field"] for error in refused.value.extra["errors"]] == ["size", "n", "response_format"]
 
 
 def test_models_are_listed_and_found_by_name(api: TestClient) -> None:
@@ -143,19 +141,21 @@ def test_models_are_listed_and_found_by_name(api: TestClient) -> None:
     entry = {"id": "shoes", "object": "model", "created": 0, "owned_by": "denoised"}
     assert listing == {"object": "list", "data": [entry]}
     assert api.get("/v1/models/shoes").json() == entry
-    told = error(api.get("/v1/models/hats"), 404)
-    assert (told["param"], told["code"]) == ("model", "model_not_found")
+    found = error(api.get("/v1/models/hats"), 404)
+    assert (found["param"], found["code"]) == ("model", "model_not_found")
 
 
-def test_a_model_that_nobody_ever_served_is_a_404_that_lists_those_that_are(api: TestClient) -> None:
-    told = error(api.post(IMAGES, json={"prompt": "sneaker", "model": "dall-e-3"}), 404)
-    assert (told["type"], told["param"], told["code"]) == ("invalid_request_error", "model", "model_not_found")
-    assert "shoes" in told["message"]
+def test_an_unknown_model_is_a_404_that_lists_the_served_ones(api: TestClient) -> None:
+    found = error(api.post(IMAGES, json={"prompt": "sneaker", "model": "dall-e-3"}), 404)
+    assert (found["type"], found["param"], found["code"]) == ("invalid_request_error", "model", "model_not_found")
+    assert "shoes" in found["message"]
 
 
-def test_every_refusal_under_v1_is_an_error_object(browse: Browse, desk: Any, nowhere: str) -> None:
-    desk.serve()
-    keyed, local = browse(keys=("secret",)), browse()
+def test_every_refusal_under_v1_is_an_error_object(
+    make_client: MakeClient, fake_worker: Any, missing_redis_url: str
+) -> None:
+    fake_worker.serve()
+    keyed, local = make_client(keys=("secret",)), make_client()
     assert error(keyed.get("/v1/models", headers={"Authorization": ""}), 401)["code"] == "invalid_api_key"
     assert error(keyed.get("/v1/nothing", headers={"Authorization": "Bearer x"}), 401)["code"] == "invalid_api_key"
     assert error(local.get("/v1/models", headers={"Host": "evil.example"}), 403)["code"] == "forbidden"
@@ -168,43 +168,43 @@ def test_every_refusal_under_v1_is_an_error_object(browse: Browse, desk: Any, no
     assert error(local.post(IMAGES, content=b"{", headers=json_type), 400)["param"] == "body"
     too_long = {**json_type, "Content-Length": "1000000000"}
     assert error(local.post(IMAGES, content=b"{}", headers=too_long), 413)["code"] == "request_too_large"
-    away = browse(redis_url=nowhere)
+    away = make_client(redis_url=missing_redis_url)
     assert error(away.get("/v1/models"), 503)["type"] == "server_error"
     assert error(away.post(IMAGES, json={"prompt": "x"}), 503)["code"] == "unavailable"
     assert away.post(IMAGES, json={"prompt": "x"}).headers["retry-after"] == "2"
     assert local.get("/v1x").headers["content-type"] == "application/problem+json"
 
 
-def test_too_much_work_is_a_rate_limit_with_a_time_to_come_back(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(max_queue=1)
+def test_a_full_queue_is_a_rate_limit_error_with_retry_after(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(max_queue=1)
     assert api.post("/generate", json={}).status_code == 202
     answer = api.post(IMAGES, json={"prompt": "sneaker"})
-    told = error(answer, 429)
-    assert (told["type"], told["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    found = error(answer, 429)
+    assert (found["type"], found["code"]) == ("rate_limit_error", "rate_limit_exceeded")
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_what_is_not_ready_in_time_names_its_job_and_is_not_to_be_asked_for_again(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(max_wait=0.1)
+def test_a_timeout_names_its_job_and_forbids_a_retry(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(max_wait=0.1)
     answer = api.post(IMAGES, json={"prompt": "sneaker"})
-    told = error(answer, 504)
+    found = error(answer, 504)
     assert answer.headers["x-should-retry"] == "false"
     (job,) = api.get("/jobs").json()["jobs"]
-    assert job["id"] in told["message"]
+    assert job["id"] in found["message"]
     assert job["status"] == "queued"
 
 
-def begun(api: TestClient, desk: Any, steps: Callable[[str, int], None]) -> threading.Thread:
-    """A worker that takes the next job that is queued, and does `steps(job id, attempt)`."""
+def start_worker(api: TestClient, fake_worker: Any, steps: Callable[[str, int], None]) -> threading.Thread:
+    """A worker thread that starts the next queued job and calls `steps(job id, attempt)`."""
 
     def work() -> None:
         end = time.monotonic() + 60
         while not (jobs := api.get("/jobs").json()["jobs"]):
             assert time.monotonic() < end
             time.sleep(0.02)
-        steps(jobs[0]["id"], desk.start(jobs[0]["id"]))
+        steps(jobs[0]["id"], fake_worker.start(jobs[0]["id"]))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -224,8 +224,8 @@ def frame(step: int, shade: int) -> dict[str, Any]:
     }
 
 
-def told_by(answer: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The events of a stream: name and data."""
+def stream_events(answer: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The (name, data) of each event of a stream."""
     assert answer.headers["content-type"].startswith("text/event-stream")
     blocks = [block for block in answer.text.split("\n\n") if "data: " in block]
     lines = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
@@ -233,17 +233,19 @@ def told_by(answer: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
-def test_a_stream_shows_partial_images_then_the_picture_and_no_more(format: str, api: TestClient, desk: Any) -> None:
+def test_a_stream_sends_partial_images_then_the_picture_and_ends(
+    format: str, api: TestClient, fake_worker: Any
+) -> None:
     def steps(job_id: str, attempt: int) -> None:
         for number, step in enumerate((6, 12, 18, 20), start=1):
-            desk.progress(job_id, attempt, number, frame(step, 10 * step))
-        desk.finish(job_id, attempt, data=png(255))
+            fake_worker.progress(job_id, attempt, number, frame(step, 10 * step))
+        fake_worker.finish(job_id, attempt, data=png(255))
 
-    worker = begun(api, desk, steps)
+    worker = start_worker(api, fake_worker, steps)
     body = {"prompt": "sneaker", "stream": True, "partial_images": 2, "output_format": format}
     answer = api.post(IMAGES, json=body)
     worker.join()
-    events = told_by(answer)
+    events = stream_events(answer)
     assert [name for name, _ in events] == [*["image_generation.partial_image"] * 2, "image_generation.completed"]
     for k, (name, data) in enumerate(events):
         assert data["type"] == name
@@ -259,23 +261,23 @@ def test_a_stream_shows_partial_images_then_the_picture_and_no_more(format: str,
     assert answer.headers["x-job-id"] in answer.headers["location"]
 
 
-def test_a_stream_of_a_job_that_fails_ends_with_an_error(api: TestClient, desk: Any) -> None:
+def test_a_stream_of_a_job_that_fails_ends_with_an_error(api: TestClient, fake_worker: Any) -> None:
     def steps(job_id: str, attempt: int) -> None:
         write = JobUpdate(job_id, attempt, 1, image_count=1)
         write.end("failed", {"code": "nan_output", "message": "the network's output is not finite"})
-        assert desk.store.write(write)
+        assert fake_worker.store.write(write)
 
-    worker = begun(api, desk, steps)
+    worker = start_worker(api, fake_worker, steps)
     answer = api.post(IMAGES, json={"prompt": "sneaker", "stream": True})
     worker.join()
-    ((name, data),) = told_by(answer)
+    ((name, data),) = stream_events(answer)
     assert (name, data["type"]) == ("error", "error")
     assert (data["error"]["code"], data["error"]["type"]) == ("nan_output", "server_error")
     assert "not finite" in data["error"]["message"]
 
 
 @pytest.mark.parametrize("cancel", [True, False])
-def test_a_client_that_has_gone_before_its_stream_begins_takes_its_job_with_it(
+def test_a_client_that_disconnects_before_its_stream_starts_cancels_the_job(
     cancel: bool, api: TestClient, services: Services
 ) -> None:
     record = services.store.job(api.post("/generate", json={}).json()["id"])
@@ -297,17 +299,19 @@ def test_a_client_that_has_gone_before_its_stream_begins_takes_its_job_with_it(
     assert after.status == ("canceled" if cancel else "queued")
 
 
-def test_a_job_that_is_canceled_meanwhile_is_a_409(api: TestClient, desk: Any) -> None:
-    worker = begun(api, desk, lambda job_id, attempt: api.delete(f"/jobs/{job_id}") and None)
+def test_a_job_canceled_during_the_wait_is_a_409(api: TestClient, fake_worker: Any) -> None:
+    worker = start_worker(api, fake_worker, lambda job_id, attempt: api.delete(f"/jobs/{job_id}") and None)
     answer = api.post(IMAGES, json={"prompt": "sneaker"})
     worker.join()
     assert error(answer, 409)["code"] == "conflict"
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_an_idempotency_key_comes_back_to_its_job(api: TestClient, desk: Any) -> None:
-    """Whoever repeats a request after a time-out gets the pictures of the first."""
-    worker = begun(api, desk, lambda job_id, attempt: desk.finish(job_id, attempt, data=png(9)) and None)
+def test_an_idempotency_key_finds_its_job_again(api: TestClient, fake_worker: Any) -> None:
+    """A request that is repeated after a timeout returns the pictures of the first."""
+    worker = start_worker(
+        api, fake_worker, lambda job_id, attempt: fake_worker.finish(job_id, attempt, data=png(9)) and None
+    )
     headers = {"Idempotency-Key": "again"}
     answers = [api.post(IMAGES, json={"prompt": "sneaker"}, headers=headers) for _ in range(2)]
     worker.join()
@@ -317,8 +321,10 @@ def test_an_idempotency_key_comes_back_to_its_job(api: TestClient, desk: Any) ->
     assert len(api.get("/jobs").json()["jobs"]) == 1
 
 
-def test_an_address_is_that_of_the_server_as_the_client_knows_it(api: TestClient, desk: Any) -> None:
-    worker = begun(api, desk, lambda job_id, attempt: desk.finish(job_id, attempt, data=png(9)) and None)
+def test_a_url_has_the_host_that_the_client_used(api: TestClient, fake_worker: Any) -> None:
+    worker = start_worker(
+        api, fake_worker, lambda job_id, attempt: fake_worker.finish(job_id, attempt, data=png(9)) and None
+    )
     answer = api.post(IMAGES, json={"prompt": "sneaker", "response_format": "url"}, headers={"Host": "localhost:81"})
     worker.join()
     (data,) = answer.json()["data"]

@@ -1,4 +1,4 @@
-"""Prompts in plain words, and the classes that they name or do not."""
+"""The classes that prompts in plain words name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from denoised.app.compat.openai.prompts import label_of, mentioned
+from denoised.app.compat.openai.prompts import find_labels, label_of
 from denoised.app.http.errors import InvalidRequest
 from denoised.model.serving.card import ModelCard
 
@@ -85,7 +85,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("labels", "prompt"), REFUSED, ids=[prompt[:30] for _, prompt in REFUSED])
-def test_no_class_or_several_is_a_refusal_that_lists_the_labels(labels: list[str], prompt: str, card_of: Card) -> None:
+def test_a_prompt_with_no_class_or_several_is_refused_with_the_labels(
+    labels: list[str], prompt: str, card_of: Card
+) -> None:
     with pytest.raises(InvalidRequest) as refused:
         label_of(prompt, card_of(labels=labels))
     (error,) = refused.value.extra["errors"]
@@ -94,28 +96,28 @@ def test_no_class_or_several_is_a_refusal_that_lists_the_labels(labels: list[str
     assert len(error["message"]) < 500
 
 
-def test_several_are_told_by_name(card_of: Card) -> None:
+def test_ambiguous_labels_are_named(card_of: Card) -> None:
     with pytest.raises(InvalidRequest, match=r"names several classes \(sneaker, bag\)"):
         label_of("a bag and a sneaker", card_of(labels=GARMENTS))
 
 
-def test_a_blank_prompt_asks_for_no_class(card_of: Card) -> None:
+def test_a_blank_prompt_is_unconditional(card_of: Card) -> None:
     assert label_of("", card_of()) is None
     assert label_of(" \n", card_of(labels=[])) is None
-    with pytest.raises(InvalidRequest, match=r"labels alone.*sneaker"):
+    with pytest.raises(InvalidRequest, match=r"only with labels.*sneaker"):
         label_of("", card_of(unconditional=False))
-    with pytest.raises(InvalidRequest, match="knows no labels"):
+    with pytest.raises(InvalidRequest, match="has no labels"):
         label_of("a sneaker", card_of(labels=[]))
 
 
-def test_what_belongs_to_a_longer_name_names_nothing_by_itself() -> None:
-    assert mentioned("a t-shirt", ["shirt", "t-shirt"]) == [1]
-    assert mentioned("a t-shirt and a shirt", ["shirt", "t-shirt"]) == [0, 1]
-    assert mentioned("the hot dog stand", ["hot dog", "dog", "dog stand"]) == [0, 2]
+def test_words_of_a_longer_label_do_not_match_a_shorter_one() -> None:
+    assert find_labels("a t-shirt", ["shirt", "t-shirt"]) == [1]
+    assert find_labels("a t-shirt and a shirt", ["shirt", "t-shirt"]) == [0, 1]
+    assert find_labels("the hot dog stand", ["hot dog", "dog", "dog stand"]) == [0, 2]
 
 
-def test_a_long_prompt_and_a_thousand_labels_take_no_time(card_of: Card) -> None:
-    """Seconds would be those of every client."""
+def test_a_long_prompt_and_a_thousand_labels_are_matched_quickly(card_of: Card) -> None:
+    """A slow match would block other clients."""
     labels = [f"thing {k}" for k in range(1000)]
     started = time.monotonic()
     with pytest.raises(InvalidRequest):

@@ -1,4 +1,4 @@
-"""API keys: made once, held as hashes, read from a file, each naming its owner."""
+"""API keys: generated, stored as hashes, read from a file, each with an owner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from denoised.app.http.api_keys import KeyFileError, KeyRing, key_hash, new_key
 from denoised.app.launch.cli import cli
 
 
-def test_a_key_is_256_bits_at_random_and_its_line_holds_the_hash_alone() -> None:
+def test_a_key_has_256_random_bits_and_its_line_only_the_hash() -> None:
     keys = {new_key("phone")[0] for _ in range(50)}
     assert len(keys) == 50
     key, line = new_key("phone")
@@ -26,7 +26,7 @@ def test_a_key_is_256_bits_at_random_and_its_line_holds_the_hash_alone() -> None
     assert line == f"phone:sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def test_the_command_prints_a_key_and_the_line_that_lets_it_in(tmp_path: Path) -> None:
+def test_the_command_prints_a_key_and_its_line_for_the_file(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["key", "phone"])
     assert done.exit_code == 0
     key, line = done.stdout.splitlines()
@@ -37,14 +37,14 @@ def test_the_command_prints_a_key_and_the_line_that_lets_it_in(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "-a", "../x", "é", "x" * 65, "a\nb", "0" * 16])
-def test_a_name_that_no_line_can_hold_is_refused(name: str) -> None:
+def test_an_invalid_name_is_refused(name: str) -> None:
     done = CliRunner().invoke(cli, ["key", "--", name])
     assert done.exit_code == 1
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
 
 
-def test_a_file_may_hold_named_hashes_plain_keys_and_comments(tmp_path: Path) -> None:
+def test_a_file_may_contain_named_hashes_plain_keys_and_comments(tmp_path: Path) -> None:
     (one, first), (two, second) = new_key("phone"), new_key("phone")
     file = tmp_path / "keys"
     file.write_text(f"# who may call\n{first}\n\n  {second}  \na:plain:key\n")
@@ -59,7 +59,7 @@ BROKEN = ["phone:sha256:abc", "phone:sha256:" + "G" * 64, "a b:sha256:" + "0" * 
 
 
 @pytest.mark.parametrize("line", BROKEN)
-def test_a_line_that_cannot_be_is_refused_by_its_number_and_not_repeated(line: str, tmp_path: Path) -> None:
+def test_an_invalid_line_is_refused_by_number_and_not_repeated(line: str, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"good-one\n{line}\n")
     with pytest.raises(KeyFileError, match="line 2") as refusal:
@@ -71,7 +71,7 @@ def test_a_line_that_cannot_be_is_refused_by_its_number_and_not_repeated(line: s
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_one_line(content: bytes | None, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_a_one_line_error(content: bytes | None, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     if content is not None:
         file.write_bytes(content)
@@ -82,16 +82,16 @@ def test_a_file_that_cannot_be_read_is_one_line(content: bytes | None, tmp_path:
 
 
 @given(st.lists(st.text("abcXYZ019-_", min_size=1, max_size=40), unique=True, max_size=8), st.text(max_size=40))
-def test_a_ring_lets_in_its_own_keys_and_nobody_else(keys: list[str], other: str) -> None:
-    ring = KeyRing.of(keys)
+def test_a_ring_accepts_only_its_own_keys(keys: list[str], other: str) -> None:
+    ring = KeyRing.from_keys(keys)
     assert [ring.owner(key) is not None for key in keys] == [True] * len(keys)
     assert len({ring.owner(key) for key in keys}) == len(keys)
     assert (ring.owner(other) is not None) == (other in keys)
 
 
-def test_a_ring_keeps_no_key_and_compares_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ring_stores_no_plain_key_and_compares_all_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [f"secret-{k}-of-the-ring" for k in range(5)]
-    ring = KeyRing.of(keys)
+    ring = KeyRing.from_keys(keys)
     assert not any(key in repr(ring) for key in keys)
     assert not any(isinstance(item, str) and item in keys for item in gc.get_referents(ring.names))
     compared: list[Any] = []

@@ -1,4 +1,4 @@
-"""Who may call: keys before anything else; without keys, local programs only."""
+"""Authentication: keys are checked first; without keys, only local programs are served."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 LOCAL = "ws://127.0.0.1:8000"
 ROUTES = [
@@ -38,10 +38,12 @@ def check_problem(response: Any, status: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("method", "path", "status"), ROUTES)
-def test_a_key_comes_before_anything_else(method: str, path: str, status: int, browse: Browse, desk: Any) -> None:
+def test_the_key_is_checked_before_anything_else(
+    method: str, path: str, status: int, make_client: MakeClient, fake_worker: Any
+) -> None:
     """401 before 404, 405 and 422."""
-    desk.serve()
-    api = browse(keys=("secret-1", "secret-2"))
+    fake_worker.serve()
+    api = make_client(keys=("secret-1", "secret-2"))
     for wrong in ("", "Bearer wrong", "Bearer", "Basic secret-1", "secret-1", "Bearer secret-1,secret-2"):
         answer = api.request(method, path, headers={"Authorization": wrong})
         check_problem(answer, 401)
@@ -50,32 +52,32 @@ def test_a_key_comes_before_anything_else(method: str, path: str, status: int, b
     assert api.request(method, path, headers={"Authorization": "bearer secret-2"}).status_code == status
 
 
-def test_a_wrong_key_comes_before_a_wrong_body(browse: Browse) -> None:
-    api = browse(keys=("secret",))
+def test_the_key_is_checked_before_the_body(make_client: MakeClient) -> None:
+    api = make_client(keys=("secret",))
     headers = {"Authorization": "Bearer wrong", "Content-Type": "text/plain"}
     check_problem(api.post("/generate", content=b"{", headers=headers), 401)
     check_problem(api.post("/generate", content=b"{", headers={"Content-Type": "text/plain"}), 415)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/playground/app.js"])
-def test_the_open_routes_need_no_key(path: str, browse: Browse) -> None:
-    api = browse(keys=("secret",))
+def test_open_routes_need_no_key(path: str, make_client: MakeClient) -> None:
+    api = make_client(keys=("secret",))
     assert api.get(path, headers={"Authorization": ""}, follow_redirects=False).status_code != 401
 
 
 @pytest.mark.parametrize("path", ["/playground", "/healthz/x", "http://127.0.0.1:8000//", "/Healthz", "/playgroundx/"])
-def test_what_only_looks_like_an_open_route_needs_one(path: str, browse: Browse) -> None:
-    check_problem(browse(keys=("secret",)).get(path, headers={"Authorization": ""}), 401)
+def test_paths_that_resemble_open_routes_need_a_key(path: str, make_client: MakeClient) -> None:
+    check_problem(make_client(keys=("secret",)).get(path, headers={"Authorization": ""}), 401)
 
 
-def test_no_answer_repeats_a_key(browse: Browse) -> None:
-    answer = browse(keys=("secret",)).get("/jobs", headers={"Authorization": "Bearer almost-secret"})
+def test_no_response_repeats_a_key(make_client: MakeClient) -> None:
+    answer = make_client(keys=("secret",)).get("/jobs", headers={"Authorization": "Bearer almost-secret"})
     assert "secret" not in answer.text
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:1", "LOCALHOST", "[::1]:8000", "my.lan:80"])
-def test_a_local_or_allowed_host_is_served(host: str, browse: Browse) -> None:
-    api = browse(allowed_hosts=frozenset({"my.lan"}))
+def test_a_local_or_allowed_host_is_served(host: str, make_client: MakeClient) -> None:
+    api = make_client(allowed_hosts=frozenset({"my.lan"}))
     assert api.get("/healthz", headers={"Host": host}).status_code == 200
 
 
@@ -84,27 +86,27 @@ HOSTS = ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "", "[::
 
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("path", ["/", "/healthz", "/jobs"])
-def test_a_foreign_host_is_refused(host: str, path: str, browse: Browse) -> None:
-    """DNS rebinding: a foreign name that leads here."""
-    check_problem(browse().get(path, headers={"Host": host}), 403)
+def test_a_foreign_host_is_refused(host: str, path: str, make_client: MakeClient) -> None:
+    """DNS rebinding: a foreign name that resolves to this machine."""
+    check_problem(make_client().get(path, headers={"Host": host}), 403)
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:8000", "https://ours.example"])
-def test_our_own_or_an_allowed_origin_is_served(origin: str, browse: Browse) -> None:
-    api = browse(allowed_origins=frozenset({"https://ours.example"}))
+def test_the_same_or_an_allowed_origin_is_served(origin: str, make_client: MakeClient) -> None:
+    api = make_client(allowed_origins=frozenset({"https://ours.example"}))
     assert api.get("/healthz", headers={"Origin": origin}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000"])
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:8000", "http://localhost:8000", "http://[::1]:8000"])
-def test_the_names_of_this_machine_are_one_site(host: str, origin: str, browse: Browse) -> None:
-    """A browser counts them as several: it says cross-site of a page at localhost that calls 127.0.0.1."""
+def test_the_names_of_this_machine_are_one_site(host: str, origin: str, make_client: MakeClient) -> None:
+    """To a browser they are several sites: a page at localhost that calls 127.0.0.1 is cross-site."""
     headers = {"Host": host, "Origin": origin, "Sec-Fetch-Site": "cross-site"}
-    assert browse().get("/healthz", headers=headers).status_code == 200
+    assert make_client().get("/healthz", headers=headers).status_code == 200
 
 
-def test_an_allowed_origin_is_served_though_it_is_another_site(browse: Browse) -> None:
-    api = browse(allowed_origins=frozenset({"https://ours.example"}))
+def test_an_allowed_origin_is_served_although_it_is_cross_site(make_client: MakeClient) -> None:
+    api = make_client(allowed_origins=frozenset({"https://ours.example"}))
     headers = {"Origin": "https://ours.example", "Sec-Fetch-Site": "cross-site"}
     assert api.get("/healthz", headers=headers).status_code == 200
 
@@ -128,12 +130,12 @@ ORIGINS = [
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
-def test_a_foreign_or_odd_origin_is_refused(origin: str, browse: Browse) -> None:
-    check_problem(browse().post("/generate", json={}, headers={"Origin": origin}), 403)
+def test_a_foreign_or_malformed_origin_is_refused(origin: str, make_client: MakeClient) -> None:
+    check_problem(make_client().post("/generate", json={}, headers={"Origin": origin}), 403)
 
 
-def test_a_request_from_another_site_is_refused_but_for_the_front_page(browse: Browse) -> None:
-    api = browse()
+def test_a_cross_site_request_is_refused_except_for_the_front_page(make_client: MakeClient) -> None:
+    api = make_client()
     site = {"Sec-Fetch-Site": "cross-site"}
     assert api.get("/", headers=site, follow_redirects=False).status_code != 403
     check_problem(api.get("/models", headers=site), 403)
@@ -143,27 +145,27 @@ def test_a_request_from_another_site_is_refused_but_for_the_front_page(browse: B
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "json"])
-def test_a_body_that_is_no_json_is_refused(kind: str, browse: Browse) -> None:
-    """What a page of another site can send without asking first."""
-    answer = browse().post("/generate", content=b'{"label": null}', headers={"Content-Type": kind})
+def test_a_body_of_another_media_type_is_refused(kind: str, make_client: MakeClient) -> None:
+    """Media types that a page of another site can send without a preflight."""
+    answer = make_client().post("/generate", content=b'{"label": null}', headers={"Content-Type": kind})
     assert "application/json" in check_problem(answer, 415)["detail"]
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
-def test_json_is_taken_by_any_spelling(kind: str, api: TestClient) -> None:
+def test_any_spelling_of_the_json_media_type_is_accepted(kind: str, api: TestClient) -> None:
     answer = api.post("/generate", content=b"{}", headers={"Content-Type": kind})
     assert answer.status_code == 202, answer.text
 
 
-def test_no_cors_headers_unless_origins_are_configured(browse: Browse) -> None:
-    answer = browse().get("/healthz", headers={"Origin": "http://127.0.0.1:8000"})
+def test_no_cors_headers_unless_origins_are_configured(make_client: MakeClient) -> None:
+    answer = make_client().get("/healthz", headers={"Origin": "http://127.0.0.1:8000"})
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("keys", [(), ("secret",)])
-def test_a_browser_of_a_configured_origin_may_ask_first(keys: tuple[str, ...], browse: Browse) -> None:
+def test_a_preflight_from_a_configured_origin_is_allowed(keys: tuple[str, ...], make_client: MakeClient) -> None:
     """A preflight carries no key (Fetch standard, 4.8); what follows it does."""
-    api = browse(keys=keys, allowed_origins=frozenset({"https://ours.example"}))
+    api = make_client(keys=keys, allowed_origins=frozenset({"https://ours.example"}))
     headers = {
         "Origin": "https://ours.example",
         "Authorization": "",
@@ -177,9 +179,9 @@ def test_a_browser_of_a_configured_origin_may_ask_first(keys: tuple[str, ...], b
     assert refusal.headers["access-control-allow-origin"] == "https://ours.example"
 
 
-def test_each_key_has_its_own_jobs(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    mine, yours = browse(keys=("one", "two")), {"Authorization": "Bearer two"}
+def test_each_key_has_its_own_jobs(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    mine, yours = make_client(keys=("one", "two")), {"Authorization": "Bearer two"}
     job_id = mine.post("/generate", json={}).json()["id"]
     for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/images/0", f"/jobs/{job_id}/events"):
         assert mine.get(path, headers=yours).status_code == 404
@@ -189,16 +191,16 @@ def test_each_key_has_its_own_jobs(browse: Browse, desk: Any) -> None:
 
 
 def refusal(api: TestClient, path: str, **headers: str) -> int:
-    """The status that a socket is denied with, before it is accepted."""
+    """The status with which a handshake is denied."""
     with pytest.raises(WebSocketDenialResponse) as denial, api.websocket_connect(LOCAL + path, headers=headers):
         pass
     assert denial.value.headers["content-type"] == "application/problem+json"
     return int(denial.value.status_code)
 
 
-def test_a_ticket_opens_one_socket_once(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(keys=("secret",))
+def test_a_ticket_opens_one_socket(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(keys=("secret",))
     job_id = api.post("/generate", json={}).json()["id"]
     ticket = api.post("/tickets").json()
     assert ticket["expires_in"] == 30
@@ -211,13 +213,13 @@ def test_a_ticket_opens_one_socket_once(browse: Browse, desk: Any) -> None:
     assert refusal(api, f"/jobs/{job_id}/events?ticket=made-up", Authorization="") == 401
 
 
-def test_a_ticket_is_of_no_use_beside_sockets(browse: Browse) -> None:
-    api = browse(keys=("secret",))
+def test_a_ticket_is_not_accepted_for_requests(make_client: MakeClient) -> None:
+    api = make_client(keys=("secret",))
     ticket = api.post("/tickets").json()["ticket"]
     assert api.get(f"/jobs?ticket={ticket}", headers={"Authorization": ""}).status_code == 401
 
 
-def test_a_socket_of_a_foreign_page_is_refused(api: TestClient) -> None:
+def test_a_socket_from_a_foreign_page_is_refused(api: TestClient) -> None:
     with api.websocket_connect(f"{LOCAL}/generate", headers={"Origin": "http://127.0.0.1:8000"}):
         pass
     assert refusal(api, "/generate", Origin="https://evil.example") == 403

@@ -1,4 +1,4 @@
-"""Whatever a client sends, it is told what was wrong with it, in one form, and never with a 5xx."""
+"""Every invalid request is answered with a problem object that names the cause, never with a 5xx."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def check_problem(response: Any, *statuses: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/jobs/nobody", "/jobs/nobody/images/0", "/jobs/a/b/c"])
-def test_what_is_not_there_is_a_problem(path: str, api: TestClient) -> None:
+def test_an_unknown_path_is_a_problem(path: str, api: TestClient) -> None:
     check_problem(api.get(path, follow_redirects=False), 404, 405)
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/generate"), ("POST", "/jobs"), ("POST", "/healthz")])
-def test_a_method_that_is_not_possible_is_a_problem(method: str, path: str, api: TestClient) -> None:
+def test_a_method_that_is_not_allowed_is_a_problem(method: str, path: str, api: TestClient) -> None:
     answer = api.request(method, path)
     check_problem(answer, 405)
     assert answer.headers["allow"]
@@ -84,7 +84,7 @@ BODIES: list[bytes] = [
 
 
 @pytest.mark.parametrize("body", BODIES, ids=[body[:24].decode("latin-1") for body in BODIES])
-def test_an_odd_body_is_refused_with_a_short_problem(body: bytes, api: TestClient) -> None:
+def test_an_invalid_body_is_refused_with_a_short_problem(body: bytes, api: TestClient) -> None:
     answer = api.post("/generate", content=body, headers=JSON)
     found = check_problem(answer, 400, 422)
     if found["status"] == 422:
@@ -96,14 +96,14 @@ def test_an_odd_body_is_refused_with_a_short_problem(body: bytes, api: TestClien
 UNREADABLE = [
     (b"{", "line 1 column 2"),
     (b'{"n": 1,\n seed}', "line 2 column 2"),
-    (b'{"label": "\xff"}', "byte 11 is no UTF-8"),
+    (b'{"label": "\xff"}', "byte 11 is not valid UTF-8"),
     (b"[" * 200_000, "nested too deeply"),
     (b'{"seed": ' + b"9" * 5000 + b"}", "4300 digits"),
 ]
 
 
 @pytest.mark.parametrize(("body", "cause"), UNREADABLE, ids=[cause for _, cause in UNREADABLE])
-def test_a_body_that_cannot_be_read_is_told_what_is_wrong_and_where(body: bytes, cause: str, api: TestClient) -> None:
+def test_an_unreadable_body_is_refused_with_the_cause_and_place(body: bytes, cause: str, api: TestClient) -> None:
     found = check_problem(api.post("/generate", content=body, headers=JSON), 422)
     assert [error["field"] for error in found["errors"]] == ["body"]
     assert cause in found["detail"]
@@ -113,25 +113,25 @@ def test_a_body_that_cannot_be_read_is_told_what_is_wrong_and_where(body: bytes,
         try:
             socket.send_text(body.decode())
         except UnicodeDecodeError:
-            return  # no text at all
+            return  # not text, so it cannot be sent
         assert socket.receive_json()["errors"] == found["errors"], "the same over a WebSocket"
 
 
-def test_an_unknown_field_is_told_what_fields_there_are(api: TestClient) -> None:
-    asked = {"Label": "sneaker", "foo": 1}
-    found = check_problem(api.post("/generate", json=asked), 422)
+def test_an_unknown_field_is_refused_with_the_list_of_fields(api: TestClient) -> None:
+    body = {"Label": "sneaker", "foo": 1}
+    found = check_problem(api.post("/generate", json=body), 422)
     messages = {error["field"]: error["message"] for error in found["errors"]}
     assert messages["Label"].startswith(
-        'is no field of this request; did you mean label? (given: "sneaker"; allowed: model,'
+        'is not a field of this request; did you mean label? (given: "sneaker"; allowed: model,'
     )
-    assert messages["foo"].startswith("is no field of this request (given: 1; allowed: model, label, n, seed,")
-    there = api.post("/v1/images/generations", json={"prompt": "", "sise": "auto"}).json()["error"]
-    assert there["param"] == "sise"
-    assert "did you mean size?" in there["message"]
-    assert "response_format" in there["message"]
+    assert messages["foo"].startswith("is not a field of this request (given: 1; allowed: model, label, n, seed,")
+    openai_error = api.post("/v1/images/generations", json={"prompt": "", "sise": "auto"}).json()["error"]
+    assert openai_error["param"] == "sise"
+    assert "did you mean size?" in openai_error["message"]
+    assert "response_format" in openai_error["message"]
 
 
-def test_a_seed_is_refused_from_the_first_that_is_too_large_and_the_document_says_so(api: TestClient) -> None:
+def test_the_seed_limit_is_enforced_and_documented(api: TestClient) -> None:
     largest = 2**53 - 1
     assert api.post("/generate", json={"seed": largest}).json()["seed"] == largest
     found = check_problem(api.post("/generate", json={"seed": largest + 1}), 422)
@@ -142,17 +142,17 @@ def test_a_seed_is_refused_from_the_first_that_is_too_large_and_the_document_say
         assert (whole["minimum"], whole["maximum"]) == (0, largest)
 
 
-def test_a_cursor_that_is_none_is_told_where_one_comes_from(api: TestClient) -> None:
+def test_an_invalid_cursor_is_refused_with_its_origin(api: TestClient) -> None:
     found = check_problem(api.get("/jobs?cursor=zzz"), 422)
     assert found["errors"] == [
-        {"field": "cursor", "message": 'should be the next_cursor of the page before (given: "zzz")'}
+        {"field": "cursor", "message": 'should be the next_cursor of the previous page (given: "zzz")'}
     ]
     parameters = api.get("/openapi.json").json()["paths"]["/jobs"]["get"]["parameters"]
     (schema,) = [parameter["schema"] for parameter in parameters if parameter["name"] == "cursor"]
     assert re.match(schema["pattern"], "1795430000.25-0a")
 
 
-def test_a_header_is_named_as_it_is_documented(api: TestClient) -> None:
+def test_an_error_names_a_header_as_documented(api: TestClient) -> None:
     found = check_problem(api.post("/generate", json={}, headers={"Idempotency-Key": "k" * 256}), 422)
     assert [error["field"] for error in found["errors"]] == ["Idempotency-Key"]
 
@@ -163,12 +163,12 @@ def test_json_in_other_unicode_encodings_is_read_or_refused(encoding: str, api: 
     assert answer.status_code in (202, 400, 422)
 
 
-def test_of_a_field_given_twice_the_last_counts(api: TestClient) -> None:
+def test_the_last_of_two_equal_fields_counts(api: TestClient) -> None:
     answer = api.post("/generate", content=b'{"seed": 1, "seed": 2}', headers=JSON)
     assert answer.json()["seed"] == 2
 
 
-def test_a_wrong_field_is_named_with_its_value_and_its_limit(api: TestClient) -> None:
+def test_an_invalid_field_is_named_with_its_value_and_limit(api: TestClient) -> None:
     found = check_problem(api.post("/generate", json={"label": "sandal", "n": 17}), 422)
     messages = {error["field"]: error["message"] for error in found["errors"]}
     assert set(messages) == {"label", "n"}
@@ -187,7 +187,7 @@ def test_a_declared_length_over_the_limit_is_refused_unread(api: TestClient) -> 
     check_problem(api.post("/generate", content=b"{}", headers={**JSON, "Content-Length": "1000000000"}), 413)
 
 
-def test_a_body_over_the_limit_is_refused_in_chunks_too(api: TestClient) -> None:
+def test_a_chunked_body_over_the_limit_is_refused(api: TestClient) -> None:
     """fastapi#1181: without a length."""
 
     def chunks() -> Iterator[bytes]:
@@ -197,7 +197,7 @@ def test_a_body_over_the_limit_is_refused_in_chunks_too(api: TestClient) -> None
     check_problem(api.post("/generate", content=chunks(), headers=JSON), 413)
 
 
-def test_a_body_within_the_limit_is_taken(api: TestClient) -> None:
+def test_a_body_within_the_limit_is_accepted(api: TestClient) -> None:
     body = b'{"seed": 5}' + b" " * (MAX_BODY - 100)
     assert api.post("/generate", content=body, headers=JSON).status_code == 202
 
@@ -213,9 +213,9 @@ HEADERS = [
 
 
 @pytest.mark.parametrize("headers", HEADERS, ids=str)
-def test_an_odd_header_is_ignored_or_refused(headers: dict[str, str], api: TestClient, desk: Any) -> None:
+def test_a_malformed_header_is_ignored_or_refused(headers: dict[str, str], api: TestClient, fake_worker: Any) -> None:
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
-    job_id = desk.succeeded()
+    job_id = fake_worker.succeeded()
     answers = [
         api.get(f"/jobs/{job_id}/images/0", headers=raw),
         api.get(f"/jobs/{job_id}/events", headers=raw),
@@ -263,16 +263,16 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS, ids=[path[:40] for path in PATHS])
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_an_odd_path_is_never_a_servers_error(method: str, path: str, api: TestClient, desk: Any) -> None:
-    """ComfyUI#12285: and never leads to bytes that are not the job's own."""
-    job_id = desk.succeeded(job_id="0" * 32)
+def test_a_malformed_path_is_never_a_server_error(method: str, path: str, api: TestClient, fake_worker: Any) -> None:
+    """ComfyUI#12285. It never returns bytes of anything but the job, either."""
+    job_id = fake_worker.succeeded(job_id="0" * 32)
     answer = api.request(method, path.replace("{id}", job_id))
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         check_problem(answer, answer.status_code)
 
 
-def test_what_a_client_sent_is_told_back_without_control_characters(api: TestClient) -> None:
+def test_client_input_is_repeated_without_control_characters(api: TestClient) -> None:
     """ComfyUI#6034, uvicorn's CVE-2020-7694."""
     answer = api.get("/nothing%0d%0a%1b[31m<img src=x>")
     assert "\x1b" not in check_problem(answer, 404)["detail"]
@@ -289,6 +289,6 @@ FIELDS = st.sampled_from(["model", "label", "n", "seed", "sampler", "steps", "et
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(FIELDS, VALUES, max_size=4))
-def test_no_json_object_is_a_servers_error(body: dict[str, Any], api: TestClient) -> None:
+def test_no_json_object_causes_a_server_error(body: dict[str, Any], api: TestClient) -> None:
     answer = api.post("/generate", content=json.dumps(body), headers=JSON)
     assert answer.status_code in (202, 400, 422), answer.text

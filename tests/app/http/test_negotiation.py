@@ -40,8 +40,8 @@ ACCEPTS: list[tuple[str, str | None]] = [
 
 
 @pytest.mark.parametrize(("accept", "picture"), ACCEPTS)
-def test_a_picture_is_answered_to_who_asks_for_it_by_name_or_for_any(accept: str, picture: str | None) -> None:
-    assert next(iter(Preference.of({"accept": accept}, 60.0).pictures), None) == picture
+def test_accept_selects_a_picture_format(accept: str, picture: str | None) -> None:
+    assert next(iter(Preference.parse({"accept": accept}, 60.0).pictures), None) == picture
 
 
 PREFERS = [
@@ -74,15 +74,13 @@ PREFERS = [
 
 
 @pytest.mark.parametrize(("prefer", "wait"), PREFERS)
-def test_a_wait_is_taken_up_to_the_servers_longest_and_ignored_when_not_understood(
-    prefer: str, wait: float | None
-) -> None:
-    """RFC 7240, section 2: unknown or malformed preferences are ignored, and no value is as good as an empty one."""
-    assert Preference.of({"prefer": prefer}, 60.0).wait == wait
+def test_a_wait_is_capped_and_malformed_ones_are_ignored(prefer: str, wait: float | None) -> None:
+    """RFC 7240, section 2: unknown or malformed preferences are ignored; a missing and an empty value are equal."""
+    assert Preference.parse({"prefer": prefer}, 60.0).wait == wait
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
-def test_no_header_is_too_odd_to_be_read(prefer: str, accept: str) -> None:
-    found = Preference.of({"prefer": prefer, "accept": accept}, 60.0)
+def test_any_header_can_be_parsed(prefer: str, accept: str) -> None:
+    found = Preference.parse({"prefer": prefer, "accept": accept}, 60.0)
     assert found.wait is None or 0 <= found.wait <= 60
     assert set(found.pictures) <= {"png", "webp", "jpeg"}

@@ -1,4 +1,4 @@
-"""What is no HTTP, or no WebSocket, over a socket: it is told what is wrong, in the form that all errors have."""
+"""Malformed HTTP and malformed WebSocket handshakes over a TCP socket are answered with problem objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-NO_HTTP = [
+MALFORMED_HTTP = [
     (b"garbage\r\n\r\n", "illegal request line"),
     (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: 127.0.0.1\r\n\r\n", "multiple Host"),
     (b"GET /healthz HTTP/1.1\r\n\r\n", "Missing mandatory Host"),
@@ -31,14 +31,14 @@ NO_HTTP = [
 
 
 def exchange(url: str, sent: bytes) -> tuple[httpx.Response, bytes]:
-    """The answer to some bytes, and what came behind it until the server closed the connection."""
+    """The response to some bytes, and the bytes after it until the server closed the connection."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(sent)
-        heard = b""
+        received = b""
         while part := connection.recv(65_536):
-            heard += part
-    head, _, rest = heard.partition(b"\r\n\r\n")
+            received += part
+    head, _, rest = received.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     length = int(httpx.Headers(headers)["content-length"])
@@ -46,7 +46,7 @@ def exchange(url: str, sent: bytes) -> tuple[httpx.Response, bytes]:
 
 
 def check_refusal(answer: httpx.Response) -> str:
-    """A problem object with a request id; its detail."""
+    """Check a problem object with a request id; return its detail."""
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["connection"] == "close"
@@ -57,40 +57,42 @@ def check_refusal(answer: httpx.Response) -> str:
     return str(problem["detail"])
 
 
-@pytest.mark.parametrize(("sent", "cause"), NO_HTTP, ids=[cause for _, cause in NO_HTTP])
-def test_what_is_no_http_is_a_problem_that_says_why_and_ends_the_connection(sent: bytes, cause: str, url: str) -> None:
-    answer, behind = exchange(url, sent)
+@pytest.mark.parametrize(("sent", "cause"), MALFORMED_HTTP, ids=[cause for _, cause in MALFORMED_HTTP])
+def test_malformed_http_is_a_problem_with_its_cause_and_closes_the_connection(
+    sent: bytes, cause: str, url: str
+) -> None:
+    answer, rest = exchange(url, sent)
     detail = check_refusal(answer)
     assert cause in detail
     assert len(detail) < 200
-    assert behind == b""
+    assert rest == b""
 
 
 SHAKE = b"GET /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-NO_HANDSHAKES = [
+MALFORMED_HANDSHAKES = [
     (b"Sec-WebSocket-Version: 13\r\n", "Sec-WebSocket-Key"),
     (KEY + b"Sec-WebSocket-Version: 12\r\n", "Sec-WebSocket-Version"),
     (KEY, "Sec-WebSocket-Version"),
 ]
 
 
-@pytest.mark.parametrize(("lines", "cause"), NO_HANDSHAKES)
-def test_a_handshake_that_is_none_is_a_problem_that_says_why(lines: bytes, cause: str, url: str) -> None:
-    answer, behind = exchange(url, SHAKE + lines + b"\r\n")
+@pytest.mark.parametrize(("lines", "cause"), MALFORMED_HANDSHAKES)
+def test_a_malformed_handshake_is_a_problem_with_its_cause(lines: bytes, cause: str, url: str) -> None:
+    answer, rest = exchange(url, SHAKE + lines + b"\r\n")
     assert cause in check_refusal(answer)
-    assert behind == b""
+    assert rest == b""
 
 
-def test_the_server_goes_on_after_what_was_no_http(url: str) -> None:
+def test_the_server_continues_after_malformed_http(url: str) -> None:
     exchange(url, b"garbage\r\n\r\n")
     assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
 
 
-def test_the_preflight_of_a_foreign_origin_is_a_problem(browse: Callable[..., TestClient]) -> None:
-    api = browse(keys=("secret",), allowed_origins=frozenset({"https://ours.example"}))
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-mine", "Authorization": ""}
-    answer = api.options("/generate", headers={"Origin": "https://theirs.example", **asked})
+def test_a_preflight_from_a_foreign_origin_is_refused_with_a_problem(make_client: Callable[..., TestClient]) -> None:
+    api = make_client(keys=("secret",), allowed_origins=frozenset({"https://ours.example"}))
+    headers = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-mine", "Authorization": ""}
+    answer = api.options("/generate", headers={"Origin": "https://theirs.example", **headers})
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
     assert "access-control-allow-origin" not in answer.headers

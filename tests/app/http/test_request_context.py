@@ -1,4 +1,4 @@
-"""Request ids, the line that each request leaves in the log, and what no line ever has."""
+"""Request ids, the log line of each request, and what no log line contains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 LOCAL = "ws://127.0.0.1:8000"
 
 
@@ -22,7 +22,7 @@ def everything(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
 
-def test_a_sane_request_id_is_taken_over_and_told_in_every_answer(api: TestClient) -> None:
+def test_a_valid_request_id_is_used_and_returned_in_every_response(api: TestClient) -> None:
     for path, status in (("/healthz", 200), ("/jobs/nobody", 404), ("/nothing", 404), ("/jobs?limit=0", 422)):
         answer = api.get(path, headers={"X-Request-Id": "Mine-1._x"})
         assert (answer.status_code, answer.headers["x-request-id"]) == (status, "Mine-1._x")
@@ -30,30 +30,32 @@ def test_a_sane_request_id_is_taken_over_and_told_in_every_answer(api: TestClien
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 65, "a\tb", 'a"b', "<script>", "é"])
-def test_another_request_id_is_replaced(given: str, api: TestClient) -> None:
+def test_an_invalid_request_id_is_replaced(given: str, api: TestClient) -> None:
     answers = [api.get("/healthz", headers={b"X-Request-Id": given.encode()}) for _ in range(2)]
     made = {answer.headers["x-request-id"] for answer in answers}
     assert len(made) == 2
     assert all(len(request_id) == 32 and request_id.isalnum() for request_id in made)
 
 
-def test_who_is_refused_at_the_door_gets_an_id_too(browse: Browse) -> None:
+def test_an_unauthenticated_request_has_an_id(make_client: MakeClient) -> None:
     for answer in (
-        browse(keys=("k",)).get("/jobs", headers={"Authorization": ""}),
-        browse().get("/", headers={"Host": "x"}),
+        make_client(keys=("k",)).get("/jobs", headers={"Authorization": ""}),
+        make_client().get("/", headers={"Host": "x"}),
     ):
         assert answer.status_code in (401, 403)
         assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_a_job_carries_the_id_of_its_request(api: TestClient, desk: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_records_the_id_of_its_request(
+    api: TestClient, fake_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     job_id = api.post("/generate", json={}, headers={"X-Request-Id": "carried"}).json()["id"]
-    assert desk.store.job(job_id).request_id == "carried"
+    assert fake_worker.store.job(job_id).request_id == "carried"
     (accepted,) = entries(caplog, "job accepted")
     assert (accepted["job"], accepted["evaluations"]) == (job_id, 20)
 
 
-def test_a_request_leaves_one_line_with_its_route_and_without_its_query(
+def test_a_request_is_logged_once_with_its_route_and_without_its_query(
     api: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.get("/jobs/abc?secret=1", headers={"X-Request-Id": "r-7"})
@@ -63,10 +65,12 @@ def test_a_request_leaves_one_line_with_its_route_and_without_its_query(
     assert "secret" not in repr(entry)
 
 
-def test_probes_that_are_answered_leave_no_line(browse: Browse, desk: Any, caplog: pytest.LogCaptureFixture) -> None:
-    api = browse()
+def test_expected_health_checks_are_not_logged(
+    make_client: MakeClient, fake_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = make_client()
     assert [api.get(path).status_code for path in ("/readyz", "/healthz")] == [503, 200], "no worker yet"
-    desk.serve()
+    fake_worker.serve()
     assert [api.get("/readyz").status_code, api.head("/healthz").status_code] == [200, 200]
     assert entries(caplog) == []
     assert api.post("/readyz", json={}).status_code == 405
@@ -75,7 +79,7 @@ def test_probes_that_are_answered_leave_no_line(browse: Browse, desk: Any, caplo
     assert 'route="/readyz",status="5xx"' in api.get("/metrics").text, "they are counted all the same"
 
 
-def test_a_socket_leaves_one_line_with_its_close_code(api: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_socket_is_logged_once_with_its_close_code(api: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with api.websocket_connect(f"{LOCAL}/generate") as socket:
         socket.send_text("{")
         assert socket.receive_json()["request_id"]
@@ -88,11 +92,13 @@ def test_a_socket_leaves_one_line_with_its_close_code(api: TestClient, caplog: p
     assert (denied["route"], denied["status"]) == ("/jobs/{job_id}/events", 404)
 
 
-def test_no_line_has_a_key_a_ticket_or_a_query(browse: Browse, desk: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """taskdog#1152: a key in a WebSocket's address lands in the access log."""
+def test_no_log_line_has_a_key_a_ticket_or_a_query(
+    make_client: MakeClient, fake_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """taskdog#1152: a key in a WebSocket's URL appeared in the access log."""
     caplog.set_level(logging.DEBUG, logger="denoised")
-    desk.serve()
-    api = browse(keys=("s3cret-key",))
+    fake_worker.serve()
+    api = make_client(keys=("s3cret-key",))
     ticket = api.post("/tickets").json()["ticket"]
     job_id = api.post("/generate", json={"label": "sneaker"}).json()["id"]
     api.delete(f"/jobs/{job_id}")
@@ -116,7 +122,7 @@ def name_of(key: str) -> str:
     return key_hash(key)[:16]
 
 
-def test_a_defect_is_a_500_that_tells_nothing_and_a_line_that_tells_all(
+def test_a_defect_is_a_500_without_details_and_a_log_line_with_them(
     api: TestClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> None:
@@ -133,7 +139,7 @@ def test_a_defect_is_a_500_that_tells_nothing_and_a_line_that_tells_all(
     assert entries(caplog)[-1]["status"] == 500
 
 
-def test_every_answer_forbids_guessing_its_type(api: TestClient, desk: Any) -> None:
-    job_id = desk.succeeded()
+def test_every_response_forbids_content_sniffing(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.succeeded()
     for path in ("/healthz", "/jobs", f"/jobs/{job_id}", f"/jobs/{job_id}/images/0", f"/jobs/{job_id}/events", "/x"):
         assert api.get(path).headers["x-content-type-options"] == "nosniff", path

@@ -1,4 +1,4 @@
-"""Films and contact sheets of jobs whose frames and pictures are known: what they show, where, and for how long."""
+"""Animations and contact sheets of jobs with known frames: what they show, where, and for how long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 from starlette.testclient import TestClient
 
 from denoised.jobs.record import Image as Made
-from denoised.jobs.store import JobUpdate
+from denoised.jobs.update import JobUpdate
 
 FORMATS = ["webp", "gif", "apng"]
 SHADES = [200, 150, 100]  # of the finished pictures
@@ -27,7 +27,7 @@ def png(shade: int) -> bytes:
 
 
 def frames(step: int, shades: list[int], kind: str = "x0") -> list[dict[str, Any]]:
-    """A frame of each image."""
+    """One frame event per image."""
     return [
         {
             "type": "frame",
@@ -42,24 +42,24 @@ def frames(step: int, shades: list[int], kind: str = "x0") -> list[dict[str, Any
     ]
 
 
-def done(desk: Any, *steps: list[dict[str, Any]], finished: bool = True) -> str:
-    """A job of three images that kept these frames."""
-    job_id: str = desk.create(n=3)
-    attempt = desk.start(job_id)
+def done(fake_worker: Any, *steps: list[dict[str, Any]], finished: bool = True) -> str:
+    """A job with three images that kept these frames."""
+    job_id: str = fake_worker.create(n=3)
+    attempt = fake_worker.start(job_id)
     for number, events in enumerate(steps, start=1):
-        desk.progress(job_id, attempt, number, *events)
+        fake_worker.progress(job_id, attempt, number, *events)
     if finished:
         data = [png(shade) for shade in SHADES]
         images = [Made(k, 7 + k, 28, 28, "png", hashlib.sha256(data[k]).hexdigest()) for k in range(3)]
         write = JobUpdate(job_id, attempt, 10**9, images=dict(enumerate(data)), image_count=3)
         write.fields["images"] = json.dumps([asdict(image) for image in images])
         write.end("succeeded")
-        assert desk.store.write(write)
+        assert fake_worker.store.write(write)
     return job_id
 
 
 def shown(answer: Any) -> tuple[list[Image.Image], list[int]]:
-    """Every picture of a film, in grey, and how long each is shown, in milliseconds."""
+    """The pictures of an animation in grey, and how long each is shown, in milliseconds."""
     assert answer.status_code == 200, answer.text
     pictures, times = [], []
     with Image.open(io.BytesIO(answer.content)) as opened:
@@ -71,17 +71,17 @@ def shown(answer: Any) -> tuple[list[Image.Image], list[int]]:
 
 
 def shades(sheet: Image.Image, gap: int) -> list[int]:
-    """In the middle of the four places of a grid of two columns; gap: between them, in pixels of the model."""
+    """The grey values in the middle of the four cells of a 2 × 2 grid. gap: between cells, in pixels of the model."""
     factor = sheet.width // (2 * 28 + 3 * gap)
     centers = [factor * (gap + 14 + k * (28 + gap)) for k in range(2)]
     return [int(sheet.getpixel((x, y))) for y in centers for x in centers]  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_contact_sheet_shows_all_images_in_a_grid_and_ends_on_the_finished_pictures(
-    format: str, api: TestClient, desk: Any
+def test_a_contact_sheet_shows_all_images_and_ends_with_the_finished_pictures(
+    format: str, api: TestClient, fake_worker: Any
 ) -> None:
-    job_id = done(desk, frames(5, [10, 20, 30]), frames(10, [40, 50, 60]))
+    job_id = done(fake_worker, frames(5, [10, 20, 30]), frames(10, [40, 50, 60]))
     answer = api.get(f"/jobs/{job_id}/animation", params={"format": format, "sheet": 1})
     assert answer.headers["content-type"] == f"image/{format}"
     sheets, times = shown(answer)
@@ -92,8 +92,8 @@ def test_a_contact_sheet_shows_all_images_in_a_grid_and_ends_on_the_finished_pic
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_film_shows_the_stored_frames_alone(format: str, api: TestClient, desk: Any) -> None:
-    job_id = done(desk, frames(5, [10, 20, 30]), frames(10, [40, 50, 60]))
+def test_an_animation_shows_only_the_stored_frames(format: str, api: TestClient, fake_worker: Any) -> None:
+    job_id = done(fake_worker, frames(5, [10, 20, 30]), frames(10, [40, 50, 60]))
     film, times = shown(api.get(f"/jobs/{job_id}/animation", params={"format": format}))
     assert [picture.size for picture in film] == [(224, 224)] * 2
     assert [shades(picture, 0) for picture in film] == [[10, 20, 30, 0], [40, 50, 60, 0]]
@@ -101,29 +101,29 @@ def test_a_film_shows_the_stored_frames_alone(format: str, api: TestClient, desk
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_sheet_of_a_job_without_frames_is_of_its_pictures(format: str, api: TestClient, desk: Any) -> None:
-    job_id = done(desk)
+def test_the_sheet_of_a_job_without_frames_shows_its_pictures(format: str, api: TestClient, fake_worker: Any) -> None:
+    job_id = done(fake_worker)
     assert api.get(f"/jobs/{job_id}/animation", params={"format": format}).status_code == 409
     sheets, _ = shown(api.get(f"/jobs/{job_id}/animation", params={"format": format, "sheet": 1}))
     assert [shades(sheet, 2) for sheet in sheets] == [[*SHADES, 255]]
 
 
-def test_a_last_frame_that_is_the_picture_is_not_shown_twice(api: TestClient, desk: Any) -> None:
-    job_id = done(desk, frames(10, [1, 2, 3]), frames(20, SHADES))
+def test_a_last_frame_equal_to_the_picture_is_not_shown_twice(api: TestClient, fake_worker: Any) -> None:
+    job_id = done(fake_worker, frames(10, [1, 2, 3]), frames(20, SHADES))
     sheets, _ = shown(api.get(f"/jobs/{job_id}/animation", params={"format": "gif", "sheet": 1}))
     assert [shades(sheet, 2) for sheet in sheets] == [[1, 2, 3, 255], [*SHADES, 255]]
 
 
-def test_a_job_that_is_not_done_has_the_sheet_of_its_frames(api: TestClient, desk: Any) -> None:
-    job_id = done(desk, frames(5, [10, 20, 30]), finished=False)
+def test_the_sheet_of_an_unfinished_job_shows_its_frames(api: TestClient, fake_worker: Any) -> None:
+    job_id = done(fake_worker, frames(5, [10, 20, 30]), finished=False)
     sheets, _ = shown(api.get(f"/jobs/{job_id}/animation", params={"sheet": "true"}))
     assert [shades(sheet, 2) for sheet in sheets] == [[10, 20, 30, 255]]
-    bare = done(desk, finished=False)
+    bare = done(fake_worker, finished=False)
     assert api.get(f"/jobs/{bare}/animation", params={"sheet": 1}).status_code == 409
 
 
-def test_a_kind_that_was_not_kept_is_a_409_for_sheets_too(api: TestClient, desk: Any) -> None:
-    job_id = done(desk, frames(5, [10, 20, 30]))
+def test_a_kind_that_was_not_kept_is_a_409(api: TestClient, fake_worker: Any) -> None:
+    job_id = done(fake_worker, frames(5, [10, 20, 30]))
     for sheet in (0, 1):
         answer = api.get(f"/jobs/{job_id}/animation", params={"kind": "xt", "sheet": sheet})
         assert answer.status_code == 409

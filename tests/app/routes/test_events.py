@@ -15,7 +15,7 @@ LOCAL = "ws://127.0.0.1:8000"
 
 
 def parsed(stream: str) -> list[dict[str, Any]]:
-    """The events of an SSE stream, held to be consistent with their id and event lines."""
+    """The events of an SSE stream; checks that their id and event lines are consistent."""
     found = []
     for block in stream.strip().split("\n\n"):
         lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
@@ -31,18 +31,20 @@ def seqs(stream: str) -> list[int]:
 
 
 @pytest.fixture
-def done(desk: Any) -> str:
-    """A job with two progress events and a frame that has succeeded: seven events."""
-    job_id: str = desk.create()
-    attempt = desk.start(job_id)
+def done(fake_worker: Any) -> str:
+    """A succeeded job with two progress events and a frame: seven events."""
+    job_id: str = fake_worker.create()
+    attempt = fake_worker.start(job_id)
     frame = {"image": 0, "step": 2, "steps": 20, "t": 1.0, "sigma": 0.5, "kind": "x0", "media_type": "image/png"}
-    desk.progress(job_id, attempt, 1)
-    desk.progress(job_id, attempt, 2, {"type": "progress", "step": 2}, {"type": "frame", **frame, "data": "AA=="})
-    desk.finish(job_id, attempt)
+    fake_worker.progress(job_id, attempt, 1)
+    fake_worker.progress(
+        job_id, attempt, 2, {"type": "progress", "step": 2}, {"type": "frame", **frame, "data": "AA=="}
+    )
+    fake_worker.finish(job_id, attempt)
     return job_id
 
 
-def test_a_stream_holds_a_job_from_its_start_to_its_end(api: TestClient, done: str) -> None:
+def test_a_stream_has_all_events_of_a_job(api: TestClient, done: str) -> None:
     answer = api.get(f"/jobs/{done}/events", headers={"Accept": "text/event-stream"})
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-cache"
@@ -56,7 +58,7 @@ def test_a_stream_holds_a_job_from_its_start_to_its_end(api: TestClient, done: s
     assert events[-1]["result"] == api.get(f"/jobs/{done}").json()
 
 
-def test_a_listener_that_comes_back_gets_what_it_missed(api: TestClient, done: str) -> None:
+def test_a_reconnecting_listener_gets_what_it_missed(api: TestClient, done: str) -> None:
     path = f"/jobs/{done}/events"
     assert seqs(api.get(path, headers={"Last-Event-ID": "4"}).text) == [5, 6, 7]
     assert seqs(api.get(path, params={"after": 6}).text) == [7]
@@ -64,13 +66,13 @@ def test_a_listener_that_comes_back_gets_what_it_missed(api: TestClient, done: s
 
 
 @pytest.mark.parametrize("seq", [7, 8, 10**15, 10**30])
-def test_after_the_end_there_is_nothing_and_no_need_to_come_back(seq: int, api: TestClient, done: str) -> None:
+def test_a_stream_after_the_last_event_is_a_204(seq: int, api: TestClient, done: str) -> None:
     """204 tells a browser's EventSource to stop (HTML standard, 9.2.3)."""
     answer = api.get(f"/jobs/{done}/events", headers={"Last-Event-ID": str(seq)})
     assert (answer.status_code, answer.content) == (204, b"")
 
 
-def test_the_end_of_a_canceled_job_is_told(api: TestClient) -> None:
+def test_the_stream_of_a_canceled_job_ends_with_canceled(api: TestClient) -> None:
     job_id = api.post("/generate", json={}).json()["id"]
     api.delete(f"/jobs/{job_id}")
     events = parsed(api.get(f"/jobs/{job_id}/events").text)
@@ -78,7 +80,7 @@ def test_the_end_of_a_canceled_job_is_told(api: TestClient) -> None:
     assert events[-1]["result"]["status"] == "canceled"
 
 
-def test_a_socket_hears_the_same_as_a_stream(api: TestClient, done: str) -> None:
+def test_a_socket_sends_the_same_events_as_a_stream(api: TestClient, done: str) -> None:
     streamed = parsed(api.get(f"/jobs/{done}/events").text)
     with api.websocket_connect(f"{LOCAL}/jobs/{done}/events") as socket:
         assert [socket.receive_json() for _ in streamed] == streamed
@@ -87,7 +89,7 @@ def test_a_socket_hears_the_same_as_a_stream(api: TestClient, done: str) -> None
         assert closing.value.code == 1000
 
 
-def test_a_socket_goes_on_after_a_seq(api: TestClient, done: str) -> None:
+def test_a_socket_continues_after_a_seq(api: TestClient, done: str) -> None:
     with api.websocket_connect(f"{LOCAL}/jobs/{done}/events?after=5") as socket:
         assert [socket.receive_json()["seq"] for _ in range(2)] == [6, 7]
 
@@ -100,26 +102,26 @@ def test_a_socket_after_the_end_closes_at_once(after: int, api: TestClient, done
         assert closing.value.code == 1000
 
 
-def test_a_socket_hears_events_as_they_come(api: TestClient, desk: Any) -> None:
-    job_id = desk.create()
+def test_a_socket_sends_live_events(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.create()
     with api.websocket_connect(f"{LOCAL}/jobs/{job_id}/events") as socket:
         assert socket.receive_json()["type"] == "queued"
-        attempt = desk.start(job_id)
+        attempt = fake_worker.start(job_id)
         assert socket.receive_json()["type"] == "started"
-        desk.progress(job_id, attempt, 1)
+        fake_worker.progress(job_id, attempt, 1)
         assert socket.receive_json()["step"] == 1
-        desk.finish(job_id, attempt)
+        fake_worker.finish(job_id, attempt)
         assert [socket.receive_json()["type"] for _ in range(2)] == ["image", "succeeded"]
 
 
-def test_one_socket_posts_and_listens(api: TestClient, desk: Any) -> None:
+def test_one_socket_submits_a_job_and_receives_its_events(api: TestClient, fake_worker: Any) -> None:
     with api.websocket_connect(f"{LOCAL}/generate") as socket:
         socket.send_json({"label": "sneaker", "seed": 3})
         queued = socket.receive_json()
         assert queued["type"] == "queued"
         job = api.get(f"/jobs/{queued['job']}").json()
         assert (job["seed"], job["label"]) == (3, "sneaker")
-        desk.finish(job["id"], desk.start(job["id"]))
+        fake_worker.finish(job["id"], fake_worker.start(job["id"]))
         assert [socket.receive_json()["type"] for _ in range(3)] == ["started", "image", "succeeded"]
         with pytest.raises(WebSocketDisconnect) as closing:
             socket.receive_json()
@@ -130,7 +132,7 @@ FIRST = ['{"n": 0}', "{", "NaN", "[]", '{"eta": NaN}', '{"label": "\\ud800"}', "
 
 
 @pytest.mark.parametrize("text", FIRST, ids=[text[:20] for text in FIRST])
-def test_a_socket_is_told_what_is_wrong_with_its_request(text: str, api: TestClient) -> None:
+def test_an_invalid_request_over_a_socket_is_answered_with_its_problem(text: str, api: TestClient) -> None:
     with api.websocket_connect(f"{LOCAL}/generate") as socket:
         socket.send_text(text)
         assert socket.receive_json()["status"] == 422
@@ -145,7 +147,7 @@ def test_a_binary_first_message_is_refused(api: TestClient) -> None:
         assert socket.receive_json()["status"] == 422
 
 
-def test_a_socket_that_leaves_before_it_asked_leaves_nothing_behind(api: TestClient) -> None:
+def test_a_socket_that_closes_before_its_request_creates_no_job(api: TestClient) -> None:
     with api.websocket_connect(f"{LOCAL}/generate"):
         pass
     assert api.get("/jobs").json()["jobs"] == []

@@ -1,4 +1,4 @@
-"""The routes of accepted jobs, over a store that is filled by hand."""
+"""The routes for accepted jobs, over a store that a fake worker fills."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 from denoised.app.http.schemas import JobList, JobObject
 from denoised.jobs.update import JobUpdate
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 
 def valid(job: dict[str, Any]) -> JobObject:
-    """A job as the OpenAPI document promises it: every member there, none beside."""
+    """Check that a job has exactly the members that the OpenAPI document lists."""
     assert set(job) == set(JobObject.model_fields)
     return JobObject.model_validate(job, strict=True)
 
@@ -30,17 +30,17 @@ def rq_queue(client: redis.Redis) -> Queue:
     return Queue("shoes", connection=client, serializer=JSONSerializer)
 
 
-def test_a_job_is_shown_from_its_beginning_to_its_end(api: TestClient, desk: Any) -> None:
-    job_id = desk.create(n=1, seed=40, label=0, label_name="sneaker")
+def test_a_job_is_shown_in_every_state(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.create(n=1, seed=40, label=0, label_name="sneaker")
     queued = valid(api.get(f"/jobs/{job_id}").json())
     assert (queued.status, queued.label, queued.started_at, queued.images) == ("queued", "sneaker", None, [])
-    attempt = desk.start(job_id)
-    desk.progress(job_id, attempt, 5)
+    attempt = fake_worker.start(job_id)
+    fake_worker.progress(job_id, attempt, 5)
     running = valid(api.get(f"/jobs/{job_id}").json())
     assert (running.status, running.progress.step, running.progress.fraction) == ("running", 5, 0.25)
     assert running.queue_position is None
     assert running.eta_seconds is not None
-    desk.finish(job_id, attempt)
+    fake_worker.finish(job_id, attempt)
     done = valid(api.get(f"/jobs/{job_id}").json())
     assert (done.status, done.error, done.attempt, done.numerics) == ("succeeded", None, 1, "fake")
     assert [image.url for image in done.images] == [f"/jobs/{job_id}/images/0"]
@@ -49,26 +49,26 @@ def test_a_job_is_shown_from_its_beginning_to_its_end(api: TestClient, desk: Any
     assert api.get(done.links.self).json()["id"] == job_id
 
 
-def test_a_failed_job_says_why(api: TestClient, desk: Any) -> None:
-    job_id = desk.create()
-    write = JobUpdate(job_id, desk.start(job_id), 1)
+def test_a_failed_job_has_its_error(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.create()
+    write = JobUpdate(job_id, fake_worker.start(job_id), 1)
     write.end("failed", {"code": "nan_output", "message": "the network's output is not finite at step 3"})
-    desk.store.write(write)
+    fake_worker.store.write(write)
     job = valid(api.get(f"/jobs/{job_id}").json())
     assert job.status == "failed"
     assert job.error is not None
     assert job.error.code == "nan_output"
 
 
-def test_a_posted_job_waits_in_its_place(api: TestClient) -> None:
+def test_a_queued_job_has_its_position(api: TestClient) -> None:
     ids = [api.post("/generate", json={"seed": k}).json()["id"] for k in range(3)]
     jobs = [valid(api.get(f"/jobs/{job_id}").json()) for job_id in ids]
     assert [job.queue_position for job in jobs] == [0, 1, 2]
     assert len(set(ids)) == 3
 
 
-def test_jobs_are_listed_newest_first_until_the_last_page(api: TestClient, desk: Any) -> None:
-    made = [desk.create(at=1000.0 + k / 3) for k in range(7)]
+def test_jobs_are_listed_newest_first_until_the_last_page(api: TestClient, fake_worker: Any) -> None:
+    made = [fake_worker.create(at=1000.0 + k / 3) for k in range(7)]
     found, cursor, pages = [], None, 0
     while pages == 0 or cursor is not None:
         answer = api.get("/jobs", params={"limit": 3, **({"cursor": cursor} if cursor else {})})
@@ -79,8 +79,8 @@ def test_jobs_are_listed_newest_first_until_the_last_page(api: TestClient, desk:
     assert pages == 3
 
 
-def test_jobs_of_one_moment_are_each_listed_once(api: TestClient, desk: Any) -> None:
-    made = sorted(desk.create(at=1000.5) for _ in range(5))
+def test_jobs_created_at_one_time_are_each_listed_once(api: TestClient, fake_worker: Any) -> None:
+    made = sorted(fake_worker.create(at=1000.5) for _ in range(5))
     found, params = [], {"limit": 2}
     for _ in range(3):
         answer = api.get("/jobs", params=params).json()
@@ -92,12 +92,12 @@ def test_jobs_of_one_moment_are_each_listed_once(api: TestClient, desk: Any) -> 
 
 @pytest.mark.parametrize("looked_at", [1000, 4])
 def test_jobs_of_one_status_are_listed_page_by_page(
-    looked_at: int, api: TestClient, desk: Any, monkeypatch: pytest.MonkeyPatch
+    looked_at: int, api: TestClient, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where a request looks at so few jobs that some of its pages are empty."""
-    monkeypatch.setattr("denoised.app.routes.jobs.LOOKED_AT", looked_at)
+    """Also when a request reads so few jobs that some pages are empty."""
+    monkeypatch.setattr("denoised.app.routes.jobs.MAX_READ", looked_at)
     monkeypatch.setattr("denoised.app.routes.jobs.STRIDE", 2)
-    made = [(desk.succeeded if k in (0, 1, 2, 12) else desk.create)(at=1000.0 + k / 3) for k in range(14)]
+    made = [(fake_worker.succeeded if k in (0, 1, 2, 12) else fake_worker.create)(at=1000.0 + k / 3) for k in range(14)]
     found, cursor, sizes = [], None, []
     while not sizes or cursor is not None:
         params = {"limit": 2, "status": "succeeded", **({"cursor": cursor} if cursor else {})}
@@ -112,18 +112,18 @@ def test_jobs_of_one_status_are_listed_page_by_page(
     assert api.get("/jobs", params={"status": "failed"}).json()["jobs"] == []
 
 
-def test_a_status_that_there_is_not_is_refused_with_those_that_there_are(api: TestClient) -> None:
+def test_an_unknown_status_is_refused_with_the_known_ones(api: TestClient) -> None:
     (error,) = api.get("/jobs", params={"status": "lost"}).json()["errors"]
     assert error["field"] == "status"
     assert all(word in error["message"] for word in ("lost", "queued", "canceled"))
 
 
-def test_a_listing_of_nothing_is_empty(api: TestClient) -> None:
+def test_a_listing_without_jobs_is_empty(api: TestClient) -> None:
     assert api.get("/jobs").json() == {"jobs": [], "next_cursor": None}
 
 
-def test_a_picture_comes_with_its_hash_as_etag(api: TestClient, desk: Any) -> None:
-    job_id = desk.succeeded(seed=40)
+def test_the_etag_of_a_picture_is_its_hash(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.succeeded(seed=40)
     answer = api.get(f"/jobs/{job_id}/images/0")
     sha256 = hashlib.sha256(answer.content).hexdigest()
     assert answer.status_code == 200
@@ -134,13 +134,13 @@ def test_a_picture_comes_with_its_hash_as_etag(api: TestClient, desk: Any) -> No
 
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
-def test_a_picture_has_the_media_type_of_its_format(format: str, api: TestClient, desk: Any) -> None:
-    job_id = desk.succeeded(format=format)
+def test_a_picture_has_the_media_type_of_its_format(format: str, api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.succeeded(format=format)
     assert api.get(f"/jobs/{job_id}/images/0").headers["content-type"] == f"image/{format}"
 
 
-def test_who_has_the_picture_already_is_told_so(api: TestClient, desk: Any) -> None:
-    path = f"/jobs/{desk.succeeded()}/images/0"
+def test_a_picture_that_the_client_has_is_a_304(api: TestClient, fake_worker: Any) -> None:
+    path = f"/jobs/{fake_worker.succeeded()}/images/0"
     etag = api.get(path).headers["etag"]
     for known in (etag, f'"other", {etag}'):
         answer = api.get(path, headers={"If-None-Match": known})
@@ -149,8 +149,8 @@ def test_who_has_the_picture_already_is_told_so(api: TestClient, desk: Any) -> N
     assert api.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_a_picture_that_is_not_there_yet_is_not_found(api: TestClient, desk: Any) -> None:
-    done, queued = desk.succeeded(), desk.create()
+def test_an_unfinished_picture_is_not_found(api: TestClient, fake_worker: Any) -> None:
+    done, queued = fake_worker.succeeded(), fake_worker.create()
     for path in (f"/jobs/{queued}/images/0", f"/jobs/{done}/images/1", f"/jobs/{done}/images/-1"):
         assert api.get(path).status_code == 404
 
@@ -167,16 +167,16 @@ def test_a_canceled_job_leaves_the_queue_and_repeating_is_harmless(api: TestClie
     assert api.delete(f"/jobs/{first}").json() == answer.json()
 
 
-def test_a_running_job_is_canceled_once(api: TestClient, desk: Any) -> None:
-    job_id = desk.create()
-    attempt = desk.start(job_id)
+def test_a_running_job_is_canceled_once(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.create()
+    attempt = fake_worker.start(job_id)
     assert api.delete(f"/jobs/{job_id}").json()["status"] == "canceled"
-    assert not desk.store.write(JobUpdate(job_id, attempt, 1, fields={"step": 9}))
-    assert [event["type"] for event in desk.store.events(job_id)] == ["queued", "started", "canceled"]
+    assert not fake_worker.store.write(JobUpdate(job_id, attempt, 1, fields={"step": 9}))
+    assert [event["type"] for event in fake_worker.store.events.read(job_id)] == ["queued", "started", "canceled"]
 
 
-def test_a_job_whose_worker_died_just_now_can_be_canceled(api: TestClient, client: redis.Redis) -> None:
-    """RQ's own deletion raises while the dead worker's execution is half expired (rq 3.0.0)."""
+def test_a_job_whose_worker_has_just_died_can_be_canceled(api: TestClient, client: redis.Redis) -> None:
+    """RQ's own deletion raises while the dead worker's execution has only partly expired (rq 3.0.0)."""
     job_id = api.post("/generate", json={}).json()["id"]
     rq_job = Job.fetch(job_id, connection=client, serializer=JSONSerializer)
     with client.pipeline() as pipeline:
@@ -186,8 +186,8 @@ def test_a_job_whose_worker_died_just_now_can_be_canceled(api: TestClient, clien
     assert api.delete(f"/jobs/{job_id}").status_code == 200
 
 
-def test_what_had_ended_by_itself_cannot_be_canceled(api: TestClient, desk: Any) -> None:
-    job_id = desk.succeeded()
+def test_a_job_that_has_ended_cannot_be_canceled(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.succeeded()
     answer = api.delete(f"/jobs/{job_id}")
     assert answer.status_code == 409
     assert answer.json()["job"] == job_id
@@ -196,9 +196,11 @@ def test_what_had_ended_by_itself_cannot_be_canceled(api: TestClient, desk: Any)
 
 
 @pytest.mark.parametrize("tail", ["", "/images/0", "/events", "/animation"])
-def test_an_unknown_and_anothers_job_look_the_same(tail: str, browse: Browse, desk: Any) -> None:
-    api = browse(keys=("mine",))
-    theirs = desk.succeeded(owner="somebody else")
+def test_an_unknown_job_and_another_callers_job_are_answered_alike(
+    tail: str, make_client: MakeClient, fake_worker: Any
+) -> None:
+    api = make_client(keys=("mine",))
+    theirs = fake_worker.succeeded(owner="somebody else")
     unknown = "f" * 32
     same = {"X-Request-Id": "same"}
     answers = [api.get(f"/jobs/{job_id}{tail}", headers=same) for job_id in (theirs, unknown)]
@@ -217,19 +219,19 @@ WRONG: list[tuple[str, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("place", "headers"), WRONG, ids=[f"{place} {headers}" for place, headers in WRONG])
-def test_an_unknown_job_is_not_there_whatever_else_is_wrong(
-    place: str, headers: dict[str, str], api: TestClient, desk: Any
+def test_an_unknown_job_is_a_404_before_any_other_error(
+    place: str, headers: dict[str, str], api: TestClient, fake_worker: Any
 ) -> None:
-    ours, theirs = desk.succeeded(), desk.succeeded(owner="somebody else")
+    ours, theirs = fake_worker.succeeded(), fake_worker.succeeded(owner="somebody else")
     assert api.get(f"/jobs/{ours}/{place}", headers=headers).status_code == 422
     for job_id in ("nobody", theirs):
         answer = api.get(f"/jobs/{job_id}/{place}", headers=headers)
         assert answer.status_code == 404, answer.text
-        assert answer.json()["detail"] == f'there is no job "{job_id}"'
+        assert answer.json()["detail"] == f'job "{job_id}" not found'
 
 
-def test_a_socket_to_an_unknown_job_is_refused_so_too(api: TestClient, desk: Any) -> None:
-    for job_id, status in (("nobody", 404), (desk.succeeded(), 422)):
+def test_a_socket_to_an_unknown_job_is_denied(api: TestClient, fake_worker: Any) -> None:
+    for job_id, status in (("nobody", 404), (fake_worker.succeeded(), 422)):
         path = f"ws://127.0.0.1:8000/jobs/{job_id}/events?after=x"
         with pytest.raises(WebSocketDenialResponse) as refused, api.websocket_connect(path):
             pass

@@ -1,4 +1,4 @@
-"""`GET /metrics`: figures that are right, labels that nobody can invent, and an answer whatever Redis does."""
+"""`GET /metrics`: correct values, closed label sets, and a response whatever Redis does."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from starlette.testclient import TestClient
 
 from denoised.app.http.api_keys import key_hash
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def scrape(api: TestClient) -> Samples:
-    """(name, labels) → value of every sample."""
+    """(name, labels) → value."""
     answer = api.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
@@ -33,10 +33,10 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples[f"denoised_{name}", tuple(sorted(labels.items()))]
 
 
-def test_the_queue_is_told_in_jobs_evaluations_and_age(api: TestClient) -> None:
+def test_the_queue_is_measured_in_jobs_evaluations_and_age(api: TestClient) -> None:
     assert value(scrape(api), "queue_jobs", model="shoes") == 0
     api.post("/generate", json={"steps": 7, "n": 2})
-    api.post("/generate", json={"steps": 3, "label": 0})  # guided: two rows a step
+    api.post("/generate", json={"steps": 3, "label": 0})  # guided: two rows per step
     time.sleep(0.05)
     samples = scrape(api)
     assert value(samples, "queue_jobs", model="shoes") == 2
@@ -44,10 +44,10 @@ def test_the_queue_is_told_in_jobs_evaluations_and_age(api: TestClient) -> None:
     assert 0.05 <= value(samples, "queue_oldest_seconds", model="shoes") < 60
 
 
-def test_jobs_are_counted_by_what_became_of_them(api: TestClient, desk: Any) -> None:
+def test_jobs_are_counted_by_status(api: TestClient, fake_worker: Any) -> None:
     ids = [api.post("/generate", json={}).json()["id"] for _ in range(5)]
-    desk.finish(ids[0], desk.start(ids[0]))
-    desk.finish(ids[1], desk.start(ids[1]))
+    fake_worker.finish(ids[0], fake_worker.start(ids[0]))
+    fake_worker.finish(ids[1], fake_worker.start(ids[1]))
     for _ in range(3):
         api.delete(f"/jobs/{ids[2]}")
     samples = scrape(api)
@@ -58,24 +58,24 @@ def test_jobs_are_counted_by_what_became_of_them(api: TestClient, desk: Any) -> 
     assert counted == {"accepted": 5, "succeeded": 2, "failed": 0, "canceled": 1}
 
 
-def test_a_job_that_lost_its_workers_counts_as_failed_once(api: TestClient, desk: Any) -> None:
+def test_a_job_that_lost_its_workers_counts_as_failed_once(api: TestClient, fake_worker: Any) -> None:
     job_id = api.post("/generate", json={}).json()["id"]
     for _ in range(6):
-        desk.store.enter(job_id, desk.start(job_id))
-    assert desk.store.job(job_id).status == "failed"
+        fake_worker.store.start_alone(job_id, fake_worker.start(job_id), "worker-1")
+    assert fake_worker.store.job(job_id).status == "failed"
     assert value(scrape(api), "jobs_total", model="shoes", status="failed") == 1
 
 
-def test_what_workers_did_is_added_up_and_outlives_them(api: TestClient, desk: Any) -> None:
+def test_counters_of_workers_are_summed_and_outlive_them(api: TestClient, fake_worker: Any) -> None:
     done = {"evaluations": 30, "turns": 4, "turn_seconds": 0.5, "images": 15, "lanes": 64, "jobs": 2}
     more = {"evaluations": 50, "turns": 6, "turn_seconds": 0.75, "images": 21, "lanes": 96, "jobs": 3}
     seen = []
     for worker, counters in (("a", done), ("a", done), ("b", done), ("a", more), ("b", done)):
-        desk.store.count(worker, counters)
+        fake_worker.store.workers.add_counters(worker, counters)
         seen.append(value(scrape(api), "evaluations_total"))
     assert seen == [30, 30, 60, 80, 80]
-    desk.store.forget_worker("a")
-    desk.store.count("c", {"evaluations": 1})  # a's successor begins at nothing
+    fake_worker.store.workers.remove("a")
+    fake_worker.store.workers.add_counters("c", {"evaluations": 1})  # a's successor starts at zero
     samples = scrape(api)
     assert value(samples, "evaluations_total") == 81
     assert value(samples, "turns_total") == 10
@@ -86,9 +86,9 @@ def test_what_workers_did_is_added_up_and_outlives_them(api: TestClient, desk: A
     assert value(samples, "batch_occupancy_ratio") == pytest.approx(36 / 160)
 
 
-def test_two_api_processes_say_the_same_of_what_they_share(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    one, other = browse(), browse()
+def test_two_api_processes_report_the_same_shared_state(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    one, other = make_client(), make_client()
     one.post("/generate", json={})
     other.post("/generate", json={})
     own = ("denoised_http", "denoised_listeners", "denoised_refusals", "denoised_queue_oldest", "process_", "python_")
@@ -97,9 +97,9 @@ def test_two_api_processes_say_the_same_of_what_they_share(browse: Browse, desk:
     assert shared[0]["denoised_jobs_total", (("model", "shoes"), ("status", "accepted"))] == 2
 
 
-def test_workers_are_counted_for_each_model_they_serve(api: TestClient, desk: Any, card_of: Any) -> None:
-    desk.serve(card_of(), card_of(name="hats"), name="worker-2", speed=25.0)
-    time.sleep(1.1)  # the catalogue is asked once a second
+def test_workers_are_counted_for_each_model_they_serve(api: TestClient, fake_worker: Any, card_of: Any) -> None:
+    fake_worker.serve(card_of(), card_of(name="hats"), name="worker-2", speed=25.0)
+    time.sleep(1.1)  # until the cached fleet expires
     samples = scrape(api)
     assert value(samples, "workers", model="shoes") == 2
     assert value(samples, "workers", model="hats") == 1
@@ -107,17 +107,19 @@ def test_workers_are_counted_for_each_model_they_serve(api: TestClient, desk: An
     assert value(samples, "evaluations_per_second") == 25
 
 
-def test_a_model_that_nobody_serves_any_more_is_still_told(browse: Browse, desk: Any, card_of: Any) -> None:
-    """Or no alarm could see it."""
-    desk.serve(card_of(), card_of(name="hats"))
-    desk.store.forget_worker("worker-1")
-    assert value(scrape(browse()), "workers", model="hats") == 0
+def test_a_model_that_is_no_longer_served_is_still_reported(
+    make_client: MakeClient, fake_worker: Any, card_of: Any
+) -> None:
+    """Otherwise no alert could fire."""
+    fake_worker.serve(card_of(), card_of(name="hats"))
+    fake_worker.store.workers.remove("worker-1")
+    assert value(scrape(make_client()), "workers", model="hats") == 0
 
 
-def test_refusals_are_counted_by_the_limit_they_met(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    full, small = browse(max_queue=1), browse(queue_limit=5, max_queue=100)
-    key = browse(keys=("k",), queue_limit_per_key=5)
+def test_refusals_are_counted_by_limit(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    full, small = make_client(max_queue=1), make_client(queue_limit=5, max_queue=100)
+    key = make_client(keys=("k",), queue_limit_per_key=5)
     assert full.post("/generate", json={}).status_code == 202
     for api, limit in ((full, "jobs"), (small, "evaluations"), (key, "evaluations_per_key")):
         if limit == "evaluations_per_key":
@@ -130,7 +132,7 @@ def test_refusals_are_counted_by_the_limit_they_met(browse: Browse, desk: Any) -
         assert counted == {**dict.fromkeys(counted, 0.0), limit: 2.0}
 
 
-def test_latency_is_told_by_route_template_method_and_kind_of_status(api: TestClient) -> None:
+def test_latency_is_labelled_by_route_template_method_and_status_class(api: TestClient) -> None:
     for _ in range(3):
         api.get("/jobs/abc")
     api.get("/models")
@@ -142,8 +144,8 @@ def test_latency_is_told_by_route_template_method_and_kind_of_status(api: TestCl
     assert value(samples, "http_requests_in_flight") == 1  # the scrape itself
 
 
-def test_nobody_can_invent_a_label(api: TestClient) -> None:
-    """A label for each path, or each method, would fill the memory of whoever collects them."""
+def test_clients_cannot_create_label_values(api: TestClient) -> None:
+    """A label value for each path or method would fill the memory of Prometheus."""
     secret = "s3cret"
     for k in range(5):
         api.get(f"/{secret}-{k}")
@@ -159,13 +161,13 @@ def test_nobody_can_invent_a_label(api: TestClient) -> None:
     assert value(samples, "http_request_seconds_count", method="other", route="/models", status="4xx") == 5
     routes = {*api.get("/openapi.json").json()["paths"], "/openapi.json", "unmatched"}
     for _, labels in samples:
-        told = dict(labels)
-        assert told.get("route", "unmatched") in routes
-        assert told.get("method", "GET") in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
-        assert told.get("model", "shoes") == "shoes"
+        values = dict(labels)
+        assert values.get("route", "unmatched") in routes
+        assert values.get("method", "GET") in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
+        assert values.get("model", "shoes") == "shoes"
 
 
-def test_a_stream_counts_as_a_listener_while_it_lasts(api: TestClient, desk: Any) -> None:
+def test_an_open_stream_counts_as_a_listener(api: TestClient, fake_worker: Any) -> None:
     job_id = api.post("/generate", json={}).json()["id"]
     with api.websocket_connect(f"ws://127.0.0.1:8000/jobs/{job_id}/events") as socket:
         assert socket.receive_json()["type"] == "queued"
@@ -178,27 +180,27 @@ def test_a_stream_counts_as_a_listener_while_it_lasts(api: TestClient, desk: Any
         assert time.monotonic() < end
 
 
-def test_metrics_want_the_key_and_tell_none(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(keys=("s3cret-key",))
+def test_metrics_need_a_key_and_contain_none(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(keys=("s3cret-key",))
     assert api.get("/metrics", headers={"Authorization": ""}).status_code == 401
     api.post("/generate", json={})
     text = api.get("/metrics").text
     assert "s3cret" not in text
-    assert key_hash("s3cret-key")[:16] not in text  # nor whose jobs there are
+    assert key_hash("s3cret-key")[:16] not in text  # nor the owners of jobs
 
 
-def test_without_redis_it_says_so(browse: Browse, nowhere: str) -> None:
-    samples = scrape(browse(redis_url=nowhere))
+def test_without_redis_metrics_report_it(make_client: MakeClient, missing_redis_url: str) -> None:
+    samples = scrape(make_client(redis_url=missing_redis_url))
     assert value(samples, "redis_up") == 0
     assert not [name for name, _ in samples if name == "denoised_queue_jobs"]
     assert value(samples, "listeners") == 0
 
 
-def test_a_redis_that_never_answers_is_told_within_two_seconds(browse: Browse) -> None:
-    """The best of three tries, so that a busy machine is not taken for a hang."""
+def test_a_hanging_redis_is_reported_within_two_seconds(make_client: MakeClient) -> None:
+    """The best of three attempts, so that a busy machine does not look like a hang."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        api = browse(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        api = make_client(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
         took = []
         for _ in range(3):
             started = time.monotonic()
@@ -209,13 +211,11 @@ def test_a_redis_that_never_answers_is_told_within_two_seconds(browse: Browse) -
     assert min(took) < 2.0
 
 
-def test_a_redis_that_answers_each_question_late_is_told_within_two_seconds(
-    api: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Several answers, none too late by itself, would be together."""
+def test_a_slow_redis_is_reported_within_two_seconds(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several replies, each in time, would together be too late."""
     store = api.app.state.services.store  # type: ignore[attr-defined]
-    totals = store.totals
-    monkeypatch.setattr(store, "totals", lambda: (time.sleep(3.0), totals())[1])
+    totals = store.workers.totals
+    monkeypatch.setattr(store.workers, "totals", lambda: (time.sleep(3.0), totals())[1])
     started = time.monotonic()
     assert value(scrape(api), "redis_up") == 0
     assert time.monotonic() - started < 2.5

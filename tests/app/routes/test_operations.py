@@ -1,4 +1,4 @@
-"""Health, readiness, models, the OpenAPI document; and an API whose Redis is away."""
+"""Liveness, readiness, models, the OpenAPI document, and an API without Redis."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 
-def test_the_process_lives_without_redis(browse: Browse, nowhere: str) -> None:
-    assert browse(redis_url=nowhere).get("/healthz").status_code == 200
+def test_the_process_lives_without_redis(make_client: MakeClient, missing_redis_url: str) -> None:
+    assert make_client(redis_url=missing_redis_url).get("/healthz").status_code == 200
 
 
-def test_readiness_names_what_is_missing(browse: Browse, desk: Any, nowhere: str) -> None:
-    api = browse()
+def test_readiness_names_what_is_missing(make_client: MakeClient, fake_worker: Any, missing_redis_url: str) -> None:
+    api = make_client()
     assert (api.get("/readyz").status_code, api.get("/readyz").json()["reasons"]) == (503, ["no_worker"])
-    desk.serve()
+    fake_worker.serve()
     assert (api.get("/readyz").status_code, api.get("/readyz").json()) == (200, {"ready": True, "reasons": []})
-    away = browse(redis_url=nowhere).get("/readyz")
+    away = make_client(redis_url=missing_redis_url).get("/readyz")
     assert (away.status_code, away.json()["reasons"]) == (503, ["redis"])
 
 
@@ -34,11 +34,13 @@ def test_a_draining_server_is_not_ready(api: TestClient) -> None:
     assert api.get("/healthz").status_code == 200
 
 
-def test_models_are_those_of_live_workers_with_their_number(browse: Browse, desk: Any, card_of: Any) -> None:
-    api = browse()
+def test_models_are_those_of_live_workers_with_the_number_of_workers(
+    make_client: MakeClient, fake_worker: Any, card_of: Any
+) -> None:
+    api = make_client()
     assert api.get("/models").json() == []
-    desk.serve(card_of(), card_of(name="hats", labels=[]), name="a")
-    desk.serve(card_of(), name="b")
+    fake_worker.serve(card_of(), card_of(name="hats", labels=[]), name="a")
+    fake_worker.serve(card_of(), name="b")
     shoes, hats = api.get("/models").json()
     assert (shoes["name"], shoes["workers"]) == ("shoes", 2)
     assert (hats["name"], hats["workers"], hats["labels"]) == ("hats", 1, [])
@@ -61,19 +63,21 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
-def test_without_redis_every_answer_is_a_503(method: str, path: str, browse: Browse, nowhere: str) -> None:
+def test_without_redis_every_answer_is_a_503(
+    method: str, path: str, make_client: MakeClient, missing_redis_url: str
+) -> None:
     """rq#998: JSON, no hang, no 500."""
     body = {"json": {}} if path == "/generate" else {}
-    answer = browse(redis_url=nowhere).request(method, path, **body)  # type: ignore[arg-type]
+    answer = make_client(redis_url=missing_redis_url).request(method, path, **body)  # type: ignore[arg-type]
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert "Redis" in answer.json()["detail"]
 
 
-def test_a_redis_that_never_answers_is_told_within_two_seconds(browse: Browse) -> None:
-    """The best of three tries, so that a busy machine is not taken for a hang."""
+def test_a_hanging_redis_is_reported_within_two_seconds(make_client: MakeClient) -> None:
+    """The best of three attempts, so that a busy machine does not look like a hang."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        api = browse(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        api = make_client(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
         took = []
         for _ in range(3):
             started = time.monotonic()
@@ -84,8 +88,8 @@ def test_a_redis_that_never_answers_is_told_within_two_seconds(browse: Browse) -
     assert min(took) < 2.0
 
 
-def test_a_socket_without_redis_is_told_to_try_later(browse: Browse, nowhere: str) -> None:
-    with browse(redis_url=nowhere).websocket_connect("ws://127.0.0.1:8000/generate") as socket:
+def test_a_socket_without_redis_closes_with_try_again_later(make_client: MakeClient, missing_redis_url: str) -> None:
+    with make_client(redis_url=missing_redis_url).websocket_connect("ws://127.0.0.1:8000/generate") as socket:
         socket.send_json({})
         assert socket.receive_json()["status"] == 503
 
@@ -121,7 +125,7 @@ def test_the_openapi_document_names_every_route(api: TestClient) -> None:
             assert operation["summary"], (method, path)
 
 
-def test_every_reference_of_the_openapi_document_leads_somewhere(api: TestClient) -> None:
+def test_every_reference_in_the_openapi_document_resolves(api: TestClient) -> None:
     text = api.get("/openapi.json").text
     document = json.loads(text)
     references = {part.split('"')[0] for part in text.split('"$ref":"')[1:]}
@@ -132,7 +136,7 @@ def test_every_reference_of_the_openapi_document_leads_somewhere(api: TestClient
             place = place[name]
 
 
-def test_the_openapi_document_has_every_answer_that_a_picture_may_get(api: TestClient) -> None:
+def test_the_openapi_document_has_every_response_to_a_picture_request(api: TestClient) -> None:
     document = api.get("/openapi.json").json()
     responses = document["paths"]["/generate"]["post"]["responses"]
     assert {"200", "202", "403", "413", "415", "422", "429", "500", "503", "504", "507"} <= responses.keys()

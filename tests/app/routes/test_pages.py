@@ -1,5 +1,4 @@
-"""The playground and the page of the API as they are served: open, whole, from here alone, fresh; and HEAD, which links
-are checked with."""
+"""The playground and the API reference as they are served: open, complete, self-contained, revalidated; and HEAD."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from starlette.testclient import TestClient
 
 from denoised.app.routes.pages import FOLDER
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 FILES = sorted(path.name for path in FOLDER.iterdir())
 TYPES = {
@@ -23,7 +22,7 @@ TYPES = {
 }
 
 
-PAGES = {"index.html": "main.js", "docs.html": "docs.js"}  # and the module that each begins with
+PAGES = {"index.html": "main.js", "docs.html": "docs.js"}  # and its entry module
 
 
 def _text(name: str) -> str:
@@ -31,7 +30,7 @@ def _text(name: str) -> str:
 
 
 def _modules(entry: str) -> set[str]:
-    """A module's own name and those of all that it imports."""
+    """The names of a module and of all modules that it imports."""
     found, ahead = set[str](), {entry}
     while ahead:
         found |= ahead
@@ -39,15 +38,15 @@ def _modules(entry: str) -> set[str]:
     return found
 
 
-def test_the_front_page_is_the_playground(browse: Browse) -> None:
-    answer = browse(keys=("secret",)).get("/", headers={"Authorization": ""}, follow_redirects=False)
+def test_the_front_page_is_the_playground(make_client: MakeClient) -> None:
+    answer = make_client(keys=("secret",)).get("/", headers={"Authorization": ""}, follow_redirects=False)
     assert answer.status_code == 200
     assert answer.content == (FOLDER / "index.html").read_bytes()
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_its_files_are_open_typed_and_allowed_nothing_from_elsewhere(name: str, browse: Browse) -> None:
-    answer = browse(keys=("secret",)).get(f"/playground/{name}", headers={"Authorization": ""})
+def test_its_files_are_open_typed_and_load_nothing_from_other_sites(name: str, make_client: MakeClient) -> None:
+    answer = make_client(keys=("secret",)).get(f"/playground/{name}", headers={"Authorization": ""})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == TYPES[Path(name).suffix]
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -59,8 +58,8 @@ def test_its_files_are_open_typed_and_allowed_nothing_from_elsewhere(name: str, 
 
 
 @pytest.mark.parametrize("path", ["/", "/playground/main.js"])
-def test_a_file_that_is_known_is_not_sent_again_and_a_new_one_is(path: str, browse: Browse) -> None:
-    api = browse()
+def test_a_cached_file_is_a_304_and_a_changed_one_is_sent(path: str, make_client: MakeClient) -> None:
+    api = make_client()
     first = api.get(path)
     assert first.headers["cache-control"] == "no-cache"
     again = api.get(path, headers={"If-None-Match": first.headers["etag"]})
@@ -71,33 +70,33 @@ def test_a_file_that_is_known_is_not_sent_again_and_a_new_one_is(path: str, brow
 @pytest.mark.parametrize(
     "path", ["/playground/", "/playground/no.js", "/playground/..%2fpage.py", "/playground/..%2f..%2f"]
 )
-def test_nothing_else_is_served_from_there(path: str, browse: Browse) -> None:
-    answer = browse().get(path, follow_redirects=False)
+def test_no_other_file_is_served_from_the_folder(path: str, make_client: MakeClient) -> None:
+    answer = make_client().get(path, follow_redirects=False)
     assert answer.status_code == 404, answer.text
 
 
 @pytest.mark.parametrize("keys", [(), ("secret",)])
-def test_the_page_learns_whether_it_has_to_ask_for_a_key(keys: tuple[str, ...], browse: Browse) -> None:
-    answer = browse(keys=keys).get("/playground/settings.json", headers={"Authorization": ""})
+def test_the_page_settings_say_whether_a_key_is_required(keys: tuple[str, ...], make_client: MakeClient) -> None:
+    answer = make_client(keys=keys).get("/playground/settings.json", headers={"Authorization": ""})
     assert answer.json() == {"keys": bool(keys)}
 
 
 @pytest.mark.parametrize(("page", "entry"), PAGES.items())
-def test_a_page_loads_at_once_what_its_modules_import_and_nothing_else(page: str, entry: str) -> None:
+def test_a_page_preloads_exactly_what_its_modules_import(page: str, entry: str) -> None:
     preloaded = re.findall(r'modulepreload" href="/playground/([\w.]+)"', _text(page))
     assert set(preloaded) == _modules(entry) - {entry}
     assert len(preloaded) == len(set(preloaded))
     assert f'src="/playground/{entry}"' in _text(page)
 
 
-def test_every_file_is_of_a_page() -> None:
+def test_every_file_belongs_to_a_page() -> None:
     styles = {name for page in PAGES for name in re.findall(r'stylesheet" href="/playground/([\w.]+)"', _text(page))}
     modules = {name for entry in PAGES.values() for name in _modules(entry)}
     assert {*PAGES, *styles, *modules} == set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_text_is_ever_read_as_html_and_no_address_leads_elsewhere(name: str) -> None:
+def test_no_text_is_parsed_as_html_and_no_url_leads_to_another_site(name: str) -> None:
     text = (FOLDER / name).read_text(encoding="utf-8")
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function", text
@@ -107,35 +106,35 @@ def test_no_text_is_ever_read_as_html_and_no_address_leads_elsewhere(name: str) 
 
 
 @pytest.mark.parametrize(("page", "entry"), PAGES.items())
-def test_every_id_that_a_module_asks_for_is_on_its_page(page: str, entry: str) -> None:
-    there = set(re.findall(r' id="([\w-]+)"', _text(page)))
+def test_every_id_that_a_module_uses_is_on_its_page(page: str, entry: str) -> None:
+    ids = set(re.findall(r' id="([\w-]+)"', _text(page)))
     for name in _modules(entry):
-        assert set(re.findall(r'byId\("([\w-]+)"\)', _text(name))) <= there, name
+        assert set(re.findall(r'byId\("([\w-]+)"\)', _text(name))) <= ids, name
 
 
 @pytest.mark.parametrize("path", ["/redoc", "/docs/oauth2-redirect"])
-def test_pages_that_fetch_scripts_from_elsewhere_are_gone(path: str, api: TestClient) -> None:
+def test_fastapis_own_pages_are_not_served(path: str, api: TestClient) -> None:
     assert api.get(path).status_code == 404
 
 
-def test_the_page_of_the_api_is_open_in_the_playground_where_docs_needs_a_key(browse: Browse) -> None:
-    api = browse(keys=("secret",))
+def test_the_api_reference_is_open_in_the_playground_when_docs_needs_a_key(make_client: MakeClient) -> None:
+    api = make_client(keys=("secret",))
     assert api.get("/docs", headers={"Authorization": ""}).status_code == 401
-    there = api.get("/playground/docs.html", headers={"Authorization": ""})
-    assert there.content == api.get("/docs").content == (FOLDER / "docs.html").read_bytes()
+    reference = api.get("/playground/docs.html", headers={"Authorization": ""})
+    assert reference.content == api.get("/docs").content == (FOLDER / "docs.html").read_bytes()
     assert api.get("/openapi.json", headers={"Authorization": ""}).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/playground/style.css", "/healthz", "/readyz", "/models", "/jobs", "/nothing"])
-def test_head_tells_what_get_would_without_the_body(path: str, api: TestClient) -> None:
+def test_head_has_the_headers_of_get_and_no_body(path: str, api: TestClient) -> None:
     got, head = api.get(path), api.head(path)
     assert (head.status_code, head.content) == (got.status_code, b"")
     for name in ("content-length", "content-type", "etag", "cache-control"):
         assert head.headers.get(name) == got.headers.get(name), name
 
 
-def test_head_of_a_picture_tells_its_size_and_tag(api: TestClient, desk: Any) -> None:
-    job_id = desk.succeeded(job_id="0" * 32)
+def test_head_of_a_picture_has_its_length_and_etag(api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.succeeded(job_id="0" * 32)
     got, head = (call(f"/jobs/{job_id}/images/0") for call in (api.get, api.head))
     assert (head.status_code, head.headers["etag"], head.content) == (200, got.headers["etag"], b"")
     assert int(head.headers["content-length"]) == len(got.content) > 0
@@ -143,18 +142,18 @@ def test_head_of_a_picture_tells_its_size_and_tag(api: TestClient, desk: Any) ->
 
 def test_head_of_a_stream_ends_at_once(api: TestClient) -> None:
     job_id = api.post("/generate", json={}).json()["id"]
-    head = api.head(f"/jobs/{job_id}/events")  # the job never starts: a stream would not end
+    head = api.head(f"/jobs/{job_id}/events")  # the job never starts, so its stream would not end
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-type"].startswith("text/event-stream")
 
 
-def test_head_needs_the_key_that_get_needs(browse: Browse) -> None:
-    api = browse(keys=("secret",))
+def test_head_needs_a_key_where_get_does(make_client: MakeClient) -> None:
+    api = make_client(keys=("secret",))
     assert api.head("/jobs", headers={"Authorization": ""}).status_code == 401
     assert api.head("/", headers={"Authorization": ""}).status_code == 200
 
 
-def test_what_cannot_be_got_has_no_head_either(api: TestClient) -> None:
+def test_head_is_not_allowed_where_get_is_not(api: TestClient) -> None:
     head = api.head("/generate")
     assert (head.status_code, head.headers["allow"]) == (405, "POST")
     assert api.post("/jobs", json={}).headers["allow"] == "GET, HEAD"

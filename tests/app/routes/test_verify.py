@@ -1,4 +1,4 @@
-"""`POST /verify`: whose pictures are made again, and what is said where they differ. The worker's hand is the desk."""
+"""`POST /verify`: which pictures are made again, and how differences are reported. A fake worker makes them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from denoised.app.routes.verify import same_pixels
 from denoised.jobs.update import ending
 from denoised.worker.delivery.encoding import encode
 
-Browse = Callable[..., TestClient]
-PATIENCE = 60.0
+MakeClient = Callable[..., TestClient]
+TIMEOUT_SECONDS = 60.0
 PNG = {"Content-Type": "image/png"}
 PARAMETERS = {"model": "shoes", "label": "sneaker", "seed": 7, "steps": 20, "numerics": "fake"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (28, 28, 1), dtype=np.uint8)
@@ -45,33 +45,33 @@ def post(api: TestClient, picture: bytes, **headers: str) -> Any:
 
 
 @contextmanager
-def working(desk: Any, owner: str = "", *, end: str = "succeeded") -> Iterator[None]:
-    """Let a worker make MADE of the next job, or end it otherwise."""
+def working(fake_worker: Any, owner: str = "", *, end: str = "succeeded") -> Iterator[None]:
+    """Let the worker finish the next job with the picture MADE, or end it otherwise."""
 
     def work() -> None:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < until:
-            waiting = [record for record in desk.store.jobs(owner, 10) if record.status == "queued"]
+            waiting = [record for record in fake_worker.store.listing.page(owner, 10) if record.status == "queued"]
             if waiting:
                 break
             time.sleep(0.01)
         if end == "succeeded":
-            desk.finish(waiting[0].id, desk.start(waiting[0].id), data=MADE)
+            fake_worker.finish(waiting[0].id, fake_worker.start(waiting[0].id), data=MADE)
         elif end == "failed":
             failure = {"code": "evaluation_failed", "message": "the network gave no numbers"}
-            desk.store.write(ending(waiting[0], "failed", failure))
+            fake_worker.store.write(ending(waiting[0], "failed", failure))
         else:
-            desk.store.cancel(waiting[0].id)
+            fake_worker.store.cancel(waiting[0].id)
 
     thread = threading.Thread(target=work)
     thread.start()
     yield
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_SECONDS)
     assert not thread.is_alive()
 
 
-def verdict(api: TestClient, desk: Any, picture: bytes) -> dict[str, Any]:
-    with working(desk):
+def verdict(api: TestClient, fake_worker: Any, picture: bytes) -> dict[str, Any]:
+    with working(fake_worker):
         answer = post(api, picture)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
@@ -82,7 +82,7 @@ def verdict(api: TestClient, desk: Any, picture: bytes) -> dict[str, Any]:
 
 
 def with_text(image: Image.Image, **fields: Any) -> bytes:
-    """The image as another program saves it, with the text it carried."""
+    """The image as another program saves it, with its text."""
     info, out = PngInfo(), io.BytesIO()
     info.add_itxt("parameters", json.dumps(PARAMETERS | fields), zip=True)
     image.save(out, "png", pnginfo=info, compress_level=1)
@@ -93,8 +93,8 @@ def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=["PNG"])
 
 
-def test_a_picture_that_was_not_touched_matches(api: TestClient, desk: Any) -> None:
-    found = verdict(api, desk, MADE)
+def test_an_unchanged_picture_matches(api: TestClient, fake_worker: Any) -> None:
+    found = verdict(api, fake_worker, MADE)
     assert (found["match"], found["pixels_match"], found["reason"]) == (True, True, None)
     assert found["numerics"] == {"picture": "fake", "here": "fake"}
     assert found["request"] == {"model": "shoes", "label": "sneaker", "seed": 7, "steps": 20}
@@ -103,64 +103,64 @@ def test_a_picture_that_was_not_touched_matches(api: TestClient, desk: Any) -> N
     assert job["guidance_scale"] == 2.5, "what the file leaves out is the model's default"
 
 
-def test_one_changed_pixel_is_found(api: TestClient, desk: Any) -> None:
+def test_one_changed_pixel_is_detected(api: TestClient, fake_worker: Any) -> None:
     changed = PIXELS.copy()
     changed[3, 5, 0] ^= 1
-    found = verdict(api, desk, encode(changed, "png", PARAMETERS))
+    found = verdict(api, fake_worker, encode(changed, "png", PARAMETERS))
     assert (found["match"], found["pixels_match"]) == (False, False)
     assert "changed" in found["reason"]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA"])
-def test_the_same_pixels_in_another_file_are_told_apart(mode: str, api: TestClient, desk: Any) -> None:
-    found = verdict(api, desk, with_text(opened(MADE).convert(mode)))
+def test_the_same_pixels_in_another_file_are_distinguished(mode: str, api: TestClient, fake_worker: Any) -> None:
+    found = verdict(api, fake_worker, with_text(opened(MADE).convert(mode)))
     assert (found["match"], found["pixels_match"]) == (False, True)
     assert found["reason"] == "same pixels, different file: it was re-saved or edited"
 
 
 @pytest.mark.parametrize("touched", [False, True])
-def test_other_numerics_are_named(touched: bool, api: TestClient, desk: Any) -> None:
+def test_other_numerics_are_named(touched: bool, api: TestClient, fake_worker: Any) -> None:
     pixels = PIXELS ^ 1 if touched else PIXELS
-    found = verdict(api, desk, encode(pixels, "png", PARAMETERS | {"numerics": "eager/torch-1"}))
+    found = verdict(api, fake_worker, encode(pixels, "png", PARAMETERS | {"numerics": "eager/torch-1"}))
     assert (found["match"], found["pixels_match"]) == (False, not touched)
     assert found["numerics"] == {"picture": "eager/torch-1", "here": "fake"}
     assert "eager/torch-1" in found["reason"]
-    assert ("pixels are equal" in found["reason"]) is not touched
+    assert ("same pixels" in found["reason"]) is not touched
 
 
-def test_another_version_of_the_file_format_is_named(api: TestClient, desk: Any) -> None:
-    found = verdict(api, desk, encode(PIXELS, "png", PARAMETERS | {"n": 1, "numerics": "fake/format-1"}))
+def test_another_version_of_the_file_format_is_named(api: TestClient, fake_worker: Any) -> None:
+    found = verdict(api, fake_worker, encode(PIXELS, "png", PARAMETERS | {"n": 1, "numerics": "fake/format-1"}))
     assert (found["match"], found["pixels_match"]) == (False, True)
     assert found["reason"] == "same pixels, different file: another version of denoised wrote it"
 
 
-def test_damaged_pixels_are_no_match(api: TestClient, desk: Any) -> None:
+def test_damaged_pixels_are_no_match(api: TestClient, fake_worker: Any) -> None:
     at = MADE.index(b"IDAT") + 40
-    found = verdict(api, desk, MADE[:at] + bytes([MADE[at] ^ 255]) + MADE[at + 1 :])
+    found = verdict(api, fake_worker, MADE[:at] + bytes([MADE[at] ^ 255]) + MADE[at + 1 :])
     assert (found["match"], found["pixels_match"]) == (False, False)
     assert "damaged" in found["reason"]
 
 
-def test_what_follows_the_end_of_the_picture_is_no_match(api: TestClient, desk: Any) -> None:
-    found = verdict(api, desk, MADE + b"something hidden")
+def test_bytes_after_the_end_of_the_picture_are_no_match(api: TestClient, fake_worker: Any) -> None:
+    found = verdict(api, fake_worker, MADE + b"something hidden")
     assert (found["match"], found["pixels_match"]) == (False, True)
 
 
-def test_a_picture_of_another_size_is_never_unpacked(api: TestClient, desk: Any) -> None:
+def test_a_picture_of_another_size_is_never_decoded(api: TestClient, fake_worker: Any) -> None:
     huge = MADE[:16] + (60_000).to_bytes(4, "big") * 2 + MADE[24:]
-    found = verdict(api, desk, huge)
+    found = verdict(api, fake_worker, huge)
     assert (found["match"], found["pixels_match"]) == (False, False)
 
 
 @pytest.mark.parametrize(("side", "answer"), [(9_000, False), (60_000, None)])
-def test_a_size_that_is_stated_twice_is_never_unpacked(side: int, answer: bool | None) -> None:
-    """The second counts for Pillow, which itself refuses more than 179 million pixels."""
+def test_a_second_size_is_never_decoded(side: int, answer: bool | None) -> None:
+    """Pillow uses the second one; it refuses more than 179 million pixels itself."""
     header = b"IHDR" + side.to_bytes(4, "big") * 2 + MADE[24:29]
     second = MADE[8:12] + header + zlib.crc32(header).to_bytes(4, "big")
     assert same_pixels(MADE[:33] + second + MADE[33:], MADE) is answer
 
 
-def test_deep_pixels_are_not_taken_for_ours() -> None:
+def test_sixteen_bit_pixels_do_not_match() -> None:
     deep = io.BytesIO()
     Image.fromarray(PIXELS[..., 0].astype(np.uint16)).save(deep, "png")
     assert same_pixels(deep.getvalue(), MADE) is False
@@ -177,8 +177,8 @@ def test_no_bytes_break_the_comparison(edits: list[tuple[int, int, bytes]]) -> N
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.tuples(st.integers(0, len(MADE)), st.integers(0, 20), st.binary(max_size=20)), max_size=4))
-def test_no_bytes_are_a_fault_of_the_server(edits: list[tuple[int, int, bytes]], api: TestClient) -> None:
-    """Of a model that is not served, so that no job is made where the request stays whole."""
+def test_no_bytes_cause_a_server_error(edits: list[tuple[int, int, bytes]], api: TestClient) -> None:
+    """The model is not served, so an intact request creates no job."""
     file = bytearray(encode(PIXELS, "png", PARAMETERS | {"model": "hats"}))
     for start, cut, put in edits:
         file[start : start + cut] = put
@@ -187,42 +187,42 @@ def test_no_bytes_are_a_fault_of_the_server(edits: list[tuple[int, int, bytes]],
 
 
 @pytest.mark.parametrize("end", ["failed", "canceled"])
-def test_a_picture_that_cannot_be_made_again_is_a_conflict(end: str, api: TestClient, desk: Any) -> None:
-    with working(desk, end=end):
+def test_a_picture_that_cannot_be_made_again_is_a_conflict(end: str, api: TestClient, fake_worker: Any) -> None:
+    with working(fake_worker, end=end):
         problem = check_problem(post(api, MADE), 409)
     assert end in problem["detail"]
     assert api.get(f"/jobs/{problem['job']}").json()["status"] == end
 
 
-def test_a_wait_that_runs_out_names_the_job_and_can_be_taken_up_again(api: TestClient, desk: Any) -> None:
-    asked = {"Idempotency-Key": "once"}
-    problem = check_problem(post(api, MADE, Prefer="wait=0", **asked), 504)
-    with working(desk):
-        answer = post(api, MADE, Prefer="wait=30", **asked)
+def test_a_timeout_names_the_job_and_the_wait_can_be_resumed(api: TestClient, fake_worker: Any) -> None:
+    key = {"Idempotency-Key": "once"}
+    problem = check_problem(post(api, MADE, Prefer="wait=0", **key), 504)
+    with working(fake_worker):
+        answer = post(api, MADE, Prefer="wait=30", **key)
     assert answer.json()["match"] is True
     assert answer.json()["job"] == problem["job"]
     assert answer.headers["location"] == f"/jobs/{problem['job']}"
     assert answer.headers["preference-applied"] == "wait=30"
     assert len(api.get("/jobs").json()["jobs"]) == 1
-    check_problem(post(api, encode(PIXELS, "png", PARAMETERS | {"seed": 8}), **asked), 422)
+    check_problem(post(api, encode(PIXELS, "png", PARAMETERS | {"seed": 8}), **key), 422)
 
 
-def test_the_server_waits_no_longer_than_it_waits_for_anybody(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(max_wait=0.1)
+def test_the_wait_is_capped_as_everywhere(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(max_wait=0.1)
     check_problem(post(api, MADE), 504)
     check_problem(post(api, MADE, Prefer="wait=3600"), 504)
 
 
-def test_a_model_that_is_not_served_is_named(browse: Browse, desk: Any, card_of: Any) -> None:
-    api = browse()
+def test_a_model_that_is_not_served_is_named(make_client: MakeClient, fake_worker: Any, card_of: Any) -> None:
+    api = make_client()
     check_problem(post(api, MADE), 503)
-    desk.serve(card_of(name="hats"))
+    fake_worker.serve(card_of(name="hats"))
     time.sleep(1.1)  # what workers serve is remembered for a second
     assert "shoes" in check_problem(post(api, MADE), 422)["detail"]
 
 
-def test_what_the_model_does_not_take_is_refused(api: TestClient) -> None:
+def test_a_request_that_the_model_does_not_accept_is_refused(api: TestClient) -> None:
     for fields in ({"label": "hat"}, {"steps": 1001}, {"sampler": "magic"}, {"eta": 0.5, "sampler": "heun"}):
         (name, *_) = fields
         problem = check_problem(post(api, encode(PIXELS, "png", PARAMETERS | fields)), 422)
@@ -238,12 +238,12 @@ def test_formats_that_carry_no_request_are_refused(kind: str, api: TestClient) -
 
 
 @pytest.mark.parametrize("kind", ["", "application/json", "text/plain", "multipart/form-data", "image/apng", "image/*"])
-def test_a_body_that_does_not_say_png_is_refused(kind: str, api: TestClient) -> None:
+def test_a_body_without_the_png_media_type_is_refused(kind: str, api: TestClient) -> None:
     check_problem(api.post("/verify", content=MADE, headers={"Content-Type": kind}), 415)
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/generate"), ("POST", "/verify/"), ("PUT", "/verify")])
-def test_nothing_else_takes_pictures(method: str, path: str, api: TestClient) -> None:
+def test_no_other_route_accepts_pictures(method: str, path: str, api: TestClient) -> None:
     answer = api.request(method, path, content=MADE, headers=PNG)
     assert "application/json" in check_problem(answer, 415)["detail"]
 
@@ -259,31 +259,31 @@ def test_a_body_is_limited_with_and_without_a_length(api: TestClient) -> None:
     check_problem(api.post("/verify", content=iter([much[:5_000_000], much[5_000_000:]]), headers=PNG), 413)
 
 
-def test_strangers_are_refused_as_everywhere(browse: Browse) -> None:
-    api = browse()
+def test_verify_needs_authentication(make_client: MakeClient) -> None:
+    api = make_client()
     check_problem(post(api, MADE, **{"Sec-Fetch-Site": "cross-site"}), 403)
     check_problem(post(api, MADE, Origin="https://evil.example"), 403)
-    check_problem(post(browse(keys=("secret",)), b"?", Authorization="Bearer wrong"), 401)
+    check_problem(post(make_client(keys=("secret",)), b"?", Authorization="Bearer wrong"), 401)
 
 
-def test_the_job_is_the_callers_own(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(keys=("one", "two"))
+def test_the_job_belongs_to_the_caller(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(keys=("one", "two"))
     owner = hashlib.sha256(b"one").hexdigest()[:16]
-    with working(desk, owner):
+    with working(fake_worker, owner):
         job = post(api, MADE).json()["job"]
     assert api.get(f"/jobs/{job}").status_code == 200
     assert api.get(f"/jobs/{job}", headers={"Authorization": "Bearer two"}).status_code == 404
 
 
-def test_the_queues_limit_holds(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(max_queue=1)
+def test_the_queue_limit_applies(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(max_queue=1)
     assert api.post("/generate", json={}).status_code == 202
     refused = post(api, MADE)
     check_problem(refused, 429)
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_without_redis_it_is_a_503(browse: Browse, nowhere: str) -> None:
-    assert "Redis" in check_problem(post(browse(redis_url=nowhere), MADE), 503)["detail"]
+def test_without_redis_it_is_a_503(make_client: MakeClient, missing_redis_url: str) -> None:
+    assert "Redis" in check_problem(post(make_client(redis_url=missing_redis_url), MADE), 503)["detail"]

@@ -1,4 +1,4 @@
-"""`GET /workers`: what waits and who works, in numbers."""
+"""`GET /workers`: queues and workers in numbers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from starlette.testclient import TestClient
 from denoised.app.admission.catalog import Catalog
 from denoised.app.routes.workers import FleetObject
 from denoised.app.services import Services
-from denoised.jobs.record import Counters, WorkerReport
+from denoised.jobs.worker_report import Counters, WorkerReport
 
-Browse = Callable[..., TestClient]
+MakeClient = Callable[..., TestClient]
 
 
-def test_queues_and_workers_are_told_in_numbers(api: TestClient, desk: Any, card_of: Any) -> None:
+def test_queues_and_workers_are_reported(api: TestClient, fake_worker: Any, card_of: Any) -> None:
     counted = Counters(evaluations=640, turns=40, turn_seconds=2.5, jobs=3, queue_seconds=0.5)
     cards = [card_of().model_dump(), card_of(name="hats").model_dump()]
     report = WorkerReport("worker-1", cards, 16, 5, 77, 250.0, counters=asdict(counted), reported_at=1234.5)
-    desk.store.report(report, ttl=600)
+    fake_worker.store.workers.report(report, ttl=600)
     for guided in (1.0, 2.0):
         api.post("/generate", json={"label": 0, "steps": 10, "guidance_scale": guided})
     answer = api.get("/workers")
@@ -41,18 +41,18 @@ def test_queues_and_workers_are_told_in_numbers(api: TestClient, desk: Any, card
     }
 
 
-def test_a_model_that_nobody_serves_is_listed_while_jobs_wait_for_it(
-    api: TestClient, services: Services, desk: Any
+def test_an_unserved_model_is_listed_while_jobs_wait_for_it(
+    api: TestClient, services: Services, fake_worker: Any
 ) -> None:
     api.post("/generate", json={"steps": 10})
-    desk.store.forget_worker("worker-1")
-    services.catalog = Catalog(services.store)  # what it remembered of the worker is forgotten
+    fake_worker.store.workers.remove("worker-1")
+    services.catalog = Catalog(services.store)  # without the cached report of the worker
     assert api.get("/workers").json()["waiting"] == [{"model": "shoes", "jobs": 1, "evaluations": 10}]
     assert api.get("/workers").json()["workers"] == []
 
 
-def test_it_is_behind_the_key(browse: Browse, desk: Any) -> None:
-    desk.serve()
-    api = browse(keys=("secret",))
+def test_workers_need_a_key(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(keys=("secret",))
     assert api.get("/workers").status_code == 200
     assert api.get("/workers", headers={"Authorization": "Bearer wrong"}).status_code == 401

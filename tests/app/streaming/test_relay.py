@@ -1,4 +1,4 @@
-"""From Redis to listeners: each gets what it can take, in order, and always the end."""
+"""Events from Redis to listeners: in order, at each listener's speed, and always with the end."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from denoised.app.streaming.relay import BEHIND, BUFFERED, Closing, Listener, Relay
+from denoised.app.streaming.event_listener import BUFFER_SIZE, EventListener, ServerClosing
+from denoised.app.streaming.relay import MAX_LAG, Relay
 from denoised.jobs.connection import connect
 
-PATIENCE = 120.0
+TIMEOUT_SECONDS = 120.0
 Event = dict[str, Any]
 
 
@@ -25,58 +26,58 @@ def end(seq: int) -> Event:
     return {"seq": seq, "type": "succeeded", "job": "a"}
 
 
-async def drained(listener: Listener) -> list[Event]:
+async def drained(listener: EventListener) -> list[Event]:
     found = []
     while (event := await listener.next(0.01)) is not None:
         found.append(event)
     return found
 
 
-def test_a_listener_with_too_much_before_it_is_behind_until_it_catches_up() -> None:
+def test_a_listener_with_a_full_buffer_is_behind_until_it_catches_up() -> None:
     async def main() -> None:
-        listener = Listener("a")
-        for seq in range(BUFFERED):
+        listener = EventListener("a")
+        for seq in range(BUFFER_SIZE):
             listener.offer(progress(seq))
         assert not listener.behind
-        listener.offer(end(BUFFERED))
+        listener.offer(end(BUFFER_SIZE))
         assert listener.behind
-        assert await drained(listener) == [], "nothing is held for it meanwhile"
+        assert await drained(listener) == [], "nothing is buffered until then"
         listener.catch_up()
-        listener.offer(end(BUFFERED))
-        assert await drained(listener) == [end(BUFFERED)]
+        listener.offer(end(BUFFER_SIZE))
+        assert await drained(listener) == [end(BUFFER_SIZE)]
 
     asyncio.run(main())
 
 
 def test_a_listener_that_keeps_up_loses_nothing() -> None:
     async def main() -> None:
-        listener = Listener("a")
-        for seq in range(BUFFERED):
+        listener = EventListener("a")
+        for seq in range(BUFFER_SIZE):
             listener.offer(progress(seq))
-        assert [event["seq"] for event in await drained(listener)] == list(range(BUFFERED))
+        assert [event["seq"] for event in await drained(listener)] == list(range(BUFFER_SIZE))
 
     asyncio.run(main())
 
 
-def test_a_closed_listener_first_gives_what_it_has() -> None:
+def test_a_closed_listener_first_returns_its_buffer() -> None:
     async def main() -> None:
-        listener = Listener("a")
+        listener = EventListener("a")
         listener.offer(end(1))
         listener.close()
         assert (await listener.next())["type"] == "succeeded"  # type: ignore[index]
-        with pytest.raises(Closing):
+        with pytest.raises(ServerClosing):
             await listener.next()
 
     asyncio.run(main())
 
 
 @pytest.fixture
-def relayed(desk: Any, valkey_url: str) -> Callable[[Callable[[Relay], Coroutine[Any, Any, None]]], None]:
-    """`relayed(body)`: run a coroutine with a relay that reads."""
+def relayed(fake_worker: Any, valkey_url: str) -> Callable[[Callable[[Relay], Coroutine[Any, Any, None]]], None]:
+    """`relayed(body)`: run a coroutine with a started relay."""
 
     @asynccontextmanager
     async def reading() -> AsyncIterator[Relay]:
-        relay = Relay(desk.store, connect(valkey_url, timeout=30.0))
+        relay = Relay(fake_worker.store, connect(valkey_url, timeout=30.0))
         relay.start()
         try:
             yield relay
@@ -86,7 +87,7 @@ def relayed(desk: Any, valkey_url: str) -> Callable[[Callable[[Relay], Coroutine
     def run(body: Callable[[Relay], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:
             async with reading() as relay:
-                await asyncio.wait_for(body(relay), PATIENCE)
+                await asyncio.wait_for(body(relay), TIMEOUT_SECONDS)
 
         asyncio.run(main())
 
@@ -97,87 +98,87 @@ async def collected(relay: Relay, job_id: str, after: int = 0) -> list[Event]:
     return [event async for event in relay.events(job_id, after) if event is not None]
 
 
-def work(desk: Any, job_id: str, steps: int, pause: float = 0.0) -> None:
-    attempt = desk.start(job_id)
+def work(fake_worker: Any, job_id: str, steps: int, pause: float = 0.0) -> None:
+    attempt = fake_worker.start(job_id)
     for k in range(steps):
-        desk.progress(job_id, attempt, k + 1)
+        fake_worker.progress(job_id, attempt, k + 1)
         time.sleep(pause)
-    desk.finish(job_id, attempt)
+    fake_worker.finish(job_id, attempt)
 
 
-def test_what_is_stored_and_what_is_new_join_without_a_gap(desk: Any, relayed: Any) -> None:
-    """Listeners come at every moment of a job's life; each hears all of it, once."""
+def test_stored_and_live_events_join_without_a_gap(fake_worker: Any, relayed: Any) -> None:
+    """Listeners that start at any moment of a job receive each of its events once."""
 
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
-        working = asyncio.create_task(asyncio.to_thread(work, desk, job_id, 150, 0.002))
+        job_id = fake_worker.create()
+        working = asyncio.create_task(asyncio.to_thread(work, fake_worker, job_id, 150, 0.002))
         listening = []
         while not working.done():
             listening.append(asyncio.create_task(collected(relay, job_id)))
             await asyncio.sleep(0.02)
         await working
         listening.append(asyncio.create_task(collected(relay, job_id)))
-        everything = [event["seq"] for event in desk.store.events(job_id)]
+        everything = [event["seq"] for event in fake_worker.store.events.read(job_id)]
         assert len(listening) > 3
-        for heard in await asyncio.gather(*listening):
-            assert [event["seq"] for event in heard] == everything
-            assert heard[-1]["type"] == "succeeded"
-            assert heard[-1]["result"]["status"] == "succeeded"
+        for received in await asyncio.gather(*listening):
+            assert [event["seq"] for event in received] == everything
+            assert received[-1]["type"] == "succeeded"
+            assert received[-1]["result"]["status"] == "succeeded"
         assert relay.listeners == 0
 
     relayed(body)
 
 
-def test_the_worker_is_told_that_a_job_is_watched(desk: Any, relayed: Any) -> None:
+def test_a_followed_job_is_marked_as_watched(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        watched, other = desk.create(), desk.create()
+        watched, other = fake_worker.create(), fake_worker.create()
         events = relay.events(watched)
         first = await anext(events)
         assert first is not None
         assert first["type"] == "queued"
-        assert desk.store.job(watched).watched
-        assert not desk.store.job(other).watched
+        assert fake_worker.store.job(watched).watched
+        assert not fake_worker.store.job(other).watched
         await events.aclose()
 
     relayed(body)
 
 
-def test_a_listener_goes_on_where_it_stopped(desk: Any, relayed: Any) -> None:
+def test_a_listener_continues_after_a_seq(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
-        await asyncio.to_thread(work, desk, job_id, 10)
+        job_id = fake_worker.create()
+        await asyncio.to_thread(work, fake_worker, job_id, 10)
         assert [event["seq"] for event in await collected(relay, job_id, after=5)] == list(range(6, 15))
 
     relayed(body)
 
 
-def test_many_listeners_of_many_jobs_hear_their_own(desk: Any, relayed: Any) -> None:
+def test_listeners_receive_only_the_events_of_their_job(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        jobs = [desk.create() for _ in range(8)]
+        jobs = [fake_worker.create() for _ in range(8)]
         listening = [asyncio.create_task(collected(relay, job_id)) for job_id in jobs for _ in range(12)]
-        await asyncio.gather(*(asyncio.to_thread(work, desk, job_id, 20) for job_id in jobs))
-        for k, heard in enumerate(await asyncio.gather(*listening)):
-            assert {event["job"] for event in heard} == {jobs[k // 12]}
-            assert [event["seq"] for event in heard] == list(range(1, 25))
+        await asyncio.gather(*(asyncio.to_thread(work, fake_worker, job_id, 20) for job_id in jobs))
+        for k, received in enumerate(await asyncio.gather(*listening)):
+            assert {event["job"] for event in received} == {jobs[k // 12]}
+            assert [event["seq"] for event in received] == list(range(1, 25))
 
     relayed(body)
 
 
-def test_a_listener_that_never_reads_holds_up_nobody(desk: Any, relayed: Any) -> None:
-    """ComfyUI#6427: it is not even read for; when it moves it gets the newest, and the end."""
+def test_a_listener_that_never_reads_delays_no_other(fake_worker: Any, relayed: Any) -> None:
+    """ComfyUI#6427: nothing is buffered for it; when it reads again, it gets the newest events and the end."""
 
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         lazy = relay.events(job_id)
         assert (await anext(lazy))["type"] == "queued"  # type: ignore[index]
         eager = asyncio.create_task(collected(relay, job_id))
-        await asyncio.to_thread(work, desk, job_id, 2 * BEHIND)
+        await asyncio.to_thread(work, fake_worker, job_id, 2 * MAX_LAG)
         assert (await eager)[-1]["type"] == "succeeded"
         late = [event async for event in lazy if event is not None]
         kinds = [event["type"] for event in late]
         assert kinds[0] == "started"
         assert kinds[-2:] == ["image", "succeeded"]
-        assert 32 <= kinds.count("progress") <= BEHIND // 2
+        assert 32 <= kinds.count("progress") <= MAX_LAG // 2
         seqs = [event["seq"] for event in late]
         assert seqs == sorted(set(seqs))
         assert seqs[-30:] == list(range(seqs[-1] - 29, seqs[-1] + 1)), "the newest without a gap"
@@ -185,32 +186,32 @@ def test_a_listener_that_never_reads_holds_up_nobody(desk: Any, relayed: Any) ->
     relayed(body)
 
 
-def test_a_listener_that_is_a_little_slow_misses_nothing(desk: Any, relayed: Any) -> None:
+def test_a_slightly_slow_listener_misses_nothing(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         slow = relay.events(job_id)
         assert (await anext(slow))["type"] == "queued"  # type: ignore[index]
-        await asyncio.to_thread(work, desk, job_id, 3 * BUFFERED)
+        await asyncio.to_thread(work, fake_worker, job_id, 3 * BUFFER_SIZE)
         late = [event["seq"] async for event in slow if event is not None]
         assert late == list(range(2, late[-1] + 1))
-        assert len(late) > 3 * BUFFERED
+        assert len(late) > 3 * BUFFER_SIZE
 
     relayed(body)
 
 
-def test_a_job_whose_listeners_are_all_behind_is_not_read(desk: Any, relayed: Any) -> None:
+def test_a_job_whose_listeners_are_all_behind_is_not_read(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         lazy = relay.events(job_id)
         assert (await anext(lazy))["type"] == "queued"  # type: ignore[index]
         reading = asyncio.create_task(anext(lazy))
-        attempt = desk.start(job_id)
+        attempt = fake_worker.start(job_id)
         assert (await reading)["type"] == "started"  # type: ignore[index]
-        for number in range(1, 2 * BUFFERED):
-            await asyncio.to_thread(desk.progress, job_id, attempt, number)
+        for number in range(1, 2 * BUFFER_SIZE):
+            await asyncio.to_thread(fake_worker.progress, job_id, attempt, number)
         await asyncio.sleep(0.1)
         assert relay.followed == 0
-        desk.finish(job_id, attempt)
+        fake_worker.finish(job_id, attempt)
         rest = [event async for event in lazy if event is not None]
         assert [event["type"] for event in rest[-2:]] == ["image", "succeeded"]
         assert relay.followed == 0
@@ -218,9 +219,9 @@ def test_a_job_whose_listeners_are_all_behind_is_not_read(desk: Any, relayed: An
     relayed(body)
 
 
-def test_a_quiet_job_is_told_to_be_quiet(desk: Any, relayed: Any) -> None:
+def test_silence_is_reported_after_each_quiet_interval(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        events = relay.events(desk.create(), quiet=0.01)
+        events = relay.events(fake_worker.create(), quiet=0.01)
         assert (await anext(events))["type"] == "queued"  # type: ignore[index]
         assert await anext(events) is None
         assert await anext(events) is None
@@ -230,57 +231,57 @@ def test_a_quiet_job_is_told_to_be_quiet(desk: Any, relayed: Any) -> None:
     relayed(body)
 
 
-def test_on_shutdown_every_stream_ends_unfinished_and_no_new_one_begins(desk: Any, relayed: Any) -> None:
+def test_on_shutdown_every_stream_ends_and_no_new_one_starts(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         listening = [asyncio.create_task(collected(relay, job_id)) for _ in range(3)]
-        waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
+        waiting = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
         await asyncio.sleep(0.2)
         relay.close_listeners()
         outcomes = await asyncio.gather(*listening, waiting, return_exceptions=True)
-        assert all(isinstance(outcome, Closing) for outcome in outcomes)
-        with pytest.raises(Closing):
+        assert all(isinstance(outcome, ServerClosing) for outcome in outcomes)
+        with pytest.raises(ServerClosing):
             await collected(relay, job_id)
 
     relayed(body)
 
 
-def test_a_place_beyond_the_last_event_still_ends_with_the_job(desk: Any, relayed: Any) -> None:
+def test_a_seq_beyond_the_last_event_still_ends_with_the_job(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
+        job_id = fake_worker.create()
         listening = asyncio.create_task(collected(relay, job_id, after=10**9))
         await asyncio.sleep(0.2)
-        await asyncio.to_thread(work, desk, job_id, 3)
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         assert await listening == []
 
     relayed(body)
 
 
-def test_a_job_that_expires_while_it_is_read_ends_its_stream(desk: Any, relayed: Any) -> None:
+def test_a_job_that_expires_during_the_read_ends_its_stream(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
-        await asyncio.to_thread(work, desk, job_id, 600)
+        job_id = fake_worker.create()
+        await asyncio.to_thread(work, fake_worker, job_id, 600)
         events = relay.events(job_id)
         first = await anext(events)
         assert first is not None
-        for key in desk.client.scan_iter(f"denoised:job:{job_id}*"):
-            desk.client.delete(key)
+        for key in fake_worker.client.scan_iter(f"denoised:job:{job_id}*"):
+            fake_worker.client.delete(key)
         rest = [event async for event in events]
         assert len(rest) < 600
 
     relayed(body)
 
 
-def test_waiting_for_an_end_tells_it_at_once_or_how_it_stands(desk: Any, relayed: Any) -> None:
+def test_waiting_returns_the_ended_job_or_its_state_on_timeout(fake_worker: Any, relayed: Any) -> None:
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
-        waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
-        await asyncio.to_thread(work, desk, job_id, 3)
+        job_id = fake_worker.create()
+        waiting = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         outcome = await waiting
         assert outcome is not None
         assert outcome.record.status == "succeeded"
         assert (await relay.wait_for_end(job_id, 0.0)) == outcome
-        open_job = desk.create()
+        open_job = fake_worker.create()
         unfinished = await relay.wait_for_end(open_job, 0.01)
         assert unfinished is not None
         assert unfinished.record.status == "queued"
@@ -289,19 +290,19 @@ def test_waiting_for_an_end_tells_it_at_once_or_how_it_stands(desk: Any, relayed
     relayed(body)
 
 
-def test_nobody_reads_the_progress_of_a_job_for_one_who_waits_for_its_end(
-    desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+def test_waiting_for_an_end_does_not_read_the_progress(
+    fake_worker: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "denoised.app.streaming.relay.LOOK_SECONDS", 10 * PATIENCE
-    )  # the word of it comes, nobody looks
+        "denoised.app.streaming.relay.POLL_SECONDS", 10 * TIMEOUT_SECONDS
+    )  # never within the test: only the notification is left
 
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
-        waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
+        job_id = fake_worker.create()
+        waiting = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
         await asyncio.sleep(0.1)
         assert relay.followed == relay.listeners == 0
-        await asyncio.to_thread(work, desk, job_id, 3)
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         outcome = await waiting
         assert outcome is not None
         assert outcome.record.terminal
@@ -309,18 +310,18 @@ def test_nobody_reads_the_progress_of_a_job_for_one_who_waits_for_its_end(
     relayed(body)
 
 
-def test_who_comes_to_wait_just_after_the_end_is_told_it_at_once_with_the_picture(
-    desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+def test_waiting_just_after_the_end_returns_at_once_with_the_picture(
+    fake_worker: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job may end between its acceptance and the wait for it; it is not looked at before for that."""
-    monkeypatch.setattr("denoised.app.streaming.relay.LOOK_SECONDS", 10 * PATIENCE)
+    """A job may end between its acceptance and the start of the wait, and is not read in between."""
+    monkeypatch.setattr("denoised.app.streaming.relay.POLL_SECONDS", 10 * TIMEOUT_SECONDS)
 
     async def body(relay: Relay) -> None:
-        job_id = desk.create()
-        before = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
-        await asyncio.to_thread(work, desk, job_id, 3)
+        job_id = fake_worker.create()
+        before = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         await before
-        outcome = await relay.wait_for_end(job_id, PATIENCE, pictures=2)
+        outcome = await relay.wait_for_end(job_id, TIMEOUT_SECONDS, pictures=2)
         assert outcome is not None
         assert outcome.record.terminal
         assert list(outcome.pictures) == [0]
@@ -328,16 +329,16 @@ def test_who_comes_to_wait_just_after_the_end_is_told_it_at_once_with_the_pictur
     relayed(body)
 
 
-def test_an_end_whose_word_is_lost_is_seen_all_the_same(
-    desk: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+def test_an_end_whose_notification_is_lost_is_found_by_polling(
+    fake_worker: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("denoised.app.streaming.relay.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("denoised.app.streaming.relay.POLL_SECONDS", 0.1)
 
     async def body(relay: Relay) -> None:
-        monkeypatch.setattr(relay, "_tell_ended", lambda jobs: None)
-        job_id = desk.create()
-        waiting = asyncio.create_task(relay.wait_for_end(job_id, PATIENCE))
-        await asyncio.to_thread(work, desk, job_id, 3)
+        monkeypatch.setattr(relay, "_job_ended", lambda jobs: None)
+        job_id = fake_worker.create()
+        waiting = asyncio.create_task(relay.wait_for_end(job_id, TIMEOUT_SECONDS))
+        await asyncio.to_thread(work, fake_worker, job_id, 3)
         outcome = await waiting
         assert outcome is not None
         assert outcome.record.terminal

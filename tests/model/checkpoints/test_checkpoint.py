@@ -1,4 +1,4 @@
-"""Model folders: ours load in diffusers, theirs load here, and a round trip changes nothing."""
+"""Model folders: ours load in diffusers, folders of diffusers load here, and a round trip changes nothing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.diffusion.grids import Grid
 from denoised.model.errors import PlanError
 from denoised.model.networks.config import UNetConfig
+from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
@@ -37,7 +38,7 @@ def network(model: PixelModel, labels: Tensor | None = None) -> Tensor:
         return model.unet(*noise(), labels)
 
 
-def test_what_was_saved_is_what_loads(tmp_path: Path, conditional: UNetConfig, weights: Weights) -> None:
+def test_a_saved_model_loads_unchanged(tmp_path: Path, conditional: UNetConfig, weights: Weights) -> None:
     card = CardFile(labels=["boot", "bag", "coat"], default=Defaults(steps=7, guidance_scale=2.5), description="shoes")
     drawn = weights(conditional)
     save_model(tmp_path / "shoes", conditional, drawn, scheduler_config("squaredcos_cap_v2", "v_prediction"), card)
@@ -57,21 +58,21 @@ def test_what_was_saved_is_what_loads(tmp_path: Path, conditional: UNetConfig, w
     assert read_card_file(tmp_path / "shoes") == card
 
 
-def test_a_served_network_neither_trains_nor_drops_out(folder: Folder) -> None:
+def test_a_served_network_is_in_evaluation_mode(folder: Folder) -> None:
     model = load_model(folder())
     assert not model.unet.training
     assert not any(weight.requires_grad for weight in model.unet.parameters())
 
 
 def test_loading_draws_nothing_from_the_global_generator(folder: Folder) -> None:
-    """A grid of samples in the middle of a run must not change the run (its drop-out draws from there)."""
+    """Sampling in the middle of a training run must not change the run, whose dropout uses that generator."""
     path = folder()
     before = torch.get_rng_state()
     load_model(path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_model_stays_whole_when_its_file_is_overwritten(folder: Folder) -> None:
+def test_a_loaded_model_does_not_change_when_its_file_is_overwritten(folder: Folder) -> None:
     path = folder()
     model = load_model(path)
     before = network(model, torch.tensor([0, 3]))
@@ -104,7 +105,7 @@ def test_our_scheduler_file_means_the_same_to_diffusers(folder: Folder) -> None:
     assert scheduler.config.set_alpha_to_one is True
 
 
-def test_our_unconditional_folder_is_a_pipeline_of_diffusers(folder: Folder, unconditional: UNetConfig) -> None:
+def test_our_unconditional_folder_loads_as_a_diffusers_pipeline(folder: Folder, unconditional: UNetConfig) -> None:
     path = folder(unconditional)
     pipeline = DDIMPipeline.from_pretrained(path)
     assert isinstance(pipeline.scheduler, DDIMScheduler)
@@ -157,19 +158,19 @@ def test_a_folder_without_labels_numbers_its_classes(folder: Folder) -> None:
     assert load_model(folder()).card.labels == ["0", "1", "2"]
 
 
-def test_a_folder_that_names_every_class_has_none_that_means_no_label(folder: Folder) -> None:
+def test_a_folder_that_names_every_class_has_no_null_class(folder: Folder) -> None:
     model = load_model(folder(labels=("a", "b", "c", "d")))
     assert model.card.labels == ["a", "b", "c", "d"]
     assert not model.card.unconditional
-    assert model.condition(3).item() == 3
+    assert model.encode([ConditioningRequest(label=3)])["label"].tolist() == [3]
     assert torch.isfinite(sample(model, [3, 0], steps=2)).all()
-    for run in (lambda: model.condition(None), lambda: sample(model, [0], steps=2, guidance_scale=2.0)):
+    for run in (lambda: model.encode([ConditioningRequest()]), lambda: sample(model, [0], steps=2, guidance_scale=2.0)):
         with pytest.raises(PlanError, match="label = null: boots was trained with labels alone, so it needs one"):
             run()
     assert load_model(folder(labels=("a", "b", "c"))).card.unconditional
 
 
-def test_a_network_told_its_class_as_a_number_has_the_classes_that_the_card_names(
+def test_a_network_that_takes_classes_as_numbers_has_the_classes_of_its_card(
     folder: Folder, unconditional: UNetConfig
 ) -> None:
     """Class k is the number k, and "no label" the number after the last."""
@@ -177,7 +178,7 @@ def test_a_network_told_its_class_as_a_number_has_the_classes_that_the_card_name
     model = load_model(path)
     assert model.card.labels == ["boot", "bag"]
     theirs = UNet2DModel.from_pretrained(path, subfolder="unet").eval()
-    numbers = torch.stack([model.condition(1), model.condition(None)])
+    numbers = model.encode([ConditioningRequest(label=1), ConditioningRequest()])["label"]
     assert numbers.tolist() == [1, 2]
     with torch.inference_mode():
         expected = theirs(*noise(), class_labels=numbers).sample

@@ -37,7 +37,7 @@ def rewrite(folder: Path, file: str, **changes: Any) -> Path:
     return path
 
 
-def reweigh(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
+def rewrite_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
     path = folder / WEIGHTS
     tensors = load_file(path)
     change(tensors)
@@ -45,7 +45,7 @@ def reweigh(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path
     return path
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder(tmp_path: Path) -> None:
     assert refusal(tmp_path / "gone") == f"{tmp_path / 'gone'}: no such model folder"
 
 
@@ -62,19 +62,19 @@ def folder_of(path: Path, file: str) -> Path:
 
 def test_a_missing_tensor(folder: Folder) -> None:
     root = folder()
-    path = reweigh(root, lambda tensors: tensors.pop("conv_out.bias"))
+    path = rewrite_weights(root, lambda tensors: tensors.pop("conv_out.bias"))
     assert refusal(root) == f"{path}: lacks 'conv_out.bias' (1 tensor(s) missing)"
 
 
-def test_a_tensor_too_many(folder: Folder) -> None:
+def test_an_extra_tensor(folder: Folder) -> None:
     root = folder()
-    path = reweigh(root, lambda tensors: tensors.update(surplus=torch.zeros(1)))
-    assert refusal(root) == f"{path}: holds 'surplus', which the config has no place for (1 extra)"
+    path = rewrite_weights(root, lambda tensors: tensors.update(surplus=torch.zeros(1)))
+    assert refusal(root) == f"{path}: holds 'surplus', which the network does not have (1 extra)"
 
 
 def test_a_tensor_of_another_shape(folder: Folder) -> None:
     root = folder()
-    path = reweigh(root, lambda tensors: tensors.update({"conv_in.bias": torch.zeros(9)}))
+    path = rewrite_weights(root, lambda tensors: tensors.update({"conv_in.bias": torch.zeros(9)}))
     assert refusal(root) == f"{path}: 'conv_in.bias' has shape (9,), the config asks for (8,)"
 
 
@@ -84,7 +84,7 @@ def test_a_truncated_file_of_weights(folder: Folder, kept: float) -> None:
     path = root / WEIGHTS
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept if kept >= 1 else len(whole) * kept)])
-    assert refusal(root).startswith(f"{path}: no whole safetensors file (")
+    assert refusal(root).startswith(f"{path}: not a complete safetensors file (")
 
 
 def test_a_git_lfs_pointer_in_place_of_the_weights(folder: Folder) -> None:
@@ -107,7 +107,7 @@ def test_a_config_key_that_is_not_understood(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("size", [None, 7, 0, -8, "8", [8], [8, 8, 8], [8, 7], 8.5])
-def test_a_size_that_is_none(folder: Folder, size: Any) -> None:
+def test_an_invalid_size(folder: Folder, size: Any) -> None:
     root = folder()
     path = rewrite(root, CONFIG, sample_size=size)
     assert refusal(root).startswith(f"{path}: sample_size ")
@@ -125,7 +125,7 @@ def test_a_size_that_is_none(folder: Folder, size: Any) -> None:
             "lacks 'time_proj.weight' (1 tensor(s) missing)",
         ),
         ({"attention_head_dim": 32}, "attention_head_dim = 32 is over the 16 channels of a block"),
-        ({"down_blocks": ["DownBlock2D"]}, "config key 'down_blocks' is the old name of 'down_block_types' and says"),
+        ({"down_blocks": ["DownBlock2D"]}, "config key 'down_blocks' is the old name of 'down_block_types' and has"),
     ],
 )
 def test_a_network_that_cannot_be_built_or_served(folder: Folder, changes: dict[str, Any], cause: str) -> None:
@@ -137,24 +137,24 @@ def test_a_network_that_cannot_be_built_or_served(folder: Folder, changes: dict[
 def test_a_learned_time_embedding_of_fewer_timesteps_than_the_scheduler_has(folder: Folder) -> None:
     root = folder()
     path = rewrite(root, CONFIG, time_embedding_type="learned", num_train_timesteps=10)
-    reweigh(root, lambda tensors: tensors.update({"time_proj.weight": torch.zeros(10, 8)}))
+    rewrite_weights(root, lambda tensors: tensors.update({"time_proj.weight": torch.zeros(10, 8)}))
     assert refusal(root) == f"{path}: num_train_timesteps = 10, but the scheduler has 1000"
 
 
-def test_a_pipeline_with_a_part_that_is_not_served(folder: Folder) -> None:
-    """CompVis/ldm-celebahq-256 has a UNet2DModel, in the space of a decoder."""
+def test_a_pipeline_with_an_unsupported_part(folder: Folder) -> None:
+    """CompVis/ldm-celebahq-256 has a UNet2DModel, but in the latent space of a decoder."""
     root = folder()
     path = rewrite(root, INDEX, vqvae=["diffusers", "VQModel"])
     assert refusal(root) == f"{path}: the pipeline's 'vqvae' is not supported (supported: unet, scheduler)"
 
 
-def test_another_kind_of_network(folder: Folder) -> None:
+def test_an_unsupported_network_class(folder: Folder) -> None:
     root = folder()
     path = rewrite(root, CONFIG, _class_name="UNet2DConditionModel")
     assert refusal(root) == f"{path}: _class_name = 'UNet2DConditionModel' is not supported (supported: 'UNet2DModel')"
 
 
-def test_labels_that_are_not_as_many_as_the_classes(folder: Folder) -> None:
+def test_a_number_of_labels_that_differs_from_the_classes(folder: Folder) -> None:
     root = folder(labels=("boot", "bag"))
     assert refusal(root) == f"{root / CARD}: 2 labels, but the U-Net has 3 classes and the null class"
 
@@ -164,7 +164,7 @@ def test_labels_that_are_not_as_many_as_the_classes(folder: Folder) -> None:
     [
         ({"_class_name": "EDMEulerScheduler"}, "_class_name = 'EDMEulerScheduler' is not supported"),
         ({"_class_name": "ScoreSdeVeScheduler", "sigma_min": 0}, "sigma_min = 0.0 is not between 0 and sigma_max = 13"),
-        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": "x"}, "sigma_max = 'x' is no number from 0 up"),
+        ({"_class_name": "ScoreSdeVeScheduler", "sigma_max": "x"}, "sigma_max = 'x' is not a number of at least 0"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name = 'FlowMatchEulerDiscreteScheduler' is not"),
         ({"beta_schedule": "exp"}, "beta_schedule = 'exp' is not supported"),
         ({"prediction_type": "flow_prediction"}, "prediction_type = 'flow_prediction' is not supported"),
@@ -179,29 +179,29 @@ def test_labels_that_are_not_as_many_as_the_classes(folder: Folder) -> None:
             {"thresholding": True, "dynamic_thresholding_ratio": 1.5},
             "dynamic_thresholding_ratio = 1.5 is outside 0 … 1",
         ),
-        ({"thresholding": True, "sample_max_value": 0.5}, "sample_max_value = 0.5 is no number from 1 up"),
+        ({"thresholding": True, "sample_max_value": 0.5}, "sample_max_value = 0.5 is not a number of at least 1"),
         ({"thresholding": "yes"}, "thresholding = 'yes' is neither true nor false"),
         (
             {"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": "low"},
-            "lambda_min_clipped = 'low' is no number",
+            "lambda_min_clipped = 'low' is not a number",
         ),
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas is no list of 1000 numbers between 0 and 1"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas is not a list of 1000 numbers between 0 and 1"),
         (
             {"trained_betas": [0.1, 1.0], "num_train_timesteps": 2},
-            "trained_betas is no list of 2 numbers between 0 and",
+            "trained_betas is not a list of 2 numbers between 0 and",
         ),
         ({"noise_schedule": "linear"}, "key 'noise_schedule' is not understood"),
-        ({"beta_start": "small"}, "beta_start = 'small' is no number"),
+        ({"beta_start": "small"}, "beta_start = 'small' is not a number"),
         ({"beta_end": 2.5}, "beta_start = 0.0001 and beta_end = 2.5 lead outside 0 … 1"),
-        ({"beta_start": float("nan")}, "beta_start = nan is no number"),
-        ({"num_train_timesteps": 0}, "num_train_timesteps = 0 is no whole number from 1 up"),
-        ({"steps_offset": -1}, "steps_offset = -1 is no whole number from 0 up"),
-        ({"clip_sample_range": None}, "clip_sample_range = None is no number"),
+        ({"beta_start": float("nan")}, "beta_start = nan is not a number"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps = 0 is not a whole number of at least 1"),
+        ({"steps_offset": -1}, "steps_offset = -1 is not a whole number of at least 0"),
+        ({"clip_sample_range": None}, "clip_sample_range = None is not a number"),
         ({"clip_sample": "yes"}, "clip_sample = 'yes' is neither true nor false"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_scheduler_file_that_asks_for_what_there_is_not(folder: Folder, changes: dict[str, Any], cause: str) -> None:
+def test_a_scheduler_file_with_an_unsupported_value(folder: Folder, changes: dict[str, Any], cause: str) -> None:
     root = folder()
     path = rewrite(root, SCHEDULER, **changes)
     assert refusal(root).startswith(f"{path}: {cause}")
@@ -209,7 +209,7 @@ def test_a_scheduler_file_that_asks_for_what_there_is_not(folder: Folder, change
 
 @pytest.mark.parametrize("file", [CONFIG, SCHEDULER, CARD, INDEX])
 @pytest.mark.parametrize("content", ["", "{", "[]", "\ufeff{}"])
-def test_a_file_that_is_not_what_its_name_says(folder: Folder, file: str, content: str) -> None:
+def test_a_file_that_is_not_a_json_object(folder: Folder, file: str, content: str) -> None:
     root = folder()
     (root / file).write_text(content, encoding="utf-8")
     assert refusal(root).startswith(f"{root / file}: ")
@@ -217,7 +217,7 @@ def test_a_file_that_is_not_what_its_name_says(folder: Folder, file: str, conten
 
 @pytest.mark.parametrize("value", ["x", None, {}, [1], -1, 2.5, 1e30, float("nan")])
 def test_no_value_of_any_key_breaks_the_loader(folder: Folder, value: Any) -> None:
-    """A file may say anything: it is refused by name, or it means something."""
+    """Whatever a file holds, the value is refused by name or it is valid."""
     root = folder()
     for file in (CONFIG, SCHEDULER, CARD):
         whole = (root / file).read_text()
@@ -226,9 +226,9 @@ def test_no_value_of_any_key_breaks_the_loader(folder: Folder, value: Any) -> No
             try:
                 load_model(root)
             except CheckpointError as error:
-                said = str(error)
-                assert key in said or "tensor" in said or "shape" in said or "extra" in said, f"{key}: {said}"
-                assert "\n" not in said
+                message = str(error)
+                assert any(word in message for word in (key, "tensor", "shape", "extra")), f"{key}: {message}"
+                assert "\n" not in message
             (root / file).write_text(whole)
 
 
@@ -236,13 +236,13 @@ def test_no_value_of_any_key_breaks_the_loader(folder: Folder, value: Any) -> No
     ("default", "cause"),
     [
         ({"sampler": "plms"}, "default.sampler = 'plms' is not offered"),
-        ({"steps": 1001}, "default.steps is over the 1000 of training"),
+        ({"steps": 1001}, "default.steps = 1001 is over the 1000 timesteps"),
         ({"steps": 0}, "default.steps: "),
         ({"guidance_scale": 0.5}, "default.guidance_scale: "),
         ({"sampelr": "ddim"}, "default.sampelr: "),
     ],
 )
-def test_defaults_that_no_request_may_have(folder: Folder, default: dict[str, Any], cause: str) -> None:
+def test_defaults_that_no_request_could_have(folder: Folder, default: dict[str, Any], cause: str) -> None:
     root = folder()
     path = rewrite(root, CARD, default=default)
     assert refusal(root).startswith(f"{path}: {cause}")

@@ -1,4 +1,4 @@
-"""scheduler_config.json: the class decides what is left out, and which sampler is the model's own."""
+"""scheduler_config.json: the class decides the defaults and the model's default sampler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from denoised.model.checkpoints.card_file import CardFile, Defaults
-from denoised.model.checkpoints.scheduler_file import DEFAULTS, complete, sampler_of
+from denoised.model.checkpoints.scheduler_file import DEFAULTS, fill_defaults, matching_sampler
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
@@ -25,7 +25,7 @@ Folder = Callable[..., Path]
 
 
 def read(**raw: Any) -> dict[str, Any]:
-    return complete(FILE, raw, SAMPLERS)
+    return fill_defaults(FILE, raw, SAMPLERS)
 
 
 def load_with(folder: Path, **raw: Any) -> Any:
@@ -45,7 +45,7 @@ def constructor_defaults(kind: type) -> dict[str, Any]:
 
 
 def lms_defaults() -> dict[str, Any]:
-    """Read off its source: importing it takes scipy, which nothing here needs."""
+    """Read from its source: importing it needs scipy, which nothing here uses."""
     source = Path(diffusers.__file__).parent / "schedulers/scheduling_lms_discrete.py"
     classes = {node.name: node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef)}
     functions = [node for node in classes["LMSDiscreteScheduler"].body if isinstance(node, ast.FunctionDef)]
@@ -68,7 +68,7 @@ def lms_defaults() -> dict[str, Any]:
         ("UniPCMultistepScheduler", None, Grid("linspace")),
     ],
 )
-def test_a_file_that_names_a_class_alone_means_that_classs_defaults(
+def test_a_file_with_a_class_name_only_means_the_defaults_of_that_class(
     folder: Folder, name: str, limit: float | None, grid: Grid
 ) -> None:
     model = load_with(folder(), _class_name=name)
@@ -84,7 +84,7 @@ def test_heuns_betas_are_not_those_of_the_others(folder: Folder) -> None:
         assert schedule.sigma[-1] / schedule.alpha[-1] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_list_of_betas_is_the_schedule(folder: Folder) -> None:
+def test_trained_betas_are_the_schedule(folder: Folder) -> None:
     betas, root = [0.1, 0.2, 0.5], folder()
     (root / "model_card.json").unlink()
     model = load_with(root, _class_name="DDPMScheduler", num_train_timesteps=3, trained_betas=betas)
@@ -102,19 +102,19 @@ def test_karras_spacing_in_the_file_is_the_models_spacing(folder: Folder, name: 
     assert not load_with(root, _class_name=name, use_karras_sigmas=None).grid.karras
 
 
-def test_keys_of_another_class_mean_nothing_in_a_file_as_in_diffusers(folder: Folder) -> None:
-    """A DPM-Solver made from a DDIM's file keeps clip_sample in its own file, and does not clip."""
+def test_keys_of_another_class_are_ignored_as_in_diffusers(folder: Folder) -> None:
+    """A DPM-Solver made from a DDIM's file keeps clip_sample in its file, but does not clip."""
     left_over = {"clip_sample": True, "skip_prk_steps": True, "interpolation_type": "log_linear"}
     assert load_with(folder(), _class_name="DPMSolverMultistepScheduler", **left_over).clipping.limit is None
 
 
-def test_what_only_ddpm_and_ddim_look_at_is_honoured_in_every_file() -> None:
+def test_the_keys_that_only_ddpm_or_ddim_reads_are_honored_in_every_file() -> None:
     content = read(_class_name="EulerDiscreteScheduler", variance_type="fixed_large", set_alpha_to_one=False)
     assert (content["variance_type"], content["set_alpha_to_one"]) == ("fixed_large", False)
     assert read(_class_name="DPMSolverMultistepScheduler", variance_type=None)["variance_type"] == "fixed_small"
 
 
-def test_a_key_of_the_first_releases_is_passed_over() -> None:
+def test_a_key_of_the_first_releases_is_ignored() -> None:
     assert "tensor_format" not in read(_class_name="DDPMScheduler", tensor_format="pt")
 
 
@@ -137,22 +137,22 @@ def test_a_key_of_the_first_releases_is_passed_over() -> None:
         ({"_class_name": "UniPCMultistepScheduler", "solver_order": 3}, "unipc_3"),
     ],
 )
-def test_a_class_has_its_sampler_which_is_the_models_default(
+def test_the_sampler_that_matches_the_class_is_the_models_default(
     folder: Folder, raw: dict[str, Any], sampler: str | None
 ) -> None:
     root = folder()
     (root / "model_card.json").unlink()
-    assert sampler_of(read(**raw)) == sampler
+    assert matching_sampler(read(**raw)) == sampler
     assert load_with(root, **raw).card.default.sampler == (sampler if sampler in SAMPLERS else "ddim")
 
 
-def test_the_sampler_that_the_card_names_goes_first(folder: Folder) -> None:
+def test_the_sampler_of_the_card_takes_precedence(folder: Folder) -> None:
     root = folder()
     (root / "model_card.json").write_text(CardFile(default=Defaults(sampler="ddim")).model_dump_json())
     assert load_with(root, _class_name="EulerDiscreteScheduler").card.default.sampler == "ddim"
 
 
-def test_a_model_of_few_timesteps_without_a_card_has_no_more_steps(folder: Folder) -> None:
+def test_without_a_card_the_default_steps_are_at_most_the_timesteps(folder: Folder) -> None:
     root = folder()
     (root / "model_card.json").unlink()
     assert load_with(root, _class_name="DDPMScheduler", num_train_timesteps=20).card.default.steps == 20
@@ -181,18 +181,18 @@ EULER = {"_class_name": "EulerDiscreteScheduler"}
         ({"_class_name": ["DDPMScheduler"]}, "_class_name = ['DDPMScheduler'] is not supported"),
     ],
 )
-def test_a_key_that_would_change_the_picture_is_refused_by_name(raw: dict[str, Any], cause: str) -> None:
+def test_a_key_that_would_change_the_image_is_refused_by_name(raw: dict[str, Any], cause: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         read(**raw)
     assert str(caught.value).startswith(f"{FILE}: {cause}")
 
 
-def test_keys_that_change_no_picture_are_not_refused() -> None:
-    """With a last step to σ = 0 the DPM-Solver's is of first order whatever these say."""
+def test_keys_that_do_not_change_the_image_are_not_refused() -> None:
+    """The last step, to σ = 0, is of first order in DPM-Solver whatever these keys say."""
     for raw in ({"lower_order_final": False}, {"euler_at_final": True}, {"flow_shift": 3.0}, {"time_shift_type": "x"}):
         assert read(**DPM, **raw)["_class_name"] == DPM["_class_name"]
 
 
-def test_a_class_without_a_sampler_of_ours_lends_its_noise_alone() -> None:
+def test_a_class_without_a_matching_sampler_decides_the_noise_only() -> None:
     raw = {"_class_name": "DPMSolverSinglestepScheduler", "solver_order": 3, "use_exponential_sigmas": True}
     assert read(**raw)["beta_end"] == 0.02

@@ -1,4 +1,4 @@
-"""Weights in every form that public folders have them in; pickles in none."""
+"""Weights in every form that public folders use; pickles never."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def assert_loads(folder: Path, expected: dict[str, Tensor]) -> None:
 
 
 def old_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that diffusers' first releases gave them."""
+    """The tensors with the names of diffusers' first releases."""
     renamed = {}
     for key, value in tensors.items():
-        for today, old in OLD_ATTENTION.items():
+        for current, old in OLD_ATTENTION.items():
             if ".attentions." in key:
-                key = key.replace(f".{today}.", f".{old}.")
+                key = key.replace(f".{current}.", f".{old}.")
         first, _, rest = key.partition(".")
         renamed[f"{OLD_MODULES.get(first, first)}.{rest}"] = value
     return renamed
 
 
-def test_old_names_of_tensors_are_understood(folder: Folder) -> None:
+def test_old_tensor_names_are_understood(folder: Folder) -> None:
     root = folder()
     expected = weights_of(root)
     old = old_names(expected)
@@ -62,19 +62,19 @@ def test_old_names_of_tensors_are_understood(folder: Folder) -> None:
     assert_loads(root, expected)
 
 
-def test_diffusers_reads_the_old_names_of_attention_alike(folder: Folder, unconditional: UNetConfig) -> None:
+def test_diffusers_reads_old_attention_names_the_same_way(folder: Folder, unconditional: UNetConfig) -> None:
     root = folder(unconditional)
     tensors = weights_of(root)
     for key in [key for key in tensors if ".attentions." in key]:
-        for today, old in OLD_ATTENTION.items():
-            if f".{today}." in key:
-                tensors[key.replace(f".{today}.", f".{old}.")] = tensors.pop(key)
+        for current, old in OLD_ATTENTION.items():
+            if f".{current}." in key:
+                tensors[key.replace(f".{current}.", f".{old}.")] = tensors.pop(key)
     save_file(tensors, root / f"unet/{NAME}.safetensors", metadata={"format": "pt"})
     theirs = UNet2DModel.from_pretrained(root, subfolder="unet", low_cpu_mem_usage=False).state_dict()
     assert_loads(root, dict(theirs))
 
 
-def test_a_tensor_under_two_of_its_names_counts_once(folder: Folder) -> None:
+def test_a_tensor_stored_under_both_names_counts_once(folder: Folder) -> None:
     root = folder()
     expected = weights_of(root)
     twice = {"down_blocks.0.downsamplers.0.op.weight": expected["down_blocks.0.downsamplers.0.conv.weight"].clone()}
@@ -82,18 +82,18 @@ def test_a_tensor_under_two_of_its_names_counts_once(folder: Folder) -> None:
     assert_loads(root, expected)
 
 
-def test_two_names_of_one_tensor_that_differ_are_refused(folder: Folder) -> None:
+def test_both_names_of_a_tensor_with_different_values_are_refused(folder: Folder) -> None:
     root = folder()
     path = root / f"unet/{NAME}.safetensors"
     tensors = load_file(path)
     tensors["down_blocks.0.downsamplers.0.op.weight"] = tensors["down_blocks.0.downsamplers.0.conv.weight"] + 1
     save_file(tensors, path)
-    said = refusal(root)
-    assert said.startswith(f"{path}: holds 'down_blocks.0.downsamplers.0.")
-    assert said.endswith("one tensor, but they differ")
+    message = refusal(root)
+    assert message.startswith(f"{path}: holds 'down_blocks.0.downsamplers.0.")
+    assert message.endswith("two names of one tensor, with different values")
 
 
-def test_weights_in_shards_are_put_together(folder: Folder) -> None:
+def test_shards_are_merged(folder: Folder) -> None:
     root = folder()
     expected = weights_of(root)
     unet = UNet2DModel.from_pretrained(root, subfolder="unet")
@@ -103,26 +103,26 @@ def test_weights_in_shards_are_put_together(folder: Folder) -> None:
     assert_loads(root, expected)
 
 
-def test_a_shard_that_is_missing_or_elsewhere_is_refused(folder: Folder) -> None:
+def test_a_shard_that_is_missing_or_in_another_folder_is_refused(folder: Folder) -> None:
     root = folder()
     whole = root / f"unet/{NAME}.safetensors"
     index = root / f"unet/{NAME}.safetensors.index.json"
     whole.rename(root / "unet/one.safetensors")
-    for shard, said in (
+    for shard, expected in (
         ("two.safetensors", f"{root / 'unet/two.safetensors'}: missing"),
         (
             "../one.safetensors",
-            f"{index}: weight_map names '../one.safetensors', which is no safetensors file beside it",
+            f"{index}: weight_map names '../one.safetensors', not a safetensors file in the same folder",
         ),
-        ("one.bin", f"{index}: weight_map names 'one.bin', which is no safetensors file beside it"),
+        ("one.bin", f"{index}: weight_map names 'one.bin', not a safetensors file in the same folder"),
     ):
         index.write_text(json.dumps({"weight_map": {"conv_in.bias": shard}}))
-        assert refusal(root) == said
+        assert refusal(root) == expected
     index.write_text(json.dumps({"weight_map": ["one.safetensors"]}))
-    assert refusal(root) == f"{index}: weight_map is no list of tensors with their files"
+    assert refusal(root) == f"{index}: weight_map is not an object of tensor names and file names"
 
 
-def test_half_precision_under_its_own_name_is_served_in_float32(folder: Folder) -> None:
+def test_an_fp16_variant_is_served_in_float32(folder: Folder) -> None:
     root = folder()
     path = root / f"unet/{NAME}.safetensors"
     halves = {key: value.half() for key, value in load_file(path).items()}
@@ -131,7 +131,7 @@ def test_half_precision_under_its_own_name_is_served_in_float32(folder: Folder) 
     assert_loads(root, {key: value.float() for key, value in halves.items()})
 
 
-def test_whole_numbers_are_no_weights(folder: Folder) -> None:
+def test_integer_weights_are_refused(folder: Folder) -> None:
     root = folder()
     path = root / f"unet/{NAME}.safetensors"
     tensors = load_file(path)
@@ -141,7 +141,7 @@ def test_whole_numbers_are_no_weights(folder: Folder) -> None:
 
 
 class Canary:
-    """Unpickled, it leaves a file behind."""
+    """Unpickling it creates a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -150,8 +150,8 @@ class Canary:
         return (Path.touch, (self.file,))
 
 
-def malice(path: Path, trace: Path) -> None:
-    """A pickle that acts when it is read: bare, or in a zip file as torch.save writes it."""
+def write_malicious_pickle(path: Path, trace: Path) -> None:
+    """A pickle that runs code when it is read: bare, or in a zip file as torch.save writes it."""
     content = pickle.dumps(Canary(trace), protocol=2)
     if path.suffix == ".pkl":
         path.write_bytes(content)
@@ -161,39 +161,39 @@ def malice(path: Path, trace: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [f"{NAME}.bin", "model.ckpt", "model.pt", "model.pth", "weights.pkl"])
-def test_a_pickle_is_named_and_never_opened(folder: Folder, tmp_path: Path, name: str) -> None:
+def test_a_pickle_is_refused_by_name_and_never_opened(folder: Folder, tmp_path: Path, name: str) -> None:
     root, trace = folder(), tmp_path / "trace"
     (root / f"unet/{NAME}.safetensors").unlink()
-    malice(root / "unet" / name, trace)
+    write_malicious_pickle(root / "unet" / name, trace)
     assert refusal(root) == f"{root / 'unet' / name}: is a pickle, which can run code: convert it to safetensors"
     assert not trace.exists()
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pt"])
-def test_a_pickle_by_the_name_of_safetensors_is_found_out(folder: Folder, tmp_path: Path, suffix: str) -> None:
+def test_a_pickle_named_safetensors_is_detected(folder: Folder, tmp_path: Path, suffix: str) -> None:
     root, trace = folder(), tmp_path / "trace"
     path = root / f"unet/{NAME}.safetensors"
-    malice(tmp_path / f"malice{suffix}", trace)
+    write_malicious_pickle(tmp_path / f"malice{suffix}", trace)
     (tmp_path / f"malice{suffix}").replace(path)
     assert refusal(root) == f"{path}: is a pickle, which can run code: convert it to safetensors"
     assert not trace.exists()
 
 
-def test_the_canary_of_these_tests_does_sing(tmp_path: Path) -> None:
-    malice(tmp_path / "malice.pkl", tmp_path / "trace")
+def test_unpickling_the_canary_of_these_tests_creates_its_file(tmp_path: Path) -> None:
+    write_malicious_pickle(tmp_path / "malice.pkl", tmp_path / "trace")
     pickle.loads((tmp_path / "malice.pkl").read_bytes())
     assert (tmp_path / "trace").exists()
 
 
-def test_a_pickle_beside_safetensors_is_left_alone(folder: Folder, tmp_path: Path) -> None:
+def test_a_pickle_next_to_safetensors_is_ignored(folder: Folder, tmp_path: Path) -> None:
     root = folder()
-    malice(root / f"unet/{NAME}.bin", tmp_path / "trace")
+    write_malicious_pickle(root / f"unet/{NAME}.bin", tmp_path / "trace")
     assert_loads(root, weights_of(root))
     assert not (tmp_path / "trace").exists()
 
 
-def at_root(pipeline: Path, folder: Path, scheduler: str) -> Path:
-    """The files of a pipeline as the google/ddpm-* repositories have them."""
+def move_to_root(pipeline: Path, folder: Path, scheduler: str) -> Path:
+    """Move the files of a pipeline to the layout of the google/ddpm-* repositories."""
     (folder / scheduler).parent.mkdir(parents=True)
     for old, new in (
         ("unet/config.json", "config.json"),
@@ -211,7 +211,7 @@ def test_a_model_at_the_root_of_its_folder_loads(
 ) -> None:
     root = folder(unconditional, variance_type="fixed_large", _class_name="DDPMScheduler")
     expected = weights_of(root)
-    moved = at_root(root, tmp_path / "google", scheduler)
+    moved = move_to_root(root, tmp_path / "google", scheduler)
     assert_loads(moved, expected)
     assert load_model(moved).grid.variance_type == "fixed_large"
     if scheduler == "scheduler_config.json":
@@ -221,28 +221,28 @@ def test_a_model_at_the_root_of_its_folder_loads(
 
 
 @pytest.mark.parametrize("missing", ["scheduler_config.json", f"{NAME}.safetensors"])
-def test_a_file_missing_at_the_root_is_named_there(folder: Folder, tmp_path: Path, missing: str) -> None:
-    moved = at_root(folder(), tmp_path / "google", "scheduler_config.json")
+def test_a_file_missing_at_the_root_is_named(folder: Folder, tmp_path: Path, missing: str) -> None:
+    moved = move_to_root(folder(), tmp_path / "google", "scheduler_config.json")
     (moved / missing).unlink()
     assert refusal(moved) == f"{moved / missing}: missing"
 
 
-def test_a_config_of_the_first_releases_means_the_same(folder: Folder) -> None:
+def test_a_config_with_old_keys_means_the_same(folder: Folder) -> None:
     root = folder()
     expected = load_model(root).unet.config
     path = root / "unet/config.json"
-    today = json.loads(path.read_text())
+    current = json.loads(path.read_text())
     old = {
-        "image_size": today.pop("sample_size"),
-        "num_res_blocks": today.pop("layers_per_block"),
-        "block_channels": today.pop("block_out_channels"),
-        "down_blocks": [f"UNetRes{kind}" for kind in today.pop("down_block_types")],
-        "up_blocks": [f"UNetRes{kind}" for kind in today.pop("up_block_types")],
-        "downscale_freq_shift": today.pop("freq_shift"),
-        "resnet_num_groups": today.pop("norm_num_groups"),
-        "resnet_act_fn": today.pop("act_fn"),
-        "resnet_eps": today.pop("norm_eps"),
-        "num_head_channels": today.pop("attention_head_dim"),
+        "image_size": current.pop("sample_size"),
+        "num_res_blocks": current.pop("layers_per_block"),
+        "block_channels": current.pop("block_out_channels"),
+        "down_blocks": [f"UNetRes{kind}" for kind in current.pop("down_block_types")],
+        "up_blocks": [f"UNetRes{kind}" for kind in current.pop("up_block_types")],
+        "downscale_freq_shift": current.pop("freq_shift"),
+        "resnet_num_groups": current.pop("norm_num_groups"),
+        "resnet_act_fn": current.pop("act_fn"),
+        "resnet_eps": current.pop("norm_eps"),
+        "num_head_channels": current.pop("attention_head_dim"),
     }
-    path.write_text(json.dumps({**today, **old}))
+    path.write_text(json.dumps({**current, **old}))
     assert load_model(root).unet.config == expected

@@ -1,8 +1,8 @@
 """Every sampler on a mixture of Gaussians in the plane, where the ideal network is not affine.
 
-The network is the mixture's own posterior mean. What comes out is compared with exact samples by the
+The network is the mixture's own posterior mean. The output is compared with exact samples by the
 energy distance (Székely & Rizzo 2013) E = 2·E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖, whose error bar
-is that of two exact sets of the same size.
+comes from pairs of exact sets of the same size.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 LINEAR = NoiseSchedule.from_name("linear")
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 MEANS = torch.tensor([[-0.6, -0.4], [0.5, 0.5], [0.7, -0.6]], dtype=torch.float64)
-SPREADS = torch.tensor([0.15, 0.1, 0.2], dtype=torch.float64)
+STDS = torch.tensor([0.15, 0.1, 0.2], dtype=torch.float64)
 POINTS = 1500
 
 
 def responsibilities(x: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
     """(log p_t of each component with its weight, v_k); x: (B, 2)."""
-    variance = alpha**2 * SPREADS**2 + sigma**2  # (K,)
+    variance = alpha**2 * STDS**2 + sigma**2  # (K,)
     distance = ((x[:, None] - alpha * MEANS) ** 2).sum(-1)  # (B, K)
     return WEIGHTS.log() - distance / (2 * variance) - torch.log(2 * math.pi * variance), variance
 
@@ -43,11 +43,11 @@ def ideal_epsilon(x: Tensor, alpha: float, sigma: float) -> Tensor:
 def exact_samples(count: int, generator: torch.Generator) -> Tensor:
     which = torch.multinomial(WEIGHTS, count, replacement=True, generator=generator)
     noise = torch.randn(count, 2, generator=generator, dtype=torch.float64)
-    return MEANS[which] + SPREADS[which, None] * noise
+    return MEANS[which] + STDS[which, None] * noise
 
 
 def follow(plan: Plan, generator: torch.Generator) -> Tensor:
-    """POINTS trajectories as 1×1 pictures of two channels, in float64."""
+    """POINTS trajectories as 1×1 images of two channels, in float64."""
     registers = torch.zeros(POINTS, plan.registers, 2, 1, 1, dtype=torch.float64)
     registers[:, 0] = plan.initial_scale * torch.randn(POINTS, 2, 1, 1, generator=generator, dtype=torch.float64)
     for row in range(plan.evaluations):
@@ -67,29 +67,29 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def bar() -> float:
-    """What two exact sets are apart at most, by five standard deviations."""
+def error_bar() -> float:
+    """The mean distance of two exact sets plus five standard deviations."""
     generator = torch.Generator().manual_seed(1)
     pairs = [energy_distance(exact_samples(POINTS, generator), exact_samples(POINTS, generator)) for _ in range(30)]
     return float(torch.tensor(pairs).mean() + 5 * torch.tensor(pairs).std())
 
 
 @pytest.mark.parametrize(("sampler", "eta"), [*((sampler, 0.0) for sampler in SAMPLERS), ("ddim", 1.0)])
-def test_a_sampler_reproduces_a_mixture_in_the_plane(sampler: str, eta: float, bar: float) -> None:
+def test_a_sampler_reproduces_a_mixture_in_the_plane(sampler: str, eta: float, error_bar: float) -> None:
     generator = torch.Generator().manual_seed(0)
     x = follow(compile_plan(sampler, LINEAR, 200, Grid("trailing"), eta), generator)
-    assert energy_distance(x, exact_samples(POINTS, generator)) < bar
+    assert energy_distance(x, exact_samples(POINTS, generator)) < error_bar
 
 
-def test_the_measure_tells_a_wrong_mixture_from_the_right_one(bar: float) -> None:
-    """A lost component, weights that are off by a tenth, and a spread that is off by a third are all seen."""
+def test_the_energy_distance_detects_a_wrong_mixture(error_bar: float) -> None:
+    """It detects a lost component, means that are off by 0.1, and a sampler with too few steps."""
     generator = torch.Generator().manual_seed(2)
     exact = exact_samples(POINTS, generator)
     lost = exact[(exact - MEANS[2]).norm(dim=1) > 0.5][: POINTS - 300]
     shifted = exact + torch.tensor([0.1, 0.0])
     few = follow(compile_plan("ddim", LINEAR, 4, Grid("trailing")), generator)
     for wrong in (lost, shifted, few):
-        assert energy_distance(wrong, exact_samples(POINTS, generator)) > bar
+        assert energy_distance(wrong, exact_samples(POINTS, generator)) > error_bar
 
 
 def test_the_ideal_noise_is_the_score_of_the_mixture_by_autograd() -> None:

@@ -1,4 +1,4 @@
-"""Noise tables and parameterisations against closed forms."""
+"""Noise schedules and predictions against closed forms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from denoised.model.errors import CheckpointError
 MU, S = 0.3, 0.5
 
 
-def _pair(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _images_at_four_levels(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_0, ε, α, σ of four images at four noise levels, float64."""
     generator = torch.Generator().manual_seed(seed)
     x0, epsilon = (torch.randn(4, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -39,7 +39,7 @@ def _pair(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("timesteps", [100, 250, 1000, 4000])
-def test_fewer_timesteps_add_as_much_noise_in_all(timesteps: int) -> None:
+def test_the_total_noise_does_not_depend_on_the_number_of_timesteps(timesteps: int) -> None:
     """mathematics.md, trap 40: T = 100 ends at β = .2, and ᾱ_T is of the size it has with T = 1000, 4.04e-5."""
     assert beta_ends(100) == (pytest.approx(0.001), pytest.approx(0.2))
     assert beta_ends(1000) == (0.0001, 0.02)
@@ -85,7 +85,7 @@ def test_one_minus_alpha_bar_is_exact_to_twelve_digits() -> None:
 
 
 @pytest.mark.parametrize("name", BETAS)
-def test_every_schedule_is_finite_and_grows_noisier(name: str) -> None:
+def test_every_schedule_is_finite_and_its_noise_grows(name: str) -> None:
     """mathematics.md, trap 19: the cosine schedule is finite at t = 999. α² + σ² = 1 at every level."""
     schedule = NoiseSchedule.from_name(name)
     assert np.isfinite(schedule.alpha).all()
@@ -110,29 +110,29 @@ def test_an_unknown_schedule_is_refused_by_name() -> None:
 
 @settings(deadline=None, database=None, max_examples=30)
 @given(seed=st.integers(0, 1000))
-def test_noise_v_and_data_tell_the_same_story(seed: int) -> None:
+def test_noise_v_and_data_convert_into_each_other(seed: int) -> None:
     """x_t = α·x_0 + σ·ε and v = α·ε − σ·x_0 (Salimans & Ho 2022): any one with x_t gives the others."""
-    x0, epsilon, alpha, sigma = _pair(seed)
-    x = add_noise(x0, epsilon, alpha, sigma)
+    x0, epsilon, alpha, sigma = _images_at_four_levels(seed)
+    x_t = add_noise(x0, epsilon, alpha, sigma)
     v = v_target(x0, epsilon, alpha, sigma)
     close = {"rtol": 1e-9, "atol": 1e-10}
-    torch.testing.assert_close(x0_from_epsilon(x, epsilon, alpha, sigma), x0, **close)
-    torch.testing.assert_close(epsilon_from_x0(x, x0, alpha, sigma), epsilon, **close)
-    torch.testing.assert_close(x0_from_v(x, v, alpha, sigma), x0, **close)
-    torch.testing.assert_close(epsilon_from_v(x, v, alpha, sigma), epsilon, **close)
+    torch.testing.assert_close(x0_from_epsilon(x_t, epsilon, alpha, sigma), x0, **close)
+    torch.testing.assert_close(epsilon_from_x0(x_t, x0, alpha, sigma), epsilon, **close)
+    torch.testing.assert_close(x0_from_v(x_t, v, alpha, sigma), x0, **close)
+    torch.testing.assert_close(epsilon_from_v(x_t, v, alpha, sigma), epsilon, **close)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_a_perfect_network_of_any_head_is_read_as_the_data_and_the_noise(prediction_type: str) -> None:
-    x0, epsilon, alpha, sigma = _pair()
-    x = add_noise(x0, epsilon, alpha, sigma)
+def test_a_perfect_output_of_any_prediction_type_gives_the_data_and_the_noise(prediction_type: str) -> None:
+    x0, epsilon, alpha, sigma = _images_at_four_levels()
+    x_t = add_noise(x0, epsilon, alpha, sigma)
     output = training_target(x0, epsilon, alpha, sigma, prediction_type)
-    read = estimate_from_output(output, x, alpha, sigma, prediction_type)
+    read = estimate_from_output(output, x_t, alpha, sigma, prediction_type)
     torch.testing.assert_close(read.x0, x0, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(read.epsilon, epsilon, rtol=1e-9, atol=1e-10)
 
 
-def test_v_is_finite_where_no_signal_is_left() -> None:
+def test_v_prediction_is_finite_without_signal() -> None:
     """mathematics.md, trap 8: at ᾱ = 0 a v-prediction gives x̂_0 = −v."""
     v = torch.tensor([[[[0.25]]]])
     x = torch.tensor([[[[9.0]]]])
@@ -140,7 +140,7 @@ def test_v_is_finite_where_no_signal_is_left() -> None:
 
 
 def test_each_image_of_a_batch_has_its_own_noise_level() -> None:
-    x0, epsilon, alpha, sigma = _pair()
+    x0, epsilon, alpha, sigma = _images_at_four_levels()
     whole = add_noise(x0, epsilon, alpha, sigma)
     for k in range(4):
         alone = add_noise(x0[k : k + 1], epsilon[k : k + 1], alpha[k : k + 1], sigma[k : k + 1])
@@ -148,8 +148,8 @@ def test_each_image_of_a_batch_has_its_own_noise_level() -> None:
 
 
 def test_the_score_is_the_gradient_of_the_log_density() -> None:
-    """mathematics.md, closed forms: ε* = σ(x − αμ)/v gives the score −(x − αμ)/v; autograd's to 1e-10."""
-    _, x, alpha, sigma = _pair()
+    """mathematics.md, closed forms: ε* = σ(x − αμ)/v gives the score −(x − αμ)/v; by autograd, to 1e-10."""
+    _, x, alpha, sigma = _images_at_four_levels()
     x = x.requires_grad_()
     a, s = alpha.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1)
     v = a**2 * S**2 + s**2
@@ -159,7 +159,7 @@ def test_the_score_is_the_gradient_of_the_log_density() -> None:
     torch.testing.assert_close(score_from_epsilon(ideal, sigma), gradient, rtol=1e-10, atol=1e-12)
 
 
-def test_the_smallest_loss_on_gaussian_data_is_the_known_one() -> None:
+def test_the_minimal_loss_on_gaussian_data_has_its_closed_form() -> None:
     """mathematics.md, closed forms: min E‖ε − ε*‖² = α²s²/v.
 
     Exact on the four points x_0 = μ ± s, ε = ±1, which have the same second moments.
@@ -170,6 +170,6 @@ def test_the_smallest_loss_on_gaussian_data_is_the_known_one() -> None:
     for t in (0, 100, 500, 999):
         a, s = float(schedule.alpha[t]), float(schedule.sigma[t])
         v = a**2 * S**2 + s**2
-        x = add_noise(x0, epsilon, torch.full_like(x0, a), torch.full_like(x0, s))
-        loss = (epsilon - s * (x - a * MU) / v).square().mean().item()
+        x_t = add_noise(x0, epsilon, torch.full_like(x0, a), torch.full_like(x0, s))
+        loss = (epsilon - s * (x_t - a * MU) / v).square().mean().item()
         assert loss == pytest.approx(a**2 * S**2 / v, rel=1e-12)

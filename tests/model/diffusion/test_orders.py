@@ -2,7 +2,7 @@
 
 The probability-flow ODE of Gaussian data N(μ, s²) has the solution
 x̄(ρ) = μ + (x̄ − μ)·√((s² + ρ²)/(s² + ρ_0²)), x̄ = x/α. The error is measured at the lowest of levels that
-never end without noise; where a solver remembers, its memory is filled with the exact values first.
+all have noise; the memory of a multistep solver is filled with exact values first.
 """
 
 from __future__ import annotations
@@ -21,24 +21,30 @@ from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.singlestep import dpm_2_rows, euler_rows, heun_rows
 
 MU, S, HIGH, LOW, START = 0.3, 0.5, 20.0, 0.05, 3.0
-BELOW = 4  # levels more than asked, so that no row lowers its order for the end
+EXTRA_LEVELS = 4  # below LOW, so that no row lowers its order for the end
 
 
 @dataclass(frozen=True)
 class Solver:
-    """memory: how many evaluations start from exact values; corrects: register 1 is the last x, corrected."""
+    """A solver and its order.
+
+    Attributes:
+        memory: the number of evaluations that start from exact values.
+        corrects: whether register 1 is the last x, corrected.
+        midpoints: whether its levels include midpoints.
+    """
 
     rows: Callable[[Levels], list[Row]]
     order: float
     memory: int = 0
     corrects: bool = False
-    halved: bool = False
+    midpoints: bool = False
 
 
 SOLVERS = {
     "euler": Solver(euler_rows, 1),
     "heun": Solver(heun_rows, 2),
-    "dpm_2": Solver(dpm_2_rows, 2, halved=True),
+    "dpm_2": Solver(dpm_2_rows, 2, midpoints=True),
     "dpmpp_2m": Solver(dpmpp_2m_rows, 2, memory=1),
     "dpmpp_3m": Solver(dpmpp_3m_rows, 3, memory=2),
     "dpmpp_3m as published": Solver(lambda levels: dpmpp_3m_rows(levels, curvature=1.0), 2, memory=2),
@@ -53,14 +59,14 @@ SOLVERS = {
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_has_its_order(name: str) -> None:
-    """mathematics.md, traps 45 and 46: the slope of the error from 192 to 384 steps, within 0.3 of the theory."""
+    """mathematics.md, traps 45 and 46: the slope of the error from 192 to 384 steps, within 0.3 of theory."""
     errors = [error(SOLVERS[name], steps) for steps in (24, 48, 96, 192, 384)]
     slopes = -np.diff(np.log2(errors))
     assert (slopes > SOLVERS[name].order - 0.6).all()
     assert slopes[-1] == pytest.approx(SOLVERS[name].order, abs=0.3)
 
 
-def test_the_third_order_solver_is_closer_than_the_second_and_than_the_published_one() -> None:
+def test_the_third_order_solver_beats_the_second_order_and_the_published_one() -> None:
     second, third, published = (error(SOLVERS[name], 24) for name in ("dpmpp_2m", "dpmpp_3m", "dpmpp_3m as published"))
     assert third < published
     assert third < second
@@ -68,7 +74,7 @@ def test_the_third_order_solver_is_closer_than_the_second_and_than_the_published
 
 def error(solver: Solver, steps: int) -> float:
     """|x̄ − exact| at LOW."""
-    levels = geometric_levels(steps, stages=2 if solver.halved else 1)
+    levels = geometric_levels(steps, stages=2 if solver.midpoints else 1)
     plan = Plan.from_rows("test", levels, solver.rows(levels))
     registers = torch.zeros(1, plan.registers, 1, 1, 1, dtype=torch.float64)
     for row in range(plan.evaluations):
@@ -92,8 +98,8 @@ def exact(ratio: float) -> float:
 
 
 def geometric_levels(steps: int, stages: int) -> Levels:
-    """HIGH … LOW in `steps` equal steps of λ, each with its middle if there are two stages, and some below."""
+    """HIGH … LOW in `steps` equal steps of λ, with midpoints if there are two stages, and `EXTRA_LEVELS` below."""
     factor = (LOW / HIGH) ** (1 / (stages * steps))
-    ratio = HIGH * factor ** np.arange(stages * (steps + BELOW))
+    ratio = HIGH * factor ** np.arange(stages * (steps + EXTRA_LEVELS))
     alpha = 1 / np.sqrt(1 + ratio**2)
     return Levels(np.zeros(len(ratio) - 1), alpha, ratio * alpha)

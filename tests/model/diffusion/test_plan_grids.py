@@ -51,7 +51,7 @@ def test_an_offset_past_the_last_timestep_is_refused() -> None:
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 7, 13, 30, 333, 500, 501, 998, 999, 1000])
-def test_the_number_of_steps_is_the_number_asked_for(spacing: str, steps: int) -> None:
+def test_the_number_of_timesteps_is_the_number_of_steps(spacing: str, steps: int) -> None:
     """mathematics.md, trap 9."""
     ts = timesteps(1000, steps, spacing)
     assert len(ts) == steps
@@ -60,7 +60,7 @@ def test_the_number_of_steps_is_the_number_asked_for(spacing: str, steps: int) -
 
 @settings(deadline=None, database=None, max_examples=200)
 @given(st.data(), st.integers(1, 4000), st.sampled_from(SPACINGS))
-def test_every_grid_falls_strictly_within_the_timesteps(data: st.DataObject, total: int, spacing: str) -> None:
+def test_every_grid_is_strictly_falling_and_within_the_timesteps(data: st.DataObject, total: int, spacing: str) -> None:
     steps = data.draw(st.integers(1, total))
     ts = timesteps(total, steps, spacing)
     assert len(ts) == steps
@@ -100,7 +100,7 @@ def test_a_plan_has_a_row_for_each_timestep_at_its_own_level(sampler: str) -> No
     assert [plan.step[row] for row in range(plan.evaluations) if plan.completes_step(row)] == list(range(1, 14))
 
 
-def test_the_second_stage_of_dpm_2_lies_between_two_levels_on_a_logarithmic_scale() -> None:
+def test_the_second_stage_of_dpm_2_is_the_logarithmic_midpoint_of_two_levels() -> None:
     plan = compile_plan("dpm_2", LINEAR, 13, Grid(spacing="trailing"))
     ratio = plan.sigma / plan.alpha
     assert plan.t[0::2].tolist() == timesteps(1000, 13, "trailing")
@@ -110,7 +110,7 @@ def test_the_second_stage_of_dpm_2_lies_between_two_levels_on_a_logarithmic_scal
 
 
 @pytest.mark.parametrize("sampler", ["heun", "dpm_2"])
-def test_the_two_stage_solvers_begin_where_a_steep_schedule_has_levelled(sampler: str) -> None:
+def test_the_two_stage_solvers_skip_the_steep_start_of_a_schedule(sampler: str) -> None:
     """A cosine schedule goes up to σ/α = 20,000, where Heun's correction would be multiplied a thousandfold."""
     cosine = NoiseSchedule.from_name("squaredcos_cap_v2")
     for spacing in ("trailing", "linspace"):
@@ -125,7 +125,7 @@ def first_ratio(sampler: str, schedule: NoiseSchedule, spacing: str) -> float:
     return float(plan.sigma[0] / plan.alpha[0])
 
 
-def test_the_same_word_means_another_grid_to_each_family_of_samplers() -> None:
+def test_the_same_spacing_is_another_grid_in_each_family_of_samplers() -> None:
     """mathematics.md, trap 3: leading 900, 810, …, 90 and linspace 999, 899, …, 100 for DPM-Solver and UniPC;
     Euler's linspace falls between the timesteps (N = 5: 749.25 second); trailing is one for all."""
     for sampler in ("dpmpp_2m", "dpmpp_3m", "unipc"):
@@ -141,7 +141,7 @@ def test_the_same_word_means_another_grid_to_each_family_of_samplers() -> None:
 
 
 @pytest.mark.parametrize(("spacing", "start"), [("linspace", 157.4073), ("trailing", 157.4073), ("leading", None)])
-def test_unit_noise_becomes_what_the_samplers_on_the_ratio_start_at(spacing: str, start: float | None) -> None:
+def test_the_samplers_on_the_ratio_scale_unit_noise_as_diffusers_does(spacing: str, start: float | None) -> None:
     """mathematics.md, trap 36: σ_max, or √(σ_max² + 1) with leading spacing, in the scale x/α."""
     for sampler in ("euler", "heun", "dpm_2", "lms", "pc"):
         plan = compile_plan(sampler, LINEAR, 10, Grid(spacing))
@@ -150,7 +150,7 @@ def test_unit_noise_becomes_what_the_samplers_on_the_ratio_start_at(spacing: str
         assert plan.initial_scale / plan.alpha[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_network_sees_x_in_the_scale_that_it_was_trained_on() -> None:
+def test_the_network_sees_x_in_its_training_scale() -> None:
     """mathematics.md, trap 35: at σ/α = 1 that is x̄/√2."""
     schedule = NoiseSchedule(np.array([0.9, np.sqrt(0.5)]), np.array([np.sqrt(0.19), np.sqrt(0.5)]))
     plan = compile_plan("euler", schedule, 1, Grid("trailing"))
@@ -159,7 +159,7 @@ def test_the_network_sees_x_in_the_scale_that_it_was_trained_on() -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_step_but_the_last_has_as_many_evaluations_as_the_sampler_has_stages(sampler: str) -> None:
+def test_every_step_but_the_last_has_one_evaluation_for_each_stage(sampler: str) -> None:
     """mathematics.md, trap 44: the calls are counted."""
     for steps in (1, 2, 13):
         plan = compile_plan(sampler, LINEAR, steps, Grid())
@@ -167,7 +167,7 @@ def test_every_step_but_the_last_has_as_many_evaluations_as_the_sampler_has_stag
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_the_dpm_solver_family_starts_no_higher_than_the_least_log_snr_allows() -> None:
+def test_the_dpm_solver_family_starts_at_or_above_the_least_log_snr() -> None:
     """mathematics.md, trap 39: cosine, λ_min = −5.1; diffusers 0.42.1 starts its ten linspace steps at 992."""
     cosine = NoiseSchedule.from_name("squaredcos_cap_v2")
     for sampler in ("dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc"):
@@ -199,7 +199,7 @@ def test_a_deterministic_plan_draws_no_noise() -> None:
     assert not any(plan.draws_noise(row) for row in range(50))
 
 
-def test_what_a_sampler_does_not_offer_is_refused_by_name() -> None:
+def test_unsupported_plan_settings_are_refused_by_name() -> None:
     with pytest.raises(PlanError, match=r"sampler = 'plms' is not offered .offered: ddpm, ddim"):
         compile_plan("plms", LINEAR, 10, Grid())
     with pytest.raises(PlanError, match=r"eta = 1.5 is outside 0 … 1"):

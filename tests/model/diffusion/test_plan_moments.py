@@ -21,7 +21,10 @@ LINEAR = NoiseSchedule.from_name("linear")
 
 
 def moments(plan: Plan, mu: float = 0.3, s: float = 0.5) -> tuple[float, float]:
-    """Mean and standard deviation of a plan's output for x_T ~ N(0, start²): m ← A·m + B, V ← A·V·Aᵀ + noise²."""
+    """Mean and standard deviation of a plan's output for x_T ~ N(0, initial_scale²).
+
+    m ← A·m + B, V ← A·V·Aᵀ + noise².
+    """
     count = plan.registers
     mean, covariance = np.zeros(count), np.zeros((count, count))
     covariance[0, 0] = plan.initial_scale**2
@@ -97,7 +100,7 @@ def test_thirty_trailing_steps_go_to_the_next_entry_of_the_list() -> None:
     assert moments(plan) == pytest.approx((0.299136, 0.453269), abs=1e-6)
 
 
-def test_the_last_level_decides_the_last_digits() -> None:
+def test_the_end_level_changes_the_last_digits() -> None:
     """mathematics.md, trap 5: N = 10 leading, std .374128 when the end is ᾱ = 1, .374259 when it is ᾱ[0]."""
     ends = {True: 0.374128, False: 0.374259}
     for one, std in ends.items():
@@ -117,31 +120,31 @@ def test_ddim_on_unit_gaussian_data_multiplies_by_a_known_factor(spacing: str, f
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_one_single_picture_is_hit_exactly_in_any_number_of_steps(
+def test_a_single_data_point_is_reached_exactly_in_any_number_of_steps(
     sampler: str, spacing: str, steps: int, eta: float
 ) -> None:
-    """mathematics.md, closed forms and trap 7: s = 0, one data point, ends on μ with no spread."""
+    """mathematics.md, closed forms and trap 7: s = 0, one data point, ends on μ with standard deviation 0."""
     for variance_type in VARIANCES:
         plan = compile_plan(sampler, LINEAR, steps, Grid(spacing, variance_type=variance_type), eta)
         mean, std = moments(plan, mu=0.3, s=0.0)
         assert mean == pytest.approx(0.3, abs=1e-10)
-        assert std**2 == pytest.approx(0.0, abs=1e-15)  # the square: what is left of its rounding is not squared again
+        assert std**2 == pytest.approx(0.0, abs=1e-15)  # compare the square: a root would magnify the rounding error
 
 
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "scaled_linear", "sigmoid"])
-def test_more_steps_come_closer_to_the_data_on_every_schedule(schedule: str) -> None:
-    """The spread falls short by less and less (DDIM is of order 1, mathematics.md, closed forms)."""
+def test_more_steps_approach_the_data_on_every_schedule(schedule: str) -> None:
+    """The standard deviation falls short by less and less (DDIM is of order 1, mathematics.md, closed forms)."""
     noise = NoiseSchedule.from_name(schedule)
     short = [0.5 - moments(compile_plan("ddim", noise, n, Grid("trailing")))[1] for n in (10, 50, 250)]
     assert short[0] > short[1] > short[2]
     assert short[2] == pytest.approx(0.0, abs=0.02)
 
 
-def ideal_moments(sampler: str, ratio: np.ndarray, start: float, deltas: np.ndarray) -> tuple[float, float]:
-    """The same by the closed form of each algorithm on x̄ = x/α, one dimension, written without plans:
+def ideal_moments(sampler: str, ratio: np.ndarray, initial_std: float, deltas: np.ndarray) -> tuple[float, float]:
+    """The moments by the closed form of each algorithm, without plans: x̄ = x/α in one dimension,
     ∇log p = −(x̄ − μ)/(s² + ρ²)."""
     mu, s = 0.3, 0.5
-    mean, variance = 0.0, start**2
+    mean, variance = 0.0, initial_std**2
 
     def langevin(step: float, rho: float) -> None:
         nonlocal mean, variance
@@ -149,25 +152,25 @@ def ideal_moments(sampler: str, ratio: np.ndarray, start: float, deltas: np.ndar
         mean, variance = mean + pull / 2 * (mu - mean), (1 - pull / 2) ** 2 * variance + step
 
     for i in range(len(ratio) - 2):
-        now, following = ratio[i], ratio[i + 1]
+        rho, rho_next = ratio[i], ratio[i + 1]
         if sampler == "langevin":
             for _ in range(LANGEVIN_STEPS):
-                langevin(deltas[i] * now**2, now)
+                langevin(deltas[i] * rho**2, rho)
             continue
         if sampler == "pc":
-            langevin(2 * (2 * 0.16**2 * now**2), now)  # step 2·ε of Song et al., ε = 2·(r·ρ)²/2
-        share = (now**2 - following**2) / (s**2 + now**2)  # of the ancestral step, N(μ, s²) as the data
-        mean = mean + share * (mu - mean)
-        variance = (1 - share) ** 2 * variance + following**2 * (now**2 - following**2) / now**2
-    share = ratio[-2] ** 2 / (s**2 + ratio[-2] ** 2)
-    return float(mean + share * (mu - mean)), float((1 - share) * np.sqrt(variance))
+            langevin(2 * (2 * 0.16**2 * rho**2), rho)  # step 2·ε of Song et al., ε = 2·(r·ρ)²/2
+        weight = (rho**2 - rho_next**2) / (s**2 + rho**2)  # the ancestral step with data N(μ, s²)
+        mean = mean + weight * (mu - mean)
+        variance = (1 - weight) ** 2 * variance + rho_next**2 * (rho**2 - rho_next**2) / rho**2
+    weight = ratio[-2] ** 2 / (s**2 + ratio[-2] ** 2)
+    return float(mean + weight * (mu - mean)), float((1 - weight) * np.sqrt(variance))
 
 
 @pytest.mark.parametrize("sampler", ["euler_a", "langevin", "pc"])
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 10, 100])
 def test_the_stochastic_samplers_reproduce_their_closed_form_moments(sampler: str, spacing: str, steps: int) -> None:
-    """To 1e-9: a Gaussian under Langevin and ancestral steps stays one, with a known recursion."""
+    """To 1e-9: a Gaussian stays a Gaussian under Langevin and ancestral steps, with a known recursion."""
     levels = ratio_levels(LINEAR, steps, Grid(spacing))
     scale = levels.initial_scale / levels.alpha[0]
     expected = ideal_moments(sampler, levels.ratio, scale, step_sizes(levels))
@@ -175,7 +178,7 @@ def test_the_stochastic_samplers_reproduce_their_closed_form_moments(sampler: st
 
 
 def test_langevin_steps_leave_a_point_mass_with_nearly_the_noise_of_its_level() -> None:
-    """Song & Ermon 2020, technique 4: the size is the best of a fine grid, and less than 16 % off at 100 levels."""
+    """Song & Ermon 2020, technique 4: no size of a fine grid is better; the variance is within 16 % at 100 levels."""
     levels = ratio_levels(LINEAR, 100, Grid("leading", karras=True))
     arriving = (levels.ratio[:-2] / levels.ratio[1:-1]) ** 2
     chosen = step_sizes(levels)

@@ -1,4 +1,4 @@
-"""The same runs by our plans and by diffusers' schedulers, and diffusers' own unit targets."""
+"""Runs of our plans against runs of diffusers' schedulers, and against the targets of diffusers' own tests."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def start(dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(7), dtype=dtype)
 
 
-def sharpen(scheduler: DDIMScheduler | DDPMScheduler) -> None:
+def use_exact_alphas(scheduler: DDIMScheduler | DDPMScheduler) -> None:
     """Give a diffusers scheduler its ᾱ in float64: its own are off by 1.66e-4 in 1 − ᾱ (mathematics.md, trap 19)."""
     scheduler.alphas_cumprod = torch.from_numpy(LINEAR.alpha**2)
 
@@ -63,7 +63,7 @@ def diffusers_ddim(
 ) -> Tensor:
     scheduler = DDIMScheduler(timestep_spacing=spacing, clip_sample=clip, steps_offset=offset)
     if not stock:
-        sharpen(scheduler)
+        use_exact_alphas(scheduler)
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
     x = start()
@@ -74,7 +74,7 @@ def diffusers_ddim(
 
 def diffusers_ddpm(steps: int, spacing: str, variance_type: str, clip: bool = False) -> Tensor:
     scheduler = DDPMScheduler(timestep_spacing=spacing, clip_sample=clip, variance_type=variance_type)
-    sharpen(scheduler)
+    use_exact_alphas(scheduler)
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
     x = start()
@@ -86,7 +86,7 @@ def diffusers_ddpm(steps: int, spacing: str, variance_type: str, clip: bool = Fa
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize(("steps", "spacing"), [(10, "leading"), (50, "leading"), (10, "trailing"), (50, "trailing")])
 @pytest.mark.parametrize("clip", [False, True])
-def test_a_whole_ddim_run_ends_where_that_of_diffusers_ends(steps: int, spacing: str, eta: float, clip: bool) -> None:
+def test_a_ddim_run_ends_where_diffusers_ends(steps: int, spacing: str, eta: float, clip: bool) -> None:
     """mathematics.md, closed forms: diffusers agrees for leading, and for trailing with N | T."""
     plan = compile_plan("ddim", LINEAR, steps, Grid(spacing), eta)
     ours = follow(plan, ideal, start(), Clipping(1.0 if clip else None))
@@ -95,7 +95,7 @@ def test_a_whole_ddim_run_ends_where_that_of_diffusers_ends(steps: int, spacing:
         torch.testing.assert_close(ours, diffusers_ddim(steps, spacing, eta, clip, stock=True), rtol=0, atol=1e-5)
 
 
-def test_a_leading_grid_with_an_offset_ends_where_that_of_diffusers_ends() -> None:
+def test_a_leading_grid_with_an_offset_ends_where_diffusers_ends() -> None:
     plan = compile_plan("ddim", LINEAR, 20, Grid("leading", steps_offset=1))
     ours = follow(plan, ideal, start(), Clipping(None))
     torch.testing.assert_close(ours, diffusers_ddim(20, "leading", 0.0, offset=1), rtol=0, atol=1e-9)
@@ -104,17 +104,15 @@ def test_a_leading_grid_with_an_offset_ends_where_that_of_diffusers_ends() -> No
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
 @pytest.mark.parametrize(("steps", "spacing"), [(10, "leading"), (50, "leading"), (200, "leading")])
 @pytest.mark.parametrize("clip", [False, True])
-def test_a_whole_ddpm_run_ends_where_that_of_diffusers_ends(
-    steps: int, spacing: str, variance_type: str, clip: bool
-) -> None:
+def test_a_ddpm_run_ends_where_diffusers_ends(steps: int, spacing: str, variance_type: str, clip: bool) -> None:
     plan = compile_plan("ddpm", LINEAR, steps, Grid(spacing, variance_type=variance_type))
     ours = follow(plan, ideal, start(), Clipping(1.0 if clip else None))
     torch.testing.assert_close(ours, diffusers_ddpm(steps, spacing, variance_type, clip), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("steps", "spacing"), [(10, "linspace"), (50, "linspace"), (13, "trailing"), (30, "trailing")])
-def test_where_diffusers_takes_the_wrong_previous_timestep_we_do_not_follow(steps: int, spacing: str) -> None:
-    """mathematics.md, trap 1: diffusers 0.42.1 goes to t − T//N. When this fails, it was mended: compare."""
+def test_the_previous_timestep_is_right_where_that_of_diffusers_is_wrong(steps: int, spacing: str) -> None:
+    """mathematics.md, trap 1: diffusers 0.42.1 goes to t − T//N. If this fails, diffusers was fixed: compare."""
     plan = compile_plan("ddim", LINEAR, steps, Grid(spacing))
     ours = follow(plan, ideal, start(), Clipping(None))
     theirs = diffusers_ddim(steps, spacing, 0.0)
@@ -178,19 +176,19 @@ def test_advancing_a_batch_gives_the_bits_of_advancing_each_image_alone(register
     """Same seed, same bytes: no reduction over the batch, sums in a fixed order."""
     generator = torch.Generator().manual_seed(registers)
     count, shape = 7, (3, 5, 5)
-    held = torch.randn(count, registers, *shape, generator=generator)
+    kept = torch.randn(count, registers, *shape, generator=generator)
     x0, epsilon, z = (torch.randn(count, *shape, generator=generator) for _ in range(3))
     matrices = torch.randn(count, registers, registers + 3, generator=generator)
-    whole = advance(held, Estimate(x0, epsilon), z, matrices)
-    expected = torch.einsum("bij,bj...->bi...", matrices, torch.cat([held, *(y[:, None] for y in (x0, epsilon, z))], 1))
+    whole = advance(kept, Estimate(x0, epsilon), z, matrices)
+    expected = torch.einsum("bij,bj...->bi...", matrices, torch.cat([kept, *(y[:, None] for y in (x0, epsilon, z))], 1))
     torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-5)
     for k in range(count):
         row = slice(k, k + 1)
-        alone = advance(held[row], Estimate(x0[row], epsilon[row]), z[row], matrices[row])
+        alone = advance(kept[row], Estimate(x0[row], epsilon[row]), z[row], matrices[row])
         assert torch.equal(whole[row], alone)
 
 
-def test_a_neighbour_that_is_not_finite_leaves_an_image_alone() -> None:
+def test_a_neighbor_that_is_not_finite_does_not_change_an_image() -> None:
     x = torch.ones(2, 1, 1, 2, 2)
     estimate_ = Estimate(torch.tensor([1.0, float("nan")]).view(2, 1, 1, 1).expand(2, 1, 2, 2), torch.ones(2, 1, 2, 2))
     matrices = torch.full((2, 1, 4), 0.5)

@@ -1,4 +1,4 @@
-"""The solvers beyond DDPM and DDIM beside diffusers' schedulers of the same name."""
+"""The solvers other than DDPM and DDIM against diffusers' schedulers of the same name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.diffusion.singlestep import ddim_rows, euler_a_rows, euler_rows
 
-# diffusers 0.42.1 makes numpy arrays of tensors the old way.
+# diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
 
 LINEAR = NoiseSchedule.from_name("linear")
@@ -41,11 +41,11 @@ SCHEDULERS = {
     "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
 }
-DRAWING = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, DPMSolverMultistepScheduler)
+STOCHASTIC = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, DPMSolverMultistepScheduler)
 SAME = [sampler for sampler in SCHEDULERS if sampler != "dpmpp_3m"]
 
 
-def believed(x: Tensor, alpha: float, sigma: float) -> Tensor:
+def ideal_x0(x: Tensor, alpha: float, sigma: float) -> Tensor:
     """x̂_0 of the ideal network for data N(.3, .5²) (mathematics.md, closed forms)."""
     return (alpha * S**2 * x + sigma**2 * MU) / (alpha**2 * S**2 + sigma**2)
 
@@ -59,7 +59,7 @@ def follow(plan: Plan, x: Tensor) -> Tensor:
     for row in range(plan.evaluations):
         x = registers[:, 0]
         alpha, sigma = float(plan.alpha[row]), float(plan.sigma[row])
-        x0 = believed(x, alpha, sigma)
+        x0 = ideal_x0(x, alpha, sigma)
         z = torch.randn(x.shape, generator=generator, dtype=drawn) if plan.draws_noise(row) else torch.zeros(x.shape)
         matrices = torch.from_numpy(plan.matrices[row]).expand(len(x), -1, -1)
         registers = advance(registers, Estimate(x0, (x - alpha * x0) / sigma), z.to(x.dtype), matrices)
@@ -67,7 +67,7 @@ def follow(plan: Plan, x: Tensor) -> Tensor:
 
 
 def diffusers_run(sampler: str, steps: int, spacing: str, x: Tensor, karras: bool = False) -> Tensor:
-    """The same by diffusers, its ᾱ in float64; in its own scale x̃ = x/α where it has one."""
+    """The run by diffusers with ᾱ in float64, in the scale x/α for the classes that use it."""
     kind, options = SCHEDULERS[sampler]
     more = {"use_karras_sigmas": karras} if sampler != "euler_a" else {}
     betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
@@ -77,13 +77,13 @@ def diffusers_run(sampler: str, steps: int, spacing: str, x: Tensor, karras: boo
     x = x * scheduler.init_noise_sigma
     generator = torch.Generator().manual_seed(0)
     for t in scheduler.timesteps:
-        seen = scheduler.scale_model_input(x, t)
+        x_t = scheduler.scale_model_input(x, t)
         between = sampler == "dpm_2" and not scheduler.state_in_first_order
         ratio = float((scheduler.sigmas_interpol if between else scheduler.sigmas)[scheduler.step_index or 0])
         alpha = 1 / np.sqrt(1 + ratio**2)
         sigma = ratio * alpha
-        epsilon = (seen - alpha * believed(seen, alpha, sigma)) / sigma
-        drawn = {"generator": generator} if SCHEDULERS[sampler][0] in DRAWING else {}
+        epsilon = (x_t - alpha * ideal_x0(x_t, alpha, sigma)) / sigma
+        drawn = {"generator": generator} if SCHEDULERS[sampler][0] in STOCHASTIC else {}
         x = scheduler.step(epsilon, t, x, **drawn).prev_sample
     return x
 
@@ -95,14 +95,14 @@ def start() -> Tensor:
 @pytest.mark.parametrize("sampler", SAME)
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [5, 20, 50])
-def test_a_whole_run_ends_where_that_of_diffusers_ends(sampler: str, spacing: str, steps: int) -> None:
+def test_a_run_ends_where_diffusers_ends(sampler: str, spacing: str, steps: int) -> None:
     """1e-5 over whole runs; diffusers rounds its noise levels to float32."""
     ours = follow(compile_plan(sampler, LINEAR, steps, Grid(spacing)), start())
     torch.testing.assert_close(ours, diffusers_run(sampler, steps, spacing, start()), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", [sampler for sampler in SAME if sampler != "euler_a"])
-def test_a_run_on_karras_levels_ends_where_that_of_diffusers_ends(sampler: str) -> None:
+def test_a_run_on_karras_levels_ends_where_diffusers_ends(sampler: str) -> None:
     spacing = "linspace"
     ours = follow(compile_plan(sampler, LINEAR, 12, Grid(spacing, karras=True)), start())
     torch.testing.assert_close(ours, diffusers_run(sampler, 12, spacing, start(), karras=True), rtol=0, atol=1e-5)
@@ -110,8 +110,8 @@ def test_a_run_on_karras_levels_ends_where_that_of_diffusers_ends(sampler: str) 
 
 @pytest.mark.parametrize("steps", [8, 20])
 def test_the_third_order_multistep_solver_of_diffusers_halves_its_second_difference(steps: int) -> None:
-    """mathematics.md, trap 46: with D_2 where 2·D_2 belongs our rows end where diffusers 0.42.1 ends, as we have them
-    elsewhere (orders 2 and 3: test_orders.py). When this fails, diffusers was mended: compare."""
+    """mathematics.md, trap 46: with D_2 in place of 2·D_2 our rows end where diffusers 0.42.1 ends; with 2·D_2
+    they do not (test_orders.py has the orders, 2 and 3). If this fails, diffusers was fixed: compare."""
     levels = solver_levels(LINEAR, steps, Grid("linspace"))
     published = follow(Plan.from_rows("dpmpp_3m", levels, dpmpp_3m_rows(levels, curvature=1.0)), start())
     theirs = diffusers_run("dpmpp_3m", steps, "linspace", start())
@@ -121,8 +121,8 @@ def test_the_third_order_multistep_solver_of_diffusers_halves_its_second_differe
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_a", "heun", "dpm_2", "lms"])
-def test_one_step_starts_in_pure_noise_where_diffusers_starts_almost_at_the_picture(sampler: str) -> None:
-    """linspace with N = 1: diffusers 0.42.1 takes t = 0, the first of linspace(0, 999, 1). When this fails: compare."""
+def test_one_step_starts_at_pure_noise_where_diffusers_starts_near_the_image(sampler: str) -> None:
+    """linspace with N = 1: diffusers 0.42.1 takes t = 0, the first of linspace(0, 999, 1). If this fails: compare."""
     kind, _ = SCHEDULERS[sampler]
     theirs = kind(timestep_spacing="linspace")
     theirs.set_timesteps(1)
@@ -154,8 +154,8 @@ def test_ten_steps_give_the_computed_target(sampler: str, total: float) -> None:
     assert harness_total(sampler) == pytest.approx(total, abs=2e-2)
 
 
-def test_forty_karras_levels_are_forty_different_ones() -> None:
-    """mathematics.md, trap 37: levels are told apart by index, not by a rounded timestep."""
+def test_forty_karras_levels_are_distinct() -> None:
+    """mathematics.md, trap 37: levels are identified by index, not by a rounded timestep."""
     for sampler in ("euler", "dpmpp_2m"):
         plan = compile_plan(sampler, LINEAR, 40, Grid("linspace", karras=True))
         assert plan.evaluations == 40
@@ -164,7 +164,7 @@ def test_forty_karras_levels_are_forty_different_ones() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_any_number_of_steps_gives_a_finite_falling_plan(sampler: str, spacing: str) -> None:
+def test_any_number_of_steps_gives_a_finite_plan_at_falling_levels(sampler: str, spacing: str) -> None:
     """mathematics.md, traps 7 and 9: every N of 1 … T has N steps, at falling levels, with finite rows."""
     for steps in (1, 2, 3, 7, 13, 500, 501, 999, 1000):
         plan = compile_plan(sampler, LINEAR, steps, Grid(spacing))

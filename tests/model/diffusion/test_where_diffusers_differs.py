@@ -1,7 +1,7 @@
-"""What diffusers 0.42.1 does otherwise than we do (docs/mathematics.md has the whole list).
+"""Where diffusers 0.42.1 differs from this package (docs/mathematics.md has the whole list).
 
-Each test holds both sides; when one fails, diffusers was changed: compare anew. Others stand beside the runs that they
-concern, in test_plans_against_diffusers.py and test_samplers_against_diffusers.py.
+Each test checks both sides; if one fails, diffusers was changed: compare again. More such tests are in
+test_plans_against_diffusers.py and test_samplers_against_diffusers.py.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import PlanError
 
-# diffusers 0.42.1 makes numpy arrays of tensors the old way.
+# diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
 
 LINEAR = NoiseSchedule.from_name("linear")
 
 
-def test_its_noise_tables_are_products_in_float32() -> None:
+def test_diffusers_computes_its_noise_tables_in_float32() -> None:
     """mathematics.md, trap 19: ᾱ is off by 3.6e-7 of itself, but 1 − ᾱ by 1.66e-4."""
     alpha_bar = DDIMScheduler().alphas_cumprod.double().numpy()
     assert np.abs(alpha_bar / LINEAR.alpha**2 - 1).max() == pytest.approx(3.6e-7, rel=0.05)
     assert np.abs((1 - alpha_bar) / LINEAR.sigma**2 - 1).max() == pytest.approx(1.66e-4, rel=0.01)
 
 
-def test_it_takes_a_learned_variance_as_the_variance_itself() -> None:
-    """mathematics.md, trap 12: Nichol & Dhariwal's network outputs log σ², so that .04 means σ = e^.02 here."""
+def test_diffusers_reads_a_learned_variance_as_the_variance_itself() -> None:
+    """mathematics.md, trap 12: Nichol & Dhariwal's network outputs log σ², so .04 means σ = e^.02 here."""
     theirs = DDPMScheduler(variance_type="learned")._get_variance(500, predicted_variance=torch.tensor(0.04))
     assert theirs.item() == pytest.approx(0.04)
     plan = compile_plan("ddpm", LINEAR, 10, Grid(variance_type="learned"))
     assert plan.matrices[3, 0, -1] * np.exp(plan.log_variance_range[3] * 0.04) == pytest.approx(np.exp(0.02))
 
 
-def test_its_logarithm_of_the_larger_variance_is_used_as_the_variance() -> None:
-    """mathematics.md, trap 12: fixed_large_log gives √(log β), which is no number. It is not offered here."""
+def test_diffusers_uses_the_logarithm_of_the_larger_variance_as_the_variance() -> None:
+    """mathematics.md, trap 12: fixed_large_log gives √(log β), which is not a number. It is not offered here."""
     scheduler = DDPMScheduler(variance_type="fixed_large_log")
     scheduler.set_timesteps(10)
     zeros = torch.zeros(1, 1, 2, 2)
@@ -55,7 +55,7 @@ def test_its_logarithm_of_the_larger_variance_is_used_as_the_variance() -> None:
         compile_plan("ddpm", LINEAR, 10, Grid(variance_type="fixed_large_log"))
 
 
-def test_an_offset_leads_it_past_the_last_timestep() -> None:
+def test_an_offset_leads_diffusers_past_the_last_timestep() -> None:
     """mathematics.md, trap 4: index 1000 of a table of 1000."""
     scheduler = DDIMScheduler(steps_offset=1, timestep_spacing="leading")
     scheduler.set_timesteps(1000)
@@ -68,7 +68,7 @@ def test_an_offset_leads_it_past_the_last_timestep() -> None:
     ("sampler", "kind"), [("dpmpp_2m", DPMSolverMultistepScheduler), ("unipc", UniPCMultistepScheduler)]
 )
 @pytest.mark.parametrize(("spacing", "different"), [("leading", 1), ("linspace", 999)])
-def test_with_as_many_steps_as_timesteps_its_solvers_repeat_some(
+def test_with_as_many_steps_as_timesteps_diffusers_solvers_repeat_some(
     sampler: str, kind: type, spacing: str, different: int
 ) -> None:
     """mathematics.md, trap 9: N = T of the DPM-Solver family; ours visits each timestep once."""
@@ -87,13 +87,11 @@ def test_with_as_many_steps_as_timesteps_its_solvers_repeat_some(
         ("euler", EulerDiscreteScheduler, False),
     ],
 )
-def test_it_rounds_the_times_of_karras_levels_in_some_classes_and_not_in_others(
-    sampler: str, kind: type, rounded: bool
-) -> None:
-    """mathematics.md, trap 37: 948.93 is the second of twelve; ours is told to the network as it is."""
+def test_some_diffusers_classes_round_the_times_of_karras_levels(sampler: str, kind: type, rounded: bool) -> None:
+    """mathematics.md, trap 37: 948.93 is the second of twelve; here the network gets it unrounded."""
     scheduler = kind(beta_start=1e-4, beta_end=0.02, use_karras_sigmas=True, timestep_spacing="linspace")
     scheduler.set_timesteps(12)
-    whole = slice(0, None, 2 if sampler == "dpm_2" else 1)  # without the middles
+    whole = slice(0, None, 2 if sampler == "dpm_2" else 1)  # without the midpoints
     theirs, ours = (
         scheduler.timesteps.double().numpy()[whole],
         compile_plan(sampler, LINEAR, 12, Grid("linspace", karras=True)).t[whole],

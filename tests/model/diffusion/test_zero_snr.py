@@ -1,4 +1,4 @@
-"""Schedules that end in pure noise (Lin et al. 2023, arXiv:2305.08891)."""
+"""Schedules with zero terminal SNR, which end in pure noise (Lin et al. 2023, arXiv:2305.08891)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Folder = Callable[..., Path]
 
 
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
-def test_the_first_level_stays_and_the_last_is_all_noise(name: str) -> None:
+def test_the_first_level_stays_and_the_last_is_noise_alone(name: str) -> None:
     """mathematics.md, noise levels: ᾱ[999] = 0; √ᾱ is scaled and shifted: its differences keep their ratios."""
     before = NoiseSchedule.from_name(name)
     after = before.with_zero_terminal_snr()
@@ -61,16 +61,15 @@ def test_every_plan_is_finite(sampler: str, spacing: str, karras: bool) -> None:
         assert np.isfinite(plan.log_variance_range).all()
 
 
-def test_the_file_of_a_model_that_was_trained_so_says_so(folder: Folder) -> None:
+def test_the_scheduler_file_of_such_a_model_keeps_the_setting(folder: Folder) -> None:
     path = folder(**scheduler_config("squaredcos_cap_v2", "v_prediction", zero_snr=True))
     assert load_model(path).schedule.has_zero_terminal_snr
     assert DDIMScheduler.from_pretrained(path / "scheduler").alphas_cumprod[-1] == 0.0
-    assert not load_model(
-        folder(**scheduler_config("squaredcos_cap_v2", "v_prediction"))
-    ).schedule.has_zero_terminal_snr
+    without = load_model(folder(**scheduler_config("squaredcos_cap_v2", "v_prediction")))
+    assert not without.schedule.has_zero_terminal_snr
 
 
-def test_v_at_pure_noise_is_the_picture_with_its_sign_turned() -> None:
+def test_v_at_pure_noise_is_the_negative_of_the_image() -> None:
     """mathematics.md, trap 8: ᾱ = 0: x̂_0 = −v, finite; so is ε̂ = x."""
     x, v = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
     read = estimate_from_output(v, x, torch.zeros(2), torch.ones(2), "v_prediction")
@@ -80,12 +79,12 @@ def test_v_at_pure_noise_is_the_picture_with_its_sign_turned() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
-def test_a_model_with_such_a_schedule_gives_finite_pictures(folder: Folder, sampler: str, prediction_type: str) -> None:
+def test_a_model_with_such_a_schedule_gives_finite_images(folder: Folder, sampler: str, prediction_type: str) -> None:
     model = load_model(folder(rescale_betas_zero_snr=True, prediction_type=prediction_type))
     assert torch.isfinite(sample(model, [0, 1], sampler=sampler, steps=5)).all()
 
 
-def test_a_whole_ddim_run_from_pure_noise_ends_where_that_of_diffusers_ends(folder: Folder) -> None:
+def test_a_ddim_run_from_pure_noise_ends_where_diffusers_ends(folder: Folder) -> None:
     model = load_model(folder(rescale_betas_zero_snr=True, prediction_type="v_prediction"))
     ours = sample(model, [2], seed=3, steps=10)
     scheduler = DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing")

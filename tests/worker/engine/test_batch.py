@@ -62,9 +62,9 @@ class BatchMachine(RuleBasedStateMachine):
         self.gone: set[Image] = set()
         self.turns_without: dict[str, int] = {}
 
-    @initialize(lanes=st.integers(1, 9))
-    def open(self, lanes: int) -> None:
-        self.batch = RunningBatch(lanes)
+    @initialize(max_batch=st.integers(1, 9))
+    def open(self, max_batch: int) -> None:
+        self.batch = RunningBatch(max_batch)
 
     @rule(model=st.sampled_from(MODELS), n=st.integers(1, 6), steps=st.integers(1, 8))
     def a_job_comes(self, model: str, n: int, steps: int) -> None:
@@ -109,13 +109,13 @@ class BatchMachine(RuleBasedStateMachine):
             assert self.turns_without[model] < len(MODELS), f"{model} waits for its turn for ever"
 
     def as_many_go_as_there_are_lanes_and_nobody_twice(self, chosen: list[Image], group: list[Image]) -> None:
-        assert len(chosen) == min(len(group), self.batch.lanes)
+        assert len(chosen) == min(len(group), self.batch.max_batch)
         assert [member for member in group if member in chosen] == chosen, "in the order of arrival"
 
     def most_lanes_go_to_the_jobs_nearest_their_end(self, chosen: list[Image], group: list[Image]) -> None:
         for left_out in set(group) - set(chosen):
             shorter = [member for member in chosen if self._to_go(member.job) <= self._to_go(left_out.job)]
-            assert len(shorter) >= self.batch.lanes - self.batch.reserved
+            assert len(shorter) >= self.batch.max_batch - self.batch.reserved
 
     def who_goes_is_of_a_shorter_job_or_has_waited_as_long(self, chosen: list[Image], group: list[Image]) -> None:
         for left_out in set(group) - set(chosen):
@@ -164,8 +164,8 @@ class BatchMachine(RuleBasedStateMachine):
     def a_model_has_room_until_its_places_are_taken_whatever_the_others_do(self) -> None:
         for model in MODELS:
             count = sum(member.model == model for member in self.here)
-            assert self.batch.has_room(model) == (count < max(4 * self.batch.lanes, 64))
-            assert self.batch.free_lanes(model) == max(0, self.batch.lanes - count)
+            assert self.batch.has_room(model) == (count < max(4 * self.batch.max_batch, 64))
+            assert self.batch.free_slots(model) == max(0, self.batch.max_batch - count)
 
     @invariant()
     def what_is_to_do_is_the_sum_over_all(self) -> None:
@@ -221,10 +221,10 @@ def test_a_newcomer_is_in_the_very_next_turn_though_every_lane_is_taken_and_it_i
 
 
 @pytest.mark.parametrize("long_ones", [16, 17, 40, 63])
-@pytest.mark.parametrize("lanes", [4, 16])
-def test_a_short_job_beside_long_ones_is_done_in_as_many_turns_as_it_has_steps(long_ones: int, lanes: int) -> None:
+@pytest.mark.parametrize("max_batch", [4, 16])
+def test_a_short_job_beside_long_ones_is_done_in_as_many_turns_as_it_has_steps(long_ones: int, max_batch: int) -> None:
     """All lanes taken by 1,000 steps each, and whoever waits for them."""
-    batch: RunningBatch[Image] = RunningBatch(lanes)
+    batch: RunningBatch[Image] = RunningBatch(max_batch)
     batch.admit(job("long", 1000, long_ones))
     for _ in range(100):
         pass_turn(batch)
@@ -255,19 +255,6 @@ def test_on_the_only_lane_a_short_job_and_a_long_one_alternate() -> None:
     assert turns_until_done(batch, short) <= 20
 
 
-def test_an_urgent_job_is_in_every_turn_and_the_others_have_their_reserved_lanes() -> None:
-    """The longest of all, which would otherwise wait for 62 shorter images; until it is in no hurry any more."""
-    batch: RunningBatch[Image] = RunningBatch(8)
-    short, long = job("short", 100, 62), job("long", 1000, 2)
-    batch.admit([*long, *short])
-    batch.urgent.add("long")
-    turns = [pass_turn(batch) for _ in range(50)]
-    assert all(set(long) < set(turn) and len(turn) == 8 for turn in turns)
-    assert {member for turn in turns for member in turn} == {*long, *short}, "nobody starves"
-    batch.urgent.clear()
-    assert not all(set(long) < set(pass_turn(batch)) for _ in range(50))
-
-
 def stream(batch: RunningBatch[Image], steps: int, a_turn: int) -> Iterator[list[Image]]:
     """Turns before each of which short jobs come, as far as there is room."""
     while True:
@@ -284,15 +271,15 @@ def test_a_long_job_under_a_steady_stream_of_short_ones_has_its_share_of_the_tur
     batch.admit([long])
     turns = stream(batch, steps=10, a_turn=3)
     served = [long in next(turns) for _ in range(1600)]
-    assert len(batch) >= batch.places - batch.lanes
+    assert len(batch) >= batch.max_members - batch.max_batch
     waited = max(len(gap) for gap in "".join(".x"[moved] for moved in served).split("x"))
     assert waited <= (64 - 1) // 4
     assert 100 <= sum(served) < 1000
 
 
-@pytest.mark.parametrize(("lanes", "places"), [(1, 64), (16, 64), (32, 128)])
-def test_a_batch_is_full_at_four_images_a_lane_and_not_below_64_for_each_model(lanes: int, places: int) -> None:
-    batch: RunningBatch[Image] = RunningBatch(lanes)
+@pytest.mark.parametrize(("max_batch", "places"), [(1, 64), (16, 64), (32, 128)])
+def test_a_batch_is_full_at_four_images_a_lane_and_not_below_64_for_each_model(max_batch: int, places: int) -> None:
+    batch: RunningBatch[Image] = RunningBatch(max_batch)
     batch.admit(job("first", 5, places - 1))
     assert batch.has_room("cats")
     batch.admit(job("second", 5))

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from denoised.model.diffusion.predictions import Estimate
 from denoised.worker.engine.batch import RunningBatch
-from denoised.worker.engine.engine import Engine, Turn
+from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import Trajectory
+from denoised.worker.engine.turn import Turn
 from tests.worker.engine.test_batch import Image
 
 Trajectories = Callable[..., list[Trajectory]]
@@ -33,10 +34,10 @@ class FlyingMachine(RuleBasedStateMachine):
         self.here: list[Image] = []
         self.begun: deque[list[Image]] = deque()
 
-    @initialize(lanes=st.integers(4, 20), fewest=st.integers(2, 6))
-    def open(self, lanes: int, fewest: int) -> None:
-        self.flies = {"bird": fewest, "bat": 3} if fewest <= lanes else {"bat": 3}
-        self.batch = RunningBatch(lanes, {"bird": fewest, "bat": 3})
+    @initialize(max_batch=st.integers(4, 20), fewest=st.integers(2, 6))
+    def open(self, max_batch: int, fewest: int) -> None:
+        self.flies = {"bird": fewest, "bat": 3} if fewest <= max_batch else {"bat": 3}
+        self.batch = RunningBatch(max_batch, {"bird": fewest, "bat": 3})
 
     @rule(model=st.sampled_from(MODELS), n=st.integers(1, 9), steps=st.integers(1, 8))
     def a_job_comes(self, model: str, n: int, steps: int) -> None:
@@ -46,7 +47,7 @@ class FlyingMachine(RuleBasedStateMachine):
             self.here += newcomers
             self.batch.admit(newcomers)
 
-    @precondition(lambda self: len(self.begun) < 2 and (not self.begun or self.batch.away))
+    @precondition(lambda self: len(self.begun) < 2 and (not self.begun or self.batch.in_flight))
     @rule()
     def a_turn_begins(self) -> None:
         waiting = [member for member in self.here if member not in self.away]
@@ -61,10 +62,10 @@ class FlyingMachine(RuleBasedStateMachine):
         assert [member for member in group if member in chosen] == chosen, "in the order of arrival"
         flying = model in self.flies and len(here) >= self.flies[model]
         assert flying or not self.away, "who does not fly is alone"
-        most = -(-min(len(here), self.batch.lanes) // 2) if flying else self.batch.lanes
+        most = -(-min(len(here), self.batch.max_batch) // 2) if flying else self.batch.max_batch
         assert len(chosen) == min(len(group), most)
-        assert self.batch.turn_lanes == (-(-self.batch.lanes // 2) if flying else self.batch.lanes)
-        reserved = max(1, (-(-self.batch.lanes // 2) if flying else self.batch.lanes) // 4)
+        assert self.batch.turn_slots == (-(-self.batch.max_batch // 2) if flying else self.batch.max_batch)
+        reserved = max(1, (-(-self.batch.max_batch // 2) if flying else self.batch.max_batch) // 4)
         for member in group:
             if member in chosen:
                 member.passed, member.limit = 0, None
@@ -77,7 +78,7 @@ class FlyingMachine(RuleBasedStateMachine):
     def a_turn_lands(self) -> None:
         members = self.begun.popleft()
         still = [member for member in members if member in self.here]
-        assert self.batch.land(members) == still
+        assert self.batch.complete(members) == still
         for member in still:
             member.left -= 1
         self._leave(self.batch.retire())
@@ -107,7 +108,7 @@ class FlyingMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left to itself, it ends."""
         for _ in range(1 + sum(member.left for member in self.here)):
-            while len(self.begun) < 2 and (not self.begun or self.batch.away):
+            while len(self.begun) < 2 and (not self.begun or self.batch.in_flight):
                 before = len(self.begun)
                 self.a_turn_begins()
                 if len(self.begun) == before:
@@ -125,7 +126,7 @@ TestFlying.settings = settings(max_examples=60, stateful_step_count=40, deadline
 @pytest.fixture
 def flying(fake_model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A model that is at two evaluations from four images on."""
-    monkeypatch.setattr(fake_model, "flies_from", 4)
+    monkeypatch.setattr(fake_model, "min_pipelined_images", 4)
     return fake_model()
 
 
@@ -137,7 +138,7 @@ def test_two_turns_of_half_the_batch_are_on_their_way_at_any_time(flying: Any, t
     indices = [[item.trajectory.index for item in turn.advanced] for turn in turns]
     assert indices == [[0, 1, 2], [3, 4, 5]] * 4
     assert [turn.batch for turn in turns] == [6] * 7 + [3]
-    assert {turn.lanes for turn in turns} == {8}
+    assert {turn.slots for turn in turns} == {8}
     assert not len(engine.batch)
 
 
@@ -149,7 +150,7 @@ def test_few_images_are_in_one_evaluation_with_all_threads_at_it(
     engine = Engine({"fake": flying}, 16)
     engine.batch.admit(trajectories_of(flying, label=1, n=3, steps=2))
     turns = [engine.step() for _ in range(2)]
-    assert [(len(turn.advanced), turn.batch, turn.lanes) for turn in turns] == [(3, 3, 16)] * 2
+    assert [(len(turn.advanced), turn.batch, turn.slots) for turn in turns] == [(3, 3, 16)] * 2
 
 
 def test_a_newcomer_is_in_the_very_next_evaluation_that_begins(flying: Any, trajectories_of: Trajectories) -> None:
@@ -192,7 +193,7 @@ def test_nothing_begins_beside_an_evaluation_of_which_nobody_is_here_any_more(
     engine.batch.evict("before")
     engine.batch.admit(trajectories_of(flying, "apart", label=2, n=6, steps=9))
     turn = engine.step()
-    assert (turn.advanced, turn.beside) == ([], 0)
+    assert (turn.advanced, turn.concurrent_rows) == ([], 0)
     assert {item.trajectory.job for item in engine.step().advanced} == {"apart"}
 
 
@@ -200,14 +201,14 @@ def test_a_model_that_does_not_fly_has_its_turns_beside_one_that_does(
     flying: Any, fake_model: Any, trajectories_of: Trajectories
 ) -> None:
     walking = fake_model("walking")
-    walking.flies_from = None
+    walking.min_pipelined_images = None
     engine = Engine({"fake": flying, "walking": walking}, 16)
     engine.batch.admit(trajectories_of(flying, "a", n=8, steps=9))
     engine.batch.admit(trajectories_of(walking, "b", steps=9))
     turns = [engine.step() for _ in range(18)]
     walked = [turn for turn in turns if turn.advanced[0].trajectory.model == "walking"]
     assert len(walked) == 9
-    assert {turn.beside for turn in walked} == {0}
+    assert {turn.concurrent_rows for turn in walked} == {0}
 
 
 def test_an_evaluation_that_fails_on_its_way_fails_the_guilty_alone(
@@ -216,10 +217,10 @@ def test_an_evaluation_that_fails_on_its_way_fails_the_guilty_alone(
     """When its outcome is asked for, while another has begun."""
 
     class Delicate(fake_model):  # type: ignore[misc]
-        flies_from = 4
+        min_pipelined_images = 4
 
         def denoise(self, x: torch.Tensor, *level: Any) -> Estimate:
-            if 2 in level[-1]:
+            if 2 in level[-1]["label"]:
                 raise RuntimeError("class 2 is too much")
             known: Estimate = super().denoise(x, *level)
             return known
@@ -232,5 +233,5 @@ def test_an_evaluation_that_fails_on_its_way_fails_the_guilty_alone(
     failed = [(trajectory.job, error.code) for turn in turns for trajectory, error in turn.failed]
     assert failed == [("bad", "evaluation_failed")]
     assert [turn.halved for turn in turns][:2] == [False, True]
-    done = [item.trajectory for turn in turns for item in turn.advanced if item.final is not None]
+    done = [item.trajectory for turn in turns for item in turn.advanced if item.result is not None]
     assert sorted(each.index for each in done) == [0, 1, 2, 3, 4]

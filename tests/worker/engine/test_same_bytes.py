@@ -25,12 +25,12 @@ REQUESTS = 200
 def model(request: pytest.FixtureRequest) -> PixelModel:
     device, precision = request.param
     if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device here")
+        pytest.skip("no CUDA device")
     return load_models([], device=device, max_images=16, precision=precision)[DEFAULT]
 
 
 def drawn(model: PixelModel, seed: int) -> JobRecord:
-    """A request as anybody might make it; the samplers take turns."""
+    """A random request; the samplers take turns."""
     chance = random.Random(seed)
     sampler = sorted(SAMPLERS)[seed % len(SAMPLERS)]
     label = chance.choice([None, *range(10)])
@@ -49,9 +49,9 @@ def drawn(model: PixelModel, seed: int) -> JobRecord:
     return JobRecord(id=f"job-{seed}", owner="", request=request, created_at=0.0)
 
 
-def digests(model: PixelModel, jobs: Sequence[JobRecord], lanes: int, chance: random.Random) -> dict[str, str]:
-    """The SHA-256 of every image's PNG, when the jobs come one by one at any moment."""
-    engine = Engine({model.card.name: model}, lanes)
+def digests(model: PixelModel, jobs: Sequence[JobRecord], max_batch: int, chance: random.Random) -> dict[str, str]:
+    """The SHA-256 of every image's PNG, with the jobs admitted one by one at random turns."""
+    engine = Engine({model.card.name: model}, max_batch)
     requests = {job.id: job.request for job in jobs}
     waiting, found = list(jobs), {}
     while waiting or len(engine.batch):
@@ -60,10 +60,10 @@ def digests(model: PixelModel, jobs: Sequence[JobRecord], lanes: int, chance: ra
         turn = engine.step()
         assert not turn.failed, turn.failed
         for item in turn.advanced:
-            if item.final is not None:
+            if item.result is not None:
                 job, index = item.trajectory.job, item.trajectory.index
                 parameters = requests[job].parameters(index, model.card.numerics)
-                png = encode(model.decode(item.final), "png", parameters)
+                png = encode(model.decode(item.result[None])[0], "png", parameters)
                 found[f"{job}/{index}"] = hashlib.sha256(png).hexdigest()
     return found
 
@@ -75,10 +75,10 @@ def test_two_hundred_requests_give_the_same_bytes_alone_and_in_random_mixes(mode
     for job in jobs:
         alone |= digests(model, [job], 1 + job.request.n, random.Random(0))
     assert len(alone) == sum(job.request.n for job in jobs)
-    for lanes in (1, 5, 16, 37):
-        chance = random.Random(lanes)
+    for max_batch in (1, 5, 16, 37):
+        chance = random.Random(max_batch)
         chance.shuffle(jobs)
-        assert digests(model, jobs, lanes, chance) == alone, lanes
+        assert digests(model, jobs, max_batch, chance) == alone, max_batch
 
 
 def test_requests_give_the_same_bytes_alone_and_in_a_random_mix(model: PixelModel) -> None:

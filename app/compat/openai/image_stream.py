@@ -1,0 +1,131 @@
+"""The events of a job in the format of the OpenAI Images API: partial images, then the finished picture."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import anyio
+from fastapi.sse import EventSourceResponse, format_sse_event
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from denoised.app.compat.openai.errors import error_object
+from denoised.app.compat.openai.openai_schemas import Usage
+from denoised.app.http.errors import Problem, Unavailable, store_problem
+from denoised.app.job_access.cancellation import cancel_job
+from denoised.app.job_access.picture_response import picture_response
+from denoised.app.job_access.waiting import require_pictures
+from denoised.app.services import Services
+from denoised.app.settings import PING_SECONDS
+from denoised.app.streaming.event_listener import ServerClosing
+from denoised.jobs.errors import StoreUnavailable
+from denoised.jobs.record import TERMINAL, JobRecord
+from denoised.jobs.store import Outcome
+
+PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
+
+
+class ImageStream(EventSourceResponse):
+    """An SSE response that ends with the picture, or with an error event.
+
+    partial_images: the most intermediate pictures to send.
+    cancel: whether to cancel the job when the client disconnects, even before the first event.
+    """
+
+    def __init__(
+        self, services: Services, record: JobRecord, partial_images: int, headers: Mapping[str, str], *, cancel: bool
+    ) -> None:
+        super().__init__(self._stream(), headers=headers)
+        self._services = services
+        self._record = record
+        self._partial_images = partial_images
+        self._cancel = cancel
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._cancel:
+                with anyio.CancelScope(shield=True), contextlib.suppress(StoreUnavailable):
+                    await run_in_threadpool(cancel_job, self._services, self._record)
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        try:
+            async for event in self._events():
+                yield event
+        except ServerClosing:
+            job_id = self._record.id
+            yield _error_event(Unavailable(f"the server is restarting; job {job_id} continues", job=job_id))
+        except StoreUnavailable as error:
+            yield _error_event(store_problem(error))
+        except Problem as problem:
+            yield _error_event(problem)
+        self._cancel = False  # the job has ended, or its picture can still be fetched
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        """The events of a job that succeeds.
+
+        Raises:
+            Problem: when the job ends without a picture.
+        """
+        sent, format = 0, self._record.request.format
+        async for event in self._services.relay.events(self._record.id, quiet=PING_SECONDS):
+            if event is None:
+                yield format_sse_event(comment="ping")
+            elif event["type"] == "frame" and sent < self._partial_images and event["step"] < event["steps"]:
+                data = await run_in_threadpool(_convert_frame, base64.b64decode(event["data"]), format)
+                yield _image_event(PARTIAL, format, data, {"partial_image_index": sent})
+                sent += 1
+            elif event["type"] in TERMINAL:
+                data = await run_in_threadpool(self._picture)
+                yield _image_event(COMPLETED, format, data, {"usage": Usage().model_dump()})
+
+    def _picture(self) -> bytes:
+        """The finished picture. Blocking.
+
+        Raises:
+            Problem: when there is no picture.
+        """
+        outcome = self._services.store.outcome(self._record.id, pictures=1) or Outcome(self._record)
+        require_pictures(outcome.record)
+        return bytes(picture_response(outcome, 0).body)
+
+
+def _image_event(event_type: str, format: str, data: bytes, extra: Mapping[str, Any]) -> bytes:
+    event = {
+        "type": event_type,
+        "b64_json": base64.b64encode(data).decode(),
+        "created_at": int(time.time()),
+        "size": _size(data),
+        "quality": "auto",
+        "background": "opaque",
+        "output_format": format,
+        **extra,
+    }
+    return format_sse_event(data_str=json.dumps(event), event=event_type)
+
+
+def _error_event(problem: Problem) -> bytes:
+    return format_sse_event(data_str=json.dumps({"type": "error", **error_object(problem)}), event="error")
+
+
+def _convert_frame(frame: bytes, format: str) -> bytes:
+    """A frame, which is a PNG, in the format of the picture."""
+    if format == "png":
+        return frame
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(frame), formats=["PNG"]) as image:
+        image.save(out, format, **({"lossless": True} if format == "webp" else {}))
+    return out.getvalue()
+
+
+def _size(data: bytes) -> str:
+    with Image.open(io.BytesIO(data)) as image:
+        return f"{image.width}x{image.height}"

@@ -1,0 +1,118 @@
+"""The requests and responses of the OpenAI Images API, for validation and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr
+
+from denoised.app.http.request_body import body_field
+from denoised.jobs.request import FIELDS, Format
+
+EXAMPLES: list[JsonValue] = [
+    {"prompt": "a sneaker, please"},
+    {"prompt": "two ankle boots", "n": 2, "response_format": "url", "seed": 7},
+    {"prompt": "dress", "stream": True, "partial_images": 2, "steps": 12, "guidance_scale": 2.0},
+]
+IGNORED = "accepted and ignored"
+
+
+class ImagesRequest(BaseModel):
+    """`POST /v1/images/generations`. Fields that are omitted or null take the model's default."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
+
+    prompt: Annotated[
+        StrictStr,
+        Field(max_length=32_000, description="names one of the model's labels in plain words; blank = unconditional"),
+    ]
+    model: Annotated[str | None, body_field(FIELDS["model"])] = None
+    n: Annotated[int | None, body_field(FIELDS["n"])] = None
+    size: Annotated[
+        StrictStr | None,
+        Field(max_length=20, description='"auto", or the size of the model\'s pictures, such as "28x28"'),
+    ] = None
+    response_format: Annotated[
+        Literal["url", "b64_json"] | None, Field(description="default b64_json; fetch a url with the same API key")
+    ] = None
+    output_format: Annotated[Format | None, body_field(FIELDS["format"])] = None
+    stream: StrictBool | None = None
+    partial_images: Annotated[
+        StrictInt | None, Field(ge=0, le=3, description="intermediate pictures of a stream; default 0")
+    ] = None
+    seed: Annotated[int | None, body_field(FIELDS["seed"])] = None
+    steps: Annotated[int | None, body_field(FIELDS["steps"])] = None
+    guidance_scale: Annotated[float | None, body_field(FIELDS["guidance_scale"])] = None
+    background: Annotated[Literal["opaque", "auto"] | None, Field(description="pictures are opaque")] = None
+    output_compression: Annotated[StrictInt | None, Field(ge=100, le=100, description="the compression is fixed")] = (
+        None
+    )
+    quality: Annotated[
+        Literal["low", "medium", "high", "xhigh", "max", "auto", "standard", "hd"] | None,
+        Field(description=f"{IGNORED}; `steps` sets the quality"),
+    ] = None
+    style: Annotated[Literal["vivid", "natural"] | None, Field(description=IGNORED)] = None
+    moderation: Annotated[Literal["low", "auto"] | None, Field(description=IGNORED)] = None
+    complexity: Annotated[Literal["low", "medium", "high"] | None, Field(description=IGNORED)] = None
+    user: Annotated[StrictStr | None, Field(max_length=1000, description="accepted, neither stored nor logged")] = None
+    safety_identifier: Annotated[
+        StrictStr | None, Field(max_length=1000, description="accepted, neither stored nor logged")
+    ] = None
+
+
+class TokenDetails(BaseModel):
+    image_tokens: int = 0
+    text_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Always zero: this server does not count tokens."""
+
+    input_tokens: int = 0
+    input_tokens_details: TokenDetails = TokenDetails()
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+class ImageData(BaseModel):
+    """One picture, as base64 or as a URL."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    seed: Annotated[int, Field(description="an addition to the OpenAI API: reproduces the picture")]
+
+
+class ImagesResponse(BaseModel):
+    created: int
+    data: list[ImageData]
+    background: Literal["opaque"] = "opaque"
+    output_format: str
+    size: str
+    usage: Usage = Usage()
+
+
+class ModelEntry(BaseModel):
+    """A model. `created` is 0, because it is unknown when a model was made."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "denoised"
+
+
+class ModelEntries(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+class OpenAIErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """An error in the format of the OpenAI API."""
+
+    error: OpenAIErrorDetail

@@ -1,0 +1,84 @@
+"""Error messages for invalid request bodies: each names the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any
+
+MAX_ERRORS = 20  # that one response lists
+MAX_NAMES = 20  # that one message lists
+MAX_VALUE_LENGTH = 80  # characters of a rejected value that a message repeats
+
+
+def describe_validation_errors(errors: Sequence[Any], fields: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Turn Pydantic's errors into (field, message) pairs, at most `MAX_ERRORS` and one that counts the rest.
+
+    fields: the names of all fields of the request.
+    """
+    found = [(_field(error), _message(error, fields)) for error in errors[:MAX_ERRORS]]
+    more = len(errors) - MAX_ERRORS
+    return [*found, ("body", f"and {more} more errors")] if more > 0 else found
+
+
+def describe_unreadable_body(cause: BaseException | None) -> str:
+    """Say what is wrong with a body from the exception that `json.loads` raised."""
+    if isinstance(cause, json.JSONDecodeError):
+        return f"invalid JSON ({cause})"
+    if isinstance(cause, UnicodeDecodeError):
+        return f"invalid JSON (byte {cause.start} is not valid {cause.encoding.upper()})"
+    if isinstance(cause, RecursionError):
+        return "unreadable JSON (nested too deeply; allowed: one object)"
+    if isinstance(cause, ValueError):
+        return f"unreadable JSON (a number is too long; allowed: {sys.get_int_max_str_digits()} digits)"
+    return "unreadable"
+
+
+def format_value(value: object) -> str:
+    """A rejected value as JSON, cut to `MAX_VALUE_LENGTH` characters and free of unpaired surrogates."""
+    if isinstance(value, str) and len(value) > MAX_VALUE_LENGTH - 2:
+        value = value[: MAX_VALUE_LENGTH - 3] + "…"  # inside the quotation marks
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = repr(value)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if isinstance(value, str) else _truncate(text)
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names for a message: all of them, or the first `MAX_NAMES` and their number."""
+    return ", ".join(names[:MAX_NAMES]) + (f", … ({len(names)} in all)" if len(names) > MAX_NAMES else "")
+
+
+def _truncate(text: str) -> str:
+    return text if len(text) <= MAX_VALUE_LENGTH else text[: MAX_VALUE_LENGTH - 1] + "…"
+
+
+def _field(error: Any) -> str:
+    if error["type"] == "json_invalid":
+        return "body"
+    path = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    return _truncate(".".join(path)) or "body"
+
+
+def _message(error: Any, fields: Collection[str]) -> str:
+    if error["type"] == "json_invalid":
+        return f"invalid JSON ({error.get('ctx', {}).get('error', error['msg'])})"
+    if error["type"] == "extra_forbidden":
+        return _unknown_field(str(error["loc"][-1]), error.get("input"), fields)
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"should be a JSON object (given: {format_value(error.get('input'))})"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]} (given: {format_value(error.get('input'))})"
+
+
+def _unknown_field(name: str, value: object, fields: Collection[str]) -> str:
+    similar = difflib.get_close_matches(name[:MAX_VALUE_LENGTH].lower(), fields, n=1, cutoff=0.75)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    allowed = f"; allowed: {', '.join(fields)}" if fields else ""
+    return f"is not a field of this request{hint} (given: {format_value(value)}{allowed})"

@@ -1,0 +1,32 @@
+"""Finding the job that a request names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends
+
+from denoised.app.http.errors import NotFound
+from denoised.app.http.validation_errors import format_value
+from denoised.app.services import Owner, Services, Serving
+from denoised.jobs.record import JobRecord
+
+
+def find_job(services: Services, job_id: str, owner: str) -> JobRecord:
+    """A caller's job. Blocking.
+
+    Raises:
+        NotFound: when it is unknown, expired or owned by another caller.
+    """
+    record = services.store.job(job_id) if job_id.isalnum() else None
+    if record is None or record.owner != owner:
+        raise NotFound(f"job {format_value(job_id)} not found")
+    return record
+
+
+def _path_job(job_id: str, services: Serving, owner: Owner) -> JobRecord:
+    return find_job(services, job_id, owner)
+
+
+# The job that the path names. FastAPI resolves it before it validates the other parameters, so 404 precedes 422.
+PathJob = Annotated[JobRecord, Depends(_path_job)]

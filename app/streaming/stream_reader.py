@@ -1,0 +1,132 @@
+"""The thread that reads the event streams of all followed jobs from Redis.
+
+It is a thread with a blocking client, because a canceled coroutine could leave an unread reply in a connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import redis
+
+from denoised.app.streaming.event_listener import Event
+from denoised.jobs.redis_keys import ENDS
+from denoised.jobs.redis_keys import events as events_key
+from denoised.jobs.redis_keys import wake as wake_key
+from denoised.jobs.store import Store
+
+log = logging.getLogger("denoised.api")
+
+Entry = tuple[bytes, Mapping[bytes, bytes]]
+
+PAGE_SIZE = 500  # entries of one stream that are read at once
+BLOCK_MS = 2000
+RETRY_SECONDS = 0.5  # after an error of Redis
+JOIN_SECONDS = 0.5
+WAKE_KEY_SECONDS = 3600
+
+
+class StreamReader:
+    """Follows jobs and calls back with their new events. Thread-safe; the callbacks run in the reader's thread.
+
+    on_events: receives a job id and its new events, in order.
+    on_ends: receives the ids of jobs of any front end that have ended.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        client: redis.Redis,
+        on_events: Callable[[str, list[Event]], None],
+        on_ends: Callable[[list[str]], None],
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._on_events = on_events
+        self._on_ends = on_ends
+        self._wake_key = wake_key(uuid.uuid4().hex)  # an entry in this stream interrupts the blocking read
+        self._wake_cursor = self._ends_cursor = "0-0"
+        self._cursors: dict[str, str] = {}  # job id → id of the last entry read
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the thread end after its current read; `wake` shortens that."""
+        self._stopped.set()
+
+    def join(self) -> None:
+        """Wait up to JOIN_SECONDS for the thread. Blocking."""
+        self._thread.join(JOIN_SECONDS)
+
+    @property
+    def followed(self) -> int:
+        """The number of jobs whose events are read now."""
+        with self._lock:
+            return len(self._cursors)
+
+    def follow(self, job_id: str, last_seq: int) -> bool:
+        """Read the events of a job after `last_seq`; return whether that is new, so that `wake` is needed."""
+        with self._lock:
+            new = job_id not in self._cursors
+            self._cursors.setdefault(job_id, f"{last_seq}-0")
+        return new
+
+    def unfollow(self, job_id: str) -> None:
+        with self._lock:
+            self._cursors.pop(job_id, None)
+
+    def wake(self) -> None:
+        """Let the thread read the streams of newly followed jobs now. Blocking.
+
+        Raises:
+            StoreUnavailable: when Redis does not answer in time.
+        """
+        with self._store.reachable(), self._store.client.pipeline() as pipe:
+            pipe.xadd(self._wake_key, {"w": b"1"}, maxlen=1)
+            pipe.expire(self._wake_key, WAKE_KEY_SECONDS)
+            pipe.execute()
+
+    def _run(self) -> None:
+        failing = False
+        while not self._stopped.is_set():
+            try:
+                self._read()
+                failing = False
+            except redis.exceptions.RedisError as error:
+                if not failing:
+                    log.warning("events are delayed: %s", error)
+                failing = True
+                self._stopped.wait(RETRY_SECONDS)
+
+    def _read(self) -> None:
+        """One blocking read of all streams."""
+        with self._lock:
+            cursors = dict(self._cursors)
+        streams = {self._wake_key: self._wake_cursor, ENDS: self._ends_cursor}
+        streams |= {events_key(job_id): cursor for job_id, cursor in cursors.items()}
+        job_ids = {events_key(job_id): job_id for job_id in cursors}
+        reply = self._client.xread(streams, count=PAGE_SIZE, block=BLOCK_MS)  # type: ignore[arg-type]
+        for key, entries in cast("list[tuple[bytes, list[Entry]]]", reply or []):
+            last_id = entries[-1][0].decode()
+            if (name := key.decode()) == self._wake_key:
+                self._wake_cursor = last_id
+            elif name == ENDS:
+                self._ends_cursor = last_id
+                self._on_ends([fields[b"job"].decode() for _, fields in entries])
+            else:
+                self._deliver(job_ids[name], entries, last_id)
+
+    def _deliver(self, job_id: str, entries: Sequence[Entry], last_id: str) -> None:
+        with self._lock:
+            if job_id not in self._cursors:
+                return  # unfollowed during the read
+            self._cursors[job_id] = last_id
+        self._on_events(job_id, self._store.events.decode(job_id, entries))

@@ -1,0 +1,58 @@
+"""What a network is conditioned on: the request of one image, and the tensors of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ConditioningRequest:
+    """What one image is to show. Fields that a model does not take stay None.
+
+    Attributes:
+        label: The class index; None asks for an unconditional image.
+    """
+
+    label: int | None = None
+
+    def unconditional(self) -> ConditioningRequest:
+        """The request that guidance compares this one with: the same without its label."""
+        return ConditioningRequest()
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """The conditioning of a batch of images, as `ServedModel.denoise` takes it.
+
+    Attributes:
+        tensors: By name, each (B, …) with the same leading batch dimension: for a class-conditional network
+            `label` (B,) int64; for a text-conditioned one hidden states, a pooled vector and size ids.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        assert len({len(tensor) for tensor in self.tensors.values()}) == 1, "one leading batch dimension for all"
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    @classmethod
+    def stack(cls, parts: Sequence[Conditioning]) -> Conditioning:
+        """Join the batches of several conditionings of one model into one batch, in order."""
+        return cls({name: torch.cat([part[name] for part in parts]) for name in parts[0].tensors})
+
+    def select(self, index: Tensor | slice) -> Conditioning:
+        """The conditioning of some images of the batch."""
+        return Conditioning({name: tensor[index] for name, tensor in self.tensors.items()})
+
+    def to(self, device: torch.device) -> Conditioning:
+        """The same on `device`."""
+        return Conditioning({name: tensor.to(device) for name, tensor in self.tensors.items()})

@@ -1,0 +1,94 @@
+"""The protocol of a served model: encode, denoise, decode, preview.
+
+The engine, the trajectories, the resume points and the publisher know a model by this protocol alone. They
+know neither what a conditioning holds nor what shape the network works in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from denoised.model.diffusion.clipping import Clipping
+from denoised.model.diffusion.plans import Plan
+from denoised.model.diffusion.predictions import Estimate
+from denoised.model.serving.card import ModelCard
+from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
+
+Pictures = npt.NDArray[np.uint8]  # (B, H, W, C)
+
+
+class ServedModel(Protocol):
+    """A model as a worker serves it. Every stage is batched, and every image is independent of its neighbors."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model says about itself."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where `denoise` runs."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the tensor that is denoised: pixels or latents."""
+        ...
+
+    @property
+    def clipping(self) -> Clipping:
+        """How x̂_0 is clipped after each evaluation."""
+        ...
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network predicts; guidance rescale needs it."""
+        ...
+
+    @property
+    def min_pipelined_images(self) -> int | None:
+        """The fewest images for which two evaluations in flight (`begin`), each of half of them, are faster than one
+        evaluation of all; None if they never are."""
+        ...
+
+    def plan(
+        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
+    ) -> Plan:
+        """Compile the plan of a request on this model's noise schedule.
+
+        Raises:
+            PlanError: for values that the sampler does not offer.
+        """
+        ...
+
+    def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
+        """Encode requests, once per job, into a conditioning with one entry per request.
+
+        Raises:
+            PlanError: for a request that the model does not take.
+        """
+        ...
+
+    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
+        """Estimate (x̂_0, ε̂) of x (B, *shape) at levels t, α, σ (B,)."""
+        ...
+
+    def begin(
+        self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
+    ) -> Callable[[], Estimate]:
+        """Begin what `denoise` does, and return a function that waits for the result."""
+        ...
+
+    def decode(self, x0: Tensor) -> Pictures:
+        """Decode finished images x_0 (B, *shape) into pictures (B, H, W, C). Called off the engine's thread."""
+        ...
+
+    def preview(self, x0: Tensor) -> Pictures:
+        """Decode x̂_0 (B, *shape) of a step into small pictures (B, h, w, C), cheaply, for frames."""
+        ...
