@@ -63,9 +63,9 @@ def _default_of(name: str) -> str:
     if name in FROM_PRESET:
         return "the preset's"
     default = getattr(TrainingConfig, name)
-    if default is True:
-        return "on"
-    return str(default) if default not in (None, False) else "off"
+    if default is None or isinstance(default, bool):
+        return "on" if default else "off"
+    return str(default)
 
 
 @_with_setting_options

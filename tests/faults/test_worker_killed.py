@@ -129,14 +129,14 @@ def test_a_job_that_kills_its_workers_is_failed_and_its_neighbours_are_not(
     assert record.status == "failed"
     assert record.error == {
         "code": "worker_lost",
-        "message": "the worker was lost 3 time(s) in a row while it did this job",
+        "message": "3 worker(s) in a row were lost while they ran this job, without progress in between",
     }
     assert [shop.job(job_id).status for job_id in (*before, *after)] == ["succeeded"] * 5
     for job_id in (*before, guilty, *after):
         check_events(shop.events(job_id))
     shop.until(lambda: shop.forgotten(guilty), "RQ to forget the job")
     told(deaths=deaths, attempts_of_the_killer=record.attempt)
-    assert deaths == 3
+    assert 3 <= deaths <= 5, "the third in a row without progress ends it; up to two may have made some"
 
 
 @pytest.mark.faults
@@ -153,7 +153,7 @@ def test_two_killers_are_told_from_each_other_and_from_the_innocent(site: Site) 
         time.sleep(0.02)
     assert [shop.job(job_id).status for job_id in innocent] == ["succeeded"] * 2
     assert [(shop.job(job_id).error or {}).get("code") for job_id in killers] == ["worker_lost"] * 2
-    assert len(shop.workers) <= 6
+    assert len(shop.workers) <= 7, "each takes three, and the last one does the rest"
 
 
 @pytest.mark.faults

@@ -255,7 +255,9 @@ def test_the_command_trains_a_feature_network(data: Path, tmp_path: Path) -> Non
         (("--noise", "--samples", "3"), "3 images are too few: at least 4"),
     ],
 )
-def test_a_wrong_option_is_one_line(data: Path, features: Path, options: tuple[str, ...], expected: str) -> None:
+def test_an_invalid_option_is_reported_in_one_line(
+    data: Path, features: Path, options: tuple[str, ...], expected: str
+) -> None:
     done = invoke("evaluate", "--data", data, "--features", features, *options)
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -379,61 +380,86 @@ def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
     assert steps[0] > left.step
 
 
-@pytest.mark.parametrize("quarantined", [False, True])
-def test_a_recovering_job_is_saved_after_each_turn_until_it_makes_progress(
-    quarantined: bool, workshop: Workshop, create: Create
+@pytest.mark.parametrize("losses", [0, 1, 2])
+def test_after_a_lost_worker_each_turn_is_saved_and_the_first_ends_the_quarantine(
+    losses: int, workshop: Workshop, create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have few turns before the next worker is lost, and be innocent."""
+    """An innocent job may have few turns before the next worker is lost."""
+    monkeypatch.setattr("denoised.worker.delivery.attempt.RECOVERY_SECONDS", float("inf"))
+    monkeypatch.setattr("denoised.worker.delivery.attempt.FIRST_SAVE_SECONDS", float("inf"))
     record = create(steps=8)
-    for _ in range(2 if quarantined else 1):
+    for _ in range(losses):
         start(workshop.store, record.id, "lost", "fake")
     active = workshop.begin(record)
-    assert (active.recovering, active.quarantined) == (True, quarantined)
-    if quarantined:
+    assert (active.recovering, active.quarantined) == (losses > 0, losses == 2)
+    if active.quarantined:
         assert workshop.store.start_alone(record.id, active.record.attempt, "worker")
     workshop.publisher.start()
-    workshop.turn()
+    for turns in range(1, 4):
+        workshop.turn()
+        workshop.publisher.flush(FLUSH)
+        after = workshop.store.job(record.id)
+        assert after is not None
+        assert (after.losses, active.quarantined) == (0, False)
+        point = workshop.store.resume_point(record.id)
+        assert (point is None) == (losses == 0)
+        if point is not None:
+            assert from_bytes(point)[0].row == after.evaluations == turns
     workshop.publisher.close(FLUSH)
-    after = workshop.store.job(record.id)
-    assert after is not None
-    assert (after.losses, after.evaluations) == (0, 1)
-    assert (active.recovering, active.quarantined) == (False, False)
-    point = workshop.store.resume_point(record.id)
-    assert point is not None
-    assert from_bytes(point)[0].row == 1
+    monkeypatch.setattr("denoised.worker.delivery.attempt.RECOVERY_SECONDS", 0.0)
+    assert not active.recovering
 
 
 def test_a_job_recovers_although_its_images_are_finished_in_one_turn_each(workshop: Workshop, create: Create) -> None:
-    """An image of one step is never between two evaluations, so there is no resume point to tell its progress."""
+    """An image of one step is never between two evaluations, so that no resume point tells of its progress."""
     record = create(n=3, steps=1)
-    start(workshop.store, record.id, "lost", "fake")
+    for _ in range(2):
+        start(workshop.store, record.id, "lost", "fake")
     workshop.engine = Engine({"fake": workshop.model}, 1)
     active = workshop.begin(record)
+    assert workshop.store.start_alone(record.id, active.record.attempt, "worker")
     workshop.publisher.start()
     workshop.turn()
     workshop.publisher.close(FLUSH)
     after = workshop.store.job(record.id)
     assert after is not None
-    assert (after.losses, len(after.images), active.recovering) == (0, 1, False)
+    assert (after.losses, len(after.images), active.quarantined) == (0, 1, False)
     again = workshop.store.start_attempt(record.id, "next", "fake")
     assert again is not None
     assert [each.index for each in trajectories(again.record, workshop.model)] == [1, 2]
     assert again.record.evaluations == 1
 
 
-def test_a_turn_that_brings_no_progress_clears_nothing(workshop: Workshop, create: Create) -> None:
-    """Work that an earlier attempt had saved already is no progress."""
+def test_work_that_an_earlier_attempt_has_saved_is_no_progress(workshop: Workshop, create: Create) -> None:
     record = create(steps=8)
     first = start(workshop.store, record.id, "one", "fake")
     saved = JobUpdate(record.id, first, 1)
     saved.save(b"point", 3, 3)
-    workshop.store.write(saved)
-    second = start(workshop.store, record.id, "two", "fake")
-    for number, evaluations, result in (
-        (1, 3, UpdateResult.APPLIED | UpdateResult.RECOVERING),
-        (2, 3, UpdateResult.APPLIED | UpdateResult.RECOVERING),
-        (3, 4, UpdateResult.APPLIED),
-    ):
-        update = JobUpdate(record.id, second, number)
+    assert workshop.store.write_all([saved]) == [UpdateResult.APPLIED]
+    for _ in range(2):
+        attempt = start(workshop.store, record.id, "next", "fake")
+    assert workshop.store.start_alone(record.id, attempt, "next")
+    quarantined = UpdateResult.APPLIED | UpdateResult.QUARANTINED
+    for number, (evaluations, result) in enumerate([(3, quarantined), (3, quarantined), (4, UpdateResult.APPLIED)]):
+        update = JobUpdate(record.id, attempt, number + 1)
         update.save(b"point", evaluations, evaluations)
         assert workshop.store.write_all([update]) == [result]
+
+
+def test_a_flush_waits_until_turns_are_written_but_not_for_a_redis_that_does_not_answer(
+    workshop: Workshop, create: Create
+) -> None:
+    record = create(steps=30, watched=True)
+    workshop.begin(record)
+    workshop.turn()
+    started = time.monotonic()
+    workshop.publisher.flush(0.5)  # the publisher has not been started
+    assert 0.2 < time.monotonic() - started < 2.0
+    workshop.publisher.start()
+    for turns in range(2, 12):
+        workshop.turn()
+        workshop.publisher.flush(FLUSH)
+        after = workshop.store.job(record.id)
+        assert after is not None
+        assert after.evaluations == turns
+    workshop.publisher.close(FLUSH)

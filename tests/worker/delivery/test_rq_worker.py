@@ -183,12 +183,17 @@ def test_a_payload_of_pickle_is_not_executed_and_stops_nobody(shop: Harness, tmp
 
 
 def test_a_record_that_cannot_be_read_stops_nobody(shop: Harness) -> None:
-    """A job of a newer front end, say, with a field that this worker does not know."""
-    job_id = shop.submit(model="nobody")
-    shop.client.hset(f"denoised:job:{job_id}", "request", '{"model": "fake", "from_the_future": 1}')
+    """A job of a newer front end, say, that requires a field that this worker does not know; or a damaged record."""
+    newer, damaged = shop.submit(model="nobody"), shop.submit(model="nobody")
+    shop.client.hset(keys.job(newer), "requires", '["from_the_future"]')
+    shop.client.hset(keys.job(damaged), "request", '{"model": "fake"}')
     shop.client.rename("rq:queue:nobody", "rq:queue:fake")
     assert shop.finished(shop.submit()).status == "succeeded"
     assert shop.workers[0].exit_code() is None
+    error = shop.finished(newer).error or {}
+    assert (error["code"], "from_the_future" in error["message"]) == ("unservable", True)
+    assert shop.client.hget(keys.job(damaged), "status") == b"failed"
+    shop.until(lambda: shop.forgotten(newer) and shop.forgotten(damaged), "RQ to forget both")
 
 
 def test_a_job_is_canceled_while_it_runs(shop: Harness) -> None:
