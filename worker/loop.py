@@ -135,7 +135,7 @@ class Loop:
         self.counters.turns += 1
         self.counters.turn_seconds += turn.seconds
         self.counters.images += len(turn.advanced) + len(turn.failed)
-        self.counters.lanes += turn.slots
+        self.counters.slots += turn.slots
 
     def _evict(self) -> None:
         """Evict jobs that were canceled, were taken over by another attempt, or have run too long."""
