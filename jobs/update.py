@@ -20,12 +20,12 @@ class UpdateResult(IntFlag):
 
     APPLIED: it was applied, now or by an earlier try.
     WATCHED: a client follows the job's events.
-    RECOVERING: the job has lost a worker and has made no progress since.
+    QUARANTINED: this is the job's last attempt, and it has made no progress yet.
     """
 
     APPLIED = 1
     WATCHED = 2
-    RECOVERING = 4
+    QUARANTINED = 4
 
 
 @dataclass
