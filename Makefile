@@ -14,6 +14,8 @@ PEERS_LOCK := bench/peers/requirements.lock
 DATA ?= /usr/share/datasets/fashion-mnist
 OUT ?= runs/fashion-mnist
 MINUTES ?= 30
+# Test processes. Most tests wait for a server, so there may be more than cores; 0 runs all tests in one process.
+PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality bench lock
@@ -27,7 +29,7 @@ serve: install ## start store, API and worker on http://127.0.0.1:8000 (options:
 	@$(BIN)/denoised serve $(ARGS)
 
 test: install ## run the tests (a selection: ARGS="tests/model" or ARGS="-k plans")
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(ARGS)
 
 test-browser: install ## run all tests of the playground in Chromium (Debian: apt install chromium)
 	$(BIN)/pytest -m browser $(ARGS)

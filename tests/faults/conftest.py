@@ -32,7 +32,7 @@ def report(record_property: Callable[[str, object], None]) -> Callable[..., None
 
     def tell(**figures: Any) -> None:
         for name, figure in figures.items():
-            record_property(name, figure)
+            record_property(name, str(figure))  # pytest-xdist transfers plain values only
         print("\n" + ", ".join(f"{name} {figure}" for name, figure in figures.items()), file=sys.stderr)  # noqa: T201
 
     return tell
