@@ -181,14 +181,13 @@ def doctor(
 
 @cli.command(hidden=True)
 def store(
-    data_dir: Annotated[Path, typer.Option(help="folder for its files")],
-    socket: Annotated[Path, typer.Option(help="path of its Unix socket")],
+    data_dir: Annotated[Path, typer.Option(help="folder for its files and its Unix socket")],
 ) -> None:
     """Run the embedded Valkey, as a child process of `serve`."""
     from denoised.app.launch.embedded_store import run
 
     to_stderr()
-    raise typer.Exit(run(data_dir, socket))
+    raise typer.Exit(run(data_dir))
 
 
 def main() -> None:
