@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 
 import httpx
 
-from denoised.app.launch.addresses import bind_briefly, local_url
+from denoised.app.launch.addresses import check_bindable, local_url
 from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.settings import TORCH_ENVIRONMENT
 from denoised.jobs.connection import connect
@@ -173,7 +173,7 @@ def _check_persistence(info: Mapping[str, Any]) -> Finding:
 def _check_port(host: str, port: int) -> Iterator[Finding]:
     """Whether the port is free, used by a denoised server, or used by another program."""
     try:
-        bind_briefly(host, port)
+        check_bindable(host, port)
     except OSError as error:
         yield _identify_server(host, port, error.strerror or str(error))
     else:

@@ -126,7 +126,7 @@ class EmbeddedStore:
         """Refuse a server that did not read its options: it would listen on the network, or forget jobs."""
         found = _configuration(path, [*self._options])
         wrong = [name for name, value in self._options.items() if name != "dir" and found.get(name) != value]
-        if not os.path.samefile(found.get("dir", "/"), self._folder):
+        if not self._folder.samefile(found.get("dir", "/")):
             wrong.append("dir")
         if wrong:
             raise LaunchError(f"Valkey runs with another {wrong[0]} than asked for: {found.get(wrong[0])!r}")
@@ -161,8 +161,9 @@ def try_start() -> str:
     Raises:
         LaunchError, OSError: if it cannot start on this machine.
     """
-    with tempfile.TemporaryDirectory(prefix="denoised-") as scratch, EmbeddedStore(Path(scratch)):
-        with reachable_socket(Path(scratch)) as path:
+    with tempfile.TemporaryDirectory(prefix="denoised-") as name:
+        scratch = Path(name)
+        with EmbeddedStore(scratch), reachable_socket(scratch) as path:
             client = connect(socket_url(path), ANSWER_SECONDS)
             info: Any = client.info("server")
             client.close()

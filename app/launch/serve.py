@@ -13,7 +13,6 @@ import httpx
 from denoised.app.launch.addresses import local_url
 from denoised.app.launch.child import Child
 from denoised.app.launch.data_lock import DataDirectoryLock
-from denoised.app.launch.errors import LaunchError
 from denoised.app.launch.preflight import check_models, check_port
 from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.launch.supervisor import Supervisor
@@ -101,7 +100,9 @@ def _start_all(supervisor: Supervisor, settings: ServeSettings, socket: Path) ->
 
 def _start_store(supervisor: Supervisor, data_dir: Path, socket: Path) -> str:
     # The other children write to the store until they exit.
-    supervisor.start(Child("store", "denoised.app", ["store", "--data-dir", str(data_dir)], NO_API_KEYS, stops_last=True))
+    supervisor.start(
+        Child("store", "denoised.app", ["store", "--data-dir", str(data_dir)], NO_API_KEYS, stops_last=True)
+    )
     url = socket_url(socket)
     supervisor.wait_until(lambda: _store_answers(url), "the store answered", STORE_START_SECONDS)
     return url

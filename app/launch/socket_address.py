@@ -15,7 +15,7 @@ from denoised.app.launch.errors import LaunchError
 
 SOCKET = "valkey.sock"
 MAX_SOCKET_PATH = 107  # bytes: sun_path without its terminating zero
-SHORT_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108, used only with a private folder inside
+SHORT_FOLDERS = ("/tmp", "/var/tmp")
 
 
 @contextlib.contextmanager

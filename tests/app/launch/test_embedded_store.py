@@ -21,7 +21,7 @@ from denoised.jobs.connection import connect
 STRANGE_NAMES = [
     "a b",
     " ",
-    "it's \"quoted\"",
+    'it\'s "quoted"',
     "#hash?query=%41&x",
     "[x]*{y}",
     "back\\slash",
