@@ -16,6 +16,8 @@ OUT ?= runs/fashion-mnist
 MINUTES ?= 30
 # The recipes read these from the environment, so that a path may contain spaces and quotes.
 export DATA OUT
+# Test processes. Most tests wait for a server, so there may be more than cores; 0 runs all tests in one process.
+PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality bench lock
@@ -29,7 +31,7 @@ serve: install ## start store, API and worker on http://127.0.0.1:8000 (options:
 	@$(BIN)/denoised serve $(ARGS)
 
 test: install ## run the tests (a selection: ARGS="tests/model" or ARGS="-k plans")
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(ARGS)
 
 test-browser: install ## run all tests of the playground in Chromium (Debian: apt install chromium)
 	$(BIN)/pytest -m browser $(ARGS)

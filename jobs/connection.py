@@ -1,4 +1,4 @@
-"""How Redis is spoken to: in good time or not at all, and never twice by itself."""
+"""Redis clients with short timeouts and no retries of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redi
     """A client that gives up after `timeout` seconds and never retries by itself.
 
     Raises:
-        StoreUnavailable: for a URL that cannot be read; it is not repeated, since it may hold a password.
+        StoreUnavailable: for an invalid URL. The message does not repeat it, since it may hold a password.
     """
     try:
         return redis.Redis.from_url(
@@ -28,7 +28,7 @@ def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redi
             max_connections=connections,
             health_check_interval=15,
             retry=Retry(NoBackoff(), 0),
-            # A new connection asks nothing but what it is for: each question more would be one more to wait for.
+            # No handshake on a new connection: each command more would be one more to wait for.
             protocol=2,
             driver_info=None,
         )

@@ -1,4 +1,4 @@
-"""How long Redis is waited for, and its silence as an error of our own."""
+"""The time that a request may wait for Redis, and Redis' errors as our own."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ import redis
 
 from denoised.jobs.errors import StoreFull, StoreUnavailable
 
-# What passes: no connection, no answer in time, memory full, a replica that may not write.
-AWAY = (
+# Conditions that may pass: no connection, a timeout, memory full, a read-only replica.
+TRANSIENT_ERRORS = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
 )
-REDIS_ERRORS = (*AWAY, StoreUnavailable)  # the same, from a client of Redis or from the store
+REDIS_ERRORS = (*TRANSIENT_ERRORS, StoreUnavailable)  # the same, from a Redis client or from the store
 
 
 class RedisDeadline:
-    """The seconds that may still be spent on waiting for Redis, question by question."""
+    """The seconds that a request may still spend waiting for Redis; only the waiting counts."""
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
 
 
-# Of whoever works for this request; None = as long as each question takes.
-REDIS_DEADLINE: ContextVar[RedisDeadline | None] = ContextVar("patience", default=None)
+# Of the current request; None means no limit beyond each command's own timeout.
+REDIS_DEADLINE: ContextVar[RedisDeadline | None] = ContextVar("redis_deadline", default=None)
 
 
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Around one question: Redis' silence, or its refusal to write for now, as our own error.
+    """Wrap one round trip: translate Redis' transient errors, and charge the time to the deadline.
 
     Raises:
-        StoreFull: when Redis has no memory.
-        StoreUnavailable: when it does not answer, or the questions before took all the time there was.
+        StoreFull: when Redis has no memory left.
+        StoreUnavailable: when it does not answer, or earlier round trips have used up the deadline.
     """
-    patience = REDIS_DEADLINE.get()
-    if patience is not None and patience.left <= 0:
+    deadline = REDIS_DEADLINE.get()
+    if deadline is not None and deadline.left <= 0:
         raise StoreUnavailable("Redis answers too slowly")
     started = time.monotonic()
     try:
         yield
     except redis.exceptions.OutOfMemoryError as error:
         raise StoreFull(f"Redis does not answer ({error})") from error
-    except AWAY as error:
+    except TRANSIENT_ERRORS as error:
         raise StoreUnavailable(f"Redis does not answer ({error})") from error
     finally:
-        if patience is not None:
-            patience.left -= time.monotonic() - started
+        if deadline is not None:
+            deadline.left -= time.monotonic() - started

@@ -1,28 +1,28 @@
-"""What can go wrong with the store.
+"""Errors of the store.
 
 StoreError
 ├── StoreUnavailable   Redis does not answer
-│   └── StoreFull      Redis answers, and has no memory for more
-├── StoreUnfit         Redis is set up such that it may lose jobs
-└── RecordError        what Redis holds of a job cannot be read
+│   └── StoreFull      Redis answers but has no memory left
+├── StoreUnfit         Redis is configured in a way that can lose jobs
+└── RecordError        a record in Redis cannot be read by this version
 """
 
 
 class StoreError(Exception):
-    """Base of all errors of this package."""
+    """Base class of this package's errors."""
 
 
 class StoreUnavailable(StoreError):
-    """Redis could not be reached in time."""
+    """Redis did not answer in time."""
 
 
 class StoreFull(StoreUnavailable):
-    """Redis is at its `maxmemory`: what is there stays, nothing new fits."""
+    """Redis has reached its `maxmemory`: existing data stays, nothing new fits."""
 
 
 class StoreUnfit(StoreError):
-    """Redis drops keys by itself when its memory is full."""
+    """Redis evicts keys when its memory is full."""
 
 
 class RecordError(StoreError):
-    """A record that is damaged, or a newer front end's."""
+    """A record is damaged, or requires a feature that this version does not know."""

@@ -1,7 +1,7 @@
-"""The log: one JSON object a line, on stderr, whatever a client, a file or an exception puts into it.
+"""Structured logs: one JSON object per line on stderr.
 
-Every control character and everything beyond ASCII is escaped by JSON itself, so that nobody can
-forge a line or steer a terminal. `extra={…}` of a call become members of the object.
+JSON escapes every control character and everything beyond ASCII, so that neither a client, a file nor an exception
+can forge a line or control a terminal. The `extra={…}` of a call becomes members of the object.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 
-# Which request this is about: set by the front end for as long as it answers one.
+# The request being answered; set by the front end.
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
-_OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 class JsonLines(logging.Formatter):
-    """time (UTC), level, logger, event, what `extra` holds, request_id, exception."""
+    """Members: time (UTC), level, logger, event, those of `extra`, request_id, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -30,7 +30,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
-        line |= {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
         if REQUEST_ID.get():
             line.setdefault("request_id", REQUEST_ID.get())
         if record.exc_info:
@@ -39,7 +39,7 @@ class JsonLines(logging.Formatter):
 
 
 def to_stderr() -> None:
-    """Have this process log so: its own events, its libraries' complaints, warnings, and what nobody caught."""
+    """Log this process to stderr: its own events, libraries' messages, warnings, and uncaught exceptions."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

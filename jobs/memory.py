@@ -1,4 +1,4 @@
-"""What Redis says of its memory: whether it keeps what it was given, and whether there is room for more."""
+"""The memory of Redis: whether it keeps what it is given, and whether there is room for more."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 from denoised.jobs.errors import StoreFull, StoreUnfit
 
 KEEPS = "noeviction"
-FULL = 0.9  # of maxmemory; the rest is for jobs that were accepted to end in
+FULL = 0.9  # of maxmemory; the rest is reserved for accepted jobs
 
 
 @dataclass(frozen=True)
 class Memory:
-    """used, limit: bytes, a limit of 0 is none; policy: what is done at the limit."""
+    """used, limit: in bytes; a limit of 0 means none.
+    policy: the `maxmemory-policy`.
+    """
 
     used: int
     limit: int
@@ -22,12 +24,12 @@ class Memory:
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Memory:
-        """From Redis' answer to INFO memory."""
+        """From the reply to INFO memory."""
         limit, policy = int(info.get("maxmemory", 0)), str(info.get("maxmemory_policy", KEEPS))
         return cls(int(info["used_memory"]), limit, policy)
 
     def check_room(self) -> None:
-        """Nothing, when there is memory for new jobs beside those that are there.
+        """Check that there is memory for new jobs.
 
         Raises:
             StoreFull: when less than a tenth of `maxmemory` is left.
@@ -36,13 +38,13 @@ class Memory:
             raise StoreFull(f"Redis uses {self.used} bytes (allowed: {FULL:.0%} of its maxmemory, {self.limit})")
 
     def check_fitness(self) -> None:
-        """Nothing, when Redis keeps what it was given.
+        """Check that Redis keeps what it is given.
 
         Raises:
-            StoreUnfit: when it would drop keys to make room: queued jobs would vanish without a word.
+            StoreUnfit: when it would evict keys, since queued jobs would silently vanish.
         """
         if self.policy != KEEPS:
             raise StoreUnfit(
-                f"Redis would drop jobs to make room (maxmemory-policy is {self.policy}, allowed: {KEEPS}); "
+                f"Redis would evict jobs to free memory (maxmemory-policy is {self.policy}, allowed: {KEEPS}); "
                 f"redis-cli CONFIG SET maxmemory-policy {KEEPS}"
             )

@@ -1,4 +1,4 @@
-"""Everything about a job that crosses a process: what was asked, what has become of it.
+"""A job as front end and workers share it: the request and what has become of it.
 
 Small frozen objects and their JSON. No torch, no Redis, no HTTP.
 """
@@ -6,10 +6,12 @@ Small frozen objects and their JSON. No torch, no Redis, no HTTP.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
+from denoised.jobs.errors import RecordError
+from denoised.jobs.format import FORMAT, check_requires, read_dataclass
 from denoised.jobs.request import SamplingRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
@@ -32,9 +34,10 @@ class Image:
 class JobRecord:
     """A job as the store holds it. Times are seconds since the epoch.
 
-    losses: how often in a row its worker was lost while it ran, without the job getting on in between;
-    max_attempts: how many of these end it; lost_at: the most evaluations it had when that happened; watched: whether
-    somebody follows its events, now or earlier.
+    attempt: counts from 1; each start by another execution is one more.
+    losses: workers lost in a row while they ran the job, since it last saved progress.
+    max_attempts: at this many losses the job fails; one loss earlier it is quarantined (see `jobs.scripts.START`).
+    watched: whether a client follows its events, now or earlier.
     """
 
     id: str
@@ -48,7 +51,6 @@ class JobRecord:
     step: int = 0
     evaluations: int = 0
     losses: int = 0
-    lost_at: int = 0
     max_attempts: int = 3
     mean_batch: float | None = None
     numerics: str | None = None
@@ -61,94 +63,85 @@ class JobRecord:
     def terminal(self) -> bool:
         return self.status in TERMINAL
 
-    @property
-    def suspect(self) -> bool:
-        """Whether its next loss is its last: it then runs apart, so that it takes no other job with it."""
-        return self.losses > 0 and self.losses >= self.max_attempts - 1
-
     def to_fields(self) -> dict[str, str]:
-        """The flat strings of a Redis hash; what is None is left out."""
+        """The flat strings of a Redis hash; None is left out."""
         flat: dict[str, Any] = {
             **{name: getattr(self, name) for name in _PLAIN},
             "request": json.dumps(asdict(self.request)),
             "images": json.dumps([asdict(image) for image in self.images]),
             "error": json.dumps(dict(self.error)) if self.error else None,
             "watched": int(self.watched),
+            "format": FORMAT,
+            "requires": json.dumps(required_fields(self.request)),
         }
         return {name: str(value) for name, value in flat.items() if value is not None}
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, str]) -> JobRecord:
-        """The inverse of `to_fields`."""
-        number = {name: float(fields[name]) for name in _FLOATS if name in fields}
-        count = {name: int(fields[name]) for name in _INTS if name in fields}
+    def from_fields(cls, flat: Mapping[str, str]) -> JobRecord:
+        """The inverse of `to_fields`. Unknown fields are ignored, whether or not the record requires them.
+
+        Raises:
+            RecordError: when a field is missing or cannot be decoded.
+        """
+        try:
+            return cls._read(flat)
+        except KeyError as error:
+            raise RecordError(f"the job record lacks {error}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise RecordError(f"the job record cannot be read: {error}") from error
+
+    @classmethod
+    def _read(cls, flat: Mapping[str, str]) -> JobRecord:
+        number = {name: float(flat[name]) for name in _FLOATS if name in flat}
+        count = {name: int(flat[name]) for name in _INTS if name in flat}
+        if flat["status"] not in get_args(Status):
+            raise ValueError(f"status is {flat['status']!r:.60} (allowed: {', '.join(get_args(Status))})")
         return cls(
-            id=fields["id"],
-            owner=fields["owner"],
-            status=fields["status"],  # type: ignore[arg-type]  # written by to_fields and the store alone
-            numerics=fields.get("numerics"),
-            request_id=fields.get("request_id"),
-            request=SamplingRequest(**json.loads(fields["request"])),
-            images=tuple(Image(**image) for image in json.loads(fields.get("images", "[]"))),
-            error=json.loads(fields["error"]) if "error" in fields else None,
-            watched=fields.get("watched") == "1",
+            id=flat["id"],
+            owner=flat["owner"],
+            status=flat["status"],  # type: ignore[arg-type]  # checked above
+            numerics=flat.get("numerics"),
+            request_id=flat.get("request_id"),
+            request=read_dataclass(SamplingRequest, json.loads(flat["request"])),
+            images=tuple(read_dataclass(Image, image) for image in json.loads(flat.get("images", "[]"))),
+            error=json.loads(flat["error"]) if "error" in flat else None,
+            watched=flat.get("watched") == "1",
             **number,  # type: ignore[arg-type]
             **count,
         )
 
 
 _FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")
-_INTS = ("attempt", "step", "evaluations", "losses", "lost_at", "max_attempts")
+_INTS = ("attempt", "step", "evaluations", "losses", "max_attempts")
 _PLAIN = ("id", "owner", "status", "numerics", "request_id", *_FLOATS, *_INTS)
+_REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
+
+
+def required_fields(request: SamplingRequest) -> list[str]:
+    """Names of the request fields that change the result if a worker ignores them: those not at their default."""
+    optional = [each for each in fields(request) if each.default is not MISSING]
+    return [each.name for each in optional if getattr(request, each.name) != each.default]
+
+
+def check_runnable(flat: Mapping[str, str]) -> None:
+    """Check that this version knows everything that a job's record requires.
+
+    Raises:
+        RecordError: when it does not.
+    """
+    try:
+        requires = json.loads(flat.get("requires", "[]"))
+    except ValueError as error:
+        raise RecordError(f"requires of the job record cannot be read: {error}") from error
+    check_requires("the job", requires, _REQUEST_FIELDS)
 
 
 @dataclass(frozen=True)
 class QueueEstimate:
-    """Where a waiting job stands."""
+    """Where a waiting job stands in its queue, and the seconds until it is done; None where that is unknown."""
 
     queue_position: int | None = None
     eta_seconds: float | None = None
-
-
-@dataclass
-class Counters:
-    """What a worker has done since it started: evaluations (rows, guidance counted as two) in how many turns that
-    took how many seconds, with how many images of the lanes that there were; jobs it began, and the seconds that these
-    had waited since they were accepted."""
-
-    evaluations: int = 0
-    turns: int = 0
-    turn_seconds: float = 0.0
-    images: int = 0
-    lanes: int = 0
-    jobs: int = 0
-    queue_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class WorkerReport:
-    """What a live worker tells about itself every few seconds, at `reported_at` (since the epoch).
-
-    reserved, places: of the `RunningBatch`. paces: by model, (rows, seconds) of its turns of each size.
-    """
-
-    name: str
-    models: list[dict[str, Any]]  # `ModelCard`s
-    max_batch: int
-    trajectories: int
-    pending_evaluations: int
-    evaluations_per_second: float | None
-    reserved: int = 1
-    places: int = 64
-    paces: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
-    counters: Mapping[str, float] = field(default_factory=dict)  # `Counters`
-    reported_at: float = 0.0
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> WorkerReport:
-        """As a worker wrote it; what a newer one has to tell beside is left out."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 def image_url(job: str, index: int) -> str:

@@ -1,27 +1,27 @@
-"""The keys of Redis. Nobody else spells one.
+"""The keys in Redis. No other module spells one.
 
-    denoised:job:{id}              hash     the `JobRecord`, and `seq`, `writes`, `execution`, `entered`,
-                                            `saved_step`, `saved_evaluations`
-    denoised:job:{id}:events       stream   one entry an event, id = "{seq}-0"
-    denoised:job:{id}:image:{k}    string   the encoded picture
-    denoised:job:{id}:resume       string   where its images are (`worker.engine.resume`), until it is over
+    denoised:job:{id}              hash     the `JobRecord`, and `format`, `requires`, `seq`, `writes`, `execution`,
+                                            `worker`, `saved_step`, `saved_evaluations`
+    denoised:job:{id}:events       stream   one entry per event, id = "{seq}-0"; a: attempt, e: JSON, f: format
+    denoised:job:{id}:image:{k}    string   an encoded picture
+    denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:jobs:{owner}          zset     job ids by created_at
     denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
-    denoised:between:{model}       hash     since when job ids stand between its queue and a worker
+    denoised:between:{model}       hash     job ids in RQ's intermediate queue, and when each was first seen there
     denoised:workers               set      names of workers
-    denoised:models                set      names of all models that were ever served
+    denoised:models                set      names of all models ever served
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
-    denoised:wake:{reader}         stream   one entry: that reader of events is to look at its list again; 1 h
+    denoised:wake:{reader}         stream   one entry: this reader of events must read its list again; 1 h
     denoised:worker:{name}         string   its `WorkerReport`, expires with its lease
-    denoised:worker:{name}:counted hash     how much of its `Counters` is in the totals, a day
-    denoised:totals:engine         hash     the `Counters` of all workers there ever were
-    denoised:totals:jobs           hash     jobs by "{status}:{model}"; accepted ones, too
-    denoised:model:{name}          channel  work was queued for that model
-    denoised:canceled              channel  ids of jobs that were canceled
+    denoised:worker:{name}:counted hash     how much of its `Counters` is in the totals, one day
+    denoised:totals:engine         hash     the `Counters` of all workers so far
+    denoised:totals:jobs           hash     number of jobs by "{status}:{model}", including status "accepted"
+    denoised:model:{name}          channel  work was queued for this model
+    denoised:canceled              channel  ids of canceled jobs
 
-What belongs to a job that is over expires after `result_ttl`, and so does a resume point; a job that
-is not over never does. RQ's own keys (rq:*) belong to RQ.
+The keys of a finished job expire after `result_ttl`, and so does a resume point; the keys of a job that is not over
+never do. RQ's own keys (rq:*) belong to RQ.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def jobs(owner: str) -> str:
     return f"denoised:jobs:{owner}"
 
 
-def claim(owner: str, key_hash: str) -> str:
+def idempotency(owner: str, key_hash: str) -> str:
     return f"denoised:idempotency:{owner}:{key_hash}"
 
 
-def between(model: str) -> str:
+def intermediate(model: str) -> str:
     return f"denoised:between:{model}"
 
 

@@ -1,62 +1,72 @@
-"""The Lua scripts that change a job: each runs in Redis as one step, whole or not at all."""
+"""The Lua scripts that change a job. Redis runs each of them atomically."""
 
 from __future__ import annotations
 
 from denoised.jobs import redis_keys as keys
+from denoised.jobs.format import FORMAT
 
-# A job is over: who waits for that is told; it, its events and its pictures expire, what it could have been resumed
-# from goes; it is counted.
-_OVER = f"""
-local function over(job, events, images, ttl)
+# Shared by START, START_ALONE and UPDATE.
+# number, add: treat a damaged value as zero, where HINCRBY would fail.
+# finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
+_SHARED = f"""
+local function number(job, name) return tonumber(redis.call('HGET', job, name) or 0) or 0 end
+local function add(job, name, more)
+  local value = number(job, name) + more
+  redis.call('HSET', job, name, value)
+  return value
+end
+local function is_quarantined(job)
+  local losses = number(job, 'losses')
+  return losses > 0 and losses >= number(job, 'max_attempts') - 1
+end
+local function request_of(job)
+  local read, request = pcall(cjson.decode, redis.call('HGET', job, 'request') or '')
+  return read and type(request) == 'table' and request or {{}}
+end
+local function append(job, events, attempt, event)
+  local seq = add(job, 'seq', 1)
+  redis.call('XADD', events, seq .. '-0', 'a', attempt, 'e', event, 'f', {FORMAT})
+end
+local function finish(job, events, images, ttl, status)
   redis.call('XADD', '{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
   redis.call('EXPIRE', job, ttl)
   redis.call('EXPIRE', events, ttl)
   for i = 0, images - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end
   redis.call('DEL', job .. ':resume')
-end
-local function count(job, status)
-  local read, request = pcall(cjson.decode, redis.call('HGET', job, 'request') or '')
-  local model = read and type(request) == 'table' and request.model or '?'
+  local model = request_of(job).model or '?'
   redis.call('HINCRBY', '{keys.JOB_TOTALS}', status .. ':' .. tostring(model), 1)
-end
-local function tell(job, events, attempt, event)
-  local seq = redis.call('HINCRBY', job, 'seq', 1)
-  redis.call('XADD', events, seq .. '-0', 'a', attempt, 'e', event)
 end
 """
 
-# KEYS: job, events. ARGV: time, worker, event, numerics, seconds that a failed job is kept, execution.
-# Returns the attempt, or 0 when the job is over: ended before, or lost its worker too often by now. Asked again for the
-# same execution (the reply was lost) it changes nothing. What earlier attempts made is kept while the numerics are the
-# same. A job on its last chance has `entered` 0 until ENTER: it waits for its neighbours to leave, and a worker that is
-# lost meanwhile was not lost by its doing.
+# Starts an attempt.
+# KEYS: job, events. ARGV: time, worker, "started" event, numerics, seconds that a failed job is kept, execution.
+# Returns the attempt's number, or 0 when the job is over: ended before, or failed now for its losses. Repeated for the
+# same execution (the reply was lost) it changes nothing. Pictures and resume point of earlier attempts are kept while
+# the numerics are the same.
+#
+# A job that is found running has lost its worker, which counts as one loss; UPDATE resets the count when the job makes
+# progress. One loss before `max_attempts` the job is quarantined: it stays "queued" until START_ALONE, so that losing
+# the worker while it waits for the batch to empty is not counted.
 START = (
-    _OVER
+    _SHARED
     + """
 local job, events = KEYS[1], KEYS[2]
 local status = redis.call('HGET', job, 'status')
 if status ~= 'queued' and status ~= 'running' then return 0 end
-local function number(name) return tonumber(redis.call('HGET', job, name) or 0) end
-local attempt = number('attempt')
-if status == 'running' then
-  if redis.call('HGET', job, 'execution') == ARGV[6] then return attempt end
-  if redis.call('HGET', job, 'entered') ~= '0' then
-    redis.call('HINCRBY', job, 'losses', 1)
-    redis.call('HSET', job, 'lost_at', math.max(number('lost_at'), number('evaluations')))
-  end
-  local losses, most = number('losses'), number('max_attempts')
-  if most > 0 and losses >= most then
-    local message = 'the worker was lost ' .. losses .. ' time(s) in a row while it did this job'
-    redis.call('HSET', job, 'status', 'failed', 'finished_at', ARGV[1],
-               'error', cjson.encode({code = 'worker_lost', message = message}))
-    tell(job, events, attempt, '{"type": "failed"}')
-    over(job, events, cjson.decode(redis.call('HGET', job, 'request')).n, ARGV[5])
-    count(job, 'failed')
-    return 0
-  end
+local attempt = number(job, 'attempt')
+if redis.call('HGET', job, 'execution') == ARGV[6] then return attempt end
+if status == 'running' then add(job, 'losses', 1) end
+local losses, most = number(job, 'losses'), number(job, 'max_attempts')
+if most > 0 and losses >= most then
+  local message = losses .. ' worker(s) in a row were lost while they ran this job, without progress in between'
+  redis.call('HSET', job, 'status', 'failed', 'finished_at', ARGV[1],
+             'error', cjson.encode({code = 'worker_lost', message = message}))
+  append(job, events, attempt, '{"type": "failed"}')
+  finish(job, events, tonumber(request_of(job).n) or 0, ARGV[5], 'failed')
+  return 0
 end
 if redis.call('HEXISTS', job, 'started_at') == 1 then
-  attempt = redis.call('HINCRBY', job, 'attempt', 1)
+  attempt = add(job, 'attempt', 1)
 else
   redis.call('HSET', job, 'started_at', ARGV[1])
 end
@@ -64,66 +74,76 @@ if redis.call('HGET', job, 'numerics') ~= ARGV[4] then
   redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0)
   redis.call('DEL', job .. ':resume')
 end
-redis.call('HSET', job, 'status', 'running', 'worker', ARGV[2], 'step', number('saved_step'),
-           'evaluations', number('saved_evaluations'), 'writes', 0, 'numerics', ARGV[4],
-           'execution', ARGV[6],
-           'entered', (number('losses') > 0 and number('losses') >= number('max_attempts') - 1) and 0 or 1)
-tell(job, events, attempt, ARGV[3])
+local quarantined = is_quarantined(job)
+redis.call('HSET', job, 'status', quarantined and 'queued' or 'running', 'worker', ARGV[2], 'writes', 0,
+           'step', number(job, 'saved_step'), 'evaluations', number(job, 'saved_evaluations'),
+           'numerics', ARGV[4], 'execution', ARGV[6])
+if not quarantined then append(job, events, attempt, ARGV[3]) end
 return attempt
 """
 )
 
-# KEYS: job. ARGV: attempt. A job that waited to be alone begins. Returns 0 when it is over or has another attempt.
-ENTER = """
-local now = redis.call('HMGET', KEYS[1], 'status', 'attempt')
-if now[1] ~= 'running' or tonumber(now[2]) ~= tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'entered', 1)
-return 1
-"""
-
-# KEYS: job, events, then one key for each blob. ARGV: the write as JSON, then the blobs: images, then a resume point.
-# Returns 1 when it was (or had been) written, 2 when the job is watched besides, 0 when it is over or has another
-# attempt.
-WRITE = (
-    _OVER
+# Runs the attempt of a quarantined job, now that it is alone in its worker.
+# KEYS: job, events. ARGV: attempt, "started" event. Returns 0 when the job is over or has another attempt.
+START_ALONE = (
+    _SHARED
     + """
-local write = cjson.decode(ARGV[1])
-local now = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'writes', 'watched')
-if now[1] ~= 'queued' and now[1] ~= 'running' then return 0 end
-local written = now[4] == '1' and 2 or 1
-if write.attempt > 0 then
-  if now[1] ~= 'running' or tonumber(now[2]) ~= write.attempt then return 0 end
-  if tonumber(now[3]) >= write.number then return written end
-  write.fields.writes = write.number
-end
-if write.status ~= '' then write.fields.status = write.status end
-local fields = {}
-for name, value in pairs(write.fields) do
-  fields[#fields + 1], fields[#fields + 2] = name, value
-end
-if #fields > 0 then redis.call('HSET', KEYS[1], unpack(fields)) end
-local images = #ARGV
-if write.resume_ttl > 0 then
-  redis.call('SET', KEYS[#KEYS], ARGV[#ARGV], 'EX', write.resume_ttl)
-  images = images - 1
-end
-for i = 2, images do redis.call('SET', KEYS[i + 1], ARGV[i]) end
-local more = #write.events
-if more > 0 then
-  local seq = redis.call('HINCRBY', KEYS[1], 'seq', more) - more
-  for i, event in ipairs(write.events) do
-    redis.call('XADD', KEYS[2], 'MAXLEN', '~', write.cap, (seq + i) .. '-0', 'a', now[2], 'e', event)
-  end
-end
-if write.ttl > 0 then
-  over(KEYS[1], KEYS[2], write.images, write.ttl)
-  count(KEYS[1], write.status)
-end
-return written
+local status = redis.call('HGET', KEYS[1], 'status')
+if number(KEYS[1], 'attempt') ~= tonumber(ARGV[1]) then return 0 end
+if status == 'running' then return 1 end
+if status ~= 'queued' then return 0 end
+redis.call('HSET', KEYS[1], 'status', 'running')
+append(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
+return 1
 """
 )
 
-# KEYS: job. Notes that somebody follows its events. Returns the seq of the newest, 0 when there is no such job.
+# Applies a `JobUpdate`.
+# KEYS: job, events, then one key for each blob. ARGV: the update as JSON, then the blobs: images, then a resume point.
+# Returns the flags of `UpdateResult`. A resume point further than the last one is progress and resets the losses.
+UPDATE = (
+    _SHARED
+    + """
+local job, events, update = KEYS[1], KEYS[2], cjson.decode(ARGV[1])
+local status, watched = unpack(redis.call('HMGET', job, 'status', 'watched'))
+if status ~= 'queued' and status ~= 'running' then return 0 end
+local function applied()
+  return 1 + (watched == '1' and 2 or 0) + (is_quarantined(job) and 4 or 0)
+end
+local attempt = number(job, 'attempt')
+if update.attempt > 0 then
+  if status ~= 'running' or attempt ~= update.attempt then return 0 end
+  if number(job, 'writes') >= update.number then return applied() end
+  update.fields.writes = update.number
+end
+local saved = tonumber(update.fields.saved_evaluations or '')
+if saved and saved > number(job, 'saved_evaluations') then update.fields.losses = 0 end
+if update.status ~= '' then update.fields.status = update.status end
+local fields = {}
+for name, value in pairs(update.fields) do
+  fields[#fields + 1], fields[#fields + 2] = name, value
+end
+if #fields > 0 then redis.call('HSET', job, unpack(fields)) end
+local images = #ARGV
+if update.resume_ttl > 0 then
+  redis.call('SET', KEYS[#KEYS], ARGV[#ARGV], 'EX', update.resume_ttl)
+  images = images - 1
+end
+for i = 2, images do redis.call('SET', KEYS[i + 1], ARGV[i]) end
+local more = #update.events
+if more > 0 then
+  local seq = add(job, 'seq', more) - more
+  for i, event in ipairs(update.events) do
+    redis.call('XADD', events, 'MAXLEN', '~', update.cap, (seq + i) .. '-0', 'a', attempt, 'e', event, 'f', FORMAT)
+  end
+end
+if update.ttl > 0 then finish(job, events, update.images, update.ttl, update.status) end
+return applied()
+""".replace("FORMAT", str(FORMAT))
+)
+
+# Marks a job as watched.
+# KEYS: job. Returns the seq of its newest event, 0 when there is no such job.
 WATCH = """
 local seq = redis.call('HGET', KEYS[1], 'seq')
 if not seq then return 0 end
@@ -131,14 +151,14 @@ redis.call('HSET', KEYS[1], 'watched', 1)
 return tonumber(seq)
 """
 
-# Puts the jobs of dead workers back to the front of a queue, the oldest first.
+# Requeues the jobs of lost workers at the front of their queue, the oldest first.
 # KEYS: RQ's queue, its intermediate queue, its started registry; our hash of when ids were first seen in the
-# intermediate queue. ARGV: time, seconds an id may be there, prefix of RQ's job hashes, prefix of our jobs, channel.
-# Returns how many. An id leaves the intermediate queue when its worker has registered its lease, which takes an
-# instant; one without a lease that stays belonged to a worker that died in that instant.
-COLLECT = """
-local queue, between, started, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local now, patience = tonumber(ARGV[1]), tonumber(ARGV[2])
+# intermediate queue. ARGV: time, seconds an id may stay there, prefix of RQ's job hashes, prefix of our jobs, channel.
+# Returns how many. An id leaves the intermediate queue as soon as its worker registers the lease; one without a lease
+# that stays there belonged to a worker that died in that instant.
+REQUEUE_LOST = """
+local queue, intermediate, started, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now, grace = tonumber(ARGV[1]), tonumber(ARGV[2])
 local held, expired = {}, {}
 local entries = redis.call('ZRANGE', started, 0, -1, 'WITHSCORES')
 for i = 1, #entries, 2 do
@@ -150,23 +170,23 @@ for entry, id in pairs(expired) do
   redis.call('ZREM', started, entry)
   if not held[id] then lost[id] = true end
 end
-local there = {}
-for _, id in ipairs(redis.call('LRANGE', between, 0, -1)) do
-  there[id] = true
+local present = {}
+for _, id in ipairs(redis.call('LRANGE', intermediate, 0, -1)) do
+  present[id] = true
   if not held[id] then
     local since = redis.call('HGET', seen, id)
     if not since then redis.call('HSET', seen, id, now)
-    elseif now - tonumber(since) >= patience then lost[id] = true end
+    elseif now - tonumber(since) >= grace then lost[id] = true end
   end
 end
 for _, id in ipairs(redis.call('HKEYS', seen)) do
-  if lost[id] or held[id] or not there[id] then redis.call('HDEL', seen, id) end
+  if lost[id] or held[id] or not present[id] then redis.call('HDEL', seen, id) end
 end
 local jobs = {}
 for id in pairs(lost) do
-  redis.call('LREM', between, 0, id)
+  redis.call('LREM', intermediate, 0, id)
   if redis.call('EXISTS', ARGV[3] .. id) == 1 and not redis.call('LPOS', queue, id) then
-    jobs[#jobs + 1] = {id = id, created = tonumber(redis.call('HGET', ARGV[4] .. id, 'created_at') or 0)}
+    jobs[#jobs + 1] = {id = id, created = tonumber(redis.call('HGET', ARGV[4] .. id, 'created_at') or 0) or 0}
   end
 end
 table.sort(jobs, function(a, b) return a.created > b.created end)
@@ -178,11 +198,11 @@ end
 return #jobs
 """
 
-# Adds what a worker has done to what all have. Told again, or late, it adds only what is new.
-# KEYS: the totals, what was added of this worker. ARGV: seconds that is remembered, then names and values.
-COUNT = """
+# Adds a worker's counters to the totals. Repeated or overtaken calls add only what is new.
+# KEYS: the totals, what was added for this worker so far. ARGV: seconds to remember that, then names and values.
+ADD_COUNTERS = """
 for i = 2, #ARGV, 2 do
-  local more = tonumber(ARGV[i + 1]) - tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or 0)
+  local more = tonumber(ARGV[i + 1]) - (tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or 0) or 0)
   if more > 0 then
     redis.call('HINCRBYFLOAT', KEYS[1], ARGV[i], more)
     redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])

@@ -1,4 +1,4 @@
-"""What is written of a job at once: fields, events, pictures, perhaps its end."""
+"""One atomic change of a job: fields, events, pictures, perhaps its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntFlag
 from typing import Any
 
 from denoised.jobs import redis_keys as keys
@@ -14,13 +15,32 @@ from denoised.jobs.record import TERMINAL, JobRecord, Status
 EVENT_CAP = 50_000
 
 
+class UpdateResult(IntFlag):
+    """What Redis answers to an update; zero means refused: the job is over, or belongs to another attempt.
+
+    APPLIED: it was applied, now or by an earlier try.
+    WATCHED: a client follows the job's events.
+    QUARANTINED: this is the job's last attempt, and it has made no progress yet.
+    """
+
+    APPLIED = 1
+    WATCHED = 2
+    QUARANTINED = 4
+
+
 @dataclass
 class JobUpdate:
-    """One atomic change of a job: fields, new pictures, events, and perhaps a new status.
+    """One atomic change of a job.
 
-    resume: what another attempt would go on from (`worker.engine.resume`). attempt: whose write it is; 0 = nobody's in
-    particular (a cancel). number: rises with each write of an attempt, so that one repeated after a lost reply is not
-    applied twice. error: `code` and `message`, where it is the end of a job that failed.
+    attempt: the attempt that writes it; 0 applies to any attempt (a cancel, say).
+    number: rises with each update of an attempt, so that one repeated after a lost reply is applied once.
+    fields: of the job's record.
+    events: appended in this order.
+    images: encoded pictures by index.
+    status: a new status, if any.
+    error: `code` and `message` of a failure.
+    image_count: images of the whole job, to let all of them expire at its end.
+    resume: where another attempt can continue (`worker.engine.resume`).
     """
 
     job: str
@@ -34,25 +54,25 @@ class JobUpdate:
     image_count: int = 0
     resume: bytes | None = None
 
-    def save(self, resume: bytes, step: int, evaluations: int) -> None:
-        """Have another attempt go on from here."""
+    def save(self, resume: bytes | None, step: int, evaluations: int) -> None:
+        """Let another attempt continue from here. resume: None when every image is finished or not started yet."""
         self.resume = resume
         self.fields |= {"saved_step": step, "saved_evaluations": evaluations}
 
     def end(self, status: Status, error: Mapping[str, str] | None = None) -> None:
-        """Make this the last write of its job."""
+        """Make this the last update of its job."""
         self.status, self.error = status, error
         self.fields["finished_at"] = repr(time.time())
         self.events.append({"type": status})
 
     def keys(self) -> list[str]:
-        """KEYS of `jobs.scripts.WRITE`."""
+        """KEYS of `jobs.scripts.UPDATE`."""
         images = [keys.image(self.job, index) for index in self.images]
         resume = [] if self.resume is None else [keys.resume(self.job)]
         return [keys.job(self.job), keys.events(self.job), *images, *resume]
 
     def arguments(self, result_ttl: int) -> list[str | bytes]:
-        """ARGV of `jobs.scripts.WRITE`. result_ttl: seconds that a job which is over is kept."""
+        """ARGV of `jobs.scripts.UPDATE`. result_ttl: seconds that a finished job is kept."""
         error = {} if self.error is None else {"error": json.dumps(dict(self.error))}
         spec = {
             "attempt": self.attempt,
@@ -69,12 +89,12 @@ class JobUpdate:
 
 
 def ending(record: JobRecord, status: Status, error: Mapping[str, str] | None = None) -> JobUpdate:
-    """The write that ends a job from outside, whatever attempt it is in."""
-    write = JobUpdate(record.id, image_count=record.request.n)
-    write.end(status, error)
-    return write
+    """The update that ends a job from outside, whatever attempt it is in."""
+    update = JobUpdate(record.id, image_count=record.request.n)
+    update.end(status, error)
+    return update
 
 
 def event_json(kind: str, event: Mapping[str, Any]) -> str:
-    """An event as its stream entry holds it."""
+    """An event as its stream entry holds it: `type` and its own fields."""
     return json.dumps({"type": kind, **event})

@@ -30,30 +30,30 @@ def main() -> None:
     assert program is not None, "Chromium is not installed (Debian: apt install chromium)"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        day = opened(browser, url, color_scheme="light", viewport=DESKTOP)
+        day = open_page(browser, url, color_scheme="light", viewport=DESKTOP)
         for request in (*GALLERY, BOOTS):
-            generate(day, *request)
-            until(day, DONE)
-        generate(day, *SNEAKER)
-        until(day, HALF_WAY)
-        save([shot(day)], "playground.webp")
-        until(day, DONE)
+            submit(day, *request)
+            wait_until(day, DONE)
+        submit(day, *SNEAKER)
+        wait_until(day, HALF_WAY)
+        save_side_by_side([screenshot(day)], "playground.webp")
+        wait_until(day, DONE)
         storage = day.context.storage_state()
         night = {"color_scheme": "dark", "storage_state": storage, "reduced_motion": "reduce"}
-        wide = chosen(opened(browser, url, viewport=DESKTOP, **night), place=None)
-        narrow = chosen(opened(browser, url, viewport=PHONE, **night), place=14)
-        save([wide, narrow], "playground-dark.webp")
+        wide = select_boots(open_page(browser, url, viewport=DESKTOP, **night), place=None)
+        narrow = select_boots(open_page(browser, url, viewport=PHONE, **night), place=14)
+        save_side_by_side([wide, narrow], "playground-dark.webp")
         browser.close()
 
 
-def opened(browser: Browser, url: str, **options: Any) -> Page:
+def open_page(browser: Browser, url: str, **options: Any) -> Page:
     page = browser.new_context(**options).new_page()
     page.goto(url)
     page.locator("#labels .chip").first.wait_for()
     return page
 
 
-def generate(page: Page, label: str, seed: int, n: int, steps: int) -> None:
+def submit(page: Page, label: str, seed: int, n: int, steps: int) -> None:
     page.get_by_role("radio", name=label, exact=True).check()
     page.locator("#more").evaluate("more => more.open = true")
     for name, value in (("seed", seed), ("n", n), ("steps", steps)):
@@ -64,30 +64,30 @@ def generate(page: Page, label: str, seed: int, n: int, steps: int) -> None:
     page.locator("#viewer[data-state=live]").wait_for()
 
 
-def chosen(page: Page, place: int | None) -> Image.Image:
+def select_boots(page: Page, place: int | None) -> Image.Image:
     """A screenshot of the boots, at a position of the scrubber or finished."""
     page.locator("#cards .thumbnail").nth(1).click()
-    until(page, f"{DONE} && Number(scrubber.max) > 30")
+    wait_until(page, f"{DONE} && Number(scrubber.max) > 30")
     if place is not None:
         page.locator("#scrubber").evaluate(
             "(it, place) => { it.value = place; it.dispatchEvent(new Event('input')); }", place
         )
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(500)
-    return shot(page)
+    return screenshot(page)
 
 
-def until(page: Page, expression: str) -> None:
+def wait_until(page: Page, expression: str) -> None:
     """Wait for a condition. Playwright's own `wait_for_function` uses eval, which the page's CSP forbids."""
     while not page.evaluate(expression):
         time.sleep(0.02)
 
 
-def shot(page: Page) -> Image.Image:
+def screenshot(page: Page) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
 
 
-def save(shots: list[Image.Image], name: str) -> None:
+def save_side_by_side(shots: list[Image.Image], name: str) -> None:
     """Save screenshots side by side."""
     width = sum(each.width for each in shots) + GAP * (len(shots) - 1)
     sheet = Image.new("RGBA", (width, shots[0].height))

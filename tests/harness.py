@@ -1,4 +1,4 @@
-"""A Valkey, its queue, and real workers of fake models as processes: what tests kill, stop and restart."""
+"""A Valkey, its queue, and real workers with fake models as processes that tests kill, stop and restart."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import Store
 
-# Loads torch once, then forks a worker for each line it is told; who ended is written down as {pid}.exit, each
-# evaluation in {pid}.rows: its time, and for each row the sum of x, by which it is known again. A row of the
-# class `killer` at a timestep under `killer_below` kills its worker, as a fault in a kernel would; one of the class
-# `hungry`, and more than `most` rows at once, take 64 MiB and find that no more is left.
+# The launcher: loads torch once, then forks a worker for each line on its stdin. {pid}.exit holds the exit code of a
+# worker that has ended. {pid}.rows has one line per evaluation: its time, and the sum of x for each row, as the row's
+# fingerprint. A row of class `killer` at a timestep below `killer_below` kills its worker, like a fault in a kernel;
+# a row of class `hungry`, or more than `most` rows at once, allocate 64 MiB and run out of memory.
 SCRIPT = """
 import importlib.util, json, os, pathlib, signal, sys, time, traceback
 
@@ -37,7 +37,7 @@ spec.loader.exec_module(fakes)
 
 import torch
 from denoised.jobs.log import to_stderr
-from denoised.worker.loop import WorkerSettings
+from denoised.worker.settings import WorkerSettings
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.jobs.connection import connect
 from denoised.jobs.store import Store
@@ -106,7 +106,7 @@ LABELS = ["apple", "bean", "carrot", "daikon"]
 
 
 def request(**fields: Any) -> SamplingRequest:
-    """What a fake model is asked for: four ddim steps without a label unless said otherwise."""
+    """A request for a fake model: four ddim steps without a label by default."""
     given = {
         "model": "fake",
         "label": None,
@@ -127,13 +127,13 @@ def start(
     store: Store, job_id: str, worker: str = "worker", numerics: str = "fake", execution: str | None = None
 ) -> int:
     """Begin an attempt as a worker does; its number, 0 when the job is over."""
-    begun = store.begin(job_id, worker, numerics, execution)
+    begun = store.start_attempt(job_id, worker, numerics, execution)
     return 0 if begun is None else begun.record.attempt
 
 
 @dataclass
 class WorkerProcess:
-    """A worker's process, of which the nursery is the parent."""
+    """A worker's process, a child of the launcher."""
 
     pid: int
     folder: Path
@@ -164,7 +164,7 @@ class WorkerProcess:
         return int(line.split()[1]) / 1024
 
     def evaluations(self) -> list[tuple[float, list[float]]]:
-        """When it made each evaluation, and what its rows are known by; a line cut short by a SIGKILL is left out."""
+        """The time of each evaluation and the fingerprints of its rows; a line cut short by SIGKILL is left out."""
         lines = (self.folder / f"{self.pid}.rows").read_text().split("\n")[:-1]
         return [(moment, rows) for moment, rows in map(json.loads, lines)]
 
@@ -187,10 +187,10 @@ class Harness:
         self._result_ttl = result_ttl
         self._folder = folder
         repository = Path(__file__).parents[1]
-        script, fakes = folder / "nursery.py", repository / "tests/worker/conftest.py"
+        script, fakes = folder / "launcher.py", repository / "tests/worker/conftest.py"
         script.write_text(SCRIPT)
         self._log = (folder / "workers.log").open("ab")
-        self._nursery = subprocess.Popen(
+        self._launcher = subprocess.Popen(
             [sys.executable, str(script), str(folder), str(fakes)],
             env={**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -214,16 +214,16 @@ class Harness:
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation."""
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
-        order = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
-        order |= {"seconds": seconds, "killer": killer, "killer_below": killer_below, "hungry": hungry, "most": most}
-        order |= {"min_pipelined_images": min_pipelined_images}
-        assert self._nursery.stdin is not None
-        assert self._nursery.stdout is not None
-        self._nursery.stdin.write(json.dumps(order) + "\n")
-        self._nursery.stdin.flush()
-        hand = WorkerProcess(int(self._nursery.stdout.readline()), self._folder)
-        self.workers.append(hand)
-        return hand
+        options = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
+        options |= {"seconds": seconds, "killer": killer, "killer_below": killer_below, "hungry": hungry, "most": most}
+        options |= {"min_pipelined_images": min_pipelined_images}
+        assert self._launcher.stdin is not None
+        assert self._launcher.stdout is not None
+        self._launcher.stdin.write(json.dumps(options) + "\n")
+        self._launcher.stdin.flush()
+        worker = WorkerProcess(int(self._launcher.stdout.readline()), self._folder)
+        self.workers.append(worker)
+        return worker
 
     def log(self) -> str:
         return Path(self._log.name).read_text()[-3000:]
@@ -252,7 +252,7 @@ class Harness:
             time.sleep(0.02)
 
     def running(self, job_id: str) -> bool:
-        """Whether it has got on in its present attempt."""
+        """Whether it has done a step in its current attempt."""
         record = self.job(job_id)
         return record.status == "running" and record.step > 0
 
@@ -268,7 +268,7 @@ class Harness:
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """All that is stored."""
-        return self.store.events(job_id, count=100_000)
+        return self.store.events.read(job_id, count=100_000)
 
     def forgotten(self, job_id: str) -> bool:
         """Whether RQ knows nothing of a job any more, but for what a last heartbeat leaves to expire."""
@@ -278,10 +278,10 @@ class Harness:
         return Queue(model, connection=self.client, serializer=JSONSerializer)
 
     def close(self) -> None:
-        for hand in self.workers:
-            if hand.exit_code() is None:
-                hand.kill()
-        self._nursery.communicate()
-        self._nursery.wait()
+        for worker in self.workers:
+            if worker.exit_code() is None:
+                worker.kill()
+        self._launcher.communicate()
+        self._launcher.wait()
         self.client.close()
         self._log.close()

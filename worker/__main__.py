@@ -96,8 +96,8 @@ def _serve(
     from denoised.jobs.connection import connect
     from denoised.jobs.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
-    from denoised.worker.loop import WorkerSettings
     from denoised.worker.model_loading import load_models
+    from denoised.worker.settings import WorkerSettings
 
     if threads:
         torch.set_num_threads(threads)

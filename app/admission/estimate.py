@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from denoised.jobs.record import WorkerReport
+from denoised.jobs.worker_report import WorkerReport
 
 MAX_EVENTS = 200  # simulated ends of jobs; what follows is estimated as work divided by speed
 TOLERANCE = 1e-9  # turns

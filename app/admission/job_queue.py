@@ -22,8 +22,9 @@ from rq.serializers import JSONSerializer
 from denoised.app.admission.queue_snapshot import QueueForecast, QueueSnapshot
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.memory import Memory
-from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.store import Store
+from denoised.jobs.worker_report import WorkerReport
 
 MAX_FORECAST_AGE = 0.5  # seconds; an older forecast is not used for a job's estimate
 MAX_CACHED_RECORDS = 10_000
@@ -130,7 +131,7 @@ class JobQueue:
         return QueueEstimate(None, estimate.eta_seconds if estimate.eta_seconds is not None else _extrapolate(job))
 
     def _forecast(self, model: str, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueForecast:
-        evaluations = self._store.going([job.id for job in snapshot.running(model)])
+        evaluations = self._store.listing.active_evaluations([job.id for job in snapshot.running(model)])
         return snapshot.forecast(model, workers, evaluations)
 
     def _cached_records(self, job_ids: Sequence[str]) -> list[JobRecord]:
@@ -139,7 +140,7 @@ class JobQueue:
     def _cache_records(self, job_ids: Sequence[str]) -> None:
         """Read the records that are not cached; evict the oldest."""
         missing = [job_id for job_id in job_ids if job_id not in self._records]
-        for record in self._store.records(missing):
+        for record in self._store.listing.records(missing).values():
             if record is not None:
                 self._records[record.id] = record
         while len(self._records) > max(MAX_CACHED_RECORDS, len(job_ids)):

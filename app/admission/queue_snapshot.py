@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from denoised.app.admission.estimate import RemainingWork, WorkerPool, completion_times
 from denoised.app.admission.quotas import Load
 from denoised.jobs.memory import Memory
-from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.worker_report import WorkerReport
 
 
 @dataclass(frozen=True)

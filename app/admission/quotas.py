@@ -15,7 +15,8 @@ from itertools import zip_longest
 
 from denoised.app.http.errors import TooBusy
 from denoised.app.settings import ApiSettings
-from denoised.jobs.record import JobRecord, WorkerReport
+from denoised.jobs.record import JobRecord
+from denoised.jobs.worker_report import WorkerReport
 
 LIMITS = ("jobs", "evaluations", "evaluations_per_key")
 # Retry-After, in seconds.

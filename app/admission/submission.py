@@ -97,7 +97,7 @@ class IdempotencyClaim:
 
     def find_job(self, store: Store) -> JobRecord | None:
         """The job of an earlier equal request, if there was one."""
-        earlier = store.claimed(self.owner, self.key_hash)
+        earlier = store.idempotency.find(self.owner, self.key_hash)
         return store.job(self._check_body(earlier)) if earlier is not None else None
 
     def claim(self, store: Store, job_id: str) -> tuple[str, JobRecord | None]:
@@ -105,7 +105,7 @@ class IdempotencyClaim:
 
         If that request never creates its job, the caller creates it under the returned id.
         """
-        first_id = self._check_body(store.claim(self.owner, self.key_hash, job_id, self.body_hash))
+        first_id = self._check_body(store.idempotency.claim(self.owner, self.key_hash, job_id, self.body_hash))
         end = time.monotonic() + CLAIM_SECONDS
         record = None
         while first_id != job_id and record is None and time.monotonic() < end:

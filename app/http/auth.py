@@ -84,7 +84,7 @@ class AuthMiddleware:
     async def _redeem(self, ticket: str) -> str:
         """The owner of a ticket, which is invalid afterwards."""
         try:
-            owner = await run_in_threadpool(self._store.redeem_ticket, key_hash(ticket))
+            owner = await run_in_threadpool(self._store.tickets.redeem, key_hash(ticket))
         except StoreUnavailable as error:
             raise store_problem(error) from error
         if owner is None:

@@ -85,7 +85,7 @@ def _frames(services: Services, record: JobRecord) -> Frames:
 
 def _events(services: Services, job_id: str) -> Iterable[dict[str, Any]]:
     seq = 0
-    while events := services.store.events(job_id, seq, EVENTS_PER_READ):
+    while events := services.store.events.read(job_id, seq, EVENTS_PER_READ):
         yield from events
         seq = events[-1]["seq"]
 

@@ -57,7 +57,7 @@ async def stream(
     """All events from the start of the job, or after `Last-Event-ID`, until its end. The same path accepts a
     WebSocket."""
     seq = last_event_id if last_event_id is not None else after
-    if record.terminal and seq >= await run_in_threadpool(services.store.last_seq, record.id):
+    if record.terminal and seq >= await run_in_threadpool(services.store.events.last_seq, record.id):
         return Response(status_code=204)
     return EventSourceResponse(_sse_events(services, record.id, seq), headers=STREAM_HEADERS)
 

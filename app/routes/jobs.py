@@ -15,8 +15,8 @@ from denoised.app.http.schemas import JobList, JobObject, ProblemObject
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.services import Owner, Services, Serving
+from denoised.jobs.job_listing import JobCursor
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store import Place
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -81,12 +81,12 @@ def delete_job(record: PathJob, services: Serving) -> Response:
 
 
 def _page(
-    services: Services, owner: str, limit: int, status: str | None, after: Place | None
+    services: Services, owner: str, limit: int, status: str | None, after: JobCursor | None
 ) -> tuple[list[JobRecord], JobRecord | None]:
     """The jobs of a page, and the job after which the next page begins; None when this page is the last."""
     stride, read, found = limit + 1 if status is None else STRIDE, 0, list[JobRecord]()
     while True:
-        records = services.store.jobs(owner, stride, after)
+        records = services.store.listing.page(owner, stride, after)
         for record in records:
             if status in (None, record.status):
                 if len(found) == limit:
@@ -105,9 +105,9 @@ def _cursor(last: JobRecord) -> str:
     return f"{last.created_at!r}-{last.id}"
 
 
-def _parse_cursor(cursor: str) -> Place:
+def _parse_cursor(cursor: str) -> JobCursor:
     created_at, _, job_id = cursor.partition("-")
-    return Place(float(created_at), job_id)
+    return JobCursor(float(created_at), job_id)
 
 
 def _estimated_job(services: Services, record: JobRecord) -> dict[str, Any]:

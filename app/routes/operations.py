@@ -52,7 +52,7 @@ def tickets(services: Serving, owner: Owner) -> Response:
     """Browsers cannot send an API key with a WebSocket handshake. They append `?ticket=` to its URL instead, once,
     within 30 s."""
     ticket = secrets.token_urlsafe(24)
-    services.store.issue_ticket(key_hash(ticket), owner, TICKET_SECONDS)
+    services.store.tickets.issue(key_hash(ticket), owner, TICKET_SECONDS)
     return JSONResponse({"ticket": ticket, "expires_in": TICKET_SECONDS})
 
 

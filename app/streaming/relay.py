@@ -155,7 +155,7 @@ class Relay:
 
     async def _follow(self, job_id: str) -> int:
         """Let the reader deliver what comes after the newest stored event; return the seq of that."""
-        last = await run_in_threadpool(self._store.watch, job_id)
+        last = await run_in_threadpool(self._store.events.watch, job_id)
         if self._reader.follow(job_id, last):
             await run_in_threadpool(self._reader.wake)
         return last
@@ -165,7 +165,7 @@ class Relay:
         progress."""
         keep_after = last - KEPT_EVENTS if max_lag is not None and last - seq > max_lag else 0
         while seq < last:
-            events = await run_in_threadpool(self._store.events, job_id, seq, PAGE_SIZE)
+            events = await run_in_threadpool(self._store.events.read, job_id, seq, PAGE_SIZE)
             if not events:
                 return
             for event in events:

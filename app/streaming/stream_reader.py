@@ -9,7 +9,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import redis
 
@@ -17,7 +17,7 @@ from denoised.app.streaming.event_listener import Event
 from denoised.jobs.redis_keys import ENDS
 from denoised.jobs.redis_keys import events as events_key
 from denoised.jobs.redis_keys import wake as wake_key
-from denoised.jobs.store import Store, event_from_entry
+from denoised.jobs.store import Store
 
 log = logging.getLogger("denoised.api")
 
@@ -129,9 +129,4 @@ class StreamReader:
             if job_id not in self._cursors:
                 return  # unfollowed during the read
             self._cursors[job_id] = last_id
-        self._on_events(job_id, [_event(job_id, entry) for entry in entries])
-
-
-def _event(job_id: str, entry: Entry) -> dict[str, Any]:
-    entry_id, fields = entry
-    return event_from_entry(job_id, entry_id, fields)
+        self._on_events(job_id, self._store.events.decode(job_id, entries))

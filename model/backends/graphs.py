@@ -1,10 +1,10 @@
 """A U-Net on a CUDA device as one recorded graph of launches, for batches of one fixed size.
 
-At a network of this size a GPU waits for Python: 160 launches take 5 ms, of which it works 1.5. Recorded once
-(`torch.cuda.CUDAGraph`) they are launched together. A graph has one batch size. Kernels differ from one size to
-another, and an image's last bits with them, so there is one size only: more images than that go in several
-runs, fewer run beside rows that nobody reads, and an image has the same bits in any company. That is
-checked on the device when the graph is made.
+With a small network a GPU waits for Python: 160 launches take 5 ms, of which the GPU works 1.5. Recorded once
+(`torch.cuda.CUDAGraph`), they are launched together. A graph has one batch size. Kernels differ from one size to
+another, and an image's last bits with them, so there is only one size: larger batches take several runs, smaller ones
+are filled up with rows whose output is ignored, and an image has the same bits in any batch. The constructor checks
+that on the device.
 """
 
 from __future__ import annotations
@@ -19,26 +19,32 @@ from denoised.model.backends.numerics import Precision
 from denoised.model.errors import KernelError
 from denoised.model.networks.unet import UNet
 
-BUCKET = 64  # images in a run
+BUCKET = 64  # images in a run of the graph
 WARM_UP = 3  # evaluations before the recording, in which libraries load and choose their kernels
+CHECKS = 8  # orders of the rows that the constructor compares
 
 
 class GraphedUNet(nn.Module):
-    """The same function as the `UNet` it is made of, for inference on a CUDA device. The U-Net stays as it is.
+    """The same function as the `UNet` that it is made from, for inference on a CUDA device. A `Backend`.
 
-    shape: (C, H, W) of the pictures; it takes no others. precision: of convolutions and products: IEEE float32;
-    tf32, where 10 bits of a factor's mantissa are kept; bfloat16, for everything between input and output.
+    The U-Net stays as it is.
+
+    Attributes:
+        bucket: Images in a run of the graph.
 
     Raises:
-        KernelError: where the device cannot record it, or an image's bits depend on its neighbours.
+        KernelError: if the device cannot record it, or an image's bits depend on its neighbors.
     """
 
     def __init__(
         self, unet: UNet, shape: tuple[int, int, int], precision: Precision = "float32", bucket: int = BUCKET
     ) -> None:
+        """shape: (C, H, W) of the images, the only one that it takes; precision: of convolutions and matrix products:
+        IEEE float32; tf32, which keeps 10 bits of each factor's mantissa; or bfloat16 from the input to the output.
+        """
         super().__init__()
-        self.config = unet.config
-        self.class_embedding = unet.class_embedding
+        self._classes = unet.config.num_class_embeds or 0
+        self._takes_labels = unet.class_embedding is not None
         self.bucket = bucket
         self._precision = precision
         self._shape = shape
@@ -47,13 +53,11 @@ class GraphedUNet(nn.Module):
         self._t = torch.ones(bucket, device=device)
         self._label = torch.zeros(bucket, dtype=torch.long, device=device)
         try:
-            self._unet = _in_precision(unet, precision)  # kept: the graph reads its weights where they lie
+            self._unet = _in_precision(unet, precision)  # kept alive: the graph reads its weights
             self._graph, self._output = self._recorded(self._unet)
             self._check()
         except RuntimeError as error:
-            raise KernelError(
-                f"no graph of the network can be had on {device} ({str(error).splitlines()[0]})"
-            ) from error
+            raise KernelError(f"the network cannot be recorded on {device} ({str(error).splitlines()[0]})") from error
 
     min_pipelined_images: int | None = None
 
@@ -80,42 +84,42 @@ class GraphedUNet(nn.Module):
 
     @torch.no_grad()
     def _recorded(self, unet: UNet) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """The graph of one evaluation of the bucket, and where it leaves its output."""
-        label = self._label if self.class_embedding is not None else None
+        """The graph of one evaluation of the bucket, and the tensor that it writes its output to."""
+        label = self._label if self._takes_labels else None
         dtype = next(unet.parameters()).dtype
 
         def evaluate() -> Tensor:
             return unet(self._x.to(dtype), self._t, label).float()
 
         with _arithmetic(self._precision):
-            aside = torch.cuda.Stream(self._x.device)
-            aside.wait_stream(torch.cuda.current_stream(self._x.device))
-            with torch.cuda.stream(aside):
+            side_stream = torch.cuda.Stream(self._x.device)
+            side_stream.wait_stream(torch.cuda.current_stream(self._x.device))
+            with torch.cuda.stream(side_stream):
                 for _ in range(WARM_UP):
                     evaluate()
-            torch.cuda.current_stream(self._x.device).wait_stream(aside)
+            torch.cuda.current_stream(self._x.device).wait_stream(side_stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 output = evaluate()
         return graph, output
 
     def _check(self) -> None:
-        """That an image has the same bits at every place, whoever its neighbours are.
+        """Check that an image has the same bits in every row of the bucket, next to any others.
 
         Raises:
-            KernelError: when it has not.
+            KernelError: if it has not.
         """
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(self.bucket, *self._shape, generator=generator).to(self._x.device)
         t = torch.linspace(1, 999, self.bucket, device=x.device)
-        label = torch.arange(self.bucket, device=x.device) % max(self.config.num_class_embeds or 1, 1)
+        label = torch.arange(self.bucket, device=x.device) % max(self._classes, 1)
         first = self.forward(x, t, label)
-        for _ in range(8):
+        for _ in range(CHECKS):
             order = torch.randperm(self.bucket, generator=generator).to(x.device)
             again = self.forward(x[order], t[order], label[order])
             alone = self.forward(x[order[:1]], t[order[:1]], label[order[:1]])
             if not (torch.equal(again, first[order]) and torch.equal(alone, first[order[:1]])):
-                raise KernelError(f"the bits of an image depend on its neighbours on {x.device}")
+                raise KernelError(f"the bits of an image depend on its neighbors on {x.device}")
 
 
 def _in_precision(unet: UNet, precision: Precision) -> UNet:
@@ -129,9 +133,9 @@ def _in_precision(unet: UNet, precision: Precision) -> UNet:
 
 @contextmanager
 def _arithmetic(precision: Precision) -> Iterator[None]:
-    """Kernels that are recorded here multiply in this precision.
+    """Record kernels that multiply in this precision.
 
-    cuDNN chooses them by its rules, not by trying, so that it chooses the same each time.
+    cuDNN chooses them by its rules, not by trying them out, so that it chooses the same ones each time.
     """
     tf32 = precision == "tf32"
     before = torch.get_float32_matmul_precision()

@@ -1,12 +1,12 @@
 """Kernels that give an image the same bits in a batch of any size, on a CPU.
 
-Stock kernels do not: at small batches PyTorch picks another convolution, and a matrix product
+PyTorch's own kernels do not: at small batches it picks another convolution, and for a matrix product
 of few rows another micro-kernel. oneDNN's convolution does, so every convolution and every
 linear layer (as a 1×1 convolution) goes through it, with weights packed once into its own
-layout. That is also faster than stock; docs/decisions.md has the figures.
+layout. That is also faster; docs/decisions.md has the measurements.
 
-SiLU and Mish round otherwise in a vector's last few elements than in the others. A tensor is cut
-where its size and the number of threads say, so each image is passed through them by itself.
+SiLU and Mish round differently in the last few elements of a vector than in the others. Where PyTorch splits a
+tensor depends on its size and on the number of threads, so each image goes through them separately.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import Tensor, nn
 
 
 def can_pack(device: torch.device) -> bool:
-    """Whether the kernels are there: oneDNN, on a CPU."""
+    """Whether the kernels are available: oneDNN, on a CPU."""
     return device.type == "cpu" and torch.backends.mkldnn.is_available()
 
 
 def pack(network: nn.Module) -> nn.Module:
-    """Replace every convolution, linear layer, SiLU and Mish, in place; for inference only, float32."""
+    """Replace every convolution, linear layer, SiLU and Mish, in place. For inference only, in float32."""
     for name, child in list(network.named_children()):
         if isinstance(child, nn.Conv2d):
             setattr(network, name, PackedConv2d(child))
         elif isinstance(child, nn.Linear):
             setattr(network, name, PackedLinear(child))
         elif isinstance(child, nn.SiLU | nn.Mish):
-            setattr(network, name, ImageByImage(child))
+            setattr(network, name, PerImageActivation(child))
         elif isinstance(child, nn.ModuleList):
             for index, item in enumerate(child):
                 if isinstance(item, nn.Linear):
@@ -42,17 +42,17 @@ def pack(network: nn.Module) -> nn.Module:
     return network
 
 
-class ImageByImage(nn.Module):
-    """An activation of one image at a time."""
+class PerImageActivation(nn.Module):
+    """An activation, applied to one image at a time."""
 
     def __init__(self, activation: nn.SiLU | nn.Mish) -> None:
         super().__init__()
-        self._into = torch.ops.aten.silu.out if isinstance(activation, nn.SiLU) else torch.ops.aten.mish.out
+        self._out_variant = torch.ops.aten.silu.out if isinstance(activation, nn.SiLU) else torch.ops.aten.mish.out
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.empty_like(x)
         for image, result in zip(x.unbind(), out.unbind(), strict=True):
-            self._into(image, out=result)
+            self._out_variant(image, out=result)
         return out
 
 

@@ -144,6 +144,7 @@ class NoiseSettings:
     def _number(self, key: str, default: float, least: float = 0) -> float:
         """A finite number of at least `least`, whole if the default is; the default if the class has no such key."""
         value = self.keys.get(key, default)
+        # `type`, not `isinstance`: True and False are ints in Python.
         kinds = (int,) if isinstance(default, int) else (int, float)
         if type(value) not in kinds or not least <= value < math.inf:
             kind = "whole number" if kinds == (int,) else "number"

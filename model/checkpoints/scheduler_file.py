@@ -18,7 +18,7 @@ from denoised.model.errors import CheckpointError
 
 Keys = dict[str, Any]
 
-BETAS: Keys = {
+BETA_KEYS: Keys = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,
@@ -26,7 +26,7 @@ BETAS: Keys = {
     "trained_betas": None,
     "prediction_type": "epsilon",
 }
-HEUN_BETAS: Keys = {**BETAS, "beta_start": 0.00085, "beta_end": 0.012}
+HEUN_BETA_KEYS: Keys = {**BETA_KEYS, "beta_start": 0.00085, "beta_end": 0.012}
 LEADING: Keys = {"timestep_spacing": "leading", "steps_offset": 0}
 LINSPACE: Keys = {"timestep_spacing": "linspace", "steps_offset": 0}
 CLIPPED: Keys = {"clip_sample": True, "clip_sample_range": 1.0}
@@ -40,7 +40,7 @@ FLOW: Keys = {
     "time_shift_type": "exponential",
 }
 DPM: Keys = {
-    **BETAS,
+    **BETA_KEYS,
     **THRESHOLDING,
     **SPACED,
     **FLOW,
@@ -57,9 +57,9 @@ VARIANCE_EXPLODING = "ScoreSdeVeScheduler"
 
 # Every key of a class with its default.
 DEFAULTS: dict[str, Keys] = {
-    "DDPMScheduler": {**BETAS, **LEADING, **CLIPPED, **THRESHOLDING, **ZERO_SNR, "variance_type": "fixed_small"},
-    "DDIMScheduler": {**BETAS, **LEADING, **CLIPPED, **THRESHOLDING, **ZERO_SNR, "set_alpha_to_one": True},
-    "PNDMScheduler": {**BETAS, **LEADING, "skip_prk_steps": False, "set_alpha_to_one": False},
+    "DDPMScheduler": {**BETA_KEYS, **LEADING, **CLIPPED, **THRESHOLDING, **ZERO_SNR, "variance_type": "fixed_small"},
+    "DDIMScheduler": {**BETA_KEYS, **LEADING, **CLIPPED, **THRESHOLDING, **ZERO_SNR, "set_alpha_to_one": True},
+    "PNDMScheduler": {**BETA_KEYS, **LEADING, "skip_prk_steps": False, "set_alpha_to_one": False},
     "DPMSolverMultistepScheduler": {
         **DPM,
         **LINSPACE,
@@ -70,7 +70,7 @@ DEFAULTS: dict[str, Keys] = {
     },
     "DPMSolverSinglestepScheduler": {**DPM, "lower_order_final": False},
     "UniPCMultistepScheduler": {
-        **BETAS,
+        **BETA_KEYS,
         **LINSPACE,
         **THRESHOLDING,
         **ZERO_SNR,
@@ -88,7 +88,7 @@ DEFAULTS: dict[str, Keys] = {
         "shift_terminal": None,
     },
     "DEISMultistepScheduler": {
-        **BETAS,
+        **BETA_KEYS,
         **LINSPACE,
         **THRESHOLDING,
         **SPACED,
@@ -99,7 +99,7 @@ DEFAULTS: dict[str, Keys] = {
         "lower_order_final": True,
     },
     "EulerDiscreteScheduler": {
-        **BETAS,
+        **BETA_KEYS,
         **LINSPACE,
         **ZERO_SNR,
         **SPACED,
@@ -109,11 +109,11 @@ DEFAULTS: dict[str, Keys] = {
         "timestep_type": "discrete",
         "final_sigmas_type": "zero",
     },
-    "EulerAncestralDiscreteScheduler": {**BETAS, **LINSPACE, **ZERO_SNR},
-    "HeunDiscreteScheduler": {**HEUN_BETAS, **LINSPACE, **SPACED, **CLIPPED, "clip_sample": False},
-    "LMSDiscreteScheduler": {**BETAS, **LINSPACE, **SPACED},
-    "KDPM2DiscreteScheduler": {**HEUN_BETAS, **LINSPACE, **SPACED},
-    "KDPM2AncestralDiscreteScheduler": {**HEUN_BETAS, **LINSPACE, **SPACED},
+    "EulerAncestralDiscreteScheduler": {**BETA_KEYS, **LINSPACE, **ZERO_SNR},
+    "HeunDiscreteScheduler": {**HEUN_BETA_KEYS, **LINSPACE, **SPACED, **CLIPPED, "clip_sample": False},
+    "LMSDiscreteScheduler": {**BETA_KEYS, **LINSPACE, **SPACED},
+    "KDPM2DiscreteScheduler": {**HEUN_BETA_KEYS, **LINSPACE, **SPACED},
+    "KDPM2AncestralDiscreteScheduler": {**HEUN_BETA_KEYS, **LINSPACE, **SPACED},
     VARIANCE_EXPLODING: {
         "num_train_timesteps": 2000,
         "snr": 0.15,

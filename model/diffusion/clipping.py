@@ -36,6 +36,7 @@ class Clipping:
         if self.limit is None:
             return estimate
         x0 = self._threshold(estimate.x0) if self.quantile is not None else estimate.x0.clamp(-self.limit, self.limit)
+        # (B, C, H, W): x_t = α·x̂_0 + σ·ε̂ holds again for the clipped x̂_0.
         consistent = epsilon_from_x0(x_t, x0, alpha, sigma)
         return replace(estimate, x0=x0, epsilon=torch.where(guided[:, None, None, None], consistent, estimate.epsilon))
 
@@ -43,6 +44,7 @@ class Clipping:
         """Dynamic thresholding, by each image's own quantile: its neighbours in the batch change nothing."""
         assert self.limit is not None
         assert self.quantile is not None
+        # s of section 2.3, (B,): at least 1, at most the limit.
         s = torch.quantile(x0.flatten(1).abs(), self.quantile, dim=1).clamp(1.0, max(self.limit, 1.0))
         s = s[:, None, None, None]  # (B, 1, 1, 1); s ≥ 1 leaves an image in [−1, 1] unchanged
         return torch.minimum(torch.maximum(x0, -s), s) / s

@@ -90,6 +90,7 @@ def timesteps(total: int, steps: int, spacing: str = "leading", offset: int = 0)
     """
     if not 1 <= steps <= total:
         raise PlanError(f"steps = {steps} is outside 1 … {total}")
+    # The formulas of Lin et al. 2023, table 2, counted from 0; the first entry has the most noise.
     if spacing == "leading":
         ts = [i * (total // steps) + offset for i in reversed(range(steps))]
     elif spacing == "trailing":
@@ -105,6 +106,7 @@ def timesteps(total: int, steps: int, spacing: str = "leading", offset: int = 0)
 def discrete_levels(schedule: NoiseSchedule, steps: int, grid: Grid, *, end_alpha_one: bool) -> Levels:
     """Levels of DDPM and DDIM: whole timesteps, then ᾱ = 1 or, without `end_alpha_one`, the ᾱ of timestep 0."""
     ts = timesteps(schedule.timesteps, steps, grid.spacing, grid.steps_offset)
+    # ᾱ after the last step: 1 gives x_0 itself; the ᾱ of timestep 0 leaves σ_0 of noise.
     end_alpha, end_sigma = (1.0, 0.0) if end_alpha_one else (float(schedule.alpha[0]), float(schedule.sigma[0]))
     return Levels(
         t=np.asarray(ts, dtype=np.float64),
@@ -123,7 +125,8 @@ def ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     else:
         t = np.asarray(timesteps(schedule.timesteps, steps, grid.spacing, grid.steps_offset), dtype=np.float64)
     table = _ratios(schedule)
-    ratio = np.interp(t, np.arange(schedule.timesteps), table)  # between timesteps ρ itself is linear, as in diffusers
+    # As in diffusers: ρ is linear between timesteps here, but log ρ is in `_time_of`.
+    ratio = np.interp(t, np.arange(schedule.timesteps), table)
     if grid.karras:
         ratio = karras_ratios(ratio[-1], ratio[0], steps)
         t = _time_of(ratio, table)
@@ -154,7 +157,7 @@ def midpoint_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     """
     whole = capped_ratio_levels(schedule, steps, grid)
     middle = np.sqrt(whole.ratio[:-2] * whole.ratio[1:-1])  # (N − 1,): the last step, to ρ = 0, has none
-    ratio = np.zeros(2 * steps)
+    ratio = np.zeros(2 * steps)  # ρ_0, √(ρ_0·ρ_1), ρ_1, …, ρ_(N−1), 0
     ratio[0::2], ratio[1:-1:2] = whole.ratio[:-1], middle
     t = np.zeros(2 * steps - 1)
     t[0::2], t[1::2] = whole.t, _time_of(middle, _ratios(schedule))
@@ -173,16 +176,18 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     total, offset = int(np.count_nonzero(-np.log(table) >= grid.lambda_min)), grid.steps_offset
     ts = timesteps(total, steps, grid.spacing, offset if grid.spacing != "leading" else 0)
     if grid.spacing == "linspace":
+        # N + 1 timesteps from 0 to the last, then without 0.
         finer = [round(t) for t in np.linspace(0, total - 1, steps + 1)][::-1][:-1]
         ts = finer if len(set(finer)) == steps else ts
     elif grid.spacing == "leading":
-        stride = total // (steps + 1)
+        stride = total // (steps + 1)  # 0 for steps close to T: then DDIM's grid
         ts = [i * stride for i in range(steps, 0, -1)] if stride else ts
         ts = [t + offset for t in ts]
         _check_first(ts[0], total, steps, offset)
     t = np.asarray(ts, dtype=np.float64)
     ratio = table[ts]
     if grid.karras:
+        # From the whole schedule, not from the thinned one, as in diffusers.
         ratio = karras_ratios(table[0], table[-1], steps)
         t = _time_of(ratio, table)
     alpha = 1 / np.sqrt(1 + ratio**2)
@@ -192,6 +197,7 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
 def karras_ratios(lowest: float, highest: float, steps: int) -> Float64:
     """`steps` values of ρ, falling from highest to lowest (Karras et al. 2022, eq. 5, exponent 7)."""
     ramp = np.linspace(0, 1, steps)
+    # (σ_max^(1/7) + i/(N − 1)·(σ_min^(1/7) − σ_max^(1/7)))^7
     low, high = lowest ** (1 / KARRAS_EXPONENT), highest ** (1 / KARRAS_EXPONENT)
     return np.asarray((high + ramp * (low - high)) ** KARRAS_EXPONENT, dtype=np.float64)
 

@@ -43,7 +43,7 @@ def guide(conditional: Estimate, unconditional: Estimate, scale: Tensor) -> Esti
     scale: s (B,), 1 gives the conditional estimate. At a given x_t, ε̂ and x̂_0 are affine in each other, so
     both are combined alike. A learned variance is the conditional estimate's.
     """
-    s = scale.view(-1, 1, 1, 1)
+    s = scale.view(-1, 1, 1, 1)  # (B, 1, 1, 1)
     return replace(
         conditional,
         x0=unconditional.x0 + s * (conditional.x0 - unconditional.x0),
@@ -68,6 +68,7 @@ def rescale(
     x_t: (B, C, H, W) at levels alpha, sigma (B,).
     phi: φ (B,) in 0 … 1; 0 leaves an image's estimate unchanged to the bit, 0.7 is the paper's value.
     """
+    # Back to what the network predicts (ε, v or x_0), where the paper rescales.
     guided_output, plain_output = (
         training_target(each.x0, each.epsilon, alpha, sigma, prediction_type) for each in (guided, conditional)
     )

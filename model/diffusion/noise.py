@@ -96,7 +96,7 @@ class NoiseSchedule:
             raise CheckpointError(f"beta_schedule = {name!r} is not supported (supported: {', '.join(BETAS)})")
         default_start, default_end = beta_ends(timesteps)
         start, end = default_start if start is None else start, default_end if end is None else end
-        betas = BETAS[name](timesteps, start, end)
+        betas = BETAS[name](timesteps, start, end)  # (T,)
         if not ((betas > 0) & (betas < 1)).all():
             raise CheckpointError(f"beta_start = {start} and beta_end = {end} lead outside 0 … 1")
         return cls.from_betas(betas)
@@ -104,6 +104,7 @@ class NoiseSchedule:
     def with_zero_terminal_snr(self) -> NoiseSchedule:
         """This schedule with √ᾱ shifted and scaled so that it ends in 0 (Lin et al. 2023, arXiv:2305.08891, alg. 1)."""
         first, last = self.alpha[0], self.alpha[-1]
+        # √ᾱ − √ᾱ_T, scaled so that √ᾱ_1 stays.
         alpha = (self.alpha - last) * (first / (first - last))
         alpha[0] = first  # the algorithm keeps the first level; this removes the rounding error
         # σ² = (1 − α)(1 + α) loses no digits near α = 1, where 1 − α² would.
@@ -114,6 +115,7 @@ class NoiseSchedule:
         index = np.arange(self.timesteps)
         with np.errstate(divide="ignore"):  # σ/α = ∞ at the end of a schedule with zero terminal SNR
             ratio = np.exp(np.interp(t, index, np.log(self.sigma / self.alpha)))
+        # α² + σ² = 1 with ρ = σ/α.
         alpha = np.where(ratio < np.inf, 1 / np.sqrt(1 + ratio**2), 0.0)
         return alpha, np.sqrt((1 - alpha) * (1 + alpha))
 

@@ -72,7 +72,7 @@ class Plan:
     @classmethod
     def from_rows(cls, sampler: str, levels: Levels, rows: Sequence[Row]) -> Plan:
         """The plan of a sampler's rows at these levels."""
-        index = [row.level for row in rows]
+        index = [row.level for row in rows]  # (N,): several rows may share a level
         return cls(
             sampler=sampler,
             t=levels.t[index],
@@ -105,6 +105,7 @@ class Plan:
 
     @cached_property
     def _draws_noise(self) -> list[bool]:
+        # A row whose z column is 0 takes no draw; the other rows take consecutive draws of the generator.
         return [bool(drawn) for drawn in np.any(self.matrices[:, :, -1] != 0.0, axis=1)]
 
     def completes_step(self, row: int) -> bool:
@@ -122,7 +123,7 @@ def advance(registers: Tensor, estimate: Estimate, z: Tensor, matrices: Tensor) 
     count = registers.shape[1]
     columns = [*(registers[:, j] for j in range(count)), estimate.x0, estimate.epsilon, z]
     weights = matrices[..., None, None, None]  # (B, R, R + 3, 1, 1, 1)
-    out = torch.empty_like(registers)
+    out = torch.empty_like(registers)  # (B, R, C, H, W)
     for i in range(count):
         total = weights[:, i, 0] * columns[0]
         for j in range(1, count + 3):
@@ -137,4 +138,5 @@ def apply_learned_variance(z: Tensor, variance_output: Tensor, log_variance_rang
     z, variance_output: (B, C, H, W); log_variance_range: (B,) of the plans' rows.
     Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15, as a factor on the standard deviation.
     """
+    # (B, 1, 1, 1) times (B, C, H, W)
     return z * torch.exp(log_variance_range[:, None, None, None] * variance_output)

@@ -90,6 +90,7 @@ class Estimate:
 
     def replace(self, index: Tensor, others: Estimate) -> Estimate:
         """This estimate with x̂_0 and ε̂ of some images replaced; `variance_output` stays."""
+        # index_copy gives new tensors: the estimate itself never changes.
         x0, epsilon = self.x0.index_copy(0, index, others.x0), self.epsilon.index_copy(0, index, others.epsilon)
         return Estimate(x0, epsilon, self.variance_output)
 
@@ -99,6 +100,7 @@ def estimate_from_output(output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tens
 
     Each is computed from the output directly, never one from the other, so no digits cancel where α or σ is small.
     """
+    # output: (B, C, H, W), without the channels of a learned variance.
     if prediction_type == "epsilon":
         return Estimate(x0_from_epsilon(x_t, output, alpha, sigma), output)
     if prediction_type == "sample":

@@ -65,18 +65,23 @@ def _ddpm_rows(levels: Levels, grid: Grid, eta: float) -> list[Row]:
 
 
 SAMPLERS = {
+    # Ho et al. 2020 (arXiv:2006.11239); Song et al. 2020 (arXiv:2010.02502)
     "ddpm":         Sampler(_ddpm_levels,        _ddpm_rows),
     "ddim":         Sampler(_ddim_levels,        lambda levels, grid, eta: ddim_rows(levels, eta), takes_eta=True),
+    # Karras et al. 2022 (arXiv:2206.00364); DPM-Solver-2 of Lu et al. 2022 (arXiv:2206.00927)
     "euler":        Sampler(ratio_levels,        lambda levels, *_: euler_rows(levels)),
     "euler_a":      Sampler(ratio_levels,        lambda levels, *_: euler_a_rows(levels)),
     "heun":         Sampler(capped_ratio_levels, lambda levels, *_: heun_rows(levels), stages=2),
     "dpm_2":        Sampler(midpoint_levels,     lambda levels, *_: dpm_2_rows(levels), stages=2),
+    # DPM-Solver++, Lu et al. 2022 (arXiv:2211.01095)
     "dpmpp_2m":     Sampler(solver_levels,       lambda levels, *_: dpmpp_2m_rows(levels)),
     "dpmpp_2m_sde": Sampler(solver_levels,       lambda levels, *_: dpmpp_2m_sde_rows(levels)),
     "dpmpp_3m":     Sampler(solver_levels,       lambda levels, *_: dpmpp_3m_rows(levels)),
+    # Liu et al. 2022 (arXiv:2202.09778); UniPC, Zhao et al. 2023 (arXiv:2302.04867), of orders p + 1 = 3 and 4
     "lms":          Sampler(ratio_levels,        lambda levels, *_: lms_rows(levels)),
     "unipc":        Sampler(solver_levels,       lambda levels, *_: unipc_rows(levels, 2)),
     "unipc_3":      Sampler(solver_levels,       lambda levels, *_: unipc_rows(levels, 3)),
+    # Song & Ermon 2019 (arXiv:1907.05600); Song et al. 2021 (arXiv:2011.13456)
     "langevin":     Sampler(ratio_levels,        lambda levels, *_: langevin_rows(levels), stages=LANGEVIN_STEPS),
     "pc":           Sampler(ratio_levels,        lambda levels, *_: pc_rows(levels), stages=2),
 }  # fmt: skip

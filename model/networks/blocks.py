@@ -36,6 +36,7 @@ class DownBlock(nn.Module):
             ResnetBlock(in_channels if j == 0 else out_channels, out_channels, config, embed_dim) for j in range(layers)
         )
         self.attentions = build_attentions(out_channels, config, layers) if attend else None
+        # A list of one, or None: diffusers' tensor names have the index 0.
         self.downsamplers = None
         if not last and resample == "conv":
             self.downsamplers = nn.ModuleList([Downsample(out_channels, config.downsample_padding)])
@@ -110,6 +111,7 @@ class UpBlock(nn.Module):
             for own, skip in joined_channels(skip_channels, in_channels, out_channels, layers)
         )
         self.attentions = build_attentions(out_channels, config, layers) if attend else None
+        # A list of one, or None, as in `DownBlock`.
         self.upsamplers = None
         if not last and resample == "conv":
             self.upsamplers = nn.ModuleList([Upsample(out_channels)])
@@ -123,7 +125,7 @@ class UpBlock(nn.Module):
         x: (B, in_channels, H, W); emb: (B, embed_dim). Returns (B, out_channels, 2H, 2W), or H, W if `last`.
         """
         for j, resnet in enumerate(self.resnets):
-            x = resnet(x, emb, skips.pop())
+            x = resnet(x, emb, skips.pop())  # (B, out_channels, H, W)
             if self.attentions is not None:
                 x = self.attentions[j](x)
         return self.upsamplers[0](x, emb) if self.upsamplers is not None else x

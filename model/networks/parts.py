@@ -80,10 +80,11 @@ class ResnetBlock(nn.Module):
         """
         if skip is not None:
             x = torch.cat([x, skip], dim=1)  # (B, in_channels, H, W)
-        h = self.activation(self.norm1(x))
+        h = self.activation(self.norm1(x))  # (B, in_channels, H, W)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = self.conv1(h)  # (B, out_channels, H', W')
+        # (B, out_channels, 1, 1), or twice the channels with scale and shift.
         projected = self.time_emb_proj(self.activation(emb))[:, :, None, None]
         if self.scale_shift:
             # GroupNorm(h)·(1 + w) + b, with (w, b) from the embedding.
@@ -93,7 +94,7 @@ class ResnetBlock(nn.Module):
             h = self.norm2(h + projected)
         h = self.conv2(self.dropout(self.activation(h)))
         if self.conv_shortcut is not None:
-            x = self.conv_shortcut(x)
+            x = self.conv_shortcut(x)  # (B, out_channels, H', W')
         # No division by 1: this line runs for every block of most checkpoints.
         return (x + h) / self.output_scale if self.output_scale != 1.0 else x + h
 
@@ -113,6 +114,7 @@ class Attention(nn.Module):
         head_dim = config.attention_head_dim or channels
         if head_dim > channels:
             raise CheckpointError(f"attention_head_dim = {head_dim} is over the {channels} channels of a block")
+        # As in diffusers, q, k and v consist of whole heads: `inner` may be below `channels`.
         self.heads = channels // head_dim
         inner = self.heads * head_dim
         self.group_norm = group_norm(groups, channels, config.norm_eps) if groups is not None else None
@@ -126,6 +128,7 @@ class Attention(nn.Module):
         batch, channels, height, width = x.shape
         normed = self.group_norm(x) if self.group_norm is not None else x
         tokens = normed.flatten(2).transpose(1, 2)  # (B, H·W, C)
+        # Each (B, heads, H·W, D).
         q, k, v = (self._split_heads(project(tokens)) for project in (self.to_q, self.to_k, self.to_v))
         mixed = F.scaled_dot_product_attention(q, k, v)  # softmax(q·kᵀ/√D)·v, (B, heads, H·W, D)
         tokens = self.to_out[0](mixed.transpose(1, 2).flatten(2))  # (B, H·W, C)

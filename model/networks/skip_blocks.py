@@ -85,6 +85,7 @@ class SkipUpBlock(nn.Module):
             _resnet(own + skip, out_channels, config, embed_dim, _joined_groups(own, skip, attend))
             for own, skip in joined_channels(skip_channels, in_channels, out_channels, config.layers_per_block + 1)
         )
+        # One attention after all residual blocks, not one after each, as in diffusers.
         self.attentions = _attentions(out_channels, config, 1 if attend else 0)
         self.resnet_up = None if last else _resampler(out_channels, config, embed_dim, "up_fir")
         self.skip_norm = None if last else group_norm(_groups(out_channels), out_channels, config.norm_eps)
@@ -92,7 +93,7 @@ class SkipUpBlock(nn.Module):
         self.skip_conv = None if last else nn.Conv2d(out_channels, IMAGE_CHANNELS, 3, padding=1)
 
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return h and the image, both doubled unless the block is the last.
+        """Return h, doubled unless the block is the last, and the image at the size of x.
 
         x: (B, in_channels, H, W); skips: as in `UpBlock`; image: (B, 3, H/2, W/2), the sum of the levels
         below, or None at the lowest level.
@@ -103,6 +104,7 @@ class SkipUpBlock(nn.Module):
             x = self.attentions[0](x)
         doubled = x.new_zeros(()) if image is None else fir_upsample(image)  # (B, 3, H, W), or 0
         if self.resnet_up is not None and self.skip_norm is not None and self.skip_conv is not None:
+            # (B, 3, H, W): what this level adds to the output.
             doubled = doubled + self.skip_conv(self.act(self.skip_norm(x)))
             x = self.resnet_up(x, emb)
         return x, doubled

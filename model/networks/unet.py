@@ -31,12 +31,15 @@ class UNet(nn.Module):
         self.config = config
         channels = config.block_out_channels
         embed_dim = config.time_embedding_dim or 4 * channels[0]
+        # (B, C, H, W) → (B, channels[0], H, W); the names of the modules are those of the tensors in a checkpoint.
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.time_proj, features = build_time_features(config)
         self.time_embedding = TimestepEmbedding(features, embed_dim)
         self.class_embedding = build_class_embedding(config, features, embed_dim)
+        # The highest resolution first; each block but the last halves height and width.
         self.down_blocks = nn.ModuleList(_build_down_block(config, i, embed_dim) for i in range(len(channels)))
         self.mid_block = MidBlock(channels[-1], config, embed_dim) if config.mid_block_type is not None else None
+        # The lowest resolution first; each block but the last doubles height and width.
         self.up_blocks = nn.ModuleList(_build_up_block(config, i, embed_dim) for i in range(len(channels)))
         self.conv_norm_out = group_norm(config.norm_groups(channels[0]), channels[0], config.norm_eps)
         self.conv_act = nn.SiLU()
@@ -53,7 +56,8 @@ class UNet(nn.Module):
             return emb
         assert label is not None, "a class-conditional network needs a label for every image"
         if self.config.class_embed_type == "timestep":
-            label = self.time_proj(label).to(dtype)
+            label = self.time_proj(label).to(dtype)  # (B, features)
+        # The class embedding is added to that of the time (Nichol & Dhariwal 2021, arXiv:2102.09672).
         return emb + self.class_embedding(label).to(dtype)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
@@ -76,7 +80,7 @@ class UNet(nn.Module):
 
     def _down(self, x: Tensor, emb: Tensor) -> list[Tensor]:
         """The skip tensors of the way down; the last one has the lowest resolution."""
-        skips, image = [self.conv_in(x)], x
+        skips, image = [self.conv_in(x)], x  # image: the input at the size of the block, for Skip blocks
         for block in self.down_blocks:
             if isinstance(block, SkipDownBlock):
                 added, image = block(skips[-1], emb, image)
@@ -96,6 +100,7 @@ class UNet(nn.Module):
             else:
                 h = block(h, skips, emb)
         h = self.conv_out(self.conv_act(self.conv_norm_out(h)))
+        # NCSN++: the output is the last convolution plus the image that the Skip blocks have summed.
         return h + image if image is not None else h
 
 
@@ -112,6 +117,7 @@ def _build_down_block(config: UNetConfig, i: int, embed_dim: int) -> nn.Module:
 def _build_up_block(config: UNetConfig, i: int, embed_dim: int) -> nn.Module:
     rising, kind = config.block_out_channels[::-1], config.up_block_types[i]  # the lowest resolution first
     last = i == len(rising) - 1
+    # Channels of the level above, whose skip tensor comes last; of the level below, the input; and of this level.
     skip, below, own = rising[min(i + 1, len(rising) - 1)], rising[max(i - 1, 0)], rising[i]
     attend = kind.startswith("Attn")
     if "Skip" in kind:

@@ -13,7 +13,7 @@ import torch
 import typer
 from rich.console import Console
 
-from denoised.model.command_line import print_error, report_errors
+from denoised.model.command_line import print_to_stderr, report_errors
 from denoised.model.options import environment_variable, option
 from denoised.model.serving.loading import load_model
 from denoised.model.training.data import load_dataset
@@ -63,9 +63,9 @@ def _default_of(name: str) -> str:
     if name in FROM_PRESET:
         return "the preset's"
     default = getattr(TrainingConfig, name)
-    if default is True:
-        return "on"
-    return str(default) if default not in (None, False) else "off"
+    if default is None or isinstance(default, bool):
+        return "on" if default else "off"
+    return str(default)
 
 
 @_with_setting_options
@@ -132,7 +132,7 @@ def _make_trainer(
 
 def _print_summary(trainer: Trainer, console: Console) -> None:
     for file in trainer.dataset.skipped:
-        print_error(f"skipped {file}")
+        print_to_stderr(f"skipped {file}")
     parameters = sum(p.numel() for p in trainer.net.parameters())
     console.print(
         f"{len(trainer.dataset):,} images of {len(trainer.dataset.labels)} classes ({trainer.dataset.source}) · "

@@ -21,10 +21,11 @@ from denoised.app.http.protocols import HttpProtocol, SocketProtocol
 from denoised.app.main import create_app
 from denoised.app.services import Services
 from denoised.app.settings import ApiSettings
-from denoised.jobs.record import Image, JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import Image, JobRecord, QueueEstimate
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import Store
 from denoised.jobs.update import JobUpdate
+from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard
 from tests.harness import start
 
@@ -80,7 +81,7 @@ class FakeWorker:
     def serve(self, *cards: ModelCard, name: str = "worker-1", speed: float | None = None) -> None:
         """Report a live worker that serves these models."""
         models = [card.model_dump() for card in cards or (_card(),)]
-        self.store.report(WorkerReport(name, models, 16, 0, 0, speed), ttl=600)
+        self.store.workers.report(WorkerReport(name, models, 16, 0, 0, speed), ttl=600)
 
     def create(self, job_id: str | None = None, owner: str = "", at: float | None = None, **fields: Any) -> str:
         """A queued job that is in no RQ queue."""

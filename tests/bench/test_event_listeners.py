@@ -1,4 +1,4 @@
-"""Clients who watch: what they make of the events that a real server sends."""
+"""Listening clients count the events of a real server."""
 
 from __future__ import annotations
 

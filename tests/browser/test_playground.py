@@ -377,7 +377,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_for_the_tab(
     assert violations(page) == []
     page.get_by_label("API key").fill("a-guess")
     page.keyboard.press("Enter")
-    expect(page.locator("#login-error")).to_contain_text("The API key is not known.")
+    expect(page.locator("#login-error")).to_contain_text("The API key is unknown.")
     page.get_by_label("API key").fill("a-key-of-ours")
     page.keyboard.press("Enter")
     expect(page.locator("#status-text")).to_have_text("ready")

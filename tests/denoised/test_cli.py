@@ -278,7 +278,7 @@ def worker_of(at: float, evaluations: int, turns: int) -> WorkerStatus:
             "evaluations": evaluations,
             "turns": turns,
             "images": 0,
-            "lanes": 0,
+            "slots": 0,
             "turn_seconds": 0.0,
         }
     )

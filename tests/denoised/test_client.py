@@ -72,7 +72,7 @@ def working(fake_worker: Any) -> Iterator[None]:
 
     def work() -> None:
         while not stop.wait(0.02):
-            for record in fake_worker.store.jobs("", 100):
+            for record in fake_worker.store.listing.page("", 100):
                 if record.id not in done and not record.terminal:
                     done.add(record.id)
                     attempt = fake_worker.start(record.id)

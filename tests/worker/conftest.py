@@ -165,13 +165,13 @@ def request_of() -> Callable[..., SamplingRequest]:
 
 @pytest.fixture(scope="session")
 def trajectories_of() -> Callable[..., list[Trajectory]]:
-    """`trajectories_of(model, job, **fields)`: those of one job, made as the worker makes them."""
+    """`trajectories_of(model, job, **fields)`: those of one job, created as the worker creates them."""
     return _trajectories
 
 
 @pytest.fixture(scope="session")
 def turns_of() -> Callable[[Engine], Iterator[Turn]]:
-    """`turns_of(engine)`: its turns until nobody is left."""
+    """`turns_of(engine)`: its turns until the batch is empty."""
     return _turns
 
 

@@ -1,4 +1,4 @@
-"""What a worker would find on this machine, told before it starts."""
+"""What a worker would find on this machine, reported before it starts."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import pytest
 
 from denoised.app.launch.diagnostics import Finding
 from denoised.model.serving.loading import ZOO
-from denoised.worker import diagnostics as checkup
+from denoised.worker import diagnostics
 
 
 def found(device: str = "cpu", *folders: Path) -> dict[str, dict[str, str | None]]:
-    return {str(finding["check"]): finding for finding in checkup.examine(device, folders)}
+    return {str(finding["check"]): finding for finding in diagnostics.examine(device, folders)}
 
 
-def test_the_program_prints_an_object_a_line(
+def test_the_program_prints_one_object_per_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(checkup, "bundled", lambda: [ZOO / "digits"])
-    checkup.main(["--device", "cpu", "--model", str(tmp_path)])
+    monkeypatch.setattr(diagnostics, "bundled", lambda: [ZOO / "digits"])
+    diagnostics.main(["--device", "cpu", "--model", str(tmp_path)])
     findings = [Finding(**json.loads(line)) for line in capsys.readouterr().out.splitlines()]
     checks = [finding.check for finding in findings]
     assert checks[:6] == ["device", "cuda", "processor", "threads", "compiler", "kernel cache"]
     assert checks[6:] == ["model digits", f"model {tmp_path.name}"]
-    assert findings[-2].state in ("ok", "warning")  # without a compiler it is served by other kernels
+    assert findings[-2].state in ("ok", "warning")  # without a compiler it is served by slower kernels
     assert findings[-2].message.startswith("8×8×1, 10 classes, ")
     assert findings[-1].state == "problem"
 
@@ -37,7 +37,7 @@ def test_a_folder_that_cannot_be_served_is_a_problem_that_names_the_file(tmp_pat
     assert "\n" not in str(finding["message"])
 
 
-def test_a_device_that_is_not_there_is_a_problem() -> None:
+def test_a_device_that_is_not_available_is_a_problem() -> None:
     finding = found("abacus")["device"]
     assert (finding["state"], finding["advice"]) == ("problem", "DENOISED_DEVICE=cpu")
     assert "abacus" in str(finding["message"])

@@ -1,11 +1,11 @@
-"""Which models a worker serves without being given any."""
+"""Which models a worker serves if it is given none."""
 
 from __future__ import annotations
 
 from denoised.worker.model_loading import bundled, load_models
 
 
-def test_the_garments_are_the_default_and_the_digits_come_with_them() -> None:
+def test_the_bundled_models_are_the_garments_by_default_and_the_digits() -> None:
     assert [folder.name for folder in bundled()] == ["fashion-mnist", "digits"]
     models = load_models([], device="cpu", max_images=16)
     assert list(models) == ["fashion-mnist", "digits"]

@@ -1,229 +1,187 @@
-"""What this worker's attempt at a job has told the world, and what it has yet to tell."""
+"""A worker's attempt at a job: how far it is, and what of that is not written yet."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from denoised.jobs.record import Image, JobRecord, image_url
+from denoised.jobs.record import JobRecord
 from denoised.jobs.request import SamplingRequest
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.store import StartedAttempt
+from denoised.jobs.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.encoding import encode, encode_frame
-from denoised.worker.engine.resume import ResumePoint, to_bytes
+from denoised.worker.delivery.outputs import decode_finished, encode_image, frame_events, image_event
+from denoised.worker.delivery.progress import AttemptProgress
+from denoised.worker.engine.resume import to_bytes
 from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Advanced
 from denoised.worker.errors import TrajectoryError
 
 log = logging.getLogger("denoised.worker")
 
-TELL_SECONDS = 0.25  # between two writes of a job that goes on while nobody watches
-SOON_SECONDS = TELL_SECONDS  # between the first resume points of an attempt
-SAVE_SECONDS = 1.0  # between two resume points of a job, so that with all delays less than 2 s are lost with a worker
-SURE_SECONDS = TELL_SECONDS + 0.25  # a worker that is lost has done more than it had written: less than in this time
+FLUSH_SECONDS = 0.25  # between two updates of a job that nobody watches
+FIRST_SAVE_SECONDS = FLUSH_SECONDS  # between the first resume points of an attempt
+SAVE_SECONDS = 1.0  # between later ones, so that with all delays less than 2 s of work are lost with a worker
+RECOVERY_SECONDS = 2.0  # of an attempt after a lost worker, in which each turn is saved
+
+
+@dataclass
+class PendingWrites:
+    """The updates of an attempt.
+
+    written: how many have been handed out to be written.
+    pending: what has happened since the last one.
+    started_at, saved_at: when the attempt started and when it was saved last (`time.monotonic`).
+    """
+
+    written: int = 0
+    pending: JobUpdate | None = None
+    started_at: float = field(default_factory=time.monotonic)
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the attempt started."""
+        return time.monotonic() - self.started_at
+
+    @property
+    def save_is_due(self) -> bool:
+        """Whether the resume point is too old; a young attempt has little to resume from, so it is saved sooner."""
+        interval = min(SAVE_SECONDS, max(FIRST_SAVE_SECONDS, self.age / 4))
+        return time.monotonic() - self.saved_at >= interval
 
 
 @dataclass
 class AttemptState:
-    """What this worker's attempt at a job has told the world so far.
+    """A worker's attempt at a job.
 
-    reached: how many steps each image has done; points: where the images are that are on their way, but for
-    those still at x_T; lost_at: the most evaluations that an attempt had whose worker was lost; accused: whether a
-    worker was lost and the job has not got further since: then each of its turns is saved, so that when the next worker
-    goes, too, it needs few turns to get further; exact: whether `lost_at` is all that it had, since its turns were
-    waited for by then (`Publisher.settle`); further_since: when it got further; apart: whether it runs without
-    neighbours until it is cleared; watched: whether somebody follows its events; draft: what has happened and is not
-    written yet.
+    watched: a client follows the job's events, so that each turn is written at once.
+    quarantined: it is the job's last attempt, which runs alone until it makes progress.
+    over: nothing more is written.
     """
 
-    id: str
-    request: SamplingRequest
-    attempt: int
+    record: JobRecord
     model: ServedModel
     numerics: str
-    request_id: str | None = None
-    reached: list[int] = field(default_factory=list)
-    images: dict[int, Image] = field(default_factory=dict)
-    points: dict[int, ResumePoint] = field(default_factory=dict)
-    step: int = 0
-    writes: int = 0
-    evaluations: int = 0
-    rows: int = 0
-    turns: int = 0
-    lost_at: int = 0
-    accused: bool = False
-    exact: bool = False
-    further_since: float | None = None
-    apart: bool = False
+    progress: AttemptProgress
+    writes: PendingWrites = field(default_factory=PendingWrites)
     watched: bool = False
-    draft: JobUpdate | None = None
+    quarantined: bool = False
     over: bool = False
-    begun_at: float = field(default_factory=time.monotonic)
-    saved_at: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def begun(cls, record: JobRecord, model: ServedModel, numerics: str) -> AttemptState:
-        """An attempt that has just begun, none of whose images is on its way yet."""
+    def begin(cls, started: StartedAttempt, model: ServedModel, numerics: str) -> AttemptState:
+        """A new attempt; see `resume` for the images that it continues."""
+        record = started.record
         return cls(
-            record.id,
-            record.request,
-            record.attempt,
+            record,
             model,
             numerics,
-            record.request_id,
-            reached=[0] * record.request.n,
-            evaluations=record.evaluations,
-            lost_at=record.lost_at,
-            accused=record.losses > 0,
-            exact=record.losses > 1,
-            apart=record.suspect,
+            AttemptProgress([0] * record.request.n, evaluations=record.evaluations),
             watched=record.watched or record.request.preview_every > 0,
+            quarantined=started.quarantined,
         )
 
-    def resume(self, record: JobRecord, trajectories: Sequence[Trajectory]) -> None:
-        """Go on from what earlier attempts made and where these trajectories are."""
-        self.images = {image.index: image for image in record.images}
-        self.reached = [record.request.steps] * record.request.n
-        for trajectory in trajectories:
-            self.reached[trajectory.index] = trajectory.plan.step[trajectory.row - 1] if trajectory.row else 0
-            if trajectory.row:
-                self.points[trajectory.index] = ResumePoint(trajectory.row, trajectory.registers)
-        self.step = min(self.reached)
-        self.evaluations = record.request.evaluations - sum(each.pending_evaluations for each in trajectories)
+    @property
+    def id(self) -> str:
+        return self.record.id
 
     @property
-    def named(self) -> dict[str, str | None]:
-        """What a line of the log tells it by."""
-        return {"job": self.id, "request_id": self.request_id}
+    def request(self) -> SamplingRequest:
+        return self.record.request
 
     @property
-    def unsaved_seconds(self) -> float:
-        """How long it may go on without being saved: less at first, when there is nothing to go on from."""
-        age = time.monotonic() - self.begun_at
-        return min(SAVE_SECONDS, max(SOON_SECONDS, age / 4))
-
-    def gets_on(self) -> bool:
-        """Whether it is further than where it was lost; for a while, if that is not known exactly."""
-        if self.evaluations <= self.lost_at or self.exact:
-            return self.evaluations > self.lost_at
-        if self.further_since is None:
-            self.further_since = time.monotonic()
-        return time.monotonic() - self.further_since >= SURE_SECONDS
+    def log_fields(self) -> dict[str, str | None]:
+        """The fields that identify the job in a line of the log."""
+        return {"job": self.record.id, "request_id": self.record.request_id}
 
     @property
-    def mean_batch(self) -> float:
-        """Rows that the network was at when it took part, on average."""
-        return self.rows / max(self.turns, 1)
+    def recovering(self) -> bool:
+        """Whether each turn is saved at once: workers were lost, and the job may not be further than it was then.
 
-    def note(self, rows: int, items: Sequence[Advanced], error: TrajectoryError | None) -> None:
-        """Draft its part of a turn, its end included. rows: that the network was at; error: of one of its images."""
-        self.turns += 1
-        self.rows += rows
-        write = self.take_pending_update()
+        It may have few turns before the next worker is lost. If it is innocent, they count as progress; if it kills its
+        workers, the next attempt starts right where it kills and makes none.
+        """
+        return self.record.losses > 0 and self.writes.age < RECOVERY_SECONDS
+
+    def resume(self, trajectories: Sequence[Trajectory]) -> None:
+        """Continue where earlier attempts left these trajectories."""
+        self.progress.resume(self.record, trajectories)
+
+    def record_step(self, batch: int, items: Sequence[Advanced], error: TrajectoryError | None) -> None:
+        """Add the job's part of a turn to the pending update, its end included.
+
+        batch: rows in the turn's evaluation.
+        error: of one of the job's images.
+        """
+        update = self.take_pending_update()
         try:
-            self._progress(items, write)
+            self._add_progress(batch, items, update)
         except Exception as problem:
-            log.exception("picture could not be encoded", extra=self.named)
+            log.exception("picture could not be encoded", extra=self.log_fields)
             error = TrajectoryError("encoding_failed", f"{type(problem).__name__}: {problem}")
         if error is not None:
-            write.end("failed", {"code": error.code, "message": str(error)})
-        elif len(self.images) == self.request.n:
-            write.end("succeeded")
-        elif self.accused or time.monotonic() - self.saved_at >= self.unsaved_seconds:
-            self.save(write)
-        self.draft = write
+            update.end("failed", {"code": error.code, "message": str(error)})
+        elif len(self.progress.images) == self.request.n:
+            update.end("succeeded")
+        elif self.recovering or self.writes.save_is_due:
+            self.save(update)
+        self.writes.pending = update
 
     @property
     def needs_flush(self) -> bool:
-        """Whether somebody waits for its draft; the first of an attempt always presses: the reply tells who watches. A
-        resume point comes with what is told next, but for a job that is accused.
+        """Whether the pending update must not wait.
+
+        The first of an attempt must not, since its reply says whether the job is watched. A resume point waits for the
+        next flush unless the job is recovering.
         """
-        draft = self.draft
-        if draft is None:
+        update = self.writes.pending
+        if update is None:
             return False
-        saved = draft.resume is not None and self.accused
-        return draft.number == 1 or draft.status is not None or saved or bool(draft.images)
+        return update.number == 1 or update.status is not None or self.recovering or bool(update.images)
 
     def take_pending_update(self) -> JobUpdate:
-        """What has happened and is not written yet; from here on the caller's."""
-        draft, self.draft = self.draft, None
-        if draft is None:
-            self.writes += 1
-            draft = JobUpdate(self.id, attempt=self.attempt, number=self.writes, image_count=self.request.n)
-        return draft
+        """What has happened and is not written yet; the caller takes it over."""
+        update, self.writes.pending = self.writes.pending, None
+        if update is None:
+            self.writes.written += 1
+            update = JobUpdate(
+                self.id,
+                attempt=self.record.attempt,
+                number=self.writes.written,
+                image_count=self.request.n,
+            )
+        return update
 
-    def save(self, write: JobUpdate) -> None:
-        """Have another attempt go on from here. That clears the job of its worker's loss once it gets on."""
-        self.saved_at = time.monotonic()
-        if self.points:
-            write.save(to_bytes(self.points), self.step, self.evaluations)
-        if self.gets_on():
-            write.fields["losses"] = 0
+    def apply_result(self, result: UpdateResult) -> None:
+        """Take in what Redis answered to an update that it applied."""
+        self.watched = self.watched or UpdateResult.WATCHED in result
+        self.quarantined = UpdateResult.QUARANTINED in result
 
-    def _progress(self, items: Sequence[Advanced], write: JobUpdate) -> None:
+    def save(self, update: JobUpdate) -> None:
+        """Let another attempt continue from here."""
+        self.writes.saved_at = time.monotonic()
+        points = self.progress.points
+        update.save(to_bytes(points) if points else None, self.progress.step, self.progress.evaluations)
+
+    def _add_progress(self, batch: int, items: Sequence[Advanced], update: JobUpdate) -> None:
+        progress, request = self.progress, self.request
+        stepped = progress.advance(batch, items)
+        update.fields |= {"evaluations": progress.evaluations, "mean_batch": progress.mean_batch}
+        if stepped:
+            update.fields["step"] = progress.step
+            event = {"step": progress.step, "steps": request.steps, "evaluations": progress.evaluations}
+            update.events.append({"type": "progress", **event})
+        finished = decode_finished(items, self.model)
         for item in items:
-            self.evaluations += item.trajectory.rows_per_evaluation
-            self.reached[item.trajectory.index] = item.step
-            self.points[item.trajectory.index] = ResumePoint(item.row, item.registers)
-        write.fields |= {"evaluations": self.evaluations, "mean_batch": self.mean_batch}
-        reached = min(self.reached)
-        if reached > self.step:
-            self.step = reached
-            write.fields["step"] = reached
-            progress = {"step": reached, "steps": self.request.steps, "evaluations": self.evaluations}
-            write.events.append({"type": "progress", **progress})
-        for item in items:
-            write.events += self._frames(item)
-            if item.result is not None:
-                self._finish_image(item, item.result, write)
-
-    def _frames(self, item: Advanced) -> list[dict[str, Any]]:
-        every = self.request.preview_every
-        if not every or not item.completed or item.step % every:
-            return []
-        tensors = {"x0": item.denoised, "xt": item.x_t}
-        kinds = tensors if self.request.preview == "both" else [self.request.preview]
-        return [
-            {
-                "type": "frame",
-                "image": item.trajectory.index,
-                "step": item.step,
-                "steps": self.request.steps,
-                "t": item.t,
-                "sigma": item.sigma,
-                "kind": kind,
-                "media_type": "image/png",
-                "data": base64.b64encode(encode_frame(self.model.preview(tensors[kind][None])[0])).decode(),
-            }
-            for kind in kinds
-        ]
-
-    def _finish_image(self, item: Advanced, final: Tensor, write: JobUpdate) -> None:
-        request, index = self.request, item.trajectory.index
-        pixels = self.model.decode(final[None])[0]
-        data = encode(pixels, request.format, request.parameters(index, self.numerics))
-        image = Image(
-            index=index,
-            seed=request.seed + index,
-            width=pixels.shape[1],
-            height=pixels.shape[0],
-            format=request.format,
-            sha256=hashlib.sha256(data).hexdigest(),
-        )
-        self.images[index] = image
-        del self.points[index]
-        write.images[index] = data
-        write.fields["images"] = self._images_json()
-        event = {"index": index, "seed": image.seed, "sha256": image.sha256, "url": image_url(self.id, index)}
-        write.events.append({"type": "image", **event})
-
-    def _images_json(self) -> str:
-        return json.dumps([asdict(self.images[index]) for index in sorted(self.images)])
+            update.events += frame_events(item, request, self.model)
+            if item.result is None:
+                continue
+            index = item.trajectory.index
+            image, data = encode_image(index, finished[index], request, self.numerics)
+            progress.finish(image)
+            update.images[image.index] = data
+            update.fields["images"] = progress.images_json()
+            update.events.append(image_event(self.id, image))

@@ -1,4 +1,4 @@
-"""What a worker sees to beside its turns: it tells that it lives, and takes up the jobs of those who do not."""
+"""Renews a worker's leases, reports that it is alive, and requeues the jobs of workers that are not."""
 
 from __future__ import annotations
 
@@ -7,24 +7,32 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from denoised.jobs.deadline import AWAY
-from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.store import Queue, Store
+from denoised.jobs.deadline import REDIS_ERRORS
+from denoised.jobs.store import QueueKeys, Store
 
 log = logging.getLogger("denoised.worker")
 
-ROUNDS = 8  # in a lease
+ROUNDS = 8  # per lease
 
 
 class Housekeeper(threading.Thread):
-    """Renews, reports and collects, `ROUNDS` times a lease, until it is stopped.
+    """Runs `ROUNDS` rounds per lease until it is stopped.
 
-    renew(): extends this worker's leases; report(): publishes that it lives. After Redis was away nothing is
-    collected for half a lease: leases have run out that nobody could renew, and their workers do that first.
+    lease: in seconds.
+    renew(): extends this worker's leases.
+    report(): publishes that it is alive.
+
+    After an outage of Redis nothing is requeued for half a lease: leases have expired that nobody could renew, and
+    their workers renew them first.
     """
 
     def __init__(
-        self, store: Store, queues: Sequence[Queue], lease: float, renew: Callable[[], None], report: Callable[[], None]
+        self,
+        store: Store,
+        queues: Sequence[QueueKeys],
+        lease: float,
+        renew: Callable[[], None],
+        report: Callable[[], None],
     ) -> None:
         super().__init__(name="housekeeper", daemon=True)
         self._store = store
@@ -33,7 +41,7 @@ class Housekeeper(threading.Thread):
         self._renew = renew
         self._report = report
         self._stopped = threading.Event()
-        self._collect_after = 0.0
+        self._requeue_after = 0.0
 
     def stop(self) -> None:
         self._stopped.set()
@@ -43,17 +51,17 @@ class Housekeeper(threading.Thread):
             try:
                 self._renew()
                 self._report()
-                if time.monotonic() > self._collect_after:
-                    self._collect()
-            except (*AWAY, StoreUnavailable) as error:
-                log.warning("housekeeping waits: %s", error)
-                self._collect_after = time.monotonic() + self._lease / 2
+                if time.monotonic() > self._requeue_after:
+                    self._requeue_lost()
+            except REDIS_ERRORS as error:
+                log.warning("housekeeping waits for Redis", extra={"reason": str(error)})
+                self._requeue_after = time.monotonic() + self._lease / 2
             except Exception:
                 log.exception("housekeeping failed")
             self._stopped.wait(self._lease / ROUNDS)
 
-    def _collect(self) -> None:
+    def _requeue_lost(self) -> None:
         for queue in self._queues:
-            count = self._store.collect(queue, patience=self._lease)
+            count = self._store.requeue_lost(queue, grace=self._lease)
             if count:
-                log.warning("queue %s: %d job(s) of lost workers are queued again", queue.model, count)
+                log.warning("jobs of lost workers requeued", extra={"model": queue.model, "jobs": count})

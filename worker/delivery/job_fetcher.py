@@ -1,6 +1,6 @@
-"""Jobs off their queues, in a thread of its own, so that no turn of the engine waits for Redis or for new noise.
+"""Fetches jobs from their queues in a thread of its own, so that the engine waits neither for Redis nor for noise.
 
-The engine says what there is room for; what was taken by its next turn takes part in it.
+The engine says what it has capacity for; jobs fetched by its next turn take part in that turn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from denoised.jobs.deadline import REDIS_ERRORS
 from denoised.jobs.errors import RecordError
-from denoised.jobs.record import JobRecord
 from denoised.jobs.store import StartedAttempt, Store
 from denoised.jobs.update import JobUpdate
 from denoised.model.errors import ModelError
@@ -26,40 +25,35 @@ from denoised.worker.errors import ResumeError
 
 log = logging.getLogger("denoised.worker")
 
-ASK_SECONDS = 0.25  # how long a queue that was empty is not asked again, unless somebody wakes us
-AWAY_SECONDS = 1.0  # how long Redis is not asked after it was away
+POLL_SECONDS = 0.25  # between two looks into a queue that was empty, unless `wake` is called
+RETRY_SECONDS = 1.0  # between two tries while Redis does not answer
 
 
 @dataclass(frozen=True)
 class FetchedJob:
-    """A job whose attempt has begun, and its images that are to be made. unservable: why there can be none."""
+    """A job whose attempt has started, and its unfinished images."""
 
-    hold: Delivery
-    record: JobRecord
+    delivery: Delivery
+    started: StartedAttempt
     trajectories: Sequence[Trajectory] = ()
-    unservable: str | None = None
-
-    @classmethod
-    def of(cls, hold: Delivery, begun: StartedAttempt, model: ServedModel) -> FetchedJob:
-        try:
-            return cls(hold, begun.record, _trajectories(begun, model))
-        except ModelError as error:
-            return cls(hold, begun.record, unservable=str(error))
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What of a model may come: so many images, or, when there is no lane for any, one job to wait for one."""
+    """What a model's batch can take: so many images, or, while no slot is free, one more job that waits for one."""
 
     images: int
     one_more: bool
 
 
 class JobFetcher(threading.Thread):
-    """Takes jobs while there is room for them.
+    """Fetches jobs while there is capacity.
 
-    models: those that are served, by name; take(model): the next job of that model's queue, None when it is empty;
-    name: the worker's; arrived(): is called, in this thread, for every job; stopping: nothing is taken once it is set.
+    models: the served models by name.
+    take(model): the next delivery from that model's queue, None when it is empty.
+    name: the worker's.
+    notify(): called, in this thread, after each job.
+    stopping: nothing is fetched once it is set.
     """
 
     def __init__(
@@ -68,139 +62,142 @@ class JobFetcher(threading.Thread):
         models: Mapping[str, ServedModel],
         take: Callable[[str], Delivery | None],
         name: str,
-        arrived: Callable[[], None],
+        notify: Callable[[], None],
         stopping: threading.Event,
     ) -> None:
-        super().__init__(name="taker", daemon=True)
+        super().__init__(name="job fetcher", daemon=True)
         self._store = store
         self._models = models
         self._take = take
         self._worker = name
-        self._arrived = arrived
+        self._notify = notify
         self._stopping = stopping
-        self._changed = threading.Condition()  # guards all that follows but the last two
-        self._rooms: Mapping[str, Capacity] = {}
-        self._arrivals: deque[FetchedJob] = deque()
-        self._more = dict.fromkeys(models, True)  # whether a queue may hold jobs
-        self._ask_at = dict.fromkeys(models, 0.0)  # when it is asked all the same
-        self._waited_for: set[str] = set()  # models of which one job has come since to wait for a lane
-        self._broken: Exception | None = None
-        self._taken: Delivery | None = None  # off its queue, but not begun: Redis went away in between
+        self._changed = threading.Condition()  # guards the attributes below, except the last
+        self._capacity: Mapping[str, Capacity] = {}
+        self._fetched: deque[FetchedJob] = deque()
+        self._may_hold_jobs = dict.fromkeys(models, True)
+        self._poll_at = dict.fromkeys(models, 0.0)  # when a queue that was empty is asked again
+        self._one_more_used: set[str] = set()  # models whose `one_more` has been fetched
+        self._failure: Exception | None = None
+        self._unstarted: Delivery | None = None  # taken off its queue, not started: Redis stopped answering
 
     def wake(self, model: str | None = None) -> None:
-        """There may be new work, for one model or for any."""
+        """There may be new jobs, for one model or, without a name, for any."""
         with self._changed:
-            self._more |= dict.fromkeys(self._more if model is None else [model], True)
+            self._may_hold_jobs |= dict.fromkeys(self._may_hold_jobs if model is None else [model], True)
             self._changed.notify()
 
-    def arrivals(self) -> list[FetchedJob]:
-        """What has come since, in its order. Nothing more comes until `offer`.
+    def fetched(self) -> list[FetchedJob]:
+        """The jobs fetched since the last call, in order. Nothing more is fetched until `set_capacity`.
 
         Raises:
-            Exception: whatever ended the thread.
+            Exception: the one that ended the thread.
         """
         with self._changed:
-            if self._broken is not None:
-                raise self._broken
-            come = list(self._arrivals)
-            self._arrivals.clear()
-            self._rooms = {}
-        return come
+            if self._failure is not None:
+                raise self._failure
+            jobs = list(self._fetched)
+            self._fetched.clear()
+            self._capacity = {}
+        return jobs
 
-    def offer(self, rooms: Mapping[str, Capacity]) -> None:
-        """Say what there is room for, until the next time."""
+    def set_capacity(self, capacity: Mapping[str, Capacity]) -> None:
+        """Say what there is capacity for, until the next call of `fetched`."""
         with self._changed:
-            self._rooms = rooms
-            self._waited_for.clear()
-            if any(map(self._due, self._models)):
+            self._capacity = capacity
+            self._one_more_used.clear()
+            if any(map(self._is_due, self._models)):
                 self._changed.notify()
 
     def run(self) -> None:
         try:
             while not self._stopping.is_set():
                 with self._changed:
-                    if not any(map(self._due, self._models)):
-                        self._changed.wait(ASK_SECONDS)
+                    if not any(map(self._is_due, self._models)):
+                        self._changed.wait(POLL_SECONDS)
                         continue
-                self._round()
+                self._fetch()
         except Exception as error:
-            log.exception("no jobs can be taken any more")
+            log.exception("fetching jobs has failed")
             with self._changed:
-                self._broken = error
-            self._arrived()
+                self._failure = error
+            self._notify()
 
-    def _due(self, model: str) -> bool:
-        """Whether a job is wanted of a queue that may hold one."""
-        return self._wanted(model) and (self._more[model] or time.monotonic() >= self._ask_at[model])
+    def _is_due(self, model: str) -> bool:
+        """Whether there is capacity for a job of a queue that may hold one."""
+        return self._has_capacity(model) and (self._may_hold_jobs[model] or time.monotonic() >= self._poll_at[model])
 
-    def _wanted(self, model: str) -> bool:
-        room = self._rooms.get(model)
-        if room is None:
+    def _has_capacity(self, model: str) -> bool:
+        capacity = self._capacity.get(model)
+        if capacity is None:
             return False
-        coming = Counter[str]()
-        for arrival in self._arrivals:
-            coming[arrival.record.request.model] += arrival.record.request.n
-        return room.images > coming[model] or (room.one_more and not coming[model] and model not in self._waited_for)
+        images = Counter[str]()
+        for job in self._fetched:
+            images[job.started.record.request.model] += job.started.record.request.n
+        one_more = capacity.one_more and not images[model] and model not in self._one_more_used
+        return capacity.images > images[model] or one_more
 
-    def _round(self) -> None:
-        """Take what there is room for."""
+    def _fetch(self) -> None:
+        """Fetch jobs until the capacity is used or the queues are empty."""
         try:
-            if self._taken is not None:
-                self._begin(self._taken)
+            if self._unstarted is not None:
+                self._start(self._unstarted)
             for model in self._models:
-                self._fill(model)
+                self._fetch_from(model)
         except REDIS_ERRORS as error:
-            log.warning("no new jobs: %s", error)  # what runs goes on meanwhile
-            self._stopping.wait(AWAY_SECONDS)
+            log.warning("fetching jobs waits for Redis", extra={"reason": str(error)})  # the batch continues
+            self._stopping.wait(RETRY_SECONDS)
 
-    def _fill(self, model: str) -> None:
+    def _fetch_from(self, model: str) -> None:
         while not self._stopping.is_set():
             with self._changed:
-                if not self._due(model):
+                if not self._is_due(model):
                     return
-                self._more[model] = False  # unless we are woken from here on
-                self._ask_at[model] = time.monotonic() + ASK_SECONDS
-            hold = self._take(model)
-            if hold is None:
+                self._may_hold_jobs[model] = False  # unless `wake` is called from here on
+                self._poll_at[model] = time.monotonic() + POLL_SECONDS
+            delivery = self._take(model)
+            if delivery is None:
                 return
-            if hold.more:
+            if delivery.more:
                 with self._changed:
-                    self._more[model] = True
-            self._begin(hold)
+                    self._may_hold_jobs[model] = True
+            self._start(delivery)
 
-    def _begin(self, hold: Delivery) -> None:
-        """Begin an attempt at a job, where another was saved if there was one."""
-        self._taken = hold  # until all of it is known: nothing of what follows is lost when Redis goes away
-        begun = self._begun(hold)
-        if begun is None:
-            hold.forget()
+    def _start(self, delivery: Delivery) -> None:
+        """Start an attempt at a job."""
+        self._unstarted = delivery  # until it is started: nothing is lost when Redis stops answering in between
+        job = self._start_attempt(delivery)
+        if job is None:
+            delivery.ack()
         else:
-            arrival = FetchedJob.of(hold, begun, self._models[hold.model])
             with self._changed:
-                if self._rooms.get(hold.model, Capacity(0, False)).images <= 0:
-                    self._waited_for.add(hold.model)
-                self._arrivals.append(arrival)
-            self._arrived()
-        self._taken = None
+                if self._capacity.get(delivery.model, Capacity(0, False)).images <= 0:
+                    self._one_more_used.add(delivery.model)
+                self._fetched.append(job)
+            self._notify()
+        self._unstarted = None
 
-    def _begun(self, hold: Delivery) -> StartedAttempt | None:
-        """None when the job is over, or not to be read (a newer front end's, say): that ends it."""
+    def _start_attempt(self, delivery: Delivery) -> FetchedJob | None:
+        """None when the job is over, or fails now: its record cannot be read, or this model cannot make its plan."""
+        model = self._models[delivery.model]
         try:
-            return self._store.begin(hold.job, self._worker, self._models[hold.model].card.numerics, hold.execution)
-        except RecordError as error:
-            write = JobUpdate(hold.job)
-            write.end("failed", {"code": "unservable", "message": str(error)})
-            self._store.write(write)
+            started = self._store.start_attempt(delivery.job, self._worker, model.card.numerics, delivery.execution)
+            return None if started is None else FetchedJob(delivery, started, _trajectories(started, model))
+        except (RecordError, ModelError) as error:
+            update = JobUpdate(delivery.job)
+            update.end("failed", {"code": "unservable", "message": str(error)})
+            self._store.write(update)
+            log.warning("job unservable", extra={"job": delivery.job, "reason": str(error)})
             return None
 
 
-def _trajectories(begun: StartedAttempt, model: ServedModel) -> list[Trajectory]:
-    """Those of a job, where they were saved; from their x_T when that cannot be used."""
-    record, resume_point = begun.record, begun.resume_point
+def _trajectories(started: StartedAttempt, model: ServedModel) -> list[Trajectory]:
+    """The unfinished images of a job, where they were saved; at their x_T when the resume point cannot be used."""
+    record, resume_point = started.record, started.resume_point
     try:
         saved: Mapping[int, ResumePoint] = from_bytes(resume_point) if resume_point is not None else {}
         return trajectories(record, model, saved)
     except ResumeError as error:
-        facts = {"job": record.id, "request_id": record.request_id, "reason": str(error)}
-        log.warning("job begins anew", extra=facts)
+        fields = {"job": record.id, "request_id": record.request_id, "reason": str(error)}
+        log.warning("resume point unusable", extra=fields)
         return trajectories(record, model)

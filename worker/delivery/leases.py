@@ -1,4 +1,4 @@
-"""The jobs that a worker holds, each with its place in RQ. Thread-safe: three threads look after them."""
+"""The jobs that a worker holds, each with its delivery from RQ. Thread-safe: three threads use them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from denoised.worker.delivery.attempt import AttemptState
 class Delivery(Protocol):
     """RQ's side of a job that was taken off its queue.
 
-    execution: names this taking of it. more: whether others stood behind it then. Every verb raises Redis' own errors,
-    or StoreUnavailable, when it is away.
+    job, model: the job's id, and the model whose queue it came from.
+    execution: identifies this delivery of the job.
+    more: whether the queue held further jobs then.
+
+    Every method raises Redis' own errors, or StoreUnavailable, when Redis does not answer.
     """
 
     @property
@@ -32,76 +35,80 @@ class Delivery(Protocol):
     def more(self) -> bool: ...
 
     def renew(self, pipeline: Pipeline) -> None:
-        """Say that its worker lives, in one go with others."""
+        """Add the renewal of the lease to a pipeline."""
 
-    def end(self) -> None:
-        """Let go of it; it is somebody else's."""
+    def release(self) -> None:
+        """Drop the lease; another worker has the job."""
 
-    def forget(self) -> None:
-        """Let go of it for good: the job is over."""
+    def ack(self) -> None:
+        """Drop the lease and RQ's job: the job is over."""
 
     def requeue(self) -> None:
-        """Put it back to the front of its queue."""
+        """Put the job back at the front of its queue."""
 
 
 @dataclass
 class Lease:
-    """A job this worker holds: RQ's side of it, ours, and the seconds of the evaluations it took part in."""
+    """A job that this worker holds.
 
-    hold: Delivery
-    active: AttemptState
-    created_at: float
+    accepted_at: when the job was accepted, in seconds since the epoch.
+    spent: seconds of the evaluations that the job took part in.
+    """
+
+    delivery: Delivery
+    attempt: AttemptState
+    accepted_at: float
     spent: float = 0.0
 
 
 class Leases:
-    """By job id. A job that was canceled or lost is marked, and leaves the batch before its next evaluation."""
+    """Leases by job id, and the jobs that must leave the batch before its next evaluation."""
 
     def __init__(self) -> None:
         self._by_job: dict[str, Lease] = {}
-        self._gone: set[str] = set()
+        self._leaving: set[str] = set()
         self._lock = threading.Lock()
 
     def add(self, lease: Lease) -> Lease | None:
-        """Take a lease in. Returns the one that we had on the same job, whose place it takes."""
-        job = lease.active.id
+        """Add a lease. Returns the one on the same job that it replaces, if any."""
+        job = lease.attempt.id
         with self._lock:
-            before = self._by_job.get(job)
+            replaced = self._by_job.get(job)
             self._by_job[job] = lease
-            self._gone.discard(job)
-        return before
+            self._leaving.discard(job)
+        return replaced
 
     def get(self, job: str) -> Lease | None:
         with self._lock:
             return self._by_job.get(job)
 
     def of(self, jobs: Iterable[str]) -> list[Lease]:
-        """Those of some jobs, as far as we hold them."""
+        """The leases held on these jobs."""
         with self._lock:
             return [self._by_job[job] for job in jobs if job in self._by_job]
 
     def all(self) -> list[Lease]:
-        """Those of the jobs that were accepted last first: put back one by one, they then stand as they stood."""
+        """All leases, the job accepted last first: requeued in this order, the jobs stand as they did before."""
         with self._lock:
-            return sorted(self._by_job.values(), key=lambda lease: lease.created_at, reverse=True)
+            return sorted(self._by_job.values(), key=lambda lease: lease.accepted_at, reverse=True)
 
-    def remove(self, active: AttemptState) -> Lease | None:
-        """Give up the lease of an attempt; None when we hold none of it any more."""
+    def remove(self, attempt: AttemptState) -> Lease | None:
+        """Give up the lease of an attempt; None when it is not held any more."""
         with self._lock:
-            lease = self._by_job.get(active.id)
-            if lease is None or lease.active is not active:
+            lease = self._by_job.get(attempt.id)
+            if lease is None or lease.attempt is not attempt:
                 return None
-            self._gone.add(active.id)
-            return self._by_job.pop(active.id)
+            self._leaving.add(attempt.id)
+            return self._by_job.pop(attempt.id)
 
-    def mark(self, job: str) -> None:
-        """Have a job of ours leave the batch."""
+    def mark_leaving(self, job: str) -> None:
+        """Have a job leave the batch, if it is held."""
         with self._lock:
             if job in self._by_job:
-                self._gone.add(job)
+                self._leaving.add(job)
 
-    def take_gone(self) -> set[str]:
-        """The marked, once."""
+    def take_leaving(self) -> set[str]:
+        """The jobs marked since the last call."""
         with self._lock:
-            gone, self._gone = self._gone, set()
-        return gone
+            leaving, self._leaving = self._leaving, set()
+        return leaving

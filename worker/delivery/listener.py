@@ -1,4 +1,4 @@
-"""Hears of new work and of cancels, so that nobody has to ask for them again and again."""
+"""Listens for new jobs and for cancels on Redis' channels, so that nobody has to poll for them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 
 import redis
 
-from denoised.jobs.deadline import AWAY
+from denoised.jobs.deadline import TRANSIENT_ERRORS
 from denoised.jobs.redis_keys import CANCELED_CHANNEL, model_channel
 
 POLL_SECONDS = 1.0
-SILENT_SECONDS = 5.0  # after which Redis is asked for a sign of life, and given up when none comes as long again
+SILENT_SECONDS = 5.0  # after which Redis is pinged; after as long again without an answer, the connection is dropped
 
 
 class Listener(threading.Thread):
-    """Subscribed for as long as the worker lives; reconnects for ever.
+    """Stays subscribed until it is stopped, and reconnects as often as necessary.
 
-    wake(model) is called when work was queued for one of `models`, wake(None) when it may have been for any while
-    nobody listened; cancel(job id) when a job was canceled, whoever has it.
+    wake(model): called when work was queued for one of `models`; wake(None) after each reconnect, since work may have
+    been queued for any of them.
+    cancel(job id): called when a job was canceled, whichever worker has it.
     """
 
     def __init__(
@@ -44,26 +45,26 @@ class Listener(threading.Thread):
         while not self._stopped.is_set():
             try:
                 self._listen()
-            except AWAY:
+            except TRANSIENT_ERRORS:
                 self._stopped.wait(POLL_SECONDS)
 
     def _listen(self) -> None:
         with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
             pubsub.subscribe(CANCELED_CHANNEL, *self._models)
             self._wake(None)
-            heard, asked = time.monotonic(), False
+            heard_at, pinged = time.monotonic(), False
             while not self._stopped.is_set():
                 message = pubsub.get_message(timeout=POLL_SECONDS)
                 if message is not None:
-                    heard, asked = time.monotonic(), False
-                    self._tell(message)
-                elif time.monotonic() - heard > 2 * SILENT_SECONDS:
-                    raise redis.exceptions.TimeoutError("a connection that says nothing")
-                elif time.monotonic() - heard > SILENT_SECONDS and not asked:
+                    heard_at, pinged = time.monotonic(), False
+                    self._dispatch(message)
+                elif time.monotonic() - heard_at > 2 * SILENT_SECONDS:
+                    raise redis.exceptions.TimeoutError("the connection is silent")
+                elif time.monotonic() - heard_at > SILENT_SECONDS and not pinged:
                     pubsub.ping()
-                    asked = True
+                    pinged = True
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _dispatch(self, message: dict[str, Any]) -> None:
         if message["type"] == "pong":
             return
         channel = message["channel"].decode()

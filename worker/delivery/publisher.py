@@ -1,8 +1,8 @@
-"""From turns of the engine to Redis: progress, frames, pictures, ends of jobs.
+"""Writes the results of turns to Redis: progress, frames, pictures, ends of jobs.
 
-A thread of its own, so that decoding, encoding and Redis writes do not hold up the next
-evaluation. Everything of one turn is one round trip. While Redis is away it tries again;
-the engine is held up only when the queue between them is full.
+It runs in a thread of its own, so that decoding, encoding and Redis do not delay the next evaluation. All updates of
+one turn are one round trip. While Redis does not answer, it tries again; the engine waits only when the queue between
+the two threads is full.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import time
 from collections.abc import Callable
 
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.store import Store, UpdateResult
-from denoised.jobs.update import JobUpdate
-from denoised.worker.delivery.attempt import SURE_SECONDS, TELL_SECONDS, AttemptState
+from denoised.jobs.store import Store
+from denoised.jobs.update import JobUpdate, UpdateResult
+from denoised.worker.delivery.attempt import FLUSH_SECONDS, AttemptState
 from denoised.worker.engine.turn import Advanced, Turn
 from denoised.worker.errors import TrajectoryError
 
 log = logging.getLogger("denoised.worker")
 
 RETRY_SECONDS = 0.25
-LOOK_SECONDS = 0.25  # how often who waits for room in the queue looks whether it is worth it
-
+POLL_SECONDS = 0.25  # how often a caller that waits for room in the queue checks its deadline
 
 Item = tuple[Callable[[], None], list[AttemptState]]
+REFUSED = UpdateResult(0)
 
 
 class Publisher(threading.Thread):
-    """Writes what turns bring: at once of jobs that are watched, of the others, as long as they go on, together every
-    `TELL_SECONDS`. No event is left out for that.
+    """Writes updates: at once for jobs that are watched, together every `FLUSH_SECONDS` for others that continue.
 
-    on_over(job, last) is called, in this thread, when a job is over for this worker. last: the write by which it ended
-    or was given back; None when another's did that (it was canceled, or taken by another attempt), or nobody knows.
-    Where a job's images are is saved every `SAVE_SECONDS` (sooner at first, or every turn: see `AttemptState`), so that
-    another worker can go on from there.
+    No event is left out. Resume points are written every `SAVE_SECONDS` (sooner at first, or every turn: see
+    `AttemptState`), so that another worker can continue from there.
+
+    on_over(attempt, last) is called, in this thread, when a job is over for this worker. last: the update that ended
+    or requeued it; None when another process did that (a cancel, another attempt) or the update was refused.
     """
 
     def __init__(
@@ -49,144 +49,146 @@ class Publisher(threading.Thread):
         self._on_over = on_over
         self._queue: queue.Queue[Item | None] = queue.Queue(depth)
         self._abandon = threading.Event()
-        self._told_at = -math.inf  # when even those were written whom nobody watches
-        self._patient_until = math.inf
+        self._flushed_at = -math.inf  # when unwatched jobs were written last
+        self._deadline = math.inf
 
-    def publish(self, turn: Turn, jobs: list[AttemptState]) -> None:
-        """Queue a turn's outcome; `jobs` are those of its trajectories."""
-        self._put((lambda: self._publish(turn, jobs), jobs))
+    # The engine's thread
 
-    def fail(self, job: AttemptState, code: str, message: str) -> None:
+    def publish(self, turn: Turn, attempts: list[AttemptState]) -> None:
+        """Queue the results of a turn. attempts: those of its trajectories."""
+        self._put((lambda: self._publish(turn, attempts), attempts))
+
+    def fail(self, attempt: AttemptState, code: str, message: str) -> None:
         """Queue the failure of a job."""
-        self._put((lambda: self._fail(job, code, message), [job]))
+        self._put((lambda: self._fail(attempt, code, message), [attempt]))
 
-    def give_back(self, job: AttemptState) -> None:
-        """Queue that this worker stops at a job which another is to take up."""
-        self._put((lambda: self._give_back(job), [job]))
+    def requeue(self, attempt: AttemptState) -> None:
+        """Queue that this worker stops and another continues a job."""
+        self._put((lambda: self._requeue(attempt), [attempt]))
 
-    def let_go(self, job: AttemptState) -> None:
-        """Queue that a job has ended elsewhere (it was canceled): nothing more is written of it."""
-        self._put((lambda: self._let_go(job), [job]))
+    def abandon(self, attempt: AttemptState) -> None:
+        """Queue that a job has ended elsewhere (it was canceled): nothing more is written for it."""
+        self._put((lambda: self._abandon_attempt(attempt), [attempt]))
 
-    def settle(self) -> None:
-        """Wait until all is written, but not for long. For jobs that are accused: what their worker had done when it is
-        lost, too, is then known, and a job that ends its worker at a certain turn is found out by that."""
+    def flush(self, timeout: float) -> None:
+        """Wait until everything queued is written, but at most `timeout` seconds."""
         with self._queue.all_tasks_done:
-            self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, SURE_SECONDS)
+            self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, timeout)
 
-    def wait_no_longer_than(self, moment: float) -> None:
-        """From then (`time.monotonic`) on nobody waits for room in the queue: what finds none is lost, and its jobs'
-        leases run out. For a worker that is told to stop while Redis is away."""
-        self._patient_until = moment
+    def set_deadline(self, moment: float) -> None:
+        """From this moment (`time.monotonic`) on, do not wait for room in the queue.
+
+        What finds no room is dropped, and the leases of its jobs expire. For a worker that stops while Redis does not
+        answer.
+        """
+        self._deadline = moment
 
     def close(self, timeout: float) -> bool:
-        """Write what is queued, for at most `timeout` seconds, then end. Whether all of it was written."""
+        """Write what is queued for at most `timeout` seconds, then stop. Returns whether all of it was written."""
         end = time.monotonic() + timeout
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=timeout)
             self.join(max(0.0, end - time.monotonic()))
         done = not self.is_alive()
         if not done:
-            log.error("%d turns could not be written before the end", self._queue.qsize() + 1)
+            log.error("%d turns were not written before the worker stopped", self._queue.qsize() + 1)
         self._abandon.set()
         return done
 
     def _put(self, item: Item) -> None:
-        while time.monotonic() < self._patient_until:
+        while time.monotonic() < self._deadline:
             with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=LOOK_SECONDS)
+                self._queue.put(item, timeout=POLL_SECONDS)
                 return
+
+    # The publisher's thread
 
     def run(self) -> None:
         while (item := self._queue.get()) is not None:
-            action, jobs = item
+            action, attempts = item
             try:
                 action()
             except Exception as error:
-                log.exception("a turn could not be published")
-                self._fail_all(jobs, error)
+                log.exception("turn not published")
+                self._fail_all(attempts, error)
             self._queue.task_done()
 
-    def _publish(self, turn: Turn, jobs: list[AttemptState]) -> None:
-        going = [job for job in jobs if not job.over]
-        outcome = _by_job(turn)
-        for job in going:
-            job.note(turn.batch, *outcome[job.id])
-        told = self._is_time()
-        due = [job for job in going if told or job.watched or job.needs_flush]
-        writes = [job.take_pending_update() for job in due]
-        for job, write, written in zip(due, writes, self._apply(writes), strict=True):
-            if write.status is not None or not written:
-                self._end(job, write, written)
-                continue
-            job.watched = job.watched or written is UpdateResult.WATCHED
-            if "losses" in write.fields:
-                job.apart = job.accused = False
+    def _publish(self, turn: Turn, attempts: list[AttemptState]) -> None:
+        active = [attempt for attempt in attempts if not attempt.over]
+        results = _by_job(turn)
+        for attempt in active:
+            attempt.record_step(turn.batch, *results[attempt.id])
+        flush = self._is_flush_due()
+        due = [attempt for attempt in active if flush or attempt.watched or attempt.needs_flush]
+        updates = [attempt.take_pending_update() for attempt in due]
+        for attempt, update, result in zip(due, updates, self._write(updates), strict=True):
+            if update.status is not None or not result:
+                self._end(attempt, update, result)
+            else:
+                attempt.apply_result(result)
 
-    def _is_time(self) -> bool:
-        """Whether this turn is written for those, too, whom nobody watches."""
-        if time.monotonic() - self._told_at < TELL_SECONDS:
+    def _is_flush_due(self) -> bool:
+        """Whether this turn is written for unwatched jobs, too."""
+        if time.monotonic() - self._flushed_at < FLUSH_SECONDS:
             return False
-        self._told_at = time.monotonic()
+        self._flushed_at = time.monotonic()
         return True
 
-    def _fail(self, job: AttemptState, code: str, message: str) -> None:
-        if job.over:
+    def _fail(self, attempt: AttemptState, code: str, message: str) -> None:
+        if attempt.over:
             return
-        write = job.take_pending_update()
-        write.end("failed", {"code": code, "message": message})
-        (written,) = self._apply([write])
-        self._end(job, write, written)
+        update = attempt.take_pending_update()
+        update.end("failed", {"code": code, "message": message})
+        (result,) = self._write([update])
+        self._end(attempt, update, result)
 
-    def _fail_all(self, jobs: list[AttemptState], error: Exception) -> None:
-        """After a defect of our own: no job may be left behind without an end."""
-        for job in jobs:
+    def _fail_all(self, attempts: list[AttemptState], error: Exception) -> None:
+        """Fail the jobs of a turn that a defect of ours has hit: none may stay without an end."""
+        for attempt in attempts:
             try:
-                self._fail(job, "internal_error", f"{type(error).__name__}: {error}")
+                self._fail(attempt, "internal_error", f"{type(error).__name__}: {error}")
             except Exception:
-                log.exception("failure could not be written; the lease will run out", extra=job.named)
+                log.exception("failure not written; the lease will expire", extra=attempt.log_fields)
 
-    def _give_back(self, job: AttemptState) -> None:
-        if job.over:
+    def _requeue(self, attempt: AttemptState) -> None:
+        if attempt.over:
             return
-        write = job.take_pending_update()
-        write.status = "queued"
-        write.fields |= {"step": job.step, "evaluations": job.evaluations}
-        job.save(write)
-        write.events.append({"type": "queued", "queue_position": 0, "eta_seconds": None})
-        (written,) = self._apply([write])
-        self._end(job, write, written)
+        update = attempt.take_pending_update()
+        update.status = "queued"
+        update.fields |= {"step": attempt.progress.step, "evaluations": attempt.progress.evaluations}
+        attempt.save(update)
+        update.events.append({"type": "queued", "queue_position": 0, "eta_seconds": None})
+        (result,) = self._write([update])
+        self._end(attempt, update, result)
 
-    def _let_go(self, job: AttemptState) -> None:
-        if not job.over:
-            self._end(job)
+    def _abandon_attempt(self, attempt: AttemptState) -> None:
+        if not attempt.over:
+            self._end(attempt)
 
-    def _end(
-        self, job: AttemptState, write: JobUpdate | None = None, written: UpdateResult = UpdateResult.REFUSED
-    ) -> None:
-        job.over = True
-        self._on_over(job, write if written else None)
+    def _end(self, attempt: AttemptState, update: JobUpdate | None = None, result: UpdateResult = REFUSED) -> None:
+        attempt.over = True
+        self._on_over(attempt, update if result else None)
 
-    def _apply(self, writes: list[JobUpdate]) -> list[UpdateResult]:
-        """Until Redis took it; the store applies a repeated write once."""
-        if not writes:
+    def _write(self, updates: list[JobUpdate]) -> list[UpdateResult]:
+        """Retry until Redis answers; the store applies a repeated update once."""
+        if not updates:
             return []
-        waiting_since: float | None = None
+        waiting = False
         while not self._abandon.is_set():
             try:
-                return self._store.write_all(writes)
+                return self._store.write_all(updates)
             except StoreUnavailable as error:
-                if waiting_since is None:
-                    waiting_since = time.monotonic()
-                    log.warning("progress waits: %s", error)
+                if not waiting:
+                    log.warning("updates wait for Redis", extra={"reason": str(error)})
+                waiting = True
                 self._abandon.wait(RETRY_SECONDS)
-        return [UpdateResult.REFUSED] * len(writes)
+        return [REFUSED] * len(updates)
 
 
 def _by_job(turn: Turn) -> dict[str, tuple[list[Advanced], TrajectoryError | None]]:
-    """What a turn brought for each job: its images that moved, and the first failure."""
+    """The results of a turn for each job: its images that advanced, and the first failure."""
     errors = {trajectory.job: error for trajectory, error in reversed(turn.failed)}
     items: dict[str, list[Advanced]] = {job: [] for job in errors}
     for item in turn.advanced:
         items.setdefault(item.trajectory.job, []).append(item)
-    return {job: (moved, errors.get(job)) for job, moved in items.items()}
+    return {job: (advanced, errors.get(job)) for job, advanced in items.items()}

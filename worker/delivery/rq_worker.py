@@ -1,8 +1,8 @@
-"""The RQ worker: jobs off the queues, their leases, and back.
+"""The RQ worker: takes jobs off the queues, holds their leases, and returns them.
 
-One of the two files that name RQ; the other, `app.admission.job_queue`, enqueues. RQ holds the queues and the
-leases; what a job is and what became of it stands in `jobs.store`. Four threads: the engine's
-(`worker.loop`), the publisher, the housekeeper, and a listener that hears of new work and of cancels.
+This and `app.admission.job_queue`, which enqueues, are the two files that import RQ. RQ holds the queues and the
+leases; `jobs.store` holds the jobs. Five threads: the engine's (`worker.loop`), the job fetcher, the publisher, the
+housekeeper, and the listener for new jobs and cancels.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
 
 from denoised.jobs.deadline import REDIS_ERRORS
-from denoised.jobs.record import WorkerReport
 from denoised.jobs.redis_keys import model_channel
-from denoised.jobs.store import Queue as QueueKeys
-from denoised.jobs.store import Store
+from denoised.jobs.store import QueueKeys, Store
+from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
 from denoised.worker.engine.speed import Speed
-from denoised.worker.loop import Loop, WorkerSettings
+from denoised.worker.loop import Loop
+from denoised.worker.settings import WorkerSettings
 
 log = logging.getLogger("denoised.worker")
 
 
 class InertJob(Job):
-    """RQ's job without what a hash in Redis could make it do: no callbacks by name, no webhooks."""
+    """RQ's job without the code that a hash in Redis could make it run: no callbacks by name, no webhooks."""
 
     @property
     def success_callback(self) -> None:
@@ -56,17 +56,17 @@ class InertJob(Job):
         return None
 
     def send_webhooks(self, status: str | JobStatus, *, exc_string: str | None = None) -> None:
-        """Nobody is called."""
+        """Call nothing."""
 
 
 @dataclass(frozen=True)
 class RqDelivery:
-    """RQ's side of a job that this worker has taken (see `worker.delivery.leases.Hold`)."""
+    """RQ's side of a job that this worker has taken (see `worker.delivery.leases.Delivery`)."""
 
     worker: BatchingWorker
     rq_job: Job
     queue: Queue
-    of: Execution
+    rq_execution: Execution
     more: bool
 
     @property
@@ -79,28 +79,28 @@ class RqDelivery:
 
     @property
     def execution(self) -> str:
-        return self.of.id
+        return self.rq_execution.id
 
     def renew(self, pipeline: Pipeline) -> None:
-        # Not by BaseWorker.maintain_heartbeats, which makes a round trip for each job.
+        # BaseWorker.maintain_heartbeats would make a round trip for each job.
         ttl = self.worker.get_heartbeat_ttl(self.rq_job)
-        self.of.heartbeat(self.rq_job.started_job_registry, ttl, pipeline)
+        self.rq_execution.heartbeat(self.rq_job.started_job_registry, ttl, pipeline)
 
-    def end(self) -> None:
+    def release(self) -> None:
         with self.worker.connection.pipeline() as pipeline:
-            self.worker.cleanup_execution(self.rq_job, pipeline=pipeline, execution=self.of)
+            self.worker.cleanup_execution(self.rq_job, pipeline=pipeline, execution=self.rq_execution)
             pipeline.execute()
 
-    def forget(self) -> None:
-        # Not by Job.delete: in rq 3.0.0 it raises for a minute after the lease of a dead worker ran out.
+    def ack(self) -> None:
+        # Job.delete of rq 3.0.0 raises for a minute after the lease of a dead worker has expired.
         with self.worker.connection.pipeline() as pipeline:
-            self.worker.cleanup_execution(self.rq_job, pipeline=pipeline, execution=self.of)
+            self.worker.cleanup_execution(self.rq_job, pipeline=pipeline, execution=self.rq_execution)
             pipeline.delete(self.rq_job.key, self.rq_job.execution_registry.key)
             pipeline.execute()
 
     def requeue(self) -> None:
         with self.worker.connection.pipeline() as pipeline:
-            self.worker.cleanup_execution(self.rq_job, pipeline=pipeline, execution=self.of)
+            self.worker.cleanup_execution(self.rq_job, pipeline=pipeline, execution=self.rq_execution)
             self.rq_job.set_status(JobStatus.QUEUED, pipeline=pipeline)
             self.queue.push_job_id(self.rq_job.id, pipeline=pipeline, at_front=True)
             pipeline.publish(model_channel(self.model), self.rq_job.id)
@@ -110,7 +110,8 @@ class RqDelivery:
 class BatchingWorker(BaseWorker):
     """One process, one device, one running batch.
 
-    models: what it serves, by name; each has a queue of that name. speed: what is known of theirs already.
+    models: the served models by name; each has a queue of that name.
+    speed: what is known of their speed already.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class BatchingWorker(BaseWorker):
         )
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        """Serve until SIGTERM or SIGINT; then finish or give back what runs. Returns whether any job came."""
+        """Serve until SIGTERM or SIGINT, then finish or requeue what runs. Returns whether any job was run."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
         self.register_birth()  # type: ignore[no-untyped-call]
@@ -154,10 +155,11 @@ class BatchingWorker(BaseWorker):
     # Queues
 
     def _take(self, model: str) -> RqDelivery | None:
-        """Take a job off a model's queue and have a lease on it. None when the queue is empty.
+        """Take a job off a model's queue and get a lease on it. None when the queue is empty.
 
-        Killed in between, we leave it in RQ's intermediate queue, where `Store.collect` finds it: it leaves that in the
-        same transaction in which the lease begins. (BaseWorker's own two methods for this take a round trip each.)
+        A worker killed in between leaves the job in RQ's intermediate queue, where `Store.requeue_lost` finds it: it
+        leaves that queue in the same transaction in which the lease begins. (BaseWorker's own two methods for this take
+        a round trip each.)
         """
         queue = self._by_model[model]
         rq_job = self._dequeue(queue)
@@ -174,7 +176,7 @@ class BatchingWorker(BaseWorker):
         return RqDelivery(self, rq_job, queue, execution, more=behind > 0)
 
     def _dequeue(self, queue: Queue) -> Job | None:
-        """The next job of a queue, None when it is empty. What is no job of ours is dropped unread."""
+        """The next job of a queue, None when it is empty. Anything that is not a job of ours is dropped."""
         while True:
             job_id = "?"
             try:
@@ -192,18 +194,19 @@ class BatchingWorker(BaseWorker):
                 self._drop(queue, getattr(error, "job_id", job_id), error)
 
     def _drop(self, queue: Queue, job_id: str, error: Exception) -> None:
-        log.warning("queue %s: %s is no job of ours and is dropped (%s)", queue.name, job_id, type(error).__name__)
+        fields = {"model": queue.name, "job": job_id, "reason": type(error).__name__}
+        log.warning("foreign queue entry dropped", extra=fields)
         queue.intermediate_queue.remove(job_id)
         self.connection.delete(Job.key_for(job_id))
 
     # The housekeeper's thread
 
     def _renew(self) -> None:
-        """All leases in one round trip: where Redis is slow, or breaks off now and then, one by one took too long."""
+        """Renew all leases in one round trip; with a slow Redis, one by one would take longer than a lease."""
         with self.connection.pipeline(transaction=False) as pipeline:
             self.heartbeat(pipeline=pipeline)
             for lease in self.loop.leases.all():
-                lease.hold.renew(pipeline)
+                lease.delivery.renew(pipeline)
             pipeline.execute()
 
     def _report(self) -> None:
@@ -222,17 +225,17 @@ class BatchingWorker(BaseWorker):
             reported_at=time.time(),
         )
         if not self.loop.stopping.is_set():
-            self.store.report(report, ttl=self.settings.lease)
-        self.store.count(self.name, asdict(self.loop.counters))
+            self.store.workers.report(report, ttl=self.settings.lease)
+        self.store.workers.add_counters(self.name, asdict(self.loop.counters))
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """RQ's lease on a job, in seconds: one more than ours, since RQ rounds the moment of its end down."""
+        """RQ's lease on a job, in seconds: one more than ours, since RQ rounds its expiry down."""
         return math.ceil(self.settings.lease) + 1
 
-    # Beginning and end
+    # Start and stop
 
     def _set_connection(self, connection: redis.Redis) -> redis.Redis:
-        """As it is: RQ would stretch the client's time-outs to minutes, for a blocking call we never make."""
+        """Keep the client: RQ would stretch its timeouts to minutes, for a blocking call that is never made here."""
         return connection
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -240,11 +243,11 @@ class BatchingWorker(BaseWorker):
 
     def _leave(self) -> None:
         try:
-            self.store.count(self.name, asdict(self.loop.counters))
-            self.store.forget_worker(self.name)
+            self.store.workers.add_counters(self.name, asdict(self.loop.counters))
+            self.store.workers.remove(self.name)
             self.register_death()  # type: ignore[no-untyped-call]
         except REDIS_ERRORS as error:
-            log.warning("left without a word: %s", error)
+            log.warning("worker not unregistered", extra={"reason": str(error)})
 
 
 def _keys(queue: Queue) -> QueueKeys:
@@ -252,7 +255,7 @@ def _keys(queue: Queue) -> QueueKeys:
     return QueueKeys(
         model=queue.name,
         waiting=queue.key,
-        between=queue.intermediate_queue_key,
+        intermediate=queue.intermediate_queue_key,
         started=StartedJobRegistry(queue=queue).key,
         job_prefix=str(Job.key_for("")),
     )

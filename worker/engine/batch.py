@@ -60,7 +60,7 @@ class RunningBatch(Generic[T]):
     job never waits for a long one. `reserved` slots, a quarter, go to the members that have waited longest, so that
     none starves: while a member waits, at most ⌊(m − 1) / reserved⌋ turns of its model pass, where m is the number of
     the model's members when it began to wait. Each of those turns serves `reserved` members that had waited longer,
-    and a member that arrives later has waited less. Jobs in `urgent` count as nearest to their end.
+    and a member that arrives later has waited less.
 
     If a model is pipelined and has enough members, two turns of it are in flight at once, each of half the slots. A
     member in flight takes part in no other turn until `complete`. If there are slots for all members, each turn takes
@@ -70,7 +70,6 @@ class RunningBatch(Generic[T]):
         max_batch: Slots of a turn: the images in one evaluation.
         reserved: Slots for the members that have waited longest.
         max_members: Members of one model beyond which no job is admitted. It bounds m, and memory.
-        urgent: Ids of jobs that are served first.
     """
 
     def __init__(self, max_batch: int, min_pipelined: Mapping[str, int] | None = None) -> None:
@@ -78,7 +77,6 @@ class RunningBatch(Generic[T]):
         self.max_batch = max_batch
         self.reserved = max(1, max_batch // SLOTS_PER_RESERVED)
         self.max_members = max(MEMBERS_PER_SLOT * max_batch, MIN_MEMBER_LIMIT)
-        self.urgent: set[str] = set()
         self._min_pipelined = {name: fewest for name, fewest in (min_pipelined or {}).items() if fewest <= max_batch}
         self._entries: list[Entry[T]] = []
         self._arrivals = 0
@@ -132,7 +130,7 @@ class RunningBatch(Generic[T]):
         self._turn += 1
         self._last_turn[model] = self._turn
         group = [entry for entry in waiting if entry.member.model == model]
-        chosen = self._half(group) if pipelined else _choose_fairly(group, self.max_batch, self.urgent)
+        chosen = self._half(group) if pipelined else _choose_fairly(group, self.max_batch)
         for entry in chosen:
             entry.last_turn, entry.started, entry.in_flight = self._turn, True, pipelined
         return [entry.member for entry in chosen]
@@ -178,28 +176,28 @@ class RunningBatch(Generic[T]):
         """Choose the members of one of two pipelined turns from a model's waiting members."""
         count = self._count(group[0].member.model)
         if count > self.max_batch:
-            return _choose_fairly(group, -(-self.max_batch // 2), self.urgent)
+            return _choose_fairly(group, -(-self.max_batch // 2))
         by_waiting = sorted(group, key=lambda entry: entry.waiting_order)
         return sorted(by_waiting[: -(-count // 2)], key=lambda entry: entry.arrival)
 
 
-def _choose_fairly(group: list[Entry[T]], slots: int, urgent: set[str]) -> list[Entry[T]]:
+def _choose_fairly(group: list[Entry[T]], slots: int) -> list[Entry[T]]:
     """Choose the members of a turn, as `RunningBatch` explains. `group` and the result are in order of arrival."""
     if len(group) <= slots:
         return group
     reserved = max(1, slots // SLOTS_PER_RESERVED)
-    by_length = _by_remaining_length(group, urgent)
+    by_length = _by_remaining_length(group)
     shortest, others = by_length[: slots - reserved], by_length[slots - reserved :]
     others.sort(key=lambda entry: entry.waiting_order)
     return sorted(shortest + others[:reserved], key=lambda entry: entry.arrival)
 
 
-def _by_remaining_length(group: list[Entry[T]], urgent: set[str]) -> list[Entry[T]]:
+def _by_remaining_length(group: list[Entry[T]]) -> list[Entry[T]]:
     """Urgent jobs first, then the job nearest to its end, the older of two; within a job, the image farthest from its
     end first."""
     remaining: dict[str, int] = {}  # evaluations until the job's slowest image is finished
     for entry in group:
         member = entry.member
         remaining[member.job] = max(remaining.get(member.job, 0), member.pending_evaluations)
-    rank = {job: k for k, job in enumerate(sorted(remaining, key=lambda job: (job not in urgent, remaining[job])))}
+    rank = {job: k for k, job in enumerate(sorted(remaining, key=lambda job: remaining[job]))}
     return sorted(group, key=lambda entry: (rank[entry.member.job], -entry.member.pending_evaluations, entry.arrival))

@@ -1,77 +1,92 @@
 /*
- * Attention over the pixels of a picture. A head of an image is a unit of work, and one thread does all of
- * it: neither the batch nor the number of threads changes a bit.
+ * Self-attention over the pixels of an image (its tokens). One head of one image is a unit of work, and one thread
+ * does all of it: neither the batch nor the number of threads changes a bit.
  */
 
 #include "kernel_abi.h"
 #include "simd.h"
 
-#define QUERIES 7 /* taken at a time, so that what is read of keys and values serves them all */
+#define QUERIES 7 /* processed together, so that each key and value that is read serves all of them */
 
-/* scores[i, j] = scale * q_i . k_j. q: `token` floats between queries; keys: (depth, wide). */
-INLINE void score(const float *q, long token, const float *keys, float *scores, long depth, long wide, float scale,
+/*
+ * scores[i, j] = scale * q_i . k_j, for i < queries and j < padded.
+ *
+ * q: `stride` floats between two queries; keys: (depth, padded), transposed so that LANES keys are one vector;
+ * scores: (queries, padded).
+ */
+INLINE void score(const float *q, long stride, const float *keys, float *scores, long depth, long padded, float scale,
                   const int queries)
 {
-    for (long j = 0; j < wide; j += LANES) {
-        lanes sum[QUERIES] = {};
+    for (long j = 0; j < padded; j += LANES) {
+        float_vector sum[QUERIES] = {};
         for (long d = 0; d < depth; d++) {
-            const lanes key = load(keys + d * wide + j);
+            const float_vector key = load(keys + d * padded + j);
 #pragma GCC unroll 8
-            for (int i = 0; i < queries; i++) sum[i] += q[i * token + d] * key;
+            for (int i = 0; i < queries; i++) sum[i] += q[i * stride + d] * key;
         }
 #pragma GCC unroll 8
-        for (int i = 0; i < queries; i++) store(scores + i * wide + j, sum[i] * scale);
+        for (int i = 0; i < queries; i++) store(scores + i * padded + j, sum[i] * scale);
     }
-}
-
-/* e^(score - the largest), zero from `tokens` on; returns their sum. */
-INLINE float soften(float *scores, long tokens, long wide)
-{
-    for (long j = tokens; j < wide; j++) scores[j] = scores[0];
-    lanes most = load(scores);
-    for (long j = LANES; j < wide; j += LANES) {
-        lanes each = load(scores + j);
-        most = choose(each > most, each, most);
-    }
-    float largest = most[0], all = 0.0f;
-    for (int k = 1; k < LANES; k++) largest = most[k] > largest ? most[k] : largest;
-    for (long j = 0; j < wide; j += LANES) store(scores + j, exponential(load(scores + j) - largest));
-    for (long j = tokens; j < wide; j++) scores[j] = 0.0f;
-    lanes sum = {};
-    for (long j = 0; j < wide; j += LANES) sum += load(scores + j);
-    for (int k = 0; k < LANES; k++) all += sum[k];
-    return all;
-}
-
-/* out_i = sum over j of scores[i, j] v_j / sums[i]. */
-INLINE void mix(const float *scores, const float *sums, const float *v, long token, float *out, long apart, long depth,
-                long tokens, long wide, const int queries)
-{
-    for (long d = 0; d < depth; d += LANES) {
-        lanes sum[QUERIES] = {};
-        for (long j = 0; j < tokens; j++) {
-            const lanes value = load(v + j * token + d);
-#pragma GCC unroll 8
-            for (int i = 0; i < queries; i++) sum[i] += scores[i * wide + j] * value;
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < queries; i++) store(out + i * apart + d, sum[i] / sums[i]);
-    }
-}
-
-INLINE void attend(const float *q, const float *keys, const float *v, float *scores, float *out, long tokens, long wide,
-                   long heads, long depth, float scale, const int queries)
-{
-    const long token = 3 * heads * depth, apart = heads * depth;
-    float sums[QUERIES];
-    score(q, token, keys, scores, depth, wide, scale, queries);
-    for (int i = 0; i < queries; i++) sums[i] = soften(scores + i * wide, tokens, wide);
-    mix(scores, sums, v, token, out, apart, depth, tokens, wide, queries);
 }
 
 /*
- * softmax(q k^T * scale) v of each head. qkv: (batch, tokens, 3, heads, depth); out: (batch, tokens, heads, depth);
- * depth a multiple of LANES. scratch: (batch, heads, depth + 7, tokens rounded up to LANES).
+ * The numerators of softmax: scores[j] = e^(scores[j] - max), which cannot overflow, and zero for the padding from
+ * `tokens` on. Returns their sum, the denominator.
+ */
+INLINE float exponentiate(float *scores, long tokens, long padded)
+{
+    for (long j = tokens; j < padded; j++) scores[j] = scores[0]; /* the padding must not change the maximum */
+    float_vector most = load(scores);
+    for (long j = LANES; j < padded; j += LANES) {
+        float_vector each = load(scores + j);
+        most = select_lanes(each > most, each, most);
+    }
+    float largest = most[0], total = 0.0f;
+    for (int k = 1; k < LANES; k++) largest = most[k] > largest ? most[k] : largest;
+    for (long j = 0; j < padded; j += LANES) store(scores + j, exponential(load(scores + j) - largest));
+    for (long j = tokens; j < padded; j++) scores[j] = 0.0f;
+    float_vector sum = {};
+    for (long j = 0; j < padded; j += LANES) sum += load(scores + j);
+    for (int k = 0; k < LANES; k++) total += sum[k];
+    return total;
+}
+
+/*
+ * out_i = sum over j of scores[i, j] v_j / sums[i].
+ *
+ * v: (tokens, depth), `stride` floats between two tokens; out: (queries, depth), `out_stride` floats between two.
+ */
+INLINE void mix_values(const float *scores, const float *sums, const float *v, long stride, float *out,
+                       long out_stride, long depth, long tokens, long padded, const int queries)
+{
+    for (long d = 0; d < depth; d += LANES) {
+        float_vector sum[QUERIES] = {};
+        for (long j = 0; j < tokens; j++) {
+            const float_vector value = load(v + j * stride + d);
+#pragma GCC unroll 8
+            for (int i = 0; i < queries; i++) sum[i] += scores[i * padded + j] * value;
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < queries; i++) store(out + i * out_stride + d, sum[i] / sums[i]);
+    }
+}
+
+/* Attention of `queries` queries to all tokens of a head. `queries` is a constant, so that all loops unroll. */
+INLINE void attend(const float *q, const float *keys, const float *v, float *scores, float *out, long tokens,
+                   long padded, long heads, long depth, float scale, const int queries)
+{
+    const long stride = 3 * heads * depth, out_stride = heads * depth;
+    float sums[QUERIES];
+    score(q, stride, keys, scores, depth, padded, scale, queries);
+    for (int i = 0; i < queries; i++) sums[i] = exponentiate(scores + i * padded, tokens, padded);
+    mix_values(scores, sums, v, stride, out, out_stride, depth, tokens, padded, queries);
+}
+
+/*
+ * softmax(q k^T * scale) v of each head.
+ *
+ * qkv: (batch, tokens, 3, heads, depth); out: (batch, tokens, heads, depth); depth is a multiple of LANES.
+ * scratch: (batch, heads, depth + QUERIES, tokens rounded up to LANES): the transposed keys and the scores of a head.
  */
 void denoised_attend(long batch, const argument *given)
 {
@@ -79,19 +94,21 @@ void denoised_attend(long batch, const argument *given)
     float *out = given[1].pointer, *scratch = given[2].pointer;
     const long tokens = given[3].number, heads = given[4].number, depth = given[5].number;
     const float scale = given[6].real;
-    const long wide = (tokens + LANES - 1) / LANES * LANES, token = 3 * heads * depth, apart = heads * depth;
+    const long padded = (tokens + LANES - 1) / LANES * LANES;
+    const long stride = 3 * heads * depth, out_stride = heads * depth; /* floats of a token */
 #pragma omp parallel for schedule(static)
     for (long unit = 0; unit < batch * heads; unit++) {
-        const float *q = qkv + unit / heads * tokens * token + unit % heads * depth;
+        const long image = unit / heads, head = unit % heads;
+        const float *q = qkv + image * tokens * stride + head * depth;
         const float *k = q + heads * depth, *v = k + heads * depth;
-        float *to = out + unit / heads * tokens * apart + unit % heads * depth;
-        float *keys = scratch + unit * (depth + QUERIES) * wide, *scores = keys + depth * wide;
-        for (long j = 0; j < wide; j++)
-            for (long d = 0; d < depth; d++) keys[d * wide + j] = j < tokens ? k[j * token + d] : 0.0f;
+        float *to = out + image * tokens * out_stride + head * depth;
+        float *keys = scratch + unit * (depth + QUERIES) * padded, *scores = keys + depth * padded;
+        for (long j = 0; j < padded; j++)
+            for (long d = 0; d < depth; d++) keys[d * padded + j] = j < tokens ? k[j * stride + d] : 0.0f;
         long i = 0;
         for (; i + QUERIES <= tokens; i += QUERIES)
-            attend(q + i * token, keys, v, scores, to + i * apart, tokens, wide, heads, depth, scale, QUERIES);
+            attend(q + i * stride, keys, v, scores, to + i * out_stride, tokens, padded, heads, depth, scale, QUERIES);
         for (; i < tokens; i++)
-            attend(q + i * token, keys, v, scores, to + i * apart, tokens, wide, heads, depth, scale, 1);
+            attend(q + i * stride, keys, v, scores, to + i * out_stride, tokens, padded, heads, depth, scale, 1);
     }
 }

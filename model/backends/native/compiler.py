@@ -1,7 +1,7 @@
-"""Compiles the C files of this folder for one network and this machine.
+"""Compile the C files of this folder for one network and this machine.
 
-A C compiler and two seconds are all that takes. The outcome is kept in the user's cache folder, under a
-name that says what it was made from, with what, and for which processor.
+This needs a C compiler and takes about two seconds. The library is kept in the user's cache folder, under a digest of
+the sources, the compiler and the processor.
 """
 
 from __future__ import annotations
@@ -21,74 +21,84 @@ from pathlib import Path
 from denoised.model.errors import KernelError
 
 SECONDS = 120.0  # for one file
-FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-w"]
-# Every operation rounded once, as it is written, so that no compiler changes a bit; but a convolution, which is nothing
-# else, multiplies and adds in one.
+# Vectors are passed between inlined functions alone, so it does not matter that their ABI depends on the target.
+WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
+FLAGS = ["-std=c11", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", *WARNINGS]
+# Every operation is rounded once, as written, so that no compiler changes a bit. A convolution consists of fused
+# multiply-adds alone, which round once too.
 ROUNDED, CONTRACTED = "-ffp-contract=off", "-ffp-contract=fast"
-# For the machine it is compiled on, where the compiler knows how to say that.
+# The flag for this machine's own instruction set depends on the compiler and the architecture.
 TARGETS: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 
 
 def compiled(tiles: Sequence[str]) -> ctypes.CDLL:
-    """The library with the convolutions of some tiles, lines as in convolutions.c, and with all else.
+    """The library with all kernels, and the convolutions of `tiles`, entries of TILES in convolutions.c.
 
     Raises:
-        KernelError: where there is no C compiler, or it makes nothing that can be loaded here.
+        KernelError: if there is no C compiler, or its output cannot be loaded here.
     """
-    said = "there is no C compiler here (gcc, cc or what CC names)"
+    reason = "there is no C compiler here (gcc, cc or what CC names)"
     for compiler in compilers():
         for target in TARGETS:
             try:
-                return _loaded(compiler, _jobs(target, tiles))
+                return _load(compiler, _arguments(target, tiles))
             except (OSError, subprocess.SubprocessError) as error:
                 output = getattr(error, "stderr", "") or str(error)
-                said = f"{shlex.join(compiler)} made no kernels: {output.strip().splitlines()[0]}"
-    raise KernelError(said)
+                reason = f"{shlex.join(compiler)} made no kernels: {_first_error(output)}"
+    raise KernelError(reason)
 
 
-def _jobs(target: list[str], tiles: Sequence[str]) -> list[list[str]]:
-    """The arguments of a compiler for each object; the convolutions in two, to be made at once."""
+def _first_error(output: str) -> str:
+    """The line of a compiler's output that says what is wrong."""
+    lines = output.strip().splitlines()
+    return next((line for line in lines if "error:" in line), lines[0])
+
+
+def _arguments(target: list[str], tiles: Sequence[str]) -> list[list[str]]:
+    """The compiler's arguments for each object. The convolutions are two objects, to be compiled in parallel."""
     folder = Path(__file__).parent
     convolutions = [[CONTRACTED, f"-DTILES={' '.join(tiles[k::2])}", str(folder / "convolutions.c")] for k in range(2)]
     others = [[ROUNDED, str(folder / name)] for name in ("norm_layout.c", "attention.c", "thread_pool.c")]
     return [[*FLAGS, *target, "-c", *each] for each in (*convolutions, *others)]
 
 
-def _loaded(compiler: list[str], jobs: list[list[str]]) -> ctypes.CDLL:
+def _load(compiler: list[str], arguments: list[list[str]]) -> ctypes.CDLL:
+    """Load the library, from the cache folder if it is there."""
     with tempfile.TemporaryDirectory(prefix="denoised-") as scratch:
-        kept = cache_folder()
-        path = (kept or Path(scratch)) / f"kernels-{_name(compiler, jobs)}.so"
+        cache = cache_folder()
+        path = (cache or Path(scratch)) / f"kernels-{_digest(compiler, arguments)}.so"
         if not path.exists():
-            made = _made(compiler, jobs, Path(scratch))
-            if kept is not None:  # on its own file system a file appears whole
+            built = _build(compiler, arguments, Path(scratch))
+            if cache is not None:  # renamed within one file system, so that others see all of the file or nothing
                 temporary = path.with_suffix(f".{os.getpid()}.tmp")
-                shutil.copy(made, temporary)
+                shutil.copy(built, temporary)
                 temporary.replace(path)
             else:
-                path = made
+                path = built
         return ctypes.CDLL(str(path))
 
 
-def _made(compiler: list[str], jobs: list[list[str]], folder: Path) -> Path:
-    objects = [str(folder / f"{k}.o") for k in range(len(jobs))]
+def _build(compiler: list[str], arguments: list[list[str]], folder: Path) -> Path:
+    objects = [str(folder / f"{k}.o") for k in range(len(arguments))]
+    commands = [[*compiler, *each, "-o", target] for each, target in zip(arguments, objects, strict=True)]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(_run, ([*compiler, *job, "-o", made] for job, made in zip(jobs, objects, strict=True))))
-    library = folder / "made.so"
-    # Linked without a name for OpenMP: torch has loaded one, whose threads are also ours.
+        list(pool.map(_run, commands))
+    library = folder / "kernels.so"
+    # Linked without an OpenMP library: torch has loaded one, and its threads serve these kernels too.
     _run([*compiler, "-shared", *objects, "-o", str(library)])
     return library
 
 
-def _name(compiler: list[str], jobs: list[list[str]]) -> str:
-    """A digest of all that decides what comes out."""
+def _digest(compiler: list[str], arguments: list[list[str]]) -> str:
+    """A digest of everything that the library depends on."""
     sources = sorted(Path(__file__).parent.glob("*.[ch]"))
     version = _run([*compiler, "--version"])
-    parts = [version, _processor(), repr(jobs), *(source.read_text(encoding="utf-8") for source in sources)]
+    parts = [version, _processor(), repr(arguments), *(source.read_text(encoding="utf-8") for source in sources)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def _processor() -> str:
-    """What the processor offers, as far as the system says it."""
+    """The processor's features, as far as the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -97,7 +107,10 @@ def _processor() -> str:
 
 
 def cache_folder() -> Path | None:
-    """Ours alone, or none: what lies in it is run."""
+    """The folder for compiled kernels, created if need be.
+
+    None if it is not this user's alone to write: its files are loaded and run.
+    """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoised"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,7 +130,7 @@ def _run(command: list[str]) -> str:
 
 
 def compilers() -> Iterator[list[str]]:
-    """What there is to compile with: what CC names, or else gcc and cc."""
+    """The compilers to try: what CC names, or else gcc and cc; those that are not installed are left out."""
     named = shlex.split(os.environ.get("CC", ""))
     for compiler in [named] if named else [["gcc"], ["cc"]]:
         if shutil.which(compiler[0]):

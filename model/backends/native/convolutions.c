@@ -2,27 +2,33 @@
  * Convolutions, compiled for the shapes of one network: TILES names them, as
  * TILE(size, stride, channels, pixels, vectors) for each.
  *
- * A tile is some pixels of a row by some vectors of output channels, held in registers while it goes
- * through the weights; the channels of x are a constant, so that every address is one. An output is the
- * bias, then one fused multiply-add after another in the order of the weights: no bit of it depends on
- * the tile it is in, on the batch or on the number of threads.
+ * A tile is `pixels` outputs of a row by `vectors` vectors of output channels. Its sums stay in registers while the
+ * weights stream past: each weight vector that is loaded serves all pixels, and each input all vectors. The number of
+ * input channels is a constant, so that every address is one.
+ *
+ * An output is the bias, then one fused multiply-add after another in the order of the weights: no bit of it depends
+ * on the tile it is in, on the batch or on the number of threads.
  */
 
 #include "kernel_abi.h"
 #include "simd.h"
 
-#define MOST_PIXELS 14
-#define MOST_VECTORS 4
+#define MAX_PIXELS 14
+#define MAX_VECTORS 4
 
 /*
- * One tile. x: its upper left corner, `row` floats between rows; weights: (size, size, channels, vectors, LANES);
- * out, plus: its first pixel, out_channels floats between pixels; plus: what is added, or NULL.
+ * One tile.
+ *
+ * x: the upper left corner of its input, `row` floats between rows, (rows, columns, channels);
+ * weights: (size, size, channels, vectors, LANES); bias: (vectors, LANES);
+ * out: its first pixel, `out_channels` floats between pixels;
+ * addend: what is added to the outcome, laid out as out, or NULL.
  */
-INLINE void tile(const float *x, long row, const float *weights, const float *bias, const float *plus, float *out,
+INLINE void tile(const float *x, long row, const float *weights, const float *bias, const float *addend, float *out,
                  long out_channels, const int size, const int stride, const long channels, const int pixels,
                  const int vectors)
 {
-    lanes sum[MOST_PIXELS][MOST_VECTORS];
+    float_vector sum[MAX_PIXELS][MAX_VECTORS];
 #pragma GCC unroll 16
     for (int p = 0; p < pixels; p++)
 #pragma GCC unroll 4
@@ -32,7 +38,7 @@ INLINE void tile(const float *x, long row, const float *weights, const float *bi
         for (int b = 0; b < size; b++) {
             const float *from = x + a * row + b * channels;
             for (long c = 0; c < channels; c++, weights += vectors * LANES) {
-                lanes weight[MOST_VECTORS];
+                float_vector weight[MAX_VECTORS];
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++) weight[v] = load(weights + v * LANES);
 #pragma GCC unroll 16
@@ -47,20 +53,24 @@ INLINE void tile(const float *x, long row, const float *weights, const float *bi
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
             long at = p * out_channels + v * LANES;
-            store(out + at, plus ? sum[p][v] + load(plus + at) : sum[p][v]);
+            store(out + at, addend ? sum[p][v] + load(addend + at) : sum[p][v]);
         }
 }
 
 /*
- * x: (batch, height, width, channels), what surrounds the picture included; weights: (out_channels / (vectors * LANES),
- * size, size, channels, vectors, LANES); out, plus: (batch, out_height, out_width, out_channels). The last tile of a row
- * begins where it ends with the row, over pixels that are done already. out_width is at least a tile's.
+ * The convolution of a tile's shape, without padding: x has its border already.
+ *
+ * x: (batch, height, width, channels); weights: (bands, size, size, channels, vectors, LANES), where a band is
+ * vectors * LANES output channels; out, addend: (batch, out_height, out_width, out_channels).
+ *
+ * A unit of work is one row of one band. The last tile of a row ends with the row, over pixels that the tile before it
+ * has computed already; so out_width must be at least `pixels`.
  */
 #define TILE(size, stride, channels, pixels, vectors)                                                                \
     void denoised_convolve_##size##_##stride##_##channels##_##pixels##_##vectors(long batch, const argument *given)  \
     {                                                                                                                \
         const float *x = given[0].pointer, *weights = given[1].pointer, *bias = given[2].pointer;                    \
-        const float *plus = given[3].pointer;                                                                        \
+        const float *addend = given[3].pointer;                                                                      \
         float *out = given[4].pointer;                                                                               \
         const long height = given[5].number, width = given[6].number;                                                \
         const long out_height = given[7].number, out_width = given[8].number, out_channels = given[9].number;        \
@@ -74,7 +84,7 @@ INLINE void tile(const float *x, long row, const float *weights, const float *bi
                 const long at = ((image * out_height + i) * out_width + j) * out_channels + band * vectors * LANES;  \
                 tile(from + j * stride * channels, width * channels,                                                 \
                      weights + band * size * size * channels * vectors * LANES, bias + band * vectors * LANES,       \
-                     plus ? plus + at : 0, out + at, out_channels, size, stride, channels, pixels, vectors);         \
+                     addend ? addend + at : 0, out + at, out_channels, size, stride, channels, pixels, vectors);     \
             }                                                                                                        \
         }                                                                                                            \
     }

@@ -1,7 +1,7 @@
-"""The parts of a U-Net in compiled kernels: what `model.networks.parts` says, in fewer passes.
+"""The parts of a U-Net in compiled kernels: the functions of `model.networks.parts`, in fewer passes over memory.
 
-Tensors are (B, C, H, W) with the channels last in memory. A residual block is not told the embedding
-of (t, label) but its own projection of it (`model.backends.native.embedding_cache`).
+Tensors are (B, C, H, W) with the channels last in memory. The residual blocks receive, in place of the embedding of
+(t, label), all its projections side by side (`model.backends.native.embedding_cache`).
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoised.model.backends.native.kernels import LANES, LONGEST_ATTENTION, Kernels, Tile, chunk, packed_weight
-from denoised.model.backends.packed import ImageByImage
+from denoised.model.backends.native.kernels import MAX_TOKENS, Kernels
+from denoised.model.backends.native.tiles import LANES, Tile, norm_chunk, packed_weight
+from denoised.model.backends.packed import PerImageActivation
 from denoised.model.networks.parts import Attention, Downsample, ResnetBlock, Upsample
 
 
 class NativeConv2d(nn.Module):
-    """A convolution; its output channels are made a multiple of LANES, of which `forward` returns the first.
-
-    tile: from `model.backends.native.kernels.tile_for`.
-    """
+    """A convolution. Its output channels are padded to a multiple of LANES; `forward` returns the first ones."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, padding: int, tile: Tile, kernels: Kernels) -> None:
+        """weight: (O, I, K, K); tile: from `model.backends.native.tiles.tile_for`."""
         super().__init__()
         self._channels = weight.shape[0]
         missing = -self._channels % LANES
@@ -31,19 +30,19 @@ class NativeConv2d(nn.Module):
         self._tile = tile
         self._kernels = kernels
 
-    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """plus: a tensor of the result's shape that is added to it."""
-        x = last(x)
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """addend: a tensor of the result's shape that is added to it."""
+        x = channels_last(x)
         if self._padding:
             x = self._kernels.pad(x, self._padding, self._padding, self._padding, self._padding)
-        return self.of_padded(x, plus)
+        return self.convolve_padded(x, addend)
 
-    def of_padded(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """The same of an x that has its zeros around it."""
+    def convolve_padded(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """The same for an x that has its border of zeros already."""
         if len(self._bias) == self._channels:
-            return self._kernels.convolve(self._tile, x, self._weight, self._bias, plus)
+            return self._kernels.convolve(self._tile, x, self._weight, self._bias, addend)
         y = self._kernels.convolve(self._tile, x, self._weight, self._bias, None)[:, : self._channels]
-        return y if plus is None else y + plus
+        return y if addend is None else y + addend
 
 
 class NativeLinear(nn.Module):
@@ -58,10 +57,10 @@ class NativeLinear(nn.Module):
 
 
 class NativeNorm(nn.Module):
-    """GroupNorm of x, told something of the noise level, then an activation.
+    """GroupNorm with a residual block's projection of the embedding, then an activation; zeros around the result.
 
-    `told` (B, C) is added before the norm; with scale_shift it is (B, 2·C), two rows s and b, and the norm's
-    result becomes norm·(1 + s) + b. border: zeros that the result gets around it.
+    The projection (B, C) is added before the norm. With scale_shift it is (B, 2·C), s and b, and the norm's result
+    becomes norm·(1 + s) + b.
     """
 
     def __init__(
@@ -77,29 +76,30 @@ class NativeNorm(nn.Module):
         self._weight, self._bias = norm.weight.detach(), norm.bias.detach()
         self._groups, self._eps = norm.num_groups, norm.eps
         self._silu = isinstance(activation, nn.SiLU)
-        self._activation = None if isinstance(activation, nn.SiLU | nn.Identity) else by_image(activation)
+        self._activation = None if isinstance(activation, nn.SiLU | nn.Identity) else per_image(activation)
         self._border = border
         self._scale_shift = scale_shift
         self._kernels = kernels
 
-    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
-        if told is None:
-            h = self._norm(last(x))
+    def forward(self, x: Tensor, projection: Tensor | None = None) -> Tensor:
+        x = channels_last(x)
+        if projection is None:
+            h = self._norm(x)
         elif self._scale_shift:
-            scale, shift = told.chunk(2, dim=1)
-            h = self._norm(last(x), scale=scale, shift=shift)
+            scale, shift = projection.chunk(2, dim=1)
+            h = self._norm(x, scale=scale, shift=shift)
         else:
-            h = self._norm(last(x), plus=told)
+            h = self._norm(x, addend=projection)
         return h if self._activation is None else self._activation(h)
 
-    def _norm(self, x: Tensor, **told: Tensor) -> Tensor:
+    def _norm(self, x: Tensor, **conditioning: Tensor) -> Tensor:
         return self._kernels.norm(
-            x, self._weight, self._bias, self._groups, self._eps, silu=self._silu, border=self._border, **told
+            x, self._weight, self._bias, self._groups, self._eps, silu=self._silu, border=self._border, **conditioning
         )
 
 
-class PlainNorm(nn.Module):
-    """What `NativeNorm` does, by PyTorch's kernels: for channels that make no whole vectors."""
+class FallbackNorm(nn.Module):
+    """`NativeNorm` in PyTorch's kernels, for channels that are not whole vectors."""
 
     def __init__(
         self, norm: nn.GroupNorm, activation: nn.Module, *, border: int = 0, scale_shift: bool = False
@@ -107,22 +107,22 @@ class PlainNorm(nn.Module):
         super().__init__()
         self._weight, self._bias = norm.weight.detach(), norm.bias.detach()
         self._groups, self._eps = norm.num_groups, norm.eps
-        self._activation = by_image(activation)
+        self._activation = per_image(activation)
         self._border = border
         self._scale_shift = scale_shift
 
-    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
-        if told is not None and not self._scale_shift:
-            x = x + told[:, :, None, None]
+    def forward(self, x: Tensor, projection: Tensor | None = None) -> Tensor:
+        if projection is not None and not self._scale_shift:
+            x = x + projection[:, :, None, None]
         h = F.group_norm(x.contiguous(), self._groups, self._weight, self._bias, self._eps)
-        if told is not None and self._scale_shift:
-            scale, shift = told[:, :, None, None].chunk(2, dim=1)
+        if projection is not None and self._scale_shift:
+            scale, shift = projection[:, :, None, None].chunk(2, dim=1)
             h = h * (1 + scale) + shift
-        return last(F.pad(self._activation(h), (self._border,) * 4))
+        return channels_last(F.pad(self._activation(h), (self._border,) * 4))
 
 
 class NativeResnetBlock(nn.Module):
-    """`ResnetBlock`. columns: which of what all blocks are told is its own."""
+    """`ResnetBlock`, whose norms write the borders that the convolutions after them need."""
 
     def __init__(
         self,
@@ -133,33 +133,34 @@ class NativeResnetBlock(nn.Module):
         conv2: NativeConv2d,
         shortcut: NativeConv2d | None,
     ) -> None:
+        """columns: which of the projections of all blocks are this block's."""
         super().__init__()
         self._columns = columns
         self._conv1, self._conv2, self._shortcut = conv1, conv2, shortcut
         self._resample = block.resample
-        border = 1 if block.resample is None else 0
+        border = 1 if block.resample is None else 0  # what is resampled gets its border afterwards
         self._norm1 = native_norm(block.norm1, block.activation, kernels, border=border)
         self._norm2 = native_norm(block.norm2, block.activation, kernels, border=1, scale_shift=block.scale_shift)
         self._output_scale = block.output_scale
         self._kernels = kernels
 
-    def forward(self, x: Tensor, told: Tensor, kept: Tensor | None = None) -> Tensor:
-        if kept is not None:
-            x = self._kernels.join(last(x), last(kept))
+    def forward(self, x: Tensor, projections: Tensor, skip: Tensor | None = None) -> Tensor:
+        if skip is not None:
+            x = self._kernels.join(channels_last(x), channels_last(skip))
         h = self._norm1(x)
         if self._resample is None:
-            h = self._conv1.of_padded(h)
+            h = self._conv1.convolve_padded(h)
         else:
             x, h = self._resample(x), self._conv1(self._resample(h))
-        h = self._norm2(h, told[:, self._columns])
+        h = self._norm2(h, projections[:, self._columns])
         if self._shortcut is not None:
             x = self._shortcut(x)
-        h = self._conv2.of_padded(h, plus=last(x))
+        h = self._conv2.convolve_padded(h, addend=channels_last(x))
         return h / self._output_scale if self._output_scale != 1.0 else h
 
 
 class NativeAttention(nn.Module):
-    """`Attention`, with queries, keys and values from one product `qkv`."""
+    """`Attention`, with queries, keys and values from one convolution `qkv`."""
 
     def __init__(self, attention: Attention, kernels: Kernels, qkv: NativeConv2d, out: NativeConv2d) -> None:
         super().__init__()
@@ -171,15 +172,15 @@ class NativeAttention(nn.Module):
         self._kernels = kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self._qkv(self._norm(x))
+        qkv = self._qkv(self._norm(x))  # (B, 3·heads·D, H, W)
         depth = qkv.shape[1] // (3 * self._heads)
-        fits = depth % LANES == 0 and x.shape[2] * x.shape[3] <= LONGEST_ATTENTION
-        mixed = self._kernels.attend(qkv, self._heads) if fits else self._attended(qkv)
-        h = self._out(mixed, plus=last(x))
+        fits = depth % LANES == 0 and x.shape[2] * x.shape[3] <= MAX_TOKENS
+        mixed = self._kernels.attend(qkv, self._heads) if fits else self._attend_in_torch(qkv)
+        h = self._out(mixed, addend=channels_last(x))
         return h / self._output_scale if self._output_scale != 1.0 else h
 
-    def _attended(self, qkv: Tensor) -> Tensor:
-        """By PyTorch's kernel."""
+    def _attend_in_torch(self, qkv: Tensor) -> Tensor:
+        """`Kernels.attend` in PyTorch's kernels, for other depths and larger images."""
         tokens = qkv.flatten(2).transpose(1, 2).unflatten(2, (3, self._heads, -1))
         q, k, v = tokens.permute(2, 0, 3, 1, 4).contiguous()  # each (B, heads, H·W, D)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -192,20 +193,22 @@ class NativeDownsample(nn.Module):
     def __init__(self, downsample: Downsample, kernels: Kernels, conv: NativeConv2d) -> None:
         super().__init__()
         self._conv = conv
-        self._uneven = downsample.padding == 0
+        self._asymmetric = downsample.padding == 0
         self._kernels = kernels
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        return self._conv.of_padded(self._kernels.pad(last(x), 0, 1, 0, 1)) if self._uneven else self._conv(x)
+    def forward(self, x: Tensor, projections: Tensor) -> Tensor:
+        if self._asymmetric:
+            return self._conv.convolve_padded(self._kernels.pad(channels_last(x), 0, 1, 0, 1))
+        return self._conv(x)
 
 
 class NativeUpsample(nn.Module):
-    """`Upsample` at less than half the work.
+    """`Upsample` with less than half the multiplications (Shi et al. 2016, arXiv:1609.07009).
 
-    Doubled by the nearest neighbour, the nine weights of a pixel fall on four pixels of the small picture;
-    on which, its place among four says. So one 2×2 convolution of the small picture, with the weights of each
-    place summed (`weights_by_place`), makes all four, and they are put in their places. (Shi et al. 2016,
-    arXiv:1609.07009.)
+    After doubling by nearest neighbour, the nine weights of an output pixel fall on four pixels of the small image.
+    Which weights share a pixel depends on the output pixel's phase, (row mod 2, column mod 2). So one 2×2 convolution
+    of the small image, with the weights of each phase summed (`subpixel_weights`), computes all four phases, and
+    `Kernels.interleave` puts them in their places.
     """
 
     def __init__(self, kernels: Kernels, conv: NativeConv2d) -> None:
@@ -213,18 +216,18 @@ class NativeUpsample(nn.Module):
         self._conv = conv
         self._kernels = kernels
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+    def forward(self, x: Tensor, projections: Tensor) -> Tensor:
         return self._kernels.interleave(self._conv(x))
 
 
-def weights_by_place(upsample: Upsample) -> Tensor:
-    """(O, I, 3, 3) → (4·O, I, 2, 2), place (a, b) at (2a + b)·O …
+def subpixel_weights(upsample: Upsample) -> Tensor:
+    """(O, I, 3, 3) → (4·O, I, 2, 2), with phase (a, b) at (2a + b)·O …
 
-    Row k of three above pixel 2i + a of the doubled picture is row (2i + a + k − 1) // 2 of the small one:
-    the first of two, or the second.
+    Weight row k of output row 2i + a reads row 2i + a + k − 1 of the doubled image, which is row (2i + a + k − 1) // 2
+    of the small one: i − 1 or i for phase 0, i or i + 1 for phase 1.
     """
     weight = upsample.conv.weight.detach()
-    rows = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float64)  # (place, row, k)
+    rows = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float64)  # (phase, row, k)
     summed = torch.einsum("apk,bql,oikl->aboipq", rows, rows, weight.double())
     return summed.flatten(0, 2).to(weight.dtype)
 
@@ -232,17 +235,17 @@ def weights_by_place(upsample: Upsample) -> Tensor:
 def native_norm(
     norm: nn.GroupNorm, activation: nn.Module, kernels: Kernels, *, border: int = 0, scale_shift: bool = False
 ) -> nn.Module:
-    """A norm and the activation after it (`nn.Identity` for none), the fastest way there is for its channels."""
-    if chunk(norm.num_channels, norm.num_groups) is None:
-        return PlainNorm(norm, activation, border=border, scale_shift=scale_shift)
+    """A norm and the activation after it (`nn.Identity` for none), in the fastest way that its channels allow."""
+    if norm_chunk(norm.num_channels, norm.num_groups) is None:
+        return FallbackNorm(norm, activation, border=border, scale_shift=scale_shift)
     return NativeNorm(norm, activation, kernels, border=border, scale_shift=scale_shift)
 
 
-def by_image(activation: nn.Module) -> nn.Module:
+def per_image(activation: nn.Module) -> nn.Module:
     """An activation that gives an image the same bits in any batch."""
-    return ImageByImage(activation) if isinstance(activation, nn.SiLU | nn.Mish) else activation
+    return PerImageActivation(activation) if isinstance(activation, nn.SiLU | nn.Mish) else activation
 
 
-def last(x: Tensor) -> Tensor:
-    """The same tensor with its channels last in memory; itself where they are."""
+def channels_last(x: Tensor) -> Tensor:
+    """The same tensor with its channels last in memory; x itself if they are already."""
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)

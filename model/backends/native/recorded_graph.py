@@ -1,8 +1,8 @@
-"""A network's kernels as a list of calls on memory of their own, to be made again without its modules.
+"""The kernels that a network calls for one image, recorded, to be called again without its modules.
 
-At small batches Python between two kernels takes as long as the kernels. So what a network calls for one
-image is recorded once, and from then on one C function makes the calls for every image of a batch
-(thread_pool.c), each thread in memory of its own.
+At small batches Python takes as long between two kernels as the kernels themselves. So the calls for one image are
+recorded once, and from then on one C function repeats them for every image of a batch (thread_pool.c), each thread in
+an arena of its own.
 """
 
 from __future__ import annotations
@@ -16,159 +16,183 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoised.model.backends.native.kernels import POINTER, Call, argument_list
-from denoised.model.backends.native.thread_pool import Call as NativeCall
-from denoised.model.backends.native.thread_pool import Evaluation, IoBinding, Runner
+from denoised.model.backends.native.kernel_abi import (
+    POINTER,
+    IoBinding,
+    NativeCall,
+    NativeEvaluation,
+    argument_list,
+)
+from denoised.model.backends.native.kernels import KernelCall
+from denoised.model.backends.native.thread_pool import EvaluationRunner
 
-ALIGNMENT = 256  # bytes; of every tensor in the program's memory
+ALIGNMENT = 256  # bytes; of every buffer in an arena
 
 
 @dataclass
-class Span:
-    """Memory of a recording: bytes start … stop, used by calls first … last; -1 is before all of them."""
+class Buffer:
+    """The memory of one recorded tensor, and where it is in an arena.
+
+    Attributes:
+        start, stop: Its addresses during the recording.
+        first_use, last_use: Of the recorded calls, by index; −1 is before all of them.
+        offset: In an arena, in bytes.
+    """
 
     start: int
     stop: int
-    first: int
-    last: int
+    first_use: int
+    last_use: int
     offset: int = field(default=0)
 
     @property
     def size(self) -> int:
+        """Bytes in an arena."""
         return -(-(self.stop - self.start) // ALIGNMENT) * ALIGNMENT
 
-    def beside(self, other: Span) -> bool:
-        """Whether both are in use at some time."""
-        return self.first <= other.last and other.first <= self.last
+    def is_used_with(self, other: Buffer) -> bool:
+        """Whether both are in use at the same time."""
+        return self.first_use <= other.last_use and other.first_use <= self.last_use
 
 
 class RecordedGraph:
-    """Calls that were recorded for one image, with tensors that are in use at different times in one place.
+    """The recorded calls for one image, in an arena where tensors that are used at different times share memory.
 
-    made: the tensors that the recorded calls were given to write into, and the inputs; output: what they left, or the
-    first of its channels. Not for two threads at a time, though one may begin several evaluations.
+    Not for two threads at a time, but one thread may begin several evaluations.
     """
 
     def __init__(
-        self, runner: Runner, calls: Sequence[Call], made: Sequence[Tensor], inputs: Sequence[Tensor], output: Tensor
+        self,
+        runner: EvaluationRunner,
+        calls: Sequence[KernelCall],
+        tensors: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        output: Tensor,
     ) -> None:
+        """tensors: everything that the calls wrote to, and the inputs; output: the result, or its first channels."""
         self._runner = runner
         self._recorded = calls
-        self._spans = _spans(calls, made, inputs, output)
-        self._starts = [span.start for span in self._spans]
-        self._arena = _place(self._spans)
+        self._buffers = _find_buffers(calls, tensors, inputs, output)
+        self._starts = [buffer.start for buffer in self._buffers]
+        self._arena_bytes = _assign_offsets(self._buffers)
         self._inputs, self._output = inputs, output
-        self._lay_out(torch.get_num_threads())
+        self._allocate(torch.get_num_threads())
 
     def run(self, *inputs: Tensor) -> Tensor:
-        """inputs: in the order of the recording's, (B, …) each, laid out in memory as those."""
+        """Evaluate now. inputs: in the order of the recording, (B, …) each, with the same memory layout."""
         threads = torch.get_num_threads()
-        evaluation, _, output = self._evaluation(inputs, threads, first=0)
+        evaluation, _, output = self._evaluation(inputs, threads, first_arena=0)
         self._runner.run(evaluation, threads)
         return output
 
     def begin(self, *inputs: Tensor) -> Callable[[], Tensor]:
-        """The same, by the process's crew; what is returned waits for it."""
+        """Begin to evaluate in the process's thread pool, and return a function that waits for the output."""
         threads = torch.get_num_threads()
-        evaluation, kept, output = self._evaluation(inputs, threads, first=threads)
-        flight = self._runner.crew(threads).begin(evaluation, kept)
+        evaluation, keep_alive, output = self._evaluation(inputs, threads, first_arena=threads)
+        background = self._runner.pool(threads).begin(evaluation, keep_alive)
 
         def result() -> Tensor:
-            flight.wait()
+            background.wait()
             return output
 
         return result
 
-    def _evaluation(self, inputs: Sequence[Tensor], threads: int, first: int) -> tuple[Evaluation, Any, Tensor]:
-        """One of these inputs, in the memory of so many threads from the first on; what has to be kept for it, and
-        where it is found when it is made."""
+    def _evaluation(
+        self, inputs: Sequence[Tensor], threads: int, first_arena: int
+    ) -> tuple[NativeEvaluation, Any, Tensor]:
+        """An evaluation of these inputs in `threads` arenas, what must stay alive for it, and its output."""
         if threads > self._threads:
-            self._lay_out(threads)
+            self._allocate(threads)
         images = len(inputs[0])
         _, channels, height, width = self._output.shape
-        whole = torch.empty(images, height, width, self._out.bytes // (4 * height * width))
-        ports = (IoBinding * len(inputs))(
+        # Output channels are padded to whole vectors: all of them are copied, and the first are returned.
+        whole = torch.empty(images, height, width, self._output_binding.bytes // (4 * height * width))
+        bindings = (IoBinding * len(inputs))(
             *(
-                IoBinding(tensor.data_ptr(), port.inside, port.bytes)
-                for tensor, port in zip(inputs, self._in, strict=True)
+                IoBinding(tensor.data_ptr(), binding.arena, binding.bytes)
+                for tensor, binding in zip(inputs, self._input_bindings, strict=True)
             )
         )
-        evaluation = Evaluation(
+        evaluation = NativeEvaluation(
             calls=ctypes.addressof(self._calls),
             count=len(self._calls),
-            inputs=ctypes.addressof(ports),
-            input_count=len(ports),
-            output=IoBinding(whole.data_ptr(), self._out.inside, self._out.bytes),
+            inputs=ctypes.addressof(bindings),
+            input_count=len(bindings),
+            output=IoBinding(whole.data_ptr(), self._output_binding.arena, self._output_binding.bytes),
             images=images,
-            first=first,
-            arena=self._arena,
+            first_arena=first_arena,
+            arena_bytes=self._arena_bytes,
         )
-        kept = (inputs, ports, whole, self._memory, self._lists, self._inside, self._calls)
-        return evaluation, kept, whole[..., :channels].permute(0, 3, 1, 2)
+        keep_alive = (inputs, bindings, whole, self._memory, self._arguments, self._in_arena, self._calls)
+        return evaluation, keep_alive, whole[..., :channels].permute(0, 3, 1, 2)
 
-    def _lay_out(self, threads: int) -> None:
-        """Memory for so many threads that run, and as many that fly; the calls with pointers into that of the first."""
+    def _allocate(self, threads: int) -> None:
+        """Allocate arenas for the threads of `run` and for as many of the pool, and point the calls into the first."""
         self._threads = threads
-        self._memory = torch.empty(2 * threads * self._arena // 4)
-        self._lists = [
-            argument_list(call.kinds, [self._moved(*each) for each in _given(call)]) for call in self._recorded
+        self._memory = torch.empty(2 * threads * self._arena_bytes // 4)
+        self._arguments = [
+            argument_list(call.kinds, [self._relocated(*each) for each in _typed_arguments(call)])
+            for call in self._recorded
         ]
-        self._inside = [bytes(self._is_inside(*each) for each in _given(call)) for call in self._recorded]
+        self._in_arena = [bytes(self._is_in_arena(*each) for each in _typed_arguments(call)) for call in self._recorded]
         self._calls = (NativeCall * len(self._recorded))(
             *(
-                NativeCall(_address(call.kernel), _address(given), _address(inside), len(given))
-                for call, given, inside in zip(self._recorded, self._lists, self._inside, strict=True)
+                NativeCall(_address(call.kernel), _address(arguments), _address(in_arena), len(arguments))
+                for call, arguments, in_arena in zip(self._recorded, self._arguments, self._in_arena, strict=True)
             )
         )
-        self._in = [self._port(tensor) for tensor in self._inputs]
-        self._out = self._port(self._output)
+        self._input_bindings = [self._binding(tensor) for tensor in self._inputs]
+        self._output_binding = self._binding(self._output)
 
-    def _port(self, tensor: Tensor) -> IoBinding:
-        """Where the tensor of which this one is a view, or itself, lies in the first thread's memory."""
-        span = self._span(tensor.data_ptr())
-        assert span is not None
-        return IoBinding(None, self._memory.data_ptr() + span.offset, span.stop - span.start)
+    def _binding(self, tensor: Tensor) -> IoBinding:
+        """Where the memory of a tensor, or of the tensor that it is a view of, is in the first arena."""
+        buffer = self._buffer_at(tensor.data_ptr())
+        assert buffer is not None
+        return IoBinding(None, self._memory.data_ptr() + buffer.offset, buffer.stop - buffer.start)
 
-    def _is_inside(self, kind: str, value: Any) -> bool:
-        """Whether an argument points into the recording's memory."""
-        return kind == POINTER and value is not None and self._span(value) is not None
+    def _is_in_arena(self, kind: str, value: Any) -> bool:
+        """Whether an argument points to a recorded tensor; else it is a weight or a number."""
+        return kind == POINTER and value is not None and self._buffer_at(value) is not None
 
-    def _moved(self, kind: str, value: Any) -> Any:
-        """Where such a pointer points here; all else as it is."""
-        span = self._span(value) if self._is_inside(kind, value) else None
-        return value if span is None else self._memory.data_ptr() + span.offset + value - span.start
+    def _relocated(self, kind: str, value: Any) -> Any:
+        """An argument, pointing into the first arena if it points to a recorded tensor."""
+        buffer = self._buffer_at(value) if self._is_in_arena(kind, value) else None
+        return value if buffer is None else self._memory.data_ptr() + buffer.offset + value - buffer.start
 
-    def _span(self, pointer: int) -> Span | None:
+    def _buffer_at(self, pointer: int) -> Buffer | None:
         k = bisect_right(self._starts, pointer) - 1
-        return self._spans[k] if k >= 0 and pointer < self._spans[k].stop else None
+        return self._buffers[k] if k >= 0 and pointer < self._buffers[k].stop else None
 
 
-def _given(call: Call) -> Iterator[tuple[str, Any]]:
-    """Kind and value of each argument."""
+def _typed_arguments(call: KernelCall) -> Iterator[tuple[str, Any]]:
+    """The kind and the value of each argument."""
     return zip(call.kinds, call.arguments, strict=True)
 
 
-def _address(made: Any) -> int | None:
-    """Of a ctypes function, an array, or bytes."""
-    return ctypes.cast(made, ctypes.c_void_p).value
+def _address(target: Any) -> int | None:
+    """The address of a ctypes function, an array, or bytes."""
+    return ctypes.cast(target, ctypes.c_void_p).value
 
 
-def _spans(calls: Sequence[Call], made: Sequence[Tensor], inputs: Sequence[Tensor], output: Tensor) -> list[Span]:
-    """The memory of all tensors, by address, with its times."""
-    starts = {id(tensor): tensor.untyped_storage().data_ptr() for tensor in made}
-    spans = sorted(
+def _find_buffers(
+    calls: Sequence[KernelCall], tensors: Sequence[Tensor], inputs: Sequence[Tensor], output: Tensor
+) -> list[Buffer]:
+    """The memory of all tensors, sorted by address, with the calls that use it."""
+    starts = {id(tensor): tensor.untyped_storage().data_ptr() for tensor in tensors}
+    buffers = sorted(
         (
-            Span(starts[id(tensor)], starts[id(tensor)] + tensor.untyped_storage().nbytes(), len(calls), -1)
-            for tensor in made
+            Buffer(starts[id(tensor)], starts[id(tensor)] + tensor.untyped_storage().nbytes(), len(calls), -1)
+            for tensor in tensors
         ),
-        key=lambda span: span.start,
+        key=lambda buffer: buffer.start,
     )
-    addresses = [span.start for span in spans]
+    addresses = [buffer.start for buffer in buffers]
 
     def use(pointer: int, time: int) -> None:
         k = bisect_right(addresses, pointer) - 1
-        if k >= 0 and pointer < spans[k].stop:
-            spans[k].first, spans[k].last = min(spans[k].first, time), max(spans[k].last, time)
+        if k >= 0 and pointer < buffers[k].stop:
+            buffers[k].first_use = min(buffers[k].first_use, time)
+            buffers[k].last_use = max(buffers[k].last_use, time)
 
     for tensor in inputs:
         use(tensor.data_ptr(), -1)
@@ -176,17 +200,18 @@ def _spans(calls: Sequence[Call], made: Sequence[Tensor], inputs: Sequence[Tenso
         for pointer in call.pointers:
             use(pointer, time)
     use(output.data_ptr(), len(calls))
-    return spans
+    return buffers
 
 
-def _place(spans: list[Span]) -> int:
-    """Give each an offset such that none lies on another that is in use with it; returns the bytes needed."""
-    placed: list[Span] = []
-    for span in sorted(spans, key=lambda span: -span.size):
-        span.offset = 0
-        for other in sorted((other for other in placed if other.beside(span)), key=lambda other: other.offset):
-            if span.offset + span.size <= other.offset:
+def _assign_offsets(buffers: list[Buffer]) -> int:
+    """Give buffers that are used at the same time disjoint places, the largest first. Returns the arena's bytes."""
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda buffer: -buffer.size):
+        buffer.offset = 0
+        obstacles = [other for other in placed if other.is_used_with(buffer)]
+        for other in sorted(obstacles, key=lambda other: other.offset):
+            if buffer.offset + buffer.size <= other.offset:
                 break
-            span.offset = max(span.offset, other.offset + other.size)
-        placed.append(span)
-    return max(span.offset + span.size for span in placed)
+            buffer.offset = max(buffer.offset, other.offset + other.size)
+        placed.append(buffer)
+    return max(buffer.offset + buffer.size for buffer in placed)

@@ -1,12 +1,16 @@
 /*
- * A network's kernels, one after another, for each image by itself: one thread takes an image through all of
- * them, in memory of its own that stays in its caches, and then the next image. No thread waits for another
- * before the end, so one that is held up for a moment delays nobody; the others take more of the images.
+ * Evaluates a recorded graph: its kernels one after another, for each image separately.
  *
- * An evaluation is made by who calls for it and OpenMP's threads: the images that are left when there are not
- * enough for all threads go through the kernels one by one, all threads in each kernel. Or it is flown: by
- * threads of our own, while the caller does something else. They take the next images as soon as one of them is
- * done, of the evaluation after this one, too. Which of all this happens to an image changes none of its bits.
+ * One thread takes an image through all kernels, in an arena that stays in its caches, and then takes the next image.
+ * No thread waits for another before the end, so a thread that is delayed for a moment delays none of the others:
+ * they take more of the images.
+ *
+ * There are two ways to evaluate:
+ * - `denoised_run`: the calling thread and OpenMP's threads, at once. Images that remain when there are fewer of them
+ *   than threads go through the kernels one by one, with all threads in each kernel.
+ * - `denoised_pool_begin`: the threads of a pool, while the caller does something else. When they have taken all
+ *   images of one evaluation, they go on with those of the next.
+ * An image has the same bits either way.
  */
 
 #include <pthread.h>
@@ -15,7 +19,7 @@
 
 #include "kernel_abi.h"
 
-#define MOST_ARGUMENTS 24
+#define MAX_ARGUMENTS 24
 
 #ifdef _OPENMP
 int omp_get_thread_num(void);
@@ -25,146 +29,123 @@ static int omp_get_thread_num(void) { return 0; }
 static void omp_set_num_threads(int threads) { (void)threads; }
 #endif
 
-typedef struct {
-    kernel *kernel;
-    const argument *arguments;
-    const unsigned char *inside; /* which of them point into the program's memory */
-    long count;
-} call;
+/* In the order of `kernel_abi.STRUCTURES`. */
+const long denoised_struct_sizes[] = {sizeof(argument), sizeof(kernel_call), sizeof(io_binding), sizeof(evaluation)};
 
-/* A tensor of the caller's, (images, bytes), and where an image of it lies in the program's memory. */
-typedef struct {
-    char *outside;
-    char *inside;
-    long bytes;
-} port;
-
-/* Calls for so many images. arena: bytes of one thread's memory; they lie one behind another, `first` is the first
- * thread's. */
-typedef struct evaluation {
-    const call *calls;
-    long count;
-    const port *inputs;
-    long input_count;
-    port output;
-    long images;
-    long first;
-    long arena;
-    long begun; /* images that a thread has taken */
-    long done;
-    struct evaluation *next;
-} evaluation;
-
-/* For one image: all pointers are those of the first thread; another's memory is `away` bytes from there. */
-static void run_one(const call *calls, long count, long away)
+/* Call all kernels for one image, in the arena that lies `offset` bytes behind the first. */
+static void run_calls(const kernel_call *calls, long count, long offset)
 {
-    argument moved[MOST_ARGUMENTS];
-    for (const call *each = calls; each < calls + count; each++) {
-        memcpy(moved, each->arguments, each->count * sizeof *moved);
+    argument relocated[MAX_ARGUMENTS];
+    for (const kernel_call *each = calls; each < calls + count; each++) {
+        memcpy(relocated, each->arguments, each->count * sizeof *relocated);
         for (long k = 0; k < each->count; k++)
-            if (each->inside[k]) moved[k].pointer += away / (long)sizeof(float);
-        each->kernel(1, moved);
+            if (each->in_arena[k]) relocated[k].pointer += offset / (long)sizeof(float);
+        each->kernel(1, relocated);
     }
 }
 
 static void run_image(const evaluation *of, long image, long thread)
 {
-    long away = (of->first + thread) * of->arena;
-    for (const port *input = of->inputs; input < of->inputs + of->input_count; input++)
-        memcpy(input->inside + away, input->outside + image * input->bytes, input->bytes);
-    run_one(of->calls, of->count, away);
-    memcpy(of->output.outside + image * of->output.bytes, of->output.inside + away, of->output.bytes);
+    long offset = (of->first_arena + thread) * of->arena_bytes;
+    for (const io_binding *input = of->inputs; input < of->inputs + of->input_count; input++)
+        memcpy(input->arena + offset, input->caller + image * input->bytes, input->bytes);
+    run_calls(of->calls, of->count, offset);
+    memcpy(of->output.caller + image * of->output.bytes, of->output.arena + offset, of->output.bytes);
 }
 
+/* Evaluate now, with so many threads, the calling one among them. */
 void denoised_run(const evaluation *of, long threads)
 {
-    long alone = of->images / threads * threads;
-    if (2 * (of->images - alone) > threads) alone = of->images;
-    if (alone > 0) {
+    /* Images that get a thread each; the rest gets all threads in each kernel, unless it keeps most threads busy. */
+    long threaded = of->images / threads * threads;
+    if (2 * (of->images - threaded) > threads) threaded = of->images;
+    if (threaded > 0) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (long image = 0; image < alone; image++) run_image(of, image, omp_get_thread_num());
+        for (long image = 0; image < threaded; image++) run_image(of, image, omp_get_thread_num());
     }
-    for (long image = alone; image < of->images; image++) run_image(of, image, 0);
+    for (long image = threaded; image < of->images; image++) run_image(of, image, 0);
 }
 
-/* Threads and the evaluations that they fly, the one that came first in front. */
+/* Threads, and a queue of the evaluations that are not finished, the oldest first. */
 typedef struct {
     pthread_mutex_t lock;
-    pthread_cond_t came, over;
+    pthread_cond_t added, finished;
     evaluation *first;
-    long threads; /* that have begun */
-} crew;
+    long threads; /* that have started */
+} thread_pool;
 
-static evaluation *with_images_left(crew *crew)
+/* The oldest evaluation with images that no thread has taken; NULL if there is none. */
+static evaluation *next_evaluation(thread_pool *pool)
 {
-    evaluation *each = crew->first;
-    while (each && each->begun == each->images) each = each->next;
+    evaluation *each = pool->first;
+    while (each && each->started == each->images) each = each->next;
     return each;
 }
 
-static void leave(crew *crew, evaluation *done)
+static void remove_evaluation(thread_pool *pool, evaluation *finished)
 {
-    evaluation **place = &crew->first;
-    while (*place != done) place = &(*place)->next;
-    *place = done->next;
+    evaluation **link = &pool->first;
+    while (*link != finished) link = &(*link)->next;
+    *link = finished->next;
 }
 
-static void *fly(void *given)
+static void *pool_thread(void *given)
 {
-    crew *crew = given;
+    thread_pool *pool = given;
     omp_set_num_threads(1); /* in the kernels that this thread calls */
-    pthread_mutex_lock(&crew->lock);
-    long thread = crew->threads++;
+    pthread_mutex_lock(&pool->lock);
+    long thread = pool->threads++;
     for (;;) {
-        evaluation *of = with_images_left(crew);
+        evaluation *of = next_evaluation(pool);
         if (!of) {
-            pthread_cond_wait(&crew->came, &crew->lock);
+            pthread_cond_wait(&pool->added, &pool->lock);
             continue;
         }
-        long image = of->begun++;
-        pthread_mutex_unlock(&crew->lock);
+        long image = of->started++;
+        pthread_mutex_unlock(&pool->lock);
         run_image(of, image, thread);
-        pthread_mutex_lock(&crew->lock);
-        if (++of->done == of->images) {
-            leave(crew, of);
-            pthread_cond_broadcast(&crew->over);
+        pthread_mutex_lock(&pool->lock);
+        if (++of->finished == of->images) {
+            remove_evaluation(pool, of);
+            pthread_cond_broadcast(&pool->finished);
         }
     }
     return NULL;
 }
 
-/* So many threads that wait for evaluations as long as the process lives; NULL where there are none to be had. */
-crew *denoised_crew(long threads)
+/* A pool of so many threads, which lasts as long as the process; NULL if the system has no threads left. */
+thread_pool *denoised_pool_create(long threads)
 {
-    crew *made = calloc(1, sizeof *made);
-    if (!made) return NULL;
-    pthread_mutex_init(&made->lock, NULL);
-    pthread_cond_init(&made->came, NULL);
-    pthread_cond_init(&made->over, NULL);
+    thread_pool *pool = calloc(1, sizeof *pool);
+    if (!pool) return NULL;
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->added, NULL);
+    pthread_cond_init(&pool->finished, NULL);
     for (long k = 0; k < threads; k++) {
         pthread_t thread;
-        if (pthread_create(&thread, NULL, fly, made)) return NULL; /* those that there are sleep for ever */
+        if (pthread_create(&thread, NULL, pool_thread, pool)) return NULL; /* those that started wait forever */
         pthread_detach(thread);
     }
-    return made;
+    return pool;
 }
 
-/* Begin an evaluation, whose memory is ours until it was waited for. */
-void denoised_begin(crew *crew, evaluation *of)
+/* Queue an evaluation. The pool reads and writes it until `denoised_pool_wait` has returned. */
+void denoised_pool_begin(thread_pool *pool, evaluation *of)
 {
-    pthread_mutex_lock(&crew->lock);
-    of->begun = of->done = 0;
+    pthread_mutex_lock(&pool->lock);
+    of->started = of->finished = 0;
     of->next = NULL;
-    evaluation **place = &crew->first;
-    while (*place) place = &(*place)->next;
-    *place = of;
-    pthread_cond_broadcast(&crew->came);
-    pthread_mutex_unlock(&crew->lock);
+    evaluation **link = &pool->first;
+    while (*link) link = &(*link)->next;
+    *link = of;
+    pthread_cond_broadcast(&pool->added);
+    pthread_mutex_unlock(&pool->lock);
 }
 
-void denoised_wait(crew *crew, evaluation *of)
+/* Wait until all images of an evaluation are finished. */
+void denoised_pool_wait(thread_pool *pool, evaluation *of)
 {
-    pthread_mutex_lock(&crew->lock);
-    while (of->done < of->images) pthread_cond_wait(&crew->over, &crew->lock);
-    pthread_mutex_unlock(&crew->lock);
+    pthread_mutex_lock(&pool->lock);
+    while (of->finished < of->images) pthread_cond_wait(&pool->finished, &pool->lock);
+    pthread_mutex_unlock(&pool->lock);
 }

@@ -1,105 +1,72 @@
-"""Who makes a program's calls: this thread and OpenMP's, or threads of our own meanwhile (thread_pool.c)."""
+"""Evaluate a recorded graph at once with OpenMP's threads, or in the background with a pool's (thread_pool.c)."""
 
 from __future__ import annotations
 
 import ctypes
 from typing import Any
 
+from denoised.model.backends.native.kernel_abi import NativeEvaluation
 from denoised.model.errors import KernelError
 
 
-class Call(ctypes.Structure):
-    """As in thread_pool.c."""
-
-    _fields_ = (
-        ("kernel", ctypes.c_void_p),
-        ("arguments", ctypes.c_void_p),
-        ("inside", ctypes.c_void_p),
-        ("count", ctypes.c_long),
-    )
-
-
-class IoBinding(ctypes.Structure):
-    """As in thread_pool.c."""
-
-    _fields_ = (("outside", ctypes.c_void_p), ("inside", ctypes.c_void_p), ("bytes", ctypes.c_long))
-
-
-class Evaluation(ctypes.Structure):
-    """As in thread_pool.c."""
-
-    _fields_ = (
-        ("calls", ctypes.c_void_p),
-        ("count", ctypes.c_long),
-        ("inputs", ctypes.c_void_p),
-        ("input_count", ctypes.c_long),
-        ("output", IoBinding),
-        ("images", ctypes.c_long),
-        ("first", ctypes.c_long),
-        ("arena", ctypes.c_long),
-        ("begun", ctypes.c_long),
-        ("done", ctypes.c_long),
-        ("next", ctypes.c_void_p),
-    )
-
-
 class ThreadPool:
-    """Threads that make evaluations while whoever begins them does something else. They live as long as the process.
+    """Threads that evaluate in the background. They live as long as the process.
 
     Raises:
-        KernelError: where there are no threads to be had.
+        KernelError: if the system has no threads left.
     """
 
     def __init__(self, library: ctypes.CDLL, threads: int) -> None:
-        library.denoised_crew.argtypes, library.denoised_crew.restype = [ctypes.c_long], ctypes.c_void_p
-        self._crew = library.denoised_crew(threads)
-        if self._crew is None:
-            raise KernelError(f"the system has no {threads} threads more for evaluations")
-        for function in (library.denoised_begin, library.denoised_wait):
+        create = library.denoised_pool_create
+        create.argtypes, create.restype = [ctypes.c_long], ctypes.c_void_p
+        self._pool = create(threads)
+        if self._pool is None:
+            raise KernelError(f"the system cannot start {threads} more threads for evaluations")
+        self._begin, self._wait = library.denoised_pool_begin, library.denoised_pool_wait
+        for function in (self._begin, self._wait):
             function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p], None
-        self._begin, self._wait = library.denoised_begin, library.denoised_wait
 
-    def begin(self, evaluation: Evaluation, kept: Any) -> PendingEvaluation:
-        """Begin one, after those that were begun before. kept: what must not go before it is done."""
-        self._begin(self._crew, ctypes.byref(evaluation))
-        return PendingEvaluation(self, evaluation, kept)
+    def begin(self, evaluation: NativeEvaluation, keep_alive: Any) -> BackgroundEvaluation:
+        """Queue an evaluation behind the earlier ones. keep_alive: what it reads and writes until it is finished."""
+        self._begin(self._pool, ctypes.byref(evaluation))
+        return BackgroundEvaluation(self, evaluation, keep_alive)
 
-    def wait(self, evaluation: Evaluation) -> None:
-        """Until all its images are done; other Python threads go on meanwhile."""
-        self._wait(self._crew, ctypes.byref(evaluation))
+    def wait(self, evaluation: NativeEvaluation) -> None:
+        """Wait until all its images are finished; other Python threads run meanwhile."""
+        self._wait(self._pool, ctypes.byref(evaluation))
 
 
-class PendingEvaluation:
-    """An evaluation that has begun, with the memory that it is made in."""
+class BackgroundEvaluation:
+    """An evaluation that a pool works on, with the memory that it needs."""
 
-    def __init__(self, crew: ThreadPool, evaluation: Evaluation, kept: Any) -> None:
-        self._crew, self._evaluation, self._kept = crew, evaluation, kept
+    def __init__(self, pool: ThreadPool, evaluation: NativeEvaluation, keep_alive: Any) -> None:
+        self._pool, self._evaluation, self._keep_alive = pool, evaluation, keep_alive
 
     def wait(self) -> None:
-        """Until it is done."""
-        self._crew.wait(self._evaluation)
+        """Wait until it is finished."""
+        self._pool.wait(self._evaluation)
 
     def __del__(self) -> None:
-        self.wait()  # nobody wants it any more, but it is still written
+        self.wait()  # even if nobody reads the result: the pool still writes to its memory
 
 
-_crews: dict[int, ThreadPool] = {}  # of the process: two networks do not need more threads than one
+_pools: dict[int, ThreadPool] = {}  # of the process, by threads: a second network needs no threads of its own
 
 
-class Runner:
-    """The functions of thread_pool.c in a network's library."""
+class EvaluationRunner:
+    """The functions of thread_pool.c in the library of one network."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._run = library.denoised_run
         self._run.argtypes, self._run.restype = [ctypes.c_void_p, ctypes.c_long], None
 
-    def run(self, evaluation: Evaluation, threads: int) -> None:
-        """Make it now, with so many threads, this one among them."""
+    def run(self, evaluation: NativeEvaluation, threads: int) -> None:
+        """Evaluate now, with so many threads, the calling one among them."""
         self._run(ctypes.byref(evaluation), threads)
 
-    def crew(self, threads: int) -> ThreadPool:
-        """The process's crew of so many."""
-        if threads not in _crews:
-            _crews[threads] = ThreadPool(self._library, threads)
-        return _crews[threads]
+    def pool(self, threads: int) -> ThreadPool:
+        """The process's pool of so many threads."""
+        if threads not in _pools:
+            _pools[threads] = ThreadPool(self._library, threads)
+        return _pools[threads]

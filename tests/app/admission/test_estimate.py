@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denoised.app.admission.estimate import RemainingWork, WorkerPool, completion_times, turn_seconds, turn_times
-from denoised.jobs.record import WorkerReport
+from denoised.jobs.worker_report import WorkerReport
 from denoised.worker.engine.batch import RunningBatch
 
 TURN_TIMES = [(1.0, 0.01), (16.0, 0.085)]

@@ -14,7 +14,7 @@ from denoised.app.admission.quotas import Admission, Load
 from denoised.app.http.api_keys import KeyRing
 from denoised.app.http.errors import TooBusy
 from denoised.app.settings import ApiSettings
-from denoised.jobs.record import WorkerReport
+from denoised.jobs.worker_report import WorkerReport
 
 MakeClient = Callable[..., TestClient]
 

@@ -22,7 +22,8 @@ from denoised.app.http.schemas import JobObject
 from denoised.app.services import Services
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.memory import Memory
-from denoised.jobs.record import JobRecord, QueueEstimate, WorkerReport
+from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.worker_report import WorkerReport
 
 MakeClient = Callable[..., TestClient]
 
@@ -250,7 +251,7 @@ def test_an_unserved_model_is_a_503_and_an_unknown_one_a_422(
     make_client: MakeClient, fake_worker: Any, card_of: Any
 ) -> None:
     fake_worker.serve(card_of(), card_of(name="hats"))
-    fake_worker.store.forget_worker("worker-1")
+    fake_worker.store.workers.remove("worker-1")
     api = make_client()
     for body in ({}, {"model": "hats"}, {"model": "unheard-of"}):
         assert api.post("/generate", json=body).status_code == 503

@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 from starlette.testclient import TestClient
 
 from denoised.jobs.record import Image as Made
-from denoised.jobs.store import JobUpdate
+from denoised.jobs.update import JobUpdate
 
 FORMATS = ["webp", "gif", "apng"]
 SHADES = [200, 150, 100]  # of the finished pictures

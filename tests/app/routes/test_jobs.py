@@ -172,7 +172,7 @@ def test_a_running_job_is_canceled_once(api: TestClient, fake_worker: Any) -> No
     attempt = fake_worker.start(job_id)
     assert api.delete(f"/jobs/{job_id}").json()["status"] == "canceled"
     assert not fake_worker.store.write(JobUpdate(job_id, attempt, 1, fields={"step": 9}))
-    assert [event["type"] for event in fake_worker.store.events(job_id)] == ["queued", "started", "canceled"]
+    assert [event["type"] for event in fake_worker.store.events.read(job_id)] == ["queued", "started", "canceled"]
 
 
 def test_a_job_whose_worker_has_just_died_can_be_canceled(api: TestClient, client: redis.Redis) -> None:

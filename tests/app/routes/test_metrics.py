@@ -61,27 +61,27 @@ def test_jobs_are_counted_by_status(api: TestClient, fake_worker: Any) -> None:
 def test_a_job_that_lost_its_workers_counts_as_failed_once(api: TestClient, fake_worker: Any) -> None:
     job_id = api.post("/generate", json={}).json()["id"]
     for _ in range(6):
-        fake_worker.store.enter(job_id, fake_worker.start(job_id))
+        fake_worker.store.start_alone(job_id, fake_worker.start(job_id), "worker-1")
     assert fake_worker.store.job(job_id).status == "failed"
     assert value(scrape(api), "jobs_total", model="shoes", status="failed") == 1
 
 
 def test_counters_of_workers_are_summed_and_outlive_them(api: TestClient, fake_worker: Any) -> None:
-    done = {"evaluations": 30, "turns": 4, "turn_seconds": 0.5, "images": 15, "lanes": 64, "jobs": 2}
-    more = {"evaluations": 50, "turns": 6, "turn_seconds": 0.75, "images": 21, "lanes": 96, "jobs": 3}
+    done = {"evaluations": 30, "turns": 4, "turn_seconds": 0.5, "images": 15, "slots": 64, "jobs": 2}
+    more = {"evaluations": 50, "turns": 6, "turn_seconds": 0.75, "images": 21, "slots": 96, "jobs": 3}
     seen = []
     for worker, counters in (("a", done), ("a", done), ("b", done), ("a", more), ("b", done)):
-        fake_worker.store.count(worker, counters)
+        fake_worker.store.workers.add_counters(worker, counters)
         seen.append(value(scrape(api), "evaluations_total"))
     assert seen == [30, 30, 60, 80, 80]
-    fake_worker.store.forget_worker("a")
-    fake_worker.store.count("c", {"evaluations": 1})  # a's successor starts at zero
+    fake_worker.store.workers.remove("a")
+    fake_worker.store.workers.add_counters("c", {"evaluations": 1})  # a's successor starts at zero
     samples = scrape(api)
     assert value(samples, "evaluations_total") == 81
     assert value(samples, "turns_total") == 10
     assert value(samples, "turn_seconds_total") == pytest.approx(1.25)
     assert value(samples, "turn_images_total") == 36
-    assert value(samples, "turn_lanes_total") == 160
+    assert value(samples, "turn_slots_total") == 160
     assert value(samples, "jobs_begun_total") == 5
     assert value(samples, "batch_occupancy_ratio") == pytest.approx(36 / 160)
 
@@ -103,7 +103,7 @@ def test_workers_are_counted_for_each_model_they_serve(api: TestClient, fake_wor
     samples = scrape(api)
     assert value(samples, "workers", model="shoes") == 2
     assert value(samples, "workers", model="hats") == 1
-    assert value(samples, "lanes") == 32
+    assert value(samples, "slots") == 32
     assert value(samples, "evaluations_per_second") == 25
 
 
@@ -112,7 +112,7 @@ def test_a_model_that_is_no_longer_served_is_still_reported(
 ) -> None:
     """Otherwise no alert could fire."""
     fake_worker.serve(card_of(), card_of(name="hats"))
-    fake_worker.store.forget_worker("worker-1")
+    fake_worker.store.workers.remove("worker-1")
     assert value(scrape(make_client()), "workers", model="hats") == 0
 
 
@@ -214,8 +214,8 @@ def test_a_hanging_redis_is_reported_within_two_seconds(make_client: MakeClient)
 def test_a_slow_redis_is_reported_within_two_seconds(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several replies, each in time, would together be too late."""
     store = api.app.state.services.store  # type: ignore[attr-defined]
-    totals = store.totals
-    monkeypatch.setattr(store, "totals", lambda: (time.sleep(3.0), totals())[1])
+    totals = store.workers.totals
+    monkeypatch.setattr(store.workers, "totals", lambda: (time.sleep(3.0), totals())[1])
     started = time.monotonic()
     assert value(scrape(api), "redis_up") == 0
     assert time.monotonic() - started < 2.5

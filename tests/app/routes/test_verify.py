@@ -51,7 +51,7 @@ def working(fake_worker: Any, owner: str = "", *, end: str = "succeeded") -> Ite
     def work() -> None:
         until = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < until:
-            waiting = [record for record in fake_worker.store.jobs(owner, 10) if record.status == "queued"]
+            waiting = [record for record in fake_worker.store.listing.page(owner, 10) if record.status == "queued"]
             if waiting:
                 break
             time.sleep(0.01)

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from denoised.app.admission.catalog import Catalog
 from denoised.app.routes.workers import FleetObject
 from denoised.app.services import Services
-from denoised.jobs.record import Counters, WorkerReport
+from denoised.jobs.worker_report import Counters, WorkerReport
 
 MakeClient = Callable[..., TestClient]
 
@@ -20,7 +20,7 @@ def test_queues_and_workers_are_reported(api: TestClient, fake_worker: Any, card
     counted = Counters(evaluations=640, turns=40, turn_seconds=2.5, jobs=3, queue_seconds=0.5)
     cards = [card_of().model_dump(), card_of(name="hats").model_dump()]
     report = WorkerReport("worker-1", cards, 16, 5, 77, 250.0, counters=asdict(counted), reported_at=1234.5)
-    fake_worker.store.report(report, ttl=600)
+    fake_worker.store.workers.report(report, ttl=600)
     for guided in (1.0, 2.0):
         api.post("/generate", json={"label": 0, "steps": 10, "guidance_scale": guided})
     answer = api.get("/workers")
@@ -45,7 +45,7 @@ def test_an_unserved_model_is_listed_while_jobs_wait_for_it(
     api: TestClient, services: Services, fake_worker: Any
 ) -> None:
     api.post("/generate", json={"steps": 10})
-    fake_worker.store.forget_worker("worker-1")
+    fake_worker.store.workers.remove("worker-1")
     services.catalog = Catalog(services.store)  # without the cached report of the worker
     assert api.get("/workers").json()["waiting"] == [{"model": "shoes", "jobs": 1, "evaluations": 10}]
     assert api.get("/workers").json()["workers"] == []

@@ -118,7 +118,7 @@ def test_stored_and_live_events_join_without_a_gap(fake_worker: Any, relayed: An
             await asyncio.sleep(0.02)
         await working
         listening.append(asyncio.create_task(collected(relay, job_id)))
-        everything = [event["seq"] for event in fake_worker.store.events(job_id)]
+        everything = [event["seq"] for event in fake_worker.store.events.read(job_id)]
         assert len(listening) > 3
         for received in await asyncio.gather(*listening):
             assert [event["seq"] for event in received] == everything

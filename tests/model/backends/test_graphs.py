@@ -1,4 +1,4 @@
-"""The U-Net on a GPU: the same function, and the same bits in any company. Skipped where there is no CUDA device."""
+"""The U-Net on a GPU: the same function, and the same bits in any batch. Skipped without a CUDA device."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_image_has_the_same_bits_in_any_batch_and_place(config: Any) -> None:
 
 
 @CUDA
-def test_nan_stays_with_the_image_it_came_from_and_is_gone_with_it() -> None:
+def test_nan_stays_in_the_image_that_it_came_from_and_leaves_with_it() -> None:
     torch.manual_seed(0)
     graphed = GraphedUNet(UNet(ATTENTION).eval().requires_grad_(False).to("cuda"), (3, 16, 16), bucket=4)
     x, t, label = inputs(4, (3, 16, 16))
@@ -70,6 +70,6 @@ def test_nan_stays_with_the_image_it_came_from_and_is_gone_with_it() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_without_a_gpu_the_reason_is_said() -> None:
-    with pytest.raises(KernelError, match="no graph of the network can be had on cpu"):
+def test_without_a_gpu_the_error_gives_the_reason() -> None:
+    with pytest.raises(KernelError, match="the network cannot be recorded on cpu"):
         GraphedUNet(UNet(ATTENTION).eval().requires_grad_(False), (3, 16, 16))

@@ -1,7 +1,8 @@
-"""The U-Net in compiled kernels: the same function, and the same bits in any company."""
+"""The U-Net in compiled kernels: the same function, and the same bits in any batch."""
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoised.model.backends.native import compiler, kernel_abi
 from denoised.model.backends.native.embedding_cache import EmbeddingCache
-from denoised.model.backends.native.kernels import MOST_PIXELS, Kernels, Tile, packed_weight, tile_for
-from denoised.model.backends.native.layers import NativeUpsample, weights_by_place
+from denoised.model.backends.native.kernel_abi import IoBinding
+from denoised.model.backends.native.kernels import Kernels
+from denoised.model.backends.native.layers import NativeUpsample, subpixel_weights
 from denoised.model.backends.native.network import NativeUNet
+from denoised.model.backends.native.tiles import MAX_PIXELS, Tile, packed_weight, tile_for
 from denoised.model.errors import KernelError
 from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.parts import Upsample
@@ -48,7 +52,7 @@ def inputs(count: int, height: int = 16, width: int = 16) -> tuple[Tensor, Tenso
 def test_it_is_the_same_function(config: UNetConfig) -> None:
     unet, native = network(config)
     x, t, label = inputs(5)
-    for _ in range(2):  # the second time from its program, where it has one
+    for _ in range(2):  # the second time from its recorded graph, if it has one
         torch.testing.assert_close(native(x, t, label), unet(x, t, label), atol=2e-5, rtol=2e-5)
 
 
@@ -72,7 +76,7 @@ def test_an_image_has_the_same_bits_in_any_batch_place_and_number_of_threads(con
 
 @torch.inference_mode()
 @pytest.mark.parametrize("sides", [(16, 20), (18, 16), (30, 32)])
-def test_larger_pictures_than_it_was_compiled_for_are_right_too(sides: tuple[int, int]) -> None:
+def test_images_larger_than_it_was_compiled_for_are_right_too(sides: tuple[int, int]) -> None:
     unet, native = network(ATTENTION)
     x, t, label = inputs(3, *sides)
     native(*inputs(3))
@@ -82,9 +86,9 @@ def test_larger_pictures_than_it_was_compiled_for_are_right_too(sides: tuple[int
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["fashion-mnist", "digits"])
-def test_the_bundled_models_run_from_a_program_alone(name: str) -> None:
+def test_the_bundled_models_run_from_a_recorded_graph_alone(name: str) -> None:
     model = load_model(ZOO / name)
-    native = NativeUNet(model.unet, model.shape)  # type: ignore[arg-type]
+    native = NativeUNet(model.unet, model.shape)
     x, t, label = torch.randn(3, *model.shape), torch.tensor([3.0, 500.5, 998.0]), torch.tensor([0, 5, 10])
     torch.testing.assert_close(native(x, t, label), model.unet(x, t, label), atol=2e-5, rtol=2e-5)
     native._unet.evaluate = None  # type: ignore[assignment, method-assign]
@@ -92,10 +96,10 @@ def test_the_bundled_models_run_from_a_program_alone(name: str) -> None:
 
 
 @torch.inference_mode()
-def test_a_network_that_does_more_than_call_kernels_gets_no_program() -> None:
+def test_a_network_that_does_more_than_call_kernels_is_not_recorded() -> None:
     unet, native = network(NCSNPP)
     native(*inputs(2))
-    assert native._program is None
+    assert native._graph is None
     for k in range(3):
         x, t, label = inputs(2)
         torch.testing.assert_close(native(x + k, t, label), unet(x + k, t, label), atol=2e-5, rtol=2e-5)
@@ -103,8 +107,8 @@ def test_a_network_that_does_more_than_call_kernels_gets_no_program() -> None:
 
 @EVERY
 @torch.inference_mode()
-def test_evaluations_on_their_way_at_once_have_the_bits_of_one_after_the_other(config: UNetConfig) -> None:
-    """Whoever is waited for first; with another one that is made at once in between, and one nobody waits for."""
+def test_concurrent_evaluations_have_the_bits_of_sequential_ones(config: UNetConfig) -> None:
+    """In whatever order they are waited for, with one in between that runs at once, and one that nobody waits for."""
     _, native = network(config)
     x, t, label = inputs(16)
     expected = native(x, t, label)
@@ -117,13 +121,13 @@ def test_evaluations_on_their_way_at_once_have_the_bits_of_one_after_the_other(c
             assert torch.equal(native(x[:5], t[:5], label[:5]), expected[:5])
             found = {k: results[k]() for k in (2, 0, 3, 1)}
             assert torch.equal(torch.cat([found[k] for k in range(4)]), expected), threads
-            assert torch.equal(results[0](), expected[:4]), "asked again, it says the same"
+            assert torch.equal(results[0](), expected[:4]), "a second wait returns the same"
     finally:
         torch.set_num_threads(before)
 
 
 @torch.inference_mode()
-def test_two_networks_may_be_at_evaluations_at_once() -> None:
+def test_two_networks_can_evaluate_at_once() -> None:
     (_, one), (_, other) = network(ATTENTION), network(RESNETS)
     x, t, label = inputs(6)
     expected = [native(x, t, label) for native in (one, other)]
@@ -133,8 +137,8 @@ def test_two_networks_may_be_at_evaluations_at_once() -> None:
 
 
 @torch.inference_mode()
-def test_the_caller_goes_on_while_an_evaluation_is_on_its_way() -> None:
-    """Its thread takes next to no time until it is waited for, where an evaluation of its own takes all of it."""
+def test_the_caller_goes_on_while_an_evaluation_is_in_flight() -> None:
+    """A pipelined evaluation takes next to no time of the caller's thread; one that runs at once takes all of it."""
     _, native = network(ATTENTION)
     x, t, label = inputs(64)
     native(x, t, label)
@@ -145,8 +149,8 @@ def test_the_caller_goes_on_while_an_evaluation_is_on_its_way() -> None:
         return time.thread_time() - started
 
     own = min(seconds(lambda: native(x, t, label)) for _ in range(5))
-    beside = min(seconds(native.begin(x, t, label)) for _ in range(5))
-    assert beside < own / 2
+    pipelined = min(seconds(native.begin(x, t, label)) for _ in range(5))
+    assert pipelined < own / 2
 
 
 @torch.inference_mode()
@@ -167,7 +171,20 @@ def test_a_network_is_pipelined_for_enough_images_to_keep_all_threads_busy_and_o
 
 
 @torch.inference_mode()
-def test_nan_stays_with_the_image_it_came_from() -> None:
+def test_layers_find_their_weights_by_name_in_whatever_order_modules_are_registered() -> None:
+    torch.manual_seed(0)
+    unet = UNet(RESNETS).eval().requires_grad_(False)
+    _, expected = network(RESNETS)
+    for parts in (unet._modules, unet.down_blocks[0]._modules, unet.up_blocks[0]._modules):
+        for name in sorted(parts, reverse=True):
+            parts[name] = parts.pop(name)
+    assert next(name for name, _ in unet.named_children()) == "up_blocks"
+    x, t, label = inputs(3)
+    assert torch.equal(NativeUNet(unet, (3, 16, 16))(x, t, label), expected(x, t, label))
+
+
+@torch.inference_mode()
+def test_nan_stays_in_the_image_that_it_came_from() -> None:
     _, native = network(ATTENTION)
     x, t, label = inputs(4)
     sound = native(x, t, label)
@@ -195,34 +212,34 @@ def kernels() -> Kernels:
 
 
 @pytest.mark.parametrize("tile", TILES, ids=lambda tile: tile.name.removeprefix("denoised_convolve_"))
-def test_every_tile_makes_the_convolution_and_no_bit_depends_on_it(tile: Tile, kernels: Kernels) -> None:
+def test_every_tile_computes_the_convolution_and_no_bit_depends_on_it(tile: Tile, kernels: Kernels) -> None:
     torch.manual_seed(3)
     out_channels, width = 16 * tile.vectors, tile.stride * (tile.pixels + 2) + tile.size
     x = torch.randn(2, 9, width, tile.channels).permute(0, 3, 1, 2)
     weight, bias = torch.randn(out_channels, tile.channels, tile.size, tile.size), torch.randn(out_channels)
     y = kernels.convolve(tile, x, packed_weight(weight, tile), bias, None)
     torch.testing.assert_close(y, F.conv2d(x, weight, bias, stride=tile.stride), atol=1e-4, rtol=1e-4)
-    plus = torch.randn(y.shape).contiguous(memory_format=torch.channels_last)
-    assert torch.equal(kernels.convolve(tile, x, packed_weight(weight, tile), bias, plus), y + plus)
+    addend = torch.randn(y.shape).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(kernels.convolve(tile, x, packed_weight(weight, tile), bias, addend), y + addend)
     smallest = Tile(tile.size, tile.stride, tile.channels, 1, 1)
     assert torch.equal(kernels.convolve(smallest, x, packed_weight(weight, smallest), bias, None), y)
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 8, 14, 15, 28, 31, 64])
 @pytest.mark.parametrize("out_channels", [16, 48, 64, 512])
-def test_a_tile_fits_what_it_is_chosen_for(width: int, out_channels: int) -> None:
+def test_a_tile_fits_the_convolution_that_it_is_chosen_for(width: int, out_channels: int) -> None:
     tile = tile_for(3, 1, 32, out_channels, width)
-    assert 1 <= tile.pixels <= min(width, MOST_PIXELS)
+    assert 1 <= tile.pixels <= min(width, MAX_PIXELS)
     assert out_channels % (16 * tile.vectors) == 0
 
 
-def test_norm_is_torchs_with_what_is_told_and_a_border(kernels: Kernels) -> None:
+def test_norm_is_torchs_with_a_projection_of_the_embedding_and_a_border(kernels: Kernels) -> None:
     torch.manual_seed(4)
     x = torch.randn(3, 48, 5, 13).contiguous(memory_format=torch.channels_last) * 3 + 50
-    weight, bias, told = torch.randn(48), torch.randn(48), torch.randn(3, 96)
-    plus, scale, shift = told[:, :48], told[:, :48], told[:, 48:]
-    added = F.silu(F.group_norm(x.double() + plus[:, :, None, None], 3, weight.double(), bias.double(), 1e-5))
-    y = kernels.norm(x, weight, bias, 3, 1e-5, silu=True, border=1, plus=plus)
+    weight, bias, projection = torch.randn(48), torch.randn(48), torch.randn(3, 96)
+    addend, scale, shift = projection[:, :48], projection[:, :48], projection[:, 48:]
+    added = F.silu(F.group_norm(x.double() + addend[:, :, None, None], 3, weight.double(), bias.double(), 1e-5))
+    y = kernels.norm(x, weight, bias, 3, 1e-5, silu=True, border=1, addend=addend)
     torch.testing.assert_close(y.double(), F.pad(added, (1, 1, 1, 1)), atol=2e-5, rtol=2e-5)
     normed = F.group_norm(x.double(), 3, weight.double(), bias.double(), 1e-5)
     scaled = normed * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
@@ -244,16 +261,16 @@ def test_attention_is_softmax_of_products_over_values(
     torch.testing.assert_close(kernels.attend(qkv, heads).double(), expected, atol=2e-5, rtol=2e-5)
 
 
-def test_the_four_small_convolutions_are_the_one_of_the_doubled_picture(kernels: Kernels) -> None:
+def test_the_four_phases_are_the_convolution_of_the_doubled_image(kernels: Kernels) -> None:
     torch.manual_seed(6)
     upsample = Upsample(16).requires_grad_(False)
     x = torch.randn(2, 16, 5, 6)
-    grid = F.conv2d(x, weights_by_place(upsample), upsample.conv.bias.repeat(4), padding=1)  # type: ignore[union-attr]
+    grid = F.conv2d(x, subpixel_weights(upsample), upsample.conv.bias.repeat(4), padding=1)  # type: ignore[union-attr]
     doubled = NativeUpsample(kernels, lambda _: grid.contiguous(memory_format=torch.channels_last))  # type: ignore[arg-type]
     torch.testing.assert_close(doubled(x, x), upsample(x, x), atol=1e-5, rtol=1e-5)
 
 
-def test_what_blocks_are_told_is_made_once_for_a_time_and_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_projections_are_computed_once_for_a_time_and_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[float, ...]] = []
 
     def embed(t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -261,30 +278,30 @@ def test_what_blocks_are_told_is_made_once_for_a_time_and_a_class(monkeypatch: p
         asked.extend(zip(t.tolist(), label.tolist(), strict=True))
         return torch.stack([t, label.float()], dim=1)
 
-    monkeypatch.setattr("denoised.model.backends.native.embedding_cache.MOST_REMEMBERED", 4)
-    told = EmbeddingCache(embed, nn.Identity(), 2)
+    monkeypatch.setattr("denoised.model.backends.native.embedding_cache.MAX_ENTRIES", 4)
+    cached = EmbeddingCache(embed, nn.Identity(), 2)
     t, label = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([0, 0, 0])
     expected = torch.tensor([[1.0, 0], [2, 0], [1, 0]])
-    assert torch.equal(told(t, label), expected)
-    assert torch.equal(told(t, label), expected)
+    assert torch.equal(cached(t, label), expected)
+    assert torch.equal(cached(t, label), expected)
     assert asked == [(1.0, 0), (2.0, 0)]
-    for first in range(3, 30, 2):  # more than its four places
+    for first in range(3, 30, 2):  # more than its four entries
         t = torch.tensor([1.0, first, first + 1])
-        assert torch.equal(told(t, label), torch.stack([t, label.float()], dim=1))
+        assert torch.equal(cached(t, label), torch.stack([t, label.float()], dim=1))
     t, label = torch.arange(7.0), torch.arange(7)
-    assert torch.equal(told(t, label), torch.stack([t, t], dim=1))
+    assert torch.equal(cached(t, label), torch.stack([t, t], dim=1))
 
 
 @torch.inference_mode()
-def test_kernels_are_compiled_once_and_kept_where_only_we_may_write(
+def test_kernels_are_compiled_once_and_cached_where_no_other_user_may_write(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     unet, native = network(ATTENTION)
     count = tmp_path / "count"
-    compiler = tmp_path / "cc"
-    compiler.write_text(f'#!/bin/sh\necho "$@" >> {count}\nexec gcc "$@"\n', encoding="utf-8")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CC", str(compiler))
+    wrapper = tmp_path / "cc"
+    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {count}\nexec gcc "$@"\n', encoding="utf-8")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("CC", str(wrapper))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for times in (1, 2):
         again = NativeUNet(unet, (3, 16, 16))
@@ -296,7 +313,7 @@ def test_kernels_are_compiled_once_and_kept_where_only_we_may_write(
     assert count.read_text().count("-shared") == 2
 
 
-def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_the_error_gives_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.manual_seed(0)
     unet = UNet(ATTENTION).eval()
     monkeypatch.setenv("CC", str(tmp_path / "none"))
@@ -308,3 +325,20 @@ def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("CC", str(broken))
     with pytest.raises(KernelError, match="made no kernels: cc: out of order"):
         NativeUNet(unet, (3, 16, 16))
+
+
+def test_the_kernels_compile_without_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiler, "FLAGS", [*compiler.FLAGS, "-Werror"])
+    compiler.compiled([tile_for(3, 1, 32, 64, 28).source, tile_for(1, 1, 3, 16, 1).source])
+    assert list((tmp_path / "denoised").glob("kernels-*.so"))
+
+
+def test_a_structure_of_another_size_than_in_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Larger(IoBinding):
+        _fields_ = (("padding", ctypes.c_long),)
+
+    structures = [Larger if each is IoBinding else each for each in kernel_abi.STRUCTURES]
+    monkeypatch.setattr(kernel_abi, "STRUCTURES", structures)
+    with pytest.raises(KernelError, match="do not fit: Larger has 32 bytes here and 24 in the library"):
+        Kernels().compile()

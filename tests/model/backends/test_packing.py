@@ -40,7 +40,7 @@ def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place(config: UN
 def test_neither_the_threads_nor_odd_sides_change_a_bit(
     config: UNetConfig, threads: int, sides: tuple[int, int]
 ) -> None:
-    """SiLU's last elements are rounded otherwise, and where they are depends on size, batch and threads."""
+    """SiLU rounds its last elements differently, and which these are depends on size, batch and threads."""
     torch.manual_seed(2)
     network = pack(UNet(config).eval())
     x, t, label = torch.randn(16, 3, *sides), 1 + torch.rand(16) * 998, torch.randint(1, 4, (16,))
@@ -55,7 +55,7 @@ def test_neither_the_threads_nor_odd_sides_change_a_bit(
 
 
 @torch.inference_mode()
-def test_mish_is_taken_image_by_image_too() -> None:
+def test_mish_is_applied_image_by_image_too() -> None:
     network = pack(UNet(replace(ATTENTION, act_fn="mish")).eval())
     x, t, label = torch.randn(7, 3, 6, 10), torch.rand(7) * 999, torch.randint(1, 4, (7,))
     together = network(x, t, label)

@@ -1,4 +1,4 @@
-"""Every number of steps of every sampler; minutes, so under `make test-slow`."""
+"""Every number of steps of every sampler; takes minutes, so it runs under `make test-slow`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TIMESTEPS = 250
 SCHEDULES = {
     "linear": NoiseSchedule.from_name("linear", TIMESTEPS),
     "cosine": NoiseSchedule.from_name("squaredcos_cap_v2", TIMESTEPS),
-    "cosine, ending in noise": NoiseSchedule.from_name("squaredcos_cap_v2", TIMESTEPS).with_zero_terminal_snr(),
+    "cosine, zero terminal SNR": NoiseSchedule.from_name("squaredcos_cap_v2", TIMESTEPS).with_zero_terminal_snr(),
 }
 
 
 def check(plan: Plan, steps: int) -> None:
-    """As many steps as asked, at falling levels, finite, with no noise at the end, exact on one data point."""
+    """The requested number of steps, falling levels, finite rows, no noise at the end, exact on a single data point."""
     assert plan.steps == steps
     assert plan.evaluations == SAMPLERS[plan.sampler].stages * (steps - 1) + 1
     assert np.isfinite(plan.matrices).all()
@@ -32,8 +32,8 @@ def check(plan: Plan, steps: int) -> None:
     registers = np.zeros(plan.registers)
     registers[0] = 1.3 * plan.initial_scale
     for alpha, sigma, matrix in zip(plan.alpha, plan.sigma, plan.matrices, strict=True):
-        known = np.array([*registers, 0.3, (registers[0] - alpha * 0.3) / sigma, 0.0])
-        registers = matrix @ known
+        columns = np.array([*registers, 0.3, (registers[0] - alpha * 0.3) / sigma, 0.0])
+        registers = matrix @ columns
     assert registers[0] == pytest.approx(0.3, abs=1e-6)
 
 

@@ -24,7 +24,7 @@ from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.diffusion.singlestep import ddim_rows, euler_a_rows, euler_rows
 
-# diffusers 0.42.1 makes numpy arrays of tensors the old way.
+# diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
 
 LINEAR = NoiseSchedule.from_name("linear")

@@ -1,7 +1,7 @@
-"""What diffusers 0.42.1 does otherwise than we do (docs/mathematics.md has the whole list).
+"""Where diffusers 0.42.1 differs from this package (docs/mathematics.md has the whole list).
 
-Each test holds both sides; when one fails, diffusers was changed: compare anew. Others stand beside the runs that they
-concern, in test_plans_against_diffusers.py and test_samplers_against_diffusers.py.
+Each test checks both sides; if one fails, diffusers was changed: compare again. More such tests are in
+test_plans_against_diffusers.py and test_samplers_against_diffusers.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import PlanError
 
-# diffusers 0.42.1 makes numpy arrays of tensors the old way.
+# diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
 
 LINEAR = NoiseSchedule.from_name("linear")

@@ -35,7 +35,7 @@ def standard(count: int, dimensions: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 3.0])
-def test_fid_of_two_unit_gaussians_is_the_square_of_their_distance(shift: float) -> None:
+def test_fid_of_two_unit_gaussians_is_their_squared_distance(shift: float) -> None:
     """‖δ‖² for N(0, I) and N(δ, I) (Dowson and Landau 1982)."""
     delta = torch.full((6,), shift, dtype=torch.float64)
     generated = frechet_distance(standard(500, 6) + delta, standard(400, 6, seed=1))
@@ -43,7 +43,7 @@ def test_fid_of_two_unit_gaussians_is_the_square_of_their_distance(shift: float)
 
 
 @pytest.mark.parametrize("c", [0.5, 1.0, 2.0])
-def test_fid_of_a_wider_gaussian_is_d_times_the_square_of_the_difference(c: float) -> None:
+def test_fid_of_a_wider_gaussian_is_d_times_the_squared_difference_of_scales(c: float) -> None:
     """d·(1 − c)² for N(0, I) and N(0, c²I)."""
     generated = frechet_distance(c * standard(500, 6), standard(400, 6, seed=1))
     assert generated == pytest.approx(6 * (1 - c) ** 2, abs=1e-6)
@@ -55,7 +55,7 @@ def test_fid_is_symmetric() -> None:
 
 
 def test_a_set_is_at_distance_zero_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Float32 features as a network gives them, some of them always 0 (rectified ones are)."""
+    """With float32 features as a network computes them; one of them is always 0, as rectified features can be."""
     monkeypatch.setattr("denoised.model.evaluation.metrics.KID_SUBSETS", 20)
     features = torch.relu(torch.randn(4000, 16, generator=torch.Generator().manual_seed(0)))
     features[:, 3] = 0.0
@@ -92,7 +92,7 @@ def test_kid_draws_its_subsets_from_its_own_seed() -> None:
 
 
 def test_precision_and_recall_of_a_worked_example() -> None:
-    """On a line, k = 1: balls of radius 1 around 0 and 1 and of 8 around 9 hold 0.5 and 8, not −2; and the other way
+    """On a line with k = 1: balls of radius 1 around 0 and 1 and of 8 around 9 contain 0.5 and 8, not −2; conversely,
     round balls of 2.5 around 0.5 and −2 and of 7.5 around 8 hold all three."""
     reference = torch.tensor([[0.0], [1.0], [9.0]])
     generated = torch.tensor([[0.5], [-2.0], [8.0]])

@@ -1,4 +1,4 @@
-"""The feature network: its training, its folder, and the one that is shipped."""
+"""The feature network: its training, its folder, and the bundled one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from denoised.model.errors import CheckpointError, TrainingError
 from denoised.model.evaluation.data_splits import load_splits, shuffle
-from denoised.model.evaluation.feature_training import FeatureTraining, augment, train_features
+from denoised.model.evaluation.feature_training import FeatureTraining, augment, train_feature_network
 from denoised.model.evaluation.features import (
     CARD,
     FASHION_FEATURES,
@@ -32,7 +32,7 @@ CONFIG = FeatureTraining(epochs=20, batch=10, shift=0, learning_rate=1e-2)
 
 @pytest.fixture
 def space(dataset: Dataset) -> FeatureSpace:
-    return train_features(dataset, dataset, CONFIG)
+    return train_feature_network(dataset, dataset, CONFIG)
 
 
 @pytest.fixture
@@ -51,27 +51,29 @@ def test_it_learns_to_distinguish_classes(space: FeatureSpace, dataset: Dataset)
 
 def test_the_accuracy_is_measured_on_the_test_images(dataset: Dataset) -> None:
     misnamed = dataclasses.replace(dataset, classes=(dataset.classes + 1) % 3)
-    card = train_features(dataset, misnamed, CONFIG).card
+    card = train_feature_network(dataset, misnamed, CONFIG).card
     assert card.test_accuracy == 0.0
     assert card.test_images == 20
 
 
 def test_the_same_seed_gives_the_same_network(dataset: Dataset) -> None:
     config = dataclasses.replace(CONFIG, epochs=2, shift=1, flip=True)
-    first, again = (train_features(dataset, dataset, config).network.state_dict() for _ in range(2))
-    other = train_features(dataset, dataset, dataclasses.replace(config, seed=1)).network.state_dict()
+    first, again = (train_feature_network(dataset, dataset, config).network.state_dict() for _ in range(2))
+    other = train_feature_network(dataset, dataset, dataclasses.replace(config, seed=1)).network.state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
 def test_every_step_is_reported(dataset: Dataset) -> None:
     reported: list[tuple[int, int, float]] = []
-    train_features(dataset, dataset, dataclasses.replace(CONFIG, epochs=2), lambda *values: reported.append(values))
+    train_feature_network(
+        dataset, dataset, dataclasses.replace(CONFIG, epochs=2), lambda *values: reported.append(values)
+    )
     assert [step for step, _, _ in reported] == [1, 2, 3, 4]
     assert {steps for _, steps, _ in reported} == {4}
 
 
-def test_features_of_a_picture_do_not_depend_on_its_neighbours(space: FeatureSpace, dataset: Dataset) -> None:
+def test_features_of_an_image_do_not_depend_on_its_batch(space: FeatureSpace, dataset: Dataset) -> None:
     together = space.extract(dataset.images)
     alone = torch.cat([space.extract(dataset.images[k : k + 1]).values for k in range(20)])
     torch.testing.assert_close(together.values, alone, rtol=1e-4, atol=1e-4)
@@ -80,9 +82,9 @@ def test_features_of_a_picture_do_not_depend_on_its_neighbours(space: FeatureSpa
 
 def test_data_without_a_full_batch_or_a_second_class_are_refused(dataset: Dataset) -> None:
     with pytest.raises(TrainingError, match="20 images do not fill a batch: --batch may be at most 20"):
-        train_features(dataset, dataset, dataclasses.replace(CONFIG, batch=21))
+        train_feature_network(dataset, dataset, dataclasses.replace(CONFIG, batch=21))
     with pytest.raises(TrainingError, match="stripes has 1 class"):
-        train_features(dataclasses.replace(dataset, labels=("dark",)), dataset, CONFIG)
+        train_feature_network(dataclasses.replace(dataset, labels=("dark",)), dataset, CONFIG)
 
 
 def test_half_of_the_images_are_mirrored_if_configured() -> None:
@@ -95,7 +97,7 @@ def test_half_of_the_images_are_mirrored_if_configured() -> None:
     assert torch.equal(augment(pictures, dataclasses.replace(config, flip=False), torch.Generator()), pictures)
 
 
-def test_images_are_moved_by_at_most_the_shift_over_black() -> None:
+def test_images_are_shifted_by_at_most_the_shift_over_black() -> None:
     pictures = torch.full((1, 1, 8, 8), 200, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
     lost = set()
@@ -107,7 +109,7 @@ def test_images_are_moved_by_at_most_the_shift_over_black() -> None:
     assert lost == {0, 1, 2}
 
 
-def test_a_folder_gives_the_same_features_again(written: Path, space: FeatureSpace, dataset: Dataset) -> None:
+def test_a_saved_network_computes_the_same_features(written: Path, space: FeatureSpace, dataset: Dataset) -> None:
     again = load_features(written)
     assert again.card == space.card
     assert torch.equal(again.extract(dataset.images).values, space.extract(dataset.images).values)
@@ -121,11 +123,11 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_folder_that_holds_none_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path).startswith(f"{tmp_path / CARD}: No such file")
 
 
-def test_a_card_with_a_key_too_many_or_too_few_is_refused(written: Path) -> None:
+def test_a_card_with_an_unknown_or_missing_key_is_refused(written: Path) -> None:
     card = json.loads((written / CARD).read_text())
     (written / CARD).write_text(json.dumps({**card, "depth": 3}))
     assert refusal(written).startswith(f"{written / CARD}: depth: ")
@@ -136,7 +138,7 @@ def test_a_card_with_a_key_too_many_or_too_few_is_refused(written: Path) -> None
     assert refusal(written).startswith(f"{written / CARD}: file: ")
 
 
-def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(written: Path) -> None:
+def test_missing_extra_and_wrongly_shaped_tensors_are_named(written: Path) -> None:
     path = written / WEIGHTS
     weights = load_file(path)
     save_file({name: value for name, value in weights.items() if name != "head.bias"}, path)
@@ -151,7 +153,7 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(written: Path) -> N
     assert refusal(written) == f"{path}: missing"
 
 
-def test_pictures_of_another_shape_are_refused(space: FeatureSpace) -> None:
+def test_images_of_another_shape_are_refused(space: FeatureSpace) -> None:
     with pytest.raises(CheckpointError, match=r"\(C, H, W\) = \(1, 8, 8\), not of \(3, 8, 8\)"):
         space.extract(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
@@ -170,7 +172,7 @@ def test_a_tenth_of_a_folder_of_images_is_held_out(tmp_path: Path) -> None:
     assert ((test.images[:, 0, 0, 0] % 2 == 0) == (test.classes == test.labels.index("light"))).all()
 
 
-def test_shuffled_images_keep_their_classes_and_their_seeds_order(dataset: Dataset) -> None:
+def test_shuffled_images_keep_their_classes_and_depend_only_on_the_seed(dataset: Dataset) -> None:
     mixed = shuffle(dataset, seed=1)
     assert sorted(mixed.classes.tolist()) == sorted(dataset.classes.tolist())
     assert torch.equal(shuffle(dataset, 1, 7).images, mixed.images[:7])
@@ -179,7 +181,7 @@ def test_shuffled_images_keep_their_classes_and_their_seeds_order(dataset: Datas
     assert torch.equal(brightness.argsort().argsort() >= 14, mixed.classes == 2)
 
 
-def test_the_shipped_network_tells_what_it_is() -> None:
+def test_the_bundled_network_has_a_complete_card() -> None:
     space = load_features(FASHION_FEATURES)
     assert space.card.test_accuracy >= 0.92
     assert space.card.test_images == 10_000
@@ -189,7 +191,7 @@ def test_the_shipped_network_tells_what_it_is() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FASHION.is_dir(), reason=f"no {FASHION}")
-def test_the_shipped_network_is_as_good_as_it_says() -> None:
+def test_the_bundled_network_is_as_accurate_as_its_card_says() -> None:
     test = load_dataset(FASHION, split="test")
     space = load_features(FASHION_FEATURES)
     assert space.card.labels == list(test.labels)

@@ -26,7 +26,7 @@ Folder = Callable[..., Path]
 
 
 def gaussian(mu: float, s: Tensor) -> NoisePredictor:
-    """ε* for data N(μ, s²), s a spread for each dimension: ε* = σ(x − αμ)/v, v = α²s² + σ²."""
+    """ε* for data N(μ, s²) with a standard deviation s for each dimension: ε* = σ(x − αμ)/v, v = α²s² + σ²."""
 
     def epsilon(x: Tensor, t: float, alpha: float, sigma: float) -> Tensor:
         return sigma * (x - alpha * mu) / (alpha**2 * s**2 + sigma**2)
@@ -36,9 +36,9 @@ def gaussian(mu: float, s: Tensor) -> NoisePredictor:
 
 @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
 def test_the_density_of_gaussian_data_is_exact(schedule: NoiseSchedule) -> None:
-    """log N(x̄; μ, s² + ρ²) at the lowest level; the Jacobian is diagonal, so that one probe is exact.
+    """log N(x̄; μ, s² + ρ²) at the lowest level; the Jacobian is diagonal, so one probe is exact.
 
-    What is left is Heun's error and N(0, I) in the place of N(α_T·μ, v_T)."""
+    The remaining error is that of Heun's method and of assuming N(0, I) instead of N(α_T·μ, v_T)."""
     s = torch.linspace(0.3, 1.2, 16, dtype=torch.float64).view(1, 4, 4)
     x = 0.3 + s * torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     variance = s**2 + float(schedule.sigma[0] / schedule.alpha[0]) ** 2
@@ -58,7 +58,7 @@ def test_heuns_error_falls_with_the_square_of_the_steps() -> None:
     assert math.log2(errors[1] / errors[2]) == pytest.approx(2, abs=0.3)
 
 
-def test_the_latent_of_the_flow_is_the_closed_form() -> None:
+def test_the_latent_has_its_closed_form() -> None:
     """x_T = α_T·μ + (x_0 − α_0·μ)·√(v_T/v_0)."""
     x = torch.full((1, 1, 2, 2), 0.7, dtype=torch.float64)
     s = torch.full((1, 2, 2), 0.5, dtype=torch.float64)
@@ -69,7 +69,7 @@ def test_the_latent_of_the_flow_is_the_closed_form() -> None:
 
 
 def test_hutchinsons_estimate_is_unbiased_where_the_jacobian_is_not_diagonal() -> None:
-    """A correlated Gaussian: many probes come to the exact density, and each alone scatters around it."""
+    """For a correlated Gaussian, single probes scatter around the exact density and their mean converges to it."""
     root = torch.tensor([[0.6, 0.0], [0.4, 0.3]], dtype=torch.float64)
     covariance = root @ root.T
 
@@ -90,14 +90,14 @@ def test_hutchinsons_estimate_is_unbiased_where_the_jacobian_is_not_diagonal() -
     )
 
 
-def test_a_byte_drawn_at_random_has_eight_bits() -> None:
-    """mathematics.md, trap 43: uniform over the 256 bins of width 2/255, p = 1/(256·BYTE_WIDTH) a dimension."""
+def test_a_random_byte_has_eight_bits() -> None:
+    """mathematics.md, trap 43: uniform over the 256 bins of width 2/255, p = 1/(256·BYTE_WIDTH) per dimension."""
     log_p = torch.tensor([-12 * math.log(256 * BYTE_WIDTH)], dtype=torch.float64)
     assert bits(log_p, 12).item() == pytest.approx(8.0, abs=1e-12)
 
 
-def test_bits_of_gaussian_data_are_the_analytic_ones() -> None:
-    """mathematics.md, trap 43: half the logarithm of 2πe·s², less that of a bin."""
+def test_bits_of_gaussian_data_have_their_closed_form() -> None:
+    """mathematics.md, trap 43: half the logarithm of 2πe·s², minus that of a bin."""
     s = torch.full((1, 8, 8), 0.5, dtype=torch.float64)
     x = 0.5 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = bits(log_density(gaussian(0.0, s), LINEAR, x, steps=200).log_density, 64)
@@ -105,7 +105,7 @@ def test_bits_of_gaussian_data_are_the_analytic_ones() -> None:
     assert float(found.mean()) == pytest.approx(expected, abs=0.02)
 
 
-def test_an_images_figure_does_not_depend_on_its_neighbours(folder: Folder) -> None:
+def test_bits_of_an_image_do_not_depend_on_its_batch(folder: Folder) -> None:
     """mathematics.md, trap 32."""
     model = load_model(folder())
     images = torch.randint(0, 256, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -115,7 +115,7 @@ def test_an_images_figure_does_not_depend_on_its_neighbours(folder: Folder) -> N
         assert float(alone) == pytest.approx(float(together[k]), rel=1e-4)
 
 
-def test_what_cannot_be_computed_is_refused(folder: Folder) -> None:
+def test_invalid_arguments_are_refused(folder: Folder) -> None:
     model = load_model(folder())
     images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(PlanError, match="steps = 0 is not at least 1"):
@@ -126,8 +126,8 @@ def test_what_cannot_be_computed_is_refused(folder: Folder) -> None:
         bits_per_dimension(model, images[..., :4, :4], [None])
 
 
-def test_the_score_is_the_noise_over_its_level(folder: Folder) -> None:
-    """∇ log p_t = −ε̂/σ_t, whatever the network predicts, at a time for each image."""
+def test_the_score_is_minus_the_noise_over_sigma(folder: Folder) -> None:
+    """∇ log p_t = −ε̂/σ_t, for every prediction type, with a timestep for each image."""
     for prediction_type in ("epsilon", "v_prediction", "sample"):
         model = load_model(folder(prediction_type=prediction_type))
         t = torch.tensor([5, 400, 999])
@@ -140,7 +140,7 @@ def test_the_score_is_the_noise_over_its_level(folder: Folder) -> None:
         torch.testing.assert_close(model.score(x, t, ["0", "2", None]), score, rtol=1e-4, atol=1e-4)
 
 
-def test_between_two_timesteps_the_level_is_their_geometric_mean(folder: Folder) -> None:
+def test_between_two_timesteps_sigma_over_alpha_is_their_geometric_mean(folder: Folder) -> None:
     model = load_model(folder())
     ratio = model.schedule.sigma / model.schedule.alpha
     alpha, sigma = (torch.from_numpy(level).float() for level in model.schedule.levels_at(np.array([400.5])))
@@ -150,7 +150,7 @@ def test_between_two_timesteps_the_level_is_their_geometric_mean(folder: Folder)
     torch.testing.assert_close(model.score(x, 400.5, 1), -epsilon / sigma, rtol=1e-5, atol=1e-5)
 
 
-def test_a_score_at_no_time_or_of_no_class_is_refused(folder: Folder) -> None:
+def test_a_score_at_an_invalid_timestep_or_class_is_refused(folder: Folder) -> None:
     model = load_model(folder())
     x = torch.zeros(1, 1, 8, 8)
     for t in (-1, 1000, float("nan")):
@@ -163,7 +163,7 @@ def test_a_score_at_no_time_or_of_no_class_is_refused(folder: Folder) -> None:
         model.score(x[0], 5)
 
 
-def test_the_program_prints_lines_for_programs_in_a_pipe(tmp_path: Path) -> None:
+def test_piped_output_has_one_line_per_image(tmp_path: Path) -> None:
     picture = tmp_path / "grey.png"
     Image.new("L", (8, 8), 90).save(picture)
     command = [sys.executable, "-m", "denoised.model", "likelihood", "--model", str(ZOO / "digits"), "--steps", "25"]

@@ -1,4 +1,4 @@
-"""What a model says of itself."""
+"""The model card: what a model says about itself."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_a_label_is_a_name_in_any_case_or_an_index(card: ModelCard, label: str |
 
 
 @pytest.mark.parametrize("label", ["hat", "", 3, -1])
-def test_a_label_that_does_not_exist_means_no_class(card: ModelCard, label: str | int) -> None:
-    """mathematics.md, trap 24: K and −1 are no classes; K is the null class and cannot be asked for."""
+def test_an_unknown_label_is_no_class(card: ModelCard, label: str | int) -> None:
+    """mathematics.md, trap 24: K and −1 are no classes; K is the null class and cannot be requested."""
     assert card.class_index(label) is None
 
 
-def test_a_card_survives_the_way_through_json(card: ModelCard) -> None:
+def test_a_card_survives_json(card: ModelCard) -> None:
     assert ModelCard.model_validate_json(card.model_dump_json()) == card
 
 

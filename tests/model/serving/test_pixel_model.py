@@ -33,12 +33,12 @@ def levels(model: PixelModel, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_the_ends_of_the_range_are_black_and_white(model: PixelModel) -> None:
-    """mathematics.md, trap 23: −1 → 0, 1 → 255, and what is outside is cut off."""
+    """mathematics.md, trap 23: −1 → 0, 1 → 255, and values outside are clipped."""
     x0 = torch.tensor([-1.0, 1.0, -7.0, 7.0, float("-inf"), float("inf")]).view(1, 1, 2, 3)
     assert model.decode(x0).ravel().tolist() == [0, 255, 0, 255, 0, 255]
 
 
-def test_every_byte_survives_the_way_through_the_model_range(model: PixelModel) -> None:
+def test_every_byte_survives_conversion_to_the_model_range_and_back(model: PixelModel) -> None:
     """mathematics.md, trap 23: k/127.5 − 1 comes back as k for all k = 0 … 255."""
     k = torch.arange(256)
     decoded = model.decode((k.float() / 127.5 - 1.0).view(1, 1, 16, 16))
@@ -103,7 +103,7 @@ def test_an_estimate_and_its_noise_make_up_the_noisy_image(folder: Folder, predi
     torch.testing.assert_close(again, x, rtol=1e-5, atol=1e-5)
 
 
-def test_a_row_does_not_hear_its_neighbours(model: PixelModel) -> None:
+def test_a_row_is_independent_of_its_neighbors(model: PixelModel) -> None:
     """At one batch size, a row's bits are its own."""
     t = torch.tensor([5, 400, 900, 20])
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -173,7 +173,7 @@ def test_a_scheduler_file_decides_between_clipping_and_thresholding(folder: Fold
     assert load_model(folder(clip_sample=True, **thresholding)).clipping == Clipping(2.0, 0.9)
 
 
-def test_a_plan_is_on_the_models_own_schedule_and_made_once(model: PixelModel) -> None:
+def test_a_plan_is_on_the_models_own_schedule_and_compiled_once(model: PixelModel) -> None:
     plan = model.plan("ddim", 10, 0.0)
     assert plan.t[0] == 999
     assert plan.alpha[0] == model.schedule.alpha[999]

@@ -1,4 +1,4 @@
-"""Whole runs of the reverse diffusion by the plain loop, beside a diffusers pipeline."""
+"""Whole runs of the reverse diffusion by the plain loop, compared with diffusers pipelines."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_image_whose_pixels_are_no_multiple_of_sixteen_has_its_own_noise_too(
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-3, atol=1e-3)
 
 
-def test_no_run_leaves_anything_behind_for_the_next(model: PixelModel) -> None:
+def test_no_run_influences_the_next(model: PixelModel) -> None:
     """mathematics.md, traps 18, 31 and 38: one image, then four, then one again, runs of every sampler in between."""
     pack(model.unet)
 
@@ -80,7 +80,7 @@ def test_no_run_leaves_anything_behind_for_the_next(model: PixelModel) -> None:
         assert torch.equal(again[sampler], first[sampler]), sampler
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_one_another_picture(model: PixelModel) -> None:
+def test_the_same_seed_gives_the_same_bits_and_another_seed_another_image(model: PixelModel) -> None:
     first, again, other = (sample(model, [1], seed=seed, steps=5) for seed in (9, 9, 10))
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 0.1
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_another_picture(model
 def test_the_same_seed_gives_the_picture_of_a_diffusers_ddim_pipeline(
     folder: Folder, unconditional: UNetConfig, steps: int, eta: float
 ) -> None:
-    """One CPU generator an image, x_T its first draw: at most one level of 255 apart."""
+    """One CPU generator per image, x_T its first draw: at most one level of 255 apart."""
     path = folder(unconditional, timestep_spacing="leading")
     ours = load_model(path)
     theirs = DDIMPipeline.from_pretrained(path)
@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_picture_of_a_diffusers_ddim_pipeline(
     x0 = sample(ours, [None] * 3, seed=5, steps=steps, eta=eta)
     found = ours.decode(x0).astype(np.float64)
     assert np.abs(found - expected).max() <= 1
-    assert expected.std() > 10, "the pictures of this test say nothing"
+    assert expected.std() > 10, "the images of this test are almost uniform"
 
 
 def test_the_same_seed_gives_the_picture_of_a_diffusers_ddpm_pipeline(
@@ -147,7 +147,7 @@ def test_a_clipped_run_ends_within_the_range_of_pictures(folder: Folder) -> None
 
 
 def test_noise_is_drawn_for_each_image_in_its_own_shape() -> None:
-    """mathematics.md, traps 14–16: CPU, float32, one generator an image; the second draw goes on from the first."""
+    """mathematics.md, traps 14–16: CPU, float32, one generator per image; the second draw continues the first."""
     generator = torch.Generator().manual_seed(3)
     first, second = initial_noise(generator, (1, 5, 4)), initial_noise(generator, (1, 5, 4))
     reference = torch.Generator().manual_seed(3)
@@ -157,6 +157,6 @@ def test_noise_is_drawn_for_each_image_in_its_own_shape() -> None:
     assert first.device.type == "cpu"
 
 
-def test_a_sampler_that_is_not_offered_is_refused_before_anything_is_drawn(model: PixelModel) -> None:
+def test_an_unknown_sampler_is_refused_before_any_noise_is_drawn(model: PixelModel) -> None:
     with pytest.raises(PlanError, match="sampler = 'plms' is not offered"):
         sample(model, [0], sampler="plms")

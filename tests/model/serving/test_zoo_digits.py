@@ -1,4 +1,4 @@
-"""The bundled digits: what its card says of it, measured again."""
+"""The bundled digits: what the card says about the model, measured again."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     return images.reshape(len(images), -1) / 255
 
 
-def test_a_separate_classifier_names_the_samples_as_asked(
+def test_a_separate_classifier_recognizes_the_requested_digits(
     samples: npt.NDArray[np.uint8], train: Dataset, held_out: Dataset
 ) -> None:
-    """One that never saw a sample, nor the held-out images, on which it is right 98 times in 100."""
+    """The classifier saw neither the samples nor the held-out images, of which it recognizes 98 %."""
     classifier = SVC(C=10).fit(flat(train.images.numpy()), train.classes.numpy())
     assert classifier.score(flat(held_out.images.numpy()), held_out.classes.numpy()) > 0.975
     named = classifier.predict(flat(samples)) == np.arange(COUNT) % 10
@@ -71,7 +71,7 @@ def test_its_defaults_ask_for_twenty_evaluations_at_most(model: PixelModel) -> N
 def test_the_samples_are_no_copies_of_training_images(
     samples: npt.NDArray[np.uint8], train: Dataset, held_out: Dataset
 ) -> None:
-    """They lie about as far from the nearest of them as images do that were never shown to it."""
+    """They are about as far from the nearest training image as held-out images are."""
 
     def nearest(images: npt.NDArray[np.uint8]) -> float:
         distances = torch.cdist(torch.from_numpy(flat(images)), torch.from_numpy(flat(train.images.numpy())))
@@ -80,7 +80,7 @@ def test_the_samples_are_no_copies_of_training_images(
     assert nearest(samples) > 0.75 * nearest(held_out.images.numpy())
 
 
-def test_held_out_images_are_denoised_as_well_as_those_it_learned_from(
+def test_held_out_images_are_denoised_as_well_as_training_images(
     model: PixelModel, train: Dataset, held_out: Dataset
 ) -> None:
     """The error of x̂_0 at a middle level: far below that of the image itself, and nearly the same for both."""
@@ -96,7 +96,7 @@ def test_held_out_images_are_denoised_as_well_as_those_it_learned_from(
     assert error(held_out) < 1.2 * error(train)
 
 
-def test_it_is_small_and_its_card_tells_where_it_comes_from() -> None:
+def test_it_is_small_and_its_card_gives_its_origin() -> None:
     card = read_card_file(FOLDER)
     assert (FOLDER / "unet/diffusion_pytorch_model.safetensors").stat().st_size < 1_000_000
     assert card.labels == list("0123456789")

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: the small data set that is always there."""
+"""scikit-learn's digits: the small dataset that is always available."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def test_every_fifth_image_is_held_out() -> None:
 
 
 def test_sixteen_is_white_and_zero_is_black() -> None:
-    """round(v·255/16), with 8 · 255/16 = 127.5 to the even 128."""
+    """round(v·255/16), where 8 · 255/16 = 127.5 rounds to the even 128."""
     images = load_dataset(Path("digits")).images
     assert images.unique().tolist() == [round(v * 255 / 16) for v in range(17)]
     assert images.unique().tolist()[8] == 128
 
 
-def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_named_digits_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "digits" / "one").mkdir(parents=True)
     Image.new("L", (8, 8), 7).save(tmp_path / "digits" / "one" / "a.png")
     monkeypatch.chdir(tmp_path)
     assert load_dataset(Path("digits"), 8).labels == ("one",)
 
 
-def test_without_scikit_learn_it_is_said_what_to_install(tmp_path: Path) -> None:
+def test_without_scikit_learn_the_error_says_what_to_install(tmp_path: Path) -> None:
     program = (
         "import runpy, sys; sys.modules['sklearn'] = None; sys.argv = ['denoised', 'train', *sys.argv[1:]]; "
         "runpy.run_module('model', run_name='__main__')"

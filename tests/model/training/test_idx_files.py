@@ -1,4 +1,4 @@
-"""IDX files, Fashion-MNIST's format: read whole, or refused in one line that says what to do."""
+"""IDX files, Fashion-MNIST's format: read completely, or refused in one line that says what to do."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 def idx(values: np.ndarray) -> bytes:
-    """The format: 0, 0, 8 for unsigned bytes, the rank, big-endian sizes, the bytes."""
+    """A file in the IDX format: 0, 0, 8 for unsigned bytes, the rank, big-endian sizes, the bytes."""
     return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """`write(packed)`: a folder with five 4×6 training images and two test images of three classes."""
+    """`write(compressed)`: a folder with five 4×6 training images and two test images of three classes."""
 
-    def files(packed: bool = True, train: int = 5, labels: int = 5) -> Path:
+    def files(compressed: bool = True, train: int = 5, labels: int = 5) -> Path:
         folder = tmp_path / "digits"
         folder.mkdir()
         contents = (
@@ -39,7 +39,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
             np.zeros(2, np.uint8),
         )
         for name, values in zip(NAMES, contents, strict=True):
-            if packed:
+            if compressed:
                 (folder / f"{name}.gz").write_bytes(gzip.compress(idx(values)))
             else:
                 (folder / name).write_bytes(idx(values))
@@ -57,9 +57,9 @@ def refusal(folder: Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_images_and_labels_are_read_packed_or_not(write: Callable[..., Path], packed: bool) -> None:
-    data = load_dataset(write(packed))
+@pytest.mark.parametrize("compressed", [True, False])
+def test_images_and_labels_are_read_compressed_or_not(write: Callable[..., Path], compressed: bool) -> None:
+    data = load_dataset(write(compressed))
     assert data.images.shape == (5, 1, 4, 6)
     assert data.images.dtype == torch.uint8
     assert data.images[2, 0, 1, 3].item() == 2 * 24 + 6 + 3
@@ -81,20 +81,20 @@ def test_bytes_become_numbers_from_minus_one_to_one() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_of_the_four_files_must_be_there(write: Callable[..., Path], name: str) -> None:
+def test_each_of_the_four_files_must_exist(write: Callable[..., Path], name: str) -> None:
     folder = write()
     (folder / f"{name}.gz").unlink()
     assert refusal(folder).startswith(f"{folder} lacks {name}[.gz] (")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 40])
-def test_a_truncated_packed_file_is_named(write: Callable[..., Path], keep: int) -> None:
+def test_a_truncated_compressed_file_is_named(write: Callable[..., Path], keep: int) -> None:
     path = write() / f"{NAMES[0]}.gz"
     path.write_bytes(path.read_bytes()[:keep])
     assert refusal(path.parent).startswith(f"{path} is ")
 
 
-def test_a_packed_file_with_damage_in_the_middle_is_named(write: Callable[..., Path]) -> None:
+def test_a_compressed_file_with_damage_in_the_middle_is_named(write: Callable[..., Path]) -> None:
     path = write() / f"{NAMES[0]}.gz"
     whole = bytearray(path.read_bytes())
     for place in range(10, len(whole) - 8):
@@ -105,7 +105,7 @@ def test_a_packed_file_with_damage_in_the_middle_is_named(write: Callable[..., P
 
 
 @pytest.mark.parametrize("keep", [0, 3, 12, 100])
-def test_a_truncated_plain_file_is_named(write: Callable[..., Path], keep: int) -> None:
+def test_a_truncated_uncompressed_file_is_named(write: Callable[..., Path], keep: int) -> None:
     path = write(False) / NAMES[0]
     path.write_bytes(path.read_bytes()[:keep])
     assert refusal(path.parent).startswith(f"{path} ")
@@ -130,18 +130,18 @@ def test_a_header_of_absurd_sizes_is_refused(write: Callable[..., Path]) -> None
     assert refusal(path.parent).startswith(f"{path} holds 8 bytes, but its header says ")
 
 
-def test_as_many_labels_as_images_are_asked_for(write: Callable[..., Path]) -> None:
+def test_the_numbers_of_labels_and_images_must_agree(write: Callable[..., Path]) -> None:
     folder = write(labels=4)
     assert refusal(folder).startswith(f"{folder}: 5 images but 4 labels in the train files")
 
 
-def test_files_without_a_single_image_are_refused(write: Callable[..., Path]) -> None:
+def test_files_without_images_are_refused(write: Callable[..., Path]) -> None:
     folder = write(train=0, labels=0)
     assert refusal(folder).startswith(f"{folder}: no images in the train files")
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason=f"no {FASHION}")
-def test_fashion_mnist_is_known_by_its_labels() -> None:
+def test_fashion_mnist_is_recognized_by_its_labels() -> None:
     data = load_dataset(FASHION)
     assert data.images.shape == (60_000, 1, 28, 28)
     assert data.labels == FASHION_LABELS

@@ -41,8 +41,8 @@ def test_the_sub_folders_are_the_classes_in_alphabetical_order(tmp_path: Path) -
     assert data.source == tmp_path.name
 
 
-def test_the_middle_square_is_resized(tmp_path: Path) -> None:
-    """A 24×8 picture of three 8×8 fields keeps the middle one."""
+def test_the_center_square_is_resized(tmp_path: Path) -> None:
+    """Of a 24×8 image made of three 8×8 squares, the middle one is kept."""
     wide = Image.new("RGB", (24, 8))
     for k, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
         wide.paste(colour, (8 * k, 0, 8 * k + 8, 8))
@@ -53,7 +53,7 @@ def test_the_middle_square_is_resized(tmp_path: Path) -> None:
     assert image.permute(1, 2, 0).reshape(-1, 3).tolist() == [[0, 255, 0]] * 64
 
 
-def test_pictures_that_are_all_grey_have_one_channel(tmp_path: Path) -> None:
+def test_images_that_are_all_gray_have_one_channel(tmp_path: Path) -> None:
     picture(tmp_path / "grey" / "a.png", 7)
     picture(tmp_path / "grey" / "b.png", (9, 9, 9))
     data = load_dataset(tmp_path, 8)
@@ -61,7 +61,7 @@ def test_pictures_that_are_all_grey_have_one_channel(tmp_path: Path) -> None:
     assert data.images[:, 0, 0, 0].tolist() == [7, 9]
 
 
-def test_one_coloured_picture_makes_all_of_them_coloured(tmp_path: Path) -> None:
+def test_one_color_image_makes_all_images_rgb(tmp_path: Path) -> None:
     picture(tmp_path / "mixed" / "a.png", 7)
     picture(tmp_path / "mixed" / "b.png", (9, 9, 10))
     assert load_dataset(tmp_path, 8).images.shape == (2, 3, 8, 8)
@@ -69,7 +69,7 @@ def test_one_coloured_picture_makes_all_of_them_coloured(tmp_path: Path) -> None
 
 @pytest.fixture
 def broken(tmp_path: Path) -> dict[str, str]:
-    """Four good pictures of two classes, and three that are none: by path, what is said of each."""
+    """Four good images of two classes and three broken files; returns the reason expected for each broken path."""
     for name in ("boots/a.png", "boots/b.png", "shoes/c.png", "shoes/d.png"):
         picture(tmp_path / name, 7)
     picture(tmp_path / "boots" / "torn.jpg", (9, 8, 7), (64, 64))
@@ -84,7 +84,7 @@ def broken(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_broken_pictures_are_all_named_and_the_set_is_refused(tmp_path: Path, broken: dict[str, str]) -> None:
+def test_broken_files_are_all_named_and_the_dataset_is_refused(tmp_path: Path, broken: dict[str, str]) -> None:
     message = refusal(tmp_path)
     assert message.startswith("3 of 7 files cannot be read: ")
     assert message.endswith(": repair or remove them, or choose --unreadable skip")
@@ -93,7 +93,7 @@ def test_broken_pictures_are_all_named_and_the_set_is_refused(tmp_path: Path, br
         assert reason in message.split(f"{path} (")[1].split(")")[0]
 
 
-def test_broken_pictures_can_be_skipped_and_are_still_named(tmp_path: Path, broken: dict[str, str]) -> None:
+def test_broken_files_can_be_skipped_and_are_still_named(tmp_path: Path, broken: dict[str, str]) -> None:
     data = load_dataset(tmp_path, 8, unreadable="skip")
     assert data.images.shape == (4, 1, 8, 8)
     assert data.classes.tolist() == [0, 0, 1, 1]
@@ -101,30 +101,30 @@ def test_broken_pictures_can_be_skipped_and_are_still_named(tmp_path: Path, brok
     assert [line.split(" (")[0] for line in data.skipped] == list(broken)
 
 
-def test_a_class_of_which_nothing_can_be_read_is_not_learned_from_nothing(tmp_path: Path) -> None:
+def test_a_class_without_a_readable_image_is_refused_even_when_skipping(tmp_path: Path) -> None:
     picture(tmp_path / "boots" / "a.png", 7)
     picture(tmp_path / "shoes" / "b.png", 7).write_bytes(b"")
     with pytest.raises(DataError, match=r"shoes holds no readable image \(.*b\.png \(none of PNG"):
         load_dataset(tmp_path, 8, unreadable="skip")
 
 
-def test_a_sub_folder_without_pictures_is_no_class(tmp_path: Path) -> None:
+def test_a_sub_folder_without_images_is_not_a_class(tmp_path: Path) -> None:
     picture(tmp_path / "boots" / "a.png", 7)
     (tmp_path / "__MACOSX").mkdir()
     (tmp_path / "__MACOSX" / "notes.txt").write_text("")
     assert load_dataset(tmp_path, 8).labels == ("boots",)
 
 
-def test_what_is_see_through_shows_the_background_that_was_asked_for(tmp_path: Path) -> None:
+def test_transparent_images_show_the_background(tmp_path: Path) -> None:
     (tmp_path / "logos").mkdir()
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "logos" / "a.png")
-    assert load_dataset(tmp_path, 8).images[0, :, 0, 0].tolist() == [255], "white, unless something else is said"
+    assert load_dataset(tmp_path, 8).images[0, :, 0, 0].tolist() == [255], "white by default"
     assert load_dataset(tmp_path, 8, background="#102030").images[0, :, 0, 0].tolist() == [16, 32, 48]
     with pytest.raises(DataError, match=r"background = 'nacre' is not a color \(use a CSS color name or #rrggbb\)"):
         load_dataset(tmp_path, 8, background="nacre")
 
 
-def test_a_folder_that_is_not_there_or_is_a_file(tmp_path: Path) -> None:
+def test_a_missing_folder_and_a_file_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for path in (tmp_path / "gone", file):
@@ -133,7 +133,7 @@ def test_a_folder_that_is_not_there_or_is_a_file(tmp_path: Path) -> None:
         assert "--data /usr/share/datasets/fashion-mnist" in message
 
 
-def test_an_empty_folder_says_what_to_put_there(tmp_path: Path) -> None:
+def test_the_error_for_an_empty_folder_says_what_to_put_there(tmp_path: Path) -> None:
     (tmp_path / "class without pictures").mkdir()
     message = refusal(tmp_path)
     assert message.startswith(f"{tmp_path} holds neither IDX files nor sub-folders of images")

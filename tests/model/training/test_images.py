@@ -1,4 +1,4 @@
-"""Picture files of every kind, read as what they show."""
+"""Image files of every kind are read as they should look."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def square(levels: list[int], mode: str = "L") -> Image.Image:
 
 
 def deep(levels: list[int]) -> Image.Image:
-    """A 2×2 image of 16-bit grey."""
+    """A 2×2 image of 16-bit gray."""
     return Image.fromarray(np.array(levels, dtype=np.uint16).reshape(2, 2))
 
 
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize(("suffix", "options"), [("png", {}), ("webp", {"lossless": True}), ("tif", {})])
-def test_a_turned_picture_is_that_of_the_physically_turned_copy(
+def test_an_exif_rotation_equals_rotating_the_pixels(
     tmp_path: Path, orientation: int, suffix: str, options: dict[str, object]
 ) -> None:
     exif = Image.Exif()
@@ -77,8 +77,8 @@ def test_a_turned_picture_is_that_of_the_physically_turned_copy(
 
 
 @pytest.mark.parametrize("orientation", TURNS)
-def test_a_turned_jpeg_shows_the_same_field_in_each_corner(tmp_path: Path, orientation: int) -> None:
-    """JPEG codes blocks of 8×8: flat fields of that size keep their colour within a level or two."""
+def test_a_rotated_jpeg_shows_the_right_square_in_each_corner(tmp_path: Path, orientation: int) -> None:
+    """JPEG encodes blocks of 8×8: uniform squares of that size keep their color within a level or two."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     Image.fromarray(FIELDS).save(tmp_path / "camera.jpg", exif=exif, quality=100, subsampling=0)
@@ -87,8 +87,8 @@ def test_a_turned_jpeg_shows_the_same_field_in_each_corner(tmp_path: Path, orien
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_deep_grey_is_scaled_and_rounded(tmp_path: Path, suffix: str) -> None:
-    """v/257: 65535 is white, 32768 is 127.502, 128 and 129 lie on either side of a half."""
+def test_16_bit_gray_is_scaled_and_rounded(tmp_path: Path, suffix: str) -> None:
+    """v/257: 65535 is white, 32768 is 127.502, and 128 and 129 are on either side of one half."""
     assert values(tmp_path / f"a.{suffix}", deep([0, 128, 129, 65535])) == grey(0, 0, 1, 255)
     assert values(tmp_path / f"b.{suffix}", deep([32768, 257 * 77, 257 * 77 + 128, 257 * 77 + 129])) == grey(
         128, 77, 77, 78
@@ -101,7 +101,7 @@ def test_every_byte_survives_being_stored_as_16_bits(tmp_path: Path) -> None:
     assert read(tmp_path / "a.png")[0].flatten().tolist() == list(range(256))
 
 
-def test_a_deep_grey_that_is_see_through_shows_the_background(tmp_path: Path) -> None:
+def test_a_transparent_16_bit_gray_shows_the_background(tmp_path: Path) -> None:
     found = values(tmp_path / "a.png", deep([0, 257, 258, 65535]), (10, 20, 30), transparency=257)
     assert found == [[0, 0, 0], [10, 20, 30], [1, 1, 1], [255, 255, 255]]
 
@@ -114,7 +114,7 @@ def png(side: int, depth: int, colour: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + data
 
 
-def test_deep_colour_keeps_its_upper_byte(tmp_path: Path) -> None:
+def test_16_bit_color_keeps_its_upper_byte(tmp_path: Path) -> None:
     pixels = np.array([[[0, 1, 2], [3, 4, 5]], [[99, 254, 255], [7, 8, 9]]])
     rows = b"".join(b"\0" + (257 * row).astype(">u2").tobytes() for row in pixels)
     (tmp_path / "a.png").write_bytes(png(2, 16, 2, rows))
@@ -127,21 +127,21 @@ def test_one_bit_is_black_and_white(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "tif"])
-def test_a_palette_is_looked_up(tmp_path: Path, suffix: str) -> None:
+def test_palette_indices_are_looked_up(tmp_path: Path, suffix: str) -> None:
     image = square([0, 1, 2, 1], "P")
     image.putpalette([9, 8, 7, 200, 0, 0, 0, 0, 200])
     assert values(tmp_path / f"a.{suffix}", image) == [[9, 8, 7], [200, 0, 0], [0, 0, 200], [200, 0, 0]]
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif"])
-def test_a_palettes_see_through_colour_shows_the_background(tmp_path: Path, suffix: str) -> None:
+def test_a_transparent_palette_color_shows_the_background(tmp_path: Path, suffix: str) -> None:
     image = square([0, 1, 2, 1], "P")
     image.putpalette([9, 8, 7, 200, 0, 0, 0, 0, 200])
     found = values(tmp_path / f"a.{suffix}", image, (1, 2, 3), transparency=1)
     assert found == [[9, 8, 7], [1, 2, 3], [0, 0, 200], [1, 2, 3]]
 
 
-def test_a_palette_may_be_partly_see_through(tmp_path: Path) -> None:
+def test_a_palette_may_be_partly_transparent(tmp_path: Path) -> None:
     image = square([0, 1, 2, 1], "P")
     image.putpalette([0, 0, 0, 255, 255, 255, 0, 0, 0])
     found = values(tmp_path / "a.png", image, (255, 255, 255), transparency=bytes([255, 0, 51]))
@@ -158,29 +158,29 @@ def test_alpha_mixes_with_the_background(tmp_path: Path, suffix: str) -> None:
     assert found == [[100, 0, 50], [120, 20, 40], [180, 80, 10], [200, 100, 0]]
 
 
-def test_grey_with_alpha_mixes_with_the_background(tmp_path: Path) -> None:
+def test_gray_with_alpha_mixes_with_the_background(tmp_path: Path) -> None:
     image = Image.new("LA", (2, 2))
     image.putdata([(0, 0), (0, 51), (100, 204), (7, 255)])
     assert values(tmp_path / "a.png", image) == grey(255, 204, 131, 7)
 
 
 @pytest.mark.parametrize(("mode", "level"), [("L", 7), ("RGB", (7, 7, 7))])
-def test_a_single_see_through_colour_shows_the_background(tmp_path: Path, mode: str, level: object) -> None:
+def test_a_single_transparent_color_shows_the_background(tmp_path: Path, mode: str, level: object) -> None:
     image = Image.new(mode, (2, 2), level)
     image.putpixel((1, 1), 8 if mode == "L" else (7, 7, 8))
     last = [8, 8, 8] if mode == "L" else [7, 7, 8]
     assert values(tmp_path / "a.png", image, (1, 2, 3), transparency=level) == [[1, 2, 3]] * 3 + [last]
 
 
-def test_a_transparent_picture_has_no_dark_fringe_after_resizing(tmp_path: Path) -> None:
-    """Clear pixels are often stored as black: mixed in only after resizing, they would darken the edge."""
+def test_a_transparent_image_has_no_dark_fringe_after_resizing(tmp_path: Path) -> None:
+    """Transparent pixels are often stored as black: blending after resizing would darken the edge."""
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     image.paste((255, 255, 255, 255), (0, 0, 7, 16))
     image.save(tmp_path / "a.png")
     assert read(tmp_path / "a.png", 8).min() == 255
 
 
-def test_grey_stays_as_it_is(tmp_path: Path) -> None:
+def test_gray_is_unchanged(tmp_path: Path) -> None:
     for suffix in ("png", "bmp", "tif", "gif"):
         assert values(tmp_path / f"a.{suffix}", square([0, 1, 128, 255])) == grey(0, 1, 128, 255)
 
@@ -197,7 +197,7 @@ def test_grey_stays_as_it_is(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_cmyk_is_ink_on_white(tmp_path: Path, ink: tuple[int, ...], colour: tuple[int, int, int], suffix: str) -> None:
-    """(255 − C)(255 − K)/255. The JPEG is written inverted, with Adobe's marker, as all of them are."""
+    """(255 − C)(255 − K)/255. The JPEG is written inverted, with Adobe's marker, as all CMYK JPEGs are."""
     Image.new("CMYK", (8, 8), ink).save(tmp_path / f"a.{suffix}", **({"quality": 100} if suffix == "jpg" else {}))
     if suffix == "jpg":
         assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
@@ -206,13 +206,13 @@ def test_cmyk_is_ink_on_white(tmp_path: Path, ink: tuple[int, ...], colour: tupl
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("gif", {}), ("png", {}), ("webp", {"lossless": True}), ("tif", {})])
-def test_of_moving_pictures_the_first_frame_is_taken(tmp_path: Path, suffix: str, options: dict[str, object]) -> None:
+def test_the_first_frame_of_an_animation_is_used(tmp_path: Path, suffix: str, options: dict[str, object]) -> None:
     first, second = Image.new("RGB", (8, 8), (200, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 200))
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second], **options)
     assert read(tmp_path / f"a.{suffix}", 8)[:, 4, 4].tolist() == [200, 0, 0]
 
 
-def test_a_file_is_what_it_holds_whatever_its_name(tmp_path: Path) -> None:
+def test_the_content_decides_the_format_not_the_suffix(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "a.jpg", format="png")
     assert read(tmp_path / "a.jpg", 8)[:, 0, 0].tolist() == [9, 8, 7]
 
@@ -234,7 +234,7 @@ def torn(path: Path) -> None:
 
 
 def postscript(path: Path) -> None:
-    """Pillow would hand it to an interpreter, by its content."""
+    """A file that Pillow would pass to an interpreter because of its content."""
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
 
 
@@ -262,7 +262,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_read_right_is_refused_by_name_in_one_line(tmp_path: Path, kind: str) -> None:
+def test_unreadable_files_are_refused_by_name_in_one_line(tmp_path: Path, kind: str) -> None:
     write, reason = REFUSED[kind]
     path = tmp_path / "a.png"
     write(path)

@@ -31,14 +31,14 @@ def test_the_columns_are_read_as_numbers(metrics: Path) -> None:
     assert columns["learning_rate"] == [1e-3, 5e-4, 2.5e-4]
 
 
-def test_the_smoothed_loss_is_a_mean_of_neighbours_without_a_lag() -> None:
+def test_the_smoothed_loss_is_a_centered_moving_average() -> None:
     assert centered_mean([3.0, 3.0, 3.0]) == [3.0, 3.0, 3.0]
     assert centered_mean([0.0, 0.0, 9.0, 0.0, 0.0], reach=1) == [0.0, 3.0, 3.0, 3.0, 0.0]
     line = [1.0 - 0.1 * k for k in range(9)]
-    assert centered_mean(line) == pytest.approx(line), "a straight line is where it was"
+    assert centered_mean(line) == pytest.approx(line), "a straight line is unchanged"
 
 
-def test_the_plot_shows_the_raw_and_the_smoothed_loss_and_the_rate_on_an_axis_of_its_own(metrics: Path) -> None:
+def test_the_plot_shows_the_raw_and_smoothed_loss_and_the_rate_on_a_second_axis(metrics: Path) -> None:
     left, right = loss_figure(read_metrics(metrics)).axes
     raw, smoothed = left.lines
     assert raw.get_xydata().tolist() == [[6400, 0.8], [12800, 0.4], [19200, 0.2]]
@@ -54,7 +54,7 @@ def test_the_plot_shows_the_raw_and_the_smoothed_loss_and_the_rate_on_an_axis_of
     assert (left.get_xlabel(), left.get_ylabel(), right.get_ylabel()) == ("images seen", "loss", "learning rate")
 
 
-def test_a_plot_of_one_line_is_a_picture_too(metrics: Path) -> None:
+def test_a_plot_of_a_single_line_works(metrics: Path) -> None:
     metrics.write_text("".join(CSV.splitlines(keepends=True)[:2]))
     plot_loss(metrics, metrics.with_name("loss.png"))
     with Image.open(metrics.with_name("loss.png")) as picture:

@@ -1,4 +1,4 @@
-"""The loss, one step of it, and a run that goes on exactly where it stopped."""
+"""The loss, one training step, and resuming exactly where a run stopped."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def run(trainer: Trainer, steps: int) -> list[float]:
     return [trainer.train_step()[0] for _ in range(steps)]
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(dataset: Dataset) -> None:
-    """Weights, moving average, optimiser, generators and order: equal to the last bit."""
+def test_a_resumed_run_equals_an_uninterrupted_one(dataset: Dataset) -> None:
+    """Weights, moving average, optimizer, generators and order are bitwise equal."""
     whole = Trainer(CONFIG, dataset)
     losses = run(whole, 12)
     first = Trainer(CONFIG, dataset)
     run(first, 7)
     state = {name: value.clone() for name, value in first.state().items()}
-    torch.manual_seed(99)  # whatever happened in between
+    torch.manual_seed(99)  # random state changed in between
     second = Trainer(CONFIG, dataset)
     second.load_state(state)
     assert run(second, 5) == losses[7:]
@@ -46,7 +46,7 @@ def test_a_checkpoint_of_another_network_is_refused(dataset: Dataset) -> None:
         other.load_state(state)
 
 
-def test_a_run_can_begin_with_trained_weights(dataset: Dataset) -> None:
+def test_a_run_can_start_from_trained_weights(dataset: Dataset) -> None:
     trained, fresh = Trainer(CONFIG, dataset), Trainer(dataclasses.replace(CONFIG, seed=4), dataset)
     run(trained, 2)
     fresh.start_from(trained.net.state_dict())
@@ -55,7 +55,7 @@ def test_a_run_can_begin_with_trained_weights(dataset: Dataset) -> None:
         assert torch.equal(fresh.ema[name], weight), name
 
 
-def test_weights_of_another_network_are_no_beginning(dataset: Dataset) -> None:
+def test_a_run_cannot_start_from_weights_of_another_network(dataset: Dataset) -> None:
     other = Trainer(CONFIG, _with_labels(dataset, 7))
     with pytest.raises(TrainingError, match="the model to start from is of another network") as caught:
         Trainer(CONFIG, dataset).start_from(other.net.state_dict())
@@ -63,20 +63,18 @@ def test_weights_of_another_network_are_no_beginning(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("measured", [torch.float32, torch.bfloat16])
-def test_a_resumed_run_keeps_the_precision_that_was_measured_at_its_start(
-    dataset: Dataset, measured: torch.dtype
-) -> None:
-    """Another measurement, on a machine that is busier now, may come out otherwise."""
+def test_a_resumed_run_keeps_the_precision_measured_at_its_start(dataset: Dataset, measured: torch.dtype) -> None:
+    """Measuring again on a busier machine could give another precision."""
     auto = dataclasses.replace(CONFIG, precision="auto")
     first, second, fixed = Trainer(auto, dataset), Trainer(auto, dataset), Trainer(CONFIG, dataset)
     first.amp_dtype = measured
     second.load_state(first.state())
     fixed.load_state(first.state())
     assert second.amp_dtype == measured
-    assert fixed.amp_dtype == torch.float32, "what was asked for by name stays"
+    assert fixed.amp_dtype == torch.float32, "an explicit precision is kept"
 
 
-def test_every_image_has_its_turn_once_an_epoch() -> None:
+def test_every_image_comes_once_per_epoch() -> None:
     seen = torch.cat([shuffled_indices(20, seed=1, start=8 * k, batch=8) for k in range(5)])
     first, second = seen[:20], seen[20:]
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(20))
@@ -92,7 +90,7 @@ def test_the_moving_average_warms_up(decay: float, step: int, expected: float) -
 
 
 def test_the_moving_average_of_constant_weights_has_its_closed_form(dataset: Dataset) -> None:
-    """Weights held, shadow from 0: after n updates 1 − ∏ dᵢ of them."""
+    """With constant weights and an average that starts at 0, it is (1 − ∏ dᵢ)·weights after n updates."""
     trainer = Trainer(dataclasses.replace(CONFIG, learning_rate=0.0), dataset)
     for value in trainer.ema.values():
         value.zero_()
@@ -102,8 +100,8 @@ def test_the_moving_average_of_constant_weights_has_its_closed_form(dataset: Dat
         torch.testing.assert_close(trainer.ema[name], share * weight, rtol=1e-5, atol=1e-7)
 
 
-def test_what_is_not_learned_is_copied_and_not_averaged(dataset: Dataset) -> None:
-    """The mean of a buffer over time is no buffer of any network (denoising-diffusion-pytorch issue 136)."""
+def test_buffers_are_copied_not_averaged(dataset: Dataset) -> None:
+    """The mean of a buffer over time is the buffer of no network (denoising-diffusion-pytorch issue 136)."""
     trainer = Trainer(CONFIG, dataset)
     trainer.net.register_buffer("running", torch.tensor([1.0]))
     trainer.ema["running"] = torch.tensor([0.0])
@@ -118,24 +116,24 @@ def test_what_is_not_learned_is_copied_and_not_averaged(dataset: Dataset) -> Non
 def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(
     dataset: Dataset, parts: int, gamma: float | None
 ) -> None:
-    """From equal draws, with plain gradient descent at rate 1.
+    """From equal random draws, with plain gradient descent at rate 1.
 
-    Adam would divide a rounding error by its own size where the gradient is zero, as a key's bias has it.
+    Adam would divide a rounding error by its own size where the gradient is zero, as for the bias of attention keys.
     """
     config = dataclasses.replace(CONFIG, min_snr_gamma=gamma, learning_rate=1.0)
-    whole, worked_off = Trainer(config, dataset), Trainer(dataclasses.replace(config, accumulate=parts), dataset)
+    whole, accumulated = Trainer(config, dataset), Trainer(dataclasses.replace(config, accumulate=parts), dataset)
     before = {name: value.clone() for name, value in whole.net.state_dict().items()}
-    for trainer in (whole, worked_off):
+    for trainer in (whole, accumulated):
         trainer.optimizer = torch.optim.SGD(trainer.net.parameters())
     for _ in range(3):
         # The gradient norm is a float32 sum of some 20,000 squares, in another order.
-        assert worked_off.train_step() == pytest.approx(whole.train_step(), rel=5e-6, abs=1e-6)
+        assert accumulated.train_step() == pytest.approx(whole.train_step(), rel=5e-6, abs=1e-6)
     for name, weight in whole.net.state_dict().items():
-        torch.testing.assert_close(worked_off.net.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
+        torch.testing.assert_close(accumulated.net.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
     assert max((weight - before[name]).abs().max() for name, weight in whole.net.state_dict().items()) > 0.01
 
 
-def test_one_part_of_a_batch_is_in_the_network_at_a_time(dataset: Dataset) -> None:
+def test_the_network_gets_one_part_of_a_batch_at_a_time(dataset: Dataset) -> None:
     trainer, seen = Trainer(dataclasses.replace(CONFIG, accumulate=4), dataset), []
     trainer.net.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
     trainer.train_step()
@@ -143,7 +141,7 @@ def test_one_part_of_a_batch_is_in_the_network_at_a_time(dataset: Dataset) -> No
 
 
 def drawn(trainer: Trainer, steps: int) -> Tensor:
-    """The images x_0 that the network is shown, noise taken off again."""
+    """The images x_0 that the network is trained on, with the noise subtracted again."""
     images: list[Tensor] = []
     loss = trainer.loss
 
@@ -158,19 +156,19 @@ def drawn(trainer: Trainer, steps: int) -> Tensor:
 
 @pytest.fixture
 def slopes() -> Dataset:
-    """Images that grow brighter to the right, so that a mirrored one is known by its look."""
+    """Images that get brighter to the right, so that mirrored ones are recognizable."""
     images = torch.arange(8, dtype=torch.uint8).mul(30).expand(20, 1, 8, 8).contiguous()
     return Dataset(images=images, classes=torch.zeros(20, dtype=torch.int64), labels=("slope",), source="slopes")
 
 
-def test_nothing_is_mirrored_unless_it_is_asked_for(slopes: Dataset) -> None:
-    """Public trainers do it by default (denoising-diffusion-pytorch, guided-diffusion); digits are spoilt by it."""
+def test_nothing_is_mirrored_by_default(slopes: Dataset) -> None:
+    """Other trainers mirror by default (denoising-diffusion-pytorch, guided-diffusion), which ruins digits."""
     assert not TrainingConfig().flip
     images = drawn(Trainer(CONFIG, slopes), 20)
     assert (images[..., 0] < images[..., -1]).all()
 
 
-def test_asked_for_half_of_the_images_are_mirrored_whole(slopes: Dataset) -> None:
+def test_flip_mirrors_half_of_the_images(slopes: Dataset) -> None:
     images = drawn(Trainer(dataclasses.replace(CONFIG, flip=True), slopes), 40)
     mirrored = images[:, 0, 0, 0] > images[:, 0, 0, -1]
     assert 0.4 < mirrored.float().mean() < 0.6  # 320 tosses: ±3.6 standard deviations
@@ -189,8 +187,8 @@ def test_a_resumed_run_mirrors_the_same_images(dataset: Dataset) -> None:
     assert run(Trainer(CONFIG, dataset), 8) != losses
 
 
-class Ideal(nn.Module):
-    """The best network for pixels that are independent N(μ, s²): E[ε | x_t] = σ(x − αμ)/v, v = α²s² + σ², as a head."""
+class OptimalNetwork(nn.Module):
+    """The optimal network for independent pixels N(μ, s²): E[ε | x_t] = σ(x − αμ)/v with v = α²s² + σ²."""
 
     def __init__(self, trainer: Trainer, mu: float, s: float) -> None:
         super().__init__()
@@ -207,10 +205,10 @@ class Ideal(nn.Module):
 @pytest.mark.parametrize("gamma", [None, 5.0])
 @pytest.mark.parametrize("head", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("t", [10, 400, 800])
-def test_the_loss_of_the_ideal_network_is_the_least_there_is(
+def test_the_loss_of_the_optimal_network_is_the_minimum(
     dataset: Dataset, head: str, gamma: float | None, t: int
 ) -> None:
-    """Of ε: E‖ε − ε*‖²/d = α²s²/v. A v differs from it by 1/α, an x_0 by σ/α, so their squares do. Within 5 s.e."""
+    """For ε: E‖ε − ε*‖²/d = α²s²/v. Errors of v are 1/α and errors of x_0 σ/α times those of ε. Within 5 s.e."""
     mu, s, count = 0.3, 0.5, 4096
     trainer = Trainer(dataclasses.replace(CONFIG, prediction_type=head, min_snr_gamma=gamma), dataset)
     alpha, sigma = trainer.alpha[t].double(), trainer.sigma[t].double()
@@ -219,7 +217,7 @@ def test_the_loss_of_the_ideal_network_is_the_least_there_is(
     snr = alpha**2 / sigma**2
     if gamma is not None:
         least *= min(snr, gamma) / {"epsilon": snr, "v_prediction": snr + 1, "sample": 1.0}[head]
-    trainer.net = Ideal(trainer, mu, s)  # type: ignore[assignment]
+    trainer.net = OptimalNetwork(trainer, mu, s)  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(1)
     x0 = mu + s * torch.randn(count, 1, 8, 8, generator=generator, dtype=torch.float64)
     epsilon = torch.randn(count, 1, 8, 8, generator=generator, dtype=torch.float64)
@@ -228,7 +226,7 @@ def test_the_loss_of_the_ideal_network_is_the_least_there_is(
     assert loss.item() == pytest.approx(float(least), rel=5 * math.sqrt(2 / (count * 64)))
 
 
-def test_a_run_that_has_come_apart_ends_with_the_weights_it_had(dataset: Dataset) -> None:
+def test_a_diverging_run_stops_with_unchanged_weights(dataset: Dataset) -> None:
     trainer = Trainer(CONFIG, dataset)
     run(trainer, 2)
     trainer.alpha[:] = math.inf
@@ -247,8 +245,8 @@ def test_the_loss_falls(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_the_loss_is_the_squared_distance_to_the_heads_own_target(dataset: Dataset, prediction_type: str) -> None:
-    """A network that outputs zero has the mean square of its target as loss."""
+def test_the_loss_is_the_squared_error_of_the_prediction_target(dataset: Dataset, prediction_type: str) -> None:
+    """The loss of a network that outputs zero is the mean square of its target."""
     trainer = Trainer(dataclasses.replace(CONFIG, prediction_type=prediction_type), dataset)
     with torch.no_grad():
         trainer.net.conv_out.weight.zero_()
@@ -272,12 +270,12 @@ def test_all_labels_can_be_dropped_or_none(dataset: Dataset) -> None:
         assert moved.tolist() == learned
 
 
-def test_a_measured_precision_leaves_no_trace(dataset: Dataset) -> None:
-    """Timing passes are made before the first step; weights, gradients and generators are as without them."""
+def test_measuring_the_precision_changes_no_state(dataset: Dataset) -> None:
+    """The timed passes before the first step leave weights, gradients and generators unchanged."""
     auto, fixed = (Trainer(dataclasses.replace(CONFIG, precision=word), dataset) for word in ("auto", "float32"))
     assert all(parameter.grad is None for parameter in auto.net.parameters())
     for name, value in fixed.state().items():
-        if name != "bfloat16":  # the outcome of the measurement
+        if name != "bfloat16":  # the result of the measurement
             assert torch.equal(value, auto.state()[name]), name
 
 
@@ -287,7 +285,9 @@ def _with_labels(dataset: Dataset, count: int) -> Dataset:
 
 @pytest.mark.parametrize("gamma", [None, 5.0])
 @pytest.mark.parametrize("head", ["v_prediction", "sample"])
-def test_a_schedule_that_ends_in_noise_is_trained_to_its_end(dataset: Dataset, head: str, gamma: float | None) -> None:
+def test_a_schedule_that_ends_in_noise_is_trained_up_to_its_end(
+    dataset: Dataset, head: str, gamma: float | None
+) -> None:
     """At the last timestep x_T is the noise itself, and the loss is finite."""
     config = dataclasses.replace(CONFIG, zero_snr=True, prediction_type=head, min_snr_gamma=gamma)
     trainer = Trainer(config, dataset)
@@ -298,6 +298,6 @@ def test_a_schedule_that_ends_in_noise_is_trained_to_its_end(dataset: Dataset, h
     assert all(math.isfinite(loss) for loss in run(trainer, 5))
 
 
-def test_noise_cannot_be_learned_where_there_is_nothing_else() -> None:
+def test_predicting_noise_is_refused_with_zero_snr() -> None:
     with pytest.raises(TrainingError, match="prediction_type = 'epsilon' does not work with zero_snr"):
         validate(dataclasses.replace(CONFIG, zero_snr=True, prediction_type="epsilon"))

@@ -1,8 +1,9 @@
-"""Presets, the learning rate, and what is refused before a step is made."""
+"""Presets, the learning rate, and configurations that are refused."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from denoised.model.errors import TrainingError
 from denoised.model.training.dataset import Dataset
 from denoised.model.training.presets import PRESETS, unet_config
+from denoised.model.training.train_cli import train
 from denoised.model.training.trainer import Trainer
-from denoised.model.training.training_config import TrainingConfig, validate
+from denoised.model.training.training_config import TrainingConfig, settings, validate
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
@@ -25,7 +27,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_fits_the_data_or_says_what_sides_it_takes(dataset: Dataset, preset: str) -> None:
+def test_a_preset_fits_the_data_or_says_which_sides_fit(dataset: Dataset, preset: str) -> None:
     config = unet_config(preset, dataset)
     assert (config.sample_size, config.in_channels, config.num_class_embeds) == (8, 1, 4)
     odd = dataclasses.replace(dataset, images=dataset.images[..., :7])
@@ -33,7 +35,7 @@ def test_a_preset_fits_the_data_or_says_what_sides_it_takes(dataset: Dataset, pr
         unet_config(preset, odd)
 
 
-def test_a_preset_brings_its_length_batch_rate_and_threads_unless_they_are_given() -> None:
+def test_a_preset_sets_length_batch_rate_and_threads_unless_they_are_given() -> None:
     for name, preset in PRESETS.items():
         config = TrainingConfig.of({"preset": name})
         for key in ("images", "batch", "learning_rate", "threads"):
@@ -61,7 +63,7 @@ def test_a_preset_brings_its_length_batch_rate_and_threads_unless_they_are_given
         ("size", 0, "size = 0 is out of range (at least 1)"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_with_its_limit(
+def test_values_out_of_range_are_refused_with_the_limit(
     dataset: Dataset, key: str, value: object, expected: str
 ) -> None:
     config = dataclasses.replace(TrainingConfig(), **{key: value})
@@ -69,3 +71,12 @@ def test_what_cannot_be_trained_is_refused_with_its_limit(
         with pytest.raises(TrainingError) as caught:
             refuse(config)
         assert str(caught.value) == expected
+
+
+def test_every_setting_has_an_option_that_is_not_given_by_default() -> None:
+    parameters = inspect.signature(train).parameters
+    assert settings().keys() <= parameters.keys()
+    assert "given" not in parameters
+    assert {parameters[name].default.default for name in settings()} == {None}
+    without = {field.name for field in dataclasses.fields(TrainingConfig)} - settings().keys()
+    assert without == {"timesteps", "beta2", "weight_decay", "clip_norm", "dropout"}

@@ -1,4 +1,4 @@
-"""kill −9, again and again: the newest complete checkpoint loads, and the run ends as if nobody had touched it."""
+"""After any number of SIGKILLs the newest checkpoint loads, and the run ends as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ OPTIONS = (
     *("--data", "digits", "--preset", "tiny", "--images", str(CONFIG.images), "--batch", "8", "--warmup", "20"),
     *("--learning-rate", str(CONFIG.learning_rate), "--flip", "--min-snr-gamma", "5", "--precision", "float32"),
 )
-SAVING = ("--checkpoint-every", "16")  # at every second step: a good part of the time goes into saves
+SAVING = ("--checkpoint-every", "16")  # at every second step, so that much of the time is spent saving
 ROUNDS = 9
 
 
 def start(out: Path, *options: str) -> subprocess.Popen[str]:
-    """The program: a new run, or the one in `out` resumed."""
+    """Start `denoised train`: a new run, or resume the one in `out`."""
     command = [sys.executable, "-m", "denoised.model", "train", "--out", str(out), *OPTIONS, *options]
     resumed = ["--resume"] if RunFolder(out).checkpoints() else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -42,7 +42,7 @@ def start(out: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def newest(out: Path) -> int:
-    """The step of the newest checkpoint; −1 before there is any."""
+    """The step of the newest checkpoint; −1 if there is none."""
     found = RunFolder(out).checkpoints()
     return int(found[-1].stem.removeprefix("step-")) if found else -1
 
@@ -67,7 +67,7 @@ def wait_for_a_save(process: subprocess.Popen[str], out: Path) -> None:
 
 
 @pytest.mark.faults
-def test_a_run_that_is_killed_at_any_moment_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_run_killed_at_any_moment_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     """Weights, moving average, moments, generators and order, on the CPU in float32."""
     out, draw = tmp_path / "run", random.Random(0)
     moments = {
@@ -89,12 +89,12 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_the_uninterrupted_one(tmp_pa
                 assert resumed.step == newest(out)
                 if (out / "model" / "model_card.json").exists():  # from the first save on
                     assert load_model(out / "model").card.labels == list("0123456789")
-    assert torn >= ROUNDS, "kills did fall into saves"
-    assert 0 < newest(out) < CONFIG.steps, "there was something to lose, and something is left to do"
+    assert torn >= ROUNDS, "some kills interrupted a save"
+    assert 0 < newest(out) < CONFIG.steps, "the kills came before the end of the run"
 
     process = start(out)
-    _, complaints = process.communicate(timeout=300)
-    assert process.returncode == 0, complaints
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     assert half_written(out) == []
     whole = Trainer(CONFIG, load_dataset(Path("digits")))
     while whole.step < CONFIG.steps:

@@ -1,4 +1,4 @@
-"""A run on disk, and the `denoised train` program."""
+"""A training run on disk, and `denoised train`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def quiet() -> Console:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder of eight small images of two classes, in colour."""
+    """A folder of eight small images of two classes, in color."""
     folder = tmp_path / "pictures"
     for k in range(8):
         sub = folder / ("dark" if k % 2 else "light")
@@ -91,8 +91,8 @@ def test_a_run_folder_holds_checkpoints_metrics_grids_and_a_model(dataset: Datas
     assert model.card.labels == ["dark", "grey", "light"]
 
 
-def test_what_a_run_does_beside_training_changes_no_number_of_it(dataset: Dataset, tmp_path: Path) -> None:
-    """Grids and checkpoints at every step or at none; the drop-out draws from the generator that both could touch."""
+def test_logging_saving_and_sampling_change_no_number_of_a_run(dataset: Dataset, tmp_path: Path) -> None:
+    """Grids and checkpoints at every step or never; dropout draws from the generator that they could disturb."""
     config = dataclasses.replace(CONFIG, images=24, dropout=0.2)
     ends = []
     for name, schedule in (("busy", RunSchedule(8, 8, 8)), ("idle", RunSchedule(999, 999, 999))):
@@ -105,7 +105,7 @@ def test_what_a_run_does_beside_training_changes_no_number_of_it(dataset: Datase
         assert torch.equal(busy[key], value), key
 
 
-def test_a_run_goes_on_from_disk_as_if_it_had_never_stopped(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_run_resumed_from_disk_equals_an_uninterrupted_one(dataset: Dataset, tmp_path: Path) -> None:
     RunFolder(tmp_path).create(CONFIG)
     first = Trainer(CONFIG, dataset)
     for _ in range(5):
@@ -120,7 +120,7 @@ def test_a_run_goes_on_from_disk_as_if_it_had_never_stopped(dataset: Dataset, tm
         assert torch.equal(value, second.state()[name]), name
 
 
-def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_skipped_for_the_one_before(dataset: Dataset, tmp_path: Path) -> None:
     RunFolder(tmp_path).create(CONFIG)
     trainer = Trainer(CONFIG, dataset)
     for _ in range(2):
@@ -133,8 +133,8 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(dataset: Datas
     assert resumed.step == 1
 
 
-def test_a_resumed_run_clears_away_what_a_killed_one_left(dataset: Dataset, tmp_path: Path) -> None:
-    """Half-written files, a half-written line, and the metrics of steps that are done again."""
+def test_a_resumed_run_removes_what_a_killed_one_left_incomplete(dataset: Dataset, tmp_path: Path) -> None:
+    """Partial files, a partial line of metrics, and the metrics of steps that will be repeated."""
     RunFolder(tmp_path).create(CONFIG)
     trainer = Trainer(CONFIG, dataset)
     for _ in range(10):
@@ -163,7 +163,7 @@ def test_a_resumed_run_clears_away_what_a_killed_one_left(dataset: Dataset, tmp_
         assert [int(row["images"]) for row in csv.DictReader(file)] == [40, 80, 120, 160]
 
 
-def test_metrics_of_which_nothing_is_left_begin_anew(dataset: Dataset, tmp_path: Path) -> None:
+def test_metrics_without_a_complete_kept_line_are_removed(dataset: Dataset, tmp_path: Path) -> None:
     RunFolder(tmp_path).create(CONFIG)
     save_checkpoint(Trainer(CONFIG, dataset), RunFolder(tmp_path))
     for content in ("", "step,ima", f"{','.join(METRICS_COLUMNS)}\n5,40,0.5,1.0,1e-3,9.0\n"):
@@ -172,7 +172,7 @@ def test_metrics_of_which_nothing_is_left_begin_anew(dataset: Dataset, tmp_path:
         assert not (tmp_path / "metrics.csv").exists()
 
 
-def test_a_short_run_ends_with_a_line_of_metrics_a_plot_and_a_grid_too(dataset: Dataset, tmp_path: Path) -> None:
+def test_even_a_short_run_ends_with_a_line_of_metrics_a_plot_and_a_grid(dataset: Dataset, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, images=24)
     RunFolder(tmp_path).create(config)
     assert run_training(Trainer(config, dataset), RunFolder(tmp_path), RunSchedule(), quiet()) is None
@@ -183,14 +183,14 @@ def test_a_short_run_ends_with_a_line_of_metrics_a_plot_and_a_grid_too(dataset: 
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["00000024.png"]
 
 
-def test_a_folder_with_a_run_is_not_begun_again(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_new_run_in_a_folder_with_a_run_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     RunFolder(tmp_path).create(CONFIG)
     save_checkpoint(Trainer(CONFIG, dataset), RunFolder(tmp_path))
     with pytest.raises(TrainingError, match="already holds a run"):
         RunFolder(tmp_path).create(CONFIG)
 
 
-def test_a_resumed_run_may_be_longer_or_slower_and_nothing_else(tmp_path: Path) -> None:
+def test_only_length_and_learning_rate_may_change_on_resume(tmp_path: Path) -> None:
     RunFolder(tmp_path).create(CONFIG)
     assert RunFolder(tmp_path).config_to_resume({"images": 99, "batch": CONFIG.batch}).images == 99
     assert RunFolder(tmp_path).config_to_resume({"learning_rate": 1e-5}).learning_rate == 1e-5
@@ -199,14 +199,14 @@ def test_a_resumed_run_may_be_longer_or_slower_and_nothing_else(tmp_path: Path) 
             RunFolder(tmp_path).config_to_resume({name: value})
 
 
-def test_nothing_to_resume_is_said(dataset: Dataset, tmp_path: Path) -> None:
+def test_resuming_without_a_run_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds no run to resume"):
         RunFolder(tmp_path).read_config()
     with pytest.raises(TrainingError, match="no complete checkpoint"):
         load_newest_checkpoint(Trainer(CONFIG, dataset), RunFolder(tmp_path))
 
 
-def test_the_program_trains_a_model_that_can_be_served(pictures: Path, tmp_path: Path) -> None:
+def test_the_command_trains_a_model_that_can_be_served(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = train("--data", str(pictures), "--out", str(out), "--images", "64", "--sample-every", "32", *TINY)
     assert done.returncode == 0, done.stderr
@@ -214,7 +214,7 @@ def test_the_program_trains_a_model_that_can_be_served(pictures: Path, tmp_path:
     assert lines[-1] == "denoised serve --model models/my-run"
     subprocess.run(["bash", "-ec", "\n".join(lines[:-1])], cwd=tmp_path, check=True)
     model = load_model(tmp_path / "models/my-run")
-    assert model.card.name == "my-run", "not the name `model`"
+    assert model.card.name == "my-run", "not named `model`"
     assert model.card.labels == ["dark", "light"]
     assert model.shape == (3, 8, 8)
     assert sorted(path.name for path in (out / "samples").iterdir()) == ["00000032.png", "00000064.png"]
@@ -222,9 +222,7 @@ def test_the_program_trains_a_model_that_can_be_served(pictures: Path, tmp_path:
         assert grid.mode == "RGB"
 
 
-def test_broken_pictures_are_named_before_the_first_step_and_the_run_is_refused_or_goes_on(
-    pictures: Path, tmp_path: Path
-) -> None:
+def test_broken_images_are_listed_before_the_first_step_and_refused_or_skipped(pictures: Path, tmp_path: Path) -> None:
     out, names = tmp_path / "run", ("dark/empty.png", "light/text.png")
     (pictures / names[0]).write_bytes(b"")
     (pictures / names[1]).write_text("no picture")
@@ -242,7 +240,7 @@ def test_broken_pictures_are_named_before_the_first_step_and_the_run_is_refused_
     assert RunFolder(out).read_config().unreadable == "skip"
 
 
-def test_a_run_without_matplotlib_says_so_once_and_goes_on(pictures: Path, tmp_path: Path) -> None:
+def test_a_run_without_matplotlib_says_so_once_and_continues(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     program = (
         "import runpy, sys; sys.modules['matplotlib'] = None; sys.argv = ['denoised', 'train', *sys.argv[1:]]; "
@@ -257,7 +255,7 @@ def test_a_run_without_matplotlib_says_so_once_and_goes_on(pictures: Path, tmp_p
     assert load_model(out / "model").card.labels == ["dark", "light"]
 
 
-def test_a_missing_data_set_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_reported_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     done = train("--data", str(tmp_path / "none"), "--out", str(tmp_path / "run"))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -275,7 +273,9 @@ def test_a_missing_data_set_is_one_line_that_says_what_to_do(tmp_path: Path) -> 
         ("--background", "nacre", "background = 'nacre' is not a color (use a CSS color name or #rrggbb)"),
     ],
 )
-def test_a_wrong_option_is_one_line(pictures: Path, tmp_path: Path, option: str, value: str, expected: str) -> None:
+def test_an_invalid_option_is_reported_in_one_line(
+    pictures: Path, tmp_path: Path, option: str, value: str, expected: str
+) -> None:
     done = train("--data", str(pictures), "--out", str(tmp_path / "run"), "--size", "8", option, value)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -283,13 +283,13 @@ def test_a_wrong_option_is_one_line(pictures: Path, tmp_path: Path, option: str,
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_program_says_so_to_its_shell_and_goes_on_to_the_same_weights(
+def test_a_stopped_run_exits_with_the_signals_code_and_resumes_to_the_same_weights(
     signum: signal.Signals, code: int, pictures: Path, tmp_path: Path
 ) -> None:
-    """A signal, then --resume: the weights, average and moments of a run that nobody stopped.
+    """After a signal and --resume, weights, average and moments equal those of an uninterrupted run.
 
-    At a constant rate the numbers of a step do not depend on the run's length, so that the program can be stopped
-    wherever it happens to be.
+    At a constant learning rate the numbers of a step do not depend on the run's length, so the signal may come at
+    any step.
     """
     out = tmp_path / "run"
     common = ("--data", str(pictures), "--out", str(out), *TINY, "--lr-schedule", "constant")

@@ -1,4 +1,4 @@
-"""min-SNR-γ at every level, by each head's own formula, also where α or σ is zero."""
+"""min-SNR-γ at every level, by the formula of each prediction type, including α = 0 and σ = 0."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("head", PREDICTION_TYPES)
-def test_the_weights_are_those_worked_out_by_hand_also_at_no_signal_and_at_no_noise(head: str) -> None:
-    """With zero terminal SNR, dividing by it gave NaN in public code (Min-SNR-Diffusion-Training issue 2)."""
+def test_weights_equal_hand_computed_values_including_zero_signal_and_zero_noise(head: str) -> None:
+    """Dividing by a terminal SNR of zero gives NaN elsewhere (Min-SNR-Diffusion-Training issue 2)."""
     weights = loss_weights(SCHEDULE, head, 5.0)
     assert weights.dtype == torch.float32
     assert weights.tolist() == pytest.approx(BY_HAND[head], rel=1e-6, abs=1e-7)
@@ -31,7 +31,7 @@ def test_the_weights_are_those_worked_out_by_hand_also_at_no_signal_and_at_no_no
 @pytest.mark.parametrize("head", PREDICTION_TYPES)
 @pytest.mark.parametrize("name", BETAS)
 @pytest.mark.parametrize("gamma", [0.5, 5.0, 20.0])
-def test_the_weights_are_the_papers_quotients_wherever_those_can_be_formed(head: str, name: str, gamma: float) -> None:
+def test_weights_equal_the_papers_quotients_where_those_are_defined(head: str, name: str, gamma: float) -> None:
     schedule = NoiseSchedule.from_name(name)
     snr = schedule.alpha**2 / schedule.sigma**2
     quotient = {
@@ -43,7 +43,7 @@ def test_the_weights_are_the_papers_quotients_wherever_those_can_be_formed(head:
 
 
 @pytest.mark.parametrize("name", BETAS)
-def test_the_heads_weights_are_one_weighting_of_the_clean_image(name: str) -> None:
+def test_all_prediction_types_weight_the_clean_image_alike(name: str) -> None:
     """‖x_0 − x̂_0‖² = σ²/α²·‖ε − ε̂‖² = σ²·‖v − v̂‖²: w_x·σ²/α² = w_ε and w_x·σ² = w_v."""
     schedule = NoiseSchedule.from_name(name)
     x0, epsilon, v = (
@@ -54,5 +54,5 @@ def test_the_heads_weights_are_one_weighting_of_the_clean_image(name: str) -> No
 
 
 @pytest.mark.parametrize("head", PREDICTION_TYPES)
-def test_without_gamma_every_level_counts_alike(head: str) -> None:
+def test_without_gamma_every_level_has_weight_one(head: str) -> None:
     assert loss_weights(SCHEDULE, head, None).tolist() == [1.0] * 6

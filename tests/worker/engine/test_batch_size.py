@@ -1,4 +1,4 @@
-"""How many images an evaluation holds: what a larger batch brings decides, as the engine measures it."""
+"""How many images an evaluation holds: as many as a larger batch speeds up, measured with the engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def work(seconds: float) -> None:
 
 
 def paces(*per_second: float) -> list[Pace]:
-    """Of a network whose turns are long."""
+    """The paces of a network whose turns are long."""
     return [Pace(images, 100 * images / rate) for images, rate in zip(CPU_SIZES, per_second, strict=False)]
 
 
@@ -36,13 +36,13 @@ def paces(*per_second: float) -> list[Pace]:
         ((100, 106, 106, 106, 106, 106), 2),
     ],
 )
-def test_it_is_the_smallest_batch_that_no_larger_one_beats_by_a_twentieth(
+def test_it_is_the_smallest_batch_that_no_larger_one_beats_by_five_percent(
     per_second: tuple[float, ...], max_batch: int
 ) -> None:
     assert choose_max_batch(paces(*per_second)) == max_batch
 
 
-def test_where_the_time_was_too_short_to_see_the_rise_end_it_is_as_usual() -> None:
+def test_it_is_the_usual_batch_if_the_time_was_too_short_to_see_the_gain_end() -> None:
     assert choose_max_batch([]) == choose_max_batch(paces(100)) == choose_max_batch(paces(100, 200, 400)) == USUAL
     assert choose_max_batch(paces(50, 75, 101, 83)) == USUAL
     assert choose_max_batch(paces(50, 75, 101, 83, 102)) == 4
@@ -57,8 +57,8 @@ def test_a_network_is_measured_as_the_engine_drives_it(
     class Timed(fake_model):  # type: ignore[misc]
         def denoise(self, x: Tensor, *level: Any) -> Estimate:
             work(a_turn + an_image * len(x))
-            known: Estimate = super().denoise(x, *level)
-            return known
+            estimate: Estimate = super().denoise(x, *level)
+            return estimate
 
     found = measure(Timed(), seconds=5.0)
     assert [pace.images for pace in found] == list(CPU_SIZES)
@@ -66,7 +66,7 @@ def test_a_network_is_measured_as_the_engine_drives_it(
     assert choose_max_batch(found) in max_batch
 
 
-def test_where_turns_are_short_it_is_as_usual_since_a_turn_costs_more_than_the_network() -> None:
+def test_it_is_the_usual_batch_if_turns_are_short_since_a_turn_costs_more_than_the_network() -> None:
     def flat(seconds: float) -> list[Pace]:
         return [Pace(images, seconds * images) for images in CPU_SIZES]
 
@@ -76,33 +76,33 @@ def test_where_turns_are_short_it_is_as_usual_since_a_turn_costs_more_than_the_n
 
 
 def test_measuring_ends_when_its_time_is_over(fake_model: Any) -> None:
-    """Whatever the time is lost to: this network sleeps."""
+    """Even if the time is lost to something else: this network sleeps."""
     started = time.monotonic()
     found = measure(fake_model(seconds=0.05), seconds=0.3)
     assert time.monotonic() - started < 1.0
     assert 1 <= len(found) < len(CPU_SIZES)
 
 
-def test_what_another_program_takes_is_not_counted(fake_model: Any) -> None:
-    """To the engine's thread it is as if it slept."""
+def test_time_that_another_program_takes_is_not_counted(fake_model: Any) -> None:
+    """The engine's thread sleeps meanwhile."""
     found = measure(fake_model(seconds=0.03), seconds=5.0)
     assert all(pace.seconds < 0.03 for pace in found)
 
 
-def test_a_network_whose_output_is_no_number_is_not_measured_and_stops_nobody(fake_model: Any) -> None:
+def test_a_network_with_nan_output_is_not_measured_and_does_not_stop_the_worker(fake_model: Any) -> None:
     assert measure(fake_model(lame=0)) == []
 
 
-def test_a_size_too_large_for_the_device_is_no_gain(fake_model: Any) -> None:
-    """The engine makes it in halves: it is not counted, nor is a larger one tried."""
+def test_a_size_too_large_for_the_device_counts_as_no_gain(fake_model: Any) -> None:
+    """The engine evaluates it in halves: it is not counted, and no larger size is tried."""
 
     class Small(fake_model):  # type: ignore[misc]
         def denoise(self, x: Tensor, *level: Any) -> Estimate:
             if len(x) > 4:
                 raise MemoryError
             work(0.01)
-            known: Estimate = super().denoise(x, *level)
-            return known
+            estimate: Estimate = super().denoise(x, *level)
+            return estimate
 
     found = measure(Small(), seconds=5.0)
     assert [(pace.images, math.isfinite(pace.seconds)) for pace in found] == [

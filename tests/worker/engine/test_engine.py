@@ -1,8 +1,8 @@
-"""The engine: everybody's picture is the one it would have had alone, whoever comes, fails or waits."""
+"""The engine: every image is the one that it would have been alone, whichever jobs join, fail or wait."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS
-from denoised.model.serving.conditioning import ConditioningRequest
+from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import Guidance, Trajectory
 from denoised.worker.engine.turn import Turn
@@ -39,8 +39,8 @@ one_turn_at_a_time = pytest.mark.parametrize("min_pipelined_images", [None], ind
 
 
 @dataclass(frozen=True)
-class Comer:
-    """One job of a mix: what it asks for, and the turn before which it comes."""
+class Arrival:
+    """One job of a mix: its request, and the turn before which it is admitted."""
 
     turn: int
     fields: dict[str, Any]
@@ -67,7 +67,7 @@ FIELDS = st.builds(
     n=st.integers(1, 3),
     seed=st.integers(0, 2**53 - 3),
 )
-COMERS = st.lists(st.builds(Comer, st.integers(0, 9), FIELDS), min_size=1, max_size=5)
+ARRIVALS = st.lists(st.builds(Arrival, st.integers(0, 9), FIELDS), min_size=1, max_size=5)
 
 
 def finals(turns: Iterator[Turn]) -> Outcome:
@@ -82,7 +82,7 @@ def as_bytes(tensor: Tensor | None) -> bytes:
 
 
 def alone(model: Any, trajectories: list[Trajectory]) -> Outcome:
-    """What each of them becomes in an engine that it has for itself."""
+    """The outcome of each of them in an engine of its own."""
     found: Outcome = {}
     for trajectory in trajectories:
         engine = Engine({model.card.name: model}, max_batch=1)
@@ -93,7 +93,7 @@ def alone(model: Any, trajectories: list[Trajectory]) -> Outcome:
 
 
 def together(engine: Engine, arrivals: dict[int, list[Trajectory]]) -> Outcome:
-    """What all become in one engine, some coming later than others."""
+    """The outcome of all of them in one engine, admitted at different turns."""
     found: Outcome = {}
     turn = 0
     while len(engine.batch) or any(when >= turn for when in arrivals):
@@ -104,24 +104,24 @@ def together(engine: Engine, arrivals: dict[int, list[Trajectory]]) -> Outcome:
 
 
 @settings(max_examples=40, deadline=None)
-@given(comers=COMERS, max_batch=st.integers(1, 6))
-def test_in_any_mix_everybody_gets_the_bytes_of_a_run_alone(
-    comers: list[Comer], max_batch: int, fake_model: Any, trajectories_of: Trajectories
+@given(jobs_of_mix=ARRIVALS, max_batch=st.integers(1, 6))
+def test_in_any_mix_every_image_has_the_bytes_of_a_run_alone(
+    jobs_of_mix: list[Arrival], max_batch: int, fake_model: Any, trajectories_of: Trajectories
 ) -> None:
-    """Other samplers, steps, labels and guidance beside it, joined at any turn, few lanes or many
+    """Next to other samplers, steps, labels and guidance, admitted at any turn, with few slots or many
     (stable-diffusion-webui#376, sglang#28502, diffusers#7851)."""
     model = fake_model()
-    jobs = [(comer, f"job-{k}") for k, comer in enumerate(comers)]
+    jobs = [(arrival, f"job-{k}") for k, arrival in enumerate(jobs_of_mix)]
     expected: Outcome = {}
     arrivals: dict[int, list[Trajectory]] = {}
-    for comer, job in jobs:
-        expected |= alone(model, trajectories_of(model, job, **comer.fields))
-        arrivals.setdefault(comer.turn, []).extend(trajectories_of(model, job, **comer.fields))
+    for arrival, job in jobs:
+        expected |= alone(model, trajectories_of(model, job, **arrival.fields))
+        arrivals.setdefault(arrival.turn, []).extend(trajectories_of(model, job, **arrival.fields))
     assert together(Engine({"fake": model}, max_batch), arrivals) == expected
 
 
 def test_a_learned_variance_is_each_images_own(fake_model: Any, trajectories_of: Trajectories) -> None:
-    """Guided and not, beside a sampler that does not ask for it."""
+    """Guided and not, next to a sampler that does not use it."""
     model = fake_model(variance_type="learned_range")
     asked = {
         "a": {"sampler": "ddpm", "label": 1, "guidance_scale": 3.0, "guidance_rescale": 0.5, "n": 2},
@@ -136,7 +136,7 @@ def test_a_learned_variance_is_each_images_own(fake_model: Any, trajectories_of:
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_a_newcomer_at_any_step_changes_neither_its_own_picture_nor_the_other(
+def test_an_image_that_joins_at_any_step_changes_neither_its_own_bytes_nor_the_others(
     sampler: str, model: Any, trajectories_of: Trajectories
 ) -> None:
     """sglang#28502: B joins when A is at step k, for every k."""
@@ -150,7 +150,7 @@ def test_a_newcomer_at_any_step_changes_neither_its_own_picture_nor_the_other(
         assert together(Engine({"fake": model}, 8), arrivals) == expected
 
 
-def test_equal_requests_at_once_become_equal_pictures(
+def test_equal_concurrent_requests_give_equal_images(
     model: Any, trajectories_of: Trajectories, turns_of: Turns
 ) -> None:
     """sglang#28502: five identical concurrent requests, five identical images."""
@@ -167,7 +167,7 @@ def test_image_k_is_the_image_of_seed_plus_k(model: Any, trajectories_of: Trajec
 
 
 @one_turn_at_a_time
-def test_a_newcomer_is_in_the_very_next_evaluation(model: Any, trajectories_of: Trajectories) -> None:
+def test_an_admitted_image_is_in_the_very_next_evaluation(model: Any, trajectories_of: Trajectories) -> None:
     engine = Engine({"fake": model}, 4)
     engine.batch.admit(trajectories_of(model, "a", label=0, steps=9))
     engine.step()
@@ -178,7 +178,7 @@ def test_a_newcomer_is_in_the_very_next_evaluation(model: Any, trajectories_of: 
 
 
 @one_turn_at_a_time
-def test_more_trajectories_than_lanes_finish_in_the_order_they_came(
+def test_more_trajectories_than_slots_finish_in_order_of_arrival(
     model: Any, trajectories_of: Trajectories, turns_of: Turns
 ) -> None:
     engine = Engine({"fake": model}, 2)
@@ -190,8 +190,8 @@ def test_more_trajectories_than_lanes_finish_in_the_order_they_came(
     assert max(len(call) for call in model.calls) == 2
 
 
-def test_those_who_come_later_do_not_starve_those_who_wait(model: Any, trajectories_of: Trajectories) -> None:
-    """One lane, and a newcomer every turn."""
+def test_later_jobs_do_not_starve_waiting_ones(model: Any, trajectories_of: Trajectories) -> None:
+    """One slot, and a new job every turn."""
     engine = Engine({"fake": model}, 1)
     engine.batch.admit(trajectories_of(model, "first", steps=3))
     engine.batch.admit(trajectories_of(model, "second", steps=3))
@@ -207,7 +207,7 @@ DRAWS = {"ddpm": 4, "euler_a": 4, "dpmpp_2m_sde": 4, "langevin": 20, "pc": 8}  #
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_noise_is_drawn_for_the_start_and_the_rows_that_take_it_and_for_no_other(
+def test_noise_is_drawn_for_the_start_and_for_the_rows_that_take_it_alone(
     sampler: str, model: Any, trajectories_of: Trajectories, turns_of: Turns
 ) -> None:
     """mathematics.md, trap 17: also not where a row's weight of noise is zero, as the last one's is."""
@@ -221,14 +221,14 @@ def test_noise_is_drawn_for_the_start_and_the_rows_that_take_it_and_for_no_other
     assert torch.equal(trajectory.generator.get_state(), reference.get_state())
 
 
-def test_an_engine_with_nobody_in_it_does_nothing(model: Any) -> None:
+def test_an_empty_engine_does_nothing(model: Any) -> None:
     turn = Engine({"fake": model}, 4).step()
     assert (turn.rows, turn.advanced, turn.failed) == (0, [], [])
     assert model.calls == []
 
 
-def neighbours(model: Any, trajectories_of: Trajectories) -> list[Trajectory]:
-    """Images whose bytes a poisoned job beside them is not to change."""
+def neighbors(model: Any, trajectories_of: Trajectories) -> list[Trajectory]:
+    """Images whose bytes a poisoned job in their batch must not change."""
     return [
         *trajectories_of(model, "calm", sampler="ddim", steps=6, label=0, n=2),
         *trajectories_of(model, "stirred", sampler="ddpm", steps=5, label=1, guidance_scale=4.0, seed=3),
@@ -246,17 +246,17 @@ POISONS = [
 
 @pytest.mark.parametrize(("poison", "code"), POISONS, ids=["nan", "raises", "memory", "device-memory"])
 @pytest.mark.parametrize("turn", [0, 1, 3])
-def test_a_poisoned_job_fails_alone_and_its_neighbours_are_unchanged(
+def test_a_poisoned_job_fails_alone_and_its_neighbors_are_unchanged(
     poison: dict[str, Any], code: str, turn: int, fake_model: Any, trajectories_of: Trajectories
 ) -> None:
-    """Whatever the batch does to find the guilty one, noise that was drawn stays drawn.
+    """However the batch is split to find the job that fails, each noise draw is taken once.
 
     (diffusers#9007, stable-diffusion-webui#13871.)
     """
-    expected = alone(fake_model(), neighbours(fake_model(), trajectories_of))
+    expected = alone(fake_model(), neighbors(fake_model(), trajectories_of))
     model = fake_model(**poison)
     engine = Engine({"fake": model}, 16)
-    engine.batch.admit(neighbours(model, trajectories_of))
+    engine.batch.admit(neighbors(model, trajectories_of))
     found: Outcome = {}
     failed: list[tuple[str, str]] = []
     for k in range(20):
@@ -270,23 +270,23 @@ def test_a_poisoned_job_fails_alone_and_its_neighbours_are_unchanged(
     assert not len(engine.batch)
 
 
-def test_a_batch_too_large_for_the_device_is_done_in_parts_and_nobody_fails(
+def test_a_batch_too_large_for_the_device_is_evaluated_in_parts_and_no_job_fails(
     fake_model: Any, trajectories_of: Trajectories, turns_of: Turns
 ) -> None:
     class Small(fake_model):  # type: ignore[misc]
         def denoise(self, x: Tensor, *level: Any) -> Estimate:
             if len(x) > 2:
                 raise torch.OutOfMemoryError("too large")
-            known: Estimate = super().denoise(x, *level)
-            return known
+            estimate: Estimate = super().denoise(x, *level)
+            return estimate
 
-    expected = alone(fake_model(), neighbours(fake_model(), trajectories_of))
+    expected = alone(fake_model(), neighbors(fake_model(), trajectories_of))
     engine = Engine({"fake": Small()}, 16)
-    engine.batch.admit(neighbours(engine.models["fake"], trajectories_of))
+    engine.batch.admit(neighbors(engine.models["fake"], trajectories_of))
     assert finals(turns_of(engine)) == expected
 
 
-def test_a_failure_says_what_was_raised(fake_model: Any, trajectories_of: Trajectories) -> None:
+def test_a_failure_names_the_exception(fake_model: Any, trajectories_of: Trajectories) -> None:
     model = fake_model(deadly=2, error=ValueError("no such kernel"))
     engine = Engine({"fake": model}, 4)
     engine.batch.admit(trajectories_of(model, label=2))
@@ -294,9 +294,7 @@ def test_a_failure_says_what_was_raised(fake_model: Any, trajectories_of: Trajec
     assert str(failure[1]) == "ValueError: no such kernel"
 
 
-def test_a_failed_image_takes_the_waiting_ones_of_its_job_with_it(
-    fake_model: Any, trajectories_of: Trajectories
-) -> None:
+def test_a_failed_image_evicts_the_waiting_images_of_its_job(fake_model: Any, trajectories_of: Trajectories) -> None:
     model = fake_model(lame=2)
     engine = Engine({"fake": model}, 1)
     engine.batch.admit(trajectories_of(model, "poisoned", label=2, n=4))
@@ -341,25 +339,25 @@ def test_two_models_take_turns(fake_model: Any, trajectories_of: Trajectories, t
     assert served == [{"one"}, {"two"}] * 4
 
 
-def test_a_frame_shows_what_the_network_saw_and_what_it_believed(model: Any, trajectories_of: Trajectories) -> None:
+def test_a_turn_reports_x_t_and_the_denoised_image(model: Any, trajectories_of: Trajectories) -> None:
     (trajectory,) = trajectories_of(model, label=1, steps=3)
     engine = Engine({"fake": model}, 1)
     engine.batch.admit([trajectory])
     for k in range(3):
         x, plan = trajectory.registers[0].clone(), trajectory.plan
         level = [torch.tensor([float(table[k])]) for table in (plan.t, plan.alpha, plan.sigma)]
-        belief = model.denoise(x[None], *level, model.encode([ConditioningRequest(label=1)])).x0[0].clamp(-1, 1)
+        denoised = model.denoise(x[None], *level, model.encode([ConditioningRequest(label=1)])).x0[0].clamp(-1, 1)
         (item,) = engine.step().advanced
         assert as_bytes(item.x_t) == as_bytes(x)
-        assert as_bytes(item.denoised) == as_bytes(belief)
+        assert as_bytes(item.denoised) == as_bytes(denoised)
         assert (item.step, item.t, item.sigma) == (k + 1, plan.t[k], plan.sigma[k])
         assert (item.result is None) == (k < 2)
     # The last row of ddim ends at x̂_0 itself: α = 1, σ = 0.
     assert as_bytes(item.result) == as_bytes(item.denoised)
 
 
-def held_plan(steps: int) -> Plan:
-    """A sampler with a second register: it holds the x̂_0 before, and mixes the two."""
+def two_register_plan(steps: int) -> Plan:
+    """A sampler with a second register: it keeps the previous x̂_0, and mixes the two."""
     mixing = [[0.5, 0.125, 0.25, 0.0, 0.0625], [0.0, 0.0, 1.0, 0.0, 0.0]]
     level = np.linspace(0.2, 0.9, steps)
     return Plan(
@@ -373,12 +371,12 @@ def held_plan(steps: int) -> Plan:
     )
 
 
-def held_trajectory(model: Any, seed: int) -> Trajectory:
+def two_register_trajectory(model: Any, seed: int) -> Trajectory:
     return Trajectory.begin(
         job=f"held-{seed}",
         index=0,
         model="fake",
-        plan=held_plan(6),
+        plan=two_register_plan(6),
         conditioning=model.encode([ConditioningRequest(label=1)]),
         guidance=Guidance(model.encode([ConditioningRequest()]), 2.0),
         seed=seed,
@@ -387,8 +385,32 @@ def held_trajectory(model: Any, seed: int) -> Trajectory:
     )
 
 
-def test_plans_with_more_registers_share_a_batch_with_plans_of_one(model: Any, trajectories_of: Trajectories) -> None:
+def test_plans_with_more_registers_share_a_batch_with_plans_with_one(model: Any, trajectories_of: Trajectories) -> None:
     ddpm = {"sampler": "ddpm", "steps": 9, "label": 2}
-    expected = alone(model, [held_trajectory(model, 3), *trajectories_of(model, "ddpm", **ddpm)])
-    arrivals = {0: trajectories_of(model, "ddpm", **ddpm), 2: [held_trajectory(model, 3)]}
+    expected = alone(model, [two_register_trajectory(model, 3), *trajectories_of(model, "ddpm", **ddpm)])
+    arrivals = {0: trajectories_of(model, "ddpm", **ddpm), 2: [two_register_trajectory(model, 3)]}
     assert together(Engine({"fake": model}, 4), arrivals) == expected
+
+
+def test_a_model_conditioned_on_several_tensors_is_batched_like_any_other(
+    fake_model: Any, trajectories_of: Trajectories
+) -> None:
+    """As a text-conditioned network has them: hidden states of every token next to the pooled vector."""
+
+    class Conditioned(fake_model):  # type: ignore[misc]
+        def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
+            labels = super().encode(requests)["label"]
+            hidden = labels.view(-1, 1, 1) + torch.arange(21.0).view(1, 7, 3)
+            return Conditioning({"label": labels, "hidden_states": hidden, "pooled": hidden.sum(1)})
+
+        def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
+            mean = conditioning["hidden_states"].sum(dim=(1, 2)) - conditioning["pooled"].sum(1) + conditioning["label"]
+            estimate: Estimate = super().denoise(x, t, alpha, sigma, Conditioning({"label": mean}))
+            return estimate
+
+    fields = {"label": 1, "guidance_scale": 3.0, "steps": 4, "n": 2}
+    expected = alone(fake_model(), trajectories_of(fake_model(), "a", **fields))
+    model = Conditioned()
+    arrivals = {0: trajectories_of(model, "a", **fields), 1: trajectories_of(model, "b", label=2, steps=5)}
+    found = together(Engine({"fake": model}, 8), arrivals)
+    assert {key: value for key, value in found.items() if key[0] == "a"} == expected

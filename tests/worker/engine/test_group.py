@@ -1,4 +1,4 @@
-"""Those who share a turn: their rows and registers as one tensor are their own, one below another."""
+"""The members of a turn as tensors: the rows and registers of each, one below another."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def members(model: Any, trajectories_of: Trajectories) -> list[Trajectory]:
 
 
 def assert_row(table: Table, plan: Plan, first: int, row: int) -> None:
-    """What the table holds of a plan's row is that row, in float32."""
+    """A row in the table is the plan's row in float32."""
     rows = table.rows(torch.tensor([first + row]), plan.registers)
     for column, name in ((rows.level.t, "t"), (rows.level.alpha, "alpha"), (rows.level.sigma, "sigma")):
         assert column.item() == np.float32(getattr(plan, name)[row])
@@ -48,7 +48,7 @@ def test_every_row_of_every_plan_is_in_the_table(members: list[Trajectory]) -> N
             assert_row(table, plan, first, row)
 
 
-def test_a_table_that_is_full_keeps_the_plans_that_are_asked_for(
+def test_a_full_table_keeps_the_plans_that_are_requested(
     model: Any, members: list[Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_module, "MAX_TABLE_ROWS", 41)
@@ -56,14 +56,14 @@ def test_a_table_that_is_full_keeps_the_plans_that_are_asked_for(
     table.first_rows([model.plan("ddim", steps, 0.0) for steps in range(1, 9)])
     plans = [member.plan for member in members]
     (first,) = table.first_rows(plans[:1])
-    assert first == sum(range(1, 9)), "there was room for one more"
+    assert first == sum(range(1, 9)), "the table has room for one more"
     firsts = table.first_rows(plans)
-    assert min(firsts) == 0, "those of nobody here are forgotten"
+    assert min(firsts) == 0, "unused plans are removed"
     for first, plan in zip(firsts, plans, strict=True):
         assert_row(table, plan, first, plan.evaluations - 1)
 
 
-def test_registers_come_apart_as_they_were_put_together(members: list[Trajectory]) -> None:
+def test_parting_registers_inverts_stacking_them(members: list[Trajectory]) -> None:
     group = Group(members, Table(CPU), CPU)
     stacked = group.stacked()
     assert stacked.shape[:2] == (len(members), max(member.plan.registers for member in members))
@@ -72,7 +72,7 @@ def test_registers_come_apart_as_they_were_put_together(members: list[Trajectory
         assert not whole[member.plan.registers :].any()
 
 
-def test_the_guided_are_there_twice_the_second_time_without_their_labels(members: list[Trajectory]) -> None:
+def test_guided_members_have_a_second_row_without_their_label(members: list[Trajectory]) -> None:
     group = Group(members, Table(CPU), CPU)
     assert group.guided is not None
     guided = [k for k, member in enumerate(members) if member.guided]
@@ -83,14 +83,14 @@ def test_the_guided_are_there_twice_the_second_time_without_their_labels(members
     assert group.conditioning["label"].tolist() == labels
 
 
-def test_a_group_is_of_its_members_in_their_order_alone(members: list[Trajectory]) -> None:
+def test_a_group_matches_its_members_in_their_order_alone(members: list[Trajectory]) -> None:
     group = Group(members, Table(CPU), CPU)
     assert group.is_of(list(members))
     assert not group.is_of(members[:-1])
     assert not group.is_of([*members[1:], members[0]])
 
 
-def test_an_engine_that_nobody_is_in_keeps_nothing_of_those_who_left(model: Any, members: list[Trajectory]) -> None:
+def test_an_empty_engine_keeps_no_tensors_of_former_members(model: Any, members: list[Trajectory]) -> None:
     engine = Engine({"fake": model}, 8)
     engine.batch.admit(members)
     while len(engine.batch):

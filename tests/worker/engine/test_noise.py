@@ -1,4 +1,4 @@
-"""Noise is the CPU's, whatever device the network is on: the same seed begins with the same x_T everywhere."""
+"""Noise is drawn on the CPU, whatever device the network is on: a seed gives the same x_T everywhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.worker.engine.trajectory import Trajectory
 
-DEVICES = ["cpu", "meta"]  # meta holds no numbers: one that were drawn there would be none
+DEVICES = ["cpu", "meta"]  # a meta tensor has no numbers, so none can be drawn on it
 
 
 class Moves(TorchDispatchMode):
-    """Notes each tensor that is drawn, and each that goes from the CPU elsewhere."""
+    """Records each tensor that is drawn, and each that is copied from the CPU to another device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ def begin(model: Any, device: str) -> Trajectory:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_x_t_and_each_z_are_drawn_on_the_cpu_and_the_same_for_every_device(device: str, model: Any) -> None:
-    """diffusers#13298: its CPU and CUDA generators differ, so the same seed gave other pictures."""
+def test_x_t_and_each_z_are_drawn_on_the_cpu_and_equal_for_every_device(device: str, model: Any) -> None:
+    """diffusers#13298: its CPU and CUDA generators differ, so the same seed gave different images."""
     reference = begin(model, "cpu")
     with Moves() as moves:
         trajectory = begin(model, device)

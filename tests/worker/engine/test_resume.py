@@ -22,7 +22,7 @@ REGISTERS = arrays("<f4", (2, 1, 3, 3))
 
 
 @given(st.dictionaries(st.integers(0, 1023), st.tuples(st.integers(1, 4999), REGISTERS), max_size=5))
-def test_what_was_saved_comes_back_bit_for_bit(images: dict[int, tuple[int, Any]]) -> None:
+def test_a_resume_point_survives_serialization_bit_for_bit(images: dict[int, tuple[int, Any]]) -> None:
     saved = {index: ResumePoint(row, torch.from_numpy(array.copy())) for index, (row, array) in images.items()}
     found = from_bytes(to_bytes(saved))
     assert {index: point.row for index, point in found.items()} == {index: point.row for index, point in saved.items()}
@@ -52,13 +52,21 @@ def test_damaged_bytes_are_refused_or_hold_other_numbers() -> None:
             from_bytes(data[:length])
 
 
+def test_a_point_names_its_format_and_one_of_a_newer_version_is_refused() -> None:
+    data = to_bytes({0: ResumePoint(1, torch.ones(1, 1, 2, 2))})
+    named = b'"format":"1"'
+    assert named in data
+    with pytest.raises(ResumeError, match=r"format 2 \(allowed: up to 1\)"):
+        from_bytes(data.replace(named, b'"format":"2"'))
+
+
 def test_a_pickle_is_no_resume_point() -> None:
     with pytest.raises(ResumeError):
         from_bytes(b"\x80\x04cposix\nsystem\n(S'true'\ntR.")
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_every_sampler_ends_with_the_same_bits_from_wherever_it_is_resumed(
+def test_every_sampler_ends_with_the_same_bits_from_any_row_that_it_is_resumed_at(
     sampler: str, model: Any, trajectories_of: Make, turns_of: Any
 ) -> None:
     fields: dict[str, Any] = {"sampler": sampler, "steps": 7, "label": 1, "guidance_scale": 2.0, "seed": 11}
@@ -79,8 +87,8 @@ def _run(model: Any, trajectories: list[Trajectory], turns_of: Any) -> tuple[lis
     return [(item.row, item.registers) for item in items], items[-1].result
 
 
-def test_registers_that_a_turn_handed_out_stay_as_they_are(model: Any, trajectories_of: Make, turns_of: Any) -> None:
-    """They are saved in another thread while the engine goes on."""
+def test_registers_that_a_turn_returned_never_change(model: Any, trajectories_of: Make, turns_of: Any) -> None:
+    """Another thread saves them while the engine goes on."""
     engine = Engine({"fake": model}, 4)
     engine.batch.admit([*trajectories_of(model, n=2, steps=9), *trajectories_of(model, steps=6, sampler="unipc")])
     handed = [(item.registers, item.registers.clone()) for turn in turns_of(engine) for item in turn.advanced]
@@ -99,10 +107,10 @@ def test_registers_that_a_turn_handed_out_stay_as_they_are(model: Any, trajector
         (ResumePoint(2, torch.zeros(1, 1, 4, 4, dtype=torch.float64)), "float64"),
     ],
 )
-def test_a_point_of_another_plan_or_shape_is_refused(
+def test_a_resume_point_of_another_plan_or_shape_is_refused(
     saved: ResumePoint, message: str, model: Any, trajectories_of: Make
 ) -> None:
-    """A model folder was replaced by another of the same name, say."""
+    """For example after a model folder was replaced by another with the same name."""
     (trajectory,) = trajectories_of(model)
     with pytest.raises(ResumeError, match=message):
         trajectory.resume(saved)

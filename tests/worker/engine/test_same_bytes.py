@@ -25,12 +25,12 @@ REQUESTS = 200
 def model(request: pytest.FixtureRequest) -> PixelModel:
     device, precision = request.param
     if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device here")
+        pytest.skip("no CUDA device")
     return load_models([], device=device, max_images=16, precision=precision)[DEFAULT]
 
 
 def drawn(model: PixelModel, seed: int) -> JobRecord:
-    """A request as anybody might make it; the samplers take turns."""
+    """A random request; the samplers take turns."""
     chance = random.Random(seed)
     sampler = sorted(SAMPLERS)[seed % len(SAMPLERS)]
     label = chance.choice([None, *range(10)])
@@ -50,7 +50,7 @@ def drawn(model: PixelModel, seed: int) -> JobRecord:
 
 
 def digests(model: PixelModel, jobs: Sequence[JobRecord], max_batch: int, chance: random.Random) -> dict[str, str]:
-    """The SHA-256 of every image's PNG, when the jobs come one by one at any moment."""
+    """The SHA-256 of every image's PNG, with the jobs admitted one by one at random turns."""
     engine = Engine({model.card.name: model}, max_batch)
     requests = {job.id: job.request for job in jobs}
     waiting, found = list(jobs), {}

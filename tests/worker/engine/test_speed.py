@@ -1,4 +1,4 @@
-"""What the engine's turns take, remembered by their size."""
+"""How long the engine's turns take, by their size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from denoised.worker.engine.speed import Speed
 
 
 def test_nothing_is_known_before_the_second_turn() -> None:
-    """In a model's first turn libraries load their kernels."""
+    """Libraries load their kernels in a model's first turn."""
     speed = Speed()
     assert (speed.per_second, speed.paces()) == (None, {})
     speed.add("m", 4, 100.0)
@@ -18,7 +18,7 @@ def test_nothing_is_known_before_the_second_turn() -> None:
     assert speed.paces() == {"m": [(4.0, 0.5)]}
 
 
-def test_turns_of_few_and_of_many_rows_are_told_apart_and_kept() -> None:
+def test_turns_of_few_and_of_many_rows_are_averaged_separately() -> None:
     speed = Speed()
     speed.add("m", 1, 9.0)
     speed.add("m", 1, 0.01)
@@ -45,7 +45,7 @@ def test_each_model_has_its_own_paces() -> None:
     assert speed.paces() == {"large": [(2.0, 1.0)], "small": [(2.0, 0.01)]}
 
 
-def test_what_was_measured_before_the_first_job_gives_way_to_what_jobs_show() -> None:
+def test_measurements_from_before_the_first_job_are_replaced_by_those_of_jobs() -> None:
     speed = Speed()
     speed.expect("m", [(1, 0.01), (16, 0.08)])
     assert speed.paces() == {"m": [(1, 0.01), (16, 0.08)]}

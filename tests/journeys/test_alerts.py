@@ -1,5 +1,7 @@
-"""`ops/`: the dashboard, the alarms and their tests, loaded by what loads them; and that none of it, nor the page on
-it, names a metric that nobody publishes."""
+"""`ops/`: the dashboard, the alert rules and their tests load in the real tools and name only published metrics.
+
+The page that documents the alerts is held to the same metrics and rules.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def rules(ops: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def published(service: Any) -> set[str]:
-    """Names of the samples that a service tells which has done a job."""
+    """Names of the samples that a service publishes once it has done a job."""
     with service.client() as client:
         client.post("/generate", json={"model": "digits", "steps": 2}, headers={"Prefer": "wait=60"})
         lines = client.get("/metrics").text.splitlines()
@@ -60,7 +62,7 @@ def queries(dashboard: dict[str, Any]) -> Iterator[str]:
             yield target["expr"].replace("$__rate_interval", "1m")
 
 
-def test_dashboard_and_alarms_name_only_what_is_published(
+def test_dashboard_and_alerts_name_only_published_metrics(
     dashboard: dict[str, Any], rules: list[dict[str, Any]], published: set[str]
 ) -> None:
     used = {name for text in [*queries(dashboard), *(rule["expr"] for rule in rules)] for name in METRIC.findall(text)}
@@ -68,15 +70,13 @@ def test_dashboard_and_alarms_name_only_what_is_published(
     assert used - published == set()
 
 
-def test_the_dashboard_shows_everything_of_ours_that_is_published(
-    dashboard: dict[str, Any], published: set[str]
-) -> None:
+def test_the_dashboard_shows_every_metric_of_denoised(dashboard: dict[str, Any], published: set[str]) -> None:
     ours = {name for name in published if name.startswith("denoised_") and not name.endswith(("_created", "_sum"))}
     used = {name for text in queries(dashboard) for name in METRIC.findall(text)}
     assert ours - used == set()
 
 
-def test_panels_have_a_place_of_their_own_and_say_what_they_show(dashboard: dict[str, Any]) -> None:
+def test_panels_do_not_overlap_and_are_described(dashboard: dict[str, Any]) -> None:
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
@@ -89,7 +89,7 @@ def test_panels_have_a_place_of_their_own_and_say_what_they_show(dashboard: dict
         assert panel["type"] == "row" or (panel["title"] and panel["description"] and panel["targets"])
 
 
-def test_the_page_has_every_metric_and_every_alarm(
+def test_the_page_lists_every_metric_and_every_alert(
     section: str, rules: list[dict[str, Any]], published: set[str]
 ) -> None:
     rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| (.*) \|$", section, flags=re.MULTILINE))
@@ -97,13 +97,13 @@ def test_the_page_has_every_metric_and_every_alarm(
     ours = {name for name in published if name.startswith("denoised_") and not name.endswith(suffixes)}
     assert ours - set(rows) == set()
     assert {name for name in rows if name.startswith("denoised_")} - published == {"denoised_http_request_seconds"}
-    alarms = {rule["alert"]: rule["annotations"]["runbook"] for rule in rules}
-    assert {name for name in rows if name.startswith("Denoised")} == set(alarms)
-    for name, runbook in alarms.items():
+    alerts = {rule["alert"]: rule["annotations"]["runbook"] for rule in rules}
+    assert {name for name in rows if name.startswith("Denoised")} == set(alerts)
+    for name, runbook in alerts.items():
         assert rows[name].replace("`", "").endswith(runbook), name
 
 
-def test_every_alarm_is_raised_by_a_test_and_kept_silent_by_most(ops: Path, rules: list[dict[str, Any]]) -> None:
+def test_every_alert_fires_in_a_test_and_most_stay_silent_in_another(ops: Path, rules: list[dict[str, Any]]) -> None:
     cases = yaml.safe_load((ops / "alerts_test.yml").read_text())["tests"]
     tested = [
         (check["alertname"], bool(check.get("exp_alerts"))) for case in cases for check in case["alert_rule_test"]
@@ -118,14 +118,14 @@ def test_every_alarm_is_raised_by_a_test_and_kept_silent_by_most(ops: Path, rule
     "command",
     [["check", "rules", "alerts.yml"], ["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yml"]],
 )
-def test_promtool_takes_rules_configuration_and_tests(command: list[str], ops: Path) -> None:
+def test_promtool_accepts_rules_configuration_and_tests(command: list[str], ops: Path) -> None:
     done = subprocess.run(["promtool", *command], cwd=ops, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCESS" in done.stdout
 
 
 @needs_promtool
-def test_promtool_takes_the_queries_of_the_dashboard(dashboard: dict[str, Any], tmp_path: Path) -> None:
+def test_promtool_accepts_the_queries_of_the_dashboard(dashboard: dict[str, Any], tmp_path: Path) -> None:
     recording = [{"record": f"panel:{k}", "expr": query} for k, query in enumerate(queries(dashboard))]
     assert len(recording) > 20
     path = tmp_path / "rules.yml"
@@ -135,8 +135,8 @@ def test_promtool_takes_the_queries_of_the_dashboard(dashboard: dict[str, Any], 
 
 
 @needs_promtool
-def test_promtool_finds_nothing_wrong_with_what_is_published(service: Any) -> None:
-    """It complains of counters without _total, of units and of names."""
+def test_promtool_accepts_the_published_metrics(service: Any) -> None:
+    """promtool reports counters without _total, and wrong units and names."""
     with service.client() as client:
         text = client.get("/metrics").text
     text = "\n".join(line for line in text.splitlines() if "_created" not in line) + "\n"
@@ -146,7 +146,7 @@ def test_promtool_finds_nothing_wrong_with_what_is_published(service: Any) -> No
 
 @pytest.mark.slow
 @pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus here (Debian: apt install prometheus)")
-def test_prometheus_collects_a_service_and_answers_the_dashboard(
+def test_prometheus_scrapes_a_service_and_answers_the_queries_of_the_dashboard(
     service: Any, ops: Path, dashboard: dict[str, Any], tmp_path: Path
 ) -> None:
     settings = yaml.safe_load((ops / "prometheus.yml").read_text())

@@ -1,0 +1,73 @@
+"""The events of jobs: one Redis stream per job, entry id = "{seq}-0".
+
+Events are appended by the scripts that change a job (`jobs.scripts`), which number them without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from denoised.jobs import redis_keys as keys
+from denoised.jobs.errors import RecordError
+from denoised.jobs.format import UnreadableLog
+from denoised.jobs.scripts import WATCH
+from denoised.jobs.store_connection import StoreConnection
+
+Entry = tuple[bytes, Mapping[bytes, bytes]]
+
+
+class EventLog:
+    """Reads events. Every method raises StoreUnavailable when Redis does not answer in time."""
+
+    def __init__(self, connection: StoreConnection) -> None:
+        self._connection = connection
+        self._watch = connection.client.register_script(WATCH)
+        self._unreadable = UnreadableLog()
+
+    def read(self, job_id: str, after: int = 0, count: int = 500) -> list[dict[str, Any]]:
+        """At most `count` stored events with seq > `after`, oldest first."""
+        with self._connection.reachable():
+            reply = self._connection.client.xrange(keys.events(job_id), min=f"{after + 1}-0", count=count)
+        return self.decode(job_id, cast("list[Entry]", reply))
+
+    def decode(self, job_id: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        """Stream entries as the events of the HTTP contract (terminal ones lack `result`).
+
+        An entry that cannot be decoded is skipped and logged once.
+        """
+        events = []
+        for entry_id, fields in entries:
+            try:
+                events.append(_decode(job_id, entry_id, fields))
+            except RecordError as error:
+                self._unreadable.skip("event", f"{job_id}/{entry_id.decode()}", error)
+        return events
+
+    def watch(self, job_id: str) -> int:
+        """Have the job's worker write each event as soon as it happens, since a client follows them.
+
+        Returns the seq of the newest event, 0 when there is no such job.
+        """
+        with self._connection.reachable():
+            return int(self._watch(keys=[keys.job(job_id)]))
+
+    def last_seq(self, job_id: str) -> int:
+        """The seq of the newest event, 0 when there are no events."""
+        with self._connection.reachable():
+            entries = cast("list[Entry]", self._connection.client.xrevrange(keys.events(job_id), count=1))
+        return _seq(entries[0][0]) if entries else 0
+
+
+def _decode(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    try:
+        event = json.loads(fields[b"e"])
+        head = {"seq": _seq(entry_id), "type": event.pop("type"), "job": job_id, "attempt": int(fields[b"a"])}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"the event cannot be read: {type(error).__name__}: {error}") from error
+    return {**head, **event}
+
+
+def _seq(entry_id: bytes) -> int:
+    return int(entry_id.split(b"-")[0])

@@ -1,0 +1,94 @@
+"""The format version of everything that processes exchange through Redis, and the checked reading of it.
+
+Job records, worker reports, events and resume points carry `format`. A reader ignores fields that it does not
+know, so that two versions can run side by side during an upgrade, unless the record lists them in `requires`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from denoised.jobs.errors import RecordError
+
+FORMAT = 1
+
+log = logging.getLogger("denoised.jobs")
+
+T = TypeVar("T")
+
+
+def read_dataclass(cls: type[T], data: object) -> T:
+    """An instance of a dataclass from decoded JSON; fields that it does not know are ignored.
+
+    Raises:
+        RecordError: for a value that is not an object, lacks a field, or has a field of the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise RecordError(f"{cls.__name__} is a {type(data).__name__} (allowed: an object)")
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy: a type[T] is Hashable
+    known = {name: value for name, value in data.items() if name in hints}
+    for name, value in known.items():
+        if not _fits(value, hints[name]):
+            raise RecordError(f"{cls.__name__}.{name} is {value!r:.60} (allowed: {hints[name]})")
+    try:
+        return cls(**known)
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"{cls.__name__} cannot be read: {error}") from error
+
+
+def check_requires(what: str, requires: object, known: Iterable[str]) -> None:
+    """Check that this version knows every name in a record's `requires`.
+
+    Raises:
+        RecordError: when it does not.
+    """
+    names = requires if isinstance(requires, list | tuple) else [requires]
+    unknown = sorted({str(name) for name in names} - set(known))
+    if unknown:
+        raise RecordError(f"{what} requires {', '.join(unknown)}, unknown to this version (format {FORMAT})")
+
+
+@cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    """The type of each field."""
+    hints = get_type_hints(cls)
+    return {each.name: hints[each.name] for each in fields(cls)}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    return isinstance(value, origin or hint) or (hint is float and isinstance(value, int))
+
+
+class UnreadableLog:
+    """Logs each unreadable record once, however often it is met. Thread-safe."""
+
+    REMEMBERED = 1_000
+
+    def __init__(self) -> None:
+        self._logged: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def skip(self, kind: str, name: str, error: Exception) -> None:
+        """Log that a record is skipped. kind: "job", "event", "worker"; name: its id."""
+        key = f"{kind} {name}"
+        with self._lock:
+            if key in self._logged:
+                return
+            self._logged[key] = None
+            if len(self._logged) > self.REMEMBERED:
+                self._logged.popitem(last=False)
+        log.warning("record skipped", extra={kind: name, "reason": str(error)})

@@ -1,0 +1,69 @@
+"""How far the images of a job have come in this worker's attempt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from denoised.jobs.record import Image, JobRecord
+from denoised.worker.engine.resume import ResumePoint
+from denoised.worker.engine.trajectory import Trajectory
+from denoised.worker.engine.turn import Advanced
+
+
+@dataclass
+class AttemptProgress:
+    """The state of a job's images, updated turn by turn.
+
+    reached: steps done, by image.
+    images: finished images by index.
+    points: where the unfinished images can be resumed, by index; an image at x_T has none.
+    step: steps that all images have done.
+    evaluations: rows evaluated so far, earlier attempts included; a guided image counts as two.
+    rows, turns: sum of the batch sizes, and number, of the turns of this attempt.
+    """
+
+    reached: list[int]
+    images: dict[int, Image] = field(default_factory=dict)
+    points: dict[int, ResumePoint] = field(default_factory=dict)
+    step: int = 0
+    evaluations: int = 0
+    rows: int = 0
+    turns: int = 0
+
+    def resume(self, record: JobRecord, trajectories: Sequence[Trajectory]) -> None:
+        """Continue with the images that earlier attempts finished, and these trajectories for the others."""
+        self.images = {image.index: image for image in record.images}
+        self.reached = [record.request.steps] * record.request.n
+        for trajectory in trajectories:
+            self.reached[trajectory.index] = trajectory.plan.step[trajectory.row - 1] if trajectory.row else 0
+            if trajectory.row:
+                self.points[trajectory.index] = ResumePoint(trajectory.row, trajectory.registers)
+        self.step = min(self.reached)
+        self.evaluations = record.request.evaluations - sum(each.pending_evaluations for each in trajectories)
+
+    def advance(self, batch: int, items: Sequence[Advanced]) -> bool:
+        """Take in one turn. batch: rows in its evaluation. Returns whether all images have done a further step."""
+        self.turns += 1
+        self.rows += batch
+        for item in items:
+            self.evaluations += item.trajectory.rows_per_evaluation
+            self.reached[item.trajectory.index] = item.step
+            self.points[item.trajectory.index] = ResumePoint(item.row, item.registers)
+        before, self.step = self.step, max(self.step, min(self.reached))
+        return self.step > before
+
+    def finish(self, image: Image) -> None:
+        """Take in a finished image."""
+        self.images[image.index] = image
+        del self.points[image.index]
+
+    @property
+    def mean_batch(self) -> float:
+        """Mean rows in an evaluation while the attempt ran."""
+        return self.rows / max(self.turns, 1)
+
+    def images_json(self) -> str:
+        """The `images` field of the job's record."""
+        return json.dumps([asdict(self.images[index]) for index in sorted(self.images)])
