@@ -172,7 +172,8 @@ def try_start() -> str:
 
 def _configuration(path: Path, names: list[str]) -> dict[str, str]:
     """Settings of a running server. Paths may be any bytes, so the reply is decoded as file names are."""
-    connection: Any = redis.UnixDomainSocketConnection(path=str(path), socket_timeout=ANSWER_SECONDS, protocol=2)
+    client = connect(socket_url(path), ANSWER_SECONDS)
+    connection: Any = client.connection_pool.get_connection()
     try:
         connection.send_command("CONFIG", "GET", *names)
         reply = [os.fsdecode(text) for text in connection.read_response()]
@@ -180,6 +181,7 @@ def _configuration(path: Path, names: list[str]) -> dict[str, str]:
         raise LaunchError(f"Valkey does not tell its configuration ({error})") from error
     finally:
         connection.disconnect()
+        client.close()
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
