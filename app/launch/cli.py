@@ -11,7 +11,7 @@ import typer
 from denoised.app.launch.console import exit_with_error
 from denoised.app.launch.options import AsJson, ServerCommands, env
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.log import to_stderr
+from denoised.jobs.log import log_to_stderr
 
 if TYPE_CHECKING:
     from denoised.app.http.api_keys import KeyRing
@@ -67,7 +67,7 @@ def serve(
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     arguments += [] if precision is None else ["--precision", precision]
     folder = (data_dir or _data_folder()).absolute()
-    to_stderr()
+    log_to_stderr()
     models = model or [Path(name) for name in _split(os.environ.get("DENOISED_MODELS", ""))]
     settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, requires_key)
     try:
@@ -130,7 +130,7 @@ def api(
         max_attempts=max_attempts,
         result_ttl=result_ttl,
     )
-    to_stderr()
+    log_to_stderr()
     try:
         check_port(host, port)
         run_api(settings)
@@ -187,7 +187,7 @@ def store(
     """Run the embedded Valkey, as a child process of `serve`."""
     from denoised.app.launch.embedded_store import run
 
-    to_stderr()
+    log_to_stderr()
     raise typer.Exit(run(data_dir, socket))
 
 

@@ -25,7 +25,7 @@ from denoised.app.settings import TORCH_ENVIRONMENT
 from denoised.jobs.connection import connect
 from denoised.jobs.deadline import reachable
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.memory import KEEPS
+from denoised.jobs.memory import NO_EVICTION
 
 State = Literal["ok", "warning", "problem"]
 
@@ -152,12 +152,14 @@ def _check_version(info: Mapping[str, Any]) -> Finding:
 
 
 def _check_eviction(info: Mapping[str, Any]) -> Finding:
-    policy, limit = str(info.get("maxmemory_policy", KEEPS)), int(info.get("maxmemory", 0))
-    if policy != KEEPS:
+    policy, limit = str(info.get("maxmemory_policy", NO_EVICTION)), int(info.get("maxmemory", 0))
+    if policy != NO_EVICTION:
         message = f"maxmemory-policy is {policy}: a full Redis would delete jobs, and workers refuse to start"
-        return Finding("store memory", "problem", message, f"redis-cli CONFIG SET maxmemory-policy {KEEPS}")
+        return Finding("store memory", "problem", message, f"redis-cli CONFIG SET maxmemory-policy {NO_EVICTION}")
     limit_text = f", maxmemory {_format_bytes(limit)}" if limit else ", no maxmemory"
-    return Finding("store memory", "ok", f"{KEEPS}, {_format_bytes(int(info.get('used_memory', 0)))} used{limit_text}")
+    return Finding(
+        "store memory", "ok", f"{NO_EVICTION}, {_format_bytes(int(info.get('used_memory', 0)))} used{limit_text}"
+    )
 
 
 def _check_persistence(info: Mapping[str, Any]) -> Finding:
