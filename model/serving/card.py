@@ -13,8 +13,19 @@ from denoised.model.checkpoints.card_file import Defaults
 class ModelCard(BaseModel):
     """A model as a live worker serves it (`GET /models`).
 
-    unconditional: whether it can do without a label.
-    stages: evaluations a step, for the samplers with more than one; the last step is always one.
+    Attributes:
+        name: What requests call it.
+        width, height, channels: Of its images, in pixels.
+        labels: The names of its classes, in order; empty if it takes no label.
+        unconditional: Whether it can make an image without a label; guidance needs that too.
+        timesteps: T of its training.
+        prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
+        samplers: All samplers that it offers.
+        eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        stages: Evaluations per step of the samplers with more than one; the last step always takes one.
+        default: The request's defaults.
+        max_images: In one request.
+        numerics: What the last bits of its images depend on besides the request.
     """
 
     name: str
@@ -39,9 +50,9 @@ class ModelCard(BaseModel):
         return ["label"] if self.labels else []
 
     def class_index(self, label: str | int) -> int | None:
-        """The class that a name (in any case) or an index means; None when there is none."""
+        """The index of the class with a name (in any case) or an index; None if there is no such class."""
         if isinstance(label, int):
             return label if 0 <= label < len(self.labels) else None
         names = [name.casefold() for name in self.labels]
-        wanted = label.strip().casefold()
-        return names.index(wanted) if wanted in names else None
+        name = label.strip().casefold()
+        return names.index(name) if name in names else None

@@ -12,7 +12,7 @@ from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import StartedAttempt
 from denoised.jobs.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.outputs import encode_image, frame_events, image_event
+from denoised.worker.delivery.outputs import decode_finished, encode_image, frame_events, image_event
 from denoised.worker.delivery.progress import AttemptProgress
 from denoised.worker.engine.resume import to_bytes
 from denoised.worker.engine.trajectory import Trajectory
@@ -174,11 +174,13 @@ class AttemptState:
             update.fields["step"] = progress.step
             event = {"step": progress.step, "steps": request.steps, "evaluations": progress.evaluations}
             update.events.append({"type": "progress", **event})
+        finished = decode_finished(items, self.model)
         for item in items:
             update.events += frame_events(item, request, self.model)
             if item.result is None:
                 continue
-            image, data = encode_image(item.trajectory.index, item.result, request, self.model, self.numerics)
+            index = item.trajectory.index
+            image, data = encode_image(index, finished[index], request, self.numerics)
             progress.finish(image)
             update.images[image.index] = data
             update.fields["images"] = progress.images_json()

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
 
 from denoised.app.routes.verify import same_pixels
-from denoised.jobs.update import ending
+from denoised.jobs.update import final_update
 from denoised.worker.delivery.encoding import encode
 
 MakeClient = Callable[..., TestClient]
@@ -59,7 +59,7 @@ def working(fake_worker: Any, owner: str = "", *, end: str = "succeeded") -> Ite
             fake_worker.finish(waiting[0].id, fake_worker.start(waiting[0].id), data=MADE)
         elif end == "failed":
             failure = {"code": "evaluation_failed", "message": "the network gave no numbers"}
-            fake_worker.store.write(ending(waiting[0], "failed", failure))
+            fake_worker.store.write(final_update(waiting[0], "failed", failure))
         else:
             fake_worker.store.cancel(waiting[0].id)
 
