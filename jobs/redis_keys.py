@@ -28,6 +28,7 @@ from __future__ import annotations
 
 CANCELED_CHANNEL = "denoised:canceled"
 ENDS = "denoised:ends"
+NOTHING = "denoised:nothing"  # never exists (`jobs.scripts`)
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
 ENGINE_TOTALS = "denoised:totals:engine"
