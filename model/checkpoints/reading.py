@@ -6,22 +6,26 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
-from denoised.model.checkpoints.folders import find_files, read_json
-from denoised.model.checkpoints.legacy import modernize_config
+from denoised.model.checkpoints.folders import find_files
 from denoised.model.checkpoints.noise_settings import NoiseSettings
-from denoised.model.checkpoints.weights import find_weights, read_weights
+from denoised.model.checkpoints.unet_config_file import image_size, read_unet_config
+from denoised.model.checkpoints.weight_files import find_weights
+from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.score_network import ScoreUNet
 from denoised.model.networks.unet import UNet
+
+GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     files = find_files(folder)
     config = read_unet_config(files.unet_config)
+    sides = image_size(files.unet_config, config)
     noise = NoiseSettings.read(files.scheduler_config)
     card = read_card_file(folder)
     network = _build_network(files.unet_config, config, noise.variance_exploding)
+    _check_memory(files.unet_config, network, sides)
     network.load_state_dict(read_weights(find_weights(files.weights), network.state_dict()), assign=True)
     schedule = noise.schedule
     _check_timestep_rows(files.unet_config, config, schedule)
@@ -69,33 +75,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         schedule=schedule,
         labels=labels,
         unconditional=unconditional,
-        image_size=_image_size(files.unet_config, config),
+        image_size=sides,
         default=_resolve_defaults(folder, card, noise.sampler, schedule),
     )
-
-
-def read_unet_config(path: Path) -> UNetConfig:
-    """The config of the U-Net in a file; keys of diffusers' first releases are understood.
-
-    Raises:
-        CheckpointError: for a key or a value that is not supported.
-    """
-    raw = read_json(path)
-    kind = raw.get("_class_name", "UNet2DModel")
-    if kind != "UNet2DModel":
-        raise CheckpointError(f"{path}: _class_name = {kind!r} is not supported (supported: 'UNet2DModel')")
-    try:
-        config = UNetConfig.from_dict(modernize_config(raw))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
-        raise CheckpointError(
-            f"{path}: out_channels = {config.out_channels} is neither in_channels = {config.in_channels} "
-            "nor twice that (a learned variance)"
-        )
-    if config.class_embed_type == "identity":
-        raise CheckpointError(f"{path}: class_embed_type = 'identity' needs an embedding, which no request carries")
-    return config
 
 
 def _build_network(path: Path, config: UNetConfig, variance_exploding: tuple[float, float, int] | None) -> UNet:
@@ -105,6 +87,19 @@ def _build_network(path: Path, config: UNetConfig, variance_exploding: tuple[flo
             return UNet(config) if variance_exploding is None else ScoreUNet(config, *variance_exploding)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _check_memory(path: Path, network: UNet, sides: tuple[int, int]) -> None:
+    """Refuse a network whose weights and widest layer do not fit into this machine's memory."""
+    weights = sum(tensor.numel() for tensor in network.state_dict().values())
+    height, width = sides
+    channels = network.config.block_out_channels
+    widest = max(count * (height >> level) * (width >> level) for level, count in enumerate(channels))
+    needed, memory = 4 * (weights + 4 * widest), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise CheckpointError(
+            f"{path}: needs {needed / GIB:.1f} GiB for one image; this machine has {memory / GIB:.1f} GiB of memory"
+        )
 
 
 def _resolve_defaults(folder: Path, card: CardFile, matching: str | None, schedule: NoiseSchedule) -> Defaults:
@@ -143,18 +138,3 @@ def _resolve_labels(folder: Path, config: UNetConfig, card: CardFile) -> tuple[l
             "and the null class"
         )
     return card.labels or [str(k) for k in range(classes - 1)], True
-
-
-def _image_size(path: Path, config: UNetConfig) -> tuple[int, int]:
-    """(height, width)."""
-    size = config.sample_size
-    if size is None:
-        raise CheckpointError(f"{path}: sample_size is missing")
-    sides = size if isinstance(size, tuple) else (size, size)
-    if len(sides) != 2 or any(type(side) is not int for side in sides):
-        raise CheckpointError(f"{path}: sample_size = {size!r} is neither a whole number nor a list of two")
-    height, width = sides
-    for side in sides:
-        if side < 1 or side % config.downscale:
-            raise CheckpointError(f"{path}: sample_size = {side} is not a positive multiple of {config.downscale}")
-    return height, width
