@@ -14,9 +14,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from denoised.app.http.api_keys import key_hash
-from denoised.app.http.body_limits import check_body, check_framing, limited
+from denoised.app.http.body_limits import BodyBudget, check_body, check_framing, max_body
 from denoised.app.http.error_formats import ErrorFormats
 from denoised.app.http.errors import Forbidden, Problem, Unauthorized, store_problem
+from denoised.app.http.field_lines import combine_field_lines
 from denoised.app.http.local_hosts import LOCALHOST, is_local, normalized, split_netloc
 from denoised.app.settings import ApiSettings
 from denoised.jobs.errors import StoreUnavailable
@@ -24,6 +25,7 @@ from denoised.jobs.store import Store
 
 OPEN_PATHS = ("/", "/healthz", "/readyz")
 OPEN_PREFIX = "/playground/"
+TICKET_PARAMETER = "ticket"
 OWNER_SCOPE_KEY = "denoised_owner"
 UNSPECIFIED = {"0.0.0.0", "::"}
 LOCAL_ONLY = "without API keys only local programs are served"
@@ -37,6 +39,7 @@ class AuthMiddleware:
         self._settings = settings
         self._store = store
         self._formats = formats
+        self._bodies = BodyBudget()
         # The name that the operator gave the server is its own; 0.0.0.0 and :: are no names.
         listens_on = {normalized(settings.host)} - UNSPECIFIED
         self._own_hosts = listens_on | {normalized(name) for name in settings.allowed_hosts}
@@ -50,7 +53,11 @@ class AuthMiddleware:
         except Problem as problem:
             await self._formats.response(problem, scope["path"])(scope, receive, send)
             return
-        await self._app(scope, limited(receive), send)
+        body = self._bodies.body(receive, max_body(scope))
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            body.release()
 
     async def _authenticate(self, scope: Scope) -> str:
         """The caller's name; "" for an open route, and for every caller when there are no API keys.
@@ -58,8 +65,9 @@ class AuthMiddleware:
         Raises:
             Problem: when the request is refused.
         """
+        check_framing(Headers(scope=scope))
+        combine_field_lines(scope)
         headers = Headers(scope=scope)
-        check_framing(headers)
         owner = ""
         if not self._settings.api_keys:
             self._check_local(scope, headers)
@@ -76,7 +84,7 @@ class AuthMiddleware:
             if owner is None:
                 raise Unauthorized("the API key is unknown")
             return owner
-        ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
+        ticket = parse_qs(scope["query_string"].decode("latin-1")).get(TICKET_PARAMETER, [""])[0]
         if scope["type"] == "websocket" and ticket:
             return await self._redeem(ticket)
         raise Unauthorized("an API key is required: Authorization: Bearer KEY")

@@ -95,7 +95,7 @@ def fetch(fetcher: JobFetcher, count: int) -> list[FetchedJob]:
     found: list[FetchedJob] = []
     end = time.monotonic() + TIMEOUT
     while len(found) < count and time.monotonic() < end:
-        found += fetcher.fetched() if len(fetcher._fetched) >= count - len(found) else []
+        found += fetcher.take_fetched() if len(fetcher._fetched) >= count - len(found) else []
         time.sleep(0.005)
     return found
 
@@ -105,7 +105,7 @@ def test_jobs_are_fetched_until_their_images_fill_the_capacity(fake_store: FakeS
     fetcher.set_capacity({"m": Capacity(4, one_more=True), "other": Capacity(4, one_more=True)})
     assert [job.started.record.id for job in fetch(fetcher, 2)] == ["a", "b"]
     time.sleep(0.3)
-    assert fetcher.fetched() == []
+    assert fetcher.take_fetched() == []
     assert fake_store.queues["m"] == [("c", 1), ("d", 1)], "they stay for workers with capacity"
 
 
@@ -116,7 +116,7 @@ def test_without_a_free_slot_one_job_is_fetched_to_wait_for_one(fake_store: Fake
         assert [job.started.record.id for job in fetch(fetcher, 1)] == [job]
     fetcher.set_capacity({"m": Capacity(0, one_more=False)})
     time.sleep(0.3)
-    assert fetcher.fetched() == []
+    assert fetcher.take_fetched() == []
 
 
 def test_a_fetched_job_has_its_images_where_an_earlier_attempt_saved_them(
@@ -222,7 +222,7 @@ def test_the_engine_does_not_wait_for_a_hanging_redis(
         time.sleep(0.005)
     started = time.monotonic()
     for _ in range(100):
-        assert fetcher.fetched() == []
+        assert fetcher.take_fetched() == []
         fetcher.set_capacity({"m": Capacity(1, one_more=False)})
     assert time.monotonic() - started < TIMEOUT / 2
     answered.set()
@@ -236,4 +236,4 @@ def test_a_defect_in_the_fetchers_thread_is_raised_in_the_engine(fake_store: Fak
     fetcher.set_capacity({"m": Capacity(1, one_more=False)})
     fetcher.join(TIMEOUT)
     with pytest.raises(ZeroDivisionError):
-        fetcher.fetched()
+        fetcher.take_fetched()
