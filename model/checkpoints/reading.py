@@ -13,6 +13,7 @@ import torch
 
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
 from denoised.model.checkpoints.folders import find_files, read_json
+from denoised.model.checkpoints.labels import Classes, read_classes
 from denoised.model.checkpoints.legacy import modernize_config
 from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.checkpoints.weights import find_weights, read_weights
@@ -23,6 +24,9 @@ from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.score_network import ScoreUNet
 from denoised.model.networks.unet import UNet
 
+PICTURE_CHANNELS = (1, 3)  # gray and RGB
+LATENT_CHANNELS = 4  # of the autoencoders of Stable Diffusion 1, 2 and XL
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -32,8 +36,7 @@ class Checkpoint:
         network: the U-Net with its weights, on the CPU.
         noise: the settings of the scheduler's file.
         schedule: the noise levels of training, T timesteps.
-        labels: K class names; the index of a class is its position.
-        unconditional: whether class K means "no label".
+        classes: the names of its K classes, and whether there is an index K that means "no label".
         image_size: (height, width) in pixels.
         default: the sampler, steps and guidance of a request that names none.
     """
@@ -41,8 +44,7 @@ class Checkpoint:
     network: UNet
     noise: NoiseSettings
     schedule: NoiseSchedule
-    labels: list[str]
-    unconditional: bool
+    classes: Classes
     image_size: tuple[int, int]
     default: Defaults
 
@@ -56,21 +58,21 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     files = find_files(folder)
     config = read_unet_config(files.unet_config)
+    _check_channels(files.unet_config, config)
     noise = NoiseSettings.read(files.scheduler_config)
     card = read_card_file(folder)
+    classes = read_classes(folder, card, config.num_class_embeds, config.class_embed_type)
     network = _build_network(files.unet_config, config, noise.variance_exploding)
     network.load_state_dict(read_weights(find_weights(files.weights), network.state_dict()), assign=True)
     schedule = noise.schedule
     _check_timestep_rows(files.unet_config, config, schedule)
-    labels, unconditional = _resolve_labels(folder, config, card)
     return Checkpoint(
         network=network,
         noise=noise,
         schedule=schedule,
-        labels=labels,
-        unconditional=unconditional,
+        classes=classes,
         image_size=_image_size(files.unet_config, config),
-        default=_resolve_defaults(folder, card, noise.sampler, schedule),
+        default=_resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional),
     )
 
 
@@ -88,14 +90,27 @@ def read_unet_config(path: Path) -> UNetConfig:
         config = UNetConfig.from_dict(modernize_config(raw))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
-        raise CheckpointError(
-            f"{path}: out_channels = {config.out_channels} is neither in_channels = {config.in_channels} "
-            "nor twice that (a learned variance)"
-        )
     if config.class_embed_type == "identity":
         raise CheckpointError(f"{path}: class_embed_type = 'identity' needs an embedding, which no request carries")
     return config
+
+
+def _check_channels(path: Path, config: UNetConfig) -> None:
+    """Refuse images that cannot be shown, before any weight is read."""
+    channels, outputs = config.in_channels, config.out_channels
+    if channels not in PICTURE_CHANNELS:
+        latents = (
+            "; 4 channels are usually latents: a latent model needs its whole pipeline folder with the autoencoder "
+            "(vae/) that decodes them, and this program serves pixel models alone"
+        )
+        raise CheckpointError(
+            f"{path}: in_channels = {channels} cannot be shown as pictures (supported: 1, gray, and 3, RGB)"
+            f"{latents if channels == LATENT_CHANNELS else ''}"
+        )
+    if outputs not in (channels, 2 * channels):
+        raise CheckpointError(
+            f"{path}: out_channels = {outputs} is neither in_channels = {channels} nor twice that (a learned variance)"
+        )
 
 
 def _build_network(path: Path, config: UNetConfig, variance_exploding: tuple[float, float, int] | None) -> UNet:
@@ -107,8 +122,13 @@ def _build_network(path: Path, config: UNetConfig, variance_exploding: tuple[flo
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _resolve_defaults(folder: Path, card: CardFile, matching: str | None, schedule: NoiseSchedule) -> Defaults:
-    """The card's defaults; without a sampler in the card, the one that matches the scheduler's file."""
+def _resolve_defaults(
+    folder: Path, card: CardFile, matching: str | None, schedule: NoiseSchedule, unconditional: bool
+) -> Defaults:
+    """The card's defaults; without a sampler in the card, the one that matches the scheduler's file.
+
+    Guidance is off for a model that cannot sample without a label.
+    """
     path, named = folder / CARD_FILE, card.default.model_fields_set
     if "sampler" in named and card.default.sampler not in SAMPLERS:
         raise CheckpointError(f"{path}: default.sampler = {card.default.sampler!r} is not offered")
@@ -117,7 +137,10 @@ def _resolve_defaults(folder: Path, card: CardFile, matching: str | None, schedu
             f"{path}: default.steps = {card.default.steps} is over the {schedule.timesteps} timesteps"
         )
     sampler = card.default.sampler if "sampler" in named or matching is None else matching
-    return card.default.model_copy(update={"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)})
+    changes: dict[str, object] = {"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)}
+    if not unconditional:
+        changes |= {"guidance_scale": 1.0, "guidance_rescale": 0.0}
+    return card.default.model_copy(update=changes)
 
 
 def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule) -> None:
@@ -125,24 +148,6 @@ def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule
     rows = config.num_train_timesteps
     if config.time_embedding_type == "learned" and rows is not None and rows < schedule.timesteps:
         raise CheckpointError(f"{path}: num_train_timesteps = {rows}, but the scheduler has {schedule.timesteps}")
-
-
-def _resolve_labels(folder: Path, config: UNetConfig, card: CardFile) -> tuple[list[str], bool]:
-    """K names for K classes, and whether there is a class K that means "no label".
-
-    The last row of num_class_embeds means "no label", unless the card names that row too.
-    """
-    if config.class_embed_type == "timestep":  # a label is a number: only the card says how many there are
-        return card.labels, True
-    classes = config.num_class_embeds or 0
-    if classes and len(card.labels) == classes:
-        return card.labels, False
-    if card.labels and len(card.labels) != classes - 1:
-        raise CheckpointError(
-            f"{folder / CARD_FILE}: {len(card.labels)} labels, but the U-Net has {max(classes - 1, 0)} classes "
-            "and the null class"
-        )
-    return card.labels or [str(k) for k in range(classes - 1)], True
 
 
 def _image_size(path: Path, config: UNetConfig) -> tuple[int, int]:

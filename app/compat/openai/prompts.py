@@ -18,7 +18,6 @@ from denoised.model.serving.card import ModelCard
 
 _WORD = re.compile(r"[^\W_]+")
 _SEPARATOR = re.compile(r"[/,;|]")  # between the names of one label, as in "T-shirt/top"
-_INDEX = re.compile(r"\s*[0-9]{1,9}\s*")
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {name: str(k) for k, name in enumerate(_DIGITS)}
 MIN_PLURAL_LENGTH = 4  # letters
@@ -54,11 +53,8 @@ def label_of(prompt: str, card: ModelCard) -> int | None:
         return None
     if not card.labels:
         raise _refusal(f"{format_value(prompt)} was given, but", card, "has no labels (allowed: a blank prompt)")
-    exact = card.class_index(prompt)
+    exact = card.class_index_of_text(prompt)
     found = [exact] if exact is not None else find_labels(prompt, card.labels)
-    if not found and _INDEX.fullmatch(prompt):
-        index = card.class_index(int(prompt))
-        found = [] if index is None else [index]
     if len(found) == 1:
         return found[0]
     problem = f"names several classes ({join_names([card.labels[k] for k in found])})" if found else "names no class"
