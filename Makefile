@@ -14,6 +14,8 @@ PEERS_LOCK := bench/peers/requirements.lock
 DATA ?= /usr/share/datasets/fashion-mnist
 OUT ?= runs/fashion-mnist
 MINUTES ?= 30
+# The recipes read these from the environment, so that a path may contain spaces and quotes.
+export DATA OUT
 # Test processes. Most tests wait for a server, so there may be more than cores; 0 runs all tests in one process.
 PROCESSES ?= 3
 
@@ -53,11 +55,11 @@ format: install ## fix what ruff can fix
 	$(BIN)/ruff format .
 
 train: install ## train on Fashion-MNIST, or resume that run (DATA=, OUT=, options: ARGS="--images 800000")
-	@$(BIN)/denoised train --data $(DATA) --out $(OUT) \
-		$(if $(wildcard $(OUT)/checkpoints/step-*.safetensors),--resume) $(ARGS)
+	@resume=; for checkpoint in "$$OUT"/checkpoints/step-*.safetensors; do [ ! -e "$$checkpoint" ] || resume=--resume; done; \
+		$(BIN)/denoised train --data "$$DATA" --out "$$OUT" $$resume $(ARGS)
 
 quality: install ## measure the bundled model with every sampler and write docs/quality.md (resumable)
-	@GOMP_SPINCOUNT=10000 $(BIN)/python -m denoised.model quality --data $(DATA) --precision bfloat16 $(ARGS)
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m denoised.model quality --data "$$DATA" --precision bfloat16 $(ARGS)
 
 bench: install $(PEERS)/.installed ## benchmark denoised and its peers and write docs/performance.md (short: ARGS=--quick)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m bench $(ARGS)

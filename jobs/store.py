@@ -26,7 +26,7 @@ from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.scripts import REQUEUE_LOST, START, START_ALONE, UPDATE
 from denoised.jobs.store_connection import StoreConnection
 from denoised.jobs.tickets import Tickets
-from denoised.jobs.update import JobUpdate, UpdateResult, ending, event_json
+from denoised.jobs.update import JobUpdate, UpdateResult, event_json, final_update
 from denoised.jobs.worker_registry import WorkerRegistry
 
 LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be listed for as long as its results are kept
@@ -103,7 +103,7 @@ class Store:
     # The front end's side
 
     def reserve(self, job_id: str, pipeline: Pipeline) -> bool:
-        """Begin a transaction that fails if a job of this id appears meanwhile. False when the id is taken."""
+        """Begin a transaction that fails if a job of this id appears before it commits. False when the id is taken."""
         with self.reachable():
             pipeline.watch(keys.job(job_id))
         with self.reachable():
@@ -150,7 +150,7 @@ class Store:
         record = self.job(job_id)
         if record is None or record.terminal:
             return record
-        self.write(ending(record, "canceled"))
+        self.write(final_update(record, "canceled"))
         with self.reachable():
             self.client.publish(keys.CANCELED_CHANNEL, job_id)
         return self.job(job_id)

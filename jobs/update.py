@@ -88,7 +88,7 @@ class JobUpdate:
         return [json.dumps(spec), *self.images.values(), *([] if self.resume is None else [self.resume])]
 
 
-def ending(record: JobRecord, status: Status, error: Mapping[str, str] | None = None) -> JobUpdate:
+def final_update(record: JobRecord, status: Status, error: Mapping[str, str] | None = None) -> JobUpdate:
     """The update that ends a job from outside, whatever attempt it is in."""
     update = JobUpdate(record.id, image_count=record.request.n)
     update.end(status, error)

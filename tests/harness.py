@@ -25,8 +25,8 @@ from denoised.jobs.store import Store
 
 # The launcher: loads torch once, then forks a worker for each line on its stdin. {pid}.exit holds the exit code of a
 # worker that has ended. {pid}.rows has one line per evaluation: its time, and the sum of x for each row, as the row's
-# fingerprint. A row of class `killer` at a timestep below `killer_below` kills its worker, like a fault in a kernel;
-# a row of class `hungry`, or more than `most` rows at once, allocate 64 MiB and run out of memory.
+# fingerprint. A row of class `kill_class` at a timestep below `kill_below` kills its worker, like a fault in a kernel;
+# a row of class `oom_class`, or more than `max_rows` rows at once, allocate 64 MiB and run out of memory.
 SCRIPT = """
 import importlib.util, json, os, pathlib, signal, sys, time, traceback
 
@@ -36,7 +36,7 @@ fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
 
 import torch
-from denoised.jobs.log import to_stderr
+from denoised.jobs.log import log_to_stderr
 from denoised.worker.settings import WorkerSettings
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.jobs.connection import connect
@@ -44,18 +44,18 @@ from denoised.jobs.store import Store
 
 
 class Model(fakes.FakeModel):
-    def __init__(self, name, seconds, killer, killer_below, hungry, most, min_pipelined_images):
-        super().__init__(name, seconds=seconds, lame=3)
+    def __init__(self, name, seconds, kill_class, kill_below, oom_class, max_rows, min_pipelined_images):
+        super().__init__(name, seconds=seconds, nan_class=3)
         self.min_pipelined_images = min_pipelined_images
-        self._killer, self._below = killer, killer_below
-        self._hungry, self._most = hungry, most
+        self._kill_class, self._below = kill_class, kill_below
+        self._oom_class, self._max_rows = oom_class, max_rows
         self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
 
     def denoise(self, x, t, alpha, sigma, conditioning):
         labels = conditioning["label"].tolist()
-        if any(label == self._killer and level < self._below for level, label in zip(t.tolist(), labels)):
+        if any(label == self._kill_class and level < self._below for level, label in zip(t.tolist(), labels)):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._hungry in labels or len(x) > self._most:
+        if self._oom_class in labels or len(x) > self._max_rows:
             taken = torch.ones(16, 1 << 20)
             raise torch.OutOfMemoryError(f"out of memory after {taken.nbytes} bytes")
         estimate = super().denoise(x, t, alpha, sigma, conditioning)
@@ -65,7 +65,7 @@ class Model(fakes.FakeModel):
 
 
 def work(url, names, settings, result_ttl, **traits):
-    to_stderr()
+    log_to_stderr()
     torch.set_num_threads(1)
     models = {name: Model(name, **traits) for name in names}
     client = connect(url, timeout=5.0)
@@ -101,7 +101,7 @@ for line in sys.stdin:
     print(pid, flush=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 """
-PATIENCE = 120.0  # seconds; only a hang reaches it
+TIMEOUT = 120.0  # seconds; only a hang reaches it
 LABELS = ["apple", "bean", "carrot", "daikon"]
 
 
@@ -147,7 +147,7 @@ class WorkerProcess:
         return int(path.read_text()) if path.exists() else None
 
     def wait(self) -> int:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while (code := self.exit_code()) is None:
             assert time.monotonic() < end, f"worker {self.pid} does not end"
             time.sleep(0.02)
@@ -206,16 +206,17 @@ class Harness:
         lease: float = 30.0,
         job_timeout: float = 600.0,
         max_batch: int = 16,
-        killer: int | None = None,
-        killer_below: float = 0.0,
-        hungry: int = -1,
-        most: int = 1 << 20,
+        kill_class: int | None = None,
+        kill_below: float = 0.0,
+        oom_class: int = -1,
+        max_rows: int = 1 << 20,
         min_pipelined_images: int | None = None,
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation."""
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
         options = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
-        options |= {"seconds": seconds, "killer": killer, "killer_below": killer_below, "hungry": hungry, "most": most}
+        options |= {"seconds": seconds, "kill_class": kill_class, "kill_below": kill_below}
+        options |= {"oom_class": oom_class, "max_rows": max_rows}
         options |= {"min_pipelined_images": min_pipelined_images}
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None
@@ -246,9 +247,9 @@ class Harness:
         return record
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not condition():
-            assert time.monotonic() < end, f"waited {PATIENCE:g} s for {what}\n{self.log()}"
+            assert time.monotonic() < end, f"waited {TIMEOUT:g} s for {what}\n{self.log()}"
             time.sleep(0.02)
 
     def running(self, job_id: str) -> bool:

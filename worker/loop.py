@@ -162,7 +162,7 @@ class Loop:
 
     def _admit_fetched(self) -> None:
         """Admit the fetched jobs, then say what there is capacity for."""
-        for job in self._fetcher.fetched():
+        for job in self._fetcher.take_fetched():
             self._admit(job)
         self._fetcher.set_capacity(self._capacity())
 
@@ -204,7 +204,7 @@ class Loop:
     def _drain(self) -> None:
         """Requeue the jobs that would take long, finish the others."""
         self._fetcher.join(FETCH_SECONDS)
-        for job in self._fetcher.fetched():
+        for job in self._fetcher.take_fetched():
             self._admit(job)
         pending = self.engine.batch.pending_by_job()
         long = jobs_to_requeue(pending, FINISH_SECONDS * (self.speed.per_second or 0.0))

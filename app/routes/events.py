@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from denoised.jobs.errors import StoreUnavailable
 router = APIRouter(tags=["events"])
 
 FIRST_MESSAGE_SECONDS = 30.0
+SEQ = re.compile(r"[0-9]{1,100}")  # a Last-Event-ID of ours
 RECONNECT_MS = 1000  # until browsers reconnect to an SSE stream
 # WebSocket close codes (RFC 6455 and the IANA registry).
 NORMAL_CLOSURE, POLICY_VIOLATION, SERVICE_RESTART, TRY_AGAIN_LATER = 1000, 1008, 1012, 1013
@@ -51,12 +53,13 @@ async def stream(
     services: Serving,
     after: After = 0,
     last_event_id: Annotated[
-        int | None, Header(alias="Last-Event-ID", ge=0, description="the same as `after`; browsers send it")
-    ] = None,
+        str, Header(alias="Last-Event-ID", description="the same as `after`; browsers send it. Other ids are ignored")
+    ] = "",
 ) -> Response:
     """All events from the start of the job, or after `Last-Event-ID`, until its end. The same path accepts a
     WebSocket."""
-    seq = last_event_id if last_event_id is not None else after
+    # An id of another server's stream must not end an EventSource, so it is not an error.
+    seq = int(last_event_id) if SEQ.fullmatch(last_event_id) else after
     if record.terminal and seq >= await run_in_threadpool(services.store.events.last_seq, record.id):
         return Response(status_code=204)
     return EventSourceResponse(_sse_events(services, record.id, seq), headers=STREAM_HEADERS)

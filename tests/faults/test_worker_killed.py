@@ -111,7 +111,7 @@ def _seconds(victim: WorkerProcess, repeated: Counter[float]) -> float:
 def test_a_job_that_kills_its_workers_fails_and_the_others_succeed(site: Site, report: Callable[..., None]) -> None:
     """Every row of class 2 below t = 700 ends its process; a supervisor restarts the worker each time."""
     harness = site.harness
-    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "killer": 2, "killer_below": 700.0}
+    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "kill_class": 2, "kill_below": 700.0}
     before = [harness.submit(steps=100, sampler="ddpm", seed=k, label=k % 2) for k in range(3)]
     guilty = harness.submit(steps=50, label=2, n=2)
     after = [harness.submit(steps=20, seed=9), harness.submit(steps=200, sampler="ddpm", label=1)]
@@ -141,7 +141,7 @@ def test_a_job_that_kills_its_workers_fails_and_the_others_succeed(site: Site, r
 def test_two_killers_are_distinguished_from_each_other_and_from_innocent_jobs(site: Site) -> None:
     """Both in one batch, and one that kills in its very first evaluation."""
     harness = site.harness
-    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "killer": 2, "killer_below": 2000.0}
+    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "kill_class": 2, "kill_below": 2000.0}
     innocent = [harness.submit(steps=60, seed=k, label=1) for k in range(2)]
     killers = [harness.submit(steps=50, label=2, seed=k) for k in range(2)]
     worker = harness.worker("fake", **settings)

@@ -1,4 +1,4 @@
-"""The log: one line an event, whatever is in it."""
+"""The log: one line per event, whatever it contains."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_a_line_names_the_request_being_answered() -> None:
 
 PROGRAM = """
 import logging, threading, warnings
-from denoised.jobs.log import to_stderr
-to_stderr()
+from denoised.jobs.log import log_to_stderr
+log_to_stderr()
 logging.getLogger("somebody's.library").warning("two\\nlines \\x1b[31m")
 warnings.warn("careful\\nhere")
 def fall(): raise RuntimeError("in a\\nthread")

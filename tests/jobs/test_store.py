@@ -22,7 +22,7 @@ from denoised.jobs.job_listing import JobCursor
 from denoised.jobs.record import TERMINAL, Image, JobRecord
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import QueueKeys, Store
-from denoised.jobs.update import JobUpdate, UpdateResult, ending
+from denoised.jobs.update import JobUpdate, UpdateResult, final_update
 from denoised.jobs.worker_report import WorkerReport
 from tests.harness import start
 
@@ -233,7 +233,7 @@ def test_a_cancel_and_an_end_at_the_same_moment_give_one_terminal_event(store: S
                 return after.status
 
             done = pool.submit(end, finish(record, attempt, 1))
-            failed = pool.submit(end, ending(record, "failed", {"code": "worker_lost", "message": str(k)}))
+            failed = pool.submit(end, final_update(record, "failed", {"code": "worker_lost", "message": str(k)}))
             canceled = pool.submit(cancel, record.id)
             seen = canceled.result()
             (kind,) = terminal_events(store, record.id)
@@ -257,7 +257,7 @@ def test_a_finished_job_never_changes(status: str, store: Store, create: Create)
     for other in TERMINAL:
         assert not store.write(finish(record, attempt, 3, other))
     assert start(store, record.id, "another", "fake") == 0
-    assert not store.write(ending(record, "failed", {"code": "worker_lost", "message": "too late"}))
+    assert not store.write(final_update(record, "failed", {"code": "worker_lost", "message": "too late"}))
     after_cancel = store.cancel(record.id)
     assert after_cancel is not None
     assert after_cancel.status == status
@@ -323,7 +323,7 @@ def test_a_finished_job_its_events_and_pictures_expire_together(client: redis.Re
     record = create(n=3)
     attempt = start(store, record.id, "worker", "fake")
     store.write(JobUpdate(record.id, attempt, 1, images={0: b"a", 1: b"b"}, image_count=3))
-    assert set(keys_of(client, record.id).values()) == {-1}, "a job that goes on does not expire"
+    assert set(keys_of(client, record.id).values()) == {-1}, "an active job does not expire"
     last = JobUpdate(record.id, attempt, 2, images={2: b"c"}, image_count=3)
     last.end("succeeded")
     store.write(last)
@@ -818,7 +818,7 @@ def test_an_end_is_counted_once_by_status_and_model(store: Store, create: Create
     done, gone = create(), create()
     write = finish(done, start(store, done.id, "w", "fake"), 1)
     assert store.write_all([write, write])[0]
-    store.write(ending(done, "canceled"))
+    store.write(final_update(done, "canceled"))
     store.cancel(gone.id)
     store.cancel(gone.id)
     model = done.request.model

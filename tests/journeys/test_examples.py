@@ -27,7 +27,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from denoised.app.launch import embedded_store as embedded
+from denoised.app.launch.socket_address import SOCKET, socket_url
 from tests.journeys.conftest import TIMEOUT, free_port, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -244,7 +244,7 @@ def keyed(site: Any) -> Iterator[Callable[[Path, str], str]]:
     def start(folder: Path, environment: str) -> str:
         port = free_port()
         given = dict(pair.split("=", 1) for pair in shlex.split(environment))
-        given["REDIS_URL"] = embedded.socket_url(embedded.socket_path(site.data_dir))
+        given["REDIS_URL"] = socket_url(site.data_dir / SOCKET)
         command = [sys.executable, "-m", "denoised", "api", "--port", str(port)]
         with (folder.parent / "keyed.log").open("ab") as log:
             process = subprocess.Popen(command, cwd=folder, env=os.environ | given, stdout=log, stderr=log)

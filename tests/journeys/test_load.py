@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes through /proc (Linux)"),
 ]
 
-PATIENCE = 300.0
+TIMEOUT = 300.0
 OVERLOAD_SECONDS = float(os.environ.get("DENOISED_OVERLOAD_SECONDS", "60"))
 SOAK_SECONDS = 60 * float(os.environ.get("DENOISED_SOAK_MINUTES", "2"))
 
@@ -38,7 +38,7 @@ def tell(**figures: object) -> None:
     print(json.dumps(figures))  # noqa: T201
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
@@ -59,7 +59,7 @@ def resident(pid: int) -> float:
 
 def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
     """The job when it is over."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while True:
         job: dict[str, Any] = client.get(f"/jobs/{job_id}").json()
         if job["status"] in ("succeeded", "failed", "canceled"):
@@ -355,7 +355,7 @@ def _waits(client: httpx.Client, service: Any, chance: random.Random) -> int:
 
 
 def _listens(client: httpx.Client, service: Any, chance: random.Random) -> int:
-    with connect(f"{service.url.replace('http', 'ws')}/generate", open_timeout=PATIENCE) as events:
+    with connect(f"{service.url.replace('http', 'ws')}/generate", open_timeout=TIMEOUT) as events:
         events.send(json.dumps(_body(chance)))
         kinds = [json.loads(event)["type"] for event in events]
     assert kinds[-1] == "succeeded"
@@ -367,7 +367,7 @@ def _reads_and_vanishes(client: httpx.Client, service: Any, chance: random.Rando
     with client.stream("GET", job["links"]["events"]) as stream:
         for _ in zip(stream.iter_lines(), range(chance.randrange(1, 20)), strict=False):
             pass
-    with connect(service.url.replace("http", "ws") + job["links"]["events"], open_timeout=PATIENCE) as events:
+    with connect(service.url.replace("http", "ws") + job["links"]["events"], open_timeout=TIMEOUT) as events:
         events.recv()
         events.socket.shutdown(socket.SHUT_RDWR)
     return 1

@@ -19,7 +19,7 @@ from denoised.worker.engine import resume
 from denoised.worker.engine.trajectory import Trajectory
 from tests.harness import request
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 class Delivery:
@@ -86,16 +86,16 @@ def fetcher(fake_store: FakeStore, fake_model: Callable[..., Any]) -> Iterator[J
     yield made
     stopping.set()
     made.wake()
-    made.join(PATIENCE)
+    made.join(TIMEOUT)
     assert not made.is_alive()
 
 
 def fetch(fetcher: JobFetcher, count: int) -> list[FetchedJob]:
     """So many fetched jobs; then no more are fetched."""
     found: list[FetchedJob] = []
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while len(found) < count and time.monotonic() < end:
-        found += fetcher.fetched() if len(fetcher._fetched) >= count - len(found) else []
+        found += fetcher.take_fetched() if len(fetcher._fetched) >= count - len(found) else []
         time.sleep(0.005)
     return found
 
@@ -105,7 +105,7 @@ def test_jobs_are_fetched_until_their_images_fill_the_capacity(fake_store: FakeS
     fetcher.set_capacity({"m": Capacity(4, one_more=True), "other": Capacity(4, one_more=True)})
     assert [job.started.record.id for job in fetch(fetcher, 2)] == ["a", "b"]
     time.sleep(0.3)
-    assert fetcher.fetched() == []
+    assert fetcher.take_fetched() == []
     assert fake_store.queues["m"] == [("c", 1), ("d", 1)], "they stay for workers with capacity"
 
 
@@ -116,7 +116,7 @@ def test_without_a_free_slot_one_job_is_fetched_to_wait_for_one(fake_store: Fake
         assert [job.started.record.id for job in fetch(fetcher, 1)] == [job]
     fetcher.set_capacity({"m": Capacity(0, one_more=False)})
     time.sleep(0.3)
-    assert fetcher.fetched() == []
+    assert fetcher.take_fetched() == []
 
 
 def test_a_fetched_job_has_its_images_where_an_earlier_attempt_saved_them(
@@ -169,7 +169,7 @@ def test_a_woken_fetcher_does_not_wait_for_the_next_poll(fake_store: FakeStore, 
 def test_an_empty_queue_is_not_polled_early_because_another_is(
     fake_store: FakeStore, fetcher: JobFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("denoised.worker.delivery.job_fetcher.POLL_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr("denoised.worker.delivery.job_fetcher.POLL_SECONDS", 10 * TIMEOUT)
     fetcher.set_capacity({"m": Capacity(9, one_more=False), "other": Capacity(9, one_more=False)})
     while len(fake_store.polled) < 2:
         time.sleep(0.005)
@@ -205,7 +205,7 @@ def test_a_job_whose_start_redis_did_not_confirm_is_started_after_the_outage(
     fake_store.queues["m"], fake_store.outage = [("a", 1), ("b", 1)], redis.exceptions.ConnectionError("gone")
     fetcher.set_capacity({"m": Capacity(2, one_more=False)})
     time.sleep(0.3)
-    assert len(fake_store.deliveries) == 1, "nothing more is taken off the queue meanwhile"
+    assert len(fake_store.deliveries) == 1, "no further job is taken off the queue until then"
     fake_store.outage = None
     assert [job.started.record.id for job in fetch(fetcher, 2)] == ["a", "b"]
 
@@ -215,16 +215,16 @@ def test_the_engine_does_not_wait_for_a_hanging_redis(
 ) -> None:
     answered = threading.Event()
     start_attempt = fake_store.start_attempt
-    monkeypatch.setattr(fake_store, "start_attempt", lambda *asked: answered.wait(PATIENCE) and start_attempt(*asked))
+    monkeypatch.setattr(fake_store, "start_attempt", lambda *asked: answered.wait(TIMEOUT) and start_attempt(*asked))
     fake_store.queues["m"] = [("a", 1)]
     fetcher.set_capacity({"m": Capacity(1, one_more=False)})
     while not fake_store.deliveries:
         time.sleep(0.005)
     started = time.monotonic()
     for _ in range(100):
-        assert fetcher.fetched() == []
+        assert fetcher.take_fetched() == []
         fetcher.set_capacity({"m": Capacity(1, one_more=False)})
-    assert time.monotonic() - started < PATIENCE / 2
+    assert time.monotonic() - started < TIMEOUT / 2
     answered.set()
     assert [job.started.record.id for job in fetch(fetcher, 1)] == ["a"]
 
@@ -234,6 +234,6 @@ def test_a_defect_in_the_fetchers_thread_is_raised_in_the_engine(fake_store: Fak
     fake_store.take = lambda model: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     fetcher._take = fake_store.take
     fetcher.set_capacity({"m": Capacity(1, one_more=False)})
-    fetcher.join(PATIENCE)
+    fetcher.join(TIMEOUT)
     with pytest.raises(ZeroDivisionError):
-        fetcher.fetched()
+        fetcher.take_fetched()

@@ -230,17 +230,17 @@ def test_step_only_rises_although_the_images_of_a_job_take_turns(
 def test_a_failed_job_says_why_and_leaves_the_others_alone(
     fake_model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
 ) -> None:
-    bench = PublisherBench(fake_model(lame=2), store, trajectories_of)
-    lame, sound = create(label=2), create(label=1)
-    for record in (lame, sound):
+    bench = PublisherBench(fake_model(nan_class=2), store, trajectories_of)
+    nan_job, sound = create(label=2), create(label=1)
+    for record in (nan_job, sound):
         bench.begin(record)
     bench.run()
-    after = store.job(lame.id)
+    after = store.job(nan_job.id)
     assert after is not None
     assert after.status == "failed"
     assert after.error is not None
     assert after.error["code"] == "nan_output"
-    assert [event["type"] for event in store.events.read(lame.id) if event["type"] in TERMINAL] == ["failed"]
+    assert [event["type"] for event in store.events.read(nan_job.id) if event["type"] in TERMINAL] == ["failed"]
     neighbour = store.job(sound.id)
     assert neighbour is not None
     assert neighbour.status == "succeeded"

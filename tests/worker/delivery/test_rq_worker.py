@@ -104,8 +104,8 @@ def test_a_worker_reports_what_it_serves(harness: Harness) -> None:
 
 def test_a_job_that_fails_does_not_stop_the_others(harness: Harness) -> None:
     """diffusers#9007: class 3 of these models comes out as NaN."""
-    lame, sound = harness.submit(label=3, steps=9), harness.submit(label=1, steps=9)
-    failed = harness.finished(lame)
+    nan_job, sound = harness.submit(label=3, steps=9), harness.submit(label=1, steps=9)
+    failed = harness.finished(nan_job)
     assert failed.status == "failed"
     assert failed.error is not None
     assert failed.error["code"] == "nan_output"
@@ -125,7 +125,7 @@ def test_a_request_without_a_plan_fails_and_says_why(harness: Harness) -> None:
 def test_after_running_out_of_memory_a_worker_does_the_next_job_and_leaks_nothing(harness: Harness) -> None:
     """stable-diffusion-webui#13871, twenty times: a job that never fits fails, one that fits in parts and one next to
     them do not; and none of the 64 MiB that were taken each time stays."""
-    worker = harness.worker("narrow", max_batch=8, hungry=2, most=2)
+    worker = harness.worker("narrow", max_batch=8, oom_class=2, max_rows=2)
     expected = [harness.sha256(harness.submit(model="narrow", label=1, steps=2, seed=seed))[0] for seed in range(7, 11)]
     held = []
     for _ in range(20):
@@ -314,10 +314,10 @@ def test_a_job_requeued_by_a_stopping_worker_is_finished_by_another(harness: Har
 
 
 def test_a_job_with_an_unusable_resume_point_starts_over_and_the_log_says_why(harness: Harness) -> None:
-    job_id = harness.submit(model="anew")
+    job_id = harness.submit(model="restarted")
     harness.client.hset(keys.job(job_id), "numerics", "fake")
     harness.client.set(keys.resume(job_id), b"no resume point")
-    harness.worker("anew")
+    harness.worker("restarted")
     assert harness.finished(job_id).status == "succeeded"
     (line,) = [line for line in harness.lines(job_id) if line["event"] == "resume point unusable"]
     assert line["request_id"] == f"for {job_id}"

@@ -237,10 +237,10 @@ def neighbors(model: Any, trajectories_of: Trajectories) -> list[Trajectory]:
 
 
 POISONS = [
-    ({"lame": 2}, "nan_output"),
-    ({"deadly": 2}, "evaluation_failed"),
-    ({"deadly": 2, "error": MemoryError()}, "out_of_memory"),
-    ({"deadly": 2, "error": torch.OutOfMemoryError("too large")}, "out_of_memory"),
+    ({"nan_class": 2}, "nan_output"),
+    ({"failing_class": 2}, "evaluation_failed"),
+    ({"failing_class": 2, "error": MemoryError()}, "out_of_memory"),
+    ({"failing_class": 2, "error": torch.OutOfMemoryError("too large")}, "out_of_memory"),
 ]
 
 
@@ -287,7 +287,7 @@ def test_a_batch_too_large_for_the_device_is_evaluated_in_parts_and_no_job_fails
 
 
 def test_a_failure_names_the_exception(fake_model: Any, trajectories_of: Trajectories) -> None:
-    model = fake_model(deadly=2, error=ValueError("no such kernel"))
+    model = fake_model(failing_class=2, error=ValueError("no such kernel"))
     engine = Engine({"fake": model}, 4)
     engine.batch.admit(trajectories_of(model, label=2))
     (failure,) = engine.step().failed
@@ -295,7 +295,7 @@ def test_a_failure_names_the_exception(fake_model: Any, trajectories_of: Traject
 
 
 def test_a_failed_image_evicts_the_waiting_images_of_its_job(fake_model: Any, trajectories_of: Trajectories) -> None:
-    model = fake_model(lame=2)
+    model = fake_model(nan_class=2)
     engine = Engine({"fake": model}, 1)
     engine.batch.admit(trajectories_of(model, "poisoned", label=2, n=4))
     engine.batch.admit(trajectories_of(model, "next", label=0, steps=1))
