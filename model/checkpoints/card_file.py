@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from denoised.model.checkpoints.bounded_files import read_bounded
 from denoised.model.errors import CheckpointError
 
 CARD_FILE = "model_card.json"
@@ -69,7 +70,7 @@ def read_card_file(folder: Path) -> CardFile:
     if not path.exists():
         return CardFile()
     try:
-        return CardFile.model_validate_json(path.read_bytes())
+        return CardFile.model_validate_json(read_bounded(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"

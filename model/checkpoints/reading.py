@@ -6,17 +6,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
-from denoised.model.checkpoints.folders import find_files, read_json
+from denoised.model.checkpoints.folders import find_files
 from denoised.model.checkpoints.labels import Classes, read_classes
-from denoised.model.checkpoints.legacy import modernize_config
 from denoised.model.checkpoints.noise_settings import NoiseSettings
-from denoised.model.checkpoints.weights import find_weights, read_weights
+from denoised.model.checkpoints.unet_config_file import image_size, read_unet_config
+from denoised.model.checkpoints.weight_files import find_weights
+from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
@@ -24,8 +26,7 @@ from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.score_network import ScoreUNet
 from denoised.model.networks.unet import UNet
 
-PICTURE_CHANNELS = (1, 3)  # gray and RGB
-LATENT_CHANNELS = 4  # of the autoencoders of Stable Diffusion 1, 2 and XL
+GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     files = find_files(folder)
     config = read_unet_config(files.unet_config)
-    _check_channels(files.unet_config, config)
+    sides = image_size(files.unet_config, config)
     noise = NoiseSettings.read(files.scheduler_config)
     card = read_card_file(folder)
     classes = read_classes(folder, card, config.num_class_embeds, config.class_embed_type)
     network = _build_network(files.unet_config, config, noise.variance_exploding)
+    _check_memory(files.unet_config, network, sides)
     network.load_state_dict(read_weights(find_weights(files.weights), network.state_dict()), assign=True)
     schedule = noise.schedule
     _check_timestep_rows(files.unet_config, config, schedule)
@@ -71,46 +73,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         noise=noise,
         schedule=schedule,
         classes=classes,
-        image_size=_image_size(files.unet_config, config),
+        image_size=sides,
         default=_resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional),
     )
-
-
-def read_unet_config(path: Path) -> UNetConfig:
-    """The config of the U-Net in a file; keys of diffusers' first releases are understood.
-
-    Raises:
-        CheckpointError: for a key or a value that is not supported.
-    """
-    raw = read_json(path)
-    kind = raw.get("_class_name", "UNet2DModel")
-    if kind != "UNet2DModel":
-        raise CheckpointError(f"{path}: _class_name = {kind!r} is not supported (supported: 'UNet2DModel')")
-    try:
-        config = UNetConfig.from_dict(modernize_config(raw))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if config.class_embed_type == "identity":
-        raise CheckpointError(f"{path}: class_embed_type = 'identity' needs an embedding, which no request carries")
-    return config
-
-
-def _check_channels(path: Path, config: UNetConfig) -> None:
-    """Refuse images that cannot be shown, before any weight is read."""
-    channels, outputs = config.in_channels, config.out_channels
-    if channels not in PICTURE_CHANNELS:
-        latents = (
-            "; 4 channels are usually latents: a latent model needs its whole pipeline folder with the autoencoder "
-            "(vae/) that decodes them, and this program serves pixel models alone"
-        )
-        raise CheckpointError(
-            f"{path}: in_channels = {channels} cannot be shown as pictures (supported: 1, gray, and 3, RGB)"
-            f"{latents if channels == LATENT_CHANNELS else ''}"
-        )
-    if outputs not in (channels, 2 * channels):
-        raise CheckpointError(
-            f"{path}: out_channels = {outputs} is neither in_channels = {channels} nor twice that (a learned variance)"
-        )
 
 
 def _build_network(path: Path, config: UNetConfig, variance_exploding: tuple[float, float, int] | None) -> UNet:
@@ -120,6 +85,19 @@ def _build_network(path: Path, config: UNetConfig, variance_exploding: tuple[flo
             return UNet(config) if variance_exploding is None else ScoreUNet(config, *variance_exploding)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _check_memory(path: Path, network: UNet, sides: tuple[int, int]) -> None:
+    """Refuse a network whose weights and widest layer do not fit into this machine's memory."""
+    weights = sum(tensor.numel() for tensor in network.state_dict().values())
+    height, width = sides
+    channels = network.config.block_out_channels
+    widest = max(count * (height >> level) * (width >> level) for level, count in enumerate(channels))
+    needed, memory = 4 * (weights + 4 * widest), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise CheckpointError(
+            f"{path}: needs {needed / GIB:.1f} GiB for one image; this machine has {memory / GIB:.1f} GiB of memory"
+        )
 
 
 def _resolve_defaults(
@@ -148,18 +126,3 @@ def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule
     rows = config.num_train_timesteps
     if config.time_embedding_type == "learned" and rows is not None and rows < schedule.timesteps:
         raise CheckpointError(f"{path}: num_train_timesteps = {rows}, but the scheduler has {schedule.timesteps}")
-
-
-def _image_size(path: Path, config: UNetConfig) -> tuple[int, int]:
-    """(height, width)."""
-    size = config.sample_size
-    if size is None:
-        raise CheckpointError(f"{path}: sample_size is missing")
-    sides = size if isinstance(size, tuple) else (size, size)
-    if len(sides) != 2 or any(type(side) is not int for side in sides):
-        raise CheckpointError(f"{path}: sample_size = {size!r} is neither a whole number nor a list of two")
-    height, width = sides
-    for side in sides:
-        if side < 1 or side % config.downscale:
-            raise CheckpointError(f"{path}: sample_size = {side} is not a positive multiple of {config.downscale}")
-    return height, width

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from denoised.model.checkpoints.folders import find_files
 from denoised.model.checkpoints.labels import class_index
-from denoised.model.checkpoints.weights import find_weights
+from denoised.model.checkpoints.weight_files import find_weights
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.data_splits import load_splits, shuffle
 from denoised.model.evaluation.features import WEIGHTS as FEATURE_WEIGHTS
