@@ -230,6 +230,11 @@ class Store:
         with self.reachable():
             self.client.ping()
 
+    def check_writable(self) -> None:
+        """Return when Redis accepts a write. Nothing is written, so this works at `maxmemory`, too."""
+        with self.reachable():
+            self.client.delete(keys.PROBE)
+
     def check_fitness(self) -> None:
         """Check that Redis keeps what it is given.
 

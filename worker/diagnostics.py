@@ -110,7 +110,7 @@ def _cache() -> dict[str, str | None]:
 
 
 def _model(folder: Path) -> dict[str, str | None]:
-    check = f"model {folder.resolve().name}"
+    check = f"model {folder.absolute().name}"
     try:
         loaded = load_for_serving(folder)
     except ModelError as error:

@@ -10,6 +10,7 @@ import torch
 
 from denoised.jobs.request import with_format
 from denoised.model.backends.numerics import Precision
+from denoised.model.checkpoints.folders import model_name
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.model.serving.protocol import ServedModel
@@ -33,7 +34,7 @@ def load_models(
     _check_device(device, precision)
     models: dict[str, ServedModel] = {}
     for folder in (*bundled(), *folders):
-        name = folder.resolve().name
+        name = model_name(folder)
         if name in models:
             raise CheckpointError(f"{folder}: a model named {name!r} is served already; rename one of the folders")
         loaded = load_for_serving(folder, device=device, name=name, max_images=max_images, precision=precision)
