@@ -228,3 +228,8 @@ class Store:
         """Return when Redis answers."""
         with self.reachable():
             self.client.ping()
+
+    def check_writable(self) -> None:
+        """Return when Redis accepts a write. Nothing is written, so this works at `maxmemory`, too."""
+        with self.reachable():
+            self.client.delete(keys.PROBE)

@@ -41,6 +41,8 @@ class CardFile(BaseModel):
         name: what the model is called; null means its folder's name.
         description: one line for people.
         labels: class names, in the order of their indices.
+        unconditional: whether the last of the U-Net's `num_class_embeds` means "no label"; null: see
+            `model.checkpoints.labels`.
         default: see `Defaults`.
         data, license: what the model was trained on, and the license of its weights.
         training: how it was trained; free form.
@@ -51,6 +53,7 @@ class CardFile(BaseModel):
     name: str | None = None
     description: str = ""
     labels: list[str] = []
+    unconditional: bool | None = None
     default: Defaults = Defaults()
     data: str = ""
     license: str = ""

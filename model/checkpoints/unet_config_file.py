@@ -10,6 +10,8 @@ from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.config import UNetConfig
 
 MAX_SIDE = 2048  # pixels
+PICTURE_CHANNELS = (1, 3)  # gray and RGB
+LATENT_CHANNELS = 4  # of the autoencoders of Stable Diffusion 1, 2 and XL
 
 
 def read_unet_config(path: Path) -> UNetConfig:
@@ -26,14 +28,28 @@ def read_unet_config(path: Path) -> UNetConfig:
         config = UNetConfig.from_dict(modernize_config(raw))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
-        raise CheckpointError(
-            f"{path}: out_channels = {config.out_channels} is neither in_channels = {config.in_channels} "
-            "nor twice that (a learned variance)"
-        )
+    _check_channels(path, config)
     if config.class_embed_type == "identity":
         raise CheckpointError(f"{path}: class_embed_type = 'identity' needs an embedding, which no request carries")
     return config
+
+
+def _check_channels(path: Path, config: UNetConfig) -> None:
+    """Refuse images that cannot be shown."""
+    channels, outputs = config.in_channels, config.out_channels
+    if channels not in PICTURE_CHANNELS:
+        latents = (
+            "; 4 channels are usually latents: a latent model needs its whole pipeline folder with the autoencoder "
+            "(vae/) that decodes them, and this program serves pixel models alone"
+        )
+        raise CheckpointError(
+            f"{path}: in_channels = {channels} cannot be shown as pictures (supported: 1, gray, and 3, RGB)"
+            f"{latents if channels == LATENT_CHANNELS else ''}"
+        )
+    if outputs not in (channels, 2 * channels):
+        raise CheckpointError(
+            f"{path}: out_channels = {outputs} is neither in_channels = {channels} nor twice that (a learned variance)"
+        )
 
 
 def image_size(path: Path, config: UNetConfig) -> tuple[int, int]:
