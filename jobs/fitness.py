@@ -1,116 +1,149 @@
-"""Whether a Redis can hold jobs at all: what no retry would change is found at the start, and by `denoised doctor`."""
+"""Whether a Redis is one that we can work with: what `api`, `worker` and `doctor` check at the start.
+
+What is found here stays until an operator changes it: the password, the version, cluster mode, the eviction policy and
+the rights of the user. A Redis that is only out of reach for now is no such case.
+"""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import redis
 
 from denoised.jobs import redis_keys as keys
 from denoised.jobs.deadline import reachable
-from denoised.jobs.errors import StoreRefused, StoreUnfit
+from denoised.jobs.errors import StoreUnfit
 from denoised.jobs.memory import Memory
-from denoised.jobs.refusals import store_error
 
-# What our programs and RQ do, on keys that exist for a moment only. A right is missing if the reply says so; any other
-# error reply shows that the command itself is allowed.
-_COMMANDS = (
-    "SET s 1 EX 60|GET s|GETRANGE s 0 1|STRLEN s|GETDEL s|EXISTS s|TYPE s|"
-    "HSET h a 1|EXPIRE h 60|PERSIST h|HGET h a|HMGET h a|HGETALL h|HKEYS h|HLEN h|HSTRLEN h a|HEXISTS h a|"
-    "HINCRBY h a 1|HINCRBYFLOAT h a 1|HDEL h a|"
-    "LPUSH l a|RPUSH l b|LPOP l|LREM l 1 a|LLEN l|LRANGE l 0 -1|LPOS l a|"
-    "SADD m a|SMEMBERS m|SREM m a|"
-    "ZADD z 1 a|ZRANGE z 0 -1|ZREVRANGEBYSCORE z 1 0|ZREMRANGEBYSCORE z 0 1|ZREM z a|"
-    "XADD x * a 1|XRANGE x - +|XREVRANGE x + -|XREAD COUNT 1 STREAMS x 0|"
-    "EVALSHA 0000000000000000000000000000000000000000 0|EVAL return 0|SCRIPT LOAD return 0|PING|TIME|DEL s h l m z x"
+OLDEST_VERSION = (6, 2)  # LMOVE, GETDEL
+SHOWN = 3  # refused commands in a message
+_JOB, _RQ = "denoised:job:check", "rq:job:check"
+# Every command that we or RQ send, with a key of each kind, as they were recorded with MONITOR.
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    *((name, _JOB) for name in ("EXISTS", "GET", "GETDEL", "MGET", "DEL", "HGETALL", "HKEYS", "SMEMBERS", "LLEN")),
+    *((name, key) for name in ("STRLEN", "HLEN", "TYPE", "LPOP") for key in (_JOB, _RQ)),
+    *((name, _RQ) for name in ("EXISTS", "GET", "DEL", "HGETALL", "SMEMBERS", "PERSIST", "TTL")),
+    *((name, key, "x") for name in ("HGET", "HEXISTS", "HDEL", "HMGET", "SREM", "ZREM", "LPOS") for key in (_JOB, _RQ)),
+    *((name, key, "x") for name in ("SADD", "LPUSH", "RPUSH") for key in (_JOB, _RQ)),
+    *((name, key, "0", "-1") for name in ("LRANGE", "ZRANGE") for key in (_JOB, _RQ)),
+    *(("SET", key, "") for key in (keys.MODELS, keys.ENDS, keys.ENGINE_TOTALS, keys.JOB_TOTALS, keys.jobs("check"))),
+    *(("SET", key, "") for key in (keys.worker("check"), keys.counted("check"), keys.wake("check"))),
+    *(
+        ("SET", key, "")
+        for key in (keys.ticket("check"), keys.idempotency("check", "check"), _JOB, keys.image("check", 0))
+    ),
+    *(("SET", f"rq:{kind}check", "") for kind in ("queue:", "worker:", "workers:", "wip:", "execution:")),
+    *(("SET", f"rq:{kind}check", "") for kind in ("executions:", "finished:", "failed:")),
+    *(("SADD", key, "x") for key in ("rq:queues", "rq:workers", keys.WORKERS)),
+    *(("HSET", key, "x", "1") for key in (_JOB, _RQ)),
+    *(("EXPIRE", key, "1") for key in (_JOB, _RQ)),
+    ("HINCRBY", _JOB, "x", "1"),
+    ("HINCRBYFLOAT", _JOB, "x", "1"),
+    ("LREM", "rq:queue:check", "0", "x"),
+    ("LMOVE", "rq:queue:check", "rq:queue:check:intermediate", "LEFT", "RIGHT"),
+    ("ZADD", _JOB, "1", "x"),
+    ("ZADD", _RQ, "1", "x"),
+    ("ZREVRANGEBYSCORE", _JOB, "1", "0"),
+    ("ZREMRANGEBYSCORE", _JOB, "0", "1"),
+    ("XADD", _JOB, "*", "x", "1"),
+    ("XRANGE", _JOB, "-", "+"),
+    ("XREVRANGE", _JOB, "+", "-"),
+    ("XREAD", "STREAMS", _JOB, "0"),
+    ("GETRANGE", _JOB, "0", "1"),
+    ("HSTRLEN", _JOB, "x"),
+    ("EVAL", "return 1", "1", _JOB),
+    ("SCRIPT", "LOAD", "return 1"),
+    ("EVALSHA", "0" * 40, "1", _JOB),
+    ("PUBLISH", keys.CANCELED_CHANNEL, ""),
+    ("PUBLISH", keys.model_channel("check"), ""),
+    ("SUBSCRIBE", keys.CANCELED_CHANNEL),
+    ("SUBSCRIBE", keys.model_channel("check")),
+    ("PING",),
+    ("TIME",),
+    ("INFO",),
 )
-_NO_KEY = frozenset({"EVALSHA", "PING", "TIME"})
-RIGHTS = "~denoised:* ~rq:* &denoised:* +@read +@write +@stream +@pubsub +@scripting +@transaction +@connection +info"
 
 
 def check_fitness(client: redis.Redis) -> None:
-    """Check that Redis keeps what it is given, is not a cluster, and lets us use every command that we need.
+    """Check that a Redis keeps what it is given and allows what we need.
 
     Raises:
-        StoreUnfit: when it does not. The message names the setting to change.
-        StoreUnavailable: when it does not answer, or refuses for another reason.
+        StoreUnfit: if it does not; the message says what to change.
+        StoreUnavailable: if it does not answer.
     """
     with reachable():
-        info = cast("Mapping[str, Any]", client.info())
+        try:
+            check_rights(client)
+            info = cast("Mapping[str, Any]", client.info("default"))
+        except redis.exceptions.AuthenticationError as error:
+            raise StoreUnfit(
+                f"Redis refuses the login ({error}): correct the user and password in REDIS_URL"
+            ) from error
+        except redis.exceptions.NoPermissionError as error:
+            raise StoreUnfit(f"Redis refuses a command ({error}): allow it with ACL SETUSER") from error
+    check_version(info)
     check_mode(info)
     Memory.of(info).check_fitness()
-    check_rights(client)
+
+
+def check_version(info: Mapping[str, Any]) -> None:
+    """Check the version in a reply to INFO.
+
+    Raises:
+        StoreUnfit: if it is too old.
+    """
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_VERSION:
+        oldest = ".".join(map(str, OLDEST_VERSION))
+        raise StoreUnfit(f"Redis {version} is too old: use Redis {oldest} or newer, or Valkey")
 
 
 def check_mode(info: Mapping[str, Any]) -> None:
-    """Check that this is no node of a cluster. info: the reply to INFO.
+    """Check the mode in a reply to INFO.
 
     Raises:
-        StoreUnfit: when it is, since a job's keys would lie on several nodes.
+        StoreUnfit: for a node of a cluster, whose scripts and transactions cannot span our keys.
     """
-    if int(info.get("cluster_enabled", 0)):
+    if int(info.get("cluster_enabled", 0)) or info.get("redis_mode") == "cluster":
         raise StoreUnfit(
-            "Redis runs in cluster mode (cluster-enabled is yes, allowed: no); use a single Redis or Valkey"
+            "Redis runs in cluster mode, which is not supported: use a single Redis, with or without replicas"
         )
 
 
 def check_rights(client: redis.Redis) -> None:
-    """Check that the Redis user may use the commands, keys and channels that we need.
+    """Check that the user of the connection may send every command of `COMMANDS`, without an effect.
+
+    Redis checks the rights when a transaction queues a command, and the transaction is never executed.
 
     Raises:
-        StoreUnfit: naming what is missing.
+        StoreUnfit: names the commands that are not allowed.
+        redis.exceptions.RedisError: as the client raises it.
     """
-    missing = [*_missing_commands(client), *_missing_transactions(client), *_missing_channels(client)]
-    if missing:
+    connection: Any = client.connection_pool.get_connection()
+    try:
+        refused = _refused(connection, [("WATCH", _JOB), ("UNWATCH",), ("MULTI",), ("EXEC",), ("MULTI",)])
+        refused += [] if refused else _refused(connection, COMMANDS)
+    finally:
+        connection.disconnect()  # discards the transaction
+        client.connection_pool.release(connection)
+    if refused:
+        names = ", ".join(refused[:SHOWN]) + (f" and {len(refused) - SHOWN} more" if len(refused) > SHOWN else "")
+        user = connection.username or "default"
         raise StoreUnfit(
-            f"the Redis user lacks rights: {', '.join(missing)}; grant them with ACL SETUSER, for example {RIGHTS}"
+            f"Redis user {user!r} lacks the rights for {names}: "
+            f"ACL SETUSER {user} ~denoised:* ~rq:* &denoised:* &rq:* +@all -@admin -@dangerous +info"
         )
 
 
-def _missing_commands(client: redis.Redis) -> Iterator[str]:
-    for prefix in ("denoised:", "rq:"):
-        probe = f"{prefix}probe:{uuid.uuid4().hex}:"
-        commands = [_with_keys(command.split(" "), probe) for command in _COMMANDS.split("|")]
-        commands.append(["PUBLISH", keys.CANCELED_CHANNEL, ""])
-        commands.append(["PUBLISH", keys.model_channel("probe"), ""])
-        with reachable(), client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            replies = pipe.execute(raise_on_error=False)
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, redis.exceptions.RedisError) and isinstance(store_error(reply), StoreRefused):
-                yield f"{command[0]} on {prefix}*" if command[0] != "PUBLISH" else f"PUBLISH to {command[1]}"
-
-
-def _with_keys(words: list[str], probe: str) -> list[str]:
-    """The words of a command, its keys prefixed."""
-    if words[0] == "XREAD":
-        return [*words[:4], probe + words[4], words[5]]
-    if words[0] == "DEL":
-        return [words[0], *(probe + word for word in words[1:])]
-    if words[0] in ("EVAL", "SCRIPT"):
-        return [*words[:-2], " ".join(words[-2:]), *(["0"] if words[0] == "EVAL" else [])]
-    return words if words[0] in _NO_KEY else [words[0], probe + words[1], *words[2:]]
-
-
-def _missing_transactions(client: redis.Redis) -> Iterator[str]:
-    try:
-        with reachable(), client.pipeline() as pipe:
-            pipe.watch("denoised:probe")
-            pipe.multi()
-            pipe.exists("denoised:probe")
-            pipe.execute()
-    except StoreRefused:
-        yield "WATCH, MULTI and EXEC"
-
-
-def _missing_channels(client: redis.Redis) -> Iterator[str]:
-    for channel in (keys.CANCELED_CHANNEL, keys.model_channel("probe")):
+def _refused(connection: Any, commands: Sequence[tuple[str, ...]]) -> list[str]:
+    """The commands that are refused for lack of rights."""
+    connection.send_packed_command(connection.pack_commands(commands))
+    refused = []
+    for command in commands:
         try:
-            with reachable(), client.pubsub() as pubsub:
-                pubsub.subscribe(channel)
-                pubsub.get_message(timeout=1.0)
-        except StoreRefused:
-            yield f"SUBSCRIBE to {channel}"
+            connection.read_response()
+        except redis.exceptions.ResponseError as error:  # others than these: the arguments do not matter
+            if isinstance(error, redis.exceptions.NoPermissionError) or "no permissions" in str(error):  # EXECABORT
+                refused.append(" ".join(command[:2]))
+    return refused

@@ -19,7 +19,6 @@ from redis.client import Pipeline
 from denoised.jobs import redis_keys as keys
 from denoised.jobs.errors import RecordError
 from denoised.jobs.event_log import EventLog
-from denoised.jobs.fitness import check_fitness
 from denoised.jobs.format import FORMAT
 from denoised.jobs.idempotency import IdempotencyKeys
 from denoised.jobs.job_listing import JobListing
@@ -232,6 +231,7 @@ class Store:
         with self.reachable():
             self.client.ping()
 
-    def check_fitness(self) -> None:
-        """See `jobs.fitness`."""
-        check_fitness(self.client)
+    def check_writable(self) -> None:
+        """Return when Redis accepts a write. Nothing is written, so this works at `maxmemory`, too."""
+        with self.reachable():
+            self.client.delete(keys.PROBE)

@@ -26,6 +26,7 @@ from websockets.server import ServerProtocol
 
 from denoised.app.http.connection_limits import (
     BODY_SECONDS,
+    HALF_CLOSED,
     HEADER_SECONDS,
     RESERVED_FOR_HEALTH,
     BoundedConnection,
@@ -46,7 +47,6 @@ SOCKET_VERSION = "13"  # of the WebSocket protocol (RFC 6455)
 # write: only the latter answers with a reset. Interim responses are what may be written before a response.
 PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROBE_SECONDS = 1.0
-HALF_CLOSED = "half_closed"  # in the state of a request's scope; streams then write often, for the same reason
 TOO_MANY = "the server has too many connections; nothing was accepted, try again"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from denoised.model.checkpoints.card_file import Defaults
+from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
 
 
 class ModelCard(BaseModel):
@@ -50,9 +51,13 @@ class ModelCard(BaseModel):
         return ["label"] if self.labels else []
 
     def class_index(self, label: str | int) -> int | None:
-        """The index of the class with a name (in any case) or an index; None if there is no such class."""
-        if isinstance(label, int):
-            return label if 0 <= label < len(self.labels) else None
-        names = [name.casefold() for name in self.labels]
-        name = label.strip().casefold()
-        return names.index(name) if name in names else None
+        """The index of the class that a label means (`model.checkpoints.labels`); None if it means none or several."""
+        return class_index(label, self.labels)
+
+    def class_index_of_text(self, text: str) -> int | None:
+        """`class_index` for text that a person types: digits that are no class name are an index."""
+        return class_index_of_text(text, self.labels)
+
+    def matching_labels(self, label: str) -> list[str]:
+        """The names that an ambiguous label may mean."""
+        return [self.labels[index] for index in matching_classes(label, self.labels)]

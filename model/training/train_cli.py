@@ -144,6 +144,6 @@ def _print_summary(trainer: Trainer, console: Console) -> None:
 
 def serving_commands(out: Path) -> list[str]:
     """Shell commands that serve a finished run. A model is served under its folder's name, so it is copied."""
-    model = f"models/my-{out.resolve().name}"
+    model = f"models/my-{out.absolute().name}"
     copy, serve = ["cp", "-r", str(out / "model"), model], ["denoised", "serve", "--model", model]
     return ["mkdir -p models", shlex.join(copy), shlex.join(serve)]
