@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redis.client import Pipeline
@@ -23,7 +23,12 @@ class RecordReader:
 
     def read(self, job_ids: Sequence[str]) -> dict[str, JobRecord | RecordError | None]:
         """The records by id, in one round trip; None for an unknown job, the error for a record that is damaged."""
-        replies = self._run(lambda pipe: [self.queue(job_id, pipe) for job_id in job_ids])
+
+        def queue_commands(pipe: Pipeline) -> None:
+            for job_id in job_ids:
+                self._queue(job_id, pipe)
+
+        replies = self._run(queue_commands)
         return {job_id: self._decoded(reply) for job_id, reply in zip(job_ids, replies, strict=True)}
 
     def read_with_pictures(self, job_id: str, pictures: int) -> tuple[JobRecord | None, dict[int, bytes]]:
@@ -34,7 +39,7 @@ class RecordReader:
         """
 
         def queue_commands(pipe: Pipeline) -> None:
-            self.queue(job_id, pipe)
+            self._queue(job_id, pipe)
             for index in range(pictures):
                 pipe.get(keys.image(job_id, index))
 
@@ -42,11 +47,10 @@ class RecordReader:
         finished = {index: data for index, data in enumerate(images) if isinstance(data, bytes)}
         return raise_if_damaged(self._decoded(reply)), finished
 
-    def queue(self, job_id: str, pipeline: Pipeline) -> None:
-        """Add the reading of a record to a pipeline of `StoreConnection.run_script`."""
+    def _queue(self, job_id: str, pipeline: Pipeline) -> None:
         pipeline.evalsha(self._script.sha, 1, keys.job(job_id))
 
-    def _run(self, queue_commands: Any) -> list[Any]:
+    def _run(self, queue_commands: Callable[[Pipeline], None]) -> list[Any]:
         with self._connection.reachable():
             return self._connection.run_script(self._script, queue_commands)
 

@@ -131,6 +131,13 @@ class Store:
         pipeline.hincrby(keys.JOB_TOTALS, f"accepted:{job.request.model}", 1)
         pipeline.publish(keys.model_channel(job.request.model), job.id)
 
+    def discard(self, job: JobRecord) -> None:
+        """Remove a job that could not be accepted."""
+        with self.reachable(), self.client.pipeline(transaction=False) as pipe:
+            pipe.delete(keys.job(job.id), keys.events(job.id))
+            pipe.zrem(keys.jobs(job.owner), job.id)
+            pipe.execute(raise_on_error=False)
+
     def job(self, job_id: str) -> JobRecord | None:
         """The record, None when the job is unknown or has expired."""
         return raise_if_damaged(self._reader.read([job_id])[job_id])

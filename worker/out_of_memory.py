@@ -8,7 +8,7 @@ import re
 import torch
 
 # torch reports a failed allocation on the CPU, and C++ libraries a std::bad_alloc, as RuntimeError.
-_ALLOCATION = re.compile(r"bad_alloc|can't allocate memory|Cannot allocate memory|out of memory|not enough memory", re.I)
+_ALLOCATION = re.compile(r"bad_alloc|can(no|')t allocate memory|out of memory|not enough memory", re.I)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -19,10 +19,10 @@ from denoised.model.errors import ModelError
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.request_check import check_request
-from denoised.worker.out_of_memory import is_out_of_memory
 from denoised.worker.engine.resume import ResumePoint, from_bytes
 from denoised.worker.engine.trajectory import Trajectory, trajectories
 from denoised.worker.errors import ResumeError
+from denoised.worker.out_of_memory import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
 

@@ -174,7 +174,7 @@ class Publisher(threading.Thread):
     def _write(self, updates: list[JobUpdate]) -> list[UpdateResult]:
         """Retry until Redis answers; the store applies a repeated update once.
 
-        While Redis has no memory left, frames and resume points are dropped, and the rest is written (`JobUpdate.shed`).
+        While Redis has no memory left, frames and resume points are dropped; the rest is written (`JobUpdate.shed`).
         """
         if not updates:
             return []

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 from uuid import uuid4
 
 import redis
 from redis.client import Pipeline
 from redis.commands.core import Script
-from rq import Queue
-from rq.executions import Execution, ExecutionRegistry
-from rq.job import Job
-from rq.registry import StartedJobRegistry
-from rq.serializers import JSONSerializer
 
 from denoised.jobs.deadline import reachable
 from denoised.jobs.redis_keys import model_channel
@@ -20,16 +16,13 @@ from denoised.jobs.store import QueueKeys
 from denoised.worker.delivery.rq_scripts import RENEW, REQUEUE, TAKE
 
 
-def queue_keys(client: redis.Redis, model: str) -> QueueKeys:
-    """RQ's keys of a model's queue."""
-    queue = Queue(model, connection=client, serializer=JSONSerializer)
-    return QueueKeys(
-        model=model,
-        waiting=queue.key,
-        intermediate=queue.intermediate_queue_key,
-        started=StartedJobRegistry(queue=queue).key,
-        job_prefix=str(Job.key_for("")),
-    )
+@dataclass(frozen=True)
+class RqNames:
+    """What RQ's keys of executions begin with, and the set of this worker's executions."""
+
+    execution: str
+    executions: str
+    of_worker: str
 
 
 @dataclass(frozen=True)
@@ -52,8 +45,8 @@ class RqDelivery:
 
     @property
     def _lease_keys(self) -> list[str]:
-        source = self.source
-        return [self.keys.started, f"{source.execution_prefix}{self._member}", f"{source.executions_prefix}{self.job}"]
+        names = self.source.names
+        return [self.keys.started, f"{names.execution}{self._member}", f"{names.executions}{self.job}"]
 
     def renew(self, pipeline: Pipeline) -> None:
         names = self._lease_keys
@@ -71,7 +64,7 @@ class RqDelivery:
             pipeline.execute()
 
     def requeue(self) -> None:
-        names = [*self._lease_keys, self.source.worker_key, self.keys.waiting, f"{self.keys.job_prefix}{self.job}"]
+        names = [*self._lease_keys, self.source.names.of_worker, self.keys.waiting, f"{self.keys.job_prefix}{self.job}"]
         with reachable():
             self.source.requeue(keys=names, args=[self.execution, self._member, self.job, model_channel(self.model)])
 
@@ -80,24 +73,21 @@ class RqDelivery:
         pipeline.zrem(started, self._member)
         pipeline.delete(execution)
         pipeline.zrem(executions, self.execution)
-        pipeline.srem(self.source.worker_key, self._member)
+        pipeline.srem(self.source.names.of_worker, self._member)
 
 
 class RqSource:
     """Takes jobs off RQ's queues.
 
     worker: its name.
-    worker_key: RQ's set of the executions of that worker.
     lease_seconds: RQ's lease on a job, a whole number.
     """
 
-    def __init__(self, client: redis.Redis, worker: str, worker_key: str, lease_seconds: int) -> None:
+    def __init__(self, client: redis.Redis, worker: str, names: RqNames, lease_seconds: int) -> None:
         self.client = client
         self.worker = worker
-        self.worker_key = worker_key
+        self.names = names
         self.lease_seconds = lease_seconds
-        self.execution_prefix = Execution("", "", client).key.removesuffix(":")
-        self.executions_prefix = ExecutionRegistry("", client).key
         self.requeue: Script = client.register_script(REQUEUE)
         self._take: Script = client.register_script(TAKE)
 
@@ -111,9 +101,10 @@ class RqSource:
             StoreUnavailable: when Redis does not answer, or refuses.
         """
         execution = uuid4().hex
-        args = [execution, self.lease_seconds, self.worker, keys.job_prefix]
-        args += [self.execution_prefix, self.executions_prefix]
+        names = [keys.waiting, keys.started, self.names.of_worker]
+        args: list[str | int] = [execution, self.lease_seconds, self.worker, keys.job_prefix]
+        args += [self.names.execution, self.names.executions]
         with reachable():
-            job, waiting, dropped = self._take(keys=[keys.waiting, keys.started, self.worker_key], args=args)  # type: ignore[misc]
+            job, waiting, dropped = cast("tuple[bytes, int, list[bytes]]", self._take(keys=names, args=args))
         delivery = RqDelivery(self, keys, job.decode(errors="replace"), execution, waiting > 0) if job else None
         return delivery, [each.decode(errors="replace") for each in dropped]

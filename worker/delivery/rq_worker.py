@@ -1,8 +1,8 @@
 """The RQ worker: takes jobs off the queues, holds their leases, and returns them.
 
-This, `worker.delivery.rq_delivery` and `app.admission.job_queue`, which enqueues, are the files that import RQ. RQ holds the queues and the
-leases; `jobs.store` holds the jobs. Five threads: the engine's (`worker.loop`), the job fetcher, the publisher, the
-housekeeper, and the listener for new jobs and cancels.
+This and `app.admission.job_queue`, which enqueues, are the two files that import RQ. RQ holds
+the queues and the leases; `jobs.store` holds the jobs. Five threads: the engine's (`worker.loop`), the job fetcher, the
+publisher, the housekeeper, and the listener for new jobs and cancels.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from uuid import uuid4
 
 import redis
 from rq import Queue
+from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job, JobStatus
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
 
 from denoised.jobs.deadline import reachable
 from denoised.jobs.errors import RecordError, StoreError, StoreUnavailable
 from denoised.jobs.refusals import store_error
-from denoised.jobs.store import Store
+from denoised.jobs.store import QueueKeys, Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
-from denoised.worker.delivery.rq_delivery import RqDelivery, RqSource, queue_keys
+from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource
 from denoised.worker.engine.speed import Speed
 from denoised.worker.loop import Loop
 from denoised.worker.settings import WorkerSettings
@@ -81,13 +83,11 @@ class BatchingWorker(BaseWorker):
         self.store = store
         self.settings = settings
         self.loop = Loop(models, store, settings, name, self._take, speed or Speed())
-        self._keys = {model: queue_keys(client, model) for model in models}
-        self._source = RqSource(client, name, self.executions_key, math.ceil(settings.lease) + 1)
+        self._keys = {queue.name: _keys(queue) for queue in queues}
+        self._source = RqSource(client, name, _names(client, self.executions_key), math.ceil(settings.lease) + 1)
         self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
         self._listener = Listener(client, models, wake=self.loop.wake, cancel=self.loop.cancel)
-        self._housekeeper = Housekeeper(
-            store, list(self._keys.values()), settings.lease, self._renew, self._report
-        )
+        self._housekeeper = Housekeeper(store, list(self._keys.values()), settings.lease, self._renew, self._report)
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Serve until SIGTERM or SIGINT, then finish or requeue what runs. Returns whether any job was run."""
@@ -140,7 +140,7 @@ class BatchingWorker(BaseWorker):
                 lease.delivery.renew(pipeline)
             self.heartbeat(pipeline=pipeline)
             pipeline.time()
-            *_, (seconds, microseconds) = raise_unless_damaged(pipeline.execute(raise_on_error=False))
+            *_, (seconds, microseconds) = _raise_unless_damaged(pipeline.execute(raise_on_error=False))
         self._clock_offset = seconds + microseconds / 1e6 - time.time()
 
     def _report(self) -> None:
@@ -181,7 +181,23 @@ class BatchingWorker(BaseWorker):
             log.warning("worker not unregistered", extra={"reason": str(error)})
 
 
-def raise_unless_damaged(replies: Sequence[Any]) -> Sequence[Any]:
+def _keys(queue: Queue) -> QueueKeys:
+    """RQ's keys of a queue."""
+    return QueueKeys(
+        model=queue.name,
+        waiting=queue.key,
+        intermediate=queue.intermediate_queue_key,
+        started=StartedJobRegistry(queue=queue).key,
+        job_prefix=str(Job.key_for("")),
+    )
+
+
+def _names(client: redis.Redis, of_worker: str) -> RqNames:
+    execution = Execution("", "", client).key.removesuffix(":")
+    return RqNames(execution, ExecutionRegistry("", client).key, of_worker)
+
+
+def _raise_unless_damaged(replies: Sequence[Any]) -> Sequence[Any]:
     """The replies of a pipeline. One that reports a damaged key stays among them; the others were applied.
 
     Raises:
