@@ -14,6 +14,10 @@ PEERS_LOCK := bench/peers/requirements.lock
 DATA ?= /usr/share/datasets/fashion-mnist
 OUT ?= runs/fashion-mnist
 MINUTES ?= 30
+# The recipes read these from the environment, so that a path may contain spaces and quotes.
+export DATA OUT
+# Test processes. Most tests wait for a server, so there may be more than cores; 0 runs all tests in one process.
+PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality bench lock
@@ -27,7 +31,7 @@ serve: install ## start store, API and worker on http://127.0.0.1:8000 (options:
 	@$(BIN)/denoised serve $(ARGS)
 
 test: install ## run the tests (a selection: ARGS="tests/model" or ARGS="-k plans")
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(ARGS)
 
 test-browser: install ## run all tests of the playground in Chromium (Debian: apt install chromium)
 	$(BIN)/pytest -m browser $(ARGS)
@@ -51,11 +55,11 @@ format: install ## fix what ruff can fix
 	$(BIN)/ruff format .
 
 train: install ## train on Fashion-MNIST, or resume that run (DATA=, OUT=, options: ARGS="--images 800000")
-	@$(BIN)/denoised train --data $(DATA) --out $(OUT) \
-		$(if $(wildcard $(OUT)/checkpoints/step-*.safetensors),--resume) $(ARGS)
+	@resume=; for checkpoint in "$$OUT"/checkpoints/step-*.safetensors; do [ ! -e "$$checkpoint" ] || resume=--resume; done; \
+		$(BIN)/denoised train --data "$$DATA" --out "$$OUT" $$resume $(ARGS)
 
 quality: install ## measure the bundled model with every sampler and write docs/quality.md (resumable)
-	@GOMP_SPINCOUNT=10000 $(BIN)/python -m denoised.model quality --data $(DATA) --precision bfloat16 $(ARGS)
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m denoised.model quality --data "$$DATA" --precision bfloat16 $(ARGS)
 
 bench: install $(PEERS)/.installed ## benchmark denoised and its peers and write docs/performance.md (short: ARGS=--quick)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m bench $(ARGS)

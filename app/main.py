@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from denoised.app.compat.openai import routes as openai_routes
 from denoised.app.compat.openai.errors import OPENAI_ERRORS
 from denoised.app.http import error_responses
+from denoised.app.http.acceptance import AcceptMiddleware
 from denoised.app.http.auth import AuthMiddleware
 from denoised.app.http.cors import CrossOriginMiddleware
 from denoised.app.http.error_formats import ErrorFormats
 from denoised.app.http.head import HeadMiddleware
 from denoised.app.http.openapi import DocumentedAPI
+from denoised.app.http.query_parameters import check_query
 from denoised.app.http.request_context import RequestContextMiddleware
 from denoised.app.routes import (
     animation,
@@ -70,6 +72,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         docs_url=None,  # FastAPI's page loads its script from another site; `app.routes.pages` serves ours
         redoc_url=None,
         lifespan=lifespan,
+        dependencies=[Depends(check_query)],
     )
     app.state.services = services
     app.state.error_formats = formats
@@ -78,6 +81,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.include_router(module.router)
     # The last one is the outermost.
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(AcceptMiddleware, formats=formats)
     app.add_middleware(AuthMiddleware, settings=settings, store=services.store, formats=formats)
     if settings.allowed_origins:
         app.add_middleware(CrossOriginMiddleware, origins=settings.allowed_origins)

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from denoised.app.admission.catalog import Catalog
 from denoised.app.admission.job_queue import JobQueue
 from denoised.app.admission.quotas import Admission
+from denoised.app.admission.stream_quota import StreamQuota
 from denoised.app.http.auth import OWNER_SCOPE_KEY
 from denoised.app.http.http_metrics import HttpMetrics
 from denoised.app.settings import ApiSettings
@@ -31,6 +32,7 @@ class Services:
     catalog: Catalog
     queue: JobQueue
     admission: Admission
+    streams: StreamQuota
     relay: Relay
     metrics: HttpMetrics
     draining: bool = field(default=False)
@@ -41,12 +43,14 @@ class Services:
         client = connect(settings.redis_url, timeout=COMMAND_SECONDS)
         reader = connect(settings.redis_url, timeout=BLOCK_MS / 1000 + 2)
         store = Store(client, settings.result_ttl)
+        admission = Admission(settings)
         return cls(
             settings=settings,
             store=store,
             catalog=Catalog(store),
             queue=JobQueue(client, store, settings.max_attempts),
-            admission=Admission(settings),
+            admission=admission,
+            streams=StreamQuota(settings, admission.refused),
             relay=Relay(store, reader),
             metrics=HttpMetrics(),
         )

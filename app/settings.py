@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from denoised.app.http.api_keys import KeyRing
 
-MAX_BODY = 8 * 1024 * 1024  # bytes
-MAX_SOCKET_MESSAGE = 1024 * 1024  # bytes
+# Bytes.
+MAX_BODY = 8 * 1024 * 1024  # of a picture
+MAX_JSON_BODY = 256 * 1024  # of JSON without pictures
+MAX_SOCKET_MESSAGE = MAX_JSON_BODY
 PING_SECONDS = 15.0  # between pings of a quiet stream
 # Defaults for the environment of programs that run torch. Without it, OpenMP's threads spin for about a millisecond at
 # each barrier; next to another busy program, that made the network 70 times slower (docs/decisions.md).
@@ -22,8 +24,9 @@ class ApiSettings:
         api_keys: hashes of the accepted keys; none = only local programs are served.
         allowed_hosts, allowed_origins: accepted in addition to the local ones.
         max_wait: seconds for which a client may wait for a job.
-        max_queue: the most jobs that may wait.
+        max_queue, max_queue_per_key: the most jobs that may wait; None = half of `max_queue` per API key.
         queue_limit, queue_limit_per_key: the most network evaluations that may wait.
+        max_streams_per_key: the most event streams and waiting requests of one API key at once.
         max_attempts: of a job.
         result_ttl: seconds for which the results of an ended job are kept.
     """
@@ -36,7 +39,14 @@ class ApiSettings:
     allowed_origins: frozenset[str] = field(default_factory=frozenset)
     max_wait: float = 60.0
     max_queue: int = 1000
+    max_queue_per_key: int | None = None
     queue_limit: int = 100_000
     queue_limit_per_key: int = 50_000
+    max_streams_per_key: int = 256
     max_attempts: int = 3
     result_ttl: int = 86_400
+
+    @property
+    def queue_share(self) -> int:
+        """The most jobs of one API key that may wait."""
+        return max(1, self.max_queue // 2) if self.max_queue_per_key is None else self.max_queue_per_key

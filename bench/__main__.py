@@ -27,7 +27,7 @@ from bench.errors import BenchError
 from bench.machine import this_machine
 from bench.plots import write_plots
 from bench.processes import ROOT
-from bench.report import DOCUMENT, TABLE, document
+from bench.report import DOCUMENT, TABLE, render_page
 from bench.run_length import FULL, QUICK
 from bench.samples import SampleRecorder, SampleTable, read_samples, replace_section, write_samples
 from denoised.model.checkpoints.atomic import write_text_atomically
@@ -95,13 +95,13 @@ def _measure(sections: list[str], quick: bool) -> None:
             if not quick:
                 _write(table)
     if quick:
-        typer.echo("\n" + document(table))
+        typer.echo("\n" + render_page(table))
 
 
 def _write(table: SampleTable) -> None:
     write_samples(DOCS / TABLE, table)
     write_plots(DOCS, table)
-    write_text_atomically(DOCS / DOCUMENT, document(table))
+    write_text_atomically(DOCS / DOCUMENT, render_page(table))
     typer.echo(f"   wrote {(DOCS / DOCUMENT).relative_to(ROOT)}")
 
 

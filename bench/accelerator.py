@@ -27,8 +27,8 @@ import typer
 
 from bench import sample_names as names
 from bench.accelerator_evaluations import measure_evaluations
-from bench.accelerator_loads import measure_loads
-from bench.accelerator_report import DOCUMENT, TABLE, document
+from bench.accelerator_loads import measure_accelerator_loads
+from bench.accelerator_report import DOCUMENT, TABLE, render_accelerator_page
 from bench.accelerator_run import AcceleratorRun
 from bench.benchmark_run import BenchmarkRun
 from bench.errors import BenchError
@@ -42,7 +42,7 @@ from denoised.model.checkpoints.atomic import write_text_atomically
 DOCS = ROOT / "docs"
 SECTIONS: dict[str, Callable[[AcceleratorRun], None]] = {
     names.ONE_EVALUATION: measure_evaluations,
-    names.LOADS: measure_loads,
+    names.LOADS: measure_accelerator_loads,
 }
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -149,7 +149,7 @@ def _measure(options: Options) -> None:
 
 
 def _render(out: Path) -> None:
-    write_text_atomically(out / DOCUMENT, document(read_samples(out / TABLE)))
+    write_text_atomically(out / DOCUMENT, render_accelerator_page(read_samples(out / TABLE)))
 
 
 def _machine(device: str) -> Machine:

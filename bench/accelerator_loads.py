@@ -116,7 +116,7 @@ class BareLoopSystem:
             section.recorder.add(workload.name, self.name, names.CHOSEN_BATCH, self.loop.images)
 
 
-def measure_loads(section: AcceleratorRun) -> None:
+def measure_accelerator_loads(section: AcceleratorRun) -> None:
     """Start all systems, then measure them round by round until the rounds are done or the time is up."""
     try:
         measure_in_turns(section, _start_systems(section))

@@ -49,7 +49,7 @@ METHOD = """\
 - denoised's engine alone runs without a queue, store and images, with as many trajectories as the served run."""
 
 
-def document(table: SampleTable) -> str:
+def render_accelerator_page(table: SampleTable) -> str:
     """The text of `performance-cuda.md`."""
     loads = (THREE_STEP_COUNTS.name, REAL_TRAFFIC.name)
     parts = [

@@ -121,7 +121,7 @@ async def closed_loop(
         while result.is_running():
             result.completed.append(await request_image(http, next(requests), size))
 
-    async with connect(url, timeout) as http:
+    async with open_client(url, timeout) as http:
         await run_all([client(http) for _ in range(clients)])
     return result
 
@@ -139,7 +139,7 @@ async def counted_loop(
     async def client(http: httpx.AsyncClient) -> None:
         completed.extend([await request_image(http, request, size) for request in remaining])
 
-    async with connect(url) as http:
+    async with open_client(url) as http:
         await run_all([client(http) for _ in range(clients)])
     return completed
 
@@ -154,7 +154,7 @@ async def run_all(coroutines: Sequence[Any]) -> None:
         raise errors.exceptions[0] from None
 
 
-def connect(url: str, timeout: float = IMAGE_TIMEOUT) -> httpx.AsyncClient:
+def open_client(url: str, timeout: float = IMAGE_TIMEOUT) -> httpx.AsyncClient:
     """An HTTP client without a limit on connections; `timeout` is how long it waits for a response."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, trust_env=False)
@@ -207,7 +207,7 @@ def check_png(content: bytes, size: tuple[int, int]) -> None:
 async def mean_batch(url: str, completed: Sequence[CompletedRequest], jobs: int = 40) -> float:
     """The mean batch of the last `jobs` jobs as the server reports it, weighted by their evaluations."""
     ids = [c.job for c in completed if c.job is not None][-jobs:]
-    async with connect(url) as http:
+    async with open_client(url) as http:
         timings = [(await http.get(f"/jobs/{job}")).raise_for_status().json()["timing"] for job in ids]
     if not timings:
         raise BenchError(f"{url} named no jobs")

@@ -15,7 +15,7 @@ import httpx
 from websockets.asyncio.client import connect as connect_socket
 from websockets.exceptions import ConnectionClosedOK
 
-from bench.closed_loop import IMAGE_TIMEOUT, CompletedRequest, Round, check_png, connect, post, run_all
+from bench.closed_loop import IMAGE_TIMEOUT, CompletedRequest, Round, check_png, open_client, post, run_all
 from bench.errors import BenchError
 from bench.workloads import IMAGE_SIZE, ImageRequest
 
@@ -47,7 +47,7 @@ async def listening_loop(
             result.completed.append(CompletedRequest(request, began, time.perf_counter(), job["id"]))
             frames.update(received=events["frame"], expected=request.steps)
 
-    async with connect(url) as http:
+    async with open_client(url) as http:
         await run_all([client(http, k % 2 == 0) for k in range(clients)])
     return result, frames["received"] / frames["expected"]
 

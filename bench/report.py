@@ -50,7 +50,7 @@ METHOD = """\
   runs."""
 
 
-def document(table: SampleTable) -> str:
+def render_page(table: SampleTable) -> str:
     """The text of `performance.md`."""
     parts = [
         INTRODUCTION,

@@ -8,7 +8,10 @@ from redis.retry import Retry
 
 from denoised.jobs.errors import StoreUnavailable
 
-REDIS_URLS = "redis://:PASSWORD@HOST:PORT/0, rediss://… or unix://PATH; / @ : ? # % in the password as %2F and so on"
+REDIS_URLS = (
+    "redis://:PASSWORD@HOST:PORT/0, rediss://… or unix://PATH; "
+    "write / @ : ? # % in the password, and ? # % in the path, as %2F and so on"
+)
 
 
 def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redis:

@@ -38,7 +38,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
-def to_stderr() -> None:
+def log_to_stderr() -> None:
     """Log this process to stderr: its own events, libraries' messages, warnings, and uncaught exceptions."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())

@@ -8,7 +8,7 @@ from typing import Any
 
 from denoised.jobs.errors import StoreFull, StoreUnfit
 
-KEEPS = "noeviction"
+NO_EVICTION = "noeviction"
 FULL = 0.9  # of maxmemory; the rest is reserved for accepted jobs
 
 
@@ -25,7 +25,7 @@ class Memory:
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Memory:
         """From the reply to INFO memory."""
-        limit, policy = int(info.get("maxmemory", 0)), str(info.get("maxmemory_policy", KEEPS))
+        limit, policy = int(info.get("maxmemory", 0)), str(info.get("maxmemory_policy", NO_EVICTION))
         return cls(int(info["used_memory"]), limit, policy)
 
     def check_room(self) -> None:
@@ -43,8 +43,8 @@ class Memory:
         Raises:
             StoreUnfit: when it would evict keys, since queued jobs would silently vanish.
         """
-        if self.policy != KEEPS:
+        if self.policy != NO_EVICTION:
             raise StoreUnfit(
-                f"Redis would evict jobs to free memory (maxmemory-policy is {self.policy}, allowed: {KEEPS}); "
-                f"redis-cli CONFIG SET maxmemory-policy {KEEPS}"
+                f"Redis would evict jobs to free memory (maxmemory-policy is {self.policy}, allowed: {NO_EVICTION}): "
+                f"redis-cli CONFIG SET maxmemory-policy {NO_EVICTION}"
             )

@@ -35,7 +35,7 @@ class JobRecord:
     """A job as the store holds it. Times are seconds since the epoch.
 
     attempt: counts from 1; each start by another execution is one more.
-    losses: workers lost in a row while they ran the job, none of which saved any progress since the last loss.
+    losses: workers lost in a row while they ran the job, since it last saved progress.
     max_attempts: at this many losses the job fails; one loss earlier it is quarantined (see `jobs.scripts.START`).
     watched: whether a client follows its events, now or earlier.
     """

@@ -170,10 +170,20 @@ class SamplingRequest(PictureRequest):
     stages: int = 1
 
     @property
+    def guided(self) -> bool:
+        """Whether guidance is on, so that each evaluation has an unconditional row too."""
+        return self.guidance_scale != 1.0
+
+    @property
+    def rows_per_evaluation(self) -> int:
+        """Rows that an image takes in a batch of the network."""
+        return 2 if self.guided else 1
+
+    @property
     def evaluations(self) -> int:
         """Evaluations of the whole job: rows of the plan, images, and two where guidance is on."""
-        rows = self.stages * (self.steps - 1) + 1
-        return self.n * rows * (2 if self.guidance_scale != 1.0 else 1)
+        plan_rows = self.stages * (self.steps - 1) + 1
+        return self.n * plan_rows * self.rows_per_evaluation
 
     def parameters(self, index: int, numerics: str) -> dict[str, Any]:
         """The request that makes image `index` again, without the fields that equal their defaults.

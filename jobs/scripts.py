@@ -6,15 +6,25 @@ from denoised.jobs import redis_keys as keys
 from denoised.jobs.format import FORMAT
 
 # Shared by START, START_ALONE and UPDATE.
+# number, add: treat a damaged value as zero, where HINCRBY would fail.
 # finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
 _SHARED = f"""
 local function number(job, name) return tonumber(redis.call('HGET', job, name) or 0) or 0 end
+local function add(job, name, more)
+  local value = number(job, name) + more
+  redis.call('HSET', job, name, value)
+  return value
+end
+local function is_quarantined(job)
+  local losses = number(job, 'losses')
+  return losses > 0 and losses >= number(job, 'max_attempts') - 1
+end
 local function request_of(job)
   local read, request = pcall(cjson.decode, redis.call('HGET', job, 'request') or '')
   return read and type(request) == 'table' and request or {{}}
 end
 local function append(job, events, attempt, event)
-  local seq = redis.call('HINCRBY', job, 'seq', 1)
+  local seq = add(job, 'seq', 1)
   redis.call('XADD', events, seq .. '-0', 'a', attempt, 'e', event, 'f', {FORMAT})
 end
 local function finish(job, events, images, ttl, status)
@@ -45,7 +55,7 @@ local status = redis.call('HGET', job, 'status')
 if status ~= 'queued' and status ~= 'running' then return 0 end
 local attempt = number(job, 'attempt')
 if redis.call('HGET', job, 'execution') == ARGV[6] then return attempt end
-if status == 'running' then redis.call('HINCRBY', job, 'losses', 1) end
+if status == 'running' then add(job, 'losses', 1) end
 local losses, most = number(job, 'losses'), number(job, 'max_attempts')
 if most > 0 and losses >= most then
   local message = losses .. ' worker(s) in a row were lost while they ran this job, without progress in between'
@@ -56,7 +66,7 @@ if most > 0 and losses >= most then
   return 0
 end
 if redis.call('HEXISTS', job, 'started_at') == 1 then
-  attempt = redis.call('HINCRBY', job, 'attempt', 1)
+  attempt = add(job, 'attempt', 1)
 else
   redis.call('HSET', job, 'started_at', ARGV[1])
 end
@@ -64,7 +74,7 @@ if redis.call('HGET', job, 'numerics') ~= ARGV[4] then
   redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0)
   redis.call('DEL', job .. ':resume')
 end
-local quarantined = losses > 0 and losses >= most - 1
+local quarantined = is_quarantined(job)
 redis.call('HSET', job, 'status', quarantined and 'queued' or 'running', 'worker', ARGV[2], 'writes', 0,
            'step', number(job, 'saved_step'), 'evaluations', number(job, 'saved_evaluations'),
            'numerics', ARGV[4], 'execution', ARGV[6])
@@ -98,7 +108,7 @@ local job, events, update = KEYS[1], KEYS[2], cjson.decode(ARGV[1])
 local status, watched = unpack(redis.call('HMGET', job, 'status', 'watched'))
 if status ~= 'queued' and status ~= 'running' then return 0 end
 local function applied()
-  return 1 + (watched == '1' and 2 or 0) + (number(job, 'losses') > 0 and 4 or 0)
+  return 1 + (watched == '1' and 2 or 0) + (is_quarantined(job) and 4 or 0)
 end
 local attempt = number(job, 'attempt')
 if update.attempt > 0 then
@@ -122,7 +132,7 @@ end
 for i = 2, images do redis.call('SET', KEYS[i + 1], ARGV[i]) end
 local more = #update.events
 if more > 0 then
-  local seq = redis.call('HINCRBY', job, 'seq', more) - more
+  local seq = add(job, 'seq', more) - more
   for i, event in ipairs(update.events) do
     redis.call('XADD', events, 'MAXLEN', '~', update.cap, (seq + i) .. '-0', 'a', attempt, 'e', event, 'f', FORMAT)
   end
@@ -139,6 +149,20 @@ local seq = redis.call('HGET', KEYS[1], 'seq')
 if not seq then return 0 end
 redis.call('HSET', KEYS[1], 'watched', 1)
 return tonumber(seq)
+"""
+
+# Reads a page of events. KEYS: the events. ARGV: the seq before it, its largest size in bytes and in entries.
+# Always returns the first entry, however large.
+READ_EVENTS = """
+local page, size, from = {}, 0, string.format('%.0f', ARGV[1] + 1) .. '-0'
+while size < tonumber(ARGV[2]) and #page < tonumber(ARGV[3]) do
+  local entry = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
+  if not entry then break end
+  for _, value in ipairs(entry[2]) do size = size + #value end
+  page[#page + 1] = entry
+  from = '(' .. entry[1]
+end
+return page
 """
 
 # Requeues the jobs of lost workers at the front of their queue, the oldest first.

@@ -21,12 +21,11 @@ from denoised.jobs.event_log import EventLog
 from denoised.jobs.format import FORMAT
 from denoised.jobs.idempotency import IdempotencyKeys
 from denoised.jobs.job_listing import JobListing, decode_fields, decode_record
-from denoised.jobs.memory import Memory
 from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.scripts import REQUEUE_LOST, START, START_ALONE, UPDATE
 from denoised.jobs.store_connection import StoreConnection
 from denoised.jobs.tickets import Tickets
-from denoised.jobs.update import JobUpdate, UpdateResult, ending, event_json
+from denoised.jobs.update import JobUpdate, UpdateResult, event_json, final_update
 from denoised.jobs.worker_registry import WorkerRegistry
 
 LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be listed for as long as its results are kept
@@ -103,7 +102,7 @@ class Store:
     # The front end's side
 
     def reserve(self, job_id: str, pipeline: Pipeline) -> bool:
-        """Begin a transaction that fails if a job of this id appears meanwhile. False when the id is taken."""
+        """Begin a transaction that fails if a job of this id appears before it commits. False when the id is taken."""
         with self.reachable():
             pipeline.watch(keys.job(job_id))
         with self.reachable():
@@ -150,7 +149,7 @@ class Store:
         record = self.job(job_id)
         if record is None or record.terminal:
             return record
-        self.write(ending(record, "canceled"))
+        self.write(final_update(record, "canceled"))
         with self.reachable():
             self.client.publish(keys.CANCELED_CHANNEL, job_id)
         return self.job(job_id)
@@ -230,12 +229,7 @@ class Store:
         with self.reachable():
             self.client.ping()
 
-    def check_fitness(self) -> None:
-        """Check that Redis keeps what it is given.
-
-        Raises:
-            StoreUnfit: when it would evict keys.
-        """
+    def check_writable(self) -> None:
+        """Return when Redis accepts a write. Nothing is written, so this works at `maxmemory`, too."""
         with self.reachable():
-            memory = self.client.info("memory")
-        Memory.of(memory).check_fitness()
+            self.client.delete(keys.PROBE)

@@ -20,12 +20,12 @@ class UpdateResult(IntFlag):
 
     APPLIED: it was applied, now or by an earlier try.
     WATCHED: a client follows the job's events.
-    RECOVERING: the job has lost a worker and has made no progress since.
+    QUARANTINED: this is the job's last attempt, and it has made no progress yet.
     """
 
     APPLIED = 1
     WATCHED = 2
-    RECOVERING = 4
+    QUARANTINED = 4
 
 
 @dataclass
@@ -88,7 +88,7 @@ class JobUpdate:
         return [json.dumps(spec), *self.images.values(), *([] if self.resume is None else [self.resume])]
 
 
-def ending(record: JobRecord, status: Status, error: Mapping[str, str] | None = None) -> JobUpdate:
+def final_update(record: JobRecord, status: Status, error: Mapping[str, str] | None = None) -> JobUpdate:
     """The update that ends a job from outside, whatever attempt it is in."""
     update = JobUpdate(record.id, image_count=record.request.n)
     update.end(status, error)

@@ -17,7 +17,7 @@ class Counters:
 
     evaluations: rows evaluated by the network, a guided image counted as two.
     turns, turn_seconds: how many turns these took, and how long.
-    images, lanes: images in these turns, and the batch slots that were available to them.
+    images, slots: images in these turns, and the batch slots that were available to them.
     jobs: attempts started.
     queue_seconds: how long these jobs had waited since they were accepted.
     """
@@ -26,7 +26,7 @@ class Counters:
     turns: int = 0
     turn_seconds: float = 0.0
     images: int = 0
-    lanes: int = 0
+    slots: int = 0
     jobs: int = 0
     queue_seconds: float = 0.0
 

@@ -17,10 +17,10 @@ def report_errors(command: str) -> Iterator[None]:
     try:
         yield
     except (ModelError, OSError) as error:
-        print_error(f"denoised {command}: {error}")
+        print_to_stderr(f"denoised {command}: {error}")
         raise typer.Exit(1) from error
 
 
-def print_error(line: str) -> None:
+def print_to_stderr(line: str) -> None:
     """Print one line on stderr, in red on a terminal."""
     Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,20 @@ ModelError
 └── KernelError       compiled kernels that cannot be built or run on this machine
 """
 
+from __future__ import annotations
+
+import reprlib
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 10
+_REPR.maxlevel = 3
+
+
+def abbreviate(value: object) -> str:
+    """The `repr` of a value, shortened: a file may hold anything."""
+    return _REPR.repr(value)
+
 
 class ModelError(Exception):
     """Base of all errors of this package; the message is one line for people."""

@@ -19,25 +19,25 @@ DENOISING = {"label": "sneaker", "seed": 7, "steps": 20, "preview_every": 2, "pr
 def main() -> None:
     with Client(*sys.argv[1:2]) as client:
         PICTURES.mkdir(parents=True, exist_ok=True)
-        save(garments(client), "garments.png")
-        save(denoising(client), "film.png")
+        save_grid(garments(client), "garments.png")
+        save_grid(denoising(client), "film.png")
 
 
 def garments(client: Client) -> list[list[Image.Image]]:
     """One column per class, one row per seed."""
-    columns = [generate(client, {"label": label, "n": ROWS, "seed": SEED})[1] for label in range(10)]
+    columns = [run_job(client, {"label": label, "n": ROWS, "seed": SEED})[1] for label in range(10)]
     return [[column[row] for column in columns] for row in range(ROWS)]
 
 
 def denoising(client: Client) -> list[list[Image.Image]]:
     """A row of x_t above a row of x̂_0, each ending with the finished image."""
-    events, (picture,) = generate(client, DENOISING)
+    events, (picture,) = run_job(client, DENOISING)
     frames = [event for event in events if isinstance(event, Frame)]
     rows = [[e.picture.convert("L") for e in frames if e.kind == kind] for kind in ("xt", "x0")]
     return [[*row, picture] for row in rows]
 
 
-def generate(client: Client, request: dict[str, Any]) -> tuple[list[Event], list[Image.Image]]:
+def run_job(client: Client, request: dict[str, Any]) -> tuple[list[Event], list[Image.Image]]:
     events = list(client.stream(**request))
     job = client.job(events[-1].job)
     return events, [grayscale(client.image(image)) for image in job.images]
@@ -47,7 +47,7 @@ def grayscale(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("L")
 
 
-def save(rows: list[list[Image.Image]], name: str) -> None:
+def save_grid(rows: list[list[Image.Image]], name: str) -> None:
     width, height = rows[0][0].size
     step_x, step_y = width * SCALE + GAP, height * SCALE + GAP
     sheet = Image.new("L", (len(rows[0]) * step_x - GAP, len(rows) * step_y - GAP), 128)

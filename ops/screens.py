@@ -32,17 +32,17 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         day = open_page(browser, url, color_scheme="light", viewport=DESKTOP)
         for request in (*GALLERY, BOOTS):
-            generate(day, *request)
+            submit(day, *request)
             wait_until(day, DONE)
-        generate(day, *SNEAKER)
+        submit(day, *SNEAKER)
         wait_until(day, HALF_WAY)
-        save([screenshot(day)], "playground.webp")
+        save_side_by_side([screenshot(day)], "playground.webp")
         wait_until(day, DONE)
         storage = day.context.storage_state()
         night = {"color_scheme": "dark", "storage_state": storage, "reduced_motion": "reduce"}
         wide = select_boots(open_page(browser, url, viewport=DESKTOP, **night), place=None)
         narrow = select_boots(open_page(browser, url, viewport=PHONE, **night), place=14)
-        save([wide, narrow], "playground-dark.webp")
+        save_side_by_side([wide, narrow], "playground-dark.webp")
         browser.close()
 
 
@@ -53,7 +53,7 @@ def open_page(browser: Browser, url: str, **options: Any) -> Page:
     return page
 
 
-def generate(page: Page, label: str, seed: int, n: int, steps: int) -> None:
+def submit(page: Page, label: str, seed: int, n: int, steps: int) -> None:
     page.get_by_role("radio", name=label, exact=True).check()
     page.locator("#more").evaluate("more => more.open = true")
     for name, value in (("seed", seed), ("n", n), ("steps", steps)):
@@ -87,7 +87,7 @@ def screenshot(page: Page) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
 
 
-def save(shots: list[Image.Image], name: str) -> None:
+def save_side_by_side(shots: list[Image.Image], name: str) -> None:
     """Save screenshots side by side."""
     width = sum(each.width for each in shots) + GAP * (len(shots) - 1)
     sheet = Image.new("RGBA", (width, shots[0].height))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -36,3 +37,23 @@ def client(valkey_url: str) -> Iterator[redis.Redis]:
 def repository() -> Path:
     """The project's top folder."""
     return Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of one module that share an expensive fixture in one process, and those that share the running
+    service, whatever their modules. All other tests are distributed one by one (pytest-xdist, `--dist loadgroup`)."""
+    for item in items:
+        group = _group(item)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+CHEAP = frozenset({"one_thread"})  # module-scoped, but made in no time
+
+
+def _group(item: pytest.Item) -> str | None:
+    definitions: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+    if "service" in definitions:
+        return "service"
+    shared = {name for name, each in definitions.items() if each[-1].scope == "module"} - CHEAP
+    return item.location[0] if shared else None

@@ -1,4 +1,4 @@
-"""A Valkey, its queue, and real workers of fake models as processes: what tests kill, stop and restart."""
+"""A Valkey, its queue, and real workers with fake models as processes that tests kill, stop and restart."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import Store
 
-# Loads torch once, then forks a worker for each line it is told; who ended is written down as {pid}.exit, each
-# evaluation in {pid}.rows: its time, and for each row the sum of x, by which it is known again. A row of the
-# class `killer` at a timestep under `killer_below` kills its worker, as a fault in a kernel would; one of the class
-# `hungry`, and more than `most` rows at once, take 64 MiB and find that no more is left.
+# The launcher: loads torch once, then forks a worker for each line on its stdin. {pid}.exit holds the exit code of a
+# worker that has ended. {pid}.rows has one line per evaluation: its time, and the sum of x for each row, as the row's
+# fingerprint. A row of class `kill_class` at a timestep below `kill_below` kills its worker, like a fault in a kernel;
+# a row of class `oom_class`, or more than `max_rows` rows at once, allocate 64 MiB and run out of memory.
 SCRIPT = """
 import importlib.util, json, os, pathlib, signal, sys, time, traceback
 
@@ -36,7 +36,7 @@ fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
 
 import torch
-from denoised.jobs.log import to_stderr
+from denoised.jobs.log import log_to_stderr
 from denoised.worker.settings import WorkerSettings
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.jobs.connection import connect
@@ -44,18 +44,18 @@ from denoised.jobs.store import Store
 
 
 class Model(fakes.FakeModel):
-    def __init__(self, name, seconds, killer, killer_below, hungry, most, min_pipelined_images):
-        super().__init__(name, seconds=seconds, lame=3)
+    def __init__(self, name, seconds, kill_class, kill_below, oom_class, max_rows, min_pipelined_images):
+        super().__init__(name, seconds=seconds, nan_class=3)
         self.min_pipelined_images = min_pipelined_images
-        self._killer, self._below = killer, killer_below
-        self._hungry, self._most = hungry, most
+        self._kill_class, self._below = kill_class, kill_below
+        self._oom_class, self._max_rows = oom_class, max_rows
         self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
 
     def denoise(self, x, t, alpha, sigma, conditioning):
         labels = conditioning["label"].tolist()
-        if any(label == self._killer and level < self._below for level, label in zip(t.tolist(), labels)):
+        if any(label == self._kill_class and level < self._below for level, label in zip(t.tolist(), labels)):
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._hungry in labels or len(x) > self._most:
+        if self._oom_class in labels or len(x) > self._max_rows:
             taken = torch.ones(16, 1 << 20)
             raise torch.OutOfMemoryError(f"out of memory after {taken.nbytes} bytes")
         estimate = super().denoise(x, t, alpha, sigma, conditioning)
@@ -65,7 +65,7 @@ class Model(fakes.FakeModel):
 
 
 def work(url, names, settings, result_ttl, **traits):
-    to_stderr()
+    log_to_stderr()
     torch.set_num_threads(1)
     models = {name: Model(name, **traits) for name in names}
     client = connect(url, timeout=5.0)
@@ -101,12 +101,12 @@ for line in sys.stdin:
     print(pid, flush=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 """
-PATIENCE = 120.0  # seconds; only a hang reaches it
+TIMEOUT = 120.0  # seconds; only a hang reaches it
 LABELS = ["apple", "bean", "carrot", "daikon"]
 
 
 def request(**fields: Any) -> SamplingRequest:
-    """What a fake model is asked for: four ddim steps without a label unless said otherwise."""
+    """A request for a fake model: four ddim steps without a label by default."""
     given = {
         "model": "fake",
         "label": None,
@@ -133,7 +133,7 @@ def start(
 
 @dataclass
 class WorkerProcess:
-    """A worker's process, of which the nursery is the parent."""
+    """A worker's process, a child of the launcher."""
 
     pid: int
     folder: Path
@@ -147,7 +147,7 @@ class WorkerProcess:
         return int(path.read_text()) if path.exists() else None
 
     def wait(self) -> int:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while (code := self.exit_code()) is None:
             assert time.monotonic() < end, f"worker {self.pid} does not end"
             time.sleep(0.02)
@@ -164,7 +164,7 @@ class WorkerProcess:
         return int(line.split()[1]) / 1024
 
     def evaluations(self) -> list[tuple[float, list[float]]]:
-        """When it made each evaluation, and what its rows are known by; a line cut short by a SIGKILL is left out."""
+        """The time of each evaluation and the fingerprints of its rows; a line cut short by SIGKILL is left out."""
         lines = (self.folder / f"{self.pid}.rows").read_text().split("\n")[:-1]
         return [(moment, rows) for moment, rows in map(json.loads, lines)]
 
@@ -187,10 +187,10 @@ class Harness:
         self._result_ttl = result_ttl
         self._folder = folder
         repository = Path(__file__).parents[1]
-        script, fakes = folder / "nursery.py", repository / "tests/worker/conftest.py"
+        script, fakes = folder / "launcher.py", repository / "tests/worker/conftest.py"
         script.write_text(SCRIPT)
         self._log = (folder / "workers.log").open("ab")
-        self._nursery = subprocess.Popen(
+        self._launcher = subprocess.Popen(
             [sys.executable, str(script), str(folder), str(fakes)],
             env={**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -206,24 +206,25 @@ class Harness:
         lease: float = 30.0,
         job_timeout: float = 600.0,
         max_batch: int = 16,
-        killer: int | None = None,
-        killer_below: float = 0.0,
-        hungry: int = -1,
-        most: int = 1 << 20,
+        kill_class: int | None = None,
+        kill_below: float = 0.0,
+        oom_class: int = -1,
+        max_rows: int = 1 << 20,
         min_pipelined_images: int | None = None,
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation."""
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
-        order = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
-        order |= {"seconds": seconds, "killer": killer, "killer_below": killer_below, "hungry": hungry, "most": most}
-        order |= {"min_pipelined_images": min_pipelined_images}
-        assert self._nursery.stdin is not None
-        assert self._nursery.stdout is not None
-        self._nursery.stdin.write(json.dumps(order) + "\n")
-        self._nursery.stdin.flush()
-        hand = WorkerProcess(int(self._nursery.stdout.readline()), self._folder)
-        self.workers.append(hand)
-        return hand
+        options = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
+        options |= {"seconds": seconds, "kill_class": kill_class, "kill_below": kill_below}
+        options |= {"oom_class": oom_class, "max_rows": max_rows}
+        options |= {"min_pipelined_images": min_pipelined_images}
+        assert self._launcher.stdin is not None
+        assert self._launcher.stdout is not None
+        self._launcher.stdin.write(json.dumps(options) + "\n")
+        self._launcher.stdin.flush()
+        worker = WorkerProcess(int(self._launcher.stdout.readline()), self._folder)
+        self.workers.append(worker)
+        return worker
 
     def log(self) -> str:
         return Path(self._log.name).read_text()[-3000:]
@@ -246,13 +247,13 @@ class Harness:
         return record
 
     def until(self, condition: Callable[[], object], what: str) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not condition():
-            assert time.monotonic() < end, f"waited {PATIENCE:g} s for {what}\n{self.log()}"
+            assert time.monotonic() < end, f"waited {TIMEOUT:g} s for {what}\n{self.log()}"
             time.sleep(0.02)
 
     def running(self, job_id: str) -> bool:
-        """Whether it has got on in its present attempt."""
+        """Whether it has done a step in its current attempt."""
         record = self.job(job_id)
         return record.status == "running" and record.step > 0
 
@@ -278,10 +279,10 @@ class Harness:
         return Queue(model, connection=self.client, serializer=JSONSerializer)
 
     def close(self) -> None:
-        for hand in self.workers:
-            if hand.exit_code() is None:
-                hand.kill()
-        self._nursery.communicate()
-        self._nursery.wait()
+        for worker in self.workers:
+            if worker.exit_code() is None:
+                worker.kill()
+        self._launcher.communicate()
+        self._launcher.wait()
         self.client.close()
         self._log.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from denoised.jobs.log import to_stderr
+from denoised.jobs.log import log_to_stderr
 from denoised.worker.engine.speed import Speed
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def worker(
         list[Path] | None,
         typer.Option(
             "--model",
-            help="a diffusers folder to serve besides the bundled models; may be repeated [env var: DENOISED_MODELS]",
+            help="a diffusers folder served in addition to the bundled models; repeatable [env var: DENOISED_MODELS]",
         ),
     ] = None,
     max_batch: Annotated[
@@ -38,39 +38,41 @@ def worker(
             min=1,
             max=1024,
             envvar="DENOISED_MAX_BATCH",
-            help="images in one evaluation; measured at startup if not set",
+            help="largest batch, in images; measured at startup if not set",
         ),
     ] = None,
     max_images: Annotated[
-        int, typer.Option(min=1, max=1024, envvar="DENOISED_MAX_IMAGES", help="images in one request")
+        int, typer.Option(min=1, max=1024, envvar="DENOISED_MAX_IMAGES", help="most images per request")
     ] = 16,
     device: Annotated[str, typer.Option(envvar="DENOISED_DEVICE", help="cpu, cuda, cuda:1, mps")] = "cpu",
     precision: Annotated[
         Literal["float32", "tf32", "bfloat16"],
-        typer.Option(envvar="DENOISED_PRECISION", help="arithmetic on a CUDA device: float32, tf32 or bfloat16"),
+        typer.Option(envvar="DENOISED_PRECISION", help="precision on a CUDA device: float32, tf32 or bfloat16"),
     ] = "float32",
     threads: Annotated[
-        int, typer.Option(min=0, envvar="DENOISED_THREADS", help="CPU threads for the network; 0 = one per core")
+        int, typer.Option(min=0, envvar="DENOISED_THREADS", help="CPU threads of the network; 0 = one per core")
     ] = 0,
     lease: Annotated[
         float,
         typer.Option(
-            min=1, envvar="DENOISED_LEASE", help="seconds after which the jobs of a silent worker go to another"
+            min=1,
+            envvar="DENOISED_LEASE",
+            help="seconds after which the jobs of a worker that no longer reports go to another",
         ),
     ] = 10.0,
     job_timeout: Annotated[
         float,
-        typer.Option(min=1, envvar="DENOISED_JOB_TIMEOUT", help="seconds that the evaluations of a job may take"),
+        typer.Option(min=1, envvar="DENOISED_JOB_TIMEOUT", help="longest time that a job may run, in seconds"),
     ] = 600.0,
     result_ttl: Annotated[
-        int, typer.Option(min=1, envvar="DENOISED_RESULT_TTL", help="seconds for which results are kept")
+        int, typer.Option(min=1, envvar="DENOISED_RESULT_TTL", help="how long results are kept, in seconds")
     ] = 86_400,
     redis_url: Annotated[
         str, typer.Option(envvar="REDIS_URL", help="URL of the Redis or Valkey server")
     ] = DEFAULT_REDIS,
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
-    to_stderr()
+    log_to_stderr()
     folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
         _serve(folders, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url)
@@ -94,6 +96,7 @@ def _serve(
     import torch
 
     from denoised.jobs.connection import connect
+    from denoised.jobs.fitness import check_fitness
     from denoised.jobs.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.model_loading import load_models
@@ -101,10 +104,10 @@ def _serve(
 
     if threads:
         torch.set_num_threads(threads)
-    models = load_models(folders, device=device, max_images=max_images, precision=precision)
     client = connect(redis_url, timeout=5.0)
+    check_fitness(client)
+    models = load_models(folders, device=device, max_images=max_images, precision=precision)
     store = Store(client, result_ttl)
-    store.check_fitness()
     speed = Speed()
     if max_batch is None:
         max_batch = _measure_max_batch(next(iter(models.values())), speed)

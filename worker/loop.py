@@ -1,4 +1,4 @@
-"""The engine's thread: admit jobs, run turns, publish their results, until told to stop; then finish or requeue.
+"""The engine's thread: admits jobs, runs turns, publishes their results; when it stops, it finishes or requeues jobs.
 
 It knows no queue: the caller passes `take`, and each job goes back through its `Delivery`.
 """
@@ -28,9 +28,10 @@ from denoised.worker.settings import WorkerSettings
 log = logging.getLogger("denoised.worker")
 
 IDLE_SECONDS = 1.0  # how long an idle worker sleeps unless it is woken
-FETCH_SECONDS = 1.0  # for a job that is being fetched when the worker is told to stop
+FETCH_SECONDS = 1.0  # for a job that is being fetched when the worker is asked to stop
 FINISH_SECONDS = 4.0  # after SIGTERM, jobs that are done sooner are finished, the others requeued
 FLUSH_SECONDS = 3.0  # then, for the updates that are not written yet
+SAVE_TURN_SECONDS = 0.5  # how long a turn waits until the last one of a recovering job is saved
 STOP_SECONDS = 8.0  # for all of it, even if Redis does not answer
 
 
@@ -105,6 +106,7 @@ class Loop:
     def _turn(self) -> bool:
         """One evaluation of the batch. False when there is nothing to evaluate."""
         self._evict()
+        self._save_recovering()
         self.engine.batch.admit(self._quarantine.take_ready())
         started = time.monotonic()
         turn = self.engine.step()
@@ -133,7 +135,7 @@ class Loop:
         self.counters.turns += 1
         self.counters.turn_seconds += turn.seconds
         self.counters.images += len(turn.advanced) + len(turn.failed)
-        self.counters.lanes += turn.slots
+        self.counters.slots += turn.slots
 
     def _evict(self) -> None:
         """Evict jobs that were canceled, were taken over by another attempt, or have run too long."""
@@ -147,11 +149,20 @@ class Loop:
                 limit = f"the job was not done within {self.settings.job_timeout:g} s"
                 self.publisher.fail(lease.attempt, "timeout", limit)
 
+    def _save_recovering(self) -> None:
+        """Wait until the last turn of recovering jobs is saved.
+
+        If the next turn kills this worker, too, the job has come as far as its resume point says: the next attempt
+        repeats nothing, which would look like progress.
+        """
+        if any(lease.attempt.recovering for lease in self.leases.all()):
+            self.publisher.flush(SAVE_TURN_SECONDS)
+
     # New jobs
 
     def _admit_fetched(self) -> None:
         """Admit the fetched jobs, then say what there is capacity for."""
-        for job in self._fetcher.fetched():
+        for job in self._fetcher.take_fetched():
             self._admit(job)
         self._fetcher.set_capacity(self._capacity())
 
@@ -193,7 +204,7 @@ class Loop:
     def _drain(self) -> None:
         """Requeue the jobs that would take long, finish the others."""
         self._fetcher.join(FETCH_SECONDS)
-        for job in self._fetcher.fetched():
+        for job in self._fetcher.take_fetched():
             self._admit(job)
         pending = self.engine.batch.pending_by_job()
         long = jobs_to_requeue(pending, FINISH_SECONDS * (self.speed.per_second or 0.0))

@@ -24,7 +24,7 @@ class Quarantine:
 
     @property
     def occupied(self) -> bool:
-        """Whether a job is to be, or is, alone in this worker, so that no other may come."""
+        """Whether a job has this worker to itself, or waits for that, so that no other may be fetched."""
         return any(lease.attempt.quarantined for lease in self._leases.all())
 
     def wait(self, lease: Lease, trajectories: Sequence[Trajectory]) -> None:
@@ -43,7 +43,7 @@ class Quarantine:
         lease, trajectories = self._waiting
         held = self._leases.all()
         if lease not in held:
-            self._waiting = None  # canceled meanwhile
+            self._waiting = None  # it was canceled
         elif len(held) == 1 and self._start(lease):
             self._waiting = None
             return trajectories

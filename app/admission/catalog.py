@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from denoised.jobs.errors import RecordError
+from denoised.jobs.format import UnreadableLog
 from denoised.jobs.store import Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard
@@ -31,13 +35,25 @@ class Fleet:
     known: Sequence[str]
 
     @classmethod
-    def read(cls, store: Store) -> Fleet:
+    def read(cls, store: Store, unreadable: UnreadableLog) -> Fleet:
+        """A card that this version cannot read is skipped."""
         workers = store.workers.live()
         cards: dict[str, ModelCard] = {}
         for worker in workers:
             for card in worker.models:
-                cards.setdefault(card["name"], ModelCard(**card))
+                if card["name"] not in cards and (read := _read_card(worker.name, card, unreadable)) is not None:
+                    cards[read.name] = read
         return cls(time.monotonic(), workers, list(cards.values()), store.workers.known_models())
+
+
+def _read_card(worker: str, card: dict[str, Any], unreadable: UnreadableLog) -> ModelCard | None:
+    try:
+        return ModelCard(**card)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        unreadable.skip("card", f"{worker}/{card['name']}", RecordError(reason))
+        return None
 
 
 class Catalog:
@@ -49,13 +65,14 @@ class Catalog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._unreadable = UnreadableLog()
         self._fleet = Fleet(float("-inf"), (), (), ())
 
     def fleet(self) -> Fleet:
         """The current fleet; an empty one is not cached."""
         fleet = self._fleet
         if time.monotonic() - fleet.read_at > CACHE_SECONDS or not fleet.workers:
-            fleet = self._fleet = Fleet.read(self._store)
+            fleet = self._fleet = Fleet.read(self._store, self._unreadable)
         return fleet
 
     def workers(self) -> Sequence[WorkerReport]:

@@ -86,7 +86,7 @@ class QueueForecast:
 
 def _total(job: JobRecord) -> RemainingWork:
     """The work of a job that has not started."""
-    rows = 2 if job.request.guidance_scale != 1.0 else 1
+    rows = job.request.rows_per_evaluation
     return RemainingWork(job.id, job.request.n, job.request.evaluations / (job.request.n * rows), rows)
 
 

@@ -7,24 +7,27 @@ be JSON, or for `POST /verify` a PNG, because a browser sends neither to another
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from denoised.app.http.api_keys import key_hash
-from denoised.app.http.body_limits import check_body, check_framing, limited
+from denoised.app.http.body_limits import BodyBudget, check_body, check_framing, max_body
 from denoised.app.http.error_formats import ErrorFormats
 from denoised.app.http.errors import Forbidden, Problem, Unauthorized, store_problem
+from denoised.app.http.field_lines import combine_field_lines
+from denoised.app.http.local_hosts import LOCALHOST, is_local, normalized, split_netloc
 from denoised.app.settings import ApiSettings
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.store import Store
 
-LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 OPEN_PATHS = ("/", "/healthz", "/readyz")
 OPEN_PREFIX = "/playground/"
+TICKET_PARAMETER = "ticket"
 OWNER_SCOPE_KEY = "denoised_owner"
+UNSPECIFIED = {"0.0.0.0", "::"}
 LOCAL_ONLY = "without API keys only local programs are served"
 
 
@@ -36,6 +39,10 @@ class AuthMiddleware:
         self._settings = settings
         self._store = store
         self._formats = formats
+        self._bodies = BodyBudget()
+        # The name that the operator gave the server is its own; 0.0.0.0 and :: are no names.
+        listens_on = {normalized(settings.host)} - UNSPECIFIED
+        self._own_hosts = listens_on | {normalized(name) for name in settings.allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -46,7 +53,11 @@ class AuthMiddleware:
         except Problem as problem:
             await self._formats.response(problem, scope["path"])(scope, receive, send)
             return
-        await self._app(scope, limited(receive), send)
+        body = self._bodies.body(receive, max_body(scope))
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            body.release()
 
     async def _authenticate(self, scope: Scope) -> str:
         """The caller's name; "" for an open route, and for every caller when there are no API keys.
@@ -54,8 +65,9 @@ class AuthMiddleware:
         Raises:
             Problem: when the request is refused.
         """
+        check_framing(Headers(scope=scope))
+        combine_field_lines(scope)
         headers = Headers(scope=scope)
-        check_framing(headers)
         owner = ""
         if not self._settings.api_keys:
             self._check_local(scope, headers)
@@ -72,7 +84,7 @@ class AuthMiddleware:
             if owner is None:
                 raise Unauthorized("the API key is unknown")
             return owner
-        ticket = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
+        ticket = parse_qs(scope["query_string"].decode("latin-1")).get(TICKET_PARAMETER, [""])[0]
         if scope["type"] == "websocket" and ticket:
             return await self._redeem(ticket)
         raise Unauthorized("an API key is required: Authorization: Bearer KEY")
@@ -89,7 +101,7 @@ class AuthMiddleware:
 
     def _check_local(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
-        if _host_name(host) not in LOCAL_HOSTS | self._settings.allowed_hosts:
+        if not self._is_accepted_host(host):
             raise Forbidden(f"Host {host[:80]!r} is not local; {LOCAL_ONLY}")
         origin = headers.get("origin")
         allowed = origin is not None and self._is_allowed_origin(origin, host)
@@ -100,14 +112,19 @@ class AuthMiddleware:
         if headers.get("sec-fetch-site") == "cross-site" and not (front_page or allowed):
             raise Forbidden(f"the request comes from another site; {LOCAL_ONLY}")
 
+    def _is_accepted_host(self, host: str) -> bool:
+        """Whether a Host header is local, configured, or the address that the server listens on."""
+        parts = split_netloc(host)
+        if parts is None:
+            return False
+        return is_local(parts[0]) or parts[0] in self._own_hosts
+
     def _is_allowed_origin(self, origin: str, host: str) -> bool:
         """Whether an Origin is configured, or is the site that the Host header names."""
         if origin in self._settings.allowed_origins:
             return True
-        try:
-            return "@" not in origin and _site(urlsplit(origin).netloc) == _site(host)
-        except ValueError:
-            return False
+        scheme, separator, netloc = origin.partition("://")
+        return scheme in ("http", "https") and separator != "" and _site(netloc) == _site(host) is not None
 
 
 def _is_open(scope: Scope) -> bool:
@@ -115,15 +132,7 @@ def _is_open(scope: Scope) -> bool:
     return scope["type"] == "http" and (path in OPEN_PATHS or path.startswith(OPEN_PREFIX))
 
 
-def _host_name(host: str) -> str:
-    """The name in a Host header, without the port; "" when it is malformed."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
-
-
-def _site(netloc: str) -> tuple[str, int | None]:
-    """Host name and port; all names of this machine are equal."""
-    name = _host_name(netloc)
-    return "localhost" if name in LOCAL_HOSTS else name, urlsplit(f"//{netloc}").port
+def _site(netloc: str) -> tuple[str, int | None] | None:
+    """Host name and port; all names of this machine are equal. None if the text is malformed."""
+    parts = split_netloc(netloc)
+    return (LOCALHOST, parts[1]) if parts is not None and is_local(parts[0]) else parts

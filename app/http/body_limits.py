@@ -1,16 +1,19 @@
-"""Which request bodies are accepted: framing, media type and size."""
+"""Which request bodies are accepted: framing, coding, media type and size, and how many bytes of them at once."""
 
 from __future__ import annotations
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Message, Receive, Scope
 
 from denoised.app.http.errors import BadRequest, BodyTooLarge, UnsupportedMedia
-from denoised.app.settings import MAX_BODY
+from denoised.app.settings import MAX_BODY, MAX_JSON_BODY
 
 PNG_ROUTES = {("POST", "/verify")}  # (method, path); every other route reads JSON
 MAX_LENGTH_DIGITS = 15  # of a Content-Length; longer ones are not converted to a number
+MAX_BUFFERED = 128 * 1024 * 1024  # bytes of all bodies that are being received or processed
+BUSY_SECONDS = "2"
 
 
 def check_framing(headers: Headers) -> None:
@@ -25,39 +28,87 @@ def check_framing(headers: Headers) -> None:
 
 
 def check_body(scope: Scope, headers: Headers) -> None:
-    """Refuse a body by its headers, before it is read.
+    """Refuse a body by its headers, before it is read. Where no route reads it, the answer is a 404 or 405 instead.
 
     Raises:
-        BodyTooLarge: when its declared length exceeds MAX_BODY bytes.
-        UnsupportedMedia: when its media type is not the one that the route reads.
+        BodyTooLarge: when its declared length exceeds the limit of the route.
+        UnsupportedMedia: when its coding or media type is not the one that the route reads.
     """
-    length = headers.get("content-length", "0")
-    if length.isdecimal() and (len(length) > MAX_LENGTH_DIGITS or int(length) > MAX_BODY):
-        raise BodyTooLarge(f"the body has {length[:20]} bytes (allowed: {MAX_BODY})")
-    has_body = length != "0" or "transfer-encoding" in headers
+    length, limit = headers.get("content-length", "0"), max_body(scope)
+    if length.isdecimal() and (len(length) > MAX_LENGTH_DIGITS or int(length) > limit):
+        raise BodyTooLarge(f"the body has {length[:20]} bytes (allowed: {limit})")
+    if (length != "0" or "transfer-encoding" in headers) and _is_routed(scope):
+        _check_media(headers, "image/png" if _reads_png(scope) else "application/json")
+
+
+def max_body(scope: Scope) -> int:
+    """The most bytes that the body of a request may have."""
+    return MAX_BODY if _reads_png(scope) else MAX_JSON_BODY
+
+
+class BodyBudget:
+    """The bytes of all bodies in this process, so that many bodies together cannot exhaust its memory."""
+
+    def __init__(self, limit: int = MAX_BUFFERED) -> None:
+        self._limit = limit
+        self._used = 0
+
+    def body(self, receive: Receive, limit: int) -> LimitedBody:
+        """A body of at most `limit` bytes, which counts until it is released."""
+        return LimitedBody(self, receive, limit)
+
+    def take(self, size: int) -> bool:
+        """Count some bytes; False, and count nothing, when they do not fit."""
+        fits = self._used + size <= self._limit
+        self._used += size if fits else 0
+        return fits
+
+    def give_back(self, size: int) -> None:
+        self._used -= size
+
+
+class LimitedBody:
+    """An ASGI `receive` that refuses to read more than `limit` bytes, also of a body without a declared length."""
+
+    def __init__(self, budget: BodyBudget, receive: Receive, limit: int) -> None:
+        self._budget = budget
+        self._receive = receive
+        self._limit = limit
+        self._size = 0
+
+    async def receive(self) -> Message:
+        # FastAPI turns every exception but HTTPException that is raised while it reads the body into a 400.
+        message = await self._receive()
+        size = len(message.get("body", b"")) if message["type"] == "http.request" else 0
+        if self._size + size > self._limit:
+            raise HTTPException(413, f"the body is too large (allowed: {self._limit} bytes)")
+        if not self._budget.take(size):
+            detail = "too many large bodies are being received; nothing was accepted, try again"
+            raise HTTPException(503, detail, headers={"Retry-After": BUSY_SECONDS})
+        self._size += size
+        return message
+
+    def release(self) -> None:
+        """Stop counting the body: its request is over."""
+        self._budget.give_back(self._size)
+        self._size = 0
+
+
+def _check_media(headers: Headers, supported: str) -> None:
+    codings = [coding.strip().lower() for coding in headers.get("content-encoding", "").split(",")]
+    if set(codings) - {"", "identity"}:
+        detail = f"Content-Encoding {headers['content-encoding'][:80]!r} is not supported (supported: identity)"
+        raise UnsupportedMedia(detail, headers={"Accept-Encoding": "identity"})
     media_type = headers.get("content-type", "")
-    supported = _supported_media_type(scope)
-    if has_body and media_type.partition(";")[0].strip().lower() != supported:
+    if media_type.partition(";")[0].strip().lower() != supported:
         raise UnsupportedMedia(f"Content-Type {media_type[:80]!r} is not supported (supported: {supported})")
 
 
-def limited(receive: Receive) -> Receive:
-    """Wrap `receive` so that it refuses to read more than MAX_BODY bytes, also of a body without a length."""
-    size = 0
-
-    async def receive_limited() -> Message:
-        nonlocal size
-        message = await receive()
-        if message["type"] == "http.request":
-            size += len(message.get("body", b""))
-        if size > MAX_BODY:
-            # FastAPI turns every other exception that is raised while it reads the body into a 400.
-            raise HTTPException(413, f"the body is too large (allowed: {MAX_BODY} bytes)")
-        return message
-
-    return receive_limited
+def _reads_png(scope: Scope) -> bool:
+    return scope["type"] == "http" and (scope["method"], scope["path"]) in PNG_ROUTES
 
 
-def _supported_media_type(scope: Scope) -> str:
-    png = scope["type"] == "http" and (scope["method"], scope["path"]) in PNG_ROUTES
-    return "image/png" if png else "application/json"
+def _is_routed(scope: Scope) -> bool:
+    """Whether a route takes the request's method and path."""
+    app = scope.get("app")
+    return app is None or any(route.matches(scope)[0] is Match.FULL for route in app.routes)

@@ -5,6 +5,8 @@ Problem                     any refusal: status, title, detail
 ├── Unauthorized     401    the API key or ticket is missing or wrong
 ├── Forbidden        403    the caller is not a local program
 ├── NotFound         404    unknown, expired, or owned by another caller
+├── NotAcceptable    406    the client accepts none of the media types that the response could have
+├── RequestTimeout   408    the request did not arrive in time
 ├── Conflict         409    the state of the job does not allow it
 ├── BodyTooLarge     413    the body exceeds the limit
 ├── UnsupportedMedia 415    the media type of the body is not supported
@@ -75,6 +77,18 @@ class Forbidden(Problem):
 
 class NotFound(Problem):
     status = 404
+
+
+class NotAcceptable(Problem):
+    status = 406
+
+    def __init__(self, available: Sequence[str]) -> None:
+        """available: the media types that the response could have."""
+        super().__init__(f"Accept allows no type of this response (available: {', '.join(available)})")
+
+
+class RequestTimeout(Problem):
+    status = 408
 
 
 class Conflict(Problem):

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictInt, StrictStr, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictInt,
+    StrictStr,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
+from denoised.app.http.errors import InvalidRequest
+from denoised.app.http.validation_errors import MAX_ERRORS, describe_unknown_fields
 from denoised.jobs.request import DEFAULTS, FIELDS, RequestField, RequestFields
 
 M = TypeVar("M", bound=BaseModel)
@@ -60,11 +72,31 @@ def _annotation(field: RequestField) -> Any:
     return (StrictStr | StrictInt if field.type == str | int else field.type) | None
 
 
+class StrictBody(BaseModel):
+    """A JSON object without unknown fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_many_unknown_fields(cls, value: object) -> object:
+        """Refuse them before pydantic makes an error object of each: 600,000 took 33 s and 970 MiB.
+
+        Raises:
+            InvalidRequest: for more unknown fields than one response lists.
+        """
+        if isinstance(value, dict):
+            unknown = value.keys() - cls.model_fields.keys()
+            if len(unknown) > MAX_ERRORS:
+                raise InvalidRequest(describe_unknown_fields(value, unknown, list(cls.model_fields)))
+        return value
+
+
 @with_fields(FIELDS)
-class GenerateRequest(BaseModel):
+class GenerateRequest(StrictBody):
     """`POST /generate`. A field that is left out, or null, takes its default: the one named here, or the model's."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
 
     def fields(self) -> RequestFields:
         """The request fields that were given a value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 MAX_ERRORS = 20  # that one response lists
@@ -21,6 +21,16 @@ def describe_validation_errors(errors: Sequence[Any], fields: Collection[str] = 
     found = [(_field(error), _message(error, fields)) for error in errors[:MAX_ERRORS]]
     more = len(errors) - MAX_ERRORS
     return [*found, ("body", f"and {more} more errors")] if more > 0 else found
+
+
+def describe_unknown_fields(
+    body: Mapping[str, object], unknown: Collection[str], fields: Collection[str]
+) -> list[tuple[str, str]]:
+    """The (field, message) pairs of a body's unknown fields: the first `MAX_ERRORS`, and one that counts the rest."""
+    first = [name for name in body if name in unknown][:MAX_ERRORS]
+    found = [(_truncate(format_value(name)[1:-1]), _unknown_field(name, body[name], fields)) for name in first]
+    more = len(unknown) - len(first)
+    return [*found, ("body", f"and {more} more errors")] if more else found
 
 
 def describe_unreadable_body(cause: BaseException | None) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from denoised.app.http.errors import NotFound
+from denoised.app.http.query_parameters import check_query_parameters
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord
@@ -24,8 +26,10 @@ def find_job(services: Services, job_id: str, owner: str) -> JobRecord:
     return record
 
 
-def _path_job(job_id: str, services: Serving, owner: Owner) -> JobRecord:
-    return find_job(services, job_id, owner)
+def _path_job(job_id: str, connection: HTTPConnection, services: Serving, owner: Owner) -> JobRecord:
+    record = find_job(services, job_id, owner)
+    check_query_parameters(connection)
+    return record
 
 
 # The job that the path names. FastAPI resolves it before it validates the other parameters, so 404 precedes 422.

@@ -42,7 +42,7 @@ class Child:
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent,
         )
         self._started_at = time.monotonic()
 
@@ -83,8 +83,10 @@ class Child:
         return None
 
 
-def _die_with_parent() -> None:
-    """In the child: ask the kernel for SIGTERM when the supervisor dies, even by SIGKILL."""
+def die_with_parent() -> None:
+    """In a child process on Linux: ask the kernel for SIGTERM when the parent dies, even by SIGKILL."""
+    if sys.platform != "linux":
+        return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

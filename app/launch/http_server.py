@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from denoised.app.http.protocols import HttpProtocol, SocketProtocol
+from denoised.app.launch.addresses import bind_socket
 from denoised.app.main import create_app
 from denoised.app.settings import MAX_SOCKET_MESSAGE, PING_SECONDS, ApiSettings
 
@@ -83,6 +84,6 @@ def run_api(settings: ApiSettings) -> None:
     # Uvicorn's lines about WebSockets contain the query string, which may contain a ticket.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_filter_record)
-    listening = config.bind_socket()
+    listening = bind_socket(settings.host, settings.port)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # inherited by accepted sockets
     DrainingServer(config, app).run(sockets=[listening])

@@ -10,12 +10,18 @@ from pathlib import Path
 
 import httpx
 
-from denoised.app.launch import embedded_store
 from denoised.app.launch.addresses import local_url
 from denoised.app.launch.child import Child
 from denoised.app.launch.data_lock import DataDirectoryLock
-from denoised.app.launch.errors import LaunchError
-from denoised.app.launch.preflight import check_models, check_port
+from denoised.app.launch.preflight import (
+    check_clock,
+    check_data_dir,
+    check_host,
+    check_models,
+    check_port,
+    check_store,
+)
+from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.launch.supervisor import Supervisor
 from denoised.app.settings import TORCH_ENVIRONMENT
 from denoised.jobs.connection import connect
@@ -53,20 +59,34 @@ def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> N
     Raises:
         LaunchError: if they cannot start.
     """
-    check_models(settings.models)
-    check_port(settings.host, settings.port)
-    with DataDirectoryLock(settings.data_dir):
+    check_before_start(settings)
+    with DataDirectoryLock(settings.data_dir), reachable_socket(settings.data_dir) as socket:
         supervisor = Supervisor()
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda *_: supervisor.request_stop())
         try:
-            _start_all(supervisor, settings)
+            _start_all(supervisor, settings, socket)
             if not supervisor.stopping:
                 print_line(ready_message(settings.host, settings.port, settings.requires_key))
             supervisor.watch()
             print_line("stopping …")
         finally:
             supervisor.stop()
+
+
+def check_before_start(settings: ServeSettings) -> None:
+    """Run the checks that need nothing to be started.
+
+    Raises:
+        LaunchError: for the first problem.
+    """
+    check_host(settings.host, settings.requires_key, settings.trust_network)
+    check_models(settings.models)
+    check_port(settings.host, settings.port)
+    check_data_dir(settings.data_dir)
+    check_clock()
+    if settings.redis_url is not None:
+        check_store(settings.redis_url)
 
 
 def ready_message(host: str, port: int, requires_key: bool) -> str:
@@ -85,10 +105,10 @@ def ready_message(host: str, port: int, requires_key: bool) -> str:
     )
 
 
-def _start_all(supervisor: Supervisor, settings: ServeSettings) -> None:
+def _start_all(supervisor: Supervisor, settings: ServeSettings, socket: Path) -> None:
     redis_url = settings.redis_url
     if redis_url is None:
-        redis_url = _start_store(supervisor, settings.data_dir)
+        redis_url = _start_store(supervisor, settings.data_dir, socket)
     environment = {"REDIS_URL": redis_url}
     api_arguments = ["api", "--host", settings.host, "--port", str(settings.port)]
     api_arguments += ["--trust-network"] if settings.trust_network else []
@@ -99,15 +119,12 @@ def _start_all(supervisor: Supervisor, settings: ServeSettings) -> None:
     supervisor.wait_until(lambda: _is_ready(url), "the service was ready", SERVICE_START_SECONDS)
 
 
-def _start_store(supervisor: Supervisor, data_dir: Path) -> str:
-    try:
-        path = embedded_store.socket_path(data_dir)
-    except OSError as error:
-        raise LaunchError(str(error)) from error
-    arguments = ["store", "--data-dir", str(data_dir), "--socket", str(path)]
+def _start_store(supervisor: Supervisor, data_dir: Path, socket: Path) -> str:
     # The other children write to the store until they exit.
-    supervisor.start(Child("store", "denoised.app", arguments, NO_API_KEYS, stops_last=True))
-    url = embedded_store.socket_url(path)
+    supervisor.start(
+        Child("store", "denoised.app", ["store", "--data-dir", str(data_dir)], NO_API_KEYS, stops_last=True)
+    )
+    url = socket_url(socket)
     supervisor.wait_until(lambda: _store_answers(url), "the store answered", STORE_START_SECONDS)
     return url
 

@@ -1,10 +1,10 @@
-/** The form's fields that are built from the JSON Schema of `POST /generate`, and what they say. */
+/** The form fields that are built from the JSON Schema of `POST /generate`. */
 
 import { byId, el, setText } from "./dom.js";
 
-/** Fields that the form has an element of its own for, or chooses itself. */
+/** Fields with their own element in the form, or that the form fills in itself. */
 const OWN = ["model", "label", "n", "seed", "sampler", "steps", "preview_every", "preview"];
-const STEPS_OF_A_SLIDER = 200; // at most
+const MAX_SLIDER_STEPS = 200;
 
 /** The schema's properties that `Fields` shows, as [name, schema] pairs. */
 const shown = (properties) => Object.entries(properties).filter(([name]) => !OWN.includes(name));
@@ -24,7 +24,7 @@ export class Fields {
     for (const name of this.schemas.keys()) this.set(name, this.#default(name, card) ?? "");
   }
 
-  /** Set a field; a choice that there is not is left as it is. */
+  /** Set a field. A choice that the field does not offer is ignored. */
   set(name, value) {
     const field = byId(name);
     const text = String(value);
@@ -34,14 +34,14 @@ export class Fields {
     if (output) setText(output, field.value);
   }
 
-  /** Set the fields that these values name; null stands for the default, as `reset` sets it. */
+  /** Set the fields in `values`; null leaves the default that `reset` set. */
   load(values) {
     for (const name of this.schemas.keys()) {
       if (values[name] !== undefined && values[name] !== null) this.set(name, values[name]);
     }
   }
 
-  /** Hide the fields that a request would be refused with. @param {any} card @param {{label: string | null, sampler: string}} choice */
+  /** Hide the fields that the server would refuse. @param {any} card @param {{label: string | null, sampler: string}} choice */
   showApplicable(card, { label, sampler }) {
     for (const [name, schema] of this.schemas) {
       const samplers = schema["x-samplers"];
@@ -67,7 +67,7 @@ export class Fields {
   }
 }
 
-/** A label, an input for the values that the schema allows, the field's meaning, and a place for an error. */
+/** A label, an input for the allowed values, the description, and a place for an error. */
 function fieldElement(name, schema) {
   const described = `${name}-hint ${name}-error`;
   return el("div", { class: "field", id: `${name}-field` },
@@ -89,18 +89,18 @@ function inputFor(name, schema, attributes) {
   return el("div", { class: "with-value" }, input, output);
 }
 
-/** A drop-down list; `optional` adds the choice of none, which is the model's own. */
+/** A drop-down list. `optional` adds an empty choice, which means the model's default. */
 function select(attributes, choices, optional) {
-  const offered = optional ? [["", "the model’s own"], ...choices] : choices;
+  const offered = optional ? [["", "the model’s default"], ...choices] : choices;
   return el("select", attributes, ...offered.map(([value, text]) => el("option", { value }, text)));
 }
 
 /** 0.05 for 0 … 1, 0.1 for 1 … 20. */
-const sliderStep = (range) => [0.05, 0.1, 0.5, 1].find((step) => range / step <= STEPS_OF_A_SLIDER) ?? range / STEPS_OF_A_SLIDER;
+const sliderStep = (range) => [0.05, 0.1, 0.5, 1].find((step) => range / step <= MAX_SLIDER_STEPS) ?? range / MAX_SLIDER_STEPS;
 
 const capitalized = (text = "") => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** A field's text as a value of its type. Text that is no number is returned as it is, for the server to reject. */
+/** A field's text as a value of its type. Text that is not a number is returned as it is, for the server to reject. */
 function parse(text, { type }) {
   const trimmed = text.trim();
   if (trimmed === "") return undefined;

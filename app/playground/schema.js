@@ -23,7 +23,7 @@ export function typeOf(schema) {
   return [schema.type ?? "anything", limits(schema)];
 }
 
-/** A list of fields: name, typeOf, what it is. Each row is { name, schema, text, note }. */
+/** A list of fields with name, type and description. Each row is { name, schema, text, note }. */
 export function fieldList(rows) {
   return el("ul", { class: "fields" }, ...rows.map(({ name, schema, text, note }) =>
     el("li", {},

@@ -38,7 +38,7 @@ ENGINE_COUNTERS = {
     "turns": ("turns", "Evaluated batches."),
     "turn_seconds": ("turn_seconds", "Seconds spent in turns."),
     "images": ("turn_images", "Images that took part in turns, summed over turns."),
-    "lanes": ("turn_lanes", "Batch slots, summed over turns."),
+    "slots": ("turn_slots", "Batch slots, summed over turns."),
     "jobs": ("jobs_begun", "Jobs that workers started, including later attempts."),
     "queue_seconds": ("queue_wait_seconds", "Seconds from acceptance to start of these jobs, in total."),
 }
@@ -79,9 +79,9 @@ class SharedState:
         yield _counter("jobs", "Jobs by status; accepted counts all of them.", jobs, ["model", "status"])
         for name, (metric, text) in ENGINE_COUNTERS.items():
             yield _counter(metric, text, {(): self.engine[name]}, [])
-        slots = self.engine["lanes"]
+        slots = self.engine["slots"]
         occupancy = self.engine["images"] / slots if slots else 0.0
-        yield _gauge("batch_occupancy_ratio", "denoised_turn_images_total by denoised_turn_lanes_total.", occupancy)
+        yield _gauge("batch_occupancy_ratio", "denoised_turn_images_total by denoised_turn_slots_total.", occupancy)
 
     def _queue(self, now: float) -> Iterator[Metric]:
         depth, work, oldest, running = {}, {}, {}, {}
@@ -100,7 +100,7 @@ class SharedState:
         serving = [card["name"] for worker in self.workers for card in worker.models]
         alive = {(model,): float(serving.count(model)) for model in self.models}
         yield _gauges("workers", "Live workers that serve the model.", alive, ["model"])
-        yield _gauge("lanes", "Batch slots of all live workers.", _sum(self.workers, "max_batch"))
+        yield _gauge("slots", "Batch slots of all live workers.", _sum(self.workers, "max_batch"))
         yield _gauge("running_images", "Images that workers have admitted.", _sum(self.workers, "trajectories"))
         yield _gauge(
             "running_evaluations", "Evaluations that these still need.", _sum(self.workers, "pending_evaluations")

@@ -43,7 +43,7 @@ class WorkerObject(BaseModel):
     evaluations: Annotated[int, Field(description="evaluated rows; guided images count twice")]
     turns: Annotated[int, Field(description="batches evaluated; evaluations / turns is their mean size")]
     images: Annotated[int, Field(description="images that took part in these turns, summed over turns")]
-    lanes: Annotated[int, Field(description="batch slots, summed over turns; images / lanes is their occupancy")]
+    slots: Annotated[int, Field(description="batch slots, summed over turns; images / slots is their occupancy")]
     turn_seconds: float
     jobs: Annotated[int, Field(description="jobs that the worker started")]
     queue_seconds: Annotated[float, Field(description="that these jobs waited, in total")]

@@ -66,7 +66,7 @@ def main(folder: str, options: NetworkOptions) -> None:
     synchronize: Callable[[], None] = torch.cuda.synchronize if on_gpu else _no_wait
     with options.without_gradients():
         evaluate, images, layout = fastest(folder, options, synchronize)
-        print_json({"images": images, "format": layout})
+        report({"images": images, "format": layout})
         for line in sys.stdin:
             run_loop(evaluate, images, float(line), AHEAD if on_gpu else 1, synchronize)
 
@@ -90,10 +90,10 @@ def run_loop(
             evaluate()
         synchronize()
         count += ahead * images
-    print_json({"evaluations": count, "seconds": taken})
+    report({"evaluations": count, "seconds": taken})
 
 
-def print_json(message: dict[str, object]) -> None:
+def report(message: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 

@@ -26,11 +26,11 @@ class BatchingApi(litserve.LitAPI):  # type: ignore[misc]
     def __init__(self, folder: str, options: NetworkOptions, **settings: Any) -> None:
         super().__init__(**settings)
         self.folder = folder
-        self.options = options
+        self.network_options = options
 
     def setup(self, device: str) -> None:
         """Load the pipeline; LitServe calls this in the thread that calls `predict`."""
-        self.pipeline = ClassConditionalDDIM(self.folder, self.options, SIZES)
+        self.pipeline = ClassConditionalDDIM(self.folder, self.network_options, SIZES)
 
     def decode_request(self, request: dict[str, Any]) -> ImageParameters:
         return ImageParameters(request["label"], request["seed"], request["steps"], request["guidance_scale"])

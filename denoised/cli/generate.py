@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,10 @@ from denoised.cli.progress import Display, LiveDisplay, NoDisplay, PlainLines
 from denoised.client import Client, Job, JobFinished, ServiceError
 from denoised.client.images import decode_image
 from denoised.client.job import require_success
+from denoised.client.model import Model
 from denoised.jobs.request import RequestFields
 
+INDEX = re.compile("[0-9]{1,9}")
 MAX_FRAMES = 100  # approximate number of frames of a watched job
 
 
@@ -55,11 +58,21 @@ class GenerateOptions:
 
 
 def fields_from(given: Mapping[str, Any]) -> RequestFields:
-    """The request fields among the options that were given. A label of digits is a class index."""
-    fields = {name: value for name, value in given.items() if value is not None}
-    if str(fields.get("label", "")).isdecimal():
-        fields["label"] = int(fields["label"])
-    return cast(RequestFields, fields)
+    """The request fields among the options that were given."""
+    return cast(RequestFields, {name: value for name, value in given.items() if value is not None})
+
+
+def resolve_label(fields: RequestFields, models: Sequence[Model]) -> RequestFields:
+    """Turn a label of digits into a class index, unless the model has a class of that name.
+
+    models: those that are served, the default first.
+    """
+    label = str(fields.get("label") or "")
+    name = fields.get("model")
+    model = next((each for each in models if name in (None, each.name)), None)
+    if not INDEX.fullmatch(label) or (model is not None and label in model.labels):
+        return fields
+    return {**fields, "label": int(label)}
 
 
 def generate_to_folder(client: Client, options: GenerateOptions) -> None:
@@ -70,7 +83,10 @@ def generate_to_folder(client: Client, options: GenerateOptions) -> None:
         OSError: if they cannot be written.
     """
     options.out.mkdir(parents=True, exist_ok=True)
-    job = client.submit(**options.request())
+    fields = options.request()
+    if INDEX.fullmatch(str(fields.get("label") or "")):
+        fields = resolve_label(fields, client.models())
+    job = client.submit(**fields)
     try:
         finished = _follow(client, job, options)
     except KeyboardInterrupt:

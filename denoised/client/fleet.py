@@ -30,7 +30,7 @@ class WorkerStatus(Resource):
     reported_at: seconds since the epoch.
     evaluations: counter of rows evaluated.
     turns, turn_seconds: counters of turns, and of the seconds they took.
-    images, lanes: counters of batch slots filled, and of batch slots available, summed over the turns.
+    images, slots: counters of batch slots filled, and of batch slots available, summed over the turns.
     jobs: counter of jobs started.
     """
 
@@ -43,7 +43,7 @@ class WorkerStatus(Resource):
     evaluations: int
     turns: int
     images: int
-    lanes: int
+    slots: int
     turn_seconds: float
     jobs: int
 

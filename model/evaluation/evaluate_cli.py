@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from denoised.model.command_line import report_errors
+from denoised.model.diffusion.guidance import is_guided
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.cli_options import (
@@ -116,7 +117,7 @@ def describe(measurement: Measurement) -> str:
     """One line for people: "5,000 by ddim, 10 steps, float32"."""
     if measurement.source != MODEL:
         return f"{measurement.samples:,} of {measurement.source}"
-    guidance = f", guidance {measurement.guidance_scale:g}" if measurement.guidance_scale != 1.0 else ""
+    guidance = f", guidance {measurement.guidance_scale:g}" if is_guided(measurement.guidance_scale) else ""
     return (
         f"{measurement.samples:,} by {measurement.sampler}, {measurement.steps} steps{guidance}, "
         f"{measurement.arithmetic}"

@@ -45,7 +45,7 @@ class FeatureTraining:
         return self.learning_rate * warmup * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def train_features(
+def train_feature_network(
     data: Dataset, test: Dataset, config: FeatureTraining, report: Callable[[int, int, float], None] = lambda *_: None
 ) -> FeatureSpace:
     """Train a feature network on `data`; its accuracy on `test` is measured once, after the last step.

@@ -9,10 +9,9 @@ from typing import Annotated
 from rich.console import Console
 
 from denoised.model.command_line import report_errors
-from denoised.model.evaluation import feature_training
 from denoised.model.evaluation.cli_options import DataOption, PrecisionOption, check_precision
 from denoised.model.evaluation.data_splits import load_splits
-from denoised.model.evaluation.feature_training import FeatureTraining
+from denoised.model.evaluation.feature_training import FeatureTraining, train_feature_network
 from denoised.model.evaluation.features import save_features
 from denoised.model.options import option
 from denoised.model.progress import progress
@@ -57,7 +56,7 @@ def _train_and_save(data: Path, out: Path, size: int, config: FeatureTraining, c
     training, test = load_splits(data, size)
     started = perf_counter()
     with progress(console, "training features", config.steps(len(training)), "steps") as advance:
-        space = feature_training.train_features(training, test, config, lambda *_: advance(1))
+        space = train_feature_network(training, test, config, lambda *_: advance(1))
     save_features(out, space)
     console.print(
         f"{space.card.test_accuracy:.2%} of {len(test):,} test images right after "

@@ -92,8 +92,10 @@ def read_for_model(model: PixelModel, path: Path) -> Tensor:
 def _class_index(card: ModelCard, label: str | None) -> int | None:
     if label is None:
         return None
-    index = card.class_index(int(label) if label.isdecimal() else label)
+    index = card.class_index_of_text(label)
     if index is None:
+        if several := card.matching_labels(label):
+            raise DataError(f"label = {label!r} is ambiguous (allowed: an exact name: {', '.join(several)})")
         known = ", ".join(card.labels) or "no classes"
         raise DataError(f"label = {label!r} is not a class of {card.name} (known: {known})")
     return index

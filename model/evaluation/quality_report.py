@@ -47,10 +47,10 @@ def write_report(folder: Path, subject: ReportSubject, results: Results) -> None
     """
     (folder / PLOT.parent).mkdir(parents=True, exist_ok=True)
     write_plot(folder / PLOT, subject.name, subject.samples, sweep_rows(subject, results))
-    write_text_atomically(folder / DOCUMENT, document(subject, results))
+    write_text_atomically(folder / DOCUMENT, render_quality_page(subject, results))
 
 
-def document(subject: ReportSubject, results: Results) -> str:
+def render_quality_page(subject: ReportSubject, results: Results) -> str:
     """The text of `quality.md`."""
     sweep = sweep_rows(subject, results)
     parts = [

@@ -8,13 +8,25 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from denoised.model.checkpoints.card_file import Defaults
+from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
 
 
 class ModelCard(BaseModel):
     """A model as a live worker serves it (`GET /models`).
 
-    unconditional: whether it can do without a label.
-    stages: evaluations a step, for the samplers with more than one; the last step is always one.
+    Attributes:
+        name: What requests call it.
+        width, height, channels: Of its images, in pixels.
+        labels: The names of its classes, in order; empty if it takes no label.
+        unconditional: Whether it can make an image without a label; guidance needs that too.
+        timesteps: T of its training.
+        prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
+        samplers: All samplers that it offers.
+        eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        stages: Evaluations per step of the samplers with more than one; the last step always takes one.
+        default: The request's defaults.
+        max_images: In one request.
+        numerics: What the last bits of its images depend on besides the request.
     """
 
     name: str
@@ -39,9 +51,13 @@ class ModelCard(BaseModel):
         return ["label"] if self.labels else []
 
     def class_index(self, label: str | int) -> int | None:
-        """The class that a name (in any case) or an index means; None when there is none."""
-        if isinstance(label, int):
-            return label if 0 <= label < len(self.labels) else None
-        names = [name.casefold() for name in self.labels]
-        wanted = label.strip().casefold()
-        return names.index(wanted) if wanted in names else None
+        """The index of the class that a label means (`model.checkpoints.labels`); None if it means none or several."""
+        return class_index(label, self.labels)
+
+    def class_index_of_text(self, text: str) -> int | None:
+        """`class_index` for text that a person types: digits that are no class name are an index."""
+        return class_index_of_text(text, self.labels)
+
+    def matching_labels(self, label: str) -> list[str]:
+        """The names that an ambiguous label may mean."""
+        return [self.labels[index] for index in matching_classes(label, self.labels)]

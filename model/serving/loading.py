@@ -7,6 +7,7 @@ from pathlib import Path
 
 from denoised.model.backends.numerics import Precision
 from denoised.model.backends.selection import select_backend
+from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.serving.card import ModelCard
@@ -58,17 +59,17 @@ def load_model(
     Raises:
         CheckpointError: in one line that names the file, the key and the cause.
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder)
     checkpoint = read_checkpoint(folder)
     unet, noise = checkpoint.network, checkpoint.noise
     height, width = checkpoint.image_size
     card = ModelCard(
-        name=name or folder.name,
+        name=name or model_name(folder),
         width=width,
         height=height,
         channels=unet.config.in_channels,
-        labels=checkpoint.labels,
-        unconditional=checkpoint.unconditional,
+        labels=checkpoint.classes.labels,
+        unconditional=checkpoint.classes.unconditional,
         timesteps=checkpoint.schedule.timesteps,
         prediction_type=noise.prediction_type,
         samplers=list(SAMPLERS),

@@ -8,7 +8,8 @@ import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from denoised.model.errors import DataError
+from denoised.model.checkpoints.labels import check_labels
+from denoised.model.errors import CheckpointError, DataError
 from denoised.model.training.dataset import WHERE_TO_GET, Dataset
 from denoised.model.training.images import read_image
 
@@ -23,10 +24,16 @@ def load_image_folder(folder: Path, size: int, background: str = "white", unread
     unreadable: "refuse" a dataset with broken files, or "skip" them. Every file is tried first either way.
 
     Raises:
-        DataError: if there are no classes, a class has no readable image, or broken files are refused.
+        DataError: if there are no classes, two have the same name apart from its Unicode normalization, a class has no
+            readable image, or broken files are refused.
     """
     rgb = _parse_color(background)
     files = _find_images(folder)
+    labels = sorted({label for label, _ in files})
+    try:
+        check_labels(labels)
+    except CheckpointError as error:
+        raise DataError(f"the sub-folders of {folder} cannot all be classes: {error}; rename or merge them") from error
     readable, broken = [], []
     for label, path in files:
         try:
@@ -38,7 +45,6 @@ def load_image_folder(folder: Path, size: int, background: str = "white", unread
             f"{len(broken)} of {len(files)} files cannot be read: {'; '.join(broken)}: "
             "repair or remove them, or choose --unreadable skip"
         )
-    labels = sorted({label for label, _ in files})
     if empty := sorted(set(labels) - {label for label, _ in readable}):
         raise DataError(f"{folder / empty[0]} holds no readable image ({'; '.join(broken)}): repair or remove it")
     return Dataset(

@@ -13,7 +13,7 @@ import torch
 import typer
 from rich.console import Console
 
-from denoised.model.command_line import print_error, report_errors
+from denoised.model.command_line import print_to_stderr, report_errors
 from denoised.model.options import environment_variable, option
 from denoised.model.serving.loading import load_model
 from denoised.model.training.data import load_dataset
@@ -132,7 +132,7 @@ def _make_trainer(
 
 def _print_summary(trainer: Trainer, console: Console) -> None:
     for file in trainer.dataset.skipped:
-        print_error(f"skipped {file}")
+        print_to_stderr(f"skipped {file}")
     parameters = sum(p.numel() for p in trainer.net.parameters())
     console.print(
         f"{len(trainer.dataset):,} images of {len(trainer.dataset.labels)} classes ({trainer.dataset.source}) · "
@@ -144,6 +144,6 @@ def _print_summary(trainer: Trainer, console: Console) -> None:
 
 def serving_commands(out: Path) -> list[str]:
     """Shell commands that serve a finished run. A model is served under its folder's name, so it is copied."""
-    model = f"models/my-{out.resolve().name}"
+    model = f"models/my-{out.absolute().name}"
     copy, serve = ["cp", "-r", str(out / "model"), model], ["denoised", "serve", "--model", model]
     return ["mkdir -p models", shlex.join(copy), shlex.join(serve)]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from bench import sample_names as names
 from bench.accelerator import cli
 from bench.accelerator_loads import measure_in_turns
-from bench.accelerator_report import document
+from bench.accelerator_report import render_accelerator_page
 from bench.accelerator_run import AcceleratorRun
 from bench.benchmark_run import BenchmarkRun
 from bench.errors import BenchError
@@ -107,7 +107,7 @@ def test_the_page_compares_denoised_with_peers_of_the_same_precision_round_by_ro
         float32.name(names.LOCKED): series(30, 20),
         bfloat16.name(names.LOCKED): series(10),
     }
-    page = document(
+    page = render_accelerator_page(
         {SampleKey(names.LOADS, "real traffic", name, names.EVALUATIONS): rate for name, rate in rates.items()}
     )
     section = page.split("## Real traffic, 16 clients")[1].split("##")[0]
@@ -127,7 +127,9 @@ def test_a_page_is_rendered_from_another_folder_and_an_unknown_section_is_refuse
     (tmp_path / "performance-cuda.csv").write_text(table)
     rendered = CliRunner().invoke(cli, ["--out", str(tmp_path), "--render"])
     assert rendered.exit_code == 0, rendered.output
-    assert (tmp_path / "performance-cuda.md").read_text() == document(read_samples(tmp_path / "performance-cuda.csv"))
+    assert (tmp_path / "performance-cuda.md").read_text() == render_accelerator_page(
+        read_samples(tmp_path / "performance-cuda.csv")
+    )
     refused = CliRunner().invoke(cli, ["--out", str(tmp_path), "--only", "nothing"])
     assert refused.exit_code == 1
     assert "--only nothing: no such section (known: evaluations, loads)" in refused.stderr

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import accelerator_report
-from bench.report import BATCH_PLOT, CLIENTS_PLOT, DOCUMENT, SIZE_PLOT, TABLE, document
+from bench.report import BATCH_PLOT, CLIENTS_PLOT, DOCUMENT, SIZE_PLOT, TABLE, render_page
 from bench.samples import read_samples
 
 
 def test_the_page_is_generated_from_its_samples(repository: Path) -> None:
     docs = repository / "docs"
-    assert (docs / DOCUMENT).read_text() == document(read_samples(docs / TABLE))
+    assert (docs / DOCUMENT).read_text() == render_page(read_samples(docs / TABLE))
 
 
 def test_the_plots_of_the_page_exist(repository: Path) -> None:
@@ -21,4 +21,4 @@ def test_the_plots_of_the_page_exist(repository: Path) -> None:
 
 def test_the_page_of_the_accelerator_is_generated_from_its_samples(repository: Path) -> None:
     docs, page = repository / "docs", accelerator_report
-    assert (docs / page.DOCUMENT).read_text() == page.document(read_samples(docs / page.TABLE))
+    assert (docs / page.DOCUMENT).read_text() == page.render_accelerator_page(read_samples(docs / page.TABLE))

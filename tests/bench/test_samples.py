@@ -10,7 +10,7 @@ from bench import sample_names as names
 from bench.errors import BenchError
 from bench.machine import Machine, this_machine
 from bench.plots import curves, write_plots
-from bench.report import BATCH_PLOT, CLIENTS_PLOT, SIZE_PLOT, document, format_range
+from bench.report import BATCH_PLOT, CLIENTS_PLOT, SIZE_PLOT, format_range, render_page
 from bench.samples import (
     SampleKey,
     SampleRecorder,
@@ -146,7 +146,7 @@ def test_the_fastest_other_path_counts() -> None:
 def test_the_page_says_of_every_target_whether_it_is_met() -> None:
     table = exactly_on_target()
     table[SampleKey(names.LISTENERS, names.SIXTEEN_LISTENERS, names.DENOISED, names.EVALUATIONS)] = series(90)
-    page = document(table)
+    page = render_page(table)
     lines = [line for line in page.splitlines() if line.endswith(("| met |", "not met** |"))]
     assert len(lines) == len(TARGETS)
     (listeners,) = [line for line in lines if "listeners" in line]
@@ -155,7 +155,7 @@ def test_the_page_says_of_every_target_whether_it_is_met() -> None:
 
 
 def test_the_page_without_samples_says_so() -> None:
-    page = document({})
+    page = render_page({})
     assert page.count("not measured yet") == len(TARGETS)
     assert "Nothing is measured yet." in page
 

@@ -39,13 +39,13 @@ def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_wor
     open_page: Open, service: Any, tmp_path: Path
 ) -> None:
     page = open_page(f"{service.url}/playground/docs.html")
-    page.locator("summary", has_text="Sample pictures").click()
+    page.locator("summary", has_text="Generate pictures").click()
     opened = page.locator("details[open]")
     expect(opened.locator(".fields > li", has_text="guidance_rescale")).to_contain_text("number, 0 … 1 or null")
     expect(opened.locator(".fields > li", has_text="preview_every")).to_contain_text("default 0")
     expect(opened.locator(".fields > li", has_text="preview_every")).to_contain_text("0 = no frames")
     expect(opened.locator(".fields > li", has_text="guidance_scale")).to_contain_text("default: the model’s")
-    expect(opened.locator(".fields > li", has_text="Too much work waits")).to_contain_text("429 ProblemObject")
+    expect(opened.locator(".fields > li", has_text="The queue is full")).to_contain_text("429 ProblemObject")
     opened.locator(".fields a", has_text="JobObject").first.click()
     expect(page.locator("details[id=JobObject]")).to_have_attribute("open", "")
     line = opened.first.locator("pre").inner_text()
@@ -58,7 +58,7 @@ def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_wor
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_on_it(scheme: str, open_page: Open, service: Any) -> None:
     page = open_page(f"{service.url}/docs", color_scheme=scheme, reduced_motion="reduce")
-    page.locator("summary", has_text="Sample pictures").click()
+    page.locator("summary", has_text="Generate pictures").click()
     assert violations(page) == []
     page.set_viewport_size({"width": 360, "height": 780})
     assert overflow(page) <= 0
@@ -78,6 +78,6 @@ def test_the_page_asks_for_a_key_if_the_server_needs_one(
     expect(page.locator("#login-error")).to_contain_text("The API key is unknown.")
     page.get_by_label("API key").fill("a-key-of-ours")
     page.keyboard.press("Enter")
-    page.locator("summary", has_text="Sample pictures").click()
+    page.locator("summary", has_text="Generate pictures").click()
     expect(page.locator("details[open] pre")).to_contain_text('"Authorization: Bearer $DENOISED_API_KEY"')
     expect(page.locator("#login")).to_be_hidden()

@@ -49,7 +49,7 @@ from denoised.app.routes.workers import FleetObject, QueueObject, WorkerObject
 from denoised.client import exchange, retries
 from denoised.client.events import parse_event
 from denoised.client.job import require_success
-from denoised.jobs.store import ending
+from denoised.jobs.update import final_update
 
 Listen = Callable[..., str]
 
@@ -208,7 +208,7 @@ def test_a_failed_or_canceled_job_is_an_exception(url: str, fake_worker: Any) ->
         jobs = [client.submit() for _ in range(2)]
         for job, status in zip(jobs, ("failed", "canceled"), strict=True):
             record = fake_worker.store.job(job.id)
-            fake_worker.store.write(ending(record, status, {"code": "nan_output", "message": "not a number"}))
+            fake_worker.store.write(final_update(record, status, {"code": "nan_output", "message": "not a number"}))
         with pytest.raises(JobFailed, match="not a number") as failed:
             require_success(client.wait(jobs[0].id))
         assert (failed.value.code, failed.value.job) == ("nan_output", jobs[0].id)

@@ -1,4 +1,4 @@
-"""Sites for the fault tests, and where these write down what they measured."""
+"""Sites for the fault tests, and a way to report measurements."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def site(open_site: Callable[..., Site]) -> Site:
 
 
 @pytest.fixture
-def told(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """`told(name=figure, …)`: what was measured, printed with `pytest -s` and kept in the report."""
+def report(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """`report(name=figure, …)`: prints measurements under `pytest -s` and adds them to the test report."""
 
     def tell(**figures: Any) -> None:
         for name, figure in figures.items():
-            record_property(name, figure)
+            record_property(name, str(figure))  # pytest-xdist transfers plain values only
         print("\n" + ", ".join(f"{name} {figure}" for name, figure in figures.items()), file=sys.stderr)  # noqa: T201
 
     return tell

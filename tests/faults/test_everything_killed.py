@@ -1,4 +1,4 @@
-"""API, worker and embedded Valkey killed at one moment, and started again on what is on disk."""
+"""API, worker and embedded Valkey are killed at one moment, and restarted from the files on disk."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def post_until_it_dies(serve: Serve, acknowledged: list[dict[str, Any]]) -> None
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.faults)])
-def test_what_was_acknowledged_is_done_when_all_is_started_again(
-    rounds: int, serve: Serve, told: Callable[..., None]
+def test_every_acknowledged_job_is_done_after_a_restart_of_everything(
+    rounds: int, serve: Serve, report: Callable[..., None]
 ) -> None:
     """Posts arrive until the very moment of the SIGKILL; the queue's order, results and events are as they were."""
     acknowledged: list[dict[str, Any]] = []
@@ -62,7 +62,7 @@ def test_what_was_acknowledged_is_done_when_all_is_started_again(
             client.delete(f"/jobs/{long['id']}")
     with httpx.Client(base_url=serve.url, timeout=60, trust_env=False) as client:
         ended = [_ended(client, job["id"]) for job in acknowledged]
-        told(kills=rounds, acknowledged=len(ended), latest_ready_seconds=round(max(until_ready), 1))
+        report(kills=rounds, acknowledged=len(ended), latest_ready_seconds=round(max(until_ready), 1))
         assert {job["status"] for job in ended if job["steps"] == 5} == {"succeeded"}
         begun = [job for job in ended if job["started_at"] is not None]  # the long ones may have been canceled before
         fresh = sorted((job for job in begun if job["attempt"] == 1), key=lambda job: job["created_at"])
@@ -72,7 +72,7 @@ def test_what_was_acknowledged_is_done_when_all_is_started_again(
 
 
 def _ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    """The job at its end, told by its events."""
+    """The job once its event stream has ended."""
     with client.stream("GET", f"/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}) as stream:
         for _ in stream.iter_lines():
             pass

@@ -1,4 +1,4 @@
-"""Two things at one moment: posts and cancels, equal posts, listeners and the ends of those they listen to."""
+"""Events at the same moment: posts and cancels, equal posts, listeners and the ends of their jobs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import pytest
 
 from denoised.app.admission.job_queue import JobQueue
 from tests.faults.site import Site
-from tests.faults.test_redis_away import Follower
+from tests.faults.test_redis_outage import Follower
 from tests.faults.test_worker_killed import check_events
 
 FULL = pytest.mark.faults
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=FULL)])
-def test_a_canceled_job_never_ends_otherwise_and_no_other_is_touched(
-    count: int, site: Site, told: Callable[..., None]
+def test_a_canceled_job_never_ends_otherwise_and_affects_no_other(
+    count: int, site: Site, report: Callable[..., None]
 ) -> None:
-    """ComfyUI#2566, rq#2160, cog#2212: posts and cancels at random moments, a bystander beside each."""
-    shop, chance = site.shop, random.Random(3)
+    """ComfyUI#2566, rq#2160, cog#2212: posts and cancels at random moments, a bystander next to each."""
+    harness, chance = site.harness, random.Random(3)
     for _ in range(2):
-        shop.worker("fake", seconds=0.002, max_batch=8)
+        harness.worker("fake", seconds=0.002, max_batch=8)
     site.ready()
     outcomes: Counter[tuple[int, str]] = Counter()
     pairs: list[tuple[str, str, int]] = []
@@ -47,50 +47,50 @@ def test_a_canceled_job_never_ends_otherwise_and_no_other_is_touched(
         for each in [pool.submit(race, seed) for seed in range(count)]:
             each.result()
     for job, bystander, code in pairs:
-        assert shop.finished(bystander).status == "succeeded"
-        record = shop.finished(job)
+        assert harness.finished(bystander).status == "succeeded"
+        record = harness.finished(job)
         assert record.status == ("canceled" if code == 200 else "succeeded")
         assert record.status == "succeeded" or record.images == ()
         for job_id in (job, bystander):
-            check_events(shop.events(job_id))
+            check_events(harness.events(job_id))
     for job, bystander, _ in pairs:
-        shop.until(lambda job=job: shop.forgotten(job), "RQ to forget it")  # type: ignore[misc]
-        assert shop.forgotten(bystander)
-    told(races=count, outcomes={f"{code} {status}": number for (code, status), number in outcomes.items()})
+        harness.until(lambda job=job: harness.forgotten(job), "RQ to forget it")  # type: ignore[misc]
+        assert harness.forgotten(bystander)
+    report(races=count, outcomes={f"{code} {status}": number for (code, status), number in outcomes.items()})
     assert set(outcomes) <= {(200, "canceled"), (409, "succeeded")}
     assert len(outcomes) == 2, "the race was never decided otherwise: it tests nothing"
 
 
 @FULL
-def test_a_running_job_stops_within_a_turn_of_its_cancel(site: Site, told: Callable[..., None]) -> None:
-    """LitServe#165: the lane is free two steps later; a queued one never starts."""
-    shop, turn = site.shop, 0.1
-    hand = shop.worker("fake", seconds=turn, max_batch=1)
+def test_a_running_job_stops_within_a_turn_of_its_cancel(site: Site, report: Callable[..., None]) -> None:
+    """LitServe#165: the slot is free two steps later; a queued job never starts."""
+    harness, turn = site.harness, 0.1
+    worker = harness.worker("fake", seconds=turn, max_batch=1)
     site.ready()
     late = []
     for seed in range(10):
-        job = shop.submit(steps=500, seed=seed)
-        queued = shop.submit(model="nobody", steps=3)
-        shop.until(lambda job=job: shop.running(job), "it to run")  # type: ignore[misc]
+        job = harness.submit(steps=500, seed=seed)
+        queued = harness.submit(model="nobody", steps=3)
+        harness.until(lambda job=job: harness.running(job), "it to run")  # type: ignore[misc]
         with site.api.client() as client:
             assert client.delete(f"/jobs/{job}").status_code == 200
             canceled = time.time()
             assert client.delete(f"/jobs/{queued}").status_code == 200
         time.sleep(4 * turn)
-        late.append(sum(moment > canceled for moment, _ in hand.evaluations()))
-        assert [event["type"] for event in shop.events(queued)] == ["queued", "canceled"]
-        shop.until(lambda job=job: shop.forgotten(job), "RQ to forget it")  # type: ignore[misc]
-    told(cancels=len(late), evaluations_after_a_cancel=late)
+        late.append(sum(moment > canceled for moment, _ in worker.evaluations()))
+        assert [event["type"] for event in harness.events(queued)] == ["queued", "canceled"]
+        harness.until(lambda job=job: harness.forgotten(job), "RQ to forget it")  # type: ignore[misc]
+    report(cancels=len(late), evaluations_after_a_cancel=late)
     assert max(late) <= 2, "the one that was being made, and one that began before the message came"
 
 
 @FULL
 @pytest.mark.parametrize("rounds", [100])
 def test_equal_posts_with_one_key_at_one_moment_are_one_job(
-    rounds: int, open_site: Callable[..., Site], told: Callable[..., None]
+    rounds: int, open_site: Callable[..., Site], report: Callable[..., None]
 ) -> None:
     site = open_site(apis=2)
-    site.shop.worker("fake")
+    site.harness.worker("fake")
     site.ready()
     clients = [site.apis[k % 2].client() for k in range(8)]
     for number in range(rounds):
@@ -107,19 +107,20 @@ def test_equal_posts_with_one_key_at_one_moment_are_one_job(
         assert {code for code, _ in answers} == {202}
     for client in clients:
         client.close()
-    jobs = [key for key in site.shop.client.scan_iter("denoised:job:*") if key.count(b":") == 2]
-    told(rounds=rounds, posts=rounds * len(clients), jobs=len(jobs))
+    jobs = [key for key in site.harness.client.scan_iter("denoised:job:*") if key.count(b":") == 2]
+    report(rounds=rounds, posts=rounds * len(clients), jobs=len(jobs))
     assert len(jobs) == rounds
 
 
 @pytest.mark.parametrize("events", [300, pytest.param(10_000, marks=FULL)])
-def test_listeners_hear_everything_once_whatever_dies_meanwhile(
-    events: int, site: Site, told: Callable[..., None]
+def test_listeners_get_every_event_once_whatever_is_killed(
+    events: int, site: Site, report: Callable[..., None]
 ) -> None:
-    """Workers and the front end killed, connections cut, listeners coming back: no gap, no repetition, one end."""
-    shop, chance = site.shop, random.Random(11)
-    shop.queue = JobQueue(shop.client, shop.store, max_attempts=1000)  # many are lost here before they get on
-    shop.worker("fake", seconds=0.02, lease=1.0)
+    """Workers and the front end are killed, connections cut, listeners reconnect: no gap, no repetition, one end."""
+    harness, chance = site.harness, random.Random(11)
+    # Many workers are lost before a job makes progress.
+    harness.queue = JobQueue(harness.client, harness.store, max_attempts=1000)
+    harness.worker("fake", seconds=0.02, lease=1.0)
     site.ready()
     followers: list[tuple[str, Follower]] = []
     heard, kills = 0, Counter[str]()
@@ -130,8 +131,8 @@ def test_listeners_hear_everything_once_whatever_dies_meanwhile(
             kind = chance.choice(["worker", "api", "cut"])
             kills[kind] += 1
             if kind == "worker":
-                shop.workers[-1].kill()
-                shop.worker("fake", seconds=0.02, lease=1.0)
+                harness.workers[-1].kill()
+                harness.worker("fake", seconds=0.02, lease=1.0)
             elif kind == "api":
                 site.api.end()
                 site.api.start()
@@ -141,7 +142,7 @@ def test_listeners_hear_everything_once_whatever_dies_meanwhile(
     disturbing = threading.Thread(target=disturb)
     disturbing.start()
     while heard < events:
-        jobs = [shop.submit(steps=chance.randint(20, 150), seed=k, preview_every=10, n=2) for k in range(6)]
+        jobs = [harness.submit(steps=chance.randint(20, 150), seed=k, preview_every=10, n=2) for k in range(6)]
         batch = [(job, Follower(site.api, job)) for job in jobs for _ in range(2)]
         for _, follower in batch:
             follower.start()
@@ -154,11 +155,11 @@ def test_listeners_hear_everything_once_whatever_dies_meanwhile(
     disturbing.join()
     violations = 0
     for job, follower in followers:
-        stored = shop.events(job)
+        stored = harness.events(job)
         check_events(stored)
         check_events(follower.events)
         violations += [event["seq"] for event in follower.events] != [event["seq"] for event in stored]
     codes = sum((follower.codes for _, follower in followers), Counter[int | None]())
-    told(events=heard, listeners=len(followers), kills=dict(kills), close_codes=dict(codes), violations=violations)
+    report(events=heard, listeners=len(followers), kills=dict(kills), close_codes=dict(codes), violations=violations)
     assert violations == 0
-    assert [(job, shop.job(job).error) for job, _ in followers if shop.job(job).status != "succeeded"] == []
+    assert [(job, harness.job(job).error) for job, _ in followers if harness.job(job).status != "succeeded"] == []

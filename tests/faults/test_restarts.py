@@ -1,4 +1,4 @@
-"""SIGTERM: what is nearly done is finished, the rest saved and given back; rolling restarts lose nothing."""
+"""SIGTERM: jobs that are nearly done are finished, the others saved and requeued; rolling restarts lose nothing."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ STOP_SECONDS = 10.0
 
 @pytest.mark.parametrize(("restarts", "jobs"), [(1, 12), pytest.param(10, 200, marks=pytest.mark.faults)])
 def test_rolling_restarts_lose_and_fail_nothing(
-    restarts: int, jobs: int, site: Site, told: Callable[..., None]
+    restarts: int, jobs: int, site: Site, report: Callable[..., None]
 ) -> None:
-    """Two workers, one of them replaced again and again while jobs of 5 … 400 steps come in through the API."""
-    shop, chance = site.shop, random.Random(7)
-    workers = [shop.worker("fake", seconds=0.01, lease=10.0, max_batch=8) for _ in range(2)]
+    """Two workers, one of them replaced again and again while jobs of 5 … 400 steps are posted to the API."""
+    harness, chance = site.harness, random.Random(7)
+    workers = [harness.worker("fake", seconds=0.01, lease=10.0, max_batch=8) for _ in range(2)]
     site.ready()
     accepted: list[str] = []
     posting = threading.Thread(target=post, args=(site, jobs, chance, accepted, 0.01))
@@ -38,37 +38,37 @@ def test_rolling_restarts_lose_and_fail_nothing(
     took = []
     for _ in range(restarts):
         time.sleep(chance.uniform(0.1, 0.6))
-        workers.append(shop.worker("fake", seconds=0.01, lease=10.0, max_batch=8))
+        workers.append(harness.worker("fake", seconds=0.01, lease=10.0, max_batch=8))
         old = workers.pop(0)
         started = time.monotonic()
         old.signal(signal.SIGTERM)
         assert old.wait() == 0
         took.append(time.monotonic() - started)
     posting.join()
-    ended = Counter(shop.finished(job_id).status for job_id in accepted)
-    records = [shop.job(job_id) for job_id in accepted]
+    ended = Counter(harness.finished(job_id).status for job_id in accepted)
+    records = [harness.job(job_id) for job_id in accepted]
     for record in records:
-        check_events(shop.events(record.id))
-    made, due = rows_made(shop).total(), sum(record.request.evaluations for record in records)
-    told(
+        check_events(harness.events(record.id))
+    made, due = rows_made(harness).total(), sum(record.request.evaluations for record in records)
+    report(
         restarts=restarts,
         jobs=len(accepted),
         ended=dict(ended),
-        given_back=sum(record.attempt > 1 for record in records),
+        requeued=sum(record.attempt > 1 for record in records),
         slowest_exit_seconds=round(max(took), 2),
         evaluations_made_twice=made - due,
     )
     assert (len(accepted), ended) == (jobs, Counter(succeeded=jobs))
     assert max(took) < STOP_SECONDS
-    assert made == due, "what is given back goes on from exactly where it was"
-    check_nothing_left(shop)
+    assert made == due, "a requeued job continues exactly where it was"
+    check_nothing_left(harness)
 
 
 @pytest.mark.faults
-def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, told: Callable[..., None]) -> None:
+def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, report: Callable[..., None]) -> None:
     """rq#2236, rq#2061: ten times SIGKILL at a random moment; no job is left over in no queue."""
-    shop, chance, jobs = site.shop, random.Random(13), 200
-    workers = [shop.worker("fake", seconds=0.005, lease=2.0, max_batch=8) for _ in range(2)]
+    harness, chance, jobs = site.harness, random.Random(13), 200
+    workers = [harness.worker("fake", seconds=0.005, lease=2.0, max_batch=8) for _ in range(2)]
     site.ready()
     accepted: list[str] = []
     posting = threading.Thread(target=post, args=(site, jobs, chance, accepted, 0.15))
@@ -78,28 +78,28 @@ def test_workers_killed_while_jobs_arrive_lose_and_fail_nothing(site: Site, told
         time.sleep(chance.uniform(2.0, 4.0))
         workers.pop(0).kill()
         kills.append(datetime.now(UTC).isoformat(timespec="milliseconds"))
-        workers.append(shop.worker("fake", seconds=0.005, lease=2.0, max_batch=8))
+        workers.append(harness.worker("fake", seconds=0.005, lease=2.0, max_batch=8))
     posting.join()
-    ended = Counter(shop.finished(job_id).status for job_id in accepted)
-    again = sum(shop.job(job_id).attempt > 1 for job_id in accepted)
+    ended = Counter(harness.finished(job_id).status for job_id in accepted)
+    again = sum(harness.job(job_id).attempt > 1 for job_id in accepted)
     for job_id in accepted:
-        check_events(shop.events(job_id))
-    told(kills=10, jobs=len(accepted), ended=dict(ended), begun_again=again)
-    failed = [job_id for job_id in accepted if shop.job(job_id).status != "succeeded"]
-    assert [story(shop, job_id) for job_id in failed] == [], kills
+        check_events(harness.events(job_id))
+    report(kills=10, jobs=len(accepted), ended=dict(ended), begun_again=again)
+    failed = [job_id for job_id in accepted if harness.job(job_id).status != "succeeded"]
+    assert [history(harness, job_id) for job_id in failed] == [], kills
     assert (len(accepted), ended) == (jobs, Counter(succeeded=jobs))
     assert again > 0
-    check_nothing_left(shop)
+    check_nothing_left(harness)
 
 
-def story(shop: Harness, job_id: str) -> list[str]:
-    """What became of a job: the first and the last step that each attempt told of, and its lines in the log."""
-    record = shop.job(job_id)
-    told = [f"{record.request.n} x {record.request.steps}, {record.losses} losses"]
+def history(harness: Harness, job_id: str) -> list[str]:
+    """The history of a job: the first and the last step of each attempt, and its lines in the log."""
+    record = harness.job(job_id)
+    lines = [f"{record.request.n} x {record.request.steps}, {record.losses} losses"]
     for attempt in range(1, record.attempt + 1):
-        steps = [event["step"] for event in shop.events(job_id) if event["attempt"] == attempt and "step" in event]
-        told.append(f"attempt {attempt}: {steps[:1]} … {steps[-1:]}")
-    return told + [f"{line['time']} {line['event']}" for line in shop.lines(job_id)]
+        steps = [event["step"] for event in harness.events(job_id) if event["attempt"] == attempt and "step" in event]
+        lines.append(f"attempt {attempt}: {steps[:1]} … {steps[-1:]}")
+    return lines + [f"{line['time']} {line['event']}" for line in harness.lines(job_id)]
 
 
 def post(site: Site, jobs: int, chance: random.Random, accepted: list[str], pause: float) -> None:
@@ -113,16 +113,16 @@ def post(site: Site, jobs: int, chance: random.Random, accepted: list[str], paus
             time.sleep(pause)
 
 
-def check_nothing_left(shop: Harness) -> None:
-    """No job waits, is between queue and worker, or is held."""
-    queue = shop.rq_queue("fake")
+def check_nothing_left(harness: Harness) -> None:
+    """No job is queued, in RQ's intermediate queue, or held."""
+    queue = harness.rq_queue("fake")
     for key in (queue.key, queue.intermediate_queue_key, queue.started_job_registry.key):
-        shop.until(lambda key=key: not shop.client.exists(key), f"{key} to be empty")  # type: ignore[misc]
+        harness.until(lambda key=key: not harness.client.exists(key), f"{key} to be empty")  # type: ignore[misc]
 
 
-def test_a_front_end_told_to_stop_is_unready_at_once_and_gone_in_time(site: Site, told: Callable[..., None]) -> None:
-    shop, api = site.shop, site.api
-    shop.worker("fake", seconds=0.02)
+def test_a_stopping_front_end_is_unready_at_once_and_exits_in_time(site: Site, report: Callable[..., None]) -> None:
+    harness, api = site.harness, site.api
+    harness.worker("fake", seconds=0.02)
     site.ready()
     codes: list[int | None] = []
     with api.client() as client:
@@ -150,13 +150,15 @@ def test_a_front_end_told_to_stop_is_unready_at_once_and_gone_in_time(site: Site
     took = time.monotonic() - started
     for listener in listeners:
         listener.join(60)
-    told(unready_after_seconds=round(unready, 3), exit_code=code, exit_after_seconds=round(took, 2), close_codes=codes)
+    report(
+        unready_after_seconds=round(unready, 3), exit_code=code, exit_after_seconds=round(took, 2), close_codes=codes
+    )
     assert readiness == (503, ["draining"])
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
     assert codes == [1012] * 3
     assert (code, took < STOP_SECONDS) == (0, True)
-    assert shop.job(job["id"]).status == "running"
+    assert harness.job(job["id"]).status == "running"
 
 
 def _readiness(url: str) -> tuple[int, list[str]]:

@@ -1,4 +1,4 @@
-"""Workers that die at any moment: their jobs go on elsewhere, to the same bytes; who kills workers is found out."""
+"""Workers killed at any moment: other workers finish their jobs with the same bytes; jobs that kill workers fail."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def check_events(stored: list[dict[str, Any]]) -> None:
     assert [event["type"] for event in stored if event["type"] in TERMINAL] == [stored[-1]["type"]]
 
 
-def rows_made(shop: Harness) -> Counter[float]:
-    """How often each row was evaluated, by all workers there ever were."""
-    return Counter(row for hand in shop.workers for _, rows in hand.evaluations() for row in rows)
+def rows_made(harness: Harness) -> Counter[float]:
+    """How often each row was evaluated, by all workers so far."""
+    return Counter(row for worker in harness.workers for _, rows in worker.evaluations() for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -50,44 +50,44 @@ def rows_made(shop: Harness) -> Counter[float]:
         pytest.param(3, 10.0, True, marks=pytest.mark.faults),
     ],
 )
-def test_jobs_of_a_killed_worker_end_as_if_nothing_had_been(
-    kills: int, lease: float, halves: bool, site: Site, told: Callable[..., None]
+def test_jobs_of_a_killed_worker_end_with_the_same_bytes(
+    kills: int, lease: float, halves: bool, site: Site, report: Callable[..., None]
 ) -> None:
-    """rq#2015: SIGKILL at a random step, a batch of five jobs; taken up from a saved step, with the same bytes. Also
-    where two turns are on their way at once, of half the images each, which take half as long."""
-    shop, chance = site.shop, random.Random(kills)
+    """rq#2015: SIGKILL at a random step with a batch of five jobs; another worker continues from the resume points,
+    with the same bytes. Also with two turns in flight, of half the images each, which take half as long."""
+    harness, chance = site.harness, random.Random(kills)
     traits: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": lease}
     if halves:
         traits |= {"seconds": TURN_SECONDS / 2, "min_pipelined_images": 4}
-    shop.worker("fake", **traits)
-    undisturbed = [shop.submit(**fields) for fields in JOBS]
-    expected = [shop.sha256(job_id) for job_id in undisturbed]
-    once = rows_made(shop)
-    shop.workers[-1].signal(signal.SIGTERM)
-    assert shop.workers[-1].wait() == 0
+    harness.worker("fake", **traits)
+    undisturbed = [harness.submit(**fields) for fields in JOBS]
+    expected = [harness.sha256(job_id) for job_id in undisturbed]
+    once = rows_made(harness)
+    harness.workers[-1].signal(signal.SIGTERM)
+    assert harness.workers[-1].wait() == 0
     late, again, repeated = [], [], []
     for _ in range(kills):
-        before = rows_made(shop)
-        victim = shop.worker("fake", **traits)
-        jobs = [shop.submit(**fields) for fields in JOBS]
+        before = rows_made(harness)
+        victim = harness.worker("fake", **traits)
+        jobs = [harness.submit(**fields) for fields in JOBS]
         for job_id in jobs:
-            shop.until(lambda job_id=job_id: shop.job(job_id).status == "running", "all to run")  # type: ignore[misc]
+            harness.until(lambda job_id=job_id: harness.job(job_id).status == "running", "all to run")  # type: ignore[misc]
         time.sleep(chance.uniform(0.0, 1.5))
         victim.kill()
         killed = time.time()
-        heir = shop.worker("fake", **traits)
-        lost = [job_id for job_id in jobs if not shop.job(job_id).terminal]
+        heir = harness.worker("fake", **traits)
+        lost = [job_id for job_id in jobs if not harness.job(job_id).terminal]
         assert len(lost) >= 4
-        assert [shop.sha256(job_id) for job_id in jobs] == expected
+        assert [harness.sha256(job_id) for job_id in jobs] == expected
         for job_id in jobs:
-            check_events(shop.events(job_id))
-            assert shop.job(job_id).attempt == (2 if job_id in lost else 1)
+            check_events(harness.events(job_id))
+            assert harness.job(job_id).attempt == (2 if job_id in lost else 1)
         again.append(heir.evaluations()[0][0] - killed)
-        late.append(max(shop.job(job_id).finished_at or 0.0 for job_id in jobs) - killed)
-        repeated.append(_seconds(victim, rows_made(shop) - before - once))
+        late.append(max(harness.job(job_id).finished_at or 0.0 for job_id in jobs) - killed)
+        repeated.append(_seconds(victim, rows_made(harness) - before - once))
         heir.signal(signal.SIGTERM)
         assert heir.wait() == 0
-    told(
+    report(
         kills=kills,
         lease=lease,
         halves=halves,
@@ -101,140 +101,140 @@ def test_jobs_of_a_killed_worker_end_as_if_nothing_had_been(
 
 
 def _seconds(victim: WorkerProcess, repeated: Counter[float]) -> float:
-    """How long before its last turn the victim had made the first of the rows that were made again."""
+    """Seconds between the first row of the victim that was evaluated again and its last turn."""
     turns = victim.evaluations()
     firsts = [moment for moment, rows in turns if any(row in repeated for row in rows)]
     return turns[-1][0] - firsts[0] + TURN_SECONDS if firsts else 0.0
 
 
 @pytest.mark.faults
-def test_a_job_that_kills_its_workers_is_failed_and_its_neighbours_are_not(
-    site: Site, told: Callable[..., None]
-) -> None:
-    """Every row of class 2 below t = 700 ends its process; a supervisor starts workers again and again."""
-    shop = site.shop
-    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "killer": 2, "killer_below": 700.0}
-    before = [shop.submit(steps=100, sampler="ddpm", seed=k, label=k % 2) for k in range(3)]
-    guilty = shop.submit(steps=50, label=2, n=2)
-    after = [shop.submit(steps=20, seed=9), shop.submit(steps=200, sampler="ddpm", label=1)]
+def test_a_job_that_kills_its_workers_fails_and_the_others_succeed(site: Site, report: Callable[..., None]) -> None:
+    """Every row of class 2 below t = 700 ends its process; a supervisor restarts the worker each time."""
+    harness = site.harness
+    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "kill_class": 2, "kill_below": 700.0}
+    before = [harness.submit(steps=100, sampler="ddpm", seed=k, label=k % 2) for k in range(3)]
+    guilty = harness.submit(steps=50, label=2, n=2)
+    after = [harness.submit(steps=20, seed=9), harness.submit(steps=200, sampler="ddpm", label=1)]
     deaths = 0
-    hand = shop.worker("fake", **settings)
-    while not all(shop.job(job_id).terminal for job_id in (*before, guilty, *after)):
-        if hand.exit_code() is not None:
+    worker = harness.worker("fake", **settings)
+    while not all(harness.job(job_id).terminal for job_id in (*before, guilty, *after)):
+        if worker.exit_code() is not None:
             deaths += 1
             assert deaths < 10
-            hand = shop.worker("fake", **settings)
+            worker = harness.worker("fake", **settings)
         time.sleep(0.02)
-    record = shop.job(guilty)
+    record = harness.job(guilty)
     assert record.status == "failed"
     assert record.error == {
         "code": "worker_lost",
-        "message": "the worker was lost 3 time(s) in a row while it did this job",
+        "message": "3 worker(s) in a row were lost while they ran this job, without progress in between",
     }
-    assert [shop.job(job_id).status for job_id in (*before, *after)] == ["succeeded"] * 5
+    assert [harness.job(job_id).status for job_id in (*before, *after)] == ["succeeded"] * 5
     for job_id in (*before, guilty, *after):
-        check_events(shop.events(job_id))
-    shop.until(lambda: shop.forgotten(guilty), "RQ to forget the job")
-    told(deaths=deaths, attempts_of_the_killer=record.attempt)
-    assert deaths == 3
+        check_events(harness.events(job_id))
+    harness.until(lambda: harness.forgotten(guilty), "RQ to forget the job")
+    report(deaths=deaths, attempts_of_the_killer=record.attempt)
+    assert 3 <= deaths <= 5, "the third in a row without progress ends it; up to two may have made some"
 
 
 @pytest.mark.faults
-def test_two_killers_are_told_from_each_other_and_from_the_innocent(site: Site) -> None:
+def test_two_killers_are_distinguished_from_each_other_and_from_innocent_jobs(site: Site) -> None:
     """Both in one batch, and one that kills in its very first evaluation."""
-    shop = site.shop
-    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "killer": 2, "killer_below": 2000.0}
-    innocent = [shop.submit(steps=60, seed=k, label=1) for k in range(2)]
-    killers = [shop.submit(steps=50, label=2, seed=k) for k in range(2)]
-    hand = shop.worker("fake", **settings)
-    while not all(shop.job(job_id).terminal for job_id in (*innocent, *killers)):
-        if hand.exit_code() is not None:
-            hand = shop.worker("fake", **settings)
+    harness = site.harness
+    settings: dict[str, Any] = {"seconds": TURN_SECONDS, "lease": 1.0, "kill_class": 2, "kill_below": 2000.0}
+    innocent = [harness.submit(steps=60, seed=k, label=1) for k in range(2)]
+    killers = [harness.submit(steps=50, label=2, seed=k) for k in range(2)]
+    worker = harness.worker("fake", **settings)
+    while not all(harness.job(job_id).terminal for job_id in (*innocent, *killers)):
+        if worker.exit_code() is not None:
+            worker = harness.worker("fake", **settings)
         time.sleep(0.02)
-    assert [shop.job(job_id).status for job_id in innocent] == ["succeeded"] * 2
-    assert [(shop.job(job_id).error or {}).get("code") for job_id in killers] == ["worker_lost"] * 2
-    assert len(shop.workers) <= 6
+    assert [harness.job(job_id).status for job_id in innocent] == ["succeeded"] * 2
+    assert [(harness.job(job_id).error or {}).get("code") for job_id in killers] == ["worker_lost"] * 2
+    assert len(harness.workers) <= 7, "each takes three, and the last one does the rest"
 
 
 @pytest.mark.faults
-def test_a_job_that_is_lost_again_and_again_but_gets_on_is_not_failed(site: Site, told: Callable[..., None]) -> None:
-    """Five kills of one worker after the other, each after a point was saved: none of them is the job's doing."""
-    shop = site.shop
-    job_id = shop.submit(steps=600, sampler="ddpm", label=1)
+def test_a_job_that_loses_workers_but_makes_progress_succeeds(site: Site, report: Callable[..., None]) -> None:
+    """Five kills of one worker after the other, each after a resume point was saved: the job caused none of them."""
+    harness = site.harness
+    job_id = harness.submit(steps=600, sampler="ddpm", label=1)
     steps = [0]
     for _ in range(5):
-        hand = shop.worker("fake", seconds=TURN_SECONDS, lease=1.0)
-        shop.until(lambda: shop.job(job_id).status == "running" and shop.job(job_id).step > steps[-1] + 60, "progress")
-        steps.append(shop.job(job_id).step)
-        hand.kill()
-    shop.worker("fake", lease=1.0)
-    assert shop.finished(job_id).status == "succeeded"
-    assert shop.job(job_id).attempt == 6
+        worker = harness.worker("fake", seconds=TURN_SECONDS, lease=1.0)
+        harness.until(
+            lambda: harness.job(job_id).status == "running" and harness.job(job_id).step > steps[-1] + 60, "progress"
+        )
+        steps.append(harness.job(job_id).step)
+        worker.kill()
+    harness.worker("fake", lease=1.0)
+    assert harness.finished(job_id).status == "succeeded"
+    assert harness.job(job_id).attempt == 6
     assert steps == sorted(steps)
-    check_events(shop.events(job_id))
-    told(kills=5, steps_at_the_kills=steps[1:])
+    check_events(harness.events(job_id))
+    report(kills=5, steps_at_the_kills=steps[1:])
 
 
 @pytest.mark.faults
-def test_a_job_whose_worker_died_between_the_queue_and_its_lease_is_taken_up_within_two_leases(
-    site: Site, told: Callable[..., None]
+def test_a_job_left_between_queue_and_lease_is_requeued_within_two_leases(
+    site: Site, report: Callable[..., None]
 ) -> None:
     """rq#2236: it stands in RQ's intermediate queue, where RQ itself leaves it for a minute."""
-    shop, lease = site.shop, 2.0
-    shop.worker("other")
-    shop.until(shop.store.workers.live, "a worker: the next one is there at once")
-    job_id = shop.submit()
-    queue = shop.rq_queue("fake")
-    shop.client.lmove(queue.key, queue.intermediate_queue_key)
+    harness, lease = site.harness, 2.0
+    harness.worker("other")
+    harness.until(harness.store.workers.live, "a worker: the next one is there at once")
+    job_id = harness.submit()
+    queue = harness.rq_queue("fake")
+    harness.client.lmove(queue.key, queue.intermediate_queue_key)
     moved = time.time()
-    shop.worker("fake", lease=lease)
-    assert shop.finished(job_id).status == "succeeded"
-    after = (shop.job(job_id).finished_at or 0.0) - moved
-    told(lease=lease, done_after_seconds=round(after, 2))
+    harness.worker("fake", lease=lease)
+    assert harness.finished(job_id).status == "succeeded"
+    after = (harness.job(job_id).finished_at or 0.0) - moved
+    report(lease=lease, done_after_seconds=round(after, 2))
     assert after < 2 * lease
-    assert shop.job(job_id).losses == 0
+    assert harness.job(job_id).losses == 0
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("pause", [1.8, 6.0])
-def test_a_worker_paused_past_its_lease_changes_nothing_when_it_wakes(
-    pause: float, site: Site, told: Callable[..., None]
+def test_a_worker_paused_past_its_lease_changes_nothing_when_it_resumes(
+    pause: float, site: Site, report: Callable[..., None]
 ) -> None:
-    """rq#2424: SIGSTOP, another worker takes its jobs, SIGCONT: no result of its own, no end undone, no second end."""
-    shop = site.shop
-    sleeper = shop.worker("fake", seconds=TURN_SECONDS, lease=1.0)
-    jobs = [shop.submit(**fields) for fields in JOBS]
-    shop.until(lambda: all(shop.running(job_id) for job_id in jobs), "all to run")
+    """rq#2424: SIGSTOP, another worker takes its jobs, SIGCONT: it writes no result, undoes no end and adds none."""
+    harness = site.harness
+    sleeper = harness.worker("fake", seconds=TURN_SECONDS, lease=1.0)
+    jobs = [harness.submit(**fields) for fields in JOBS]
+    harness.until(lambda: all(harness.running(job_id) for job_id in jobs), "all to run")
     sleeper.signal(signal.SIGSTOP)
-    shop.worker("fake", seconds=TURN_SECONDS, lease=1.0)
+    harness.worker("fake", seconds=TURN_SECONDS, lease=1.0)
     time.sleep(pause)
-    shop.until(lambda: all(shop.job(job_id).attempt == 2 for job_id in jobs), "the others to be taken up")
+    harness.until(lambda: all(harness.job(job_id).attempt == 2 for job_id in jobs), "the others to be taken up")
     sleeper.signal(signal.SIGCONT)
-    pictures = [shop.sha256(job_id) for job_id in jobs]
+    pictures = [harness.sha256(job_id) for job_id in jobs]
     time.sleep(0.5)
-    again = [shop.submit(**fields) for fields in JOBS]
-    assert pictures == [shop.sha256(job_id) for job_id in again] == [shop.sha256(job_id) for job_id in jobs]
+    again = [harness.submit(**fields) for fields in JOBS]
+    assert pictures == [harness.sha256(job_id) for job_id in again] == [harness.sha256(job_id) for job_id in jobs]
     for job_id in jobs:
-        stored = shop.events(job_id)
+        stored = harness.events(job_id)
         check_events(stored)
         assert stored[-1]["attempt"] == 2
-        for index, image in enumerate(shop.job(job_id).images):
-            assert shop.store.image(job_id, index) is not None
+        for index, image in enumerate(harness.job(job_id).images):
+            assert harness.store.image(job_id, index) is not None
             assert image.index == index
     assert sleeper.exit_code() is None
-    told(jobs=len(jobs), violations=0)
+    report(jobs=len(jobs), violations=0)
 
 
 @pytest.mark.faults
 def test_a_job_longer_than_its_leases_stays_with_its_worker(site: Site) -> None:
     """rq#2424: two workers, seven leases; it never flips to failed, is begun once, and stays as it ended."""
-    shop = site.shop
+    harness = site.harness
     for _ in range(2):
-        shop.worker("fake", seconds=TURN_SECONDS, lease=1.0)
-    job_id = shop.submit(steps=600, sampler="ddpm")
-    assert shop.finished(job_id).status == "succeeded"
-    record = shop.job(job_id)
+        harness.worker("fake", seconds=TURN_SECONDS, lease=1.0)
+    job_id = harness.submit(steps=600, sampler="ddpm")
+    assert harness.finished(job_id).status == "succeeded"
+    record = harness.job(job_id)
     assert (record.attempt, record.losses) == (1, 0)
     assert (record.finished_at or 0.0) - (record.started_at or 0.0) > 6.0
     time.sleep(3.0)
-    assert shop.job(job_id) == record
+    assert harness.job(job_id) == record

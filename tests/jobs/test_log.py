@@ -1,4 +1,4 @@
-"""The log: one line an event, whatever is in it."""
+"""The log: one line per event, whatever it contains."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def line(message: str, *args: Any, error: BaseException | None = None, **extra: 
 
 
 @given(st.text(st.characters()), st.text(st.characters()))
-def test_whatever_is_logged_it_is_one_line_of_printable_ascii(message: str, value: str) -> None:
-    """uvicorn's CVE-2020-7694: nobody forges a line or steers a terminal."""
+def test_every_log_record_is_one_line_of_printable_ascii(message: str, value: str) -> None:
+    """uvicorn's CVE-2020-7694: no client can forge a line or control a terminal."""
     text = line("said %s", message, error=ValueError(value), prompt=value)
     assert all(" " <= character <= "~" for character in text)
     read = json.loads(text)
@@ -32,7 +32,7 @@ def test_whatever_is_logged_it_is_one_line_of_printable_ascii(message: str, valu
     assert read["prompt"] == value
 
 
-def test_a_line_says_when_how_bad_who_and_what() -> None:
+def test_a_line_has_time_level_logger_and_event() -> None:
     read = json.loads(line("job over", job="abc", created=1_800_000_000.25))
     assert read == {
         "time": "2027-01-15T08:00:00.250+00:00",
@@ -43,7 +43,7 @@ def test_a_line_says_when_how_bad_who_and_what() -> None:
     }
 
 
-def test_the_request_that_is_being_answered_is_named() -> None:
+def test_a_line_names_the_request_being_answered() -> None:
     token = REQUEST_ID.set("r-1")
     try:
         assert json.loads(line("x"))["request_id"] == "r-1"
@@ -55,8 +55,8 @@ def test_the_request_that_is_being_answered_is_named() -> None:
 
 PROGRAM = """
 import logging, threading, warnings
-from denoised.jobs.log import to_stderr
-to_stderr()
+from denoised.jobs.log import log_to_stderr
+log_to_stderr()
 logging.getLogger("somebody's.library").warning("two\\nlines \\x1b[31m")
 warnings.warn("careful\\nhere")
 def fall(): raise RuntimeError("in a\\nthread")
@@ -67,7 +67,7 @@ raise KeyError("at the\\nend")
 """
 
 
-def test_what_libraries_say_warnings_and_what_nobody_caught_are_such_lines_too() -> None:
+def test_messages_of_libraries_warnings_and_uncaught_exceptions_are_such_lines() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     lines = [json.loads(text) for text in done.stderr.splitlines()]

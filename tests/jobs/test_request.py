@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from denoised.jobs.request import (
@@ -25,6 +27,11 @@ def test_every_field_has_a_meaning_and_a_place_in_the_resolved_request() -> None
     assert list(FIELDS) == list(get_type_hints(RequestFields))
     assert {each.name for each in fields(SamplingRequest)} == {*FIELDS, "label_name", "stages"}
     assert all(field.meaning for field in FIELDS.values())
+
+
+def test_the_documented_fields_are_the_fields(repository: Path) -> None:
+    section = (repository / "docs/api.md").read_text().split("### Fields")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(FIELDS)
 
 
 def test_a_picture_carries_only_these_fields_if_all_others_have_their_defaults() -> None:

@@ -1,4 +1,4 @@
-"""The store over a real Valkey: changes happen once, whole and in order; what is over stays as it is."""
+"""The store over a real Valkey: changes happen once, completely and in order; a finished job never changes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ import redis
 from denoised.jobs.connection import connect
 from denoised.jobs.deadline import REDIS_DEADLINE, RedisDeadline
 from denoised.jobs.errors import RecordError, StoreFull, StoreUnavailable, StoreUnfit
+from denoised.jobs.fitness import check_fitness
 from denoised.jobs.job_listing import JobCursor
 from denoised.jobs.record import TERMINAL, Image, JobRecord
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import QueueKeys, Store
-from denoised.jobs.update import JobUpdate, UpdateResult, ending
+from denoised.jobs.update import JobUpdate, UpdateResult, final_update
 from denoised.jobs.worker_report import WorkerReport
 from tests.harness import start
 
@@ -110,7 +111,7 @@ def test_a_record_comes_back_as_it_was(record: JobRecord, store: Store) -> None:
     assert store.job(record.id) == record
 
 
-def test_a_job_that_nobody_made_is_none(store: Store) -> None:
+def test_an_unknown_job_is_none(store: Store) -> None:
     assert store.job("nobody") is None
     assert store.cancel("nobody") is None
     assert store.image("nobody", 0) is None
@@ -121,13 +122,13 @@ def test_a_job_that_nobody_made_is_none(store: Store) -> None:
     assert store.job("nobody") is None
 
 
-def test_an_id_is_given_to_one_job_only(store: Store, create: Create) -> None:
+def test_an_id_belongs_to_one_job(store: Store, create: Create) -> None:
     record = create()
     with store.client.pipeline() as pipeline:
         assert not store.reserve(record.id, pipeline)
 
 
-def test_of_two_who_reserve_one_id_at_once_one_creates_it(store: Store, create: Create) -> None:
+def test_of_two_reservations_of_one_id_only_one_creates_the_job(store: Store, create: Create) -> None:
     template = create()
     record = replace(template, id="contested")
     with store.client.pipeline() as first, store.client.pipeline() as second:
@@ -141,7 +142,7 @@ def test_of_two_who_reserve_one_id_at_once_one_creates_it(store: Store, create: 
     assert seqs(store.events.read("contested")) == [1]
 
 
-def test_seq_has_no_gaps_however_many_write_at_once(store: Store, create: Create) -> None:
+def test_seq_has_no_gaps_under_concurrent_writes(store: Store, create: Create) -> None:
     record = create()
     attempt = start(store, record.id, "worker", "fake")
 
@@ -160,7 +161,7 @@ def test_seq_has_no_gaps_however_many_write_at_once(store: Store, create: Create
     assert store.events.last_seq(record.id) == len(events)
 
 
-def test_a_write_is_answered_with_whether_somebody_watches(store: Store, create: Create) -> None:
+def test_the_result_of_an_update_says_whether_the_job_is_watched(store: Store, create: Create) -> None:
     record = create()
     attempt = start(store, record.id, "worker", "fake")
     assert store.write_all([JobUpdate(record.id, attempt, 1)]) == [UpdateResult.APPLIED]
@@ -173,12 +174,12 @@ def test_a_write_is_answered_with_whether_somebody_watches(store: Store, create:
     assert store.write_all([JobUpdate(record.id, attempt, 3)]) == [UpdateResult(0)]
 
 
-def test_watching_what_is_not_there_makes_nothing(store: Store) -> None:
+def test_watching_an_unknown_job_creates_nothing(store: Store) -> None:
     assert store.events.watch("nobody") == 0
     assert store.job("nobody") is None
 
 
-def test_of_jobs_that_go_on_their_evaluations_are_known(store: Store, create: Create) -> None:
+def test_active_jobs_are_listed_with_their_evaluations(store: Store, create: Create) -> None:
     waiting, going, over = create(), create(), create()
     attempt = start(store, going.id, "worker", "fake")
     store.write(JobUpdate(going.id, attempt, 1, fields={"evaluations": 7}))
@@ -197,7 +198,7 @@ def test_events_can_be_read_in_pages(store: Store, create: Create) -> None:
     assert pages == [list(range(1, 11)), list(range(11, 21)), list(range(21, 27))]
 
 
-def test_an_event_is_the_one_of_the_contract(store: Store, create: Create) -> None:
+def test_an_event_has_the_fields_of_the_contract(store: Store, create: Create) -> None:
     """The HTTP contract: {"seq", "type", "job", "attempt", …}, text in any script."""
     record = create()
     start(store, record.id, "worker-я", "fake")
@@ -233,7 +234,7 @@ def test_a_cancel_and_an_end_at_the_same_moment_give_one_terminal_event(store: S
                 return after.status
 
             done = pool.submit(end, finish(record, attempt, 1))
-            failed = pool.submit(end, ending(record, "failed", {"code": "worker_lost", "message": str(k)}))
+            failed = pool.submit(end, final_update(record, "failed", {"code": "worker_lost", "message": str(k)}))
             canceled = pool.submit(cancel, record.id)
             seen = canceled.result()
             (kind,) = terminal_events(store, record.id)
@@ -246,7 +247,7 @@ def test_a_cancel_and_an_end_at_the_same_moment_give_one_terminal_event(store: S
 
 
 @pytest.mark.parametrize("status", TERMINAL)
-def test_what_is_over_stays_as_it_is(status: str, store: Store, create: Create) -> None:
+def test_a_finished_job_never_changes(status: str, store: Store, create: Create) -> None:
     record = create()
     attempt = start(store, record.id, "worker", "fake")
     assert store.write(finish(record, attempt, 1, status))
@@ -257,15 +258,15 @@ def test_what_is_over_stays_as_it_is(status: str, store: Store, create: Create) 
     for other in TERMINAL:
         assert not store.write(finish(record, attempt, 3, other))
     assert start(store, record.id, "another", "fake") == 0
-    assert not store.write(ending(record, "failed", {"code": "worker_lost", "message": "too late"}))
+    assert not store.write(final_update(record, "failed", {"code": "worker_lost", "message": "too late"}))
     after_cancel = store.cancel(record.id)
     assert after_cancel is not None
     assert after_cancel.status == status
     assert (store.job(record.id), store.events.read(record.id), store.image(record.id, 0)) == before
 
 
-def test_an_attempt_that_is_over_writes_nothing(store: Store, create: Create) -> None:
-    """rq#2424: a worker that was taken for dead comes back with its result."""
+def test_a_superseded_attempt_writes_nothing(store: Store, create: Create) -> None:
+    """rq#2424: a worker that was presumed dead delivers its result."""
     record = create()
     first = start(store, record.id, "one", "fake")
     store.write(JobUpdate(record.id, first, 1, fields={"step": 3}, events=[{"type": "progress", "step": 3}]))
@@ -284,7 +285,7 @@ def test_an_attempt_that_is_over_writes_nothing(store: Store, create: Create) ->
     assert [event["attempt"] for event in store.events.read(record.id)] == [1, 1, 1, 2, 2]
 
 
-def test_a_write_that_is_repeated_is_applied_once(store: Store, create: Create) -> None:
+def test_a_repeated_update_is_applied_once(store: Store, create: Create) -> None:
     """A reply was lost: the writer sends the same again."""
     record = create()
     attempt = start(store, record.id, "worker", "fake")
@@ -294,7 +295,7 @@ def test_a_write_that_is_repeated_is_applied_once(store: Store, create: Create) 
     assert [event["type"] for event in store.events.read(record.id)] == ["queued", "started", "progress"]
 
 
-def test_writes_of_several_jobs_in_one_go_fail_and_succeed_each_by_itself(store: Store, create: Create) -> None:
+def test_each_of_several_updates_succeeds_or_fails_alone(store: Store, create: Create) -> None:
     going, over = create(), create()
     attempts = [start(store, record.id, "worker", "fake") for record in (going, over)]
     store.cancel(over.id)
@@ -306,7 +307,7 @@ def test_writes_of_several_jobs_in_one_go_fail_and_succeed_each_by_itself(store:
     assert store.write_all([]) == []
 
 
-def test_a_job_that_was_given_back_is_queued_and_its_old_worker_silent(store: Store, create: Create) -> None:
+def test_a_requeued_job_takes_no_more_updates_from_its_old_attempt(store: Store, create: Create) -> None:
     record = create()
     first = start(store, record.id, "one", "fake")
     back = JobUpdate(record.id, first, 1, fields={"step": 0}, events=[{"type": "queued"}], status="queued")
@@ -318,12 +319,12 @@ def test_a_job_that_was_given_back_is_queued_and_its_old_worker_silent(store: St
     assert start(store, record.id, "two", "fake") == 2
 
 
-def test_a_job_its_events_and_pictures_expire_together_once_it_is_over(client: redis.Redis, create: Create) -> None:
+def test_a_finished_job_its_events_and_pictures_expire_together(client: redis.Redis, create: Create) -> None:
     store = Store(client, result_ttl=3600)
     record = create(n=3)
     attempt = start(store, record.id, "worker", "fake")
     store.write(JobUpdate(record.id, attempt, 1, images={0: b"a", 1: b"b"}, image_count=3))
-    assert set(keys_of(client, record.id).values()) == {-1}, "a job that goes on does not expire"
+    assert set(keys_of(client, record.id).values()) == {-1}, "an active job does not expire"
     last = JobUpdate(record.id, attempt, 2, images={2: b"c"}, image_count=3)
     last.end("succeeded")
     store.write(last)
@@ -342,7 +343,7 @@ def test_nothing_of_an_expired_job_is_left(client: redis.Redis, create: Create, 
     assert client.zcard("denoised:jobs:me") == 0
 
 
-def test_an_idempotency_key_stands_for_whoever_claimed_it_first(store: Store, client: redis.Redis) -> None:
+def test_an_idempotency_key_belongs_to_the_first_claim(store: Store, client: redis.Redis) -> None:
     assert store.idempotency.claim("me", "key", "job-1", "body-1") == ("job-1", "body-1")
     assert store.idempotency.claim("me", "key", "job-2", "body-1") == ("job-1", "body-1")
     assert store.idempotency.claim("me", "key", "job-3", "body-3") == ("job-1", "body-1")
@@ -351,7 +352,7 @@ def test_an_idempotency_key_stands_for_whoever_claimed_it_first(store: Store, cl
     assert 86_000 < ttl <= 86_400
 
 
-def test_many_claims_at_once_have_one_winner(store: Store) -> None:
+def test_concurrent_claims_have_one_winner(store: Store) -> None:
     together = threading.Barrier(8)
 
     def claim(k: int) -> str:
@@ -379,11 +380,11 @@ def test_workers_appear_with_their_report_and_vanish_with_their_lease(
     assert store.workers.known_models() == ["hats", "shoes"], "what was ever served is remembered"
 
 
-def test_a_report_of_a_newer_worker_is_read_all_the_same(client: redis.Redis, store: Store) -> None:
+def test_a_report_of_a_newer_worker_is_read(client: redis.Redis, store: Store) -> None:
     """While workers are replaced one by one, those of two versions live side by side."""
     store.workers.report(report("newer", "shoes"), ttl=10.0)
-    told = json.loads(client.get("denoised:worker:newer"))  # type: ignore[arg-type]
-    client.set("denoised:worker:newer", json.dumps({**told, "unheard_of": [1]}))
+    stored = json.loads(client.get("denoised:worker:newer"))  # type: ignore[arg-type]
+    client.set("denoised:worker:newer", json.dumps({**stored, "unheard_of": [1]}))
     assert store.workers.live() == [report("newer", "shoes")]
 
 
@@ -400,7 +401,9 @@ def test_jobs_are_listed_newest_first_page_by_page(store: Store, create: Create)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 30])
-def test_jobs_of_one_moment_are_each_listed_once(limit: int, client: redis.Redis, store: Store, create: Create) -> None:
+def test_jobs_created_at_one_moment_are_each_listed_once(
+    limit: int, client: redis.Redis, store: Store, create: Create
+) -> None:
     """By the time alone, a page that ends among them would lose the others, or repeat them."""
     made = [create(f"job-{k:02}", owner="me", created_at=1000.0 + k // 11) for k in range(33)]
     for k in (0, 10, 11, 16, 31):
@@ -413,7 +416,7 @@ def test_jobs_of_one_moment_are_each_listed_once(limit: int, client: redis.Redis
     assert found == [record.id for record in reversed(made) if record.id[4:] not in ("00", "10", "11", "16", "31")]
 
 
-def test_a_page_is_full_although_jobs_before_it_have_expired(client: redis.Redis, store: Store, create: Create) -> None:
+def test_a_page_is_full_although_some_jobs_have_expired(client: redis.Redis, store: Store, create: Create) -> None:
     for k in range(30):
         create(f"job-{k:02}", owner="me", created_at=1000.0 + k)
     for k in range(10, 28):
@@ -422,7 +425,7 @@ def test_a_page_is_full_although_jobs_before_it_have_expired(client: redis.Redis
     assert client.zcard("denoised:jobs:me") == 12
 
 
-def test_a_ticket_works_once_and_not_for_ever(store: Store, client: redis.Redis) -> None:
+def test_a_ticket_works_once_and_expires(store: Store, client: redis.Redis) -> None:
     store.tickets.issue("t", "me", 30)
     assert 0 < client.ttl("denoised:ticket:t") <= 30
     assert store.tickets.redeem("t") == "me"
@@ -441,7 +444,7 @@ CALLS: list[Callable[[Store], object]] = [
     lambda store: store.events.read("a"),
     lambda store: store.resume_point("a"),
     lambda store: store.requeue_lost(keys(), 10),
-    lambda store: store.check_fitness(),
+    lambda store: check_fitness(store.client),
     lambda store: store.events.last_seq("a"),
     lambda store: store.idempotency.claim("me", "key", "a", "body"),
     lambda store: store.workers.report(report("w", "m"), 1.0),
@@ -454,12 +457,14 @@ CALLS: list[Callable[[Store], object]] = [
 
 
 @pytest.mark.parametrize("call", CALLS, ids=range(len(CALLS)))
-def test_every_method_says_that_redis_is_away(call: Callable[[Store], object], tmp_path: Path) -> None:
+def test_every_method_raises_store_unavailable_during_an_outage(
+    call: Callable[[Store], object], tmp_path: Path
+) -> None:
     with pytest.raises(StoreUnavailable, match="Redis does not answer"):
         call(Store(connect(f"unix://{tmp_path}/nobody.sock", timeout=0.9)))
 
 
-def test_who_asks_much_of_a_slow_redis_gives_up_when_the_time_for_all_of_it_is_over(store: Store) -> None:
+def test_a_request_gives_up_when_its_deadline_for_redis_has_passed(store: Store) -> None:
     store.ping()
     token = REDIS_DEADLINE.set(RedisDeadline(0.05))
     with store.reachable():
@@ -470,7 +475,7 @@ def test_who_asks_much_of_a_slow_redis_gives_up_when_the_time_for_all_of_it_is_o
     store.ping()
 
 
-def test_a_redis_that_accepts_and_never_answers_is_away_within_two_seconds() -> None:
+def test_a_silent_redis_is_unavailable_within_two_seconds() -> None:
     """The best of three tries, so that a busy machine is not taken for a silent store."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         store = Store(connect(f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout=0.9))
@@ -485,7 +490,7 @@ def test_a_redis_that_accepts_and_never_answers_is_away_within_two_seconds() -> 
     assert min(took) < 2.0
 
 
-def test_who_asks_a_silent_redis_does_not_wait_when_another_just_has(client: redis.Redis, store: Store) -> None:
+def test_after_a_timeout_the_circuit_stays_open_for_a_moment(client: redis.Redis, store: Store) -> None:
     """Forty threads that wait a second each are a front end that hangs."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         lost = Store(connect(f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout=0.3))
@@ -501,7 +506,7 @@ def test_who_asks_a_silent_redis_does_not_wait_when_another_just_has(client: red
     lost.ping()
 
 
-def test_a_redis_without_memory_left_is_away_and_forgets_nothing(
+def test_a_redis_without_memory_refuses_writes_and_loses_nothing(
     client: redis.Redis, store: Store, create: Create
 ) -> None:
     """rq#1280: at maxmemory nothing new is written, and what was accepted is still known."""
@@ -521,8 +526,8 @@ def test_a_redis_without_memory_left_is_away_and_forgets_nothing(
     assert store.write(finish(record, attempt, 1))
 
 
-def test_what_is_stored_of_a_job_is_text_and_json_only(client: redis.Redis, create: Create) -> None:
-    """Nothing in Redis is ever executed: no pickle, whoever reads it."""
+def test_a_stored_job_is_text_and_json_only(client: redis.Redis, create: Create) -> None:
+    """Nothing in Redis is executable: no pickle, for any reader."""
     record = create(label=1)
     fields = client.hgetall(f"denoised:job:{record.id}")
     assert json.loads(fields[b"request"])["label"] == 1
@@ -549,7 +554,7 @@ def saving(record: JobRecord, attempt: int, number: int, step: int) -> JobUpdate
     return write
 
 
-def test_another_attempt_goes_on_from_where_the_last_was_saved(store: Store, create: Create) -> None:
+def test_another_attempt_continues_from_the_last_resume_point(store: Store, create: Create) -> None:
     record = create(steps=9)
     first = start(store, record.id, "one", "fake")
     assert store.resume_point(record.id) is None
@@ -562,7 +567,7 @@ def test_another_attempt_goes_on_from_where_the_last_was_saved(store: Store, cre
     assert store.resume_point(record.id) == b"point-1-4"
 
 
-def test_what_was_made_under_other_numerics_is_made_again(store: Store, create: Create) -> None:
+def test_images_made_under_other_numerics_are_made_again(store: Store, create: Create) -> None:
     """A picture has the bytes that its one numerics string promises."""
     record = create(n=2, steps=9)
     write = saving(record, start(store, record.id, "one", "fake"), 1, step=4)
@@ -580,7 +585,7 @@ def test_what_was_made_under_other_numerics_is_made_again(store: Store, create: 
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "canceled"])
-def test_a_resume_point_expires_and_goes_with_its_job(
+def test_a_resume_point_expires_and_is_deleted_with_its_job(
     end: str, store: Store, client: redis.Redis, create: Create
 ) -> None:
     record = create(steps=9)
@@ -594,7 +599,7 @@ def test_a_resume_point_expires_and_goes_with_its_job(
     assert store.resume_point(record.id) is None
 
 
-def test_an_execution_begins_once_however_often_it_is_asked(store: Store, create: Create) -> None:
+def test_an_execution_starts_once_however_often_it_is_repeated(store: Store, create: Create) -> None:
     """The reply was lost with the connection."""
     record = create()
     assert [start(store, record.id, "one", "fake", "e1") for _ in range(3)] == [1, 1, 1]
@@ -605,7 +610,7 @@ def test_an_execution_begins_once_however_often_it_is_asked(store: Store, create
     assert after.losses == 1
 
 
-def test_an_attempt_begins_in_one_round_trip_with_all_that_it_goes_on_from(
+def test_an_attempt_starts_in_one_round_trip_with_its_resume_point(
     store: Store, client: redis.Redis, create: Create
 ) -> None:
     record = create(steps=9)
@@ -618,10 +623,10 @@ def test_an_attempt_begins_in_one_round_trip_with_all_that_it_goes_on_from(
     assert (begun.record.attempt, begun.record.step, begun.resume_point) == (2, 4, b"point-1-4")
 
 
-def test_a_store_that_has_forgotten_its_scripts_is_taught_them_again(
+def test_scripts_are_loaded_again_after_redis_has_forgotten_them(
     store: Store, client: redis.Redis, create: Create
 ) -> None:
-    """It was started anew; what was asked meanwhile happens once."""
+    """After a restart of Redis; each operation still happens once."""
     record = create(steps=9)
     client.script_flush()
     begun = store.start_attempt(record.id, "one", "fake")
@@ -633,14 +638,14 @@ def test_a_store_that_has_forgotten_its_scripts_is_taught_them_again(
     assert [event["type"] for event in store.events.read(record.id)] == ["queued", "started"]
 
 
-def test_an_attempt_at_what_cannot_be_read_is_said_to_be_one(store: Store, client: redis.Redis, create: Create) -> None:
+def test_starting_an_unreadable_job_raises_a_record_error(store: Store, client: redis.Redis, create: Create) -> None:
     record = create()
     client.hset(f"denoised:job:{record.id}", "request", '{"model": "fake"}')
     with pytest.raises(RecordError, match=r"SamplingRequest cannot be read: .*missing"):
         store.start_attempt(record.id, "one", "fake")
 
 
-def test_a_job_that_loses_its_worker_each_time_is_failed_at_last(store: Store, create: Create) -> None:
+def test_a_job_that_keeps_losing_workers_fails(store: Store, create: Create) -> None:
     record = create(steps=9, n=2)
     for attempt in (1, 2, 3):
         assert start(store, record.id, "worker", "fake") == attempt
@@ -706,7 +711,7 @@ def test_a_job_whose_worker_is_lost_while_it_waits_to_be_alone_is_not_failed(sto
     assert start(store, record.id, "worker", "fake") == 0
 
 
-def test_a_job_that_was_given_back_has_lost_nothing(store: Store, create: Create) -> None:
+def test_a_requeued_job_has_lost_no_worker(store: Store, create: Create) -> None:
     record = create()
     for attempt in range(1, 6):
         assert start(store, record.id, "worker", "fake") == attempt
@@ -726,7 +731,7 @@ def taken(client: redis.Redis, record: JobRecord, score: float, execution: str =
     client.zadd("q:fake:started", {f"{record.id}:{execution}": score})
 
 
-def test_the_jobs_of_dead_workers_come_first_again_in_the_order_of_their_acceptance(
+def test_jobs_of_lost_workers_are_requeued_in_the_order_of_acceptance(
     store: Store, client: redis.Redis, create: Create
 ) -> None:
     now = time.time()
@@ -741,9 +746,7 @@ def test_the_jobs_of_dead_workers_come_first_again_in_the_order_of_their_accepta
     assert store.requeue_lost(keys(), grace=10) == 0
 
 
-def test_who_lives_who_is_over_and_who_waits_already_is_not_collected(
-    store: Store, client: redis.Redis, create: Create
-) -> None:
+def test_held_finished_and_queued_jobs_are_not_requeued(store: Store, client: redis.Redis, create: Create) -> None:
     now = time.time()
     alive, over, waits, two = (create(name) for name in ("alive", "over", "waits", "two"))
     for record, score in ((alive, now + 60), (over, now - 1), (waits, now - 1), (two, now - 1)):
@@ -756,7 +759,7 @@ def test_who_lives_who_is_over_and_who_waits_already_is_not_collected(
     assert sorted(client.zrange("q:fake:started", 0, -1)) == [b"alive:e", b"two:newer"]
 
 
-def test_a_job_whose_worker_died_as_it_took_it_is_collected_after_a_while(
+def test_a_job_left_in_the_intermediate_queue_is_requeued_after_the_grace_period(
     store: Store, client: redis.Redis, create: Create, wait_for: Callable[..., None]
 ) -> None:
     """rq#2236: it stands in RQ's intermediate queue and has no lease."""
@@ -774,7 +777,7 @@ def test_a_job_whose_worker_died_as_it_took_it_is_collected_after_a_while(
     assert not client.exists("denoised:between:fake")
 
 
-def test_a_job_that_passes_from_queue_to_worker_again_and_again_is_not_collected(
+def test_each_passage_through_the_intermediate_queue_has_its_own_grace_period(
     store: Store, client: redis.Redis, create: Create
 ) -> None:
     """How long it stood there counts for one passage only."""
@@ -788,25 +791,25 @@ def test_a_job_that_passes_from_queue_to_worker_again_and_again_is_not_collected
         assert store.requeue_lost(keys(), grace=0.2) == 0
 
 
-def test_a_redis_that_drops_keys_is_refused_by_name(store: Store, client: redis.Redis) -> None:
+def test_a_redis_that_evicts_keys_is_refused_with_the_setting_named(store: Store, client: redis.Redis) -> None:
     """rq#1280, fleetyards#4335: allkeys-lru, and jobs vanish without a word."""
-    store.check_fitness()
+    check_fitness(client)
     client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(StoreUnfit, match=r"allkeys-lru, allowed: noeviction\).*CONFIG SET maxmemory-policy"):
-            store.check_fitness()
+            check_fitness(client)
     finally:
         client.config_set("maxmemory-policy", "noeviction")
 
 
-def test_what_workers_did_adds_up_once_however_often_they_tell(store: Store) -> None:
+def test_counters_add_up_once_however_often_they_are_reported(store: Store) -> None:
     assert store.workers.totals() == ({}, {})
     for worker, turns in (("a", 3), ("a", 3), ("b", 5), ("a", 7), ("b", 5), ("a", 7)):
         store.workers.add_counters(worker, {"turns": turns, "turn_seconds": turns / 4, "jobs": 0})
     assert store.workers.totals()[0] == {"turns": 12.0, "turn_seconds": 3.0}
 
 
-def test_workers_that_tell_at_the_same_time_lose_nothing_and_add_nothing_twice(store: Store) -> None:
+def test_concurrent_counters_are_each_added_once(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda k: store.workers.add_counters(f"w{k % 4}", {"turns": k // 4 + 1}), range(80)))
     assert store.workers.totals()[0]["turns"] == 4 * 20  # one that is overtaken adds nothing
@@ -816,14 +819,14 @@ def test_an_end_is_counted_once_by_status_and_model(store: Store, create: Create
     done, gone = create(), create()
     write = finish(done, start(store, done.id, "w", "fake"), 1)
     assert store.write_all([write, write])[0]
-    store.write(ending(done, "canceled"))
+    store.write(final_update(done, "canceled"))
     store.cancel(gone.id)
     store.cancel(gone.id)
     model = done.request.model
     assert store.workers.totals()[1] == {("accepted", model): 2, ("succeeded", model): 1, ("canceled", model): 1}
 
 
-def test_a_job_that_cannot_be_read_ends_and_is_counted_without_its_model(store: Store, create: Create) -> None:
+def test_an_unreadable_job_can_be_ended_and_is_counted_without_its_model(store: Store, create: Create) -> None:
     record = create()
     store.client.hset(f"denoised:job:{record.id}", "request", "no JSON")
     write = JobUpdate(record.id)

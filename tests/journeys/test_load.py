@@ -1,4 +1,4 @@
-"""The service under more than it can do: forecasts, a crowd at the door, listeners that never read, hours of use.
+"""The service under overload: estimates, refusals, listeners that never read, hours of use.
 
 `make test-faults` runs these; DENOISED_OVERLOAD_SECONDS and DENOISED_SOAK_MINUTES say for how long (60 s, 2 min;
 `make soak`: 30 min). Each prints what it measured."""
@@ -28,17 +28,17 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes through /proc (Linux)"),
 ]
 
-PATIENCE = 300.0
+TIMEOUT = 300.0
 OVERLOAD_SECONDS = float(os.environ.get("DENOISED_OVERLOAD_SECONDS", "60"))
 SOAK_SECONDS = 60 * float(os.environ.get("DENOISED_SOAK_MINUTES", "2"))
 
 
 def tell(**figures: object) -> None:
-    """What was measured, for who runs with -s."""
+    """Print measurements; `pytest -s` shows them."""
     print(json.dumps(figures))  # noqa: T201
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
@@ -46,20 +46,20 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE)
 
 
 def process(service: Any, words: str) -> int:
-    """The id of the child whose command line has these words."""
+    """The id of the child process whose command line contains these words."""
     (pid,) = [pid for pid, command in service.children().items() if words in command]
     return int(pid)
 
 
 def resident(pid: int) -> float:
-    """MiB of anonymous memory: what the process itself wrote."""
+    """Anonymous memory in MiB."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon")]
     return int(line.split()[1]) / 1024
 
 
 def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
     """The job when it is over."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while True:
         job: dict[str, Any] = client.get(f"/jobs/{job_id}").json()
         if job["status"] in ("succeeded", "failed", "canceled"):
@@ -68,7 +68,7 @@ def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
         time.sleep(0.2)
 
 
-# Forecasts
+# Estimates
 
 
 def _mixed(chance: random.Random) -> dict[str, Any]:
@@ -81,17 +81,17 @@ def _mixed(chance: random.Random) -> dict[str, Any]:
     }
 
 
-def test_forecasts_come_true(service: Any) -> None:
-    """The median error of `eta_seconds`, as told when the job was accepted, is at most 30 %."""
+def test_estimates_are_accurate(service: Any) -> None:
+    """The median error of the `eta_seconds` in the response to a POST is at most 30 %."""
     errors = {"eight_clients": _steady(service, 8, 40), "sixty_at_once": _burst(service, 60)}
     for load, found in errors.items():
         tell(load=load, jobs=len(found), median_error=statistics.median(found), worst=max(found))
     assert max(statistics.median(found) for found in errors.values()) <= 0.3
 
 
-def _error(told: dict[str, Any], job: dict[str, Any]) -> float:
+def _error(accepted: dict[str, Any], job: dict[str, Any]) -> float:
     took = job["finished_at"] - job["created_at"]
-    return abs(float(told["eta_seconds"]) - took) / took
+    return abs(float(accepted["eta_seconds"]) - took) / took
 
 
 def _steady(service: Any, clients: int, seconds: float) -> list[float]:
@@ -102,10 +102,10 @@ def _steady(service: Any, clients: int, seconds: float) -> list[float]:
         chance, found = random.Random(number), []
         with service.client() as client:
             while time.monotonic() < end:
-                told = client.post("/generate", json=_mixed(chance)).json()
-                job = ended(client, told["id"])
-                if told["eta_seconds"] is not None:
-                    found.append(_error(told, job))
+                accepted = client.post("/generate", json=_mixed(chance)).json()
+                job = ended(client, accepted["id"])
+                if accepted["eta_seconds"] is not None:
+                    found.append(_error(accepted, job))
         return found
 
     with ThreadPoolExecutor(clients) as pool:
@@ -113,26 +113,26 @@ def _steady(service: Any, clients: int, seconds: float) -> list[float]:
 
 
 def _burst(service: Any, count: int) -> list[float]:
-    """Relative errors of jobs as they stand when all have been posted."""
+    """Relative errors of the estimates once all jobs have been posted."""
     chance = random.Random(count)
     with service.client() as client:
         ids = [client.post("/generate", json=_mixed(chance)).json()["id"] for _ in range(count)]
         seen = time.time()
-        told = {job_id: client.get(f"/jobs/{job_id}").json() for job_id in ids}
+        estimates = {job_id: client.get(f"/jobs/{job_id}").json() for job_id in ids}
         found = []
         for job_id in ids:
             job = ended(client, job_id)
-            if told[job_id]["eta_seconds"]:
+            if estimates[job_id]["eta_seconds"]:
                 took = job["finished_at"] - seen
-                found.append(abs(told[job_id]["eta_seconds"] - took) / took)
+                found.append(abs(estimates[job_id]["eta_seconds"] - took) / took)
         return found
 
 
-# A crowd
+# Overload
 
 
-def test_ten_times_the_capacity_is_turned_away_politely(start_service: Callable[..., Any], tmp_path: Path) -> None:
-    """pytorch/serve#2764, ray#22670: only 2xx and 429, every accepted job finishes, /healthz answers in 100 ms."""
+def test_ten_times_the_capacity_is_refused_with_429(start_service: Callable[..., Any], tmp_path: Path) -> None:
+    """pytorch/serve#2764, ray#22670: only 202 and 429, every accepted job finishes, /healthz answers in 100 ms."""
     service = start_service(tmp_path / "data", environment={"DENOISED_QUEUE_LIMIT": "2000"})
     body = {"steps": 20, "label": None}
     with service.client() as client:
@@ -143,10 +143,10 @@ def test_ten_times_the_capacity_is_turned_away_politely(start_service: Callable[
         outcomes = [ended(client, job_id)["status"] for job_id in accepted]
     health.sort()
     p99 = health[int(len(health) * 0.99)]
-    told = {status: statuses.count(status) for status in sorted(set(statuses))}
-    tell(posts_per_second=rate, statuses=told, finished=len(outcomes), healthz_p99_ms=1000 * p99, probes=len(health))
+    counts = {status: statuses.count(status) for status in sorted(set(statuses))}
+    tell(posts_per_second=rate, statuses=counts, finished=len(outcomes), healthz_p99_ms=1000 * p99, probes=len(health))
     tell(retry_after=(min(waits), statistics.median(waits), max(waits)))
-    assert set(told) == {202, 429}
+    assert set(counts) == {202, 429}
     assert set(outcomes) == {"succeeded"}
     assert p99 <= 0.1
     assert service.stop() == 0
@@ -205,8 +205,8 @@ def _crowd(service: Any, body: dict[str, Any], rate: float, seconds: float) -> t
     return statuses, accepted, waits
 
 
-def test_who_comes_back_when_told_to_is_taken(start_service: Callable[..., Any], tmp_path: Path) -> None:
-    """Retry-After is no guess: the queue has room by then."""
+def test_a_client_that_waits_for_retry_after_is_accepted(start_service: Callable[..., Any], tmp_path: Path) -> None:
+    """The queue has room after the seconds in Retry-After."""
     service = start_service(tmp_path / "data", environment={"DENOISED_QUEUE_LIMIT": "600"})
     taken = []
     with service.client() as client:
@@ -224,8 +224,8 @@ def test_who_comes_back_when_told_to_is_taken(start_service: Callable[..., Any],
 # Listeners
 
 
-def test_listeners_that_never_read_cost_next_to_nothing(start_service: Callable[..., Any], tmp_path: Path) -> None:
-    """ComfyUI#9393: fifty of them, while every step of every job makes a frame."""
+def test_listeners_that_never_read_cost_almost_nothing(start_service: Callable[..., Any], tmp_path: Path) -> None:
+    """ComfyUI#9393: fifty of them, while every step of every job sends a frame."""
     service = start_service(tmp_path / "data")
     api = process(service, "app api")
     rates: dict[int, list[float]] = {0: [], 50: []}
@@ -244,9 +244,9 @@ def test_listeners_that_never_read_cost_next_to_nothing(start_service: Callable[
 
 
 def _work(client: httpx.Client, service: Any = None, listeners: int = 0, seconds: float = 8.0) -> float:
-    """Evaluations a second of sixteen jobs with all their frames, some listened to by those who never read.
+    """Evaluations per second of sixteen jobs with all their frames, some with listeners that never read.
 
-    Counted from when the listeners stand still: connections take in some events before anybody can tell.
+    Counted from when the listeners' buffers are full: until then their connections take in events.
     """
     body = {"steps": 1000, "preview_every": 1, "preview": "both", "sampler": "ddim", "label": None}
     with contextlib.ExitStack() as stack:
@@ -270,7 +270,7 @@ def _evaluations(client: httpx.Client) -> int:
 
 @contextlib.contextmanager
 def _deaf(service: Any, path: str, *, socketlike: bool) -> Iterator[None]:
-    """A WebSocket or an event stream that is opened with a small buffer and then left alone."""
+    """A WebSocket or an event stream that is opened with a small buffer and never read."""
     host, port = service.url.removeprefix("http://").split(":")
     upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     upgrade += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -285,9 +285,9 @@ def _deaf(service: Any, path: str, *, socketlike: bool) -> Iterator[None]:
 # Hours
 
 
-def test_after_hours_of_mixed_work_everything_is_as_before(start_service: Callable[..., Any], tmp_path: Path) -> None:
-    """A1111#13871, starlette#2766: work of every kind, cancels, clients that vanish; then memory, descriptors, threads
-    and Redis keys are back where they were after a first time of the same, in which every batch size was met."""
+def test_after_hours_of_mixed_work_resources_are_as_before(start_service: Callable[..., Any], tmp_path: Path) -> None:
+    """A1111#13871, starlette#2766: work of every kind, cancels, clients that vanish; then memory, descriptors,
+    threads and Redis keys are back where they were after a first round, in which every batch size occurred."""
     service = start_service(tmp_path / "data", environment={"DENOISED_RESULT_TTL": "5", "DENOISED_MAX_WAIT": "2"})
     store = redis.Redis(unix_socket_path=str(tmp_path / "data" / "valkey.sock"))
     jobs = _soak(service, min(360.0, SOAK_SECONDS))
@@ -308,7 +308,7 @@ def test_after_hours_of_mixed_work_everything_is_as_before(start_service: Callab
 
 
 def _held(service: Any, store: redis.Redis) -> dict[str, float]:
-    """What the service holds when all is done and results have expired."""
+    """What the service holds once all jobs are done and their results have expired."""
     with service.client() as client:
         until(lambda: client.get("/jobs").json()["jobs"] == [], "the last results to expire", 120)
     time.sleep(3)
@@ -350,12 +350,12 @@ def _body(chance: random.Random) -> dict[str, Any]:
 def _waits(client: httpx.Client, service: Any, chance: random.Random) -> int:
     job = client.post("/generate", json=_body(chance), headers={"Prefer": "wait=30"}).json()
     for image in job["images"]:
-        assert client.get(image["url"]).status_code in (200, 404)  # expired meanwhile
+        assert client.get(image["url"]).status_code in (200, 404)  # 404: it has expired
     return 1
 
 
 def _listens(client: httpx.Client, service: Any, chance: random.Random) -> int:
-    with connect(f"{service.url.replace('http', 'ws')}/generate", open_timeout=PATIENCE) as events:
+    with connect(f"{service.url.replace('http', 'ws')}/generate", open_timeout=TIMEOUT) as events:
         events.send(json.dumps(_body(chance)))
         kinds = [json.loads(event)["type"] for event in events]
     assert kinds[-1] == "succeeded"
@@ -367,7 +367,7 @@ def _reads_and_vanishes(client: httpx.Client, service: Any, chance: random.Rando
     with client.stream("GET", job["links"]["events"]) as stream:
         for _ in zip(stream.iter_lines(), range(chance.randrange(1, 20)), strict=False):
             pass
-    with connect(service.url.replace("http", "ws") + job["links"]["events"], open_timeout=PATIENCE) as events:
+    with connect(service.url.replace("http", "ws") + job["links"]["events"], open_timeout=TIMEOUT) as events:
         events.recv()
         events.socket.shutdown(socket.SHUT_RDWR)
     return 1

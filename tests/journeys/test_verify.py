@@ -1,4 +1,4 @@
-"""From a picture back to its request and to the picture again, on the bundled models."""
+"""`POST /verify` and `denoised verify` on the bundled models."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def denoised(*arguments: object, service: Any) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_picture_is_made_again_to_the_last_byte(service: Any, picture: bytes) -> None:
+def test_a_picture_is_made_again_byte_for_byte(service: Any, picture: bytes) -> None:
     found = verdict(service, picture)
     assert (found["match"], found["pixels_match"], found["reason"]) == (True, True, None)
     assert (found["request"]["model"], found["request"]["label"]) == ("fashion-mnist", "sneaker")
@@ -82,18 +82,18 @@ def test_a_picture_is_made_again_to_the_last_byte(service: Any, picture: bytes) 
         assert again.content == picture
 
 
-def test_one_flipped_bit_of_one_pixel_is_found(service: Any, picture: bytes) -> None:
+def test_one_flipped_bit_of_one_pixel_is_detected(service: Any, picture: bytes) -> None:
     found = verdict(service, flipped(picture))
     assert (found["match"], found["pixels_match"]) == (False, False)
     assert "changed" in found["reason"]
 
 
-def test_another_seed_in_the_file_is_found(service: Any, picture: bytes) -> None:
+def test_another_seed_in_the_file_is_detected(service: Any, picture: bytes) -> None:
     found = verdict(service, saved(opened(picture), seed=9))
     assert (found["match"], found["pixels_match"], found["request"]["seed"]) == (False, False, 9)
 
 
-def test_a_file_written_again_is_told_from_a_changed_picture(service: Any, picture: bytes) -> None:
+def test_a_resaved_file_is_distinguished_from_a_changed_picture(service: Any, picture: bytes) -> None:
     found = verdict(service, saved(opened(picture)))
     assert (found["match"], found["pixels_match"]) == (False, True)
     assert found["reason"] == "same pixels, different file: it was re-saved or edited"
@@ -134,7 +134,7 @@ def test_other_numerics_are_named_as_the_cause(service: Any, picture: bytes) -> 
     assert found["numerics"]["here"] in found["reason"]
 
 
-def test_what_cannot_be_verified_is_refused_in_words(service: Any, picture: bytes) -> None:
+def test_a_file_that_cannot_be_verified_is_refused_with_the_cause(service: Any, picture: bytes) -> None:
     with service.client() as client:
         unknown = client.post("/verify", content=saved(opened(picture), model="shoes"), headers=PNG)
         assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "model")
@@ -147,7 +147,7 @@ def test_what_cannot_be_verified_is_refused_in_words(service: Any, picture: byte
             assert (refused.status_code, "image/png" in refused.json()["detail"]) == (415, True)
 
 
-def test_a_client_that_goes_away_takes_the_job_with_it(service: Any, picture: bytes) -> None:
+def test_the_job_is_canceled_if_the_client_disconnects(service: Any, picture: bytes) -> None:
     long = saved(opened(picture), steps=1000, seed=99)
     with service.client() as client:
         with pytest.raises(httpx.ReadTimeout):
@@ -158,7 +158,7 @@ def test_a_client_that_goes_away_takes_the_job_with_it(service: Any, picture: by
         assert events[-1]["type"] == "canceled"
 
 
-def test_the_client_waits_for_one_job_however_often_it_has_to_ask(
+def test_the_client_waits_for_one_job_across_several_calls(
     service: Any, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange, "VERIFY_WAIT", 0)
@@ -170,7 +170,7 @@ def test_the_client_waits_for_one_job_however_often_it_has_to_ask(
         assert [job["id"] for job in jobs if job["seed"] == 4242] == [found.job]
 
 
-def test_the_command_says_line_by_line_what_matches(service: Any, picture: bytes, tmp_path: Path) -> None:
+def test_the_command_prints_one_line_per_file(service: Any, picture: bytes, tmp_path: Path) -> None:
     good, bad, broken = tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "broken.png"
     good.write_bytes(picture)
     bad.write_bytes(flipped(picture))
@@ -190,7 +190,7 @@ def test_the_command_says_line_by_line_what_matches(service: Any, picture: bytes
     assert re.search("none.png: cannot be read", second)
 
 
-def test_the_command_speaks_json(service: Any, picture: bytes, tmp_path: Path) -> None:
+def test_the_command_prints_json(service: Any, picture: bytes, tmp_path: Path) -> None:
     good, broken = tmp_path / "good.png", tmp_path / "broken.png"
     good.write_bytes(picture)
     broken.write_bytes(b"\x1b[2J")
@@ -202,7 +202,7 @@ def test_the_command_speaks_json(service: Any, picture: bytes, tmp_path: Path) -
     assert (refused["file"], "no PNG" in refused["error"]) == (str(broken), True)
 
 
-def test_the_command_writes_nothing_that_steers_a_terminal(service: Any, picture: bytes, tmp_path: Path) -> None:
+def test_the_command_prints_no_control_characters(service: Any, picture: bytes, tmp_path: Path) -> None:
     file = tmp_path / "evil\x1b[2J.png"
     file.write_bytes(saved(opened(picture), **{"\x1b]0;owned\x07": 1}))
     done = denoised(file, service=service)
@@ -212,7 +212,7 @@ def test_the_command_writes_nothing_that_steers_a_terminal(service: Any, picture
     assert done.stderr.count("\n") == 1
 
 
-def test_without_a_server_the_command_says_how_to_start_one(picture: bytes, tmp_path: Path) -> None:
+def test_without_a_server_the_command_suggests_starting_one(picture: bytes, tmp_path: Path) -> None:
     file = tmp_path / "good.png"
     file.write_bytes(picture)
     command = [sys.executable, "-m", "denoised", "verify", "--url", "http://127.0.0.1:9", str(file)]

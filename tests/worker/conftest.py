@@ -30,7 +30,7 @@ from denoised.worker.engine.turn import Turn
 from tests.harness import LABELS, request
 
 SCHEDULE = NoiseSchedule.from_name("linear")
-PATIENCE = 120.0  # seconds; only a hang reaches it
+TIMEOUT = 120.0  # seconds; only a hang reaches it
 
 
 class FakeModel:
@@ -42,8 +42,8 @@ class FakeModel:
         calls: The labels of each evaluation.
         seconds: The duration of one evaluation.
         limit: Where x̂_0 is clipped.
-        lame: The class whose rows come out as NaN.
-        deadly: The class that makes the whole evaluation raise `error`.
+        nan_class: The class whose rows come out as NaN.
+        failing_class: The class that makes the whole evaluation raise `error`.
         min_pipelined_images: See `ServedModel`.
     """
 
@@ -57,8 +57,8 @@ class FakeModel:
         seconds: float = 0.0,
         limit: float | None = 1.0,
         variance_type: str = "fixed_small",
-        lame: int | None = None,
-        deadly: int | None = None,
+        nan_class: int | None = None,
+        failing_class: int | None = None,
         error: Exception | None = None,
     ) -> None:
         self.shape = shape
@@ -82,9 +82,9 @@ class FakeModel:
         )
         self.calls: list[list[int]] = []
         self._seconds = seconds
-        self._lame = lame
-        self._deadly = deadly
-        self._error = error or RuntimeError("this class is deadly")
+        self._nan_class = nan_class
+        self._failing_class = failing_class
+        self._error = error or RuntimeError("this class fails")
 
     def plan(
         self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
@@ -106,12 +106,12 @@ class FakeModel:
         time.sleep(self._seconds)
         labels = conditioning["label"]
         self.calls.append(labels.tolist())
-        if self._deadly in self.calls[-1]:
+        if self._failing_class in self.calls[-1]:
             raise self._error
         shift = labels.to(x.dtype) * 0.25 - t * 0.0005
         epsilon = x * 0.75 + shift.view(-1, 1, 1, 1)
-        if self._lame is not None:
-            epsilon[labels == self._lame] = float("nan")
+        if self._nan_class is not None:
+            epsilon[labels == self._nan_class] = float("nan")
         variance_output = x * 0.25 if self.variance_type == "learned_range" else None
         return Estimate(x0_from_epsilon(x, epsilon, alpha, sigma), epsilon, variance_output)
 
@@ -165,13 +165,13 @@ def request_of() -> Callable[..., SamplingRequest]:
 
 @pytest.fixture(scope="session")
 def trajectories_of() -> Callable[..., list[Trajectory]]:
-    """`trajectories_of(model, job, **fields)`: those of one job, made as the worker makes them."""
+    """`trajectories_of(model, job, **fields)`: those of one job, created as the worker creates them."""
     return _trajectories
 
 
 @pytest.fixture(scope="session")
 def turns_of() -> Callable[[Engine], Iterator[Turn]]:
-    """`turns_of(engine)`: its turns until nobody is left."""
+    """`turns_of(engine)`: its turns until the batch is empty."""
     return _turns
 
 
@@ -208,7 +208,7 @@ def create(store: Store) -> Callable[..., JobRecord]:
 def wait_for() -> Callable[..., None]:
     """`wait_for(condition, what)`: until it holds."""
 
-    def wait(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    def wait(condition: Callable[[], object], what: str, seconds: float = TIMEOUT) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"waited {seconds:g} s for {what}"

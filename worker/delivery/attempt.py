@@ -12,7 +12,7 @@ from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store import StartedAttempt
 from denoised.jobs.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.outputs import encode_image, frame_events, image_event
+from denoised.worker.delivery.outputs import decode_finished, encode_image, frame_events, image_event
 from denoised.worker.delivery.progress import AttemptProgress
 from denoised.worker.engine.resume import to_bytes
 from denoised.worker.engine.trajectory import Trajectory
@@ -24,6 +24,7 @@ log = logging.getLogger("denoised.worker")
 FLUSH_SECONDS = 0.25  # between two updates of a job that nobody watches
 FIRST_SAVE_SECONDS = FLUSH_SECONDS  # between the first resume points of an attempt
 SAVE_SECONDS = 1.0  # between later ones, so that with all delays less than 2 s of work are lost with a worker
+RECOVERY_SECONDS = 2.0  # of an attempt after a lost worker, in which each turn is saved
 
 
 @dataclass
@@ -41,11 +42,15 @@ class PendingWrites:
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
+    def age(self) -> float:
+        """Seconds since the attempt started."""
+        return time.monotonic() - self.started_at
+
+    @property
     def save_is_due(self) -> bool:
         """Whether the resume point is too old; a young attempt has little to resume from, so it is saved sooner."""
-        now = time.monotonic()
-        interval = min(SAVE_SECONDS, max(FIRST_SAVE_SECONDS, (now - self.started_at) / 4))
-        return now - self.saved_at >= interval
+        interval = min(SAVE_SECONDS, max(FIRST_SAVE_SECONDS, self.age / 4))
+        return time.monotonic() - self.saved_at >= interval
 
 
 @dataclass
@@ -53,8 +58,7 @@ class AttemptState:
     """A worker's attempt at a job.
 
     watched: a client follows the job's events, so that each turn is written at once.
-    recovering: a worker was lost and the job has made no progress since, so that each turn is saved at once.
-    quarantined: the job's last attempt, which runs alone until it makes progress.
+    quarantined: it is the job's last attempt, which runs alone until it makes progress.
     over: nothing more is written.
     """
 
@@ -64,7 +68,6 @@ class AttemptState:
     progress: AttemptProgress
     writes: PendingWrites = field(default_factory=PendingWrites)
     watched: bool = False
-    recovering: bool = False
     quarantined: bool = False
     over: bool = False
 
@@ -78,7 +81,6 @@ class AttemptState:
             numerics,
             AttemptProgress([0] * record.request.n, evaluations=record.evaluations),
             watched=record.watched or record.request.preview_every > 0,
-            recovering=record.losses > 0,
             quarantined=started.quarantined,
         )
 
@@ -94,6 +96,15 @@ class AttemptState:
     def log_fields(self) -> dict[str, str | None]:
         """The fields that identify the job in a line of the log."""
         return {"job": self.record.id, "request_id": self.record.request_id}
+
+    @property
+    def recovering(self) -> bool:
+        """Whether each turn is saved at once: workers were lost, and the job may not be further than it was then.
+
+        It may have few turns before the next worker is lost. If it is innocent, they count as progress; if it kills its
+        workers, the next attempt starts right where it kills and makes none.
+        """
+        return self.record.losses > 0 and self.writes.age < RECOVERY_SECONDS
 
     def resume(self, trajectories: Sequence[Trajectory]) -> None:
         """Continue where earlier attempts left these trajectories."""
@@ -147,8 +158,7 @@ class AttemptState:
     def apply_result(self, result: UpdateResult) -> None:
         """Take in what Redis answered to an update that it applied."""
         self.watched = self.watched or UpdateResult.WATCHED in result
-        self.recovering = UpdateResult.RECOVERING in result
-        self.quarantined = self.quarantined and self.recovering
+        self.quarantined = UpdateResult.QUARANTINED in result
 
     def save(self, update: JobUpdate) -> None:
         """Let another attempt continue from here."""
@@ -164,11 +174,13 @@ class AttemptState:
             update.fields["step"] = progress.step
             event = {"step": progress.step, "steps": request.steps, "evaluations": progress.evaluations}
             update.events.append({"type": "progress", **event})
+        finished = decode_finished(items, self.model)
         for item in items:
             update.events += frame_events(item, request, self.model)
             if item.result is None:
                 continue
-            image, data = encode_image(item.trajectory.index, item.result, request, self.model, self.numerics)
+            index = item.trajectory.index
+            image, data = encode_image(index, finished[index], request, self.numerics)
             progress.finish(image)
             update.images[image.index] = data
             update.fields["images"] = progress.images_json()

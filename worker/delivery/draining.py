@@ -1,4 +1,4 @@
-"""Which jobs a worker still finishes when it is told to stop. No tensors, no queue."""
+"""Which jobs a worker still finishes when it stops. No tensors, no queue."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class JobFetcher(threading.Thread):
             self._may_hold_jobs |= dict.fromkeys(self._may_hold_jobs if model is None else [model], True)
             self._changed.notify()
 
-    def fetched(self) -> list[FetchedJob]:
+    def take_fetched(self) -> list[FetchedJob]:
         """The jobs fetched since the last call, in order. Nothing more is fetched until `set_capacity`.
 
         Raises:
@@ -102,7 +102,7 @@ class JobFetcher(threading.Thread):
         return jobs
 
     def set_capacity(self, capacity: Mapping[str, Capacity]) -> None:
-        """Say what there is capacity for, until the next call of `fetched`."""
+        """Say what there is capacity for, until the next call of `take_fetched`."""
         with self._changed:
             self._capacity = capacity
             self._one_more_used.clear()

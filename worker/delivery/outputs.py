@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from denoised.jobs.record import Image, image_url
 from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.encoding import encode, encode_frame
+from denoised.worker.delivery.encoding import Pixels, encode, encode_frame
 from denoised.worker.engine.turn import Advanced
 
 
@@ -38,11 +39,16 @@ def frame_events(item: Advanced, request: SamplingRequest, model: ServedModel) -
     ]
 
 
-def encode_image(
-    index: int, x0: Tensor, request: SamplingRequest, model: ServedModel, numerics: str
-) -> tuple[Image, bytes]:
-    """A finished image and its file. x0: one image as the model denoises it, (…)."""
-    pixels = model.decode(x0[None])[0]
+def decode_finished(items: Sequence[Advanced], model: ServedModel) -> dict[int, Pixels]:
+    """The images that finished in a turn, by index, (H, W, C) each; decoded as one batch."""
+    results = {item.trajectory.index: item.result for item in items if item.result is not None}
+    if not results:
+        return {}
+    return dict(zip(results, model.decode(torch.stack(list(results.values()))), strict=True))
+
+
+def encode_image(index: int, pixels: Pixels, request: SamplingRequest, numerics: str) -> tuple[Image, bytes]:
+    """A finished image and its file."""
     data = encode(pixels, request.format, request.parameters(index, numerics))
     image = Image(
         index=index,

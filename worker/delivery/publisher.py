@@ -70,6 +70,11 @@ class Publisher(threading.Thread):
         """Queue that a job has ended elsewhere (it was canceled): nothing more is written for it."""
         self._put((lambda: self._abandon_attempt(attempt), [attempt]))
 
+    def flush(self, timeout: float) -> None:
+        """Wait until everything queued is written, but at most `timeout` seconds."""
+        with self._queue.all_tasks_done:
+            self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, timeout)
+
     def set_deadline(self, moment: float) -> None:
         """From this moment (`time.monotonic`) on, do not wait for room in the queue.
 
@@ -106,6 +111,7 @@ class Publisher(threading.Thread):
             except Exception as error:
                 log.exception("turn not published")
                 self._fail_all(attempts, error)
+            self._queue.task_done()
 
     def _publish(self, turn: Turn, attempts: list[AttemptState]) -> None:
         active = [attempt for attempt in attempts if not attempt.over]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from denoised.jobs.record import JobRecord
-from denoised.model.diffusion.guidance import is_guided
 from denoised.model.diffusion.plans import Plan
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
@@ -158,7 +157,7 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
     plan = model.plan(request.sampler, request.steps, request.eta, request.spacing, request.karras)
     asked = ConditioningRequest(label=request.label)
     guidance = None
-    if is_guided(request.guidance_scale):
+    if request.guided:
         unconditional = model.encode([asked.unconditional()])
         guidance = Guidance(unconditional, request.guidance_scale, request.guidance_rescale)
     conditioning = model.encode([asked])

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr
 
-from denoised.app.http.request_body import body_field
+from denoised.app.http.request_body import StrictBody, body_field
 from denoised.jobs.request import FIELDS, Format
 
 EXAMPLES: list[JsonValue] = [
@@ -17,10 +17,10 @@ EXAMPLES: list[JsonValue] = [
 IGNORED = "accepted and ignored"
 
 
-class ImagesRequest(BaseModel):
+class ImagesRequest(StrictBody):
     """`POST /v1/images/generations`. Fields that are omitted or null take the model's default."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": EXAMPLES})
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
 
     prompt: Annotated[
         StrictStr,

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import format_value, join_names
+from denoised.jobs.request import FIELDS
 from denoised.model.serving.card import ModelCard
 
 _WORD = re.compile(r"[^\W_]+")
 _SEPARATOR = re.compile(r"[/,;|]")  # between the names of one label, as in "T-shirt/top"
-_INDEX = re.compile(r"\s*[0-9]{1,9}\s*")
+MAX_LABEL_LENGTH = FIELDS["label"].max_length or 0
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {name: str(k) for k, name in enumerate(_DIGITS)}
+_MARKS = re.compile(r"[^\w\s!-~]{31,}")  # combining marks are neither letters nor digits
+MAX_MARKS = 30
 MIN_PLURAL_LENGTH = 4  # letters
 
 
@@ -54,11 +57,8 @@ def label_of(prompt: str, card: ModelCard) -> int | None:
         return None
     if not card.labels:
         raise _refusal(f"{format_value(prompt)} was given, but", card, "has no labels (allowed: a blank prompt)")
-    exact = card.class_index(prompt)
+    exact = card.class_index_of_text(prompt) if len(prompt) <= MAX_LABEL_LENGTH else None
     found = [exact] if exact is not None else find_labels(prompt, card.labels)
-    if not found and _INDEX.fullmatch(prompt):
-        index = card.class_index(int(prompt))
-        found = [] if index is None else [index]
     if len(found) == 1:
         return found[0]
     problem = f"names several classes ({join_names([card.labels[k] for k in found])})" if found else "names no class"
@@ -99,6 +99,8 @@ def _names(label: str) -> set[tuple[str, ...]]:
 
 
 def _words(text: str) -> list[str]:
+    # Normalization sorts each run of combining marks, in quadratic time. No script needs 30 (Unicode Annex 15, 13).
+    text = _MARKS.sub(lambda run: run[0][:MAX_MARKS], text)
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 

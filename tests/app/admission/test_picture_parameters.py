@@ -1,4 +1,4 @@
-"""The request is read out of a PNG as it was written; what anybody else wrote is refused in one sentence."""
+"""The request in a PNG is read as the worker wrote it; every other file is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def itxt(text: bytes, *, packed: bool = False, keyword: bytes = b"parameters") -> bytes:
-    content = zlib.compress(text) if packed else text
-    return chunk(b"iTXt", keyword + b"\0" + bytes([packed, 0]) + b"\0\0" + content)
+def itxt(text: bytes, *, compressed: bool = False, keyword: bytes = b"parameters") -> bytes:
+    content = zlib.compress(text) if compressed else text
+    return chunk(b"iTXt", keyword + b"\0" + bytes([compressed, 0]) + b"\0\0" + content)
 
 
 def carrying(*chunks: bytes) -> bytes:
@@ -54,18 +54,18 @@ def saying(**fields: Any) -> bytes:
     spacing=st.sampled_from([None, "leading", "trailing", "linspace"]),
     karras=st.sampled_from([None, False, True]),
 )
-def test_what_the_worker_writes_is_read_as_it_was(
+def test_parameters_are_read_as_the_worker_writes_them(
     request_of: Callable[..., SamplingRequest], model: str, label_name: str | None, **fields: Any
 ) -> None:
     asked = request_of(model=model, label_name=label_name, **fields)
-    written = asked.parameters(0, "packed/torch-2.13.0/x86_64-avx512/2-threads")
+    written = asked.parameters(0, "packed/torch-2.13.0/x86_64-avx512/2-threads/format-2")
     read = read_parameters(encode(PIXELS, "png", written))
     assert read.model_dump(exclude_unset=True) == written
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_text_is_read_packed_or_not_and_before_or_after_the_pixels(packed: bool) -> None:
-    text = itxt(json.dumps(PARAMETERS | {"label": "ботинок"}).encode(), packed=packed)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_text_is_read_compressed_or_not_and_before_or_after_the_pixels(compressed: bool) -> None:
+    text = itxt(json.dumps(PARAMETERS | {"label": "ботинок"}).encode(), compressed=compressed)
     end = TAIL.index(b"IEND") - 4
     for data in (carrying(text), HEAD + TAIL[:end] + text + TAIL[end:], carrying(itxt(b"?", keyword=b"other"), text)):
         assert read_parameters(data).label == "ботинок"
@@ -78,7 +78,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a chunk longer than the file": (HEAD + struct.pack(">I", 2**32 - 1) + b"iTXt" + b"x" * 99, "truncated"),
     "no text": (HEAD + TAIL, "no iTXt"),
     "text of another kind": (carrying(chunk(b"tEXt", b"parameters\0" + json.dumps(PARAMETERS).encode())), "no iTXt"),
-    "packed text of another kind": (carrying(chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"0" * 10**7))), "no"),
+    "compressed zTXt text": (
+        carrying(chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"0" * 10**7))),
+        "no",
+    ),
     "two requests": (carrying(itxt(b"{}"), itxt(b"{}")), "2 iTXt"),
     "a wrong checksum": (PNG.replace(b'"seed": 7', b'"seed": 8'), "checksum"),
     "nothing after the keyword": (carrying(chunk(b"iTXt", b"parameters\0")), "JSON"),
@@ -86,7 +89,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "broken packing": (carrying(chunk(b"iTXt", b"parameters\0\1\0\0\0nonsense")), "decompressed"),
     "packing cut short": (carrying(chunk(b"iTXt", b"parameters\0\1\0\0\0" + zlib.compress(b'{"model"')[:-6])), "JSON"),
     "long text": (carrying(itxt(b" " * (MAX_TEXT_BYTES + 1))), "longer"),
-    "long text, packed": (carrying(itxt(b" " * (MAX_TEXT_BYTES + 1), packed=True)), "longer"),
+    "long text, compressed": (carrying(itxt(b" " * (MAX_TEXT_BYTES + 1), compressed=True)), "longer"),
     "no JSON": (carrying(itxt(b"a cat, best quality, Steps: 20, Seed: 7")), "JSON"),
     "no UTF-8": (carrying(itxt(b'{"model": "\xff"}')), "JSON"),
     "half a surrogate": (carrying(itxt(b'{"model": "\\ud800"}')), "JSON"),
@@ -111,7 +114,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_png_that_carries_no_request_is_refused_in_words(name: str) -> None:
+def test_a_png_without_a_valid_request_is_refused_with_the_cause(name: str) -> None:
     data, word = HOSTILE[name]
     with pytest.raises(InvalidRequest) as refused:
         read_parameters(data)
@@ -121,13 +124,13 @@ def test_a_png_that_carries_no_request_is_refused_in_words(name: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG", b"RIFF\0\0\0\0WEBP", b"\xff\xd8\xff\xe0", b"GIF89a", b"{}"])
-def test_what_is_no_png_is_told_apart(data: bytes) -> None:
+def test_a_file_that_is_no_png_is_an_unsupported_media_type(data: bytes) -> None:
     with pytest.raises(UnsupportedMedia, match="no PNG"):
         read_parameters(data)
 
 
-def test_a_bomb_is_not_unpacked() -> None:
-    bomb = carrying(itxt(b" " * 50_000_000, packed=True))
+def test_a_decompression_bomb_is_not_decompressed() -> None:
+    bomb = carrying(itxt(b" " * 50_000_000, compressed=True))
     assert len(bomb) < 100_000
     tracemalloc.start()
     with pytest.raises(InvalidRequest, match="longer"):
@@ -139,8 +142,8 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_no_bytes_at_all_are_a_fault_of_ours(data: st.DataObject) -> None:
-    """A file of ours with pieces overwritten, cut out or put in; checksums are those of what was written."""
+def test_no_bytes_cause_an_unexpected_error(data: st.DataObject) -> None:
+    """One of our files with parts overwritten, removed or inserted; the checksums match the result."""
     text = bytearray(json.dumps(PARAMETERS).encode())
     file = bytearray(carrying(itxt(bytes(_mutated(data, text)))) if data.draw(st.booleans()) else PNG)
     with suppress(UnsupportedMedia, InvalidRequest):

@@ -1,4 +1,4 @@
-"""A request against the card of its model: every limit on both sides, every message with value and limit."""
+"""Validation of a request against its model's card: both sides of every limit, and messages with value and limit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refused(body: dict[str, Any], card: ModelCard) -> dict[str, str]:
     return {error["field"]: error["message"] for error in refusal.value.extra["errors"]}
 
 
-def test_what_is_left_out_takes_the_models_default(card_of: Card) -> None:
+def test_a_field_that_is_left_out_takes_its_default(card_of: Card) -> None:
     request = parsed({"label": "sneaker", "seed": 5}, card_of())
     assert request == SamplingRequest(
         model="shoes",
@@ -55,12 +55,12 @@ def test_what_is_left_out_takes_the_models_default(card_of: Card) -> None:
     )
 
 
-def test_a_null_is_as_good_as_nothing(card_of: Card) -> None:
+def test_null_means_the_default(card_of: Card) -> None:
     request = parsed({**dict.fromkeys(GenerateRequest.model_fields), "seed": 5}, card_of())
     assert request == parsed({"seed": 5}, card_of())
 
 
-def test_a_model_that_was_trained_with_labels_alone_wants_one(card_of: Card) -> None:
+def test_a_conditional_model_requires_a_label(card_of: Card) -> None:
     card = card_of(unconditional=False)
     assert parsed({"label": 0}, card).guidance_scale == 1.0
     for body, field in (({}, "label"), ({"label": 0, "guidance_scale": 2}, "guidance_scale")):
@@ -69,14 +69,14 @@ def test_a_model_that_was_trained_with_labels_alone_wants_one(card_of: Card) -> 
         assert [error["field"] for error in caught.value.extra["errors"]] == [field]
 
 
-def test_a_job_is_counted_in_evaluations(card_of: Card) -> None:
+def test_a_request_counts_its_evaluations(card_of: Card) -> None:
     """Two stages a step but for the last, guidance twice, every image."""
     assert parsed({"steps": 10, "n": 3}, card_of()).evaluations == 30
     assert parsed({"sampler": "heun", "steps": 10, "label": 0, "n": 2}, card_of()).evaluations == 2 * 19 * 2
     assert parsed({"sampler": "heun", "steps": 1}, card_of()).evaluations == 1
 
 
-def test_a_seed_is_drawn_where_none_is_given(card_of: Card) -> None:
+def test_a_seed_is_drawn_if_none_is_given(card_of: Card) -> None:
     seeds = {parsed({}, card_of()).seed for _ in range(20)}
     assert len(seeds) > 1
     assert all(0 <= seed <= 2**53 - 1 for seed in seeds)
@@ -114,7 +114,7 @@ ALLOWED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("body", ALLOWED, ids=str)
-def test_the_last_value_inside_each_limit_is_taken(body: dict[str, Any], card_of: Card) -> None:
+def test_the_last_value_within_each_limit_is_accepted(body: dict[str, Any], card_of: Card) -> None:
     request = parsed(body, card_of())
     for field, value in body.items():
         if field != "label":
@@ -185,7 +185,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("field", "body", "limit"), REFUSED, ids=[f"{field}-{k}" for k, (field, *_) in enumerate(REFUSED)]
 )
-def test_the_first_value_outside_is_refused_by_field_and_limit(
+def test_the_first_value_beyond_each_limit_is_refused_with_field_and_limit(
     field: str, body: dict[str, Any], limit: str, card_of: Card
 ) -> None:
     messages = refused(body, card_of())
@@ -197,25 +197,50 @@ def test_the_first_value_outside_is_refused_by_field_and_limit(
         assert json.dumps(body[field])[:20].strip('[]"') in message, "the value given is named"
 
 
-def test_all_wrong_fields_are_named_at_once(card_of: Card) -> None:
+def test_all_invalid_fields_are_named_at_once(card_of: Card) -> None:
     body = {"label": "sandal", "n": 17, "steps": 2000, "sampler": "euler", "seed": 2**53 - 1}
     assert set(refused(body, card_of())) == {"label", "n", "steps", "sampler", "seed"}
 
 
-def test_a_model_without_labels_takes_none(card_of: Card) -> None:
+def test_a_model_without_labels_refuses_them(card_of: Card) -> None:
     """try-off-anyone#6: a label given to an unconditional model."""
     card = card_of(labels=[])
     assert set(refused({"label": 0}, card)) == {"label"}
     assert parsed({}, card).guidance_scale == 1.0
 
 
-def test_guidance_is_off_where_there_is_no_label(card_of: Card) -> None:
+@pytest.mark.parametrize(
+    ("labels", "label", "index"),
+    [
+        (["Dog", "dog"], "dog", 1),
+        (["1", "10", "2"], "2", 2),
+        (["1", "10", "2"], 1, 1),
+        (["tea", "caf\u00e9"], "cafe\u0301", 1),
+    ],
+)
+def test_an_exact_label_wins(labels: list[str], label: str | int, index: int, card_of: Card) -> None:
+    request = parsed({"label": label}, card_of(labels=labels))
+    assert (request.label, request.label_name) == (index, labels[index])
+
+
+def test_an_ambiguous_label_and_an_index_in_quotes_are_refused(card_of: Card) -> None:
+    message = '"DOG" is ambiguous (allowed: an exact name: Dog, dog)'
+    assert refused({"label": "DOG"}, card_of(labels=["Dog", "dog"])) == {"label": message}
+    assert "is no class of shoes" in refused({"label": "0"}, card_of())["label"]
+
+
+def test_null_is_offered_only_by_a_model_that_takes_it(card_of: Card) -> None:
+    assert "null" in refused({"label": "boat"}, card_of())["label"]
+    assert "null" not in refused({"label": "boat"}, card_of(unconditional=False))["label"]
+
+
+def test_guidance_is_off_without_a_label(card_of: Card) -> None:
     assert parsed({"label": 1}, card_of()).guidance_scale == 2.5
     assert parsed({}, card_of()).guidance_scale == 1.0
     assert parsed({"label": None}, card_of()).guidance_scale == 1.0
 
 
-def test_a_value_that_is_refused_is_repeated_shortened(card_of: Card) -> None:
+def test_an_error_shortens_the_refused_value(card_of: Card) -> None:
     for label in ("y" * 199, "y" * 500, '"\n' * 90):
         (message,) = refused({"model": None, "label": label}, card_of()).values()
         assert len(message) < 400
@@ -223,13 +248,13 @@ def test_a_value_that_is_refused_is_repeated_shortened(card_of: Card) -> None:
         assert json.loads(quoted) == label[:77] + "…"
 
 
-def test_the_first_card_is_the_default_and_a_name_finds_its_own(card_of: Card) -> None:
+def test_the_first_card_is_the_default_and_a_name_selects_its_card(card_of: Card) -> None:
     shoes, hats = card_of(), card_of(name="hats")
     assert choose_card(None, [shoes, hats], []) is shoes
     assert choose_card("hats", [shoes, hats], []) is hats
 
 
-def test_a_model_that_nobody_serves_now_is_unavailable_and_named(card_of: Card) -> None:
+def test_a_model_without_a_worker_is_unavailable_and_named(card_of: Card) -> None:
     for cards in ([], [card_of()]):
         with pytest.raises(Unavailable, match="hats"):
             choose_card("hats", cards, ["hats"])
@@ -237,12 +262,12 @@ def test_a_model_that_nobody_serves_now_is_unavailable_and_named(card_of: Card) 
         choose_card(None, [], ["hats"])
 
 
-def test_a_model_that_nobody_ever_served_is_no_valid_name(card_of: Card) -> None:
+def test_a_model_that_was_never_served_is_an_invalid_name(card_of: Card) -> None:
     with pytest.raises(InvalidRequest, match="served: shoes"):
         choose_card("hats", [card_of()], ["shoes"])
 
 
-def test_many_names_are_not_all_listed(card_of: Card) -> None:
+def test_a_long_list_of_names_is_shortened(card_of: Card) -> None:
     card = card_of(labels=[f"class-{k}" for k in range(1000)])
     assert "1000 in all" in refused({"label": "sandal"}, card)["label"]
 
@@ -260,7 +285,7 @@ BODIES = st.dictionaries(st.sampled_from(list(GenerateRequest.model_fields)), SC
 
 @settings(max_examples=150, deadline=None)
 @given(body=BODIES)
-def test_whatever_is_sent_it_is_refused_or_it_fits_the_card(body: dict[str, Any], card_of: Card) -> None:
+def test_every_request_is_refused_or_fits_the_card(body: dict[str, Any], card_of: Card) -> None:
     card = card_of()
     try:
         request = parsed(body, card)

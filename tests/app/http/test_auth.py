@@ -75,13 +75,20 @@ def test_no_response_repeats_a_key(make_client: MakeClient) -> None:
     assert "secret" not in answer.text
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:1", "LOCALHOST", "[::1]:8000", "my.lan:80"])
+LOCAL_HOSTS = ["127.0.0.1", "127.0.0.1:8000", "127.0.0.2", "127.255.0.3:1", "localhost:1", "LOCALHOST", "localhost."]
+LOCAL_HOSTS += ["localhost.:8000", "localhost:", "[::1]", "[::1]:8000", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]"]
+
+
+@pytest.mark.parametrize("host", [*LOCAL_HOSTS, "my.lan:80", "MY.lan."])
 def test_a_local_or_allowed_host_is_served(host: str, make_client: MakeClient) -> None:
     api = make_client(allowed_hosts=frozenset({"my.lan"}))
     assert api.get("/healthz", headers={"Host": host}).status_code == 200
 
 
 HOSTS = ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "", "[::1", "localhost@evil.example", "0.0.0.0"]
+HOSTS += ["[::1].evil.com", "[::1]evil.com", "[::1]:8000.evil.com", "[::1]:80@evil.com", "evil.com[::1]", "::1", "[::]"]
+HOSTS += ["localhost..", "localhost.evil.com", "127.evil.com", "127.0.0.1:99999", "127.0.0.1:8x", "localhost:8000:1"]
+HOSTS += ["localhost/evil.com", "localhost#evil.com", "localhost?", "[localhost]", "[127.0.0.1]", "127.0.0.1 evil.com"]
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -45,14 +45,14 @@ def exchange(url: str, sent: bytes) -> tuple[httpx.Response, bytes]:
     return httpx.Response(int(status.split()[1]), headers=headers, content=rest[:length]), rest[length:]
 
 
-def check_refusal(answer: httpx.Response) -> str:
+def check_refusal(answer: httpx.Response, status: int = 400) -> str:
     """Check a problem object with a request id; return its detail."""
-    assert answer.status_code == 400
+    assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["connection"] == "close"
     problem: dict[str, Any] = json.loads(answer.content)
     assert {"type", "title", "status", "detail"} <= set(problem)
-    assert problem["status"] == 400
+    assert problem["status"] == status
     assert problem["request_id"] == answer.headers["x-request-id"]
     return str(problem["detail"])
 
@@ -71,16 +71,16 @@ def test_malformed_http_is_a_problem_with_its_cause_and_closes_the_connection(
 SHAKE = b"GET /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 MALFORMED_HANDSHAKES = [
-    (b"Sec-WebSocket-Version: 13\r\n", "Sec-WebSocket-Key"),
-    (KEY + b"Sec-WebSocket-Version: 12\r\n", "Sec-WebSocket-Version"),
-    (KEY, "Sec-WebSocket-Version"),
+    (b"Sec-WebSocket-Version: 13\r\n", "Sec-WebSocket-Key", 400),
+    (KEY + b"Sec-WebSocket-Version: 12\r\n", "Sec-WebSocket-Version", 426),
+    (KEY, "Sec-WebSocket-Version", 400),
 ]
 
 
-@pytest.mark.parametrize(("lines", "cause"), MALFORMED_HANDSHAKES)
-def test_a_malformed_handshake_is_a_problem_with_its_cause(lines: bytes, cause: str, url: str) -> None:
+@pytest.mark.parametrize(("lines", "cause", "status"), MALFORMED_HANDSHAKES)
+def test_a_malformed_handshake_is_a_problem_with_its_cause(lines: bytes, cause: str, status: int, url: str) -> None:
     answer, rest = exchange(url, SHAKE + lines + b"\r\n")
-    assert cause in check_refusal(answer)
+    assert cause in check_refusal(answer, status)
     assert rest == b""
 
 

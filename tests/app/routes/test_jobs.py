@@ -214,7 +214,7 @@ WRONG: list[tuple[str, dict[str, str]]] = [
     ("animation?format=mp4", {}),
     ("animation?kind=x1&sheet=maybe", {}),
     ("events?after=x", {}),
-    ("events", {"Last-Event-ID": "abc"}),
+    ("events?affter=1", {}),
 ]
 
 

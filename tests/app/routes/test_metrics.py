@@ -67,8 +67,8 @@ def test_a_job_that_lost_its_workers_counts_as_failed_once(api: TestClient, fake
 
 
 def test_counters_of_workers_are_summed_and_outlive_them(api: TestClient, fake_worker: Any) -> None:
-    done = {"evaluations": 30, "turns": 4, "turn_seconds": 0.5, "images": 15, "lanes": 64, "jobs": 2}
-    more = {"evaluations": 50, "turns": 6, "turn_seconds": 0.75, "images": 21, "lanes": 96, "jobs": 3}
+    done = {"evaluations": 30, "turns": 4, "turn_seconds": 0.5, "images": 15, "slots": 64, "jobs": 2}
+    more = {"evaluations": 50, "turns": 6, "turn_seconds": 0.75, "images": 21, "slots": 96, "jobs": 3}
     seen = []
     for worker, counters in (("a", done), ("a", done), ("b", done), ("a", more), ("b", done)):
         fake_worker.store.workers.add_counters(worker, counters)
@@ -81,7 +81,7 @@ def test_counters_of_workers_are_summed_and_outlive_them(api: TestClient, fake_w
     assert value(samples, "turns_total") == 10
     assert value(samples, "turn_seconds_total") == pytest.approx(1.25)
     assert value(samples, "turn_images_total") == 36
-    assert value(samples, "turn_lanes_total") == 160
+    assert value(samples, "turn_slots_total") == 160
     assert value(samples, "jobs_begun_total") == 5
     assert value(samples, "batch_occupancy_ratio") == pytest.approx(36 / 160)
 
@@ -103,7 +103,7 @@ def test_workers_are_counted_for_each_model_they_serve(api: TestClient, fake_wor
     samples = scrape(api)
     assert value(samples, "workers", model="shoes") == 2
     assert value(samples, "workers", model="hats") == 1
-    assert value(samples, "lanes") == 32
+    assert value(samples, "slots") == 32
     assert value(samples, "evaluations_per_second") == 25
 
 

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
 
 from denoised.app.routes.verify import same_pixels
-from denoised.jobs.update import ending
+from denoised.jobs.update import final_update
 from denoised.worker.delivery.encoding import encode
 
 MakeClient = Callable[..., TestClient]
@@ -59,7 +59,7 @@ def working(fake_worker: Any, owner: str = "", *, end: str = "succeeded") -> Ite
             fake_worker.finish(waiting[0].id, fake_worker.start(waiting[0].id), data=MADE)
         elif end == "failed":
             failure = {"code": "evaluation_failed", "message": "the network gave no numbers"}
-            fake_worker.store.write(ending(waiting[0], "failed", failure))
+            fake_worker.store.write(final_update(waiting[0], "failed", failure))
         else:
             fake_worker.store.cancel(waiting[0].id)
 
@@ -242,10 +242,11 @@ def test_a_body_without_the_png_media_type_is_refused(kind: str, api: TestClient
     check_problem(api.post("/verify", content=MADE, headers={"Content-Type": kind}), 415)
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/generate"), ("POST", "/verify/"), ("PUT", "/verify")])
-def test_no_other_route_accepts_pictures(method: str, path: str, api: TestClient) -> None:
-    answer = api.request(method, path, content=MADE, headers=PNG)
+def test_no_other_route_accepts_pictures(api: TestClient) -> None:
+    answer = api.post("/generate", content=MADE, headers=PNG)
     assert "application/json" in check_problem(answer, 415)["detail"]
+    check_problem(api.put("/verify", content=MADE, headers=PNG), 405)
+    assert api.post("/verify/", content=MADE, headers=PNG, follow_redirects=False).status_code == 307
 
 
 def test_an_empty_body_is_refused(api: TestClient) -> None:

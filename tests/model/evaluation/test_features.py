@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from denoised.model.errors import CheckpointError, TrainingError
 from denoised.model.evaluation.data_splits import load_splits, shuffle
-from denoised.model.evaluation.feature_training import FeatureTraining, augment, train_features
+from denoised.model.evaluation.feature_training import FeatureTraining, augment, train_feature_network
 from denoised.model.evaluation.features import (
     CARD,
     FASHION_FEATURES,
@@ -32,7 +32,7 @@ CONFIG = FeatureTraining(epochs=20, batch=10, shift=0, learning_rate=1e-2)
 
 @pytest.fixture
 def space(dataset: Dataset) -> FeatureSpace:
-    return train_features(dataset, dataset, CONFIG)
+    return train_feature_network(dataset, dataset, CONFIG)
 
 
 @pytest.fixture
@@ -51,22 +51,24 @@ def test_it_learns_to_distinguish_classes(space: FeatureSpace, dataset: Dataset)
 
 def test_the_accuracy_is_measured_on_the_test_images(dataset: Dataset) -> None:
     misnamed = dataclasses.replace(dataset, classes=(dataset.classes + 1) % 3)
-    card = train_features(dataset, misnamed, CONFIG).card
+    card = train_feature_network(dataset, misnamed, CONFIG).card
     assert card.test_accuracy == 0.0
     assert card.test_images == 20
 
 
 def test_the_same_seed_gives_the_same_network(dataset: Dataset) -> None:
     config = dataclasses.replace(CONFIG, epochs=2, shift=1, flip=True)
-    first, again = (train_features(dataset, dataset, config).network.state_dict() for _ in range(2))
-    other = train_features(dataset, dataset, dataclasses.replace(config, seed=1)).network.state_dict()
+    first, again = (train_feature_network(dataset, dataset, config).network.state_dict() for _ in range(2))
+    other = train_feature_network(dataset, dataset, dataclasses.replace(config, seed=1)).network.state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
 def test_every_step_is_reported(dataset: Dataset) -> None:
     reported: list[tuple[int, int, float]] = []
-    train_features(dataset, dataset, dataclasses.replace(CONFIG, epochs=2), lambda *values: reported.append(values))
+    train_feature_network(
+        dataset, dataset, dataclasses.replace(CONFIG, epochs=2), lambda *values: reported.append(values)
+    )
     assert [step for step, _, _ in reported] == [1, 2, 3, 4]
     assert {steps for _, steps, _ in reported} == {4}
 
@@ -80,9 +82,9 @@ def test_features_of_an_image_do_not_depend_on_its_batch(space: FeatureSpace, da
 
 def test_data_without_a_full_batch_or_a_second_class_are_refused(dataset: Dataset) -> None:
     with pytest.raises(TrainingError, match="20 images do not fill a batch: --batch may be at most 20"):
-        train_features(dataset, dataset, dataclasses.replace(CONFIG, batch=21))
+        train_feature_network(dataset, dataset, dataclasses.replace(CONFIG, batch=21))
     with pytest.raises(TrainingError, match="stripes has 1 class"):
-        train_features(dataclasses.replace(dataset, labels=("dark",)), dataset, CONFIG)
+        train_feature_network(dataclasses.replace(dataset, labels=("dark",)), dataset, CONFIG)
 
 
 def test_half_of_the_images_are_mirrored_if_configured() -> None:

@@ -115,12 +115,11 @@ def test_the_error_falls_with_the_third_power_of_the_steps() -> None:
 def test_few_steps_report_their_error(folder: Folder) -> None:
     model = load_model(folder())
     images = torch.randint(0, 256, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    exact = bits_per_dimension(model, images, [0, None], steps=200)
-    for steps in (1, 6, 12, 25):
+    for steps, other in ((1, 2), (6, 3), (25, 12)):
         measured = measure_likelihood(model, images, [0, None], steps=steps)
-        expected = bits_per_dimension(model, images, [0, None], steps=steps)
-        torch.testing.assert_close(measured.bits_per_dimension, expected, rtol=1e-6, atol=0)
-        assert ((measured.bits_per_dimension - exact).abs() < measured.integration_error).all(), steps
+        bits_here, bits_there = (bits_per_dimension(model, images, [0, None], steps=count) for count in (steps, other))
+        torch.testing.assert_close(measured.bits_per_dimension, bits_here, rtol=1e-5, atol=0)
+        torch.testing.assert_close(measured.integration_error, (bits_here - bits_there).abs(), rtol=0, atol=1e-4)
 
 
 def test_the_latent_has_its_closed_form() -> None:

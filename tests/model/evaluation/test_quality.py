@@ -24,10 +24,10 @@ from denoised.model.checkpoints.card_file import CardFile, Defaults, read_card_f
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.evaluator import Evaluator, class_indices, digest
-from denoised.model.evaluation.feature_training import FeatureTraining, train_features
+from denoised.model.evaluation.feature_training import FeatureTraining, train_feature_network
 from denoised.model.evaluation.features import FASHION_FEATURES, WEIGHTS, FeatureCard, load_features, save_features
 from denoised.model.evaluation.quality_plot import spread_out
-from denoised.model.evaluation.quality_report import ReportSubject, document, write_report
+from denoised.model.evaluation.quality_report import ReportSubject, render_quality_page, write_report
 from denoised.model.evaluation.quality_sweep import (
     BUDGETS,
     SWEEP_SAMPLES,
@@ -74,7 +74,7 @@ def data(tmp_path: Path, dataset: Dataset) -> Path:
 def features(tmp_path: Path, dataset: Dataset) -> Path:
     config = FeatureTraining(epochs=20, batch=10, shift=0, learning_rate=1e-2)
     named = dataclasses.replace(dataset, labels=("0", "1", "2"))
-    save_features(tmp_path / "space", train_features(named, named, config))
+    save_features(tmp_path / "space", train_feature_network(named, named, config))
     return tmp_path / "space"
 
 
@@ -299,7 +299,7 @@ def rows_of(subject: ReportSubject, accuracy: float = 0.95, fid: float = 1.0) ->
 def test_the_report_says_which_targets_are_met(
     subject: ReportSubject, accuracy: float, fid: float, expected: tuple[str, ...]
 ) -> None:
-    text = document(subject, rows_of(subject, accuracy, fid))
+    text = render_quality_page(subject, rows_of(subject, accuracy, fid))
     for part in expected:
         assert part in text
     assert "| uniform noise | 10,000 | 100 | 100.000% |" in text
@@ -307,7 +307,7 @@ def test_the_report_says_which_targets_are_met(
 
 
 def test_the_report_says_when_nothing_is_measured(subject: ReportSubject) -> None:
-    assert "Whether the targets are met is not measured yet." in document(subject, {})
+    assert "Whether the targets are met is not measured yet." in render_quality_page(subject, {})
 
 
 def test_the_report_omits_other_weights_and_other_features(subject: ReportSubject) -> None:
@@ -318,11 +318,11 @@ def test_the_report_omits_other_weights_and_other_features(subject: ReportSubjec
         if measurement.source == MODEL
         for change in ({"weights": "cc"}, {"features": "cc"})
     }
-    assert document(subject, stale | rows) == document(subject, rows)
+    assert render_quality_page(subject, stale | rows) == render_quality_page(subject, rows)
 
 
 def test_each_budget_has_a_table_of_every_sampler_best_first(subject: ReportSubject) -> None:
-    text = document(subject, rows_of(subject))
+    text = render_quality_page(subject, rows_of(subject))
     for budget in BUDGETS:
         table = text.split(f"At most {budget} evaluations")[1].split("\n\n")[1]
         assert [line.split("`")[1] for line in table.splitlines()[2:]] == list(SAMPLERS)
@@ -330,7 +330,7 @@ def test_each_budget_has_a_table_of_every_sampler_best_first(subject: ReportSubj
 
 def test_the_report_includes_its_plot(subject: ReportSubject, tmp_path: Path) -> None:
     write_report(tmp_path, subject, rows_of(subject))
-    assert (tmp_path / "quality.md").read_text() == document(subject, rows_of(subject))
+    assert (tmp_path / "quality.md").read_text() == render_quality_page(subject, rows_of(subject))
     with Image.open(tmp_path / "pictures" / "quality.png") as plot:
         pixels = np.asarray(plot.convert("RGB"))
     assert pixels.shape[0] > 500
@@ -388,4 +388,4 @@ def test_docs_quality_is_generated_from_its_table(repository: Path) -> None:
     )
     rows = read_results(repository / "docs" / "quality.csv")
     assert rows, "measured rows"
-    assert (repository / "docs" / "quality.md").read_text() == document(subject, rows)
+    assert (repository / "docs" / "quality.md").read_text() == render_quality_page(subject, rows)

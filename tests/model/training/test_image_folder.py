@@ -41,6 +41,15 @@ def test_the_sub_folders_are_the_classes_in_alphabetical_order(tmp_path: Path) -
     assert data.source == tmp_path.name
 
 
+def test_class_folders_that_differ_in_normalization_alone_are_refused(tmp_path: Path) -> None:
+    """A file system may keep both; a request could not tell them apart."""
+    for name in ("caf\u00e9", "cafe\u0301", "tea"):
+        picture(tmp_path / name / "a.png", 7)
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system normalizes names")
+    assert "labels[0], labels[1] are the same name 'café'" in refusal(tmp_path)
+
+
 def test_the_center_square_is_resized(tmp_path: Path) -> None:
     """Of a 24×8 image made of three 8×8 squares, the middle one is kept."""
     wide = Image.new("RGB", (24, 8))

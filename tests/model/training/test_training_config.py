@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from denoised.model.errors import TrainingError
 from denoised.model.training.dataset import Dataset
 from denoised.model.training.presets import PRESETS, unet_config
+from denoised.model.training.train_cli import train
 from denoised.model.training.trainer import Trainer
-from denoised.model.training.training_config import TrainingConfig, validate
+from denoised.model.training.training_config import TrainingConfig, settings, validate
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
@@ -69,3 +71,12 @@ def test_values_out_of_range_are_refused_with_the_limit(
         with pytest.raises(TrainingError) as caught:
             refuse(config)
         assert str(caught.value) == expected
+
+
+def test_every_setting_has_an_option_that_is_not_given_by_default() -> None:
+    parameters = inspect.signature(train).parameters
+    assert settings().keys() <= parameters.keys()
+    assert "given" not in parameters
+    assert {parameters[name].default.default for name in settings()} == {None}
+    without = {field.name for field in dataclasses.fields(TrainingConfig)} - settings().keys()
+    assert without == {"timesteps", "beta2", "weight_decay", "clip_norm", "dropout"}

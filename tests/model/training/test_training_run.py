@@ -89,6 +89,7 @@ def test_a_run_folder_holds_checkpoints_metrics_grids_and_a_model(dataset: Datas
         assert plot.size == (960, 540)
     model = load_model(tmp_path / "model")
     assert model.card.labels == ["dark", "grey", "light"]
+    assert model.card.unconditional, "labels were dropped in training"
 
 
 def test_logging_saving_and_sampling_change_no_number_of_a_run(dataset: Dataset, tmp_path: Path) -> None:

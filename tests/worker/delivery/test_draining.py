@@ -1,4 +1,4 @@
-"""What is still finished when a worker is told to stop."""
+"""Which jobs a stopping worker still finishes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_the_jobs_nearest_their_end_are_finished() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(1, 1000), max_size=8), st.floats(0, 3000))
-def test_what_is_finished_fits_and_nothing_shorter_is_requeued(pending: dict[str, int], evaluations: float) -> None:
+def test_the_finished_jobs_fit_and_no_shorter_one_is_requeued(pending: dict[str, int], evaluations: float) -> None:
     requeued = jobs_to_requeue(Counter(pending), evaluations)
     kept = [pending[job] for job in pending if job not in requeued]
     assert sum(kept) <= evaluations

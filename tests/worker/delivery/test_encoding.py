@@ -1,4 +1,4 @@
-"""Pixels as files: nothing is lost, nothing is added, and a PNG tells how it was made."""
+"""Pixels as files: nothing is lost, nothing is added, and a PNG carries its parameters."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def chunks(data: bytes) -> list[bytes]:
 
 @settings(max_examples=60, deadline=None)
 @given(parameters=st.dictionaries(st.text(), JSON, max_size=5))
-def test_a_png_gives_its_parameters_back_whatever_they_are(parameters: dict[str, Any]) -> None:
+def test_a_png_returns_any_parameters(parameters: dict[str, Any]) -> None:
     assert parameters_of(encode(noise(1), "png", parameters)) == parameters
 
 

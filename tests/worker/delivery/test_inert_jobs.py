@@ -16,7 +16,7 @@ def test_callbacks_that_a_job_names_are_not_imported(client: redis.Redis) -> Non
     queue = Queue("m", connection=client, serializer=JSONSerializer)
     callback = Callback("os.getcwd")
     job = queue.enqueue_call("denoised.sample", on_failure=callback, on_success=callback, on_stopped=callback)
-    told = Job.fetch(job.id, connection=client, serializer=JSONSerializer)
-    assert told.failure_callback is os.getcwd  # what RQ would call
+    plain = Job.fetch(job.id, connection=client, serializer=JSONSerializer)
+    assert plain.failure_callback is os.getcwd  # what RQ would call
     inert = InertJob.fetch(job.id, connection=client, serializer=JSONSerializer)
     assert (inert.failure_callback, inert.success_callback, inert.stopped_callback) == (None, None, None)

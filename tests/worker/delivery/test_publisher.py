@@ -1,4 +1,4 @@
-"""The publisher between the real engine and the real store: what the world hears of a job."""
+"""The publisher between the real engine and the real store: what clients see of a job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,14 +33,14 @@ Events = list[dict[str, Any]]
 FLUSH = 120.0
 
 
-class Workshop:
-    """An engine and a publisher, without the queue: jobs are begun and run to their ends."""
+class PublisherBench:
+    """An engine and a publisher, without the queue: starts jobs and runs them to their ends."""
 
     def __init__(self, model: Any, store: Store, trajectories_of: Callable[..., list[Trajectory]]) -> None:
         self.model = model
         self.store = store
         self.engine = Engine({model.card.name: model}, 16)
-        self.over: list[tuple[str, str | None]] = []  # and how it ended here, as far as that is known
+        self.over: list[tuple[str, str | None]] = []  # and the status of the last update, if known
         self.publisher = Publisher(store, self._on_over)
         self.active: dict[str, AttemptState] = {}
         self._trajectories_of = trajectories_of
@@ -72,56 +73,54 @@ class Workshop:
 
 
 @pytest.fixture
-def workshop(model: Any, store: Store, trajectories_of: Callable[..., list[Trajectory]]) -> Workshop:
-    return Workshop(model, store, trajectories_of)
+def bench(model: Any, store: Store, trajectories_of: Callable[..., list[Trajectory]]) -> PublisherBench:
+    return PublisherBench(model, store, trajectories_of)
 
 
 def only(events: Events, kind: str) -> Events:
     return [event for event in events if event["type"] == kind]
 
 
-def test_a_job_becomes_progress_images_and_one_end(workshop: Workshop, create: Create) -> None:
+def test_a_job_becomes_progress_images_and_one_end(bench: PublisherBench, create: Create) -> None:
     record = create(n=2, steps=5, label=1, guidance_scale=2.0, sampler="ddpm")
-    workshop.begin(record)
-    workshop.run()
-    events = workshop.store.events.read(record.id)
+    bench.begin(record)
+    bench.run()
+    events = bench.store.events.read(record.id)
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     kinds = [event["type"] for event in events]
     assert kinds == ["queued", "started", *["progress"] * 5, "image", "image", "succeeded"]
     progress = only(events, "progress")
     assert [event["step"] for event in progress] == [1, 2, 3, 4, 5]
     assert [event["evaluations"] for event in progress] == [4, 8, 12, 16, 20], "two images, guidance doubles"
-    after = workshop.store.job(record.id)
+    after = bench.store.job(record.id)
     assert after is not None
     assert (after.status, after.step, after.evaluations, after.mean_batch) == ("succeeded", 5, 20, 4.0)
     assert after.finished_at is not None
-    assert workshop.over == [(record.id, "succeeded")]
+    assert bench.over == [(record.id, "succeeded")]
 
 
-def test_an_image_event_names_the_bytes_that_are_stored(workshop: Workshop, create: Create) -> None:
+def test_an_image_event_names_the_stored_bytes(bench: PublisherBench, create: Create) -> None:
     record = create(n=3, seed=40, format="webp")
-    workshop.begin(record)
-    workshop.run()
-    after = workshop.store.job(record.id)
+    bench.begin(record)
+    bench.run()
+    after = bench.store.job(record.id)
     assert after is not None
-    for k, event in enumerate(only(workshop.store.events.read(record.id), "image")):
-        data = workshop.store.image(record.id, k)
+    for k, event in enumerate(only(bench.store.events.read(record.id), "image")):
+        data = bench.store.image(record.id, k)
         assert data is not None
         assert (event["index"], event["seed"], event["url"]) == (k, 40 + k, f"/jobs/{record.id}/images/{k}")
         assert event["sha256"] == after.images[k].sha256 == hashlib.sha256(data).hexdigest()
         assert (after.images[k].width, after.images[k].height, after.images[k].format) == (4, 4, "webp")
 
 
-def test_a_picture_carries_no_trace_of_the_job_it_was_made_for(
-    workshop: Workshop, create: Create, repository: Path
-) -> None:
+def test_a_picture_carries_no_trace_of_its_job(bench: PublisherBench, create: Create, repository: Path) -> None:
     many, one = create(n=2, seed=9, preview_every=1), create(n=1, seed=10)
     for record in (many, one):
-        workshop.begin(record)
-    workshop.run()
-    data = workshop.store.image(many.id, 1)
+        bench.begin(record)
+    bench.run()
+    data = bench.store.image(many.id, 1)
     assert data is not None
-    assert data == workshop.store.image(one.id, 0)
+    assert data == bench.store.image(one.id, 0)
     text = Pillow.open(io.BytesIO(data)).text["parameters"]  # type: ignore[attr-defined]
     assert json.loads(text)["seed"] == 10
     assert many.id not in text
@@ -129,21 +128,23 @@ def test_a_picture_carries_no_trace_of_the_job_it_was_made_for(
 
 
 @pytest.mark.parametrize(("every", "steps", "expected"), [(1, 3, [1, 2, 3]), (2, 5, [2, 4]), (5, 5, [5]), (0, 4, [])])
-def test_frames_come_every_kth_step_and_not_otherwise(
-    every: int, steps: int, expected: list[int], workshop: Workshop, create: Create
+def test_frames_come_every_kth_step_only(
+    every: int, steps: int, expected: list[int], bench: PublisherBench, create: Create
 ) -> None:
     record = create(steps=steps, preview_every=every)
-    workshop.begin(record)
-    workshop.run()
-    assert [event["step"] for event in only(workshop.store.events.read(record.id), "frame")] == expected
+    bench.begin(record)
+    bench.run()
+    assert [event["step"] for event in only(bench.store.events.read(record.id), "frame")] == expected
 
 
 @pytest.mark.parametrize(("preview", "kinds"), [("x0", ["x0"]), ("xt", ["xt"]), ("both", ["x0", "xt"])])
-def test_a_frame_is_what_the_contract_says(preview: str, kinds: list[str], workshop: Workshop, create: Create) -> None:
+def test_a_frame_has_the_fields_of_the_contract(
+    preview: str, kinds: list[str], bench: PublisherBench, create: Create
+) -> None:
     record = create(n=2, steps=3, preview_every=3, preview=preview)
-    workshop.begin(record)
-    workshop.run()
-    frames = only(workshop.store.events.read(record.id), "frame")
+    bench.begin(record)
+    bench.run()
+    frames = only(bench.store.events.read(record.id), "frame")
     assert [(frame["image"], frame["kind"]) for frame in frames] == [(k, kind) for k in (0, 1) for kind in kinds]
     for frame in frames:
         assert (frame["step"], frame["steps"], frame["media_type"]) == (3, 3, "image/png")
@@ -158,160 +159,158 @@ def writes_of(store: Store, record: JobRecord) -> int:
 
 
 @pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is due because of the time that has passed."""
+def never_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No update is due because of the time that has passed."""
     for name in ("publisher.FLUSH_SECONDS", "attempt.FIRST_SAVE_SECONDS", "attempt.SAVE_SECONDS"):
         monkeypatch.setattr(f"denoised.worker.delivery.{name}", float("inf"))
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_what_nobody_watches_is_written_together_and_no_event_is_left_out(workshop: Workshop, create: Create) -> None:
+@pytest.mark.usefixtures("never_due")
+def test_unwatched_turns_are_written_together_without_losing_an_event(bench: PublisherBench, create: Create) -> None:
     record = create(steps=40)
-    workshop.begin(record)
-    workshop.run()
-    kinds = [event["type"] for event in workshop.store.events.read(record.id)]
+    bench.begin(record)
+    bench.run()
+    kinds = [event["type"] for event in bench.store.events.read(record.id)]
     assert kinds == ["queued", "started", *["progress"] * 40, "image", "succeeded"]
-    assert writes_of(workshop.store, record) == 2, "the first step and the end"
+    assert writes_of(bench.store, record) == 2, "the first step and the end"
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("never_due")
 @pytest.mark.parametrize("how", ["with frames", "from the start", "from now on"])
-def test_what_is_watched_is_written_turn_by_turn(
-    how: str, workshop: Workshop, create: Create, wait_for: Callable[..., None]
+def test_a_watched_job_is_written_turn_by_turn(
+    how: str, bench: PublisherBench, create: Create, wait_for: Callable[..., None]
 ) -> None:
     record = create(steps=8, preview_every=8 if how == "with frames" else 0, watched=how == "from the start")
     if how == "from now on":
-        assert workshop.store.events.watch(record.id) == 1
-    workshop.begin(record)
-    workshop.publisher.start()
+        assert bench.store.events.watch(record.id) == 1
+    bench.begin(record)
+    bench.publisher.start()
     for done in range(1, 5):
-        workshop.turn()
-        wait_for(lambda done=done: writes_of(workshop.store, record) == done, f"write {done}")  # type: ignore[misc]
-        steps = [event["step"] for event in only(workshop.store.events.read(record.id), "progress")]
+        bench.turn()
+        wait_for(lambda done=done: writes_of(bench.store, record) == done, f"write {done}")  # type: ignore[misc]
+        steps = [event["step"] for event in only(bench.store.events.read(record.id), "progress")]
         assert steps == list(range(1, done + 1))
-    workshop.run()
-    assert writes_of(workshop.store, record) == 8
+    bench.run()
+    assert writes_of(bench.store, record) == 8
 
 
-@pytest.mark.usefixtures("unhurried")
+@pytest.mark.usefixtures("never_due")
 @pytest.mark.parametrize("how", ["failed", "queued"])
-def test_what_was_not_written_yet_comes_before_what_ends_an_attempt(
-    how: str, workshop: Workshop, create: Create
-) -> None:
+def test_pending_events_precede_the_end_of_an_attempt(how: str, bench: PublisherBench, create: Create) -> None:
     record = create(steps=9)
-    job = workshop.begin(record)
-    workshop.publisher.start()
+    job = bench.begin(record)
+    bench.publisher.start()
     for _ in range(4):
-        workshop.turn()
+        bench.turn()
     if how == "failed":
-        workshop.publisher.fail(job, "timeout", "too slow")
+        bench.publisher.fail(job, "timeout", "too slow")
     else:
-        workshop.publisher.requeue(job)
-    workshop.publisher.close(FLUSH)
-    kinds = [event["type"] for event in workshop.store.events.read(record.id)]
+        bench.publisher.requeue(job)
+    bench.publisher.close(FLUSH)
+    kinds = [event["type"] for event in bench.store.events.read(record.id)]
     assert kinds == ["queued", "started", *["progress"] * 4, how]
-    assert writes_of(workshop.store, record) == 2
+    assert writes_of(bench.store, record) == 2
 
 
-def test_step_only_rises_though_the_images_of_a_job_come_one_after_the_other(
+def test_step_only_rises_although_the_images_of_a_job_take_turns(
     model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
 ) -> None:
-    """Two lanes for five images: progress is what all of them have reached."""
-    workshop = Workshop(model, store, trajectories_of)
-    workshop.engine = Engine({"fake": model}, 2)
+    """Two slots for five images: progress is what all of them have reached."""
+    bench = PublisherBench(model, store, trajectories_of)
+    bench.engine = Engine({"fake": model}, 2)
     record = create(n=5, steps=3)
-    workshop.begin(record)
-    workshop.run()
+    bench.begin(record)
+    bench.run()
     events = store.events.read(record.id)
     assert [event["step"] for event in only(events, "progress")] == [1, 2, 3]
     assert [event["index"] for event in only(events, "image")] == [0, 1, 2, 3, 4]
     assert [event["type"] for event in events][-1] == "succeeded"
 
 
-def test_a_failed_job_says_why_and_keeps_what_was_made(
+def test_a_failed_job_says_why_and_leaves_the_others_alone(
     fake_model: Any, store: Store, create: Create, trajectories_of: Callable[..., list[Trajectory]]
 ) -> None:
-    workshop = Workshop(fake_model(lame=2), store, trajectories_of)
-    lame, sound = create(label=2), create(label=1)
-    for record in (lame, sound):
-        workshop.begin(record)
-    workshop.run()
-    after = store.job(lame.id)
+    bench = PublisherBench(fake_model(nan_class=2), store, trajectories_of)
+    nan_job, sound = create(label=2), create(label=1)
+    for record in (nan_job, sound):
+        bench.begin(record)
+    bench.run()
+    after = store.job(nan_job.id)
     assert after is not None
     assert after.status == "failed"
     assert after.error is not None
     assert after.error["code"] == "nan_output"
-    assert [event["type"] for event in store.events.read(lame.id) if event["type"] in TERMINAL] == ["failed"]
+    assert [event["type"] for event in store.events.read(nan_job.id) if event["type"] in TERMINAL] == ["failed"]
     neighbour = store.job(sound.id)
     assert neighbour is not None
     assert neighbour.status == "succeeded"
 
 
-def test_a_job_that_was_canceled_meanwhile_is_over_and_silent(workshop: Workshop, create: Create) -> None:
+def test_a_job_canceled_while_it_runs_writes_nothing_more(bench: PublisherBench, create: Create) -> None:
     record = create(steps=6, preview_every=1)
-    workshop.begin(record)
-    workshop.publisher.start()
-    workshop.turn()
-    workshop.store.cancel(record.id)
-    before = workshop.store.events.read(record.id)
-    workshop.run()
-    heard = workshop.store.events.read(record.id)
+    bench.begin(record)
+    bench.publisher.start()
+    bench.turn()
+    bench.store.cancel(record.id)
+    before = bench.store.events.read(record.id)
+    bench.run()
+    heard = bench.store.events.read(record.id)
     assert [event["type"] for event in heard][-1] == "canceled"
     assert len(heard) - len(before) <= 0
-    assert workshop.over == [(record.id, None)]
+    assert bench.over == [(record.id, None)]
 
 
-def test_an_attempt_that_another_worker_took_over_is_over_here(workshop: Workshop, create: Create) -> None:
+def test_an_attempt_taken_over_by_another_worker_is_over_here(bench: PublisherBench, create: Create) -> None:
     record = create()
-    workshop.begin(record)
-    assert start(workshop.store, record.id, "another", "fake") == 2
-    before = workshop.store.events.read(record.id)
-    workshop.run()
-    assert workshop.store.events.read(record.id) == before
-    assert workshop.over == [(record.id, None)]
+    bench.begin(record)
+    assert start(bench.store, record.id, "another", "fake") == 2
+    before = bench.store.events.read(record.id)
+    bench.run()
+    assert bench.store.events.read(record.id) == before
+    assert bench.over == [(record.id, None)]
 
 
-def test_a_job_given_back_is_queued_again_unless_it_is_over(workshop: Workshop, create: Create) -> None:
+def test_a_requeued_job_is_queued_unless_it_is_over(bench: PublisherBench, create: Create) -> None:
     going, over = create(steps=9), create()
-    jobs = [workshop.begin(record) for record in (going, over)]
-    workshop.store.cancel(over.id)
-    workshop.publisher.start()
+    jobs = [bench.begin(record) for record in (going, over)]
+    bench.store.cancel(over.id)
+    bench.publisher.start()
     for job in jobs:
-        workshop.publisher.requeue(job)
-    workshop.publisher.close(FLUSH)
-    after = workshop.store.job(going.id)
+        bench.publisher.requeue(job)
+    bench.publisher.close(FLUSH)
+    after = bench.store.job(going.id)
     assert after is not None
     assert (after.status, after.step) == ("queued", 0)
-    assert workshop.over == [(going.id, "queued"), (over.id, None)]
+    assert bench.over == [(going.id, "queued"), (over.id, None)]
 
 
-def test_a_failure_from_outside_ends_a_job_once(workshop: Workshop, create: Create) -> None:
+def test_a_failure_queued_twice_ends_a_job_once(bench: PublisherBench, create: Create) -> None:
     record = create(steps=9)
-    job = workshop.begin(record)
-    workshop.publisher.start()
-    workshop.publisher.fail(job, "timeout", "too slow")
-    workshop.publisher.fail(job, "timeout", "too slow")
-    workshop.publisher.close(FLUSH)
-    assert [event["type"] for event in workshop.store.events.read(record.id)] == ["queued", "started", "failed"]
-    assert workshop.over == [(record.id, "failed")]
+    job = bench.begin(record)
+    bench.publisher.start()
+    bench.publisher.fail(job, "timeout", "too slow")
+    bench.publisher.fail(job, "timeout", "too slow")
+    bench.publisher.close(FLUSH)
+    assert [event["type"] for event in bench.store.events.read(record.id)] == ["queued", "started", "failed"]
+    assert bench.over == [(record.id, "failed")]
 
 
-def test_what_happened_while_redis_was_away_is_told_when_it_is_back(
+def test_events_of_an_outage_are_written_once_afterwards(
     model: Any, tmp_path: Path, create: Create, trajectories_of: Callable[..., list[Trajectory]]
 ) -> None:
-    """rq#998: nothing is lost, nothing is told twice."""
+    """rq#998: nothing is lost, nothing is written twice."""
     path = tmp_path / "v.sock"
     server = ValkeyServer(port=0, data_dir=tmp_path, unix_socket_path=path, persist=True, config={"appendonly": "yes"})
     server.start()
     store = Store(connect(f"unix://{path}", timeout=5.0))
     record = create(store=store, steps=5)
-    workshop = Workshop(model, store, trajectories_of)
-    workshop.begin(record)
+    bench = PublisherBench(model, store, trajectories_of)
+    bench.begin(record)
     server.stop()
     with pytest.raises(redis.exceptions.ConnectionError):
         store.client.ping()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(workshop.run)
+        running = pool.submit(bench.run)
         server.start()
         running.result(FLUSH)
     kinds = [event["type"] for event in store.events.read(record.id)]
@@ -325,10 +324,10 @@ def test_a_picture_that_cannot_be_encoded_fails_its_job_alone(
 ) -> None:
     """Four channels are no picture."""
     model = fake_model(shape=(4, 4, 4))
-    workshop = Workshop(model, store, trajectories_of)
+    bench = PublisherBench(model, store, trajectories_of)
     record = create(format="jpeg")
-    workshop.begin(record)
-    workshop.run()
+    bench.begin(record)
+    bench.run()
     after = store.job(record.id)
     assert after is not None
     assert after.status == "failed"
@@ -336,24 +335,24 @@ def test_a_picture_that_cannot_be_encoded_fails_its_job_alone(
     assert after.error["code"] == "encoding_failed"
 
 
-def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
-    workshop: Workshop, create: Create, monkeypatch: pytest.MonkeyPatch
+def test_images_are_saved_and_another_attempt_continues_from_there(
+    bench: PublisherBench, create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three images on two lanes, the first of them done; the same bytes as without the change of hands."""
+    """Three images in two slots, the first of them done; the same bytes as in one attempt."""
     monkeypatch.setattr("denoised.worker.delivery.attempt.SAVE_SECONDS", 0.0)
     fields: dict[str, Any] = {"n": 3, "steps": 6, "sampler": "ddpm", "label": 2, "seed": 5}
     undisturbed, record = create(**fields), create(**fields)
-    workshop.engine = Engine({"fake": workshop.model}, 2)
-    workshop.begin(record)
-    workshop.publisher.start()
+    bench.engine = Engine({"fake": bench.model}, 2)
+    bench.begin(record)
+    bench.publisher.start()
     for _ in range(7):
-        workshop.turn()
-    workshop.publisher.close(FLUSH)
-    left = workshop.store.job(record.id)
+        bench.turn()
+    bench.publisher.close(FLUSH)
+    left = bench.store.job(record.id)
     assert left is not None
     assert 0 < len(left.images) < 3
 
-    second = Workshop(workshop.model, workshop.store, workshop._trajectories_of)
+    second = PublisherBench(bench.model, bench.store, bench._trajectories_of)
     started = second.store.start_attempt(record.id, "two", "fake")
     assert started is not None
     assert started.resume_point is not None
@@ -379,61 +378,88 @@ def test_where_the_images_are_is_saved_and_another_attempt_goes_on_from_there(
     assert steps[0] > left.step
 
 
-@pytest.mark.parametrize("quarantined", [False, True])
-def test_a_recovering_job_is_saved_after_each_turn_until_it_makes_progress(
-    quarantined: bool, workshop: Workshop, create: Create
+@pytest.mark.parametrize("losses", [0, 1, 2])
+def test_after_a_lost_worker_each_turn_is_saved_and_the_first_ends_the_quarantine(
+    losses: int, bench: PublisherBench, create: Create, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have few turns before the next worker is lost, and be innocent."""
+    """An innocent job may have few turns before the next worker is lost."""
+    monkeypatch.setattr("denoised.worker.delivery.attempt.RECOVERY_SECONDS", float("inf"))
+    monkeypatch.setattr("denoised.worker.delivery.attempt.FIRST_SAVE_SECONDS", float("inf"))
     record = create(steps=8)
-    for _ in range(2 if quarantined else 1):
-        start(workshop.store, record.id, "lost", "fake")
-    active = workshop.begin(record)
-    assert (active.recovering, active.quarantined) == (True, quarantined)
-    if quarantined:
-        assert workshop.store.start_alone(record.id, active.record.attempt, "worker")
-    workshop.publisher.start()
-    workshop.turn()
-    workshop.publisher.close(FLUSH)
-    after = workshop.store.job(record.id)
-    assert after is not None
-    assert (after.losses, after.evaluations) == (0, 1)
-    assert (active.recovering, active.quarantined) == (False, False)
-    point = workshop.store.resume_point(record.id)
-    assert point is not None
-    assert from_bytes(point)[0].row == 1
+    for _ in range(losses):
+        start(bench.store, record.id, "lost", "fake")
+    active = bench.begin(record)
+    assert (active.recovering, active.quarantined) == (losses > 0, losses == 2)
+    if active.quarantined:
+        assert bench.store.start_alone(record.id, active.record.attempt, "worker")
+    bench.publisher.start()
+    for turns in range(1, 4):
+        bench.turn()
+        bench.publisher.flush(FLUSH)
+        after = bench.store.job(record.id)
+        assert after is not None
+        assert (after.losses, active.quarantined) == (0, False)
+        point = bench.store.resume_point(record.id)
+        assert (point is None) == (losses == 0)
+        if point is not None:
+            assert from_bytes(point)[0].row == after.evaluations == turns
+    bench.publisher.close(FLUSH)
+    monkeypatch.setattr("denoised.worker.delivery.attempt.RECOVERY_SECONDS", 0.0)
+    assert not active.recovering
 
 
-def test_a_job_recovers_although_its_images_are_finished_in_one_turn_each(workshop: Workshop, create: Create) -> None:
-    """An image of one step is never between two evaluations, so there is no resume point to tell its progress."""
+def test_a_job_recovers_although_its_images_are_finished_in_one_turn_each(
+    bench: PublisherBench, create: Create
+) -> None:
+    """An image of one step is never between two evaluations, so that no resume point tells of its progress."""
     record = create(n=3, steps=1)
-    start(workshop.store, record.id, "lost", "fake")
-    workshop.engine = Engine({"fake": workshop.model}, 1)
-    active = workshop.begin(record)
-    workshop.publisher.start()
-    workshop.turn()
-    workshop.publisher.close(FLUSH)
-    after = workshop.store.job(record.id)
+    for _ in range(2):
+        start(bench.store, record.id, "lost", "fake")
+    bench.engine = Engine({"fake": bench.model}, 1)
+    active = bench.begin(record)
+    assert bench.store.start_alone(record.id, active.record.attempt, "worker")
+    bench.publisher.start()
+    bench.turn()
+    bench.publisher.close(FLUSH)
+    after = bench.store.job(record.id)
     assert after is not None
-    assert (after.losses, len(after.images), active.recovering) == (0, 1, False)
-    again = workshop.store.start_attempt(record.id, "next", "fake")
+    assert (after.losses, len(after.images), active.quarantined) == (0, 1, False)
+    again = bench.store.start_attempt(record.id, "next", "fake")
     assert again is not None
-    assert [each.index for each in trajectories(again.record, workshop.model)] == [1, 2]
+    assert [each.index for each in trajectories(again.record, bench.model)] == [1, 2]
     assert again.record.evaluations == 1
 
 
-def test_a_turn_that_brings_no_progress_clears_nothing(workshop: Workshop, create: Create) -> None:
-    """Work that an earlier attempt had saved already is no progress."""
+def test_work_that_an_earlier_attempt_has_saved_is_no_progress(bench: PublisherBench, create: Create) -> None:
     record = create(steps=8)
-    first = start(workshop.store, record.id, "one", "fake")
+    first = start(bench.store, record.id, "one", "fake")
     saved = JobUpdate(record.id, first, 1)
     saved.save(b"point", 3, 3)
-    workshop.store.write(saved)
-    second = start(workshop.store, record.id, "two", "fake")
-    for number, evaluations, result in (
-        (1, 3, UpdateResult.APPLIED | UpdateResult.RECOVERING),
-        (2, 3, UpdateResult.APPLIED | UpdateResult.RECOVERING),
-        (3, 4, UpdateResult.APPLIED),
-    ):
-        update = JobUpdate(record.id, second, number)
+    assert bench.store.write_all([saved]) == [UpdateResult.APPLIED]
+    for _ in range(2):
+        attempt = start(bench.store, record.id, "next", "fake")
+    assert bench.store.start_alone(record.id, attempt, "next")
+    quarantined = UpdateResult.APPLIED | UpdateResult.QUARANTINED
+    for number, (evaluations, result) in enumerate([(3, quarantined), (3, quarantined), (4, UpdateResult.APPLIED)]):
+        update = JobUpdate(record.id, attempt, number + 1)
         update.save(b"point", evaluations, evaluations)
-        assert workshop.store.write_all([update]) == [result]
+        assert bench.store.write_all([update]) == [result]
+
+
+def test_a_flush_waits_until_turns_are_written_but_not_for_a_redis_that_does_not_answer(
+    bench: PublisherBench, create: Create
+) -> None:
+    record = create(steps=30, watched=True)
+    bench.begin(record)
+    bench.turn()
+    started = time.monotonic()
+    bench.publisher.flush(0.5)  # the publisher has not been started
+    assert 0.2 < time.monotonic() - started < 2.0
+    bench.publisher.start()
+    for turns in range(2, 12):
+        bench.turn()
+        bench.publisher.flush(FLUSH)
+        after = bench.store.job(record.id)
+        assert after is not None
+        assert after.evaluations == turns
+    bench.publisher.close(FLUSH)

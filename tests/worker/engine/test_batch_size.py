@@ -90,7 +90,7 @@ def test_time_that_another_program_takes_is_not_counted(fake_model: Any) -> None
 
 
 def test_a_network_with_nan_output_is_not_measured_and_does_not_stop_the_worker(fake_model: Any) -> None:
-    assert measure(fake_model(lame=0)) == []
+    assert measure(fake_model(nan_class=0)) == []
 
 
 def test_a_size_too_large_for_the_device_counts_as_no_gain(fake_model: Any) -> None:

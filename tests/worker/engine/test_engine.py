@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS
-from denoised.model.serving.conditioning import ConditioningRequest
+from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import Guidance, Trajectory
 from denoised.worker.engine.turn import Turn
@@ -237,10 +237,10 @@ def neighbors(model: Any, trajectories_of: Trajectories) -> list[Trajectory]:
 
 
 POISONS = [
-    ({"lame": 2}, "nan_output"),
-    ({"deadly": 2}, "evaluation_failed"),
-    ({"deadly": 2, "error": MemoryError()}, "out_of_memory"),
-    ({"deadly": 2, "error": torch.OutOfMemoryError("too large")}, "out_of_memory"),
+    ({"nan_class": 2}, "nan_output"),
+    ({"failing_class": 2}, "evaluation_failed"),
+    ({"failing_class": 2, "error": MemoryError()}, "out_of_memory"),
+    ({"failing_class": 2, "error": torch.OutOfMemoryError("too large")}, "out_of_memory"),
 ]
 
 
@@ -287,7 +287,7 @@ def test_a_batch_too_large_for_the_device_is_evaluated_in_parts_and_no_job_fails
 
 
 def test_a_failure_names_the_exception(fake_model: Any, trajectories_of: Trajectories) -> None:
-    model = fake_model(deadly=2, error=ValueError("no such kernel"))
+    model = fake_model(failing_class=2, error=ValueError("no such kernel"))
     engine = Engine({"fake": model}, 4)
     engine.batch.admit(trajectories_of(model, label=2))
     (failure,) = engine.step().failed
@@ -295,7 +295,7 @@ def test_a_failure_names_the_exception(fake_model: Any, trajectories_of: Traject
 
 
 def test_a_failed_image_evicts_the_waiting_images_of_its_job(fake_model: Any, trajectories_of: Trajectories) -> None:
-    model = fake_model(lame=2)
+    model = fake_model(nan_class=2)
     engine = Engine({"fake": model}, 1)
     engine.batch.admit(trajectories_of(model, "poisoned", label=2, n=4))
     engine.batch.admit(trajectories_of(model, "next", label=0, steps=1))
@@ -390,3 +390,27 @@ def test_plans_with_more_registers_share_a_batch_with_plans_with_one(model: Any,
     expected = alone(model, [two_register_trajectory(model, 3), *trajectories_of(model, "ddpm", **ddpm)])
     arrivals = {0: trajectories_of(model, "ddpm", **ddpm), 2: [two_register_trajectory(model, 3)]}
     assert together(Engine({"fake": model}, 4), arrivals) == expected
+
+
+def test_a_model_conditioned_on_several_tensors_is_batched_like_any_other(
+    fake_model: Any, trajectories_of: Trajectories
+) -> None:
+    """As a text-conditioned network has them: hidden states of every token next to the pooled vector."""
+
+    class Conditioned(fake_model):  # type: ignore[misc]
+        def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
+            labels = super().encode(requests)["label"]
+            hidden = labels.view(-1, 1, 1) + torch.arange(21.0).view(1, 7, 3)
+            return Conditioning({"label": labels, "hidden_states": hidden, "pooled": hidden.sum(1)})
+
+        def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
+            mean = conditioning["hidden_states"].sum(dim=(1, 2)) - conditioning["pooled"].sum(1) + conditioning["label"]
+            estimate: Estimate = super().denoise(x, t, alpha, sigma, Conditioning({"label": mean}))
+            return estimate
+
+    fields = {"label": 1, "guidance_scale": 3.0, "steps": 4, "n": 2}
+    expected = alone(fake_model(), trajectories_of(fake_model(), "a", **fields))
+    model = Conditioned()
+    arrivals = {0: trajectories_of(model, "a", **fields), 1: trajectories_of(model, "b", label=2, steps=5)}
+    found = together(Engine({"fake": model}, 8), arrivals)
+    assert {key: value for key, value in found.items() if key[0] == "a"} == expected

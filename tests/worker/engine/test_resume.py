@@ -52,6 +52,14 @@ def test_damaged_bytes_are_refused_or_hold_other_numbers() -> None:
             from_bytes(data[:length])
 
 
+def test_a_point_names_its_format_and_one_of_a_newer_version_is_refused() -> None:
+    data = to_bytes({0: ResumePoint(1, torch.ones(1, 1, 2, 2))})
+    named = b'"format":"1"'
+    assert named in data
+    with pytest.raises(ResumeError, match=r"format 2 \(allowed: up to 1\)"):
+        from_bytes(data.replace(named, b'"format":"2"'))
+
+
 def test_a_pickle_is_no_resume_point() -> None:
     with pytest.raises(ResumeError):
         from_bytes(b"\x80\x04cposix\nsystem\n(S'true'\ntR.")

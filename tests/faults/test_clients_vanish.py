@@ -1,4 +1,4 @@
-"""Who asks gets what was asked for, whoever hangs up in between; and who listens leaves no trace when gone."""
+"""Clients that hang up: others still get their own answers, and listeners leave nothing behind."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ pytestmark = pytest.mark.faults
 PING = b"\x89\x04"  # the head of such a frame, with a payload of four bytes (RFC 6455, 5.5.2)
 
 
-def test_a_status_is_that_of_the_job_asked_for_whoever_hangs_up(site: Site, told: Callable[..., None]) -> None:
-    """redis-py#2665, #2624: 10,000 calls through a delayed connection, every fourth client gone before its answer."""
-    shop, calls = site.shop, 10_000
-    jobs = [shop.submit(model="nobody", seed=seed) for seed in range(50)]
+def test_a_status_is_that_of_the_requested_job_although_other_clients_hang_up(
+    site: Site, report: Callable[..., None]
+) -> None:
+    """redis-py#2665, #2624: 10,000 calls over a slow connection; every fourth client hangs up early."""
+    harness, calls = site.harness, 10_000
+    jobs = [harness.submit(model="nobody", seed=seed) for seed in range(50)]
     site.until(lambda: _get(site.api.port, f"/jobs/{jobs[0]}") == jobs[0], "an answer")
     site.proxy.delay = 0.001
     wrong: list[str] = []
@@ -48,37 +50,37 @@ def test_a_status_is_that_of_the_job_asked_for_whoever_hangs_up(site: Site, told
             each.result()
         over.set()
         aborted = sum(each.result() for each in aborting)
-    told(calls=calls, hung_up=aborted, wrong=len(wrong))
+    report(calls=calls, hung_up=aborted, wrong=len(wrong))
     assert wrong == []
     assert aborted > calls / 100
 
 
-def test_listeners_that_vanish_leave_nothing_behind(site: Site, told: Callable[..., None]) -> None:
+def test_listeners_that_vanish_leave_nothing_behind(site: Site, report: Callable[..., None]) -> None:
     """starlette#2766: a hundred sockets and streams torn off in the middle; no traceback, no descriptor kept."""
-    shop, api = site.shop, site.api
-    shop.worker("fake", seconds=0.02)
+    harness, api = site.harness, site.api
+    harness.worker("fake", seconds=0.02)
     site.ready()
     assert api.process is not None
     pid = api.process.pid
-    job = shop.submit(steps=1000, preview_every=5)
-    site.until(lambda: shop.running(job), "the job to run")
+    job = harness.submit(steps=1000, preview_every=5)
+    site.until(lambda: harness.running(job), "the job to run")
     kinds = ("websocket", "text/event-stream")
     for kind in kinds:
-        _come_and_vanish(api.port, job, kind)
+        _connect_and_vanish(api.port, job, kind)
     time.sleep(2.0)
     before = _descriptors(pid)  # connections to Redis included, which are kept
     for kind in kinds:
-        assert _come_and_vanish(api.port, job, kind, pid) >= before + 100
+        assert _connect_and_vanish(api.port, job, kind, pid) >= before + 100
         seconds = site.until(lambda: _descriptors(pid) <= before + 5, "the descriptors to be closed", seconds=10)
-        told(kind=kind, clients=100, descriptors_back_after_seconds=round(seconds, 2))
+        report(kind=kind, clients=100, descriptors_back_after_seconds=round(seconds, 2))
     assert "Traceback" not in api.log.read_text()
-    shop.store.cancel(job)
+    harness.store.cancel(job)
 
 
-def test_a_quiet_socket_is_pinged_and_closed_when_nobody_answers(site: Site, told: Callable[..., None]) -> None:
+def test_a_silent_socket_is_pinged_and_closed_without_an_answer(site: Site, report: Callable[..., None]) -> None:
     """ComfyUI#9393: no socket stays open and silent, at either end, for longer than thirty seconds."""
-    shop, api = site.shop, site.api
-    job = shop.submit(model="nobody")
+    harness, api = site.harness, site.api
+    job = harness.submit(model="nobody")
     site.until(lambda: _get(api.port, f"/jobs/{job}") == job, "an answer")
     client = _listen(api.port, job, "websocket")
     client.settimeout(60.0)
@@ -90,7 +92,7 @@ def test_a_quiet_socket_is_pinged_and_closed_when_nobody_answers(site: Site, tol
         pass
     closed = time.monotonic()
     client.close()
-    told(pinged_after_seconds=round(pinged - opened, 1), closed_after_seconds=round(closed - pinged, 1))
+    report(pinged_after_seconds=round(pinged - opened, 1), closed_after_seconds=round(closed - pinged, 1))
     assert b'"type": "queued"' in heard or b'"type":"queued"' in heard
     assert max(pinged - opened, closed - pinged) < 30.0
 
@@ -107,14 +109,14 @@ def _get(port: int, path: str) -> str | None:
     return found
 
 
-def _come_and_vanish(port: int, job: str, kind: str, pid: int | None = None) -> int:
-    """A hundred listeners, torn off in the middle. Returns how many descriptors a process had meanwhile."""
+def _connect_and_vanish(port: int, job: str, kind: str, pid: int | None = None) -> int:
+    """Connect a hundred listeners and reset their connections. Returns a process' descriptors in between."""
     clients = [_listen(port, job, kind) for _ in range(100)]
     for client in clients:
         assert client.recv(100).startswith(b"HTTP/1.1 ")
     during = _descriptors(pid) if pid is not None else 0
     for client in clients:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, no farewell
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset instead of a close
         client.close()
     return during
 

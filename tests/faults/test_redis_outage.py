@@ -1,4 +1,4 @@
-"""Redis gone, silent, slow, cut off or full: the front end says so in time, and nothing that was accepted is lost."""
+"""Redis is down, silent, slow, cut off or full: the front end answers in time, and no accepted job is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.faults.test_worker_killed import check_events
 
 
 def _first_of(client: httpx.Client, path: str) -> httpx.Response:
-    """The answer to a GET without its body: that of a stream comes in its own time."""
+    """The response to a GET without its body, which a stream sends over time."""
     with client.stream("GET", path) as answer:
         return answer
 
@@ -46,7 +46,7 @@ REQUESTS: list[Callable[[httpx.Client, str], httpx.Response]] = [
 
 
 class Follower(threading.Thread):
-    """Listens to a job to its end over a WebSocket, coming back after each break with the last seq it has."""
+    """Follows a job to its end over a WebSocket, reconnecting after each break with its last seq."""
 
     def __init__(self, api: Api, job_id: str) -> None:
         super().__init__(daemon=True)
@@ -73,7 +73,7 @@ class Follower(threading.Thread):
 
 
 def outage(site: Site, kind: str) -> Callable[[], None]:
-    """Take Redis away; the answer brings it back."""
+    """Make Redis unreachable; call the result to end that."""
     if kind == "stopped":
         site.valkey.end(signal.SIGTERM)
         return site.valkey.start
@@ -92,7 +92,7 @@ def outage(site: Site, kind: str) -> Callable[[], None]:
 
 
 class Crowd:
-    """So many clients, each with a connection that is there already: their own work is not to be measured."""
+    """Clients whose connections are open already, so that opening them is not measured."""
 
     def __init__(self, api: Api, clients: int, stack: ExitStack) -> None:
         self._clients = [stack.enter_context(api.client()) for _ in range(clients)]
@@ -101,8 +101,8 @@ class Crowd:
             assert each.status_code == 200
 
     def ask(self, job_id: str) -> list[tuple[int, float]]:
-        """(status, seconds) of every kind of request, all at once; but for those who waited for a picture and got it,
-        which takes as long as it takes."""
+        """(status, seconds) of every kind of request, all at once; without the pictures that were waited for, since
+        these take as long as sampling takes."""
 
         def ask(number: int, client: httpx.Client) -> tuple[httpx.Response, float]:
             started = time.monotonic()
@@ -112,10 +112,10 @@ class Crowd:
             return answer, took
 
         answers = list(self._pool.map(ask, range(len(self._clients)), self._clients))
-        return [(answer.status_code, took) for answer, took in answers if not _painted(answer)]
+        return [(answer.status_code, took) for answer, took in answers if not _has_picture(answer)]
 
 
-def _painted(answer: httpx.Response) -> bool:
+def _has_picture(answer: httpx.Response) -> bool:
     return answer.request.url.path.startswith("/v1/images") and answer.status_code == 200
 
 
@@ -132,19 +132,19 @@ FULL = pytest.mark.faults
         pytest.param("cut", 30.0, marks=FULL),
     ],
 )
-def test_an_outage_is_told_in_time_and_over_when_it_is_over(
-    kind: str, seconds: float, site: Site, told: Callable[..., None]
+def test_an_outage_is_answered_in_time_and_service_resumes_after_it(
+    kind: str, seconds: float, site: Site, report: Callable[..., None]
 ) -> None:
-    """rq#998, ComfyUI#9393: 503 within two seconds, no hang and no 500; then all goes on, streams and cancels too."""
-    shop, api = site.shop, site.api
+    """rq#998, ComfyUI#9393: 503 within two seconds, no hang, no 500; then streams and cancels work again."""
+    harness, api = site.harness, site.api
     turn = 0.02 if seconds < 10 else 0.05
-    shop.worker("fake", seconds=turn, lease=10.0)
+    harness.worker("fake", seconds=turn, lease=10.0)
     site.ready()
-    running = shop.submit(steps=int((seconds + 2) / turn), sampler="ddpm", label=1, seed=3)
-    waiting = shop.submit(model="nobody")
+    running = harness.submit(steps=int((seconds + 2) / turn), sampler="ddpm", label=1, seed=3)
+    waiting = harness.submit(model="nobody")
     follower = Follower(api, running)
     follower.start()
-    site.until(lambda: shop.running(running), "the job to run")
+    site.until(lambda: harness.running(running), "the job to run")
     answers: list[tuple[int, float]] = []
     health = []
     with ExitStack() as stack:
@@ -162,7 +162,7 @@ def test_an_outage_is_told_in_time_and_over_when_it_is_over(
     ready = site.until(lambda: httpx.get(f"{api.url}/readyz", trust_env=False).status_code == 200, "readiness")
     site.until(lambda: follower.heard > returned, "the stream to go on")
     stream = follower.heard - returned
-    told(
+    report(
         kind=kind,
         outage_seconds=seconds,
         answers=len(answers),
@@ -177,49 +177,49 @@ def test_an_outage_is_told_in_time_and_over_when_it_is_over(
     assert max(ready, stream) < 10.0
     with api.client() as client:
         victim = client.post("/generate", json={"model": "fake", "steps": 1000}).json()["id"]
-        site.until(lambda: shop.running(victim), "a new job to run")
+        site.until(lambda: harness.running(victim), "a new job to run")
         assert client.delete(f"/jobs/{victim}").json()["status"] == "canceled"
-        made = shop.client.get(f"denoised:worker:{shop.store.workers.live()[0].name}")
+        made = harness.client.get(f"denoised:worker:{harness.store.workers.live()[0].name}")
         assert made is not None
         assert client.post("/generate", json=BODY, headers={"Prefer": "wait=60"}).json()["status"] == "succeeded"
-    assert shop.finished(running).status == "succeeded"
-    assert shop.job(waiting).status == "queued"
+    assert harness.finished(running).status == "succeeded"
+    assert harness.job(waiting).status == "queued"
     follower.join(60)
-    check_events(shop.events(running))
-    assert [event["seq"] for event in follower.events] == [event["seq"] for event in shop.events(running)]
-    assert shop.workers[0].exit_code() is None
+    check_events(harness.events(running))
+    assert [event["seq"] for event in follower.events] == [event["seq"] for event in harness.events(running)]
+    assert harness.workers[0].exit_code() is None
 
 
-def test_a_worker_lives_on_when_redis_goes_away_as_it_lets_go_of_an_expired_lease(site: Site) -> None:
-    """RQ hands it its own job once more; just what it says of the attempt before is what does not arrive."""
-    shop = site.shop
-    worker = shop.worker("fake", seconds=0.1)  # so that no turn is just being written, which would find out first
-    job = shop.submit(steps=20)
-    shop.until(lambda: shop.running(job), "the job to run")
+def test_a_worker_survives_an_outage_while_it_releases_an_expired_lease(site: Site) -> None:
+    """RQ delivers its own job to it again; the release of the earlier delivery does not arrive."""
+    harness = site.harness
+    worker = harness.worker("fake", seconds=0.1)  # so that no write of a turn fails first
+    job = harness.submit(steps=20)
+    harness.until(lambda: harness.running(job), "the job to run")
     site.proxy.breaking_at = b"ZREM"
-    shop.rq_queue("fake").push_job_id(job)
-    shop.until(lambda: site.proxy.refusing, "the worker to let go of the lease")
-    shop.until(lambda: "delivery not settled" in shop.log(), "the worker to notice")
+    harness.rq_queue("fake").push_job_id(job)
+    harness.until(lambda: site.proxy.refusing, "the worker to release the lease")
+    harness.until(lambda: "delivery not settled" in harness.log(), "the worker to notice")
     site.proxy.refusing = False
-    record = shop.finished(job)
+    record = harness.finished(job)
     assert (record.status, record.attempt) == ("succeeded", 2)
-    check_events(shop.events(job))
-    shop.until(lambda: shop.forgotten(job), "RQ to forget the job")
+    check_events(harness.events(job))
+    harness.until(lambda: harness.forgotten(job), "RQ to forget the job")
     assert worker.exit_code() is None
 
 
 @FULL
-def test_connections_that_die_without_a_word_are_given_up_in_time(site: Site, told: Callable[..., None]) -> None:
-    """ComfyUI#9393: nobody closes them, nothing comes through any more; others are to be had at once."""
-    shop, api = site.shop, site.api
-    shop.worker("fake", seconds=0.02)
+def test_dead_connections_are_given_up_in_time(site: Site, report: Callable[..., None]) -> None:
+    """ComfyUI#9393: they stay open, but nothing passes any more; new ones work at once."""
+    harness, api = site.harness, site.api
+    harness.worker("fake", seconds=0.02)
     site.ready()
-    done = shop.submit()
-    assert shop.finished(done).status == "succeeded"
+    done = harness.submit()
+    assert harness.finished(done).status == "succeeded"
     with ExitStack() as stack:
         crowd = Crowd(api, 30, stack)
         crowd.ask(done)  # has the API connect
-        running = shop.submit(steps=1000, sampler="ddpm", seed=4)
+        running = harness.submit(steps=1000, sampler="ddpm", seed=4)
         follower = Follower(api, running)
         follower.start()
         site.until(lambda: len(follower.events) > 10, "events")
@@ -232,12 +232,12 @@ def test_connections_that_die_without_a_word_are_given_up_in_time(site: Site, to
         site.until(lambda: follower.heard > lost + 2.0, "the stream to go on")
         stream = follower.heard - lost
         victim = client.post("/generate", json={"model": "fake", "steps": 1000}).json()["id"]
-        site.until(lambda: shop.running(victim), "a new job to run")
+        site.until(lambda: harness.running(victim), "a new job to run")
         new = time.monotonic() - lost
         assert client.delete(f"/jobs/{victim}").json()["status"] == "canceled"
         client.delete(f"/jobs/{running}")
     slowest = max(took for _, took in answers)
-    told(
+    report(
         connections=connections,
         statuses=dict(Counter(code for code, _ in answers)),
         slowest_answer_seconds=round(slowest, 2),
@@ -249,18 +249,18 @@ def test_connections_that_die_without_a_word_are_given_up_in_time(site: Site, to
     assert max(ready, stream, new) < 10.0
     follower.join(60)
     check_events(follower.events)
-    assert [event["seq"] for event in follower.events] == [event["seq"] for event in shop.events(running)]
+    assert [event["seq"] for event in follower.events] == [event["seq"] for event in harness.events(running)]
 
 
 @FULL
 @pytest.mark.parametrize("delay", [0.05, 0.3, 0.6])
-def test_a_slow_redis_is_told_in_time_too(delay: float, site: Site, told: Callable[..., None]) -> None:
-    """Each answer of it comes in time, but all that a request has to ask would take many seconds."""
-    shop, api = site.shop, site.api
-    shop.worker("fake", seconds=0.005)
+def test_a_slow_redis_is_answered_in_time(delay: float, site: Site, report: Callable[..., None]) -> None:
+    """Each reply comes in time, but all round trips of a request together would take many seconds."""
+    harness, api = site.harness, site.api
+    harness.worker("fake", seconds=0.005)
     site.ready()
-    job = shop.submit()
-    assert shop.finished(job).status == "succeeded"
+    job = harness.submit()
+    assert harness.finished(job).status == "succeeded"
     with ExitStack() as stack:
         crowd = Crowd(api, 30, stack)
         site.proxy.delay = delay
@@ -268,7 +268,7 @@ def test_a_slow_redis_is_told_in_time_too(delay: float, site: Site, told: Callab
         site.proxy.delay = 0.0
     slowest = max(took for _, took in answers)
     statuses = Counter(code for code, _ in answers)
-    told(delay=delay, statuses=dict(statuses), slowest_answer_seconds=round(slowest, 2))
+    report(delay=delay, statuses=dict(statuses), slowest_answer_seconds=round(slowest, 2))
     assert set(statuses) <= {200, 202, 204, 404, 409, 503}
     assert slowest < API_SECONDS
     site.until(lambda: httpx.get(f"{api.url}/readyz", trust_env=False).status_code == 200, "readiness", seconds=10)
@@ -277,59 +277,57 @@ def test_a_slow_redis_is_told_in_time_too(delay: float, site: Site, told: Callab
 
 
 @FULL
-def test_a_slow_redis_costs_no_worker_its_jobs(site: Site, told: Callable[..., None]) -> None:
+def test_a_slow_redis_costs_no_worker_its_jobs(site: Site, report: Callable[..., None]) -> None:
     """A round trip of 0.1 s and forty jobs: one by one, their leases could not be renewed in time."""
-    shop = site.shop
+    harness = site.harness
     for _ in range(2):
-        shop.worker("fake", seconds=0.05, lease=2.0)
-    jobs = [shop.submit(steps=300, seed=seed) for seed in range(40)]
-    site.until(lambda: all(shop.job(job_id).status == "running" for job_id in jobs), "all to run")
+        harness.worker("fake", seconds=0.05, lease=2.0)
+    jobs = [harness.submit(steps=300, seed=seed) for seed in range(40)]
+    site.until(lambda: all(harness.job(job_id).status == "running" for job_id in jobs), "all to run")
     site.proxy.delay = 0.05
     time.sleep(15.0)
-    records = [shop.job(job_id) for job_id in jobs]
+    records = [harness.job(job_id) for job_id in jobs]
     site.proxy.delay = 0.0
-    told(jobs=len(jobs), lost=sum(record.losses > 0 or record.attempt > 1 for record in records))
+    report(jobs=len(jobs), lost=sum(record.losses > 0 or record.attempt > 1 for record in records))
     assert {(record.attempt, record.losses) for record in records} == {(1, 0)}
-    assert {shop.finished(job_id).status for job_id in jobs} == {"succeeded"}
+    assert {harness.finished(job_id).status for job_id in jobs} == {"succeeded"}
 
 
 @FULL
 @pytest.mark.parametrize("kind", ["killed", "frozen", "cut"])
-def test_a_worker_told_to_stop_while_redis_is_away_is_gone_in_time(
-    kind: str, site: Site, told: Callable[..., None]
-) -> None:
-    """Nothing can be given back then: the lease runs out, and another goes on from what was saved."""
-    shop = site.shop
-    hand = shop.worker("fake", seconds=0.02, lease=3.0)
-    jobs = [shop.submit(steps=1000, sampler="ddpm", seed=seed) for seed in range(4)]
+def test_a_worker_stops_in_time_during_an_outage(kind: str, site: Site, report: Callable[..., None]) -> None:
+    """Nothing can be requeued then: the lease expires, and another worker continues from the resume point."""
+    harness = site.harness
+    worker = harness.worker("fake", seconds=0.02, lease=3.0)
+    jobs = [harness.submit(steps=1000, sampler="ddpm", seed=seed) for seed in range(4)]
     for job_id in jobs:
-        shop.until(lambda job_id=job_id: shop.running(job_id), "all to run")  # type: ignore[misc]
+        harness.until(lambda job_id=job_id: harness.running(job_id), "all to run")  # type: ignore[misc]
     time.sleep(2.0)
     back = outage(site, kind)
     time.sleep(5.0)
-    hand.signal(signal.SIGTERM)
+    worker.signal(signal.SIGTERM)
     started = time.monotonic()
-    code, took = hand.wait(), time.monotonic() - started
+    code, took = worker.wait(), time.monotonic() - started
     back()
     site.until(site.answers, "Valkey")
-    shop.worker("fake", lease=3.0)
-    ended = {shop.finished(job_id).status for job_id in jobs}
+    harness.worker("fake", lease=3.0)
+    ended = {harness.finished(job_id).status for job_id in jobs}
     for job_id in jobs:
-        check_events(shop.events(job_id))
-    told(kind=kind, exit_code=code, exit_after_seconds=round(took, 2), ended=sorted(ended))
+        check_events(harness.events(job_id))
+    report(kind=kind, exit_code=code, exit_after_seconds=round(took, 2), ended=sorted(ended))
     assert (code, ended) == (0, {"succeeded"})
     assert took < 10.0
 
 
 @FULL
 @pytest.mark.parametrize("seconds", [5.0, 60.0])
-def test_connections_that_are_slow_and_cut_all_the_time_lose_nothing(
-    seconds: float, site: Site, told: Callable[..., None]
+def test_slow_connections_that_keep_breaking_lose_nothing(
+    seconds: float, site: Site, report: Callable[..., None]
 ) -> None:
     """Each piece 5 … 40 ms late, all connections cut three times a second; what was acknowledged is done, once."""
-    shop, api, chance = site.shop, site.api, random.Random(1)
+    harness, api, chance = site.harness, site.api, random.Random(1)
     for _ in range(2):
-        shop.worker("fake", seconds=0.005, lease=3.0)
+        harness.worker("fake", seconds=0.005, lease=3.0)
     site.ready()
     acknowledged: list[str] = []
     answers: Counter[int] = Counter()
@@ -359,10 +357,10 @@ def test_connections_that_are_slow_and_cut_all_the_time_lose_nothing(
         for each in posting:
             each.result()
     site.proxy.delay = 0.0
-    ended = Counter(shop.finished(job_id).status for job_id in acknowledged)
+    ended = Counter(harness.finished(job_id).status for job_id in acknowledged)
     for job_id in acknowledged:
-        check_events(shop.events(job_id))
-    told(
+        check_events(harness.events(job_id))
+    report(
         seconds=seconds,
         connections_cut=cuts,
         answers=dict(answers),
@@ -373,18 +371,18 @@ def test_connections_that_are_slow_and_cut_all_the_time_lose_nothing(
     assert set(answers) <= {202, 503}
     assert slowest[0] < API_SECONDS
     assert set(ended) == {"succeeded"}
-    assert all(hand.exit_code() is None for hand in shop.workers)
+    assert all(worker.exit_code() is None for worker in harness.workers)
 
 
 @FULL
-def test_at_maxmemory_new_jobs_are_refused_and_accepted_ones_end(site: Site, told: Callable[..., None]) -> None:
+def test_at_maxmemory_new_jobs_are_refused_and_accepted_ones_end(site: Site, report: Callable[..., None]) -> None:
     """rq#1280: 507 while there still is memory for what was accepted; all of that is known, and ends."""
-    shop, api = site.shop, site.api
-    hand = shop.worker("fake", seconds=0.01, lease=3.0)
+    harness, api = site.harness, site.api
+    worker = harness.worker("fake", seconds=0.01, lease=3.0)
     site.ready()
-    hand.signal(signal.SIGSTOP)
-    used = int(shop.client.info("memory")["used_memory"])
-    shop.client.config_set("maxmemory", str(int(used * 1.4)))
+    worker.signal(signal.SIGSTOP)
+    used = int(harness.client.info("memory")["used_memory"])
+    harness.client.config_set("maxmemory", str(int(used * 1.4)))
     accepted: list[str] = []
     with api.client() as client:
         while (answer := client.post("/generate", json={**BODY, "n": 4, "preview_every": 5})).status_code == 202:
@@ -393,15 +391,15 @@ def test_at_maxmemory_new_jobs_are_refused_and_accepted_ones_end(site: Site, tol
         assert answer.status_code in (429, 507)
         assert answer.status_code == 507
         assert answer.headers["content-type"] == "application/problem+json"
-        hand.signal(signal.SIGCONT)
+        worker.signal(signal.SIGCONT)
         assert {client.get(f"/jobs/{job_id}").status_code for job_id in accepted} == {200}
-        shop.client.config_set("maxmemory", str(int(used * 4)))
-        assert {shop.finished(job_id).status for job_id in accepted} == {"succeeded"}
-        told(accepted=len(accepted), known=len(accepted))
+        harness.client.config_set("maxmemory", str(int(used * 4)))
+        assert {harness.finished(job_id).status for job_id in accepted} == {"succeeded"}
+        report(accepted=len(accepted), known=len(accepted))
         assert len(accepted) > 20
-        shop.client.config_set("maxmemory", "1")
+        harness.client.config_set("maxmemory", "1")
         for request in (REQUESTS[0], REQUESTS[1]):
             assert request(client, accepted[0]).status_code == 507
         assert client.get(f"/jobs/{accepted[0]}").json()["status"] == "succeeded"
-        shop.client.config_set("maxmemory", "0")
+        harness.client.config_set("maxmemory", "0")
         assert client.post("/generate", json=BODY, headers={"Prefer": "wait=60"}).json()["status"] == "succeeded"
