@@ -151,6 +151,20 @@ redis.call('HSET', KEYS[1], 'watched', 1)
 return tonumber(seq)
 """
 
+# Reads a page of events. KEYS: the events. ARGV: the seq before it, its largest size in bytes and in entries.
+# Always returns the first entry, however large.
+READ_EVENTS = """
+local page, size, from = {}, 0, string.format('%.0f', ARGV[1] + 1) .. '-0'
+while size < tonumber(ARGV[2]) and #page < tonumber(ARGV[3]) do
+  local entry = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
+  if not entry then break end
+  for _, value in ipairs(entry[2]) do size = size + #value end
+  page[#page + 1] = entry
+  from = '(' .. entry[1]
+end
+return page
+"""
+
 # Requeues the jobs of lost workers at the front of their queue, the oldest first.
 # KEYS: RQ's queue, its intermediate queue, its started registry; our hash of when ids were first seen in the
 # intermediate queue. ARGV: time, seconds an id may stay there, prefix of RQ's job hashes, prefix of our jobs, channel.
