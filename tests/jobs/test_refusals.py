@@ -64,3 +64,9 @@ def test_a_code_that_is_unknown_here_may_pass() -> None:
 def test_errors_that_are_no_replies_pass_through(error: Exception) -> None:
     with pytest.raises(type(error)), reachable():
         raise error
+
+
+def test_a_reply_for_which_there_is_no_memory_is_a_memory_error() -> None:
+    """hiredis says so of a reply that it cannot allocate."""
+    with pytest.raises(MemoryError), reachable():
+        raise redis.exceptions.InvalidResponse("Out of memory")
