@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from rq.executions import ExecutionRegistry
+from rq.registry import StartedJobRegistry
 
 from tests.harness import Harness
 
@@ -72,3 +74,17 @@ def test_an_evaluation_of_several_leases_fails_no_job(harness: Harness) -> None:
     record = harness.finished(job_id)
     assert (record.status, record.attempt) == ("succeeded", 1)
     assert slow.exit_code() is None
+
+
+def test_rq_finds_the_jobs_that_our_scripts_have_taken(harness: Harness) -> None:
+    """RQ's own classes read its keys as our scripts write them."""
+    harness.worker("seen", seconds=0.1)
+    job_id = harness.submit(model="seen", steps=60)
+    harness.until(lambda: harness.running(job_id), "the job to run")
+    registry = StartedJobRegistry(queue=harness.rq_queue("seen"))
+    assert registry.get_job_ids(cleanup=False) == [job_id]
+    (execution,) = ExecutionRegistry(job_id, harness.client).get_executions()
+    assert execution.composite_key.startswith(job_id)
+    assert harness.client.hget(f"rq:job:{job_id}", "status") == b"started"
+    assert harness.finished(job_id).status == "succeeded"
+    harness.until(lambda: harness.forgotten(job_id), "RQ to forget the job")
