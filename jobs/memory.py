@@ -45,6 +45,6 @@ class Memory:
         """
         if self.policy != NO_EVICTION:
             raise StoreUnfit(
-                f"Redis would evict jobs to free memory (maxmemory-policy is {self.policy}, allowed: {NO_EVICTION}); "
+                f"Redis would evict jobs to free memory (maxmemory-policy is {self.policy}, allowed: {NO_EVICTION}): "
                 f"redis-cli CONFIG SET maxmemory-policy {NO_EVICTION}"
             )

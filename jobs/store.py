@@ -21,7 +21,6 @@ from denoised.jobs.event_log import EventLog
 from denoised.jobs.format import FORMAT
 from denoised.jobs.idempotency import IdempotencyKeys
 from denoised.jobs.job_listing import JobListing, decode_fields, decode_record
-from denoised.jobs.memory import Memory
 from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.scripts import REQUEUE_LOST, START, START_ALONE, UPDATE
 from denoised.jobs.store_connection import StoreConnection
@@ -234,13 +233,3 @@ class Store:
         """Return when Redis accepts a write. Nothing is written, so this works at `maxmemory`, too."""
         with self.reachable():
             self.client.delete(keys.PROBE)
-
-    def check_fitness(self) -> None:
-        """Check that Redis keeps what it is given.
-
-        Raises:
-            StoreUnfit: when it would evict keys.
-        """
-        with self.reachable():
-            memory = self.client.info("memory")
-        Memory.of(memory).check_fitness()

@@ -96,6 +96,7 @@ def _serve(
     import torch
 
     from denoised.jobs.connection import connect
+    from denoised.jobs.fitness import check_fitness
     from denoised.jobs.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.model_loading import load_models
@@ -103,10 +104,10 @@ def _serve(
 
     if threads:
         torch.set_num_threads(threads)
-    models = load_models(folders, device=device, max_images=max_images, precision=precision)
     client = connect(redis_url, timeout=5.0)
+    check_fitness(client)
+    models = load_models(folders, device=device, max_images=max_images, precision=precision)
     store = Store(client, result_ttl)
-    store.check_fitness()
     speed = Speed()
     if max_batch is None:
         max_batch = _measure_max_batch(next(iter(models.values())), speed)
