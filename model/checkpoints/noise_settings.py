@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from denoised.model.checkpoints.bounded_files import read_json
 from denoised.model.checkpoints.scheduler_file import VARIANCE_EXPLODING, Keys, fill_defaults, matching_sampler
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import SPACINGS, VARIANCES, Grid
-from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.noise import Float64, NoiseSchedule, named_betas
 from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError, abbreviate
@@ -78,15 +77,18 @@ class NoiseSettings:
         """The noise levels of training, T timesteps."""
         if self.variance_exploding is not None:
             return variance_exploding_schedule(*self.variance_exploding)
-        schedule = self._trained_schedule()
-        if not self._switch("rescale_betas_zero_snr", False):
-            return schedule
-        if self.prediction_type == "epsilon":
+        rescale = self._switch("rescale_betas_zero_snr", False)
+        if rescale and self.prediction_type == "epsilon":
             raise CheckpointError(
                 f"{self.path}: prediction_type = 'epsilon' with rescale_betas_zero_snr = True: "
                 "at the last timestep the input is noise alone, and predicting it gives no image"
             )
-        return schedule.with_zero_terminal_snr()
+        betas = self._betas()
+        try:
+            schedule = NoiseSchedule.from_betas(betas)
+            return schedule.with_zero_terminal_snr() if rescale else schedule
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
 
     @property
     def clipping(self) -> Clipping:
@@ -119,17 +121,17 @@ class NoiseSettings:
             lambda_min=self._lambda_min(),
         )
 
-    def _trained_schedule(self) -> NoiseSchedule:
+    def _betas(self) -> Float64:
         timesteps = int(self._number("num_train_timesteps", 1000, least=1, most=MAX_TIMESTEPS))
         if self.keys["trained_betas"] is not None:
-            return NoiseSchedule.from_betas(self._trained_betas(timesteps))
+            return self._trained_betas(timesteps)
         ends = [self._number("beta_start", 1e-4), self._number("beta_end", 0.02)]
         try:
-            return NoiseSchedule.from_name(str(self.keys["beta_schedule"]), timesteps, *ends)
+            return named_betas(str(self.keys["beta_schedule"]), timesteps, *ends)
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
 
-    def _trained_betas(self, timesteps: int) -> Any:
+    def _trained_betas(self, timesteps: int) -> Float64:
         betas = self.keys["trained_betas"]
         numbers = isinstance(betas, list) and all(type(beta) in (int, float) for beta in betas)
         if not numbers or len(betas) != timesteps or not all(0 < beta < 1 for beta in betas):

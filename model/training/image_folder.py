@@ -63,7 +63,8 @@ def _find_images(folder: Path) -> tuple[list[tuple[str, Path]], list[str]]:
 
     Other programs keep previews and copies next to pictures: in hidden files and folders, and in some of known names.
     """
-    files, hidden = [], []
+    files: list[tuple[str, Path]] = []
+    hidden: list[str] = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not _is_hidden(path.name):
             files += [(path.name, file) for file in _walk(path, hidden)]
