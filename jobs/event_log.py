@@ -18,7 +18,7 @@ from denoised.jobs.store_connection import StoreConnection
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 
-PAGE_BYTES, PAGE_EVENTS = 256 * 1024, 500
+PAGE_BYTES, PAGE_EVENTS = 64 * 1024, 500
 
 
 @dataclass(frozen=True)
