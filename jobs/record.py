@@ -31,6 +31,14 @@ class Image:
 
 
 @dataclass(frozen=True)
+class RequestWarning:
+    """What a client may not expect of an accepted request. field: the field that would avoid it."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True)
 class JobRecord:
     """A job as the store holds it. Times are seconds since the epoch.
 
@@ -58,6 +66,7 @@ class JobRecord:
     error: Mapping[str, str] | None = None
     request_id: str | None = None
     watched: bool = False
+    warnings: tuple[RequestWarning, ...] = ()
 
     @property
     def terminal(self) -> bool:
@@ -71,6 +80,7 @@ class JobRecord:
             "images": json.dumps([asdict(image) for image in self.images]),
             "error": json.dumps(dict(self.error)) if self.error else None,
             "watched": int(self.watched),
+            "warnings": json.dumps([asdict(warning) for warning in self.warnings]) if self.warnings else None,
             "format": FORMAT,
             "requires": json.dumps(required_fields(self.request)),
         }
@@ -106,6 +116,7 @@ class JobRecord:
             images=tuple(read_dataclass(Image, image) for image in json.loads(flat.get("images", "[]"))),
             error=json.loads(flat["error"]) if "error" in flat else None,
             watched=flat.get("watched") == "1",
+            warnings=tuple(read_dataclass(RequestWarning, each) for each in json.loads(flat.get("warnings", "[]"))),
             **number,  # type: ignore[arg-type]
             **count,
         )
