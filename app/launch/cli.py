@@ -99,10 +99,17 @@ def api(
         float, env("MAX_WAIT", "longest time that a client may wait for its job, in seconds", min=0.1)
     ] = 60.0,
     max_queue: Annotated[int, env("MAX_QUEUE", "most jobs in the queue", min=1)] = 1000,
+    max_queue_per_key: Annotated[
+        int | None, env("MAX_QUEUE_PER_KEY", "most jobs in the queue per API key [default: half of --max-queue]", min=1)
+    ] = None,
     queue_limit: Annotated[int, env("QUEUE_LIMIT", "most network evaluations in the queue", min=1)] = 100_000,
     queue_limit_per_key: Annotated[
         int, env("QUEUE_LIMIT_PER_KEY", "most network evaluations in the queue per API key", min=1)
     ] = 50_000,
+    max_streams_per_key: Annotated[
+        int,
+        env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1),
+    ] = 256,
     max_attempts: Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1)] = 3,
     result_ttl: Annotated[int, env("RESULT_TTL", "how long results are kept, in seconds", min=1)] = 86_400,
 ) -> None:
@@ -122,8 +129,10 @@ def api(
         allowed_origins=frozenset(_split(allowed_origins)),
         max_wait=max_wait,
         max_queue=max_queue,
+        max_queue_per_key=max_queue_per_key,
         queue_limit=queue_limit,
         queue_limit_per_key=queue_limit_per_key,
+        max_streams_per_key=max_streams_per_key,
         max_attempts=max_attempts,
         result_ttl=result_ttl,
     )

@@ -44,7 +44,7 @@ def load_for_serving(
         CheckpointError: see `load_model`.
     """
     model = load_model(folder, device=device, name=name, max_images=max_images)
-    selection = select_backend(model.unet, model.shape, device, precision)
+    selection = select_backend(model.unet, model.shape, model.card.timesteps, device, precision)
     model.backend = selection.backend
     model.card = model.card.model_copy(update={"numerics": selection.numerics})
     return LoadedModel(model, selection.fallback)
