@@ -190,7 +190,7 @@ def test_reading_the_frames_may_take_longer_than_other_requests_to_redis(
     log = api.app.state.services.frames  # type: ignore[attr-defined]
     page = log.page
 
-    def slow(job_id: str, after: int) -> Any:
+    def slow(job_id: str, after: int, size: int) -> Any:
         deadline = REDIS_DEADLINE.get()
         if deadline is not None:
             deadline.left -= 1.0
