@@ -32,6 +32,14 @@ class Image:
 
 
 @dataclass(frozen=True)
+class RequestWarning:
+    """What a client may not expect of an accepted request. field: the field that would avoid it."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True)
 class JobRecord:
     """A job as the store holds it. Times are seconds since the epoch.
 
@@ -60,6 +68,7 @@ class JobRecord:
     error: Mapping[str, str] | None = None
     request_id: str | None = None
     watched: bool = False
+    warnings: tuple[RequestWarning, ...] = ()
     reserved_bytes: int = 0
 
     @property
@@ -74,6 +83,7 @@ class JobRecord:
             "images": json.dumps([asdict(image) for image in self.images]),
             "error": json.dumps(dict(self.error)) if self.error else None,
             "watched": int(self.watched),
+            "warnings": json.dumps([asdict(warning) for warning in self.warnings]) if self.warnings else None,
             "format": FORMAT,
             "requires": json.dumps(required_fields(self.request)),
         }
@@ -111,6 +121,7 @@ class JobRecord:
             images=_images(flat.get("images", "[]")),
             error=_error(flat["error"]) if "error" in flat else None,
             watched=flat.get("watched") == "1",
+            warnings=_warnings(flat.get("warnings", "[]")),
             **number,  # type: ignore[arg-type]
             **count,
         )
@@ -141,6 +152,11 @@ def _error(text: str) -> dict[str, str]:
     if not isinstance(error, dict):
         raise ValueError("error is not an object")
     return {str(name): str(value) for name, value in error.items()}
+
+
+def _warnings(text: str) -> tuple[RequestWarning, ...]:
+    warnings = (read_dataclass(RequestWarning, warning) for warning in read_json(text, MAX_JSON))
+    return tuple(RequestWarning(str(warning.field), str(warning.message)) for warning in warnings)
 
 
 _FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")

@@ -153,7 +153,7 @@ class Store:
             return cast("bytes | None", self.client.get(keys.image(job_id, index)))
 
     def cancel(self, job_id: str) -> JobRecord | None:
-        """Cancel a job that is not over. Returns its record afterwards, None when it is unknown."""
+        """Cancel a job that is not over. Returns its record afterward, None when it is unknown."""
         record = self.job(job_id)
         if record is None or record.terminal:
             return record

@@ -16,6 +16,7 @@ from denoised.cli.console import (
     exit_with_error,
     print_json,
     print_line,
+    print_status,
     shows_pictures,
     stderr,
     stdout,
@@ -88,6 +89,8 @@ def generate_to_folder(client: Client, options: GenerateOptions) -> None:
     if INDEX.fullmatch(str(fields.get("label") or "")):
         fields = resolve_label(fields, client.models())
     job = client.submit(**fields)
+    for warning in job.warnings:
+        print_status(f"warning: {warning.field}: {warning.message}")
     try:
         finished = _follow(client, job, options)
     except KeyboardInterrupt:
