@@ -38,6 +38,7 @@ class JobRecord:
     losses: workers lost in a row while they ran the job, since it last saved progress.
     max_attempts: at this many losses the job fails; one loss earlier it is quarantined (see `jobs.scripts.START`).
     watched: whether a client follows its events, now or earlier.
+    digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
     """
 
     id: str
@@ -58,6 +59,7 @@ class JobRecord:
     error: Mapping[str, str] | None = None
     request_id: str | None = None
     watched: bool = False
+    digest: str | None = None
 
     @property
     def terminal(self) -> bool:
@@ -102,6 +104,7 @@ class JobRecord:
             status=flat["status"],  # type: ignore[arg-type]  # checked above
             numerics=flat.get("numerics"),
             request_id=flat.get("request_id"),
+            digest=flat.get("digest"),
             request=read_dataclass(SamplingRequest, json.loads(flat["request"])),
             images=tuple(read_dataclass(Image, image) for image in json.loads(flat.get("images", "[]"))),
             error=json.loads(flat["error"]) if "error" in flat else None,
@@ -113,7 +116,7 @@ class JobRecord:
 
 _FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")
 _INTS = ("attempt", "step", "evaluations", "losses", "max_attempts")
-_PLAIN = ("id", "owner", "status", "numerics", "request_id", *_FLOATS, *_INTS)
+_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", *_FLOATS, *_INTS)
 _REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
 
 

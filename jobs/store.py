@@ -21,6 +21,7 @@ from denoised.jobs.event_log import EventLog
 from denoised.jobs.format import FORMAT
 from denoised.jobs.idempotency import IdempotencyKeys
 from denoised.jobs.job_listing import JobListing, decode_fields, decode_record
+from denoised.jobs.model_claims import ModelClaims
 from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.scripts import REQUEUE_LOST, START, START_ALONE, UPDATE
 from denoised.jobs.store_connection import StoreConnection
@@ -85,6 +86,7 @@ class Store:
         self.listing = JobListing(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
         self.workers = WorkerRegistry(self.connection)
+        self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
         self._start = client.register_script(START)
         self._start_alone = client.register_script(START_ALONE)

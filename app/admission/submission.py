@@ -45,9 +45,16 @@ def submit(
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
     fleet = services.catalog.fleet()
-    request = resolve(fields, choose_card(fields.get("model"), fleet.cards, fleet.known))
-    request_id = REQUEST_ID.get() or None
-    job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=request_id, watched=watched)
+    card = choose_card(fields.get("model"), fleet.cards, fleet.known)
+    job = JobRecord(
+        id=uuid.uuid4().hex,
+        owner=owner,
+        request=resolve(fields, card),
+        created_at=time.time(),
+        request_id=REQUEST_ID.get() or None,
+        watched=watched,
+        digest=card.digest or None,
+    )
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers)

@@ -79,6 +79,7 @@ def load_model(
         default=checkpoint.default,
         max_images=max_images,
         numerics=numerics,
+        digest=checkpoint.digest,
     )
     grid = noise.grid(unet.config)
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)

@@ -33,7 +33,9 @@ from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
+from denoised.worker.delivery.model_names import ModelNames
 from denoised.worker.engine.speed import Speed
+from denoised.worker.errors import ModelConflict
 from denoised.worker.loop import Loop
 from denoised.worker.settings import WorkerSettings
 
@@ -130,14 +132,22 @@ class BatchingWorker(BaseWorker):
         self.loop = Loop(models, store, settings, name, self._take, speed or Speed())
         self._by_model = {queue.name: queue for queue in queues}
         self._listener = Listener(client, models, wake=self.loop.wake, cancel=self.loop.cancel)
+        digests = {name: model.card.digest for name, model in models.items()}
+        self._names = ModelNames(store, name, digests, settings.lease)
+        self._conflict: ModelConflict | None = None
         self._housekeeper = Housekeeper(
             store, [_keys(queue) for queue in queues], settings.lease, self._renew, self._report
         )
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        """Serve until SIGTERM or SIGINT, then finish or requeue what runs. Returns whether any job was run."""
+        """Serve until SIGTERM or SIGINT, then finish or requeue what runs. Returns whether any job was run.
+
+        Raises:
+            ModelConflict: when another worker serves another model under the name of one of these.
+        """
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
+        self._names.acquire(self.loop.stopping)
         self.register_birth()  # type: ignore[no-untyped-call]
         for thread in (self.loop.publisher, self._housekeeper, self._listener):
             thread.start()
@@ -150,6 +160,8 @@ class BatchingWorker(BaseWorker):
             self._listener.stop()
             if written:
                 self._leave()
+        if self._conflict is not None:
+            raise self._conflict
         return self.loop.speed.total > 0
 
     # Queues
@@ -210,6 +222,12 @@ class BatchingWorker(BaseWorker):
             pipeline.execute()
 
     def _report(self) -> None:
+        """Publish what this worker does; stop if its models' names were taken while it was cut off from Redis."""
+        try:
+            self._names.renew()
+        except ModelConflict as conflict:
+            self._conflict = conflict
+            self.loop.stop()
         running, pending = self.loop.load
         report = WorkerReport(
             name=self.name,
@@ -245,6 +263,7 @@ class BatchingWorker(BaseWorker):
         try:
             self.store.workers.add_counters(self.name, asdict(self.loop.counters))
             self.store.workers.remove(self.name)
+            self._names.release()
             self.register_death()  # type: ignore[no-untyped-call]
         except REDIS_ERRORS as error:
             log.warning("worker not unregistered", extra={"reason": str(error)})
