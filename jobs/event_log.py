@@ -5,20 +5,21 @@ Events are appended by the scripts that change a job (`jobs.scripts`), which num
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from denoised.jobs import redis_keys as keys
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import UnreadableLog
+from denoised.jobs.format import UnreadableLog, read_json
 from denoised.jobs.scripts import READ_EVENTS, WATCH
 from denoised.jobs.store_connection import StoreConnection
 
+MAX_EVENT_BYTES = 64 << 20  # a frame in base64 is the largest event
+
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 
-PAGE_BYTES, PAGE_EVENTS = 256 * 1024, 500
+PAGE_BYTES, PAGE_EVENTS = 64 * 1024, 500
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class EventLog:
 
 def _decode(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
     try:
-        event = json.loads(fields[b"e"])
+        event = read_json(fields[b"e"], MAX_EVENT_BYTES)
         if not isinstance(event["type"], str):
             raise TypeError(f"type is {event['type']!r:.60}")
         head = {"seq": _seq(entry_id), "type": event.pop("type"), "job": job_id, "attempt": int(fields[b"a"])}

@@ -22,6 +22,7 @@ _JOB, _RQ = "denoised:job:check", "rq:job:check"
 # Every command that we or RQ send, with a key of each kind, as they were recorded with MONITOR.
 COMMANDS: tuple[tuple[str, ...], ...] = (
     *((name, _JOB) for name in ("EXISTS", "GET", "GETDEL", "MGET", "DEL", "HGETALL", "HKEYS", "SMEMBERS", "LLEN")),
+    *((name, key) for name in ("STRLEN", "HLEN", "TYPE", "LPOP") for key in (_JOB, _RQ)),
     *((name, _RQ) for name in ("EXISTS", "GET", "DEL", "HGETALL", "SMEMBERS", "PERSIST", "TTL")),
     *((name, key, "x") for name in ("HGET", "HEXISTS", "HDEL", "HMGET", "SREM", "ZREM", "LPOS") for key in (_JOB, _RQ)),
     *((name, key, "x") for name in ("SADD", "LPUSH", "RPUSH") for key in (_JOB, _RQ)),
@@ -49,6 +50,9 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("XRANGE", _JOB, "-", "+"),
     ("XREVRANGE", _JOB, "+", "-"),
     ("XREAD", "STREAMS", _JOB, "0"),
+    ("GETRANGE", _JOB, "0", "1"),
+    ("HSTRLEN", _JOB, "x"),
+    ("EVAL", "return 1", "1", _JOB),
     ("SCRIPT", "LOAD", "return 1"),
     ("EVALSHA", "0" * 40, "1", _JOB),
     ("PUBLISH", keys.CANCELED_CHANNEL, ""),

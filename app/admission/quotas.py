@@ -27,15 +27,16 @@ MAX_RETRY_AFTER = 3600
 
 @dataclass(frozen=True)
 class Load:
-    """The work of one waiting job."""
+    """The work of one waiting job. reserved_bytes: of Redis' memory."""
 
     job: str
     owner: str
     evaluations: int
+    reserved_bytes: int = 0
 
     @classmethod
     def of(cls, record: JobRecord) -> Load:
-        return cls(record.id, record.owner, record.request.evaluations)
+        return cls(record.id, record.owner, record.request.evaluations, record.reserved_bytes)
 
 
 class Admission:

@@ -125,8 +125,8 @@ class HttpProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP. The exception in flight is h11's; it says more than uvicorn's `msg`."""
         error = sys.exception()
-        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-        self._refuse(status, f"invalid HTTP: {str(error or msg)[:MAX_VALUE_LENGTH]}")
+        hint = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        self._refuse(hint if hint < 500 else 400, f"invalid HTTP: {str(error or msg)[:MAX_VALUE_LENGTH]}")
 
     @property
     def incomplete_since(self) -> float | None:

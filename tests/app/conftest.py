@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 import uuid
@@ -20,6 +21,7 @@ from starlette.testclient import TestClient
 from denoised.app.http.api_keys import KeyRing
 from denoised.app.http.connection_limits import ConnectionLimit
 from denoised.app.http.protocols import HttpProtocol, SocketProtocol
+from denoised.app.launch.http_server import SEND_BUFFER_BYTES
 from denoised.app.main import create_app
 from denoised.app.services import Services
 from denoised.app.settings import ApiSettings
@@ -181,7 +183,9 @@ def _listening(
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    listening = server.servers[0].sockets[0]
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -29,8 +29,10 @@ class ModelNames:
         self._digests = digests
         self._lease = lease
 
-    def acquire(self, stopping: threading.Event) -> None:
+    def acquire(self, stopping: threading.Event) -> bool:
         """Claim the names. The claims of a worker that was killed are waited for: they end with its lease.
+
+        False when this worker is asked to stop meanwhile.
 
         Raises:
             ModelConflict: when a live worker serves another model under one of them.
@@ -42,7 +44,8 @@ class ModelNames:
             if other.expires_at > first.setdefault(other.worker, other).expires_at:  # it was renewed
                 raise self._conflict(other)
             if stopping.wait(POLL_SECONDS):
-                return
+                return False
+        return True
 
     def renew(self) -> None:
         """Renew the claims.
