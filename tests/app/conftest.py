@@ -98,8 +98,8 @@ class FakeWorker:
             pipeline.execute()
         return record.id
 
-    def start(self, job_id: str) -> int:
-        return start(self.store, job_id, "worker-1")
+    def start(self, job_id: str, numerics: str = "fake") -> int:
+        return start(self.store, job_id, "worker-1", numerics)
 
     def progress(self, job_id: str, attempt: int, number: int, *events: dict[str, Any]) -> None:
         """An update of a running attempt; by default, it has a progress event."""
