@@ -32,6 +32,14 @@ class Image:
 
 
 @dataclass(frozen=True)
+class RequestWarning:
+    """What a client may not expect of an accepted request. field: the field that would avoid it."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True)
 class JobRecord:
     """A job as the store holds it. Times are seconds since the epoch.
 
@@ -39,6 +47,7 @@ class JobRecord:
     losses: workers lost in a row while they ran the job, since it last saved progress.
     max_attempts: at this many losses the job fails; one loss earlier it is quarantined (see `jobs.scripts.START`).
     watched: whether a client follows its events, now or earlier.
+    digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
     """
 
@@ -60,6 +69,8 @@ class JobRecord:
     error: Mapping[str, str] | None = None
     request_id: str | None = None
     watched: bool = False
+    digest: str | None = None
+    warnings: tuple[RequestWarning, ...] = ()
     reserved_bytes: int = 0
 
     @property
@@ -74,6 +85,7 @@ class JobRecord:
             "images": json.dumps([asdict(image) for image in self.images]),
             "error": json.dumps(dict(self.error)) if self.error else None,
             "watched": int(self.watched),
+            "warnings": json.dumps([asdict(warning) for warning in self.warnings]) if self.warnings else None,
             "format": FORMAT,
             "requires": json.dumps(required_fields(self.request)),
         }
@@ -107,10 +119,12 @@ class JobRecord:
             status=flat["status"],  # type: ignore[arg-type]  # checked above
             numerics=flat.get("numerics"),
             request_id=flat.get("request_id"),
+            digest=flat.get("digest"),
             request=request,
             images=_images(flat.get("images", "[]")),
             error=_error(flat["error"]) if "error" in flat else None,
             watched=flat.get("watched") == "1",
+            warnings=_warnings(flat.get("warnings", "[]")),
             **number,  # type: ignore[arg-type]
             **count,
         )
@@ -143,12 +157,17 @@ def _error(text: str) -> dict[str, str]:
     return {str(name): str(value) for name, value in error.items()}
 
 
+def _warnings(text: str) -> tuple[RequestWarning, ...]:
+    warnings = (read_dataclass(RequestWarning, warning) for warning in read_json(text, MAX_JSON))
+    return tuple(RequestWarning(str(warning.field), str(warning.message)) for warning in warnings)
+
+
 _FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")
 _INTS = ("attempt", "step", "evaluations", "losses", "max_attempts", "reserved_bytes")
 MAX_JSON = 1 << 20  # characters of a JSON field
 MAX_DIGITS = 15
 LATEST = 1e11  # seconds since the epoch, and any duration
-_PLAIN = ("id", "owner", "status", "numerics", "request_id", *_FLOATS, *_INTS)
+_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", *_FLOATS, *_INTS)
 _REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
 
 

@@ -4,6 +4,7 @@ ModelError
 ├── CheckpointError   a model folder, config or tensor that cannot be used
 ├── PlanError         a request that the model or its samplers do not support
 ├── DataError         a data set that is missing, broken or of the wrong shape
+│   └── UnreadableImages   some of its image files
 ├── TrainingError     a training run that cannot start or resume
 ├── EvaluationError   images that cannot be evaluated
 └── KernelError       compiled kernels that cannot be built or run on this machine
@@ -38,6 +39,10 @@ class PlanError(ModelError):
 
 class DataError(ModelError):
     """A data set was refused; the message says what is wrong and what to do."""
+
+
+class UnreadableImages(DataError):
+    """Some image files of a data set cannot be read; the message names them."""
 
 
 class TrainingError(ModelError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from denoised.jobs.log import log_to_stderr
+from denoised.model.options import SingleCommand, escape_unencodable
 from denoised.worker.engine.speed import Speed
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@cli.command()
+@cli.command(cls=SingleCommand)
 def worker(
     model: Annotated[
         list[Path] | None,
@@ -136,4 +137,5 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 
 if __name__ == "__main__":
+    escape_unencodable()
     cli(prog_name="denoised worker")

@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass, replace
 
 from denoised.app.admission.quotas import Load
+from denoised.app.admission.request_warnings import find_warnings
 from denoised.app.admission.reservation import job_bytes
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.http.errors import InvalidRequest, Unavailable
@@ -48,9 +49,17 @@ def submit(
     fleet = services.catalog.fleet()
     card = choose_card(fields.get("model"), fleet.cards, fleet.known)
     request = resolve(fields, card)
-    request_id = REQUEST_ID.get() or None
-    job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=request_id, watched=watched)
-    job = replace(job, reserved_bytes=job_bytes(request, card))
+    job = JobRecord(
+        uuid.uuid4().hex,
+        owner,
+        request,
+        time.time(),
+        request_id=REQUEST_ID.get() or None,
+        watched=watched,
+        warnings=tuple(find_warnings(request, card)),
+        reserved_bytes=job_bytes(request, card),
+        digest=card.digest or None,
+    )
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers)

@@ -13,6 +13,7 @@ from denoised.app.launch.console import exit_with_error
 from denoised.app.launch.options import AsJson, ServerCommands, env
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.log import log_to_stderr
+from denoised.model.options import escape_unencodable
 
 if TYPE_CHECKING:
     from denoised.app.http.api_keys import KeyRing
@@ -206,6 +207,7 @@ def store(
 
 def main() -> None:
     """Run one of the server's commands."""
+    escape_unencodable()
     cli(prog_name="denoised")
 
 

@@ -9,8 +9,9 @@ from denoised.model.backends.numerics import Precision
 from denoised.model.backends.selection import select_backend
 from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.reading import read_checkpoint
+from denoised.model.diffusion.grids import solver_levels
 from denoised.model.diffusion.samplers import SAMPLERS
-from denoised.model.serving.card import ModelCard
+from denoised.model.serving.card import CardGrid, ModelCard
 from denoised.model.serving.pixel_model import PixelModel
 
 ZOO = Path(__file__).parents[1] / "zoo"
@@ -63,6 +64,7 @@ def load_model(
     checkpoint = read_checkpoint(folder)
     unet, noise = checkpoint.network, checkpoint.noise
     height, width = checkpoint.image_size
+    grid = noise.grid(unet.config)
     card = ModelCard(
         name=name or model_name(folder),
         width=width,
@@ -75,10 +77,12 @@ def load_model(
         samplers=list(SAMPLERS),
         eta_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
         karras_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
+        solver_samplers=[name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
+        grid=CardGrid(spacing=grid.spacing, steps_offset=grid.steps_offset, karras=grid.karras),
         stages={name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
         default=checkpoint.default,
         max_images=max_images,
         numerics=numerics,
+        digest=checkpoint.digest,
     )
-    grid = noise.grid(unet.config)
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)
