@@ -73,7 +73,7 @@ class FakeStore:
         model = next(delivery.model for delivery in self.deliveries if delivery.job == job)
         given = {"n": self.images[job], "sampler": self.samplers.get(job, "ddim"), "steps": 10}
         given |= {"label": self.labels.get(job), **self.fields.get(job, {})}
-        asked = replace(request(), model=model, **given)  # type: ignore[arg-type]
+        asked = replace(request(model=model, label=self.labels.get(job)), **given)  # type: ignore[arg-type]
         record = JobRecord(id=job, owner="", request=asked, created_at=0.0, attempt=3, digest=self.digest)
         return None if job in self.over else StartedAttempt(record, self.saved.get(job))
 
