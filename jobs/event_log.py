@@ -19,7 +19,7 @@ MAX_EVENT_BYTES = 64 << 20  # a frame in base64 is the largest event
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 
-PAGE_BYTES, PAGE_EVENTS = 256 * 1024, 500
+PAGE_BYTES, PAGE_EVENTS = 64 * 1024, 500
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from denoised.jobs.event_log import EventLog
 from denoised.jobs.format import FORMAT
 from denoised.jobs.idempotency import IdempotencyKeys
 from denoised.jobs.job_listing import JobListing
+from denoised.jobs.model_claims import ModelClaims
 from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.record_reader import RecordReader, decode_reply, raise_if_damaged
 from denoised.jobs.scripts import START, START_ALONE, UPDATE
@@ -93,6 +94,7 @@ class Store:
         self._reader = RecordReader(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
         self.workers = WorkerRegistry(self.connection)
+        self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
         self._start = client.register_script(START)
         self._start_alone = client.register_script(START_ALONE)
@@ -153,7 +155,7 @@ class Store:
             return cast("bytes | None", self.client.get(keys.image(job_id, index)))
 
     def cancel(self, job_id: str) -> JobRecord | None:
-        """Cancel a job that is not over. Returns its record afterwards, None when it is unknown."""
+        """Cancel a job that is not over. Returns its record afterward, None when it is unknown."""
         record = self.job(job_id)
         if record is None or record.terminal:
             return record

@@ -37,6 +37,7 @@ spec.loader.exec_module(fakes)
 
 import torch
 from denoised.jobs.log import log_to_stderr
+from denoised.jobs.request import with_format
 from denoised.worker.settings import WorkerSettings
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.jobs.connection import connect
@@ -44,8 +45,12 @@ from denoised.jobs.store import Store
 
 
 class Model(fakes.FakeModel):
-    def __init__(self, name, seconds, kill_class, kill_below, oom_class, max_rows, min_pipelined_images):
+    def __init__(self, name, seconds, kill_class, kill_below, oom_class, max_rows, min_pipelined_images, digest):
         super().__init__(name, seconds=seconds, nan_class=3)
+        self._weight = 1 + len(digest) / 8
+        if digest:
+            numerics = with_format("fake", digest)
+            self.card = self.card.model_copy(update={"digest": digest, "numerics": numerics})
         self.min_pipelined_images = min_pipelined_images
         self._kill_class, self._below = kill_class, kill_below
         self._oom_class, self._max_rows = oom_class, max_rows
@@ -58,7 +63,7 @@ class Model(fakes.FakeModel):
         if self._oom_class in labels or len(x) > self._max_rows:
             taken = torch.ones(16, 1 << 20)
             raise torch.OutOfMemoryError(f"out of memory after {taken.nbytes} bytes")
-        estimate = super().denoise(x, t, alpha, sigma, conditioning)
+        estimate = super().denoise(x * self._weight, t, alpha, sigma, conditioning)
         self.calls.clear()
         print(json.dumps([time.time(), x.double().flatten(1).sum(1).tolist()]), file=self._rows)
         return estimate
@@ -211,13 +216,17 @@ class Harness:
         oom_class: int = -1,
         max_rows: int = 1 << 20,
         min_pipelined_images: int | None = None,
+        digest: str = "",
     ) -> WorkerProcess:
-        """Start a worker of fake models that take `seconds` for an evaluation."""
+        """Start a worker of fake models that take `seconds` for an evaluation.
+
+        digest: of the models, whose weight depends on its length; unknown if empty.
+        """
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
         options = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
         options |= {"seconds": seconds, "kill_class": kill_class, "kill_below": kill_below}
         options |= {"oom_class": oom_class, "max_rows": max_rows}
-        options |= {"min_pipelined_images": min_pipelined_images}
+        options |= {"min_pipelined_images": min_pipelined_images, "digest": digest}
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None
         self._launcher.stdin.write(json.dumps(options) + "\n")

@@ -18,6 +18,7 @@ Pictures = dict[int, bytes]  # PNGs by image index
 FRAME_MS, LAST_FRAME_MS = 80, 1500
 MIN_SIDE = 224  # pixels; smaller pictures are enlarged by an integer factor
 GUTTER_DIVISOR = 14  # a contact sheet's gutter is the picture's height divided by this
+PAGE_BYTES = 2**20  # of events that are read at once
 MAX_PIXELS = 2**26  # of all frames of an animation together, as shown; of a larger one, every k-th frame is shown
 
 
@@ -57,7 +58,7 @@ def render(stages: Sequence[Pictures], count: int, pillow_format: str, *, gutter
 def _frames(log: EventLog, job_id: str) -> Iterator[dict[str, Any]]:
     seq: int | None = 0
     while seq is not None:
-        page = log.page(job_id, seq)
+        page = log.page(job_id, seq, PAGE_BYTES)
         yield from (event for event in page.events if event["type"] == "frame")
         seq = page.last
 

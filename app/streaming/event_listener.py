@@ -10,7 +10,7 @@ Event = dict[str, Any]
 
 # Buffered for a listener; one that is further behind reads the rest from the store.
 BUFFER_SIZE = 64  # events
-BUFFER_BYTES = 256 * 1024
+BUFFER_BYTES = 128 * 1024
 EVENT_BYTES = 256  # of an event without its picture
 
 

@@ -70,7 +70,7 @@ class Relay:
         self._ends.notify_all()
 
     async def stop(self) -> None:
-        """End the reader; afterwards it does not call into the loop, which may be closed."""
+        """End the reader; afterward it does not call into the loop, which may be closed."""
         self.close_listeners()
         if self._gone_check is not None:
             self._gone_check.cancel()

@@ -10,12 +10,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
+from denoised.jobs.record import JobRecord
 from denoised.jobs.store import StartedAttempt, Store
 from denoised.jobs.update import JobUpdate
-from denoised.model.errors import ModelError
+from denoised.model.errors import ModelError, PlanError
+from denoised.model.serving.card import ModelCard
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.request_check import check_request
@@ -196,6 +198,7 @@ class JobFetcher(threading.Thread):
             started = self._store.start_attempt(delivery.job, self._worker, model.card.numerics, delivery.execution)
             if started is None:
                 return None
+            started = replace(started, record=_for_model(started.record, model.card))
             check_request(started.record.request, model.card)
             return FetchedJob(delivery, started, _trajectories(started, model))
         except StoreUnavailable:
@@ -221,6 +224,25 @@ def _failure(error: Exception) -> tuple[str, str]:
     if is_out_of_memory(error):
         return "out_of_memory", "the worker has not enough memory to start this job"
     return "internal_error", f"{type(error).__name__}: {error}"
+
+
+def _for_model(record: JobRecord, card: ModelCard) -> JobRecord:
+    """A job as this model takes it: if the model has changed since the job was accepted, its classes may have, too.
+
+    Raises:
+        PlanError: if the model has no class of that name any more.
+    """
+    if record.digest is None or record.digest == card.digest:
+        return record
+    fields = {"job": record.id, "request_id": record.request_id, "accepted": record.digest, "here": card.digest}
+    log.warning("the model has changed since the job was accepted", extra=fields)
+    name = record.request.label_name
+    if name is None:
+        return record
+    index = card.class_index(name)
+    if index is None:
+        raise PlanError(f"label = {name!r} is no class of {card.name}, which has changed since the job was accepted")
+    return replace(record, request=replace(record.request, label=index))
 
 
 def _trajectories(started: StartedAttempt, model: ServedModel) -> list[Trajectory]:

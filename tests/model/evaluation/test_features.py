@@ -45,7 +45,7 @@ def test_it_learns_to_distinguish_classes(space: FeatureSpace, dataset: Dataset)
     assert space.card.test_accuracy == 1.0
     assert space.accuracy(dataset.images, dataset.classes) == 1.0
     assert space.accuracy(dataset.images, (dataset.classes + 1) % 3) == 0.0
-    assert space.card.labels == ["dark", "grey", "light"]
+    assert space.card.labels == ["dark", "gray", "light"]
     assert space.card.image_shape == (1, 8, 8)
 
 

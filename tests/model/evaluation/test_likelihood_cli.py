@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner, Result
 
+from denoised.model.__main__ import app
 from denoised.model.evaluation.likelihood import bits_per_dimension
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.training.data import load_dataset
@@ -57,9 +57,8 @@ def test_real_garments_are_likelier_than_unreal_ones() -> None:
         assert (mean_bits("fashion-mnist", pictures, labels, steps=50) > real).all(), kind
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "denoised.model", "likelihood", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["likelihood", *arguments], prog_name="denoised")
 
 
 def test_the_command_prints_the_bits_of_each_image(tmp_path: Path) -> None:
@@ -73,7 +72,7 @@ def test_the_command_prints_the_bits_of_each_image(tmp_path: Path) -> None:
     Image.fromarray(255 - digits.images[0, 0].numpy()).resize((80, 80)).save(tmp_path / "negative.png")
     asked = ["--model", str(ZOO / "digits"), "--steps", "25", "--json", "--label", str(int(digits.classes[0]))]
     done = run(*map(str, paths), str(tmp_path / "negative.png"), *asked)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     first, second, negative = (json.loads(line) for line in done.stdout.splitlines())
     assert first["image"] == str(paths[0])
     assert first["label"] == str(int(digits.classes[0]))
@@ -92,12 +91,9 @@ def test_unusable_arguments_are_reported_in_one_line(tmp_path: Path) -> None:
         ([str(text)], f"denoised likelihood: not a readable image: {text} (none of PNG"),
         ([str(tmp_path / "no.png")], "no.png"),
         ([str(text), "--label", "sandal"], "label = 'sandal' is not a class of digits (known: 0, 1, 2"),
-        (
-            [str(text), "--model", str(tmp_path)],
-            f"{tmp_path}: is no model folder: it contains neither model_index.json nor unet/ nor config.json",
-        ),
+        ([str(text), "--model", str(tmp_path)], f"{tmp_path}: is no model folder"),
     ):
         done = run("--model", str(ZOO / "digits"), *arguments)
-        assert done.returncode == 1
+        assert done.exit_code == 1
         assert expected in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1

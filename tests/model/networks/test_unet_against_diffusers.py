@@ -91,7 +91,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "scaled middle": {**TWO, "mid_block_scale_factor": 2**0.5},
     "middle without attention": {**TWO, "add_attention": False},
     "middle with other norm groups": {**TWO, "attn_norm_num_groups": 2},
-    "centred input": {**TWO, "center_input_sample": True},
+    "centered input": {**TWO, "center_input_sample": True},
     "wide time embedding": {**TWO, "time_embedding_dim": 24},
     "one level": {
         **TWO,

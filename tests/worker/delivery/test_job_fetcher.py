@@ -39,6 +39,8 @@ class FakeStore:
         self.queues: dict[str, list[tuple[str, int]]] = {"m": [], "other": []}
         self.images: dict[str, int] = {}
         self.samplers: dict[str, str] = {}  # where it is not ddim
+        self.labels: dict[str, int] = {}
+        self.digest: str | None = None  # of the model that all jobs were accepted for
         self.saved: dict[str, bytes] = {}
         self.over: set[str] = set()
         self.unreadable: set[str] = set()
@@ -62,8 +64,9 @@ class FakeStore:
         if job in self.unreadable:
             raise RecordError("no request")
         model = next(delivery.model for delivery in self.deliveries if delivery.job == job)
-        asked = request(model=model, n=self.images[job], sampler=self.samplers.get(job, "ddim"), steps=10)
-        record = JobRecord(id=job, owner="", request=asked, created_at=0.0, attempt=3)
+        fields = {"sampler": self.samplers.get(job, "ddim"), "label": self.labels.get(job)}
+        asked = request(model=model, n=self.images[job], steps=10, **fields)
+        record = JobRecord(id=job, owner="", request=asked, created_at=0.0, attempt=3, digest=self.digest)
         return None if job in self.over else StartedAttempt(record, self.saved.get(job))
 
     def write(self, write: Any) -> bool:
@@ -236,3 +239,30 @@ def test_a_defect_in_the_fetchers_thread_is_raised_in_the_engine(fake_store: Fak
     fetcher.join(TIMEOUT)
     with pytest.raises(ZeroDivisionError):
         fetcher.take_fetched()
+
+
+def test_a_label_keeps_its_name_when_the_model_has_changed(
+    fake_store: FakeStore, fake_model: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The record holds the index in the model that the job was accepted for."""
+    model = fake_model("m")
+    changed = {"labels": ["carrot", "bean"], "digest": "bbbb"}
+    model.card = model.card.model_copy(update=changed)
+    fake_store.queues = {"m": [("carrot", 1), ("bean", 1), ("daikon", 1), ("none", 1)]}
+    fake_store.labels = {"carrot": 2, "bean": 1, "daikon": 3}
+    fake_store.digest = "aaaa"
+    stopping = threading.Event()
+    fetcher = JobFetcher(fake_store, {"m": model}, fake_store.take, "w", lambda: None, stopping)  # type: ignore[arg-type]
+    fetcher.start()
+    with caplog.at_level("WARNING"):
+        fetcher.set_capacity({"m": Capacity(4, one_more=False)})
+        found = {job.started.record.id: job for job in fetch(fetcher, 3)}
+    stopping.set()
+    fetcher.join(TIMEOUT)
+    labels = {name: job.started.record.request.label for name, job in found.items()}
+    assert labels == {"carrot": 0, "bean": 1, "none": None}
+    assert found["carrot"].trajectories[0].conditioning["label"].tolist() == [0]
+    ((ended, error),) = fake_store.ended
+    assert ended == "daikon"
+    assert "label = 'daikon' is no class of m, which has changed since the job was accepted" in str(error)
+    assert caplog.text.count("the model has changed since the job was accepted") == 4
