@@ -27,6 +27,7 @@ from denoised.model.networks.parts import Upsample
 from denoised.model.networks.unet import UNet
 from denoised.model.serving.loading import ZOO, load_model
 from tests.model.networks.configs import ATTENTION, NCSNPP, RESNETS
+from tests.rounding import assert_rounded, in_float64, terms_of
 
 ODD = replace(ATTENTION, block_out_channels=(8, 24), attention_head_dim=4, norm_num_groups=4)
 UNEVEN = replace(ATTENTION, downsample_padding=0, act_fn="mish", center_input_sample=True)
@@ -52,8 +53,9 @@ def inputs(count: int, height: int = 16, width: int = 16) -> tuple[Tensor, Tenso
 def test_it_is_the_same_function(config: UNetConfig) -> None:
     unet, native = network(config)
     x, t, label = inputs(5)
+    expected = in_float64(unet)(x.double(), t, label)
     for _ in range(2):  # the second time from its recorded graph, if it has one
-        torch.testing.assert_close(native(x, t, label), unet(x, t, label), atol=2e-5, rtol=2e-5)
+        assert_rounded(native(x, t, label), expected, terms=terms_of(unet))
 
 
 @EVERY
@@ -80,8 +82,9 @@ def test_images_larger_than_it_was_compiled_for_are_right_too(sides: tuple[int, 
     unet, native = network(ATTENTION)
     x, t, label = inputs(3, *sides)
     native(*inputs(3))
+    expected = in_float64(unet)(x.double(), t, label)
     for _ in range(2):
-        torch.testing.assert_close(native(x, t, label), unet(x, t, label), atol=2e-5, rtol=2e-5)
+        assert_rounded(native(x, t, label), expected, terms=terms_of(unet))
 
 
 @torch.inference_mode()
@@ -90,9 +93,11 @@ def test_the_bundled_models_run_from_a_recorded_graph_alone(name: str) -> None:
     model = load_model(ZOO / name)
     native = NativeUNet(model.unet, model.shape)
     x, t, label = torch.randn(3, *model.shape), torch.tensor([3.0, 500.5, 998.0]), torch.tensor([0, 5, 10])
-    torch.testing.assert_close(native(x, t, label), model.unet(x, t, label), atol=2e-5, rtol=2e-5)
+    assert isinstance(model.unet, UNet)
+    expected, terms = in_float64(model.unet)(x.double(), t, label), terms_of(model.unet)
+    assert_rounded(native(x, t, label), expected, terms=terms)
     native._unet.evaluate = None  # type: ignore[assignment, method-assign]
-    torch.testing.assert_close(native(x, t, label), model.unet(x, t, label), atol=2e-5, rtol=2e-5)
+    assert_rounded(native(x, t, label), expected, terms=terms)
 
 
 @torch.inference_mode()
@@ -102,7 +107,7 @@ def test_a_network_that_does_more_than_call_kernels_is_not_recorded() -> None:
     assert native._graph is None
     for k in range(3):
         x, t, label = inputs(2)
-        torch.testing.assert_close(native(x + k, t, label), unet(x + k, t, label), atol=2e-5, rtol=2e-5)
+        assert_rounded(native(x + k, t, label), in_float64(unet)((x + k).double(), t, label), terms=terms_of(unet))
 
 
 @EVERY
@@ -218,7 +223,9 @@ def test_every_tile_computes_the_convolution_and_no_bit_depends_on_it(tile: Tile
     x = torch.randn(2, 9, width, tile.channels).permute(0, 3, 1, 2)
     weight, bias = torch.randn(out_channels, tile.channels, tile.size, tile.size), torch.randn(out_channels)
     y = kernels.convolve(tile, x, packed_weight(weight, tile), bias, None)
-    torch.testing.assert_close(y, F.conv2d(x, weight, bias, stride=tile.stride), atol=1e-4, rtol=1e-4)
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), stride=tile.stride)
+    sizes = F.conv2d(x.abs(), weight.abs(), bias.abs(), stride=tile.stride)  # the sum of the terms' sizes
+    assert_rounded(y, expected, terms=weight[0].numel() + 1, size=sizes.max())
     addend = torch.randn(y.shape).contiguous(memory_format=torch.channels_last)
     assert torch.equal(kernels.convolve(tile, x, packed_weight(weight, tile), bias, addend), y + addend)
     smallest = Tile(tile.size, tile.stride, tile.channels, 1, 1)
@@ -240,11 +247,13 @@ def test_norm_is_torchs_with_a_projection_of_the_embedding_and_a_border(kernels:
     addend, scale, shift = projection[:, :48], projection[:, :48], projection[:, 48:]
     added = F.silu(F.group_norm(x.double() + addend[:, :, None, None], 3, weight.double(), bias.double(), 1e-5))
     y = kernels.norm(x, weight, bias, 3, 1e-5, silu=True, border=1, addend=addend)
-    torch.testing.assert_close(y.double(), F.pad(added, (1, 1, 1, 1)), atol=2e-5, rtol=2e-5)
+    # Each of 16 lanes sums 65 of a group's numbers of size 50 to its mean; then they are divided by the deviation, 3.
+    terms, size = 65, (x.abs().max() / 3 + 1) * weight.abs().max()
+    assert_rounded(y, F.pad(added, (1, 1, 1, 1)), terms=terms, size=size)
     normed = F.group_norm(x.double(), 3, weight.double(), bias.double(), 1e-5)
     scaled = normed * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
     y = kernels.norm(x, weight, bias, 3, 1e-5, silu=False, border=0, scale=scale, shift=shift)
-    torch.testing.assert_close(y.double(), scaled, atol=5e-5, rtol=5e-5)
+    assert_rounded(y, scaled, terms=terms, size=size * (1 + scale.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +267,9 @@ def test_attention_is_softmax_of_products_over_values(
     q, k, v = qkv.flatten(2).transpose(1, 2).unflatten(2, (3, heads, depth)).permute(2, 0, 3, 1, 4).double()
     weights = torch.softmax(q @ k.transpose(2, 3) / depth**0.5, dim=3)
     expected = (weights @ v).transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, (height, width))
-    torch.testing.assert_close(kernels.attend(qkv, heads).double(), expected, atol=2e-5, rtol=2e-5)
+    # An error of a logit is the relative error of its weight; the weights of a row sum to 1.
+    logits = (q.abs() @ k.abs().transpose(2, 3)).max() / depth**0.5
+    assert_rounded(kernels.attend(qkv, heads), expected, terms=depth, size=(1 + logits) * v.abs().max())
 
 
 def test_the_four_phases_are_the_convolution_of_the_doubled_image(kernels: Kernels) -> None:
@@ -267,7 +278,8 @@ def test_the_four_phases_are_the_convolution_of_the_doubled_image(kernels: Kerne
     x = torch.randn(2, 16, 5, 6)
     grid = F.conv2d(x, subpixel_weights(upsample), upsample.conv.bias.repeat(4), padding=1)  # type: ignore[union-attr]
     doubled = NativeUpsample(kernels, lambda _: grid.contiguous(memory_format=torch.channels_last))  # type: ignore[arg-type]
-    torch.testing.assert_close(doubled(x, x), upsample(x, x), atol=1e-5, rtol=1e-5)
+    expected = in_float64(upsample)(x.double(), x.double())
+    assert_rounded(doubled(x, x), expected, terms=terms_of(upsample))
 
 
 def test_projections_are_computed_once_for_a_time_and_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
