@@ -111,6 +111,22 @@ def test_a_listener_that_closes_both_sides_is_noticed(url: str, fake_worker: Any
     until(lambda: listeners(url) == 0, 8.0)
 
 
+def test_a_stream_that_sends_little_of_what_happens_notices_a_client_that_is_gone(url: str, fake_worker: Any) -> None:
+    """OpenAI's streams have no progress events, and progress is never quiet."""
+    fields = '{"prompt": "sneaker", "stream": true}'
+    with connected(url) as connection:
+        connection.sendall(body(fields).replace(b"/generate", b"/v1/images/generations"))
+        assert b"200 OK" in connection.recv(65_536)
+    job_id = only_job(url)["id"]
+    attempt = fake_worker.start(job_id)
+    for number in range(1, 100):
+        if fake_worker.store.job(job_id).terminal:
+            break
+        fake_worker.progress(job_id, attempt, number)
+        time.sleep(0.1)
+    assert fake_worker.store.job(job_id).status == "canceled"
+
+
 def listeners(url: str) -> int:
     lines = httpx.get(f"{url}/metrics", trust_env=False, timeout=60).text.splitlines()
     (value,) = [line.split()[1] for line in lines if line.startswith("denoised_listeners ")]
