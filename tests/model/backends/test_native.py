@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from denoised.model.networks.parts import Upsample
 from denoised.model.networks.unet import UNet
 from denoised.model.serving.loading import ZOO, load_model
 from tests.model.networks.configs import ATTENTION, NCSNPP, RESNETS
+from tests.requirements import needs_compiler
 from tests.rounding import assert_rounded, in_float64, terms_of
 
 ODD = replace(ATTENTION, block_out_channels=(8, 24), attention_head_dim=4, norm_num_groups=4)
@@ -48,6 +50,7 @@ def inputs(count: int, height: int = 16, width: int = 16) -> tuple[Tensor, Tenso
     return x, 1 + torch.rand(count, generator=generator) * 998, torch.arange(count) % 3
 
 
+@needs_compiler
 @EVERY
 @torch.inference_mode()
 def test_it_is_the_same_function(config: UNetConfig) -> None:
@@ -58,6 +61,7 @@ def test_it_is_the_same_function(config: UNetConfig) -> None:
         assert_rounded(native(x, t, label), expected, terms=terms_of(unet))
 
 
+@needs_compiler
 @EVERY
 @torch.inference_mode()
 def test_an_image_has_the_same_bits_in_any_batch_place_and_number_of_threads(config: UNetConfig) -> None:
@@ -76,6 +80,7 @@ def test_an_image_has_the_same_bits_in_any_batch_place_and_number_of_threads(con
         torch.set_num_threads(before)
 
 
+@needs_compiler
 @torch.inference_mode()
 @pytest.mark.parametrize("sides", [(16, 20), (18, 16), (30, 32)])
 def test_images_larger_than_it_was_compiled_for_are_right_too(sides: tuple[int, int]) -> None:
@@ -87,6 +92,7 @@ def test_images_larger_than_it_was_compiled_for_are_right_too(sides: tuple[int, 
         assert_rounded(native(x, t, label), expected, terms=terms_of(unet))
 
 
+@needs_compiler
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["fashion-mnist", "digits"])
 def test_the_bundled_models_run_from_a_recorded_graph_alone(name: str) -> None:
@@ -100,6 +106,7 @@ def test_the_bundled_models_run_from_a_recorded_graph_alone(name: str) -> None:
     assert_rounded(native(x, t, label), expected, terms=terms)
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_a_network_that_does_more_than_call_kernels_is_not_recorded() -> None:
     unet, native = network(NCSNPP)
@@ -110,6 +117,7 @@ def test_a_network_that_does_more_than_call_kernels_is_not_recorded() -> None:
         assert_rounded(native(x + k, t, label), in_float64(unet)((x + k).double(), t, label), terms=terms_of(unet))
 
 
+@needs_compiler
 @EVERY
 @torch.inference_mode()
 def test_concurrent_evaluations_have_the_bits_of_sequential_ones(config: UNetConfig) -> None:
@@ -131,6 +139,7 @@ def test_concurrent_evaluations_have_the_bits_of_sequential_ones(config: UNetCon
         torch.set_num_threads(before)
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_two_networks_can_evaluate_at_once() -> None:
     (_, one), (_, other) = network(ATTENTION), network(RESNETS)
@@ -141,6 +150,7 @@ def test_two_networks_can_evaluate_at_once() -> None:
         assert torch.equal(result(), is_expected)
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_the_caller_goes_on_while_an_evaluation_is_in_flight() -> None:
     """A pipelined evaluation takes next to no time of the caller's thread; one that runs at once takes all of it."""
@@ -158,6 +168,7 @@ def test_the_caller_goes_on_while_an_evaluation_is_in_flight() -> None:
     assert pipelined < own / 2
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_a_network_is_pipelined_for_enough_images_to_keep_all_threads_busy_and_only_if_it_is_recorded() -> None:
     _, native = network(ATTENTION)
@@ -175,6 +186,7 @@ def test_a_network_is_pipelined_for_enough_images_to_keep_all_threads_busy_and_o
     assert other.min_pipelined_images is None
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_layers_find_their_weights_by_name_in_whatever_order_modules_are_registered() -> None:
     torch.manual_seed(0)
@@ -188,6 +200,7 @@ def test_layers_find_their_weights_by_name_in_whatever_order_modules_are_registe
     assert torch.equal(NativeUNet(unet, (3, 16, 16))(x, t, label), expected(x, t, label))
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_nan_stays_in_the_image_that_it_came_from() -> None:
     _, native = network(ATTENTION)
@@ -216,6 +229,7 @@ def kernels() -> Kernels:
     return made
 
 
+@needs_compiler
 @pytest.mark.parametrize("tile", TILES, ids=lambda tile: tile.name.removeprefix("denoised_convolve_"))
 def test_every_tile_computes_the_convolution_and_no_bit_depends_on_it(tile: Tile, kernels: Kernels) -> None:
     torch.manual_seed(3)
@@ -240,6 +254,7 @@ def test_a_tile_fits_the_convolution_that_it_is_chosen_for(width: int, out_chann
     assert out_channels % (16 * tile.vectors) == 0
 
 
+@needs_compiler
 def test_norm_is_torchs_with_a_projection_of_the_embedding_and_a_border(kernels: Kernels) -> None:
     torch.manual_seed(4)
     x = torch.randn(3, 48, 5, 13).contiguous(memory_format=torch.channels_last) * 3 + 50
@@ -256,6 +271,7 @@ def test_norm_is_torchs_with_a_projection_of_the_embedding_and_a_border(kernels:
     assert_rounded(y, scaled, terms=terms, size=size * (1 + scale.abs().max()))
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     ("height", "width", "heads", "depth"), [(7, 7, 4, 32), (1, 1, 1, 16), (3, 5, 2, 48), (8, 8, 1, 16)]
 )
@@ -272,6 +288,7 @@ def test_attention_is_softmax_of_products_over_values(
     assert_rounded(kernels.attend(qkv, heads), expected, terms=depth, size=(1 + logits) * v.abs().max())
 
 
+@needs_compiler
 def test_the_four_phases_are_the_convolution_of_the_doubled_image(kernels: Kernels) -> None:
     torch.manual_seed(6)
     upsample = Upsample(16).requires_grad_(False)
@@ -304,6 +321,7 @@ def test_projections_are_computed_once_for_a_time_and_a_class(monkeypatch: pytes
     assert torch.equal(cached(t, label), torch.stack([t, t], dim=1))
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_kernels_are_compiled_once_and_cached_where_no_other_user_may_write(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -311,7 +329,9 @@ def test_kernels_are_compiled_once_and_cached_where_no_other_user_may_write(
     unet, native = network(ATTENTION)
     count = tmp_path / "count"
     wrapper = tmp_path / "cc"
-    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {count}\nexec gcc "$@"\n', encoding="utf-8")
+    wrapper.write_text(
+        f'#!/bin/sh\necho "$@" >> {count}\nexec {shlex.join(next(compiler.compilers()))} "$@"\n', encoding="utf-8"
+    )
     wrapper.chmod(0o755)
     monkeypatch.setenv("CC", str(wrapper))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -339,6 +359,7 @@ def test_without_a_compiler_the_error_gives_the_reason(monkeypatch: pytest.Monke
         NativeUNet(unet, (3, 16, 16))
 
 
+@needs_compiler
 def test_the_kernels_compile_without_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiler, "FLAGS", [*compiler.FLAGS, "-Werror"])
@@ -346,6 +367,7 @@ def test_the_kernels_compile_without_a_warning(monkeypatch: pytest.MonkeyPatch, 
     assert list((tmp_path / "denoised").glob("kernels-*.so"))
 
 
+@needs_compiler
 def test_a_structure_of_another_size_than_in_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Larger(IoBinding):
         _fields_ = (("padding", ctypes.c_long),)
