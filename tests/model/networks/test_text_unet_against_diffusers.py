@@ -13,7 +13,6 @@ from torch import Tensor
 from denoised.model.networks.text_unet import TextUNet
 from denoised.model.networks.text_unet_config import TextUNetConfig
 from denoised.model.networks.text_unet_embeddings import guidance_features
-
 from tests.model.networks.text_unet_configs import PUBLISHED, PUBLISHED_PARAMETERS, SMALL, TWO_LEVELS
 
 
