@@ -101,7 +101,7 @@ def test_vocabulary_and_merges_give_the_ids_of_transformers(pad: str, write: Cal
         assert ours.encode(text) == ids_of_transformers(theirs, text), name
         assert ours.token_ids(text) == theirs(text, add_special_tokens=False).input_ids, name
     assert {len(ours.encode(text)) for text in TEXTS.values()} == {77}
-    assert len(ours.token_ids(CORPUS[0])) < len(CORPUS[0]) / 3, "the vocabulary hardly merges anything"
+    assert len(ours.token_ids(CORPUS[0])) < len(CORPUS[0]) / 2, "the vocabulary hardly merges anything"
 
 
 def test_a_folder_written_by_transformers_gives_its_ids(write: Callable[..., Path], tmp_path: Path) -> None:
