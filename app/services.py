@@ -11,27 +11,39 @@ from starlette.requests import HTTPConnection
 from denoised.app.admission.catalog import Catalog
 from denoised.app.admission.job_queue import JobQueue
 from denoised.app.admission.quotas import Admission
+from denoised.app.admission.stream_quota import StreamQuota
 from denoised.app.http.auth import OWNER_SCOPE_KEY
 from denoised.app.http.http_metrics import HttpMetrics
+from denoised.app.job_access.rendering_slots import RenderingSlots
 from denoised.app.settings import ApiSettings
 from denoised.app.streaming.relay import Relay
 from denoised.app.streaming.stream_reader import BLOCK_MS
 from denoised.jobs.connection import connect
+from denoised.jobs.event_log import EventLog
 from denoised.jobs.store import Store
+from denoised.jobs.store_connection import StoreConnection
 
 COMMAND_SECONDS = 0.9  # timeout of one command to Redis, so that a request fails within two seconds
 
 
 @dataclass
 class Services:
-    """Created by `create_app`; `draining` is set when the server begins to shut down."""
+    """Created by `create_app`.
+
+    Attributes:
+        frames: the events of jobs, over connections with a longer timeout.
+        draining: set when the server begins to shut down.
+    """
 
     settings: ApiSettings
     store: Store
     catalog: Catalog
     queue: JobQueue
     admission: Admission
+    streams: StreamQuota
     relay: Relay
+    frames: EventLog
+    renderings: RenderingSlots
     metrics: HttpMetrics
     draining: bool = field(default=False)
 
@@ -41,13 +53,17 @@ class Services:
         client = connect(settings.redis_url, timeout=COMMAND_SECONDS)
         reader = connect(settings.redis_url, timeout=BLOCK_MS / 1000 + 2)
         store = Store(client, settings.result_ttl)
+        admission = Admission(settings)
         return cls(
             settings=settings,
             store=store,
             catalog=Catalog(store),
             queue=JobQueue(client, store, settings.max_attempts),
-            admission=Admission(settings),
+            admission=admission,
+            streams=StreamQuota(settings, admission.refused),
             relay=Relay(store, reader),
+            frames=EventLog(StoreConnection(reader)),
+            renderings=RenderingSlots(),
             metrics=HttpMetrics(),
         )
 

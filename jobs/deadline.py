@@ -9,16 +9,8 @@ from contextvars import ContextVar
 
 import redis
 
-from denoised.jobs.errors import StoreFull, StoreUnavailable
-
-# Conditions that may pass: no connection, a timeout, memory full, a read-only replica.
-TRANSIENT_ERRORS = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-)
-REDIS_ERRORS = (*TRANSIENT_ERRORS, StoreUnavailable)  # the same, from a Redis client or from the store
+from denoised.jobs.errors import StoreUnavailable
+from denoised.jobs.refusals import store_error
 
 
 class RedisDeadline:
@@ -34,11 +26,14 @@ REDIS_DEADLINE: ContextVar[RedisDeadline | None] = ContextVar("redis_deadline", 
 
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Wrap one round trip: translate Redis' transient errors, and charge the time to the deadline.
+    """Wrap one round trip: translate the errors of redis-py (`jobs.refusals`), and charge the time to the deadline.
+
+    WatchError passes through, since it belongs to the caller's transaction, and so does DataError, a defect of ours.
 
     Raises:
         StoreFull: when Redis has no memory left.
-        StoreUnavailable: when it does not answer, or earlier round trips have used up the deadline.
+        StoreUnavailable: when it does not answer or refuses, or earlier round trips have used up the deadline.
+        RecordError: when a stored value is damaged.
     """
     deadline = REDIS_DEADLINE.get()
     if deadline is not None and deadline.left <= 0:
@@ -46,10 +41,10 @@ def reachable() -> Iterator[None]:
     started = time.monotonic()
     try:
         yield
-    except redis.exceptions.OutOfMemoryError as error:
-        raise StoreFull(f"Redis does not answer ({error})") from error
-    except TRANSIENT_ERRORS as error:
-        raise StoreUnavailable(f"Redis does not answer ({error})") from error
+    except (redis.exceptions.WatchError, redis.exceptions.DataError):
+        raise
+    except redis.exceptions.RedisError as error:
+        raise store_error(error) from error
     finally:
         if deadline is not None:
             deadline.left -= time.monotonic() - started

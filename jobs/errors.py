@@ -1,9 +1,10 @@
 """Errors of the store.
 
 StoreError
-├── StoreUnavailable   Redis does not answer
-│   └── StoreFull      Redis answers but has no memory left
-├── StoreUnfit         Redis is configured in a way that can lose jobs
+├── StoreUnavailable   Redis does not answer, or refuses for now (`jobs.refusals`)
+│   ├── StoreFull      it answers but has no memory left
+│   └── StoreRefused   it refuses until an operator changes something: rights, password, cluster mode
+├── StoreUnfit         Redis is configured in a way that can lose jobs, or that we cannot work with
 └── RecordError        a record in Redis cannot be read by this version
 """
 
@@ -13,15 +14,19 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """Redis did not answer in time."""
+    """Redis did not answer in time, or refuses commands for now."""
 
 
 class StoreFull(StoreUnavailable):
     """Redis has reached its `maxmemory`: existing data stays, nothing new fits."""
 
 
+class StoreRefused(StoreUnavailable):
+    """Redis refuses commands until an operator changes its configuration or our credentials."""
+
+
 class StoreUnfit(StoreError):
-    """Redis evicts keys when its memory is full."""
+    """Redis is configured in a way that can lose jobs, or that we cannot work with."""
 
 
 class RecordError(StoreError):

@@ -5,17 +5,29 @@ Events are appended by the scripts that change a job (`jobs.scripts`), which num
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from denoised.jobs import redis_keys as keys
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import UnreadableLog
-from denoised.jobs.scripts import WATCH
+from denoised.jobs.format import UnreadableLog, read_json
+from denoised.jobs.scripts import READ_EVENTS, WATCH
 from denoised.jobs.store_connection import StoreConnection
 
+MAX_EVENT_BYTES = 64 << 20  # a frame in base64 is the largest event
+
 Entry = tuple[bytes, Mapping[bytes, bytes]]
+
+PAGE_BYTES, PAGE_EVENTS = 64 * 1024, 500
+
+
+@dataclass(frozen=True)
+class EventPage:
+    """Some consecutive events. last: seq of the last entry read, which may be unreadable; None = there are no more."""
+
+    events: Sequence[dict[str, Any]]
+    last: int | None
 
 
 class EventLog:
@@ -24,7 +36,22 @@ class EventLog:
     def __init__(self, connection: StoreConnection) -> None:
         self._connection = connection
         self._watch = connection.client.register_script(WATCH)
+        self._read_events = connection.client.register_script(READ_EVENTS)
         self._unreadable = UnreadableLog()
+
+    def page(self, job_id: str, after: int, size: int = PAGE_BYTES) -> EventPage:
+        """The stored events with seq > `after`, oldest first, until they exceed `size` bytes."""
+        with self._connection.reachable():
+            reply = self._read_events(keys=[keys.events(job_id)], args=[after, size, PAGE_EVENTS])
+        entries = [(entry_id, dict(zip(values[::2], values[1::2], strict=True))) for entry_id, values in reply]
+        return EventPage(self.decode(job_id, entries), _seq(entries[-1][0]) if entries else None)
+
+    def missing(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of the jobs that are no longer stored."""
+        with self._connection.reachable(), self._connection.client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.exists(keys.job(job_id))
+            return [job_id for job_id, exists in zip(job_ids, pipe.execute(), strict=True) if not exists]
 
     def read(self, job_id: str, after: int = 0, count: int = 500) -> list[dict[str, Any]]:
         """At most `count` stored events with seq > `after`, oldest first."""
@@ -62,7 +89,9 @@ class EventLog:
 
 def _decode(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
     try:
-        event = json.loads(fields[b"e"])
+        event = read_json(fields[b"e"], MAX_EVENT_BYTES)
+        if not isinstance(event["type"], str):
+            raise TypeError(f"type is {event['type']!r:.60}")
         head = {"seq": _seq(entry_id), "type": event.pop("type"), "job": job_id, "attempt": int(fields[b"a"])}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"the event cannot be read: {type(error).__name__}: {error}") from error

@@ -6,7 +6,9 @@ know, so that two versions can run side by side during an upgrade, unless the re
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -22,6 +24,31 @@ FORMAT = 1
 log = logging.getLogger("denoised.jobs")
 
 T = TypeVar("T")
+
+
+def read_json(text: str | bytes, limit: int) -> Any:
+    """Decode JSON that another process has written.
+
+    Raises:
+        RecordError: for anything that is not UTF-8 or not JSON, holds NaN or an infinity, is nested too deeply, or is
+            longer than `limit` bytes (or characters).
+    """
+    if len(text) > limit:
+        raise RecordError(f"the JSON has {len(text)} bytes (allowed: {limit})")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"it is not JSON: {error or type(error).__name__}") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text:.40} is too large for a number")
+    return number
 
 
 def read_dataclass(cls: type[T], data: object) -> T:
@@ -70,6 +97,8 @@ def _fits(value: object, hint: Any) -> bool:
         return any(_fits(value, each) for each in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
+    if isinstance(value, bool):
+        return hint in (bool, object)
     return isinstance(value, origin or hint) or (hint is float and isinstance(value, int))
 
 

@@ -30,5 +30,5 @@ class IdempotencyKeys:
             held = cast("bytes | None", self._connection.client.get(keys.idempotency(owner, key_hash)))
         if held is None:
             return None
-        job_id, _, body_hash = held.decode().partition(" ")
+        job_id, _, body_hash = held.decode(errors="replace").partition(" ")
         return job_id, body_hash

@@ -5,14 +5,16 @@ A record that cannot be read is skipped and logged once, so that it never hides 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from denoised.jobs import redis_keys as keys
-from denoised.jobs.errors import RecordError
+from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.format import UnreadableLog
 from denoised.jobs.record import JobRecord
+from denoised.jobs.record_reader import RecordReader
 from denoised.jobs.store_connection import StoreConnection
 
 
@@ -29,35 +31,32 @@ class JobListing:
 
     def __init__(self, connection: StoreConnection) -> None:
         self._connection = connection
+        self._reader = RecordReader(connection)
         self._unreadable = UnreadableLog()
 
     def records(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         """The readable records by id, in one round trip."""
-        found = self._hashes(job_ids)
-        return {job_id: record for job_id, fields in found.items() if (record := self._read(job_id, fields))}
+        return self._readable(self._reader.read(job_ids))
 
     def active_evaluations(self, job_ids: Sequence[str]) -> dict[str, int]:
         """Evaluations made so far for those of the jobs that are queued or running."""
         with self._connection.reachable(), self._connection.client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hmget(keys.job(job_id), "status", "evaluations")
-            replies = cast("list[list[bytes | None]]", pipe.execute())
+            replies = cast("list[list[bytes | None] | Exception]", pipe.execute(raise_on_error=False))
         active = {}
-        for job_id, (status, evaluations) in zip(job_ids, replies, strict=True):
-            if status in (b"queued", b"running"):
-                active[job_id] = int(evaluations) if evaluations is not None and evaluations.isdigit() else 0
+        for job_id, reply in zip(job_ids, replies, strict=True):
+            if not isinstance(reply, Exception) and reply[0] in (b"queued", b"running"):
+                active[job_id] = _count(reply[1])
         return active
 
     def page(self, owner: str, limit: int, after: JobCursor | None = None) -> list[JobRecord]:
         """A caller's jobs, newest first, from behind a cursor on; drops expired ones from the list."""
         page: list[JobRecord] = []
         while len(page) < limit and (cursors := self._cursors(owner, limit, after)):
-            hashes = self._hashes([cursor.id for cursor in cursors])
-            expired = [job_id for job_id, fields in hashes.items() if not fields]
-            if expired:
-                with self._connection.reachable():
-                    self._connection.client.zrem(keys.jobs(owner), *expired)
-            page += [record for job_id, fields in hashes.items() if (record := self._read(job_id, fields))]
+            found = self._reader.read([cursor.id for cursor in cursors])
+            self._drop_expired(owner, [job_id for job_id, record in found.items() if record is None])
+            page += self._readable(found).values()
             after = cursors[-1]
         return page[:limit]
 
@@ -69,35 +68,31 @@ class JobListing:
                 reply = self._connection.client.zrevrangebyscore(
                     keys.jobs(owner), highest, "-inf", skipped, count, withscores=True
                 )
-            cursors = [JobCursor(score, job_id.decode()) for job_id, score in cast("list[tuple[bytes, float]]", reply)]
+            cursors = [
+                JobCursor(score, job_id.decode(errors="replace"))
+                for job_id, score in cast("list[tuple[bytes, float]]", reply)
+            ]
             later = [cursor for cursor in cursors if after is None or cursor < after]
             if later or not cursors:
                 return later
             skipped += len(cursors)  # all of them share the cursor's moment and precede it
 
-    def _hashes(self, job_ids: Sequence[str]) -> dict[str, Mapping[bytes, bytes]]:
-        with self._connection.reachable(), self._connection.client.pipeline(transaction=False) as pipe:
-            for job_id in job_ids:
-                pipe.hgetall(keys.job(job_id))
-            return dict(zip(job_ids, pipe.execute(), strict=True))
+    def _drop_expired(self, owner: str, job_ids: Sequence[str]) -> None:
+        """Shorten the list; a Redis that refuses writes still lists."""
+        if job_ids:
+            with contextlib.suppress(StoreUnavailable), self._connection.reachable():
+                self._connection.client.zrem(keys.jobs(owner), *job_ids)
 
-    def _read(self, job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord | None:
-        try:
-            return decode_record(fields)
-        except RecordError as error:
-            self._unreadable.skip("job", job_id, error)
-            return None
-
-
-def decode_record(fields: Mapping[bytes, bytes]) -> JobRecord | None:
-    """The record that a Redis hash holds, None for an empty one.
-
-    Raises:
-        RecordError: when it cannot be read.
-    """
-    return JobRecord.from_fields(decode_fields(fields)) if fields else None
+    def _readable(self, found: Mapping[str, JobRecord | RecordError | None]) -> dict[str, JobRecord]:
+        records = {}
+        for job_id, record in found.items():
+            if isinstance(record, RecordError):
+                self._unreadable.skip("job", job_id, record)
+            elif record is not None:
+                records[job_id] = record
+        return records
 
 
-def decode_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    """A Redis hash as text; bytes that are not UTF-8 become replacement characters."""
-    return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+def _count(text: bytes | None) -> int:
+    """A count; a damaged one is 0."""
+    return int(text) if text is not None and text.isdigit() and len(text) < 16 else 0

@@ -28,14 +28,21 @@ class Memory:
         limit, policy = int(info.get("maxmemory", 0)), str(info.get("maxmemory_policy", NO_EVICTION))
         return cls(int(info["used_memory"]), limit, policy)
 
-    def check_room(self) -> None:
-        """Check that there is memory for new jobs.
+    def check_room(self, reserved: int = 0, needed: int = 0) -> None:
+        """Check that there is memory for a new job.
+
+        reserved: bytes that jobs accepted earlier may still write.
+        needed: bytes that the new job may write.
 
         Raises:
-            StoreFull: when less than a tenth of `maxmemory` is left.
+            StoreFull: when all of it together would leave less than a tenth of `maxmemory`.
         """
-        if self.limit and self.used > FULL * self.limit:
-            raise StoreFull(f"Redis uses {self.used} bytes (allowed: {FULL:.0%} of its maxmemory, {self.limit})")
+        total = self.used + reserved + needed
+        if self.limit and total > FULL * self.limit:
+            raise StoreFull(
+                f"Redis uses {self.used} bytes, accepted jobs may write {reserved} more, and this job needs {needed} "
+                f"(allowed together: {FULL:.0%} of its maxmemory, {self.limit})"
+            )
 
     def check_fitness(self) -> None:
         """Check that Redis keeps what it is given.
@@ -45,6 +52,6 @@ class Memory:
         """
         if self.policy != NO_EVICTION:
             raise StoreUnfit(
-                f"Redis would evict jobs to free memory (maxmemory-policy is {self.policy}, allowed: {NO_EVICTION}); "
+                f"Redis would evict jobs to free memory (maxmemory-policy is {self.policy}, allowed: {NO_EVICTION}): "
                 f"redis-cli CONFIG SET maxmemory-policy {NO_EVICTION}"
             )

@@ -11,8 +11,9 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import FORMAT, check_requires, read_dataclass
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.format import FORMAT, check_requires, read_dataclass, read_json
+from denoised.jobs.request import FORMATS, SamplingRequest
+from denoised.jobs.request_limits import check_limits
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 TERMINAL: tuple[Status, ...] = ("succeeded", "failed", "canceled")
@@ -31,6 +32,14 @@ class Image:
 
 
 @dataclass(frozen=True)
+class RequestWarning:
+    """What a client may not expect of an accepted request. field: the field that would avoid it."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True)
 class JobRecord:
     """A job as the store holds it. Times are seconds since the epoch.
 
@@ -38,6 +47,7 @@ class JobRecord:
     losses: workers lost in a row while they ran the job, since it last saved progress.
     max_attempts: at this many losses the job fails; one loss earlier it is quarantined (see `jobs.scripts.START`).
     watched: whether a client follows its events, now or earlier.
+    reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
     """
 
     id: str
@@ -58,6 +68,8 @@ class JobRecord:
     error: Mapping[str, str] | None = None
     request_id: str | None = None
     watched: bool = False
+    warnings: tuple[RequestWarning, ...] = ()
+    reserved_bytes: int = 0
 
     @property
     def terminal(self) -> bool:
@@ -71,6 +83,7 @@ class JobRecord:
             "images": json.dumps([asdict(image) for image in self.images]),
             "error": json.dumps(dict(self.error)) if self.error else None,
             "watched": int(self.watched),
+            "warnings": json.dumps([asdict(warning) for warning in self.warnings]) if self.warnings else None,
             "format": FORMAT,
             "requires": json.dumps(required_fields(self.request)),
         }
@@ -92,27 +105,65 @@ class JobRecord:
 
     @classmethod
     def _read(cls, flat: Mapping[str, str]) -> JobRecord:
-        number = {name: float(flat[name]) for name in _FLOATS if name in flat}
-        count = {name: int(flat[name]) for name in _INTS if name in flat}
+        number = {name: _finite(name, float(flat[name])) for name in _FLOATS if name in flat}
+        count = {name: _whole(name, flat[name]) for name in _INTS if name in flat}
         if flat["status"] not in get_args(Status):
             raise ValueError(f"status is {flat['status']!r:.60} (allowed: {', '.join(get_args(Status))})")
+        request = read_dataclass(SamplingRequest, read_json(flat["request"], MAX_JSON))
+        check_limits(request)
         return cls(
             id=flat["id"],
             owner=flat["owner"],
             status=flat["status"],  # type: ignore[arg-type]  # checked above
             numerics=flat.get("numerics"),
             request_id=flat.get("request_id"),
-            request=read_dataclass(SamplingRequest, json.loads(flat["request"])),
-            images=tuple(read_dataclass(Image, image) for image in json.loads(flat.get("images", "[]"))),
-            error=json.loads(flat["error"]) if "error" in flat else None,
+            request=request,
+            images=_images(flat.get("images", "[]")),
+            error=_error(flat["error"]) if "error" in flat else None,
             watched=flat.get("watched") == "1",
+            warnings=_warnings(flat.get("warnings", "[]")),
             **number,  # type: ignore[arg-type]
             **count,
         )
 
 
+def _finite(name: str, number: float) -> float:
+    if not 0 <= number <= LATEST:
+        raise ValueError(f"{name} is {number} (allowed: 0 … {LATEST:.0f})")
+    return number
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise ValueError(f"{name} is {text!r:.60} (allowed: up to {MAX_DIGITS} digits)")
+    return int(text)
+
+
+def _images(text: str) -> tuple[Image, ...]:
+    images = tuple(read_dataclass(Image, image) for image in read_json(text, MAX_JSON))
+    for image in images:
+        if image.format not in FORMATS:
+            raise ValueError(f"the format of an image is {image.format!r:.60} (allowed: {', '.join(FORMATS)})")
+    return images
+
+
+def _error(text: str) -> dict[str, str]:
+    error = read_json(text, MAX_JSON)
+    if not isinstance(error, dict):
+        raise ValueError("error is not an object")
+    return {str(name): str(value) for name, value in error.items()}
+
+
+def _warnings(text: str) -> tuple[RequestWarning, ...]:
+    warnings = (read_dataclass(RequestWarning, warning) for warning in read_json(text, MAX_JSON))
+    return tuple(RequestWarning(str(warning.field), str(warning.message)) for warning in warnings)
+
+
 _FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")
-_INTS = ("attempt", "step", "evaluations", "losses", "max_attempts")
+_INTS = ("attempt", "step", "evaluations", "losses", "max_attempts", "reserved_bytes")
+MAX_JSON = 1 << 20  # characters of a JSON field
+MAX_DIGITS = 15
+LATEST = 1e11  # seconds since the epoch, and any duration
 _PLAIN = ("id", "owner", "status", "numerics", "request_id", *_FLOATS, *_INTS)
 _REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
 
@@ -129,11 +180,7 @@ def check_runnable(flat: Mapping[str, str]) -> None:
     Raises:
         RecordError: when it does not.
     """
-    try:
-        requires = json.loads(flat.get("requires", "[]"))
-    except ValueError as error:
-        raise RecordError(f"requires of the job record cannot be read: {error}") from error
-    check_requires("the job", requires, _REQUEST_FIELDS)
+    check_requires("the job", read_json(flat.get("requires", "[]"), MAX_JSON), _REQUEST_FIELDS)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
     denoised:job:{id}:image:{k}    string   an encoded picture
     denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
+    denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
     denoised:jobs:{owner}          zset     job ids by created_at
     denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
     denoised:between:{model}       hash     job ids in RQ's intermediate queue, and when each was first seen there
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 CANCELED_CHANNEL = "denoised:canceled"
 ENDS = "denoised:ends"
+PROBE = "denoised:probe"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
 ENGINE_TOTALS = "denoised:totals:engine"

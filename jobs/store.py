@@ -6,7 +6,7 @@ status never changes, and a worker whose attempt is over writes nothing.
 
 from __future__ import annotations
 
-import time
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,17 +17,21 @@ import redis
 from redis.client import Pipeline
 
 from denoised.jobs import redis_keys as keys
+from denoised.jobs.errors import RecordError
 from denoised.jobs.event_log import EventLog
 from denoised.jobs.format import FORMAT
 from denoised.jobs.idempotency import IdempotencyKeys
-from denoised.jobs.job_listing import JobListing, decode_fields, decode_record
-from denoised.jobs.memory import Memory
+from denoised.jobs.job_listing import JobListing
 from denoised.jobs.record import JobRecord, check_runnable
-from denoised.jobs.scripts import REQUEUE_LOST, START, START_ALONE, UPDATE
+from denoised.jobs.record_reader import RecordReader, decode_reply, raise_if_damaged
+from denoised.jobs.scripts import START, START_ALONE, UPDATE
 from denoised.jobs.store_connection import StoreConnection
 from denoised.jobs.tickets import Tickets
 from denoised.jobs.update import JobUpdate, UpdateResult, event_json, final_update
 from denoised.jobs.worker_registry import WorkerRegistry
+from denoised.jobs.worker_scripts import REQUEUE_LOST
+
+log = logging.getLogger("denoised.jobs")
 
 LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be listed for as long as its results are kept
 
@@ -55,11 +59,13 @@ class StartedAttempt:
 
     resume_point: where an earlier attempt was saved, None when there is no such point.
     quarantined: it is the job's last attempt; it must be alone in its worker, and call `Store.start_alone` then.
+    waited: seconds since the job was accepted, by Redis' clock.
     """
 
     record: JobRecord
     resume_point: bytes | None
     quarantined: bool = False
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Store:
         self.connection = StoreConnection(client)
         self.events = EventLog(self.connection)
         self.listing = JobListing(self.connection)
+        self._reader = RecordReader(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
         self.workers = WorkerRegistry(self.connection)
         self.tickets = Tickets(self.connection)
@@ -124,20 +131,20 @@ class Store:
         pipeline.hincrby(keys.JOB_TOTALS, f"accepted:{job.request.model}", 1)
         pipeline.publish(keys.model_channel(job.request.model), job.id)
 
+    def discard(self, job: JobRecord) -> None:
+        """Remove a job that could not be accepted."""
+        with self.reachable(), self.client.pipeline(transaction=False) as pipe:
+            pipe.delete(keys.job(job.id), keys.events(job.id))
+            pipe.zrem(keys.jobs(job.owner), job.id)
+            pipe.execute(raise_on_error=False)
+
     def job(self, job_id: str) -> JobRecord | None:
         """The record, None when the job is unknown or has expired."""
-        with self.reachable():
-            return decode_record(cast("Mapping[bytes, bytes]", self.client.hgetall(keys.job(job_id))))
+        return raise_if_damaged(self._reader.read([job_id])[job_id])
 
     def outcome(self, job_id: str, pictures: int = 0) -> Outcome | None:
         """The record and the first `pictures` pictures in one round trip; None when the job is unknown or expired."""
-        with self.reachable(), self.client.pipeline(transaction=False) as pipe:
-            pipe.hgetall(keys.job(job_id))
-            for index in range(pictures):
-                pipe.get(keys.image(job_id, index))
-            fields, *images = pipe.execute()
-        record = decode_record(fields)
-        finished = {index: data for index, data in enumerate(images) if data is not None}
+        record, finished = self._reader.read_with_pictures(job_id, pictures)
         return Outcome(record, finished) if record is not None else None
 
     def image(self, job_id: str, index: int) -> bytes | None:
@@ -168,24 +175,18 @@ class Store:
         Raises:
             RecordError: when the attempt has started but this version cannot run the job.
         """
-        names = [keys.job(job_id), keys.events(job_id)]
+        names = [keys.job(job_id), keys.events(job_id), keys.resume(job_id)]
         started = event_json("started", {"worker": worker})
-        execution = execution or uuid.uuid4().hex
-        args = [repr(time.time()), worker, started, numerics, str(self.result_ttl), execution]
-
-        def queue_commands(pipe: Pipeline) -> None:
-            pipe.evalsha(self._start.sha, len(names), *names, *args)
-            pipe.hgetall(keys.job(job_id))
-            pipe.get(keys.resume(job_id))
-
+        args = [worker, started, numerics, str(self.result_ttl), execution or uuid.uuid4().hex]
         with self.reachable():
-            attempt, fields, resume_point = self.connection.run_script(self._start, queue_commands)
-        if not attempt or not fields:
+            attempt, *found = cast("list[Any]", self._start(keys=names, args=args))
+        if not attempt:
             return None
-        flat = decode_fields(fields)
+        fields, resume_point, waited = found
+        flat = decode_reply(fields)
         check_runnable(flat)
         record = replace(JobRecord.from_fields(flat), attempt=attempt)
-        return StartedAttempt(record, resume_point, quarantined=record.status == "queued")
+        return StartedAttempt(record, resume_point, record.status == "queued", float(waited))
 
     def start_alone(self, job_id: str, attempt: int, worker: str) -> bool:
         """Let a quarantined attempt run: from now on losing its worker counts. False when it is not current."""
@@ -198,7 +199,10 @@ class Store:
         return bool(self.write_all([update])[0])
 
     def write_all(self, updates: Sequence[JobUpdate]) -> list[UpdateResult]:
-        """Apply updates of several jobs in one round trip, each atomic by itself."""
+        """Apply updates of several jobs in one round trip, each atomic by itself.
+
+        An update of a job whose keys are damaged is refused, and logged.
+        """
 
         def queue_commands(pipe: Pipeline) -> None:
             for update in updates:
@@ -206,7 +210,11 @@ class Store:
                 pipe.evalsha(self._update.sha, len(names), *names, *update.arguments(self.result_ttl))
 
         with self.reachable():
-            return [UpdateResult(flags) for flags in self.connection.run_script(self._update, queue_commands)]
+            replies = self.connection.run_script(self._update, queue_commands)
+        for update, reply in zip(updates, replies, strict=True):
+            if isinstance(reply, RecordError):
+                log.warning("update refused", extra={"job": update.job, "reason": str(reply)})
+        return [UpdateResult(0 if isinstance(reply, RecordError) else reply) for reply in replies]
 
     def resume_point(self, job_id: str) -> bytes | None:
         """Where the job's images were saved last, None when they were not."""
@@ -219,7 +227,7 @@ class Store:
         grace: seconds that a job may spend between queue and lease. Returns how many there were.
         """
         names = [queue.waiting, queue.intermediate, queue.started, keys.intermediate(queue.model)]
-        args = [repr(time.time()), repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model)]
+        args = [repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model)]
         with self.reachable():
             return int(self._requeue_lost(keys=names, args=args))
 
@@ -230,12 +238,7 @@ class Store:
         with self.reachable():
             self.client.ping()
 
-    def check_fitness(self) -> None:
-        """Check that Redis keeps what it is given.
-
-        Raises:
-            StoreUnfit: when it would evict keys.
-        """
+    def check_writable(self) -> None:
+        """Return when Redis accepts a write. Nothing is written, so this works at `maxmemory`, too."""
         with self.reachable():
-            memory = self.client.info("memory")
-        Memory.of(memory).check_fitness()
+            self.client.delete(keys.PROBE)

@@ -12,7 +12,8 @@ from redis.client import Pipeline
 from redis.commands.core import Script
 
 from denoised.jobs.deadline import reachable
-from denoised.jobs.errors import StoreUnavailable
+from denoised.jobs.errors import RecordError, StoreUnavailable
+from denoised.jobs.refusals import store_error
 
 OPEN_SECONDS = 0.5  # how long nobody asks Redis again after it timed out
 
@@ -32,7 +33,8 @@ class StoreConnection:
         Redis that is known to be silent.
 
         Raises:
-            StoreUnavailable: when Redis does not answer in time.
+            StoreUnavailable: when Redis does not answer in time, or refuses.
+            RecordError: when a stored value is damaged.
         """
         if time.monotonic() < self._open_until:
             raise StoreUnavailable("Redis does not answer (it timed out a moment ago)")
@@ -49,12 +51,26 @@ class StoreConnection:
 
         redis-py's own pipelines ask for every script first whether it is loaded. Here a Redis that has forgotten it
         (it was restarted) refuses the call, which changes nothing; then the script is loaded and all is sent again.
+
+        A reply that reports a damaged value is a RecordError in the list, so that it costs no other job its reply.
+
+        Raises:
+            StoreUnavailable: for every other error reply. The other commands may have been applied.
         """
         with self.client.pipeline(transaction=False) as pipe:
             queue_commands(pipe)
-            try:
-                return pipe.execute()
-            except redis.exceptions.NoScriptError:
+            replies = pipe.execute(raise_on_error=False)
+            if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
                 self.client.script_load(script.script)
-            queue_commands(pipe)
-            return pipe.execute()
+                queue_commands(pipe)
+                replies = pipe.execute(raise_on_error=False)
+        return [_checked(reply) for reply in replies]
+
+
+def _checked(reply: Any) -> Any:
+    if not isinstance(reply, redis.exceptions.RedisError):
+        return reply
+    error = store_error(reply)
+    if isinstance(error, RecordError):
+        return error
+    raise error from reply

@@ -23,4 +23,4 @@ class Tickets:
         """The caller that a ticket stands for, None for an unknown one; afterwards the ticket is void."""
         with self._connection.reachable():
             owner = cast("bytes | None", self._connection.client.getdel(keys.ticket(ticket)))
-        return owner.decode() if owner is not None else None
+        return owner.decode(errors="replace") if owner is not None else None

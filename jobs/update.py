@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
@@ -11,8 +10,7 @@ from typing import Any
 
 from denoised.jobs import redis_keys as keys
 from denoised.jobs.record import TERMINAL, JobRecord, Status
-
-EVENT_CAP = 50_000
+from denoised.jobs.scripts import EVENT_CAP
 
 
 class UpdateResult(IntFlag):
@@ -41,6 +39,7 @@ class JobUpdate:
     error: `code` and `message` of a failure.
     image_count: images of the whole job, to let all of them expire at its end.
     resume: where another attempt can continue (`worker.engine.resume`).
+    essential: applied even when Redis has no memory left; see `shed`. An end always is.
     """
 
     job: str
@@ -53,6 +52,16 @@ class JobUpdate:
     error: Mapping[str, str] | None = None
     image_count: int = 0
     resume: bytes | None = None
+    essential: bool = False
+
+    def shed(self) -> None:
+        """Drop what a job can do without when Redis has no memory left: frames, and a further resume point."""
+        self.events = [event for event in self.events if event["type"] != "frame"]
+        if self.resume is not None:
+            self.resume = None
+            self.fields.pop("saved_step", None)
+            self.fields.pop("saved_evaluations", None)
+        self.essential = True
 
     def save(self, resume: bytes | None, step: int, evaluations: int) -> None:
         """Let another attempt continue from here. resume: None when every image is finished or not started yet."""
@@ -60,9 +69,8 @@ class JobUpdate:
         self.fields |= {"saved_step": step, "saved_evaluations": evaluations}
 
     def end(self, status: Status, error: Mapping[str, str] | None = None) -> None:
-        """Make this the last update of its job."""
+        """Make this the last update of its job. Redis notes the time."""
         self.status, self.error = status, error
-        self.fields["finished_at"] = repr(time.time())
         self.events.append({"type": status})
 
     def keys(self) -> list[str]:
@@ -83,6 +91,7 @@ class JobUpdate:
             "ttl": result_ttl if self.status in TERMINAL else 0,
             "images": self.image_count,
             "cap": EVENT_CAP,
+            "essential": self.essential,
             "resume_ttl": result_ttl if self.resume is not None else 0,
         }
         return [json.dumps(spec), *self.images.values(), *([] if self.resume is None else [self.resume])]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import FORMAT, check_requires, read_dataclass
+from denoised.jobs.format import FORMAT, check_requires, read_dataclass, read_json
 
 
 @dataclass
@@ -67,17 +68,45 @@ class WorkerReport:
         Raises:
             RecordError: when it cannot be decoded, or requires a field that is unknown here.
         """
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise RecordError(f"the worker report is not JSON: {error}") from error
-        report = read_dataclass(cls, data)
+        report = read_dataclass(cls, read_json(text, MAX_REPORT_BYTES))
         check_requires("the worker report", list(report.requires), _FIELDS)
-        if not all(isinstance(card, dict) and isinstance(card.get("name"), str) for card in report.models):
-            raise RecordError("the worker report has a model without a name")
-        if not all(isinstance(value, int | float) for value in report.counters.values()):
-            raise RecordError("the worker report has a counter that is no number")
+        report._check_values()
         return report
+
+    def _check_values(self) -> None:
+        """Check what readers compute with.
+
+        Raises:
+            RecordError: naming what is wrong.
+        """
+        if not all(isinstance(card, dict) and isinstance(card.get("name"), str) for card in self.models):
+            raise RecordError("the worker report has a model without a name")
+        if not all(_is_count(value) for value in self.counters.values()):
+            raise RecordError("the worker report has a counter that is no number of 0 or more")
+        numbers = (self.trajectories, self.pending_evaluations, self.reserved, self.evaluations_per_second or 0)
+        if not all(_is_count(number) for number in (*numbers, self.reported_at)):
+            raise RecordError("the worker report has a number below 0, or too large")
+        if not (1 <= self.max_batch <= MAX_COUNT and 1 <= self.places <= MAX_COUNT):
+            raise RecordError("the worker report has no batch slots")
+        if not all(_are_paces(paces) for paces in self.paces.values()):
+            raise RecordError("the worker report has paces that are no pairs of rows and seconds, by rows")
+
+
+MAX_REPORT_BYTES = 4 << 20
+MAX_COUNT = 10**15
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+
+
+def _are_paces(paces: object) -> bool:
+    """Whether these are [rows, seconds] of turns, each with more rows than the one before."""
+    if not isinstance(paces, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in paces):
+        return False
+    if not all(_is_count(rows) and rows > 0 and _is_count(seconds) for rows, seconds in paces):
+        return False
+    return all(fewer[0] < more[0] for fewer, more in pairwise(paces))
 
 
 _FIELDS = frozenset(each.name for each in fields(WorkerReport))

@@ -9,7 +9,7 @@ from denoised.model.evaluation.evaluate_cli import evaluate
 from denoised.model.evaluation.features_cli import train_features
 from denoised.model.evaluation.likelihood_cli import likelihood
 from denoised.model.evaluation.quality_cli import quality
-from denoised.model.options import CommandGroup
+from denoised.model.options import CommandGroup, escape_unencodable
 from denoised.model.training.train_cli import train
 
 app = typer.Typer(cls=CommandGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -25,5 +25,6 @@ for _command in (train, train_features, evaluate, quality, likelihood):
 
 
 if __name__ == "__main__":
+    escape_unencodable()
     torch.set_float32_matmul_precision("highest")
     app(prog_name="denoised")

@@ -4,10 +4,25 @@ ModelError
 ├── CheckpointError   a model folder, config or tensor that cannot be used
 ├── PlanError         a request that the model or its samplers do not support
 ├── DataError         a data set that is missing, broken or of the wrong shape
+│   └── UnreadableImages   some of its image files
 ├── TrainingError     a training run that cannot start or resume
 ├── EvaluationError   images that cannot be evaluated
 └── KernelError       compiled kernels that cannot be built or run on this machine
 """
+
+from __future__ import annotations
+
+import reprlib
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 10
+_REPR.maxlevel = 3
+
+
+def abbreviate(value: object) -> str:
+    """The `repr` of a value, shortened: a file may hold anything."""
+    return _REPR.repr(value)
 
 
 class ModelError(Exception):
@@ -24,6 +39,10 @@ class PlanError(ModelError):
 
 class DataError(ModelError):
     """A data set was refused; the message says what is wrong and what to do."""
+
+
+class UnreadableImages(DataError):
+    """Some image files of a data set cannot be read; the message names them."""
 
 
 class TrainingError(ModelError):

@@ -2,28 +2,77 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 SHOWN_CHARACTERS = 80  # of a rejected value
+USAGE = 2  # exit code
+# Kubernetes sets X_PORT=tcp://10.0.0.1:80 in every container for each Service named x.
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 class CommandGroup(TyperGroup):
     """Commands whose error message about an option includes the rejected value."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; put the rejected value before the message of a validation error."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            from pydantic import ValidationError  # slow to import, so only here
-
-            if isinstance(error.__cause__, ValidationError):
-                value = repr(error.__cause__.errors()[0]["input"])[:SHOWN_CHARACTERS]
-                error.message = f"{value}: {error.message}"
+            _explain(error, ctx)
             raise
+
+
+class SingleCommand(TyperCommand):
+    """A program's only command, with the error messages of `CommandGroup`."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Parse the arguments."""
+        try:
+            return super().make_context(*arguments, **settings)
+        except typer.BadParameter as error:
+            _explain(error, error.ctx)
+            raise
+
+
+def _explain(error: typer.BadParameter, context: Any) -> None:
+    """Put the rejected value before the message. A variable that Kubernetes has set is one line of its own."""
+    from pydantic import ValidationError  # slow to import, so only here
+
+    link = service_link(error.param)
+    if link is not None:
+        typer.echo(f"{(error.ctx or context).command_path}: {link}", err=True)
+        raise typer.Exit(USAGE) from error
+    if isinstance(error.__cause__, ValidationError):
+        value = repr(error.__cause__.errors()[0]["input"])[:SHOWN_CHARACTERS]
+        error.message = f"{value}: {error.message}"
+
+
+def service_link(parameter: Any) -> str | None:
+    """The explanation, if the variable of an option has a value that Kubernetes sets for a Service."""
+    names = getattr(parameter, "envvar", None) or []
+    for name in [names] if isinstance(names, str) else names:
+        value = os.environ.get(name, "")
+        if name.endswith("_PORT") and SERVICE_LINK.fullmatch(value):
+            service = name.removesuffix("_PORT").lower().replace("_", "-")
+            return (
+                f"{name}={value} comes from Kubernetes, which sets it for a Service named {service!r}: set "
+                f"enableServiceLinks: false in the pod's spec, rename the Service, or pass {parameter.opts[0]}"
+            )
+    return None
+
+
+def escape_unencodable() -> None:
+    """Escape what the encoding of stdout or stderr lacks: printing must never end a program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def option(*names: str, help: str, **limits: Any) -> typer.models.OptionInfo:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from denoised.jobs.log import log_to_stderr
+from denoised.model.options import SingleCommand, escape_unencodable
 from denoised.worker.engine.speed import Speed
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@cli.command()
+@cli.command(cls=SingleCommand)
 def worker(
     model: Annotated[
         list[Path] | None,
@@ -96,6 +97,7 @@ def _serve(
     import torch
 
     from denoised.jobs.connection import connect
+    from denoised.jobs.fitness import check_fitness
     from denoised.jobs.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.model_loading import load_models
@@ -103,10 +105,10 @@ def _serve(
 
     if threads:
         torch.set_num_threads(threads)
-    models = load_models(folders, device=device, max_images=max_images, precision=precision)
     client = connect(redis_url, timeout=5.0)
+    check_fitness(client)
+    models = load_models(folders, device=device, max_images=max_images, precision=precision)
     store = Store(client, result_ttl)
-    store.check_fitness()
     speed = Speed()
     if max_batch is None:
         max_batch = _measure_max_batch(next(iter(models.values())), speed)
@@ -135,4 +137,5 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 
 if __name__ == "__main__":
+    escape_unencodable()
     cli(prog_name="denoised worker")

@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 
 from denoised.model.backends.native.compiler import cache_folder, compilers
+from denoised.model.backends.numerics import Precision
 from denoised.model.checkpoints.card_file import CARD_FILE
-from denoised.model.errors import ModelError
+from denoised.model.errors import CheckpointError, ModelError
 from denoised.model.serving.loading import load_for_serving
-from denoised.worker.model_loading import bundled
+from denoised.worker.model_loading import bundled, check_device, named_folders
 
 SLOW_CAPABILITIES = ("DEFAULT", "NO AVX")  # names that PyTorch gives to CPUs without vector instructions
 GIB = 1024**3
@@ -35,30 +36,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m denoised.worker.diagnostics")
     parser.add_argument("--device", default=os.environ.get("DENOISED_DEVICE", "cpu"))
     parser.add_argument("--model", type=Path, action="append")
+    parser.add_argument("--precision", default=os.environ.get("DENOISED_PRECISION", "float32"))
     options = parser.parse_args(arguments)
     named = [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
-    for found in examine(options.device, [*bundled(), *(options.model or named)]):
+    for found in examine(options.device, [*bundled(), *(options.model or named)], options.precision):
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 
 
-def examine(device: str, folders: Sequence[Path]) -> Iterator[dict[str, str | None]]:
+def examine(device: str, folders: Sequence[Path], precision: Precision = "float32") -> Iterator[dict[str, str | None]]:
     """Check the device, processor, compiler and cache; then load each model folder as a worker does."""
-    yield _device(device)
+    checked = _device(device, precision)
+    yield checked
     yield _cuda(device)
     yield _processor()
     yield _threads()
     yield _compiler()
     yield _cache()
-    yield from (_model(folder) for folder in folders)
+    usable = device if checked["state"] == "ok" else "cpu"
+    yield from _models(folders, usable, precision if usable == device else "float32")
 
 
-def _device(device: str) -> dict[str, str | None]:
+def _device(device: str, precision: Precision) -> dict[str, str | None]:
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        return finding("device", "problem", f"{device!r} cannot be used here ({reason})", "DENOISED_DEVICE=cpu")
+        check_device(device, precision)
+    except CheckpointError as error:
+        return finding(
+            "device",
+            "problem",
+            str(error),
+            "DENOISED_DEVICE=cpu" if precision == "float32" else "DENOISED_PRECISION=float32",
+        )
     return finding("device", "ok", f"{device}, torch {torch.__version__}")
 
 
@@ -84,7 +92,10 @@ def _processor() -> dict[str, str | None]:
 
 
 def _threads() -> dict[str, str | None]:
-    threads = int(os.environ.get("DENOISED_THREADS", "0")) or torch.get_num_threads()
+    given = os.environ.get("DENOISED_THREADS", "") or "0"
+    if not given.isdecimal():
+        return finding("threads", "problem", f"DENOISED_THREADS={given!r} is not a number", "0 means one per core")
+    threads = int(given) or torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     counts = f"{threads} threads for the network, {cores} cores for this process"
     if threads > cores:
@@ -109,10 +120,19 @@ def _cache() -> dict[str, str | None]:
     return finding("kernel cache", "ok", str(folder))
 
 
-def _model(folder: Path) -> dict[str, str | None]:
-    check = f"model {folder.resolve().name}"
+def _models(folders: Sequence[Path], device: str, precision: Precision) -> Iterator[dict[str, str | None]]:
+    """Load each folder; then check that all of them can be served together."""
+    yield from (_model(folder, device, precision) for folder in folders)
     try:
-        loaded = load_for_serving(folder)
+        named_folders(folders)
+    except CheckpointError as error:
+        yield finding("models", "problem", str(error), "rename a folder, or leave it out")
+
+
+def _model(folder: Path, device: str, precision: Precision) -> dict[str, str | None]:
+    check = f"model {folder.absolute().name}"
+    try:
+        loaded = load_for_serving(folder, device=device, precision=precision)
     except ModelError as error:
         return finding(check, "problem", str(error), "repair that file, or leave the folder out")
     card = loaded.model.card

@@ -195,7 +195,7 @@ class Loop:
         else:
             self.engine.batch.admit(job.trajectories)
         self.counters.jobs += 1
-        self.counters.queue_seconds += max(0.0, time.time() - record.created_at)
+        self.counters.queue_seconds += job.started.waited
         fields = {"model": record.request.model, "images": record.request.n, "attempt": record.attempt}
         log.info("job started", extra={**attempt.log_fields, **fields})
 

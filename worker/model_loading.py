@@ -10,6 +10,7 @@ import torch
 
 from denoised.jobs.request import with_format
 from denoised.model.backends.numerics import Precision
+from denoised.model.checkpoints.folders import model_name
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.model.serving.protocol import ServedModel
@@ -30,12 +31,9 @@ def load_models(
         CheckpointError: for a folder that cannot be served, a device that is not available, a precision that it
             does not support, or two folders with the same name.
     """
-    _check_device(device, precision)
+    check_device(device, precision)
     models: dict[str, ServedModel] = {}
-    for folder in (*bundled(), *folders):
-        name = folder.resolve().name
-        if name in models:
-            raise CheckpointError(f"{folder}: a model named {name!r} is served already; rename one of the folders")
+    for name, folder in named_folders((*bundled(), *folders)).items():
         loaded = load_for_serving(folder, device=device, name=name, max_images=max_images, precision=precision)
         if loaded.fallback is not None:
             log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
@@ -45,13 +43,33 @@ def load_models(
     return models
 
 
+def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
+    """Model folders by the names under which they are served.
+
+    Raises:
+        CheckpointError: for two folders of one name, and for a name that cannot be shown.
+    """
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name = model_name(folder)
+        if name in named:
+            raise CheckpointError(f"{folder}: a model named {name!r} is served already; rename one of the folders")
+        named[name] = folder
+    return named
+
+
 def bundled() -> list[Path]:
     """The model folders that come with the project, the default first."""
     folders = [path.parent for path in ZOO.glob("*/model_index.json")]
     return sorted(folders, key=lambda folder: (folder.name != DEFAULT, folder.name))
 
 
-def _check_device(device: str, precision: Precision) -> None:
+def check_device(device: str, precision: Precision) -> None:
+    """Check that a device can be used, with a precision.
+
+    Raises:
+        CheckpointError: if it cannot.
+    """
     if precision != "float32" and not device.startswith("cuda"):
         raise CheckpointError(f"precision {precision!r} is for CUDA devices; {device!r} serves in float32")
     try:

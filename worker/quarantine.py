@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from denoised.jobs.deadline import REDIS_ERRORS
+from denoised.jobs.errors import StoreError
 from denoised.jobs.store import Store
 from denoised.worker.delivery.leases import Lease, Leases
 from denoised.worker.engine.trajectory import Trajectory
@@ -56,6 +56,6 @@ class Quarantine:
             if self._store.start_alone(record.id, record.attempt, self._worker):
                 return True
             self._leases.mark_leaving(record.id)
-        except REDIS_ERRORS as error:
+        except StoreError as error:
             log.warning("job waits for Redis", extra={**lease.attempt.log_fields, "reason": str(error)})
         return False

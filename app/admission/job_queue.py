@@ -7,10 +7,12 @@ JSON too, so nothing that is read from Redis is ever executed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import redis
 from redis.client import Pipeline
@@ -20,11 +22,15 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from denoised.app.admission.queue_snapshot import QueueForecast, QueueSnapshot
-from denoised.jobs.errors import StoreUnavailable
+from denoised.jobs.errors import RecordError, StoreUnavailable
+from denoised.jobs.format import UnreadableLog
 from denoised.jobs.memory import Memory
 from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.refusals import store_error
 from denoised.jobs.store import Store
 from denoised.jobs.worker_report import WorkerReport
+
+log = logging.getLogger("denoised.api")
 
 MAX_FORECAST_AGE = 0.5  # seconds; an older forecast is not used for a job's estimate
 MAX_CACHED_RECORDS = 10_000
@@ -45,6 +51,8 @@ class JobQueue:
         self._records: OrderedDict[str, JobRecord] = OrderedDict()  # cache by job id
         self._forecasts: dict[str, QueueForecast] = {}
         self._queues: dict[str, Queue] = {}
+        self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
+        self._unreadable = UnreadableLog()
 
     def enqueue(self, job: JobRecord, estimate: QueueEstimate) -> None:
         """Accept a job with a new id: its record, first event and queue entry are written in one transaction.
@@ -81,8 +89,28 @@ class JobQueue:
             self._queue(job.request.model).enqueue_job(rq_job, pipeline=pipeline)
         self._store.create(job, queued, pipeline)
         with self._store.reachable():
-            pipeline.execute()
+            self._check_accepted(job, pipeline.execute(raise_on_error=False))
         self._records[job.id] = job
+
+    def _check_accepted(self, job: JobRecord, replies: Sequence[object]) -> None:
+        """Check the replies to the transaction.
+
+        A damaged counter or list fails alone. Without its record or its place in the queue, the job is withdrawn.
+
+        Raises:
+            StoreUnavailable: when the job was not accepted.
+        """
+        errors = [store_error(reply) for reply in replies if isinstance(reply, redis.exceptions.RedisError)]
+        if not errors:
+            return
+        for error in errors:
+            if not isinstance(error, RecordError):
+                raise error
+            log.warning("damaged key", extra={"job": job.id, "reason": str(error)})
+        if self._store.job(job.id) is None or self._client.lpos(self._queue(job.request.model).key, job.id) is None:
+            self._client.delete(Job.key_for(job.id))
+            self._store.discard(job)
+            raise StoreUnavailable(f"the queue of {job.request.model} is damaged in Redis")
 
     def snapshot(self, models: Sequence[str]) -> QueueSnapshot:
         """The queues of some models. One round trip, and a second one for records that are not cached."""
@@ -94,8 +122,11 @@ class JobQueue:
                 # RQ's own method would also clean up the registry, which is the workers' task.
                 pipeline.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
             pipeline.info("memory")
-            *replies, memory = pipeline.execute()
-        waiting = [[job_id.decode() for job_id in reply] for reply in replies[::2]]
+            pipeline.time()
+            *replies, memory, (seconds, microseconds) = self._readable(pipeline.execute(raise_on_error=False))
+        store_time = seconds + microseconds / 1e6
+        self._clock_offset = store_time - time.time()
+        waiting = [[job_id.decode(errors="replace") for job_id in reply] for reply in replies[::2]]
         started = [_job_ids(reply) for reply in replies[1::2]]
         self._cache_records([job_id for ids in (*waiting, *started) for job_id in ids])
         return QueueSnapshot(
@@ -103,7 +134,21 @@ class JobQueue:
             {model: self._cached_records(ids) for model, ids in zip(models, waiting, strict=True)},
             {model: self._cached_records(ids) for model, ids in zip(models, started, strict=True)},
             Memory.of(memory),
+            store_time,
         )
+
+    def _readable(self, replies: Sequence[Any]) -> list[Any]:
+        """The replies to a snapshot; a queue whose key is damaged is empty."""
+        found = []
+        for reply in replies:
+            if isinstance(reply, redis.exceptions.RedisError):
+                error = store_error(reply)
+                if not isinstance(error, RecordError):
+                    raise error
+                self._unreadable.skip("key", "queue", error)
+                reply = []
+            found.append(reply)
+        return found
 
     def remove(self, job: JobRecord) -> None:
         """Remove a canceled job from its queue, if it is still there."""
@@ -128,7 +173,14 @@ class JobQueue:
         estimate = forecast.estimate(job.id)
         if job.status == "queued":
             return QueueEstimate(estimate.queue_position or 0, estimate.eta_seconds)
-        return QueueEstimate(None, estimate.eta_seconds if estimate.eta_seconds is not None else _extrapolate(job))
+        return QueueEstimate(None, estimate.eta_seconds if estimate.eta_seconds is not None else self._extrapolate(job))
+
+    def _extrapolate(self, job: JobRecord) -> float | None:
+        """Seconds until a running job is done at its own speed so far; None before its first step."""
+        if not job.step or job.started_at is None:
+            return None
+        running = max(0.0, time.time() + self._clock_offset - job.started_at)
+        return round(running * max(0, job.request.steps - job.step) / job.step, 2)
 
     def _forecast(self, model: str, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueForecast:
         evaluations = self._store.listing.active_evaluations([job.id for job in snapshot.running(model)])
@@ -155,11 +207,4 @@ class JobQueue:
 
 def _job_ids(executions: Sequence[bytes]) -> list[str]:
     """The distinct job ids of the entries of RQ's registry."""
-    return list(dict.fromkeys(entry.decode().rpartition(":")[0] for entry in executions))
-
-
-def _extrapolate(job: JobRecord) -> float | None:
-    """Seconds until a running job is done at its own speed so far; None before its first step."""
-    if not job.step or job.started_at is None:
-        return None
-    return round((time.time() - job.started_at) * (job.request.steps - job.step) / job.step, 2)
+    return list(dict.fromkeys(entry.decode(errors="replace").rpartition(":")[0] for entry in executions))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from denoised.app.admission.estimate import RemainingWork, WorkerPool, completion_times
 from denoised.app.admission.quotas import Load
@@ -22,12 +23,14 @@ class QueueSnapshot:
         waiting: the queues, the next job first.
         started: jobs that workers hold, including those that are being requeued.
         memory: of Redis.
+        store_time: Redis' clock at that moment, in seconds since the epoch.
     """
 
     taken_at: float
     waiting: Mapping[str, Sequence[JobRecord]]
     started: Mapping[str, Sequence[JobRecord]]
     memory: Memory
+    store_time: float = 0.0
 
     @property
     def busy(self) -> list[str]:
@@ -37,6 +40,13 @@ class QueueSnapshot:
     def loads(self) -> dict[str, list[Load]]:
         """The waiting jobs in the form that quotas count."""
         return {model: [Load.of(record) for record in records] for model, records in self.waiting.items()}
+
+    def reserved_bytes(self, pending: Iterable[Load] = ()) -> int:
+        """The memory that accepted jobs may still take. pending: jobs that are being accepted."""
+        jobs = {
+            job.id: job.reserved_bytes for queues in (self.waiting, self.started) for job in chain(*queues.values())
+        }
+        return sum((jobs | {load.job: load.reserved_bytes for load in pending}).values())
 
     def with_job(self, job: JobRecord) -> QueueSnapshot:
         """This snapshot with one more job at the end of its model's queue."""

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import NoReturn
 
 from denoised.app.http.errors import TooBusy
 from denoised.app.settings import ApiSettings
 from denoised.jobs.record import JobRecord
 from denoised.jobs.worker_report import WorkerReport
 
-LIMITS = ("jobs", "evaluations", "evaluations_per_key")
+LIMITS = ("jobs", "jobs_per_key", "evaluations", "evaluations_per_key", "streams_per_key")
 # Retry-After, in seconds.
 DEFAULT_RETRY_AFTER = 10  # before any worker has measured its speed
 MAX_RETRY_AFTER = 3600
@@ -26,15 +27,16 @@ MAX_RETRY_AFTER = 3600
 
 @dataclass(frozen=True)
 class Load:
-    """The work of one waiting job."""
+    """The work of one waiting job. reserved_bytes: of Redis' memory."""
 
     job: str
     owner: str
     evaluations: int
+    reserved_bytes: int = 0
 
     @classmethod
     def of(cls, record: JobRecord) -> Load:
-        return cls(record.id, record.owner, record.request.evaluations)
+        return cls(record.id, record.owner, record.request.evaluations, record.reserved_bytes)
 
 
 class Admission:
@@ -77,26 +79,47 @@ class Admission:
         """
         waiting = _interleave(queues)
         ahead = {each.job: each for each in (*waiting, *before)}
-        own = [each for each in ahead.values() if each.owner == load.owner]
-        settings = self._settings
         speed = sum(worker.evaluations_per_second or 0.0 for worker in workers)
-        if len(ahead) >= settings.max_queue:
-            text = f"{len(ahead)} jobs are waiting (allowed: {settings.max_queue})"
-            excess = _evaluations(waiting[: len(ahead) + 1 - settings.max_queue])
-            raise self._refusal("jobs", text, _retry_after(waiting, excess, speed))
-        if excess := _excess(ahead.values(), load, settings.queue_limit):
-            text = f"{_evaluations(ahead.values())} evaluations are waiting, and this job needs {load.evaluations}"
-            text += f" (allowed: {settings.queue_limit})"
-            raise self._refusal("evaluations", text, _retry_after(waiting, excess, speed))
-        if settings.api_keys and (excess := _excess(own, load, settings.queue_limit_per_key)):
-            text = f"{_evaluations(own)} evaluations of this key are waiting, and this job needs {load.evaluations}"
-            text += f" (allowed: {settings.queue_limit_per_key})"
-            raise self._refusal("evaluations_per_key", text, _retry_after(waiting, excess, speed, load.owner))
+        settings = self._settings
+        everybody = list(ahead.values())
+        self._check_jobs(everybody, settings.max_queue, waiting, speed)
+        self._check_evaluations(everybody, load, settings.queue_limit, waiting, speed)
+        if settings.api_keys:
+            own = [each for each in everybody if each.owner == load.owner]
+            self._check_jobs(own, settings.queue_share, waiting, speed, load.owner)
+            self._check_evaluations(own, load, settings.queue_limit_per_key, waiting, speed, load.owner)
 
-    def _refusal(self, limit: str, text: str, retry_after: int) -> TooBusy:
+    def _check_jobs(
+        self, ahead: Sequence[Load], limit: int, waiting: Sequence[Load], speed: float, owner: str | None = None
+    ) -> None:
+        """ahead: the jobs that count, of all callers or of `owner`."""
+        if len(ahead) >= limit:
+            text = f"{len(ahead)} jobs{_of_key(owner)} are waiting (allowed: {limit})"
+            first = [each for each in waiting if owner in (None, each.owner)][: len(ahead) + 1 - limit]
+            self._refuse("jobs", owner, text, _retry_after(waiting, _evaluations(first), speed, owner))
+
+    def _check_evaluations(
+        self,
+        ahead: Sequence[Load],
+        load: Load,
+        limit: int,
+        waiting: Sequence[Load],
+        speed: float,
+        owner: str | None = None,
+    ) -> None:
+        if excess := _excess(ahead, load, limit):
+            text = f"{_evaluations(ahead)} evaluations{_of_key(owner)} are waiting, and this job needs"
+            text += f" {load.evaluations} (allowed: {limit})"
+            self._refuse("evaluations", owner, text, _retry_after(waiting, excess, speed, owner))
+
+    def _refuse(self, limit: str, owner: str | None, text: str, retry_after: int) -> NoReturn:
         with self._lock:
-            self.refused[limit] += 1
-        return TooBusy(text, retry_after)
+            self.refused[limit if owner is None else f"{limit}_per_key"] += 1
+        raise TooBusy(text, retry_after)
+
+
+def _of_key(owner: str | None) -> str:
+    return "" if owner is None else " of this key"
 
 
 def _excess(ahead: Iterable[Load], load: Load, limit: int) -> int:

@@ -10,6 +10,8 @@ import uuid
 from dataclasses import dataclass, replace
 
 from denoised.app.admission.quotas import Load
+from denoised.app.admission.request_warnings import find_warnings
+from denoised.app.admission.reservation import job_bytes
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value
@@ -45,13 +47,23 @@ def submit(
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
     fleet = services.catalog.fleet()
-    request = resolve(fields, choose_card(fields.get("model"), fleet.cards, fleet.known))
-    request_id = REQUEST_ID.get() or None
-    job = JobRecord(uuid.uuid4().hex, owner, request, time.time(), request_id=request_id, watched=watched)
+    card = choose_card(fields.get("model"), fleet.cards, fleet.known)
+    request = resolve(fields, card)
+    job = JobRecord(
+        uuid.uuid4().hex,
+        owner,
+        request,
+        time.time(),
+        request_id=REQUEST_ID.get() or None,
+        watched=watched,
+        warnings=tuple(find_warnings(request, card)),
+        reserved_bytes=job_bytes(request, card),
+    )
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers)
-        snapshot.memory.check_room()
+        snapshot.memory.check_room(snapshot.reserved_bytes(pending), job.reserved_bytes)
+        job = replace(job, created_at=snapshot.store_time)
         estimate = services.queue.estimate_new(job, snapshot, workers)
         return _accept(services, job, estimate, claim)
 

@@ -90,8 +90,13 @@ def _label_errors(given: RequestFields, card: ModelCard) -> Errors:
         if not card.unconditional:
             yield "label", f"{card.name} is conditional only, so it needs a label (allowed: {join_names(card.labels)})"
     elif card.labels and card.class_index(label) is None:
+        several = card.matching_labels(label) if isinstance(label, str) else []
+        if several:
+            yield "label", f"{format_value(label)} is ambiguous (allowed: an exact name: {join_names(several)})"
+            return
         limit = f"0 … {len(card.labels) - 1}, or one of: {join_names(card.labels)}"
-        yield "label", f"{format_value(label)} is no class of {card.name} (allowed: {limit}; null = unconditional)"
+        null = "; null = unconditional" if card.unconditional else ""
+        yield "label", f"{format_value(label)} is no class of {card.name} (allowed: {limit}{null})"
 
 
 def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:

@@ -24,6 +24,7 @@ HEADER_SECONDS = 10.0  # until a connection has sent its first request, and any 
 BODY_SECONDS = 60.0  # until a request has sent its body
 STALLED_SECONDS = 20.0  # without progress after which a client that does not read is dropped; twice that at most
 LOG_SECONDS = 10.0  # between log lines about the limit of connections
+HALF_CLOSED = "half_closed"  # set in the state of a request's scope when its client has closed its sending side
 RESERVED_FOR_HEALTH = 32  # connections over the limit that may ask for the server's health
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection
 
 from fastapi import FastAPI
@@ -13,10 +14,12 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from denoised.app.http.error_formats import ErrorFormats
-from denoised.app.http.errors import InvalidRequest, Problem, store_problem
+from denoised.app.http.errors import InvalidRequest, Problem, Unavailable, store_problem
 from denoised.app.http.http_metrics import METHODS
 from denoised.app.http.validation_errors import describe_unreadable_body, describe_validation_errors, format_value
-from denoised.jobs.errors import StoreUnavailable
+from denoised.jobs.errors import RecordError, StoreUnavailable
+
+log = logging.getLogger("denoised.api")
 
 UNREADABLE = "There was an error parsing the body"  # FastAPI's detail when json.loads raised another exception
 
@@ -34,6 +37,11 @@ def install(app: FastAPI, formats: ErrorFormats) -> None:
     @app.exception_handler(StoreUnavailable)
     async def _store_unavailable(connection: HTTPConnection, error: StoreUnavailable) -> Response:
         return respond(connection, store_problem(error))
+
+    @app.exception_handler(RecordError)
+    async def _damaged(connection: HTTPConnection, error: RecordError) -> Response:
+        log.error("damaged key", extra={"reason": str(error)})
+        return respond(connection, Unavailable("a value in Redis is damaged; see the server's log for details"))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:

@@ -147,4 +147,5 @@ def store_problem(error: StoreUnavailable) -> Problem:
     """The problem to answer when a command to Redis failed."""
     if isinstance(error, StoreFull):
         return StorageFull("Redis is out of memory; nothing was accepted, jobs accepted earlier continue")
-    return Unavailable("Redis does not answer; nothing was accepted, try again", headers={"Retry-After": "2"})
+    why = "refuses commands" if str(error).startswith("Redis refuses") else "does not answer"
+    return Unavailable(f"Redis {why}; nothing was accepted, try again", headers={"Retry-After": "2"})

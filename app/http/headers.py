@@ -19,8 +19,6 @@ IdempotencyKey = Annotated[
 ]
 IfNoneMatch = Annotated[str | None, Header()]
 
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second: no buffering by nginx
-
 
 def job_location(record: JobRecord) -> dict[str, str]:
     """The header with the path of a job."""

@@ -29,6 +29,7 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
         "timing": _timing(job),
         "numerics": job.numerics,
         "error": dict(job.error) if job.error else None,
+        "warnings": [asdict(warning) for warning in job.warnings],
         "links": {
             "self": base,
             "events": f"{base}/events",

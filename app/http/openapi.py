@@ -19,8 +19,8 @@ FORBIDDEN = "The caller is not a local program, or is a page of another site. On
 UNAUTHORIZED = "The API key is missing or wrong."
 REDIS_AWAY = "Redis does not answer."
 BODY_REFUSALS = {
-    413: "The body exceeds 8 MiB.",
-    415: "The media type of the body is not supported.",
+    413: "The body exceeds 256 KiB, or 8 MiB where it is a picture.",
+    415: "The media type or coding of the body is not supported.",
     422: "Names each invalid field.",
 }
 

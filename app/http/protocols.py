@@ -26,6 +26,7 @@ from websockets.server import ServerProtocol
 
 from denoised.app.http.connection_limits import (
     BODY_SECONDS,
+    HALF_CLOSED,
     HEADER_SECONDS,
     RESERVED_FOR_HEALTH,
     BoundedConnection,
@@ -46,7 +47,7 @@ SOCKET_VERSION = "13"  # of the WebSocket protocol (RFC 6455)
 # write: only the latter answers with a reset. Interim responses are what may be written before a response.
 PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROBE_SECONDS = 1.0
-HALF_CLOSED = "half_closed"  # in the state of a request's scope; streams then write often, for the same reason
+LINGER_SECONDS = 1.0  # from a refusal until the connection is closed
 TOO_MANY = "the server has too many connections; nothing was accepted, try again"
 
 
@@ -59,7 +60,7 @@ class HttpProtocol(H11Protocol):
         self.conn = BoundedConnection(DEFAULT_MAX_INCOMPLETE_EVENT_SIZE if largest is None else largest)
         self._limit = limit or ConnectionLimit()
         self._incomplete_since: float | None = None
-        self._half_closed = False
+        self._half_closed = self._refused = False
         self._deadline: asyncio.TimerHandle | None = None
         self._phase = ""
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -81,6 +82,8 @@ class HttpProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
         self._update_deadline()
 
@@ -122,8 +125,8 @@ class HttpProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP. The exception in flight is h11's; it says more than uvicorn's `msg`."""
         error = sys.exception()
-        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-        self._refuse(status, f"invalid HTTP: {str(error or msg)[:MAX_VALUE_LENGTH]}")
+        hint = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        self._refuse(hint if hint < 500 else 400, f"invalid HTTP: {str(error or msg)[:MAX_VALUE_LENGTH]}")
 
     @property
     def incomplete_since(self) -> float | None:
@@ -153,7 +156,8 @@ class HttpProtocol(H11Protocol):
         if begun and not self.transport.is_closing():
             seconds = BODY_SECONDS if self._phase == "body" else HEADER_SECONDS
             self._refuse(408, f"the {self._phase} of the request did not arrive within {seconds:g} s")
-        self.transport.close()
+        else:
+            self.transport.close()
 
     def _probe(self) -> None:
         """Find out whether a half-closed client still exists: if not, the second write fails."""
@@ -172,7 +176,13 @@ class HttpProtocol(H11Protocol):
             self._writes.stop()
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Send a response, if none has started, and close the connection."""
+        """Send a response, if none has started, and close the connection as soon as the client has had time to read it.
+
+        What the client still sends is discarded: unread bytes would reset the connection, and the response with it
+        (RFC 9112, 9.6).
+        """
+        if self._refused or self.transport.is_closing():
+            return
         if self.conn.our_state in CAN_RESPOND:
             response = _refusal(status, detail)
             start = h11.Response(
@@ -180,7 +190,12 @@ class HttpProtocol(H11Protocol):
             )
             for event in (start, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        if self._is_answering():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._refused = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     async def _health_only(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app for connections over the limit."""

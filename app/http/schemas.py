@@ -53,6 +53,11 @@ class ErrorObject(BaseModel):
     message: str
 
 
+class WarningObject(BaseModel):
+    field: Annotated[str, Field(description="the field of the request that would avoid it")]
+    message: str
+
+
 class Links(BaseModel):
     self: str
     events: str
@@ -78,6 +83,7 @@ class JobObject(BaseModel):
     timing: Timing
     numerics: str | None
     error: ErrorObject | None
+    warnings: list[WarningObject]
     links: Links
 
 

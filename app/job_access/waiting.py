@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.websockets import WebSocket
 
-from denoised.app.http.errors import Conflict, FailedJob, Unavailable, WaitTimeout
+from denoised.app.http.errors import Conflict, FailedJob, NotFound, Unavailable, WaitTimeout
 from denoised.app.http.headers import job_location
 from denoised.app.http.negotiation import preference_applied
 from denoised.app.job_access.cancellation import cancel_job
@@ -30,6 +30,7 @@ async def wait_for_job(
     cancel: whether to cancel the job when the client disconnects.
 
     Raises:
+        NotFound: when the job is no longer stored.
         WaitTimeout: when the job has not ended in time.
         Unavailable: when the server is shutting down.
     """
@@ -44,12 +45,18 @@ async def wait_for_job(
         if cancel:
             await run_in_threadpool(cancel_job, services, record)
         return None
-    outcome = outcome or Outcome(record)
+    if outcome is None:
+        raise job_gone(record.id)
     if not outcome.record.terminal:
         location = job_location(record)
         detail = f"job {record.id} has not ended after {seconds:g} s; it continues, see {location['Location']}"
         raise WaitTimeout(detail, headers={**location, **preference_applied(wait)}, job=record.id)
     return outcome
+
+
+def job_gone(job_id: str) -> NotFound:
+    """The problem of a job that was accepted and is no longer stored."""
+    return NotFound(f"job {job_id} is no longer stored: it has expired, or the store was emptied", job=job_id)
 
 
 def require_pictures(record: JobRecord) -> None:

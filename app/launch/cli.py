@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +13,7 @@ from denoised.app.launch.console import exit_with_error
 from denoised.app.launch.options import AsJson, ServerCommands, env
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.log import log_to_stderr
+from denoised.model.options import escape_unencodable
 
 if TYPE_CHECKING:
     from denoised.app.http.api_keys import KeyRing
@@ -37,6 +39,12 @@ ModelFolders = Annotated[
     ),
 ]
 Device = Annotated[str | None, env("DEVICE", "torch device: cpu, cuda, cuda:1, mps")]
+Precision = Annotated[
+    Literal["float32", "tf32", "bfloat16"] | None, env("PRECISION", "precision on a CUDA device [default: float32]")
+]
+MaxBatch = Annotated[
+    int | None, env("MAX_BATCH", "largest batch, in images; measured at startup if not set", min=1, max=1024)
+]
 RedisUrl = Annotated[str | None, typer.Option(envvar="REDIS_URL", help="URL of an external Redis or Valkey")]
 
 
@@ -46,13 +54,9 @@ def serve(
     port: Port = 8000,
     data_dir: DataDir = None,
     model: ModelFolders = None,
-    max_batch: Annotated[
-        int | None, env("MAX_BATCH", "largest batch, in images; measured at startup if not set", min=1, max=1024)
-    ] = None,
+    max_batch: MaxBatch = None,
     device: Device = None,
-    precision: Annotated[
-        Literal["float32", "tf32", "bfloat16"] | None, env("PRECISION", "precision on a CUDA device [default: float32]")
-    ] = None,
+    precision: Precision = None,
     redis_url: RedisUrl = None,
     trust_network: TrustNetwork = False,
 ) -> None:
@@ -60,16 +64,12 @@ def serve(
     from denoised.app.launch.errors import ChildStartError, LaunchError
     from denoised.app.launch.serve import ServeSettings, run_service
 
-    requires_key = any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
-    if not requires_key:
-        _require_local_host("serve", host, trust_network)
-    arguments = _worker_arguments(model, device)
+    arguments = _worker_arguments(model, device, precision)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
-    arguments += [] if precision is None else ["--precision", precision]
-    folder = (data_dir or _data_folder()).absolute()
+    folder = _data_folder("serve", data_dir)
     log_to_stderr()
     models = model or [Path(name) for name in _split(os.environ.get("DENOISED_MODELS", ""))]
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, requires_key)
+    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, _requires_key())
     try:
         run_service(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
     except ChildStartError as error:
@@ -100,22 +100,27 @@ def api(
         float, env("MAX_WAIT", "longest time that a client may wait for its job, in seconds", min=0.1)
     ] = 60.0,
     max_queue: Annotated[int, env("MAX_QUEUE", "most jobs in the queue", min=1)] = 1000,
+    max_queue_per_key: Annotated[
+        int | None, env("MAX_QUEUE_PER_KEY", "most jobs in the queue per API key [default: half of --max-queue]", min=1)
+    ] = None,
     queue_limit: Annotated[int, env("QUEUE_LIMIT", "most network evaluations in the queue", min=1)] = 100_000,
     queue_limit_per_key: Annotated[
         int, env("QUEUE_LIMIT_PER_KEY", "most network evaluations in the queue per API key", min=1)
     ] = 50_000,
+    max_streams_per_key: Annotated[
+        int,
+        env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1),
+    ] = 256,
     max_attempts: Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1)] = 3,
     result_ttl: Annotated[int, env("RESULT_TTL", "how long results are kept, in seconds", min=1)] = 86_400,
 ) -> None:
     """Start only the HTTP front end, on a Redis shared with the workers."""
-    from denoised.app.launch.errors import LaunchError
+    from denoised.app.launch.errors import LaunchError, StoreAbsent
     from denoised.app.launch.http_server import run_api
-    from denoised.app.launch.preflight import check_port
+    from denoised.app.launch.preflight import check_clock, check_host, check_port, check_store
     from denoised.app.settings import ApiSettings
 
     keys = _key_ring(api_keys, api_keys_file)
-    if not keys:
-        _require_local_host("api", host, trust_network)
     settings = ApiSettings(
         redis_url=redis_url or DEFAULT_REDIS,
         host=host,
@@ -125,14 +130,20 @@ def api(
         allowed_origins=frozenset(_split(allowed_origins)),
         max_wait=max_wait,
         max_queue=max_queue,
+        max_queue_per_key=max_queue_per_key,
         queue_limit=queue_limit,
         queue_limit_per_key=queue_limit_per_key,
+        max_streams_per_key=max_streams_per_key,
         max_attempts=max_attempts,
         result_ttl=result_ttl,
     )
     log_to_stderr()
     try:
+        check_host(host, bool(keys), trust_network)
         check_port(host, port)
+        check_clock()
+        with contextlib.suppress(StoreAbsent):  # the API answers 503 until Redis is there
+            check_store(settings.redis_url)
         run_api(settings)
     except (LaunchError, StoreUnavailable) as error:
         exit_with_error("api", error)
@@ -162,20 +173,24 @@ def doctor(
     port: Port = 8000,
     data_dir: DataDir = None,
     model: ModelFolders = None,
+    max_batch: MaxBatch = None,
     device: Device = None,
+    precision: Precision = None,
     redis_url: RedisUrl = None,
+    trust_network: TrustNetwork = False,
     as_json: AsJson = False,
 ) -> None:
     """Check whether this machine can serve (device, store, models, port, disk, clock), and say what to fix.
 
-    Pass the options that you pass to `serve`. Exit code 1 if there is a problem; warnings do not count. With --json:
-    {"ok", "findings": [{"check", "state", "message", "advice"}]}.
+    Pass the options that you pass to `serve`. Exit code 1 if there is a problem, with which `serve` would refuse to
+    start; warnings do not count. With --json: {"ok", "findings": [{"check", "state", "message", "advice"}]}.
     """
     from denoised.app.launch.diagnostics import ServerSetup, run_checks
     from denoised.app.launch.doctor_report import print_findings
 
-    folder = (data_dir or _data_folder()).absolute()
-    setup = ServerSetup(host, port, folder, redis_url, _worker_arguments(model, device))
+    folder = _data_folder("doctor", data_dir)
+    arguments = _worker_arguments(model, device, precision)
+    setup = ServerSetup(host, port, folder, redis_url, arguments, trust_network, _requires_key())
     raise typer.Exit(print_findings(run_checks(setup), as_json))
 
 
@@ -192,30 +207,33 @@ def store(
 
 def main() -> None:
     """Run one of the server's commands."""
+    escape_unencodable()
     cli(prog_name="denoised")
 
 
-def _require_local_host(command: str, host: str, trusted: bool) -> None:
-    """Without API keys, listen only on this machine."""
-    from denoised.app.http.local_hosts import is_local
-
-    if not is_local(host.strip("[]")) and not trusted:
-        exit_with_error(
-            command,
-            f"--host {host} would serve the whole network without API keys: set DENOISED_API_KEYS, or pass "
-            "--trust-network if something else controls access",
-        )
+def _requires_key() -> bool:
+    """Whether the environment holds keys for the API."""
+    return any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
 
 
-def _worker_arguments(model: list[Path] | None, device: str | None) -> list[str]:
+def _worker_arguments(model: list[Path] | None, device: str | None, precision: str | None) -> list[str]:
     """Options passed to the worker."""
     arguments = [] if device is None else ["--device", device]
+    arguments += [] if precision is None else ["--precision", precision]
     return arguments + [text for folder in model or [] for text in ("--model", str(folder))]
 
 
-def _data_folder() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "denoised"
+def _data_folder(command: str, given: Path | None) -> Path:
+    """The folder given, or `denoised` in the user's data folder."""
+    if given is not None:
+        return given.absolute()
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if base.is_absolute():  # the XDG base directory specification ignores other values
+        return base / "denoised"
+    try:
+        return Path.home() / ".local" / "share" / "denoised"
+    except RuntimeError:  # no HOME, and the user id has no entry in the password database
+        exit_with_error(command, "this user has no home folder: choose a folder with --data-dir")
 
 
 def _split(text: str) -> set[str]:

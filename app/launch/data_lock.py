@@ -47,3 +47,15 @@ class DataDirectoryLock:
     def __exit__(self, *exc: object) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def is_locked(data_dir: Path) -> bool:
+    """Whether a `denoised serve` runs on a data directory. Creates nothing."""
+    try:
+        with (data_dir / LOCK_FILE).open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

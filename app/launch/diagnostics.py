@@ -1,5 +1,7 @@
 """The checks of `denoised doctor`: whether this machine can serve, and what to fix if it cannot.
 
+A problem is what the programs themselves refuse to start with; it comes from the same functions (`preflight`).
+
 `worker.diagnostics` checks what needs torch (device, kernels, models), in a child process.
 """
 
@@ -8,10 +10,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,21 +20,23 @@ from typing import Any, Literal, cast
 
 import httpx
 
-from denoised.app.launch.addresses import check_bindable, local_url
+from denoised.app.launch.addresses import local_url
+from denoised.app.launch.data_lock import is_locked
+from denoised.app.launch.errors import LaunchError, StoreAbsent
+from denoised.app.launch.preflight import check_clock, check_data_dir, check_host, check_port, check_store
 from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.settings import TORCH_ENVIRONMENT
 from denoised.jobs.connection import connect
 from denoised.jobs.deadline import reachable
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.memory import NO_EVICTION
+from denoised.jobs.memory import Memory
 
 State = Literal["ok", "warning", "problem"]
 
-OLDEST_REDIS = (6, 2)
-LOW_DISK, FULL_DISK = 1024**3, 100 * 1024**2  # free bytes below which to warn, and to report a problem
+LOW_DISK = 1024**3  # free bytes below which to warn
 MAX_CLOCK_SKEW = 2.0  # seconds
 STORE_TIMEOUT, SERVER_TIMEOUT, WORKER_TIMEOUT = 2.0, 3.0, 300.0  # seconds
-EARLIEST_TIME = 1_735_689_600  # 2025-01-01: an earlier clock was never set
+UNAUTHORIZED = 401  # HTTP status
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class ServerSetup:
 
     redis_url: None = the embedded Valkey.
     worker_arguments: options of `denoised worker`.
+    trust_network: serve the network without keys.
+    requires_key: whether the API requires a key.
     """
 
     host: str
@@ -65,36 +69,45 @@ class ServerSetup:
     data_dir: Path
     redis_url: str | None
     worker_arguments: Sequence[str] = ()
+    trust_network: bool = False
+    requires_key: bool = False
 
 
 def run_checks(setup: ServerSetup) -> Iterator[Finding]:
     """Yield findings, those of the slowest checks last."""
-    yield from _check_data_dir(setup.data_dir)
+    yield _check_host(setup)
+    yield _check_data_dir(setup.data_dir)
     yield from _check_store(setup)
-    yield from _check_port(setup.host, setup.port)
-    yield from _check_clock()
+    yield _check_port(setup)
+    yield _check_clock()
     yield from _check_worker(setup.worker_arguments)
 
 
-def _check_data_dir(data_dir: Path) -> Iterator[Finding]:
-    """Whether the data folder can be written and has room. Creates no folder and leaves no file."""
-    existing = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
-    advice = "choose another with --data-dir or DENOISED_DATA_DIR"
+def _check_host(setup: ServerSetup) -> Finding:
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-        free = shutil.disk_usage(existing).free
-    except OSError as error:
-        yield Finding("data folder", "problem", f"{data_dir} is not writable ({error.strerror})", advice)
-        return
+        check_host(setup.host, setup.requires_key, setup.trust_network)
+    except LaunchError as error:
+        return _problem("host", error)
+    return Finding("host", "ok", f"{setup.host}, {'with' if setup.requires_key else 'without'} API keys")
+
+
+def _problem(check: str, error: Exception) -> Finding:
+    """An error of a program as a finding; what follows its last colon is the advice."""
+    text = _first_line(error)
+    message, _, advice = text.rpartition(": ")
+    return Finding(check, "problem", message or text, advice if message else None)
+
+
+def _check_data_dir(data_dir: Path) -> Finding:
+    try:
+        free = check_data_dir(data_dir)
+    except LaunchError as error:
+        return _problem("data folder", error)
     message = f"{data_dir}, {_format_bytes(free)} free"
-    if free < LOW_DISK:
-        state: State = "problem" if free < FULL_DISK else "warning"
-        yield Finding(
-            "data folder", state, message, f"free at least {_format_bytes(LOW_DISK)} on that disk, or {advice}"
-        )
-    else:
-        yield Finding("data folder", "ok", message)
+    if free >= LOW_DISK:
+        return Finding("data folder", "ok", message)
+    advice = f"free at least {_format_bytes(LOW_DISK)} on that disk, or choose another with --data-dir"
+    return Finding("data folder", "warning", message, advice)
 
 
 def _check_store(setup: ServerSetup) -> Iterator[Finding]:
@@ -128,39 +141,37 @@ def _store_answers(url: str) -> bool:
 
 
 def _check_redis(url: str) -> Iterator[Finding]:
-    """Check a Redis that should run: its version, eviction policy, persistence and clock."""
+    """Check a Redis that should run: its fitness, persistence and clock."""
     try:
+        check_store(url)
         client = connect(url, STORE_TIMEOUT)
         with reachable():
-            info = cast("Mapping[str, Any]", client.info())
+            info = cast("Mapping[str, Any]", client.info("default"))
             seconds, microseconds = client.time()
-    except StoreUnavailable as error:
+    except StoreAbsent as error:
         advice = "start it, or correct REDIS_URL; without REDIS_URL, `denoised serve` starts its own store"
-        yield Finding("store", "problem", f"Redis does not answer ({_first_line(error.__cause__ or error)})", advice)
+        yield Finding("store", "problem", _first_line(error).partition(": start")[0], advice)
         return
-    yield _check_version(info)
-    yield _check_eviction(info)
+    except (LaunchError, StoreUnavailable) as error:
+        yield _problem("store", error)
+        return
+    kind = "valkey" if "valkey_version" in info else "redis"
+    yield Finding("store", "ok", f"{kind.capitalize()} {info.get(f'{kind}_version')} answers")
+    yield _check_memory(Memory.of(info))
+    yield _check_role(info)
     yield _check_persistence(info)
     yield _check_skew(abs(seconds + microseconds / 1e6 - time.time()))
 
 
-def _check_version(info: Mapping[str, Any]) -> Finding:
-    kind = "Valkey" if "valkey_version" in info else "Redis"
-    version = str(info.get("valkey_version") or info.get("redis_version", "0"))
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_REDIS:
-        return Finding("store", "problem", f"{kind} {version} is too old", "use Redis 6.2 or newer, or Valkey")
-    return Finding("store", "ok", f"{kind} {version} answers")
+def _check_memory(memory: Memory) -> Finding:
+    limit = f"maxmemory {_format_bytes(memory.limit)}" if memory.limit else "no maxmemory"
+    return Finding("store memory", "ok", f"{memory.policy}, {_format_bytes(memory.used)} used, {limit}")
 
 
-def _check_eviction(info: Mapping[str, Any]) -> Finding:
-    policy, limit = str(info.get("maxmemory_policy", NO_EVICTION)), int(info.get("maxmemory", 0))
-    if policy != NO_EVICTION:
-        message = f"maxmemory-policy is {policy}: a full Redis would delete jobs, and workers refuse to start"
-        return Finding("store memory", "problem", message, f"redis-cli CONFIG SET maxmemory-policy {NO_EVICTION}")
-    limit_text = f", maxmemory {_format_bytes(limit)}" if limit else ", no maxmemory"
-    return Finding(
-        "store memory", "ok", f"{NO_EVICTION}, {_format_bytes(int(info.get('used_memory', 0)))} used{limit_text}"
-    )
+def _check_role(info: Mapping[str, Any]) -> Finding:
+    if info.get("role") == "slave":
+        return Finding("store role", "warning", "a replica: it refuses writes", "set REDIS_URL to the primary")
+    return Finding("store role", "ok", "primary")
 
 
 def _check_persistence(info: Mapping[str, Any]) -> Finding:
@@ -172,40 +183,41 @@ def _check_persistence(info: Mapping[str, Any]) -> Finding:
     )
 
 
-def _check_port(host: str, port: int) -> Iterator[Finding]:
-    """Whether the port is free, used by a denoised server, or used by another program."""
+def _check_port(setup: ServerSetup) -> Finding:
+    """Whether the port is free, or used by the service of this data folder, which need not start again."""
     try:
-        check_bindable(host, port)
-    except OSError as error:
-        yield _identify_server(host, port, error.strerror or str(error))
-    else:
-        yield Finding("port", "ok", f"port {port} on {host} is free")
+        check_port(setup.host, setup.port)
+    except LaunchError as error:
+        server = _denoised_server(local_url(setup.host, setup.port))
+        if server is None:
+            return _problem("port", error)
+        if is_locked(setup.data_dir):
+            return Finding("port", "ok", f"{server} is running, with this data folder")
+        message = f"port {setup.port} on {setup.host} is in use by {server}"
+        return Finding("port", "problem", message, "stop it, or choose another with --port")
+    return Finding("port", "ok", f"port {setup.port} on {setup.host} is free")
 
 
-def _identify_server(host: str, port: int, cause: str) -> Finding:
-    url = local_url(host, port)
+def _denoised_server(url: str) -> str | None:
+    """What answers on a URL, if it is a denoised server."""
     try:
         with httpx.Client(base_url=url, timeout=SERVER_TIMEOUT, trust_env=False) as client:
-            alive = client.get("/healthz").json() == {"status": "ok"}
+            if client.get("/healthz").json() != {"status": "ok"}:
+                return None
             described = client.get("/openapi.json")
-    except (httpx.HTTPError, ValueError, OSError):
-        alive = False
-    if not alive:
-        return Finding(
-            "port", "problem", f"port {port} on {host} cannot be used ({cause})", "choose another with --port"
-        )
-    if described.status_code == 401:
-        return Finding("port", "ok", f"a denoised server that requires an API key answers on {url}")
-    return Finding("port", "ok", f"denoised {described.json()['info']['version']} answers on {url}")
+            if described.status_code == UNAUTHORIZED:
+                return "a denoised server that requires an API key"
+            return f"denoised {described.json()['info']['version']}"
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, OSError):
+        return None
 
 
-def _check_clock() -> Iterator[Finding]:
-    now = time.time()
-    if now < EARLIEST_TIME:
-        message = f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}"
-        yield Finding("clock", "problem", message, "set the clock: results expire by it")
-    else:
-        yield Finding("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)))
+def _check_clock() -> Finding:
+    try:
+        check_clock()
+    except LaunchError as error:
+        return _problem("clock", error)
+    return Finding("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
 
 
 def _check_skew(seconds: float) -> Finding:
@@ -224,10 +236,16 @@ def _check_worker(arguments: Sequence[str]) -> Iterator[Finding]:
         yield Finding("torch", "warning", "not installed: no worker can run on this machine", advice)
         return
     command = [sys.executable, "-P", "-m", "denoised.worker.diagnostics", *arguments]
-    environment = TORCH_ENVIRONMENT | os.environ
+    environment = {**TORCH_ENVIRONMENT, **os.environ, "PYTHONIOENCODING": "utf-8"}
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=WORKER_TIMEOUT, check=False
+            command,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=WORKER_TIMEOUT,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         yield Finding(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from denoised.app.http.connection_limits import ConnectionLimit
 from denoised.app.http.protocols import HttpProtocol, SocketProtocol
 from denoised.app.launch.addresses import bind_socket
 from denoised.app.main import create_app
@@ -21,6 +24,24 @@ SHUTDOWN_SECONDS = 7
 # Bytes that the kernel buffers for a client that does not read. The default grows to 4 MiB per client, and a listener
 # would count as slow only after all of it had been encoded and copied for nothing.
 SEND_BUFFER_BYTES = 64 * 1024
+# Open files: how many are asked of the system, and how many of them are not for clients but for Redis, for the program
+# itself, and for connections that are accepted together before the limit is seen (as many as BACKLOG).
+WANTED_FILES = 8192
+RESERVED_FILES = 256
+BACKLOG = 128
+
+log = logging.getLogger("denoised.api")
+
+
+def connection_limit() -> ConnectionLimit:
+    """The most connections that fit below the limit of open files, which is raised as far as the system allows."""
+    files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if most_files == resource.RLIM_INFINITY else min(WANTED_FILES, most_files)
+    if files != resource.RLIM_INFINITY and files < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most_files))
+        files = wanted
+    files = WANTED_FILES if files == resource.RLIM_INFINITY else files
+    return ConnectionLimit(max(files - RESERVED_FILES, files // 2))
 
 
 def _filter_record(record: logging.LogRecord) -> bool:
@@ -66,11 +87,13 @@ class DrainingServer(uvicorn.Server):
 def run_api(settings: ApiSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
     app = create_app(settings)
+    limit = connection_limit()
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=HttpProtocol,
+        backlog=BACKLOG,
+        http=partial(HttpProtocol, limit=limit),  # type: ignore[arg-type]
         ws=SocketProtocol,
         ws_ping_interval=PING_SECONDS,
         ws_ping_timeout=PING_SECONDS,
@@ -86,4 +109,5 @@ def run_api(settings: ApiSettings) -> None:
     logging.getLogger("uvicorn.error").addFilter(_filter_record)
     listening = bind_socket(settings.host, settings.port)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # inherited by accepted sockets
+    log.info("accepting connections", extra={"limit": limit.most})
     DrainingServer(config, app).run(sockets=[listening])

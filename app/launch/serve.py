@@ -13,7 +13,14 @@ import httpx
 from denoised.app.launch.addresses import local_url
 from denoised.app.launch.child import Child
 from denoised.app.launch.data_lock import DataDirectoryLock
-from denoised.app.launch.preflight import check_models, check_port
+from denoised.app.launch.preflight import (
+    check_clock,
+    check_data_dir,
+    check_host,
+    check_models,
+    check_port,
+    check_store,
+)
 from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.launch.supervisor import Supervisor
 from denoised.app.settings import TORCH_ENVIRONMENT
@@ -52,8 +59,7 @@ def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> N
     Raises:
         LaunchError: if they cannot start.
     """
-    check_models(settings.models)
-    check_port(settings.host, settings.port)
+    check_before_start(settings)
     with DataDirectoryLock(settings.data_dir), reachable_socket(settings.data_dir) as socket:
         supervisor = Supervisor()
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -66,6 +72,21 @@ def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> N
             print_line("stopping …")
         finally:
             supervisor.stop()
+
+
+def check_before_start(settings: ServeSettings) -> None:
+    """Run the checks that need nothing to be started.
+
+    Raises:
+        LaunchError: for the first problem.
+    """
+    check_host(settings.host, settings.requires_key, settings.trust_network)
+    check_models(settings.models)
+    check_port(settings.host, settings.port)
+    check_data_dir(settings.data_dir)
+    check_clock()
+    if settings.redis_url is not None:
+        check_store(settings.redis_url)
 
 
 def ready_message(host: str, port: int, requires_key: bool) -> str:

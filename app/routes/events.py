@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -18,15 +18,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from denoised.app.admission.submission import submit
 from denoised.app.http.errors import InvalidRequest, NotFound, Problem, store_problem
-from denoised.app.http.headers import STREAM_HEADERS
+from denoised.app.http.event_stream import QUIET_SECONDS, EventStream
 from denoised.app.http.request_body import GenerateRequest
 from denoised.app.http.schemas import ProblemObject
 from denoised.app.http.validation_errors import describe_unreadable_body, describe_validation_errors, format_value
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.job_access.waiting import wait_for_disconnect
 from denoised.app.services import Owner, Services, Serving
-from denoised.app.settings import PING_SECONDS
-from denoised.app.streaming.event_listener import ServerClosing
+from denoised.app.streaming.event_listener import JobGone, ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 
 router = APIRouter(tags=["events"])
@@ -35,13 +34,15 @@ FIRST_MESSAGE_SECONDS = 30.0
 SEQ = re.compile(r"[0-9]{1,100}")  # a Last-Event-ID of ours
 RECONNECT_MS = 1000  # until browsers reconnect to an SSE stream
 # WebSocket close codes (RFC 6455 and the IANA registry).
-NORMAL_CLOSURE, POLICY_VIOLATION, SERVICE_RESTART, TRY_AGAIN_LATER = 1000, 1008, 1012, 1013
+NORMAL_CLOSURE, POLICY_VIOLATION, UNEXPECTED, SERVICE_RESTART, TRY_AGAIN_LATER = 1000, 1008, 1011, 1012, 1013
+GONE = "the job is no longer stored"
 TEMPORARY_STATUSES = (429, 503, 507)
 
 After = Annotated[int, Query(ge=0, description="only events with a higher seq")]
 
 _SSE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "One JSON object per event; `id` is its seq."},
+    429: {"model": ProblemObject, "description": "The API key has too many streams open; see `Retry-After`."},
     204: {"description": "The job has ended, and no event follows the given seq."},
     404: {"model": ProblemObject, "description": "Unknown, expired, or another caller's."},
 }
@@ -51,6 +52,7 @@ _SSE: dict[int | str, dict[str, Any]] = {
 async def stream(
     record: PathJob,
     services: Serving,
+    owner: Owner,
     after: After = 0,
     last_event_id: Annotated[
         str, Header(alias="Last-Event-ID", description="the same as `after`; browsers send it. Other ids are ignored")
@@ -62,25 +64,31 @@ async def stream(
     seq = int(last_event_id) if SEQ.fullmatch(last_event_id) else after
     if record.terminal and seq >= await run_in_threadpool(services.store.events.last_seq, record.id):
         return Response(status_code=204)
-    return EventSourceResponse(_sse_events(services, record.id, seq), headers=STREAM_HEADERS)
+    return EventStream(_sse_events(services, record.id, seq), services.streams.open(owner))
 
 
-async def _sse_events(services: Services, job_id: str, after: int) -> AsyncIterator[bytes]:
-    # On shutdown, or while Redis is away, the stream simply ends: browsers reconnect with Last-Event-ID.
+async def _sse_events(services: Services, job_id: str, after: int) -> AsyncIterator[bytes | None]:
+    # On shutdown, or while Redis is away, the stream simply ends: browsers reconnect with Last-Event-ID. If the job is
+    # gone, they then get a 404.
     with contextlib.suppress(ServerClosing, StoreUnavailable):
         yield format_sse_event(retry=RECONNECT_MS)
-        async for event in services.relay.events(job_id, after, quiet=PING_SECONDS):
-            if event is None:
-                yield format_sse_event(comment="ping")
-            else:
-                yield format_sse_event(data_str=json.dumps(event), event=event["type"], id=str(event["seq"]))
+        try:
+            async for event in services.relay.events(job_id, after, quiet=QUIET_SECONDS):
+                yield None if event is None else _encode(event)
+        except JobGone:
+            yield format_sse_event(comment=GONE)
+
+
+def _encode(event: dict[str, Any]) -> bytes:
+    return format_sse_event(data_str=json.dumps(event), event=event["type"], id=str(event["seq"]))
 
 
 @router.websocket("/jobs/{job_id}/events")
-async def socket(websocket: WebSocket, record: PathJob, services: Serving, after: After = 0) -> None:
+async def socket(websocket: WebSocket, record: PathJob, services: Serving, owner: Owner, after: After = 0) -> None:
     """The same events, one text message each. The socket closes with 1000 after the last."""
-    await websocket.accept()
-    await _send_events(websocket, services, record.id, after)
+    with services.streams.open(owner):
+        await websocket.accept()
+        await _send_events(websocket, services, record.id, after)
 
 
 @router.websocket("/generate")
@@ -89,7 +97,12 @@ async def generate_socket(websocket: WebSocket, services: Serving, owner: Owner)
 
     An invalid body is answered with its problem object and close code 1008.
     """
-    await websocket.accept()
+    with services.streams.open(owner):
+        await websocket.accept()
+        await _generate(websocket, services, owner)
+
+
+async def _generate(websocket: WebSocket, services: Services, owner: str) -> None:
     try:
         fields = (await _first_message(websocket)).fields()
         record, _ = await run_in_threadpool(submit, services, fields, owner, watched=True)
@@ -148,12 +161,14 @@ async def _send_events(websocket: WebSocket, services: Services, job_id: str, af
 
 
 async def _send_until_end(websocket: WebSocket, services: Services, job_id: str, after: int) -> None:
-    # uvicorn's WebSocket protocol pings quiet sockets (see `app.launch.server`).
+    # uvicorn's WebSocket protocol pings quiet sockets (see `app.launch.http_server`).
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
         try:
             async for event in services.relay.events(job_id, after):
                 await websocket.send_text(json.dumps(event))
             await websocket.close(NORMAL_CLOSURE)
+        except JobGone:
+            await websocket.close(UNEXPECTED, GONE)
         except ServerClosing:
             await websocket.close(SERVICE_RESTART, "the server is restarting")
         except StoreUnavailable:

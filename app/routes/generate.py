@@ -19,7 +19,7 @@ from denoised.app.http.request_body import GenerateRequest
 from denoised.app.http.schemas import JobObject, ProblemObject
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response
-from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
+from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, job_gone, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.app.streaming.event_listener import ServerClosing
 from denoised.jobs.record import JobRecord, QueueEstimate
@@ -68,12 +68,15 @@ async def generate(
     fields = body.fields()
     if preference.pictures:
         fields = _single_picture_fields(fields, preference.pictures)
-    record, estimate = await run_in_threadpool(submit, services, fields, owner, idempotency_key)
-    if preference.pictures:
-        return await _respond_with_picture(services, request, record, preference.wait, cancel=idempotency_key is None)
-    if preference.wait is None:
-        return JSONResponse(job_object(record, estimate), 202, headers=job_location(record))
-    return await _respond_after_wait(services, record, estimate, preference.wait)
+    waits = preference.pictures or preference.wait is not None
+    with services.streams.open(owner) if waits else contextlib.nullcontext():
+        record, estimate = await run_in_threadpool(submit, services, fields, owner, idempotency_key)
+        if preference.pictures:
+            cancel = idempotency_key is None
+            return await _respond_with_picture(services, request, record, preference.wait, cancel=cancel)
+        if preference.wait is not None:
+            return await _respond_after_wait(services, record, estimate, preference.wait)
+    return JSONResponse(job_object(record, estimate), 202, headers=job_location(record))
 
 
 def _single_picture_fields(fields: RequestFields, formats: Sequence[Format]) -> RequestFields:
@@ -92,7 +95,9 @@ async def _respond_after_wait(services: Services, record: JobRecord, estimate: Q
     if wait > 0 and not record.terminal:
         with contextlib.suppress(ServerClosing):
             outcome = await services.relay.wait_for_end(record.id, wait)
-            record = outcome.record if outcome is not None else record
+            if outcome is None:
+                raise job_gone(record.id)
+            record = outcome.record
         estimate = await run_in_threadpool(lambda: services.queue.estimate(record, services.catalog.workers()))
     headers = {**job_location(record), **preference_applied(wait)}
     return JSONResponse(job_object(record, estimate), 200 if record.terminal else 202, headers=headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+import redis
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
@@ -38,11 +39,15 @@ async def healthz() -> Response:
 @router.get(
     "/readyz",
     response_model=Readiness,
-    responses={503: {"model": Readiness, "description": "`reasons`: redis, no_worker, draining"}},
+    responses={
+        503: {"model": Readiness, "description": "`reasons`: redis, redis_read_only, no_worker, events, draining"}
+    },
     summary="Readiness",
 )
 def readyz(services: Serving) -> Response:
-    """200 when a job can be accepted and run; otherwise 503 with the reasons."""
+    """200 when a job can be accepted and run; otherwise 503 with the reasons: Redis does not answer (`redis`) or is a
+    read-only replica (`redis_read_only`), no worker is alive (`no_worker`), events no longer arrive in this process
+    (`events`), or it is shutting down (`draining`)."""
     reasons = _reasons_not_ready(services)
     return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
@@ -58,10 +63,13 @@ def tickets(services: Serving, owner: Owner) -> Response:
 
 def _reasons_not_ready(services: Services) -> list[str]:
     reasons = ["draining"] if services.draining else []
+    if not services.relay.alive:
+        reasons.append("events")
     try:
-        services.store.ping()
+        services.store.check_writable()
         if not services.catalog.workers():
             reasons.append("no_worker")
-    except StoreUnavailable:
-        reasons.append("redis")
+    except StoreUnavailable as error:
+        read_only = isinstance(error.__cause__, redis.exceptions.ReadOnlyError)
+        reasons.append("redis_read_only" if read_only else "redis")
     return reasons

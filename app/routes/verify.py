@@ -56,8 +56,9 @@ async def verify(
     files. If you disconnect early, the job is canceled, unless you sent an Idempotency-Key."""
     parameters = await run_in_threadpool(read_parameters, body)
     wait = Preference.parse({"prefer": prefer or ""}, services.settings.max_wait).wait
-    record, _ = await run_in_threadpool(submit, services, parameters.fields(), owner, idempotency_key)
-    outcome = await wait_for_job(services, request, record, wait, pictures=1, cancel=idempotency_key is None)
+    with services.streams.open(owner):
+        record, _ = await run_in_threadpool(submit, services, parameters.fields(), owner, idempotency_key)
+        outcome = await wait_for_job(services, request, record, wait, pictures=1, cancel=idempotency_key is None)
     if outcome is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     verification = await run_in_threadpool(_compare, body, parameters, outcome)

@@ -8,11 +8,18 @@ from typing import Any
 
 Event = dict[str, Any]
 
-BUFFER_SIZE = 64  # events buffered for a listener; one that is further behind reads the rest from the store
+# Buffered for a listener; one that is further behind reads the rest from the store.
+BUFFER_SIZE = 64  # events
+BUFFER_BYTES = 128 * 1024
+EVENT_BYTES = 256  # of an event without its picture
 
 
 class ServerClosing(Exception):
     """The server is shutting down; the stream ends before the job does."""
+
+
+class JobGone(Exception):
+    """The job is no longer stored: it expired, or the store was emptied."""
 
 
 class EventListener:
@@ -26,45 +33,65 @@ class EventListener:
         self.job_id = job_id
         self.behind = False
         self._buffer: deque[Event] = deque()
+        self._bytes = 0
         self._changed = asyncio.Event()
-        self._closing = False
+        self._end: type[ServerClosing | JobGone] | None = None
 
     def offer(self, event: Event) -> None:
         """Buffer an event; when the buffer is full, drop all of it and set `behind`."""
         if self.behind:
             return
-        if len(self._buffer) >= BUFFER_SIZE:
+        self._buffer.append(event)
+        self._bytes += _size(event)
+        if len(self._buffer) > BUFFER_SIZE or self._bytes > BUFFER_BYTES + _size(self._buffer[0]):
             self.behind = True
-            self._buffer.clear()
-        else:
-            self._buffer.append(event)
+            self._drop()
         self._changed.set()
 
     def catch_up(self) -> None:
         """Buffer events again, beginning with an empty buffer."""
-        self._buffer.clear()
+        self._drop()
         self.behind = False
 
     def close(self) -> None:
         """Let `next` raise ServerClosing once the buffer is empty."""
-        self._closing = True
-        self._changed.set()
+        self._finish(ServerClosing)
+
+    def job_is_gone(self) -> None:
+        """Let `next` raise JobGone once the buffer is empty."""
+        self._finish(JobGone)
 
     async def next(self, timeout: float | None = None) -> Event | None:
-        """The next event; None when none arrives within `timeout` seconds.
+        """The next event; None when none arrives within `timeout` seconds, or when the listener is `behind`.
 
         Raises:
             ServerClosing: on shutdown.
+            JobGone: when the job is no longer stored.
         """
-        if not self._buffer:
-            if self._closing:
-                raise ServerClosing
+        if not self._buffer and self._end is None and not self.behind:
             self._changed.clear()
             try:
                 async with asyncio.timeout(timeout):
                     await self._changed.wait()
             except TimeoutError:
                 return None
-            if not self._buffer:
-                raise ServerClosing
-        return self._buffer.popleft()
+        if not self._buffer:
+            if self._end is not None:
+                raise self._end
+            return None  # behind
+        event = self._buffer.popleft()
+        self._bytes -= _size(event)
+        return event
+
+    def _finish(self, end: type[ServerClosing | JobGone]) -> None:
+        self._end = self._end or end
+        self._changed.set()
+
+    def _drop(self) -> None:
+        self._buffer.clear()
+        self._bytes = 0
+
+
+def _size(event: Event) -> int:
+    """Bytes, about."""
+    return EVENT_BYTES + len(str(event.get("data", "")))

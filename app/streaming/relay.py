@@ -3,13 +3,15 @@
 A listener first gets the stored events, then live ones. Nothing waits for a slow listener: it reads what it missed from
 the store at its own speed, and when it is far behind, old frames and progress are skipped for it; the event of the end
 is never skipped. A job whose listeners are all behind is not read. Clients that wait only for the end of a job are
-notified from one stream of all ends, so the job's other events are not read for them.
+notified from one stream of all ends, so the job's other events are not read for them. Every few seconds, the streams of
+jobs that are no longer stored are ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -20,16 +22,19 @@ from starlette.concurrency import run_in_threadpool
 
 from denoised.app.http.job_object import job_object
 from denoised.app.streaming.end_notifications import EndNotifications
-from denoised.app.streaming.event_listener import Event, EventListener, ServerClosing
-from denoised.app.streaming.stream_reader import PAGE_SIZE, StreamReader
+from denoised.app.streaming.event_listener import Event, EventListener, JobGone, ServerClosing
+from denoised.app.streaming.stream_reader import StreamReader
 from denoised.jobs.deadline import REDIS_DEADLINE
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL
 from denoised.jobs.store import Outcome, Store
 
+log = logging.getLogger("denoised.api")
+
 MAX_LAG = 512  # events; a listener that is further behind loses old frames and progress
 KEPT_EVENTS = 64  # the newest ones, of which such a listener gets all
 POLL_SECONDS = 5.0  # between checks of a job whose end is awaited, in case its notification is lost
+GONE_CHECK_SECONDS = 3.0  # between checks whether the jobs of open streams are still stored
 SKIPPABLE = ("frame", "progress")
 
 
@@ -48,11 +53,13 @@ class Relay:
         self._ends = EndNotifications()
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._gone_check: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the reader; call it in the event loop."""
         self._loop = asyncio.get_running_loop()
         self._reader.start()
+        self._gone_check = asyncio.create_task(self._end_streams_of_gone_jobs())
 
     def close_listeners(self) -> None:
         """End every stream and every wait (shutdown)."""
@@ -65,10 +72,17 @@ class Relay:
     async def stop(self) -> None:
         """End the reader; afterwards it does not call into the loop, which may be closed."""
         self.close_listeners()
+        if self._gone_check is not None:
+            self._gone_check.cancel()
         self._reader.stop()
         with contextlib.suppress(StoreUnavailable):
             await run_in_threadpool(self._reader.wake)
         await run_in_threadpool(self._reader.join)
+
+    @property
+    def alive(self) -> bool:
+        """Whether events still arrive: false before `start` and when the reader has ended."""
+        return self._reader.alive and self._gone_check is not None and not self._gone_check.done()
 
     @property
     def listeners(self) -> int:
@@ -85,6 +99,7 @@ class Relay:
 
         Raises:
             ServerClosing: on shutdown.
+            JobGone: when the job is no longer stored.
             StoreUnavailable: when Redis does not answer in time.
         """
         async with self._listening(job_id) as listener:
@@ -99,13 +114,12 @@ class Relay:
                         yield await self._with_result(event)
                     if event["type"] in TERMINAL:
                         return
-                if seq < last:
-                    return  # the job expired during the read
                 max_lag = MAX_LAG
                 while not listener.behind:
                     live = await listener.next(quiet)
                     if live is None:
-                        yield None
+                        if not listener.behind:
+                            yield None
                     elif live["seq"] > seq:
                         seq = live["seq"]
                         yield await self._with_result(live)
@@ -154,24 +168,34 @@ class Relay:
                 self._reader.unfollow(job_id)
 
     async def _follow(self, job_id: str) -> int:
-        """Let the reader deliver what comes after the newest stored event; return the seq of that."""
+        """Let the reader deliver what comes after the newest stored event; return the seq of that.
+
+        Raises:
+            JobGone: when the job is no longer stored.
+        """
         last = await run_in_threadpool(self._store.events.watch, job_id)
+        if not last:
+            raise JobGone
         if self._reader.follow(job_id, last):
             await run_in_threadpool(self._reader.wake)
         return last
 
     async def _stored(self, job_id: str, seq: int, last: int, max_lag: int | None) -> AsyncIterator[Event]:
         """The stored events after `seq` up to `last`; of more than `max_lag` events, only the newest frames and
-        progress."""
+        progress.
+
+        Raises:
+            JobGone: when the job is no longer stored.
+        """
         keep_after = last - KEPT_EVENTS if max_lag is not None and last - seq > max_lag else 0
         while seq < last:
-            events = await run_in_threadpool(self._store.events.read, job_id, seq, PAGE_SIZE)
-            if not events:
-                return
-            for event in events:
-                seq = event["seq"]
-                if seq > keep_after or event["type"] not in SKIPPABLE:
+            page = await run_in_threadpool(self._store.events.page, job_id, seq)
+            if page.last is None:
+                raise JobGone  # it expired during the read
+            for event in page.events:
+                if event["seq"] > keep_after or event["type"] not in SKIPPABLE:
                     yield event
+            seq = page.last
 
     async def _with_result(self, event: Event) -> Event:
         """The event; a terminal one with the job as `result`."""
@@ -179,6 +203,20 @@ class Relay:
             record = await run_in_threadpool(self._store.job, event["job"])
             return {**event, "result": job_object(record) if record is not None else None}
         return event
+
+    async def _end_streams_of_gone_jobs(self) -> None:
+        while True:
+            await asyncio.sleep(GONE_CHECK_SECONDS)
+            try:
+                gone = await run_in_threadpool(self._store.events.missing, list(self._listeners))
+            except StoreUnavailable:
+                continue
+            except Exception:
+                log.exception("defect")
+                continue
+            for job_id in gone:
+                for listener in self._listeners.get(job_id, ()):
+                    listener.job_is_gone()
 
     def _in_loop(self, call: Callable[..., None], *args: Any) -> None:
         """Call from the reader's thread."""

@@ -14,6 +14,8 @@ from typing import cast
 import redis
 
 from denoised.app.streaming.event_listener import Event
+from denoised.jobs.errors import RecordError
+from denoised.jobs.format import UnreadableLog
 from denoised.jobs.redis_keys import ENDS
 from denoised.jobs.redis_keys import events as events_key
 from denoised.jobs.redis_keys import wake as wake_key
@@ -23,7 +25,7 @@ log = logging.getLogger("denoised.api")
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 
-PAGE_SIZE = 500  # entries of one stream that are read at once
+PAGE_SIZE = 64  # entries of one stream that are read at once
 BLOCK_MS = 2000
 RETRY_SECONDS = 0.5  # after an error of Redis
 JOIN_SECONDS = 0.5
@@ -52,6 +54,9 @@ class StreamReader:
         self._wake_cursor = self._ends_cursor = "0-0"
         self._cursors: dict[str, str] = {}  # job id → id of the last entry read
         self._lock = threading.Lock()
+        self._failing = False
+        self._excluded: set[str] = set()  # keys
+        self._unreadable = UnreadableLog()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
 
@@ -65,6 +70,11 @@ class StreamReader:
     def join(self) -> None:
         """Wait up to JOIN_SECONDS for the thread. Blocking."""
         self._thread.join(JOIN_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     @property
     def followed(self) -> int:
@@ -95,16 +105,39 @@ class StreamReader:
             pipe.execute()
 
     def _run(self) -> None:
-        failing = False
-        while not self._stopped.is_set():
+        try:
+            while not self._stopped.is_set():
+                self._read_or_wait()
+        except BaseException:  # the process reports that it is not ready (`Relay.alive`)
+            log.critical("the event reader has ended", exc_info=True)
+
+    def _read_or_wait(self) -> None:
+        """One read of all streams; after an error, a short wait."""
+        try:
             try:
                 self._read()
-                failing = False
-            except redis.exceptions.RedisError as error:
-                if not failing:
-                    log.warning("events are delayed: %s", error)
-                failing = True
-                self._stopped.wait(RETRY_SECONDS)
+            except redis.exceptions.ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                self._exclude_unreadable()
+            self._failing = False
+        except redis.exceptions.RedisError as error:
+            if not self._failing:
+                log.warning("events are delayed: %s", error)
+            self._failing = True
+            self._stopped.wait(RETRY_SECONDS)
+        except Exception:
+            if not self._stopped.is_set():  # on shutdown, the event loop may be closed
+                log.exception("defect")
+            self._stopped.wait(RETRY_SECONDS)
+
+    def _exclude_unreadable(self) -> None:
+        """Read no longer what is no stream: one such key lets the read of all others fail."""
+        with self._lock:
+            names = [ENDS, *(events_key(job_id) for job_id in self._cursors)]
+        self._excluded = {name for name in names if self._client.type(name) not in (b"stream", b"none")}
+        for name in self._excluded:
+            self._unreadable.skip("stream", name, RecordError("it is no stream"))
 
     def _read(self) -> None:
         """One blocking read of all streams."""
@@ -113,14 +146,15 @@ class StreamReader:
         streams = {self._wake_key: self._wake_cursor, ENDS: self._ends_cursor}
         streams |= {events_key(job_id): cursor for job_id, cursor in cursors.items()}
         job_ids = {events_key(job_id): job_id for job_id in cursors}
-        reply = self._client.xread(streams, count=PAGE_SIZE, block=BLOCK_MS)  # type: ignore[arg-type]
+        readable = {name: cursor for name, cursor in streams.items() if name not in self._excluded}
+        reply = self._client.xread(readable, count=PAGE_SIZE, block=BLOCK_MS)  # type: ignore[arg-type]
         for key, entries in cast("list[tuple[bytes, list[Entry]]]", reply or []):
             last_id = entries[-1][0].decode()
             if (name := key.decode()) == self._wake_key:
                 self._wake_cursor = last_id
             elif name == ENDS:
                 self._ends_cursor = last_id
-                self._on_ends([fields[b"job"].decode() for _, fields in entries])
+                self._on_ends([fields[b"job"].decode(errors="replace") for _, fields in entries if b"job" in fields])
             else:
                 self._deliver(job_ids[name], entries, last_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,13 @@ EXIT_CODES = (
 UNAUTHORIZED = 401  # HTTP status
 RETRY_SECONDS = 60.0  # how long commands retry a busy server
 TOO_FEW_COLORS = ("standard", None)
+
+
+def escape_output() -> None:
+    """Escape what the encoding of stdout or stderr lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def stdout() -> Console:

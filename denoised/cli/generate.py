@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,21 @@ from denoised.cli.console import (
     exit_with_error,
     print_json,
     print_line,
+    print_status,
     shows_pictures,
     stderr,
     stdout,
 )
 from denoised.cli.halfblocks import Halfblocks
+from denoised.cli.output_folder import OutputFolder
 from denoised.cli.progress import Display, LiveDisplay, NoDisplay, PlainLines
 from denoised.client import Client, Job, JobFinished, ServiceError
 from denoised.client.images import decode_image
 from denoised.client.job import require_success
+from denoised.client.model import Model
 from denoised.jobs.request import RequestFields
 
+INDEX = re.compile("[0-9]{1,9}")
 MAX_FRAMES = 100  # approximate number of frames of a watched job
 
 
@@ -55,11 +60,21 @@ class GenerateOptions:
 
 
 def fields_from(given: Mapping[str, Any]) -> RequestFields:
-    """The request fields among the options that were given. A label of digits is a class index."""
-    fields = {name: value for name, value in given.items() if value is not None}
-    if str(fields.get("label", "")).isdecimal():
-        fields["label"] = int(fields["label"])
-    return cast(RequestFields, fields)
+    """The request fields among the options that were given."""
+    return cast(RequestFields, {name: value for name, value in given.items() if value is not None})
+
+
+def resolve_label(fields: RequestFields, models: Sequence[Model]) -> RequestFields:
+    """Turn a label of digits into a class index, unless the model has a class of that name.
+
+    models: those that are served, the default first.
+    """
+    label = str(fields.get("label") or "")
+    name = fields.get("model")
+    model = next((each for each in models if name in (None, each.name)), None)
+    if not INDEX.fullmatch(label) or (model is not None and label in model.labels):
+        return fields
+    return {**fields, "label": int(label)}
 
 
 def generate_to_folder(client: Client, options: GenerateOptions) -> None:
@@ -69,15 +84,20 @@ def generate_to_folder(client: Client, options: GenerateOptions) -> None:
         ServiceError: if the job ends without images.
         OSError: if they cannot be written.
     """
-    options.out.mkdir(parents=True, exist_ok=True)
-    job = client.submit(**options.request())
+    folder = OutputFolder(options.out)
+    fields = options.request()
+    if INDEX.fullmatch(str(fields.get("label") or "")):
+        fields = resolve_label(fields, client.models())
+    job = client.submit(**fields)
+    for warning in job.warnings:
+        print_status(f"warning: {warning.field}: {warning.message}")
     try:
         finished = _follow(client, job, options)
     except KeyboardInterrupt:
         _cancel_and_exit(client, job)
     if options.as_json and finished.status != "succeeded":
         print_json(finished.raw)
-    files = _save(client, require_success(finished), options.out)
+    files = _save(client, require_success(finished), folder)
     if options.as_json:
         images = [{**image.raw, "file": str(path)} for image, (path, _) in zip(finished.images, files, strict=True)]
         print_json({**finished.raw, "images": images})
@@ -116,13 +136,11 @@ def _cancel_and_exit(client: Client, job: Job) -> NoReturn:
     exit_with_error("generate", f"interrupted; job {job.id} was canceled", INTERRUPTED)
 
 
-def _save(client: Client, job: Job, out: Path) -> list[tuple[Path, bytes]]:
+def _save(client: Client, job: Job, folder: OutputFolder) -> list[tuple[Path, bytes]]:
     saved = []
     for image in job.images:
-        name = "".join(c if c.isalnum() else "-" for c in job.label or job.model)
-        path, data = out / f"{name}-{image.seed}.{image.format}", client.image(image)
-        path.write_bytes(data)
-        saved.append((path, data))
+        data = client.image(image)
+        saved.append((folder.save(job.label or job.model, image.seed, image.format, data), data))
     return saved
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from denoised.cli import commands
-from denoised.cli.console import EXIT_CODES, exit_with_error
+from denoised.cli.console import EXIT_CODES, escape_output, exit_with_error
 from denoised.cli.options import ClientCommands
 
 SERVE, TRAIN = "Serve", "Train and measure"
@@ -100,4 +100,5 @@ cli.add_typer(commands.cli)
 
 def main() -> None:
     """Run the console script."""
+    escape_output()
     cli(prog_name="denoised")

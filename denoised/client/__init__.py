@@ -15,7 +15,7 @@ from denoised.client.errors import (
 )
 from denoised.client.events import Event, Frame, ImageFinished, JobFinished, JobProgress, JobQueued, JobStarted
 from denoised.client.fleet import FleetStatus, QueueStatus, WorkerStatus
-from denoised.client.job import Job, JobError, JobImage, JobTiming
+from denoised.client.job import Job, JobError, JobImage, JobTiming, JobWarning
 from denoised.client.model import Model, ModelDefaults
 from denoised.client.synchronous import Client
 from denoised.client.verification import VerificationResult
@@ -41,6 +41,7 @@ __all__ = [
     "JobQueued",
     "JobStarted",
     "JobTiming",
+    "JobWarning",
     "Model",
     "ModelDefaults",
     "QueueStatus",

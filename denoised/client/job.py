@@ -58,6 +58,17 @@ class JobError(Resource):
     message: str
 
 
+@dataclass(frozen=True)
+class JobWarning(Resource):
+    """What you may not expect of an accepted request.
+
+    field: the field of the request that would avoid it.
+    """
+
+    field: str
+    message: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job(PictureRequest, Resource):
     """A job: queued → running → succeeded | failed | canceled. Its request's fields are members, too.
@@ -82,6 +93,7 @@ class Job(PictureRequest, Resource):
     timing: JobTiming
     error: JobError | None
     numerics: str | None = None
+    warnings: tuple[JobWarning, ...] = ()
 
     @property
     def is_finished(self) -> bool:
@@ -95,6 +107,7 @@ class Job(PictureRequest, Resource):
             "images": tuple(JobImage.from_json(image) for image in raw["images"]),
             "timing": JobTiming.from_json(raw["timing"]),
             "error": JobError.from_json(raw["error"]) if raw["error"] else None,
+            "warnings": tuple(JobWarning.from_json(warning) for warning in raw.get("warnings", ())),
         }
         return super()._members(raw) | nested
 

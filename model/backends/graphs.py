@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class GraphedUNet(nn.Module):
         self, unet: UNet, shape: tuple[int, int, int], precision: Precision = "float32", bucket: int = BUCKET
     ) -> None:
         """shape: (C, H, W) of the images, the only one that it takes; precision: of convolutions and matrix products:
-        IEEE float32; tf32, which keeps 10 bits of each factor's mantissa; or bfloat16 from the input to the output.
+        IEEE float32; tf32, which keeps 10 bits of each factor's mantissa; or bfloat16 in all layers.
         """
         super().__init__()
         self._classes = unet.config.num_class_embeds or 0
@@ -53,7 +54,7 @@ class GraphedUNet(nn.Module):
         self._t = torch.ones(bucket, device=device)
         self._label = torch.zeros(bucket, dtype=torch.long, device=device)
         try:
-            self._unet = _in_precision(unet, precision)  # kept alive: the graph reads its weights
+            self._unet = in_precision(unet, precision)  # kept alive: the graph reads its weights
             self._graph, self._output = self._recorded(self._unet)
             self._check()
         except RuntimeError as error:
@@ -86,12 +87,11 @@ class GraphedUNet(nn.Module):
     def _recorded(self, unet: UNet) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """The graph of one evaluation of the bucket, and the tensor that it writes its output to."""
         label = self._label if self._takes_labels else None
-        dtype = next(unet.parameters()).dtype
 
         def evaluate() -> Tensor:
-            return unet(self._x.to(dtype), self._t, label).float()
+            return evaluate_in_precision(unet, self._x, self._t, label)
 
-        with _arithmetic(self._precision):
+        with arithmetic(self._precision):
             side_stream = torch.cuda.Stream(self._x.device)
             side_stream.wait_stream(torch.cuda.current_stream(self._x.device))
             with torch.cuda.stream(side_stream):
@@ -122,17 +122,27 @@ class GraphedUNet(nn.Module):
                 raise KernelError(f"the bits of an image depend on its neighbors on {x.device}")
 
 
-def _in_precision(unet: UNet, precision: Precision) -> UNet:
-    """The network itself, or a copy of it in bfloat16."""
+def in_precision(unet: UNet, precision: Precision) -> UNet:
+    """The network itself, or a copy with layers in bfloat16.
+
+    The features of t stay in float32: in bfloat16, Fourier features would be off by whole periods.
+    """
     if precision != "bfloat16":
         return unet
-    copy = UNet(unet.config).to(next(unet.parameters()).device)
-    copy.load_state_dict(unet.state_dict())
-    return copy.to(torch.bfloat16).eval().requires_grad_(False)
+    copy = deepcopy(unet).to(torch.bfloat16)
+    copy.time_proj = deepcopy(unet.time_proj)
+    return copy
+
+
+def evaluate_in_precision(unet: UNet, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    """`UNet.forward` with layers in the type of their weights; what is around them stays in float32."""
+    dtype = unet.conv_in.weight.dtype
+    x, level = unet.prepare(x, t)
+    return unet.finish(unet.evaluate(x.to(dtype), unet.embed(level, label, dtype)).float(), level)
 
 
 @contextmanager
-def _arithmetic(precision: Precision) -> Iterator[None]:
+def arithmetic(precision: Precision) -> Iterator[None]:
     """Record kernels that multiply in this precision.
 
     cuDNN chooses them by its rules, not by trying them out, so that it chooses the same ones each time.

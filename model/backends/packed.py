@@ -11,10 +11,12 @@ tensor depends on its size and on the number of threads, so each image goes thro
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def can_pack(device: torch.device) -> bool:
@@ -22,7 +24,7 @@ def can_pack(device: torch.device) -> bool:
     return device.type == "cpu" and torch.backends.mkldnn.is_available()
 
 
-def pack(network: nn.Module) -> nn.Module:
+def pack(network: Network) -> Network:
     """Replace every convolution, linear layer, SiLU and Mish, in place. For inference only, in float32."""
     for name, child in list(network.named_children()):
         if isinstance(child, nn.Conv2d):

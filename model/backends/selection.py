@@ -1,13 +1,19 @@
-"""Choose the fastest backend of a device that gives an image the same bits at every batch size."""
+"""Choose the fastest backend of a device that gives an image the same bits at every batch size.
+
+Each is compared with the network before it is chosen (`model.backends.comparison`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 
 from denoised.model.backends.backend import Backend, EagerBackend
-from denoised.model.backends.graphs import GraphedUNet
+from denoised.model.backends.comparison import ReferenceRows
+from denoised.model.backends.graphs import GraphedUNet, arithmetic
 from denoised.model.backends.native.network import NativeUNet
 from denoised.model.backends.numerics import EAGER, GRAPHS, NATIVE, PACKED, Precision, numerics
 from denoised.model.backends.packed import can_pack, pack
@@ -30,31 +36,45 @@ class Selection:
     fallback: str | None = None
 
 
-def select_backend(unet: UNet, shape: tuple[int, int, int], device: str, precision: Precision = "float32") -> Selection:
-    """The fastest backend for images of shape (C, H, W); `precision` counts on CUDA devices alone."""
+def select_backend(
+    unet: UNet, shape: tuple[int, int, int], timesteps: int, device: str, precision: Precision = "float32"
+) -> Selection:
+    """The fastest backend that computes the same function as the network.
+
+    shape: (C, H, W) of the images; timesteps: T of the training; precision: counts on CUDA devices alone.
+    """
     kind = torch.device(device).type
     if kind == "cuda":
-        return _for_cuda(unet, shape, device, precision)
+        return _for_cuda(unet, shape, timesteps, device, precision)
     if kind == "cpu":
-        return _for_cpu(unet, shape, device)
+        return _for_cpu(unet, shape, timesteps, device)
     return Selection(EagerBackend(unet), numerics(device, EAGER))
 
 
-def _for_cpu(unet: UNet, shape: tuple[int, int, int], device: str) -> Selection:
-    try:
-        native = NativeUNet(unet, shape)
-    except KernelError as error:
-        if not can_pack(torch.device(device)):
-            return Selection(EagerBackend(unet), numerics(device, EAGER), str(error))
-        pack(unet)
-        return Selection(EagerBackend(unet), numerics(device, PACKED), str(error))
-    unet.to("meta")  # frees the weights: the kernels have packed copies of their own
-    return Selection(native, numerics(device, NATIVE))
+def _for_cpu(unet: UNet, shape: tuple[int, int, int], timesteps: int, device: str) -> Selection:
+    reference = ReferenceRows.of(unet, shape, timesteps)
+    candidates: dict[str, Callable[[], Backend]] = {NATIVE: lambda: NativeUNet(unet, shape)}
+    if can_pack(torch.device(device)):
+        candidates[PACKED] = lambda: EagerBackend(pack(deepcopy(unet)))
+    reasons = []
+    for name, build in candidates.items():
+        try:
+            backend = build()
+            reference.check(backend, name)
+        except KernelError as error:
+            reasons.append(str(error))
+            continue
+        unet.to("meta")  # frees the weights: the kernels have packed copies of their own
+        return Selection(backend, numerics(device, name), "; ".join(reasons) or None)
+    return Selection(EagerBackend(unet), numerics(device, EAGER), "; ".join(reasons))
 
 
-def _for_cuda(unet: UNet, shape: tuple[int, int, int], device: str, precision: Precision) -> Selection:
+def _for_cuda(unet: UNet, shape: tuple[int, int, int], timesteps: int, device: str, precision: Precision) -> Selection:
+    with arithmetic("float32"):
+        reference = ReferenceRows.of(unet, shape, timesteps)
     try:
         graphed = GraphedUNet(unet, shape, precision)
+        reference.check(graphed, GRAPHS, precision)
     except KernelError as error:
         torch.backends.cudnn.allow_tf32 = False
         return Selection(EagerBackend(unet), numerics(device, EAGER), f"{error}; it is served in float32")

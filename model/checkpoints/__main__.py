@@ -1,7 +1,7 @@
-"""Check, without torch, that folders contain the files of a model: `python -m denoised.model.checkpoints FOLDER...`
+"""Check model folders, as far as that needs no torch: `python -m denoised.model.checkpoints FOLDER...`
 
-`denoised serve` runs this before it starts anything; the worker checks everything else. The exit code is 1, with one
-line on stderr, if a folder cannot be served.
+`denoised serve` runs this before it starts anything. A worker checks the same with the same functions, and then the
+rest. The exit code is 1, with one line on stderr, if a folder cannot be served.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from denoised.model.checkpoints.folders import find_files, read_json
+from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.checkpoints.card_file import read_card_file
+from denoised.model.checkpoints.folders import find_files
+from denoised.model.checkpoints.unet_config_file import image_size, read_unet_config
+from denoised.model.checkpoints.weight_files import find_shards, find_weights
 from denoised.model.errors import CheckpointError
 
 
@@ -19,8 +23,10 @@ def main(folders: Sequence[str]) -> None:
     try:
         for folder in folders:
             files = find_files(Path(folder))
-            for config in (files.unet_config, files.scheduler_config):
-                read_json(config)
+            image_size(files.unet_config, read_unet_config(files.unet_config))
+            read_json(files.scheduler_config)
+            read_card_file(Path(folder))
+            find_shards(find_weights(files.weights))
     except CheckpointError as error:
         sys.exit(str(error))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from denoised.model.checkpoints.bounded_files import read_bounded
 from denoised.model.errors import CheckpointError
 
 CARD_FILE = "model_card.json"
@@ -40,6 +41,8 @@ class CardFile(BaseModel):
         name: what the model is called; null means its folder's name.
         description: one line for people.
         labels: class names, in the order of their indices.
+        unconditional: whether the last of the U-Net's `num_class_embeds` means "no label"; null: see
+            `model.checkpoints.labels`.
         default: see `Defaults`.
         data, license: what the model was trained on, and the license of its weights.
         training: how it was trained; free form.
@@ -50,6 +53,7 @@ class CardFile(BaseModel):
     name: str | None = None
     description: str = ""
     labels: list[str] = []
+    unconditional: bool | None = None
     default: Defaults = Defaults()
     data: str = ""
     license: str = ""
@@ -66,7 +70,7 @@ def read_card_file(folder: Path) -> CardFile:
     if not path.exists():
         return CardFile()
     try:
-        return CardFile.model_validate_json(path.read_bytes())
+        return CardFile.model_validate_json(read_bounded(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"

@@ -11,12 +11,13 @@ This module does not know what the files mean, except for the parts that a pipel
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from denoised.model.errors import CheckpointError
+from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.errors import CheckpointError, abbreviate
 
 MODEL_INDEX = Path("model_index.json")
 SCHEDULER_CONFIG = Path("scheduler/scheduler_config.json")
@@ -24,6 +25,8 @@ UNET_CONFIG = Path("unet/config.json")
 # The parts of a pipeline that this program runs.
 # Ignoring another one (a decoder, a text encoder) would give wrong images.
 PARTS = ("unet", "scheduler")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
+DOWNLOAD = "hf download OWNER/NAME --local-dir FOLDER"
 
 
 @dataclass(frozen=True)
@@ -41,42 +44,71 @@ class ModelFiles:
     weights: Path
 
 
+def model_name(folder: Path) -> str:
+    """The name that a folder was given: a symbolic link keeps its own.
+
+    Raises:
+        CheckpointError: for a name that is no text, or has characters that no log line or URL should contain.
+    """
+    name = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119, pathlib keeps ".." or follows links
+    if not name.isprintable() or not name:
+        raise CheckpointError(f"{folder}: a model is served under its folder's name, and {name!r} is not printable")
+    return name
+
+
 def find_files(folder: Path) -> ModelFiles:
     """The files of a model folder, whether or not they exist.
 
     Raises:
-        CheckpointError: if there is no such folder, or its pipeline has parts that are not supported.
+        CheckpointError: if this is no model folder, or its pipeline has parts that are not supported.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such model folder")
+    _check_folder(folder)
     if (folder / MODEL_INDEX).exists():
         _check_parts(folder / MODEL_INDEX)
     scheduler = folder / SCHEDULER_CONFIG
     at_root = (folder / "config.json").exists() and not (folder / UNET_CONFIG).exists()
     if not at_root:
         return ModelFiles(folder / UNET_CONFIG, scheduler, folder / UNET_CONFIG.parent)
-    return ModelFiles(folder / "config.json", scheduler if scheduler.exists() else folder / scheduler.name, folder)
+    if not scheduler.exists():
+        scheduler = folder / scheduler.name
+    if not scheduler.exists() and (folder.absolute().parent / SCHEDULER_CONFIG).exists():
+        raise CheckpointError(f"{folder}: is a part of a model folder: name the folder that contains it")
+    return ModelFiles(folder / "config.json", scheduler, folder)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        CheckpointError: if the file is missing or holds no JSON object.
-    """
+def _check_folder(folder: Path) -> None:
+    """Refuse what is no folder of a model, and say what to name instead."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return content
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{folder}: the path is not UTF-8, as safetensors needs it") from error
+    try:
+        empty = next(folder.iterdir(), None) is None
+    except (FileNotFoundError, ValueError) as error:
+        hint = f" (to serve a model of a hub, download it first: {DOWNLOAD})" if HUB_ID.fullmatch(str(folder)) else ""
+        raise CheckpointError(f"{folder}: no such model folder{hint}") from error
+    except NotADirectoryError as error:
+        message = f"{folder}: is a file, not a model folder: name a folder with unet/ and scheduler/"
+        raise CheckpointError(message) from error
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error.strerror})") from error
+    if empty:
+        raise CheckpointError(f"{folder}: is empty: a model folder contains unet/ and scheduler/")
+    entries = (MODEL_INDEX, UNET_CONFIG.parent, UNET_CONFIG.name, SCHEDULER_CONFIG.parent)
+    if not any((folder / name).exists() for name in entries):
+        raise CheckpointError(
+            f"{folder}: is no model folder: it contains neither {MODEL_INDEX} nor unet/ nor config.json"
+        )
 
 
 def _check_parts(path: Path) -> None:
-    for part, value in read_json(path).items():
-        if part.startswith("_") or part in PARTS or not isinstance(value, list) or not any(value):
-            continue
-        raise CheckpointError(f"{path}: the pipeline's {part!r} is not supported (supported: {', '.join(PARTS)})")
+    parts = {name: value for name, value in read_json(path).items() if isinstance(value, list) and any(value)}
+    if "text_encoder" in parts:
+        raise CheckpointError(
+            f"{path}: is a text-to-image pipeline, which is not supported yet (supported: models of pixels and labels)"
+        )
+    for part in parts:
+        if not part.startswith("_") and part not in PARTS:
+            raise CheckpointError(
+                f"{path}: the pipeline's {abbreviate(part)} is not supported (supported: {', '.join(PARTS)})"
+            )

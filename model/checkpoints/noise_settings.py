@@ -9,20 +9,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from denoised.model.checkpoints.folders import read_json
+from denoised.model.checkpoints.bounded_files import read_json
 from denoised.model.checkpoints.scheduler_file import VARIANCE_EXPLODING, Keys, fill_defaults, matching_sampler
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import SPACINGS, VARIANCES, Grid
-from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.noise import Float64, NoiseSchedule, named_betas
 from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.diffusion.samplers import SAMPLERS
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.score_network import variance_exploding_schedule
+
+MAX_TIMESTEPS = 100_000
+MAX_NUMBER = 1e9  # of every other number
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class NoiseSettings:
         """(σ_min, σ_max, T) of a score network under exploding variance; None for any other network."""
         if self.keys["_class_name"] != VARIANCE_EXPLODING:
             return None
-        timesteps = int(self._number("num_train_timesteps", 2000, least=1))
+        timesteps = int(self._number("num_train_timesteps", 2000, least=1, most=MAX_TIMESTEPS))
         lowest, highest = (self._number(key, 0.0) for key in ("sigma_min", "sigma_max"))
         if not 0 < lowest < highest:
             raise CheckpointError(f"{self.path}: sigma_min = {lowest} is not between 0 and sigma_max = {highest}")
@@ -75,15 +77,18 @@ class NoiseSettings:
         """The noise levels of training, T timesteps."""
         if self.variance_exploding is not None:
             return variance_exploding_schedule(*self.variance_exploding)
-        schedule = self._trained_schedule()
-        if not self._switch("rescale_betas_zero_snr", False):
-            return schedule
-        if self.prediction_type == "epsilon":
+        rescale = self._switch("rescale_betas_zero_snr", False)
+        if rescale and self.prediction_type == "epsilon":
             raise CheckpointError(
                 f"{self.path}: prediction_type = 'epsilon' with rescale_betas_zero_snr = True: "
                 "at the last timestep the input is noise alone, and predicting it gives no image"
             )
-        return schedule.with_zero_terminal_snr()
+        betas = self._betas()
+        try:
+            schedule = NoiseSchedule.from_betas(betas)
+            return schedule.with_zero_terminal_snr() if rescale else schedule
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
 
     @property
     def clipping(self) -> Clipping:
@@ -109,24 +114,24 @@ class NoiseSettings:
             )
         return Grid(
             spacing=self._one_of("timestep_spacing", SPACINGS),
-            steps_offset=int(self._number("steps_offset", 0)),
+            steps_offset=int(self._number("steps_offset", 0, most=MAX_TIMESTEPS)),
             set_alpha_to_one=self._switch("set_alpha_to_one", True),
             variance_type=variance_type,
             karras=self.keys.get("use_karras_sigmas") is not None and self._switch("use_karras_sigmas", False),
             lambda_min=self._lambda_min(),
         )
 
-    def _trained_schedule(self) -> NoiseSchedule:
-        timesteps = int(self._number("num_train_timesteps", 1000, least=1))
+    def _betas(self) -> Float64:
+        timesteps = int(self._number("num_train_timesteps", 1000, least=1, most=MAX_TIMESTEPS))
         if self.keys["trained_betas"] is not None:
-            return NoiseSchedule.from_betas(self._trained_betas(timesteps))
+            return self._trained_betas(timesteps)
         ends = [self._number("beta_start", 1e-4), self._number("beta_end", 0.02)]
         try:
-            return NoiseSchedule.from_name(str(self.keys["beta_schedule"]), timesteps, *ends)
+            return named_betas(str(self.keys["beta_schedule"]), timesteps, *ends)
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
 
-    def _trained_betas(self, timesteps: int) -> Any:
+    def _trained_betas(self, timesteps: int) -> Float64:
         betas = self.keys["trained_betas"]
         numbers = isinstance(betas, list) and all(type(beta) in (int, float) for beta in betas)
         if not numbers or len(betas) != timesteps or not all(0 < beta < 1 for beta in betas):
@@ -137,29 +142,33 @@ class NoiseSettings:
         value = self.keys.get("lambda_min_clipped")
         if value is None:
             return -math.inf
-        if type(value) not in (int, float) or math.isnan(value):
-            raise CheckpointError(f"{self.path}: lambda_min_clipped = {value!r} is not a number")
-        return float(value)
+        if type(value) not in (int, float) or not value <= MAX_NUMBER:
+            raise CheckpointError(f"{self.path}: lambda_min_clipped = {abbreviate(value)} is not a number")
+        return float(max(value, -MAX_NUMBER)) if value != -math.inf else -math.inf
 
-    def _number(self, key: str, default: float, least: float = 0) -> float:
-        """A finite number of at least `least`, whole if the default is; the default if the class has no such key."""
+    def _number(self, key: str, default: float, least: float = 0, most: float = MAX_NUMBER) -> float:
+        """A finite number from `least` to `most`, whole if the default is; the default if the class has no such key."""
         value = self.keys.get(key, default)
         # `type`, not `isinstance`: True and False are ints in Python.
         kinds = (int,) if isinstance(default, int) else (int, float)
         if type(value) not in kinds or not least <= value < math.inf:
             kind = "whole number" if kinds == (int,) else "number"
-            raise CheckpointError(f"{self.path}: {key} = {value!r} is not a {kind} of at least {least}")
+            raise CheckpointError(f"{self.path}: {key} = {abbreviate(value)} is not a {kind} of at least {least}")
+        if value > most:
+            raise CheckpointError(f"{self.path}: {key} = {abbreviate(value)} is over {most:g}")
         return float(value)
 
     def _switch(self, key: str, default: bool) -> bool:
         value = self.keys.get(key, default)
         if not isinstance(value, bool):
-            raise CheckpointError(f"{self.path}: {key} = {value!r} is neither true nor false")
+            raise CheckpointError(f"{self.path}: {key} = {abbreviate(value)} is neither true nor false")
         return value
 
     def _one_of(self, key: str, allowed: tuple[str, ...]) -> str:
         """The value of a key; the first of the allowed ones if the class has no such key."""
         value = self.keys.get(key, allowed[0])
         if value not in allowed:
-            raise CheckpointError(f"{self.path}: {key} = {value!r} is not supported (supported: {', '.join(allowed)})")
+            raise CheckpointError(
+                f"{self.path}: {key} = {abbreviate(value)} is not supported (supported: {', '.join(allowed)})"
+            )
         return str(value)

@@ -6,22 +6,27 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
-from denoised.model.checkpoints.folders import find_files, read_json
-from denoised.model.checkpoints.legacy import modernize_config
+from denoised.model.checkpoints.folders import find_files
+from denoised.model.checkpoints.labels import Classes, read_classes
 from denoised.model.checkpoints.noise_settings import NoiseSettings
-from denoised.model.checkpoints.weights import find_weights, read_weights
+from denoised.model.checkpoints.unet_config_file import image_size, read_unet_config
+from denoised.model.checkpoints.weight_files import find_weights
+from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.score_network import ScoreUNet
 from denoised.model.networks.unet import UNet
+
+GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,7 @@ class Checkpoint:
         network: the U-Net with its weights, on the CPU.
         noise: the settings of the scheduler's file.
         schedule: the noise levels of training, T timesteps.
-        labels: K class names; the index of a class is its position.
-        unconditional: whether class K means "no label".
+        classes: the names of its K classes, and whether there is an index K that means "no label".
         image_size: (height, width) in pixels.
         default: the sampler, steps and guidance of a request that names none.
     """
@@ -41,8 +45,7 @@ class Checkpoint:
     network: UNet
     noise: NoiseSettings
     schedule: NoiseSchedule
-    labels: list[str]
-    unconditional: bool
+    classes: Classes
     image_size: tuple[int, int]
     default: Defaults
 
@@ -56,46 +59,23 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     files = find_files(folder)
     config = read_unet_config(files.unet_config)
+    sides = image_size(files.unet_config, config)
     noise = NoiseSettings.read(files.scheduler_config)
     card = read_card_file(folder)
+    classes = read_classes(folder, card, config.num_class_embeds, config.class_embed_type)
     network = _build_network(files.unet_config, config, noise.variance_exploding)
+    _check_memory(files.unet_config, network, sides)
     network.load_state_dict(read_weights(find_weights(files.weights), network.state_dict()), assign=True)
     schedule = noise.schedule
     _check_timestep_rows(files.unet_config, config, schedule)
-    labels, unconditional = _resolve_labels(folder, config, card)
     return Checkpoint(
         network=network,
         noise=noise,
         schedule=schedule,
-        labels=labels,
-        unconditional=unconditional,
-        image_size=_image_size(files.unet_config, config),
-        default=_resolve_defaults(folder, card, noise.sampler, schedule),
+        classes=classes,
+        image_size=sides,
+        default=_resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional),
     )
-
-
-def read_unet_config(path: Path) -> UNetConfig:
-    """The config of the U-Net in a file; keys of diffusers' first releases are understood.
-
-    Raises:
-        CheckpointError: for a key or a value that is not supported.
-    """
-    raw = read_json(path)
-    kind = raw.get("_class_name", "UNet2DModel")
-    if kind != "UNet2DModel":
-        raise CheckpointError(f"{path}: _class_name = {kind!r} is not supported (supported: 'UNet2DModel')")
-    try:
-        config = UNetConfig.from_dict(modernize_config(raw))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
-        raise CheckpointError(
-            f"{path}: out_channels = {config.out_channels} is neither in_channels = {config.in_channels} "
-            "nor twice that (a learned variance)"
-        )
-    if config.class_embed_type == "identity":
-        raise CheckpointError(f"{path}: class_embed_type = 'identity' needs an embedding, which no request carries")
-    return config
 
 
 def _build_network(path: Path, config: UNetConfig, variance_exploding: tuple[float, float, int] | None) -> UNet:
@@ -107,8 +87,26 @@ def _build_network(path: Path, config: UNetConfig, variance_exploding: tuple[flo
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _resolve_defaults(folder: Path, card: CardFile, matching: str | None, schedule: NoiseSchedule) -> Defaults:
-    """The card's defaults; without a sampler in the card, the one that matches the scheduler's file."""
+def _check_memory(path: Path, network: UNet, sides: tuple[int, int]) -> None:
+    """Refuse a network whose weights and widest layer do not fit into this machine's memory."""
+    weights = sum(tensor.numel() for tensor in network.state_dict().values())
+    height, width = sides
+    channels = network.config.block_out_channels
+    widest = max(count * (height >> level) * (width >> level) for level, count in enumerate(channels))
+    needed, memory = 4 * (weights + 4 * widest), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise CheckpointError(
+            f"{path}: needs {needed / GIB:.1f} GiB for one image; this machine has {memory / GIB:.1f} GiB of memory"
+        )
+
+
+def _resolve_defaults(
+    folder: Path, card: CardFile, matching: str | None, schedule: NoiseSchedule, unconditional: bool
+) -> Defaults:
+    """The card's defaults; without a sampler in the card, the one that matches the scheduler's file.
+
+    Guidance is off for a model that cannot sample without a label.
+    """
     path, named = folder / CARD_FILE, card.default.model_fields_set
     if "sampler" in named and card.default.sampler not in SAMPLERS:
         raise CheckpointError(f"{path}: default.sampler = {card.default.sampler!r} is not offered")
@@ -117,7 +115,10 @@ def _resolve_defaults(folder: Path, card: CardFile, matching: str | None, schedu
             f"{path}: default.steps = {card.default.steps} is over the {schedule.timesteps} timesteps"
         )
     sampler = card.default.sampler if "sampler" in named or matching is None else matching
-    return card.default.model_copy(update={"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)})
+    changes: dict[str, object] = {"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)}
+    if not unconditional:
+        changes |= {"guidance_scale": 1.0, "guidance_rescale": 0.0}
+    return card.default.model_copy(update=changes)
 
 
 def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule) -> None:
@@ -125,36 +126,3 @@ def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule
     rows = config.num_train_timesteps
     if config.time_embedding_type == "learned" and rows is not None and rows < schedule.timesteps:
         raise CheckpointError(f"{path}: num_train_timesteps = {rows}, but the scheduler has {schedule.timesteps}")
-
-
-def _resolve_labels(folder: Path, config: UNetConfig, card: CardFile) -> tuple[list[str], bool]:
-    """K names for K classes, and whether there is a class K that means "no label".
-
-    The last row of num_class_embeds means "no label", unless the card names that row too.
-    """
-    if config.class_embed_type == "timestep":  # a label is a number: only the card says how many there are
-        return card.labels, True
-    classes = config.num_class_embeds or 0
-    if classes and len(card.labels) == classes:
-        return card.labels, False
-    if card.labels and len(card.labels) != classes - 1:
-        raise CheckpointError(
-            f"{folder / CARD_FILE}: {len(card.labels)} labels, but the U-Net has {max(classes - 1, 0)} classes "
-            "and the null class"
-        )
-    return card.labels or [str(k) for k in range(classes - 1)], True
-
-
-def _image_size(path: Path, config: UNetConfig) -> tuple[int, int]:
-    """(height, width)."""
-    size = config.sample_size
-    if size is None:
-        raise CheckpointError(f"{path}: sample_size is missing")
-    sides = size if isinstance(size, tuple) else (size, size)
-    if len(sides) != 2 or any(type(side) is not int for side in sides):
-        raise CheckpointError(f"{path}: sample_size = {size!r} is neither a whole number nor a list of two")
-    height, width = sides
-    for side in sides:
-        if side < 1 or side % config.downscale:
-            raise CheckpointError(f"{path}: sample_size = {side} is not a positive multiple of {config.downscale}")
-    return height, width

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
 
 Keys = dict[str, Any]
 
@@ -174,10 +174,12 @@ def fill_defaults(path: Path, raw: Mapping[str, Any], samplers: Collection[str])
     """
     name = raw.get("_class_name", next(iter(DEFAULTS)))
     if not isinstance(name, str) or name not in DEFAULTS:
-        raise CheckpointError(f"{path}: _class_name = {name!r} is not supported (supported: {', '.join(DEFAULTS)})")
+        raise CheckpointError(
+            f"{path}: _class_name = {abbreviate(name)} is not supported (supported: {', '.join(DEFAULTS)})"
+        )
     known = {key for keys in DEFAULTS.values() for key in keys}.union(IGNORED_KEYS)
     if unknown := sorted(key for key in raw if not key.startswith("_") and key not in known):
-        raise CheckpointError(f"{path}: key {unknown[0]!r} is not understood")
+        raise CheckpointError(f"{path}: key {abbreviate(unknown[0])} is not understood")
     own = {key: value for key, value in raw.items() if key in DEFAULTS[name]}
     others = {key: raw[key] for key in SINGLE_SAMPLER_KEYS if raw.get(key) is not None}
     content = {**ABSENT_KEYS, **DEFAULTS[name], **own, **others, "_class_name": name}
@@ -215,4 +217,6 @@ def _check_same_image(path: Path, scheduler: Mapping[str, Any], sampler: str) ->
     for key, values in allowed.items():
         if scheduler[key] not in values:
             listed = ", ".join(repr(value) for value in values if value is not None) or "null"
-            raise CheckpointError(f"{path}: {key} = {scheduler[key]!r} is not supported (supported: {listed})")
+            raise CheckpointError(
+                f"{path}: {key} = {abbreviate(scheduler[key])} is not supported (supported: {listed})"
+            )

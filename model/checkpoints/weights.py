@@ -14,15 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from denoised.model.checkpoints.folders import read_json
 from denoised.model.checkpoints.legacy import modernize_tensor_name
-from denoised.model.errors import CheckpointError
+from denoised.model.checkpoints.weight_files import find_shards
+from denoised.model.errors import CheckpointError, abbreviate
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
-# The same in half precision, for folders that have nothing else.
-VARIANTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bf16.safetensors")
-PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 FLOATS = ("F64", "F32", "F16", "BF16")
 COUNTERS = ("I64",)  # a batch norm's num_batches_tracked, in the feature network of `model.evaluation`
 
@@ -59,58 +54,18 @@ def read_weights(source: Path, expected: Mapping[str, Tensor]) -> dict[str, Tens
         CheckpointError: for a missing or broken file, and for tensors that are missing, extra, or of another
             shape or type.
     """
-    files = _shards(source) if source.suffix == ".json" else [source]
-    tensors = _by_current_names([tensor for file in files for tensor in _contents(file)], expected)
+    tensors = _by_current_names([tensor for file in find_shards(source) for tensor in _contents(file)], expected)
     _compare(source, tensors, expected)
-    return {key: _read(tensors[key]).to(expected[key].dtype, copy=True) for key in expected}
-
-
-def find_weights(folder: Path) -> Path:
-    """The file with the tensors of a folder, or the index of its shards.
-
-    Raises:
-        CheckpointError: if there is none; a pickle is named, but never opened.
-    """
-    for name in (WEIGHTS, INDEX, *VARIANTS):
-        if (folder / name).exists():
-            return folder / name
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    if pickles := [file for file in files if file.suffix in PICKLES]:
-        raise CheckpointError(f"{pickles[0]}: is a pickle, which can run code: convert it to safetensors")
-    raise CheckpointError(f"{folder / WEIGHTS}: missing")
-
-
-def _shards(index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f"{index}: weight_map is not an object of tensor names and file names")
-    for name in names.values():
-        if Path(name).name != name or Path(name).suffix != ".safetensors":
-            raise CheckpointError(f"{index}: weight_map names {name!r}, not a safetensors file in the same folder")
-    return [index.parent / name for name in sorted(set(names.values()))]
+    return {key: _finite(tensors[key]).to(expected[key].dtype, copy=True) for key in expected}
 
 
 def _contents(path: Path) -> list[StoredTensor]:
-    if not path.exists():
-        raise CheckpointError(f"{path}: missing")
     try:
-        _check_first_bytes(path)
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, not a dict
             return [StoredTensor(path, name, tuple(of.get_shape()), of.get_dtype()) for name, of in slices.items()]
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from error
-
-
-def _check_first_bytes(path: Path) -> None:
-    """Refuse a Git LFS pointer or a pickle that is named like a safetensors file."""
-    with path.open("rb") as file:
-        start = file.read(40)
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path}: is a Git LFS pointer, not the weights: run 'git lfs pull'")
-    # A safetensors file starts with eight bytes of length, then JSON; a pickle with PROTO, or "PK" of a zip file.
-    if start[8:9] != b"{" and start.startswith((b"PK\x03\x04", b"\x80")):
-        raise CheckpointError(f"{path}: is a pickle, which can run code: convert it to safetensors")
 
 
 def _by_current_names(stored: Sequence[StoredTensor], expected: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
@@ -124,7 +79,7 @@ def _by_current_names(stored: Sequence[StoredTensor], expected: Mapping[str, Ten
         key = tensor.name if tensor.name in expected else modernize_tensor_name(tensor.name)
         other = tensors.setdefault(key, tensor)
         if other is not tensor and not torch.equal(_read(other), _read(tensor)):
-            names = f"{other.name!r} and {tensor.name!r}"
+            names = f"{abbreviate(other.name)} and {abbreviate(tensor.name)}"
             raise CheckpointError(f"{tensor.path}: holds {names}, two names of one tensor, with different values")
     return tensors
 
@@ -136,20 +91,30 @@ def _read(tensor: StoredTensor) -> Tensor:
         raise CheckpointError(f"{tensor.path}: not a complete safetensors file ({error})") from error
 
 
+def _finite(tensor: StoredTensor) -> Tensor:
+    """A tensor without NaN and ∞, with which every image would be NaN."""
+    values = _read(tensor)
+    if values.is_floating_point() and not torch.isfinite(values).all():
+        raise CheckpointError(f"{tensor.path}: {abbreviate(tensor.name)} holds NaN or infinite values")
+    return values
+
+
 def _compare(source: Path, found: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse keys, shapes and types that differ from the network's."""
     if missing := sorted(expected.keys() - found.keys()):
         raise CheckpointError(f"{source}: lacks {missing[0]!r} ({len(missing)} tensor(s) missing)")
     if extra := sorted(found.keys() - expected.keys()):
         name = found[extra[0]].name
-        raise CheckpointError(f"{source}: holds {name!r}, which the network does not have ({len(extra)} extra)")
+        raise CheckpointError(
+            f"{source}: holds {abbreviate(name)}, which the network does not have ({len(extra)} extra)"
+        )
     for key in sorted(expected):
         tensor, shape = found[key], tuple(expected[key].shape)
         if tensor.shape != shape:
-            has = f"{tensor.name!r} has shape {tensor.shape}"
+            has = f"{abbreviate(tensor.name)} has shape {tensor.shape}"
             raise CheckpointError(f"{tensor.path}: {has}, the config asks for {shape}")
         types = FLOATS if expected[key].is_floating_point() else COUNTERS
         if tensor.dtype not in types:
             raise CheckpointError(
-                f"{tensor.path}: {tensor.name!r} is of type {tensor.dtype} (supported: {', '.join(types)})"
+                f"{tensor.path}: {abbreviate(tensor.name)} is of type {tensor.dtype} (supported: {', '.join(types)})"
             )

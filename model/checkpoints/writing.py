@@ -20,7 +20,7 @@ from torch import Tensor
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG, UNET_CONFIG
-from denoised.model.checkpoints.weights import WEIGHTS
+from denoised.model.checkpoints.weight_files import WEIGHTS
 from denoised.model.diffusion.noise import beta_ends
 from denoised.model.networks.config import UNetConfig
 

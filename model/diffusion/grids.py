@@ -19,10 +19,13 @@ from denoised.model.errors import PlanError
 SPACINGS = ("leading", "trailing", "linspace")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range", "learned")
 KARRAS_EXPONENT = 7.0
-# Two-stage solvers start at ρ = CAPPED_RATIO on schedules that go beyond ρ = STEEP_RATIO; see `capped_ratio_levels`.
+# On schedules that go beyond ρ = STEEP_RATIO, two-stage solvers and Karras levels start at ρ = CAPPED_RATIO;
+# see `capped_ratio_levels` and `_karras_start`.
 STEEP_RATIO, CAPPED_RATIO = 200.0, 20.0
 # Replaces α = 0 at the end of a schedule with zero terminal SNR, for the samplers on ρ; diffusers has ᾱ = 2^−24.
 MIN_ALPHA = 2.0**-12
+# The least factor between that level and the next one, where 1/MIN_ALPHA is too low for it; see `_finite_start`.
+MIN_FIRST_RATIO = 2.0
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,16 @@ def timesteps(total: int, steps: int, spacing: str = "leading", offset: int = 0)
     """
     if not 1 <= steps <= total:
         raise PlanError(f"steps = {steps} is outside 1 … {total}")
-    # The formulas of Lin et al. 2023, table 2, counted from 0; the first entry has the most noise.
+    # The formulas of Lin et al. 2023, table 2, counted from 0; the first entry has the most noise. They are computed
+    # as diffusers does, rounding errors included: these decide which way a tie such as 62.5 is rounded.
     if spacing == "leading":
         ts = [i * (total // steps) + offset for i in reversed(range(steps))]
     elif spacing == "trailing":
-        ts = [round(total - i * total / steps) - 1 for i in range(steps)]
+        # The rounding error of total/steps may make arange one entry too long; diffusers keeps that entry, t = −1.
+        ts = (np.arange(total, 0, -total / steps)[:steps].round() - 1).astype(int).tolist()
     elif spacing == "linspace":
-        ts = [round(t) for t in np.linspace(total - 1, 0, steps)]
+        # One step starts at the last timestep, not at 0 as in diffusers.
+        ts = np.linspace(0, total - 1, steps).round()[::-1].astype(int).tolist() if steps > 1 else [total - 1]
     else:
         raise PlanError(f"timestep_spacing = {spacing!r} is not supported (supported: {', '.join(SPACINGS)})")
     _check_first(ts[0], total, steps, offset)
@@ -126,9 +132,9 @@ def ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
         t = np.asarray(timesteps(schedule.timesteps, steps, grid.spacing, grid.steps_offset), dtype=np.float64)
     table = _ratios(schedule)
     # As in diffusers: ρ is linear between timesteps here, but log ρ is in `_time_of`.
-    ratio = np.interp(t, np.arange(schedule.timesteps), table)
+    ratio = _finite_start(np.interp(t, np.arange(schedule.timesteps), table), t, schedule)
     if grid.karras:
-        ratio = karras_ratios(ratio[-1], ratio[0], steps)
+        ratio = karras_ratios(ratio[-1], _karras_start(ratio[0], table[-1]), steps)
         t = _time_of(ratio, table)
     alpha = 1 / np.sqrt(1 + ratio**2)  # from α² + σ² = 1
     # x̄_T = √(ρ² + 1)·z for leading spacing, else x̄_T = ρ·z; times α.
@@ -185,10 +191,11 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
         ts = [t + offset for t in ts]
         _check_first(ts[0], total, steps, offset)
     t = np.asarray(ts, dtype=np.float64)
-    ratio = table[ts]
+    ratio = _finite_start(table[ts], t, schedule)
     if grid.karras:
         # From the whole schedule, not from the thinned one, as in diffusers.
-        ratio = karras_ratios(table[0], table[-1], steps)
+        highest = table[total - 1]
+        ratio = karras_ratios(table[0], _karras_start(highest, highest), steps)
         t = _time_of(ratio, table)
     alpha = 1 / np.sqrt(1 + ratio**2)
     return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0))
@@ -202,9 +209,32 @@ def karras_ratios(lowest: float, highest: float, steps: int) -> Float64:
     return np.asarray((high + ramp * (low - high)) ** KARRAS_EXPONENT, dtype=np.float64)
 
 
+def _karras_start(first: float, highest: float) -> float:
+    """ρ of the first Karras level, for a grid that starts at ρ = first on a schedule that goes up to ρ = highest.
+
+    From ρ = 20,000, as on cosine schedules, eq. 5 puts 70 % of the levels above ρ = 20, where x_t holds nothing of
+    the image. Karras et al. 2022 start at ρ = 80.
+    """
+    return min(first, CAPPED_RATIO) if highest > STEEP_RATIO else first
+
+
 def _ratios(schedule: NoiseSchedule) -> Float64:
-    """ρ = σ/α of every timestep (T,); finite also where the schedule ends in α = 0."""
-    return np.asarray(schedule.sigma / np.where(schedule.alpha > 0, schedule.alpha, MIN_ALPHA))
+    """ρ = σ/α of every timestep (T,), strictly rising; finite also where the schedule ends in α = 0."""
+    t = np.arange(schedule.timesteps, dtype=np.float64)
+    alpha = np.where(schedule.alpha > 0, schedule.alpha, MIN_ALPHA)
+    return _finite_start((schedule.sigma / alpha)[::-1], t[::-1], schedule)[::-1]
+
+
+def _finite_start(ratio: Float64, t: Float64, schedule: NoiseSchedule) -> Float64:
+    """The levels ρ (N,) of times t, falling, with a finite ρ where α = 0.
+
+    That is diffusers' 1/MIN_ALPHA = 4,096, or `MIN_FIRST_RATIO` times the next level if that is higher: linear and
+    sigmoid schedules reach ρ = 15,000 one timestep earlier, and no step leads from a level up to a noisier one.
+    """
+    if not schedule.has_zero_terminal_snr or t[0] < schedule.timesteps - 1:
+        return ratio
+    first = 1 / MIN_ALPHA if len(ratio) < 2 else max(1 / MIN_ALPHA, MIN_FIRST_RATIO * ratio[1])
+    return np.concatenate([[first], ratio[1:]])
 
 
 def _time_of(ratio: Float64, table: Float64) -> Float64:

@@ -21,6 +21,8 @@ from denoised.model.errors import CheckpointError
 
 Float64 = npt.NDArray[np.float64]
 
+MIN_TRAINED_ALPHA = float(np.finfo(np.float32).tiny)  # plans are applied in float32
+
 
 def _linear(timesteps: int, start: float, end: float) -> Float64:
     """Ho et al. 2020, section 4."""
@@ -62,6 +64,24 @@ def beta_ends(timesteps: int) -> tuple[float, float]:
     return 0.1 / timesteps, min(20 / timesteps, 0.999)
 
 
+def named_betas(name: str, timesteps: int, start: float | None = None, end: float | None = None) -> Float64:
+    """β_t (T,) of a schedule by diffusers' name for it.
+
+    start, end: β_1 and β_T; those of `beta_ends` if left out.
+
+    Raises:
+        CheckpointError: for a name that is not in `BETAS`, or ends that give a β outside (0, 1).
+    """
+    if name not in BETAS:
+        raise CheckpointError(f"beta_schedule = {name!r} is not supported (supported: {', '.join(BETAS)})")
+    default_start, default_end = beta_ends(timesteps)
+    start, end = default_start if start is None else start, default_end if end is None else end
+    betas = BETAS[name](timesteps, start, end)  # (T,)
+    if not ((betas > 0) & (betas < 1)).all():
+        raise CheckpointError(f"beta_start = {start} and beta_end = {end} lead outside 0 … 1")
+    return betas
+
+
 @dataclass(frozen=True)
 class NoiseSchedule:
     """The noise levels t = 0 … T − 1 of a model; the noise grows with t.
@@ -76,39 +96,52 @@ class NoiseSchedule:
 
     @classmethod
     def from_betas(cls, betas: Float64) -> NoiseSchedule:
-        """The schedule of β_t (T,) in (0, 1)."""
+        """The schedule of β_t (T,) in (0, 1).
+
+        Raises:
+            CheckpointError: if σ_t/α_t does not rise at every timestep in float64, or α_T is 0 in float32.
+        """
         # ᾱ_t = ∏(1 − β_i) as a sum of logarithms: log1p and expm1 keep 1 − ᾱ exact near ᾱ = 1.
         log_alpha_bar = np.cumsum(np.log1p(-betas))
-        return cls(alpha=np.exp(log_alpha_bar / 2), sigma=np.sqrt(-np.expm1(log_alpha_bar)))
+        schedule = cls(alpha=np.exp(log_alpha_bar / 2), sigma=np.sqrt(-np.expm1(log_alpha_bar)))
+        if schedule.alpha[-1] < MIN_TRAINED_ALPHA:
+            t = int(np.argmax(schedule.alpha < MIN_TRAINED_ALPHA))
+            raise CheckpointError(f"the β leave no signal from timestep {t} on (√ᾱ is below {MIN_TRAINED_ALPHA:g})")
+        return schedule._with_rising_noise()
 
     @classmethod
     def from_name(
         cls, name: str, timesteps: int = 1000, start: float | None = None, end: float | None = None
     ) -> NoiseSchedule:
-        """A schedule by diffusers' name for it.
-
-        start, end: β_1 and β_T; those of `beta_ends` if left out.
+        """A schedule by diffusers' name for it; see `named_betas`.
 
         Raises:
-            CheckpointError: for a name that is not in `BETAS`, or ends that give a β outside (0, 1).
+            CheckpointError: as `named_betas` and `from_betas` do.
         """
-        if name not in BETAS:
-            raise CheckpointError(f"beta_schedule = {name!r} is not supported (supported: {', '.join(BETAS)})")
-        default_start, default_end = beta_ends(timesteps)
-        start, end = default_start if start is None else start, default_end if end is None else end
-        betas = BETAS[name](timesteps, start, end)  # (T,)
-        if not ((betas > 0) & (betas < 1)).all():
-            raise CheckpointError(f"beta_start = {start} and beta_end = {end} lead outside 0 … 1")
-        return cls.from_betas(betas)
+        return cls.from_betas(named_betas(name, timesteps, start, end))
 
     def with_zero_terminal_snr(self) -> NoiseSchedule:
-        """This schedule with √ᾱ shifted and scaled so that it ends in 0 (Lin et al. 2023, arXiv:2305.08891, alg. 1)."""
+        """This schedule with √ᾱ shifted and scaled so that it ends in 0 (Lin et al. 2023, arXiv:2305.08891, alg. 1).
+
+        Raises:
+            CheckpointError: if the schedule has a single timestep, or if the noise of two of the result is equal.
+        """
+        if self.timesteps < 2:
+            raise CheckpointError("rescale_betas_zero_snr = True needs at least 2 timesteps, not 1")
         first, last = self.alpha[0], self.alpha[-1]
         # √ᾱ − √ᾱ_T, scaled so that √ᾱ_1 stays.
         alpha = (self.alpha - last) * (first / (first - last))
         alpha[0] = first  # the algorithm keeps the first level; this removes the rounding error
         # σ² = (1 − α)(1 + α) loses no digits near α = 1, where 1 − α² would.
-        return NoiseSchedule(alpha, np.sqrt((1 - alpha) * (1 + alpha)))
+        return NoiseSchedule(alpha, np.sqrt((1 - alpha) * (1 + alpha)))._with_rising_noise()
+
+    def _with_rising_noise(self) -> NoiseSchedule:
+        """This schedule, checked: the samplers divide by differences of log(σ/α)."""
+        with np.errstate(divide="ignore"):  # σ/α = ∞ at the end of a schedule with zero terminal SNR
+            flat = np.flatnonzero(np.diff(self.sigma / self.alpha) <= 0)
+        if len(flat):
+            raise CheckpointError(f"timesteps {flat[0]} and {flat[0] + 1} have the same noise level in float64")
+        return self
 
     def levels_at(self, t: Float64) -> tuple[Float64, Float64]:
         """α and σ (B,) at times t (B,) in 0 … T − 1, whole or not: log(σ/α) is interpolated linearly."""

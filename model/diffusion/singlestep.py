@@ -123,6 +123,7 @@ def euler_update(levels: Levels, i: int, rho_end: float) -> list[float]:
 def ancestral_update(levels: Levels, i: int) -> list[float]:
     """From level i to level i + 1 by way of ρ_down² = ρ'² − ρ_up²: the weights of (x, x̂_0, ε̂, z)."""
     rho, rho_next = levels.ratio[i], levels.ratio[i + 1]
-    rho_up = np.sqrt(rho_next**2 * (rho**2 - rho_next**2) / rho**2)
-    weights = euler_update(levels, i, np.sqrt(rho_next**2 - rho_up**2))
+    # ρ_up² = ρ'²·(ρ² − ρ'²)/ρ², so ρ_down = ρ'²/ρ; as √(ρ'² − ρ_up²) it would be rounding error for ρ' ≪ ρ.
+    rho_up = rho_next * np.sqrt(1 - (rho_next / rho) ** 2)
+    weights = euler_update(levels, i, rho_next**2 / rho)
     return [*weights[:-1], levels.alpha[i + 1] * rho_up]

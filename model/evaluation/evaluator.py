@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from denoised.model.checkpoints.folders import find_files
-from denoised.model.checkpoints.weights import find_weights
+from denoised.model.checkpoints.labels import class_index
+from denoised.model.checkpoints.weight_files import find_weights
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.data_splits import load_splits, shuffle
 from denoised.model.evaluation.features import WEIGHTS as FEATURE_WEIGHTS
@@ -145,9 +146,10 @@ def class_indices(classes: Sequence[int | None], labels: Sequence[str], known: S
 
     None if a class has no name, or a name that is not in `known`.
     """
-    if None in classes or not labels or not set(labels) <= set(known):
+    translated = [class_index(label, known) for label in labels]
+    if None in classes or not labels or None in translated:
         return None
-    return torch.tensor([known.index(labels[k]) for k in classes if k is not None])
+    return torch.tensor([index for k in classes if k is not None and (index := translated[k]) is not None])
 
 
 def digest(path: Path) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from denoised.model.command_line import report_errors
 from denoised.model.errors import DataError
-from denoised.model.evaluation.likelihood import bits_per_dimension
+from denoised.model.evaluation.likelihood import Likelihood, measure_likelihood
 from denoised.model.options import option
 from denoised.model.progress import progress
 from denoised.model.serving.card import ModelCard
@@ -36,7 +36,11 @@ def likelihood(
     ] = None,
     steps: Annotated[
         int,
-        option("--steps", help="steps of Heun's method, two evaluations each; few steps understate the bits", min=25),
+        option(
+            "--steps",
+            help="steps of the integration, two evaluations each; the fewer, the larger its error",
+            min=25,
+        ),
     ] = 100,
     probes: Annotated[int, option("--probes", help="random vectors of Hutchinson's trace estimate", min=1)] = 1,
     seed: Annotated[int, option("--seed", help="seed of the probes and of the dequantization noise", min=0)] = 0,
@@ -44,22 +48,26 @@ def likelihood(
     device: Annotated[str, option("--device", help="cpu, cuda or mps")] = "cpu",
     as_json: Annotated[bool, option("--json", help="print one JSON object per image, one per line")] = False,
 ) -> None:
-    """Bits per dimension of images under a model: fewer means likelier; random bytes take 8.
+    """Bits per dimension of images under a model: fewer means likelier; random bytes take 8 or more.
 
-    When piped: one line per image, with tabs between the columns.
+    The integration error is the estimated error from the finite number of steps. When piped: one line per image,
+    with tabs between the columns, and the largest integration error on stderr.
     """
     with report_errors("likelihood"):
         loaded = load_model(model, device=device)
         index = _class_index(loaded.card, label)
         pixels = torch.stack([read_for_model(loaded, path) for path in images])
-        bits: list[float] = []
+        found: list[Likelihood] = []
         with progress(Console(stderr=True), "likelihood", len(images), "images") as advance:
             for part in pixels.split(batch):
                 # The same probes and noise for every image, so that its bits do not depend on the other files.
                 seeds, labels = [seed] * len(part), [index] * len(part)
-                bits += bits_per_dimension(loaded, part, labels, steps=steps, probes=probes, seeds=seeds).tolist()
+                found.append(measure_likelihood(loaded, part, labels, steps=steps, probes=probes, seeds=seeds))
                 advance(len(part))
-    _print_bits(images, bits, loaded.card.labels[index] if index is not None else None, as_json)
+    bits = [value for part in found for value in part.bits_per_dimension.tolist()]
+    errors = [value for part in found for value in part.integration_error.tolist()]
+    _print_bits(images, bits, errors, loaded.card.labels[index] if index is not None else None, as_json)
+    typer.echo(f"integration error of {steps} steps: at most {max(errors):.3f} bits/dim (estimated)", err=True)
 
 
 def read_for_model(model: PixelModel, path: Path) -> Tensor:
@@ -84,25 +92,27 @@ def read_for_model(model: PixelModel, path: Path) -> Tensor:
 def _class_index(card: ModelCard, label: str | None) -> int | None:
     if label is None:
         return None
-    index = card.class_index(int(label) if label.isdecimal() else label)
+    index = card.class_index_of_text(label)
     if index is None:
+        if several := card.matching_labels(label):
+            raise DataError(f"label = {label!r} is ambiguous (allowed: an exact name: {', '.join(several)})")
         known = ", ".join(card.labels) or "no classes"
         raise DataError(f"label = {label!r} is not a class of {card.name} (known: {known})")
     return index
 
 
-def _print_bits(images: list[Path], bits: list[float], label: str | None, as_json: bool) -> None:
-    if as_json:
-        for path, value in zip(images, bits, strict=True):
-            typer.echo(json.dumps({"image": str(path), "label": label, "bits_per_dimension": value}))
-        return
+def _print_bits(images: list[Path], bits: list[float], errors: list[float], label: str | None, as_json: bool) -> None:
+    rows = list(zip(map(str, images), bits, errors, strict=True))
     console = Console()
-    rows = [(str(path), f"{value:.3f}") for path, value in zip(images, bits, strict=True)]
-    if not console.is_terminal:
-        for row in rows:
-            typer.echo("\t".join(row))
-        return
-    table = Table("image", "bits/dim")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    if as_json:
+        for path, value, error in rows:
+            members = {"image": path, "label": label, "bits_per_dimension": value, "integration_error": error}
+            typer.echo(json.dumps(members))
+    elif not console.is_terminal:
+        for path, value, _ in rows:
+            typer.echo(f"{path}\t{value:.3f}")
+    else:
+        table = Table("image", "bits/dim", "integration error")
+        for path, value, error in rows:
+            table.add_row(path, f"{value:.3f}", f"{error:.3f}")
+        console.print(table)

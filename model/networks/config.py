@@ -7,13 +7,12 @@ Keys and defaults equal those of diffusers 0.42's `UNet2DModel`. A config that a
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
 
 # Keys of which this U-Net implements some values only, with those values.
 SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
@@ -36,35 +35,50 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
+# Bounds that no published network comes near: a config is checked before anything is allocated or built.
+MAX_LEVELS = 12  # 2^11 divides no side over 2048
+MAX_LAYERS = 16
+MAX_COUNT = 16_384  # channels, groups and widths
+MAX_ROWS = 100_000  # of tables: classes, timesteps
+MAX_NUMBER = 1e9
+
+
+def _is_count(value: Any, most: int = MAX_COUNT) -> bool:
+    return type(value) is int and 1 <= value <= most
 
 
 def _is_counts(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_count, value))
+    return isinstance(value, tuple) and 0 < len(value) <= MAX_LEVELS and all(map(_is_count, value))
 
 
 def _is_number(value: Any) -> bool:
-    # `type`, not `isinstance`: True and False are ints in Python, and not numbers here.
-    return type(value) in (int, float) and math.isfinite(value)
+    # `type`, not `isinstance`: True and False are ints in Python, and not numbers here. NaN fails the comparison.
+    return type(value) in (int, float) and abs(value) <= MAX_NUMBER
 
 
 # The other keys: (keys, what is wrong with a value that fails, the check). A file may hold anything.
 VALUE_CHECKS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
-    (("down_block_types", "up_block_types"), "not a list", lambda v: isinstance(v, tuple)),
-    (("block_out_channels",), "not a list of whole numbers", _is_counts),
-    (("in_channels", "out_channels", "layers_per_block"), "not a whole number from 1", _is_count),
     (
-        (
-            "time_embedding_dim",
-            "attention_head_dim",
-            "norm_num_groups",
-            "attn_norm_num_groups",
-            "num_class_embeds",
-            "num_train_timesteps",
-        ),
-        "neither a whole number from 1 nor null",
+        ("down_block_types", "up_block_types"),
+        f"not a list of at most {MAX_LEVELS}",
+        lambda v: isinstance(v, tuple) and len(v) <= MAX_LEVELS,
+    ),
+    (
+        ("block_out_channels",),
+        f"not a list of whole numbers from 1 to {MAX_COUNT}, at most {MAX_LEVELS} of them",
+        _is_counts,
+    ),
+    (("layers_per_block",), f"not a whole number from 1 to {MAX_LAYERS}", lambda v: _is_count(v, MAX_LAYERS)),
+    (("in_channels", "out_channels"), f"not a whole number from 1 to {MAX_COUNT}", _is_count),
+    (
+        ("time_embedding_dim", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups"),
+        f"neither a whole number from 1 to {MAX_COUNT} nor null",
         lambda v: v is None or _is_count(v),
+    ),
+    (
+        ("num_class_embeds", "num_train_timesteps"),
+        f"neither a whole number from 1 to {MAX_ROWS} nor null",
+        lambda v: v is None or _is_count(v, MAX_ROWS),
     ),
     (("mid_block_scale_factor", "norm_eps"), "not a number over 0", lambda v: _is_number(v) and v > 0),
     (("freq_shift",), "not a number", _is_number),
@@ -142,7 +156,9 @@ class UNetConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         values = {key: value for key, value in raw.items() if not key.startswith("_")}
         if unknown := sorted(set(values) - known):
-            raise CheckpointError(f"config key {unknown[0]!r} is not understood (known: {', '.join(sorted(known))})")
+            raise CheckpointError(
+                f"config key {abbreviate(unknown[0])} is not understood (known: {', '.join(sorted(known))})"
+            )
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         config = cls(**values)
         config._check()
@@ -180,13 +196,13 @@ class UNetConfig:
         for keys, wrong, is_valid in VALUE_CHECKS:
             for key in keys:
                 if not is_valid(getattr(self, key)):
-                    raise CheckpointError(f"{key} = {getattr(self, key)!r} is {wrong}")
+                    raise CheckpointError(f"{key} = {abbreviate(getattr(self, key))} is {wrong}")
         for key, supported in SUPPORTED_VALUES.items():
             value = getattr(self, key)
             for item in value if key.endswith("block_types") else (value,):
                 if item not in supported:
                     listed = ", ".join(repr(each) for each in supported)
-                    raise CheckpointError(f"{key} = {item!r} is not supported (supported: {listed})")
+                    raise CheckpointError(f"{key} = {abbreviate(item)} is not supported (supported: {listed})")
 
     def _check_groups(self) -> None:
         """A norm needs groups that divide its channels; Skip blocks choose their own."""

@@ -19,7 +19,7 @@ from denoised.model.networks.unet import UNet
 
 
 class ScoreUNet(UNet):
-    """A U-Net that outputs a score, called like one that predicts noise.
+    """A U-Net that outputs a score, called like one that predicts noise: `forward` returns ε̂.
 
     sigma_min, sigma_max: σ at timesteps 0 and `timesteps` − 1, for data in [0, 1].
     """
@@ -29,16 +29,16 @@ class ScoreUNet(UNet):
         self.start = math.log(sigma_min)
         self.slope = math.log(sigma_max / sigma_min) / max(timesteps - 1, 1)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Predict the noise ε̂ (B, C, H, W).
-
-        x: (B, C, H, W), x_t = α_t·y_0 + σ_t·ε; t: (B,) in timesteps; label: (B,), as in `UNet.forward`.
-        """
-        sigma = (self.start + self.slope * t.float()).exp()  # (B,), of the data in [0, 1]
+    def prepare(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_σ and σ (B,), of data in [0, 1]; x is x_t = α_t·y_0 + σ_t·ε, t (B,) in timesteps."""
+        sigma = (self.start + self.slope * t.float()).exp()
         scale = (1 + (2 * sigma) ** 2).sqrt()  # 1/α_t = √(1 + ρ²)
         x_sigma = (x * scale[:, None, None, None].to(x.dtype) + 1) / 2  # y_0 + ρ·ε, moved from [−1, 1] to [0, 1]
-        score = super().forward(x_sigma, sigma, label)
-        return -sigma[:, None, None, None].to(x.dtype) * score  # ε̂ = −σ·∇log p_σ
+        return super().prepare(x_sigma, sigma)
+
+    def finish(self, h: Tensor, level: Tensor) -> Tensor:
+        """The noise ε̂ = −σ·∇log p_σ (B, C, H, W)."""
+        return -level[:, None, None, None].to(h.dtype) * super().finish(h, level)
 
 
 def variance_exploding_schedule(sigma_min: float, sigma_max: float, timesteps: int) -> NoiseSchedule:

@@ -48,7 +48,8 @@ class UNet(nn.Module):
     def embed(self, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The embedding (B, embed_dim) that every block receives.
 
-        t: (B,); label: (B,), or (B, embed_dim) where a label is an embedding itself; dtype: of the network.
+        t: (B,), the levels of `prepare`; label: (B,), or (B, embed_dim) where a label is an embedding itself; dtype: of
+        the network.
         """
         emb: Tensor = self.time_embedding(self.time_proj(t).to(dtype))
         if self.class_embedding is None:
@@ -67,15 +68,24 @@ class UNet(nn.Module):
         units of training timesteps (with Fourier features σ, over 0), one for each image; label: (B,)
         class indices, the last of `num_class_embeds` meaning "no label". Returns (B, out_channels, H, W).
         """
-        return self.evaluate(x, t, self.embed(t, label, x.dtype))
+        x, level = self.prepare(x, t)
+        return self.finish(self.evaluate(x, self.embed(level, label, x.dtype)), level)
 
-    def evaluate(self, x: Tensor, t: Tensor, emb: Tensor) -> Tensor:
-        """`forward` with an embedding that was made before: emb (B, embed_dim) of `embed`."""
-        if self.config.center_input_sample:
-            x = 2 * x - 1.0  # [0, 1] → [−1, 1]
-        h = self._up(self._down(x, emb), emb)
+    # The three parts of `forward`. A backend replaces the second and calls the other two as they are, so that it
+    # computes what a subclass makes of them.
+
+    def prepare(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the blocks see of x (B, C, H, W), and the noise levels (B,) that `embed` and `finish` take."""
+        return (2 * x - 1.0 if self.config.center_input_sample else x), t  # [0, 1] → [−1, 1]
+
+    def evaluate(self, x: Tensor, emb: Tensor) -> Tensor:
+        """All layers: x (B, C, H, W) of `prepare`, emb (B, embed_dim) of `embed`."""
+        return self._up(self._down(x, emb), emb)
+
+    def finish(self, h: Tensor, level: Tensor) -> Tensor:
+        """The output, from what the layers give."""
         if self.config.time_embedding_type == "fourier":
-            h = h / t.to(h.dtype)[:, None, None, None]  # the last convolution gives σ times the score
+            h = h / level.to(h.dtype)[:, None, None, None]  # the last convolution gives σ times the score
         return h
 
     def _down(self, x: Tensor, emb: Tensor) -> list[Tensor]:

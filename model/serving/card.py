@@ -8,6 +8,21 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from denoised.model.checkpoints.card_file import Defaults
+from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
+
+
+class CardGrid(BaseModel):
+    """Which noise levels a model visits where a request leaves it to the model.
+
+    Attributes:
+        spacing: `leading`, `trailing` or `linspace`.
+        steps_offset: Added to the timesteps of leading spacing.
+        karras: Whether the levels of its `karras_samplers` are those of Karras et al. 2022.
+    """
+
+    spacing: str = "trailing"
+    steps_offset: int = 0
+    karras: bool = False
 
 
 class ModelCard(BaseModel):
@@ -22,6 +37,8 @@ class ModelCard(BaseModel):
         prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
         samplers: All samplers that it offers.
         eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
+        grid: The noise levels that it visits by default.
         stages: Evaluations per step of the samplers with more than one; the last step always takes one.
         default: The request's defaults.
         max_images: In one request.
@@ -39,6 +56,8 @@ class ModelCard(BaseModel):
     samplers: list[str]
     eta_samplers: list[str]
     karras_samplers: list[str] = []
+    solver_samplers: list[str] = []
+    grid: CardGrid = CardGrid()
     stages: dict[str, int] = {}
     default: Defaults
     max_images: int
@@ -50,9 +69,20 @@ class ModelCard(BaseModel):
         return ["label"] if self.labels else []
 
     def class_index(self, label: str | int) -> int | None:
-        """The index of the class with a name (in any case) or an index; None if there is no such class."""
-        if isinstance(label, int):
-            return label if 0 <= label < len(self.labels) else None
-        names = [name.casefold() for name in self.labels]
-        name = label.strip().casefold()
-        return names.index(name) if name in names else None
+        """The index of the class that a label means (`model.checkpoints.labels`); None if it means none or several."""
+        return class_index(label, self.labels)
+
+    def class_index_of_text(self, text: str) -> int | None:
+        """`class_index` for text that a person types: digits that are no class name are an index."""
+        return class_index_of_text(text, self.labels)
+
+    def matching_labels(self, label: str) -> list[str]:
+        """The names that an ambiguous label may mean."""
+        return [self.labels[index] for index in matching_classes(label, self.labels)]
+
+    def first_leading_timestep(self, sampler: str, steps: int) -> int:
+        """The timestep at which a run of leading spacing starts; the same as in `model.diffusion.grids`."""
+        stride = self.timesteps // (steps + 1) if sampler in self.solver_samplers else 0
+        if stride:
+            return steps * stride + self.grid.steps_offset
+        return (steps - 1) * (self.timesteps // steps) + self.grid.steps_offset

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from denoised.model.backends.numerics import Precision
 from denoised.model.backends.selection import select_backend
+from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.reading import read_checkpoint
+from denoised.model.diffusion.grids import solver_levels
 from denoised.model.diffusion.samplers import SAMPLERS
-from denoised.model.serving.card import ModelCard
+from denoised.model.serving.card import CardGrid, ModelCard
 from denoised.model.serving.pixel_model import PixelModel
 
 ZOO = Path(__file__).parents[1] / "zoo"
@@ -42,7 +44,7 @@ def load_for_serving(
         CheckpointError: see `load_model`.
     """
     model = load_model(folder, device=device, name=name, max_images=max_images)
-    selection = select_backend(model.unet, model.shape, device, precision)
+    selection = select_backend(model.unet, model.shape, model.card.timesteps, device, precision)
     model.backend = selection.backend
     model.card = model.card.model_copy(update={"numerics": selection.numerics})
     return LoadedModel(model, selection.fallback)
@@ -58,26 +60,28 @@ def load_model(
     Raises:
         CheckpointError: in one line that names the file, the key and the cause.
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder)
     checkpoint = read_checkpoint(folder)
     unet, noise = checkpoint.network, checkpoint.noise
     height, width = checkpoint.image_size
+    grid = noise.grid(unet.config)
     card = ModelCard(
-        name=name or folder.name,
+        name=name or model_name(folder),
         width=width,
         height=height,
         channels=unet.config.in_channels,
-        labels=checkpoint.labels,
-        unconditional=checkpoint.unconditional,
+        labels=checkpoint.classes.labels,
+        unconditional=checkpoint.classes.unconditional,
         timesteps=checkpoint.schedule.timesteps,
         prediction_type=noise.prediction_type,
         samplers=list(SAMPLERS),
         eta_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
         karras_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
+        solver_samplers=[name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
+        grid=CardGrid(spacing=grid.spacing, steps_offset=grid.steps_offset, karras=grid.karras),
         stages={name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
         default=checkpoint.default,
         max_images=max_images,
         numerics=numerics,
     )
-    grid = noise.grid(unet.config)
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)

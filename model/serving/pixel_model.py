@@ -78,7 +78,7 @@ class PixelModel:
         """Encode class indices: `label` (B,) int64, where K stands for "no label".
 
         Raises:
-            PlanError: for a request without a label, if the network was trained with labels alone.
+            PlanError: for a label that is no class, and for none if the network was trained with labels alone.
         """
         return Conditioning({LABEL: torch.tensor([self._label_index(request) for request in requests])})
 
@@ -134,9 +134,12 @@ class PixelModel:
         return self.decode(x0)
 
     def _label_index(self, request: ConditioningRequest) -> int:
+        classes = len(self.card.labels)
         if request.label is None and not self.card.unconditional:
             raise PlanError(f"label = null: {self.card.name} was trained with labels alone, so it needs one")
-        return len(self.card.labels) if request.label is None else request.label
+        if request.label is not None and not 0 <= request.label < classes:
+            raise PlanError(f"label = {request.label} is no class of {self.card.name} ({classes} classes from 0)")
+        return classes if request.label is None else request.label
 
     def _labels(self, conditioning: Conditioning) -> Tensor | None:
         """The label that the network takes; None if it has no classes."""
@@ -155,6 +158,9 @@ class PixelModel:
     def _class_index(self, label: str | int | None) -> int | None:
         index = self.card.class_index(label) if label is not None else None
         if label is not None and index is None:
+            several = self.card.matching_labels(label) if isinstance(label, str) else []
+            if several:
+                raise PlanError(f"label = {label!r} is ambiguous (allowed: an exact name: {', '.join(several)})")
             raise PlanError(f"label = {label!r} is no class of this model ({len(self.card.labels)} classes from 0)")
         return index
 

@@ -17,7 +17,7 @@ class Dataset:
     classes: (N,) int64 in 0 … K−1.
     labels: the K class names.
     source: where the images come from, for people to read.
-    skipped: the files of an image folder that could not be read, each with the reason.
+    skipped: the files and hidden folders of an image folder that were left out, each with the reason.
     """
 
     images: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+MAX_BYTES = 2**31  # of a file, decompressed
 UNSIGNED_BYTE = 8  # the IDX type code of the only element type supported here
 FASHION_LABELS = (
     "t-shirt",
@@ -81,15 +83,21 @@ def _read(folder: Path, name: str, dimensions: int) -> np.ndarray:
     """The array in a file: two zero bytes, the type code, the rank, one big-endian size per dimension, the data."""
     path = _find(folder, name)
     assert path is not None, "checked by the caller"
+    header = 4 + 4 * dimensions
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(header)
+            if len(raw) < header or raw[:4] != bytes([0, 0, UNSIGNED_BYTE, dimensions]):
+                raise DataError(
+                    f"{path} is not an IDX file of {dimensions} dimension(s): download it again ({WHERE_TO_GET})"
+                )
+            expected = math.prod(struct.unpack(f">{dimensions}I", raw[4:]))
+            raw += file.read(
+                min(expected, MAX_BYTES) + 1
+            )  # no more than the header says, whatever a .gz file expands to
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is broken ({error}): download it again ({WHERE_TO_GET})") from error
-    header = 4 + 4 * dimensions
-    if len(raw) < header or raw[:4] != bytes([0, 0, UNSIGNED_BYTE, dimensions]):
-        raise DataError(f"{path} is not an IDX file of {dimensions} dimension(s): download it again ({WHERE_TO_GET})")
     shape = struct.unpack(f">{dimensions}I", raw[4:header])
-    expected = int(np.prod(shape, dtype=np.int64))
     if len(raw) - header != expected:
         raise DataError(
             f"{path} holds {len(raw) - header} bytes, but its header says {expected}: "

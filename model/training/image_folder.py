@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from denoised.model.errors import DataError
+from denoised.model.checkpoints.labels import check_labels
+from denoised.model.errors import CheckpointError, DataError, UnreadableImages
 from denoised.model.training.dataset import WHERE_TO_GET, Dataset
 from denoised.model.training.images import read_image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+PREVIEW_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information", "thumbs"}
+LISTED = 5  # hidden names in a message
 UNREADABLE = ("refuse", "skip")  # what to do about files that cannot be read
 
 
@@ -23,10 +27,16 @@ def load_image_folder(folder: Path, size: int, background: str = "white", unread
     unreadable: "refuse" a dataset with broken files, or "skip" them. Every file is tried first either way.
 
     Raises:
-        DataError: if there are no classes, a class has no readable image, or broken files are refused.
+        DataError: if there are no classes, two have the same name apart from its Unicode normalization, a class has no
+            readable image, or broken files are refused.
     """
     rgb = _parse_color(background)
-    files = _find_images(folder)
+    files, hidden = _find_images(folder)
+    labels = sorted({label for label, _ in files})
+    try:
+        check_labels(labels)
+    except CheckpointError as error:
+        raise DataError(f"the sub-folders of {folder} cannot all be classes: {error}; rename or merge them") from error
     readable, broken = [], []
     for label, path in files:
         try:
@@ -34,11 +44,9 @@ def load_image_folder(folder: Path, size: int, background: str = "white", unread
         except DataError as error:
             broken.append(str(error))
     if broken and unreadable == "refuse":
-        raise DataError(
-            f"{len(broken)} of {len(files)} files cannot be read: {'; '.join(broken)}: "
-            "repair or remove them, or choose --unreadable skip"
+        raise UnreadableImages(
+            f"{len(broken)} of {len(files)} files cannot be read: {'; '.join(broken)}: repair or remove them"
         )
-    labels = sorted({label for label, _ in files})
     if empty := sorted(set(labels) - {label for label, _ in readable}):
         raise DataError(f"{folder / empty[0]} holds no readable image ({'; '.join(broken)}): repair or remove it")
     return Dataset(
@@ -46,22 +54,55 @@ def load_image_folder(folder: Path, size: int, background: str = "white", unread
         classes=torch.tensor([labels.index(label) for label, _ in readable]),
         labels=tuple(labels),
         source=folder.name,
-        skipped=tuple(broken),
+        skipped=(*_summary(hidden), *broken),
     )
 
 
-def _find_images(folder: Path) -> list[tuple[str, Path]]:
-    """(label, path) of every file with an image suffix, in a fixed order."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [
-        (sub.name, path) for sub in classes for path in sorted(sub.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
+def _find_images(folder: Path) -> tuple[list[tuple[str, Path]], list[str]]:
+    """(label, path) of every file with an image suffix, in a fixed order, and what is hidden.
+
+    Other programs keep previews and copies next to pictures: in hidden files and folders, and in some of known names.
+    """
+    files: list[tuple[str, Path]] = []
+    hidden: list[str] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not _is_hidden(path.name):
+            files += [(path.name, file) for file in _walk(path, hidden)]
+        elif path.is_dir():
+            hidden.append(str(path.relative_to(folder)))
     if not files:
         raise DataError(
             f"{folder} holds neither IDX files nor sub-folders of images: make one sub-folder per class, "
             f"with {', '.join(sorted(IMAGE_SUFFIXES))} files in it ({WHERE_TO_GET})"
         )
-    return files
+    return files, hidden
+
+
+def _walk(folder: Path, hidden: list[str]) -> Iterator[Path]:
+    """The image files of a class, sorted. What is left out is added to `hidden`."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            if _is_hidden(path.name):
+                hidden.append(f"{folder.name}/{path.name}")
+            else:
+                yield from _walk(path, hidden)
+        elif path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+            if _is_hidden(path.name):
+                hidden.append(f"{folder.name}/{path.name}")
+            else:
+                yield path
+
+
+def _summary(hidden: Sequence[str]) -> list[str]:
+    """What was left out, in one line."""
+    if not hidden:
+        return []
+    more = f" and {len(hidden) - LISTED} more" if len(hidden) > LISTED else ""
+    return [f"hidden files and folders: {', '.join(hidden[:LISTED])}{more}"]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in PREVIEW_FOLDERS
 
 
 def _stack(images: list[Tensor]) -> Tensor:

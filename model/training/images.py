@@ -34,6 +34,8 @@ def read_image(path: Path, size: int, background: tuple[int, int, int]) -> Tenso
     Raises:
         DataError: if the file is not a complete image, or exceeds Pillow's limit of 89 million pixels.
     """
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise DataError(f"{path} ({'a directory' if path.is_dir() else 'not a regular file'})")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that is not used

@@ -31,6 +31,11 @@ class Preset:
     learning_rate: float
     threads: int
 
+    @property
+    def downscale(self) -> int:
+        """The number that the sides of images must be multiples of: each level but the last halves them."""
+        return int(2 ** (len(self.channels) - 1))
+
 
 #                     channels             attention at each level   layers groups head_dim  images batch rate threads
 PRESETS = {
@@ -50,7 +55,7 @@ def unet_config(preset: str, dataset: Dataset, dropout: float = 0.0) -> UNetConf
     """
     shape = PRESETS[preset]
     channels, height, width = dataset.images.shape[1:]
-    factor = 2 ** (len(shape.channels) - 1)  # each level but the last halves the sides
+    factor = shape.downscale
     if height % factor or width % factor:
         raise TrainingError(
             f"images of {width}×{height} do not fit preset {preset!r}: sides must be multiples of {factor}"

@@ -48,6 +48,7 @@ def export_model(trainer: Trainer, path: Path) -> None:
     config = trainer.config
     card = CardFile(
         labels=list(trainer.dataset.labels),
+        unconditional=config.label_dropout > 0,  # without dropout the row of "no label" stays untrained
         default=Defaults(sampler="dpmpp_2m", steps=20, guidance_scale=1.5),
         data=f"{trainer.dataset.source}, {len(trainer.dataset):,} images",
         training={

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,16 +57,31 @@ class RunFolder:
         """Complete checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("step-*.safetensors"))
 
-    def create(self, config: TrainingConfig) -> None:
-        """Create the folder of a new run.
+    def check_new(self) -> None:
+        """Check that a new run can be created here, before its data are read. Creates nothing.
 
         Raises:
-            TrainingError: if the folder already holds a run.
+            TrainingError: if the folder already holds a run, or cannot be written.
         """
         if self.checkpoints():
             raise TrainingError(
                 f"{self.path} already holds a run: continue it with --resume, or name another folder with --out"
             )
+        try:
+            existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            message = f"{self.path} cannot be written ({error.strerror}): name another folder with --out"
+            raise TrainingError(message) from error
+
+    def create(self, config: TrainingConfig) -> None:
+        """Create the folder of a new run.
+
+        Raises:
+            TrainingError: if the folder already holds a run, or cannot be written.
+        """
+        self.check_new()
         for name in ("checkpoints", "samples"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         self.write_config(config)

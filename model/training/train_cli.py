@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from denoised.model.command_line import print_to_stderr, report_errors
+from denoised.model.errors import UnreadableImages
 from denoised.model.options import environment_variable, option
 from denoised.model.serving.loading import load_model
 from denoised.model.training.data import load_dataset
@@ -118,7 +119,12 @@ def _make_trainer(
     validate(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    dataset = load_dataset(data, config.size, background=config.background, unreadable=config.unreadable)
+    if not resume:
+        folder.check_new()
+    try:
+        dataset = load_dataset(data, config.size, background=config.background, unreadable=config.unreadable)
+    except UnreadableImages as error:
+        raise UnreadableImages(f"{error}, or pass --unreadable skip") from error
     if not resume:
         folder.create(config)
     trainer = Trainer(config, dataset, device)
@@ -133,6 +139,9 @@ def _make_trainer(
 def _print_summary(trainer: Trainer, console: Console) -> None:
     for file in trainer.dataset.skipped:
         print_to_stderr(f"skipped {file}")
+    warning = trainer.config.warm_up_warning()
+    if warning is not None:
+        print_to_stderr(warning)
     parameters = sum(p.numel() for p in trainer.net.parameters())
     console.print(
         f"{len(trainer.dataset):,} images of {len(trainer.dataset.labels)} classes ({trainer.dataset.source}) · "
@@ -144,6 +153,6 @@ def _print_summary(trainer: Trainer, console: Console) -> None:
 
 def serving_commands(out: Path) -> list[str]:
     """Shell commands that serve a finished run. A model is served under its folder's name, so it is copied."""
-    model = f"models/my-{out.resolve().name}"
+    model = f"models/my-{out.absolute().name}"
     copy, serve = ["cp", "-r", str(out / "model"), model], ["denoised", "serve", "--model", model]
     return ["mkdir -p models", shlex.join(copy), shlex.join(serve)]

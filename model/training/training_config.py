@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from denoised.model.checkpoints.unet_config_file import MAX_SIDE
 from denoised.model.diffusion.noise import BETAS, NoiseSchedule
 from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.errors import TrainingError
@@ -76,7 +77,7 @@ class TrainingConfig:
     )
     # The thread count changes the last bits of sums.
     threads: int = _setting(0, "CPU threads; 0 means one per core", at_least=0, at_most=1024)
-    size: int = _setting(64, "side length of the images, for a folder of images", at_least=1)
+    size: int = _setting(64, "side length of the images, for a folder of images", at_least=1, at_most=MAX_SIDE)
     background: str = _setting("white", "color behind transparent images: a CSS name or #rrggbb")
     unreadable: str = _setting("refuse", "what to do about broken image files", choices=UNREADABLE)
 
@@ -111,6 +112,16 @@ class TrainingConfig:
         progress = min(1.0, step / max(self.steps, 1))
         return self.learning_rate * warmup * (1 + math.cos(math.pi * progress)) / 2
 
+    def warm_up_warning(self) -> str | None:
+        """What to say of a run that never reaches its learning rate; None if it does."""
+        if self.steps >= self.warmup:
+            return None
+        reached = max(self.rate(step) for step in range(self.steps))
+        return (
+            f"the run of {self.steps:,} steps ends within its warm-up of {self.warmup:,}: its learning rate reaches "
+            f"{reached:.1e} of {self.learning_rate:.1e} (--warmup, --images)"
+        )
+
 
 def settings() -> dict[str, Setting]:
     """The declared settings by field name; fields without one have no option and no limits."""
@@ -130,6 +141,11 @@ def validate(config: TrainingConfig) -> None:
         raise TrainingError(
             "prediction_type = 'epsilon' does not work with zero_snr: predicting pure noise says nothing about "
             "the image (known with zero_snr: v_prediction, sample)"
+        )
+    factor = PRESETS[config.preset].downscale
+    if config.size % factor:
+        raise TrainingError(
+            f"size = {config.size} does not fit preset {config.preset!r}: it must be a multiple of {factor}"
         )
     if config.batch % config.accumulate:
         raise TrainingError(f"accumulate = {config.accumulate} does not divide batch = {config.batch}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from denoised.app.http.api_keys import KeyRing
+from denoised.app.http.connection_limits import ConnectionLimit
 from denoised.app.http.protocols import HttpProtocol, SocketProtocol
+from denoised.app.launch.http_server import SEND_BUFFER_BYTES
 from denoised.app.main import create_app
 from denoised.app.services import Services
 from denoised.app.settings import ApiSettings
@@ -164,10 +168,12 @@ def make_client(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., 
         yield make_client
 
 
-def _listening(stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), **settings: Any) -> str:
-    """The URL of an app that runs in a thread of this process until the stack is closed."""
+def _listening(
+    stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), limit: ConnectionLimit | None = None, **settings: Any
+) -> str:
+    """The URL of an app that runs in a thread of this process until the stack is closed. limit: of connections."""
     app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.from_keys(keys), **settings))
-    protocols: dict[str, Any] = {"http": HttpProtocol, "ws": SocketProtocol}
+    protocols: dict[str, Any] = {"http": partial(HttpProtocol, limit=limit), "ws": SocketProtocol}
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2, **protocols))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -177,12 +183,14 @@ def _listening(stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), **s
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    listening = server.servers[0].sockets[0]
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 @pytest.fixture
 def start_server(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., str]]:
-    """`start_server(keys=…, **settings)`: the URL of a new app on a TCP socket."""
+    """`start_server(keys=…, limit=…, **settings)`: the URL of a new app on a TCP socket."""
     with ExitStack() as stack:
         yield lambda **settings: _listening(stack, valkey_url, **settings)
 

@@ -13,6 +13,7 @@ import pytest
 import redis
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
+from denoised.app.http import event_stream
 from denoised.app.routes import events
 
 MakeClient = Callable[..., TestClient]
@@ -147,8 +148,9 @@ def _listing_seconds(api: TestClient) -> float:
 
 def test_pings_keep_a_quiet_stream_open(api: TestClient, fake_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """girder#797, flask-sse#3: proxies cut a silent stream after a minute."""
-    assert events.PING_SECONDS <= 15
-    monkeypatch.setattr(events, "PING_SECONDS", 0.05)
+    assert event_stream.PING_SECONDS <= 15
+    monkeypatch.setattr(event_stream, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(events, "QUIET_SECONDS", 0.05)
     job_id = fake_worker.create()
 
     def end_it() -> None:

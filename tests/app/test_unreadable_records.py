@@ -60,8 +60,8 @@ def test_a_damaged_job_asked_for_by_its_id_fails_alone(path: str, api: TestClien
     job_id = fake_worker.succeeded()
     other = fake_worker.succeeded()
     fake_worker.client.hset(keys.job(job_id), "images", b"no JSON")
-    api_without_raising = TestClient(api.app, base_url=str(api.base_url), raise_server_exceptions=False)
-    answer = api_without_raising.get(f"/jobs/{job_id}{path}")
-    assert answer.status_code == 500
+    answer = api.get(f"/jobs/{job_id}{path}")
+    assert answer.status_code == 404
+    assert "damaged" in answer.json()["detail"]
     assert answer.headers["content-type"] == "application/problem+json"
     assert api.get(f"/jobs/{other}{path}").status_code == 200

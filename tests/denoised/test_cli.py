@@ -8,7 +8,8 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from click.testing import Result
@@ -18,12 +19,15 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from denoised.app.admission import catalog
 from denoised.cli.console import duration, printable
+from denoised.cli.generate import resolve_label
 from denoised.cli.halfblocks import GAP, UPPER, Halfblocks, fit_size
 from denoised.cli.main import cli
 from denoised.cli.tables import fit_table
 from denoised.cli.top import WorkerRates
 from denoised.client import WorkerStatus
+from denoised.client.model import Model
 from denoised.jobs.update import final_update
 
 Run = Callable[..., Any]
@@ -121,6 +125,38 @@ def test_top_prints_a_line_for_the_queue_and_one_per_worker(run: Run, fake_worke
         "queue jobs=0 evaluations=0",
         "worker worker-1 batch=0/16 pending=0 evaluations/s=? evaluations/turn=?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "label", "sent"),
+    [
+        (("1", "10", "2"), "2", "2"),
+        (("1", "10", "2"), "0", 0),
+        (("cat", "dog"), "1", 1),
+        (("cat", "dog"), "dog", "dog"),
+        (("cat", "dog"), "-1", "-1"),
+        (("cat", "dog"), "٢", "٢"),
+    ],
+)
+def test_a_label_of_digits_is_a_name_before_it_is_an_index(
+    labels: tuple[str, ...], label: str, sent: str | int
+) -> None:
+    other = cast(Model, SimpleNamespace(name="other", labels=("7",)))
+    model = cast(Model, SimpleNamespace(name="shoes", labels=labels))
+    assert resolve_label({"label": label}, [model, other]) == {"label": sent}
+    assert resolve_label({"label": label, "model": "shoes"}, [other, model]) == {"label": sent, "model": "shoes"}
+    assert resolve_label({"label": "7"}, []) == {"label": 7}
+
+
+def test_generate_sends_the_class_named_2_for_label_2(
+    run: Run, fake_worker: Any, card_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "CACHE_SECONDS", 0.0)
+    fake_worker.serve(card_of(labels=["1", "10", "2"], name="numbers"), name="worker-2")
+    outcome = run("generate", "--model", "numbers", "--label", "2", "-n", 99, "--out", tmp_path)
+    assert "label" not in one_line(outcome), "the class exists; the number of images alone is refused"
+    outcome = run("generate", "--model", "numbers", "--label", "3", "--out", tmp_path)
+    assert "3 is no class of numbers" in one_line(outcome)
 
 
 REFUSED = [

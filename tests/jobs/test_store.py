@@ -18,6 +18,7 @@ import redis
 from denoised.jobs.connection import connect
 from denoised.jobs.deadline import REDIS_DEADLINE, RedisDeadline
 from denoised.jobs.errors import RecordError, StoreFull, StoreUnavailable, StoreUnfit
+from denoised.jobs.fitness import check_fitness
 from denoised.jobs.job_listing import JobCursor
 from denoised.jobs.record import TERMINAL, Image, JobRecord
 from denoised.jobs.request import SamplingRequest
@@ -443,7 +444,7 @@ CALLS: list[Callable[[Store], object]] = [
     lambda store: store.events.read("a"),
     lambda store: store.resume_point("a"),
     lambda store: store.requeue_lost(keys(), 10),
-    lambda store: store.check_fitness(),
+    lambda store: check_fitness(store.client),
     lambda store: store.events.last_seq("a"),
     lambda store: store.idempotency.claim("me", "key", "a", "body"),
     lambda store: store.workers.report(report("w", "m"), 1.0),
@@ -792,11 +793,11 @@ def test_each_passage_through_the_intermediate_queue_has_its_own_grace_period(
 
 def test_a_redis_that_evicts_keys_is_refused_with_the_setting_named(store: Store, client: redis.Redis) -> None:
     """rq#1280, fleetyards#4335: allkeys-lru, and jobs vanish without a word."""
-    store.check_fitness()
+    check_fitness(client)
     client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(StoreUnfit, match=r"allkeys-lru, allowed: noeviction\).*CONFIG SET maxmemory-policy"):
-            store.check_fitness()
+            check_fitness(client)
     finally:
         client.config_set("maxmemory-policy", "noeviction")
 

@@ -72,8 +72,8 @@ def test_an_invalid_model_folder_is_one_line_before_anything_starts(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "half" / "unet").mkdir(parents=True)
-    (tmp_path / "half" / "unet" / "config.json").write_text("{}")
-    wrong = {"nope": ": no such model folder", "empty": "/unet/config.json: missing"}
+    (tmp_path / "half" / "unet" / "config.json").write_text('{"sample_size": 8}')
+    wrong = {"nope": ": no such model folder", "empty": ": is empty: a model folder contains unet/ and scheduler/"}
     wrong["half"] = "/scheduler/scheduler_config.json: missing"
     for name, words in wrong.items():
         monkeypatch.setenv("DENOISED_MODELS", str(tmp_path / name) if by == "variable" else "")

@@ -81,12 +81,18 @@ def weights() -> Callable[[UNetConfig], dict[str, Tensor]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, weights: Callable[[UNetConfig], dict[str, Tensor]]) -> Callable[..., Path]:
-    """`folder(config, labels=…, **scheduler)`: a model folder as `save_model` writes it."""
+    """`folder(config, labels=…, **scheduler)`: a model folder as `save_model` writes it.
+
+    `unconditional=…` is the card's; if left out, the last class means "no label", unless the labels name that, too.
+    """
 
     def write(config: UNetConfig = CONDITIONAL, labels: tuple[str, ...] = (), **scheduler: object) -> Path:
         path = tmp_path / "boots"
+        rows = config.num_class_embeds
+        unconditional = scheduler.pop("unconditional", True if rows and len(labels) != rows else None)
         content = {**scheduler_config("linear", "epsilon"), **scheduler}
-        save_model(path, config, weights(config), content, CardFile(labels=list(labels)))
+        card = CardFile.model_validate({"labels": labels, "unconditional": unconditional})
+        save_model(path, config, weights(config), content, card)
         return path
 
     return write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,8 @@ from denoised.model.serving.loading import ZOO
 from denoised.worker import diagnostics
 
 
-def found(device: str = "cpu", *folders: Path) -> dict[str, dict[str, str | None]]:
-    return {str(finding["check"]): finding for finding in diagnostics.examine(device, folders)}
+def found(device: str = "cpu", *folders: Path, precision: Any = "float32") -> dict[str, dict[str, str | None]]:
+    return {str(finding["check"]): finding for finding in diagnostics.examine(device, folders, precision)}
 
 
 def test_the_program_prints_one_object_per_line(
@@ -33,7 +34,7 @@ def test_the_program_prints_one_object_per_line(
 def test_a_folder_that_cannot_be_served_is_a_problem_that_names_the_file(tmp_path: Path) -> None:
     finding = found("cpu", tmp_path)[f"model {tmp_path.name}"]
     assert finding["state"] == "problem"
-    assert str(tmp_path / "unet/config.json") in str(finding["message"])
+    assert f"{tmp_path}: is empty" in str(finding["message"])
     assert "\n" not in str(finding["message"])
 
 
@@ -57,3 +58,17 @@ def test_more_threads_than_cores_are_a_warning(monkeypatch: pytest.MonkeyPatch) 
     assert found()["threads"]["state"] == "warning"
     monkeypatch.setenv("DENOISED_THREADS", "1")
     assert found()["threads"]["state"] == "ok"
+
+
+def test_what_a_worker_refuses_is_a_problem(tmp_path: Path) -> None:
+    """A precision of another device, and two folders of one name."""
+    assert found(precision="bfloat16")["device"]["state"] == "problem"
+    (tmp_path / "digits").symlink_to(ZOO / "digits")
+    findings = found("cpu", ZOO / "digits", tmp_path / "digits")
+    assert findings["models"]["state"] == "problem"
+    assert "already" in str(findings["models"]["message"])
+
+
+def test_a_number_of_threads_that_is_none_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DENOISED_THREADS", "tcp://10.0.0.1:80")
+    assert found()["threads"]["state"] == "problem"

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from denoised.jobs.deadline import REDIS_ERRORS
+from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.store import QueueKeys, Store
 
 log = logging.getLogger("denoised.worker")
@@ -48,20 +48,28 @@ class Housekeeper(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.is_set():
-            try:
-                self._renew()
-                self._report()
-                if time.monotonic() > self._requeue_after:
-                    self._requeue_lost()
-            except REDIS_ERRORS as error:
-                log.warning("housekeeping waits for Redis", extra={"reason": str(error)})
-                self._requeue_after = time.monotonic() + self._lease / 2
-            except Exception:
-                log.exception("housekeeping failed")
+            # Each by itself: a defect or a damaged key that stops one must not stop the others.
+            self._attempt(self._renew)
+            self._attempt(self._report)
+            if time.monotonic() > self._requeue_after:
+                self._attempt(self._requeue_lost)
             self._stopped.wait(self._lease / ROUNDS)
+
+    def _attempt(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except StoreUnavailable as error:
+            log.warning("housekeeping waits for Redis", extra={"reason": str(error)})
+            self._requeue_after = time.monotonic() + self._lease / 2
+        except Exception:
+            log.exception("housekeeping failed")
 
     def _requeue_lost(self) -> None:
         for queue in self._queues:
-            count = self._store.requeue_lost(queue, grace=self._lease)
+            try:
+                count = self._store.requeue_lost(queue, grace=self._lease)
+            except RecordError as error:
+                log.warning("queue unreadable", extra={"model": queue.model, "reason": str(error)})
+                continue
             if count:
                 log.warning("jobs of lost workers requeued", extra={"model": queue.model, "jobs": count})

@@ -12,16 +12,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from denoised.jobs.deadline import REDIS_ERRORS
-from denoised.jobs.errors import RecordError
+from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.store import StartedAttempt, Store
 from denoised.jobs.update import JobUpdate
 from denoised.model.errors import ModelError
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.leases import Delivery
+from denoised.worker.delivery.request_check import check_request
 from denoised.worker.engine.resume import ResumePoint, from_bytes
 from denoised.worker.engine.trajectory import Trajectory, trajectories
 from denoised.worker.errors import ResumeError
+from denoised.worker.out_of_memory import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
 
@@ -144,7 +145,7 @@ class JobFetcher(threading.Thread):
                 self._start(self._unstarted)
             for model in self._models:
                 self._fetch_from(model)
-        except REDIS_ERRORS as error:
+        except StoreUnavailable as error:
             log.warning("fetching jobs waits for Redis", extra={"reason": str(error)})  # the batch continues
             self._stopping.wait(RETRY_SECONDS)
 
@@ -155,13 +156,21 @@ class JobFetcher(threading.Thread):
                     return
                 self._may_hold_jobs[model] = False  # unless `wake` is called from here on
                 self._poll_at[model] = time.monotonic() + POLL_SECONDS
-            delivery = self._take(model)
+            delivery = self._take_from(model)
             if delivery is None:
                 return
             if delivery.more:
                 with self._changed:
                     self._may_hold_jobs[model] = True
             self._start(delivery)
+
+    def _take_from(self, model: str) -> Delivery | None:
+        """The next delivery; None, too, when the queue's key is damaged."""
+        try:
+            return self._take(model)
+        except RecordError as error:
+            log.warning("queue unreadable", extra={"model": model, "reason": str(error)})
+            return None
 
     def _start(self, delivery: Delivery) -> None:
         """Start an attempt at a job."""
@@ -178,17 +187,40 @@ class JobFetcher(threading.Thread):
         self._unstarted = None
 
     def _start_attempt(self, delivery: Delivery) -> FetchedJob | None:
-        """None when the job is over, or fails now: its record cannot be read, or this model cannot make its plan."""
+        """None when the job is over, or fails now: its record cannot be read, or this worker cannot make its plan.
+
+        Whatever a job makes go wrong here, running out of memory included, fails this job alone.
+        """
         model = self._models[delivery.model]
         try:
             started = self._store.start_attempt(delivery.job, self._worker, model.card.numerics, delivery.execution)
-            return None if started is None else FetchedJob(delivery, started, _trajectories(started, model))
-        except (RecordError, ModelError) as error:
-            update = JobUpdate(delivery.job)
-            update.end("failed", {"code": "unservable", "message": str(error)})
-            self._store.write(update)
-            log.warning("job unservable", extra={"job": delivery.job, "reason": str(error)})
+            if started is None:
+                return None
+            check_request(started.record.request, model.card)
+            return FetchedJob(delivery, started, _trajectories(started, model))
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            self._fail(delivery.job, error)
             return None
+
+    def _fail(self, job_id: str, error: Exception) -> None:
+        code, message = _failure(error)
+        log.warning("job unservable", extra={"job": job_id, "code": code, "reason": message})
+        if code == "internal_error":
+            log.error("an attempt could not be started", exc_info=error, extra={"job": job_id})
+        update = JobUpdate(job_id)
+        update.end("failed", {"code": code, "message": message})
+        self._store.write(update)
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """The code and the message of a job that could not be started."""
+    if isinstance(error, RecordError | ModelError):
+        return "unservable", str(error)
+    if is_out_of_memory(error):
+        return "out_of_memory", "the worker has not enough memory to start this job"
+    return "internal_error", f"{type(error).__name__}: {error}"
 
 
 def _trajectories(started: StartedAttempt, model: ServedModel) -> list[Trajectory]:

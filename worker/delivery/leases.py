@@ -19,7 +19,7 @@ class Delivery(Protocol):
     execution: identifies this delivery of the job.
     more: whether the queue held further jobs then.
 
-    Every method raises Redis' own errors, or StoreUnavailable, when Redis does not answer.
+    `release`, `ack` and `requeue` raise StoreUnavailable when Redis does not answer, or refuses.
     """
 
     @property

@@ -9,7 +9,8 @@ from typing import Any
 
 import redis
 
-from denoised.jobs.deadline import TRANSIENT_ERRORS
+from denoised.jobs.deadline import reachable
+from denoised.jobs.errors import StoreError
 from denoised.jobs.redis_keys import CANCELED_CHANNEL, model_channel
 
 POLL_SECONDS = 1.0
@@ -44,8 +45,9 @@ class Listener(threading.Thread):
     def run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._listen()
-            except TRANSIENT_ERRORS:
+                with reachable():
+                    self._listen()
+            except StoreError:  # the other threads log it
                 self._stopped.wait(POLL_SECONDS)
 
     def _listen(self) -> None:
@@ -69,6 +71,6 @@ class Listener(threading.Thread):
             return
         channel = message["channel"].decode()
         if channel == CANCELED_CHANNEL:
-            self._cancel(message["data"].decode())
+            self._cancel(message["data"].decode(errors="replace"))
         else:
-            self._wake(self._models[channel])
+            self._wake(self._models.get(channel))

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from denoised.jobs.errors import StoreUnavailable
+from denoised.jobs.errors import StoreFull, StoreUnavailable
 from denoised.jobs.store import Store
 from denoised.jobs.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import FLUSH_SECONDS, AttemptState
@@ -148,7 +148,9 @@ class Publisher(threading.Thread):
             try:
                 self._fail(attempt, "internal_error", f"{type(error).__name__}: {error}")
             except Exception:
-                log.exception("failure not written; the lease will expire", extra=attempt.log_fields)
+                log.exception("failure not written; the job is given back", extra=attempt.log_fields)
+                with contextlib.suppress(Exception):
+                    self._end(attempt)  # or its lease would be renewed for ever
 
     def _requeue(self, attempt: AttemptState) -> None:
         if attempt.over:
@@ -170,7 +172,10 @@ class Publisher(threading.Thread):
         self._on_over(attempt, update if result else None)
 
     def _write(self, updates: list[JobUpdate]) -> list[UpdateResult]:
-        """Retry until Redis answers; the store applies a repeated update once."""
+        """Retry until Redis answers; the store applies a repeated update once.
+
+        While Redis has no memory left, frames and resume points are dropped; the rest is written (`JobUpdate.shed`).
+        """
         if not updates:
             return []
         waiting = False
@@ -178,6 +183,11 @@ class Publisher(threading.Thread):
             try:
                 return self._store.write_all(updates)
             except StoreUnavailable as error:
+                if isinstance(error, StoreFull) and not all(update.essential for update in updates):
+                    log.warning("frames dropped: Redis has no memory left", extra={"reason": str(error)})
+                    for update in updates:
+                        update.shed()
+                    continue
                 if not waiting:
                     log.warning("updates wait for Redis", extra={"reason": str(error)})
                 waiting = True

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from denoised.jobs.deadline import REDIS_ERRORS
-from denoised.jobs.errors import RecordError
+from denoised.jobs.errors import RecordError, StoreError
 from denoised.jobs.record import Status
 from denoised.jobs.store import Store
 from denoised.jobs.update import JobUpdate
@@ -37,7 +36,7 @@ class Settlement:
             else:
                 lease.delivery.ack()
                 _log_end(lease, last.status, last.error, attempt.progress.evaluations)
-        except (*REDIS_ERRORS, RecordError) as error:
+        except StoreError as error:
             # The lease expires; the next worker to take the job finds it over, or does it again.
             warn_unsettled(attempt, error)
         finally:
@@ -47,12 +46,16 @@ class Settlement:
         """Release a delivery of which this worker has a newer one."""
         try:
             lease.delivery.release()
-        except REDIS_ERRORS as error:
+        except StoreError as error:
             warn_unsettled(lease.attempt, error)  # its lease has expired anyway
 
     def _settle_unknown(self, lease: Lease) -> None:
         """Settle a job by its record, after an update was refused or another process ended it."""
-        record = self._store.job(lease.attempt.id)
+        try:
+            record = self._store.job(lease.attempt.id)
+        except RecordError as error:
+            log.warning("damaged job dropped", extra={**lease.attempt.log_fields, "reason": str(error)})
+            record = None  # nothing can be made of it
         if record is None or record.terminal:
             lease.delivery.ack()
             if record is not None:

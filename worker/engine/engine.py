@@ -22,6 +22,7 @@ from denoised.worker.engine.group import Group, Table
 from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Advanced, InFlightStep, PendingEvaluation, Turn
 from denoised.worker.errors import TrajectoryError
+from denoised.worker.out_of_memory import is_out_of_memory
 
 MAX_IN_FLIGHT = 2  # turns of a pipelined model
 
@@ -176,6 +177,6 @@ def _as_trajectory_error(error: Exception) -> TrajectoryError:
     """What to report when the evaluation of a single trajectory raised `error`."""
     if isinstance(error, TrajectoryError):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if is_out_of_memory(error):
         return TrajectoryError("out_of_memory", "the device has not enough memory for one image of this model")
     return TrajectoryError("evaluation_failed", f"{type(error).__name__}: {error}")

@@ -8,23 +8,24 @@ import io
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import anyio
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.sse import format_sse_event
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from denoised.app.compat.openai.errors import error_object
 from denoised.app.compat.openai.openai_schemas import Usage
-from denoised.app.http.errors import Problem, Unavailable, store_problem
+from denoised.app.http.errors import NotFound, Problem, Unavailable, store_problem
+from denoised.app.http.event_stream import QUIET_SECONDS, EventStream
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import require_pictures
 from denoised.app.services import Services
-from denoised.app.settings import PING_SECONDS
-from denoised.app.streaming.event_listener import ServerClosing
+from denoised.app.streaming.event_listener import JobGone, ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL, JobRecord
 from denoised.jobs.store import Outcome
@@ -32,17 +33,25 @@ from denoised.jobs.store import Outcome
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
 
 
-class ImageStream(EventSourceResponse):
+class ImageStream(EventStream):
     """An SSE response that ends with the picture, or with an error event.
 
+    slot: as for `EventStream`.
     partial_images: the most intermediate pictures to send.
     cancel: whether to cancel the job when the client disconnects, even before the first event.
     """
 
     def __init__(
-        self, services: Services, record: JobRecord, partial_images: int, headers: Mapping[str, str], *, cancel: bool
+        self,
+        services: Services,
+        record: JobRecord,
+        slot: AbstractContextManager[None],
+        partial_images: int,
+        headers: Mapping[str, str],
+        *,
+        cancel: bool,
     ) -> None:
-        super().__init__(self._stream(), headers=headers)
+        super().__init__(self._stream(), slot, headers)
         self._services = services
         self._record = record
         self._partial_images = partial_images
@@ -56,29 +65,31 @@ class ImageStream(EventSourceResponse):
                 with anyio.CancelScope(shield=True), contextlib.suppress(StoreUnavailable):
                     await run_in_threadpool(cancel_job, self._services, self._record)
 
-    async def _stream(self) -> AsyncIterator[bytes]:
+    async def _stream(self) -> AsyncIterator[bytes | None]:
         try:
             async for event in self._events():
                 yield event
         except ServerClosing:
             job_id = self._record.id
             yield _error_event(Unavailable(f"the server is restarting; job {job_id} continues", job=job_id))
+        except JobGone:
+            yield _error_event(NotFound(f"job {self._record.id} is no longer stored"))
         except StoreUnavailable as error:
             yield _error_event(store_problem(error))
         except Problem as problem:
             yield _error_event(problem)
         self._cancel = False  # the job has ended, or its picture can still be fetched
 
-    async def _events(self) -> AsyncIterator[bytes]:
+    async def _events(self) -> AsyncIterator[bytes | None]:
         """The events of a job that succeeds.
 
         Raises:
             Problem: when the job ends without a picture.
         """
         sent, format = 0, self._record.request.format
-        async for event in self._services.relay.events(self._record.id, quiet=PING_SECONDS):
+        async for event in self._services.relay.events(self._record.id, quiet=QUIET_SECONDS):
             if event is None:
-                yield format_sse_event(comment="ping")
+                yield None
             elif event["type"] == "frame" and sent < self._partial_images and event["step"] < event["steps"]:
                 data = await run_in_threadpool(_convert_frame, base64.b64decode(event["data"]), format)
                 yield _image_event(PARTIAL, format, data, {"partial_image_index": sent})

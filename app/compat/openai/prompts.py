@@ -19,7 +19,6 @@ from denoised.model.serving.card import ModelCard
 
 _WORD = re.compile(r"[^\W_]+")
 _SEPARATOR = re.compile(r"[/,;|]")  # between the names of one label, as in "T-shirt/top"
-_INDEX = re.compile(r"[0-9]{1,9}")
 MAX_LABEL_LENGTH = FIELDS["label"].max_length or 0
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {name: str(k) for k, name in enumerate(_DIGITS)}
@@ -58,11 +57,8 @@ def label_of(prompt: str, card: ModelCard) -> int | None:
         return None
     if not card.labels:
         raise _refusal(f"{format_value(prompt)} was given, but", card, "has no labels (allowed: a blank prompt)")
-    exact = card.class_index(prompt) if len(prompt) <= MAX_LABEL_LENGTH else None
+    exact = card.class_index_of_text(prompt) if len(prompt) <= MAX_LABEL_LENGTH else None
     found = [exact] if exact is not None else find_labels(prompt, card.labels)
-    if not found and _INDEX.fullmatch(prompt.strip()):
-        index = card.class_index(int(prompt))
-        found = [] if index is None else [index]
     if len(found) == 1:
         return found[0]
     problem = f"names several classes ({join_names([card.labels[k] for k in found])})" if found else "names no class"

@@ -28,7 +28,7 @@ from denoised.app.compat.openai.openai_schemas import (
 )
 from denoised.app.compat.openai.prompts import label_of
 from denoised.app.http.errors import InvalidRequest, NotFound
-from denoised.app.http.headers import STREAM_HEADERS, IdempotencyKey, job_location
+from denoised.app.http.headers import IdempotencyKey, job_location
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
@@ -71,14 +71,16 @@ async def generations(
 ) -> Response:
     """As in the OpenAI API; the prompt names one of the model's labels. If you disconnect early, the job is canceled,
     unless you sent an Idempotency-Key."""
-    record = await run_in_threadpool(_submit, services, body, owner, idempotency_key)
     cancel = idempotency_key is None
     if body.stream:
-        headers = {**STREAM_HEADERS, **_headers(record)}
-        return ImageStream(services, record, body.partial_images or 0, headers, cancel=cancel)
-    base_url = str(request.base_url).rstrip("/") if body.response_format == "url" else None
-    pictures = record.request.n if base_url is None else 0
-    outcome = await wait_for_job(services, request, record, None, pictures=pictures, cancel=cancel)
+        record = await run_in_threadpool(_submit, services, body, owner, idempotency_key)
+        slot = services.streams.open(owner)
+        return ImageStream(services, record, slot, body.partial_images or 0, _headers(record), cancel=cancel)
+    with services.streams.open(owner):
+        record = await run_in_threadpool(_submit, services, body, owner, idempotency_key)
+        base_url = str(request.base_url).rstrip("/") if body.response_format == "url" else None
+        pictures = record.request.n if base_url is None else 0
+        outcome = await wait_for_job(services, request, record, None, pictures=pictures, cancel=cancel)
     if outcome is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     require_pictures(outcome.record)

@@ -111,11 +111,12 @@ def cache_folder() -> Path | None:
 
     None if it is not this user's alone to write: its files are loaded and run.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoised"
     try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", ""))  # a relative one is ignored, as its specification says
+        folder = (cache if cache.is_absolute() else Path.home() / ".cache") / "denoised"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: no HOME, and no entry in the password database
         return None
     return (
         folder if status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK) else None
@@ -124,7 +125,13 @@ def cache_folder() -> Path | None:
 
 def _run(command: list[str]) -> str:
     done = subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL
+        command,
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=SECONDS,
+        stdin=subprocess.DEVNULL,
     )
     return done.stdout
 

@@ -47,37 +47,38 @@ class NativeUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """As `UNet.forward`; not by two threads at a time."""
-        x, projections = channels_last(x), self._embedding_cache(t, label)
-        graph = self._graph_for(x, t, projections)
-        if graph is None:
-            return self._unet.evaluate(x, t, projections).contiguous()
-        return graph.run(x, projections).contiguous()
+        x, level = self._unet.prepare(x, t)
+        x, projections = channels_last(x), self._embedding_cache(level, label)
+        graph = self._graph_for(x, projections)
+        h = self._unet.evaluate(x, projections) if graph is None else graph.run(x, projections)
+        return self._unet.finish(h, level).contiguous()
 
     def begin(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Callable[[], Tensor]:
         """Begin to evaluate, in the background if the network is recorded; the returned function waits for it."""
-        x, projections = channels_last(x), self._embedding_cache(t, label)
-        graph = self._graph_for(x, t, projections)
+        x, level = self._unet.prepare(x, t)
+        x, projections = channels_last(x), self._embedding_cache(level, label)
+        graph = self._graph_for(x, projections)
         if graph is None:
-            output = self._unet.evaluate(x, t, projections)
+            output = self._unet.finish(self._unet.evaluate(x, projections), level)
             return output.contiguous
         result = graph.begin(x, projections)
-        return lambda: result().contiguous()
+        return lambda: self._unet.finish(result(), level).contiguous()
 
-    def _graph_for(self, x: Tensor, t: Tensor, projections: Tensor) -> RecordedGraph | None:
+    def _graph_for(self, x: Tensor, projections: Tensor) -> RecordedGraph | None:
         """The recorded graph, if x has the shape that it was recorded for."""
         if x.shape[1:] != self._shape:
             return None
         if self._recordable and self._graph is None:
-            self._record(x[:1], t[:1], projections[:1])
+            self._record(x[:1], projections[:1])
         return self._graph
 
-    def _record(self, x: Tensor, t: Tensor, projections: Tensor) -> None:
+    def _record(self, x: Tensor, projections: Tensor) -> None:
         """Record the evaluation of one image (1, …), unless the network does more than call kernels."""
         with self._kernels.recording() as (calls, results):
             inputs = [self._kernels.empty(*x.shape), torch.empty_like(projections)]
             inputs[0].copy_(x)
             inputs[1].copy_(projections)
-            output = self._unet.evaluate(inputs[0], t, inputs[1])
+            output = self._unet.evaluate(*inputs)
             self._recordable = _storage(output) in {_storage(tensor) for tensor in results}
             if not self._recordable:
                 return
@@ -85,7 +86,7 @@ class NativeUNet(nn.Module):
         # Anything else that the network did is missing in the graph, so that other inputs give another output.
         x = channels_last(torch.linspace(-1, 1, 2 * x.numel()).view(2, *x.shape[1:]))
         projections = torch.cat([projections / 2, projections / 3])
-        expected = self._unet.evaluate(x, t.repeat(2), projections)
+        expected = self._unet.evaluate(x, projections)
         self._recordable = torch.equal(graph.run(x, projections), expected)
         self._graph = graph if self._recordable else None
 

@@ -125,3 +125,38 @@ def test_one_key_cannot_fill_the_queue_for_others(make_client: MakeClient, fake_
     assert "allowed: 50" in refused["detail"]
     yours = api.post("/generate", json={"steps": 20}, headers={"Authorization": "Bearer two"})
     assert yours.status_code == 202
+
+
+def test_one_key_cannot_fill_the_queue_with_small_jobs(make_client: MakeClient, fake_worker: Any) -> None:
+    """1,000 of its jobs left nothing but 429 to everybody else."""
+    fake_worker.serve()
+    api = make_client(keys=("one", "two"), max_queue=10)
+    body = {"steps": 1}
+    one, two = ({"Authorization": f"Bearer {key}"} for key in ("one", "two"))
+    statuses = [api.post("/generate", json=body, headers=one).status_code for _ in range(7)]
+    assert statuses == [202] * 5 + [429] * 2
+    refused = api.post("/generate", json=body, headers=one)
+    assert refused.json()["detail"] == "5 jobs of this key are waiting (allowed: 5)"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert [api.post("/generate", json=body, headers=two).status_code for _ in range(6)] == [202] * 5 + [429]
+    assert 'limit="jobs_per_key"} 3.0' in api.get("/metrics").text
+
+
+@pytest.mark.parametrize(("most", "share", "expected"), [(1000, None, 500), (1, None, 1), (3, None, 1), (10, 9, 9)])
+def test_the_share_of_a_key_is_half_of_the_queue_unless_set(most: int, share: int | None, expected: int) -> None:
+    assert ApiSettings(max_queue=most, max_queue_per_key=share).queue_share == expected
+
+
+def test_without_keys_the_whole_queue_is_for_everybody(make_client: MakeClient, fake_worker: Any) -> None:
+    fake_worker.serve()
+    api = make_client(max_queue=4)
+    assert [api.post("/generate", json={"steps": 1}).status_code for _ in range(5)] == [202] * 4 + [429]
+    assert "4 jobs are waiting (allowed: 4)" in api.post("/generate", json={"steps": 1}).json()["detail"]
+
+
+def test_the_jobs_of_a_key_that_have_to_leave_set_its_retry_after() -> None:
+    keys = KeyRing.from_keys(["one", "two"])
+    admission = Admission(ApiSettings(max_queue_per_key=2, api_keys=keys))
+    mixed = [*queue(100, owner="you"), *queue(20, 30)]
+    assert retry_after(admission, Load("x", "me", 1), {"m": mixed}) == 12
+    assert retry_after(admission, Load("x", "they", 1), {"m": mixed}) is None

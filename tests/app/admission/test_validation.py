@@ -209,6 +209,31 @@ def test_a_model_without_labels_refuses_them(card_of: Card) -> None:
     assert parsed({}, card).guidance_scale == 1.0
 
 
+@pytest.mark.parametrize(
+    ("labels", "label", "index"),
+    [
+        (["Dog", "dog"], "dog", 1),
+        (["1", "10", "2"], "2", 2),
+        (["1", "10", "2"], 1, 1),
+        (["tea", "caf\u00e9"], "cafe\u0301", 1),
+    ],
+)
+def test_an_exact_label_wins(labels: list[str], label: str | int, index: int, card_of: Card) -> None:
+    request = parsed({"label": label}, card_of(labels=labels))
+    assert (request.label, request.label_name) == (index, labels[index])
+
+
+def test_an_ambiguous_label_and_an_index_in_quotes_are_refused(card_of: Card) -> None:
+    message = '"DOG" is ambiguous (allowed: an exact name: Dog, dog)'
+    assert refused({"label": "DOG"}, card_of(labels=["Dog", "dog"])) == {"label": message}
+    assert "is no class of shoes" in refused({"label": "0"}, card_of())["label"]
+
+
+def test_null_is_offered_only_by_a_model_that_takes_it(card_of: Card) -> None:
+    assert "null" in refused({"label": "boat"}, card_of())["label"]
+    assert "null" not in refused({"label": "boat"}, card_of(unconditional=False))["label"]
+
+
 def test_guidance_is_off_without_a_label(card_of: Card) -> None:
     assert parsed({"label": 1}, card_of()).guidance_scale == 2.5
     assert parsed({}, card_of()).guidance_scale == 1.0

@@ -290,7 +290,9 @@ def test_a_client_that_disconnects_before_its_stream_starts_cancels_the_job(
         async def send(message: Any) -> None:
             """Nobody reads it."""
 
-        await ImageStream(services, record, 0, {}, cancel=cancel)({"type": "http"}, receive, send)
+        await ImageStream(services, record, services.streams.open(""), 0, {}, cancel=cancel)(
+            {"type": "http"}, receive, send
+        )
 
     assert api.portal is not None
     api.portal.call(answer)

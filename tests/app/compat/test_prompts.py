@@ -53,6 +53,10 @@ NAMED = [
     (["hot_dog", "dog"], "a dog", "dog"),
     (["tabby, tabby cat", "lion"], "a tabby cat", "tabby, tabby cat"),
     (["one"], "1", "one"),
+    (["Dog", "dog"], "dog", "dog"),
+    (["1", "2", "3"], "2", "2"),
+    (["1", "2", "3"], " 0 ", "1"),
+    (["tea", "caf\u00e9"], "a cafe\u0301, please", "caf\u00e9"),
 ]
 
 
@@ -79,6 +83,7 @@ REFUSED = [
     (DIGITS, "seventeen"),
     (DIGITS, "17"),
     (["princess", "x"], "princes"),
+    (["Dog", "dog"], "DOG"),
     (["crane", "crane"], "the crane"),
     (["", "-", "x"], "nothing"),
 ]

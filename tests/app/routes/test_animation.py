@@ -6,6 +6,8 @@ import base64
 import hashlib
 import io
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +15,9 @@ import pytest
 from PIL import Image, ImageSequence
 from starlette.testclient import TestClient
 
+from denoised.app.job_access import rendering_slots
+from denoised.app.routes import animation
+from denoised.jobs.deadline import REDIS_DEADLINE
 from denoised.jobs.record import Image as Made
 from denoised.jobs.update import JobUpdate
 
@@ -129,3 +134,67 @@ def test_a_kind_that_was_not_kept_is_a_409(api: TestClient, fake_worker: Any) ->
         assert answer.status_code == 409
         assert "kept no xt frames" in answer.json()["detail"]
     assert api.get(f"/jobs/{job_id}/animation", params={"sheet": "yes please"}).status_code == 422
+
+
+def test_a_very_large_animation_shows_every_kth_frame_and_the_last(
+    api: TestClient, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = done(fake_worker, *(frames(step, [step] * 3) for step in range(1, 11)), finished=False)
+    for pixels, steps in ((10, [*range(1, 11)]), (5, [2, 4, 6, 8, 10]), (4, [1, 4, 7, 10]), (1, [10])):
+        monkeypatch.setattr("denoised.app.job_access.film.MAX_PIXELS", pixels * 224 * 224)
+        film, _ = shown(api.get(f"/jobs/{job_id}/animation", params={"format": "apng"}))
+        assert [picture.convert("L").getpixel((0, 0)) for picture in film] == steps
+
+
+def test_six_animations_at_once_are_made_two_at_a_time(
+    api: TestClient, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They answered 503 "Redis does not answer"."""
+    job_id = done(fake_worker, frames(5, [10, 20, 30]))
+    running, most = [], []
+    original = animation.render
+
+    def slow(*args: Any, **options: Any) -> bytes:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.2)
+        running.pop()
+        return original(*args, **options)
+
+    monkeypatch.setattr(animation, "render", slow)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: api.get(f"/jobs/{job_id}/animation"), range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert max(most) == rendering_slots.SLOTS
+
+
+def test_an_animation_that_finds_no_slot_in_time_says_so(
+    api: TestClient, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = done(fake_worker, frames(5, [10, 20, 30]))
+    monkeypatch.setattr(rendering_slots, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(animation, "render", lambda *args, **options: time.sleep(1.0) or b"")
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: api.get(f"/jobs/{job_id}/animation"), range(6)))
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert len(refused) == 4
+    for answer in refused:
+        assert "animations are being made" in answer.json()["detail"]
+        assert answer.headers["retry-after"] == "5"
+
+
+def test_reading_the_frames_may_take_longer_than_other_requests_to_redis(
+    api: TestClient, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = done(fake_worker, *(frames(step, [step] * 3) for step in range(1, 6)))
+    log = api.app.state.services.frames  # type: ignore[attr-defined]
+    page = log.page
+
+    def slow(job_id: str, after: int, size: int) -> Any:
+        deadline = REDIS_DEADLINE.get()
+        if deadline is not None:
+            deadline.left -= 1.0
+        return page(job_id, after, 1)
+
+    monkeypatch.setattr(log, "page", slow)
+    assert api.get(f"/jobs/{job_id}/animation").status_code == 200

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from starlette.testclient import TestClient
 
 MakeClient = Callable[..., TestClient]
@@ -25,6 +27,36 @@ def test_readiness_names_what_is_missing(make_client: MakeClient, fake_worker: A
     assert (api.get("/readyz").status_code, api.get("/readyz").json()) == (200, {"ready": True, "reasons": []})
     away = make_client(redis_url=missing_redis_url).get("/readyz")
     assert (away.status_code, away.json()["reasons"]) == (503, ["redis"])
+
+
+def test_a_read_only_replica_is_not_ready(api: TestClient, client: redis.Redis) -> None:
+    assert api.get("/readyz").status_code == 200
+    client.replicaof("127.0.0.1", "1")
+    try:
+        answer = api.get("/readyz")
+        assert (answer.status_code, answer.json()["reasons"]) == (503, ["redis_read_only"])
+        assert api.post("/generate", json={}).status_code == 503
+        assert api.get("/models").status_code == 200, "reading works"
+    finally:
+        client.replicaof("NO", "ONE")
+    assert api.get("/readyz").status_code == 200
+
+
+def test_a_full_store_is_ready_for_what_needs_no_memory(api: TestClient, client: redis.Redis) -> None:
+    client.config_set("maxmemory", "1")
+    try:
+        assert api.get("/readyz").status_code == 200
+    finally:
+        client.config_set("maxmemory", "0")
+
+
+def test_a_process_whose_event_reader_has_ended_is_not_ready(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = api.app.state.services.relay._reader  # type: ignore[attr-defined]
+    monkeypatch.setattr(reader, "_read", sys.exit)
+    while reader.alive:
+        time.sleep(0.05)
+    answer = api.get("/readyz")
+    assert (answer.status_code, answer.json()["reasons"]) == (503, ["events"])
 
 
 def test_a_draining_server_is_not_ready(api: TestClient) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from denoised.app.streaming.event_listener import BUFFER_SIZE, EventListener, ServerClosing
+from denoised.app.streaming.event_listener import BUFFER_BYTES, BUFFER_SIZE, EventListener, JobGone, ServerClosing
 from denoised.app.streaming.relay import MAX_LAG, Relay
 from denoised.jobs.connection import connect
 
@@ -266,10 +266,192 @@ def test_a_job_that_expires_during_the_read_ends_its_stream(fake_worker: Any, re
         assert first is not None
         for key in fake_worker.client.scan_iter(f"denoised:job:{job_id}*"):
             fake_worker.client.delete(key)
-        rest = [event async for event in events]
+        rest = []
+        with pytest.raises(JobGone):
+            rest += [event async for event in events]
         assert len(rest) < 600
 
     relayed(body)
+
+
+@pytest.mark.parametrize("count", [BUFFER_SIZE + 1, 3 * BUFFER_SIZE, 600])
+def test_a_waiting_listener_that_receives_more_than_its_buffer_at_once_continues(
+    count: int, fake_worker: Any, relayed: Any
+) -> None:
+    """Three of eight streams ended in the middle of their job."""
+
+    async def body(relay: Relay) -> None:
+        job_id = fake_worker.create()
+        listening = [asyncio.create_task(collected(relay, job_id)) for _ in range(8)]
+        await asyncio.sleep(0.2)
+        attempt = fake_worker.start(job_id)
+        await asyncio.sleep(0.1)
+        burst = [{"type": "progress", "step": k, "steps": count, "evaluations": k} for k in range(count)]
+        await asyncio.to_thread(fake_worker.progress, job_id, attempt, 1, *burst)
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(fake_worker.finish, job_id, attempt)
+        everything = [event["seq"] for event in fake_worker.store.events.read(job_id, count=1000)]
+        for received in await asyncio.gather(*listening):
+            seqs = [event["seq"] for event in received]
+            assert seqs == everything if count < MAX_LAG else seqs == sorted(set(seqs))
+            assert received[-1]["type"] == "succeeded"
+
+    relayed(body)
+
+
+def test_a_burst_while_it_waits_leaves_a_listener_behind_and_open() -> None:
+    async def main() -> None:
+        listener = EventListener("a")
+        waiting = asyncio.create_task(listener.next())
+        await asyncio.sleep(0)
+        for seq in range(2 * BUFFER_SIZE):
+            listener.offer(progress(seq))
+        assert await waiting is None
+        assert listener.behind
+        listener.catch_up()
+        listener.offer(end(1000))
+        assert await listener.next() == end(1000)
+
+    asyncio.run(main())
+
+
+def test_the_buffer_of_a_listener_is_bounded_in_bytes() -> None:
+    listener = EventListener("a")
+    for seq in range(6):
+        listener.offer({**progress(seq), "data": "x" * (BUFFER_BYTES // 4)})
+    assert listener.behind
+    lonely = EventListener("a")
+    lonely.offer({**progress(1), "data": "x" * (2 * BUFFER_BYTES)})
+    assert not lonely.behind, "one event of any size fits"
+
+
+def test_stored_events_are_read_in_pages_of_limited_size(fake_worker: Any) -> None:
+    """500 listeners that stood still cost 352 MiB."""
+    job_id = fake_worker.create()
+    attempt = fake_worker.start(job_id)
+    frames = [{"type": "frame", "data": "x" * 50_000, "step": k} for k in range(20)]
+    fake_worker.progress(job_id, attempt, 1, *frames)
+    page = fake_worker.store.events.page(job_id, 0, 120_000)
+    assert [event["seq"] for event in page.events] == [1, 2, 3, 4, 5]
+    assert page.last == 5
+    rest = fake_worker.store.events.page(job_id, 5, 1)
+    assert [event["seq"] for event in rest.events] == [6], "one event of any size"
+    assert fake_worker.store.events.page(job_id, 22, 1).last is None
+
+
+def test_the_streams_of_a_flushed_store_end_within_seconds(
+    fake_worker: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("denoised.app.streaming.relay.GONE_CHECK_SECONDS", 0.2)
+
+    async def body(relay: Relay) -> None:
+        jobs = [fake_worker.create() for _ in range(3)]
+        listening = [asyncio.create_task(collected(relay, job_id)) for job_id in jobs]
+        waiting = asyncio.create_task(relay.wait_for_end(jobs[0], 10.0))
+        await asyncio.sleep(0.3)
+        fake_worker.client.flushall()
+        late = asyncio.create_task(collected(relay, jobs[0]))
+        ends = await asyncio.gather(*listening, late, return_exceptions=True)
+        assert all(isinstance(end, JobGone) for end in ends)
+        assert await waiting is None
+        other = fake_worker.create()
+        follow = asyncio.create_task(collected(relay, other))
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(work, fake_worker, other, 3)
+        assert (await follow)[-1]["type"] == "succeeded", "the store works again"
+
+    relayed(body)
+
+
+def entry(fields: dict[str, str]) -> dict[Any, Any]:
+    return dict(fields)
+
+
+BAD = [
+    {"x": "y"},
+    {"a": "one", "e": "{}"},
+    {"a": "1", "e": "["},
+    {"a": "1", "e": '{"type": [1]}'},
+    {"a": "1", "e": "7"},
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_one_bad_entry_costs_itself_alone(bad: dict[str, str], fake_worker: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        job_id, other = fake_worker.create(), fake_worker.create()
+        listening = [asyncio.create_task(collected(relay, each)) for each in (job_id, other)]
+        await asyncio.sleep(0.2)
+        client = fake_worker.client
+        client.xadd(f"denoised:job:{job_id}:events", entry(bad), id="2-0")
+        client.hset(f"denoised:job:{job_id}", "seq", 2)
+        client.xadd("denoised:ends", {"no": "job"})
+        client.xadd("denoised:ends", {"job": b"\xff"})
+        await asyncio.sleep(0.2)
+        for each in (job_id, other):
+            await asyncio.to_thread(work, fake_worker, each, 2)
+        received, others = await asyncio.gather(*listening)
+        assert [event["seq"] for event in received] == [1, *range(3, 8)]
+        assert others[-1]["type"] == "succeeded"
+        assert [event["seq"] for event in await collected(relay, job_id)] == [1, *range(3, 8)], "as stored"
+        assert relay.alive
+
+    relayed(body)
+
+
+def test_a_key_of_another_type_delays_only_its_own_listeners(fake_worker: Any, relayed: Any) -> None:
+    async def body(relay: Relay) -> None:
+        broken, other = fake_worker.create(), fake_worker.create()
+        listening = [asyncio.create_task(collected(relay, each)) for each in (broken, other)]
+        await asyncio.sleep(0.2)
+        fake_worker.client.set(f"denoised:job:{broken}:events", "text")
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(work, fake_worker, other, 3)
+        assert (await listening[1])[-1]["type"] == "succeeded"
+        assert relay.alive
+        listening[0].cancel()
+
+    relayed(body)
+
+
+def test_a_defect_in_the_reader_is_logged_and_does_not_end_it(
+    fake_worker: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(relay: Relay) -> None:
+        decode, calls = fake_worker.store.events.decode, []
+
+        def failing(job_id: str, entries: Any) -> Any:
+            calls.append(job_id)
+            if len(calls) == 1:
+                raise ZeroDivisionError
+            return decode(job_id, entries)
+
+        job_id = fake_worker.create()
+        listening = asyncio.create_task(collected(relay, job_id))
+        await asyncio.sleep(0.2)
+        monkeypatch.setattr(fake_worker.store.events, "decode", failing)
+        await asyncio.to_thread(work, fake_worker, job_id, 3, 0.3)
+        assert (await listening)[-1]["type"] == "succeeded"
+        assert relay.alive
+
+    relayed(body)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_reader_that_has_ended_is_logged_and_reported(
+    fake_worker: Any, relayed: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def end_thread() -> None:
+        raise SystemExit
+
+    async def body(relay: Relay) -> None:
+        assert relay.alive
+        monkeypatch.setattr(relay._reader, "_read", end_thread)
+        await asyncio.to_thread(relay._reader._thread.join)
+        assert not relay.alive
+
+    relayed(body)
+    assert "the event reader has ended" in caplog.text
 
 
 def test_waiting_returns_the_ended_job_or_its_state_on_timeout(fake_worker: Any, relayed: Any) -> None:

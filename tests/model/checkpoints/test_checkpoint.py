@@ -14,7 +14,7 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from denoised.model.checkpoints.card_file import CardFile, Defaults, read_card_file
+from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
 from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.diffusion.grids import Grid
 from denoised.model.errors import PlanError
@@ -158,6 +158,17 @@ def test_a_folder_without_labels_numbers_its_classes(folder: Folder) -> None:
     assert load_model(folder()).card.labels == ["0", "1", "2"]
 
 
+def test_a_folder_without_a_card_has_a_class_for_every_embedding(folder: Folder) -> None:
+    """A folder of diffusers says nothing of a null class, so none of its classes is taken for one."""
+    path = folder()
+    (path / CARD_FILE).unlink()
+    model = load_model(path)
+    assert model.card.labels == ["0", "1", "2", "3"]
+    assert not model.card.unconditional
+    with pytest.raises(PlanError, match="needs one"):
+        model.encode([ConditioningRequest()])
+
+
 def test_a_folder_that_names_every_class_has_no_null_class(folder: Folder) -> None:
     model = load_model(folder(labels=("a", "b", "c", "d")))
     assert model.card.labels == ["a", "b", "c", "d"]
@@ -173,13 +184,16 @@ def test_a_folder_that_names_every_class_has_no_null_class(folder: Folder) -> No
 def test_a_network_that_takes_classes_as_numbers_has_the_classes_of_its_card(
     folder: Folder, unconditional: UNetConfig
 ) -> None:
-    """Class k is the number k, and "no label" the number after the last."""
+    """Class k is the number k; no number means "no label"."""
     path = folder(dataclasses.replace(unconditional, class_embed_type="timestep"), labels=("boot", "bag"))
     model = load_model(path)
     assert model.card.labels == ["boot", "bag"]
+    assert not model.card.unconditional
+    with pytest.raises(PlanError, match="needs one"):
+        model.encode([ConditioningRequest()])
     theirs = UNet2DModel.from_pretrained(path, subfolder="unet").eval()
-    numbers = model.encode([ConditioningRequest(label=1), ConditioningRequest()])["label"]
-    assert numbers.tolist() == [1, 2]
+    numbers = model.encode([ConditioningRequest(label=1), ConditioningRequest(label=0)])["label"]
+    assert numbers.tolist() == [1, 0]
     with torch.inference_mode():
         expected = theirs(*noise(), class_labels=numbers).sample
     torch.testing.assert_close(network(model, numbers), expected, rtol=0, atol=1e-5)

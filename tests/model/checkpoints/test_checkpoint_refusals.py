@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from denoised.model.errors import CheckpointError
+from denoised.model.networks.config import UNetConfig
 from denoised.model.serving.loading import load_model
 
 CONFIG = "unet/config.json"
@@ -154,9 +156,21 @@ def test_an_unsupported_network_class(folder: Folder) -> None:
     assert refusal(root) == f"{path}: _class_name = 'UNet2DConditionModel' is not supported (supported: 'UNet2DModel')"
 
 
+@pytest.mark.parametrize("outputs", [1, 2], ids=["mean", "learned variance"])
+@pytest.mark.parametrize("channels", [2, 4, 5, 8])
+def test_images_that_cannot_be_shown(channels: int, outputs: int, folder: Folder, unconditional: UNetConfig) -> None:
+    """Gray with alpha and RGBA would come out as pictures, five channels would fail after all the work."""
+    config = replace(unconditional, in_channels=channels, out_channels=outputs * channels)
+    message = refusal(folder(config))
+    assert f"in_channels = {channels} cannot be shown as pictures (supported: 1, gray, and 3, RGB)" in message
+    assert ("latents" in message) == (channels == 4)
+    assert ("autoencoder" in message) == (channels == 4)
+
+
 def test_a_number_of_labels_that_differs_from_the_classes(folder: Folder) -> None:
     root = folder(labels=("boot", "bag"))
-    assert refusal(root) == f"{root / CARD}: 2 labels, but the U-Net has 3 classes and the null class"
+    problem = 'labels: 2 names, but num_class_embeds = 4 (allowed: 3, since the last one means "no label")'
+    assert refusal(root) == f"{root / CARD}: {problem}"
 
 
 @pytest.mark.parametrize(

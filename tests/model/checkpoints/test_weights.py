@@ -14,6 +14,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from denoised.model.checkpoints.weight_files import CONVERT
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.config import UNetConfig
 from denoised.model.serving.loading import load_model
@@ -165,7 +166,7 @@ def test_a_pickle_is_refused_by_name_and_never_opened(folder: Folder, tmp_path: 
     root, trace = folder(), tmp_path / "trace"
     (root / f"unet/{NAME}.safetensors").unlink()
     write_malicious_pickle(root / "unet" / name, trace)
-    assert refusal(root) == f"{root / 'unet' / name}: is a pickle, which can run code: convert it to safetensors"
+    assert refusal(root) == f"{root / 'unet' / name}: {CONVERT}"
     assert not trace.exists()
 
 
@@ -175,7 +176,7 @@ def test_a_pickle_named_safetensors_is_detected(folder: Folder, tmp_path: Path, 
     path = root / f"unet/{NAME}.safetensors"
     write_malicious_pickle(tmp_path / f"malice{suffix}", trace)
     (tmp_path / f"malice{suffix}").replace(path)
-    assert refusal(root) == f"{path}: is a pickle, which can run code: convert it to safetensors"
+    assert refusal(root) == f"{path}: {CONVERT}"
     assert not trace.exists()
 
 

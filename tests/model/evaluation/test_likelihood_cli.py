@@ -77,6 +77,7 @@ def test_the_command_prints_the_bits_of_each_image(tmp_path: Path) -> None:
     first, second, negative = (json.loads(line) for line in done.stdout.splitlines())
     assert first["image"] == str(paths[0])
     assert first["label"] == str(int(digits.classes[0]))
+    assert 0 < first["integration_error"] < 0.5
     assert first["bits_per_dimension"] < negative["bits_per_dimension"]
     expected = bits_per_dimension(
         load_model(ZOO / "digits"), digits.images[:2], [int(digits.classes[0])] * 2, steps=25, seeds=[0, 0]

@@ -88,7 +88,7 @@ SKIPS = {
     [
         ({"norm_num_groups": None}, "norm_num_groups = None is not supported with 'DownBlock2D'"),
         ({"time_embedding_type": "learned"}, "num_train_timesteps = None, but time_embedding_type = 'learned'"),
-        ({"num_train_timesteps": 0}, "num_train_timesteps = 0 is neither a whole number from 1 nor null"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps = 0 is neither a whole number from 1 to 100000 nor null"),
         ({"block_out_channels": []}, "block_out_channels = () is not a list of whole numbers"),
         ({"attn_norm_num_groups": 10}, "attn_norm_num_groups = 10 does not divide 896"),
         ({**SKIPS, "in_channels": 1, "out_channels": 1}, "in_channels = 1 is not supported with Skip blocks"),

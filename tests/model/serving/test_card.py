@@ -25,7 +25,7 @@ def test_a_label_is_a_name_in_any_case_or_an_index(card: ModelCard, label: str |
     assert card.class_index(label) == index
 
 
-@pytest.mark.parametrize("label", ["hat", "", 3, -1])
+@pytest.mark.parametrize("label", ["hat", "", 3, -1, "1", True])
 def test_an_unknown_label_is_no_class(card: ModelCard, label: str | int) -> None:
     """mathematics.md, trap 24: K and −1 are no classes; K is the null class and cannot be requested."""
     assert card.class_index(label) is None

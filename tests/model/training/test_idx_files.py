@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,19 @@ def test_a_file_that_is_too_long_says_by_how_much(write: Callable[..., Path]) ->
     path = write(False) / NAMES[0]
     path.write_bytes(path.read_bytes() + b"\0")
     assert refusal(path.parent).startswith(f"{path} holds 121 bytes, but its header says 120: download it again")
+
+
+def test_a_compressed_file_expands_no_further_than_its_header_says(write: Callable[..., Path]) -> None:
+    path = write() / f"{NAMES[0]}.gz"
+    with gzip.open(path) as file:
+        whole = file.read()
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(whole)
+        for _ in range(300):
+            file.write(bytes(2**20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert refusal(path.parent).startswith(f"{path} holds 121 bytes, but its header says 120")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB on Linux
 
 
 @pytest.mark.parametrize("magic", [b"\0\0\x08\x01", b"\0\0\x0d\x03", b"\x89PNG"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,38 @@ def test_the_sub_folders_are_the_classes_in_alphabetical_order(tmp_path: Path) -
     assert data.images.dtype == torch.uint8
     assert data.images[:, :, 0, 0].tolist() == [[200, 10, 30], [201, 10, 30], [10, 200, 30]]
     assert data.source == tmp_path.name
+
+
+def test_what_other_programs_hide_is_no_data_and_is_reported_once(tmp_path: Path) -> None:
+    """pytorch/vision#2831, SimpleTuner#94: previews and copies became classes or images."""
+    picture(tmp_path / "pear" / "a.png", 1)
+    folders = [".ipynb_checkpoints", ".thumbnails", "__MACOSX", "@eaDir", ".git", "$RECYCLE.BIN"]
+    for name in folders:
+        picture(tmp_path / name / "b.png", 2)
+        picture(tmp_path / "pear" / name / "c.png", 3)
+        picture(tmp_path / "pear" / "deep" / name / "d.png", 4)
+    picture(tmp_path / "pear" / "._e.png", 5)
+    (tmp_path / "pear" / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "pear" / ".DS_Store").write_bytes(b"x")
+    data = load_dataset(tmp_path, 8)
+    assert (data.labels, len(data)) == (("pear",), 1)
+    (line,) = data.skipped
+    assert line.startswith("hidden files and folders: $RECYCLE.BIN, .git, .ipynb_checkpoints, .thumbnails, @eaDir and ")
+
+
+def test_a_fifo_among_the_images_is_not_waited_for(tmp_path: Path) -> None:
+    picture(tmp_path / "pear" / "a.png", 1)
+    os.mkfifo(tmp_path / "pear" / "b.png")
+    assert "b.png (not a regular file)" in refusal(tmp_path)
+
+
+def test_class_folders_that_differ_in_normalization_alone_are_refused(tmp_path: Path) -> None:
+    """A file system may keep both; a request could not tell them apart."""
+    for name in ("caf\u00e9", "cafe\u0301", "tea"):
+        picture(tmp_path / name / "a.png", 7)
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system normalizes names")
+    assert "labels[0], labels[1] are the same name 'café'" in refusal(tmp_path)
 
 
 def test_the_center_square_is_resized(tmp_path: Path) -> None:
@@ -87,7 +120,7 @@ def broken(tmp_path: Path) -> dict[str, str]:
 def test_broken_files_are_all_named_and_the_dataset_is_refused(tmp_path: Path, broken: dict[str, str]) -> None:
     message = refusal(tmp_path)
     assert message.startswith("3 of 7 files cannot be read: ")
-    assert message.endswith(": repair or remove them, or choose --unreadable skip")
+    assert message.endswith(": repair or remove them")
     for path, reason in broken.items():
         assert f"{path} (" in message
         assert reason in message.split(f"{path} (")[1].split(")")[0]

@@ -60,7 +60,10 @@ def test_a_preset_sets_length_batch_rate_and_threads_unless_they_are_given() -> 
         ("learning_rate", math.nan, "learning_rate = nan is out of range (at least 0)"),
         ("label_dropout", -0.1, "label_dropout = -0.1 is out of range (0 … 1)"),
         ("threads", -1, "threads = -1 is out of range (0 … 1024)"),
-        ("size", 0, "size = 0 is out of range (at least 1)"),
+        ("size", 0, "size = 0 is out of range (1 … 2048)"),
+        ("size", -8, "size = -8 is out of range (1 … 2048)"),
+        ("size", 10**6, "size = 1000000 is out of range (1 … 2048)"),
+        ("size", 50, "size = 50 does not fit preset 'small': it must be a multiple of 4"),
     ],
 )
 def test_values_out_of_range_are_refused_with_the_limit(
@@ -80,3 +83,10 @@ def test_every_setting_has_an_option_that_is_not_given_by_default() -> None:
     assert {parameters[name].default.default for name in settings()} == {None}
     without = {field.name for field in dataclasses.fields(TrainingConfig)} - settings().keys()
     assert without == {"timesteps", "beta2", "weight_decay", "clip_norm", "dropout"}
+
+
+def test_a_run_shorter_than_its_warm_up_says_how_far_its_learning_rate_gets() -> None:
+    config = TrainingConfig(images=1280, batch=128, warmup=500, learning_rate=1e-3, lr_schedule="constant")
+    expected = "the run of 10 steps ends within its warm-up of 500: its learning rate reaches 2.0e-05 of 1.0e-03"
+    assert str(config.warm_up_warning()).startswith(expected)
+    assert dataclasses.replace(config, warmup=10).warm_up_warning() is None

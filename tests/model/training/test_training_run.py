@@ -89,6 +89,7 @@ def test_a_run_folder_holds_checkpoints_metrics_grids_and_a_model(dataset: Datas
         assert plot.size == (960, 540)
     model = load_model(tmp_path / "model")
     assert model.card.labels == ["dark", "grey", "light"]
+    assert model.card.unconditional, "labels were dropped in training"
 
 
 def test_logging_saving_and_sampling_change_no_number_of_a_run(dataset: Dataset, tmp_path: Path) -> None:
@@ -232,6 +233,7 @@ def test_broken_images_are_listed_before_the_first_step_and_refused_or_skipped(p
     assert refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("denoised train: 2 of 10 files cannot be read: ")
     assert all(str(pictures / name) in refused.stderr for name in names)
+    assert refused.stderr.endswith(": repair or remove them, or pass --unreadable skip\n")
     assert not out.exists()
     done = train(*common, "--unreadable", "skip")
     assert done.returncode == 0, done.stderr
@@ -262,6 +264,26 @@ def test_a_missing_dataset_is_reported_in_one_line_that_says_what_to_do(tmp_path
     assert str(tmp_path / "none") in done.stderr
     assert "apt install dataset-fashion-mnist" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--size", "50", "size = 50 does not fit preset 'small': it must be a multiple of 4"),
+        ("--size", "0", "size = 0 is out of range (1 … 2048)"),
+        ("--size", "1000000", "size = 1000000 is out of range (1 … 2048)"),
+        ("--out", "{pictures}/dark/00.png", "cannot be written (Not a directory): name another folder with --out"),
+        ("--out", "/proc/run", "/proc/run cannot be written"),
+    ],
+)
+def test_size_and_folder_are_checked_before_the_data(pictures: Path, option: str, value: str, expected: str) -> None:
+    first = next(pictures.rglob("*.png"))
+    given = {"--data": str(pictures / "none"), "--out": str(pictures / "run")}
+    given |= {option: value.replace("{pictures}/dark/00.png", f"{first}/run")}
+    done = train(*(text for item in given.items() for text in item))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert expected in done.stderr
 
 
 @pytest.mark.parametrize(

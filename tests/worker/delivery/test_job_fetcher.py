@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
 import torch
 
-from denoised.jobs.errors import RecordError
+from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store import StartedAttempt
 from denoised.worker.delivery.job_fetcher import Capacity, FetchedJob, JobFetcher
@@ -202,7 +201,7 @@ def test_a_job_whose_start_redis_did_not_confirm_is_started_after_the_outage(
     fake_store: FakeStore, fetcher: JobFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("denoised.worker.delivery.job_fetcher.RETRY_SECONDS", 0.05)
-    fake_store.queues["m"], fake_store.outage = [("a", 1), ("b", 1)], redis.exceptions.ConnectionError("gone")
+    fake_store.queues["m"], fake_store.outage = [("a", 1), ("b", 1)], StoreUnavailable("gone")
     fetcher.set_capacity({"m": Capacity(2, one_more=False)})
     time.sleep(0.3)
     assert len(fake_store.deliveries) == 1, "no further job is taken off the queue until then"

@@ -1,0 +1,44 @@
+"""How much memory of Redis an accepted job may take: its record, events, frames, resume point and pictures.
+
+An upper estimate, made before the job is accepted. Redis cannot set memory aside, so admission adds up what the jobs
+that are not over may still write (`jobs.memory`).
+"""
+
+from __future__ import annotations
+
+from denoised.jobs.request import SamplingRequest
+from denoised.jobs.scripts import EVENT_CAP
+from denoised.model.serving.card import ModelCard
+
+RECORD_BYTES = 4096  # the record, RQ's job and lease
+EVENT_BYTES = 300  # one progress event in a stream
+FRAME_BYTES = 512  # a frame's event and the head of its PNG, besides its pixels
+PICTURE_BYTES = 2048  # a picture's file head, its parameters, and its share of the record
+INCOMPRESSIBLE = 1.02  # a PNG of noise is a little larger than its pixels
+REGISTERS = 4  # float32 tensors of an image's size that a resume point holds at most
+MAX_RESUME_IMAGE_BYTES = 4 << 20  # larger pictures are made from latents, which are smaller
+
+
+def job_bytes(request: SamplingRequest, card: ModelCard) -> int:
+    """The bytes that a job may write in all.
+
+    Frames are counted for noise, which hardly compresses: most of them show some. Events beyond the cap of a job's
+    stream replace older ones.
+    """
+    pixels = card.width * card.height * card.channels
+    events = min(request.steps * max(1, request.stages) + request.n + 4, EVENT_CAP) * EVENT_BYTES
+    pictures = request.n * int(pixels * INCOMPRESSIBLE + PICTURE_BYTES)
+    resume = request.n * min(4 * REGISTERS * pixels, MAX_RESUME_IMAGE_BYTES)
+    return RECORD_BYTES + events + _frames(request) * _frame_bytes(pixels) + resume + pictures
+
+
+def _frames(request: SamplingRequest) -> int:
+    if not request.preview_every:
+        return 0
+    kinds = 2 if request.preview == "both" else 1
+    return min(request.n * (request.steps // request.preview_every) * kinds, EVENT_CAP)
+
+
+def _frame_bytes(pixels: int) -> int:
+    """A frame in its event: base64 takes four bytes for three."""
+    return int((pixels * INCOMPRESSIBLE + FRAME_BYTES) * 4 / 3) + EVENT_BYTES

@@ -1,0 +1,50 @@
+"""The response of every event stream (SSE): its headers, its pings, and its share of the caller's streams."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
+
+from fastapi.sse import EventSourceResponse, format_sse_event
+from starlette.types import Receive, Scope, Send
+
+from denoised.app.http.connection_limits import HALF_CLOSED
+from denoised.app.settings import PING_SECONDS
+
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second: no buffering by nginx
+QUIET_SECONDS = 1.0  # after which a source of events yields None
+PING = format_sse_event(comment="ping")
+
+
+class EventStream(EventSourceResponse):
+    """An SSE response. A quiet stream is pinged; more often if the client has closed its sending side, to find out
+    whether it still exists.
+
+    events: encoded events; None after each `QUIET_SECONDS` without one.
+    slot: entered while the stream is open. What it raises becomes the response.
+    """
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes | None],
+        slot: AbstractContextManager[None],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(self._pinged(events), headers={**STREAM_HEADERS, **(headers or {})})
+        self._slot = slot
+        self._state: Mapping[str, object] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._state = scope.get("state", {})
+        with self._slot:
+            await super().__call__(scope, receive, send)
+
+    async def _pinged(self, events: AsyncIterator[bytes | None]) -> AsyncIterator[bytes]:
+        quiet = 0.0
+        async for event in events:
+            quiet = quiet + QUIET_SECONDS if event is None else 0.0
+            if event is not None:
+                yield event
+            elif quiet >= PING_SECONDS or self._state.get(HALF_CLOSED):
+                quiet = 0.0
+                yield PING

@@ -1,0 +1,83 @@
+"""A job's stored frames as one animation or contact sheet. Slow, and bounded in memory."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from PIL import Image
+
+from denoised.jobs.event_log import EventLog
+
+Kind = Literal["x0", "xt"]
+Pictures = dict[int, bytes]  # PNGs by image index
+
+FRAME_MS, LAST_FRAME_MS = 80, 1500
+MIN_SIDE = 224  # pixels; smaller pictures are enlarged by an integer factor
+GUTTER_DIVISOR = 14  # a contact sheet's gutter is the picture's height divided by this
+PAGE_BYTES = 2**20  # of events that are read at once
+MAX_PIXELS = 2**26  # of all frames of an animation together, as shown; of a larger one, every k-th frame is shown
+
+
+def read_stages(log: EventLog, job_id: str, kind: Kind | None) -> list[Pictures]:
+    """The frames of one kind in the order of their steps; those of a later attempt replace those of an earlier one.
+
+    kind: None = `xt` if the job kept any, else `x0`.
+    """
+    chosen, found = kind or "x0", dict[int, Pictures]()
+    for event in _frames(log, job_id):
+        if kind is None and event["kind"] == "xt" and chosen == "x0":
+            chosen = "xt"
+            found.clear()
+        if event["kind"] == chosen:
+            found.setdefault(event["step"], {})[event["image"]] = base64.b64decode(event["data"])
+    return [found[step] for step in sorted(found)]
+
+
+def render(stages: Sequence[Pictures], count: int, pillow_format: str, *, gutters: bool) -> bytes:
+    """The file of an animation.
+
+    stages: what it shows, one after the other.
+    count: the number of images of the job.
+    gutters: whether the images of a stage are separated.
+    """
+    divisor = GUTTER_DIVISOR if gutters else 0
+    last = _grid(stages[-1], count, divisor)
+    every = math.ceil(len(stages) * last.width * last.height / MAX_PIXELS)
+    first, *rest = [*(_grid(pictures, count, divisor) for pictures in stages[-1 - every :: -every][::-1]), last]
+    durations = [FRAME_MS] * len(rest) + [LAST_FRAME_MS]
+    options: dict[str, Any] = {"lossless": True} if pillow_format == "WEBP" else {}
+    out = io.BytesIO()
+    first.save(out, pillow_format, save_all=True, append_images=rest, duration=durations, loop=0, **options)
+    return out.getvalue()
+
+
+def _frames(log: EventLog, job_id: str) -> Iterator[dict[str, Any]]:
+    seq: int | None = 0
+    while seq is not None:
+        page = log.page(job_id, seq, PAGE_BYTES)
+        yield from (event for event in page.events if event["type"] == "frame")
+        seq = page.last
+
+
+def _grid(pictures: Pictures, count: int, gutter_divisor: int) -> Image.Image:
+    """The images of one step in a grid for `count` images, enlarged by an integer factor.
+
+    gutter_divisor: the gutter is the picture's height divided by it; 0 = no gutter.
+    """
+    opened = {index: Image.open(io.BytesIO(data)) for index, data in pictures.items()}
+    width, height = next(iter(opened.values())).size
+    gutter = max(1, height // gutter_divisor) if gutter_divisor else 0
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    mode = "RGB" if any(image.mode == "RGB" for image in opened.values()) else "L"
+    size = (gutter + columns * (width + gutter), gutter + rows * (height + gutter))
+    grid = Image.new(mode, size, "white" if gutter else "black")
+    for index, image in opened.items():
+        row, column = divmod(index, columns)
+        grid.paste(image, (gutter + column * (width + gutter), gutter + row * (height + gutter)))
+    factor = max(1, math.ceil(MIN_SIDE / min(grid.size)))
+    return grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.NEAREST)

@@ -1,0 +1,69 @@
+"""What an error of Redis means: not now, out of memory, never, or one damaged record.
+
+The one place that decides it, for the front end and for the workers:
+
+- "Not now" passes by itself: no connection, a timeout, and replies such as LOADING, MISCONF, BUSY or READONLY. The
+  front end answers 503 with Retry-After, a worker waits and continues. A code that is unknown here counts as "not now".
+- OOM is "not now", too, but reading still works, and a client is told that nothing new fits.
+- "Never" needs an operator: rights, the password, cluster mode. Programs refuse to start with it. If it appears later,
+  they treat it as "not now", because an operator may correct it while they run.
+- A damaged value concerns its own record alone: a key of another type, a number that is none.
+
+Codes: https://valkey.io/topics/protocol/, and `shared` in the source of Redis 8 and Valkey 9.
+"""
+
+from __future__ import annotations
+
+import re
+
+import redis
+
+from denoised.jobs.errors import RecordError, StoreError, StoreFull, StoreRefused, StoreUnavailable
+
+FULL_CODES = frozenset({"OOM"})
+NEVER_CODES = frozenset({"NOPERM", "NOAUTH", "WRONGPASS", "DENIED", "NOPROTO", "MOVED", "ASK", "CROSSSLOT"})
+DAMAGED_CODES = frozenset({"WRONGTYPE"})
+# Replies of the generic code ERR, and of errors in a script, by their text.
+_NEVER_TEXT = re.compile(
+    r"unknown (\w+ )?(sub)?command|the user executing the script|AUTH.* without any password|cluster support", re.I
+)
+_DAMAGED_TEXT = re.compile(
+    r"is not an integer|is not a valid float|would overflow|would produce NaN|no such key|exceeds maximum allowed size"
+    r"|equal or smaller than the target|Invalid stream ID|syntax error|wrong number of arguments"
+    r"|user_script|Error running script|Lua redis lib|resulting score is not a number|min or max is not",
+    re.I,
+)
+_PIPELINE_PREFIX = " of pipeline caused error: "  # redis-py puts the command before it
+_SCRIPT_CODE = re.compile(r"(?:@user_script[^-]*|Error running script[^-]*)-([A-Z]+) ")  # Redis 6
+_CODE = re.compile(r"[A-Z][A-Z_]+(?= |$)")
+
+
+def error_code(error: redis.exceptions.RedisError) -> str:
+    """The code of an error reply, such as "MISCONF"; "ERR" if it has none."""
+    text = str(error).rpartition(_PIPELINE_PREFIX)[2]
+    if inner := _SCRIPT_CODE.search(text):
+        return inner[1]
+    if error.status_code and error.status_code != "ERR":
+        return error.status_code
+    found = _CODE.match(text)
+    return found[0] if found else "ERR"
+
+
+def store_error(error: redis.exceptions.RedisError) -> StoreError:
+    """The error of ours for an error of redis-py, with the reply's text."""
+    if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.NoPermissionError):
+        return StoreRefused(f"Redis refuses access ({error})")
+    if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
+        return StoreUnavailable(f"Redis does not answer ({error})")
+    return _reply_error(error_code(error), str(error))
+
+
+def _reply_error(code: str, text: str) -> StoreError:
+    reply = text if text.startswith(code) or code == "ERR" else f"{code} {text}"
+    if code in FULL_CODES:
+        return StoreFull(f"Redis has no memory left ({reply})")
+    if code in NEVER_CODES or (code == "ERR" and _NEVER_TEXT.search(text)):
+        return StoreRefused(f"Redis refuses a command for good ({reply})")
+    if code in DAMAGED_CODES or (code == "ERR" and _DAMAGED_TEXT.search(text)):
+        return RecordError(f"Redis cannot apply a command to a stored value ({reply})")
+    return StoreUnavailable(f"Redis refuses a command for now ({reply})")

@@ -1,0 +1,50 @@
+"""The limits of a stored request: those of its fields, and upper bounds that hold for every model.
+
+Whoever may write to Redis can queue a request that no front end has checked. It must not cost a process more memory or
+time than one that was checked. The limits of one model are checked by `app.admission.validation` and, on what comes
+out of the queue, by `worker.delivery.request_check`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from denoised.jobs.errors import RecordError
+from denoised.jobs.request import FIELDS, MAX_SEED, SamplingRequest
+
+# Upper bounds for every model, where a field has none of its own.
+UPPER: dict[str, float] = {"n": 1024, "steps": 100_000, "stages": 16, "preview_every": 100_000, "label": 10_000_000}
+LOWER: dict[str, float] = {"stages": 1, "label": 0}
+MAX_TEXT = 1000  # characters
+
+
+def check_limits(request: SamplingRequest) -> None:
+    """Check every field of a request.
+
+    Raises:
+        RecordError: naming the first field that is out of range.
+    """
+    for each in fields(request):
+        value = getattr(request, each.name)
+        if isinstance(value, str):
+            _check_text(each.name, value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            _check_number(each.name, value)
+    if request.seed + request.n - 1 > MAX_SEED:
+        raise RecordError(f"the last seed of the request is over {MAX_SEED}")
+
+
+def _check_text(name: str, text: str) -> None:
+    choices = FIELDS[name].choices if name in FIELDS else ()
+    if choices and text not in choices:
+        raise RecordError(f"{name} of the request is {text!r:.60} (allowed: {', '.join(choices)})")
+    if len(text) > MAX_TEXT:
+        raise RecordError(f"{name} of the request has {len(text)} characters (allowed: {MAX_TEXT})")
+
+
+def _check_number(name: str, number: float) -> None:
+    field = FIELDS.get(name)
+    low = LOWER.get(name, field.ge if field is not None and field.ge is not None else float("-inf"))
+    high = UPPER.get(name, field.le if field is not None and field.le is not None else float("inf"))
+    if not low <= number <= high:
+        raise RecordError(f"{name} of the request is {number!s:.40} (allowed: {low:g} … {high:g})")

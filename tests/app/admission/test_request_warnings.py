@@ -1,0 +1,97 @@
+"""Warnings of valid requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from denoised.app.admission.request_warnings import find_warnings
+from denoised.jobs.record import JobRecord
+from denoised.model.diffusion.grids import SPACINGS, Grid, solver_levels
+from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.errors import PlanError
+from denoised.model.serving.card import CardGrid
+
+SOLVERS = [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels]
+LINEAR = NoiseSchedule.from_name("linear")
+
+
+def messages(card_of: Any, request_of: Any, grid: dict[str, Any] | None = None, **fields: Any) -> list[str]:
+    card = card_of(samplers=list(SAMPLERS), solver_samplers=SOLVERS, grid=grid or {})
+    return [warning.message for warning in find_warnings(request_of(**fields), card)]
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "euler", "dpmpp_2m", "unipc"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_the_first_leading_timestep_is_that_of_the_plan(card_of: Any, sampler: str, offset: int) -> None:
+    """For every number of steps; with an offset, those that start past the last timestep are refused."""
+    card = card_of(solver_samplers=SOLVERS, grid={"spacing": "leading", "steps_offset": offset})
+    for steps in range(1, 1001):
+        first = card.first_leading_timestep(sampler, steps)
+        if first > 999:
+            with pytest.raises(PlanError, match=f"starts at {first}, past the last 999"):
+                SAMPLERS[sampler].levels(LINEAR, steps, Grid("leading", steps_offset=offset))
+        else:
+            assert SAMPLERS[sampler].levels(LINEAR, steps, Grid("leading", steps_offset=offset)).t[0] == first, steps
+
+
+def test_leading_spacing_that_starts_far_below_the_last_timestep_is_warned_of(card_of: Any, request_of: Any) -> None:
+    (message,) = messages(card_of, request_of, sampler="ddim", steps=3, spacing="leading")
+    assert message == (
+        "3 leading steps of ddim start at timestep 666 of 0 … 999, where the model expects less noise than there is; "
+        "trailing and linspace start at the last timestep"
+    )
+    for steps, first in ((1, 0), (400, 798), (501, 500)):
+        (message,) = messages(card_of, request_of, sampler="ddim", steps=steps, spacing="leading")
+        assert f"timestep {first} of" in message
+    (message,) = messages(card_of, request_of, sampler="dpmpp_2m", steps=500, spacing="leading")
+    assert "timestep 500 of" in message
+
+
+@pytest.mark.parametrize("steps", [10, 20, 25, 50, 100, 1000])
+def test_common_numbers_of_leading_steps_have_no_warning(card_of: Any, request_of: Any, steps: int) -> None:
+    assert messages(card_of, request_of, sampler="ddim", steps=steps, spacing="leading") == []
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_request_that_leaves_spacing_out_has_that_of_the_model(card_of: Any, request_of: Any, spacing: str) -> None:
+    grid = {"spacing": spacing}
+    assert bool(messages(card_of, request_of, grid, sampler="ddim", steps=3)) == (spacing == "leading")
+    assert messages(card_of, request_of, grid, sampler="ddim", steps=3, spacing="trailing") == []
+
+
+def test_karras_levels_of_the_solvers_start_at_the_highest_noise_level(card_of: Any, request_of: Any) -> None:
+    asked = {"steps": 3, "spacing": "leading"}
+    assert messages(card_of, request_of, sampler="dpmpp_2m", karras=True, **asked) == []
+    assert messages(card_of, request_of, {"karras": True}, sampler="dpmpp_2m", **asked) == []
+    assert messages(card_of, request_of, {"karras": True}, sampler="dpmpp_2m", karras=False, **asked)
+    assert messages(card_of, request_of, sampler="euler", karras=True, **asked)
+
+
+def test_the_warning_is_in_the_job_object_from_the_first_answer_to_the_last(
+    api: TestClient, fake_worker: Any, card_of: Any
+) -> None:
+    fake_worker.serve(card_of())
+    accepted = api.post("/generate", json={"steps": 3, "spacing": "leading"})
+    assert accepted.status_code == 202
+    (warning,) = accepted.json()["warnings"]
+    assert warning["field"] == "spacing"
+    assert "timestep 666 of 0 … 999" in warning["message"]
+    assert api.get(f"/jobs/{accepted.json()['id']}").json()["warnings"] == [warning]
+    assert api.post("/generate", json={"steps": 3}).json()["warnings"] == []
+
+
+def test_a_record_keeps_its_warnings(request_of: Any, card_of: Any) -> None:
+    request = request_of(steps=3, spacing="leading")
+    job = JobRecord("a", "", request, 0.0, warnings=tuple(find_warnings(request, card_of())))
+    assert len(job.warnings) == 1
+    assert JobRecord.from_fields(job.to_fields()) == job
+    without = JobRecord("a", "", request, 0.0)
+    assert JobRecord.from_fields(without.to_fields()) == without
+
+
+def test_a_card_without_a_grid_is_that_of_an_older_worker(card_of: Any) -> None:
+    assert card_of().grid == CardGrid(spacing="trailing", steps_offset=0, karras=False)
