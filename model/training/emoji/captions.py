@@ -45,9 +45,14 @@ def full_caption(pictures: EmojiPictures, combination: int) -> str:
     return write_caption(label, STYLE_NAMES[pictures.style_of[drawing]], COLOR_NAMES[color])
 
 
-def draw_caption(
-    pictures: EmojiPictures, combination: int, dropout: CaptionDropout, generator: torch.Generator
-) -> str:
+def caption_corpus(pictures: EmojiPictures) -> list[str]:
+    """Texts to learn a vocabulary from: every label and tag, and each style and color as often as an object has it."""
+    texts = [text for each in pictures.objects for text in (each.label, *each.tags)]
+    texts += [write_caption(pictures.objects[i].label, STYLE_NAMES[k], None) for i, k in _object_and_style(pictures)]
+    return texts + [write_caption("", None, color) for color in COLOR_NAMES] * len(pictures.objects)
+
+
+def draw_caption(pictures: EmojiPictures, combination: int, dropout: CaptionDropout, generator: torch.Generator) -> str:
     """A caption of a combination for training, parts left out at random.
 
     It takes the same number of draws whatever is left out, so that captions do not change each other's.
@@ -62,6 +67,10 @@ def draw_caption(
         STYLE_NAMES[pictures.style_of[drawing]] if style >= dropout.style else None,
         COLOR_NAMES[color] if background >= dropout.background else None,
     )
+
+
+def _object_and_style(pictures: EmojiPictures) -> list[tuple[int, int]]:
+    return [(int(i), int(k)) for i, k in zip(pictures.object_of, pictures.style_of, strict=True)]
 
 
 def _draw_tags(shown: EmojiObject, draws: list[float]) -> str:

@@ -70,6 +70,11 @@ class EmojiPictures:
         return len(self.rgba)
 
     @property
+    def colors(self) -> int:
+        """C."""
+        return len(COLORS)
+
+    @property
     def combinations(self) -> int:
         """N·C."""
         return len(self) * len(COLORS)
