@@ -102,7 +102,7 @@ class EmojiPictures:
             DataError: if the file is not complete.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 objects = json.loads(str(arrays["objects"]))
                 return cls(
                     rgba=arrays["rgba"],

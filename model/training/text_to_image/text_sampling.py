@@ -25,10 +25,19 @@ SAMPLER, STEPS, GUIDANCE_SCALE = "dpmpp_2m", 20, 3.0
 
 @torch.no_grad()
 def sample_captions(
-    net: TextToImageNet, data: CaptionedLatents, config: TextTrainingConfig, captions: Sequence[str], steps: int = STEPS
+    net: TextToImageNet,
+    data: CaptionedLatents,
+    config: TextTrainingConfig,
+    captions: Sequence[str],
+    *,
+    sampler: str = SAMPLER,
+    steps: int = STEPS,
 ) -> npt.NDArray[np.uint8]:
-    """One picture for each caption, picture k from seed k: (B, H, W, 3) bytes."""
-    plan = compile_plan(SAMPLER, config.schedule, steps, Grid(spacing="trailing"))
+    """One picture for each caption, guided, picture k from seed k: (B, H, W, 3) bytes.
+
+    sampler: one that draws no noise on the way.
+    """
+    plan = compile_plan(sampler, config.schedule, steps, Grid(spacing="trailing"))
     device, count = next(net.parameters()).device, len(captions)
     shape = data.latents.shape[1:]
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(k)) for k in range(count)]
