@@ -65,3 +65,7 @@ def test_every_package_is_credited_with_its_license() -> None:
     assert [style.license for style in STYLES] == ["Apache-2.0", "Apache-2.0", "MIT", "MIT", "CC-BY-4.0"]
     for line, name in zip(lines, [*(style.license for style in STYLES), "MIT"], strict=True):
         assert name in line
+
+
+def test_the_notice_holds_the_same_credits(repository: Path) -> None:
+    assert set(credit_lines()) <= set((repository / "NOTICE").read_text(encoding="utf-8").splitlines())
