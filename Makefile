@@ -16,7 +16,8 @@ OUT ?= runs/fashion-mnist
 MINUTES ?= 30
 # The recipes read these from the environment, so that a path may contain spaces and quotes.
 export DATA OUT
-# Test processes. Most tests wait for a server, so there may be more than cores; 0 runs all tests in one process.
+# Test processes. Most tests wait for a server, so there may be more than cores; 0 runs all tests in one process. Each
+# process and its servers get one OpenMP thread: threads that wait for each other by spinning slow all the others.
 PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
@@ -31,7 +32,7 @@ serve: install ## start store, API and worker on http://127.0.0.1:8000 (options:
 	@$(BIN)/denoised serve $(ARGS)
 
 test: install ## run the tests (a selection: ARGS="tests/model" or ARGS="-k plans")
-	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(ARGS)
 
 test-browser: install ## run all tests of the playground in Chromium (Debian: apt install chromium)
 	$(BIN)/pytest -m browser $(ARGS)

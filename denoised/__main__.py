@@ -1,13 +1,36 @@
-"""`python -m denoised`: the same as the `denoised` command."""
+"""The `denoised` command, also as `python -m denoised`."""
 
 import os
 import sys
 
-# `python -m` puts the working directory first on the path, where a file such as `redis.py` or `rich/` would be imported
-# in place of the installed package. `python -P -m denoised` and the console script leave it out.
-if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):  # noqa: PTH109
-    del sys.path[0]
 
-from denoised.cli.main import main
+def main() -> None:
+    """Run the command with installed modules only."""
+    _ignore_working_directory()
+    from denoised.cli.main import main as run
 
-main()
+    run()
+
+
+def _ignore_working_directory() -> None:
+    """Take the working directory off the path: a `redis.py` or `rich/` there would replace the installed package.
+
+    `python -m` puts it first (except with -P), and so does an empty entry in PYTHONPATH, such as `:/opt/lib` has. Child
+    processes start with -P and inherit the PYTHONPATH without empty entries.
+    """
+    try:
+        here = os.getcwd()  # noqa: PTH109
+    except OSError:  # it was removed
+        here = ""
+    if not sys.flags.safe_path and sys.path[:1] in ([""], [here]):
+        del sys.path[0]
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if "" in entries and any(entries):
+        for entry in ("", here):
+            if entry in sys.path:
+                sys.path.remove(entry)  # the first of them: an editable install may have added another
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, entries))
+
+
+if __name__ == "__main__":
+    main()

@@ -47,6 +47,7 @@ class JobRecord:
     losses: workers lost in a row while they ran the job, since it last saved progress.
     max_attempts: at this many losses the job fails; one loss earlier it is quarantined (see `jobs.scripts.START`).
     watched: whether a client follows its events, now or earlier.
+    digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
     """
 
@@ -68,6 +69,7 @@ class JobRecord:
     error: Mapping[str, str] | None = None
     request_id: str | None = None
     watched: bool = False
+    digest: str | None = None
     warnings: tuple[RequestWarning, ...] = ()
     reserved_bytes: int = 0
 
@@ -117,6 +119,7 @@ class JobRecord:
             status=flat["status"],  # type: ignore[arg-type]  # checked above
             numerics=flat.get("numerics"),
             request_id=flat.get("request_id"),
+            digest=flat.get("digest"),
             request=request,
             images=_images(flat.get("images", "[]")),
             error=_error(flat["error"]) if "error" in flat else None,
@@ -164,7 +167,7 @@ _INTS = ("attempt", "step", "evaluations", "losses", "max_attempts", "reserved_b
 MAX_JSON = 1 << 20  # characters of a JSON field
 MAX_DIGITS = 15
 LATEST = 1e11  # seconds since the epoch, and any duration
-_PLAIN = ("id", "owner", "status", "numerics", "request_id", *_FLOATS, *_INTS)
+_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", *_FLOATS, *_INTS)
 _REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
 
 

@@ -12,6 +12,7 @@
     denoised:between:{model}       hash     job ids in RQ's intermediate queue, and when each was first seen there
     denoised:workers               set      names of workers
     denoised:models                set      names of all models ever served
+    denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
     denoised:wake:{reader}         stream   one entry: this reader of events must read its list again; 1 h
     denoised:worker:{name}         string   its `WorkerReport`, expires with its lease
@@ -78,6 +79,10 @@ def ticket(ticket_hash: str) -> str:
 
 def wake(reader: str) -> str:
     return f"denoised:wake:{reader}"
+
+
+def claims(model: str) -> str:
+    return f"denoised:claims:{model}"
 
 
 def model_channel(model: str) -> str:

@@ -22,6 +22,7 @@ PreviewKind = Literal["x0", "xt", "both"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 MAX_SEED = 2**53 - 1  # of any image; a JavaScript number represents every integer up to it exactly
+_MODEL = "model-"
 PICTURE_FORMAT = 2  # increase it when the files of old requests change although their pixels do not
 
 
@@ -223,11 +224,21 @@ def without_defaults(given: RequestFields) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None and value != DEFAULTS.get(name)}
 
 
-def with_format(computation: str) -> str:
-    """The `numerics` of a picture: how its pixels are computed, and how its file is written."""
-    return f"{computation}/format-{PICTURE_FORMAT}"
+def with_format(computation: str, digest: str = "") -> str:
+    """The `numerics` of a picture: how its pixels are computed, by which model, and how its file is written.
+
+    digest: of the model, see `ModelCard`; empty if it has none.
+    """
+    model = f"/{_MODEL}{digest}" if digest else ""
+    return f"{computation}{model}/format-{PICTURE_FORMAT}"
+
+
+def digest_in(numerics: str) -> str | None:
+    """The digest of the model that `numerics` names; None in pictures of earlier versions, which name none."""
+    named = [part.removeprefix(_MODEL) for part in numerics.split("/") if part.startswith(_MODEL)]
+    return named[-1] if named else None
 
 
 def computation(numerics: str) -> str:
-    """The part of `numerics` that says how pixels are computed. Pictures before format 2 name no format."""
-    return numerics.partition("/format-")[0]
+    """The part of `numerics` that says how pixels are computed, whatever the model and the file format."""
+    return numerics.partition("/format-")[0].partition(f"/{_MODEL}")[0]

@@ -22,9 +22,10 @@ from denoised.jobs.event_log import EventLog
 from denoised.jobs.format import FORMAT
 from denoised.jobs.idempotency import IdempotencyKeys
 from denoised.jobs.job_listing import JobListing
+from denoised.jobs.model_claims import ModelClaims
 from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.record_reader import RecordReader, decode_reply, raise_if_damaged
-from denoised.jobs.scripts import START, START_ALONE, UPDATE
+from denoised.jobs.scripts import MAX_RESUME_BYTES, START, START_ALONE, UPDATE
 from denoised.jobs.store_connection import StoreConnection
 from denoised.jobs.tickets import Tickets
 from denoised.jobs.update import JobUpdate, UpdateResult, event_json, final_update
@@ -93,6 +94,7 @@ class Store:
         self._reader = RecordReader(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
         self.workers = WorkerRegistry(self.connection)
+        self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
         self._start = client.register_script(START)
         self._start_alone = client.register_script(START_ALONE)
@@ -153,7 +155,7 @@ class Store:
             return cast("bytes | None", self.client.get(keys.image(job_id, index)))
 
     def cancel(self, job_id: str) -> JobRecord | None:
-        """Cancel a job that is not over. Returns its record afterwards, None when it is unknown."""
+        """Cancel a job that is not over. Returns its record afterward, None when it is unknown."""
         record = self.job(job_id)
         if record is None or record.terminal:
             return record
@@ -165,19 +167,25 @@ class Store:
     # The workers' side
 
     def start_attempt(
-        self, job_id: str, worker: str, numerics: str, execution: str | None = None
+        self,
+        job_id: str,
+        worker: str,
+        numerics: str,
+        execution: str | None = None,
+        resume_limit: int = MAX_RESUME_BYTES,
     ) -> StartedAttempt | None:
         """Start an attempt where the last one was saved, if that had the same numerics, else from the beginning.
 
         None when the job is over (canceled, say, or failed now since it keeps losing workers). Repeated for the same
-        `execution`, since a reply was lost, it starts nothing more.
+        `execution`, since a reply was lost, it starts nothing more. A resume point of more than `resume_limit` bytes is
+        dropped unread.
 
         Raises:
             RecordError: when the attempt has started but this version cannot run the job.
         """
         names = [keys.job(job_id), keys.events(job_id), keys.resume(job_id)]
         started = event_json("started", {"worker": worker})
-        args = [worker, started, numerics, str(self.result_ttl), execution or uuid.uuid4().hex]
+        args = [worker, started, numerics, str(self.result_ttl), execution or uuid.uuid4().hex, str(resume_limit)]
         with self.reachable():
             attempt, *found = cast("list[Any]", self._start(keys=names, args=args))
         if not attempt:

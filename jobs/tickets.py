@@ -20,7 +20,7 @@ class Tickets:
             self._connection.client.set(keys.ticket(ticket), owner, ex=ttl)
 
     def redeem(self, ticket: str) -> str | None:
-        """The caller that a ticket stands for, None for an unknown one; afterwards the ticket is void."""
+        """The caller that a ticket stands for, None for an unknown one; afterward the ticket is void."""
         with self._connection.reachable():
             owner = cast("bytes | None", self._connection.client.getdel(keys.ticket(ticket)))
         return owner.decode(errors="replace") if owner is not None else None

@@ -14,7 +14,7 @@ LINE_EVERY = 30.0  # seconds
 
 @contextmanager
 def progress(console: Console, description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show progress towards `total`; yields a function to call with the number of newly completed items."""
+    """Show progress toward `total`; yields a function to call with the number of newly completed items."""
     if not console.is_terminal:
         yield _print_lines(console, description, total, unit)
         return

@@ -1,6 +1,7 @@
 """The errors of a worker.
 
 WorkerError
+├── ModelConflict      another worker serves another model under the same name
 ├── ResumeError        a resume point cannot be used; the job starts over
 └── TrajectoryError    one image cannot be made (has a `code`); other jobs in its batch are unaffected
 """
@@ -8,6 +9,10 @@ WorkerError
 
 class WorkerError(Exception):
     """Base of all errors of this package."""
+
+
+class ModelConflict(WorkerError):
+    """Another worker serves a model with another digest under the same name."""
 
 
 class ResumeError(WorkerError):

@@ -38,7 +38,8 @@ def load_models(
         if loaded.fallback is not None:
             log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
         model = loaded.model
-        model.card = model.card.model_copy(update={"numerics": with_format(model.card.numerics)})
+        numerics = with_format(model.card.numerics, model.card.digest)
+        model.card = model.card.model_copy(update={"numerics": numerics})
         models[name] = model
     return models
 

@@ -90,5 +90,5 @@ class Catalog:
     def listing(self) -> list[dict[str, Any]]:
         """The body of `GET /models`."""
         fleet = self.fleet()
-        served = [card["name"] for worker in fleet.workers for card in worker.models]
-        return [{**card.model_dump(), "workers": served.count(card.name)} for card in fleet.cards]
+        served = [(card["name"], card.get("digest", "")) for worker in fleet.workers for card in worker.models]
+        return [{**card.model_dump(), "workers": served.count((card.name, card.digest))} for card in fleet.cards]

@@ -58,6 +58,7 @@ def submit(
         watched=watched,
         warnings=tuple(find_warnings(request, card)),
         reserved_bytes=job_bytes(request, card),
+        digest=card.digest or None,
     )
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers

@@ -125,7 +125,7 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
 
 
 def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Errors:
-    """Guidance needs a label to guide towards, and a model that also works without one."""
+    """Guidance needs a label to guide toward, and a model that also works without one."""
     if scale != 1.0 and not card.unconditional:
         yield "guidance_scale", f"{scale:g} needs a model that also samples without a label"
     elif scale != 1.0 and given.get("label") is None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PREFIX = "denoised_"  # lets people and secret scanners recognise a key
+PREFIX = "denoised_"  # lets people and secret scanners recognize a key
 ALGORITHM = "sha256"
 NAME_RULE = "1 to 64 of letters, digits, . _ -; begins with a letter or digit; not 16 hexadecimal digits"
 _NAME = re.compile(r"(?![0-9a-f]{16}$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

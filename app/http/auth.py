@@ -90,7 +90,7 @@ class AuthMiddleware:
         raise Unauthorized("an API key is required: Authorization: Bearer KEY")
 
     async def _redeem(self, ticket: str) -> str:
-        """The owner of a ticket, which is invalid afterwards."""
+        """The owner of a ticket, which is invalid afterward."""
         try:
             owner = await run_in_threadpool(self._store.tickets.redeem, key_hash(ticket))
         except StoreUnavailable as error:

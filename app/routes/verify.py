@@ -20,7 +20,7 @@ from denoised.app.http.schemas import ProblemObject, Verification
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, wait_for_job
 from denoised.app.services import Owner, Serving
-from denoised.jobs.request import computation
+from denoised.jobs.request import computation, digest_in
 from denoised.jobs.store import Outcome
 
 router = APIRouter(tags=["jobs"])
@@ -117,10 +117,12 @@ def _difference(pixels_match: bool | None, given: str, here: str) -> str:
     if given == here:
         if pixels_match:
             return "same pixels, different file: it was re-saved or edited"
-        return (
-            "the numerics are equal, so the picture or its request was changed after it was made, "
-            "or the model of that name is a different one"
-        )
+        other = "" if digest_in(here) else ", or the model of that name is a different one"
+        return f"the numerics are equal, so the picture or its request was changed after it was made{other}"
+    theirs, ours = digest_in(given), digest_in(here)
+    if theirs and ours and theirs != ours:
+        subject = "same pixels, but the file" if pixels_match else "the picture"
+        return f"{subject} was made by another model of that name (digest {theirs}; here {ours})"
     if pixels_match and computation(given) == computation(here):
         return "same pixels, different file: another version of denoised wrote it"
     subject = "same pixels, but the file was" if pixels_match else "the picture was"

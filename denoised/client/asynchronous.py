@@ -63,7 +63,7 @@ class AsyncClient:
 
     @lists_fields
     async def generate(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> list[Image.Image]:
-        """As `Client.generate`. If the task is cancelled, the job is canceled."""
+        """As `Client.generate`. If the task is canceled, the job is canceled."""
         job = await self.submit(label, **fields)
         try:
             finished = require_success(await self.wait(job.id))

@@ -27,6 +27,7 @@ class Model(Resource):
     timesteps: largest allowed `steps`.
     max_images: largest allowed `n`.
     numerics: everything that the bytes of an image depend on besides the request.
+    digest: a hash of its weights, configs and classes; empty if the server does not name one.
     workers: number of live workers that serve it.
     """
 
@@ -42,6 +43,7 @@ class Model(Resource):
     max_images: int
     numerics: str
     workers: int
+    digest: str = ""
 
     @classmethod
     def _members(cls, raw: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
+from denoised.model.checkpoints.digest import model_digest
 from denoised.model.checkpoints.folders import find_files
 from denoised.model.checkpoints.labels import Classes, read_classes
 from denoised.model.checkpoints.noise_settings import NoiseSettings
@@ -38,6 +39,7 @@ class Checkpoint:
         noise: the settings of the scheduler's file.
         schedule: the noise levels of training, T timesteps.
         classes: the names of its K classes, and whether there is an index K that means "no label".
+        digest: see `model.checkpoints.digest`.
         image_size: (height, width) in pixels.
         default: the sampler, steps and guidance of a request that names none.
     """
@@ -46,6 +48,7 @@ class Checkpoint:
     noise: NoiseSettings
     schedule: NoiseSchedule
     classes: Classes
+    digest: str
     image_size: tuple[int, int]
     default: Defaults
 
@@ -65,7 +68,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     classes = read_classes(folder, card, config.num_class_embeds, config.class_embed_type)
     network = _build_network(files.unet_config, config, noise.variance_exploding)
     _check_memory(files.unet_config, network, sides)
-    network.load_state_dict(read_weights(find_weights(files.weights), network.state_dict()), assign=True)
+    weights = read_weights(find_weights(files.weights), network.state_dict())
+    network.load_state_dict(weights, assign=True)
     schedule = noise.schedule
     _check_timestep_rows(files.unet_config, config, schedule)
     return Checkpoint(
@@ -73,6 +77,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         noise=noise,
         schedule=schedule,
         classes=classes,
+        digest=model_digest(files.unet_config, files.scheduler_config, weights, classes),
         image_size=sides,
         default=_resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional),
     )

@@ -41,7 +41,7 @@ class Clipping:
         return replace(estimate, x0=x0, epsilon=torch.where(guided[:, None, None, None], consistent, estimate.epsilon))
 
     def _threshold(self, x0: Tensor) -> Tensor:
-        """Dynamic thresholding, by each image's own quantile: its neighbours in the batch change nothing."""
+        """Dynamic thresholding, by each image's own quantile: its neighbors in the batch change nothing."""
         assert self.limit is not None
         assert self.quantile is not None
         # s of section 2.3, (B,): at least 1, at most the limit.

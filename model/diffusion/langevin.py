@@ -5,7 +5,7 @@ One Langevin step at level ρ = σ/α, on x̄ = x_t/α with the score ∇log p =
     x̄' = x̄ + δ/2·(x̂_0 − x̄) + √δ·ρ·z        (step size δ·ρ²)
 
 The step sizes are fixed numbers, not norms over a batch: the rows stay linear, and an image does not
-depend on its neighbours. From the last level one more evaluation ends in x = x̂_0 (Jolicoeur-Martineau
+depend on its neighbors. From the last level one more evaluation ends in x = x̂_0 (Jolicoeur-Martineau
 et al. 2020, arXiv:2009.05475: otherwise the noise of the lowest level stays).
 """
 

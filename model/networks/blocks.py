@@ -89,7 +89,7 @@ class UpBlock(nn.Module):
     skip_channels: out_channels of the level above, whose last skip tensor the last residual block takes.
     in_channels: of the block's input, from the level below.
     last: the block of the highest resolution, which keeps its size.
-    resample: "conv" (nearest neighbour, then a convolution) or "resnet" (a residual block that doubles).
+    resample: "conv" (nearest neighbor, then a convolution) or "resnet" (a residual block that doubles).
     """
 
     def __init__(

@@ -155,7 +155,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double height and width by nearest neighbour, then a convolution."""
+    """Double height and width by nearest neighbor, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -43,6 +43,8 @@ class ModelCard(BaseModel):
         default: The request's defaults.
         max_images: In one request.
         numerics: What the last bits of its images depend on besides the request.
+        digest: Of its weights, configs and classes (`model.checkpoints.digest`): equal for models that make the same
+            pictures. Empty if unknown.
     """
 
     name: str
@@ -62,6 +64,7 @@ class ModelCard(BaseModel):
     default: Defaults
     max_images: int
     numerics: str
+    digest: str = ""
 
     @property
     def inputs(self) -> list[str]:

@@ -83,5 +83,6 @@ def load_model(
         default=checkpoint.default,
         max_images=max_images,
         numerics=numerics,
+        digest=checkpoint.digest,
     )
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)

@@ -1,4 +1,4 @@
-"""Measured programs are really suspended, and really gone afterwards."""
+"""Measured programs are really suspended, and really gone afterward."""
 
 from __future__ import annotations
 

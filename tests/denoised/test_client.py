@@ -393,7 +393,7 @@ def test_the_asynchronous_client_returns_the_same(url: str) -> None:
     asyncio.run(scenario())
 
 
-def test_cancelling_a_task_cancels_its_job(url: str) -> None:
+def test_canceling_a_task_cancels_its_job(url: str) -> None:
     async def scenario() -> str:
         async with AsyncClient(url) as client:
             task = asyncio.create_task(client.generate("sneaker"))

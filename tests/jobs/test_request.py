@@ -14,6 +14,7 @@ from denoised.jobs.request import (
     RequestFields,
     SamplingRequest,
     computation,
+    digest_in,
     with_format,
     without_defaults,
 )
@@ -56,3 +57,7 @@ def test_a_default_is_no_difference_whether_it_is_given_or_left_out() -> None:
 def test_numerics_name_the_computation_and_the_format() -> None:
     assert computation(with_format("eager/torch-2.13.0")) == computation("eager/torch-2.13.0") == "eager/torch-2.13.0"
     assert with_format("eager") == "eager/format-2"
+    assert with_format("eager", "1a2b") == "eager/model-1a2b/format-2"
+    assert computation("eager/model-1a2b/format-2") == computation("eager/format-2") == "eager"
+    assert digest_in("eager/torch-2.13.0/model-1a2b/format-2") == "1a2b"
+    assert digest_in("eager/torch-2.13.0/format-2") is None, "of an earlier version"

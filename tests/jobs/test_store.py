@@ -678,7 +678,7 @@ def test_only_the_last_attempt_of_a_job_is_quarantined(store: Store, create: Cre
 
 
 def test_a_job_that_saves_progress_has_lost_no_worker_in_a_row(store: Store, create: Create) -> None:
-    """However often neighbours kill its worker."""
+    """However often neighbors kill its worker."""
     record = create(steps=9)
     losses = []
     for attempt in range(1, 9):

@@ -24,7 +24,7 @@ from PIL import Image
 TIMEOUT = 300.0
 HALF_BLOCK = "▀"
 CURSOR_UP = re.compile(r"\x1b\[\d*A")
-COLOUR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")
 QUIET = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "TERM", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
 
 
@@ -147,7 +147,7 @@ def test_no_line_is_wider_than_a_narrow_terminal(at: tuple[str, str], tmp_path: 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "vt100", "COLORTERM": ""}])
 def test_a_terminal_without_colors_gets_none(environment: dict[str, str], at: tuple[str, str], tmp_path: Path) -> None:
     written = shown("generate", "--label", "bag", "--steps", "2", "--watch", "--out", str(tmp_path), *at, **environment)
-    assert not COLOUR.search(written)
+    assert not COLOR.search(written)
     assert HALF_BLOCK not in written
     assert "\x1b" not in written or environment != {"TERM": "dumb"}
     assert written.splitlines()[-1].endswith(".png")

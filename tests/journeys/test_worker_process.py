@@ -45,7 +45,8 @@ def test_the_process_that_loaded_the_models_runs_all_jobs(start_service: Callabl
     service = start_service(tmp_path / "data", environment={"DENOISED_THREADS": "4", "DENOISED_MAX_BATCH": "4"})
     worker = worker_of(service)
     with service.client() as client:
-        assert client.get("/models").json()[0]["numerics"].endswith("/4-threads/format-2")
+        model = client.get("/models").json()[0]
+        assert model["numerics"].endswith(f"/4-threads/model-{model['digest']}/format-2")
         jobs = [client.post("/generate", json={"steps": 10, "seed": seed}).json()["id"] for seed in range(20)]
         for job in jobs:
             assert children(worker) == []

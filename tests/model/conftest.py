@@ -57,7 +57,7 @@ def stir() -> Callable[..., None]:
 
 @pytest.fixture
 def unconditional() -> UNetConfig:
-    """A U-Net of two levels on grey 8×8 images, without classes."""
+    """A U-Net of two levels on gray 8×8 images, without classes."""
     return UNCONDITIONAL
 
 
@@ -100,10 +100,10 @@ def folder(tmp_path: Path, weights: Callable[[UNetConfig], dict[str, Tensor]]) -
 
 @pytest.fixture
 def dataset() -> Dataset:
-    """Twenty grey 8×8 images of three classes: stripes, with a brightness for each class."""
+    """Twenty gray 8×8 images of three classes: stripes, with a brightness for each class."""
     generator = torch.Generator().manual_seed(0)
     classes = torch.arange(20) % 3
     stripes = torch.arange(8).view(1, 1, 8, 1) % 2 * 120
     noise = torch.randint(0, 16, (20, 1, 8, 8), generator=generator)
     images = (stripes + noise + classes.view(-1, 1, 1, 1) * 50).to(torch.uint8)
-    return Dataset(images=images, classes=classes, labels=("dark", "grey", "light"), source="stripes")
+    return Dataset(images=images, classes=classes, labels=("dark", "gray", "light"), source="stripes")

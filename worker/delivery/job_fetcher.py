@@ -6,16 +6,19 @@ The engine says what it has capacity for; jobs fetched by its next turn take par
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
+from denoised.jobs.record import JobRecord
 from denoised.jobs.store import StartedAttempt, Store
 from denoised.jobs.update import JobUpdate
-from denoised.model.errors import ModelError
+from denoised.model.errors import ModelError, PlanError
+from denoised.model.serving.card import ModelCard
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.request_check import check_request
@@ -27,6 +30,8 @@ from denoised.worker.out_of_memory import is_out_of_memory
 log = logging.getLogger("denoised.worker")
 
 POLL_SECONDS = 0.25  # between two looks into a queue that was empty, unless `wake` is called
+MAX_REGISTERS = 8  # of a plan
+RESUME_HEAD_BYTES = 4096
 RETRY_SECONDS = 1.0  # between two tries while Redis does not answer
 
 
@@ -145,8 +150,9 @@ class JobFetcher(threading.Thread):
                 self._start(self._unstarted)
             for model in self._models:
                 self._fetch_from(model)
-        except StoreUnavailable as error:
-            log.warning("fetching jobs waits for Redis", extra={"reason": str(error)})  # the batch continues
+        except (StoreUnavailable, MemoryError) as error:
+            # The batch continues.
+            log.warning("fetching jobs waits", extra={"reason": f"{type(error).__name__}: {error}"})
             self._stopping.wait(RETRY_SECONDS)
 
     def _fetch_from(self, model: str) -> None:
@@ -193,9 +199,12 @@ class JobFetcher(threading.Thread):
         """
         model = self._models[delivery.model]
         try:
-            started = self._store.start_attempt(delivery.job, self._worker, model.card.numerics, delivery.execution)
+            started = self._store.start_attempt(
+                delivery.job, self._worker, model.card.numerics, delivery.execution, resume_limit(model)
+            )
             if started is None:
                 return None
+            started = replace(started, record=_for_model(started.record, model.card))
             check_request(started.record.request, model.card)
             return FetchedJob(delivery, started, _trajectories(started, model))
         except StoreUnavailable:
@@ -214,6 +223,11 @@ class JobFetcher(threading.Thread):
         self._store.write(update)
 
 
+def resume_limit(model: ServedModel) -> int:
+    """The largest resume point that a job of a model can have, in bytes."""
+    return RESUME_HEAD_BYTES + model.card.max_images * (MAX_REGISTERS * 4 * math.prod(model.shape) + RESUME_HEAD_BYTES)
+
+
 def _failure(error: Exception) -> tuple[str, str]:
     """The code and the message of a job that could not be started."""
     if isinstance(error, RecordError | ModelError):
@@ -221,6 +235,25 @@ def _failure(error: Exception) -> tuple[str, str]:
     if is_out_of_memory(error):
         return "out_of_memory", "the worker has not enough memory to start this job"
     return "internal_error", f"{type(error).__name__}: {error}"
+
+
+def _for_model(record: JobRecord, card: ModelCard) -> JobRecord:
+    """A job as this model takes it: if the model has changed since the job was accepted, its classes may have, too.
+
+    Raises:
+        PlanError: if the model has no class of that name any more.
+    """
+    if record.digest is None or record.digest == card.digest:
+        return record
+    fields = {"job": record.id, "request_id": record.request_id, "accepted": record.digest, "here": card.digest}
+    log.warning("the model has changed since the job was accepted", extra=fields)
+    name = record.request.label_name
+    if name is None:
+        return record
+    index = card.class_index(name)
+    if index is None:
+        raise PlanError(f"label = {name!r} is no class of {card.name}, which has changed since the job was accepted")
+    return replace(record, request=replace(record.request, label=index))
 
 
 def _trajectories(started: StartedAttempt, model: ServedModel) -> list[Trajectory]:

@@ -6,8 +6,6 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.card import ModelCard
 
-MAX_STAGES = 4
-
 
 def check_request(request: SamplingRequest, card: ModelCard) -> None:
     """Check that a request is one that the front end accepts for this model.
@@ -21,7 +19,7 @@ def check_request(request: SamplingRequest, card: ModelCard) -> None:
         "n": (request.n, card.max_images),
         "steps": (request.steps, card.timesteps),
         "preview_every": (request.preview_every, request.steps),
-        "stages": (request.stages, MAX_STAGES),
+        "stages": (request.stages, card.stages.get(request.sampler, 1)),
         "label": (request.label or 0, max(0, len(card.labels) - 1)),
     }
     for name, (value, limit) in limits.items():

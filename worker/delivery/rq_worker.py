@@ -33,8 +33,10 @@ from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
+from denoised.worker.delivery.model_names import ModelNames
 from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource
 from denoised.worker.engine.speed import Speed
+from denoised.worker.errors import ModelConflict
 from denoised.worker.loop import Loop
 from denoised.worker.settings import WorkerSettings
 
@@ -87,10 +89,17 @@ class BatchingWorker(BaseWorker):
         self._source = RqSource(client, name, _names(client, self.executions_key), math.ceil(settings.lease) + 1)
         self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
         self._listener = Listener(client, models, wake=self.loop.wake, cancel=self.loop.cancel)
+        digests = {name: model.card.digest for name, model in models.items()}
+        self._names = ModelNames(store, name, digests, settings.lease)
+        self._conflict: ModelConflict | None = None
         self._housekeeper = Housekeeper(store, list(self._keys.values()), settings.lease, self._renew, self._report)
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        """Serve until SIGTERM or SIGINT, then finish or requeue what runs. Returns whether any job was run."""
+        """Serve until SIGTERM or SIGINT, then finish or requeue what runs. Returns whether any job was run.
+
+        Raises:
+            ModelConflict: when another worker serves another model under the name of one of these.
+        """
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
         if not self._register():
@@ -106,15 +115,24 @@ class BatchingWorker(BaseWorker):
             self._listener.stop()
             if written:
                 self._leave()
+        if self._conflict is not None:
+            raise self._conflict
         return self.loop.speed.total > 0
 
     def _register(self) -> bool:
-        """Register with RQ, as soon as Redis accepts it. False when the worker is stopped before."""
+        """Claim the models' names and register with RQ, as soon as Redis accepts it.
+
+        False when the worker is stopped before.
+
+        Raises:
+            ModelConflict: see `work`.
+        """
         while not self.loop.stopping.is_set():
             try:
-                with reachable():
-                    self.register_birth()  # type: ignore[no-untyped-call]
-                return True
+                if self._names.acquire(self.loop.stopping):
+                    with reachable():
+                        self.register_birth()  # type: ignore[no-untyped-call]
+                    return True
             except StoreUnavailable as error:
                 log.warning("worker waits for Redis", extra={"reason": str(error)})
                 self.loop.stopping.wait(REGISTER_SECONDS)
@@ -144,6 +162,14 @@ class BatchingWorker(BaseWorker):
         self._clock_offset = seconds + microseconds / 1e6 - time.time()
 
     def _report(self) -> None:
+        """Publish what this worker does; stop if its models' names were taken while it was cut off from Redis."""
+        try:
+            self._names.renew()
+        except ModelConflict as conflict:
+            self._conflict = conflict
+            self.loop.stop()
+        except RecordError as error:
+            log.warning("claims unreadable", extra={"reason": str(error)})
         running, pending = self.loop.load
         report = WorkerReport(
             name=self.name,
@@ -175,6 +201,7 @@ class BatchingWorker(BaseWorker):
         try:
             self.store.workers.add_counters(self.name, asdict(self.loop.counters))
             self.store.workers.remove(self.name)
+            self._names.release()
             with reachable():
                 self.register_death()  # type: ignore[no-untyped-call]
         except StoreError as error:

@@ -138,7 +138,7 @@ class NativeResnetBlock(nn.Module):
         self._columns = columns
         self._conv1, self._conv2, self._shortcut = conv1, conv2, shortcut
         self._resample = block.resample
-        border = 1 if block.resample is None else 0  # what is resampled gets its border afterwards
+        border = 1 if block.resample is None else 0  # what is resampled gets its border afterward
         self._norm1 = native_norm(block.norm1, block.activation, kernels, border=border)
         self._norm2 = native_norm(block.norm2, block.activation, kernels, border=1, scale_shift=block.scale_shift)
         self._output_scale = block.output_scale
@@ -205,7 +205,7 @@ class NativeDownsample(nn.Module):
 class NativeUpsample(nn.Module):
     """`Upsample` with less than half the multiplications (Shi et al. 2016, arXiv:1609.07009).
 
-    After doubling by nearest neighbour, the nine weights of an output pixel fall on four pixels of the small image.
+    After doubling by nearest neighbor, the nine weights of an output pixel fall on four pixels of the small image.
     Which weights share a pixel depends on the output pixel's phase, (row mod 2, column mod 2). So one 2×2 convolution
     of the small image, with the weights of each phase summed (`subpixel_weights`), computes all four phases, and
     `Kernels.interleave` puts them in their places.

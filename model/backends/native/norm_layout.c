@@ -109,25 +109,25 @@ void denoised_norm(long batch, const argument *given)
         const long image = unit / chunks, first = unit % chunks * chunk;
         const float *from = x + image * pixels * channels + first;
         float *to = out + image * (height + 2 * border) * (width + 2 * border) * channels + first;
-        float centre[chunk], inverse_std[chunk];
+        float center[chunk], inverse_std[chunk];
 
         /* The mean of each group, at each of its channels. */
         for (long c = 0; c < chunk; c += LANES) {
             float_vector offset = addend ? load(addend + image * stride + first + c) : (float_vector){};
-            store(centre + c, sum_pixels(from + c, pixels, channels, offset, 1) / count);
+            store(center + c, sum_pixels(from + c, pixels, channels, offset, 1) / count);
         }
-        sum_groups(centre, chunk, per_group);
-        /* centre becomes what is added to x: the addend minus the mean. Then 1 / sqrt(variance + eps). */
+        sum_groups(center, chunk, per_group);
+        /* center becomes what is added to x: the addend minus the mean. Then 1 / sqrt(variance + eps). */
         for (long c = 0; c < chunk; c += LANES) {
             float_vector offset =
-                (addend ? load(addend + image * stride + first + c) : (float_vector){}) - load(centre + c);
-            store(centre + c, offset);
+                (addend ? load(addend + image * stride + first + c) : (float_vector){}) - load(center + c);
+            store(center + c, offset);
             store(inverse_std + c, sum_pixels(from + c, pixels, channels, offset, 2) / count);
         }
         sum_groups(inverse_std, chunk, per_group);
         for (long c = 0; c < chunk; c++) inverse_std[c] = 1.0f / sqrtf(inverse_std[c] + eps);
 
-        /* (x + centre) * inverse_std * weight + bias = x * a + (centre * a + bias) with a = inverse_std * weight. */
+        /* (x + center) * inverse_std * weight + bias = x * a + (center * a + bias) with a = inverse_std * weight. */
         for (long c = 0; c < chunk; c += LANES) {
             float_vector a = load(inverse_std + c) * load(weight + first + c), b = load(bias + first + c);
             if (scale) {
@@ -135,7 +135,7 @@ void denoised_norm(long batch, const argument *given)
                 a *= factor;
                 b = b * factor + load(shift + image * stride + first + c);
             }
-            b += load(centre + c) * a;
+            b += load(center + c) * a;
             if (with_silu) /* a constant in each branch, so that the inner loop does not test it */
                 scale_shift(from + c, to + c, height, width, channels, border, a, b, 1);
             else

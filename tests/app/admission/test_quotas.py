@@ -68,7 +68,7 @@ def test_a_key_has_its_own_limit_and_waits_for_the_work_ahead_of_its_jobs() -> N
     assert retry_after(admission, Load("x", "they", 100), {"m": mixed}) is None
 
 
-def test_small_jobs_count_towards_the_job_limit() -> None:
+def test_small_jobs_count_toward_the_job_limit() -> None:
     admission = Admission(ApiSettings(max_queue=3))
     assert retry_after(admission, Load("x", "me", 1), {"m": queue(10, 10)}) is None
     assert retry_after(admission, Load("x", "me", 1), {"m": queue(10, 20, 30)}) == 1

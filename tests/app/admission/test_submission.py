@@ -41,6 +41,16 @@ def test_an_accepted_request_returns_its_job_and_location(api: TestClient) -> No
     assert api.get(answer.headers["location"]).json() == answer.json()
 
 
+def test_a_record_names_the_model_that_it_was_accepted_for(
+    make_client: MakeClient, fake_worker: Any, card_of: Any
+) -> None:
+    fake_worker.serve(card_of(digest="1a2b"))
+    job_id = make_client().post("/generate", json={}).json()["id"]
+    record = fake_worker.store.job(job_id)
+    assert record is not None
+    assert record.digest == "1a2b"
+
+
 def test_a_random_seed_is_returned(api: TestClient) -> None:
     assert len({api.post("/generate", json={}).json()["seed"] for _ in range(5)}) > 1
 

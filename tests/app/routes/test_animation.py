@@ -64,7 +64,7 @@ def done(fake_worker: Any, *steps: list[dict[str, Any]], finished: bool = True) 
 
 
 def shown(answer: Any) -> tuple[list[Image.Image], list[int]]:
-    """The pictures of an animation in grey, and how long each is shown, in milliseconds."""
+    """The pictures of an animation in gray, and how long each is shown, in milliseconds."""
     assert answer.status_code == 200, answer.text
     pictures, times = [], []
     with Image.open(io.BytesIO(answer.content)) as opened:
@@ -76,7 +76,7 @@ def shown(answer: Any) -> tuple[list[Image.Image], list[int]]:
 
 
 def shades(sheet: Image.Image, gap: int) -> list[int]:
-    """The grey values in the middle of the four cells of a 2 × 2 grid. gap: between cells, in pixels of the model."""
+    """The gray values in the middle of the four cells of a 2 × 2 grid. gap: between cells, in pixels of the model."""
     factor = sheet.width // (2 * 28 + 3 * gap)
     centers = [factor * (gap + 14 + k * (28 + gap)) for k in range(2)]
     return [int(sheet.getpixel((x, y))) for y in centers for x in centers]  # type: ignore[call-overload]

@@ -132,7 +132,7 @@ def test_refusals_are_counted_by_limit(make_client: MakeClient, fake_worker: Any
         assert counted == {**dict.fromkeys(counted, 0.0), limit: 2.0}
 
 
-def test_latency_is_labelled_by_route_template_method_and_status_class(api: TestClient) -> None:
+def test_latency_is_labeled_by_route_template_method_and_status_class(api: TestClient) -> None:
     for _ in range(3):
         api.get("/jobs/abc")
     api.get("/models")

@@ -78,6 +78,10 @@ def test_models_are_those_of_live_workers_with_the_number_of_workers(
     assert (hats["name"], hats["workers"], hats["labels"]) == ("hats", 1, [])
     promised = {"width", "height", "channels", "timesteps", "prediction_type", "samplers", "max_images", "numerics"}
     assert promised <= set(shoes)
+    fake_worker.serve(card_of(name="boots", digest="1a2b"), name="c")
+    fake_worker.serve(card_of(name="boots", digest="3c4d"), name="d")
+    boots = next(model for model in make_client().get("/models").json() if model["name"] == "boots")
+    assert (boots["digest"], boots["workers"]) == ("1a2b", 1), "another model of that name is not counted"
     assert shoes["default"] == {"sampler": "ddim", "steps": 20, "guidance_scale": 2.5, "guidance_rescale": 0.0}
 
 

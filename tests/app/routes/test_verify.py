@@ -45,7 +45,7 @@ def post(api: TestClient, picture: bytes, **headers: str) -> Any:
 
 
 @contextmanager
-def working(fake_worker: Any, owner: str = "", *, end: str = "succeeded") -> Iterator[None]:
+def working(fake_worker: Any, owner: str = "", *, end: str = "succeeded", numerics: str = "fake") -> Iterator[None]:
     """Let the worker finish the next job with the picture MADE, or end it otherwise."""
 
     def work() -> None:
@@ -56,7 +56,7 @@ def working(fake_worker: Any, owner: str = "", *, end: str = "succeeded") -> Ite
                 break
             time.sleep(0.01)
         if end == "succeeded":
-            fake_worker.finish(waiting[0].id, fake_worker.start(waiting[0].id), data=MADE)
+            fake_worker.finish(waiting[0].id, fake_worker.start(waiting[0].id, numerics), data=MADE)
         elif end == "failed":
             failure = {"code": "evaluation_failed", "message": "the network gave no numbers"}
             fake_worker.store.write(final_update(waiting[0], "failed", failure))
@@ -70,8 +70,8 @@ def working(fake_worker: Any, owner: str = "", *, end: str = "succeeded") -> Ite
     assert not thread.is_alive()
 
 
-def verdict(api: TestClient, fake_worker: Any, picture: bytes) -> dict[str, Any]:
-    with working(fake_worker):
+def verdict(api: TestClient, fake_worker: Any, picture: bytes, numerics: str = "fake") -> dict[str, Any]:
+    with working(fake_worker, numerics=numerics):
         answer = post(api, picture)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
@@ -126,6 +126,15 @@ def test_other_numerics_are_named(touched: bool, api: TestClient, fake_worker: A
     assert found["numerics"] == {"picture": "eager/torch-1", "here": "fake"}
     assert "eager/torch-1" in found["reason"]
     assert ("same pixels" in found["reason"]) is not touched
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_another_model_of_the_same_name_is_named(touched: bool, api: TestClient, fake_worker: Any) -> None:
+    pixels, here = PIXELS ^ 1 if touched else PIXELS, "eager/torch-2/model-1a2b/format-2"
+    picture = encode(pixels, "png", PARAMETERS | {"numerics": "eager/torch-2/model-3c4d/format-2"})
+    found = verdict(api, fake_worker, picture, numerics=here)
+    subject = "the picture" if touched else "same pixels, but the file"
+    assert found["reason"] == f"{subject} was made by another model of that name (digest 3c4d; here 1a2b)"
 
 
 def test_another_version_of_the_file_format_is_named(api: TestClient, fake_worker: Any) -> None:

@@ -228,7 +228,7 @@ def test_a_score_at_an_invalid_timestep_or_class_is_refused(folder: Folder) -> N
 
 
 def test_piped_output_has_one_line_per_image(tmp_path: Path) -> None:
-    picture = tmp_path / "grey.png"
+    picture = tmp_path / "gray.png"
     Image.new("L", (8, 8), 90).save(picture)
     command = [sys.executable, "-m", "denoised.model", "likelihood", "--model", str(ZOO / "digits"), "--steps", "25"]
     done = subprocess.run([*command, str(picture)], capture_output=True, text=True, timeout=300, check=True)

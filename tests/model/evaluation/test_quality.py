@@ -175,7 +175,7 @@ def test_other_weights_are_another_measurement(data: Path, features: Path, folde
 
 
 def test_classes_are_matched_by_name() -> None:
-    indices = class_indices([0, 1, 1], ["light", "dark"], ["dark", "grey", "light"])
+    indices = class_indices([0, 1, 1], ["light", "dark"], ["dark", "gray", "light"])
     assert indices is not None
     assert indices.tolist() == [2, 0, 0]
     assert class_indices([0], ["lighter"], ["dark", "light"]) is None
@@ -334,7 +334,7 @@ def test_the_report_includes_its_plot(subject: ReportSubject, tmp_path: Path) ->
     with Image.open(tmp_path / "pictures" / "quality.png") as plot:
         pixels = np.asarray(plot.convert("RGB"))
     assert pixels.shape[0] > 500
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "lines in colour"
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "lines in color"
 
 
 def test_an_interrupted_sweep_continues_to_the_same_report(

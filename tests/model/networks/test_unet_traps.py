@@ -151,7 +151,7 @@ def test_inputs_a_hundred_times_too_large_stay_finite_in_bfloat16(
     assert far.isfinite().all()
 
 
-def test_filtered_downsampling_weighs_four_neighbours_by_1_3_3_1() -> None:
+def test_filtered_downsampling_weighs_four_neighbors_by_1_3_3_1() -> None:
     """A single 8 at column 3: y_1 = (x_1 + 3·x_2 + 3·x_3 + x_4)/8 = 3 and y_2 = (x_3 + …)/8 = 1."""
     x = torch.zeros(1, 1, 8, 8)
     x[..., 3] = 8.0
@@ -161,7 +161,7 @@ def test_filtered_downsampling_weighs_four_neighbours_by_1_3_3_1() -> None:
     assert fir_downsample(torch.ones(1, 1, 8, 8))[0, 0, 0, 0].item() == pytest.approx((7 / 8) ** 2)
 
 
-def test_filtered_upsampling_weighs_two_neighbours_by_1_and_3() -> None:
+def test_filtered_upsampling_weighs_two_neighbors_by_1_and_3() -> None:
     """A single 4 at column 1 of 4: (0, 1, 3, 3, 1, 0, …)."""
     x = torch.zeros(1, 1, 4, 4)
     x[..., 1] = 4.0

@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_picture_of_a_diffusers_ddpm_pipeline(
     assert np.abs(found - (images * 255).round()).max() <= 1
 
 
-def test_guidance_of_one_is_the_labelled_run_and_more_moves_away_from_it(model: PixelModel) -> None:
+def test_guidance_of_one_is_the_labeled_run_and_more_moves_away_from_it(model: PixelModel) -> None:
     """mathematics.md, trap 41."""
     plain, one, three = (sample(model, [1], seed=1, steps=4, **more) for more in ({}, guided(1.0), guided(3.0)))
     assert torch.equal(plain, one)

@@ -13,9 +13,9 @@ from denoised.model.errors import DataError
 from denoised.model.training.data import load_dataset
 
 
-def picture(path: Path, colour: tuple[int, int, int] | int, size: tuple[int, int] = (8, 8)) -> Path:
+def picture(path: Path, color: tuple[int, int, int] | int, size: tuple[int, int] = (8, 8)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L" if isinstance(colour, int) else "RGB", size, colour).save(path)
+    Image.new("L" if isinstance(color, int) else "RGB", size, color).save(path)
     return path
 
 
@@ -77,18 +77,18 @@ def test_class_folders_that_differ_in_normalization_alone_are_refused(tmp_path: 
 def test_the_center_square_is_resized(tmp_path: Path) -> None:
     """Of a 24×8 image made of three 8×8 squares, the middle one is kept."""
     wide = Image.new("RGB", (24, 8))
-    for k, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
-        wide.paste(colour, (8 * k, 0, 8 * k + 8, 8))
+    for k, color in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+        wide.paste(color, (8 * k, 0, 8 * k + 8, 8))
     (tmp_path / "flags").mkdir()
-    wide.save(tmp_path / "flags" / "tricolour.png")
+    wide.save(tmp_path / "flags" / "tricolor.png")
     assert load_dataset(tmp_path, 4).images.shape == (1, 3, 4, 4)
     image = load_dataset(tmp_path, 8).images[0]
     assert image.permute(1, 2, 0).reshape(-1, 3).tolist() == [[0, 255, 0]] * 64
 
 
 def test_images_that_are_all_gray_have_one_channel(tmp_path: Path) -> None:
-    picture(tmp_path / "grey" / "a.png", 7)
-    picture(tmp_path / "grey" / "b.png", (9, 9, 9))
+    picture(tmp_path / "gray" / "a.png", 7)
+    picture(tmp_path / "gray" / "b.png", (9, 9, 9))
     data = load_dataset(tmp_path, 8)
     assert data.images.shape == (2, 1, 8, 8)
     assert data.images[:, 0, 0, 0].tolist() == [7, 9]

@@ -45,7 +45,7 @@ def values(path: Path, image: Image.Image, background: tuple[int, int, int] = WH
     return read(path, image.width, background).permute(1, 2, 0).reshape(-1, 3).tolist()
 
 
-def grey(*levels: int) -> list[list[int]]:
+def gray(*levels: int) -> list[list[int]]:
     return [[level] * 3 for level in levels]
 
 
@@ -89,8 +89,8 @@ def test_a_rotated_jpeg_shows_the_right_square_in_each_corner(tmp_path: Path, or
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_gray_is_scaled_and_rounded(tmp_path: Path, suffix: str) -> None:
     """v/257: 65535 is white, 32768 is 127.502, and 128 and 129 are on either side of one half."""
-    assert values(tmp_path / f"a.{suffix}", deep([0, 128, 129, 65535])) == grey(0, 0, 1, 255)
-    assert values(tmp_path / f"b.{suffix}", deep([32768, 257 * 77, 257 * 77 + 128, 257 * 77 + 129])) == grey(
+    assert values(tmp_path / f"a.{suffix}", deep([0, 128, 129, 65535])) == gray(0, 0, 1, 255)
+    assert values(tmp_path / f"b.{suffix}", deep([32768, 257 * 77, 257 * 77 + 128, 257 * 77 + 129])) == gray(
         128, 77, 77, 78
     )
 
@@ -106,9 +106,9 @@ def test_a_transparent_16_bit_gray_shows_the_background(tmp_path: Path) -> None:
     assert found == [[0, 0, 0], [10, 20, 30], [1, 1, 1], [255, 255, 255]]
 
 
-def png(side: int, depth: int, colour: int, rows: bytes) -> bytes:
+def png(side: int, depth: int, color: int, rows: bytes) -> bytes:
     """A square PNG of a kind that Pillow does not write; each row begins with a 0, its filter."""
-    header = struct.pack(">2I5B", side, side, depth, colour, 0, 0, 0)
+    header = struct.pack(">2I5B", side, side, depth, color, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
     data = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
     return b"\x89PNG\r\n\x1a\n" + data
@@ -123,7 +123,7 @@ def test_16_bit_color_keeps_its_upper_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
 def test_one_bit_is_black_and_white(tmp_path: Path, suffix: str) -> None:
-    assert values(tmp_path / f"a.{suffix}", square([0, 255, 255, 0], "1")) == grey(0, 255, 255, 0)
+    assert values(tmp_path / f"a.{suffix}", square([0, 255, 255, 0], "1")) == gray(0, 255, 255, 0)
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif", "bmp", "tif"])
@@ -145,7 +145,7 @@ def test_a_palette_may_be_partly_transparent(tmp_path: Path) -> None:
     image = square([0, 1, 2, 1], "P")
     image.putpalette([0, 0, 0, 255, 255, 255, 0, 0, 0])
     found = values(tmp_path / "a.png", image, (255, 255, 255), transparency=bytes([255, 0, 51]))
-    assert found == grey(0, 255, 204, 255)
+    assert found == gray(0, 255, 204, 255)
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
@@ -161,7 +161,7 @@ def test_alpha_mixes_with_the_background(tmp_path: Path, suffix: str) -> None:
 def test_gray_with_alpha_mixes_with_the_background(tmp_path: Path) -> None:
     image = Image.new("LA", (2, 2))
     image.putdata([(0, 0), (0, 51), (100, 204), (7, 255)])
-    assert values(tmp_path / "a.png", image) == grey(255, 204, 131, 7)
+    assert values(tmp_path / "a.png", image) == gray(255, 204, 131, 7)
 
 
 @pytest.mark.parametrize(("mode", "level"), [("L", 7), ("RGB", (7, 7, 7))])
@@ -182,11 +182,11 @@ def test_a_transparent_image_has_no_dark_fringe_after_resizing(tmp_path: Path) -
 
 def test_gray_is_unchanged(tmp_path: Path) -> None:
     for suffix in ("png", "bmp", "tif", "gif"):
-        assert values(tmp_path / f"a.{suffix}", square([0, 1, 128, 255])) == grey(0, 1, 128, 255)
+        assert values(tmp_path / f"a.{suffix}", square([0, 1, 128, 255])) == gray(0, 1, 128, 255)
 
 
 @pytest.mark.parametrize(
-    ("ink", "colour"),
+    ("ink", "color"),
     [
         ((0, 0, 0, 0), (255, 255, 255)),
         ((255, 0, 0, 0), (0, 255, 255)),
@@ -196,13 +196,13 @@ def test_gray_is_unchanged(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
-def test_cmyk_is_ink_on_white(tmp_path: Path, ink: tuple[int, ...], colour: tuple[int, int, int], suffix: str) -> None:
+def test_cmyk_is_ink_on_white(tmp_path: Path, ink: tuple[int, ...], color: tuple[int, int, int], suffix: str) -> None:
     """(255 − C)(255 − K)/255. The JPEG is written inverted, with Adobe's marker, as all CMYK JPEGs are."""
     Image.new("CMYK", (8, 8), ink).save(tmp_path / f"a.{suffix}", **({"quality": 100} if suffix == "jpg" else {}))
     if suffix == "jpg":
         assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
     found = read(tmp_path / f"a.{suffix}", 8).permute(1, 2, 0).reshape(-1, 3).int()
-    assert (found - torch.tensor(colour)).abs().max() <= 2
+    assert (found - torch.tensor(color)).abs().max() <= 2
 
 
 @pytest.mark.parametrize(("suffix", "options"), [("gif", {}), ("png", {}), ("webp", {"lossless": True}), ("tif", {})])

@@ -88,7 +88,7 @@ def test_a_run_folder_holds_checkpoints_metrics_grids_and_a_model(dataset: Datas
     with Image.open(tmp_path / "loss.png") as plot:
         assert plot.size == (960, 540)
     model = load_model(tmp_path / "model")
-    assert model.card.labels == ["dark", "grey", "light"]
+    assert model.card.labels == ["dark", "gray", "light"]
     assert model.card.unconditional, "labels were dropped in training"
 
 

@@ -241,9 +241,9 @@ def test_a_failed_job_says_why_and_leaves_the_others_alone(
     assert after.error is not None
     assert after.error["code"] == "nan_output"
     assert [event["type"] for event in store.events.read(nan_job.id) if event["type"] in TERMINAL] == ["failed"]
-    neighbour = store.job(sound.id)
-    assert neighbour is not None
-    assert neighbour.status == "succeeded"
+    neighbor = store.job(sound.id)
+    assert neighbor is not None
+    assert neighbor.status == "succeeded"
 
 
 def test_a_job_canceled_while_it_runs_writes_nothing_more(bench: PublisherBench, create: Create) -> None:
@@ -295,7 +295,7 @@ def test_a_failure_queued_twice_ends_a_job_once(bench: PublisherBench, create: C
     assert bench.over == [(record.id, "failed")]
 
 
-def test_events_of_an_outage_are_written_once_afterwards(
+def test_events_of_an_outage_are_written_once_afterward(
     model: Any, tmp_path: Path, create: Create, trajectories_of: Callable[..., list[Trajectory]]
 ) -> None:
     """rq#998: nothing is lost, nothing is written twice."""

@@ -403,3 +403,53 @@ def test_a_quarantined_job_runs_alone_and_the_others_come_back_unharmed(harness:
 def forgotten(harness: Harness, job_id: str) -> bool:
     """Whether RQ knows nothing of a job any more, but for what a last heartbeat leaves to expire."""
     return all(harness.client.ttl(key) != -1 for key in harness.client.scan_iter(f"rq:*{job_id}*"))
+
+
+def test_a_second_worker_with_other_weights_refuses_to_start(harness: Harness) -> None:
+    """Equal requests would give two pictures; a worker with the same weights is welcome."""
+    first = harness.worker("named", digest="a", lease=2.0)
+    harness.until(lambda: harness.client.zcard(keys.claims("named")), "the first worker's claim")
+    second = harness.worker("named", digest="bbbb", lease=2.0)
+    assert second.wait() == 1
+    assert "ModelConflict: named is served by worker-" in harness.log()
+    assert "with other files (digest a; here bbbb): rename this folder, or stop the other worker first" in harness.log()
+    third = harness.worker("named", digest="a", lease=2.0)
+    harness.until(lambda: harness.client.zcard(keys.claims("named")) == 2, "the third worker's claim")
+    expected = harness.sha256(harness.submit(model="named", seed=1))
+    assert all(harness.sha256(harness.submit(model="named", seed=1)) == expected for _ in range(8))
+    for worker in (first, third):
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
+    assert not harness.client.exists(keys.claims("named")), "a worker that leaves gives up its claim"
+
+
+def test_a_job_begins_anew_when_the_weights_changed(harness: Harness) -> None:
+    """AUTOMATIC1111/stable-diffusion-webui#4448: no picture of two models, and none under the wrong numerics. The new
+    worker waits for the lease of the one that was killed."""
+    old = harness.worker("replaced", digest="a", seconds=0.05, lease=1.0, max_batch=1)
+    whole = harness.submit(model="replaced", steps=40, n=2)
+    job_id = harness.submit(model="replaced", steps=40, n=2)
+    before = harness.sha256(whole)
+    harness.until(lambda: harness.job(job_id).images, "the first of two pictures")
+    old.kill()
+    new = harness.worker("replaced", digest="bbbb", lease=1.0)
+    after = harness.sha256(job_id)
+    assert after == harness.sha256(harness.submit(model="replaced", steps=40, n=2))
+    assert not set(after) & set(before)
+    record = harness.job(job_id)
+    assert (record.numerics, record.attempt) == ("fake/model-bbbb/format-2", 2)
+    new.signal(signal.SIGTERM)
+    assert new.wait() == 0
+
+
+def test_a_worker_whose_name_was_taken_while_it_stood_still_leaves(harness: Harness) -> None:
+    worker = harness.worker("taken", digest="a", lease=1.0)
+    harness.until(lambda: harness.client.zcard(keys.claims("taken")), "the worker's claim")
+    worker.signal(signal.SIGSTOP)
+    try:
+        harness.until(lambda: not harness.client.exists(keys.claims("taken")), "the end of its claim")
+        assert harness.store.claims.claim("another", {"taken": "bbbb"}, ttl=60) is None
+    finally:
+        worker.signal(signal.SIGCONT)
+    assert worker.wait() == 1
+    assert "taken is served by another with other files (digest bbbb; here a)" in harness.log()
