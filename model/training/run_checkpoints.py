@@ -13,6 +13,7 @@ from denoised.model.checkpoints.atomic import write_atomically
 from denoised.model.checkpoints.card_file import CardFile, Defaults
 from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.errors import TrainingError
+from denoised.model.training.learner import Learner
 from denoised.model.training.run_folder import RunFolder
 from denoised.model.training.trainer import Trainer
 
@@ -21,13 +22,18 @@ KEPT_CHECKPOINTS = 2
 
 def save_checkpoint(trainer: Trainer, folder: RunFolder) -> None:
     """Write a checkpoint and the model folder, then delete all but the newest two checkpoints."""
-    write_atomically(folder.checkpoint(trainer.step), lambda temporary: save_file(trainer.state(), temporary))
-    for old in folder.checkpoints()[:-KEPT_CHECKPOINTS]:
-        old.unlink()
+    save_state(trainer, folder)
     export_model(trainer, folder.model)
 
 
-def load_newest_checkpoint(trainer: Trainer, folder: RunFolder) -> None:
+def save_state(learner: Learner, folder: RunFolder) -> None:
+    """Write a checkpoint, then delete all but the newest two."""
+    write_atomically(folder.checkpoint(learner.step), lambda temporary: save_file(learner.state(), temporary))
+    for old in folder.checkpoints()[:-KEPT_CHECKPOINTS]:
+        old.unlink()
+
+
+def load_newest_checkpoint(learner: Learner, folder: RunFolder) -> None:
     """Load the newest readable checkpoint, and remove what a killed run left incomplete.
 
     Raises:
@@ -35,10 +41,10 @@ def load_newest_checkpoint(trainer: Trainer, folder: RunFolder) -> None:
     """
     for path in reversed(folder.checkpoints()):
         try:
-            trainer.load_state(load_file(path))
+            learner.load_state(load_file(path))
         except (SafetensorError, OSError):
             continue
-        folder.discard_after(trainer.step)
+        folder.discard_after(learner.step)
         return
     raise TrainingError(f"{folder.path} holds no complete checkpoint to resume from")
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from denoised.model.checkpoints.atomic import write_text_atomically
 from denoised.model.errors import TrainingError
-from denoised.model.training.training_config import TrainingConfig
+from denoised.model.training.learning_config import Config, LearningConfig
 
 CHANGEABLE = ("images", "learning_rate")  # settings that may change when a run is resumed
 
@@ -75,7 +75,7 @@ class RunFolder:
             message = f"{self.path} cannot be written ({error.strerror}): name another folder with --out"
             raise TrainingError(message) from error
 
-    def create(self, config: TrainingConfig) -> None:
+    def create(self, config: LearningConfig) -> None:
         """Create the folder of a new run.
 
         Raises:
@@ -86,28 +86,28 @@ class RunFolder:
             (self.path / name).mkdir(parents=True, exist_ok=True)
         self.write_config(config)
 
-    def write_config(self, config: TrainingConfig) -> None:
+    def write_config(self, config: LearningConfig) -> None:
         """Store the settings that determine the numbers of the run from now on."""
         write_text_atomically(self.config_file, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
-    def read_config(self) -> TrainingConfig:
+    def read_config(self, config_type: type[Config]) -> Config:
         """The configuration of the run.
 
         Raises:
             TrainingError: if there is none, or it cannot be read.
         """
         try:
-            return TrainingConfig(**json.loads(self.config_file.read_text(encoding="utf-8")))
+            return config_type(**json.loads(self.config_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{self.path} holds no run to resume ({error})") from error
 
-    def config_to_resume(self, given: Mapping[str, Any]) -> TrainingConfig:
+    def config_to_resume(self, given: Mapping[str, Any], config_type: type[Config]) -> Config:
         """The run's own settings with a new length or learning rate, where one is given.
 
         Raises:
             TrainingError: if any other given setting differs, by name.
         """
-        stored = self.read_config()
+        stored = self.read_config(config_type)
         for name, value in given.items():
             if name not in CHANGEABLE and value != getattr(stored, name):
                 raise TrainingError(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -15,61 +12,19 @@ from rich.console import Console
 
 from denoised.model.command_line import print_to_stderr, report_errors
 from denoised.model.errors import UnreadableImages
-from denoised.model.options import environment_variable, option
+from denoised.model.options import option
 from denoised.model.serving.loading import load_model
 from denoised.model.training.data import load_dataset
 from denoised.model.training.presets import FROM_PRESET
 from denoised.model.training.run_checkpoints import load_newest_checkpoint
 from denoised.model.training.run_folder import RunFolder
+from denoised.model.training.setting_options import with_setting_options
 from denoised.model.training.trainer import Trainer
-from denoised.model.training.training_config import TrainingConfig, settings, validate
+from denoised.model.training.training_config import TrainingConfig, validate
 from denoised.model.training.training_run import RunSchedule, run_training
 
 
-def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with one option for each setting of `TrainingConfig`; `given` receives those that are set."""
-
-    @functools.wraps(command)
-    def wrapper(**arguments: Any) -> None:
-        values = {name: arguments.pop(name) for name in settings()}
-        command(**arguments, given={name: value for name, value in values.items() if value is not None})
-
-    parameters = inspect.signature(command, eval_str=True).parameters.values()
-    own = [parameter for parameter in parameters if parameter.name != "given"]
-    # typer reads the options from the signature.
-    wrapper.__signature__ = inspect.Signature([*own, *_setting_parameters()])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {}
-    return wrapper
-
-
-def _setting_parameters() -> list[inspect.Parameter]:
-    """One keyword parameter for each setting; None means that the option is not given."""
-    types = get_type_hints(TrainingConfig)
-    parameters = []
-    for name, setting in settings().items():
-        flag = "--" + (setting.flag or name.replace("_", "-"))
-        if types[name] is bool:
-            flag += flag.replace("--", "/--no-", 1)
-        help = f"{setting.help}: {', '.join(setting.choices)}" if setting.choices else setting.help
-        default = typer.Option(None, flag, envvar=environment_variable(flag), help=f"{help} [{_default_of(name)}]")
-        annotation = types[name] | None
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
-    return parameters
-
-
-def _default_of(name: str) -> str:
-    """The default of a setting as the help text shows it."""
-    if name in FROM_PRESET:
-        return "the preset's"
-    default = getattr(TrainingConfig, name)
-    if default is None or isinstance(default, bool):
-        return "on" if default else "off"
-    return str(default)
-
-
-@_with_setting_options
+@with_setting_options(TrainingConfig, FROM_PRESET)
 def train(
     *,
     data: Annotated[
@@ -115,7 +70,7 @@ def _make_trainer(
     folder: RunFolder, data: Path, device: str, init: Path | None, given: dict[str, Any], resume: bool
 ) -> Trainer:
     """The trainer of a new run, or of the run in the folder as its newest checkpoint has it."""
-    config = folder.config_to_resume(given) if resume else TrainingConfig.of(given)
+    config = folder.config_to_resume(given, TrainingConfig) if resume else TrainingConfig.of(given)
     validate(config)
     if config.threads:
         torch.set_num_threads(config.threads)

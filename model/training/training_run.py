@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from denoised.model.training.learner import Learner
 from denoised.model.training.loss_plot import can_plot, save_loss_plot
 from denoised.model.training.metrics_log import MetricsLog
 from denoised.model.training.run_checkpoints import save_checkpoint
 from denoised.model.training.run_folder import RunFolder
 from denoised.model.training.sample_grid import save_sample_grid
 from denoised.model.training.trainer import Trainer
+
+AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,26 @@ class RunSchedule:
     sample_every: int = 51_200
 
 
+@dataclass(frozen=True)
+class RunOutputs(Generic[AnyLearner]):
+    """How a run of one kind of learner writes its results.
+
+    save: writes a checkpoint, and what is exported with it.
+    draw: writes the sample grid.
+    """
+
+    save: Callable[[AnyLearner, RunFolder], None]
+    draw: Callable[[AnyLearner, RunFolder], None]
+
+
 def run_training(trainer: Trainer, folder: RunFolder, schedule: RunSchedule, console: Console) -> int | None:
+    """`run_learner` for a class-conditional model."""
+    return run_learner(trainer, folder, schedule, console, RunOutputs(save_checkpoint, save_sample_grid))
+
+
+def run_learner(
+    learner: AnyLearner, folder: RunFolder, schedule: RunSchedule, console: Console, outputs: RunOutputs[AnyLearner]
+) -> int | None:
     """Train until the end or a stop signal, and always leave a checkpoint.
 
     Returns the signal that stopped the run, or None if it is finished.
@@ -37,51 +60,49 @@ def run_training(trainer: Trainer, folder: RunFolder, schedule: RunSchedule, con
         TrainingError: if the loss diverges.
     """
     log = MetricsLog(folder.metrics_file, console)
-    with _stop_signals() as received, _progress_bar(trainer, log, console) as advance:
+    with _stop_signals() as received, _progress_bar(learner, log, console) as advance:
         if not can_plot():
             console.print(
                 "No loss.png: matplotlib is not installed; it comes with denoised's extra 'train'.", soft_wrap=True
             )
-        if trainer.step == 0:
-            save_checkpoint(trainer, folder)  # from now on there is a run to resume, and a model folder
-        while trainer.step < trainer.config.steps and not received:
-            loss, norm = trainer.train_step()
-            log.add(loss, norm, trainer.config.batch)
+        if learner.step == 0:
+            outputs.save(learner, folder)  # from now on there is a run to resume, and a model folder
+        while learner.step < learner.steps and not received:
+            loss, norm = learner.train_step()
+            log.add(loss, norm, learner.batch)
             advance()
-            _log_save_and_sample(trainer, folder, schedule, log)
-    _write_metrics(trainer, log)
+            _log_save_and_sample(learner, folder, schedule, log, outputs)
+    log.write(learner)
     save_loss_plot(folder)
-    save_checkpoint(trainer, folder)
-    if trainer.step < trainer.config.steps:
+    outputs.save(learner, folder)
+    if learner.step < learner.steps:
         return received[0]
-    if not folder.sample_grid(trainer.images_seen).exists():
-        save_sample_grid(trainer, folder)
+    if not folder.sample_grid(learner.images_seen).exists():
+        outputs.draw(learner, folder)
     return None
 
 
-def _log_save_and_sample(trainer: Trainer, folder: RunFolder, schedule: RunSchedule, log: MetricsLog) -> None:
+def _log_save_and_sample(
+    learner: AnyLearner, folder: RunFolder, schedule: RunSchedule, log: MetricsLog, outputs: RunOutputs[AnyLearner]
+) -> None:
     """Do what is due after the last step."""
-    if _is_due(trainer, schedule.log_every):
-        _write_metrics(trainer, log)
-    if _is_due(trainer, schedule.checkpoint_every):
-        save_checkpoint(trainer, folder)
-    if _is_due(trainer, schedule.sample_every):
+    if _is_due(learner, schedule.log_every):
+        log.write(learner)
+    if _is_due(learner, schedule.checkpoint_every):
+        outputs.save(learner, folder)
+    if _is_due(learner, schedule.sample_every):
         with log.paused():
-            save_sample_grid(trainer, folder)
+            outputs.draw(learner, folder)
             save_loss_plot(folder)
 
 
-def _is_due(trainer: Trainer, every: int) -> bool:
+def _is_due(learner: Learner, every: int) -> bool:
     """Whether the last step passed a multiple of `every` images."""
-    return trainer.images_seen // every != (trainer.images_seen - trainer.config.batch) // every
-
-
-def _write_metrics(trainer: Trainer, log: MetricsLog) -> None:
-    log.write(trainer.step, trainer.images_seen, trainer.config.rate(trainer.step - 1))
+    return learner.images_seen // every != (learner.images_seen - learner.batch) // every
 
 
 @contextmanager
-def _progress_bar(trainer: Trainer, log: MetricsLog, console: Console) -> Iterator[Callable[[], None]]:
+def _progress_bar(learner: Learner, log: MetricsLog, console: Console) -> Iterator[Callable[[], None]]:
     """A progress bar; yields a function that redraws it after a step."""
     columns = (
         TextColumn("{task.fields[images]:>9,} images"),
@@ -92,14 +113,14 @@ def _progress_bar(trainer: Trainer, log: MetricsLog, console: Console) -> Iterat
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(
-            "", total=trainer.config.steps, completed=trainer.step, images=trainer.images_seen, loss=0.0, speed=0.0
+            "", total=learner.steps, completed=learner.step, images=learner.images_seen, loss=0.0, speed=0.0
         )
 
         def advance() -> None:
             progress.update(
                 task,
-                completed=trainer.step,
-                images=trainer.images_seen,
+                completed=learner.step,
+                images=learner.images_seen,
                 loss=log.loss,
                 speed=log.images_per_second,
             )

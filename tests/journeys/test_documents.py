@@ -309,6 +309,7 @@ def test_the_worked_plan_of_the_mathematics_equals_the_compiled_plan(mathematics
         ["api"],
         ["worker"],
         ["train"],
+        ["train-text"],
         ["train-features"],
         ["evaluate"],
         ["likelihood"],

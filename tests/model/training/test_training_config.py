@@ -11,9 +11,10 @@ import pytest
 from denoised.model.errors import TrainingError
 from denoised.model.training.dataset import Dataset
 from denoised.model.training.presets import PRESETS, unet_config
+from denoised.model.training.settings import settings
 from denoised.model.training.train_cli import train
 from denoised.model.training.trainer import Trainer
-from denoised.model.training.training_config import TrainingConfig, settings, validate
+from denoised.model.training.training_config import TrainingConfig, validate
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
@@ -51,7 +52,7 @@ def test_a_preset_sets_length_batch_rate_and_threads_unless_they_are_given() -> 
         ("preset", "huge", "preset = 'huge' is not known (known: tiny, small, medium, large)"),
         ("precision", "half", "precision = 'half' is not known (known: auto, float32, bfloat16)"),
         ("unreadable", "mend", "unreadable = 'mend' is not known (known: refuse, skip)"),
-        ("lr_schedule", "step", "lr_schedule = 'step' is not known (known: cosine, constant)"),
+        ("lr_schedule", "step", "lr_schedule = 'step' is not known (known: cosine, constant, trapezoid)"),
         ("batch", 0, "batch = 0 is out of range (at least 1)"),
         ("accumulate", 0, "accumulate = 0 is out of range (at least 1)"),
         ("accumulate", 3, "accumulate = 3 does not divide batch = 128"),
@@ -78,10 +79,10 @@ def test_values_out_of_range_are_refused_with_the_limit(
 
 def test_every_setting_has_an_option_that_is_not_given_by_default() -> None:
     parameters = inspect.signature(train).parameters
-    assert settings().keys() <= parameters.keys()
+    assert settings(TrainingConfig).keys() <= parameters.keys()
     assert "given" not in parameters
-    assert {parameters[name].default.default for name in settings()} == {None}
-    without = {field.name for field in dataclasses.fields(TrainingConfig)} - settings().keys()
+    assert {parameters[name].default.default for name in settings(TrainingConfig)} == {None}
+    without = {field.name for field in dataclasses.fields(TrainingConfig)} - settings(TrainingConfig).keys()
     assert without == {"timesteps", "beta2", "weight_decay", "clip_norm", "dropout"}
 
 

@@ -73,7 +73,7 @@ def train(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_run_folder_holds_checkpoints_metrics_grids_and_a_model(dataset: Dataset, tmp_path: Path) -> None:
     RunFolder(tmp_path).create(CONFIG)
     assert run_training(Trainer(CONFIG, dataset), RunFolder(tmp_path), SCHEDULE, quiet()) is None
-    assert RunFolder(tmp_path).read_config() == CONFIG
+    assert RunFolder(tmp_path).read_config(TrainingConfig) == CONFIG
     assert [path.name for path in RunFolder(tmp_path).checkpoints()] == [
         "step-00000015.safetensors",
         "step-00000020.safetensors",
@@ -193,16 +193,16 @@ def test_a_new_run_in_a_folder_with_a_run_is_refused(dataset: Dataset, tmp_path:
 
 def test_only_length_and_learning_rate_may_change_on_resume(tmp_path: Path) -> None:
     RunFolder(tmp_path).create(CONFIG)
-    assert RunFolder(tmp_path).config_to_resume({"images": 99, "batch": CONFIG.batch}).images == 99
-    assert RunFolder(tmp_path).config_to_resume({"learning_rate": 1e-5}).learning_rate == 1e-5
+    assert RunFolder(tmp_path).config_to_resume({"images": 99, "batch": CONFIG.batch}, TrainingConfig).images == 99
+    assert RunFolder(tmp_path).config_to_resume({"learning_rate": 1e-5}, TrainingConfig).learning_rate == 1e-5
     for name, value in (("batch", CONFIG.batch + 1), ("seed", 99), ("preset", "large")):
         with pytest.raises(TrainingError, match=f"{name} = {value} differs from the run's {getattr(CONFIG, name)}"):
-            RunFolder(tmp_path).config_to_resume({name: value})
+            RunFolder(tmp_path).config_to_resume({name: value}, TrainingConfig)
 
 
 def test_resuming_without_a_run_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds no run to resume"):
-        RunFolder(tmp_path).read_config()
+        RunFolder(tmp_path).read_config(TrainingConfig)
     with pytest.raises(TrainingError, match="no complete checkpoint"):
         load_newest_checkpoint(Trainer(CONFIG, dataset), RunFolder(tmp_path))
 
@@ -239,7 +239,7 @@ def test_broken_images_are_listed_before_the_first_step_and_refused_or_skipped(p
     assert done.returncode == 0, done.stderr
     assert [line.split(" (")[0] for line in done.stderr.splitlines()] == [f"skipped {pictures / n}" for n in names]
     assert done.stdout.startswith("8 images of 2 classes")
-    assert RunFolder(out).read_config().unreadable == "skip"
+    assert RunFolder(out).read_config(TrainingConfig).unreadable == "skip"
 
 
 def test_a_run_without_matplotlib_says_so_once_and_continues(pictures: Path, tmp_path: Path) -> None:

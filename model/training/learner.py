@@ -1,0 +1,199 @@
+"""What every training run shares: a network, its optimizer, and all the state that a step depends on.
+
+A `Learner` is its state: weights, their moving average, the optimizer's moments, the random generators and the step
+count. A run that loads a saved state continues as if it had never stopped. This module knows no data, files or
+progress bars.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from denoised.model.errors import TrainingError
+from denoised.model.training.learning_config import LearningConfig
+
+
+class Learner:
+    """The state of a run between two steps. Subclasses compute the gradient, in `backward`.
+
+    net: the network that is trained.
+    ema: its weights averaged over the steps, by name; these are sampled from and exported.
+    step: number of steps done.
+    generator: the random numbers of the batches.
+    amp_dtype: dtype of the matrix products.
+    measured: names of what `measure` returns.
+    """
+
+    measured: tuple[str, ...] = ()
+
+    def __init__(self, config: LearningConfig, net: nn.Module, device: str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.step = 0
+        self.net = net.to(self.device)
+        self.ema = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(
+            self.net.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.amp_dtype = torch.float32
+
+    @property
+    def steps(self) -> int:
+        """Total number of steps of the run."""
+        return self.config.steps
+
+    @property
+    def batch(self) -> int:
+        """Images of one step."""
+        return self.config.batch
+
+    @property
+    def images_seen(self) -> int:
+        """Images of the steps done, counting repetitions."""
+        return self.step * self.batch
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.config.rate(self.step - 1)
+
+    def backward(self) -> float:
+        """Accumulate the gradient of the next batch's mean loss, and return that loss."""
+        raise NotImplementedError
+
+    def measure(self) -> dict[str, float]:
+        """Further numbers for the log, by the names in `measured`. Changes no state."""
+        return {}
+
+    def train_step(self) -> tuple[float, float]:
+        """One optimizer step. Returns (loss, gradient norm before clipping).
+
+        Raises:
+            TrainingError: if the gradient is not finite; the weights are then unchanged.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate(self.step)
+        self.net.train()
+        loss = self.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient of step {self.step:,} is {norm}: --resume from the newest checkpoint with a lower "
+                f"--learning-rate than {self.config.learning_rate}"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._update_average()
+        return loss, norm
+
+    def autocast(self) -> torch.autocast:
+        """The context in which matrix products have the dtype of the run."""
+        return torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype != torch.float32)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the next step depends on, as named tensors on the CPU."""
+        state = {f"net.{name}": value for name, value in self.net.state_dict().items()}
+        state |= {f"ema.{name}": value for name, value in self.ema.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        state["generator"] = self.generator.get_state()
+        state["torch_rng"] = torch.get_rng_state()
+        state["step"] = torch.tensor(self.step)
+        state["bfloat16"] = torch.tensor(self.amp_dtype == torch.bfloat16)
+        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from the `state()` of a run with the same configuration.
+
+        Raises:
+            TrainingError: if the tensors do not fit this network.
+        """
+        self._load_weights(_with_prefix(state, "net."), "the checkpoint")
+        for name, value in _with_prefix(state, "ema.").items():
+            self.ema[name].copy_(value)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _with_prefix(state, "optimizer.").items():
+            index, key = name.split(".", 1)
+            moments.setdefault(int(index), {})[key] = self._laid_out_as(int(index), value)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_rng"])
+        self.step = int(state["step"])
+        if self.config.precision == "auto" and "bfloat16" in state:  # as measured when the run began
+            self.amp_dtype = torch.bfloat16 if state["bfloat16"] else torch.float32
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Start from the weights of a trained network instead of random ones.
+
+        Raises:
+            TrainingError: if the tensors do not fit this network.
+        """
+        self._load_weights(weights, "the model to start from")
+        self.ema = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+
+    def _load_weights(self, weights: dict[str, Tensor], source: str) -> None:
+        try:
+            self.net.load_state_dict(weights)
+        except RuntimeError as error:
+            raise TrainingError(f"{source} is of another network: {str(error).splitlines()[-1].strip()}") from error
+
+    def _laid_out_as(self, index: int, value: Tensor) -> Tensor:
+        """A moment in the memory format of its parameter: the fused optimizer reads both in the order of memory."""
+        parameter = self.optimizer.param_groups[0]["params"][index]
+        return torch.empty_like(parameter, device="cpu").copy_(value) if value.shape == parameter.shape else value
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """ema ← d·ema + (1 − d)·weights; buffers are copied, since the mean of buffers belongs to no step."""
+        decay = ema_decay(self.config.ema_decay, self.step)
+        learned = dict(self.net.named_parameters())
+        for name, value in self.net.state_dict().items():
+            if name in learned:
+                self.ema[name].lerp_(value, 1 - decay)
+            else:
+                self.ema[name].copy_(value)
+
+
+def ema_decay(decay: float, step: int) -> float:
+    """The decay after `step` steps: min(d, (1 + n)/(10 + n)), as in TensorFlow's ExponentialMovingAverage.
+
+    This warm-up keeps the random initial weights from dominating the average of a short run.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+def shuffled_indices(count: int, seed: int, start: int, batch: int) -> Tensor:
+    """Positions start … start + batch − 1 of an endless sequence of shuffled epochs over `count` images: (batch,).
+
+    They depend on nothing but the arguments, so a resumed run sees the images in the same order.
+    """
+    positions = range(start, start + batch)
+    return torch.stack([_epoch(count, seed, position // count)[position % count] for position in positions])
+
+
+@lru_cache(maxsize=2)
+def _epoch(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+
+
+def stratified_timesteps(batch: int, timesteps: int, generator: torch.Generator) -> Tensor:
+    """Timesteps (batch,) that are uniform and stratified over the batch: (i + u)/B with one u for all images.
+
+    This lowers the variance of the loss (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
+    """
+    offset = (torch.arange(batch) + torch.rand((), generator=generator)) / batch
+    return (offset * timesteps).long().clamp(max=timesteps - 1)
+
+
+def _with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
