@@ -17,7 +17,7 @@ from denoised.model.__main__ import app as model
 from denoised.worker.__main__ import cli as worker
 
 FOLDERS = ("denoised/client", "denoised/cli", "app", "jobs", "worker", "model")
-OTHERS = {"--local-dir", "--name"}  # of hf; and a placeholder
+OTHERS = {"--local-dir", "--name", "--prefix"}  # of hf, a placeholder, of npm
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 COMMAND = re.compile(r"(?:`|')denoised ([a-z-]+)")
 VARIABLE = re.compile(r"DENOISED_[A-Z_]*[A-Z]")

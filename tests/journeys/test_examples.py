@@ -36,6 +36,7 @@ PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "doc
 RUN = ("sh", "console", "python")
 FASHION_MNIST, SLOW = "needs Fashion-MNIST", "takes long"
 REASONS = {
+    "downloads packages and takes hours": "test_text_run.py trains a tiny model on fake packages",
     FASHION_MNIST: "a Debian package; run by make test-slow where it is installed",
     "needs Docker": "test_containers.py reads the same files",
     "needs Prometheus": "test_alerts.py runs it where it is installed",

@@ -94,6 +94,7 @@ def test_a_worker_reports_what_it_serves(harness: Harness) -> None:
     (report,) = harness.store.workers.live()
     assert [card["name"] for card in report.models] == ["fake", "other"]
     assert report.max_batch == 4
+    harness.finished(harness.submit())
     harness.until(lambda: harness.store.workers.live()[0].counters["jobs"] >= 1, "a report after the job")
     counters = harness.store.workers.live()[0].counters
     assert counters["evaluations"] >= counters["turns"] >= 1
