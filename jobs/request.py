@@ -162,6 +162,7 @@ class SamplingRequest(PictureRequest):
         preview_every: A frame every k-th step; 0 = none.
         preview: What frames show: x0, xt or both.
         stages: Evaluations in each step but the last, which has one.
+        extra_evaluations: Evaluations of an image besides those of its steps.
     """
 
     label: int | None
@@ -169,6 +170,7 @@ class SamplingRequest(PictureRequest):
     preview_every: int = 0
     preview: str = "x0"
     stages: int = 1
+    extra_evaluations: int = 0
 
     @property
     def guided(self) -> bool:
@@ -183,7 +185,7 @@ class SamplingRequest(PictureRequest):
     @property
     def evaluations(self) -> int:
         """Evaluations of the whole job: rows of the plan, images, and two where guidance is on."""
-        plan_rows = self.stages * (self.steps - 1) + 1
+        plan_rows = self.stages * (self.steps - 1) + 1 + self.extra_evaluations
         return self.n * plan_rows * self.rows_per_evaluation
 
     def parameters(self, index: int, numerics: str) -> dict[str, Any]:

@@ -13,8 +13,15 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.request import FIELDS, MAX_SEED, SamplingRequest
 
 # Upper bounds for every model, where a field has none of its own.
-UPPER: dict[str, float] = {"n": 1024, "steps": 100_000, "stages": 16, "preview_every": 100_000, "label": 10_000_000}
-LOWER: dict[str, float] = {"stages": 1, "label": 0}
+UPPER: dict[str, float] = {
+    "n": 1024,
+    "steps": 100_000,
+    "stages": 16,
+    "extra_evaluations": 16,
+    "preview_every": 100_000,
+    "label": 10_000_000,
+}
+LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0}
 MAX_TEXT = 1000  # characters
 
 

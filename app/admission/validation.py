@@ -62,6 +62,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
             "label_name": card.labels[label] if label is not None else None,
             "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),
             "stages": card.stages.get(values["sampler"], 1),
+            "extra_evaluations": card.extra_evaluations.get(values["sampler"], 0) if values["steps"] > 1 else 0,
         }
     )
 

@@ -40,6 +40,7 @@ class ModelCard(BaseModel):
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
         stages: Evaluations per step of the samplers with more than one; the last step always takes one.
+        extra_evaluations: Evaluations that some samplers take besides, in a run of more than one step.
         default: The request's defaults.
         max_images: In one request.
         numerics: What the last bits of its images depend on besides the request.
@@ -61,6 +62,7 @@ class ModelCard(BaseModel):
     solver_samplers: list[str] = []
     grid: CardGrid = CardGrid()
     stages: dict[str, int] = {}
+    extra_evaluations: dict[str, int] = {}
     default: Defaults
     max_images: int
     numerics: str

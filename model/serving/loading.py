@@ -80,6 +80,7 @@ def load_model(
         solver_samplers=[name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
         grid=CardGrid(spacing=grid.spacing, steps_offset=grid.steps_offset, karras=grid.karras),
         stages={name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
+        extra_evaluations={name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra},
         default=checkpoint.default,
         max_images=max_images,
         numerics=numerics,

@@ -20,6 +20,7 @@ def check_request(request: SamplingRequest, card: ModelCard) -> None:
         "steps": (request.steps, card.timesteps),
         "preview_every": (request.preview_every, request.steps),
         "stages": (request.stages, card.stages.get(request.sampler, 1)),
+        "extra_evaluations": (request.extra_evaluations, card.extra_evaluations.get(request.sampler, 0)),
         "label": (request.label or 0, max(0, len(card.labels) - 1)),
     }
     for name, (value, limit) in limits.items():
