@@ -44,6 +44,8 @@ class CardFile(BaseModel):
         unconditional: whether the last of the U-Net's `num_class_embeds` means "no label"; null: see
             `model.checkpoints.labels`.
         default: see `Defaults`.
+        latent_rgb: for previews of latents: the (red, green, blue) of each latent channel, in −1 … 1, and in one more
+            row those of zero latents.
         data, license: what the model was trained on, and the license of its weights.
         training: how it was trained; free form.
     """
@@ -55,6 +57,7 @@ class CardFile(BaseModel):
     labels: list[str] = []
     unconditional: bool | None = None
     default: Defaults = Defaults()
+    latent_rgb: list[tuple[float, float, float]] = []
     data: str = ""
     license: str = ""
     training: dict[str, Any] = {}

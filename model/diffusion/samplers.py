@@ -20,7 +20,14 @@ from denoised.model.diffusion.grids import (
     solver_levels,
 )
 from denoised.model.diffusion.langevin import LANGEVIN_STEPS, langevin_rows, pc_rows
-from denoised.model.diffusion.multistep import dpmpp_2m_rows, dpmpp_2m_sde_rows, dpmpp_3m_rows, lms_rows, plms_rows, unipc_rows
+from denoised.model.diffusion.multistep import (
+    dpmpp_2m_rows,
+    dpmpp_2m_sde_rows,
+    dpmpp_3m_rows,
+    lms_rows,
+    plms_rows,
+    unipc_rows,
+)
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan, Row
 from denoised.model.diffusion.singlestep import ddim_rows, ddpm_rows, dpm_2_rows, euler_a_rows, euler_rows, heun_rows

@@ -45,9 +45,7 @@ def full_caption(pictures: EmojiPictures, combination: int) -> str:
     return write_caption(label, STYLE_NAMES[pictures.style_of[drawing]], COLOR_NAMES[color])
 
 
-def draw_caption(
-    pictures: EmojiPictures, combination: int, dropout: CaptionDropout, generator: torch.Generator
-) -> str:
+def draw_caption(pictures: EmojiPictures, combination: int, dropout: CaptionDropout, generator: torch.Generator) -> str:
     """A caption of a combination for training, parts left out at random.
 
     It takes the same number of draws whatever is left out, so that captions do not change each other's.
