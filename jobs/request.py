@@ -149,6 +149,10 @@ class PictureRequest:
     """
 
     model: str
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
     n: int = 1
     seed: int
     sampler: str
@@ -158,10 +162,6 @@ class PictureRequest:
     guidance_rescale: float = 0.0
     spacing: str | None = None
     karras: bool | None = None
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
     format: str = "png"
 
     def members(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import load_text_model
 from denoised.model.serving.sampling import sample
-from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, picture_of, save_pipeline
+from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, picture_of, save_pipeline
 
 # diffusers 0.42 hands tensors to numpy in a way that numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -73,7 +73,7 @@ def test_a_picture_is_that_of_diffusers(
     sampler: str, guidance_scale: float, theirs: StableDiffusionPipeline, ours: LatentModel
 ) -> None:
     kind, settings, options = SCHEDULERS[sampler]
-    theirs.scheduler = kind.from_config(theirs.scheduler.config, **settings)
+    theirs.scheduler = kind.from_config({**SCHEDULER, **settings})
     expected = picture_of(
         theirs,
         5,
@@ -96,7 +96,7 @@ def test_prompt_negative_prompt_and_size_each_change_the_picture(ours: LatentMod
 
 
 def test_another_size_is_that_of_diffusers(theirs: StableDiffusionPipeline, ours: LatentModel) -> None:
-    theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config)
+    theirs.scheduler = DDIMScheduler.from_config(SCHEDULER)
     expected = picture_of(theirs, 7, prompt=PROMPT, guidance_scale=1.0, num_inference_steps=STEPS, width=24, height=16)
     found = picture(ours, seed=7, size=(24, 16), sampler="ddim", steps=STEPS)
     assert difference(found, expected) <= LEVELS
