@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from denoised.model.checkpoints.bounded_files import read_json
-from denoised.model.checkpoints.folders import MODEL_INDEX
+from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
+from denoised.model.checkpoints.weight_files import ENCODER, NETWORK, find_shards, find_weights
 from denoised.model.errors import CheckpointError, abbreviate
 
 TEXT_PIPELINES = ("StableDiffusionPipeline",)
@@ -79,6 +80,18 @@ def check_parts(path: Path, raw: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"{path}: the pipeline's {abbreviate(part)} is not supported (supported: {supported})"
             )
+
+
+def check_text_weights(folder: Path) -> None:
+    """Check that the files of a text pipeline exist, without reading them whole.
+
+    Raises:
+        CheckpointError: naming the first file that is missing, or not what its name says.
+    """
+    for part, stem in (("unet", NETWORK), ("vae", NETWORK), ("text_encoder", ENCODER)):
+        read_json(folder / part / "config.json")
+        find_shards(find_weights(folder / part, stem))
+    read_json(folder / SCHEDULER_CONFIG)
 
 
 def unused_parts(folder: Path) -> list[str]:
