@@ -149,10 +149,6 @@ class PictureRequest:
     """
 
     model: str
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
     n: int = 1
     seed: int
     sampler: str
@@ -160,6 +156,10 @@ class PictureRequest:
     eta: float = 0.0
     guidance_scale: float
     guidance_rescale: float = 0.0
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
     spacing: str | None = None
     karras: bool | None = None
     format: str = "png"
