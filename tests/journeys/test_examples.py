@@ -41,6 +41,7 @@ REASONS = {
     "needs valkey-cli": "a Debian package, and a store that may be changed",
     "needs another machine": "two on one machine share the queue in tests/faults",
     SLOW: "run by make test-slow",
+    "needs a checkpoint of 2 GB": "test_text_model.py does the same with a small one",
 }
 DATA = Path("/usr/share/datasets/fashion-mnist")
 TRAINING_DIVISOR = 500  # trains on that many times fewer images
