@@ -34,6 +34,7 @@ def reachable() -> Iterator[None]:
         StoreFull: when Redis has no memory left.
         StoreUnavailable: when it does not answer or refuses, or earlier round trips have used up the deadline.
         RecordError: when a stored value is damaged.
+        MemoryError: when this process has no memory for the reply.
     """
     deadline = REDIS_DEADLINE.get()
     if deadline is not None and deadline.left <= 0:
@@ -43,6 +44,10 @@ def reachable() -> Iterator[None]:
         yield
     except (redis.exceptions.WatchError, redis.exceptions.DataError):
         raise
+    except redis.exceptions.InvalidResponse as error:
+        if str(error) == "Out of memory":  # hiredis could not allocate the reply
+            raise MemoryError("no memory for a reply of Redis") from error
+        raise store_error(error) from error
     except redis.exceptions.RedisError as error:
         raise store_error(error) from error
     finally:

@@ -137,9 +137,9 @@ def _finite(name: str, number: float) -> float:
 
 
 def _whole(name: str, text: str) -> int:
-    if not text.isdecimal() or len(text) > MAX_DIGITS:
+    if not text.removeprefix("-").isdecimal() or len(text) > MAX_DIGITS:
         raise ValueError(f"{name} is {text!r:.60} (allowed: up to {MAX_DIGITS} digits)")
-    return int(text)
+    return max(0, int(text))  # workers of earlier versions stored negative `evaluations` for requests without `stages`
 
 
 def _images(text: str) -> tuple[Image, ...]:

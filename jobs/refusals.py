@@ -28,7 +28,7 @@ _NEVER_TEXT = re.compile(
     r"unknown (\w+ )?(sub)?command|the user executing the script|AUTH.* without any password|cluster support", re.I
 )
 _DAMAGED_TEXT = re.compile(
-    r"is not an integer|is not a valid float|would overflow|would produce NaN|no such key|exceeds maximum allowed size"
+    r"is not an integer|is not a (valid )?float|would overflow|would produce NaN|exceeds maximum allowed size"
     r"|equal or smaller than the target|Invalid stream ID|syntax error|wrong number of arguments"
     r"|user_script|Error running script|Lua redis lib|resulting score is not a number|min or max is not",
     re.I,

@@ -105,8 +105,8 @@ READ = _SHARED + "return record_of(KEYS[1])"
 
 # Starts an attempt.
 # KEYS: job, events, resume point.
-# ARGV: worker, "started" event, numerics, seconds that a failed job is kept, execution.
-# Returns the attempt's number, the record (see READ), the resume point unless it is too large, and the seconds since
+# ARGV: worker, "started" event, numerics, seconds that a failed job is kept, execution, largest resume point in bytes.
+# Returns the attempt's number, the record (see READ), the resume point, and the seconds since
 # the job was accepted; the number is 0 when the job is over: ended before, or failed now for its losses. Repeated for
 # the same execution (the reply was lost) it changes nothing. Pictures and resume point of earlier attempts are kept
 # while the numerics are the same.
@@ -120,7 +120,7 @@ START = (
 local job, events, resume = KEYS[1], KEYS[2], KEYS[3]
 local now = clock()
 local function reply(attempt)
-  local point = redis.call('STRLEN', resume) <= MAX_RESUME and redis.call('GET', resume)
+  local point = redis.call('GET', resume)
   local waited = now - (tonumber(redis.call('HGET', job, 'created_at') or now) or now)
   return {attempt, record_of(job), point, string.format('%.6f', math.max(0, waited))}
 end
@@ -144,9 +144,13 @@ if redis.call('HEXISTS', job, 'started_at') == 1 then
 else
   redis.call('HSET', job, 'started_at', string.format('%.6f', now))
 end
-if redis.call('TYPE', resume).ok ~= 'string' then redis.call('DEL', resume) end
 if redis.call('HGET', job, 'numerics') ~= ARGV[3] then
   redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0)
+  redis.call('DEL', resume)
+end
+local kind = redis.call('TYPE', resume).ok
+if kind ~= 'none' and (kind ~= 'string' or redis.call('STRLEN', resume) > tonumber(ARGV[6])) then
+  redis.call('HSET', job, 'saved_step', 0, 'saved_evaluations', 0)
   redis.call('DEL', resume)
 end
 local quarantined = is_quarantined(job)
@@ -155,7 +159,7 @@ redis.call('HSET', job, 'status', quarantined and 'queued' or 'running', 'worker
            'numerics', ARGV[3], 'execution', ARGV[5])
 if not quarantined then append(job, events, attempt, EVENT_CAP, ARGV[2]) end
 return reply(attempt)
-""".replace("MAX_RESUME", str(MAX_RESUME_BYTES)).replace("EVENT_CAP", str(EVENT_CAP))
+""".replace("EVENT_CAP", str(EVENT_CAP))
 )
 
 # Runs the attempt of a quarantined job, now that it is alone in its worker.
@@ -176,8 +180,8 @@ return 1
 
 # Applies a `JobUpdate`.
 # KEYS: job, events, then one key for each blob. ARGV: the update as JSON, then the blobs: images, then a resume point.
-# Returns the flags of `UpdateResult`. At `maxmemory`, only an update that is `essential` or an end is applied. A resume
-# point further than the last one is progress and resets the losses.
+# Returns the flags of `UpdateResult`. At `maxmemory`, only an update that is `essential`, or that comes from outside (a
+# cancel, say), is applied. A resume point further than the last one is progress and resets the losses.
 UPDATE = (
     _SHARED
     + """
@@ -193,7 +197,7 @@ if update.attempt > 0 then
   if number(job, 'writes') >= update.number then return applied() end
   update.fields.writes = update.number
 end
-if update.essential or update.status ~= '' then pass_memory_limit() end
+if update.essential or update.attempt == 0 then pass_memory_limit() end
 if update.ttl > 0 then update.fields.finished_at = string.format('%.6f', clock()) end
 local saved = tonumber(update.fields.saved_evaluations or '')
 if saved and saved > number(job, 'saved_evaluations') then update.fields.losses = 0 end

@@ -25,7 +25,7 @@ from denoised.jobs.job_listing import JobListing
 from denoised.jobs.model_claims import ModelClaims
 from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.record_reader import RecordReader, decode_reply, raise_if_damaged
-from denoised.jobs.scripts import START, START_ALONE, UPDATE
+from denoised.jobs.scripts import MAX_RESUME_BYTES, START, START_ALONE, UPDATE
 from denoised.jobs.store_connection import StoreConnection
 from denoised.jobs.tickets import Tickets
 from denoised.jobs.update import JobUpdate, UpdateResult, event_json, final_update
@@ -167,19 +167,25 @@ class Store:
     # The workers' side
 
     def start_attempt(
-        self, job_id: str, worker: str, numerics: str, execution: str | None = None
+        self,
+        job_id: str,
+        worker: str,
+        numerics: str,
+        execution: str | None = None,
+        resume_limit: int = MAX_RESUME_BYTES,
     ) -> StartedAttempt | None:
         """Start an attempt where the last one was saved, if that had the same numerics, else from the beginning.
 
         None when the job is over (canceled, say, or failed now since it keeps losing workers). Repeated for the same
-        `execution`, since a reply was lost, it starts nothing more.
+        `execution`, since a reply was lost, it starts nothing more. A resume point of more than `resume_limit` bytes is
+        dropped unread.
 
         Raises:
             RecordError: when the attempt has started but this version cannot run the job.
         """
         names = [keys.job(job_id), keys.events(job_id), keys.resume(job_id)]
         started = event_json("started", {"worker": worker})
-        args = [worker, started, numerics, str(self.result_ttl), execution or uuid.uuid4().hex]
+        args = [worker, started, numerics, str(self.result_ttl), execution or uuid.uuid4().hex, str(resume_limit)]
         with self.reachable():
             attempt, *found = cast("list[Any]", self._start(keys=names, args=args))
         if not attempt:

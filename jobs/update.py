@@ -39,7 +39,7 @@ class JobUpdate:
     error: `code` and `message` of a failure.
     image_count: images of the whole job, to let all of them expire at its end.
     resume: where another attempt can continue (`worker.engine.resume`).
-    essential: applied even when Redis has no memory left; see `shed`. An end always is.
+    essential: applied even when Redis has no memory left; see `shed`. An update of attempt 0 always is.
     """
 
     job: str

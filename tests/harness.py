@@ -69,9 +69,33 @@ class Model(fakes.FakeModel):
         return estimate
 
 
-def work(url, names, settings, result_ttl, **traits):
+def shift_clock(seconds):
+    # This process's clock is wrong: ours, and RQ's, whose modules import its functions by name.
+    import datetime
+    import rq.utils
+    real = time.time
+    time.time = lambda: real() + seconds
+    shifted = {"now": lambda: datetime.datetime.fromtimestamp(time.time(), datetime.timezone.utc),
+               "current_timestamp": lambda: int(time.time())}
+    for module in [module for name, module in sys.modules.items() if name.startswith("rq.")]:
+        for name in shifted.keys() & vars(module).keys():
+            setattr(module, name, shifted[name])
+
+
+def limit_memory(mib):
+    import resource
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
+    most = int(line.split()[1]) * 1024 + mib * (1 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def work(url, names, settings, result_ttl, clock_ahead, more_mib, **traits):
     log_to_stderr()
     torch.set_num_threads(1)
+    if clock_ahead:
+        shift_clock(clock_ahead)
+    if more_mib is not None:
+        limit_memory(more_mib)
     models = {name: Model(name, **traits) for name in names}
     client = connect(url, timeout=5.0)
     BatchingWorker(models, client, Store(client, result_ttl), WorkerSettings(**settings)).work()
@@ -216,17 +240,22 @@ class Harness:
         oom_class: int = -1,
         max_rows: int = 1 << 20,
         min_pipelined_images: int | None = None,
+        clock_ahead: float = 0.0,
+        more_mib: int | None = None,
         digest: str = "",
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation.
 
+        clock_ahead: seconds by which its clock is wrong.
+        more_mib: MiB of address space that it may still allocate (Linux); None = no limit.
         digest: of the models, whose weight depends on its length; unknown if empty.
         """
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
         options = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
         options |= {"seconds": seconds, "kill_class": kill_class, "kill_below": kill_below}
         options |= {"oom_class": oom_class, "max_rows": max_rows}
-        options |= {"min_pipelined_images": min_pipelined_images, "digest": digest}
+        options |= {"min_pipelined_images": min_pipelined_images, "clock_ahead": clock_ahead, "more_mib": more_mib}
+        options["digest"] = digest
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None
         self._launcher.stdin.write(json.dumps(options) + "\n")

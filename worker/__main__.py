@@ -105,9 +105,9 @@ def _serve(
 
     if threads:
         torch.set_num_threads(threads)
+    models = load_models(folders, device=device, max_images=max_images, precision=precision)
     client = connect(redis_url, timeout=5.0)
     check_fitness(client)
-    models = load_models(folders, device=device, max_images=max_images, precision=precision)
     store = Store(client, result_ttl)
     speed = Speed()
     if max_batch is None:

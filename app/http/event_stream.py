@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
 
@@ -12,7 +13,7 @@ from denoised.app.http.connection_limits import HALF_CLOSED
 from denoised.app.settings import PING_SECONDS
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second: no buffering by nginx
-QUIET_SECONDS = 1.0  # after which a source of events yields None
+QUIET_SECONDS = 1.0  # after which a source of events without a new one yields None
 PING = format_sse_event(comment="ping")
 
 
@@ -20,7 +21,7 @@ class EventStream(EventSourceResponse):
     """An SSE response. A quiet stream is pinged; more often if the client has closed its sending side, to find out
     whether it still exists.
 
-    events: encoded events; None after each `QUIET_SECONDS` without one.
+    events: encoded events; None at least every `QUIET_SECONDS` in between.
     slot: entered while the stream is open. What it raises becomes the response.
     """
 
@@ -40,11 +41,10 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
 
     async def _pinged(self, events: AsyncIterator[bytes | None]) -> AsyncIterator[bytes]:
-        quiet = 0.0
+        sent_at = time.monotonic()
         async for event in events:
-            quiet = quiet + QUIET_SECONDS if event is None else 0.0
-            if event is not None:
-                yield event
-            elif quiet >= PING_SECONDS or self._state.get(HALF_CLOSED):
-                quiet = 0.0
-                yield PING
+            interval = QUIET_SECONDS if self._state.get(HALF_CLOSED) else PING_SECONDS
+            if event is None and time.monotonic() - sent_at < interval:
+                continue
+            yield PING if event is None else event
+            sent_at = time.monotonic()

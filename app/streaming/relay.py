@@ -177,7 +177,8 @@ class Relay:
         if not last:
             raise JobGone
         if self._reader.follow(job_id, last):
-            await run_in_threadpool(self._reader.wake)
+            with contextlib.suppress(StoreUnavailable):  # it may refuse writes now: the read returns by itself soon
+                await run_in_threadpool(self._reader.wake)
         return last
 
     async def _stored(self, job_id: str, seq: int, last: int, max_lag: int | None) -> AsyncIterator[Event]:

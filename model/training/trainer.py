@@ -88,11 +88,11 @@ class Trainer:
     def _backward(self) -> float:
         """Accumulate the gradient of the batch's mean loss, part by part. Returns that loss."""
         parts = self.config.accumulate
-        total = torch.zeros((), device=self.device)
+        total: Tensor | float = 0.0
         for part in zip(*(tensor.chunk(parts) for tensor in self._draw_batch()), strict=True):
             loss = self.loss(*(tensor.to(self.device) for tensor in part)) / parts
             loss.backward()
-            total += loss.detach()
+            total = total + loss.detach()
         return float(total)
 
     def loss(self, x0: Tensor, t: Tensor, labels: Tensor, epsilon: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class Trainer:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype != torch.float32):
             output = self.net(x, t, labels)
         target = training_target(x0, epsilon, alpha, sigma, self.config.prediction_type)
-        squared = (output.float() - target).square().flatten(1).mean(dim=1)  # (B,)
+        squared = (output.to(target.dtype) - target).square().flatten(1).mean(dim=1)  # (B,)
         return (self.weights[t] * squared).mean()
 
     def state(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from starlette.testclient import TestClient
 
 from denoised.app.http.api_keys import KeyRing
 from denoised.app.http.connection_limits import ConnectionLimit
-from denoised.app.http.protocols import HttpProtocol, SocketProtocol
+from denoised.app.http.http_protocol import HttpProtocol
+from denoised.app.http.websocket_protocol import SocketProtocol
 from denoised.app.launch.http_server import SEND_BUFFER_BYTES
 from denoised.app.main import create_app
 from denoised.app.services import Services
@@ -193,6 +194,18 @@ def start_server(valkey_url: str, client: redis.Redis) -> Iterator[Callable[...,
     """`start_server(keys=…, limit=…, **settings)`: the URL of a new app on a TCP socket."""
     with ExitStack() as stack:
         yield lambda **settings: _listening(stack, valkey_url, **settings)
+
+
+@pytest.fixture
+def run_server(valkey_url: str) -> Callable[[], AbstractContextManager[str]]:
+    """`run_server()`: a context in which a new app runs; its value is the URL."""
+
+    @contextmanager
+    def run_server() -> Iterator[str]:
+        with ExitStack() as stack:
+            yield _listening(stack, valkey_url)
+
+    return run_server
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ class Proxy:
     delay: seconds by which each chunk is delayed.
     refusing: new connections are closed at once.
     silent: new connections are accepted, but nothing passes.
+    refusal: an error reply, such as "BUSY …", that every command gets instead of reaching Redis.
     breaking_at: the first chunk from a client that contains this does not arrive; every connection is cut instead, and
         new ones are refused.
 
@@ -24,6 +26,7 @@ class Proxy:
     def __init__(self, to_port: int) -> None:
         self.delay = 0.0
         self.refusing = False
+        self.refusal: str | None = None
         self.breaking_at: bytes | None = None
         self._flowing = threading.Event()
         self._flowing.set()
@@ -103,6 +106,9 @@ class Proxy:
                 self._flowing.wait()
                 if pair in self._forgotten:
                     self._never.wait()
+                if source is pair[0] and self.refusal is not None:
+                    source.sendall(f"-{self.refusal}\r\n".encode() * _commands(data))
+                    continue
                 target.sendall(data)
         with self._lock:
             self._pairs.discard(pair)
@@ -116,6 +122,11 @@ class Proxy:
             self.breaking_at, self.refusing = None, True
         self.cut()
         return True
+
+
+def _commands(data: bytes) -> int:
+    """How many commands begin in a chunk: arrays of bulk strings, whose contents hold no such line here."""
+    return len(re.findall(rb"(?:^|\r\n)\*\d+\r\n(?=\$)", data))
 
 
 def _close(pair: tuple[socket.socket, socket.socket]) -> None:

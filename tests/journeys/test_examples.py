@@ -29,6 +29,7 @@ from PIL import Image
 
 from denoised.app.launch.socket_address import SOCKET, socket_url
 from tests.journeys.conftest import TIMEOUT, free_port, wait_for
+from tests.requirements import needs_fashion_mnist
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))]
@@ -43,7 +44,6 @@ REASONS = {
     SLOW: "run by make test-slow",
     "needs a checkpoint of 2 GB": "test_text_model.py does the same with a small one",
 }
-DATA = Path("/usr/share/datasets/fashion-mnist")
 TRAINING_DIVISOR = 500  # trains on that many times fewer images
 TINY = {"DENOISED_IMAGES": str(300_000 // TRAINING_DIVISOR), "DENOISED_EPOCHS": "1", "DENOISED_SAMPLES": "64"}
 SERVE = re.compile(r"^(?:make serve|((?:DENOISED_\w+=\S+ )*)denoised serve(.*))$", re.MULTILINE)
@@ -299,7 +299,7 @@ def test_an_example_that_takes_long_does_what_the_page_says(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="Fashion-MNIST is not installed (Debian: dataset-fashion-mnist)")
+@needs_fashion_mnist
 @pytest.mark.parametrize(
     "block",
     [block for page in PAGES for block in blocks(page) if block.not_run == FASHION_MNIST],

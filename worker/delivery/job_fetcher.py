@@ -6,6 +6,7 @@ The engine says what it has capacity for; jobs fetched by its next turn take par
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -29,6 +30,8 @@ from denoised.worker.out_of_memory import is_out_of_memory
 log = logging.getLogger("denoised.worker")
 
 POLL_SECONDS = 0.25  # between two looks into a queue that was empty, unless `wake` is called
+MAX_REGISTERS = 8  # of a plan
+RESUME_HEAD_BYTES = 4096
 RETRY_SECONDS = 1.0  # between two tries while Redis does not answer
 
 
@@ -147,8 +150,9 @@ class JobFetcher(threading.Thread):
                 self._start(self._unstarted)
             for model in self._models:
                 self._fetch_from(model)
-        except StoreUnavailable as error:
-            log.warning("fetching jobs waits for Redis", extra={"reason": str(error)})  # the batch continues
+        except (StoreUnavailable, MemoryError) as error:
+            # The batch continues.
+            log.warning("fetching jobs waits", extra={"reason": f"{type(error).__name__}: {error}"})
             self._stopping.wait(RETRY_SECONDS)
 
     def _fetch_from(self, model: str) -> None:
@@ -195,7 +199,9 @@ class JobFetcher(threading.Thread):
         """
         model = self._models[delivery.model]
         try:
-            started = self._store.start_attempt(delivery.job, self._worker, model.card.numerics, delivery.execution)
+            started = self._store.start_attempt(
+                delivery.job, self._worker, model.card.numerics, delivery.execution, resume_limit(model)
+            )
             if started is None:
                 return None
             started = replace(started, record=_for_model(started.record, model.card))
@@ -215,6 +221,11 @@ class JobFetcher(threading.Thread):
         update = JobUpdate(job_id)
         update.end("failed", {"code": code, "message": message})
         self._store.write(update)
+
+
+def resume_limit(model: ServedModel) -> int:
+    """The largest resume point that a job of a model can have, in bytes."""
+    return RESUME_HEAD_BYTES + model.card.max_images * (MAX_REGISTERS * 4 * math.prod(model.shape) + RESUME_HEAD_BYTES)
 
 
 def _failure(error: Exception) -> tuple[str, str]:

@@ -47,7 +47,7 @@ class Listener(threading.Thread):
             try:
                 with reachable():
                     self._listen()
-            except StoreError:  # the other threads log it
+            except (StoreError, MemoryError):  # the other threads log it
                 self._stopped.wait(POLL_SECONDS)
 
     def _listen(self) -> None:

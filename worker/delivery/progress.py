@@ -41,7 +41,9 @@ class AttemptProgress:
             if trajectory.row:
                 self.points[trajectory.index] = ResumePoint(trajectory.row, trajectory.registers)
         self.step = min(self.reached)
-        self.evaluations = record.request.evaluations - sum(each.pending_evaluations for each in trajectories)
+        # A request whose `stages` are too few, from another front end, asks for fewer evaluations than its plan has.
+        pending = sum(each.pending_evaluations for each in trajectories)
+        self.evaluations = max(0, record.request.evaluations - pending)
 
     def advance(self, batch: int, items: Sequence[Advanced]) -> bool:
         """Take in one turn. batch: rows in its evaluation. Returns whether all images have done a further step."""

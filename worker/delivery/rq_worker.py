@@ -168,6 +168,8 @@ class BatchingWorker(BaseWorker):
         except ModelConflict as conflict:
             self._conflict = conflict
             self.loop.stop()
+        except RecordError as error:
+            log.warning("claims unreadable", extra={"reason": str(error)})
         running, pending = self.loop.load
         report = WorkerReport(
             name=self.name,

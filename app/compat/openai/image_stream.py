@@ -97,6 +97,8 @@ class ImageStream(EventStream):
             elif event["type"] in TERMINAL:
                 data = await run_in_threadpool(self._picture)
                 yield _image_event(COMPLETED, format, data, {"usage": Usage().model_dump()})
+            else:
+                yield None  # an event that this API does not send
 
     def _picture(self) -> bytes:
         """The finished picture. Blocking.

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from denoised.app.http import connection_limits, protocols
+from denoised.app.http import connection_limits, http_protocol
 from denoised.app.http.connection_limits import RESERVED_FOR_HEALTH, ConnectionLimit
 
 HOST = "Host: 127.0.0.1"
@@ -111,6 +111,22 @@ def test_a_listener_that_closes_both_sides_is_noticed(url: str, fake_worker: Any
     until(lambda: listeners(url) == 0, 8.0)
 
 
+def test_a_stream_that_sends_little_of_what_happens_notices_a_client_that_is_gone(url: str, fake_worker: Any) -> None:
+    """OpenAI's streams have no progress events, and progress is never quiet."""
+    fields = '{"prompt": "sneaker", "stream": true}'
+    with connected(url) as connection:
+        connection.sendall(body(fields).replace(b"/generate", b"/v1/images/generations"))
+        assert b"200 OK" in connection.recv(65_536)
+    job_id = only_job(url)["id"]
+    attempt = fake_worker.start(job_id)
+    for number in range(1, 100):
+        if fake_worker.store.job(job_id).terminal:
+            break
+        fake_worker.progress(job_id, attempt, number)
+        time.sleep(0.1)
+    assert fake_worker.store.job(job_id).status == "canceled"
+
+
 def listeners(url: str) -> int:
     lines = httpx.get(f"{url}/metrics", trust_env=False, timeout=60).text.splitlines()
     (value,) = [line.split()[1] for line in lines if line.startswith("denoised_listeners ")]
@@ -129,8 +145,8 @@ def test_pipelined_requests_of_a_half_closed_client_are_all_answered(url: str) -
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "HEADER_SECONDS", 0.5)
-    monkeypatch.setattr(protocols, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(http_protocol, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.5)
 
 
 @pytest.mark.parametrize("sent", [b"G", b"GET /healthz HTTP/1.1\r\n", POST.encode()])
@@ -195,6 +211,15 @@ def test_waiting_for_a_job_is_not_limited_by_the_deadlines_of_a_request(url: str
     answer = httpx.post(f"{url}/generate", json={}, headers={"Prefer": "wait=30"}, trust_env=False, timeout=30)
     ending.join()
     assert answer.json()["status"] == "succeeded"
+
+
+def test_a_half_sent_request_does_not_delay_a_shutdown(run_server: Callable[[], Any]) -> None:
+    with ExitStack() as stack, run_server() as url:
+        slow = stack.enter_context(connected(url))
+        slow.sendall(f"{POST}Content-Length: 100\r\n\r\n".encode())
+        time.sleep(0.3)
+        started = time.monotonic()
+    assert time.monotonic() - started < 1.9, "less than the time of a graceful shutdown"
 
 
 # Requests that are too large

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,8 @@ from denoised.model.networks.parts import Upsample
 from denoised.model.networks.unet import UNet
 from denoised.model.serving.loading import ZOO, load_model
 from tests.model.networks.configs import ATTENTION, NCSNPP, RESNETS
+from tests.requirements import needs_compiler
+from tests.rounding import assert_rounded, in_float64, terms_of
 
 ODD = replace(ATTENTION, block_out_channels=(8, 24), attention_head_dim=4, norm_num_groups=4)
 UNEVEN = replace(ATTENTION, downsample_padding=0, act_fn="mish", center_input_sample=True)
@@ -47,15 +50,18 @@ def inputs(count: int, height: int = 16, width: int = 16) -> tuple[Tensor, Tenso
     return x, 1 + torch.rand(count, generator=generator) * 998, torch.arange(count) % 3
 
 
+@needs_compiler
 @EVERY
 @torch.inference_mode()
 def test_it_is_the_same_function(config: UNetConfig) -> None:
     unet, native = network(config)
     x, t, label = inputs(5)
+    expected = in_float64(unet)(x.double(), t, label)
     for _ in range(2):  # the second time from its recorded graph, if it has one
-        torch.testing.assert_close(native(x, t, label), unet(x, t, label), atol=2e-5, rtol=2e-5)
+        assert_rounded(native(x, t, label), expected, terms=terms_of(unet))
 
 
+@needs_compiler
 @EVERY
 @torch.inference_mode()
 def test_an_image_has_the_same_bits_in_any_batch_place_and_number_of_threads(config: UNetConfig) -> None:
@@ -74,27 +80,33 @@ def test_an_image_has_the_same_bits_in_any_batch_place_and_number_of_threads(con
         torch.set_num_threads(before)
 
 
+@needs_compiler
 @torch.inference_mode()
 @pytest.mark.parametrize("sides", [(16, 20), (18, 16), (30, 32)])
 def test_images_larger_than_it_was_compiled_for_are_right_too(sides: tuple[int, int]) -> None:
     unet, native = network(ATTENTION)
     x, t, label = inputs(3, *sides)
     native(*inputs(3))
+    expected = in_float64(unet)(x.double(), t, label)
     for _ in range(2):
-        torch.testing.assert_close(native(x, t, label), unet(x, t, label), atol=2e-5, rtol=2e-5)
+        assert_rounded(native(x, t, label), expected, terms=terms_of(unet))
 
 
+@needs_compiler
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["fashion-mnist", "digits"])
 def test_the_bundled_models_run_from_a_recorded_graph_alone(name: str) -> None:
     model = load_model(ZOO / name)
     native = NativeUNet(model.unet, model.shape)
     x, t, label = torch.randn(3, *model.shape), torch.tensor([3.0, 500.5, 998.0]), torch.tensor([0, 5, 10])
-    torch.testing.assert_close(native(x, t, label), model.unet(x, t, label), atol=2e-5, rtol=2e-5)
+    assert isinstance(model.unet, UNet)
+    expected, terms = in_float64(model.unet)(x.double(), t, label), terms_of(model.unet)
+    assert_rounded(native(x, t, label), expected, terms=terms)
     native._unet.evaluate = None  # type: ignore[assignment, method-assign]
-    torch.testing.assert_close(native(x, t, label), model.unet(x, t, label), atol=2e-5, rtol=2e-5)
+    assert_rounded(native(x, t, label), expected, terms=terms)
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_a_network_that_does_more_than_call_kernels_is_not_recorded() -> None:
     unet, native = network(NCSNPP)
@@ -102,9 +114,10 @@ def test_a_network_that_does_more_than_call_kernels_is_not_recorded() -> None:
     assert native._graph is None
     for k in range(3):
         x, t, label = inputs(2)
-        torch.testing.assert_close(native(x + k, t, label), unet(x + k, t, label), atol=2e-5, rtol=2e-5)
+        assert_rounded(native(x + k, t, label), in_float64(unet)((x + k).double(), t, label), terms=terms_of(unet))
 
 
+@needs_compiler
 @EVERY
 @torch.inference_mode()
 def test_concurrent_evaluations_have_the_bits_of_sequential_ones(config: UNetConfig) -> None:
@@ -126,6 +139,7 @@ def test_concurrent_evaluations_have_the_bits_of_sequential_ones(config: UNetCon
         torch.set_num_threads(before)
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_two_networks_can_evaluate_at_once() -> None:
     (_, one), (_, other) = network(ATTENTION), network(RESNETS)
@@ -136,6 +150,7 @@ def test_two_networks_can_evaluate_at_once() -> None:
         assert torch.equal(result(), is_expected)
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_the_caller_goes_on_while_an_evaluation_is_in_flight() -> None:
     """A pipelined evaluation takes next to no time of the caller's thread; one that runs at once takes all of it."""
@@ -153,6 +168,7 @@ def test_the_caller_goes_on_while_an_evaluation_is_in_flight() -> None:
     assert pipelined < own / 2
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_a_network_is_pipelined_for_enough_images_to_keep_all_threads_busy_and_only_if_it_is_recorded() -> None:
     _, native = network(ATTENTION)
@@ -170,6 +186,7 @@ def test_a_network_is_pipelined_for_enough_images_to_keep_all_threads_busy_and_o
     assert other.min_pipelined_images is None
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_layers_find_their_weights_by_name_in_whatever_order_modules_are_registered() -> None:
     torch.manual_seed(0)
@@ -183,6 +200,7 @@ def test_layers_find_their_weights_by_name_in_whatever_order_modules_are_registe
     assert torch.equal(NativeUNet(unet, (3, 16, 16))(x, t, label), expected(x, t, label))
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_nan_stays_in_the_image_that_it_came_from() -> None:
     _, native = network(ATTENTION)
@@ -211,6 +229,7 @@ def kernels() -> Kernels:
     return made
 
 
+@needs_compiler
 @pytest.mark.parametrize("tile", TILES, ids=lambda tile: tile.name.removeprefix("denoised_convolve_"))
 def test_every_tile_computes_the_convolution_and_no_bit_depends_on_it(tile: Tile, kernels: Kernels) -> None:
     torch.manual_seed(3)
@@ -218,7 +237,9 @@ def test_every_tile_computes_the_convolution_and_no_bit_depends_on_it(tile: Tile
     x = torch.randn(2, 9, width, tile.channels).permute(0, 3, 1, 2)
     weight, bias = torch.randn(out_channels, tile.channels, tile.size, tile.size), torch.randn(out_channels)
     y = kernels.convolve(tile, x, packed_weight(weight, tile), bias, None)
-    torch.testing.assert_close(y, F.conv2d(x, weight, bias, stride=tile.stride), atol=1e-4, rtol=1e-4)
+    expected = F.conv2d(x.double(), weight.double(), bias.double(), stride=tile.stride)
+    sizes = F.conv2d(x.abs(), weight.abs(), bias.abs(), stride=tile.stride)  # the sum of the terms' sizes
+    assert_rounded(y, expected, terms=weight[0].numel() + 1, size=sizes.max())
     addend = torch.randn(y.shape).contiguous(memory_format=torch.channels_last)
     assert torch.equal(kernels.convolve(tile, x, packed_weight(weight, tile), bias, addend), y + addend)
     smallest = Tile(tile.size, tile.stride, tile.channels, 1, 1)
@@ -233,6 +254,7 @@ def test_a_tile_fits_the_convolution_that_it_is_chosen_for(width: int, out_chann
     assert out_channels % (16 * tile.vectors) == 0
 
 
+@needs_compiler
 def test_norm_is_torchs_with_a_projection_of_the_embedding_and_a_border(kernels: Kernels) -> None:
     torch.manual_seed(4)
     x = torch.randn(3, 48, 5, 13).contiguous(memory_format=torch.channels_last) * 3 + 50
@@ -240,13 +262,16 @@ def test_norm_is_torchs_with_a_projection_of_the_embedding_and_a_border(kernels:
     addend, scale, shift = projection[:, :48], projection[:, :48], projection[:, 48:]
     added = F.silu(F.group_norm(x.double() + addend[:, :, None, None], 3, weight.double(), bias.double(), 1e-5))
     y = kernels.norm(x, weight, bias, 3, 1e-5, silu=True, border=1, addend=addend)
-    torch.testing.assert_close(y.double(), F.pad(added, (1, 1, 1, 1)), atol=2e-5, rtol=2e-5)
+    # Each of 16 lanes sums 65 of a group's numbers of size 50 to its mean; then they are divided by the deviation, 3.
+    terms, size = 65, (x.abs().max() / 3 + 1) * weight.abs().max()
+    assert_rounded(y, F.pad(added, (1, 1, 1, 1)), terms=terms, size=size)
     normed = F.group_norm(x.double(), 3, weight.double(), bias.double(), 1e-5)
     scaled = normed * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
     y = kernels.norm(x, weight, bias, 3, 1e-5, silu=False, border=0, scale=scale, shift=shift)
-    torch.testing.assert_close(y.double(), scaled, atol=5e-5, rtol=5e-5)
+    assert_rounded(y, scaled, terms=terms, size=size * (1 + scale.abs().max()))
 
 
+@needs_compiler
 @pytest.mark.parametrize(
     ("height", "width", "heads", "depth"), [(7, 7, 4, 32), (1, 1, 1, 16), (3, 5, 2, 48), (8, 8, 1, 16)]
 )
@@ -258,16 +283,20 @@ def test_attention_is_softmax_of_products_over_values(
     q, k, v = qkv.flatten(2).transpose(1, 2).unflatten(2, (3, heads, depth)).permute(2, 0, 3, 1, 4).double()
     weights = torch.softmax(q @ k.transpose(2, 3) / depth**0.5, dim=3)
     expected = (weights @ v).transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, (height, width))
-    torch.testing.assert_close(kernels.attend(qkv, heads).double(), expected, atol=2e-5, rtol=2e-5)
+    # An error of a logit is the relative error of its weight; the weights of a row sum to 1.
+    logits = (q.abs() @ k.abs().transpose(2, 3)).max() / depth**0.5
+    assert_rounded(kernels.attend(qkv, heads), expected, terms=depth, size=(1 + logits) * v.abs().max())
 
 
+@needs_compiler
 def test_the_four_phases_are_the_convolution_of_the_doubled_image(kernels: Kernels) -> None:
     torch.manual_seed(6)
     upsample = Upsample(16).requires_grad_(False)
     x = torch.randn(2, 16, 5, 6)
     grid = F.conv2d(x, subpixel_weights(upsample), upsample.conv.bias.repeat(4), padding=1)  # type: ignore[union-attr]
     doubled = NativeUpsample(kernels, lambda _: grid.contiguous(memory_format=torch.channels_last))  # type: ignore[arg-type]
-    torch.testing.assert_close(doubled(x, x), upsample(x, x), atol=1e-5, rtol=1e-5)
+    expected = in_float64(upsample)(x.double(), x.double())
+    assert_rounded(doubled(x, x), expected, terms=terms_of(upsample))
 
 
 def test_projections_are_computed_once_for_a_time_and_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +321,7 @@ def test_projections_are_computed_once_for_a_time_and_a_class(monkeypatch: pytes
     assert torch.equal(cached(t, label), torch.stack([t, t], dim=1))
 
 
+@needs_compiler
 @torch.inference_mode()
 def test_kernels_are_compiled_once_and_cached_where_no_other_user_may_write(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -299,7 +329,9 @@ def test_kernels_are_compiled_once_and_cached_where_no_other_user_may_write(
     unet, native = network(ATTENTION)
     count = tmp_path / "count"
     wrapper = tmp_path / "cc"
-    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {count}\nexec gcc "$@"\n', encoding="utf-8")
+    wrapper.write_text(
+        f'#!/bin/sh\necho "$@" >> {count}\nexec {shlex.join(next(compiler.compilers()))} "$@"\n', encoding="utf-8"
+    )
     wrapper.chmod(0o755)
     monkeypatch.setenv("CC", str(wrapper))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -327,6 +359,7 @@ def test_without_a_compiler_the_error_gives_the_reason(monkeypatch: pytest.Monke
         NativeUNet(unet, (3, 16, 16))
 
 
+@needs_compiler
 def test_the_kernels_compile_without_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiler, "FLAGS", [*compiler.FLAGS, "-Werror"])
@@ -334,6 +367,7 @@ def test_the_kernels_compile_without_a_warning(monkeypatch: pytest.MonkeyPatch, 
     assert list((tmp_path / "denoised").glob("kernels-*.so"))
 
 
+@needs_compiler
 def test_a_structure_of_another_size_than_in_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Larger(IoBinding):
         _fields_ = (("padding", ctypes.c_long),)

@@ -65,6 +65,7 @@ def test_a_run_with_a_learned_range_ends_where_diffusers_ends(folder: Callable[.
     ours = sample(load_model(path), [1], seed=5, sampler="ddpm", steps=12)
     net = UNet2DModel.from_pretrained(path / "unet")
     scheduler = DDPMScheduler(variance_type="learned_range", beta_schedule="linear")
+    scheduler.alphas_cumprod = torch.from_numpy(NoiseSchedule.from_name("linear").alpha ** 2)  # trap 19
     scheduler.set_timesteps(12)
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(1, 1, 8, 8, generator=generator)

@@ -25,8 +25,8 @@ from denoised.model.evaluation.features import (
 )
 from denoised.model.training.data import load_dataset
 from denoised.model.training.dataset import Dataset
+from tests.requirements import FASHION_MNIST, needs_fashion_mnist
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 CONFIG = FeatureTraining(epochs=20, batch=10, shift=0, learning_rate=1e-2)
 
 
@@ -190,9 +190,9 @@ def test_the_bundled_network_has_a_complete_card() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FASHION.is_dir(), reason=f"no {FASHION}")
+@needs_fashion_mnist
 def test_the_bundled_network_is_as_accurate_as_its_card_says() -> None:
-    test = load_dataset(FASHION, split="test")
+    test = load_dataset(FASHION_MNIST, split="test")
     space = load_features(FASHION_FEATURES)
     assert space.card.labels == list(test.labels)
     # Within two images: other kernels may round a tie the other way.

@@ -15,8 +15,7 @@ from denoised.model.__main__ import app
 from denoised.model.evaluation.likelihood import bits_per_dimension
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.training.data import load_dataset
-
-FASHION = Path("/usr/share/datasets/fashion-mnist")
+from tests.requirements import FASHION_MNIST, needs_fashion_mnist
 
 
 def unreal(images: Tensor) -> dict[str, Tensor]:
@@ -47,10 +46,9 @@ def test_real_digits_are_likelier_than_unreal_ones() -> None:
 
 
 @pytest.mark.slow
+@needs_fashion_mnist
 def test_real_garments_are_likelier_than_unreal_ones() -> None:
-    if not FASHION.is_dir():
-        pytest.skip("Fashion-MNIST is not installed")
-    held_out = load_dataset(FASHION, split="test")
+    held_out = load_dataset(FASHION_MNIST, split="test")
     images, labels = held_out.images[:12], held_out.classes[:12].tolist()
     real = mean_bits("fashion-mnist", images, labels, steps=50)
     for kind, pictures in unreal(images).items():

@@ -16,8 +16,8 @@ from denoised.model.errors import DataError
 from denoised.model.training.data import load_dataset
 from denoised.model.training.dataset import to_unit
 from denoised.model.training.idx_files import FASHION_LABELS
+from tests.requirements import FASHION_MNIST, needs_fashion_mnist
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
@@ -154,11 +154,11 @@ def test_files_without_images_are_refused(write: Callable[..., Path]) -> None:
     assert refusal(folder).startswith(f"{folder}: no images in the train files")
 
 
-@pytest.mark.skipif(not FASHION.is_dir(), reason=f"no {FASHION}")
+@needs_fashion_mnist
 def test_fashion_mnist_is_recognized_by_its_labels() -> None:
-    data = load_dataset(FASHION)
+    data = load_dataset(FASHION_MNIST)
     assert data.images.shape == (60_000, 1, 28, 28)
     assert data.labels == FASHION_LABELS
     assert data.source == "Fashion-MNIST"
     assert torch.bincount(data.classes).tolist() == [6_000] * 10
-    assert load_dataset(FASHION, split="test").images.shape == (10_000, 1, 28, 28)
+    assert load_dataset(FASHION_MNIST, split="test").images.shape == (10_000, 1, 28, 28)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,12 +39,14 @@ class FakeStore:
     def __init__(self) -> None:
         self.queues: dict[str, list[tuple[str, int]]] = {"m": [], "other": []}
         self.images: dict[str, int] = {}
+        self.fields: dict[str, dict[str, Any]] = {}  # of requests, where they differ
         self.samplers: dict[str, str] = {}  # where it is not ddim
         self.labels: dict[str, int] = {}
         self.digest: str | None = None  # of the model that all jobs were accepted for
         self.saved: dict[str, bytes] = {}
         self.over: set[str] = set()
         self.unreadable: set[str] = set()
+        self.errors: dict[str, Exception] = {}
         self.ended: list[tuple[str, Any]] = []
         self.outage: Exception | None = None
         self.deliveries: list[Delivery] = []
@@ -58,14 +61,19 @@ class FakeStore:
         self.deliveries.append(Delivery(job, model, more=bool(self.queues[model])))
         return self.deliveries[-1]
 
-    def start_attempt(self, job: str, worker: str, numerics: str, execution: str) -> StartedAttempt | None:
+    def start_attempt(
+        self, job: str, worker: str, numerics: str, execution: str, resume_limit: int
+    ) -> StartedAttempt | None:
         if self.outage is not None:
             raise self.outage
+        if job in self.errors:
+            raise self.errors[job]
         if job in self.unreadable:
             raise RecordError("no request")
         model = next(delivery.model for delivery in self.deliveries if delivery.job == job)
-        fields = {"sampler": self.samplers.get(job, "ddim"), "label": self.labels.get(job)}
-        asked = request(model=model, n=self.images[job], steps=10, **fields)
+        given = {"n": self.images[job], "sampler": self.samplers.get(job, "ddim"), "steps": 10}
+        given |= {"label": self.labels.get(job), **self.fields.get(job, {})}
+        asked = replace(request(model=model, label=self.labels.get(job)), **given)  # type: ignore[arg-type]
         record = JobRecord(id=job, owner="", request=asked, created_at=0.0, attempt=3, digest=self.digest)
         return None if job in self.over else StartedAttempt(record, self.saved.get(job))
 
@@ -157,6 +165,38 @@ def test_a_job_without_a_plan_or_with_an_unreadable_record_fails_alone(
     assert "unheard-of" in no_plan["message"]
     assert unreadable == ("y", {"code": "unservable", "message": "no request"})
     assert [delivery.acked for delivery in fake_store.deliveries] == [True, True, False]
+
+
+def test_running_out_of_memory_or_a_defect_fails_the_job_and_not_the_thread(
+    fake_store: FakeStore, fetcher: JobFetcher
+) -> None:
+    """torch reports bad_alloc as RuntimeError; every following job is fetched."""
+    fake_store.errors = {
+        "a": MemoryError(),
+        "b": RuntimeError("std::bad_alloc"),
+        "c": RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        "d": ZeroDivisionError("a defect"),
+    }
+    fake_store.queues["m"] = [(name, 1) for name in "abcde"]
+    fetcher.set_capacity({"m": Capacity(1, one_more=False)})
+    assert [job.started.record.id for job in fetch(fetcher, 1)] == ["e"]
+    codes = [(job, error["code"]) for job, error in fake_store.ended]
+    assert codes == [("a", "out_of_memory"), ("b", "out_of_memory"), ("c", "out_of_memory"), ("d", "internal_error")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [({"n": 17}, "n"), ({"steps": 1001}, "steps"), ({"label": 4}, "label"), ({"preview_every": 11}, "preview_every")],
+)
+def test_a_request_beyond_the_card_fails_before_anything_is_made_for_it(
+    fields: dict[str, Any], named: str, fake_store: FakeStore, fetcher: JobFetcher
+) -> None:
+    fake_store.queues["m"], fake_store.fields = [("big", 1), ("a", 1)], {"big": fields}
+    fetcher.set_capacity({"m": Capacity(1, one_more=False)})
+    assert [job.started.record.id for job in fetch(fetcher, 1)] == ["a"]
+    ((job, error),) = fake_store.ended
+    assert (job, error["code"]) == ("big", "unservable")
+    assert error["message"].startswith(f"{named} of the request is {fields[named]} (allowed for m: up to ")
 
 
 def test_a_woken_fetcher_does_not_wait_for_the_next_poll(fake_store: FakeStore, fetcher: JobFetcher) -> None:

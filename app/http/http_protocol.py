@@ -1,28 +1,17 @@
-"""uvicorn's protocols: HTTP/1.1 with limits, half-closed clients, and refusals as problem objects.
-
-Malformed requests never reach the app, so their request id and log line are made here.
-"""
+"""uvicorn's HTTP/1.1 protocol with limits, half-closed clients, and refusals as problem objects."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
-import uuid
 from http import HTTPStatus
 from typing import Any
 
 import h11
 from h11._connection import DEFAULT_MAX_INCOMPLETE_EVENT_SIZE
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.datastructures import Headers
-from websockets.http11 import Request as WebSocketRequest
-from websockets.http11 import Response as WebSocketResponse
-from websockets.server import ServerProtocol
 
 from denoised.app.http.connection_limits import (
     BODY_SECONDS,
@@ -33,21 +22,17 @@ from denoised.app.http.connection_limits import (
     ConnectionLimit,
     WriteWatch,
 )
-from denoised.app.http.error_formats import PROBLEM_JSON
-from denoised.app.http.errors import BadRequest
-from denoised.app.http.request_context import HEALTH_ROUTES, REQUEST_ID_HEADER
+from denoised.app.http.refusal import refusal
+from denoised.app.http.request_context import HEALTH_ROUTES
 from denoised.app.http.validation_errors import MAX_VALUE_LENGTH
-from denoised.jobs.log import REQUEST_ID
-
-log = logging.getLogger("denoised.api")
 
 CAN_RESPOND = (h11.IDLE, h11.SEND_RESPONSE)  # states in which no response has started
-SOCKET_VERSION = "13"  # of the WebSocket protocol (RFC 6455)
 # A client that has closed its sending side (it waits for the answer), and one that is gone, look the same until we
 # write: only the latter answers with a reset. Interim responses are what may be written before a response.
 PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROBE_SECONDS = 1.0
 LINGER_SECONDS = 1.0  # from a refusal until the connection is closed
+RESTARTING = "the server is restarting; nothing was accepted, try again"
 TOO_MANY = "the server has too many connections; nothing was accepted, try again"
 
 
@@ -86,6 +71,15 @@ class HttpProtocol(H11Protocol):
             return
         super().data_received(data)
         self._update_deadline()
+
+    def shutdown(self) -> None:
+        """End the connection when the server stops: at once unless a complete request is being answered."""
+        if self._refused:
+            self.transport.close()
+        elif self.conn.their_state is h11.SEND_BODY:
+            self._refuse(503, RESTARTING)
+        else:
+            super().shutdown()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection of a client that has sent a complete request and waits for its response."""
@@ -184,7 +178,7 @@ class HttpProtocol(H11Protocol):
         if self._refused or self.transport.is_closing():
             return
         if self.conn.our_state in CAN_RESPOND:
-            response = _refusal(status, detail)
+            response = refusal(status, detail)
             start = h11.Response(
                 status_code=status, headers=response.raw_headers, reason=HTTPStatus(status).phrase.encode()
             )
@@ -202,68 +196,4 @@ class HttpProtocol(H11Protocol):
         if scope["type"] == "http" and scope["path"] in HEALTH_ROUTES:
             await self.config.loaded_app(scope, receive, send)
         else:
-            await _refusal(503, TOO_MANY)(scope, receive, send)
-
-
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """WebSocket for uvicorn, without compression of messages."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.conn = Handshake(max_size=self.config.ws_max_size, logger=self.logger)
-        self._writes: WriteWatch | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._writes = WriteWatch(self.transport, self.loop)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._writes is not None:
-            self._writes.stop()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        if self._writes is not None:
-            self._writes.paused = True
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        if self._writes is not None:
-            self._writes.paused = False
-        super().resume_writing()
-
-
-class Handshake(ServerProtocol):
-    """The WebSocket protocol of one connection."""
-
-    def accept(self, request: WebSocketRequest) -> WebSocketResponse:
-        versions = request.headers.get_all("Sec-WebSocket-Version")
-        if versions and versions != [SOCKET_VERSION]:
-            given = ", ".join(versions)[:MAX_VALUE_LENGTH]
-            detail = f"Sec-WebSocket-Version {given!r} is not supported (supported: {SOCKET_VERSION})"
-            return self.reject(HTTPStatus.UPGRADE_REQUIRED, detail)
-        return super().accept(request)
-
-    def reject(self, status: HTTPStatus | int, text: str) -> WebSocketResponse:
-        """text: the reason, as `websockets` words it."""
-        response = _refusal(HTTPStatus(status).value, text.strip())
-        headers = Headers((name.decode(), value.decode()) for name, value in response.raw_headers)
-        headers["Sec-WebSocket-Version"] = SOCKET_VERSION
-        if status == HTTPStatus.UPGRADE_REQUIRED:
-            headers["Upgrade"] = "websocket"
-        return WebSocketResponse(response.status_code, HTTPStatus(status).phrase, headers, bytes(response.body))
-
-
-def _refusal(status: int, detail: str) -> Response:
-    """A response after which the connection is closed."""
-    token = REQUEST_ID.set(uuid.uuid4().hex)
-    try:
-        headers = {"Connection": "close", "X-Content-Type-Options": "nosniff", REQUEST_ID_HEADER: REQUEST_ID.get()}
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            headers["Retry-After"] = "2"
-        problem = BadRequest(detail, headers)
-        problem.status = status
-        log.info("request", extra={"status": status})
-        return PROBLEM_JSON.response(problem)
-    finally:
-        REQUEST_ID.reset(token)
+            await refusal(503, TOO_MANY)(scope, receive, send)

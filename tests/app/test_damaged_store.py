@@ -1,0 +1,215 @@
+"""Damaged values of every kind, at every key: each costs itself alone, and no request of a client is a 500."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from starlette.testclient import TestClient
+
+from denoised.jobs import redis_keys as keys
+
+VALUES: dict[str, Any] = {
+    "empty": b"",
+    "text": b"many",
+    "bytes": b"\xff\xfe\x00",
+    "NaN": b"nan",
+    "infinity": b"1e999",
+    "negative": b"-7",
+    "huge": b"9" * 400,
+    "list": b"[1, 2]",
+    "null": b"null",
+    "NaN in JSON": b'{"evaluations_per_second": NaN, "n": NaN}',
+    "deep": b"[" * 200_000,
+    "large": b"x" * (5 << 20),
+}
+RECORD_FIELDS = (
+    "request",
+    "images",
+    "error",
+    "created_at",
+    "started_at",
+    "status",
+    "attempt",
+    "step",
+    "mean_batch",
+    "seq",
+)
+SHARED_KEYS = (keys.WORKERS, keys.MODELS, keys.ENGINE_TOTALS, keys.JOB_TOTALS, keys.jobs(""), keys.ENDS)
+
+
+def check_routes(api: TestClient, job_id: str) -> None:
+    """Every route answers, whatever stands in Redis; with 503 at worst, where a shared key is needed."""
+    for path in ("/jobs", "/workers", "/metrics", "/readyz", "/models", f"/jobs/{job_id}", f"/jobs/{job_id}/images/0"):
+        assert api.get(path).status_code in (200, 404, 503), path
+    with api.stream("GET", f"/jobs/{job_id}/events?after=0", headers={"Accept": "text/event-stream"}) as answer:
+        assert answer.status_code in (200, 404, 503)
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
+def test_a_damaged_field_of_a_record_costs_its_job_alone(value: bytes, api: TestClient, fake_worker: Any) -> None:
+    for field in RECORD_FIELDS:
+        job_id, sound = fake_worker.succeeded(), fake_worker.succeeded()
+        fake_worker.client.hset(keys.job(job_id), field, value)
+        check_routes(api, job_id)
+        assert sound in {job["id"] for job in api.get("/jobs").json()["jobs"]}, field
+        assert api.delete(f"/jobs/{job_id}").status_code in (404, 409, 200), field
+        fake_worker.client.delete(keys.job(job_id), keys.job(sound))
+    assert api.post("/generate", json={}).status_code == 202
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
+def test_a_damaged_record_in_the_queue_costs_no_request(value: bytes, api: TestClient, fake_worker: Any) -> None:
+    for field in ("request", "created_at", "evaluations", "status"):
+        job_id = api.post("/generate", json={}).json()["id"]
+        sound = api.post("/generate", json={}).json()["id"]
+        fake_worker.client.hset(keys.job(job_id), field, value)
+        app = api.app.state.services  # type: ignore[attr-defined]
+        app.queue._records.clear()  # as in another process
+        assert api.post("/generate", json={}).status_code == 202, field
+        assert api.get("/workers").json()["waiting"][0]["jobs"] >= 1
+        assert api.get(f"/jobs/{sound}").json()["queue_position"] is not None
+        check_routes(api, job_id)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 0},
+        {"n": -1},
+        {"n": 10**9},
+        {"steps": 0},
+        {"steps": 10**12},
+        {"stages": 0},
+        {"seed": -1},
+        {"guidance_scale": "2"},
+        {"eta": True},
+        {"model": 7},
+        {"model": "x" * 10_000},
+    ],
+    ids=str,
+)
+def test_a_queued_request_out_of_range_breaks_no_estimate(
+    fields: dict[str, Any], api: TestClient, fake_worker: Any
+) -> None:
+    fake_worker.serve(speed=100.0)
+    job_id = api.post("/generate", json={}).json()["id"]
+    stored = json.loads(fake_worker.client.hget(keys.job(job_id), "request"))
+    fake_worker.client.hset(keys.job(job_id), "request", json.dumps({**stored, **fields}))
+    api.app.state.services.queue._records.clear()  # type: ignore[attr-defined]
+    answer = api.post("/generate", json={})
+    assert answer.status_code == 202
+    assert answer.json()["eta_seconds"] < 10
+    check_routes(api, job_id)
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
+def test_a_damaged_worker_report_or_a_field_of_one_costs_itself(
+    value: bytes, api: TestClient, fake_worker: Any
+) -> None:
+    fake_worker.serve(name="bad")
+    whole = json.loads(fake_worker.client.get(keys.worker("bad")))
+    texts = [value] + [json.dumps({**whole, name: as_json(value)}).encode() for name in whole]
+    for text in texts:
+        fake_worker.client.set(keys.worker("bad"), text)
+        api.app.state.services.catalog._fleet.__dict__["read_at"] = float("-inf")  # type: ignore[attr-defined]
+        check_routes(api, "0")
+        assert api.post("/generate", json={}).status_code == 202, text[:100]
+
+
+def as_json(value: bytes) -> Any:
+    """A damaged value within JSON."""
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value[:1000].decode(errors="replace")
+
+
+@pytest.mark.parametrize("paces", [5, {"shoes": 5}, {"shoes": [[1]]}, {"shoes": [[8, 1], [8, 2]]}, {"shoes": [[0, 0]]}])
+def test_paces_that_nothing_can_be_computed_from_cost_their_report(
+    paces: Any, api: TestClient, fake_worker: Any
+) -> None:
+    fake_worker.serve(name="bad", speed=10.0)
+    whole = json.loads(fake_worker.client.get(keys.worker("bad")))
+    fake_worker.client.set(keys.worker("bad"), json.dumps({**whole, "paces": paces}))
+    assert api.post("/generate", json={}).status_code == 202
+    assert {worker["name"] for worker in api.get("/workers").json()["workers"]} == {"worker-1"}
+
+
+@pytest.mark.parametrize("name", [*SHARED_KEYS, "rq:queue:shoes", "rq:wip:shoes"])
+def test_a_key_of_another_type_is_no_500(name: str, api: TestClient, fake_worker: Any) -> None:
+    job_id = fake_worker.succeeded()
+    for kind in ("string", "set", "hash"):
+        fake_worker.client.delete(name)
+        fake_worker.client.copy(make(fake_worker.client, kind), name)
+        api.app.state.services.catalog._fleet.__dict__["read_at"] = float("-inf")  # type: ignore[attr-defined]
+        check_routes(api, job_id)
+        answer = api.post("/generate", json={})
+        assert answer.status_code in (202, 503), answer.text
+        if answer.status_code == 202:
+            assert api.get(f"/jobs/{answer.json()['id']}").status_code == 200
+        fake_worker.client.delete(name)
+
+
+def make(client: redis.Redis, kind: str) -> str:
+    """A key of some type."""
+    name = f"sample:{kind}"
+    {
+        "string": lambda: client.set(name, "x"),
+        "set": lambda: client.sadd(name, b"\xff\xfe", "x"),
+        "hash": lambda: client.hset(name, "x", "y"),
+    }[kind]()
+    return name
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "refused"), [("min-replicas-to-write", "1", 503), ("maxmemory", "1", 507)]
+)
+def test_while_redis_refuses_writes_the_front_end_still_reads(
+    setting: str, value: str, refused: int, api: TestClient, fake_worker: Any
+) -> None:
+    done, expired = fake_worker.succeeded(), fake_worker.succeeded()
+    waiting = api.post("/generate", json={}).json()["id"]
+    fake_worker.client.delete(keys.job(expired))
+    fake_worker.client.sadd(keys.WORKERS, "a worker that has died")
+    fake_worker.client.config_set(setting, value)
+    try:
+        assert {job["id"] for job in api.get("/jobs").json()["jobs"]} == {done, waiting}
+        for path in (f"/jobs/{done}", f"/jobs/{waiting}", f"/jobs/{done}/images/0", "/workers", "/models", "/metrics"):
+            assert api.get(path).status_code == 200, path
+        text = api.get(f"/jobs/{done}/events", headers={"Accept": "text/event-stream"}).text
+        assert "succeeded" in text
+        answer = api.post("/generate", json={})
+        assert answer.status_code == refused
+        assert refused == 507 or "retry-after" in answer.headers
+        canceled = api.delete(f"/jobs/{waiting}")
+        assert canceled.status_code == (200 if refused == 507 else 503), "a cancel frees memory"
+    finally:
+        fake_worker.client.config_set(setting, "0")
+    assert api.post("/generate", json={}).status_code == 202
+
+
+def test_memory_is_reserved_for_what_accepted_jobs_will_write(
+    make_client: Callable[..., TestClient], fake_worker: Any, card_of: Callable[..., Any]
+) -> None:
+    """Accepted until their frames, pictures and resume points would exceed maxmemory; none of it is written yet."""
+    fake_worker.serve(card_of(name="large", width=256, height=256, channels=3))
+    api = make_client()
+    used = int(fake_worker.client.info("memory")["used_memory"])
+    fake_worker.client.config_set("maxmemory", str(used + (200 << 20)))
+    try:
+        accepted = 0
+        body = {"model": "large", "steps": 20, "preview_every": 1, "n": 2}
+        while (answer := api.post("/generate", json=body)).status_code == 202:
+            accepted += 1
+            assert accepted < 100
+        assert answer.status_code == 507
+        each = 2 * 20 * 256 * 256 * 3 * 4 / 3 + 2 * 256 * 256 * 3 * 5
+        assert 0.5 < accepted * each / (200 << 20) < 1.0
+        assert api.post("/generate", json={"model": "large", "steps": 20}).status_code in (202, 507)
+        assert int(fake_worker.client.info("memory")["used_memory"]) < used + (10 << 20)
+    finally:
+        fake_worker.client.config_set("maxmemory", "0")
