@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from denoised.model.backends.per_image import PerImageTextUNet
+from denoised.model.backends.text_backend import TextBackend
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.errors import PlanError
-from denoised.model.networks.text_unet import TextUNet
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.latent_pictures import LatentPictures
@@ -24,13 +23,19 @@ CONTEXT = "context"  # the one tensor of this model's conditioning: (B, M, C) hi
 
 
 class LatentModel:
-    """Text encoder, U-Net and autoencoder of the Stable Diffusion family: a `ServedModel`."""
+    """Text encoder, U-Net and autoencoder of the Stable Diffusion family: a `ServedModel`.
+
+    Attributes:
+        backend: What evaluates the U-Net.
+        device: Where.
+    """
 
     min_pipelined_images: int | None = None
 
     def __init__(
         self,
-        unet: TextUNet,
+        backend: TextBackend,
+        device: torch.device,
         prompts: PromptEncoder,
         pictures: LatentPictures,
         plans: PlanCompiler,
@@ -38,8 +43,8 @@ class LatentModel:
         clipping: Clipping,
         card: ModelCard,
     ) -> None:
-        self.backend = PerImageTextUNet(unet.eval().requires_grad_(False))
-        self.device = unet.conv_in.weight.device
+        self.backend = backend
+        self.device = device
         self.prediction_type = prediction_type
         self.clipping = clipping
         self.card = card

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from denoised.model.backends.numerics import PER_IMAGE, Precision
-from denoised.model.backends.numerics import numerics as compose_numerics
+import torch
+
+from denoised.model.backends.numerics import Precision
 from denoised.model.backends.selection import select_backend
+from denoised.model.backends.text_backend import select_text_backend
 from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.reading import read_checkpoint
@@ -60,7 +62,7 @@ def load_for_serving(
     if is_text_pipeline(Path(folder)):
         if unused := unused_parts(Path(folder)):
             log.info("%s: not run: %s", folder, ", ".join(unused))
-        return LoadedModel(load_text_model(folder, device=device, name=name, max_images=max_images), None)
+        return load_text_for_serving(folder, device=device, name=name, max_images=max_images)
     model = load_model(folder, device=device, name=name, max_images=max_images)
     selection = select_backend(model.unet, model.shape, model.card.timesteps, device, precision)
     model.backend = selection.backend
@@ -111,12 +113,21 @@ def load_text_model(
     Raises:
         CheckpointError: in one line that names the file, the key and the cause.
     """
+    model = load_text_for_serving(folder, device=device, name=name, max_images=max_images).model
+    assert isinstance(model, LatentModel)
+    return model
+
+
+def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, max_images: int) -> LoadedModel:
+    """`load_text_model`, with the reason why a faster backend is not available."""
     folder = Path(folder)
     pipeline = read_text_pipeline(folder)
     noise, vae = pipeline.noise, pipeline.autoencoder.config
     height, width = pipeline.image_size
     grid = noise.grid(pipeline.unet.config)
     tokenizer = _read_tokenizer(pipeline)
+    unet = pipeline.unet.eval().requires_grad_(False).to(device)
+    selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
     card = ModelCard(
         name=name or model_name(folder),
         width=width,
@@ -131,12 +142,13 @@ def load_text_model(
         prediction_type=noise.prediction_type,
         default=pipeline.default,
         max_images=max_images,
-        numerics=compose_numerics(device, PER_IMAGE),
+        numerics=selection.numerics,
         digest=pipeline.digest,
         **sampler_facts(grid),
     )
-    return LatentModel(
-        pipeline.unet.to(device),
+    model = LatentModel(
+        selection.backend,
+        torch.device(device),
         PromptEncoder(tokenizer, pipeline.text_encoder.eval().requires_grad_(False).to(device)),
         LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb),
         PlanCompiler(pipeline.schedule, grid),
@@ -144,6 +156,7 @@ def load_text_model(
         noise.clipping,
         card,
     )
+    return LoadedModel(model, selection.fallback)
 
 
 def sampler_facts(grid: Grid) -> dict[str, Any]:
