@@ -67,7 +67,9 @@ class Networks:
     """The bundled model as denoised serves it, and as diffusers loads it, in both memory formats."""
 
     def __init__(self) -> None:
-        self.denoised: PixelModel = load_for_serving(ZOO / DEFAULT, device="cpu").model
+        denoised = load_for_serving(ZOO / DEFAULT, device="cpu").model
+        assert isinstance(denoised, PixelModel)
+        self.denoised = denoised
         self.diffusers: Mapping[str, nn.Module] = {
             CONTIGUOUS: _load_diffusers(torch.contiguous_format),
             CHANNELS_LAST: _load_diffusers(torch.channels_last),

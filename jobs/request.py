@@ -23,6 +23,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 MAX_SEED = 2**53 - 1  # of any image; a JavaScript number represents every integer up to it exactly
 _MODEL = "model-"
+MAX_PROMPT = 2000  # characters
 PICTURE_FORMAT = 2  # increase it when the files of old requests change although their pixels do not
 
 
@@ -82,6 +83,16 @@ class RequestFields(TypedDict, total=False):
         str | int | None,
         RequestField("class name or class index; unconditional if left out", max_length=200, input=True),
     ]
+    prompt: Annotated[
+        str | None,
+        RequestField("what the picture shows, in words", max_length=MAX_PROMPT, input=True),
+    ]
+    negative_prompt: Annotated[
+        str | None,
+        RequestField("what the picture should not show; takes effect with guidance", max_length=MAX_PROMPT, input=True),
+    ]
+    width: Annotated[int | None, RequestField("width in pixels; the model's own if left out", ge=1, input=True)]
+    height: Annotated[int | None, RequestField("height in pixels; the model's own if left out", ge=1, input=True)]
     n: Annotated[
         int | None,
         RequestField("images, up to the model's max_images", "Number of pictures", ge=1, flag="-n"),
@@ -102,7 +113,9 @@ class RequestFields(TypedDict, total=False):
     ]
     guidance_scale: Annotated[
         float | None,
-        RequestField("strength of the label; 1 = off; needs a label", "Guidance", ge=1, le=20, of_model=True),
+        RequestField(
+            "strength of the label or the prompt; 1 = off; needs one of them", "Guidance", ge=1, le=20, of_model=True
+        ),
     ]
     guidance_rescale: Annotated[
         float | None,
@@ -143,6 +156,10 @@ class PictureRequest:
     eta: float = 0.0
     guidance_scale: float
     guidance_rescale: float = 0.0
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
     spacing: str | None = None
     karras: bool | None = None
     format: str = "png"
@@ -162,6 +179,7 @@ class SamplingRequest(PictureRequest):
         preview_every: A frame every k-th step; 0 = none.
         preview: What frames show: x0, xt or both.
         stages: Evaluations in each step but the last, which has one.
+        extra_evaluations: Evaluations of an image besides those of its steps.
     """
 
     label: int | None
@@ -169,6 +187,7 @@ class SamplingRequest(PictureRequest):
     preview_every: int = 0
     preview: str = "x0"
     stages: int = 1
+    extra_evaluations: int = 0
 
     @property
     def guided(self) -> bool:
@@ -183,7 +202,7 @@ class SamplingRequest(PictureRequest):
     @property
     def evaluations(self) -> int:
         """Evaluations of the whole job: rows of the plan, images, and two where guidance is on."""
-        plan_rows = self.stages * (self.steps - 1) + 1
+        plan_rows = self.stages * (self.steps - 1) + 1 + self.extra_evaluations
         return self.n * plan_rows * self.rows_per_evaluation
 
     def parameters(self, index: int, numerics: str) -> dict[str, Any]:

@@ -13,9 +13,18 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.request import FIELDS, MAX_SEED, SamplingRequest
 
 # Upper bounds for every model, where a field has none of its own.
-UPPER: dict[str, float] = {"n": 1024, "steps": 100_000, "stages": 16, "preview_every": 100_000, "label": 10_000_000}
-LOWER: dict[str, float] = {"stages": 1, "label": 0}
-MAX_TEXT = 1000  # characters
+UPPER: dict[str, float] = {
+    "n": 1024,
+    "steps": 100_000,
+    "stages": 16,
+    "extra_evaluations": 16,
+    "preview_every": 100_000,
+    "label": 10_000_000,
+    "width": 16_384,
+    "height": 16_384,
+}
+LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0}
+MAX_TEXT = 1000  # characters, where a field has no limit of its own
 
 
 def check_limits(request: SamplingRequest) -> None:
@@ -38,8 +47,9 @@ def _check_text(name: str, text: str) -> None:
     choices = FIELDS[name].choices if name in FIELDS else ()
     if choices and text not in choices:
         raise RecordError(f"{name} of the request is {text!r:.60} (allowed: {', '.join(choices)})")
-    if len(text) > MAX_TEXT:
-        raise RecordError(f"{name} of the request has {len(text)} characters (allowed: {MAX_TEXT})")
+    longest = max(MAX_TEXT, (FIELDS[name].max_length or 0) if name in FIELDS else 0)
+    if len(text) > longest:
+        raise RecordError(f"{name} of the request has {len(text)} characters (allowed: {longest})")
 
 
 def _check_number(name: str, number: float) -> None:

@@ -14,6 +14,13 @@ LOW_START = 0.9  # of the model's timesteps; 10 leading steps of 1,000 start at 
 def find_warnings(request: SamplingRequest, card: ModelCard) -> Iterator[RequestWarning]:
     """The warnings of a request that `app.admission.validation` accepted."""
     yield from _leading_warnings(request, card)
+    yield from _prompt_warnings(request)
+
+
+def _prompt_warnings(request: SamplingRequest) -> Iterator[RequestWarning]:
+    """Without guidance, the network is never evaluated with the negative prompt."""
+    if request.negative_prompt is not None and not request.guided:
+        yield RequestWarning("negative_prompt", "has no effect without guidance; a guidance_scale over 1 turns it on")
 
 
 def _leading_warnings(request: SamplingRequest, card: ModelCard) -> Iterator[RequestWarning]:

@@ -25,7 +25,7 @@ def job_bytes(request: SamplingRequest, card: ModelCard) -> int:
     Frames are counted for noise, which hardly compresses: most of them show some. Events beyond the cap of a job's
     stream replace older ones.
     """
-    pixels = card.width * card.height * card.channels
+    pixels = (request.width or card.width) * (request.height or card.height) * card.channels
     events = min(request.steps * max(1, request.stages) + request.n + 4, EVENT_CAP) * EVENT_BYTES
     pictures = request.n * int(pixels * INCOMPRESSIBLE + PICTURE_BYTES)
     resume = request.n * min(4 * REGISTERS * pixels, MAX_RESUME_IMAGE_BYTES)

@@ -50,7 +50,8 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     given = cast(RequestFields, {name: value for name, value in given.items() if value is not None})
     values: dict[str, Any] = {**DEFAULTS, **_model_defaults(given, card), **given}
     errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
-    errors += [*_limit_errors(values, card), *_guidance_errors(given, values["guidance_scale"], card)]
+    errors += [*_size_errors(values, card), *_limit_errors(values, card)]
+    errors += [*_guidance_errors(given, values["guidance_scale"], card)]
     if errors:
         raise InvalidRequest(errors)
     label = card.class_index(values["label"]) if "label" in values else None
@@ -60,8 +61,14 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
             "model": card.name,
             "label": label,
             "label_name": card.labels[label] if label is not None else None,
+            # An empty text is no text, and the model's own size is no choice: pictures carry neither.
+            "prompt": values["prompt"] or None,
+            "negative_prompt": values["negative_prompt"] or None,
+            "width": values["width"] if values["width"] != card.width else None,
+            "height": values["height"] if values["height"] != card.height else None,
             "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),
             "stages": card.stages.get(values["sampler"], 1),
+            "extra_evaluations": card.extra_evaluations.get(values["sampler"], 0) if values["steps"] > 1 else 0,
         }
     )
 
@@ -69,11 +76,16 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
 def _model_defaults(given: RequestFields, card: ModelCard) -> dict[str, Any]:
     """The defaults from the card. Guidance stays off where it has no effect, and its rescaling with it."""
     defaults = {name: getattr(card.default, name) for name, field in FIELDS.items() if field.of_model}
-    if given.get("label") is None or not card.unconditional:
+    if not _has_condition(given) or not card.unconditional:
         defaults["guidance_scale"] = 1.0
     if given.get("guidance_scale", defaults["guidance_scale"]) == 1.0:
         defaults["guidance_rescale"] = 0.0
     return defaults
+
+
+def _has_condition(given: RequestFields) -> bool:
+    """Whether there is something to guide toward, or away from."""
+    return given.get("label") is not None or bool(given.get("prompt") or given.get("negative_prompt"))
 
 
 def _input_errors(given: RequestFields, card: ModelCard) -> Errors:
@@ -110,6 +122,20 @@ def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
             yield name, f"{value} was given, but {sampler} takes no {name} (taken by: {join_names(takers)})"
 
 
+def _size_errors(values: dict[str, Any], card: ModelCard) -> Errors:
+    """Sides that the model does not make, and too many pixels. Models of one size refuse the fields themselves."""
+    if card.size_multiple is None or card.max_pixels is None:
+        return
+    width, height = values["width"] or card.width, values["height"] or card.height
+    wrong = [(name, side) for name, side in (("width", width), ("height", height)) if not card.takes_side(side)]
+    for name, side in wrong:
+        yield name, f"{side} is not a size of {card.name} (allowed: multiples of {card.size_multiple})"
+    if not wrong and width * height > card.max_pixels:
+        largest = f"width·height up to {card.max_pixels}"
+        name = "width" if width >= height else "height"
+        yield name, f"{width}×{height} has {width * height} pixels, too many for {card.name} (allowed: {largest})"
+
+
 def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     """Numbers beyond limits that depend on the model or on other fields."""
     n, steps, every = values["n"], values["steps"], values["preview_every"]
@@ -125,11 +151,11 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
 
 
 def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Errors:
-    """Guidance needs a label to guide toward, and a model that also works without one."""
+    """Guidance needs a label or a prompt, and a model that also works without one."""
     if scale != 1.0 and not card.unconditional:
         yield "guidance_scale", f"{scale:g} needs a model that also samples without a label"
-    elif scale != 1.0 and given.get("label") is None:
-        yield "guidance_scale", f"{scale:g} needs a label (allowed without one: 1)"
+    elif scale != 1.0 and not _has_condition(given):
+        yield "guidance_scale", f"{scale:g} needs a {'prompt' if card.prompts else 'label'} (allowed without one: 1)"
     rescale = given.get("guidance_rescale")
     if rescale and scale == 1.0:
         yield "guidance_rescale", f"{rescale:g} needs a guidance_scale over 1 (allowed without: 0)"

@@ -45,9 +45,10 @@ def render(stages: Sequence[Pictures], count: int, pillow_format: str, *, gutter
     gutters: whether the images of a stage are separated.
     """
     divisor = GUTTER_DIVISOR if gutters else 0
-    last = _grid(stages[-1], count, divisor)
+    side = _size(stages[-1])
+    last = _grid(stages[-1], count, divisor, side)
     every = math.ceil(len(stages) * last.width * last.height / MAX_PIXELS)
-    first, *rest = [*(_grid(pictures, count, divisor) for pictures in stages[-1 - every :: -every][::-1]), last]
+    first, *rest = [*(_grid(pictures, count, divisor, side) for pictures in stages[-1 - every :: -every][::-1]), last]
     durations = [FRAME_MS] * len(rest) + [LAST_FRAME_MS]
     options: dict[str, Any] = {"lossless": True} if pillow_format == "WEBP" else {}
     out = io.BytesIO()
@@ -63,21 +64,28 @@ def _frames(log: EventLog, job_id: str) -> Iterator[dict[str, Any]]:
         seq = page.last
 
 
-def _grid(pictures: Pictures, count: int, gutter_divisor: int) -> Image.Image:
+def _size(pictures: Pictures) -> tuple[int, int]:
+    """The (width, height) of the pictures of one step."""
+    return Image.open(io.BytesIO(next(iter(pictures.values())))).size
+
+
+def _grid(pictures: Pictures, count: int, gutter_divisor: int, size: tuple[int, int]) -> Image.Image:
     """The images of one step in a grid for `count` images, enlarged by an integer factor.
 
     gutter_divisor: the gutter is the picture's height divided by it; 0 = no gutter.
+    size: (width, height) of each picture; previews of latents are smaller, and are enlarged.
     """
     opened = {index: Image.open(io.BytesIO(data)) for index, data in pictures.items()}
-    width, height = next(iter(opened.values())).size
+    width, height = size
     gutter = max(1, height // gutter_divisor) if gutter_divisor else 0
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     mode = "RGB" if any(image.mode == "RGB" for image in opened.values()) else "L"
-    size = (gutter + columns * (width + gutter), gutter + rows * (height + gutter))
-    grid = Image.new(mode, size, "white" if gutter else "black")
+    whole = (gutter + columns * (width + gutter), gutter + rows * (height + gutter))
+    grid = Image.new(mode, whole, "white" if gutter else "black")
     for index, image in opened.items():
         row, column = divmod(index, columns)
-        grid.paste(image, (gutter + column * (width + gutter), gutter + row * (height + gutter)))
+        shown = image if image.size == size else image.resize(size, Image.Resampling.NEAREST)
+        grid.paste(shown, (gutter + column * (width + gutter), gutter + row * (height + gutter)))
     factor = max(1, math.ceil(MIN_SIDE / min(grid.size)))
     return grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.NEAREST)

@@ -32,6 +32,7 @@ export class Form {
     });
     byId("n").addEventListener("input", () => this.#showCount());
     byId("sampler").addEventListener("change", () => this.#showApplicable());
+    byId("prompt").addEventListener("input", () => this.#showApplicable());
     byId("dice").addEventListener("click", () => this.rollSeed());
     byId("lock").addEventListener("click", () => this.lockSeed(!this.locked));
     byId("seed").addEventListener("input", () => {
@@ -54,6 +55,11 @@ export class Form {
     if (list) return list.value.trim() || null;
     const index = byId("labels").querySelector("input:checked")?.value ?? "";
     return index === "" ? null : this.card.labels[Number(index)];
+  }
+
+  /** The prompt; null without one, and for a model that takes none. */
+  get prompt() {
+    return byId("prompt-field").hidden ? null : byId("prompt").value.trim() || null;
   }
 
   get seed() {
@@ -101,6 +107,7 @@ export class Form {
     const radio = [...byId("models").querySelectorAll("input")].find((input) => input.value === job.model);
     if (radio) radio.checked = true;
     this.#chooseModel(job.label);
+    byId("prompt").value = job.prompt ?? "";
     this.#setFields(job);
     byId("seed").value = String(job.seed);
     this.lockSeed(locked);
@@ -140,6 +147,7 @@ export class Form {
       ...this.#fields.request(card),
       model: card.name,
       label: this.label,
+      ...(this.prompt === null ? {} : { prompt: this.prompt }),
       n: Number(byId("n").value),
       seed: this.seed,
       sampler: byId("sampler").value,
@@ -173,6 +181,7 @@ export class Form {
     const { card } = this;
     byId("labels").replaceChildren(...labelInputs(card, label, () => this.#showApplicable()));
     byId("label-field").hidden = !card.labels.length;
+    byId("prompt-field").hidden = !(card.inputs ?? []).includes("prompt");
     byId("n").max = String(card.max_images);
     this.#showCount();
     byId("sampler").replaceChildren(...card.samplers.map((name) => el("option", { value: name }, name)));
@@ -189,7 +198,9 @@ export class Form {
 
   /** Restore the values of the last visit if the model is the same. */
   #restoreChoice() {
-    if (this.choice.model === this.card.name) this.#setFields(this.choice);
+    if (this.choice.model !== this.card.name) return;
+    byId("prompt").value = this.choice.prompt ?? "";
+    this.#setFields(this.choice);
   }
 
   #setFields(values) {
@@ -204,7 +215,7 @@ export class Form {
 
   /** Show only the fields that apply to the current selection. */
   #showApplicable() {
-    this.#fields.showApplicable(this.card, { label: this.label, sampler: byId("sampler").value });
+    this.#fields.showApplicable(this.card, { conditioned: this.label !== null || this.prompt !== null, sampler: byId("sampler").value });
   }
 
   #showCount() {

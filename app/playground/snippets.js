@@ -1,5 +1,7 @@
 /** A job's request as a curl command and as a Python program. */
 
+const MAX_NAME = 60; // characters of a file name
+
 /** The request that makes a job's pictures again. @param {any} job @param {string[]} fields names of request fields */
 export function requestOf(job, fields) {
   return Object.fromEntries(fields.filter((name) => name === "label" || (job[name] ?? null) !== null).map((name) => [name, job[name]]));
@@ -7,7 +9,7 @@ export function requestOf(job, fields) {
 
 /** A file name for picture `image` of a job. */
 export function fileName(job, image, format = job.format) {
-  const label = (job.label ?? job.model).toLowerCase().replaceAll(/[^a-z0-9]+/g, "-").replaceAll(/^-|-$/g, "") || "picture";
+  const label = (job.label ?? job.prompt ?? job.model).slice(0, MAX_NAME).toLowerCase().replaceAll(/[^a-z0-9]+/g, "-").replaceAll(/^-|-$/g, "") || "picture";
   return `${label}-${job.seed + image}.${format === "jpeg" ? "jpg" : format}`;
 }
 

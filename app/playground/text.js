@@ -1,7 +1,12 @@
 /** Text that the page shows. */
 
-/** A job's label, or "anything" if it has none. @param {{label: string | null}} job */
-export const titleOf = (job) => job.label ?? "anything";
+const MAX_TITLE = 80; // characters
+
+/** A job's label or the beginning of its prompt; "anything" without either. @param {{label: string | null, prompt?: string | null}} job */
+export function titleOf(job) {
+  const title = job.label ?? job.prompt ?? "anything";
+  return title.length > MAX_TITLE ? `${title.slice(0, MAX_TITLE)}…` : title;
+}
 
 export const plural = (count, one, more = `${one}s`) => `${count} ${count === 1 ? one : more}`;
 

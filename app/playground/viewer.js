@@ -101,7 +101,7 @@ export class Viewer {
     this.#drawnKey = "empty";
     byId("viewer").dataset.state = "empty";
     setText(byId("viewer-title"), "Every picture starts as noise");
-    setText(byId("viewer-facts"), "Choose a label and generate: the noise clears step by step.");
+    setText(byId("viewer-facts"), "Choose what it shows and generate: the noise clears step by step.");
     setText(byId("viewer-note"), "");
     this.actionBar.show(null);
     this.xt.noise(this.#noise.seed, this.#noise.size);

@@ -23,6 +23,10 @@ Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 @cli.command(rich_help_panel=PANEL)
 @with_request_options(FIELDS)
 def generate(
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXT]", help="the prompt, or for a model of labels the label", show_default=False),
+    ] = None,
     out: Annotated[Path, env("OUT", "folder for the images")] = Path(),
     watch: Annotated[bool, env("WATCH", "show the images while they are denoised", "--watch")] = False,
     as_json: AsJson = False,
@@ -38,7 +42,7 @@ def generate(
     with open_client("generate", url, key) as client:
         from denoised.cli.generate import GenerateOptions, fields_from, generate_to_folder
 
-        generate_to_folder(client, GenerateOptions(fields_from(given), out, watch, as_json))
+        generate_to_folder(client, GenerateOptions(fields_from(given), out, watch, as_json, text))
 
 
 @cli.command(rich_help_panel=PANEL)

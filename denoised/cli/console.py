@@ -30,6 +30,7 @@ EXIT_CODES = (
 )
 UNAUTHORIZED = 401  # HTTP status
 RETRY_SECONDS = 60.0  # how long commands retry a busy server
+SHOWN_TEXT = 60  # characters of a text that may be long
 TOO_FEW_COLORS = ("standard", None)
 
 
@@ -128,6 +129,11 @@ def print_json(value: Any) -> None:
 def printable(text: str) -> str:
     """The text with control characters replaced: files and servers may contain anything."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def shorten(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= SHOWN_TEXT else f"{text[: SHOWN_TEXT - 1]}…"
 
 
 def duration(seconds: float) -> str:

@@ -40,12 +40,14 @@ class GenerateOptions:
 
     fields: the request fields that were given.
     out: folder for the images.
+    text: the prompt, or for a model of labels the label.
     """
 
     fields: RequestFields
     out: Path
     watch: bool
     as_json: bool
+    text: str | None = None
 
     @property
     def draws_images(self) -> bool:
@@ -64,14 +66,28 @@ def fields_from(given: Mapping[str, Any]) -> RequestFields:
     return cast(RequestFields, {name: value for name, value in given.items() if value is not None})
 
 
+def resolve_text(fields: RequestFields, text: str, models: Sequence[Model]) -> RequestFields:
+    """Add a text as the prompt of a model that takes one, else as the label.
+
+    models: those that are served, the default first.
+    """
+    model = _named(fields.get("model"), models)
+    if model is not None and "prompt" in model.inputs:
+        return {**fields, "prompt": text}
+    return resolve_label({**fields, "label": text}, models)
+
+
+def _named(name: str | None, models: Sequence[Model]) -> Model | None:
+    return next((each for each in models if name in (None, each.name)), None)
+
+
 def resolve_label(fields: RequestFields, models: Sequence[Model]) -> RequestFields:
     """Turn a label of digits into a class index, unless the model has a class of that name.
 
     models: those that are served, the default first.
     """
     label = str(fields.get("label") or "")
-    name = fields.get("model")
-    model = next((each for each in models if name in (None, each.name)), None)
+    model = _named(fields.get("model"), models)
     if not INDEX.fullmatch(label) or (model is not None and label in model.labels):
         return fields
     return {**fields, "label": int(label)}
@@ -86,7 +102,9 @@ def generate_to_folder(client: Client, options: GenerateOptions) -> None:
     """
     folder = OutputFolder(options.out)
     fields = options.request()
-    if INDEX.fullmatch(str(fields.get("label") or "")):
+    if options.text is not None:
+        fields = resolve_text(fields, options.text, client.models())
+    elif INDEX.fullmatch(str(fields.get("label") or "")):
         fields = resolve_label(fields, client.models())
     job = client.submit(**fields)
     for warning in job.warnings:
@@ -140,7 +158,7 @@ def _save(client: Client, job: Job, folder: OutputFolder) -> list[tuple[Path, by
     saved = []
     for image in job.images:
         data = client.image(image)
-        saved.append((folder.save(job.label or job.model, image.seed, image.format, data), data))
+        saved.append((folder.save(job.title, image.seed, image.format, data), data))
     return saved
 
 

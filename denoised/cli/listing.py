@@ -18,6 +18,7 @@ from denoised.cli.console import (
     print_json,
     print_line,
     printable,
+    shorten,
     stdout,
 )
 from denoised.cli.tables import fit_table
@@ -34,7 +35,7 @@ def print_jobs(client: Client, limit: int, status: Status | None, as_json: bool)
     if as_json:
         print_json({"jobs": [job.raw for job in listed]})
         return
-    rows = [(job.id, job.status, job.model, job.label or MISSING, str(job.n), _steps(job), _age(job)) for job in listed]
+    rows = [(job.id, job.status, job.model, _shown(job), str(job.n), _steps(job), _age(job)) for job in listed]
     _print(["id", "status", "model", "label", ">n", ">step", ">age"], rows, ["model", ">n", "label", ">age"])
 
 
@@ -79,6 +80,11 @@ def _cancel(client: Client, job_id: str, as_json: bool) -> int:
     return OK
 
 
+def _shown(job: Job) -> str:
+    """The label, or the beginning of the prompt."""
+    return job.label or shorten(job.prompt or MISSING)
+
+
 def _steps(job: Job) -> str:
     return f"{job.step}/{job.steps}"
 
@@ -104,6 +110,8 @@ def _details(job: Job) -> list[tuple[str, str]]:
         ("error", f"{job.error.code}: {job.error.message}" if job.error else ""),
         ("model", job.model),
         ("label", job.label or MISSING),
+        ("prompt", job.prompt or ""),
+        ("negative prompt", job.negative_prompt or ""),
         ("images", _seeds(job)),
         ("sampler", f"{job.sampler}, {job.steps} steps{guidance}"),
         ("progress", f"step {_steps(job)}" + (f", attempt {job.attempt}" if job.attempt > 1 else "")),

@@ -96,6 +96,11 @@ class Job(PictureRequest, Resource):
     warnings: tuple[JobWarning, ...] = ()
 
     @property
+    def title(self) -> str:
+        """What its images show: the label or the prompt; without either, the model."""
+        return self.label or self.prompt or self.model
+
+    @property
     def is_finished(self) -> bool:
         """Whether the job succeeded, failed or was canceled."""
         return self.status in FINAL_STATUSES

@@ -23,6 +23,9 @@ class Model(Resource):
     """A model served by at least one live worker.
 
     width, height, channels: of its images.
+    inputs: the request fields that only some models take, as far as this one takes them, such as `label` or `prompt`.
+    size_multiple: what `width` and `height` are multiples of; None if the size is fixed.
+    max_pixels: largest allowed width·height; None if the size is fixed.
     labels: class names; the index of a name is the class index.
     timesteps: largest allowed `steps`.
     max_images: largest allowed `n`.
@@ -44,12 +47,16 @@ class Model(Resource):
     numerics: str
     workers: int
     digest: str = ""
+    inputs: tuple[str, ...] = ()
+    size_multiple: int | None = None
+    max_pixels: int | None = None
 
     @classmethod
     def _members(cls, raw: Any) -> dict[str, Any]:
         nested = {
             "labels": tuple(raw["labels"]),
             "samplers": tuple(raw["samplers"]),
+            "inputs": tuple(raw.get("inputs", ["label"] if raw["labels"] else [])),
             "default": ModelDefaults.from_json(raw["default"]),
         }
         return super()._members(raw) | nested

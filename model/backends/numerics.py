@@ -10,8 +10,9 @@ import torch
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-# Backends: `model.backends.native`, `model.backends.packed`, PyTorch's own kernels, `model.backends.graphs`.
-NATIVE, PACKED, EAGER, GRAPHS = "native", "packed", "eager", "graphs"
+# Backends: `model.backends.native`, `model.backends.packed`, PyTorch's own kernels, the same for each image by itself
+# (`model.backends.text_backend`), `model.backends.graphs`.
+NATIVE, PACKED, EAGER, PER_IMAGE, GRAPHS = "native", "packed", "eager", "per-image", "graphs"
 
 
 def numerics(device: str, backend: str, precision: str = "float32") -> str:

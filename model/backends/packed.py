@@ -5,8 +5,9 @@ of few rows another micro-kernel. oneDNN's convolution does, so every convolutio
 linear layer (as a 1×1 convolution) goes through it, with weights packed once into its own
 layout. That is also faster; docs/decisions.md has the measurements.
 
-SiLU and Mish round differently in the last few elements of a vector than in the others. Where PyTorch splits a
+SiLU, Mish and GELU round differently in the last few elements of a vector than in the others. Where PyTorch splits a
 tensor depends on its size and on the number of threads, so each image goes through them separately.
+Attention and group norms split their work by the whole batch, too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from denoised.model.networks.parts import DotProductAttention
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -25,14 +28,16 @@ def can_pack(device: torch.device) -> bool:
 
 
 def pack(network: Network) -> Network:
-    """Replace every convolution, linear layer, SiLU and Mish, in place. For inference only, in float32."""
+    """Replace the layers whose kernels depend on the batch, in place. For inference only, in float32."""
     for name, child in list(network.named_children()):
         if isinstance(child, nn.Conv2d):
             setattr(network, name, PackedConv2d(child))
         elif isinstance(child, nn.Linear):
             setattr(network, name, PackedLinear(child))
-        elif isinstance(child, nn.SiLU | nn.Mish):
+        elif isinstance(child, nn.SiLU | nn.Mish | nn.GELU):
             setattr(network, name, PerImageActivation(child))
+        elif isinstance(child, DotProductAttention | nn.GroupNorm):
+            setattr(network, name, PerImage(child))
         elif isinstance(child, nn.ModuleList):
             for index, item in enumerate(child):
                 if isinstance(item, nn.Linear):
@@ -47,15 +52,39 @@ def pack(network: Network) -> Network:
 class PerImageActivation(nn.Module):
     """An activation, applied to one image at a time."""
 
-    def __init__(self, activation: nn.SiLU | nn.Mish) -> None:
+    def __init__(self, activation: nn.SiLU | nn.Mish | nn.GELU) -> None:
         super().__init__()
-        self._out_variant = torch.ops.aten.silu.out if isinstance(activation, nn.SiLU) else torch.ops.aten.mish.out
+        variants = {
+            nn.SiLU: torch.ops.aten.silu.out,
+            nn.Mish: torch.ops.aten.mish.out,
+            nn.GELU: torch.ops.aten.gelu.out,
+        }
+        self._out_variant = variants[type(activation)]
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.empty_like(x)
         for image, result in zip(x.unbind(), out.unbind(), strict=True):
             self._out_variant(image, out=result)
         return out
+
+
+class PerImage(nn.Module):
+    """A layer without an out variant, applied to one image at a time.
+
+    With several threads, PyTorch's attention splits short sequences differently in batches of other sizes, and so does
+    its group norm of large channels-last maps.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self._layer = layer
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if len(inputs[0]) == 1:
+            output: Tensor = self._layer(*inputs)
+            return output
+        images = zip(*(each.split(1) for each in inputs), strict=True)
+        return torch.cat([self._layer(*image) for image in images])
 
 
 class PackedConv2d(nn.Module):

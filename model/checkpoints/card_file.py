@@ -44,6 +44,8 @@ class CardFile(BaseModel):
         unconditional: whether the last of the U-Net's `num_class_embeds` means "no label"; null: see
             `model.checkpoints.labels`.
         default: see `Defaults`.
+        latent_rgb: for previews of latents: the (red, green, blue) of each latent channel, in −1 … 1, and in one more
+            row those of zero latents.
         data, license: what the model was trained on, and the license of its weights.
         credits: one line for each source of the data: who made it, under which license, where it is.
         latent_preview: the linear map from latents to colors in [−1, 1]: three numbers for each latent channel, then
@@ -58,6 +60,7 @@ class CardFile(BaseModel):
     labels: list[str] = []
     unconditional: bool | None = None
     default: Defaults = Defaults()
+    latent_rgb: list[tuple[float, float, float]] = []
     data: str = ""
     license: str = ""
     credits: list[str] = []

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.checkpoints.bounded_files import read_bounded, read_json
 from denoised.model.checkpoints.labels import Classes
 
 DIGITS = 12
+MAX_FILE_BYTES = 64 * 1024**2  # of a tokenizer's file
+CONFIGS = ("config.json", "scheduler_config.json", "model_index.json")
+
+
+def pipeline_digest(files: Sequence[Path], weights: Mapping[str, Tensor]) -> str:
+    """The first digits of a SHA-256 over the files and the weights of a pipeline of several networks.
+
+    files: configs and tokenizers; comments in JSON objects do not count, as in `model_digest`.
+    weights: of all networks, under names that begin with the network's.
+
+    Raises:
+        CheckpointError: if a file cannot be read.
+    """
+    contents = {
+        f"{path.parent.name}/{path.name}": _content(path) if path.name in CONFIGS else _hash(path) for path in files
+    }
+    return _digest(contents, weights)
 
 
 def model_digest(unet_config: Path, scheduler_config: Path, weights: Mapping[str, Tensor], classes: Classes) -> str:
@@ -25,18 +42,26 @@ def model_digest(unet_config: Path, scheduler_config: Path, weights: Mapping[str
     Raises:
         CheckpointError: if one of the two files cannot be read.
     """
-    names = sorted(weights)
     facts = {
         "unet": _content(unet_config),
         "scheduler": _content(scheduler_config),
         "labels": classes.labels,
         "unconditional": classes.unconditional,
-        "tensors": [(name, list(weights[name].shape)) for name in names],
     }
+    return _digest(facts, weights)
+
+
+def _digest(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    names = sorted(weights)
+    facts = {**facts, "tensors": [(name, list(weights[name].shape)) for name in names]}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in names:
         digest.update(weights[name].detach().contiguous().numpy().data)
     return digest.hexdigest()[:DIGITS]
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(read_bounded(path, MAX_FILE_BYTES)).hexdigest()
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _check_parts(path: Path) -> None:
     parts = {name: value for name, value in read_json(path).items() if isinstance(value, list) and any(value)}
     if "text_encoder" in parts:
         raise CheckpointError(
-            f"{path}: is a text-to-image pipeline, which is not supported yet (supported: models of pixels and labels)"
+            f"{path}: is a text-to-image pipeline, which this command does not take (supported: models of pixels)"
         )
     for part in parts:
         if not part.startswith("_") and part not in PARTS:

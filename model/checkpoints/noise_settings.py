@@ -22,6 +22,7 @@ from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.score_network import variance_exploding_schedule
+from denoised.model.networks.text_unet_config import TextUNetConfig
 
 MAX_TIMESTEPS = 100_000
 MAX_NUMBER = 1e9  # of every other number
@@ -101,7 +102,7 @@ class NoiseSettings:
         limit = self._number("clip_sample_range", 1.0)
         return Clipping(limit if self._switch("clip_sample", True) else None)
 
-    def grid(self, config: UNetConfig) -> Grid:
+    def grid(self, config: UNetConfig | TextUNetConfig) -> Grid:
         """How the timesteps are thinned out.
 
         config: of the U-Net, which needs 2·in_channels output channels for a learned variance.

@@ -79,7 +79,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         classes=classes,
         digest=model_digest(files.unet_config, files.scheduler_config, weights, classes),
         image_size=sides,
-        default=_resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional),
+        default=resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional),
     )
 
 
@@ -105,7 +105,7 @@ def _check_memory(path: Path, network: UNet, sides: tuple[int, int]) -> None:
         )
 
 
-def _resolve_defaults(
+def resolve_defaults(
     folder: Path, card: CardFile, matching: str | None, schedule: NoiseSchedule, unconditional: bool
 ) -> Defaults:
     """The card's defaults; without a sampler in the card, the one that matches the scheduler's file.

@@ -199,6 +199,8 @@ def matching_sampler(scheduler: Mapping[str, Any]) -> str | None:
         return "dpmpp_3m" if order == 3 else "dpmpp_2m"
     if name == "UniPCMultistepScheduler":
         return "unipc_3" if order == 3 else "unipc"
+    if name == "PNDMScheduler":
+        return "plms" if scheduler["skip_prk_steps"] else None
     return SAMPLERS_BY_CLASS.get(name)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from denoised.model.checkpoints.bounded_files import check_regular, read_json
 from denoised.model.errors import CheckpointError, abbreviate
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
+NETWORK, ENCODER = "diffusion_pytorch_model", "model"  # stems of the files of diffusers and of transformers
+WEIGHTS = f"{NETWORK}.safetensors"
 # The same in half precision, for folders that have nothing else.
-VARIANTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bf16.safetensors")
+VARIANTS = ("fp16", "bf16")
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 MAX_HEADER = 4 * 1024**2  # bytes of JSON; a tensor takes about a hundred
 MAX_SHARDS = 1000
@@ -23,19 +23,24 @@ CONVERT = (
 )
 
 
-def find_weights(folder: Path) -> Path:
+def find_weights(folder: Path, stem: str = NETWORK) -> Path:
     """The file with the tensors of a folder, or the index of its shards.
+
+    stem: how the file is called, without its ending.
 
     Raises:
         CheckpointError: if there is none; a pickle is named, but never opened.
     """
-    for name in (WEIGHTS, INDEX, *VARIANTS):
+    whole = f"{stem}.safetensors"
+    variants = [f"{stem}.{variant}.safetensors" for variant in VARIANTS]
+    indices = [f"{stem}.safetensors.index.{variant}.json" for variant in VARIANTS]
+    for name in (whole, f"{whole}.index.json", *variants, *indices):
         if (folder / name).exists():
             return folder / name
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     if pickles := [file for file in files if file.suffix in PICKLES]:
         raise CheckpointError(f"{pickles[0]}: {CONVERT}")
-    raise CheckpointError(f"{folder / WEIGHTS}: missing")
+    raise CheckpointError(f"{folder / whole}: missing")
 
 
 def find_shards(source: Path) -> list[Path]:

@@ -6,7 +6,7 @@ those of the network before a tensor is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,16 +45,23 @@ class StoredTensor:
             return tensor
 
 
-def read_weights(source: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+Rename = Callable[[str], str | None]
+
+
+def read_weights(
+    source: Path, expected: Mapping[str, Tensor], rename: Rename = modernize_tensor_name
+) -> dict[str, Tensor]:
     """The tensors that a network expects, converted to its types.
 
-    source: a file, or the index of its shards; expected: the network's state dict.
+    source: a file, or the index of its shards; expected: the network's state dict; rename: from a name that the
+    network does not have to one that it may have, or to None for a tensor that is no weight.
 
     Raises:
         CheckpointError: for a missing or broken file, and for tensors that are missing, extra, or of another
             shape or type.
     """
-    tensors = _by_current_names([tensor for file in find_shards(source) for tensor in _contents(file)], expected)
+    stored = [tensor for file in find_shards(source) for tensor in _contents(file)]
+    tensors = _by_current_names(stored, expected, rename)
     _compare(source, tensors, expected)
     return {key: _finite(tensors[key]).to(expected[key].dtype, copy=True) for key in expected}
 
@@ -68,7 +75,9 @@ def _contents(path: Path) -> list[StoredTensor]:
         raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from error
 
 
-def _by_current_names(stored: Sequence[StoredTensor], expected: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
+def _by_current_names(
+    stored: Sequence[StoredTensor], expected: Mapping[str, Tensor], rename: Rename
+) -> dict[str, StoredTensor]:
     """The stored tensors by the network's names for them.
 
     A tensor that a file holds under its old and its new name counts once: diffusers' first releases wrote
@@ -76,7 +85,9 @@ def _by_current_names(stored: Sequence[StoredTensor], expected: Mapping[str, Ten
     """
     tensors: dict[str, StoredTensor] = {}
     for tensor in stored:
-        key = tensor.name if tensor.name in expected else modernize_tensor_name(tensor.name)
+        key = tensor.name if tensor.name in expected else rename(tensor.name)
+        if key is None:
+            continue
         other = tensors.setdefault(key, tensor)
         if other is not tensor and not torch.equal(_read(other), _read(tensor)):
             names = f"{abbreviate(other.name)} and {abbreviate(tensor.name)}"

@@ -17,6 +17,13 @@ from denoised.model.diffusion.grids import Levels
 from denoised.model.diffusion.noise import Float64
 from denoised.model.diffusion.plans import Row
 
+# Weights of the newest ε̂, the one before, … (Liu et al. 2022, eq. 12), of orders one to four.
+ADAMS_BASHFORTH: tuple[Float64, ...] = (
+    np.array([1.0]),
+    np.array([3.0, -1.0]) / 2,
+    np.array([23.0, -16.0, 5.0]) / 12,
+    np.array([55.0, -59.0, 37.0, -9.0]) / 24,
+)
 FEW_STEPS = 15  # below it DPM-Solver++(3M) takes the last step but one with order 2, as its authors' code does
 
 
@@ -121,6 +128,35 @@ def _lagrange_integrals(nodes: Float64, start: float, end: float) -> Float64:
         for other in np.delete(nodes, j):
             values[j] *= (at - other) / (node - other)
     return np.asarray(values @ quadrature_weights * (end - start) / 2, dtype=np.float64)
+
+
+def plms_rows(levels: Levels) -> list[Row]:
+    """PLMS: Adams–Bashforth on ε̂ up to order four, each combination followed as DDIM's step follows ε̂.
+
+    Liu et al. 2022 (arXiv:2202.09778), eq. 9 and 12. The first step is taken twice, the second time with the mean of
+    the ε̂ at both of its ends, so that N steps are N + 1 evaluations; a single step is one. From α = 0, where x̂_0 has
+    no weight in x, the second time changes nothing. Registers: x, the last three ε̂.
+    """
+    rows: list[Row] = []
+    x, *previous, x0, eps, _ = np.eye(7)  # columns: x, ε̂ of one to three evaluations before, x̂_0, ε̂, z
+    for i in range(levels.steps):
+        _, _, a_next, s_next = levels.interval(i)
+        weights = ADAMS_BASHFORTH[min(i, 3)]
+        slope = weights @ np.stack([eps, *previous])[: len(weights)]
+        # DDIM's step along ε̂, then the part of the combination that is not ε̂.
+        update = a_next * x0 + s_next * eps + (_slope_weight(levels, i) * (slope - eps) if i > 0 else 0.0)
+        first_of_two = i == 0 and levels.steps > 1
+        rows.append(Row(i, 0 if first_of_two else i + 1, [row.tolist() for row in (update, eps, *previous[:2])]))
+        if first_of_two:
+            corrected = x + (_slope_weight(levels, 0) * (eps - previous[0]) / 2 if levels.alpha[0] > 0 else 0.0)
+            rows.append(Row(1, 1, [row.tolist() for row in (corrected, *previous)]))
+    return rows
+
+
+def _slope_weight(levels: Levels, i: int) -> float:
+    """The weight of ε̂ in DDIM's step α'/α·x + (σ' − α'·σ/α)·ε̂ (Liu et al. 2022, eq. 9)."""
+    a, s, a_next, s_next = levels.interval(i)
+    return float(s_next - a_next * s / a)
 
 
 def unipc_rows(levels: Levels, order: int = 2) -> list[Row]:

@@ -20,7 +20,14 @@ from denoised.model.diffusion.grids import (
     solver_levels,
 )
 from denoised.model.diffusion.langevin import LANGEVIN_STEPS, langevin_rows, pc_rows
-from denoised.model.diffusion.multistep import dpmpp_2m_rows, dpmpp_2m_sde_rows, dpmpp_3m_rows, lms_rows, unipc_rows
+from denoised.model.diffusion.multistep import (
+    dpmpp_2m_rows,
+    dpmpp_2m_sde_rows,
+    dpmpp_3m_rows,
+    lms_rows,
+    plms_rows,
+    unipc_rows,
+)
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan, Row
 from denoised.model.diffusion.singlestep import ddim_rows, ddpm_rows, dpm_2_rows, euler_a_rows, euler_rows, heun_rows
@@ -36,12 +43,14 @@ class Sampler:
         rows: from these levels, the grid and η to the rows of its plan.
         takes_eta: whether η changes it.
         stages: evaluations in a step; the last step is always one evaluation.
+        extra: evaluations besides those of the steps, in a run of more than one step.
     """
 
     levels: Callable[[NoiseSchedule, int, Grid], Levels]
     rows: Callable[[Levels, Grid, float], list[Row]]
     takes_eta: bool = False
     stages: int = 1
+    extra: int = 0
 
     @property
     def takes_karras(self) -> bool:
@@ -79,6 +88,7 @@ SAMPLERS = {
     "dpmpp_3m":     Sampler(solver_levels,       lambda levels, *_: dpmpp_3m_rows(levels)),
     # Liu et al. 2022 (arXiv:2202.09778); UniPC, Zhao et al. 2023 (arXiv:2302.04867), of orders p + 1 = 3 and 4
     "lms":          Sampler(ratio_levels,        lambda levels, *_: lms_rows(levels)),
+    "plms":         Sampler(_ddim_levels,        lambda levels, *_: plms_rows(levels), extra=1),
     "unipc":        Sampler(solver_levels,       lambda levels, *_: unipc_rows(levels, 2)),
     "unipc_3":      Sampler(solver_levels,       lambda levels, *_: unipc_rows(levels, 3)),
     # Song & Ermon 2019 (arXiv:1907.05600); Song et al. 2021 (arXiv:2011.13456)

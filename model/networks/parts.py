@@ -99,6 +99,14 @@ class ResnetBlock(nn.Module):
         return (x + h) / self.output_scale if self.output_scale != 1.0 else x + h
 
 
+class DotProductAttention(nn.Module):
+    """softmax(q·kᵀ/√D)·v (Vaswani et al. 2017, arXiv:1706.03762, eq. 1); a module, so that a backend can replace it."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q: (B, heads, N, D); k, v: (B, heads, M, D). Returns (B, heads, N, D)."""
+        return F.scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over the H·W positions, plus the input.
 
@@ -122,6 +130,7 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(channels, inner)
         self.to_v = nn.Linear(channels, inner)
         self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
+        self.attend = DotProductAttention()
         self.output_scale = output_scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +139,7 @@ class Attention(nn.Module):
         tokens = normed.flatten(2).transpose(1, 2)  # (B, H·W, C)
         # Each (B, heads, H·W, D).
         q, k, v = (self._split_heads(project(tokens)) for project in (self.to_q, self.to_k, self.to_v))
-        mixed = F.scaled_dot_product_attention(q, k, v)  # softmax(q·kᵀ/√D)·v, (B, heads, H·W, D)
+        mixed = self.attend(q, k, v)  # (B, heads, H·W, D)
         tokens = self.to_out[0](mixed.transpose(1, 2).flatten(2))  # (B, H·W, C)
         h = tokens.transpose(1, 2).reshape(batch, channels, height, width)
         return (x + h) / self.output_scale if self.output_scale != 1.0 else x + h

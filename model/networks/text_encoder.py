@@ -171,9 +171,12 @@ def text_encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     transformers 5 writes `CLIPTextModel` without the prefix `text_model.`; files of transformers before 4.31 also hold
     `position_ids`, which are not weights.
     """
-    own = ("text_model.", "text_projection.")
-    return {
-        name if name.startswith(own) else f"text_model.{name}": tensor
-        for name, tensor in tensors.items()
-        if not name.endswith("embeddings.position_ids")
-    }
+    renamed = {name: text_encoder_tensor_name(name) for name in tensors}
+    return {own: tensors[name] for name, own in renamed.items() if own is not None}
+
+
+def text_encoder_tensor_name(name: str) -> str | None:
+    """The name in this module of a tensor in a file; None for one that is no weight."""
+    if name.endswith("embeddings.position_ids"):
+        return None
+    return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"

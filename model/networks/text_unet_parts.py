@@ -7,10 +7,10 @@ Shazeer 2020 (arXiv:2002.05202) for the gated feed-forward layer.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoised.model.errors import CheckpointError
+from denoised.model.networks.parts import DotProductAttention
 from denoised.model.networks.text_unet_config import TransformerConfig
 
 # diffusers fixes it, whatever the config's norm_eps.
@@ -34,6 +34,7 @@ class TokenAttention(nn.Module):
         self.to_k = nn.Linear(source_dim, width, bias=False)
         self.to_v = nn.Linear(source_dim, width, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.attend = DotProductAttention()
 
     def forward(self, tokens: Tensor, source: Tensor) -> Tensor:
         """tokens: (B, N, width); source: (B, M, source_dim). Returns (B, N, width)."""
@@ -41,7 +42,7 @@ class TokenAttention(nn.Module):
         dtype = q.dtype
         if self.upcast:
             q, k, v = q.float(), k.float(), v.float()
-        mixed = F.scaled_dot_product_attention(q, k, v).to(dtype)  # (B, heads, N, D)
+        mixed = self.attend(q, k, v).to(dtype)  # (B, heads, N, D)
         return self.to_out[0](mixed.transpose(1, 2).flatten(2))
 
     def _split(self, tokens: Tensor) -> Tensor:
@@ -56,10 +57,11 @@ class GatedLinear(nn.Module):
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.proj = nn.Linear(width, 2 * inner)
+        self.gelu = nn.GELU()
 
     def forward(self, tokens: Tensor) -> Tensor:
         value, gate = self.proj(tokens).chunk(2, dim=-1)  # each (B, N, inner)
-        return value * F.gelu(gate)
+        return value * self.gelu(gate)
 
 
 class FeedForward(nn.Module):

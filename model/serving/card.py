@@ -5,7 +5,7 @@ Imports no torch: the HTTP front end validates requests against it.
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
 
 from denoised.model.checkpoints.card_file import Defaults
 from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
@@ -25,13 +25,29 @@ class CardGrid(BaseModel):
     karras: bool = False
 
 
+class CardLatent(BaseModel):
+    """The latents that a model denoises instead of pixels.
+
+    Attributes:
+        channels: Of the latents.
+        downscale: Pixels along each side for one latent.
+    """
+
+    channels: int
+    downscale: int
+
+
 class ModelCard(BaseModel):
     """A model as a live worker serves it (`GET /models`).
 
     Attributes:
         name: What requests call it.
-        width, height, channels: Of its images, in pixels.
+        width, height, channels: Of its images, in pixels; the size if a request names none.
         labels: The names of its classes, in order; empty if it takes no label.
+        prompts: Whether it takes a prompt.
+        size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
+        max_pixels: The largest width·height of a request; None if the size is fixed.
+        latent: What it denoises; None for a model of pixels.
         unconditional: Whether it can make an image without a label; guidance needs that too.
         timesteps: T of its training.
         prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
@@ -40,6 +56,7 @@ class ModelCard(BaseModel):
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
         stages: Evaluations per step of the samplers with more than one; the last step always takes one.
+        extra_evaluations: Evaluations that some samplers take besides, in a run of more than one step.
         default: The request's defaults.
         max_images: In one request.
         numerics: What the last bits of its images depend on besides the request.
@@ -52,6 +69,10 @@ class ModelCard(BaseModel):
     height: int
     channels: int
     labels: list[str]
+    prompts: bool = False
+    size_multiple: int | None = None
+    max_pixels: int | None = None
+    latent: CardLatent | None = None
     unconditional: bool = True
     timesteps: int
     prediction_type: str
@@ -61,15 +82,28 @@ class ModelCard(BaseModel):
     solver_samplers: list[str] = []
     grid: CardGrid = CardGrid()
     stages: dict[str, int] = {}
+    extra_evaluations: dict[str, int] = {}
     default: Defaults
     max_images: int
     numerics: str
     digest: str = ""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def inputs(self) -> list[str]:
-        """The request fields that condition the model; every other model refuses them."""
-        return ["label"] if self.labels else []
+        """The request fields that only some models take, as far as this one takes them."""
+        taken = {
+            "label": bool(self.labels),
+            "prompt": self.prompts,
+            "negative_prompt": self.prompts,
+            "width": self.size_multiple is not None,
+            "height": self.size_multiple is not None,
+        }
+        return [name for name, takes in taken.items() if takes]
+
+    def takes_side(self, pixels: int) -> bool:
+        """Whether an image may be so wide or high; see `max_pixels` for both together."""
+        return self.size_multiple is not None and pixels > 0 and pixels % self.size_multiple == 0
 
     def class_index(self, label: str | int) -> int | None:
         """The index of the class that a label means (`model.checkpoints.labels`); None if it means none or several."""

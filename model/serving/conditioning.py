@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,13 +15,20 @@ class ConditioningRequest:
 
     Attributes:
         label: The class index; None asks for an unconditional image.
+        prompt: What the image shows, in words.
+        negative_prompt: What guidance leads away from.
+        width, height: Of the image in pixels; None stands for the model's own size.
     """
 
     label: int | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
 
     def unconditional(self) -> ConditioningRequest:
-        """The request that guidance compares this one with: the same without its label."""
-        return ConditioningRequest()
+        """The request that guidance compares this one with: without a label, and with the negative prompt."""
+        return replace(self, label=None, prompt=self.negative_prompt, negative_prompt=None)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class Conditioning:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each tensor without its batch dimension."""
+        return tuple(tuple(tensor.shape[1:]) for tensor in self.tensors.values())
 
     @classmethod
     def stack(cls, parts: Sequence[Conditioning]) -> Conditioning:

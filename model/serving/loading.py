@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from denoised.model.backends.numerics import Precision
 from denoised.model.backends.selection import select_backend
+from denoised.model.backends.text_backend import select_text_backend
 from denoised.model.checkpoints.folders import model_name
+from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.reading import read_checkpoint
-from denoised.model.diffusion.grids import solver_levels
+from denoised.model.checkpoints.text_pipeline import TextPipeline, read_text_pipeline
+from denoised.model.diffusion.grids import Grid, solver_levels
 from denoised.model.diffusion.samplers import SAMPLERS
-from denoised.model.serving.card import CardGrid, ModelCard
+from denoised.model.errors import CheckpointError
+from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
+from denoised.model.serving.latent_model import LatentModel
+from denoised.model.serving.latent_pictures import LatentPictures
 from denoised.model.serving.pixel_model import PixelModel
+from denoised.model.serving.plan_compiler import PlanCompiler
+from denoised.model.serving.prompt_encoder import PromptEncoder
+from denoised.model.text.tokenizer import TextTokenizer
+
+log = logging.getLogger("denoised.worker")
 
 ZOO = Path(__file__).parents[1] / "zoo"
+MAX_SCALE = 2  # how much wider and higher than its own size a latent model's images may be, in the mean
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,7 @@ class LoadedModel:
         fallback: Why a faster backend is not available on this machine; None if this is the fastest.
     """
 
-    model: PixelModel
+    model: PixelModel | LatentModel
     fallback: str | None
 
 
@@ -41,8 +57,12 @@ def load_for_serving(
     """Load a model on the fastest backend that gives an image the same bits at every batch size.
 
     Raises:
-        CheckpointError: see `load_model`.
+        CheckpointError: see `load_model`; and for a pipeline that is not served, by its name.
     """
+    if is_text_pipeline(Path(folder)):
+        if unused := unused_parts(Path(folder)):
+            log.info("%s: not run: %s", folder, ", ".join(unused))
+        return load_text_for_serving(folder, device=device, name=name, max_images=max_images)
     model = load_model(folder, device=device, name=name, max_images=max_images)
     selection = select_backend(model.unet, model.shape, model.card.timesteps, device, precision)
     model.backend = selection.backend
@@ -53,7 +73,7 @@ def load_for_serving(
 def load_model(
     folder: Path | str, *, device: str = "cpu", name: str | None = None, max_images: int = 16, numerics: str = ""
 ) -> PixelModel:
-    """Load a model from a diffusers folder, evaluated by PyTorch's own kernels.
+    """Load a model of pixels from a diffusers folder, evaluated by PyTorch's own kernels.
 
     name: what requests call it; the folder's name if not given.
 
@@ -74,15 +94,94 @@ def load_model(
         unconditional=checkpoint.classes.unconditional,
         timesteps=checkpoint.schedule.timesteps,
         prediction_type=noise.prediction_type,
-        samplers=list(SAMPLERS),
-        eta_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
-        karras_samplers=[name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
-        solver_samplers=[name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
-        grid=CardGrid(spacing=grid.spacing, steps_offset=grid.steps_offset, karras=grid.karras),
-        stages={name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
         default=checkpoint.default,
         max_images=max_images,
         numerics=numerics,
         digest=checkpoint.digest,
+        **sampler_facts(grid),
     )
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)
+
+
+def load_text_model(
+    folder: Path | str, *, device: str = "cpu", name: str | None = None, max_images: int = 16
+) -> LatentModel:
+    """Load a text-to-image model from a folder of diffusers' `StableDiffusionPipeline`.
+
+    name: what requests call it; the folder's name if not given.
+
+    Raises:
+        CheckpointError: in one line that names the file, the key and the cause.
+    """
+    model = load_text_for_serving(folder, device=device, name=name, max_images=max_images).model
+    assert isinstance(model, LatentModel)
+    return model
+
+
+def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, max_images: int) -> LoadedModel:
+    """`load_text_model`, with the reason why a faster backend is not available."""
+    folder = Path(folder)
+    pipeline = read_text_pipeline(folder)
+    noise, vae = pipeline.noise, pipeline.autoencoder.config
+    height, width = pipeline.image_size
+    grid = noise.grid(pipeline.unet.config)
+    tokenizer = _read_tokenizer(pipeline)
+    unet = pipeline.unet.eval().requires_grad_(False).to(device)
+    selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
+    card = ModelCard(
+        name=name or model_name(folder),
+        width=width,
+        height=height,
+        channels=vae.out_channels,
+        labels=[],
+        prompts=True,
+        size_multiple=vae.downscale * pipeline.unet.config.downscale,
+        max_pixels=MAX_SCALE**2 * width * height,
+        latent=CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
+        timesteps=pipeline.schedule.timesteps,
+        prediction_type=noise.prediction_type,
+        default=pipeline.default,
+        max_images=max_images,
+        numerics=selection.numerics,
+        digest=pipeline.digest,
+        **sampler_facts(grid),
+    )
+    model = LatentModel(
+        selection.backend,
+        torch.device(device),
+        PromptEncoder(tokenizer, pipeline.text_encoder.eval().requires_grad_(False).to(device)),
+        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb),
+        PlanCompiler(pipeline.schedule, grid),
+        noise.prediction_type,
+        noise.clipping,
+        card,
+    )
+    return LoadedModel(model, selection.fallback)
+
+
+def sampler_facts(grid: Grid) -> dict[str, Any]:
+    """What the card says about the samplers, which are the same for every model, and their grid."""
+    return {
+        "samplers": list(SAMPLERS),
+        "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
+        "karras_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
+        "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
+        "stages": {name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
+        "extra_evaluations": {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra},
+        "grid": CardGrid(spacing=grid.spacing, steps_offset=grid.steps_offset, karras=grid.karras),
+    }
+
+
+def _read_tokenizer(pipeline: TextPipeline) -> TextTokenizer:
+    tokenizer, config = TextTokenizer.from_folder(pipeline.tokenizer), pipeline.text_encoder.config
+    if tokenizer.vocabulary_size > config.vocab_size:
+        raise CheckpointError(
+            f"{pipeline.tokenizer}: has {tokenizer.vocabulary_size} tokens, "
+            f"but the text encoder has {config.vocab_size}"
+        )
+    if tokenizer.length > config.max_position_embeddings:
+        raise CheckpointError(
+            f"{pipeline.tokenizer}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
+            f"{config.max_position_embeddings} tokens"
+        )
+    return tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,11 +14,12 @@ from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output, score_from_epsilon
-from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import PlanError
 from denoised.model.networks.unet import UNet
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
+from denoised.model.serving.pictures import to_bytes
+from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.protocol import Pictures
 
 LABEL = "label"  # the one tensor of this model's conditioning: (B,) int64
@@ -50,12 +50,16 @@ class PixelModel:
         self.clipping = clipping
         self.card = card
         self.device = next(unet.parameters()).device
-        self._compile = lru_cache(maxsize=256)(self._compile_plan)
+        self._plans = PlanCompiler(schedule, grid)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the tensor that is denoised."""
         return (self.card.channels, self.card.height, self.card.width)
+
+    def shape_of(self, request: ConditioningRequest) -> tuple[int, int, int]:
+        """The same for every request."""
+        return self.shape
 
     @property
     def min_pipelined_images(self) -> int | None:
@@ -72,7 +76,7 @@ class PixelModel:
         Raises:
             PlanError: for values that the sampler does not offer.
         """
-        return self._compile(sampler, steps, eta, spacing, karras)
+        return self._plans.compile(sampler, steps, eta, spacing, karras)
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         """Encode class indices: `label` (B,) int64, where K stands for "no label".
@@ -126,8 +130,7 @@ class PixelModel:
 
     def decode(self, x0: Tensor) -> Pictures:
         """x_0 (B, C, H, W) in [−1, 1] → (B, H, W, C) bytes, (x + 1)·127.5 rounded half to even, as diffusers does."""
-        pixels = ((x0.float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).numpy()
+        return to_bytes(x0)
 
     def preview(self, x0: Tensor) -> Pictures:
         """The same as `decode`: there is no decoder network to save."""
@@ -172,11 +175,3 @@ class PixelModel:
             raise PlanError(f"t = {t} is outside 0 … {last}")
         alpha, sigma = (torch.from_numpy(level).float() for level in self.schedule.levels_at(times.numpy()))
         return times.float().to(self.device), alpha.to(self.device), sigma.to(self.device)
-
-    def _compile_plan(self, sampler: str, steps: int, eta: float, spacing: str | None, karras: bool | None) -> Plan:
-        grid = replace(
-            self.grid,
-            spacing=self.grid.spacing if spacing is None else spacing,
-            karras=self.grid.karras if karras is None else karras,
-        )
-        return compile_plan(sampler, self.schedule, steps, grid, eta)

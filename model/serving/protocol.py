@@ -38,7 +38,11 @@ class ServedModel(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the tensor that is denoised: pixels or latents."""
+        """(C, H, W) of the tensor that is denoised, pixels or latents, at the model's own image size."""
+        ...
+
+    def shape_of(self, request: ConditioningRequest) -> tuple[int, int, int]:
+        """(C, H, W) of the tensor that is denoised for a request."""
         ...
 
     @property
@@ -70,13 +74,15 @@ class ServedModel(Protocol):
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         """Encode requests, once per job, into a conditioning with one entry per request.
 
+        The entries of one call have equal shapes, so that a request and its unconditional one fit into one batch.
+
         Raises:
             PlanError: for a request that the model does not take.
         """
         ...
 
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
-        """Estimate (x̂_0, ε̂) of x (B, *shape) at levels t, α, σ (B,)."""
+        """Estimate (x̂_0, ε̂) of x (B, C, H, W) at levels t, α, σ (B,)."""
         ...
 
     def begin(
@@ -86,9 +92,9 @@ class ServedModel(Protocol):
         ...
 
     def decode(self, x0: Tensor) -> Pictures:
-        """Decode finished images x_0 (B, *shape) into pictures (B, H, W, C). Called off the engine's thread."""
+        """Decode finished images x_0 (B, C, H, W) into pictures (B, H, W, C). Called off the engine's thread."""
         ...
 
     def preview(self, x0: Tensor) -> Pictures:
-        """Decode x̂_0 (B, *shape) of a step into small pictures (B, h, w, C), cheaply, for frames."""
+        """Decode x̂_0 (B, C, H, W) of a step into small pictures (B, h, w, C), cheaply, for frames."""
         ...

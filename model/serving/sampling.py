@@ -25,7 +25,7 @@ def initial_noise(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
 @torch.inference_mode()
 def sample(
     model: ServedModel,
-    labels: Sequence[int | None],
+    labels: Sequence[int | ConditioningRequest | None],
     *,
     seed: int = 0,
     sampler: str = "ddim",
@@ -36,23 +36,28 @@ def sample(
     guidance_scale: float = 1.0,
     guidance_rescale: float = 0.0,
 ) -> Tensor:
-    """Sample one image per label, image k from seed + k. Returns x_0 (B, C, H, W) about [−1, 1].
+    """Sample one image per label or request, image k from seed + k. Returns x_0 (B, C, H, W), pixels about [−1, 1] or
+    latents; `model.decode` makes pictures of them.
+
+    labels: class indices, None for unconditional images, or requests of one size.
 
     Raises:
         PlanError: for a sampler, steps, η, levels or labels that the model does not offer.
     """
     plan = model.plan(sampler, steps, eta, spacing, karras)
-    count, device = len(labels), model.device
+    requests = [each if isinstance(each, ConditioningRequest) else ConditioningRequest(label=each) for each in labels]
+    count, device, shape = len(requests), model.device, model.shape_of(requests[0])
     generators = [torch.Generator().manual_seed(seed + k) for k in range(count)]
 
     def draw() -> Tensor:
-        return torch.stack([initial_noise(generator, model.shape) for generator in generators]).to(device)
+        return torch.stack([initial_noise(generator, shape) for generator in generators]).to(device)
 
-    registers = torch.zeros(count, plan.registers, *model.shape, device=device)  # (B, R, C, H, W), x first
+    registers = torch.zeros(count, plan.registers, *shape, device=device)  # (B, R, C, H, W), x first
     registers[:, 0] = plan.initial_scale * draw()
-    requests = [ConditioningRequest(label=label) for label in labels]
-    conditioning = model.encode(requests)
-    unconditional = model.encode([each.unconditional() for each in requests]) if is_guided(guidance_scale) else None
+    conditioning, unconditional = model.encode(requests), None
+    if is_guided(guidance_scale):
+        both = model.encode([*requests, *(each.unconditional() for each in requests)])
+        conditioning, unconditional = both.select(slice(count)), both.select(slice(count, None))
     guided = torch.full((count,), unconditional is not None, device=device)
     for row in range(plan.evaluations):
         x = registers[:, 0]

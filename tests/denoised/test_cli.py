@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from denoised.app.admission import catalog
 from denoised.cli.console import duration, printable
-from denoised.cli.generate import resolve_label
+from denoised.cli.generate import resolve_label, resolve_text
 from denoised.cli.halfblocks import GAP, UPPER, Halfblocks, fit_size
 from denoised.cli.main import cli
 from denoised.cli.tables import fit_table
@@ -146,6 +146,28 @@ def test_a_label_of_digits_is_a_name_before_it_is_an_index(
     assert resolve_label({"label": label}, [model, other]) == {"label": sent}
     assert resolve_label({"label": label, "model": "shoes"}, [other, model]) == {"label": sent, "model": "shoes"}
     assert resolve_label({"label": "7"}, []) == {"label": 7}
+
+
+def test_a_text_is_the_prompt_of_a_model_that_takes_one_and_else_the_label() -> None:
+    shoes = cast(Model, SimpleNamespace(name="shoes", labels=("cat", "dog"), inputs=("label",)))
+    painter = cast(Model, SimpleNamespace(name="painter", labels=(), inputs=("prompt", "negative_prompt")))
+    assert resolve_text({}, "a goat", [painter, shoes]) == {"prompt": "a goat"}
+    assert resolve_text({}, "12", [painter, shoes]) == {"prompt": "12"}
+    assert resolve_text({"model": "shoes"}, "dog", [painter, shoes]) == {"model": "shoes", "label": "dog"}
+    assert resolve_text({}, "1", [shoes, painter]) == {"label": 1}
+    assert resolve_text({"model": "gone"}, "a goat", [shoes]) == {"model": "gone", "label": "a goat"}
+
+
+def test_generate_sends_its_text_as_the_model_takes_it(
+    run: Run, fake_worker: Any, card_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "CACHE_SECONDS", 0.0)
+    fake_worker.serve(card_of(labels=[], prompts=True, name="painter"), name="worker-2")
+    outcome = run("generate", "a goat", "--model", "painter", "-n", 99, "--out", tmp_path)
+    assert one_line(outcome).count(":") < 4, "the number of images alone is refused"
+    assert "99" in one_line(outcome)
+    outcome = run("generate", "a goat", "--out", tmp_path)
+    assert '"a goat" is no class of shoes' in one_line(outcome)
 
 
 def test_generate_sends_the_class_named_2_for_label_2(

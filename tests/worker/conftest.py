@@ -92,6 +92,9 @@ class FakeModel:
         grid = Grid(spacing or "leading", variance_type=self.variance_type, karras=bool(karras))
         return compile_plan(sampler, SCHEDULE, steps, grid, eta)
 
+    def shape_of(self, request: ConditioningRequest) -> tuple[int, int, int]:
+        return self.shape
+
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         labels = [len(LABELS) if request.label is None else request.label for request in requests]
         return Conditioning({"label": torch.tensor(labels)})

@@ -20,10 +20,25 @@ def check_request(request: SamplingRequest, card: ModelCard) -> None:
         "steps": (request.steps, card.timesteps),
         "preview_every": (request.preview_every, request.steps),
         "stages": (request.stages, card.stages.get(request.sampler, 1)),
+        "extra_evaluations": (request.extra_evaluations, card.extra_evaluations.get(request.sampler, 0)),
         "label": (request.label or 0, max(0, len(card.labels) - 1)),
     }
     for name, (value, limit) in limits.items():
         if value > limit:
             raise RecordError(f"{name} of the request is {value} (allowed for {card.name}: up to {limit})")
+    _check_inputs(request, card)
     if request.model != card.name:
         raise RecordError(f"the request is for the model {request.model!r:.60} (allowed in this queue: {card.name})")
+
+
+def _check_inputs(request: SamplingRequest, card: ModelCard) -> None:
+    """Check the prompt and the size."""
+    for name in ("prompt", "negative_prompt", "width", "height"):
+        if getattr(request, name) is not None and name not in card.inputs:
+            raise RecordError(f"{name} of the request was given, but {card.name} takes none")
+    width, height = request.width or card.width, request.height or card.height
+    for name, side in (("width", request.width), ("height", request.height)):
+        if side is not None and not card.takes_side(side):
+            raise RecordError(f"{name} of the request is {side} (allowed: multiples of {card.size_multiple})")
+    if card.max_pixels is not None and width * height > card.max_pixels:
+        raise RecordError(f"the request has {width}×{height} pixels (allowed for {card.name}: {card.max_pixels})")

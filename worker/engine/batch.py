@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 MEMBERS_PER_SLOT = 4  # of one model
 MIN_MEMBER_LIMIT = 64
+MAX_KEYS = 256  # whose last turn is remembered even if they have no members
 SLOTS_PER_RESERVED = 4  # one slot in so many is reserved for the members that have waited longest
 
 
@@ -17,6 +18,9 @@ class Member(Protocol):
 
     job: str
     model: str
+
+    @property
+    def batch_key(self) -> Hashable: ...
 
     @property
     def finished(self) -> bool: ...
@@ -54,7 +58,10 @@ class Entry(Generic[T]):
 
 
 class RunningBatch(Generic[T]):
-    """Chooses the members of each turn: at most `max_batch` members of the model that was served longest ago.
+    """Chooses the members of each turn: at most `max_batch` members that fit into one evaluation.
+
+    Members with equal `batch_key` fit: those of one model whose tensors have equal shapes. Each turn serves the key
+    that was served longest ago. Below, "the members of a model" are those of one key.
 
     If a model has more members than slots, most slots go to the jobs that are nearest to their end, so that a short
     job never waits for a long one. `reserved` slots, a quarter, go to the members that have waited longest, so that
@@ -81,7 +88,7 @@ class RunningBatch(Generic[T]):
         self._entries: list[Entry[T]] = []
         self._arrivals = 0
         self._turn = 0
-        self._last_turn: dict[str, int] = {}  # by model
+        self._last_turn: dict[Hashable, int] = {}  # by key
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -120,16 +127,15 @@ class RunningBatch(Generic[T]):
     def choose(self) -> list[T]:
         """Choose the members of the next turn, oldest first; [] if there are none, or a turn has to complete first."""
         waiting = [entry for entry in self._entries if not entry.in_flight]
-        models = {entry.member.model for entry in waiting}
-        if not models:
+        if not waiting:
             return []
-        model = min(models, key=lambda model: (self._last_turn.get(model, -1), model))
-        pipelined = self._is_pipelined(model)
+        key = self._choose_key(waiting)
+        group = [entry for entry in waiting if entry.member.batch_key == key]
+        pipelined = self._is_pipelined(group[0].member)
         if self.in_flight and not pipelined:
             return []
         self._turn += 1
-        self._last_turn[model] = self._turn
-        group = [entry for entry in waiting if entry.member.model == model]
+        self._last_turn[key] = self._turn
         chosen = self._half(group) if pipelined else _choose_fairly(group, self.max_batch)
         for entry in chosen:
             entry.last_turn, entry.started, entry.in_flight = self._turn, True, pipelined
@@ -168,13 +174,29 @@ class RunningBatch(Generic[T]):
     def _count(self, model: str) -> int:
         return sum(entry.member.model == model for entry in self._entries)
 
-    def _is_pipelined(self, model: str) -> bool:
-        """Whether a model has enough members for two turns at once."""
-        return model in self._min_pipelined and self._count(model) >= self._min_pipelined[model]
+    def _count_key(self, key: Hashable) -> int:
+        return sum(entry.member.batch_key == key for entry in self._entries)
+
+    def _choose_key(self, waiting: list[Entry[T]]) -> Hashable:
+        """The key that was served longest ago; of several, that of the first model by name, then of its oldest member.
+
+        Keys without members are forgotten when there are many, since a client may ask for any size.
+        """
+        if len(self._last_turn) > MAX_KEYS:
+            present = {entry.member.batch_key for entry in self._entries}
+            self._last_turn = {key: turn for key, turn in self._last_turn.items() if key in present}
+        oldest = {entry.member.batch_key: entry for entry in reversed(waiting)}
+        order = {key: (self._last_turn.get(key, -1), each.member.model, each.arrival) for key, each in oldest.items()}
+        return min(order, key=lambda key: order[key])
+
+    def _is_pipelined(self, member: T) -> bool:
+        """Whether a member's model is pipelined, and there are enough members that fit, for two turns at once."""
+        fewest = self._min_pipelined.get(member.model)
+        return fewest is not None and self._count_key(member.batch_key) >= fewest
 
     def _half(self, group: list[Entry[T]]) -> list[Entry[T]]:
         """Choose the members of one of two pipelined turns from a model's waiting members."""
-        count = self._count(group[0].member.model)
+        count = self._count_key(group[0].member.batch_key)
         if count > self.max_batch:
             return _choose_fairly(group, -(-self.max_batch // 2))
         by_waiting = sorted(group, key=lambda entry: entry.waiting_order)

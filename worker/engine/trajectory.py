@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -93,6 +94,11 @@ class Trajectory:
         self.registers = saved.registers.to(self.registers.device)
         self.row = saved.row
 
+    @cached_property
+    def batch_key(self) -> Hashable:
+        """Trajectories of equal keys fit into one evaluation: those of one model with tensors of equal shapes."""
+        return self.model, tuple(self.registers.shape[1:]), self.conditioning.shapes
+
     @property
     def finished(self) -> bool:
         """Whether no row of the plan is left."""
@@ -155,12 +161,18 @@ def trajectories(
 def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
     request = record.request
     plan = model.plan(request.sampler, request.steps, request.eta, request.spacing, request.karras)
-    asked = ConditioningRequest(label=request.label)
+    asked = ConditioningRequest(
+        label=request.label,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=request.width,
+        height=request.height,
+    )
+    conditioning = model.encode([asked, asked.unconditional()] if request.guided else [asked])
     guidance = None
     if request.guided:
-        unconditional = model.encode([asked.unconditional()])
-        guidance = Guidance(unconditional, request.guidance_scale, request.guidance_rescale)
-    conditioning = model.encode([asked])
+        guidance = Guidance(conditioning.select(slice(1, 2)), request.guidance_scale, request.guidance_rescale)
+        conditioning = conditioning.select(slice(0, 1))
     return [
         Trajectory.begin(
             job=record.id,
@@ -170,7 +182,7 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
             conditioning=conditioning,
             guidance=guidance,
             seed=request.seed + index,
-            shape=model.shape,
+            shape=model.shape_of(asked),
             device=model.device,
         )
         for index in range(request.n)

@@ -24,13 +24,16 @@ class ImagesRequest(StrictBody):
 
     prompt: Annotated[
         StrictStr,
-        Field(max_length=32_000, description="names one of the model's labels in plain words; blank = unconditional"),
+        Field(
+            max_length=32_000,
+            description="what the picture shows; for a model of labels, it names one in plain words, or is blank",
+        ),
     ]
     model: Annotated[str | None, body_field(FIELDS["model"])] = None
     n: Annotated[int | None, body_field(FIELDS["n"])] = None
     size: Annotated[
         StrictStr | None,
-        Field(max_length=20, description='"auto", or the size of the model\'s pictures, such as "28x28"'),
+        Field(max_length=20, description='"auto", or a size that the model makes, such as "28x28"'),
     ] = None
     response_format: Annotated[
         Literal["url", "b64_json"] | None, Field(description="default b64_json; fetch a url with the same API key")

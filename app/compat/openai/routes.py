@@ -7,6 +7,7 @@ are ignored where that is harmless, and refused where the client would miss thei
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,9 +35,11 @@ from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord, image_url
-from denoised.jobs.request import RequestFields
+from denoised.jobs.request import MAX_PROMPT, RequestFields
 from denoised.jobs.store import Outcome
 from denoised.model.serving.card import ModelCard
+
+SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
 
 router = APIRouter(prefix=PREFIX, tags=["openai"])
 
@@ -69,8 +72,8 @@ async def generations(
     owner: Owner,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """As in the OpenAI API; the prompt names one of the model's labels. If you disconnect early, the job is canceled,
-    unless you sent an Idempotency-Key."""
+    """As in the OpenAI API; for a model of labels, the prompt names one of them. If you disconnect early, the job is
+    canceled, unless you sent an Idempotency-Key."""
     cancel = idempotency_key is None
     if body.stream:
         record = await run_in_threadpool(_submit, services, body, owner, idempotency_key)
@@ -127,9 +130,13 @@ def translate(body: ImagesRequest, card: ModelCard) -> RequestFields:
     if errors:
         raise InvalidRequest(errors)
     steps = body.steps or card.default.steps
+    width, height = _size(body.size) or (None, None)
     return {
         "model": card.name,
-        "label": label_of(body.prompt, card),
+        "label": None if card.prompts else label_of(body.prompt, card),
+        "prompt": body.prompt if card.prompts else None,
+        "width": width if card.size_multiple else None,
+        "height": height if card.size_multiple else None,
         "n": body.n,
         "seed": body.seed,
         "steps": body.steps,
@@ -139,10 +146,19 @@ def translate(body: ImagesRequest, card: ModelCard) -> RequestFields:
     }
 
 
+def _size(text: str | None) -> tuple[int, int] | None:
+    """The (width, height) of a text such as "512x768"; None for "auto" and for anything else."""
+    sides = SIZE.fullmatch(text or "")
+    return (int(sides[1]), int(sides[2])) if sides else None
+
+
 def _errors(body: ImagesRequest, card: ModelCard) -> Iterator[tuple[str, str]]:
     size = f"{card.width}x{card.height}"
-    if body.size not in (None, "auto", size):
-        yield "size", f"{format_value(body.size)} is not a size of {card.name} (allowed: auto, {size})"
+    if body.size not in (None, "auto", size) and not (card.size_multiple and _size(body.size)):
+        multiples = f", and others of multiples of {card.size_multiple}" if card.size_multiple else ""
+        yield "size", f"{format_value(body.size)} is not a size of {card.name} (allowed: auto, {size}{multiples})"
+    if card.prompts and len(body.prompt) > MAX_PROMPT:
+        yield "prompt", f"{len(body.prompt)} characters were given (allowed: {MAX_PROMPT})"
     if body.stream and (body.n or 1) > 1:
         yield "n", f"{body.n} was given, but a stream has one picture (allowed with stream: 1)"
     if body.stream and body.response_format == "url":

@@ -26,6 +26,10 @@ class Runner:
     model: str = "m"
 
     @property
+    def batch_key(self) -> str:
+        return self.model
+
+    @property
     def finished(self) -> bool:
         return self.pending_evaluations <= 0
 

@@ -124,7 +124,7 @@ def test_an_unknown_field_is_refused_with_the_list_of_fields(api: TestClient) ->
     assert messages["Label"].startswith(
         'is not a field of this request; did you mean label? (given: "sneaker"; allowed: model,'
     )
-    assert messages["foo"].startswith("is not a field of this request (given: 1; allowed: model, label, n, seed,")
+    assert messages["foo"].startswith("is not a field of this request (given: 1; allowed: model, label, prompt, ")
     openai_error = api.post("/v1/images/generations", json={"prompt": "", "sise": "auto"}).json()["error"]
     assert openai_error["param"] == "sise"
     assert "did you mean size?" in openai_error["message"]

@@ -37,7 +37,7 @@ def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place(config: UN
 @EVERY
 @torch.inference_mode()
 @pytest.mark.parametrize("threads", [2, 3, 5])
-@pytest.mark.parametrize("sides", [(16, 16), (6, 10), (14, 14)])
+@pytest.mark.parametrize("sides", [(16, 16), (6, 10), (14, 14), (20, 20), (12, 12), (32, 32)])
 def test_neither_the_threads_nor_odd_sides_change_a_bit(
     config: UNetConfig, threads: int, sides: tuple[int, int]
 ) -> None:

@@ -249,7 +249,7 @@ def test_no_value_of_any_key_breaks_the_loader(folder: Folder, value: Any) -> No
 @pytest.mark.parametrize(
     ("default", "cause"),
     [
-        ({"sampler": "plms"}, "default.sampler = 'plms' is not offered"),
+        ({"sampler": "dpm_fast"}, "default.sampler = 'dpm_fast' is not offered"),
         ({"steps": 1001}, "default.steps = 1001 is over the 1000 timesteps"),
         ({"steps": 0}, "default.steps: "),
         ({"guidance_scale": 0.5}, "default.guidance_scale: "),

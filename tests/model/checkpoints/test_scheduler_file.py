@@ -124,6 +124,7 @@ def test_a_key_of_the_first_releases_is_ignored() -> None:
         ({"_class_name": "DDPMScheduler"}, "ddpm"),
         ({"_class_name": "DDIMScheduler"}, "ddim"),
         ({"_class_name": "PNDMScheduler"}, None),
+        ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, "plms"),
         ({"_class_name": "EulerDiscreteScheduler"}, "euler"),
         ({"_class_name": "EulerAncestralDiscreteScheduler"}, "euler_a"),
         ({"_class_name": "HeunDiscreteScheduler"}, "heun"),

@@ -24,7 +24,8 @@ SCHEDULES = {
 def check(plan: Plan, steps: int) -> None:
     """The requested number of steps, falling levels, finite rows, no noise at the end, exact on a single data point."""
     assert plan.steps == steps
-    assert plan.evaluations == SAMPLERS[plan.sampler].stages * (steps - 1) + 1
+    sampler = SAMPLERS[plan.sampler]
+    assert plan.evaluations == sampler.stages * (steps - 1) + 1 + (sampler.extra if steps > 1 else 0)
     assert np.isfinite(plan.matrices).all()
     ratios = [plan.sigma[row] / max(plan.alpha[row], 1e-9) for row in range(plan.evaluations)]
     assert all(later <= earlier for earlier, later in itertools.pairwise(ratios))

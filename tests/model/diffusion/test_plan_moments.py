@@ -124,11 +124,13 @@ def test_a_single_data_point_is_reached_exactly_in_any_number_of_steps(
     sampler: str, spacing: str, steps: int, eta: float
 ) -> None:
     """mathematics.md, closed forms and trap 7: s = 0, one data point, ends on μ with standard deviation 0."""
+    # From ρ = 157, plms weighs differences of ε̂ by up to 157; their variances cancel up to 157² roundings.
+    rounding = 1e-11 if sampler == "plms" else 1e-15
     for variance_type in VARIANCES:
         plan = compile_plan(sampler, LINEAR, steps, Grid(spacing, variance_type=variance_type), eta)
         mean, std = moments(plan, mu=0.3, s=0.0)
         assert mean == pytest.approx(0.3, abs=1e-10)
-        assert std**2 == pytest.approx(0.0, abs=1e-15)  # compare the square: a root would magnify the rounding error
+        assert std**2 == pytest.approx(0.0, abs=rounding)  # compare the square: a root would magnify the rounding error
 
 
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "scaled_linear", "sigmoid"])

@@ -12,6 +12,7 @@ from diffusers import (
     HeunDiscreteScheduler,
     KDPM2DiscreteScheduler,
     LMSDiscreteScheduler,
+    PNDMScheduler,
     UniPCMultistepScheduler,
 )
 from torch import Tensor
@@ -106,6 +107,26 @@ def test_a_run_on_karras_levels_ends_where_diffusers_ends(sampler: str) -> None:
     spacing = "linspace"
     ours = follow(compile_plan(sampler, LINEAR, 12, Grid(spacing, karras=True)), start())
     torch.testing.assert_close(ours, diffusers_run(sampler, 12, spacing, start(), karras=True), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("set_alpha_to_one", [False, True])
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 20, 50])
+def test_plms_ends_where_pndm_without_runge_kutta_steps_ends(steps: int, offset: int, set_alpha_to_one: bool) -> None:
+    """Leading spacing, where diffusers' t − T//N is the next timestep; one step of diffusers' repeats no evaluation."""
+    betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "set_alpha_to_one": set_alpha_to_one}
+    scheduler = PNDMScheduler(skip_prk_steps=True, steps_offset=offset, **betas)
+    scheduler.alphas_cumprod = torch.from_numpy(LINEAR.alpha**2)
+    scheduler.final_alpha_cumprod = torch.tensor(1.0) if set_alpha_to_one else scheduler.alphas_cumprod[0]
+    scheduler.set_timesteps(steps)
+    x = start()
+    for t in scheduler.timesteps:
+        alpha, sigma = float(LINEAR.alpha[t]), float(LINEAR.sigma[t])
+        x = scheduler.step((x - alpha * ideal_x0(x, alpha, sigma)) / sigma, t, x).prev_sample
+    plan = compile_plan("plms", LINEAR, steps, Grid("leading", steps_offset=offset, set_alpha_to_one=set_alpha_to_one))
+    assert plan.t.tolist() == scheduler.timesteps.tolist()
+    assert plan.evaluations == (steps + 1 if steps > 1 else 1)
+    torch.testing.assert_close(follow(plan, start()), x, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [8, 20])

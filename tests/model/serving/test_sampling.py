@@ -158,5 +158,5 @@ def test_noise_is_drawn_for_each_image_in_its_own_shape() -> None:
 
 
 def test_an_unknown_sampler_is_refused_before_any_noise_is_drawn(model: PixelModel) -> None:
-    with pytest.raises(PlanError, match="sampler = 'plms' is not offered"):
-        sample(model, [0], sampler="plms")
+    with pytest.raises(PlanError, match="sampler = 'dpm_fast' is not offered"):
+        sample(model, [0], sampler="dpm_fast")

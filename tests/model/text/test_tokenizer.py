@@ -8,19 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from denoised.model.errors import CheckpointError
-from denoised.model.text.tokenizer import END_TOKEN, START_TOKEN, TextTokenizer
+from denoised.model.text.tokenizer import END_TOKEN, TextTokenizer
+from tests.text_pipelines import CORPUS, write_vocabulary
 
-CORPUS = [
-    "a photo of an astronaut riding a horse on mars, highly detailed, 8k, trending on artstation",
-    "an oil painting of a small red house by the sea at sunset, soft light, cinematic lighting",
-    "the quick brown fox jumps over the lazy dog, and the dog doesn't mind; it's 1234567890 o'clock",
-    "portrait of an old woman with a blue scarf, photograph, bokeh, 35mm, f/1.8 -- très détaillé",
-    "грустный кот сидит на окне 猫が窓に座っている 🐱🐶🔥",
-]
 TEXTS = {
     "empty": "",
     "a space": " ",
@@ -45,26 +38,6 @@ TEXTS = {
     "a long word": "supercalifragilisticexpialidocious" * 5,
     "long": ", ".join(CORPUS * 4),
 }
-
-
-def write_vocabulary(folder: Path) -> None:
-    """`vocab.json` and `merges.txt` of a small vocabulary in CLIP's format: bytes, bytes that end a word, merges."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(vocab_size=700, end_of_word_suffix="</w>", show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    merges = [
-        pair if isinstance(pair, list) else pair.split(" ")
-        for pair in json.loads(tokenizer.to_str())["model"]["merges"]
-    ]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = ["!", *(each for each in alphabet if each != "!"), *(f"{each}</w>" for each in alphabet)]
-    tokens += ["".join(pair) for pair in merges]
-    vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*tokens, START_TOKEN, END_TOKEN]))}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,10 @@ class Image:
     limit: int | None = None
 
     @property
+    def batch_key(self) -> str:
+        return self.model
+
+    @property
     def finished(self) -> bool:
         return self.left == 0
 

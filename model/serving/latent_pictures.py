@@ -1,0 +1,56 @@
+"""Latents as pictures: the autoencoder for finished images, one linear map for previews."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from denoised.model.networks.autoencoder import Autoencoder
+from denoised.model.serving.pictures import to_bytes
+from denoised.model.serving.protocol import Pictures
+
+# (red, green, blue) of each latent channel of Stable Diffusion 1, in −1 … 1, found by regression:
+# https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
+STABLE_DIFFUSION_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
+# Latents of more pixels than this many tiles are decoded in tiles, which bounds the memory.
+UNTILED_TILES = 4
+
+
+class LatentPictures:
+    """Decodes latents. Not for two threads at a time: the publisher's thread owns it."""
+
+    def __init__(self, autoencoder: Autoencoder, latent_rgb: Sequence[tuple[float, float, float]] = ()) -> None:
+        """latent_rgb: see `CardFile`; if empty, the published numbers for the latents of Stable Diffusion 1."""
+        self._autoencoder = autoencoder.eval().requires_grad_(False)
+        self._device = next(autoencoder.parameters()).device
+        self._rgb = _preview_map(autoencoder.config.latent_channels, latent_rgb)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Pictures:
+        """(B, C, h, w) → (B, H, W, channels) bytes.
+
+        Each image is decoded by itself, so that its bytes do not depend on the others.
+        """
+        return to_bytes(torch.cat([self._decode(each.to(self._device)) for each in latents.split(1)]))
+
+    @torch.inference_mode()
+    def preview(self, latents: Tensor) -> Pictures:
+        """(B, C, h, w) → (B, h, w, 3) bytes: one pixel for each latent."""
+        factors, offset = self._rgb[:-1], self._rgb[-1]  # (C, 3), (3,)
+        rgb = torch.einsum("bchw,cr->brhw", latents.float().cpu(), factors) + offset[:, None, None]
+        return to_bytes(rgb)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        height, width = latents.shape[-2:]
+        tiled = height * width > UNTILED_TILES * self._autoencoder.latent_tile**2
+        return self._autoencoder.decode(self._autoencoder.config.unscale(latents.float()), tiled=tiled)
+
+
+def _preview_map(channels: int, latent_rgb: Sequence[tuple[float, float, float]]) -> Tensor:
+    """(C + 1, 3): the color of each latent channel, then that of zero latents."""
+    rows = list(latent_rgb) or [STABLE_DIFFUSION_RGB[channel % 4] for channel in range(channels)]
+    if len(rows) == channels:
+        rows.append((0.0, 0.0, 0.0))
+    return torch.tensor(rows)

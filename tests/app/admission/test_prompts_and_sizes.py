@@ -1,0 +1,137 @@
+"""Prompts and sizes: what a text model takes, and how a request for one is resolved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from denoised.app.admission.request_warnings import find_warnings
+from denoised.app.admission.reservation import job_bytes
+from denoised.app.admission.validation import resolve
+from denoised.app.compat.openai.openai_schemas import ImagesRequest
+from denoised.app.compat.openai.routes import translate
+from denoised.app.http.errors import InvalidRequest
+from denoised.app.http.request_body import GenerateRequest
+from denoised.jobs.record import JobRecord
+from denoised.jobs.request import MAX_PROMPT, SamplingRequest
+from denoised.model.serving.card import ModelCard
+
+
+@pytest.fixture
+def card(card_of: Callable[..., ModelCard]) -> ModelCard:
+    """A text model of 64×32 pixels."""
+    return card_of(
+        name="painter",
+        width=64,
+        height=32,
+        channels=3,
+        labels=[],
+        prompts=True,
+        size_multiple=16,
+        max_pixels=4096,
+        latent={"channels": 4, "downscale": 8},
+        default={"sampler": "ddim", "steps": 20, "guidance_scale": 7.5},
+    )
+
+
+def parsed(card: ModelCard, **body: Any) -> SamplingRequest:
+    return resolve(GenerateRequest.model_validate({"seed": 5, **body}).fields(), card)
+
+
+def refused(card: ModelCard, **body: Any) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as refusal:
+        parsed(card, **body)
+    return {error["field"]: error["message"] for error in refusal.value.extra["errors"]}
+
+
+def test_a_prompt_is_guided_as_the_card_says(card: ModelCard) -> None:
+    request = parsed(card, prompt="a goat", negative_prompt="a sheep")
+    assert (request.prompt, request.negative_prompt) == ("a goat", "a sheep")
+    assert (request.label, request.guidance_scale, request.rows_per_evaluation) == (None, 7.5, 2)
+
+
+def test_without_any_text_there_is_nothing_to_guide_toward(card: ModelCard) -> None:
+    assert parsed(card).guidance_scale == 1.0
+    assert parsed(card, negative_prompt="a sheep").guidance_scale == 7.5
+    assert refused(card, guidance_scale=3) == {"guidance_scale": "3 needs a prompt (allowed without one: 1)"}
+
+
+def test_an_empty_text_and_the_models_own_size_are_as_if_left_out(card: ModelCard) -> None:
+    assert parsed(card, prompt="", negative_prompt="", width=64, height=32) == parsed(card)
+
+
+def test_a_picture_carries_prompt_and_size_only_if_they_were_given(card: ModelCard) -> None:
+    plain = parsed(card).parameters(0, "fake")
+    assert {"prompt", "negative_prompt", "width", "height"}.isdisjoint(plain)
+    full = parsed(card, prompt="a goat", negative_prompt="a sheep", width=32, height=48).parameters(0, "fake")
+    assert [full[name] for name in ("prompt", "negative_prompt", "width", "height")] == ["a goat", "a sheep", 32, 48]
+    again = resolve(GenerateRequest.model_validate({k: v for k, v in full.items() if k != "numerics"}).fields(), card)
+    assert again.parameters(0, "fake") == full
+
+
+def test_a_stored_request_keeps_prompt_and_size(card: ModelCard) -> None:
+    request = parsed(card, prompt="ein Hund 🐕 \x00", width=32)
+    assert JobRecord.from_fields(JobRecord("a", "", request, 0.0).to_fields()).request == request
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "message"),
+    [
+        ({"label": "goat"}, "label", "takes no label (its inputs: prompt, negative_prompt, width, height)"),
+        ({"label": 0}, "label", "takes no label"),
+        ({"width": 40}, "width", "40 is not a size of painter (allowed: multiples of 16)"),
+        ({"height": 8}, "height", "8 is not a size of painter (allowed: multiples of 16)"),
+        ({"width": 80, "height": 64}, "width", "80×64 has 5120 pixels, too many for painter"),
+        ({"height": 80}, "height", "64×80 has 5120 pixels, too many for painter (allowed: width·height up to 4096)"),
+    ],
+)
+def test_what_a_text_model_does_not_take_is_refused(
+    body: dict[str, Any], field: str, message: str, card: ModelCard
+) -> None:
+    errors = refused(card, **body)
+    assert list(errors) == [field]
+    assert message in errors[field]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (16, 256), (128, 32)])
+def test_sizes_up_to_the_largest_number_of_pixels_are_taken(size: tuple[int, int], card: ModelCard) -> None:
+    request = parsed(card, width=size[0], height=size[1])
+    assert (request.width or card.width, request.height or card.height) == size
+
+
+def test_a_negative_prompt_without_guidance_is_warned_of(card: ModelCard) -> None:
+    request = parsed(card, prompt="a goat", negative_prompt="a sheep", guidance_scale=1, spacing="trailing")
+    assert [warning.field for warning in find_warnings(request, card)] == ["negative_prompt"]
+    guided = parsed(card, prompt="a goat", negative_prompt="a sheep", spacing="trailing")
+    assert list(find_warnings(guided, card)) == []
+
+
+def test_a_larger_picture_reserves_more_memory(card: ModelCard) -> None:
+    assert job_bytes(parsed(card, width=128), card) > job_bytes(parsed(card), card)
+
+
+def test_the_card_lists_its_inputs_in_json(card: ModelCard, card_of: Callable[..., ModelCard]) -> None:
+    assert card.model_dump()["inputs"] == ["prompt", "negative_prompt", "width", "height"]
+    assert card_of().model_dump()["inputs"] == ["label"]
+    assert ModelCard(**card.model_dump()) == card
+
+
+def openai(card: ModelCard, **body: Any) -> dict[str, Any]:
+    return {**translate(ImagesRequest.model_validate({"prompt": "a goat", **body}), card)}
+
+
+def test_the_openai_route_passes_prompt_and_size_on(card: ModelCard) -> None:
+    fields = openai(card, size="32x48")
+    assert (fields["prompt"], fields["label"], fields["width"], fields["height"]) == ("a goat", None, 32, 48)
+    assert openai(card, size="auto")["width"] is None
+    assert parsed(card, **{name: value for name, value in fields.items() if name != "seed"}).prompt == "a goat"
+
+
+def test_the_openai_route_refuses_other_sizes_and_too_long_prompts(card: ModelCard) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape("allowed: auto, 64x32, and others of multiples of 16")):
+        openai(card, size="large")
+    with pytest.raises(InvalidRequest, match=f"allowed: {MAX_PROMPT}"):
+        openai(card, prompt="x" * (MAX_PROMPT + 1))

@@ -1,0 +1,84 @@
+"""Backends of the text-conditioned U-Net: the network's function, and an image's bits in a batch of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor
+
+from denoised.model.backends.packed import pack
+from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend, check_backend, select_text_backend
+from denoised.model.errors import KernelError
+from denoised.model.networks.text_unet import TextUNet
+from denoised.model.networks.text_unet_config import TextUNetConfig
+
+CONFIG = TextUNetConfig(
+    sample_size=32,
+    block_out_channels=(16, 32),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    layers_per_block=1,
+    norm_num_groups=4,
+    attention_head_dim=4,
+    cross_attention_dim=24,
+)
+Stir = Callable[..., None]
+
+
+@pytest.fixture
+def unet(stir: Stir) -> TextUNet:
+    network = TextUNet(CONFIG).eval().requires_grad_(False)
+    stir(network)
+    return network
+
+
+def inputs(count: int, height: int, width: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(count, 4, height, width, generator=generator)
+    return x, torch.linspace(3, 990, count), torch.randn(count, tokens, 24, generator=generator)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("height", "width", "tokens"), [(8, 8, 77), (2, 6, 77), (32, 32, 154), (18, 10, 77)])
+@pytest.mark.parametrize("kind", ["packed", "per image"])
+@torch.inference_mode()
+def test_an_image_has_the_same_bits_in_a_batch_of_any_size(
+    kind: str, height: int, width: int, tokens: int, threads: int, unet: TextUNet
+) -> None:
+    torch.set_num_threads(threads)
+    backend: TextBackend = pack(deepcopy(unet)) if kind == "packed" else PerImageTextUNet(unet)
+    x, t, context = inputs(9, height, width, tokens)
+    alone = torch.cat([backend(x[k : k + 1], t[k : k + 1], context[k : k + 1]) for k in range(len(x))])
+    torch.testing.assert_close(alone, unet(x, t, context), rtol=0, atol=1e-4)
+    for count in (2, 3, 5, 9):
+        assert torch.equal(backend(x[:count], t[:count], context[:count]), alone[:count])
+
+
+def test_a_cpu_gets_packed_weights(unet: TextUNet) -> None:
+    x, t, context = inputs(2, 8, 8, 77)
+    with torch.inference_mode():
+        expected = unet(x, t, context)
+        selection = select_text_backend(unet, 1000, "cpu")
+        torch.testing.assert_close(selection.backend(x, t, context), expected, rtol=0, atol=1e-4)
+    assert selection.numerics.startswith("packed/")
+    assert selection.fallback is None
+    assert next(unet.parameters()).device.type == "meta"
+
+
+def test_another_function_is_refused(unet: TextUNet, stir: Stir) -> None:
+    other = deepcopy(unet)
+    stir(other, 1)
+    with pytest.raises(KernelError, match="computes another function than the network"):
+        check_backend(PerImageTextUNet(other), unet, 1000)
+
+
+def test_bits_that_depend_on_the_batch_are_refused(unet: TextUNet) -> None:
+    def backend(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        output: Tensor = unet(x, t, context)
+        return output * (1 + 1e-6 * len(x))
+
+    with pytest.raises(KernelError, match="other bits in a batch of 3"):
+        check_backend(backend, unet, 1000)

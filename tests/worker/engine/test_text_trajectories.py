@@ -1,0 +1,140 @@
+"""Text models in the engine: mixes of prompts, sizes, samplers and guidance, and jobs that another worker continues."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from denoised.jobs.record import JobRecord
+from denoised.jobs.request import SamplingRequest
+from denoised.model.serving.loading import load_for_serving
+from denoised.model.serving.protocol import ServedModel
+from denoised.worker.delivery.encoding import encode
+from denoised.worker.delivery.outputs import decode_finished, frame_events
+from denoised.worker.engine.engine import Engine
+from denoised.worker.engine.resume import ResumePoint, from_bytes, to_bytes
+from denoised.worker.engine.trajectory import trajectories
+from denoised.worker.engine.turn import Turn
+from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, save_pipeline
+
+SAMPLERS = ("ddim", "euler", "dpmpp_2m", "plms", "euler_a")
+PROMPTS = (None, PROMPT, "a fox", ", ".join([PROMPT] * 20))  # the last one has several sequences of tokens
+SIZES = ((None, None), (24, None), (16, 32))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    folder = tmp_path_factory.mktemp("pipelines") / "tiny-sd"
+    save_pipeline(folder)
+    return load_for_serving(folder).model
+
+
+def job(name: str, **fields: Any) -> JobRecord:
+    given: dict[str, Any] = {"sampler": "ddim", "steps": 4, "guidance_scale": 1.0, "seed": 3, "prompt": PROMPT}
+    request = SamplingRequest(model="tiny-sd", label=None, label_name=None, **{**given, **fields})
+    return JobRecord(id=name, owner="", request=request, created_at=0.0)
+
+
+def drawn(seed: int) -> JobRecord:
+    """A random request."""
+    chance = random.Random(seed)
+    width, height = chance.choice(SIZES)
+    return job(
+        f"job-{seed}",
+        n=chance.choice([1, 1, 2]),
+        seed=chance.randrange(2**40),
+        sampler=SAMPLERS[seed % len(SAMPLERS)],
+        steps=chance.randint(2, 6),
+        guidance_scale=chance.choice([1.0, 3.0, 7.5]),
+        prompt=chance.choice(PROMPTS),
+        negative_prompt=chance.choice([None, NEGATIVE_PROMPT]),
+        width=width,
+        height=height,
+    )
+
+
+def files(turn: Turn, requests: dict[str, SamplingRequest], model: ServedModel) -> dict[str, str]:
+    """The SHA-256 of the PNG of each image that finished in a turn."""
+    found = {}
+    for name in {item.trajectory.job for item in turn.advanced}:
+        own = [item for item in turn.advanced if item.trajectory.job == name]
+        for index, pixels in decode_finished(own, model).items():
+            data = encode(pixels, "png", requests[name].parameters(index, "fake"))
+            found[f"{name}/{index}"] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def digests(model: ServedModel, jobs: Sequence[JobRecord], max_batch: int, chance: random.Random) -> dict[str, str]:
+    """The SHA-256 of every image's PNG, with the jobs admitted one by one at random turns."""
+    engine = Engine({"tiny-sd": model}, max_batch)
+    requests, waiting, found = {each.id: each.request for each in jobs}, list(jobs), dict[str, str]()
+    while waiting or len(engine.batch):
+        while waiting and (not len(engine.batch) or chance.random() < 0.3):
+            engine.batch.admit(trajectories(waiting.pop(), model))
+        turn = engine.step()
+        assert not turn.failed
+        assert not turn.halved
+        found |= files(turn, requests, model)
+    return found
+
+
+def test_every_image_has_the_same_bytes_alone_and_in_any_mix(model: ServedModel) -> None:
+    jobs = [drawn(seed) for seed in range(25)]
+    alone: dict[str, str] = {}
+    for each in jobs:
+        alone |= digests(model, [each], 1, random.Random(0))
+    assert len(alone) == sum(each.request.n for each in jobs)
+    for max_batch in (3, 16):
+        assert digests(model, jobs, max_batch, random.Random(max_batch)) == alone
+
+
+def test_images_of_other_sizes_or_numbers_of_token_sequences_go_into_other_batches(model: ServedModel) -> None:
+    engine = Engine({"tiny-sd": model}, 16)
+    for name, fields in {"a": {}, "b": {"prompt": "a fox", "guidance_scale": 5.0}, "c": {"sampler": "plms"}}.items():
+        engine.batch.admit(trajectories(job(name, **fields), model))
+    engine.batch.admit(trajectories(job("wide", width=24), model))
+    engine.batch.admit(trajectories(job("long", prompt=PROMPTS[-1]), model))
+    turns = [{item.trajectory.job for item in engine.step().advanced} for _ in range(3)]
+    assert sorted(turns, key=len, reverse=True)[0] == {"a", "b", "c"}
+    assert {frozenset(turn) for turn in turns} == {frozenset("abc"), frozenset({"wide"}), frozenset({"long"})}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_job_that_another_worker_continues_has_the_same_bytes(sampler: str, model: ServedModel) -> None:
+    """The resume point holds latents; the prompt is encoded again."""
+    record = job("a", sampler=sampler, steps=5, guidance_scale=4.0, negative_prompt=NEGATIVE_PROMPT, width=24, n=2)
+    requests = {"a": record.request}
+    whole, points = dict[str, str](), list[bytes]()
+    engine = Engine({"tiny-sd": model}, 4)
+    engine.batch.admit(trajectories(record, model))
+    while len(engine.batch):
+        turn = engine.step()
+        whole |= files(turn, requests, model)
+        if all(item.result is None for item in turn.advanced):
+            saved = {item.trajectory.index: ResumePoint(item.row, item.registers) for item in turn.advanced}
+            points.append(to_bytes(saved))
+    assert len(whole) == 2
+    for data in points:
+        resumed, engine = dict[str, str](), Engine({"tiny-sd": model}, 4)
+        engine.batch.admit(trajectories(record, model, from_bytes(data)))
+        while len(engine.batch):
+            resumed |= files(engine.step(), requests, model)
+        assert resumed == whole
+
+
+def test_frames_are_small_previews(model: ServedModel) -> None:
+    record = job("a", steps=2, preview_every=1, preview="both")
+    engine = Engine({"tiny-sd": model}, 4)
+    engine.batch.admit(trajectories(record, model))
+    (item,) = engine.step().advanced
+    frames = frame_events(item, record.request, model)
+    assert [frame["kind"] for frame in frames] == ["x0", "xt"]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(frame["data"]))) for frame in frames]
+    assert [(picture.size, picture.mode) for picture in pictures] == [((8, 8), "RGB")] * 2
