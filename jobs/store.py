@@ -22,6 +22,7 @@ from denoised.jobs.event_log import EventLog
 from denoised.jobs.format import FORMAT
 from denoised.jobs.idempotency import IdempotencyKeys
 from denoised.jobs.job_listing import JobListing
+from denoised.jobs.model_choices import ModelChoices
 from denoised.jobs.model_claims import ModelClaims
 from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.record_reader import RecordReader, decode_reply, raise_if_damaged
@@ -96,6 +97,7 @@ class Store:
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
+        self.model_choices = ModelChoices(self.connection)
         self._start = client.register_script(START)
         self._start_alone = client.register_script(START_ALONE)
         self._update = client.register_script(UPDATE)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from denoised.app.compat.openai.prompts import find_labels
+from denoised.app.compat.prompts import find_labels
 from denoised.app.http.field_lines import combine_field_lines
 from denoised.app.http.negotiation import Preference, etag_matches
 from denoised.app.http.request_body import GenerateRequest
