@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr
 
 from denoised.app.compat.a1111.refusals import UNSERVED
-from denoised.app.http.request_body import body_field
+from denoised.app.http.requests.request_body import body_field
 from denoised.jobs.request import FIELDS, MAX_SEED
 
 RANDOM_SEED = -1

@@ -28,7 +28,7 @@ from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store import Outcome
+from denoised.jobs.store.store import Outcome
 
 router = APIRouter(prefix=f"{PREFIX}/v1", tags=["a1111"])
 

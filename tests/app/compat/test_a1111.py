@@ -19,7 +19,7 @@ from denoised.app.compat.a1111.a1111_schemas import Txt2ImgRequest
 from denoised.app.compat.a1111.sampler_names import SAMPLERS, find_sampler, split_name
 from denoised.app.compat.a1111.translation import renamed, translate
 from denoised.app.http.errors import InvalidRequest
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.store.update import JobUpdate
 from denoised.model.serving.card import ModelCard
 
 MakeClient = Callable[..., TestClient]
