@@ -96,9 +96,9 @@ def _serve(
 ) -> None:
     import torch
 
-    from denoised.jobs.connection import connect
-    from denoised.jobs.fitness import check_fitness
-    from denoised.jobs.store import Store
+    from denoised.jobs.redis.connection import connect
+    from denoised.jobs.redis.fitness import check_fitness
+    from denoised.jobs.store.store import Store
     from denoised.model.hub.model_sources import resolve_models
     from denoised.model.hub.terminal import logging_puller
     from denoised.worker.delivery.rq_worker import BatchingWorker
