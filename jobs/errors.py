@@ -1,7 +1,7 @@
 """Errors of the store.
 
 StoreError
-├── StoreUnavailable   Redis does not answer, or refuses for now (`jobs.refusals`)
+├── StoreUnavailable   Redis does not answer, or refuses for now (`jobs.redis.refusals`)
 │   ├── JobUnconfirmed the connection broke while a job was accepted; nobody knows whether it was
 │   ├── StoreFull      it answers but has no memory left
 │   └── StoreRefused   it refuses until an operator changes something: rights, password, cluster mode

@@ -42,7 +42,7 @@ def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[st
 def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     """Fill in every default and check every field against the card.
 
-    given: fields that have passed the checks of `app.http.request_body`; None means the default.
+    given: fields that have passed the checks of `app.http.requests.request_body`; None means the default.
 
     Raises:
         InvalidRequest: naming every field that is wrong, its value and the limit.
@@ -117,7 +117,8 @@ def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "sampler", f"{format_value(sampler)} is not offered (offered: {join_names(card.samplers)})"
         return
     for name, field in FIELDS.items():
-        if field.samplers and values.get(name) and sampler not in (takers := getattr(card, field.samplers)):
+        takers = getattr(card, field.samplers) if field.samplers else None
+        if takers is not None and values.get(name) and sampler not in takers:
             value = format_value(values[name])
             yield name, f"{value} was given, but {sampler} takes no {name} (taken by: {join_names(takers)})"
 
@@ -160,8 +161,12 @@ def _grid_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     first = card.first_leading_timestep(sampler, steps)
     if steps > visited:
         yield "steps", f"{steps} is over {visited}, the number of timesteps that {sampler} visits in this model"
-    elif (values.get("spacing") or card.grid.spacing) == "leading" and first >= visited:
+    elif _is_leading(values, card) and first >= visited:
         yield "steps", f"{steps} leading steps start at timestep {first} (allowed: up to {visited - 1})"
+
+
+def _is_leading(values: dict[str, Any], card: ModelCard) -> bool:
+    return card.takes_spacing(values["sampler"]) and (values.get("spacing") or card.grid.spacing) == "leading"
 
 
 def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Errors:
