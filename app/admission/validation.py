@@ -42,7 +42,7 @@ def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[st
 def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     """Fill in every default and check every field against the card.
 
-    given: fields that have passed the checks of `app.http.request_body`; None means the default.
+    given: fields that have passed the checks of `app.http.requests.request_body`; None means the default.
 
     Raises:
         InvalidRequest: naming every field that is wrong, its value and the limit.
@@ -118,7 +118,8 @@ def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "sampler", f"{format_value(sampler)} is not offered (offered: {join_names(card.samplers)})"
         return
     for name, field in FIELDS.items():
-        if field.samplers and values.get(name) and sampler not in (takers := getattr(card, field.samplers)):
+        takers = getattr(card, field.samplers) if field.samplers else None
+        if takers is not None and values.get(name) and sampler not in takers:
             value = format_value(values[name])
             yield name, f"{value} was given, but {sampler} takes no {name} (taken by: {join_names(takers)})"
 

@@ -27,7 +27,7 @@ from denoised.app.compat.openai.openai_schemas import (
     ModelEntry,
     OpenAIError,
 )
-from denoised.app.compat.openai.prompts import label_of
+from denoised.app.compat.prompts import label_of
 from denoised.app.http.errors import InvalidRequest, NotFound
 from denoised.app.http.headers import IdempotencyKey, job_location
 from denoised.app.http.validation_errors import format_value
@@ -36,7 +36,7 @@ from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictu
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord, image_url
 from denoised.jobs.request import MAX_PROMPT, RequestFields
-from denoised.jobs.store import Outcome
+from denoised.jobs.store.store import Outcome
 from denoised.model.serving.card import ModelCard
 
 SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")

@@ -1,0 +1,94 @@
+"""The keys in Redis. No other module spells one.
+
+    denoised:job:{id}              hash     the `JobRecord`, and `format`, `requires`, `seq`, `writes`, `execution`,
+                                            `worker`, `saved_step`, `saved_evaluations`
+    denoised:job:{id}:events       stream   one entry per event, id = "{seq}-0"; a: attempt, e: JSON, f: format
+    denoised:job:{id}:image:{k}    string   an encoded picture
+    denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
+    denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
+    denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
+    denoised:jobs:{owner}          zset     job ids by created_at
+    denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
+    denoised:between:{model}       hash     job ids in RQ's intermediate queue, and when each was first seen there
+    denoised:workers               set      names of workers
+    denoised:models                set      names of all models ever served
+    denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
+    denoised:ticket:{ticket}       string   the caller it stands for, 30 s
+    denoised:choice:{owner}  string   the model that a caller has chosen as its default, 30 d after the last use
+    denoised:wake:{reader}         stream   one entry: this reader of events must read its list again; 1 h
+    denoised:worker:{name}         string   its `WorkerReport`, expires with its lease
+    denoised:worker:{name}:counted hash     how much of its `Counters` is in the totals, one day
+    denoised:totals:engine         hash     the `Counters` of all workers so far
+    denoised:totals:jobs           hash     number of jobs by "{status}:{model}", including status "accepted"
+    denoised:model:{name}          channel  work was queued for this model
+    denoised:canceled              channel  ids of canceled jobs
+
+The keys of a finished job expire after `result_ttl`, and so does a resume point; the keys of a job that is not over
+never do. RQ's own keys (rq:*) belong to RQ.
+"""
+
+from __future__ import annotations
+
+CANCELED_CHANNEL = "denoised:canceled"
+ENDS = "denoised:ends"
+PROBE = "denoised:probe"
+WORKERS = "denoised:workers"
+MODELS = "denoised:models"
+ENGINE_TOTALS = "denoised:totals:engine"
+JOB_TOTALS = "denoised:totals:jobs"
+
+
+def job(job_id: str) -> str:
+    return f"denoised:job:{job_id}"
+
+
+def events(job_id: str) -> str:
+    return f"denoised:job:{job_id}:events"
+
+
+def image(job_id: str, index: int) -> str:
+    return f"denoised:job:{job_id}:image:{index}"
+
+
+def resume(job_id: str) -> str:
+    return f"denoised:job:{job_id}:resume"
+
+
+def jobs(owner: str) -> str:
+    return f"denoised:jobs:{owner}"
+
+
+def idempotency(owner: str, key_hash: str) -> str:
+    return f"denoised:idempotency:{owner}:{key_hash}"
+
+
+def intermediate(model: str) -> str:
+    return f"denoised:between:{model}"
+
+
+def worker(name: str) -> str:
+    return f"denoised:worker:{name}"
+
+
+def counted(name: str) -> str:
+    return f"denoised:worker:{name}:counted"
+
+
+def ticket(ticket_hash: str) -> str:
+    return f"denoised:ticket:{ticket_hash}"
+
+
+def model_choice(owner: str) -> str:
+    return f"denoised:choice:{owner}"
+
+
+def wake(reader: str) -> str:
+    return f"denoised:wake:{reader}"
+
+
+def claims(model: str) -> str:
+    return f"denoised:claims:{model}"
+
+
+def model_channel(model: str) -> str:
+    return f"denoised:model:{model}"
