@@ -20,6 +20,8 @@ log = logging.getLogger("denoised.worker")
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
+TEN_YEARS = 315_360_000  # seconds; Redis refuses times to live that are much longer
+
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -51,22 +53,27 @@ def worker(
         typer.Option(envvar="DENOISED_PRECISION", help="precision on a CUDA device: float32, tf32 or bfloat16"),
     ] = "float32",
     threads: Annotated[
-        int, typer.Option(min=0, envvar="DENOISED_THREADS", help="CPU threads of the network; 0 = one per core")
+        int,
+        typer.Option(min=0, max=1024, envvar="DENOISED_THREADS", help="CPU threads of the network; 0 = one per core"),
     ] = 0,
     lease: Annotated[
         float,
         typer.Option(
             min=1,
+            max=3600,
             envvar="DENOISED_LEASE",
             help="seconds after which the jobs of a worker that no longer reports go to another",
         ),
     ] = 10.0,
     job_timeout: Annotated[
         float,
-        typer.Option(min=1, envvar="DENOISED_JOB_TIMEOUT", help="longest time that a job may run, in seconds"),
+        typer.Option(
+            min=1, max=TEN_YEARS, envvar="DENOISED_JOB_TIMEOUT", help="longest time that a job may run, in seconds"
+        ),
     ] = 600.0,
     result_ttl: Annotated[
-        int, typer.Option(min=1, envvar="DENOISED_RESULT_TTL", help="how long results are kept, in seconds")
+        int,
+        typer.Option(min=1, max=TEN_YEARS, envvar="DENOISED_RESULT_TTL", help="how long results are kept, in seconds"),
     ] = 86_400,
     redis_url: Annotated[
         str, typer.Option(envvar="REDIS_URL", help="URL of the Redis or Valkey server")

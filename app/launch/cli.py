@@ -100,7 +100,7 @@ def api(
     ] = "",
     trust_network: TrustNetwork = False,
     max_wait: Annotated[
-        float, env("MAX_WAIT", "longest time that a client may wait for its job, in seconds", min=0.1)
+        float, env("MAX_WAIT", "longest time that a client may wait for its job, in seconds", min=0.1, max=86_400)
     ] = 60.0,
     max_queue: Annotated[int, env("MAX_QUEUE", "most jobs in the queue", min=1)] = 1000,
     max_queue_per_key: Annotated[
@@ -114,8 +114,10 @@ def api(
         int,
         env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1),
     ] = 256,
-    max_attempts: Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1)] = 3,
-    result_ttl: Annotated[int, env("RESULT_TTL", "how long results are kept, in seconds", min=1)] = 86_400,
+    max_attempts: Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1, max=1000)] = 3,
+    result_ttl: Annotated[
+        int, env("RESULT_TTL", "how long results are kept, in seconds", min=1, max=315_360_000)
+    ] = 86_400,
 ) -> None:
     """Start only the HTTP front end, on a Redis shared with the workers."""
     from denoised.app.launch.errors import LaunchError, StoreAbsent
