@@ -39,7 +39,8 @@ class RequestField:
         min_length, max_length: Of a text, in characters.
         of_model: The default is the one in the model's card, not one that `SamplingRequest` has.
         input: Only models whose card lists the field under `inputs` take it.
-        samplers: The card's list of those samplers that take the field; empty if all do.
+        samplers: The card's list of those samplers that take the field; empty if all do, which a list of None also
+            says.
         flag: The option of `denoised generate`; `--name` if empty.
         name, type: Filled in by `fields_of`. `type` leaves out None, which every field takes as "the default".
     """
@@ -124,7 +125,10 @@ class RequestFields(TypedDict, total=False):
         ),
     ]
     spacing: Annotated[
-        Spacing | None, RequestField("which timesteps are visited; as in training if left out", "Timestep spacing")
+        Spacing | None,
+        RequestField(
+            "which timesteps are visited; as in training if left out", "Timestep spacing", samplers="spacing_samplers"
+        ),
     ]
     karras: Annotated[
         bool | None,

@@ -28,6 +28,7 @@ MODEL_FLOORS = {
     "networks": {"diffusion"},
     "text": set[str](),
     "checkpoints": {"networks", "diffusion"},
+    "hub": {"checkpoints", "networks"},
     "backends": {"networks", "diffusion"},
     "serving": {"checkpoints", "backends", "networks", "diffusion", "text"},
 }
@@ -118,7 +119,12 @@ def test_what_all_programs_share_imports_none_of_them(repository: Path) -> None:
 
 def test_routes_do_not_import_routes(repository: Path) -> None:
     """What several routes share is in a package below them; `app.main` alone names them all."""
-    routes = ("app.routes", "app.compat.openai.routes")
+    routes = (
+        "app.routes",
+        "app.compat.openai.routes",
+        "app.compat.a1111.routes",
+        "app.compat.a1111.list_routes",
+    )
     importing = {
         (name, other)
         for name, imported in ours(repository).items()
@@ -199,6 +205,7 @@ def test_rq_is_named_in_two_files_only(repository: Path) -> None:
         "denoised.client",
         "denoised.app.launch.diagnostics",
         "denoised.model.checkpoints.__main__",
+        "denoised.model.hub.__main__",
     ],
 )
 def test_the_front_end_runs_without_torch_and_numpy(name: str, repository: Path) -> None:

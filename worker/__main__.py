@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import SingleCommand, env
-from denoised.command_line.service_options import DEFAULT_REDIS, MaxBatch, ModelFolders, ResultTtl
+from denoised.command_line.service_options import DEFAULT_REDIS, MaxBatch, Models, ResultTtl
 from denoised.jobs.log import log_to_stderr
 from denoised.worker.engine.speed import Speed
 
@@ -37,7 +36,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @cli.command(cls=SingleCommand)
 def worker(
-    model: ModelFolders = None,
+    model: Models = None,
     max_batch: MaxBatch = None,
     max_images: MaxImages = 16,
     device: Device = "cpu",
@@ -50,23 +49,24 @@ def worker(
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
     log_to_stderr()
-    folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
+    names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
-        models = _load(folders, device, max_images, precision, threads)
+        models = _load(names, device, max_images, precision, threads)
         _serve(models, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
         exit_with_error("worker", error)
 
 
-def _load(
-    folders: list[Path], device: str, max_images: int, precision: Precision, threads: int
-) -> dict[str, ServedModel]:
+def _load(names: list[str], device: str, max_images: int, precision: Precision, threads: int) -> dict[str, ServedModel]:
     import torch
 
+    from denoised.model.hub.model_sources import resolve_models
+    from denoised.model.hub.terminal import logging_puller
     from denoised.worker.model_loading import load_models
 
     if threads:
         torch.set_num_threads(threads)
+    folders = resolve_models(names, logging_puller(log), precision)
     return load_models(folders, device=device, max_images=max_images, precision=precision)
 
 

@@ -117,7 +117,8 @@ def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "sampler", f"{format_value(sampler)} is not offered (offered: {join_names(card.samplers)})"
         return
     for name, field in FIELDS.items():
-        if field.samplers and values.get(name) and sampler not in (takers := getattr(card, field.samplers)):
+        takers = getattr(card, field.samplers) if field.samplers else None
+        if takers is not None and values.get(name) and sampler not in takers:
             value = format_value(values[name])
             yield name, f"{value} was given, but {sampler} takes no {name} (taken by: {join_names(takers)})"
 

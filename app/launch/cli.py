@@ -31,7 +31,7 @@ from denoised.app.launch.options import (
 )
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import AsJson, CommandGroup
-from denoised.command_line.service_options import DEFAULT_REDIS, MaxBatch, ModelFolders, ResultTtl
+from denoised.command_line.service_options import DEFAULT_REDIS, MaxBatch, Models, ResultTtl
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.log import log_to_stderr
 
@@ -47,7 +47,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data_dir: DataDir = None,
-    model: ModelFolders = None,
+    model: Models = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -60,10 +60,12 @@ def serve(
     from denoised.app.launch.serve_settings import ServeSettings
 
     folder = _data_folder("serve", data_dir)
-    arguments = _worker_arguments(model, device, precision)
+    arguments = _worker_arguments(None, device, precision)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
-    models = model or [Path(name) for name in _split(os.environ.get("DENOISED_MODELS", ""))]
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, _requires_key(), models)
+    models = model or sorted(_split(os.environ.get("DENOISED_MODELS", "")))
+    settings = ServeSettings(
+        host, port, folder, redis_url, arguments, trust_network, _requires_key(), models, precision or "float32"
+    )
     log_to_stderr()
     try:
         run_service(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
@@ -137,7 +139,7 @@ def doctor(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data_dir: DataDir = None,
-    model: ModelFolders = None,
+    model: Models = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -199,11 +201,11 @@ def _requires_key() -> bool:
     return any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
 
 
-def _worker_arguments(model: list[Path] | None, device: str | None, precision: str | None) -> list[str]:
+def _worker_arguments(model: list[str] | None, device: str | None, precision: str | None) -> list[str]:
     """Options passed to the worker."""
     arguments = [] if device is None else ["--device", device]
     arguments += [] if precision is None else ["--precision", precision]
-    return arguments + [text for folder in model or [] for text in ("--model", str(folder))]
+    return arguments + [text for name in model or [] for text in ("--model", name)]
 
 
 def _data_folder(command: str, given: Path | None) -> Path:

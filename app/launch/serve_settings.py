@@ -15,7 +15,9 @@ class ServeSettings:
     worker_arguments: passed to `denoised worker`.
     trust_network: passed to `denoised api`.
     requires_key: whether the API requires a key.
-    models: folders served in addition to the bundled models; checked before anything starts.
+    models: folders, and names on a hub, served in addition to the bundled models; downloaded and checked before
+        anything starts.
+    precision: passed to `denoised worker` too; decides which weights are downloaded.
     """
 
     host: str
@@ -25,4 +27,5 @@ class ServeSettings:
     worker_arguments: Sequence[str] = ()
     trust_network: bool = False
     requires_key: bool = False
-    models: Sequence[Path] = ()
+    models: Sequence[str] = ()
+    precision: str = "float32"

@@ -47,7 +47,7 @@ export class Fields {
       const samplers = schema["x-samplers"];
       const guided = !name.startsWith("guidance_") || (conditioned && card.unconditional);
       const taken = !schema["x-input"] || (card.inputs ?? []).includes(name);
-      byId(`${name}-field`).hidden = !guided || !taken || (samplers && !card[samplers].includes(sampler));
+      byId(`${name}-field`).hidden = !guided || !taken || (card[samplers] && !card[samplers].includes(sampler));
     }
   }
 

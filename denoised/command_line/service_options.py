@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,11 +13,12 @@ DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 # each barrier; next to another busy program, that made the network 70 times slower (docs/decisions.md).
 TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 
-ModelFolders = Annotated[
-    list[Path] | None,
+Models = Annotated[
+    list[str] | None,
     typer.Option(
         "--model",
-        help="a diffusers folder served in addition to the bundled models; repeatable [env var: DENOISED_MODELS]",
+        help="a diffusers folder, or OWNER/NAME[@REVISION] on the Hugging Face Hub, served in addition to the bundled "
+        "models; repeatable [env var: DENOISED_MODELS]",
     ),
 ]
 MaxBatch = Annotated[

@@ -52,7 +52,9 @@ class ModelCard(BaseModel):
         timesteps: T of its training.
         prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
         samplers: All samplers that it offers.
+        sampler_descriptions: What each of them is good for, in plain words.
         eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        spacing_samplers: The samplers that take `spacing`; None if all do.
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
         stages: Evaluations per step of the samplers with more than one; the last step always takes one.
@@ -77,8 +79,10 @@ class ModelCard(BaseModel):
     timesteps: int
     prediction_type: str
     samplers: list[str]
+    sampler_descriptions: dict[str, str] = {}
     eta_samplers: list[str]
     karras_samplers: list[str] = []
+    spacing_samplers: list[str] | None = None
     solver_samplers: list[str] = []
     grid: CardGrid = CardGrid()
     stages: dict[str, int] = {}
@@ -100,6 +104,10 @@ class ModelCard(BaseModel):
             "height": self.size_multiple is not None,
         }
         return [name for name, takes in taken.items() if takes]
+
+    def takes_spacing(self, sampler: str) -> bool:
+        """Whether a request with this sampler chooses its noise levels."""
+        return self.spacing_samplers is None or sampler in self.spacing_samplers
 
     def takes_side(self, pixels: int) -> bool:
         """Whether an image may be so wide or high; see `max_pixels` for both together."""

@@ -17,6 +17,7 @@ from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_pipeline import TextPipeline, read_text_pipeline
 from denoised.model.diffusion.grids import Grid, solver_levels
+from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
@@ -163,7 +164,9 @@ def sampler_facts(grid: Grid) -> dict[str, Any]:
     """What the card says about the samplers, which are the same for every model, and their grid."""
     return {
         "samplers": list(SAMPLERS),
+        "sampler_descriptions": DESCRIPTIONS,
         "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
+        "spacing_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing],
         "karras_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
         "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
         "stages": {name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},

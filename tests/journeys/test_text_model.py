@@ -16,7 +16,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
+import webuiapi
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -162,6 +164,57 @@ def test_the_openai_route_passes_the_prompt_on(service: Any) -> None:
         answer = client.post("/v1/images/generations", json=body).json()
         expected = generate(client, width=24)
     assert base64.b64decode(answer["data"][0]["b64_json"]) == expected
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_openai_client_makes_pictures_of_a_size(n: int, service: Any) -> None:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0) as program:
+        answer = program.images.generate(
+            model=MODEL, prompt=PROMPT, n=n, size="16x24", quality="high", style="vivid", background="opaque",  # type: ignore[call-overload]
+            extra_body={"seed": 5, "steps": STEPS},
+        )  # fmt: skip
+        with pytest.raises(openai.BadRequestError, match="multiples of 4"):
+            program.images.generate(model=MODEL, prompt=PROMPT, size="18x16")  # type: ignore[call-overload]
+        with pytest.raises(openai.BadRequestError, match="too many"):
+            program.images.generate(model=MODEL, prompt=PROMPT, size="64x64")  # type: ignore[call-overload]
+        with pytest.raises(openai.BadRequestError, match="transparent"):
+            program.images.generate(model=MODEL, prompt=PROMPT, background="transparent")
+    assert answer.size == "16x24"
+    with service.client() as client:
+        expected = [generate(client, height=24, seed=5 + k) for k in range(n)]
+    assert [base64.b64decode(picture.b64_json) for picture in answer.data] == expected
+
+
+@pytest.mark.parametrize("partial", [0, 2])
+def test_the_openai_client_streams_previews_and_the_picture(partial: int, service: Any) -> None:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0) as program:
+        stream = program.images.generate(
+            model=MODEL, prompt=PROMPT, size="24x16", stream=True, partial_images=partial,  # type: ignore[call-overload]
+            extra_body={"seed": 5, "steps": STEPS},
+        )  # fmt: skip
+        *previews, final = list(stream)
+    assert [event.partial_image_index for event in previews] == list(range(partial))
+    assert {event.size for event in previews} <= {"12x8"}  # one pixel for each latent
+    assert final.size == "24x16"
+    with service.client() as client:
+        assert base64.b64decode(final.b64_json) == generate(client, width=24)
+
+
+def test_a_client_of_the_web_ui_draws_a_prompt(service: Any) -> None:
+    program = webuiapi.WebUIApi(port=int(service.url.rpartition(":")[2]), steps=STEPS)
+    options = {"seed": 5, "override_settings": {"sd_model_checkpoint": MODEL}}
+    text = {"prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT}
+    result = program.txt2img(
+        **text, **options, sampler_name="DPM++ 2M Karras", cfg_scale=5, width=24, height=16, n_iter=2
+    )
+    assert [image.size for image in result.images] == [(24, 16)] * 2
+    assert result.info["all_negative_prompts"] == [NEGATIVE_PROMPT] * 2
+    with service.client() as client:
+        expected = generate(client, **text, width=24, sampler="dpmpp_2m", karras=True, guidance_scale=5)
+    assert base64.b64decode(result.json["images"][0]) == expected
+    assert program.txt2img(**text, **options).image.size == (16, 16)
+    with pytest.raises(RuntimeError, match="too many for tiny-sd"):
+        program.txt2img(**text, **options, width=512, height=256)
 
 
 def test_the_terminal_takes_a_prompt(service: Any, tmp_path: Path) -> None:

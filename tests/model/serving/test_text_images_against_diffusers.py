@@ -11,9 +11,12 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    TCDScheduler,
 )
 
 from denoised.model.serving.conditioning import ConditioningRequest
@@ -32,6 +35,9 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "leading"}, {}),
     "dpmpp_2m": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, {"karras": True}),
     "plms": (PNDMScheduler, {}, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "trailing"}, {"spacing": "trailing"}),
+    "lcm": (LCMScheduler, {}, {}),
+    "tcd": (TCDScheduler, {}, {}),
 }
 
 
