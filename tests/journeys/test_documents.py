@@ -29,6 +29,7 @@ from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.hub.__main__ import cli as pulling
 from denoised.worker.__main__ import cli as working
 
 ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
@@ -138,6 +139,7 @@ def _commands() -> dict[str, Any]:
     commands |= typer.main.get_command(serving).commands  # type: ignore[attr-defined]
     commands |= dict(typer.main.get_command(training).commands)  # type: ignore[attr-defined]
     commands["worker"] = typer.main.get_command(working)
+    commands["pull"] = typer.main.get_command(pulling)
     return {name: command for name, command in commands.items() if not command.hidden}
 
 
