@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from denoised.app.admission.noise_levels import level_errors, without_end
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
 from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, RequestFields, SamplingRequest
@@ -49,9 +50,12 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     """
     given = cast(RequestFields, {name: value for name, value in given.items() if value is not None})
     values: dict[str, Any] = {**DEFAULTS, **_model_defaults(given, card), **given}
+    if values["sigmas"] is not None:
+        values["sigmas"] = without_end(values["sigmas"])
+        values["steps"] = len(values["sigmas"])
     errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
     errors += [*_size_errors(values, card), *_limit_errors(values, card)]
-    errors += [*_guidance_errors(given, values["guidance_scale"], card)]
+    errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(given, card)]
     if errors:
         raise InvalidRequest(errors)
     label = card.class_index(values["label"]) if "label" in values else None

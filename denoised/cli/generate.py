@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import typer
 from PIL import Image
 
 from denoised.cli.console import (
@@ -28,7 +29,7 @@ from denoised.client import Client, Job, JobFinished, ServiceError
 from denoised.client.images import decode_image
 from denoised.client.job import require_success
 from denoised.client.model import Model
-from denoised.jobs.request import RequestFields
+from denoised.jobs.request import FIELDS, RequestFields
 
 INDEX = re.compile("[0-9]{1,9}")
 MAX_FRAMES = 100  # approximate number of frames of a watched job
@@ -63,7 +64,20 @@ class GenerateOptions:
 
 def fields_from(given: Mapping[str, Any]) -> RequestFields:
     """The request fields among the options that were given."""
-    return cast(RequestFields, {name: value for name, value in given.items() if value is not None})
+    fields = {name: value for name, value in given.items() if value is not None}
+    for name in fields:
+        if FIELDS[name].is_list:
+            fields[name] = _numbers(name, fields[name])
+    return cast(RequestFields, fields)
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    """The numbers in a text with commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        message = f"{text!r:.80} is no list of numbers with commas (example: 14.6,2.5,0.4)"
+        raise typer.BadParameter(message, param_hint=f"--{name.replace('_', '-')}") from None
 
 
 def resolve_text(fields: RequestFields, text: str, models: Sequence[Model]) -> RequestFields:

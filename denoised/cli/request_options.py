@@ -33,7 +33,7 @@ def _option(field: RequestField) -> inspect.Parameter:
     default = DEFAULTS.get(field.name)
     notes = [note for note in (field.limits, "" if default is None else f"default: {default}") if note]
     help = f"{field.meaning} ({'; '.join(notes)})" if notes else field.meaning
-    kind = field.type if field.type in PLAIN else str
+    kind = field.type if field.type in PLAIN else str  # a list is a text with commas
     annotated: Any = Annotated
     annotation = annotated[kind | None, env(field.name.upper(), help, flag)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

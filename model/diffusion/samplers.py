@@ -66,11 +66,6 @@ class Sampler:
         """Whether a request chooses its levels; those of a distilled model are part of the model."""
         return self.levels is not distilled_levels
 
-    @property
-    def takes_karras(self) -> bool:
-        """Whether its levels may lie between the training timesteps."""
-        return self.levels in (ratio_levels, capped_ratio_levels, midpoint_levels, solver_levels)
-
 
 def _ddpm_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     return discrete_levels(schedule, steps, grid, end_alpha_one=True)

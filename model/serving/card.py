@@ -17,12 +17,17 @@ class CardGrid(BaseModel):
     Attributes:
         spacing: `leading`, `trailing` or `linspace`.
         steps_offset: Added to the timesteps of leading spacing.
-        karras: Whether the levels of its `karras_samplers` are those of Karras et al. 2022.
+        karras: Whether its levels are those of Karras et al. 2022.
+        ratio_spacing: Which of the other spacings its levels have instead of timesteps; None if none.
+        sigma_min, sigma_max: The lowest and the highest noise level σ/α of training; None if unknown.
     """
 
     spacing: str = "trailing"
     steps_offset: int = 0
     karras: bool = False
+    ratio_spacing: str | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
 
 
 class CardLatent(BaseModel):
@@ -54,6 +59,7 @@ class ModelCard(BaseModel):
         samplers: All samplers that it offers.
         sampler_descriptions: What each of them is good for, in plain words.
         eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        spacings: The values of `spacing`.
         spacing_samplers: The samplers that take `spacing`; None if all do.
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
@@ -82,6 +88,7 @@ class ModelCard(BaseModel):
     sampler_descriptions: dict[str, str] = {}
     eta_samplers: list[str]
     karras_samplers: list[str] = []
+    spacings: list[str] = ["leading", "trailing", "linspace"]
     spacing_samplers: list[str] | None = None
     solver_samplers: list[str] = []
     grid: CardGrid = CardGrid()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from denoised.model.backends.text_backend import TextBackend
 from denoised.model.diffusion.clipping import Clipping
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.errors import PlanError
@@ -64,15 +65,13 @@ class LatentModel:
         width, height = request.width or self.card.width, request.height or self.card.height
         return latent.channels, height // latent.downscale, width // latent.downscale
 
-    def plan(
-        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
-    ) -> Plan:
+    def plan(self, sampler: str, steps: int, eta: float, levels: LevelChoice = MODELS_OWN) -> Plan:
         """Compile the plan of a request on this model's noise schedule.
 
         Raises:
             PlanError: for values that the sampler does not offer.
         """
-        return self._plans.compile(sampler, steps, eta, spacing, karras)
+        return self._plans.compile(sampler, steps, eta, levels)
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         """Encode prompts: `context` (B, M, C), of one length for all; no prompt is the empty one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,7 @@ from denoised.jobs.request import DEFAULTS, FIELDS, RequestField, RequestFields
 M = TypeVar("M", bound=BaseModel)
 
 PLAIN = (str, int, float, bool)
+LevelNumber = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 EXAMPLES: list[JsonValue] = [
     {"label": "sneaker", "seed": 7},
     {"label": "ankle boot", "n": 4, "steps": 50, "guidance_scale": 3.0, "preview_every": 5, "preview": "both"},
@@ -54,6 +55,7 @@ def body_field(field: RequestField) -> Any:
     if DEFAULTS.get(field.name) is not None:
         shown["default"] = DEFAULTS[field.name]
     limited = field.type in PLAIN  # the parts of a union have limits of their own
+    sized = limited or field.is_list
     return Field(
         default=None,
         title=field.title or field.name.replace("_", " ").capitalize(),
@@ -61,14 +63,16 @@ def body_field(field: RequestField) -> Any:
         strict=True if limited else None,
         ge=field.ge,
         le=field.le,
-        min_length=field.min_length if limited else None,
-        max_length=field.max_length if limited else None,
+        min_length=field.min_length if sized else None,
+        max_length=field.max_length if sized else None,
         allow_inf_nan=False if field.type is float else None,
         json_schema_extra=shown,
     )
 
 
 def _annotation(field: RequestField) -> Any:
+    if field.is_list:
+        return list[LevelNumber] | None
     return (StrictStr | StrictInt if field.type == str | int else field.type) | None
 
 

@@ -19,6 +19,7 @@ from diffusers import (
     TCDScheduler,
 )
 
+from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import load_text_model
@@ -33,9 +34,13 @@ LEVELS = 2  # of 255, how far a pixel may be from diffusers'
 SCHEDULERS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}, {}),
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "leading"}, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, {"karras": True}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, {"levels": LevelChoice(karras=True)}),
     "plms": (PNDMScheduler, {}, {}),
-    "euler_a": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "trailing"}, {"spacing": "trailing"}),
+    "euler_a": (
+        EulerAncestralDiscreteScheduler,
+        {"timestep_spacing": "trailing"},
+        {"levels": LevelChoice(spacing="trailing")},
+    ),
     "lcm": (LCMScheduler, {}, {}),
     "tcd": (TCDScheduler, {}, {}),
 }
