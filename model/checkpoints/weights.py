@@ -60,13 +60,18 @@ def read_weights(
         CheckpointError: for a missing or broken file, and for tensors that are missing, extra, or of another
             shape or type.
     """
-    stored = [tensor for file in find_shards(source) for tensor in _contents(file)]
+    stored = [tensor for file in find_shards(source) for tensor in list_tensors(file)]
     tensors = _by_current_names(stored, expected, rename)
     _compare(source, tensors, expected)
     return {key: _finite(tensors[key]).to(expected[key].dtype, copy=True) for key in expected}
 
 
-def _contents(path: Path) -> list[StoredTensor]:
+def list_tensors(path: Path) -> list[StoredTensor]:
+    """The tensors of a safetensors file, by its header.
+
+    Raises:
+        CheckpointError: if the file is not complete.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, not a dict
