@@ -36,6 +36,7 @@ from tests.text_pipelines import write_vocabulary
 FULL = {Family.SD1: SD1, Family.SD2: SD2, Family.SDXL: SDXL}
 # Weights of the published networks.
 UNET_WEIGHTS = {Family.SD1: 859_520_964, Family.SD2: 865_910_724, Family.SDXL: 2_567_463_684}
+SAMPLERS = {Family.SD1: "plms", Family.SD2: "ddim", Family.SDXL: "euler"}
 AUTOENCODER_WEIGHTS = 83_653_863
 ENCODER_WEIGHTS = {
     Family.SD1: [123_060_480],
@@ -179,11 +180,9 @@ def test_diffusers_makes_the_same_pipeline_of_the_file(
 
 def test_the_folder_is_served(converted: tuple[Conversion, dict[str, Tensor], Path]) -> None:
     conversion, _, folder = converted
-    if conversion.file.family is Family.SDXL:
-        pytest.skip("served through its own pipeline")
     card = load_text_model(folder).card
     assert card.prediction_type == ("v_prediction" if conversion.file.family is Family.SD2 else "epsilon")
-    assert card.default.sampler == ("ddim" if conversion.file.family is Family.SD2 else "plms")
+    assert card.default.sampler == SAMPLERS[conversion.file.family]
 
 
 def test_half_precision_stays(small: dict[Family, OriginalModel], tokenizer: Path, tmp_path: Path) -> None:
