@@ -10,7 +10,7 @@ import typer
 from denoised.model.command_line import report_errors
 from denoised.model.conversion.scheduler_content import Prediction
 from denoised.model.errors import CheckpointError
-from denoised.model.options import SingleCommand, escape_unencodable
+from denoised.model.options import SingleCommand, escape_unencodable, option
 
 CLIP = "openai/clip-vit-large-patch14"  # its vocabulary is that of all of Stable Diffusion's text encoders
 
@@ -23,7 +23,7 @@ def convert(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a new folder, which `denoised serve` takes")],
     tokenizer: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--tokenizer",
             help="CLIP's vocabulary, which the file does not hold: a tokenizer's folder, or OWNER/NAME on the hub "
             f"[default: {CLIP}]",
@@ -31,9 +31,7 @@ def convert(
     ] = None,
     prediction: Annotated[
         Prediction | None,
-        typer.Option(
-            "--prediction", help="what the U-Net predicts; 2.x files do not say [default: as usual in its family]"
-        ),
+        option("--prediction", help="what the U-Net predicts; 2.x files do not say [default: as usual in its family]"),
     ] = None,
 ) -> None:
     """Make a model folder of a checkpoint in a single file: Stable Diffusion 1.x, 2.x or SDXL.

@@ -23,7 +23,7 @@ def pull(
         option("--precision", help="precision that you serve in: for the last two, weights of half the size if any"),
     ] = "float32",
     if_missing: Annotated[
-        bool, typer.Option("--if-missing", help="use what is in the cache, without asking for a newer commit")
+        bool, option("--if-missing", help="use what is in the cache, without asking for a newer commit")
     ] = False,
 ) -> None:
     """Download models from the Hugging Face Hub into its cache, and print their folders.
