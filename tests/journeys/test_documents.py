@@ -246,7 +246,8 @@ def _unserved() -> Problem:
 
 
 def test_refusals_that_no_example_can_show_equal_those_of_the_code(documents: dict[str, str]) -> None:
-    made = [_busy(), store_problem(StoreUnavailable()), _unserved(), store_problem(StoreFull())]
+    away, full = StoreUnavailable(), StoreFull()
+    made = [_busy(), store_problem(away), store_problem(away, "…"), _unserved(), store_problem(full)]
     assert _json_blocks(documents["docs/api.md"]) == [problem.body() for problem in made]
 
 
