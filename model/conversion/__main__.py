@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from denoised.command_line.console import escape_unencodable
+from denoised.command_line.options import SingleCommand, option
 from denoised.model.command_line import report_errors
 from denoised.model.conversion.scheduler_content import Prediction
 from denoised.model.errors import CheckpointError
-from denoised.model.options import SingleCommand, escape_unencodable, option
 
 CLIP = "openai/clip-vit-large-patch14"  # its vocabulary is that of all of Stable Diffusion's text encoders
 

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from denoised.command_line.console import escape_unencodable
+from denoised.command_line.options import SingleCommand, option
 from denoised.model.command_line import report_errors
 from denoised.model.errors import HubError
 from denoised.model.hub.hub_name import HubName
 from denoised.model.hub.terminal import terminal_puller
-from denoised.model.options import SingleCommand, escape_unencodable, option
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

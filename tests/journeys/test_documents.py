@@ -37,7 +37,9 @@ ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
 FOLDERS = ("app", "bench", "denoised", "docs", "jobs", "model", "ops", "tests", "worker")
 # Paths and modules in backticks.
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
-MODULE = re.compile(r"`(?:denoised\.)?((?:app|bench|jobs|model|worker|denoised\.cli|denoised\.client)(?:\.\w+)+)`")
+MODULE = re.compile(
+    r"`(?:denoised\.)?((?:app|bench|jobs|model|worker|denoised\.(?:cli|client|command_line))(?:\.\w+)+)`"
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,13 @@ def test_every_folder_of_code_stands_once_in_the_architecture(architecture: str,
         if len(path.relative_to(repository).parts) > 2
     }
     assert {name: count for name, count in listed.items() if count > 1} == {}
-    assert listed.keys() == folders | {"app/playground", "denoised/client", "denoised/cli", "model/zoo"}
+    assert listed.keys() == folders | {
+        "app/playground",
+        "denoised/client",
+        "denoised/cli",
+        "denoised/command_line",
+        "model/zoo",
+    }
 
 
 def test_every_file_that_a_page_names_exists(documents: dict[str, str], repository: Path) -> None:
