@@ -33,6 +33,12 @@ def worker(
             help="a diffusers folder served in addition to the bundled models; repeatable [env var: DENOISED_MODELS]",
         ),
     ] = None,
+    loras: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DENOISED_LORAS", help="folder of low-rank adapters (LoRA) for the models that take a prompt"
+        ),
+    ] = None,
     max_batch: Annotated[
         int | None,
         typer.Option(
@@ -76,7 +82,9 @@ def worker(
     log_to_stderr()
     folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
-        _serve(folders, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url)
+        _serve(
+            folders, loras, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url
+        )
     except _expected_errors() as error:
         typer.echo(f"denoised worker: {error}", err=True)
         raise typer.Exit(1) from error
@@ -84,6 +92,7 @@ def worker(
 
 def _serve(
     folders: list[Path],
+    loras: Path | None,
     max_batch: int | None,
     max_images: int,
     device: str,
@@ -105,7 +114,7 @@ def _serve(
 
     if threads:
         torch.set_num_threads(threads)
-    models = load_models(folders, device=device, max_images=max_images, precision=precision)
+    models = load_models(folders, device=device, max_images=max_images, precision=precision, loras=loras)
     client = connect(redis_url, timeout=5.0)
     check_fitness(client)
     store = Store(client, result_ttl)

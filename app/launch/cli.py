@@ -38,6 +38,7 @@ ModelFolders = Annotated[
         help="a diffusers folder served in addition to the bundled models; repeatable [env var: DENOISED_MODELS]",
     ),
 ]
+LoraFolder = Annotated[Path | None, env("LORAS", "folder of low-rank adapters (LoRA) for models of prompts")]
 Device = Annotated[str | None, env("DEVICE", "torch device: cpu, cuda, cuda:1, mps")]
 Precision = Annotated[
     Literal["float32", "tf32", "bfloat16"] | None, env("PRECISION", "precision on a CUDA device [default: float32]")
@@ -54,6 +55,7 @@ def serve(
     port: Port = 8000,
     data_dir: DataDir = None,
     model: ModelFolders = None,
+    loras: LoraFolder = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -64,7 +66,7 @@ def serve(
     from denoised.app.launch.errors import ChildStartError, LaunchError
     from denoised.app.launch.serve import ServeSettings, run_service
 
-    arguments = _worker_arguments(model, device, precision)
+    arguments = _worker_arguments(model, loras, device, precision)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     folder = _data_folder("serve", data_dir)
     log_to_stderr()
@@ -173,6 +175,7 @@ def doctor(
     port: Port = 8000,
     data_dir: DataDir = None,
     model: ModelFolders = None,
+    loras: LoraFolder = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -189,7 +192,7 @@ def doctor(
     from denoised.app.launch.doctor_report import print_findings
 
     folder = _data_folder("doctor", data_dir)
-    arguments = _worker_arguments(model, device, precision)
+    arguments = _worker_arguments(model, loras, device, precision)
     setup = ServerSetup(host, port, folder, redis_url, arguments, trust_network, _requires_key())
     raise typer.Exit(print_findings(run_checks(setup), as_json))
 
@@ -216,9 +219,12 @@ def _requires_key() -> bool:
     return any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
 
 
-def _worker_arguments(model: list[Path] | None, device: str | None, precision: str | None) -> list[str]:
+def _worker_arguments(
+    model: list[Path] | None, loras: Path | None, device: str | None, precision: str | None
+) -> list[str]:
     """Options passed to the worker."""
     arguments = [] if device is None else ["--device", device]
+    arguments += [] if loras is None else ["--loras", str(loras)]
     arguments += [] if precision is None else ["--precision", precision]
     return arguments + [text for folder in model or [] for text in ("--model", str(folder))]
 

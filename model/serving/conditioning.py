@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,12 +17,14 @@ class ConditioningRequest:
         label: The class index; None asks for an unconditional image.
         prompt: What the image shows, in words.
         negative_prompt: What guidance leads away from.
+        loras: Weights of low-rank adapters, by name.
         width, height: Of the image in pixels; None stands for the model's own size.
     """
 
     label: int | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
+    loras: Mapping[str, float] = field(default_factory=dict)
     width: int | None = None
     height: int | None = None
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from denoised.model.backends.adapted_backend import AdaptedBackend
 from denoised.model.backends.text_backend import TextBackend
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.plans import Plan
@@ -15,11 +17,28 @@ from denoised.model.errors import PlanError
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.latent_pictures import LatentPictures
+from denoised.model.serving.lora_library import LoraLibrary
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import PromptEncoder
 from denoised.model.serving.protocol import Pictures
 
-CONTEXT = "context"  # the one tensor of this model's conditioning: (B, M, C) hidden states of the text
+# The tensors of this model's conditioning: (B, M, C) hidden states of the text; with adapters, their weights (B, A).
+CONTEXT = "context"
+LORA_WEIGHTS = "lora_weights"
+UNET, TEXT_ENCODER = "unet", "text_encoder"  # components that adapters change
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The low-rank adapters of a model.
+
+    Attributes:
+        library: Which there are.
+        backend: Evaluates the U-Net with them.
+    """
+
+    library: LoraLibrary
+    backend: AdaptedBackend
 
 
 class LatentModel:
@@ -42,6 +61,7 @@ class LatentModel:
         prediction_type: str,
         clipping: Clipping,
         card: ModelCard,
+        adapters: Adapters | None = None,
     ) -> None:
         self.backend = backend
         self.device = device
@@ -51,6 +71,7 @@ class LatentModel:
         self._prompts = prompts
         self._pictures = pictures
         self._plans = plans
+        self._adapters = adapters
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -83,13 +104,24 @@ class LatentModel:
         for request in requests:
             if request.label is not None:
                 raise PlanError(f"label = {request.label}: {self.card.name} takes a prompt")
-        return Conditioning({CONTEXT: self._prompts.encode([request.prompt or "" for request in requests])})
+        prompts = [request.prompt or "" for request in requests]
+        if self._adapters is None:
+            return Conditioning({CONTEXT: self._prompts.encode(prompts)})
+        weights = self._adapters.library.weights([request.loras for request in requests])
+        loras = self._adapters.library.rows(weights, TEXT_ENCODER)
+        return Conditioning({CONTEXT: self._prompts.encode(prompts, loras), LORA_WEIGHTS: weights})
 
     @torch.inference_mode()
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of latents x (B, C, H, W) at levels t, α, σ (B,)."""
-        output = self.backend(x, t, conditioning[CONTEXT].to(self.device))
+        output = self._evaluate(conditioning, x, t, conditioning[CONTEXT].to(self.device))
         return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)
+
+    def _evaluate(self, conditioning: Conditioning, *inputs: Tensor) -> Tensor:
+        if self._adapters is None:
+            return self.backend(*inputs)
+        loras = self._adapters.library.rows(conditioning[LORA_WEIGHTS], UNET)
+        return self._adapters.backend(loras, *inputs)
 
     def begin(
         self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from denoised.model.errors import CheckpointError
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import LatentPictures
+from denoised.model.serving.lora_adapters import find_adapters
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import PromptEncoder
@@ -40,10 +42,12 @@ class LoadedModel:
     Attributes:
         model: On the fastest backend of its device; its card names the numerics.
         fallback: Why a faster backend is not available on this machine; None if this is the fastest.
+        lora_problems: Why some adapters are left out.
     """
 
     model: PixelModel | LatentModel
     fallback: str | None
+    lora_problems: Sequence[str] = ()
 
 
 def load_for_serving(
@@ -53,8 +57,11 @@ def load_for_serving(
     name: str | None = None,
     max_images: int = 16,
     precision: Precision = "float32",
+    loras: Path | None = None,
 ) -> LoadedModel:
     """Load a model on the fastest backend that gives an image the same bits at every batch size.
+
+    loras: a folder of low-rank adapters; models of pixels take none.
 
     Raises:
         CheckpointError: see `load_model`; and for a pipeline that is not served, by its name.
@@ -62,7 +69,7 @@ def load_for_serving(
     if is_text_pipeline(Path(folder)):
         if unused := unused_parts(Path(folder)):
             log.info("%s: not run: %s", folder, ", ".join(unused))
-        return load_text_for_serving(folder, device=device, name=name, max_images=max_images)
+        return load_text_for_serving(folder, device=device, name=name, max_images=max_images, loras=loras)
     model = load_model(folder, device=device, name=name, max_images=max_images)
     selection = select_backend(model.unet, model.shape, model.card.timesteps, device, precision)
     model.backend = selection.backend
@@ -118,7 +125,9 @@ def load_text_model(
     return model
 
 
-def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, max_images: int) -> LoadedModel:
+def load_text_for_serving(
+    folder: Path | str, *, device: str, name: str | None, max_images: int, loras: Path | None = None
+) -> LoadedModel:
     """`load_text_model`, with the reason why a faster backend is not available."""
     folder = Path(folder)
     pipeline = read_text_pipeline(folder)
@@ -127,6 +136,8 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
     grid = noise.grid(pipeline.unet.config)
     tokenizer = _read_tokenizer(pipeline)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
+    text_encoder = pipeline.text_encoder.eval().requires_grad_(False).to(device)
+    found = find_adapters(loras, unet, {"text_encoder": text_encoder})
     selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
     card = ModelCard(
         name=name or model_name(folder),
@@ -138,6 +149,7 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
         size_multiple=vae.downscale * pipeline.unet.config.downscale,
         max_pixels=MAX_SCALE**2 * width * height,
         latent=CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
+        loras=found.listed,
         timesteps=pipeline.schedule.timesteps,
         prediction_type=noise.prediction_type,
         default=pipeline.default,
@@ -149,14 +161,15 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
     model = LatentModel(
         selection.backend,
         torch.device(device),
-        PromptEncoder(tokenizer, pipeline.text_encoder.eval().requires_grad_(False).to(device)),
+        PromptEncoder(tokenizer, text_encoder, found.adapt("text_encoder", text_encoder)),
         LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb),
         PlanCompiler(pipeline.schedule, grid),
         noise.prediction_type,
         noise.clipping,
         card,
+        found.adapters(selection, unet),
     )
-    return LoadedModel(model, selection.fallback)
+    return LoadedModel(model, selection.fallback, found.problems)
 
 
 def sampler_facts(grid: Grid) -> dict[str, Any]:

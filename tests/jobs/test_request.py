@@ -7,15 +7,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from denoised.jobs.numerics import computation, digest_in, with_format
 from denoised.jobs.request import (
     DEFAULTS,
     FIELDS,
     PictureRequest,
     RequestFields,
     SamplingRequest,
-    computation,
-    digest_in,
-    with_format,
     without_defaults,
 )
 
