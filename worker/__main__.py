@@ -27,10 +27,11 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @cli.command(cls=SingleCommand)
 def worker(
     model: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--model",
-            help="a diffusers folder served in addition to the bundled models; repeatable [env var: DENOISED_MODELS]",
+            help="a diffusers folder, or OWNER/NAME[@REVISION] on the Hugging Face Hub, served in addition to the "
+            "bundled models; repeatable [env var: DENOISED_MODELS]",
         ),
     ] = None,
     loras: Annotated[
@@ -80,10 +81,10 @@ def worker(
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
     log_to_stderr()
-    folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
+    names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
         _serve(
-            folders, loras, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url
+            names, loras, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url
         )
     except _expected_errors() as error:
         typer.echo(f"denoised worker: {error}", err=True)
@@ -91,7 +92,7 @@ def worker(
 
 
 def _serve(
-    folders: list[Path],
+    names: list[str],
     loras: Path | None,
     max_batch: int | None,
     max_images: int,
@@ -105,15 +106,18 @@ def _serve(
 ) -> None:
     import torch
 
-    from denoised.jobs.connection import connect
-    from denoised.jobs.fitness import check_fitness
-    from denoised.jobs.store import Store
+    from denoised.jobs.redis.connection import connect
+    from denoised.jobs.redis.fitness import check_fitness
+    from denoised.jobs.store.store import Store
+    from denoised.model.hub.model_sources import resolve_models
+    from denoised.model.hub.terminal import logging_puller
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.model_loading import load_models
     from denoised.worker.settings import WorkerSettings
 
     if threads:
         torch.set_num_threads(threads)
+    folders = resolve_models(names, logging_puller(log), precision)
     models = load_models(folders, device=device, max_images=max_images, precision=precision, loras=loras)
     client = connect(redis_url, timeout=5.0)
     check_fitness(client)
