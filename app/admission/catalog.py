@@ -42,7 +42,7 @@ class Fleet:
         for worker in workers:
             for card in worker.models:
                 if (read := _read_card(worker.name, card, unreadable)) is not None:
-                    cards[read.name] = _offered_by_both(cards[read.name], read) if read.name in cards else read
+                    cards[read.name] = offered_by_both(cards[read.name], read) if read.name in cards else read
         return cls(time.monotonic(), workers, list(cards.values()), store.workers.known_models())
 
 
@@ -56,7 +56,7 @@ def _read_card(worker: str, card: dict[str, Any], unreadable: UnreadableLog) -> 
         return None
 
 
-def _offered_by_both(card: ModelCard, other: ModelCard) -> ModelCard:
+def offered_by_both(card: ModelCard, other: ModelCard) -> ModelCard:
     """The card of a model that several workers serve: any of them may get a job, so all must have its adapters."""
     common = [lora for lora in card.loras if lora in other.loras]
     return card if common == card.loras else card.model_copy(update={"loras": common})
