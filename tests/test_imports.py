@@ -110,7 +110,12 @@ def test_each_folder_of_model_imports_only_what_stands_below_it(repository: Path
 
 def test_routes_do_not_import_routes(repository: Path) -> None:
     """What several routes share is in a package below them; `app.main` alone names them all."""
-    routes = ("app.routes", "app.compat.openai.routes")
+    routes = (
+        "app.routes",
+        "app.compat.openai.routes",
+        "app.compat.a1111.routes",
+        "app.compat.a1111.list_routes",
+    )
     importing = {
         (name, other)
         for name, imported in ours(repository).items()

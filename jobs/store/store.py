@@ -23,6 +23,7 @@ from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.idempotency import IdempotencyKeys
 from denoised.jobs.store.job_listing import JobListing
+from denoised.jobs.store.model_choices import ModelChoices
 from denoised.jobs.store.model_claims import ModelClaims
 from denoised.jobs.store.record_reader import RecordReader, decode_reply, raise_if_damaged
 from denoised.jobs.store.scripts import MAX_RESUME_BYTES, START, START_ALONE, UPDATE
@@ -96,6 +97,7 @@ class Store:
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
+        self.model_choices = ModelChoices(self.connection)
         self._start = client.register_script(START)
         self._start_alone = client.register_script(START_ALONE)
         self._update = client.register_script(UPDATE)

@@ -31,6 +31,7 @@ class AdaptedBackend:
     @torch.inference_mode()
     def __call__(self, loras: Sequence[RowLoras], *inputs: Tensor, **added: Tensor) -> Tensor:
         """loras: of each row; inputs, added: those of the base, each with B rows. Returns (B, out_channels, H, W)."""
+        loras = [self._network.relevant(own) for own in loras]
         with_loras = [row for row, own in enumerate(loras) if own]
         if not with_loras:
             return self.base(*inputs, **added)

@@ -7,7 +7,7 @@ rows with different adapters, and rows with none, share one evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +54,7 @@ class AdaptedNetwork:
     network: its layers are found by the names that `shapes` has for them, also where `pack` has replaced them.
     geometry: the same network with PyTorch's own layers, or on the meta device.
     load: the layers of an adapter by its name; called when the adapter is used first.
+    names: of the adapters that change the network.
     packed: whether the network is packed (`model.backends.packed`), so that its branches have to be, too.
 
     The products of a packed network have the same bits in a batch of any size, as its layers do. Any other network must
@@ -65,6 +66,7 @@ class AdaptedNetwork:
         network: nn.Module,
         geometry: nn.Module,
         load: Callable[[str], Sequence[LoraLayer]],
+        names: Collection[str],
         *,
         packed: bool,
     ) -> None:
@@ -72,13 +74,18 @@ class AdaptedNetwork:
         self._network = network
         self._geometry = dict(geometry.named_modules())
         self._load = load
+        self._names = frozenset(names)
         self._branches: dict[str, dict[str, LowRankBranch]] = {}  # by adapter, the one used last at the end
         self._active: dict[str, _ActiveLora] = {}
         self._hooks: dict[str, Any] = {}  # by module
 
+    def relevant(self, loras: RowLoras) -> RowLoras:
+        """The adapters of a row that change this network."""
+        return {name: weight for name, weight in loras.items() if name in self._names}
+
     @contextmanager
     def rows(self, loras: Sequence[RowLoras], device: torch.device) -> Iterator[None]:
-        """Within: each evaluation has these rows, with these adapters.
+        """Within: each evaluation has these rows, with these adapters, all of them relevant.
 
         Raises:
             CheckpointError: if an adapter cannot be read any more.

@@ -39,6 +39,8 @@ class Grid:
         variance_type: one of `VARIANCES`, for DDPM.
         karras: whether the samplers on ρ space their levels as Karras et al. 2022 do.
         lambda_min: the least λ = log(α/σ) that the DPM-Solver family starts at.
+        original_steps: the number of timesteps that a distilled model was distilled on, for LCM and TCD.
+        timestep_scaling: the factor on t in the boundary condition of LCM.
     """
 
     spacing: str = "leading"
@@ -47,6 +49,8 @@ class Grid:
     variance_type: str = "fixed_small"
     karras: bool = False
     lambda_min: float = -np.inf
+    original_steps: int = 50
+    timestep_scaling: float = 10.0
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,9 @@ class ModelCard(BaseModel):
         width, height, channels: Of its images, in pixels; the size if a request names none.
         labels: The names of its classes, in order; empty if it takes no label.
         prompts: Whether it takes a prompt.
+        max_clip_skip: How many layers of its text encoder a request may leave out.
+        guidance_embedded: Whether the network takes the guidance scale as an input, so that an image is one row of a
+            batch at any scale and has no negative prompt.
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
         latent: What it denoises; None for a model of pixels.
@@ -65,7 +68,9 @@ class ModelCard(BaseModel):
         timesteps: T of its training.
         prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
         samplers: All samplers that it offers.
+        sampler_descriptions: What each of them is good for, in plain words.
         eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        spacing_samplers: The samplers that take `spacing`; None if all do.
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
         stages: Evaluations per step of the samplers with more than one; the last step always takes one.
@@ -83,6 +88,8 @@ class ModelCard(BaseModel):
     channels: int
     labels: list[str]
     prompts: bool = False
+    max_clip_skip: int = 0
+    guidance_embedded: bool = False
     size_multiple: int | None = None
     max_pixels: int | None = None
     latent: CardLatent | None = None
@@ -91,8 +98,10 @@ class ModelCard(BaseModel):
     timesteps: int
     prediction_type: str
     samplers: list[str]
+    sampler_descriptions: dict[str, str] = {}
     eta_samplers: list[str]
     karras_samplers: list[str] = []
+    spacing_samplers: list[str] | None = None
     solver_samplers: list[str] = []
     grid: CardGrid = CardGrid()
     stages: dict[str, int] = {}
@@ -109,16 +118,22 @@ class ModelCard(BaseModel):
         taken = {
             "label": bool(self.labels),
             "prompt": self.prompts,
-            "negative_prompt": self.prompts,
+            "negative_prompt": self.prompts and not self.guidance_embedded,
             "loras": bool(self.loras),
             "width": self.size_multiple is not None,
             "height": self.size_multiple is not None,
+            "clip_skip": self.max_clip_skip > 0,
+            "emphasis": self.prompts,
         }
         return [name for name, takes in taken.items() if takes]
 
     def lora_digest(self, name: str) -> str | None:
         """The digest of an adapter; None if the model does not offer it."""
         return next((lora.digest for lora in self.loras if lora.name == name), None)
+
+    def takes_spacing(self, sampler: str) -> bool:
+        """Whether a request with this sampler chooses its noise levels."""
+        return self.spacing_samplers is None or sampler in self.spacing_samplers
 
     def takes_side(self, pixels: int) -> bool:
         """Whether an image may be so wide or high; see `max_pixels` for both together."""

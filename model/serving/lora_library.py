@@ -78,15 +78,17 @@ class LoraLibrary:
                 table[row, self._names.index(name)] = weight
         return table
 
-    def rows(self, weights: Tensor, component: str) -> list[dict[str, float]]:
-        """The inverse of `weights`, without the adapters that do not change a component."""
+    def rows(self, weights: Tensor) -> list[dict[str, float]]:
+        """The inverse of `weights`."""
         rows: list[dict[str, float]] = [{} for _ in range(len(weights))]
         values = weights.tolist()
         for row, column in weights.nonzero().tolist():
-            name = self._names[column]
-            if component in self._files[name].components:
-                rows[row][name] = values[row][column]
+            rows[row][self._names[column]] = values[row][column]
         return rows
+
+    def names(self, component: str) -> list[str]:
+        """The adapters that change a component."""
+        return [name for name, file in self._files.items() if component in file.components]
 
     def layers(self, name: str, component: str) -> list[LoraLayer]:
         """The layers of an adapter in a component.

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pipeline(folder: Path) -> StableDiffusionPipeline:
     pipeline = save_pipeline(folder / MODEL)
     read = read_text_pipeline(folder / MODEL)
-    networks = {"unet": read.unet, "text_encoder": read.text_encoder}
+    networks = {"unet": read.unet, "text_encoder": read.text_encoders[0]}
     write_lora(folder / "loras/style.safetensors", targets_of(networks, "attn", "mlp"), peft, seed=1)
     write_lora(folder / "loras/object.safetensors", targets_of(networks, "attn1", "conv1", "self_attn"), kohya, seed=2)
     (folder / "loras/other.safetensors").write_bytes(b"\x80\x04 a pickle, not a file of tensors")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from denoised.app.compat.openai.prompts import find_labels, label_of
+from denoised.app.compat.prompts import find_labels, label_of
 from denoised.app.http.errors import InvalidRequest
 from denoised.model.serving.card import ModelCard
 

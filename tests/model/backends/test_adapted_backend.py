@@ -67,9 +67,9 @@ def layers(unet: TextUNet) -> dict[str, list[LoraLayer]]:
 def build(kind: str, unet: TextUNet, layers: Mapping[str, list[LoraLayer]]) -> AdaptedBackend:
     if kind == "per image":
         base: TextBackend = PerImageTextUNet(unet)
-        return AdaptedBackend(base, base, AdaptedNetwork(unet, unet, layers.__getitem__, packed=False))
+        return AdaptedBackend(base, base, AdaptedNetwork(unet, unet, layers.__getitem__, layers, packed=False))
     packed = pack(deepcopy(unet))
-    network = AdaptedNetwork(packed, unet, layers.__getitem__, packed=True)
+    network = AdaptedNetwork(packed, unet, layers.__getitem__, layers, packed=True)
     return AdaptedBackend(packed if kind == "packed" else PerImageTextUNet(unet), packed, network)
 
 

@@ -49,7 +49,12 @@ def test_a_file_that_fits_has_a_digest_of_its_bytes(tmp_path: Path) -> None:
     file = check_lora(path, TARGETS)
     assert (file.name, len(file.digest), file.components) == ("a", 12, {"unet"})
     (layer,) = load_lora(file, TARGETS)
-    assert (layer.module, layer.rank, layer.scale, layer.down.dtype) == ("down_blocks.0.attn.to_q", 2, 1.0, torch.float32)
+    assert (layer.module, layer.rank, layer.scale, layer.down.dtype) == (
+        "down_blocks.0.attn.to_q",
+        2,
+        1.0,
+        torch.float32,
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,13 @@ def test_what_is_no_safetensors_file_is_left_out_and_named(tmp_path: Path, monke
     (tmp_path / " space.safetensors").write_bytes((tmp_path / "good.safetensors").read_bytes())
     found = select_loras(tmp_path, TARGETS)
     assert [file.name for file in found.fitting] == ["good"]
-    reasons = ["cannot be named in a request", "is not a regular file", "allowed: 1000", "is a pickle", "not a complete"]
+    reasons = [
+        "cannot be named in a request",
+        "is not a regular file",
+        "allowed: 1000",
+        "is a pickle",
+        "not a complete",
+    ]
     assert len(found.problems) == len(reasons)
     assert all(reason in problem for reason, problem in zip(reasons, found.problems, strict=True))
 
@@ -125,7 +136,7 @@ def test_the_weights_of_a_batch_are_a_row_each(tmp_path: Path) -> None:
     requests = [{}, {"b": 0.5}, {"a": -1.0, "b": 2.0}]
     weights = library.weights(requests)
     assert weights.tolist() == [[0.0, 0.0], [0.0, 0.5], [-1.0, 2.0]]
-    assert library.rows(weights, "unet") == requests
-    assert library.rows(weights, "text_encoder") == [{}, {}, {}], "neither changes the text encoder"
+    assert library.rows(weights) == requests
+    assert (library.names("unet"), library.names("text_encoder")) == (["a", "b"], [])
     with pytest.raises(PlanError, match=r"loras: 'c' is not offered \(offered: a, b\)"):
         library.weights([{"c": 1.0}])

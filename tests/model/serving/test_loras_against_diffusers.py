@@ -45,7 +45,7 @@ def pipeline(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def networks(pipeline: Any, folder: Path) -> dict[str, nn.Module]:
     read = read_text_pipeline(folder / "tiny-sd")
-    return {"unet": read.unet, "text_encoder": read.text_encoder}
+    return {"unet": read.unet, "text_encoder": read.text_encoders[0]}
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipelines")
     save_pipeline(folder / "tiny-sd")
     read = read_text_pipeline(folder / "tiny-sd")
-    networks = {"unet": read.unet, "text_encoder": read.text_encoder}
+    networks = {"unet": read.unet, "text_encoder": read.text_encoders[0]}
     loras = folder / "loras"
-    write_lora(loras / "text.safetensors", targets_of({"text_encoder": read.text_encoder}, "attn"), kohya, seed=1)
+    write_lora(loras / "text.safetensors", targets_of({"text_encoder": read.text_encoders[0]}, "attn"), kohya, seed=1)
     write_lora(loras / "image.safetensors", targets_of({"unet": read.unet}, "attn", "conv1"), peft, seed=2)
     write_lora(loras / "both.safetensors", targets_of(networks, "attn", "mlp", "ff"), kohya, seed=3)
     return folder

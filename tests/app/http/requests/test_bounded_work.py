@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from denoised.app.compat.openai.prompts import find_labels
+from denoised.app.compat.prompts import find_labels
 from denoised.app.http.requests.field_lines import combine_field_lines
 from denoised.app.http.requests.negotiation import Preference, etag_matches
 from denoised.app.http.requests.request_body import GenerateRequest
