@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from denoised.model.checkpoints.weight_files import find_shards
-from denoised.model.checkpoints.weights import FLOATS, StoredTensor, list_tensors
+from denoised.model.checkpoints.weights import FLOATS, StoredTensor, stored_tensors
 from denoised.model.errors import CheckpointError
 
 UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
@@ -63,7 +63,7 @@ class SingleFile:
             find_shards(path)  # a pickle is refused by what it is
             raise CheckpointError(f"{path}: is no .safetensors file")
         find_shards(path)
-        tensors = {tensor.name: tensor for tensor in list_tensors(path)}
+        tensors = {tensor.name: tensor for tensor in stored_tensors(path)}
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         return cls(path, tensors, metadata, _family(path, tensors))
