@@ -9,7 +9,16 @@ from typing import Any, cast
 from denoised.app.admission.noise_levels import level_errors, without_end
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
-from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, RequestFields, SamplingRequest
+from denoised.jobs.request import (
+    DEFAULTS,
+    FIELDS,
+    MAX_SEED,
+    TIMESTEP_SPACINGS,
+    Lora,
+    LoraFields,
+    RequestFields,
+    SamplingRequest,
+)
 from denoised.model.serving.card import ModelCard
 
 DRAWN_SEEDS = 2**32
@@ -48,13 +57,14 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     Raises:
         InvalidRequest: naming every field that is wrong, its value and the limit.
     """
-    given = cast(RequestFields, {name: value for name, value in given.items() if value is not None})
+    given = cast(RequestFields, {name: value for name, value in given.items() if value not in (None, [])})
     values: dict[str, Any] = {**DEFAULTS, **_model_defaults(given, card), **given}
     if values["sigmas"] is not None:
         values["sigmas"] = without_end(values["sigmas"])
         values["steps"] = len(values["sigmas"])
     errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
-    errors += [*_size_errors(values, card), *_limit_errors(values, card)]
+    errors += [*_size_errors(values, card), *_limit_errors(values, card), *_grid_errors(values, card)]
+    errors += _lora_errors(given.get("loras") or [], card)
     errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(given, card)]
     if errors:
         raise InvalidRequest(errors)
@@ -68,10 +78,12 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
             # An empty text is no text, and the model's own size is no choice: pictures carry neither.
             "prompt": values["prompt"] or None,
             "negative_prompt": values["negative_prompt"] or None,
+            "loras": _loras(given.get("loras") or [], card),
             "width": values["width"] if values["width"] != card.width else None,
             "height": values["height"] if values["height"] != card.height else None,
             "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),
             "stages": card.stages.get(values["sampler"], 1),
+            "guidance_embedded": card.guidance_embedded,
             "extra_evaluations": card.extra_evaluations.get(values["sampler"], 0) if values["steps"] > 1 else 0,
         }
     )
@@ -80,7 +92,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
 def _model_defaults(given: RequestFields, card: ModelCard) -> dict[str, Any]:
     """The defaults from the card. Guidance stays off where it has no effect, and its rescaling with it."""
     defaults = {name: getattr(card.default, name) for name, field in FIELDS.items() if field.of_model}
-    if not _has_condition(given) or not card.unconditional:
+    if not card.guidance_embedded and not (_has_condition(given) and card.unconditional):
         defaults["guidance_scale"] = 1.0
     if given.get("guidance_scale", defaults["guidance_scale"]) == 1.0:
         defaults["guidance_rescale"] = 0.0
@@ -141,6 +153,30 @@ def _size_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield name, f"{width}×{height} has {width * height} pixels, too many for {card.name} (allowed: {largest})"
 
 
+def _lora_errors(given: Sequence[LoraFields], card: ModelCard) -> Errors:
+    """Adapters that the model does not offer, or not with these contents, and one that is named twice."""
+    if not card.loras:
+        return
+    names = [lora["name"] for lora in given]
+    for k, lora in enumerate(given):
+        name, digest = lora["name"], card.lora_digest(lora["name"])
+        if digest is None:
+            offered = join_names([each.name for each in card.loras])
+            yield f"loras.{k}.name", f"{format_value(name)} is not offered by {card.name} (offered: {offered})"
+        elif name in names[:k]:
+            yield f"loras.{k}.name", f"{format_value(name)} is named twice (allowed: each adapter once)"
+        elif (given_digest := lora.get("digest")) not in (None, digest):
+            served = f"another file is served under the name {format_value(name)} (served: {digest})"
+            yield f"loras.{k}.digest", f"{format_value(given_digest)}: {served}"
+
+
+def _loras(given: Sequence[LoraFields], card: ModelCard) -> tuple[Lora, ...]:
+    """The adapters of a request, in order of name: their order changes no picture."""
+    weights = {lora["name"]: lora.get("weight") for lora in given}
+    named = sorted((name, 1.0 if weight is None else float(weight)) for name, weight in weights.items())
+    return tuple(Lora(name, weight, card.lora_digest(name) or "") for name, weight in named)
+
+
 def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     """Numbers beyond limits that depend on the model or on other fields."""
     n, steps, every = values["n"], values["steps"], values["preview_every"]
@@ -148,6 +184,8 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "steps", f"{steps} is over {card.timesteps}, the model's number of training timesteps"
     if n > card.max_images:
         yield "n", f"{n} is over {card.max_images}, the most images of one job"
+    if (skip := values["clip_skip"]) > card.max_clip_skip and "clip_skip" in card.inputs:
+        yield "clip_skip", f"{skip} is over {card.max_clip_skip}, the most layers that {card.name} can do without"
     if every > steps:
         yield "preview_every", f"{every} is over {steps}, the number of steps"
     largest = MAX_SEED - (n - 1)
@@ -155,8 +193,32 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "seed", f"{values['seed']} is over {largest}, which is 2^53 − n"
 
 
+def _grid_errors(values: dict[str, Any], card: ModelCard) -> Errors:
+    """More steps than the sampler has timesteps for, as in `model.diffusion.grids`."""
+    sampler, steps = values["sampler"], values["steps"]
+    if sampler not in card.samplers or steps > card.timesteps:
+        return
+    solver = sampler in card.solver_samplers
+    visited = card.grid.visited.get(sampler, card.timesteps) if solver else card.timesteps
+    first = card.first_leading_timestep(sampler, steps)
+    if steps > visited:
+        yield "steps", f"{steps} is over {visited}, the number of timesteps that {sampler} visits in this model"
+    elif _is_leading(values, card) and first >= visited:
+        yield "steps", f"{steps} leading steps start at timestep {first} (allowed: up to {visited - 1})"
+
+
+def _is_leading(values: dict[str, Any], card: ModelCard) -> bool:
+    given = values.get("spacing")
+    spacing = given if given in TIMESTEP_SPACINGS else card.grid.spacing
+    return card.takes_spacing(values["sampler"]) and spacing == "leading"
+
+
 def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Errors:
     """Guidance needs a label or a prompt, and a model that also works without one."""
+    if card.guidance_embedded:
+        if rescale := given.get("guidance_rescale"):
+            yield "guidance_rescale", f"{rescale:g} was given, but {card.name} has one evaluation a step (allowed: 0)"
+        return
     if scale != 1.0 and not card.unconditional:
         yield "guidance_scale", f"{scale:g} needs a model that also samples without a label"
     elif scale != 1.0 and not _has_condition(given):

@@ -3,7 +3,7 @@
 import { byId, el, setText } from "./dom.js";
 
 /** Fields with their own element in the form, or that the form fills in itself. */
-const OWN = ["model", "label", "prompt", "n", "seed", "sampler", "steps", "preview_every", "preview"];
+const OWN = ["model", "label", "prompt", "loras", "n", "seed", "sampler", "steps", "preview_every", "preview"];
 const MAX_SLIDER_STEPS = 200;
 
 /** The schema's properties that `Fields` shows, as [name, schema] pairs. */
@@ -45,7 +45,7 @@ export class Fields {
   showApplicable(card, { conditioned, sampler }) {
     for (const [name, schema] of this.schemas) {
       const samplers = schema["x-samplers"];
-      const guided = !name.startsWith("guidance_") || (conditioned && card.unconditional);
+      const guided = !name.startsWith("guidance_") || (card.guidance_embedded ? name === "guidance_scale" : conditioned && card.unconditional);
       const taken = !schema["x-input"] || (card.inputs ?? []).includes(name);
       byId(`${name}-field`).hidden = !guided || !taken || (card[samplers] && !card[samplers].includes(sampler));
     }

@@ -155,13 +155,18 @@ def capped_ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Leve
     go up to ρ = 20,000, where x_t holds nothing of the image: on these the timesteps above ρ = 20 are left
     out, unless that leaves fewer timesteps than steps.
     """
-    ratio = noise_ratios(schedule)
     if grid.ratio_spacing is not None and grid.ratio_spacing.names_start:
         return ratio_levels(schedule, steps, grid)
-    kept = int(np.count_nonzero(ratio <= CAPPED_RATIO))
-    if ratio[-1] > STEEP_RATIO and steps <= kept:
+    kept = capped_timesteps(schedule, grid)
+    if steps <= kept < schedule.timesteps:
         schedule = NoiseSchedule(schedule.alpha[:kept], schedule.sigma[:kept])
     return ratio_levels(schedule, steps, grid)
+
+
+def capped_timesteps(schedule: NoiseSchedule, grid: Grid) -> int:
+    """How many timesteps `capped_ratio_levels` keeps, counted from 0."""
+    ratio = noise_ratios(schedule)
+    return int(np.count_nonzero(ratio <= CAPPED_RATIO)) if ratio[-1] > STEEP_RATIO else schedule.timesteps
 
 
 def midpoint_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
@@ -186,8 +191,7 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     λ below `grid.lambda_min` are left out.
     """
     table = noise_ratios(schedule)
-    # λ = −log ρ falls with t, so the timesteps that stay are the first `total`.
-    total, offset = int(np.count_nonzero(-np.log(table) >= grid.lambda_min)), grid.steps_offset
+    total, offset = solver_timesteps(schedule, grid), grid.steps_offset
     ts = timesteps(total, steps, grid.spacing, offset if grid.spacing != "leading" else 0)
     if grid.spacing == "linspace":
         # N + 1 timesteps from 0 to the last, then without 0.
@@ -215,6 +219,11 @@ def _levels_at(ratio: Float64, t: Float64) -> Levels:
     """The levels ρ (N,) of times t, then the end without noise; x_T is unit noise."""
     alpha = 1 / np.sqrt(1 + ratio**2)  # from α² + σ² = 1
     return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0))
+
+
+def solver_timesteps(schedule: NoiseSchedule, grid: Grid) -> int:
+    """How many timesteps have λ of at least `grid.lambda_min`; they are the first, because λ = −log ρ falls with t."""
+    return int(np.count_nonzero(-np.log(noise_ratios(schedule)) >= grid.lambda_min))
 
 
 def noise_ratios(schedule: NoiseSchedule) -> Float64:

@@ -20,6 +20,8 @@ class CardGrid(BaseModel):
         karras: Whether its levels are those of Karras et al. 2022.
         ratio_spacing: Which of the other spacings its levels have instead of timesteps; None if none.
         sigma_min, sigma_max: The lowest and the highest noise level σ/α of training; None if unknown.
+        visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
+            steps visits all.
     """
 
     spacing: str = "trailing"
@@ -28,6 +30,7 @@ class CardGrid(BaseModel):
     ratio_spacing: str | None = None
     sigma_min: float | None = None
     sigma_max: float | None = None
+    visited: dict[str, int] = {}
 
 
 class CardLatent(BaseModel):
@@ -42,6 +45,18 @@ class CardLatent(BaseModel):
     downscale: int
 
 
+class CardLora(BaseModel):
+    """A low-rank adapter that requests can name.
+
+    Attributes:
+        name: Of its file, without the ending.
+        digest: Of the file.
+    """
+
+    name: str
+    digest: str
+
+
 class ModelCard(BaseModel):
     """A model as a live worker serves it (`GET /models`).
 
@@ -50,9 +65,13 @@ class ModelCard(BaseModel):
         width, height, channels: Of its images, in pixels; the size if a request names none.
         labels: The names of its classes, in order; empty if it takes no label.
         prompts: Whether it takes a prompt.
+        max_clip_skip: How many layers of its text encoder a request may leave out.
+        guidance_embedded: Whether the network takes the guidance scale as an input, so that an image is one row of a
+            batch at any scale and has no negative prompt.
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
         latent: What it denoises; None for a model of pixels.
+        loras: The adapters that it offers, by name.
         unconditional: Whether it can make an image without a label; guidance needs that too.
         timesteps: T of its training.
         prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
@@ -78,9 +97,12 @@ class ModelCard(BaseModel):
     channels: int
     labels: list[str]
     prompts: bool = False
+    max_clip_skip: int = 0
+    guidance_embedded: bool = False
     size_multiple: int | None = None
     max_pixels: int | None = None
     latent: CardLatent | None = None
+    loras: list[CardLora] = []
     unconditional: bool = True
     timesteps: int
     prediction_type: str
@@ -106,11 +128,18 @@ class ModelCard(BaseModel):
         taken = {
             "label": bool(self.labels),
             "prompt": self.prompts,
-            "negative_prompt": self.prompts,
+            "negative_prompt": self.prompts and not self.guidance_embedded,
+            "loras": bool(self.loras),
             "width": self.size_multiple is not None,
             "height": self.size_multiple is not None,
+            "clip_skip": self.max_clip_skip > 0,
+            "emphasis": self.prompts,
         }
         return [name for name, takes in taken.items() if takes]
+
+    def lora_digest(self, name: str) -> str | None:
+        """The digest of an adapter; None if the model does not offer it."""
+        return next((lora.digest for lora in self.loras if lora.name == name), None)
 
     def takes_spacing(self, sampler: str) -> bool:
         """Whether a request with this sampler chooses its noise levels."""
@@ -134,7 +163,9 @@ class ModelCard(BaseModel):
 
     def first_leading_timestep(self, sampler: str, steps: int) -> int:
         """The timestep at which a run of leading spacing starts; the same as in `model.diffusion.grids`."""
-        stride = self.timesteps // (steps + 1) if sampler in self.solver_samplers else 0
+        visited = self.grid.visited.get(sampler, self.timesteps)
+        total = visited if steps <= visited else self.timesteps
+        stride = total // (steps + 1) if sampler in self.solver_samplers else 0
         if stride:
             return steps * stride + self.grid.steps_offset
-        return (steps - 1) * (self.timesteps // steps) + self.grid.steps_offset
+        return (steps - 1) * (total // steps) + self.grid.steps_offset

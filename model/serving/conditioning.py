@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,18 +17,33 @@ class ConditioningRequest:
         label: The class index; None asks for an unconditional image.
         prompt: What the image shows, in words.
         negative_prompt: What guidance leads away from.
+        loras: Weights of low-rank adapters, by name.
         width, height: Of the image in pixels; None stands for the model's own size.
+        clip_skip: How many of the text encoder's last layers are left out for the prompt.
+        emphasis: Whether brackets in the prompts are emphasis (`model.text.prompt`).
+        guidance_scale: For a network that takes it as an input.
+        is_negative: Whether this is the request that guidance leads away from.
     """
 
     label: int | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
+    loras: Mapping[str, float] = field(default_factory=dict)
     width: int | None = None
     height: int | None = None
+    clip_skip: int = 0
+    emphasis: bool = False
+    guidance_scale: float = 1.0
+    is_negative: bool = False
 
     def unconditional(self) -> ConditioningRequest:
-        """The request that guidance compares this one with: without a label, and with the negative prompt."""
-        return replace(self, label=None, prompt=self.negative_prompt, negative_prompt=None)
+        """The request that guidance compares this one with: without a label, and with the negative prompt.
+
+        As in diffusers, the negative prompt is encoded by all layers.
+        """
+        return replace(
+            self, label=None, prompt=self.negative_prompt, negative_prompt=None, clip_skip=0, is_negative=True
+        )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.errors import CheckpointError
+from denoised.model.networks.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
-from denoised.model.serving.latent_pictures import LatentPictures
+from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
+from denoised.model.serving.lora_adapters import FoundAdapters, find_adapters
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.plan_compiler import PlanCompiler
-from denoised.model.serving.prompt_encoder import PromptEncoder
+from denoised.model.serving.prompt_encoder import ChunkEncoder, PromptEncoder
 from denoised.model.text.tokenizer import TextTokenizer
 
 log = logging.getLogger("denoised.worker")
@@ -43,10 +46,12 @@ class LoadedModel:
     Attributes:
         model: On the fastest backend of its device; its card names the numerics.
         fallback: Why a faster backend is not available on this machine; None if this is the fastest.
+        lora_problems: Why some adapters are left out.
     """
 
     model: PixelModel | LatentModel
     fallback: str | None
+    lora_problems: Sequence[str] = ()
 
 
 def load_for_serving(
@@ -56,8 +61,11 @@ def load_for_serving(
     name: str | None = None,
     max_images: int = 16,
     precision: Precision = "float32",
+    loras: Path | None = None,
 ) -> LoadedModel:
     """Load a model on the fastest backend that gives an image the same bits at every batch size.
+
+    loras: a folder of low-rank adapters; models of pixels take none.
 
     Raises:
         CheckpointError: see `load_model`; and for a pipeline that is not served, by its name.
@@ -65,7 +73,7 @@ def load_for_serving(
     if is_text_pipeline(Path(folder)):
         if unused := unused_parts(Path(folder)):
             log.info("%s: not run: %s", folder, ", ".join(unused))
-        return load_text_for_serving(folder, device=device, name=name, max_images=max_images)
+        return load_text_for_serving(folder, device=device, name=name, max_images=max_images, loras=loras)
     model = load_model(folder, device=device, name=name, max_images=max_images)
     selection = select_backend(model.unet, model.shape, model.card.timesteps, device, precision)
     model.backend = selection.backend
@@ -101,7 +109,7 @@ def load_model(
         max_images=max_images,
         numerics=numerics,
         digest=checkpoint.digest,
-        **sampler_facts(grid, checkpoint.schedule),
+        **sampler_facts(checkpoint.schedule, grid),
     )
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)
 
@@ -109,7 +117,7 @@ def load_model(
 def load_text_model(
     folder: Path | str, *, device: str = "cpu", name: str | None = None, max_images: int = 16
 ) -> LatentModel:
-    """Load a text-to-image model from a folder of diffusers' `StableDiffusionPipeline`.
+    """Load a text-to-image model from a folder that `model.checkpoints.pipelines` recognizes.
 
     name: what requests call it; the folder's name if not given.
 
@@ -121,15 +129,19 @@ def load_text_model(
     return model
 
 
-def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, max_images: int) -> LoadedModel:
+def load_text_for_serving(
+    folder: Path | str, *, device: str, name: str | None, max_images: int, loras: Path | None = None
+) -> LoadedModel:
     """`load_text_model`, with the reason why a faster backend is not available."""
     folder = Path(folder)
     pipeline = read_text_pipeline(folder)
     noise, vae = pipeline.noise, pipeline.autoencoder.config
     height, width = pipeline.image_size
     grid = noise.grid(pipeline.unet.config)
-    tokenizer = _read_tokenizer(pipeline)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
+    found = find_adapters(loras, unet, pipeline.text_encoders)
+    prompts = _build_prompt_encoder(pipeline, device, found)
+    added_inputs = unet.config.added_inputs
     selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
     card = ModelCard(
         name=name or model_name(folder),
@@ -138,34 +150,40 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
         channels=vae.out_channels,
         labels=[],
         prompts=True,
+        max_clip_skip=max(0, prompts.max_clip_skip),
+        guidance_embedded=unet.config.time_cond_proj_dim is not None,
         size_multiple=vae.downscale * pipeline.unet.config.downscale,
         max_pixels=MAX_SCALE**2 * width * height,
         latent=CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
+        loras=found.listed,
         timesteps=pipeline.schedule.timesteps,
         prediction_type=noise.prediction_type,
         default=pipeline.default,
         max_images=max_images,
         numerics=selection.numerics,
         digest=pipeline.digest,
-        **sampler_facts(grid, pipeline.schedule),
+        **sampler_facts(pipeline.schedule, grid),
     )
     model = LatentModel(
         selection.backend,
         torch.device(device),
-        PromptEncoder(tokenizer, pipeline.text_encoder.eval().requires_grad_(False).to(device)),
-        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb),
+        prompts,
+        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb or published_rgb(is_xl=pipeline.is_xl)),
         PlanCompiler(pipeline.schedule, grid),
         noise.prediction_type,
         noise.clipping,
         card,
+        added_inputs,
+        found.adapt_unet(selection, unet),
     )
-    return LoadedModel(model, selection.fallback)
+    return LoadedModel(model, selection.fallback, found.problems)
 
 
-def sampler_facts(grid: Grid, schedule: NoiseSchedule) -> dict[str, Any]:
+def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
     """What the card says about the samplers, which are the same for every model, and their grid."""
     spacing, ratios = grid.ratio_spacing, noise_ratios(schedule)
     taking_spacing = [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing]
+    visited = {name: sampler.visited_timesteps(schedule, grid) for name, sampler in SAMPLERS.items()}
     return {
         "samplers": list(SAMPLERS),
         "sampler_descriptions": DESCRIPTIONS,
@@ -183,20 +201,33 @@ def sampler_facts(grid: Grid, schedule: NoiseSchedule) -> dict[str, Any]:
             ratio_spacing=spacing.name if spacing is not None else None,
             sigma_min=float(ratios[0]),
             sigma_max=float(ratios[-1]),
+            visited={name: count for name, count in visited.items() if count < schedule.timesteps},
         ),
     }
 
 
-def _read_tokenizer(pipeline: TextPipeline) -> TextTokenizer:
-    tokenizer, config = TextTokenizer.from_folder(pipeline.tokenizer), pipeline.text_encoder.config
+def _build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapters) -> PromptEncoder:
+    encoders = []
+    for k, (folder, encoder) in enumerate(zip(pipeline.tokenizers, pipeline.text_encoders, strict=True)):
+        tokenizer = _read_tokenizer(folder, encoder.config)
+        network = encoder.eval().requires_grad_(False).to(device)
+        encoders.append(
+            ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl, adapted=loras.adapt_encoder(k, network))
+        )
+    if len({each.length for each in encoders}) > 1:
+        raise CheckpointError(f"{pipeline.tokenizers[0].parent}: the tokenizers' model_max_length differ")
+    return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)
+
+
+def _read_tokenizer(folder: Path, config: TextEncoderConfig) -> TextTokenizer:
+    tokenizer = TextTokenizer.from_folder(folder)
     if tokenizer.vocabulary_size > config.vocab_size:
         raise CheckpointError(
-            f"{pipeline.tokenizer}: has {tokenizer.vocabulary_size} tokens, "
-            f"but the text encoder has {config.vocab_size}"
+            f"{folder}: has {tokenizer.vocabulary_size} tokens, but the text encoder has {config.vocab_size}"
         )
     if tokenizer.length > config.max_position_embeddings:
         raise CheckpointError(
-            f"{pipeline.tokenizer}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
+            f"{folder}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
             f"{config.max_position_embeddings} tokens"
         )
     return tokenizer

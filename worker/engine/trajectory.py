@@ -41,7 +41,7 @@ class Trajectory:
     It knows neither what a conditioning holds nor what shape is denoised.
 
     Attributes:
-        job, index: Which image of which job it is.
+        job, index: The job, and the image's index in it.
         model: The model's name.
         plan: The compiled sampler.
         conditioning: What the image is conditioned on; a batch of one.
@@ -172,8 +172,12 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
         label=request.label,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
+        loras={lora.name: lora.weight for lora in request.loras},
         width=request.width,
         height=request.height,
+        clip_skip=request.clip_skip,
+        emphasis=request.emphasis,
+        guidance_scale=request.guidance_scale,
     )
     conditioning = model.encode([asked, asked.unconditional()] if request.guided else [asked])
     guidance = None
