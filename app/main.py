@@ -10,14 +10,14 @@ from fastapi import Depends, FastAPI
 from denoised.app.compat.openai import routes as openai_routes
 from denoised.app.compat.openai.errors import OPENAI_ERRORS
 from denoised.app.http import error_responses
-from denoised.app.http.acceptance import AcceptMiddleware
-from denoised.app.http.auth import AuthMiddleware
-from denoised.app.http.cors import CrossOriginMiddleware
 from denoised.app.http.error_formats import ErrorFormats
-from denoised.app.http.head import HeadMiddleware
+from denoised.app.http.middleware.acceptance import AcceptMiddleware
+from denoised.app.http.middleware.auth import AuthMiddleware
+from denoised.app.http.middleware.cors import CrossOriginMiddleware
+from denoised.app.http.middleware.head import HeadMiddleware
+from denoised.app.http.middleware.request_context import RequestContextMiddleware
 from denoised.app.http.openapi import DocumentedAPI
-from denoised.app.http.query_parameters import check_query
-from denoised.app.http.request_context import RequestContextMiddleware
+from denoised.app.http.requests.query_parameters import check_query
 from denoised.app.routes import (
     animation,
     events,

@@ -12,16 +12,16 @@ from denoised.app.admission.catalog import Catalog
 from denoised.app.admission.job_queue import JobQueue
 from denoised.app.admission.quotas import Admission
 from denoised.app.admission.stream_quota import StreamQuota
-from denoised.app.http.auth import OWNER_SCOPE_KEY
 from denoised.app.http.http_metrics import HttpMetrics
+from denoised.app.http.middleware.auth import OWNER_SCOPE_KEY
 from denoised.app.job_access.rendering_slots import RenderingSlots
 from denoised.app.settings import ApiSettings
 from denoised.app.streaming.relay import Relay
 from denoised.app.streaming.stream_reader import BLOCK_MS
-from denoised.jobs.connection import connect
-from denoised.jobs.event_log import EventLog
-from denoised.jobs.store import Store
-from denoised.jobs.store_connection import StoreConnection
+from denoised.jobs.redis.connection import connect
+from denoised.jobs.store.event_log import EventLog
+from denoised.jobs.store.store import Store
+from denoised.jobs.store.store_connection import StoreConnection
 
 COMMAND_SECONDS = 0.9  # timeout of one command to Redis, so that a request fails within two seconds
 

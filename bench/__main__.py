@@ -20,16 +20,16 @@ from typing import Annotated
 
 import typer
 
-from bench import kernels, load_sections, memory_growth, startup_time
-from bench import sample_names as names
 from bench.benchmark_run import BenchmarkRun
 from bench.errors import BenchError
+from bench.load.processes import ROOT
 from bench.machine import this_machine
-from bench.plots import write_plots
-from bench.processes import ROOT
-from bench.report import DOCUMENT, TABLE, render_page
+from bench.results import sample_names as names
+from bench.results.plots import write_plots
+from bench.results.report import DOCUMENT, TABLE, render_page
+from bench.results.samples import SampleRecorder, SampleTable, read_samples, replace_section, write_samples
 from bench.run_length import FULL, QUICK
-from bench.samples import SampleRecorder, SampleTable, read_samples, replace_section, write_samples
+from bench.sections import kernels, load_sections, memory_growth, startup_time
 from denoised.model.checkpoints.atomic import write_text_atomically
 
 BUSY = 0.7  # load average above which other programs disturb the measurement

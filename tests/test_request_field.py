@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from denoised.app.admission.picture_parameters import PictureParameters
 from denoised.app.admission.validation import resolve
 from denoised.app.http.job_object import job_object
-from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.schemas import JobObject
 from denoised.cli.main import cli
 from denoised.client import Client, Job, RequestFields

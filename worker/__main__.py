@@ -96,9 +96,9 @@ def _serve(
 ) -> None:
     import torch
 
-    from denoised.jobs.connection import connect
-    from denoised.jobs.fitness import check_fitness
-    from denoised.jobs.store import Store
+    from denoised.jobs.redis.connection import connect
+    from denoised.jobs.redis.fitness import check_fitness
+    from denoised.jobs.store.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.model_loading import load_models
     from denoised.worker.settings import WorkerSettings

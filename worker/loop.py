@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from denoised.jobs.store import Store
+from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import Counters
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.attempt import AttemptState

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from denoised.jobs.errors import StoreError
-from denoised.jobs.store import Store
+from denoised.jobs.store.store import Store
 from denoised.worker.delivery.leases import Lease, Leases
 from denoised.worker.engine.trajectory import Trajectory
 

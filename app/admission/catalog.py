@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog
-from denoised.jobs.store import Store
+from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard
 

@@ -24,10 +24,10 @@ from rq.serializers import JSONSerializer
 from denoised.app.admission.queue_snapshot import QueueForecast, QueueSnapshot
 from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.format import UnreadableLog
-from denoised.jobs.memory import Memory
 from denoised.jobs.record import JobRecord, QueueEstimate
-from denoised.jobs.refusals import store_error
-from denoised.jobs.store import Store
+from denoised.jobs.redis.memory import Memory
+from denoised.jobs.redis.refusals import store_error
+from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 
 log = logging.getLogger("denoised.api")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
 from denoised.app.http.errors import InvalidRequest, UnsupportedMedia
-from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.validation_errors import describe_validation_errors
 from denoised.jobs.request import MAX_SEED
 

@@ -9,8 +9,8 @@ from itertools import chain
 
 from denoised.app.admission.estimate import RemainingWork, WorkerPool, completion_times
 from denoised.app.admission.quotas import Load
-from denoised.jobs.memory import Memory
 from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.redis.memory import Memory
 from denoised.jobs.worker_report import WorkerReport
 
 

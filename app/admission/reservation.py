@@ -1,13 +1,13 @@
 """How much memory of Redis an accepted job may take: its record, events, frames, resume point and pictures.
 
 An upper estimate, made before the job is accepted. Redis cannot set memory aside, so admission adds up what the jobs
-that are not over may still write (`jobs.memory`).
+that are not over may still write (`jobs.redis.memory`).
 """
 
 from __future__ import annotations
 
 from denoised.jobs.request import SamplingRequest
-from denoised.jobs.scripts import EVENT_CAP
+from denoised.jobs.store.scripts import EVENT_CAP
 from denoised.model.serving.card import ModelCard
 
 RECORD_BYTES = 4096  # the record, RQ's job and lease

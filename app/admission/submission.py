@@ -19,7 +19,7 @@ from denoised.app.services import Services
 from denoised.jobs.log import REQUEST_ID
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import RequestFields, without_defaults
-from denoised.jobs.store import Store
+from denoised.jobs.store.store import Store
 
 log = logging.getLogger("denoised.api")
 

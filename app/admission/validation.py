@@ -42,7 +42,7 @@ def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[st
 def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     """Fill in every default and check every field against the card.
 
-    given: fields that have passed the checks of `app.http.request_body`; None means the default.
+    given: fields that have passed the checks of `app.http.requests.request_body`; None means the default.
 
     Raises:
         InvalidRequest: naming every field that is wrong, its value and the limit.

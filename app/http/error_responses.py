@@ -79,7 +79,7 @@ def _detail(request: Request, error: HTTPException) -> str:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """The methods that the routes of this path allow; HEAD wherever GET is allowed (`app.http.head`)."""
+    """The methods that the routes of this path allow; HEAD wherever GET is allowed (`app.http.middleware.head`)."""
     routes = request.app.routes
     scopes = {method: {**request.scope, "method": method} for method in METHODS}
     allowed = {method for method in METHODS if any(route.matches(scopes[method])[0] is Match.FULL for route in routes)}

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
-from denoised.app.http.connection_limits import HALF_CLOSED
+from denoised.app.http.transport.connection_limits import HALF_CLOSED
 from denoised.app.settings import PING_SECONDS
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the second: no buffering by nginx

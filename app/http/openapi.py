@@ -9,8 +9,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from denoised.app.http.auth import OPEN_PATHS
 from denoised.app.http.error_formats import ErrorFormat, ErrorFormats
+from denoised.app.http.middleware.auth import OPEN_PATHS
 
 PATHS_WITHOUT_REDIS = (*OPEN_PATHS, "/metrics")  # they answer while Redis is away
 FASTAPI_SCHEMAS = ("HTTPValidationError", "ValidationError")  # which FastAPI adds and nothing here returns

@@ -1,4 +1,4 @@
-"""What clients receive, for the OpenAPI document. What they send: `app.http.request_body`."""
+"""What clients receive, for the OpenAPI document. What they send: `app.http.requests.request_body`."""
 
 from __future__ import annotations
 

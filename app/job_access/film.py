@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from denoised.jobs.event_log import EventLog
+from denoised.jobs.store.event_log import EventLog
 
 Kind = Literal["x0", "xt"]
 Pictures = dict[int, bytes]  # PNGs by image index

@@ -9,7 +9,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from denoised.app.http.errors import NotFound
-from denoised.app.http.query_parameters import check_query_parameters
+from denoised.app.http.requests.query_parameters import check_query_parameters
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.errors import RecordError

@@ -8,7 +8,7 @@ from denoised.app.http.errors import NotFound
 from denoised.app.services import Services
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import MEDIA_TYPES
-from denoised.jobs.store import Outcome
+from denoised.jobs.store.store import Outcome
 
 
 def stored_picture_response(services: Services, record: JobRecord, index: int) -> Response:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from denoised.app.http.errors import Unavailable
-from denoised.jobs.deadline import REDIS_DEADLINE
+from denoised.jobs.redis.deadline import REDIS_DEADLINE
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from starlette.websockets import WebSocket
 
 from denoised.app.http.errors import Conflict, FailedJob, NotFound, Unavailable, WaitTimeout
 from denoised.app.http.headers import job_location
-from denoised.app.http.negotiation import preference_applied
+from denoised.app.http.requests.negotiation import preference_applied
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.services import Services
 from denoised.app.streaming.event_listener import ServerClosing
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store import Outcome
+from denoised.jobs.store.store import Outcome
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected; it appears only in the log
 

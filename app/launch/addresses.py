@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from ipaddress import ip_address
 
-from denoised.app.http.local_hosts import normalized
+from denoised.app.http.requests.local_hosts import normalized
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}  # by IP version
 

@@ -26,10 +26,10 @@ from denoised.app.launch.errors import LaunchError, StoreAbsent
 from denoised.app.launch.preflight import check_clock, check_data_dir, check_host, check_port, check_store
 from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.settings import TORCH_ENVIRONMENT
-from denoised.jobs.connection import connect
-from denoised.jobs.deadline import reachable
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.memory import Memory
+from denoised.jobs.redis.connection import connect
+from denoised.jobs.redis.deadline import reachable
+from denoised.jobs.redis.memory import Memory
 
 State = Literal["ok", "warning", "problem"]
 

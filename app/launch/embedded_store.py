@@ -28,7 +28,7 @@ from denoised.app.launch.child import die_with_parent
 from denoised.app.launch.errors import LaunchError
 from denoised.app.launch.socket_address import SOCKET, reachable_socket, socket_url
 from denoised.app.launch.store_lock import StoreLock
-from denoised.jobs.connection import connect
+from denoised.jobs.redis.connection import connect
 
 log = logging.getLogger("denoised.store")
 

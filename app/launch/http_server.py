@@ -12,9 +12,9 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from denoised.app.http.connection_limits import ConnectionLimit
-from denoised.app.http.http_protocol import HttpProtocol
-from denoised.app.http.websocket_protocol import SocketProtocol
+from denoised.app.http.transport.connection_limits import ConnectionLimit
+from denoised.app.http.transport.http_protocol import HttpProtocol
+from denoised.app.http.transport.websocket_protocol import SocketProtocol
 from denoised.app.launch.addresses import bind_socket
 from denoised.app.main import create_app
 from denoised.app.settings import MAX_SOCKET_MESSAGE, PING_SECONDS, ApiSettings

@@ -13,12 +13,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from denoised.app.http.local_hosts import is_local
+from denoised.app.http.requests.local_hosts import is_local
 from denoised.app.launch.addresses import check_bindable
 from denoised.app.launch.errors import LaunchError, StoreAbsent
-from denoised.jobs.connection import connect
 from denoised.jobs.errors import StoreError, StoreUnavailable
-from denoised.jobs.fitness import check_fitness
+from denoised.jobs.redis.connection import connect
+from denoised.jobs.redis.fitness import check_fitness
 
 FULL_DISK = 100 * 1024**2  # free bytes
 EARLIEST_TIME = 1_735_689_600  # 2025-01-01: an earlier clock was never set

@@ -24,9 +24,9 @@ from denoised.app.launch.preflight import (
 from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.launch.supervisor import Supervisor
 from denoised.app.settings import TORCH_ENVIRONMENT
-from denoised.jobs.connection import connect
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.store import Store
+from denoised.jobs.redis.connection import connect
+from denoised.jobs.store.store import Store
 
 STORE_START_SECONDS, SERVICE_START_SECONDS = 60.0, 180.0
 NO_API_KEYS = {"DENOISED_API_KEYS": ""}  # for the children that do not need the keys

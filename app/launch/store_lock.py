@@ -13,7 +13,7 @@ import redis
 
 from denoised.app.launch.errors import LaunchError
 from denoised.app.launch.socket_address import socket_url
-from denoised.jobs.connection import connect
+from denoised.jobs.redis.connection import connect
 
 LOCK_FILE = "store.lock"
 SHUTDOWN_SECONDS, KILL_SECONDS, ANSWER_SECONDS = 10.0, 5.0, 5.0

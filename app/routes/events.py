@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from denoised.app.admission.submission import submit
 from denoised.app.http.errors import InvalidRequest, NotFound, Problem, store_problem
 from denoised.app.http.event_stream import QUIET_SECONDS, EventStream
-from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.schemas import ProblemObject
 from denoised.app.http.validation_errors import describe_unreadable_body, describe_validation_errors, format_value
 from denoised.app.job_access.lookup import PathJob

@@ -14,8 +14,8 @@ from denoised.app.admission.submission import submit
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.headers import IdempotencyKey, job_location
 from denoised.app.http.job_object import job_object
-from denoised.app.http.negotiation import Preference, preference_applied
-from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.requests.negotiation import Preference, preference_applied
+from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.schemas import JobObject, ProblemObject
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response

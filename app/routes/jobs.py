@@ -15,8 +15,8 @@ from denoised.app.http.schemas import JobList, JobObject, ProblemObject
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.services import Owner, Services, Serving
-from denoised.jobs.job_listing import JobCursor
 from denoised.jobs.record import JobRecord
+from denoised.jobs.store.job_listing import JobCursor
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 
 from denoised.app.http.errors import NotFound
 from denoised.app.http.headers import IfNoneMatch
-from denoised.app.http.negotiation import etag_matches
-from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.requests.negotiation import etag_matches
+from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Serving
 

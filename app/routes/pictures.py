@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from denoised.app.http.headers import IfNoneMatch
-from denoised.app.http.negotiation import etag_matches
+from denoised.app.http.requests.negotiation import etag_matches
 from denoised.app.http.schemas import ProblemObject
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.job_access.picture_response import stored_picture_response

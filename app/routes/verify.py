@@ -15,13 +15,13 @@ from denoised.app.admission.picture_parameters import PictureParameters, read_pa
 from denoised.app.admission.submission import submit
 from denoised.app.http.errors import Conflict
 from denoised.app.http.headers import IdempotencyKey, job_location
-from denoised.app.http.negotiation import Preference, preference_applied
+from denoised.app.http.requests.negotiation import Preference, preference_applied
 from denoised.app.http.schemas import ProblemObject, Verification
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, wait_for_job
 from denoised.app.services import Owner, Serving
 from denoised.jobs.request import computation, digest_in
-from denoised.jobs.store import Outcome
+from denoised.jobs.store.store import Outcome
 
 router = APIRouter(tags=["jobs"])
 

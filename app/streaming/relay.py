@@ -24,10 +24,10 @@ from denoised.app.http.job_object import job_object
 from denoised.app.streaming.end_notifications import EndNotifications
 from denoised.app.streaming.event_listener import Event, EventListener, JobGone, ServerClosing
 from denoised.app.streaming.stream_reader import StreamReader
-from denoised.jobs.deadline import REDIS_DEADLINE
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL
-from denoised.jobs.store import Outcome, Store
+from denoised.jobs.redis.deadline import REDIS_DEADLINE
+from denoised.jobs.store.store import Outcome, Store
 
 log = logging.getLogger("denoised.api")
 

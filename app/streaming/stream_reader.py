@@ -16,10 +16,10 @@ import redis
 from denoised.app.streaming.event_listener import Event
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog
-from denoised.jobs.redis_keys import ENDS
-from denoised.jobs.redis_keys import events as events_key
-from denoised.jobs.redis_keys import wake as wake_key
-from denoised.jobs.store import Store
+from denoised.jobs.store.redis_keys import ENDS
+from denoised.jobs.store.redis_keys import events as events_key
+from denoised.jobs.store.redis_keys import wake as wake_key
+from denoised.jobs.store.store import Store
 
 log = logging.getLogger("denoised.api")
 

@@ -6,6 +6,7 @@ kernels, which depend on the shape of the whole batch, for one image at a time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +19,7 @@ from denoised.model.backends.numerics import PACKED, PER_IMAGE, numerics
 from denoised.model.backends.packed import can_pack, pack
 from denoised.model.errors import KernelError
 from denoised.model.networks.text_unet import TextUNet
+from denoised.model.networks.text_unet_config import SIZE_IDS
 
 COMPARED_ROWS = 3
 COMPARED_TOKENS = 77
@@ -26,8 +28,11 @@ COMPARED_TOKENS = 77
 class TextBackend(Protocol):
     """The function of one `TextUNet`. Not for two threads at a time."""
 
-    def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """x: (B, C, H, W); t: (B,); context: (B, M, cross_attention_dim). Returns (B, out_channels, H, W)."""
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
+        """x: (B, C, H, W); t: (B,); context: (B, M, cross_attention_dim). Returns (B, out_channels, H, W).
+
+        added: `TextUNetConfig.added_inputs`, as `TextUNet.forward` takes them.
+        """
         ...
 
 
@@ -37,9 +42,9 @@ class PerImageTextUNet:
     def __init__(self, unet: TextUNet) -> None:
         self._unet = unet
 
-    def __call__(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        rows = zip(x.split(1), t.split(1), context.split(1), strict=True)
-        return torch.cat([self._unet(*row) for row in rows])
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
+        rows = [slice(row, row + 1) for row in range(len(x))]
+        return torch.cat([self._unet(x[row], t[row], context[row], **_rows(added, row)) for row in rows])
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,12 @@ def check_backend(backend: TextBackend, unet: TextUNet, timesteps: int) -> None:
     Raises:
         KernelError: if it is off by more than rounding, or an image's bits depend on the batch.
     """
-    x, t, context = _reference_inputs(unet, timesteps)
-    together = backend(x, t, context)
+    x, t, context, added = _reference_inputs(unet, timesteps)
+    together = backend(x, t, context, **added)
     for row in range(COMPARED_ROWS):
         own = slice(row, row + 1)
-        alone, expected = backend(x[own], t[own], context[own])[0], unet(x[own], t[own], context[own])[0]
+        inputs, own_added = (x[own], t[own], context[own]), _rows(added, own)
+        alone, expected = backend(*inputs, **own_added)[0], unet(*inputs, **own_added)[0]
         if not torch.equal(alone, together[row]):
             raise KernelError(f"the {PACKED} backend gives an image other bits in a batch of {COMPARED_ROWS}")
         norm, error = expected.norm().item(), (alone - expected).norm().item()
@@ -95,12 +101,22 @@ def check_backend(backend: TextBackend, unet: TextUNet, timesteps: int) -> None:
             )
 
 
-def _reference_inputs(unet: TextUNet, timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random x, t and context of COMPARED_ROWS images."""
+def _rows(added: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    return {name: tensor[rows] for name, tensor in added.items()}
+
+
+def _reference_inputs(unet: TextUNet, timesteps: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """Random x, t, context and added inputs of COMPARED_ROWS images."""
     config, generator = unet.config, torch.Generator().manual_seed(0)
     side = 2 * config.downscale
     dims = config.cross_attention_dim
     width = dims[0] if isinstance(dims, tuple) else dims
     x = torch.randn(COMPARED_ROWS, config.in_channels, side, side, generator=generator)
     context = torch.randn(COMPARED_ROWS, COMPARED_TOKENS, width, generator=generator)
-    return x, torch.linspace(0, timesteps - 1, COMPARED_ROWS), context
+    added = {
+        "pooled": torch.randn(COMPARED_ROWS, max(config.pooled_dim, 0), generator=generator),
+        "size_ids": torch.randint(0, 1024, (COMPARED_ROWS, SIZE_IDS), generator=generator).float(),
+        "guidance": torch.linspace(1.0, 8.0, COMPARED_ROWS),
+    }
+    named = {name: added[name] for name in config.added_inputs}
+    return x, torch.linspace(0, timesteps - 1, COMPARED_ROWS), context, named

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from denoised.model.training.data import load_dataset
-from denoised.model.training.dataset import Dataset
-from denoised.model.training.idx_files import has_idx_files
+from denoised.model.training.datasets.dataset import Dataset
+from denoised.model.training.datasets.idx_files import has_idx_files
+from denoised.model.training.datasets.sources import load_dataset
 
 HELD_OUT = 10  # one image in this many is a test image if the data have no test split
 

@@ -31,7 +31,7 @@ from denoised.model.evaluation.quality_table import MODEL, NOISE, TRAINING, Meas
 from denoised.model.evaluation.requirements import require_packages
 from denoised.model.options import option
 from denoised.model.progress import progress
-from denoised.model.training.data import load_dataset
+from denoised.model.training.datasets.sources import load_dataset
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from denoised.model.errors import TrainingError
 from denoised.model.evaluation.features import WIDTHS, FeatureCard, FeatureNetwork, FeatureSpace
-from denoised.model.training.dataset import Dataset
+from denoised.model.training.datasets.dataset import Dataset
 
 
 @dataclass(frozen=True)

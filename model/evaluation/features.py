@@ -27,7 +27,7 @@ from denoised.model.checkpoints.atomic import write_atomically, write_text_atomi
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO
-from denoised.model.training.dataset import to_unit
+from denoised.model.training.datasets.dataset import to_unit
 
 CARD = "features.json"
 WEIGHTS = "features.safetensors"

@@ -21,7 +21,7 @@ from denoised.model.progress import progress
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.pixel_model import PixelModel
-from denoised.model.training.images import read_image
+from denoised.model.training.datasets.images import read_image
 
 WHITE = (255, 255, 255)  # behind transparent images, as in training
 

@@ -21,6 +21,8 @@ PerLevel = int | tuple[int, ...]
 # Transformer layers: of all attentions, of the attentions of each level, or of each attention of each level.
 LayerCounts = int | tuple[int | tuple[int, ...], ...]
 
+SIZE_IDS = 6  # of SDXL: height and width of the original, top and left of the crop, height and width of the target
+
 # Keys whose lists have one item for each level.
 PER_LEVEL_KEYS = (
     "down_block_types",
@@ -177,6 +179,17 @@ class TextUNetConfig:
     def downscale(self) -> int:
         """The number that height and width must be multiples of: 2^(levels − 1)."""
         return int(2 ** (self.levels - 1))
+
+    @property
+    def added_inputs(self) -> tuple[str, ...]:
+        """The inputs of the network besides latents, timestep and text, as `TextUNet.forward` names them."""
+        sizes = ("pooled", "size_ids") if self.addition_embed_type == "text_time" else ()
+        return (*sizes, "guidance") if self.time_cond_proj_dim is not None else sizes
+
+    @property
+    def pooled_dim(self) -> int:
+        """Channels of the pooled text, for `text_time`: of the added vector, without the size ids."""
+        return (self.projection_class_embeddings_input_dim or 0) - SIZE_IDS * (self.addition_time_embed_dim or 0)
 
     def layers(self, level: int) -> int:
         """Residual blocks of the down block of a level."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from denoised.model.errors import TrainingError
 from denoised.model.networks.config import UNetConfig
-from denoised.model.training.dataset import Dataset
+from denoised.model.training.datasets.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from denoised.model.command_line import print_to_stderr, report_errors
 from denoised.model.errors import UnreadableImages
 from denoised.model.options import option
 from denoised.model.serving.loading import load_model
-from denoised.model.training.data import load_dataset
+from denoised.model.training.datasets.sources import load_dataset
 from denoised.model.training.presets import FROM_PRESET
-from denoised.model.training.run_checkpoints import load_newest_checkpoint
-from denoised.model.training.run_folder import RunFolder
+from denoised.model.training.run.run_checkpoints import load_newest_checkpoint
+from denoised.model.training.run.run_folder import RunFolder
+from denoised.model.training.run.training_run import RunSchedule, run_training
 from denoised.model.training.setting_options import with_setting_options
 from denoised.model.training.trainer import Trainer
 from denoised.model.training.training_config import TrainingConfig, validate
-from denoised.model.training.training_run import RunSchedule, run_training
 
 
 @with_setting_options(TrainingConfig, FROM_PRESET)

@@ -1,6 +1,6 @@
 """The loss and the batches of a class-conditional model in training.
 
-This module knows no files and no progress bars; `model.training.training_run` does.
+This module knows no files and no progress bars; `model.training.run.training_run` does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from denoised.model.diffusion.noise import level_tables
 from denoised.model.diffusion.predictions import add_noise, training_target
 from denoised.model.networks.unet import UNet
-from denoised.model.training.dataset import Dataset, to_unit
+from denoised.model.training.datasets.dataset import Dataset, to_unit
 from denoised.model.training.learner import Learner, shuffled_indices, stratified_timesteps
 from denoised.model.training.precision import choose_precision
 from denoised.model.training.presets import unet_config

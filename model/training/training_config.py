@@ -13,7 +13,7 @@ from denoised.model.checkpoints.unet_config_file import MAX_SIDE
 from denoised.model.diffusion.noise import BETAS, NoiseSchedule
 from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.errors import TrainingError
-from denoised.model.training.image_folder import UNREADABLE
+from denoised.model.training.datasets.image_folder import UNREADABLE
 from denoised.model.training.learning_config import LearningConfig
 from denoised.model.training.presets import FROM_PRESET, PRESETS
 from denoised.model.training.settings import setting, unknown, validate_settings

@@ -19,17 +19,17 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from denoised.app.http.api_keys import KeyRing
-from denoised.app.http.connection_limits import ConnectionLimit
-from denoised.app.http.http_protocol import HttpProtocol
-from denoised.app.http.websocket_protocol import SocketProtocol
+from denoised.app.http.transport.connection_limits import ConnectionLimit
+from denoised.app.http.transport.http_protocol import HttpProtocol
+from denoised.app.http.transport.websocket_protocol import SocketProtocol
 from denoised.app.launch.http_server import SEND_BUFFER_BYTES
 from denoised.app.main import create_app
 from denoised.app.services import Services
 from denoised.app.settings import ApiSettings
 from denoised.jobs.record import Image, JobRecord, QueueEstimate
 from denoised.jobs.request import SamplingRequest
-from denoised.jobs.store import Store
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.store.store import Store
+from denoised.jobs.store.update import JobUpdate
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard
 from tests.harness import start

@@ -10,7 +10,7 @@ import pytest
 import redis
 from starlette.testclient import TestClient
 
-from denoised.jobs import redis_keys as keys
+from denoised.jobs.store import redis_keys as keys
 
 VALUES: dict[str, Any] = {
     "empty": b"",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from denoised.jobs import redis_keys as keys
+from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.worker_report import WorkerReport
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from bench import engine_loop
-from bench.accelerator_loads import MEAN_TOLERANCE
-from bench.convolutions import all_convolutions
-from bench.kernels import Networks, time_in_turns
+from bench.accelerator.loads import MEAN_TOLERANCE
+from bench.load.workloads import REAL_TRAFFIC
 from bench.peers.network import CompiledNetwork, Network, NetworkOptions
 from bench.peers.pipeline import ClassConditionalDDIM, ImageParameters
-from bench.sample_names import CHANNELS_LAST, CONTIGUOUS, DENOISED
-from bench.workloads import REAL_TRAFFIC
+from bench.results.sample_names import CHANNELS_LAST, CONTIGUOUS, DENOISED
+from bench.sections import engine_loop
+from bench.sections.convolutions import all_convolutions
+from bench.sections.kernels import Networks, time_in_turns
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.sampling import sample
 

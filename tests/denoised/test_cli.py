@@ -28,7 +28,7 @@ from denoised.cli.tables import fit_table
 from denoised.cli.top import WorkerRates
 from denoised.client import WorkerStatus
 from denoised.client.model import Model
-from denoised.jobs.update import final_update
+from denoised.jobs.store.update import final_update
 
 Run = Callable[..., Any]
 

@@ -44,12 +44,12 @@ from denoised import (
     WorkerStatus,
 )
 from denoised.app.http import schemas
-from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.routes.workers import FleetObject, QueueObject, WorkerObject
 from denoised.client import exchange, retries
 from denoised.client.events import parse_event
 from denoised.client.job import require_success
-from denoised.jobs.update import final_update
+from denoised.jobs.store.update import final_update
 
 Listen = Callable[..., str]
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import redis
 
-from denoised.jobs import redis_keys as keys
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT, UnreadableLog, read_dataclass
 from denoised.jobs.record import Image, JobRecord, required_fields
-from denoised.jobs.store import QueueKeys, Store
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.update import JobUpdate
 from denoised.jobs.worker_report import WorkerReport
 from tests.harness import request, start
 

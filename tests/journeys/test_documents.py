@@ -74,7 +74,7 @@ def test_every_folder_of_code_stands_once_in_the_architecture(architecture: str,
     listed = Counter(re.findall(r"^\| `(\w+/[\w/]+)/` \|", section, re.MULTILINE))
     folders = {
         str(path.parent.relative_to(repository))
-        for package in ("app", "worker", "model")
+        for package in ("app", "jobs", "worker", "model", "bench")
         for path in (repository / package).rglob("*/__init__.py")
         if len(path.relative_to(repository).parts) > 2
     }

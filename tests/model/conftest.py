@@ -14,7 +14,7 @@ from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.unet import UNet
-from denoised.model.training.dataset import Dataset
+from denoised.model.training.datasets.dataset import Dataset
 
 UNCONDITIONAL = UNetConfig(
     sample_size=8,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import SamplingRequest
-from denoised.jobs.store import Store
+from denoised.jobs.store.store import Store
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import SamplingRequest
-from denoised.jobs.store import StartedAttempt
-from denoised.jobs.update import JobUpdate, UpdateResult
+from denoised.jobs.store.store import StartedAttempt
+from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.outputs import decode_finished, encode_image, frame_events, image_event
 from denoised.worker.delivery.progress import AttemptProgress

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
-from denoised.jobs.store import QueueKeys, Store
+from denoised.jobs.store.store import QueueKeys, Store
 
 log = logging.getLogger("denoised.worker")
 

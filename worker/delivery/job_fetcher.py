@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store import StartedAttempt, Store
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.store.store import StartedAttempt, Store
+from denoised.jobs.store.update import JobUpdate
 from denoised.model.errors import ModelError, PlanError
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.protocol import ServedModel

@@ -9,9 +9,9 @@ from typing import Any
 
 import redis
 
-from denoised.jobs.deadline import reachable
 from denoised.jobs.errors import StoreError
-from denoised.jobs.redis_keys import CANCELED_CHANNEL, model_channel
+from denoised.jobs.redis.deadline import reachable
+from denoised.jobs.store.redis_keys import CANCELED_CHANNEL, model_channel
 
 POLL_SECONDS = 1.0
 SILENT_SECONDS = 5.0  # after which Redis is pinged; after as long again without an answer, the connection is dropped

@@ -6,8 +6,8 @@ import logging
 import threading
 from collections.abc import Mapping
 
-from denoised.jobs.model_claims import ModelClaim
-from denoised.jobs.store import Store
+from denoised.jobs.store.model_claims import ModelClaim
+from denoised.jobs.store.store import Store
 from denoised.worker.errors import ModelConflict
 
 log = logging.getLogger("denoised.worker")
@@ -16,7 +16,7 @@ POLL_SECONDS = 0.25
 
 
 class ModelNames:
-    """A worker's claims on the names of its models (`jobs.model_claims`).
+    """A worker's claims on the names of its models (`jobs.store.model_claims`).
 
     worker: its name.
     digests: of its models, by name.

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 
 from denoised.jobs.errors import StoreFull, StoreUnavailable
-from denoised.jobs.store import Store
-from denoised.jobs.update import JobUpdate, UpdateResult
+from denoised.jobs.store.store import Store
+from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import FLUSH_SECONDS, AttemptState
 from denoised.worker.engine.turn import Advanced, Turn
 from denoised.worker.errors import TrajectoryError

@@ -10,9 +10,9 @@ import redis
 from redis.client import Pipeline
 from redis.commands.core import Script
 
-from denoised.jobs.deadline import reachable
-from denoised.jobs.redis_keys import model_channel
-from denoised.jobs.store import QueueKeys
+from denoised.jobs.redis.deadline import reachable
+from denoised.jobs.store.redis_keys import model_channel
+from denoised.jobs.store.store import QueueKeys
 from denoised.worker.delivery.rq_scripts import RENEW, REQUEUE, TAKE
 
 

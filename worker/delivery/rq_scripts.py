@@ -7,7 +7,7 @@ job's id is read, and all of it works while Redis has no memory left. The keys a
 
 from __future__ import annotations
 
-from denoised.jobs.scripts import PRELUDE
+from denoised.jobs.store.scripts import PRELUDE
 
 MAX_ID_BYTES = 200
 MAX_DROPPED = 100  # foreign entries that one call drops

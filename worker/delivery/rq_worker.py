@@ -1,8 +1,8 @@
 """The RQ worker: takes jobs off the queues, holds their leases, and returns them.
 
-This and `app.admission.job_queue`, which enqueues, are the two files that import RQ. RQ holds
-the queues and the leases; `jobs.store` holds the jobs. Five threads: the engine's (`worker.loop`), the job fetcher, the
-publisher, the housekeeper, and the listener for new jobs and cancels.
+This and `app.admission.job_queue`, which enqueues, are the two files that import RQ. RQ holds the queues and the
+leases; `jobs.store.store` holds the jobs. Five threads: the engine's (`worker.loop`), the job fetcher, the publisher,
+the housekeeper, and the listener for new jobs and cancels.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
 
-from denoised.jobs.deadline import reachable
 from denoised.jobs.errors import RecordError, StoreError, StoreUnavailable
-from denoised.jobs.refusals import store_error
-from denoised.jobs.store import QueueKeys, Store
+from denoised.jobs.redis.deadline import reachable
+from denoised.jobs.redis.refusals import store_error
+from denoised.jobs.store.store import QueueKeys, Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import Housekeeper

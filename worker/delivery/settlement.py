@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 from denoised.jobs.errors import RecordError, StoreError
 from denoised.jobs.record import Status
-from denoised.jobs.store import Store
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.store.store import Store
+from denoised.jobs.store.update import JobUpdate
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.leases import Lease, Leases
 

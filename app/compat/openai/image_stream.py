@@ -28,7 +28,7 @@ from denoised.app.services import Services
 from denoised.app.streaming.event_listener import JobGone, ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL, JobRecord
-from denoised.jobs.store import Outcome
+from denoised.jobs.store.store import Outcome
 
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr
 
-from denoised.app.http.request_body import StrictBody, body_field
+from denoised.app.http.requests.request_body import StrictBody, body_field
 from denoised.jobs.request import FIELDS, Format
 
 EXAMPLES: list[JsonValue] = [

@@ -36,7 +36,7 @@ from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictu
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord, image_url
 from denoised.jobs.request import MAX_PROMPT, RequestFields
-from denoised.jobs.store import Outcome
+from denoised.jobs.store.store import Outcome
 from denoised.model.serving.card import ModelCard
 
 SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from denoised.model.networks.autoencoder import Autoencoder, LatentDistribution
-from denoised.model.training.dataset import to_unit
+from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.emoji.emoji_pictures import SIDE, EmojiPictures
 from denoised.model.training.learner import Learner, shuffled_indices
 from denoised.model.training.precision import choose_precision

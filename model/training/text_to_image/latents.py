@@ -13,7 +13,7 @@ from torch import Tensor
 
 from denoised.model.checkpoints.atomic import write_atomically
 from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.training.dataset import to_unit
+from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.emoji.emoji_pictures import EmojiPictures
 
 ENCODED_BATCH = 64

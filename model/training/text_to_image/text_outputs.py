@@ -16,14 +16,14 @@ from denoised.model.checkpoints.card_file import CardFile, Defaults
 from denoised.model.checkpoints.pipeline_writing import PipelineContent, save_pipeline
 from denoised.model.training.emoji.captions import full_caption
 from denoised.model.training.emoji.styles import credit_lines
-from denoised.model.training.run_checkpoints import save_state
-from denoised.model.training.run_folder import RunFolder
-from denoised.model.training.sample_grid import contact_sheet
+from denoised.model.training.run.run_checkpoints import save_state
+from denoised.model.training.run.run_folder import RunFolder
+from denoised.model.training.run.sample_grid import contact_sheet
+from denoised.model.training.run.training_run import RunOutputs
 from denoised.model.training.text_to_image.autoencoder_trainer import AutoencoderTrainer
 from denoised.model.training.text_to_image.text_sampling import GUIDANCE_SCALE, SAMPLER, STEPS, sample_captions
 from denoised.model.training.text_to_image.text_trainer import TextTrainer, held_out_examples
 from denoised.model.training.text_to_image.vocabulary import save_tokenizer
-from denoised.model.training.training_run import RunOutputs
 
 SHEET_COLUMNS, SHEET_PICTURES = 10, 40
 CAPTION_FORM = "{label}, {style} style, on a {color} background"

@@ -31,8 +31,9 @@ from denoised.model.training.emoji.captions import caption_corpus
 from denoised.model.training.emoji.emoji_pictures import EmojiPictures, render_pictures
 from denoised.model.training.emoji.held_out import held_out_combinations
 from denoised.model.training.emoji.icon_packages import read_emoji
-from denoised.model.training.run_checkpoints import load_newest_checkpoint
-from denoised.model.training.run_folder import RunFolder
+from denoised.model.training.run.run_checkpoints import load_newest_checkpoint
+from denoised.model.training.run.run_folder import RunFolder
+from denoised.model.training.run.training_run import RunSchedule, run_learner
 from denoised.model.training.text_to_image.autoencoder_trainer import AutoencoderTrainer
 from denoised.model.training.text_to_image.latents import (
     encode_combinations,
@@ -45,7 +46,6 @@ from denoised.model.training.text_to_image.text_outputs import AUTOENCODER_OUTPU
 from denoised.model.training.text_to_image.text_trainer import CaptionedLatents, TextTrainer
 from denoised.model.training.text_to_image.text_training_config import TextTrainingConfig
 from denoised.model.training.text_to_image.vocabulary import learn_merges, read_merges, save_tokenizer
-from denoised.model.training.training_run import RunSchedule, run_learner
 
 
 class TextRun:

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from denoised.model.command_line import print_to_stderr, report_errors
 from denoised.model.options import option
-from denoised.model.training.run_folder import RunFolder
+from denoised.model.training.run.run_folder import RunFolder
+from denoised.model.training.run.training_run import RunSchedule
 from denoised.model.training.setting_options import with_setting_options
 from denoised.model.training.settings import validate_settings
 from denoised.model.training.text_to_image.text_run import TextRun
 from denoised.model.training.text_to_image.text_training_config import TextTrainingConfig
-from denoised.model.training.training_run import RunSchedule
 
 
 @with_setting_options(TextTrainingConfig, ())

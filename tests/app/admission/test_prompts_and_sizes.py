@@ -14,7 +14,7 @@ from denoised.app.admission.validation import resolve
 from denoised.app.compat.openai.openai_schemas import ImagesRequest
 from denoised.app.compat.openai.routes import translate
 from denoised.app.http.errors import InvalidRequest
-from denoised.app.http.request_body import GenerateRequest
+from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import MAX_PROMPT, SamplingRequest
 from denoised.model.serving.card import ModelCard

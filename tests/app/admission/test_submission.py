@@ -21,8 +21,8 @@ from denoised.app.admission.queue_snapshot import QueueSnapshot
 from denoised.app.http.schemas import JobObject
 from denoised.app.services import Services
 from denoised.jobs.errors import StoreUnavailable
-from denoised.jobs.memory import Memory
 from denoised.jobs.record import JobRecord, QueueEstimate
+from denoised.jobs.redis.memory import Memory
 from denoised.jobs.worker_report import WorkerReport
 
 MakeClient = Callable[..., TestClient]

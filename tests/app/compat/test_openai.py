@@ -20,7 +20,7 @@ from denoised.app.compat.openai.openai_schemas import ImagesRequest
 from denoised.app.compat.openai.routes import translate
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.services import Services
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.store.update import JobUpdate
 
 MakeClient = Callable[..., TestClient]
 IMAGES = "/v1/images/generations"

@@ -23,7 +23,7 @@ from denoised.app.launch.diagnostics import Finding, ServerSetup
 from denoised.app.launch.doctor_report import print_findings
 from denoised.app.launch.errors import LaunchError
 from denoised.app.launch.serve import ServeSettings, check_before_start
-from denoised.jobs.connection import connect
+from denoised.jobs.redis.connection import connect
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from denoised.app.launch import embedded_store
 from denoised.app.launch.embedded_store import EmbeddedStore, try_start
 from denoised.app.launch.errors import LaunchError
 from denoised.app.launch.socket_address import MAX_SOCKET_PATH, reachable_socket, socket_url
-from denoised.jobs.connection import connect
+from denoised.jobs.redis.connection import connect
 
 STRANGE_NAMES = [
     "a b",

@@ -17,9 +17,9 @@ from starlette.testclient import TestClient
 
 from denoised.app.job_access import rendering_slots
 from denoised.app.routes import animation
-from denoised.jobs.deadline import REDIS_DEADLINE
 from denoised.jobs.record import Image as Made
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.redis.deadline import REDIS_DEADLINE
+from denoised.jobs.store.update import JobUpdate
 
 FORMATS = ["webp", "gif", "apng"]
 SHADES = [200, 150, 100]  # of the finished pictures

@@ -15,7 +15,7 @@ from rq.serializers import JSONSerializer
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from denoised.app.http.schemas import JobList, JobObject
-from denoised.jobs.update import JobUpdate
+from denoised.jobs.store.update import JobUpdate
 
 MakeClient = Callable[..., TestClient]
 

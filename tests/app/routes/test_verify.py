@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
 
 from denoised.app.routes.verify import same_pixels
-from denoised.jobs.update import final_update
+from denoised.jobs.store.update import final_update
 from denoised.worker.delivery.encoding import encode
 
 MakeClient = Callable[..., TestClient]

@@ -12,7 +12,7 @@ import pytest
 
 from denoised.app.streaming.event_listener import BUFFER_BYTES, BUFFER_SIZE, EventListener, JobGone, ServerClosing
 from denoised.app.streaming.relay import MAX_LAG, Relay
-from denoised.jobs.connection import connect
+from denoised.jobs.redis.connection import connect
 
 TIMEOUT_SECONDS = 120.0
 Event = dict[str, Any]

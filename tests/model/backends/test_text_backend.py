@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,14 @@ CONFIG = TextUNetConfig(
     norm_num_groups=4,
     attention_head_dim=4,
     cross_attention_dim=24,
+)
+# SDXL's pooled text and size ids, and LCM's guidance scale.
+ADDED_CONFIG = replace(
+    CONFIG,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=6,
+    projection_class_embeddings_input_dim=6 * 6 + 20,
+    time_cond_proj_dim=10,
 )
 Stir = Callable[..., None]
 
@@ -55,6 +64,34 @@ def test_an_image_has_the_same_bits_in_a_batch_of_any_size(
     torch.testing.assert_close(alone, unet(x, t, context), rtol=0, atol=1e-4)
     for count in (2, 3, 5, 9):
         assert torch.equal(backend(x[:count], t[:count], context[:count]), alone[:count])
+
+
+@pytest.mark.parametrize("kind", ["packed", "per image"])
+@torch.inference_mode()
+def test_pooled_text_size_ids_and_guidance_belong_to_their_image(kind: str, stir: Stir) -> None:
+    unet = TextUNet(ADDED_CONFIG).eval()
+    stir(unet)
+    assert ADDED_CONFIG.added_inputs == ("pooled", "size_ids", "guidance")
+    backend: TextBackend = pack(deepcopy(unet)) if kind == "packed" else PerImageTextUNet(unet)
+    check_backend(backend, unet, 1000)
+    x, t, context = inputs(9, 8, 8, 77)
+    generator = torch.Generator().manual_seed(2)
+    added = {
+        "pooled": torch.randn(9, ADDED_CONFIG.pooled_dim, generator=generator),
+        "size_ids": torch.randint(0, 2048, (9, 6), generator=generator).float(),
+        "guidance": torch.linspace(1, 9, 9),
+    }
+
+    def evaluate(rows: slice) -> Tensor:
+        return backend(x[rows], t[rows], context[rows], **{name: tensor[rows] for name, tensor in added.items()})
+
+    alone = torch.cat([evaluate(slice(k, k + 1)) for k in range(9)])
+    torch.testing.assert_close(alone, unet(x, t, context, **added), rtol=0, atol=1e-4)
+    for count in (2, 3, 5, 9):
+        assert torch.equal(evaluate(slice(count)), alone[:count])
+    for name, tensor in added.items():
+        changed = backend(x, t, context, **{**added, name: tensor.roll(1, 0)})
+        assert (changed - alone).flatten(1).norm(dim=1).min() > 0
 
 
 def test_a_cpu_gets_packed_weights(unet: TextUNet) -> None:

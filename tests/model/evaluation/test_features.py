@@ -23,8 +23,8 @@ from denoised.model.evaluation.features import (
     load_features,
     save_features,
 )
-from denoised.model.training.data import load_dataset
-from denoised.model.training.dataset import Dataset
+from denoised.model.training.datasets.dataset import Dataset
+from denoised.model.training.datasets.sources import load_dataset
 from tests.requirements import FASHION_MNIST, needs_fashion_mnist
 
 CONFIG = FeatureTraining(epochs=20, batch=10, shift=0, learning_rate=1e-2)

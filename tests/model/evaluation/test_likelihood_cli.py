@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from denoised.model.__main__ import app
 from denoised.model.evaluation.likelihood import bits_per_dimension
 from denoised.model.serving.loading import ZOO, load_model
-from denoised.model.training.data import load_dataset
+from denoised.model.training.datasets.sources import load_dataset
 from tests.requirements import FASHION_MNIST, needs_fashion_mnist
 
 

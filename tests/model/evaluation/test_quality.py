@@ -48,7 +48,7 @@ from denoised.model.evaluation.quality_table import (
 )
 from denoised.model.networks.config import UNetConfig
 from denoised.model.serving.loading import ZOO, load_model
-from denoised.model.training.dataset import Dataset
+from denoised.model.training.datasets.dataset import Dataset
 
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

@@ -15,8 +15,8 @@ from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
-from denoised.model.training.data import DIGITS, load_dataset
-from denoised.model.training.dataset import Dataset, to_unit
+from denoised.model.training.datasets.dataset import Dataset, to_unit
+from denoised.model.training.datasets.sources import DIGITS, load_dataset
 
 FOLDER = ZOO / "digits"
 COUNT = 200

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from denoised.model.diffusion.predictions import x0_from_epsilon
 from denoised.model.errors import TrainingError
-from denoised.model.training.dataset import Dataset
+from denoised.model.training.datasets.dataset import Dataset
 from denoised.model.training.learner import ema_decay, shuffled_indices
 from denoised.model.training.trainer import Trainer
 from denoised.model.training.training_config import TrainingConfig, validate

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from denoised.model.errors import TrainingError
-from denoised.model.training.dataset import Dataset
+from denoised.model.training.datasets.dataset import Dataset
 from denoised.model.training.presets import PRESETS, unet_config
 from denoised.model.training.settings import settings
 from denoised.model.training.train_cli import train

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from denoised.jobs import redis_keys as keys
+from denoised.jobs.store import redis_keys as keys
 from tests.harness import Harness, request
 
 MIB = 1 << 20

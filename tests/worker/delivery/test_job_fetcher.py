@@ -13,7 +13,7 @@ import torch
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store import StartedAttempt
+from denoised.jobs.store.store import StartedAttempt
 from denoised.worker.delivery.job_fetcher import Capacity, FetchedJob, JobFetcher
 from denoised.worker.engine import resume
 from denoised.worker.engine.trajectory import Trajectory

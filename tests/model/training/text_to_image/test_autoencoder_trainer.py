@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.training.dataset import to_unit
+from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.emoji.emoji_pictures import EmojiPictures
 from denoised.model.training.emoji.held_out import held_out_combinations
 from denoised.model.training.text_to_image.autoencoder_trainer import AutoencoderTrainer

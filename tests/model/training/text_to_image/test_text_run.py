@@ -22,7 +22,7 @@ from denoised.model.networks.text_encoder_config import TextEncoderConfig
 from denoised.model.networks.text_unet import TextUNet
 from denoised.model.networks.text_unet_config import TextUNetConfig
 from denoised.model.text.tokenizer import TextTokenizer
-from denoised.model.training.run_folder import RunFolder
+from denoised.model.training.run.run_folder import RunFolder
 from denoised.model.training.text_to_image.text_run import load_autoencoder
 from denoised.model.training.text_to_image.text_sampling import sample_captions
 from denoised.model.training.text_to_image.text_trainer import CaptionedLatents, TextToImageNet

@@ -1,0 +1,76 @@
+"""Which weights a model's name stands for: the claims of the workers that serve it.
+
+A name is a queue. Two workers may serve it together only if their models have the same digest, or equal requests would
+give different pictures. Redis' clock decides when a claim has expired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.store_connection import StoreConnection
+
+# Claims or renews all of a worker's models, or none of them.
+# KEYS: the claims on each model. ARGV: seconds, the worker, then the digest of each model.
+# Returns nothing, or {position of the model, member, expiry} of a claim under another digest.
+CLAIM = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+for i, key in ipairs(KEYS) do
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  local members = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  for k = 1, #members, 2 do
+    if string.match(members[k], '^(%S*) ') ~= ARGV[i + 2] then return {i, members[k], members[k + 1]} end
+  end
+end
+for i, key in ipairs(KEYS) do
+  redis.call('ZADD', key, now + ARGV[1], ARGV[i + 2] .. ' ' .. ARGV[2])
+  redis.call('PEXPIRE', key, math.ceil(1000 * ARGV[1]))
+end
+return false
+"""
+
+
+@dataclass(frozen=True)
+class ModelClaim:
+    """A worker's claim on a model's name.
+
+    Attributes:
+        expires_at: By Redis' clock, in seconds since the epoch.
+    """
+
+    model: str
+    digest: str
+    worker: str
+    expires_at: float
+
+
+class ModelClaims:
+    """Every method raises StoreUnavailable when Redis does not answer in time."""
+
+    def __init__(self, connection: StoreConnection) -> None:
+        self._connection = connection
+        self._claim = connection.client.register_script(CLAIM)
+
+    def claim(self, worker: str, digests: Mapping[str, str], ttl: float) -> ModelClaim | None:
+        """Claim models for `ttl` seconds, or renew the claims. digests: of each model, by name.
+
+        Returns another worker's claim on one of them under another digest; nothing is claimed then.
+        """
+        names = [keys.claims(model) for model in digests]
+        with self._connection.reachable():
+            found = self._claim(keys=names, args=[repr(ttl), worker, *digests.values()])
+        if not found:
+            return None
+        position, member, expiry = found
+        digest, _, other = member.decode().partition(" ")
+        return ModelClaim(list(digests)[position - 1], digest, other, float(expiry))
+
+    def release(self, worker: str, digests: Mapping[str, str]) -> None:
+        """Give up a worker's claims."""
+        with self._connection.reachable(), self._connection.client.pipeline() as pipe:
+            for model, digest in digests.items():
+                pipe.zrem(keys.claims(model), f"{digest} {worker}")
+            pipe.execute()

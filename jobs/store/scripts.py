@@ -1,0 +1,243 @@
+"""The Lua scripts that change a job. Redis runs each of them atomically."""
+
+from __future__ import annotations
+
+from denoised.jobs.format import FORMAT
+from denoised.jobs.store import redis_keys as keys
+
+EVENT_CAP = 50_000  # stored events of a job; older ones are dropped
+
+MAX_RECORD_BYTES = 4 << 20  # of all fields of a job's record together; a record of 1,024 images has a tenth of it
+MAX_RECORD_FIELDS = 100
+MAX_RESUME_BYTES = 256 << 20
+MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its record says
+
+# Precedes every script that changes something.
+# clock: Redis' own, in seconds; no process's clock decides anything that another process sees.
+# pass_memory_limit: at `maxmemory` Redis refuses a script's first write if it may need memory. What was accepted must
+#   go on there (admission has reserved its memory), so these scripts begin with a write that frees memory.
+PRELUDE = f"""
+local function clock()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+local function pass_memory_limit() redis.call('DEL', '{keys.PROBE}') end
+"""
+
+# Shared by START, START_ALONE, UPDATE and READ.
+# number, add: treat a damaged value as zero, where HINCRBY would fail.
+# record_of: the record's fields and values, false when there are more of them than any record has.
+# xadd: replaces a key that is no stream.
+# append: numbers an event after the newest one; a damaged `seq` is corrected from the stream.
+# finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
+_SHARED = (
+    PRELUDE
+    + f"""
+local function number(job, name)
+  local value = tonumber(redis.call('HGET', job, name) or 0) or 0
+  if value ~= value or value < 0 or value > 9007199254740991 then return 0 end
+  return value
+end
+local function add(job, name, more)
+  local value = number(job, name) + more
+  redis.call('HSET', job, name, string.format('%.0f', value))
+  return value
+end
+local function record_of(job)
+  if redis.call('HLEN', job) > {MAX_RECORD_FIELDS} then return false end
+  local bytes = 0
+  for _, name in ipairs(redis.call('HKEYS', job)) do bytes = bytes + #name + redis.call('HSTRLEN', job, name) end
+  if bytes > {MAX_RECORD_BYTES} then return false end
+  return redis.call('HGETALL', job)
+end
+local function is_quarantined(job)
+  local losses = number(job, 'losses')
+  return losses > 0 and losses >= number(job, 'max_attempts') - 1
+end
+local function request_of(job)
+  if redis.call('HSTRLEN', job, 'request') > {MAX_RECORD_BYTES} then return {{}} end
+  local read, request = pcall(cjson.decode, redis.call('HGET', job, 'request') or '')
+  return read and type(request) == 'table' and request or {{}}
+end
+local function failed(reply) return type(reply) == 'table' and reply.err ~= nil end
+local function xadd(key, ...)
+  local reply = redis.pcall('XADD', key, ...)
+  if failed(reply) and redis.call('TYPE', key).ok ~= 'stream' then
+    redis.call('DEL', key)
+    reply = redis.pcall('XADD', key, ...)
+  end
+  return reply
+end
+local function append(job, events, attempt, cap, event)
+  local function entry(seq)
+    local id = string.format('%.0f', seq) .. '-0'
+    return xadd(events, 'MAXLEN', '~', cap, id, 'a', attempt, 'e', event, 'f', {FORMAT})
+  end
+  local seq = add(job, 'seq', 1)
+  if failed(entry(seq)) then
+    local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
+    seq = (last and tonumber(string.match(last[1], '^%d+')) or seq - 1) + 1
+    if failed(entry(seq)) then
+      redis.call('DEL', events)
+      seq = 1
+      entry(seq)
+    end
+    redis.call('HSET', job, 'seq', string.format('%.0f', seq))
+  end
+end
+local function finish(job, events, images, ttl, status)
+  xadd('{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
+  redis.call('EXPIRE', job, ttl)
+  redis.call('EXPIRE', events, ttl)
+  for i = 0, math.min(images, {MAX_IMAGES}) - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end
+  redis.call('DEL', job .. ':resume')
+  local model = request_of(job).model
+  local total = status .. ':' .. (type(model) == 'string' and #model <= 200 and model or '?')
+  if failed(redis.pcall('HINCRBY', '{keys.JOB_TOTALS}', total, 1)) then
+    redis.pcall('HSET', '{keys.JOB_TOTALS}', total, 1)
+  end
+end
+"""
+)
+
+# Reads a job's record. KEYS: job. Returns its fields and values, false when it is larger than any record is.
+READ = _SHARED + "return record_of(KEYS[1])"
+
+# Starts an attempt.
+# KEYS: job, events, resume point.
+# ARGV: worker, "started" event, numerics, seconds that a failed job is kept, execution, largest resume point in bytes.
+# Returns the attempt's number, the record (see READ), the resume point, and the seconds since
+# the job was accepted; the number is 0 when the job is over: ended before, or failed now for its losses. Repeated for
+# the same execution (the reply was lost) it changes nothing. Pictures and resume point of earlier attempts are kept
+# while the numerics are the same.
+#
+# A job that is found running has lost its worker, which counts as one loss; UPDATE resets the count when the job makes
+# progress. One loss before `max_attempts` the job is quarantined: it stays "queued" until START_ALONE, so that losing
+# the worker while it waits for the batch to empty is not counted.
+START = (
+    _SHARED
+    + """
+local job, events, resume = KEYS[1], KEYS[2], KEYS[3]
+local now = clock()
+local function reply(attempt)
+  local point = redis.call('GET', resume)
+  local waited = now - (tonumber(redis.call('HGET', job, 'created_at') or now) or now)
+  return {attempt, record_of(job), point, string.format('%.6f', math.max(0, waited))}
+end
+local status = redis.call('HGET', job, 'status')
+if status ~= 'queued' and status ~= 'running' then return {0} end
+pass_memory_limit()
+local attempt = number(job, 'attempt')
+if redis.call('HGET', job, 'execution') == ARGV[5] then return reply(attempt) end
+if status == 'running' then add(job, 'losses', 1) end
+local losses, most = number(job, 'losses'), number(job, 'max_attempts')
+if most > 0 and losses >= most then
+  local message = losses .. ' worker(s) in a row were lost while they ran this job, without progress in between'
+  redis.call('HSET', job, 'status', 'failed', 'finished_at', string.format('%.6f', now),
+             'error', cjson.encode({code = 'worker_lost', message = message}))
+  append(job, events, attempt, EVENT_CAP, '{"type": "failed"}')
+  finish(job, events, tonumber(request_of(job).n) or 0, ARGV[4], 'failed')
+  return {0}
+end
+if redis.call('HEXISTS', job, 'started_at') == 1 then
+  attempt = add(job, 'attempt', 1)
+else
+  redis.call('HSET', job, 'started_at', string.format('%.6f', now))
+end
+if redis.call('HGET', job, 'numerics') ~= ARGV[3] then
+  redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0)
+  redis.call('DEL', resume)
+end
+local kind = redis.call('TYPE', resume).ok
+if kind ~= 'none' and (kind ~= 'string' or redis.call('STRLEN', resume) > tonumber(ARGV[6])) then
+  redis.call('HSET', job, 'saved_step', 0, 'saved_evaluations', 0)
+  redis.call('DEL', resume)
+end
+local quarantined = is_quarantined(job)
+redis.call('HSET', job, 'status', quarantined and 'queued' or 'running', 'worker', ARGV[1], 'writes', 0,
+           'step', number(job, 'saved_step'), 'evaluations', number(job, 'saved_evaluations'),
+           'numerics', ARGV[3], 'execution', ARGV[5])
+if not quarantined then append(job, events, attempt, EVENT_CAP, ARGV[2]) end
+return reply(attempt)
+""".replace("EVENT_CAP", str(EVENT_CAP))
+)
+
+# Runs the attempt of a quarantined job, now that it is alone in its worker.
+# KEYS: job, events. ARGV: attempt, "started" event. Returns 0 when the job is over or has another attempt.
+START_ALONE = (
+    _SHARED
+    + """
+local status = redis.call('HGET', KEYS[1], 'status')
+if number(KEYS[1], 'attempt') ~= tonumber(ARGV[1]) then return 0 end
+if status == 'running' then return 1 end
+if status ~= 'queued' then return 0 end
+pass_memory_limit()
+redis.call('HSET', KEYS[1], 'status', 'running')
+append(KEYS[1], KEYS[2], ARGV[1], EVENT_CAP, ARGV[2])
+return 1
+""".replace("EVENT_CAP", str(EVENT_CAP))
+)
+
+# Applies a `JobUpdate`.
+# KEYS: job, events, then one key for each blob. ARGV: the update as JSON, then the blobs: images, then a resume point.
+# Returns the flags of `UpdateResult`. At `maxmemory`, only an update that is `essential`, or that comes from outside (a
+# cancel, say), is applied. A resume point further than the last one is progress and resets the losses.
+UPDATE = (
+    _SHARED
+    + """
+local job, events, update = KEYS[1], KEYS[2], cjson.decode(ARGV[1])
+local status, watched = unpack(redis.call('HMGET', job, 'status', 'watched'))
+if status ~= 'queued' and status ~= 'running' then return 0 end
+local function applied()
+  return 1 + (watched == '1' and 2 or 0) + (is_quarantined(job) and 4 or 0)
+end
+local attempt = number(job, 'attempt')
+if update.attempt > 0 then
+  if status ~= 'running' or attempt ~= update.attempt then return 0 end
+  if number(job, 'writes') >= update.number then return applied() end
+  update.fields.writes = update.number
+end
+if update.essential or update.attempt == 0 then pass_memory_limit() end
+if update.ttl > 0 then update.fields.finished_at = string.format('%.6f', clock()) end
+local saved = tonumber(update.fields.saved_evaluations or '')
+if saved and saved > number(job, 'saved_evaluations') then update.fields.losses = 0 end
+if update.status ~= '' then update.fields.status = update.status end
+local fields = {}
+for name, value in pairs(update.fields) do
+  fields[#fields + 1], fields[#fields + 2] = name, value
+end
+if #fields > 0 then redis.call('HSET', job, unpack(fields)) end
+local images = #ARGV
+if update.resume_ttl > 0 then
+  redis.call('SET', KEYS[#KEYS], ARGV[#ARGV], 'EX', update.resume_ttl)
+  images = images - 1
+end
+for i = 2, images do redis.call('SET', KEYS[i + 1], ARGV[i]) end
+for _, event in ipairs(update.events) do append(job, events, attempt, update.cap, event) end
+if update.ttl > 0 then finish(job, events, update.images, update.ttl, update.status) end
+return applied()
+"""
+)
+
+# Marks a job as watched, unless Redis refuses writes now: then its worker writes its events less often.
+# KEYS: job. Returns the seq of its newest event, 0 when there is no such job.
+WATCH = """
+local seq = redis.call('HGET', KEYS[1], 'seq')
+if not seq then return 0 end
+redis.pcall('HSET', KEYS[1], 'watched', 1)
+return tonumber(seq) or 0
+"""
+
+# Reads a page of events. KEYS: the events. ARGV: the seq before it, its largest size in bytes and in entries.
+# Always returns the first entry, however large.
+READ_EVENTS = """
+local page, size, from = {}, 0, string.format('%.0f', ARGV[1] + 1) .. '-0'
+while size < tonumber(ARGV[2]) and #page < tonumber(ARGV[3]) do
+  local entry = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
+  if not entry then break end
+  for _, value in ipairs(entry[2]) do size = size + #value end
+  page[#page + 1] = entry
+  from = '(' .. entry[1]
+end
+return page
+"""

@@ -1,0 +1,252 @@
+"""Jobs in Redis (`jobs.store.redis_keys` lists the keys), and the other parts of the store.
+
+Every change of a job's state is one Lua script (`jobs.store.scripts`), so that it happens once and completely: a
+terminal status never changes, and a worker whose attempt is over writes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import redis
+from redis.client import Pipeline
+
+from denoised.jobs.errors import RecordError
+from denoised.jobs.format import FORMAT
+from denoised.jobs.record import JobRecord, check_runnable
+from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.event_log import EventLog
+from denoised.jobs.store.idempotency import IdempotencyKeys
+from denoised.jobs.store.job_listing import JobListing
+from denoised.jobs.store.model_claims import ModelClaims
+from denoised.jobs.store.record_reader import RecordReader, decode_reply, raise_if_damaged
+from denoised.jobs.store.scripts import MAX_RESUME_BYTES, START, START_ALONE, UPDATE
+from denoised.jobs.store.store_connection import StoreConnection
+from denoised.jobs.store.tickets import Tickets
+from denoised.jobs.store.update import JobUpdate, UpdateResult, event_json, final_update
+from denoised.jobs.store.worker_registry import WorkerRegistry
+from denoised.jobs.store.worker_scripts import REQUEUE_LOST
+
+log = logging.getLogger("denoised.jobs")
+
+LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be listed for as long as its results are kept
+
+
+@dataclass(frozen=True)
+class QueueKeys:
+    """RQ's keys of a model's queue.
+
+    waiting: jobs that no worker has taken.
+    intermediate: jobs that a worker is taking at this moment.
+    started: leases of the jobs taken.
+    job_prefix: of RQ's job hashes.
+    """
+
+    model: str
+    waiting: str
+    intermediate: str
+    started: str
+    job_prefix: str
+
+
+@dataclass(frozen=True)
+class StartedAttempt:
+    """An attempt that a worker has started.
+
+    resume_point: where an earlier attempt was saved, None when there is no such point.
+    quarantined: it is the job's last attempt; it must be alone in its worker, and call `Store.start_alone` then.
+    waited: seconds since the job was accepted, by Redis' clock.
+    """
+
+    record: JobRecord
+    resume_point: bytes | None
+    quarantined: bool = False
+    waited: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job and those of the requested pictures, by index, that are finished."""
+
+    record: JobRecord
+    pictures: Mapping[int, bytes] = field(default_factory=dict)
+
+
+class Store:
+    """Synchronous and thread-safe; used by worker threads and from the front end's thread pool.
+
+    Raises:
+        StoreUnavailable: from every method, when Redis does not answer in time.
+        RecordError: from methods that return one job, when its record cannot be read.
+    """
+
+    def __init__(self, client: redis.Redis, result_ttl: int = 86_400) -> None:
+        """result_ttl: seconds that a finished job is kept."""
+        self.result_ttl = result_ttl
+        self.connection = StoreConnection(client)
+        self.events = EventLog(self.connection)
+        self.listing = JobListing(self.connection)
+        self._reader = RecordReader(self.connection)
+        self.idempotency = IdempotencyKeys(self.connection)
+        self.workers = WorkerRegistry(self.connection)
+        self.claims = ModelClaims(self.connection)
+        self.tickets = Tickets(self.connection)
+        self._start = client.register_script(START)
+        self._start_alone = client.register_script(START_ALONE)
+        self._update = client.register_script(UPDATE)
+        self._requeue_lost = client.register_script(REQUEUE_LOST)
+
+    @property
+    def client(self) -> redis.Redis:
+        return self.connection.client
+
+    def reachable(self) -> AbstractContextManager[None]:
+        """See `StoreConnection.reachable`."""
+        return self.connection.reachable()
+
+    # The front end's side
+
+    def reserve(self, job_id: str, pipeline: Pipeline) -> bool:
+        """Begin a transaction that fails if a job of this id appears before it commits. False when the id is taken."""
+        with self.reachable():
+            pipeline.watch(keys.job(job_id))
+        with self.reachable():
+            free = not pipeline.exists(keys.job(job_id))
+        pipeline.multi()
+        return bool(free)
+
+    def create(self, job: JobRecord, queued_event: Mapping[str, Any], pipeline: Pipeline) -> None:
+        """Add a new job and its first event to a transaction."""
+        fields: dict[Any, Any] = {**job.to_fields(), "seq": 1, "writes": 0}
+        pipeline.hset(keys.job(job.id), mapping=fields)
+        entry = {"a": job.attempt, "e": event_json("queued", queued_event), "f": FORMAT}
+        pipeline.xadd(keys.events(job.id), entry, id="1-0")  # type: ignore[arg-type]
+        listed = self.result_ttl + LISTED_SECONDS
+        pipeline.zadd(keys.jobs(job.owner), {job.id: job.created_at})
+        pipeline.zremrangebyscore(keys.jobs(job.owner), "-inf", job.created_at - listed)
+        pipeline.expire(keys.jobs(job.owner), listed)
+        pipeline.hincrby(keys.JOB_TOTALS, f"accepted:{job.request.model}", 1)
+        pipeline.publish(keys.model_channel(job.request.model), job.id)
+
+    def discard(self, job: JobRecord) -> None:
+        """Remove a job that could not be accepted."""
+        with self.reachable(), self.client.pipeline(transaction=False) as pipe:
+            pipe.delete(keys.job(job.id), keys.events(job.id))
+            pipe.zrem(keys.jobs(job.owner), job.id)
+            pipe.execute(raise_on_error=False)
+
+    def job(self, job_id: str) -> JobRecord | None:
+        """The record, None when the job is unknown or has expired."""
+        return raise_if_damaged(self._reader.read([job_id])[job_id])
+
+    def outcome(self, job_id: str, pictures: int = 0) -> Outcome | None:
+        """The record and the first `pictures` pictures in one round trip; None when the job is unknown or expired."""
+        record, finished = self._reader.read_with_pictures(job_id, pictures)
+        return Outcome(record, finished) if record is not None else None
+
+    def image(self, job_id: str, index: int) -> bytes | None:
+        """An encoded picture, None when it is not finished or has expired."""
+        with self.reachable():
+            return cast("bytes | None", self.client.get(keys.image(job_id, index)))
+
+    def cancel(self, job_id: str) -> JobRecord | None:
+        """Cancel a job that is not over. Returns its record afterward, None when it is unknown."""
+        record = self.job(job_id)
+        if record is None or record.terminal:
+            return record
+        self.write(final_update(record, "canceled"))
+        with self.reachable():
+            self.client.publish(keys.CANCELED_CHANNEL, job_id)
+        return self.job(job_id)
+
+    # The workers' side
+
+    def start_attempt(
+        self,
+        job_id: str,
+        worker: str,
+        numerics: str,
+        execution: str | None = None,
+        resume_limit: int = MAX_RESUME_BYTES,
+    ) -> StartedAttempt | None:
+        """Start an attempt where the last one was saved, if that had the same numerics, else from the beginning.
+
+        None when the job is over (canceled, say, or failed now since it keeps losing workers). Repeated for the same
+        `execution`, since a reply was lost, it starts nothing more. A resume point of more than `resume_limit` bytes is
+        dropped unread.
+
+        Raises:
+            RecordError: when the attempt has started but this version cannot run the job.
+        """
+        names = [keys.job(job_id), keys.events(job_id), keys.resume(job_id)]
+        started = event_json("started", {"worker": worker})
+        args = [worker, started, numerics, str(self.result_ttl), execution or uuid.uuid4().hex, str(resume_limit)]
+        with self.reachable():
+            attempt, *found = cast("list[Any]", self._start(keys=names, args=args))
+        if not attempt:
+            return None
+        fields, resume_point, waited = found
+        flat = decode_reply(fields)
+        check_runnable(flat)
+        record = replace(JobRecord.from_fields(flat), attempt=attempt)
+        return StartedAttempt(record, resume_point, record.status == "queued", float(waited))
+
+    def start_alone(self, job_id: str, attempt: int, worker: str) -> bool:
+        """Let a quarantined attempt run: from now on losing its worker counts. False when it is not current."""
+        started = event_json("started", {"worker": worker})
+        with self.reachable():
+            return bool(self._start_alone(keys=[keys.job(job_id), keys.events(job_id)], args=[attempt, started]))
+
+    def write(self, update: JobUpdate) -> bool:
+        """Apply an update. False when it is refused: the job is over or belongs to another attempt."""
+        return bool(self.write_all([update])[0])
+
+    def write_all(self, updates: Sequence[JobUpdate]) -> list[UpdateResult]:
+        """Apply updates of several jobs in one round trip, each atomic by itself.
+
+        An update of a job whose keys are damaged is refused, and logged.
+        """
+
+        def queue_commands(pipe: Pipeline) -> None:
+            for update in updates:
+                names = update.keys()
+                pipe.evalsha(self._update.sha, len(names), *names, *update.arguments(self.result_ttl))
+
+        with self.reachable():
+            replies = self.connection.run_script(self._update, queue_commands)
+        for update, reply in zip(updates, replies, strict=True):
+            if isinstance(reply, RecordError):
+                log.warning("update refused", extra={"job": update.job, "reason": str(reply)})
+        return [UpdateResult(0 if isinstance(reply, RecordError) else reply) for reply in replies]
+
+    def resume_point(self, job_id: str) -> bytes | None:
+        """Where the job's images were saved last, None when they were not."""
+        with self.reachable():
+            return cast("bytes | None", self.client.get(keys.resume(job_id)))
+
+    def requeue_lost(self, queue: QueueKeys, grace: float) -> int:
+        """Requeue the jobs of lost workers at the front of their queue, in the order in which they were accepted.
+
+        grace: seconds that a job may spend between queue and lease. Returns how many there were.
+        """
+        names = [queue.waiting, queue.intermediate, queue.started, keys.intermediate(queue.model)]
+        args = [repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model)]
+        with self.reachable():
+            return int(self._requeue_lost(keys=names, args=args))
+
+    # Redis itself
+
+    def ping(self) -> None:
+        """Return when Redis answers."""
+        with self.reachable():
+            self.client.ping()
+
+    def check_writable(self) -> None:
+        """Return when Redis accepts a write. Nothing is written, so this works at `maxmemory`, too."""
+        with self.reachable():
+            self.client.delete(keys.PROBE)
