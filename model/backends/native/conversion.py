@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from denoised.model.backends.native.embedding_cache import EmbeddingCache
 from denoised.model.backends.native.kernels import Kernels
 from denoised.model.backends.native.layers import (
     NativeAttention,
@@ -45,8 +44,8 @@ class Conversion:
         kernels: What the layers call; to be compiled when all of them exist.
     """
 
-    def __init__(self, unet: UNet | TextUNet, example: Sequence[Tensor | None]) -> None:
-        """example: inputs of one image, of the size whose tiles are chosen."""
+    def __init__(self, unet: UNet | TextUNet, example: Sequence[Tensor]) -> None:
+        """example: inputs of the network's `evaluate` for one image, of the size whose tiles are chosen."""
         self.kernels = Kernels()
         self._out_widths = _output_widths(unet, example)
         self._blocks = {name: part for name, part in unet.named_modules() if isinstance(part, ResnetBlock)}
@@ -54,15 +53,18 @@ class Conversion:
         self._text_attentions = _text_attentions(unet)
         self._text_columns = _text_columns(self._text_attentions)
 
-    def embedding_cache(self, unet: UNet) -> EmbeddingCache:
-        """The projections of all residual blocks as one layer; block `name` reads the columns `_columns[name]`."""
+    @property
+    def projected_channels(self) -> int:
+        """Columns of `embedding_projection`."""
+        return sum(block.time_emb_proj.out_features for block in self._blocks.values())
+
+    def embedding_projection(self) -> nn.Module:
+        """(B, embed_dim) → (B, projected_channels): the activation, and the projections of all residual blocks as one
+        layer; block `name` reads the columns `_columns[name]`."""
         blocks = list(self._blocks.values())
         layers = [block.time_emb_proj for block in blocks]
-        project = self._linear(
-            torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
-        )
-        width = sum(layer.out_features for layer in layers)
-        return EmbeddingCache(unet.embed, nn.Sequential(per_image(blocks[0].activation), project), width)
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        return nn.Sequential(per_image(blocks[0].activation), self._linear(weight, bias))
 
     def text_projection(self) -> TextProjection:
         """The keys and values of all attentions to the text as one layer; the attentions read their columns."""
@@ -173,7 +175,7 @@ class Conversion:
         weights = [layer.weight.flatten(1) for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
         biases = [layer.bias for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
         bias = torch.cat([bias for bias in biases if bias is not None]) if biases[0] is not None else None
-        return self._convolution(torch.cat(weights)[:, :, None, None], bias, 1, 0, width * width)
+        return self._convolution(torch.cat(weights)[:, :, None, None], bias, 1, 0, width)
 
     def _linear(self, weight: Tensor, bias: Tensor | None) -> NativeLinear:
         return NativeLinear(self._convolution(weight[:, :, None, None], bias, 1, 0, 1))
@@ -182,6 +184,8 @@ class Conversion:
         self, weight: Tensor, bias: Tensor | None, stride: int, padding: int, out_width: int
     ) -> NativeConv2d:
         out_channels = weight.shape[0] + -weight.shape[0] % LANES
+        if weight.shape[2] == 1 and stride == 1:
+            out_width *= out_width  # it computes the whole map as a few long rows
         tile = self.kernels.tile(weight.shape[2], stride, weight.shape[1], out_channels, out_width)
         return NativeConv2d(weight.detach(), bias, padding, tile, self.kernels)
 
@@ -218,7 +222,7 @@ def _text_columns(attentions: Mapping[str, TokenAttention]) -> dict[str, TextCol
 
 
 @torch.no_grad()
-def _output_widths(unet: nn.Module, example: Sequence[Tensor | None]) -> dict[str, int]:
+def _output_widths(unet: UNet | TextUNet, example: Sequence[Tensor]) -> dict[str, int]:
     """The width of the images that each convolution, attention and transformer returns, by its name."""
     widths: dict[str, int] = {}
     hooks = []
@@ -229,7 +233,7 @@ def _output_widths(unet: nn.Module, example: Sequence[Tensor | None]) -> dict[st
                 widths[name] = out.shape[3]
 
             hooks.append(module.register_forward_hook(record))
-    unet(*example)
+    unet.evaluate(*example)
     for hook in hooks:
         hook.remove()
     return widths

@@ -43,9 +43,11 @@ class NativeConv2d(nn.Module):
         if len(self._bias) == self._channels and missing <= 0:
             return self._convolve(x, addend)
         if missing > 0:  # a map narrower than the tile
-            x = channels_last(F.pad(x, (0, missing * self._tile.stride)))
-        y = self._convolve(x, None)[:, : self._channels]
-        y = channels_last(y[..., : y.shape[3] - max(missing, 0)])
+            y = self._convolve(channels_last(F.pad(x, (0, missing * self._tile.stride))), None)
+            y = channels_last(y[..., : y.shape[3] - missing])
+        else:
+            y = self._convolve(x, None)
+        y = y[:, : self._channels]
         return y if addend is None else y + addend
 
     def _out_width(self, x: Tensor) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from denoised.model.backends.native.conversion import Conversion
+from denoised.model.backends.native.embedding_cache import EmbeddingCache
 from denoised.model.backends.native.layers import channels_last
 from denoised.model.backends.native.recorded_graph import RecordedGraph
 from denoised.model.backends.native.recording import record_graph
@@ -30,9 +31,10 @@ class NativeUNet(nn.Module):
         """shape: (C, H, W) of the images that it is compiled for; larger ones work too, but not recorded."""
         super().__init__()
         unet = deepcopy(unet)
-        label = torch.zeros(1, dtype=torch.long) if unet.class_embedding is not None else None
-        conversion = Conversion(unet, [torch.zeros(1, *shape), torch.ones(1), label])
-        self._embedding_cache = conversion.embedding_cache(unet)
+        embed_dim = unet.time_embedding.linear_2.out_features
+        conversion = Conversion(unet, [torch.zeros(1, *shape), torch.zeros(1, embed_dim)])
+        project = conversion.embedding_projection()
+        self._embedding_cache = EmbeddingCache(unet.embed, project, conversion.projected_channels)
         conversion.convert(unet)
         self._unet = unet
         self._kernels = conversion.kernels

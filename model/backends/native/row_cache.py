@@ -34,10 +34,12 @@ class RowCache:
         return self._rows[[self._index[key] for key in keys]]
 
     def _add(self, key: bytes, row: Tensor, batch: int) -> None:
-        if len(self._index) == len(self._rows):  # empty, or a batch of more different rows than it holds
-            entries = max(batch, min(MAX_ENTRIES, CACHE_BYTES // (4 * row.shape[1])))
-            rows = torch.empty(entries, row.shape[1])
-            rows[: len(self._index)] = self._rows[: len(self._index)].view(-1, row.shape[1])
-            self._rows = rows
-        self._rows[len(self._index)] = row[0]
+        with torch.inference_mode(False):
+            if len(self._index) == len(self._rows):  # none yet, or too few for this batch
+                entries = max(batch, min(MAX_ENTRIES, CACHE_BYTES // (4 * row.shape[1])))
+                grown = torch.empty(entries, row.shape[1])
+                if self._index:
+                    grown[: len(self._index)] = self._rows
+                self._rows = grown
+            self._rows[len(self._index)] = row[0]
         self._index[key] = len(self._index)

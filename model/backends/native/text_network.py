@@ -18,7 +18,7 @@ from denoised.model.backends.native.row_cache import RowCache
 from denoised.model.backends.native.tiles import LANES, norm_chunk
 from denoised.model.errors import KernelError
 from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_parts import SpatialTransformer, TokenAttention
+from denoised.model.networks.text_unet_parts import TokenAttention, TransformerLayer
 
 CHUNK = 4  # images that share the weights that a thread reads, if these do not fit into its caches
 CACHED_WEIGHTS = 4 * 2**20  # bytes
@@ -40,8 +40,91 @@ class NativeTextUNet(nn.Module):
         check_fit(unet, shape)
         unet = deepcopy(unet)
         conversion = Conversion(unet, _example(unet, shape))
-        project = conversion.embedding_projection()
-        text_projection = conversion.text_projection()
+        self._project = conversion.embedding_projection()
+        self._text_projection = conversion.text_projection()
         conversion.convert(unet)
         self._unet = unet
-        ...
+        self._kernels = conversion.kernels
+        self._kernels.compile()
+        self._projections: dict[tuple[str, ...], RowCache] = {}  # by the names of the added inputs
+        self._texts: dict[int, RowCache] = {}  # by the number of tokens
+        weights = sum(each.numel() for each in unet.parameters())
+        self._chunk = CHUNK if 4 * weights > CACHED_WEIGHTS else 1
+        self._graphs: dict[tuple[torch.Size, int], RecordedGraph | None] = {}  # by shape of the latents and text
+
+    @property
+    def min_pipelined_images(self) -> int | None:
+        """See `NativeUNet`."""
+        return max(MIN_PIPELINED, 2 * torch.get_num_threads()) if None not in self._graphs.values() else None
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
+        """As `TextUNet.forward`; not by two threads at a time."""
+        inputs = self._inputs(x, t, context, added)
+        graph = self._graph_for(*inputs)
+        return (self._unet.evaluate(*inputs) if graph is None else graph.run(*inputs)).contiguous()
+
+    def begin(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Callable[[], Tensor]:
+        """Begin to evaluate, in the background if the network is recorded; the returned function waits for it."""
+        inputs = self._inputs(x, t, context, added)
+        graph = self._graph_for(*inputs)
+        if graph is None:
+            return self._unet.evaluate(*inputs).contiguous
+        result = graph.begin(*inputs)
+        return lambda: result().contiguous()
+
+    def _inputs(self, x: Tensor, t: Tensor, context: Tensor, added: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """What `TextUNet.evaluate` takes of the inputs: x, and a row of each image for the residual blocks and one for
+        the attentions."""
+        names, count = tuple(sorted(added)), context.shape[1]
+        if names not in self._projections:
+            self._projections[names] = RowCache(lambda t, *values: self._embedded(t, dict(zip(names, values, strict=True))))
+        if count not in self._texts:
+            self._texts[count] = RowCache(self._text_projection)
+        projections = self._projections[names](t, *(added[name] for name in names))
+        return channels_last(x), projections, self._texts[count](context)
+
+    def _embedded(self, t: Tensor, added: dict[str, Tensor]) -> Tensor:
+        embedding: Tensor = self._project(self._unet.embed(t, torch.float32, **added))
+        return embedding
+
+    def _graph_for(self, x: Tensor, projections: Tensor, text: Tensor) -> RecordedGraph | None:
+        """The recorded graph for latents and texts of these shapes; None if the network does more than call kernels."""
+        key = (x.shape[1:], text.shape[1])
+        if key not in self._graphs:
+            if len(self._graphs) == MAX_GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))
+            example = [x[:1], projections[:1], text[:1]]
+            self._graphs[key] = record_graph(self._kernels, self._unet.evaluate, example, self._chunk)
+        return self._graphs[key]
+
+
+def check_fit(unet: TextUNet, shape: tuple[int, int, int]) -> None:
+    """Check that the kernels can do all of a network's work on latents (C, H, W).
+
+    Raises:
+        KernelError: if they cannot, with the part that does not fit.
+    """
+    for name, part in unet.named_modules():
+        if isinstance(part, nn.GroupNorm) and norm_chunk(part.num_channels, part.num_groups) is None:
+            raise KernelError(f"the native kernels do not fit {name}: {part.num_channels} channels are no whole vectors")
+        if isinstance(part, TokenAttention) and part.to_q.out_features // part.heads % LANES:
+            depth = part.to_q.out_features // part.heads
+            raise KernelError(f"the native kernels do not fit {name}: {depth} channels of a head are no whole vectors")
+    pixels = shape[1] * shape[2] // 4 ** _first_attending_level(unet)
+    if pixels > MAX_TOKENS:
+        raise KernelError(f"the native kernels attend to at most {MAX_TOKENS} pixels, not {pixels}")
+
+
+def _first_attending_level(unet: TextUNet) -> int:
+    """The level of the highest resolution at which the network attends."""
+    levels = [k for k, kind in enumerate(unet.config.down_block_types) if kind == "CrossAttnDownBlock2D"]
+    levels += [len(levels) - 1 - k for k, kind in enumerate(unet.config.up_block_types) if kind == "CrossAttnUpBlock2D"]
+    return min(levels, default=unet.config.levels - 1)
+
+
+def _example(unet: TextUNet, shape: tuple[int, int, int]) -> list[Tensor]:
+    """Inputs of `TextUNet.evaluate` for one image."""
+    config = unet.config
+    embed_dim = config.time_embedding_dim or 4 * config.block_out_channels[0]
+    width = next(layer.attn2.to_k.in_features for layer in unet.modules() if isinstance(layer, TransformerLayer))
+    return [torch.zeros(1, *shape), torch.zeros(1, embed_dim), torch.zeros(1, 1, width)]

@@ -71,7 +71,8 @@ def pointwise_rows(pixels: int, tile: Tile) -> int:
 
     More rows keep more threads busy; they must not cost more than a few tiles whose pixels were computed already.
     """
-    counts = {rows: rows * math.ceil(pixels / rows / tile.pixels) for rows in (1, 2, 4) if pixels % rows == 0}
+    choices = [rows for rows in (1, 2, 4) if pixels % rows == 0 and pixels // rows >= tile.pixels]
+    counts = {rows: rows * math.ceil(pixels / rows / tile.pixels) for rows in choices}
     return max(rows for rows, tiles in counts.items() if tiles <= 1.06 * counts[1])
 
 
