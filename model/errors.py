@@ -2,6 +2,8 @@
 
 ModelError
 ├── CheckpointError   a model folder, config or tensor that cannot be used
+├── HubError          a model on a hub that cannot be downloaded
+│   └── HubUnreachable     the hub does not answer, or must not be asked
 ├── PlanError         a request that the model or its samplers do not support
 ├── DataError         a data set that is missing, broken or of the wrong shape
 │   └── UnreadableImages   some of its image files
@@ -31,6 +33,14 @@ class ModelError(Exception):
 
 class CheckpointError(ModelError):
     """A model folder was refused; the message names the file, the key and the cause."""
+
+
+class HubError(ModelError):
+    """A model on a hub cannot be downloaded; the message says why and what to do."""
+
+
+class HubUnreachable(HubError):
+    """A hub does not answer, or must not be asked."""
 
 
 class PlanError(ModelError):

@@ -26,6 +26,7 @@ MODEL_FLOORS = {
     "networks": {"diffusion"},
     "text": set[str](),
     "checkpoints": {"networks", "diffusion"},
+    "hub": {"checkpoints", "networks"},
     "backends": {"networks", "diffusion"},
     "serving": {"checkpoints", "backends", "networks", "diffusion", "text"},
 }
@@ -190,6 +191,7 @@ def test_rq_is_named_in_two_files_only(repository: Path) -> None:
         "denoised.client",
         "denoised.app.launch.diagnostics",
         "denoised.model.checkpoints.__main__",
+        "denoised.model.hub.__main__",
     ],
 )
 def test_the_front_end_runs_without_torch_and_numpy(name: str, repository: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -27,10 +26,11 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @cli.command(cls=SingleCommand)
 def worker(
     model: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--model",
-            help="a diffusers folder served in addition to the bundled models; repeatable [env var: DENOISED_MODELS]",
+            help="a diffusers folder, or OWNER/NAME[@REVISION] on the Hugging Face Hub, served in addition to the "
+            "bundled models; repeatable [env var: DENOISED_MODELS]",
         ),
     ] = None,
     max_batch: Annotated[
@@ -74,16 +74,16 @@ def worker(
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
     log_to_stderr()
-    folders = model or [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
+    names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
-        _serve(folders, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url)
+        _serve(names, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url)
     except _expected_errors() as error:
         typer.echo(f"denoised worker: {error}", err=True)
         raise typer.Exit(1) from error
 
 
 def _serve(
-    folders: list[Path],
+    names: list[str],
     max_batch: int | None,
     max_images: int,
     device: str,
@@ -99,12 +99,15 @@ def _serve(
     from denoised.jobs.redis.connection import connect
     from denoised.jobs.redis.fitness import check_fitness
     from denoised.jobs.store.store import Store
+    from denoised.model.hub.model_sources import resolve_models
+    from denoised.model.hub.terminal import logging_puller
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.model_loading import load_models
     from denoised.worker.settings import WorkerSettings
 
     if threads:
         torch.set_num_threads(threads)
+    folders = resolve_models(names, logging_puller(log), precision)
     models = load_models(folders, device=device, max_images=max_images, precision=precision)
     client = connect(redis_url, timeout=5.0)
     check_fitness(client)

@@ -18,7 +18,10 @@ import torch
 from denoised.model.backends.native.compiler import cache_folder, compilers
 from denoised.model.backends.numerics import Precision
 from denoised.model.checkpoints.card_file import CARD_FILE
+from denoised.model.checkpoints.folders import model_name
 from denoised.model.errors import CheckpointError, ModelError
+from denoised.model.hub.hub_name import HubName
+from denoised.model.hub.terminal import terminal_puller
 from denoised.model.serving.loading import load_for_serving
 from denoised.worker.model_loading import bundled, check_device, named_folders
 
@@ -35,13 +38,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the findings, each as soon as it is known."""
     parser = ArgumentParser(prog="python -m denoised.worker.diagnostics")
     parser.add_argument("--device", default=os.environ.get("DENOISED_DEVICE", "cpu"))
-    parser.add_argument("--model", type=Path, action="append")
+    parser.add_argument("--model", action="append")
     parser.add_argument("--precision", default=os.environ.get("DENOISED_PRECISION", "float32"))
     options = parser.parse_args(arguments)
-    named = [Path(item.strip()) for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
-    for found in examine(options.device, [*bundled(), *(options.model or named)], options.precision):
+    named = [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
+    folders, missing = _find_models(options.model or named)
+    for found in (*missing, *examine(options.device, [*bundled(), *folders], options.precision)):
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
+
+
+def _find_models(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str | None]]]:
+    """The folders of models that are here, and findings about those that `serve` would download."""
+    puller, folders, missing = terminal_puller(), list[Path](), list[dict[str, str | None]]()
+    for text in names:
+        name = None if Path(text).exists() else HubName.parse(text)
+        if name is None:
+            folders.append(Path(text))
+        elif (cached := puller.find_cached(name)) is not None:
+            folders.append(cached)
+        else:
+            message = "no folder here, and not downloaded yet: `serve` downloads it when it starts"
+            missing.append(finding(f"model {text}", "warning", message, f"denoised pull {text}"))
+    return folders, missing
 
 
 def examine(device: str, folders: Sequence[Path], precision: Precision = "float32") -> Iterator[dict[str, str | None]]:
@@ -130,7 +149,7 @@ def _models(folders: Sequence[Path], device: str, precision: Precision) -> Itera
 
 
 def _model(folder: Path, device: str, precision: Precision) -> dict[str, str | None]:
-    check = f"model {folder.absolute().name}"
+    check = f"model {model_name(folder) if folder.exists() else folder.absolute().name}"
     try:
         loaded = load_for_serving(folder, device=device, precision=precision)
     except ModelError as error:

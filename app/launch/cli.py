@@ -31,11 +31,12 @@ TrustNetwork = Annotated[
 DataDir = Annotated[
     Path | None, env("DATA_DIR", "folder for the queue and the results (default: denoised in the user's data folder)")
 ]
-ModelFolders = Annotated[
-    list[Path] | None,
+Models = Annotated[
+    list[str] | None,
     typer.Option(
         "--model",
-        help="a diffusers folder served in addition to the bundled models; repeatable [env var: DENOISED_MODELS]",
+        help="a diffusers folder, or OWNER/NAME[@REVISION] on the Hugging Face Hub, served in addition to the bundled "
+        "models; repeatable [env var: DENOISED_MODELS]",
     ),
 ]
 Device = Annotated[str | None, env("DEVICE", "torch device: cpu, cuda, cuda:1, mps")]
@@ -53,7 +54,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data_dir: DataDir = None,
-    model: ModelFolders = None,
+    model: Models = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -64,12 +65,14 @@ def serve(
     from denoised.app.launch.errors import ChildStartError, LaunchError
     from denoised.app.launch.serve import ServeSettings, run_service
 
-    arguments = _worker_arguments(model, device, precision)
+    arguments = _worker_arguments(None, device, precision)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     folder = _data_folder("serve", data_dir)
     log_to_stderr()
-    models = model or [Path(name) for name in _split(os.environ.get("DENOISED_MODELS", ""))]
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, models, _requires_key())
+    models = model or sorted(_split(os.environ.get("DENOISED_MODELS", "")))
+    settings = ServeSettings(
+        host, port, folder, redis_url, arguments, trust_network, models, _requires_key(), precision or "float32"
+    )
     try:
         run_service(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
     except ChildStartError as error:
@@ -172,7 +175,7 @@ def doctor(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data_dir: DataDir = None,
-    model: ModelFolders = None,
+    model: Models = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -216,11 +219,11 @@ def _requires_key() -> bool:
     return any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
 
 
-def _worker_arguments(model: list[Path] | None, device: str | None, precision: str | None) -> list[str]:
+def _worker_arguments(model: list[str] | None, device: str | None, precision: str | None) -> list[str]:
     """Options passed to the worker."""
     arguments = [] if device is None else ["--device", device]
     arguments += [] if precision is None else ["--precision", precision]
-    return arguments + [text for folder in model or [] for text in ("--model", str(folder))]
+    return arguments + [text for name in model or [] for text in ("--model", name)]
 
 
 def _data_folder(command: str, given: Path | None) -> Path:

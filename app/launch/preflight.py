@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from denoised.app.http.requests.local_hosts import is_local
 from denoised.app.launch.addresses import check_bindable
-from denoised.app.launch.errors import LaunchError, StoreAbsent
+from denoised.app.launch.child import die_with_parent
+from denoised.app.launch.errors import ChildStartError, LaunchError, StoreAbsent
 from denoised.jobs.errors import StoreError, StoreUnavailable
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.redis.fitness import check_fitness
@@ -23,6 +25,7 @@ from denoised.jobs.redis.fitness import check_fitness
 FULL_DISK = 100 * 1024**2  # free bytes
 EARLIEST_TIME = 1_735_689_600  # 2025-01-01: an earlier clock was never set
 STORE_TIMEOUT = 5.0  # seconds
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@.+)?", re.ASCII)  # OWNER/NAME[@REVISION]
 
 
 def check_host(host: str, requires_key: bool, trusted: bool) -> None:
@@ -111,7 +114,29 @@ def check_store(redis_url: str) -> None:
         raise LaunchError(str(error)) from error
 
 
-def check_models(folders: Sequence[Path]) -> None:
+def find_model(name: str, precision: str) -> str:
+    """The folder of a model: `name` itself if it is a path, else that of a model on a hub.
+
+    A model that is not in the cache is downloaded, with progress on stderr, in a child process: the front end imports
+    nothing that reads checkpoints.
+
+    Raises:
+        ChildStartError: if it cannot be downloaded.
+    """
+    if Path(name).exists() or not HUB_NAME.fullmatch(name):
+        return name
+    command = [sys.executable, "-P", "-m", "denoised.model.hub", "--if-missing", "--precision", precision, name]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, encoding="utf-8", preexec_fn=die_with_parent
+    ) as child:
+        assert child.stdout is not None
+        folder = child.stdout.read().strip()
+    if child.returncode:
+        raise ChildStartError(f"{name} is no folder here, and cannot be downloaded")
+    return folder
+
+
+def check_models(folders: Sequence[str]) -> None:
     """Check that folders contain the files of a model, in a child process without torch: the front end imports nothing
     that reads checkpoints, and the worker would report the problem only after the store and the API have started.
 
@@ -120,7 +145,7 @@ def check_models(folders: Sequence[Path]) -> None:
     """
     if not folders:
         return
-    command = [sys.executable, "-P", "-m", "denoised.model.checkpoints", *map(str, folders)]
+    command = [sys.executable, "-P", "-m", "denoised.model.checkpoints", *folders]
     done = subprocess.run(
         command,
         capture_output=True,

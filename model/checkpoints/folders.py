@@ -25,8 +25,7 @@ UNET_CONFIG = Path("unet/config.json")
 # The parts of a pipeline that this program runs.
 # Ignoring another one (a decoder, a text encoder) would give wrong images.
 PARTS = ("unet", "scheduler")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
-DOWNLOAD = "hf download OWNER/NAME --local-dir FOLDER"
+HUB_SNAPSHOT = re.compile(r"models--[^/]+--([^/]+)/snapshots/[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,14 @@ class ModelFiles:
 def model_name(folder: Path) -> str:
     """The name that a folder was given: a symbolic link keeps its own.
 
+    For a snapshot in the cache of `huggingface_hub` it is the model's name, without its owner.
+
     Raises:
         CheckpointError: for a name that is no text, or has characters that no log line or URL should contain.
     """
     name = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119, pathlib keeps ".." or follows links
+    if (snapshot := HUB_SNAPSHOT.fullmatch("/".join(Path(os.path.abspath(folder)).parts[-3:]))) is not None:  # noqa: PTH100
+        name = snapshot[1]
     if not name.isprintable() or not name:
         raise CheckpointError(f"{folder}: a model is served under its folder's name, and {name!r} is not printable")
     return name
@@ -85,8 +88,7 @@ def _check_folder(folder: Path) -> None:
     try:
         empty = next(folder.iterdir(), None) is None
     except (FileNotFoundError, ValueError) as error:
-        hint = f" (to serve a model of a hub, download it first: {DOWNLOAD})" if HUB_ID.fullmatch(str(folder)) else ""
-        raise CheckpointError(f"{folder}: no such model folder{hint}") from error
+        raise CheckpointError(f"{folder}: no such model folder") from error
     except NotADirectoryError as error:
         message = f"{folder}: is a file, not a model folder: name a folder with unet/ and scheduler/"
         raise CheckpointError(message) from error

@@ -182,7 +182,7 @@ def test_a_path_that_is_no_model_folder_says_what_to_name(tmp_path: Path, folder
     (tmp_path / "fifo").mkdir()
     os.mkfifo(tmp_path / "fifo" / "pipe")
     expected = {
-        "google/ddpm-cat-256": "no such model folder (to serve a model of a hub, download it first: hf download",
+        "google/ddpm-cat-256": "no such model folder",
         tmp_path / "gone": "no such model folder",
         tmp_path / "weights.safetensors": "is a file, not a model folder: name a folder with unet/ and scheduler/",
         tmp_path / "fifo" / "pipe": "is a file, not a model folder",
