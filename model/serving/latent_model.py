@@ -30,8 +30,6 @@ class LatentModel:
         device: Where.
     """
 
-    min_pipelined_images: int | None = None
-
     def __init__(
         self,
         backend: TextBackend,
@@ -64,6 +62,11 @@ class LatentModel:
         width, height = request.width or self.card.width, request.height or self.card.height
         return latent.channels, height // latent.downscale, width // latent.downscale
 
+    @property
+    def min_pipelined_images(self) -> int | None:
+        """See `ServedModel`."""
+        return self.backend.min_pipelined_images
+
     def plan(
         self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
     ) -> Plan:
@@ -89,14 +92,15 @@ class LatentModel:
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of latents x (B, C, H, W) at levels t, α, σ (B,)."""
         output = self.backend(x, t, conditioning[CONTEXT].to(self.device))
-        return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)
+        return self._estimate(output, x, alpha, sigma)
 
+    @torch.inference_mode()
     def begin(
         self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
     ) -> Callable[[], Estimate]:
-        """Evaluate at once: nothing runs in the background."""
-        estimate = self.denoise(x, t, alpha, sigma, conditioning)
-        return lambda: estimate
+        """Begin what `denoise` does, in the background if the backend can, and return a function that waits for it."""
+        output = self.backend.begin(x, t, conditioning[CONTEXT].to(self.device))
+        return lambda: self._estimate(output(), x, alpha, sigma)
 
     def decode(self, x0: Tensor) -> Pictures:
         """Latents x_0 (B, C, h, w) → pictures (B, H, W, channels), by the autoencoder. Takes long."""
@@ -105,3 +109,6 @@ class LatentModel:
     def preview(self, x0: Tensor) -> Pictures:
         """Latents x̂_0 (B, C, h, w) → pictures (B, h, w, 3), by a linear map."""
         return self._pictures.preview(x0)
+
+    def _estimate(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
+        return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)

@@ -19,7 +19,9 @@ from denoised.model.backends.native.layers import (
     per_image,
     subpixel_weights,
 )
-from denoised.model.backends.native.text_layers import (
+from denoised.model.backends.native.tiles import LANES
+from denoised.model.backends.native.transformers.text_projection import TextColumns, TextProjection
+from denoised.model.backends.native.transformers.transformer_layers import (
     LayerParts,
     NativeLayerNorm,
     NativeSelfAttention,
@@ -27,8 +29,6 @@ from denoised.model.backends.native.text_layers import (
     NativeTextAttention,
     NativeTransformerLayer,
 )
-from denoised.model.backends.native.text_projection import TextColumns, TextProjection
-from denoised.model.backends.native.tiles import LANES
 from denoised.model.networks.parts import Attention, Downsample, ResnetBlock, Upsample
 from denoised.model.networks.text_unet import TextUNet
 from denoised.model.networks.text_unet_parts import GatedLinear, SpatialTransformer, TokenAttention, TransformerLayer
@@ -146,9 +146,7 @@ class Conversion:
             attn1 = self._self_attention(layer.attn1, width)
         attn2 = self._text_attention(f"{name}.attn2", layer.attn2, width)
         gate_conv, out_conv = self._pointwise([gate.proj], width), self._pointwise([out], width)
-        return NativeTransformerLayer(
-            LayerParts(norm1, attn1, norm2, attn2, norm3, gate_conv, out_conv), self.kernels
-        )
+        return NativeTransformerLayer(LayerParts(norm1, attn1, norm2, attn2, norm3, gate_conv, out_conv), self.kernels)
 
     def _self_attention(self, attention: TokenAttention, width: int) -> NativeSelfAttention:
         qkv = self._pointwise([attention.to_q, attention.to_k, attention.to_v], width)

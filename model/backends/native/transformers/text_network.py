@@ -14,9 +14,8 @@ from denoised.model.backends.native.layers import channels_last
 from denoised.model.backends.native.network import MIN_PIPELINED
 from denoised.model.backends.native.recorded_graph import RecordedGraph
 from denoised.model.backends.native.recording import record_graph
-from denoised.model.backends.native.row_cache import RowCache
 from denoised.model.backends.native.tiles import LANES, norm_chunk
-from denoised.model.errors import KernelError
+from denoised.model.backends.native.transformers.row_cache import RowCache
 from denoised.model.networks.text_unet import TextUNet
 from denoised.model.networks.text_unet_parts import TokenAttention, TransformerLayer
 
@@ -31,13 +30,13 @@ class NativeTextUNet(nn.Module):
     The U-Net stays as it is.
 
     Raises:
-        KernelError: if the kernels cannot be compiled, or do not fit the network.
+        KernelError: if the kernels cannot be compiled.
     """
 
     def __init__(self, unet: TextUNet, shape: tuple[int, int, int]) -> None:
-        """shape: (C, H, W) of the latents that it is compiled for; other sizes work too."""
+        """shape: (C, H, W) of the latents that it is compiled for (see `fits`); other sizes work too."""
         super().__init__()
-        check_fit(unet, shape)
+        assert fits(unet, shape), "the kernels do not fit the network"
         unet = deepcopy(unet)
         conversion = Conversion(unet, _example(unet, shape))
         self._project = conversion.embedding_projection()
@@ -77,7 +76,9 @@ class NativeTextUNet(nn.Module):
         the attentions."""
         names, count = tuple(sorted(added)), context.shape[1]
         if names not in self._projections:
-            self._projections[names] = RowCache(lambda t, *values: self._embedded(t, dict(zip(names, values, strict=True))))
+            self._projections[names] = RowCache(
+                lambda t, *values: self._embedded(t, dict(zip(names, values, strict=True)))
+            )
         if count not in self._texts:
             self._texts[count] = RowCache(self._text_projection)
         projections = self._projections[names](t, *(added[name] for name in names))
@@ -98,21 +99,21 @@ class NativeTextUNet(nn.Module):
         return self._graphs[key]
 
 
-def check_fit(unet: TextUNet, shape: tuple[int, int, int]) -> None:
-    """Check that the kernels can do all of a network's work on latents (C, H, W).
+def fits(unet: TextUNet, shape: tuple[int, int, int]) -> bool:
+    """Whether the kernels can do all of a network's work on latents (C, H, W), and faster than others.
 
-    Raises:
-        KernelError: if they cannot, with the part that does not fit.
+    Norms and heads must consist of whole vectors, and one text encoder's hidden states go to all attentions.
     """
-    for name, part in unet.named_modules():
-        if isinstance(part, nn.GroupNorm) and norm_chunk(part.num_channels, part.num_groups) is None:
-            raise KernelError(f"the native kernels do not fit {name}: {part.num_channels} channels are no whole vectors")
-        if isinstance(part, TokenAttention) and part.to_q.out_features // part.heads % LANES:
-            depth = part.to_q.out_features // part.heads
-            raise KernelError(f"the native kernels do not fit {name}: {depth} channels of a head are no whole vectors")
+    norms = [part for part in unet.modules() if isinstance(part, nn.GroupNorm)]
+    attentions = [part for part in unet.modules() if isinstance(part, TokenAttention)]
     pixels = shape[1] * shape[2] // 4 ** _first_attending_level(unet)
-    if pixels > MAX_TOKENS:
-        raise KernelError(f"the native kernels attend to at most {MAX_TOKENS} pixels, not {pixels}")
+    return (
+        bool(attentions)
+        and not isinstance(unet.config.cross_attention_dim, tuple)
+        and pixels <= MAX_TOKENS
+        and all(norm_chunk(norm.num_channels, norm.num_groups) is not None for norm in norms)
+        and all(part.to_q.out_features // part.heads % LANES == 0 for part in attentions)
+    )
 
 
 def _first_attending_level(unet: TextUNet) -> int:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoised.model.backends.native.transformer_kernels import padded_count
+from denoised.model.backends.native.transformers.transformer_kernels import padded_count
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Tensors are (B, C, H, W) with the channels last in memory, so that a pixel is a token without any change of layout. In
 place of the text's hidden states, the transformers receive the keys and values of all their attentions side by side
-(`model.backends.native.text_projection`).
+(`model.backends.native.transformers.text_projection`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from denoised.model.backends.native.kernels import Kernels
 from denoised.model.backends.native.layers import NativeConv2d, channels_last
-from denoised.model.backends.native.text_projection import TextColumns
-from denoised.model.backends.native.transformer_kernels import attend_text, gated_gelu, layer_norm
+from denoised.model.backends.native.transformers.text_projection import TextColumns
+from denoised.model.backends.native.transformers.transformer_kernels import attend_text, gated_gelu, layer_norm
 
 
 class NativeLayerNorm(nn.Module):
