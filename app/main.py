@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
 
+from denoised.app.compat.a1111 import list_routes as a1111_list_routes
+from denoised.app.compat.a1111 import routes as a1111_routes
+from denoised.app.compat.a1111.errors import A1111_ERRORS
 from denoised.app.compat.openai import routes as openai_routes
 from denoised.app.compat.openai.errors import OPENAI_ERRORS
 from denoised.app.http import error_responses
@@ -49,6 +52,8 @@ ROUTES = (
     operations,
     workers,
     openai_routes,
+    a1111_routes,
+    a1111_list_routes,
     metrics,
 )
 
@@ -56,7 +61,7 @@ ROUTES = (
 def create_app(settings: ApiSettings) -> FastAPI:
     """The ASGI application. It connects to Redis when the first request needs it."""
     services = Services.create(settings)
-    formats = ErrorFormats([OPENAI_ERRORS])
+    formats = ErrorFormats([OPENAI_ERRORS, A1111_ERRORS])
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +87,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
     # The last one is the outermost.
     app.add_middleware(HeadMiddleware)
     app.add_middleware(AcceptMiddleware, formats=formats)
-    app.add_middleware(AuthMiddleware, settings=settings, store=services.store, formats=formats)
+    app.add_middleware(
+        AuthMiddleware,
+        settings=settings,
+        store=services.store,
+        formats=formats,
+        basic_prefixes=(A1111_ERRORS.prefix,),
+    )
     if settings.allowed_origins:
         app.add_middleware(CrossOriginMiddleware, origins=settings.allowed_origins)
     app.add_middleware(RequestContextMiddleware, metrics=services.metrics, formats=formats)

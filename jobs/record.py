@@ -44,10 +44,12 @@ class JobRecord:
     """A job as the store holds it. Times are seconds since the epoch.
 
     attempt: counts from 1; each start by another execution is one more.
-    losses: workers lost in a row while they ran the job, since it last saved progress.
+    losses: workers in a row that were lost while they ran the job, or had no memory to start it, since it last got
+        further than at any loss before.
     max_attempts: at this many losses the job fails; one loss earlier it is quarantined (`jobs.store.scripts.START`).
     watched: whether a client follows its events, now or earlier.
     digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
+    api: the API of another program that it came through; None for our own.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
     """
 
@@ -70,6 +72,7 @@ class JobRecord:
     request_id: str | None = None
     watched: bool = False
     digest: str | None = None
+    api: str | None = None
     warnings: tuple[RequestWarning, ...] = ()
     reserved_bytes: int = 0
 
@@ -120,6 +123,7 @@ class JobRecord:
             numerics=flat.get("numerics"),
             request_id=flat.get("request_id"),
             digest=flat.get("digest"),
+            api=flat.get("api"),
             request=request,
             images=_images(flat.get("images", "[]")),
             error=_error(flat["error"]) if "error" in flat else None,
@@ -167,7 +171,7 @@ _INTS = ("attempt", "step", "evaluations", "losses", "max_attempts", "reserved_b
 MAX_JSON = 1 << 20  # characters of a JSON field
 MAX_DIGITS = 15
 LATEST = 1e11  # seconds since the epoch, and any duration
-_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", *_FLOATS, *_INTS)
+_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", "api", *_FLOATS, *_INTS)
 _REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
 
 

@@ -28,6 +28,7 @@ def _leading_warnings(request: SamplingRequest, card: ModelCard) -> Iterator[Req
     karras = card.grid.karras if request.karras is None else request.karras
     # The Karras levels of these samplers start at the highest noise level, whatever the spacing.
     ignores_spacing = karras and request.sampler in card.solver_samplers
+    ignores_spacing |= not card.takes_spacing(request.sampler)
     if (request.spacing or card.grid.spacing) != "leading" or ignores_spacing:
         return
     first, last = card.first_leading_timestep(request.sampler, request.steps), card.timesteps - 1

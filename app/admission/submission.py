@@ -28,12 +28,19 @@ CLAIM_POLL_SECONDS = 0.05
 
 
 def submit(
-    services: Services, fields: RequestFields, owner: str, key: str | None = None, *, watched: bool = False
+    services: Services,
+    fields: RequestFields,
+    owner: str,
+    key: str | None = None,
+    *,
+    watched: bool = False,
+    api: str | None = None,
 ) -> tuple[JobRecord, QueueEstimate]:
     """Accept a request, or find the job that an earlier request with the same Idempotency-Key created. Blocking.
 
     key: the Idempotency-Key.
     watched: the caller follows the job's events from the first one.
+    api: the API of another program that the request came through.
 
     Raises:
         InvalidRequest: for fields that do not fit the model, or a key that was used with another body.
@@ -59,6 +66,7 @@ def submit(
         warnings=tuple(find_warnings(request, card)),
         reserved_bytes=job_bytes(request, card),
         digest=card.digest or None,
+        api=api,
     )
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers

@@ -59,6 +59,12 @@ class EventLog:
             reply = self._connection.client.xrange(keys.events(job_id), min=f"{after + 1}-0", count=count)
         return self.decode(job_id, cast("list[Entry]", reply))
 
+    def newest(self, job_id: str, count: int) -> list[dict[str, Any]]:
+        """The last `count` stored events, newest first."""
+        with self._connection.reachable():
+            reply = self._connection.client.xrevrange(keys.events(job_id), count=count)
+        return self.decode(job_id, cast("list[Entry]", reply))
+
     def decode(self, job_id: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Stream entries as the events of the HTTP contract (terminal ones lack `result`).
 

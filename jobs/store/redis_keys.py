@@ -14,6 +14,7 @@
     denoised:models                set      names of all models ever served
     denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
+    denoised:choice:{owner}  string   the model that a caller has chosen as its default, 30 d after the last use
     denoised:wake:{reader}         stream   one entry: this reader of events must read its list again; 1 h
     denoised:worker:{name}         string   its `WorkerReport`, expires with its lease
     denoised:worker:{name}:counted hash     how much of its `Counters` is in the totals, one day
@@ -75,6 +76,10 @@ def counted(name: str) -> str:
 
 def ticket(ticket_hash: str) -> str:
     return f"denoised:ticket:{ticket_hash}"
+
+
+def model_choice(owner: str) -> str:
+    return f"denoised:choice:{owner}"
 
 
 def wake(reader: str) -> str:

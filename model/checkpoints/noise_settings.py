@@ -120,6 +120,8 @@ class NoiseSettings:
             variance_type=variance_type,
             karras=self.keys.get("use_karras_sigmas") is not None and self._switch("use_karras_sigmas", False),
             lambda_min=self._lambda_min(),
+            original_steps=int(self._number("original_inference_steps", 50, least=1, most=MAX_TIMESTEPS)),
+            timestep_scaling=self._number("timestep_scaling", 10.0),
         )
 
     def _betas(self) -> Float64:

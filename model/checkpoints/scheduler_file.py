@@ -4,7 +4,7 @@ Each of diffusers' scheduler classes has its own defaults: DDPM and DDIM clip x�
 otherwise, the others do not; Heun's β are not DDPM's. The defaults equal those of diffusers 0.42.
 
 Schedulers are often made from each other's files, so a file may hold keys of other classes. As in diffusers
-they are ignored, except for the two keys that only one of our samplers reads.
+they are ignored, except for the keys that only one of our samplers reads.
 """
 
 from __future__ import annotations
@@ -50,6 +50,21 @@ DPM: Keys = {
     "final_sigmas_type": "zero",
     "lambda_min_clipped": -math.inf,
     "variance_type": None,
+}
+
+DISTILLED: Keys = {
+    **BETA_KEYS,
+    **LEADING,
+    **THRESHOLDING,
+    **ZERO_SNR,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+    "set_alpha_to_one": True,
+    "original_inference_steps": 50,
+    "timestep_scaling": 10.0,
 }
 
 # The one class here with exploding variance, x_σ = x_0 + σ·ε; see `model.networks.score_network`.
@@ -112,6 +127,9 @@ DEFAULTS: dict[str, Keys] = {
     "EulerAncestralDiscreteScheduler": {**BETA_KEYS, **LINSPACE, **ZERO_SNR},
     "HeunDiscreteScheduler": {**HEUN_BETA_KEYS, **LINSPACE, **SPACED, **CLIPPED, "clip_sample": False},
     "LMSDiscreteScheduler": {**BETA_KEYS, **LINSPACE, **SPACED},
+    "LCMScheduler": DISTILLED,
+    "TCDScheduler": DISTILLED,
+    "DPMSolverSDEScheduler": {**HEUN_BETA_KEYS, **LINSPACE, **SPACED, "noise_sampler_seed": None},
     "KDPM2DiscreteScheduler": {**HEUN_BETA_KEYS, **LINSPACE, **SPACED},
     "KDPM2AncestralDiscreteScheduler": {**HEUN_BETA_KEYS, **LINSPACE, **SPACED},
     VARIANCE_EXPLODING: {
@@ -124,9 +142,16 @@ DEFAULTS: dict[str, Keys] = {
     },
 }
 # The values of keys that a class does not have.
-ABSENT_KEYS: Keys = {**LINSPACE, "clip_sample": False, "set_alpha_to_one": True, "variance_type": "fixed_small"}
-# Keys that only our `ddpm` and only our `ddim` read: honored in the files of other classes too.
-SINGLE_SAMPLER_KEYS = ("variance_type", "set_alpha_to_one")
+ABSENT_KEYS: Keys = {
+    **LINSPACE,
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "variance_type": "fixed_small",
+    "original_inference_steps": 50,
+    "timestep_scaling": 10.0,
+}
+# Keys that only our `ddpm`, `ddim` or distilled samplers read: honored in the files of other classes too.
+SINGLE_SAMPLER_KEYS = ("variance_type", "set_alpha_to_one", "original_inference_steps", "timestep_scaling")
 # Keys of diffusers' first releases that do not concern the noise.
 IGNORED_KEYS = ("tensor_format",)
 
@@ -138,6 +163,9 @@ SAMPLERS_BY_CLASS = {
     "HeunDiscreteScheduler": "heun",
     "LMSDiscreteScheduler": "lms",
     "KDPM2DiscreteScheduler": "dpm_2",
+    "DPMSolverSDEScheduler": "dpmpp_sde",
+    "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
     # Its counterpart, not its equal: step sizes are fixed here, not measured on a batch by `snr` and `correct_steps`.
     VARIANCE_EXPLODING: "pc",
 }
@@ -185,6 +213,8 @@ def fill_defaults(path: Path, raw: Mapping[str, Any], samplers: Collection[str])
     content = {**ABSENT_KEYS, **DEFAULTS[name], **own, **others, "_class_name": name}
     if content["variance_type"] is None:
         content["variance_type"] = ABSENT_KEYS["variance_type"]
+    if name == "TCDScheduler":  # diffusers' class has these keys and does not use them
+        content |= {"clip_sample": False, "thresholding": False}
     if (sampler := matching_sampler(content)) in samplers:
         _check_same_image(path, content, str(sampler))
     return content

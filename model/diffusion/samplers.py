@@ -1,6 +1,6 @@
 """The samplers by name: the noise levels that each visits, and the rows of its plan there.
 
-The rows are functions in `singlestep`, `multistep` and `langevin`, next to this file. A new
+The rows are functions in `singlestep`, `multistep`, `langevin` and `distilled`, next to this file. A new
 sampler is one more function and one more line of `SAMPLERS`.
 """
 
@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from denoised.model.diffusion.distilled import distilled_levels, lcm_rows, tcd_rows
 from denoised.model.diffusion.grids import (
     VARIANCES,
     Grid,
     Levels,
     capped_ratio_levels,
+    capped_timesteps,
     discrete_levels,
     midpoint_levels,
     ratio_levels,
     solver_levels,
+    solver_timesteps,
 )
 from denoised.model.diffusion.langevin import LANGEVIN_STEPS, langevin_rows, pc_rows
 from denoised.model.diffusion.multistep import (
@@ -30,7 +33,15 @@ from denoised.model.diffusion.multistep import (
 )
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan, Row
-from denoised.model.diffusion.singlestep import ddim_rows, ddpm_rows, dpm_2_rows, euler_a_rows, euler_rows, heun_rows
+from denoised.model.diffusion.singlestep import (
+    ddim_rows,
+    ddpm_rows,
+    dpm_2_rows,
+    dpmpp_sde_rows,
+    euler_a_rows,
+    euler_rows,
+    heun_rows,
+)
 from denoised.model.errors import PlanError
 
 
@@ -40,22 +51,35 @@ class Sampler:
 
     Attributes:
         levels: from a schedule, the number of steps and a grid to the noise levels it visits.
-        rows: from these levels, the grid and η to the rows of its plan.
+        rows: from these levels, the schedule, the grid and η to the rows of its plan.
         takes_eta: whether η changes it.
         stages: evaluations in a step; the last step is always one evaluation.
         extra: evaluations besides those of the steps, in a run of more than one step.
     """
 
     levels: Callable[[NoiseSchedule, int, Grid], Levels]
-    rows: Callable[[Levels, Grid, float], list[Row]]
+    rows: Callable[[Levels, NoiseSchedule, Grid, float], list[Row]]
     takes_eta: bool = False
     stages: int = 1
     extra: int = 0
 
     @property
+    def takes_spacing(self) -> bool:
+        """Whether a request chooses its levels; those of a distilled model are part of the model."""
+        return self.levels is not distilled_levels
+
+    @property
     def takes_karras(self) -> bool:
         """Whether its levels may lie between the training timesteps."""
         return self.levels in (ratio_levels, capped_ratio_levels, midpoint_levels, solver_levels)
+
+    def visited_timesteps(self, schedule: NoiseSchedule, grid: Grid) -> int:
+        """How many timesteps, counted from 0, its levels are chosen from; all of them if `steps` is larger."""
+        if self.levels is solver_levels:
+            return solver_timesteps(schedule, grid)
+        if self.levels in (capped_ratio_levels, midpoint_levels):
+            return capped_timesteps(schedule, grid)
+        return schedule.timesteps
 
 
 def _ddpm_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
@@ -66,17 +90,29 @@ def _ddim_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     return discrete_levels(schedule, steps, grid, end_alpha_one=grid.set_alpha_to_one)
 
 
-def _ddpm_rows(levels: Levels, grid: Grid, eta: float) -> list[Row]:
+def _ddpm_rows(levels: Levels, schedule: NoiseSchedule, grid: Grid, eta: float) -> list[Row]:
     if grid.variance_type not in VARIANCES:
         known = ", ".join(VARIANCES)
         raise PlanError(f"variance_type = {grid.variance_type!r} is not supported by ddpm (supported: {known})")
     return ddpm_rows(levels, grid.variance_type)
 
 
+def _ddim_rows(levels: Levels, schedule: NoiseSchedule, grid: Grid, eta: float) -> list[Row]:
+    return ddim_rows(levels, eta)
+
+
+def _lcm_rows(levels: Levels, schedule: NoiseSchedule, grid: Grid, eta: float) -> list[Row]:
+    return lcm_rows(levels, grid.timestep_scaling)
+
+
+def _tcd_rows(levels: Levels, schedule: NoiseSchedule, grid: Grid, eta: float) -> list[Row]:
+    return tcd_rows(levels, schedule, gamma=eta)
+
+
 SAMPLERS = {
     # Ho et al. 2020 (arXiv:2006.11239); Song et al. 2020 (arXiv:2010.02502)
     "ddpm":         Sampler(_ddpm_levels,        _ddpm_rows),
-    "ddim":         Sampler(_ddim_levels,        lambda levels, grid, eta: ddim_rows(levels, eta), takes_eta=True),
+    "ddim":         Sampler(_ddim_levels,        _ddim_rows, takes_eta=True),
     # Karras et al. 2022 (arXiv:2206.00364); DPM-Solver-2 of Lu et al. 2022 (arXiv:2206.00927)
     "euler":        Sampler(ratio_levels,        lambda levels, *_: euler_rows(levels)),
     "euler_a":      Sampler(ratio_levels,        lambda levels, *_: euler_a_rows(levels)),
@@ -86,6 +122,7 @@ SAMPLERS = {
     "dpmpp_2m":     Sampler(solver_levels,       lambda levels, *_: dpmpp_2m_rows(levels)),
     "dpmpp_2m_sde": Sampler(solver_levels,       lambda levels, *_: dpmpp_2m_sde_rows(levels)),
     "dpmpp_3m":     Sampler(solver_levels,       lambda levels, *_: dpmpp_3m_rows(levels)),
+    "dpmpp_sde":    Sampler(midpoint_levels,     lambda levels, *_: dpmpp_sde_rows(levels), stages=2),
     # Liu et al. 2022 (arXiv:2202.09778); UniPC, Zhao et al. 2023 (arXiv:2302.04867), of orders p + 1 = 3 and 4
     "lms":          Sampler(ratio_levels,        lambda levels, *_: lms_rows(levels)),
     "plms":         Sampler(_ddim_levels,        lambda levels, *_: plms_rows(levels), extra=1),
@@ -94,13 +131,16 @@ SAMPLERS = {
     # Song & Ermon 2019 (arXiv:1907.05600); Song et al. 2021 (arXiv:2011.13456)
     "langevin":     Sampler(ratio_levels,        lambda levels, *_: langevin_rows(levels), stages=LANGEVIN_STEPS),
     "pc":           Sampler(ratio_levels,        lambda levels, *_: pc_rows(levels), stages=2),
+    # For distilled models: Luo et al. 2023 (arXiv:2310.04378); Zheng et al. 2024 (arXiv:2402.19159), whose γ is η
+    "lcm":          Sampler(distilled_levels,    _lcm_rows),
+    "tcd":          Sampler(distilled_levels,    _tcd_rows, takes_eta=True),
 }  # fmt: skip
 
 
 def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, grid: Grid, eta: float = 0.0) -> Plan:
     """The plan of a sampler by name.
 
-    steps: 1 … T; eta: 0 … 1, the share of DDPM's noise that DDIM adds.
+    steps: 1 … T; eta: 0 … 1, the share of DDPM's noise that DDIM adds, or γ of TCD.
 
     Raises:
         PlanError: for an unknown sampler, or steps, eta or a grid outside the limits.
@@ -111,4 +151,4 @@ def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, grid: Grid, 
         raise PlanError(f"eta = {eta} is outside 0 … 1")
     recipe = SAMPLERS[sampler]
     levels = recipe.levels(schedule, steps, grid)
-    return Plan.from_rows(sampler, levels, recipe.rows(levels, grid, eta))
+    return Plan.from_rows(sampler, levels, recipe.rows(levels, schedule, grid, eta))

@@ -112,6 +112,33 @@ def dpm_2_rows(levels: Levels) -> list[Row]:
     return rows
 
 
+def dpmpp_sde_rows(levels: Levels) -> list[Row]:
+    """DPM-Solver++ as an SDE solver of two stages: an ancestral step to √(ρ·ρ'), whose x̂_0 serves an ancestral step
+    from ρ to ρ' (`sample_dpmpp_sde` of k-diffusion; the name is theirs).
+
+    Both steps follow one Brownian motion in ρ, so the noise of the whole step is that of its first half and fresh
+    noise, weighted by the square roots of the halves' lengths. Registers: x, x at the start of the step, its first z.
+
+    levels: of `midpoint_levels`.
+    """
+    rows: list[Row] = []
+    last = levels.steps - 1
+    for i in range(0, last, 2):
+        a, _, a_next = levels.alpha[i : i + 3]
+        rho, rho_middle, rho_next = levels.ratio[i : i + 3]
+        x, x0, _, noise = ancestral_update(levels, i)
+        keep = [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]]
+        rows.append(Row(i, i // 2, [[x, 0.0, 0.0, x0, 0.0, noise], *keep]))
+        # x̄' = ρ_down/ρ·x̄ + (1 − ρ_down/ρ)·x̂_0 + ρ_up·z, x̂_0 at the middle.
+        down, up = rho_next**2 / rho**2, rho_next * np.sqrt(1 - (rho_next / rho) ** 2)
+        first, second = (np.sqrt(part / (rho - rho_next)) for part in (rho - rho_middle, rho_middle - rho_next))
+        update = [0.0, a_next / a * down, a_next * up * first, a_next * (1 - down), 0.0, a_next * up * second]
+        rows.append(Row(i + 1, i // 2 + 1, [update, [0.0] * 6, [0.0] * 6]))
+    x, x0, _, _ = euler_update(levels, last, levels.ratio[last + 1])  # to ρ = 0
+    rows.append(Row(last, last // 2 + 1, [[x, 0.0, 0.0, x0, 0.0, 0.0], [0.0] * 6, [0.0] * 6]))
+    return rows
+
+
 def euler_update(levels: Levels, i: int, rho_end: float) -> list[float]:
     """Euler from level i to ρ = rho_end, in the scale of level i + 1: the weights of (x, x̂_0, ε̂, z)."""
     # x̄_end = x̄ + (ρ_end − ρ)·(x̄ − x̂_0)/ρ = w·x̄ + (1 − w)·x̂_0 with w = ρ_end/ρ.

@@ -18,11 +18,14 @@ class CardGrid(BaseModel):
         spacing: `leading`, `trailing` or `linspace`.
         steps_offset: Added to the timesteps of leading spacing.
         karras: Whether the levels of its `karras_samplers` are those of Karras et al. 2022.
+        visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
+            steps visits all.
     """
 
     spacing: str = "trailing"
     steps_offset: int = 0
     karras: bool = False
+    visited: dict[str, int] = {}
 
 
 class CardLatent(BaseModel):
@@ -45,6 +48,9 @@ class ModelCard(BaseModel):
         width, height, channels: Of its images, in pixels; the size if a request names none.
         labels: The names of its classes, in order; empty if it takes no label.
         prompts: Whether it takes a prompt.
+        max_clip_skip: How many layers of its text encoder a request may leave out.
+        guidance_embedded: Whether the network takes the guidance scale as an input, so that an image is one row of a
+            batch at any scale and has no negative prompt.
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
         latent: What it denoises; None for a model of pixels.
@@ -52,7 +58,9 @@ class ModelCard(BaseModel):
         timesteps: T of its training.
         prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
         samplers: All samplers that it offers.
+        sampler_descriptions: What each of them is good for, in plain words.
         eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        spacing_samplers: The samplers that take `spacing`; None if all do.
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
         stages: Evaluations per step of the samplers with more than one; the last step always takes one.
@@ -70,6 +78,8 @@ class ModelCard(BaseModel):
     channels: int
     labels: list[str]
     prompts: bool = False
+    max_clip_skip: int = 0
+    guidance_embedded: bool = False
     size_multiple: int | None = None
     max_pixels: int | None = None
     latent: CardLatent | None = None
@@ -77,8 +87,10 @@ class ModelCard(BaseModel):
     timesteps: int
     prediction_type: str
     samplers: list[str]
+    sampler_descriptions: dict[str, str] = {}
     eta_samplers: list[str]
     karras_samplers: list[str] = []
+    spacing_samplers: list[str] | None = None
     solver_samplers: list[str] = []
     grid: CardGrid = CardGrid()
     stages: dict[str, int] = {}
@@ -95,11 +107,17 @@ class ModelCard(BaseModel):
         taken = {
             "label": bool(self.labels),
             "prompt": self.prompts,
-            "negative_prompt": self.prompts,
+            "negative_prompt": self.prompts and not self.guidance_embedded,
             "width": self.size_multiple is not None,
             "height": self.size_multiple is not None,
+            "clip_skip": self.max_clip_skip > 0,
+            "emphasis": self.prompts,
         }
         return [name for name, takes in taken.items() if takes]
+
+    def takes_spacing(self, sampler: str) -> bool:
+        """Whether a request with this sampler chooses its noise levels."""
+        return self.spacing_samplers is None or sampler in self.spacing_samplers
 
     def takes_side(self, pixels: int) -> bool:
         """Whether an image may be so wide or high; see `max_pixels` for both together."""
@@ -119,7 +137,9 @@ class ModelCard(BaseModel):
 
     def first_leading_timestep(self, sampler: str, steps: int) -> int:
         """The timestep at which a run of leading spacing starts; the same as in `model.diffusion.grids`."""
-        stride = self.timesteps // (steps + 1) if sampler in self.solver_samplers else 0
+        visited = self.grid.visited.get(sampler, self.timesteps)
+        total = visited if steps <= visited else self.timesteps
+        stride = total // (steps + 1) if sampler in self.solver_samplers else 0
         if stride:
             return steps * stride + self.grid.steps_offset
-        return (steps - 1) * (self.timesteps // steps) + self.grid.steps_offset
+        return (steps - 1) * (total // steps) + self.grid.steps_offset

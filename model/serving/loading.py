@@ -17,14 +17,17 @@ from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_pipeline import TextPipeline, read_text_pipeline
 from denoised.model.diffusion.grids import Grid, solver_levels
+from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
+from denoised.model.networks.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
-from denoised.model.serving.latent_pictures import LatentPictures
+from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.plan_compiler import PlanCompiler
-from denoised.model.serving.prompt_encoder import PromptEncoder
+from denoised.model.serving.prompt_encoder import ChunkEncoder, PromptEncoder
 from denoised.model.text.tokenizer import TextTokenizer
 
 log = logging.getLogger("denoised.worker")
@@ -98,7 +101,7 @@ def load_model(
         max_images=max_images,
         numerics=numerics,
         digest=checkpoint.digest,
-        **sampler_facts(grid),
+        **sampler_facts(checkpoint.schedule, grid),
     )
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)
 
@@ -106,7 +109,7 @@ def load_model(
 def load_text_model(
     folder: Path | str, *, device: str = "cpu", name: str | None = None, max_images: int = 16
 ) -> LatentModel:
-    """Load a text-to-image model from a folder of diffusers' `StableDiffusionPipeline`.
+    """Load a text-to-image model from a folder that `model.checkpoints.pipelines` recognizes.
 
     name: what requests call it; the folder's name if not given.
 
@@ -125,8 +128,9 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
     noise, vae = pipeline.noise, pipeline.autoencoder.config
     height, width = pipeline.image_size
     grid = noise.grid(pipeline.unet.config)
-    tokenizer = _read_tokenizer(pipeline)
+    prompts = _build_prompt_encoder(pipeline, device)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
+    added_inputs = unet.config.added_inputs
     selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
     card = ModelCard(
         name=name or model_name(folder),
@@ -135,6 +139,8 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
         channels=vae.out_channels,
         labels=[],
         prompts=True,
+        max_clip_skip=max(0, prompts.max_clip_skip),
+        guidance_embedded=unet.config.time_cond_proj_dim is not None,
         size_multiple=vae.downscale * pipeline.unet.config.downscale,
         max_pixels=MAX_SCALE**2 * width * height,
         latent=CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
@@ -144,44 +150,63 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
         max_images=max_images,
         numerics=selection.numerics,
         digest=pipeline.digest,
-        **sampler_facts(grid),
+        **sampler_facts(pipeline.schedule, grid),
     )
     model = LatentModel(
         selection.backend,
         torch.device(device),
-        PromptEncoder(tokenizer, pipeline.text_encoder.eval().requires_grad_(False).to(device)),
-        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb),
+        prompts,
+        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb or published_rgb(is_xl=pipeline.is_xl)),
         PlanCompiler(pipeline.schedule, grid),
         noise.prediction_type,
         noise.clipping,
         card,
+        added_inputs,
     )
     return LoadedModel(model, selection.fallback)
 
 
-def sampler_facts(grid: Grid) -> dict[str, Any]:
+def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
     """What the card says about the samplers, which are the same for every model, and their grid."""
+    visited = {name: sampler.visited_timesteps(schedule, grid) for name, sampler in SAMPLERS.items()}
     return {
         "samplers": list(SAMPLERS),
+        "sampler_descriptions": DESCRIPTIONS,
         "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
+        "spacing_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing],
         "karras_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
         "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
         "stages": {name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
         "extra_evaluations": {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra},
-        "grid": CardGrid(spacing=grid.spacing, steps_offset=grid.steps_offset, karras=grid.karras),
+        "grid": CardGrid(
+            spacing=grid.spacing,
+            steps_offset=grid.steps_offset,
+            karras=grid.karras,
+            visited={name: count for name, count in visited.items() if count < schedule.timesteps},
+        ),
     }
 
 
-def _read_tokenizer(pipeline: TextPipeline) -> TextTokenizer:
-    tokenizer, config = TextTokenizer.from_folder(pipeline.tokenizer), pipeline.text_encoder.config
+def _build_prompt_encoder(pipeline: TextPipeline, device: str) -> PromptEncoder:
+    encoders = []
+    for folder, encoder in zip(pipeline.tokenizers, pipeline.text_encoders, strict=True):
+        tokenizer = _read_tokenizer(folder, encoder.config)
+        network = encoder.eval().requires_grad_(False).to(device)
+        encoders.append(ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl))
+    if len({each.length for each in encoders}) > 1:
+        raise CheckpointError(f"{pipeline.tokenizers[0].parent}: the tokenizers' model_max_length differ")
+    return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)
+
+
+def _read_tokenizer(folder: Path, config: TextEncoderConfig) -> TextTokenizer:
+    tokenizer = TextTokenizer.from_folder(folder)
     if tokenizer.vocabulary_size > config.vocab_size:
         raise CheckpointError(
-            f"{pipeline.tokenizer}: has {tokenizer.vocabulary_size} tokens, "
-            f"but the text encoder has {config.vocab_size}"
+            f"{folder}: has {tokenizer.vocabulary_size} tokens, but the text encoder has {config.vocab_size}"
         )
     if tokenizer.length > config.max_position_embeddings:
         raise CheckpointError(
-            f"{pipeline.tokenizer}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
+            f"{folder}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
             f"{config.max_position_embeddings} tokens"
         )
     return tokenizer

@@ -27,14 +27,18 @@ from denoised.model.__main__ import app as training
 from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.hub.__main__ import cli as pulling
 from denoised.worker.__main__ import cli as working
 
 ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
 FOLDERS = ("app", "bench", "denoised", "docs", "jobs", "model", "ops", "tests", "worker")
 # Paths and modules in backticks.
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
-MODULE = re.compile(r"`(?:denoised\.)?((?:app|bench|jobs|model|worker|denoised\.cli|denoised\.client)(?:\.\w+)+)`")
+MODULE = re.compile(
+    r"`(?:denoised\.)?((?:app|bench|jobs|model|worker|denoised\.(?:cli|client|command_line))(?:\.\w+)+)`"
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,13 @@ def test_every_folder_of_code_stands_once_in_the_architecture(architecture: str,
         if len(path.relative_to(repository).parts) > 2
     }
     assert {name: count for name, count in listed.items() if count > 1} == {}
-    assert listed.keys() == folders | {"app/playground", "denoised/client", "denoised/cli", "model/zoo"}
+    assert listed.keys() == folders | {
+        "app/playground",
+        "denoised/client",
+        "denoised/cli",
+        "denoised/command_line",
+        "model/zoo",
+    }
 
 
 def test_every_file_that_a_page_names_exists(documents: dict[str, str], repository: Path) -> None:
@@ -129,6 +139,7 @@ def _commands() -> dict[str, Any]:
     commands |= typer.main.get_command(serving).commands  # type: ignore[attr-defined]
     commands |= dict(typer.main.get_command(training).commands)  # type: ignore[attr-defined]
     commands["worker"] = typer.main.get_command(working)
+    commands["pull"] = typer.main.get_command(pulling)
     return {name: command for name, command in commands.items() if not command.hidden}
 
 
@@ -242,7 +253,8 @@ def _unserved() -> Problem:
 
 
 def test_refusals_that_no_example_can_show_equal_those_of_the_code(documents: dict[str, str]) -> None:
-    made = [_busy(), store_problem(StoreUnavailable()), _unserved(), store_problem(StoreFull())]
+    away, full = StoreUnavailable(), StoreFull()
+    made = [_busy(), store_problem(away), store_problem(away, "…"), _unserved(), store_problem(full)]
     assert _json_blocks(documents["docs/api.md"]) == [problem.body() for problem in made]
 
 
@@ -251,10 +263,10 @@ def test_the_model_card_on_the_page_is_valid(documents: dict[str, str]) -> None:
     assert len(CardFile.model_validate(card).labels) == 4
 
 
-def test_the_api_page_lists_every_sampler(documents: dict[str, str]) -> None:
-    line = re.search(r"^Samplers: ((?:`\w+`,\s+)+`\w+`)\.", documents["docs/api.md"], re.MULTILINE)
-    assert line is not None
-    assert re.findall(r"`(\w+)`", line[1]) == list(SAMPLERS)
+def test_the_api_page_describes_every_sampler(documents: dict[str, str]) -> None:
+    table = documents["docs/api.md"].partition("| sampler | what it is good for |")[2].partition("\n\n")[0]
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)) == DESCRIPTIONS
+    assert list(DESCRIPTIONS) == list(SAMPLERS)
 
 
 def test_every_test_that_the_mathematics_names_exists(mathematics: str, repository: Path) -> None:
@@ -270,7 +282,9 @@ def test_every_test_that_the_mathematics_names_exists(mathematics: str, reposito
 
 def test_the_mathematics_lists_every_sampler_with_its_evaluations_and_registers(mathematics: str) -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \|.*\| ([^|]+) \| (\d) \| (?:discrete|ratio|midpoint|solver) \|$", mathematics, re.MULTILINE
+        r"^\| `(\w+)` \|.*\| ([^|]+) \| (\d) \| (?:discrete|ratio|midpoint|solver|distilled) \|$",
+        mathematics,
+        re.MULTILINE,
     )
     found = {name: (evaluations, int(registers)) for name, evaluations, registers in rows}
     stages = {1: "N", 2: "2·N − 1", 5: "5·N − 4"}

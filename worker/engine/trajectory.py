@@ -39,7 +39,7 @@ class Trajectory:
     It knows neither what a conditioning holds nor what shape is denoised.
 
     Attributes:
-        job, index: Which image of which job it is.
+        job, index: The job, and the image's index in it.
         model: The model's name.
         plan: The compiled sampler.
         conditioning: What the image is conditioned on; a batch of one.
@@ -167,6 +167,9 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
         negative_prompt=request.negative_prompt,
         width=request.width,
         height=request.height,
+        clip_skip=request.clip_skip,
+        emphasis=request.emphasis,
+        guidance_scale=request.guidance_scale,
     )
     conditioning = model.encode([asked, asked.unconditional()] if request.guided else [asked])
     guidance = None

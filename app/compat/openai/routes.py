@@ -27,7 +27,7 @@ from denoised.app.compat.openai.openai_schemas import (
     ModelEntry,
     OpenAIError,
 )
-from denoised.app.compat.openai.prompts import label_of
+from denoised.app.compat.prompts import label_of
 from denoised.app.http.errors import InvalidRequest, NotFound
 from denoised.app.http.headers import IdempotencyKey, job_location
 from denoised.app.http.validation_errors import format_value

@@ -7,6 +7,9 @@ be JSON, or for `POST /verify` a PNG, because a browser sends neither to another
 
 from __future__ import annotations
 
+import base64
+import binascii
+from collections.abc import Sequence
 from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
@@ -32,10 +35,21 @@ LOCAL_ONLY = "without API keys only local programs are served"
 
 
 class AuthMiddleware:
-    """ASGI middleware; stores the caller's name in the scope under OWNER_SCOPE_KEY."""
+    """ASGI middleware; stores the caller's name in the scope under OWNER_SCOPE_KEY.
 
-    def __init__(self, app: ASGIApp, settings: ApiSettings, store: Store, formats: ErrorFormats) -> None:
+    basic_prefixes: of the paths whose clients may send the API key as the password of HTTP Basic authentication.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ApiSettings,
+        store: Store,
+        formats: ErrorFormats,
+        basic_prefixes: Sequence[str] = (),
+    ) -> None:
         self._app = app
+        self._basic_prefixes = tuple(f"{prefix}/" for prefix in basic_prefixes)
         self._settings = settings
         self._store = store
         self._formats = formats
@@ -78,9 +92,9 @@ class AuthMiddleware:
 
     async def _owner(self, scope: Scope, headers: Headers) -> str:
         """The owner of the request's API key or ticket."""
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and key.strip():
-            owner = self._settings.api_keys.owner(key.strip())
+        key = self._key(scope, headers)
+        if key:
+            owner = self._settings.api_keys.owner(key)
             if owner is None:
                 raise Unauthorized("the API key is unknown")
             return owner
@@ -88,6 +102,24 @@ class AuthMiddleware:
         if scope["type"] == "websocket" and ticket:
             return await self._redeem(ticket)
         raise Unauthorized("an API key is required: Authorization: Bearer KEY")
+
+    def _key(self, scope: Scope, headers: Headers) -> str:
+        """The API key of a request; empty if it sends none."""
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return credentials.strip()
+        if scheme.lower() == "basic" and scope["path"].startswith(self._basic_prefixes):
+            self._check_site(headers)
+            return _basic_password(credentials.strip())
+        return ""
+
+    def _check_site(self, headers: Headers) -> None:
+        """Refuse pages of other sites: a browser sends a password again to whoever asked for it, unlike a key."""
+        origin = headers.get("origin")
+        allowed = origin is not None and self._is_allowed_origin(origin, headers.get("host", ""))
+        cross_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        if (origin is not None or cross_site) and not allowed:
+            raise Forbidden("Basic authentication is not accepted from pages of other sites; use Bearer")
 
     async def _redeem(self, ticket: str) -> str:
         """The owner of a ticket, which is invalid afterward."""
@@ -125,6 +157,15 @@ class AuthMiddleware:
             return True
         scheme, separator, netloc = origin.partition("://")
         return scheme in ("http", "https") and separator != "" and _site(netloc) == _site(host) is not None
+
+
+def _basic_password(credentials: str) -> str:
+    """The password of HTTP Basic credentials (RFC 7617); empty if they are malformed."""
+    try:
+        text = base64.b64decode(credentials, validate=True).decode()
+    except (binascii.Error, ValueError):
+        return ""
+    return text.partition(":")[2].strip()
 
 
 def _is_open(scope: Scope) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -11,6 +13,7 @@ from denoised.app.http.errors import BadRequest, BodyTooLarge, UnsupportedMedia
 from denoised.app.settings import MAX_BODY, MAX_JSON_BODY
 
 PNG_ROUTES = {("POST", "/verify")}  # (method, path); every other route reads JSON
+PICTURE_ROUTES = PNG_ROUTES | {("POST", "/sdapi/v1/img2img")}  # whose bodies contain pictures
 MAX_LENGTH_DIGITS = 15  # of a Content-Length; longer ones are not converted to a number
 MAX_BUFFERED = 128 * 1024 * 1024  # bytes of all bodies that are being received or processed
 BUSY_SECONDS = "2"
@@ -38,12 +41,12 @@ def check_body(scope: Scope, headers: Headers) -> None:
     if length.isdecimal() and (len(length) > MAX_LENGTH_DIGITS or int(length) > limit):
         raise BodyTooLarge(f"the body has {length[:20]} bytes (allowed: {limit})")
     if (length != "0" or "transfer-encoding" in headers) and _is_routed(scope):
-        _check_media(headers, "image/png" if _reads_png(scope) else "application/json")
+        _check_media(headers, "image/png" if _is_one_of(scope, PNG_ROUTES) else "application/json")
 
 
 def max_body(scope: Scope) -> int:
     """The most bytes that the body of a request may have."""
-    return MAX_BODY if _reads_png(scope) else MAX_JSON_BODY
+    return MAX_BODY if _is_one_of(scope, PICTURE_ROUTES) else MAX_JSON_BODY
 
 
 class BodyBudget:
@@ -104,8 +107,8 @@ def _check_media(headers: Headers, supported: str) -> None:
         raise UnsupportedMedia(f"Content-Type {media_type[:80]!r} is not supported (supported: {supported})")
 
 
-def _reads_png(scope: Scope) -> bool:
-    return scope["type"] == "http" and (scope["method"], scope["path"]) in PNG_ROUTES
+def _is_one_of(scope: Scope, routes: Collection[tuple[str, str]]) -> bool:
+    return scope["type"] == "http" and (scope["method"], scope["path"]) in routes
 
 
 def _is_routed(scope: Scope) -> bool:

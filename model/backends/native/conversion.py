@@ -75,7 +75,7 @@ class Conversion:
     def convert(self, unet: UNet | TextUNet) -> None:
         """Replace the modules of `unet`, in place."""
         unet.conv_norm_out = native_norm(unet.conv_norm_out, unet.conv_act, self.kernels)  # type: ignore[assignment]
-        unet.conv_act = nn.Identity()  # type: ignore[assignment]
+        unet.conv_act = nn.Identity()
         self._convert_children(unet, "")
 
     def _convert_children(self, parent: nn.Module, prefix: str) -> None:

@@ -33,10 +33,16 @@ def load_with(folder: Path, **raw: Any) -> Any:
     return load_model(folder)
 
 
+NEEDS_MORE = {
+    "LMSDiscreteScheduler": "scheduling_lms_discrete.py",
+    "DPMSolverSDEScheduler": "scheduling_dpmsolver_sde.py",
+}
+
+
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_the_keys_and_defaults_of_a_class_are_those_of_diffusers(name: str) -> None:
-    theirs = lms_defaults() if name == "LMSDiscreteScheduler" else constructor_defaults(getattr(diffusers, name))
-    assert DEFAULTS[name] == theirs
+    file = NEEDS_MORE.get(name)
+    assert DEFAULTS[name] == (defaults_in(file, name) if file else constructor_defaults(getattr(diffusers, name)))
 
 
 def constructor_defaults(kind: type) -> dict[str, Any]:
@@ -44,11 +50,11 @@ def constructor_defaults(kind: type) -> dict[str, Any]:
     return {key: parameter.default for key, parameter in parameters.items() if key != "self"}
 
 
-def lms_defaults() -> dict[str, Any]:
-    """Read from its source: importing it needs scipy, which nothing here uses."""
-    source = Path(diffusers.__file__).parent / "schedulers/scheduling_lms_discrete.py"
+def defaults_in(file: str, name: str) -> dict[str, Any]:
+    """Read from the source of a class that cannot be imported without scipy or torchsde."""
+    source = Path(diffusers.__file__).parent / "schedulers" / file
     classes = {node.name: node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef)}
-    functions = [node for node in classes["LMSDiscreteScheduler"].body if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in classes[name].body if isinstance(node, ast.FunctionDef)]
     (constructor,) = [node for node in functions if node.name == "__init__"]
     keys = [argument.arg for argument in constructor.args.args[1:]]
     return dict(zip(keys, map(ast.literal_eval, constructor.args.defaults), strict=True))
@@ -114,6 +120,22 @@ def test_the_keys_that_only_ddpm_or_ddim_reads_are_honored_in_every_file() -> No
     assert read(_class_name="DPMSolverMultistepScheduler", variance_type=None)["variance_type"] == "fixed_small"
 
 
+def test_the_grid_of_distillation_is_read_from_every_file(folder: Folder) -> None:
+    """Only `lcm` and `tcd` read it; a file made from an LCM's keeps its keys."""
+    keys = {"original_inference_steps": 100, "timestep_scaling": 5.0}
+    for name in ("LCMScheduler", "TCDScheduler", "DDIMScheduler"):
+        grid = load_with(folder(), _class_name=name, **keys).grid
+        assert (grid.original_steps, grid.timestep_scaling) == (100, 5.0)
+    with pytest.raises(CheckpointError, match="original_inference_steps = 0 is not a whole number of at least 1"):
+        load_with(folder(), _class_name="LCMScheduler", original_inference_steps=0)
+
+
+def test_tcd_ignores_clipping_as_diffusers_does(folder: Folder) -> None:
+    clipped = {"clip_sample": True, "thresholding": True}
+    assert load_with(folder(), _class_name="TCDScheduler", **clipped).clipping.limit is None
+    assert load_with(folder(), _class_name="LCMScheduler", clip_sample=True).clipping.limit == 1.0
+
+
 def test_a_key_of_the_first_releases_is_ignored() -> None:
     assert "tensor_format" not in read(_class_name="DDPMScheduler", tensor_format="pt")
 
@@ -130,6 +152,9 @@ def test_a_key_of_the_first_releases_is_ignored() -> None:
         ({"_class_name": "HeunDiscreteScheduler"}, "heun"),
         ({"_class_name": "LMSDiscreteScheduler"}, "lms"),
         ({"_class_name": "KDPM2DiscreteScheduler"}, "dpm_2"),
+        ({"_class_name": "DPMSolverSDEScheduler"}, "dpmpp_sde"),
+        ({"_class_name": "LCMScheduler"}, "lcm"),
+        ({"_class_name": "TCDScheduler"}, "tcd"),
         ({"_class_name": "ScoreSdeVeScheduler"}, "pc"),
         ({"_class_name": "DPMSolverMultistepScheduler"}, "dpmpp_2m"),
         ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "dpmpp_2m_sde"),

@@ -16,7 +16,7 @@ from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.errors import PlanError
 
 LINEAR = NoiseSchedule.from_name("linear")
-DETERMINISTIC = ("euler", "heun", "dpm_2", "dpmpp_2m", "dpmpp_3m", "lms", "plms", "unipc", "unipc_3")
+DETERMINISTIC = ("euler", "heun", "dpm_2", "dpmpp_2m", "dpmpp_3m", "lms", "plms", "unipc", "unipc_3", "tcd")
 
 
 def test_trailing_with_steps_that_do_not_divide_the_timesteps() -> None:
@@ -81,7 +81,11 @@ def test_an_unknown_spacing_is_refused_by_name() -> None:
         timesteps(1000, 10, "karras")
 
 
-@pytest.mark.parametrize("sampler", [sampler for sampler in SAMPLERS if sampler != "dpm_2"])
+SAMPLERS_WITH_SPACING = [sampler for sampler in SAMPLERS if SAMPLERS[sampler].takes_spacing]
+MIDPOINTS = ("dpm_2", "dpmpp_sde")
+
+
+@pytest.mark.parametrize("sampler", [sampler for sampler in SAMPLERS_WITH_SPACING if sampler not in MIDPOINTS])
 def test_a_plan_has_a_row_for_each_timestep_at_its_own_level(sampler: str) -> None:
     plan = compile_plan(sampler, LINEAR, 13, Grid(spacing="trailing"))
     visited = timesteps(1000, 13, "trailing")
@@ -102,8 +106,9 @@ def test_a_plan_has_a_row_for_each_timestep_at_its_own_level(sampler: str) -> No
     assert [plan.step[row] for row in range(plan.evaluations) if plan.completes_step(row)] == list(range(1, 14))
 
 
-def test_the_second_stage_of_dpm_2_is_the_logarithmic_midpoint_of_two_levels() -> None:
-    plan = compile_plan("dpm_2", LINEAR, 13, Grid(spacing="trailing"))
+@pytest.mark.parametrize("sampler", MIDPOINTS)
+def test_the_second_stage_is_at_the_logarithmic_midpoint_of_two_levels(sampler: str) -> None:
+    plan = compile_plan(sampler, LINEAR, 13, Grid(spacing="trailing"))
     ratio = plan.sigma / plan.alpha
     assert plan.t[0::2].tolist() == timesteps(1000, 13, "trailing")
     assert ratio[1::2] == pytest.approx(np.sqrt(ratio[:-2:2] * ratio[2::2]), rel=1e-12)
@@ -111,7 +116,7 @@ def test_the_second_stage_of_dpm_2_is_the_logarithmic_midpoint_of_two_levels() -
     assert plan.step == (*(k for step in range(12) for k in (step, step + 1)), 13)
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpm_2"])
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_sde"])
 def test_the_two_stage_solvers_skip_the_steep_start_of_a_schedule(sampler: str) -> None:
     """A cosine schedule goes up to σ/α = 20,000, where Heun's correction would be multiplied a thousandfold."""
     cosine = NoiseSchedule.from_name("squaredcos_cap_v2")
@@ -137,7 +142,7 @@ def test_the_same_spacing_is_another_grid_in_each_family_of_samplers() -> None:
     for sampler in ("euler", "lms", "langevin"):
         plan = compile_plan(sampler, LINEAR, 5, Grid("linspace"))
         assert sorted(set(plan.t), reverse=True) == [999, 749.25, 499.5, 249.75, 0]
-    for sampler in SAMPLERS:
+    for sampler in SAMPLERS_WITH_SPACING:
         plan = compile_plan(sampler, LINEAR, 10, Grid("trailing"))
         assert set(range(999, 0, -100)) <= set(plan.t.tolist())
 
@@ -194,7 +199,7 @@ def test_no_plan_ends_in_noise(sampler: str, spacing: str, variance_type: str) -
         plan = compile_plan(sampler, LINEAR, steps, Grid(spacing, variance_type=variance_type), eta=1.0)
         drawn = [plan.draws_noise(row) for row in range(plan.evaluations)]
         assert drawn[-1] is False
-        assert drawn[:-1] == [sampler not in DETERMINISTIC] * (plan.evaluations - 1)
+        assert drawn[:-1] == [sampler not in DETERMINISTIC or SAMPLERS[sampler].takes_eta] * (plan.evaluations - 1)
 
 
 def test_a_deterministic_plan_draws_no_noise() -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +134,79 @@ def test_plms_ends_where_pndm_without_runge_kutta_steps_ends(steps: int, offset:
     torch.testing.assert_close(follow(plan, start()), x, rtol=0, atol=1e-9)
 
 
+class Brownian:
+    """The Brownian motion of diffusers' class, of which torchsde is no dependency here: two draws for each step."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._like, self._generator = x, torch.Generator().manual_seed(0)
+        self._first: Tensor | None = None
+        self._middle = 0.0
+
+    def __call__(self, ratio: Tensor, ratio_end: Tensor) -> Tensor:
+        z = torch.randn(self._like.shape, generator=self._generator, dtype=self._like.dtype)
+        if self._first is None:
+            self._first, self._middle = z, float(ratio_end)
+            return z
+        parts = (float(ratio) - self._middle, self._middle - float(ratio_end))
+        both = sum(part**0.5 * w for part, w in zip(parts, (self._first, z), strict=True))
+        self._first = None
+        return both / sum(parts) ** 0.5
+
+
+def dpmpp_sde_of_diffusers(monkeypatch: pytest.MonkeyPatch, steps: int, **settings: Any) -> Tensor:
+    monkeypatch.setitem(sys.modules, "torchsde", ModuleType("torchsde"))
+    kind = import_module("diffusers.schedulers.scheduling_dpmsolver_sde").DPMSolverSDEScheduler
+    scheduler = kind(beta_start=1e-4, beta_end=0.02, **settings)
+    scheduler.alphas_cumprod = torch.from_numpy(LINEAR.alpha**2)
+    scheduler.set_timesteps(steps)
+    x = start() * scheduler.init_noise_sigma
+    scheduler.noise_sampler = Brownian(x)
+    for t in scheduler.timesteps:
+        x_t = scheduler.scale_model_input(x, t)
+        at_middle = not scheduler.state_in_first_order
+        ratio = float(scheduler.mid_point_sigma if at_middle else scheduler.sigmas[scheduler.step_index or 0])
+        alpha = 1 / np.sqrt(1 + ratio**2)
+        epsilon = (x_t - alpha * ideal_x0(x_t, alpha, ratio * alpha)) / (ratio * alpha)
+        x = scheduler.step(epsilon, t, x).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("karras", [False, True])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_dpmpp_sde_ends_where_diffusers_ends_with_the_same_brownian_motion(
+    spacing: str, steps: int, karras: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (spacing, steps) == ("linspace", 1):
+        return  # test_one_step_starts_at_pure_noise_where_diffusers_starts_near_the_image
+    theirs = dpmpp_sde_of_diffusers(monkeypatch, steps, timestep_spacing=spacing, use_karras_sigmas=karras)
+    ours = follow(compile_plan("dpmpp_sde", LINEAR, steps, Grid(spacing, karras=karras)), start())
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+
+
+TURBO = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "trailing"}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_a"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_the_few_trailing_steps_of_turbo_models_end_where_diffusers_ends(sampler: str, steps: int) -> None:
+    """The files of SD-Turbo and SDXL-Turbo; one step is from the last timestep to x̂_0."""
+    schedule = NoiseSchedule.from_name("scaled_linear", start=0.00085, end=0.012)
+    scheduler = SCHEDULERS[sampler][0](**TURBO)
+    scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha**2)
+    scheduler.set_timesteps(steps)
+    generator, x = torch.Generator().manual_seed(0), start() * scheduler.init_noise_sigma
+    for k, t in enumerate(scheduler.timesteps):
+        ratio = float(scheduler.sigmas[k])
+        alpha = 1 / np.sqrt(1 + ratio**2)
+        x_t = scheduler.scale_model_input(x, t)
+        epsilon = (x_t - alpha * ideal_x0(x_t, alpha, ratio * alpha)) / (ratio * alpha)
+        x = scheduler.step(epsilon, t, x, generator=generator).prev_sample
+    plan = compile_plan(sampler, schedule, steps, Grid("trailing"))
+    assert plan.t[0] == 999
+    torch.testing.assert_close(follow(plan, start()), x, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("steps", [8, 20])
 def test_the_third_order_multistep_solver_of_diffusers_halves_its_second_difference(steps: int) -> None:
     """mathematics.md, trap 46: with D_2 in place of 2·D_2 our rows end where diffusers 0.42.1 ends; with 2·D_2
@@ -192,7 +270,7 @@ def test_any_number_of_steps_gives_a_finite_plan_at_falling_levels(sampler: str,
         assert plan.steps == steps
         assert np.isfinite(plan.matrices).all()
         levels = [plan.sigma[row] for row in range(plan.evaluations) if row == 0 or plan.t[row] != plan.t[row - 1]]
-        assert len(levels) == (2 * steps - 1 if sampler == "dpm_2" else steps)
+        assert len(levels) == (2 * steps - 1 if sampler in ("dpm_2", "dpmpp_sde") else steps)
         assert (np.diff(levels) < 0).all()
 
 

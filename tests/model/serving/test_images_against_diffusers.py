@@ -20,6 +20,8 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
     UNet2DModel,
 )
 from torch import Tensor
@@ -69,6 +71,9 @@ SCHEDULERS: dict[str, Callable[[], Any]] = {
     "heun, clipped, Karras": partial(HeunDiscreteScheduler, **GENTLE, clip_sample=True, use_karras_sigmas=True),
     "dpmpp_2m": partial(DPMSolverMultistepScheduler, **GENTLE),
     "dpmpp_2m, v": partial(DPMSolverMultistepScheduler, prediction_type="v_prediction", timestep_spacing="trailing"),
+    "lcm": partial(LCMScheduler, beta_start=1e-4, beta_end=5e-4),
+    "lcm, clipped, v": partial(LCMScheduler, prediction_type="v_prediction", clip_sample=True, timestep_scaling=5.0),
+    "tcd": partial(TCDScheduler, **GENTLE, beta_schedule="linear", original_inference_steps=20),
     "dpmpp_2m_sde": partial(DPMSolverMultistepScheduler, **GENTLE, algorithm_type="sde-dpmsolver++"),
 }
 Bytes = npt.NDArray[np.uint8]
@@ -98,10 +103,12 @@ def by_loop(unet: UNet2DModel, scheduler: Any) -> Bytes:
     scheduler.set_timesteps(STEPS)
     noise = torch.stack([torch.randn(3, 8, 8, generator=generator) for generator in own])
     x = noise * scheduler.init_noise_sigma
-    draws = isinstance(scheduler, EulerAncestralDiscreteScheduler | DPMSolverMultistepScheduler)
+    stochastic = EulerAncestralDiscreteScheduler | DPMSolverMultistepScheduler | LCMScheduler
+    draws = isinstance(scheduler, stochastic)
+    more = {"eta": 0.0} if isinstance(scheduler, TCDScheduler) else {}
     for t in scheduler.timesteps:
         output = unet(scheduler.scale_model_input(x, t), t).sample
-        x = scheduler.step(output, t, x, **({"generator": own} if draws else {})).prev_sample
+        x = scheduler.step(output, t, x, **({"generator": own} if draws else {}), **more).prev_sample
     return as_bytes(x)
 
 

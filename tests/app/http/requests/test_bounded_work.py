@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from denoised.app.compat.openai.prompts import find_labels
+from denoised.app.compat.prompts import find_labels
 from denoised.app.http.requests.field_lines import combine_field_lines
 from denoised.app.http.requests.negotiation import Preference, etag_matches
 from denoised.app.http.requests.request_body import GenerateRequest
@@ -35,6 +35,10 @@ def etag(text: str) -> object:
 
 def prompt(text: str) -> object:
     return find_labels(text, ["sneaker", "ankle boot", "t-shirt/top", "a b c d", "1 1 1 1"])
+
+
+def prompt_of_many(text: str) -> object:
+    return find_labels(text, ["1 " * 50 + str(k) for k in range(1000)])
 
 
 def lines(text: str) -> object:
@@ -61,6 +65,8 @@ WORK: list[tuple[Callable[[str], object], Callable[[int], str]]] = [
     (prompt, lambda size: "a b c " * (size // 6)),
     (prompt, lambda size: "1 " * (size // 2)),
     (prompt, lambda size: "\ufdfa" * (size // 2)),
+    (prompt_of_many, lambda size: "1 " * (size // 2)),
+    (prompt_of_many, lambda size: "1 7 " * (size // 4)),
     (lines, lambda size: "a" * size),
     (format_value, lambda size: "\ud800" * size),
 ]

@@ -1,0 +1,92 @@
+"""`info` in the response of `txt2img`: what was made, as AUTOMATIC1111's web UI describes it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from denoised.app.compat.a1111.a1111_schemas import Txt2ImgRequest
+from denoised.app.compat.a1111.refusals import ignored_fields
+from denoised.app.compat.a1111.sampler_names import find_schedule, split_name, web_ui_name
+from denoised.jobs.record import JobRecord
+
+VERSION = "denoised"
+
+
+def generation_info(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]:
+    """The object that `info` carries as JSON. record: of a job that has succeeded."""
+    request, images = record.request, record.images
+    count, first = len(images), images[0]
+    negative_prompt, seeds = request.negative_prompt or "", [image.seed for image in images]
+    sampler = web_ui_name(request.sampler)
+    return {
+        "prompt": body.prompt,
+        "all_prompts": [body.prompt] * count,
+        "negative_prompt": negative_prompt,
+        "all_negative_prompts": [negative_prompt] * count,
+        "seed": first.seed,
+        "all_seeds": seeds,
+        "subseed": first.seed,
+        "all_subseeds": seeds,
+        "subseed_strength": 0,
+        "width": first.width,
+        "height": first.height,
+        "sampler_name": sampler,
+        "cfg_scale": request.guidance_scale,
+        "steps": request.steps,
+        "batch_size": body.batch_size or 1,
+        "restore_faces": False,
+        "face_restoration_model": None,
+        "sd_model_name": request.model,
+        "sd_model_hash": record.digest,
+        "sd_vae_name": None,
+        "sd_vae_hash": None,
+        "seed_resize_from_w": -1,
+        "seed_resize_from_h": -1,
+        "denoising_strength": None,
+        "extra_generation_params": {"Schedule type": schedule} if (schedule := _schedule_label(body)) else {},
+        "index_of_first_image": 0,
+        "infotexts": [_infotext(body, record, image.seed) for image in images],
+        "styles": [],
+        "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.gmtime(record.created_at)),
+        "clip_skip": 1,
+        "is_using_inpainting_conditioning": False,
+        "version": VERSION,
+        "job": record.id,
+        "ignored": ignored_fields(body.extra),
+        "warnings": [f"{warning.field}: {warning.message}" for warning in record.warnings],
+    }
+
+
+def _infotext(body: Txt2ImgRequest, record: JobRecord, seed: int) -> str:
+    """The settings of a picture as the text that the web UI writes under it and can read again."""
+    request, first = record.request, record.images[0]
+    settings: list[tuple[str, object]] = [
+        ("Steps", request.steps),
+        ("Sampler", web_ui_name(request.sampler)),
+        ("Schedule type", _schedule_label(body)),
+        ("CFG scale", f"{request.guidance_scale:g}"),
+        ("Seed", seed),
+        ("Size", f"{first.width}x{first.height}"),
+        ("Model hash", record.digest),
+        ("Model", request.model),
+        ("Version", VERSION),
+    ]
+    lines = [body.prompt, f"Negative prompt: {request.negative_prompt}" if request.negative_prompt else ""]
+    return "\n".join([*filter(None, lines), _joined(settings)])
+
+
+def _joined(settings: Sequence[tuple[str, object]]) -> str:
+    return ", ".join(f"{name}: {_quoted(str(value))}" for name, value in settings if value is not None)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if any(each in text for each in ",:\n") else text
+
+
+def _schedule_label(body: Txt2ImgRequest) -> str | None:
+    """The schedule that the request names; None if it leaves it to the sampler."""
+    schedule = split_name(body.sampler_name or body.sampler_index or "")[1] or find_schedule(body.scheduler or "")
+    return schedule.label if schedule is not None and schedule.fields else None
