@@ -50,8 +50,8 @@ def print_models(client: Client, as_json: bool) -> None:
     if as_json:
         print_json({"models": [model.raw for model in listed]})
         return
-    headings = ["model", "size", ">classes", "default", ">max n", ">workers"]
-    _print(headings, [_summary(model) for model in listed], [">max n", ">workers", ">classes", "size"])
+    headings = ["model", "size", ">classes", "adapters", "default", ">max n", ">workers"]
+    _print(headings, [_summary(model) for model in listed], [">max n", ">workers", ">classes", "size", "adapters"])
 
 
 def _cancel(client: Client, job_id: str, as_json: bool) -> int:
@@ -102,6 +102,7 @@ def _details(job: Job) -> list[tuple[str, str]]:
         ("label", job.label or MISSING),
         ("prompt", job.prompt or ""),
         ("negative prompt", job.negative_prompt or ""),
+        ("adapters", ", ".join(f"{lora.name}:{lora.weight:g}" for lora in job.loras)),
         ("images", _seeds(job)),
         ("sampler", f"{job.sampler}, {job.steps} steps{guidance}"),
         ("progress", f"step {_steps(job)}" + (f", attempt {job.attempt}" if job.attempt > 1 else "")),
@@ -129,6 +130,7 @@ def _summary(model: Model) -> tuple[str, ...]:
         model.name,
         f"{model.width}×{model.height}×{model.channels}",
         str(len(model.labels)),
+        ", ".join(model.loras) or MISSING,
         f"{default.sampler}, {default.steps} steps{guidance}",
         str(model.max_images),
         str(model.workers),

@@ -26,6 +26,7 @@ class Model(Resource):
     inputs: the request fields that only some models take, as far as this one takes them, such as `label` or `prompt`.
     size_multiple: what `width` and `height` are multiples of; None if the size is fixed.
     max_pixels: largest allowed width·height; None if the size is fixed.
+    loras: names of the low-rank adapters that a request can name.
     labels: class names; the index of a name is the class index.
     timesteps: largest allowed `steps`.
     max_images: largest allowed `n`.
@@ -50,6 +51,7 @@ class Model(Resource):
     inputs: tuple[str, ...] = ()
     size_multiple: int | None = None
     max_pixels: int | None = None
+    loras: tuple[str, ...] = ()
 
     @classmethod
     def _members(cls, raw: Any) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class Model(Resource):
             "labels": tuple(raw["labels"]),
             "samplers": tuple(raw["samplers"]),
             "inputs": tuple(raw.get("inputs", ["label"] if raw["labels"] else [])),
+            "loras": tuple(lora["name"] for lora in raw.get("loras", ())),
             "default": ModelDefaults.from_json(raw["default"]),
         }
         return super()._members(raw) | nested

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoised.model.backends.comparison import LIMITS
 from denoised.model.backends.native.transformers.text_network import NativeTextUNet, fits
@@ -90,33 +90,59 @@ class TextSelection:
     Attributes:
         backend: It evaluates the network from now on; the network itself may have lost its weights to it.
         numerics: What its bits depend on (`model.backends.numerics`).
+        adaptable: What evaluates it for rows with adapters: the forward pass of `network`; `backend` itself unless that
+            is compiled.
+        network: Its layers can be hooked (`adapted_network`).
+        packed: Whether that module is packed.
         fallback: Why a faster backend is not available; None if this is the fastest.
     """
 
     backend: TextBackend
     numerics: str
+    adaptable: TextBackend
+    network: nn.Module
+    packed: bool
     fallback: str | None = None
 
 
-def select_text_backend(unet: TextUNet, timesteps: int, device: str) -> TextSelection:
-    """The fastest backend that computes the same function as the network. timesteps: T of the training."""
-    candidates: dict[str, Callable[[], TextBackend]] = {}
+def select_text_backend(unet: TextUNet, timesteps: int, device: str, *, adapted: bool = False) -> TextSelection:
+    """The fastest backend that computes the same function as the network.
+
+    timesteps: T of the training; adapted: whether there are adapters, for which compiled kernels have no place.
+    """
+    native, reason = None, None
     shape = _own_shape(unet)
     if torch.device(device).type == "cpu" and fits(unet, shape):
-        candidates[NATIVE] = lambda: NativeTextUNet(unet, shape)
-    if can_pack(torch.device(device)):
-        candidates[PACKED] = lambda: WholeBatchTextUNet(pack(deepcopy(unet)))
-    reasons = []
-    for name, build in candidates.items():
         try:
-            backend = build()
-            check_backend(backend, unet, timesteps, name)
+            native = NativeTextUNet(unet, shape)
+            check_backend(native, unet, timesteps, NATIVE)
         except KernelError as error:
-            reasons.append(str(error))
-            continue
+            native, reason = None, str(error)
+    if native is not None and not adapted:
         unet.to("meta")  # frees the weights: the kernels have packed copies of their own
-        return TextSelection(backend, numerics(device, name), "; ".join(reasons) or None)
-    return TextSelection(PerImageTextUNet(unet), numerics(device, PER_IMAGE), "; ".join(reasons) or None)
+        return TextSelection(native, numerics(device, NATIVE), native, unet, packed=False)
+    selection = _select_uncompiled(unet, timesteps, device)
+    if native is not None:
+        return replace(selection, backend=native, numerics=numerics(device, NATIVE), fallback=None)
+    reasons = [each for each in (reason, selection.fallback) if each is not None]
+    return replace(selection, fallback="; ".join(reasons) or None)
+
+
+def _select_uncompiled(unet: TextUNet, timesteps: int, device: str) -> TextSelection:
+    """The faster of the backends that are a module's forward pass."""
+    fallback = None
+    if can_pack(torch.device(device)):
+        module = pack(deepcopy(unet))
+        packed = WholeBatchTextUNet(module)
+        try:
+            check_backend(packed, unet, timesteps)
+        except KernelError as error:
+            fallback = str(error)
+        else:
+            unet.to("meta")
+            return TextSelection(packed, numerics(device, PACKED), packed, module, packed=True)
+    per_image = PerImageTextUNet(unet)
+    return TextSelection(per_image, numerics(device, PER_IMAGE), per_image, unet, packed=False, fallback=fallback)
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,9 +43,10 @@ NAMES = {
     "karras": "scheduler",
 }
 FORMAT_OPTION = "samples_format"
+CLIP_OPTION = "CLIP_stop_at_last_layers"  # 1 reads the text encoder's last layer, where our clip_skip is 0
+EMPHASIS = re.compile(r"[()\[\]\\]|\bBREAK\b")
 # The options that `override_settings` may name only with these values, because nothing else is served.
 FIXED_OPTIONS: Mapping[str, tuple[object, ...]] = {
-    "CLIP_stop_at_last_layers": (1,),
     "sd_vae": ("Automatic", "None"),
     "eta_noise_seed_delta": (0,),
 }
@@ -57,7 +59,11 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         InvalidRequest: when a field asks for what is not served, or does not fit the model.
     """
     settings = body.override_settings or {}
-    errors = [*unserved_fields(body.extra), *enabled_scripts(body.alwayson_scripts or {}), *_option_errors(settings)]
+    errors = [
+        *unserved_fields(body.extra),
+        *enabled_scripts(body.alwayson_scripts or {}),
+        *_option_errors(settings, card),
+    ]
     errors += [*_prompt_errors(body, card), *_count_errors(body, card)]
     sampler, schedule = _sampler(body, card, errors)
     width, height = _size(body, card, errors)
@@ -69,6 +75,8 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         "label": None if card.prompts else label_of(body.prompt, card),
         "prompt": body.prompt if card.prompts else None,
         "negative_prompt": body.negative_prompt or None,
+        "clip_skip": (settings.get(CLIP_OPTION) or 1) - 1 or None,
+        "emphasis": _has_emphasis(body) if card.prompts else None,
         "width": width,
         "height": height,
         "n": body.count,
@@ -84,20 +92,27 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
     return {**fields, **schedule.fields} if schedule is not None else fields  # type: ignore[typeddict-item]
 
 
+def _has_emphasis(body: Txt2ImgRequest) -> bool | None:
+    """True if the prompts contain the syntax of emphasis, which the web UI always reads; None if they do not."""
+    return bool(EMPHASIS.search(f"{body.prompt} {body.negative_prompt or ''}")) or None
+
+
 def renamed(error: InvalidRequest) -> InvalidRequest:
     """An error about our fields as one about the web UI's."""
     errors = error.extra["errors"]
     return InvalidRequest([(NAMES.get(each["field"], each["field"]), each["message"]) for each in errors])
 
 
-def _option_errors(settings: Mapping[str, Any]) -> Errors:
+def _option_errors(settings: Mapping[str, Any], card: ModelCard) -> Errors:
     for name, value in settings.items():
         field = f"override_settings.{plain_name(name)}"
-        if name == FORMAT_OPTION and value and _format(settings) is None:
+        if name == CLIP_OPTION and value and (type(value) is not int or not 1 <= value <= card.max_clip_skip + 1):
+            yield field, f"{format_value(value)} is not served (allowed: 1 … {card.max_clip_skip + 1})"
+        elif name == FORMAT_OPTION and value and _format(settings) is None:
             yield field, f"{format_value(value)} is not served (allowed: {join_names(FORMATS)})"
         elif name == OPTION and value is not None and not isinstance(value, str):
             yield field, f"{format_value(value)} was given (allowed: a title of GET /sdapi/v1/sd-models)"
-        elif name not in (FORMAT_OPTION, OPTION) and value and value not in FIXED_OPTIONS.get(name, ()):
+        elif name not in (FORMAT_OPTION, OPTION, CLIP_OPTION) and value and value not in FIXED_OPTIONS.get(name, ()):
             allowed = join_names([str(each) for each in FIXED_OPTIONS.get(name, ())]) or "null"
             yield field, f"{format_value(value)} is not served (allowed: {allowed})"
 

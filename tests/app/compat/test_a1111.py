@@ -81,6 +81,7 @@ def painter(card_of: Callable[..., ModelCard]) -> ModelCard:
         prompts=True,
         size_multiple=16,
         max_pixels=4096,
+        max_clip_skip=2,
         samplers=["ddim", "euler_a", "dpmpp_2m", "heun", "langevin"],
         karras_samplers=["dpmpp_2m", "heun"],
         digest="0123456789ab",
@@ -162,6 +163,24 @@ def test_a_text_model_gets_prompt_and_size(painter: ModelCard) -> None:
         "guidance_scale": 5.0,
         "preview_every": 0,
     }
+
+
+@pytest.mark.parametrize("prompt", ["a (goat)", "a [goat]", r"a goat \(animal\)", "a goat BREAK a hill"])
+def test_emphasis_is_read_as_the_web_ui_always_does(prompt: str, painter: ModelCard, card_of: Any) -> None:
+    assert given(painter, prompt=prompt)["emphasis"] is True
+    assert given(painter, prompt="a goat", negative_prompt=prompt)["emphasis"] is True
+    assert "emphasis" not in given(painter, prompt="a goat, breaking: 1.2")
+    assert "emphasis" not in given(card_of(), prompt="(sneaker)")
+
+
+def test_layers_of_the_text_encoder_are_counted_from_one(painter: ModelCard) -> None:
+    def skipped(layers: Any) -> Any:
+        return given(painter, prompt="a goat", override_settings={"CLIP_stop_at_last_layers": layers}).get("clip_skip")
+
+    assert [skipped(layers) for layers in (None, 1, 2, 3)] == [None, None, 1, 2]
+    for layers in (4, -1, 1.5, "2"):
+        errors = refused(painter, override_settings={"CLIP_stop_at_last_layers": layers})
+        assert "allowed: 1 … 3" in errors["override_settings.CLIP_stop_at_last_layers"]
 
 
 def test_the_web_uis_default_size_is_the_models_own_where_it_cannot_be_made(painter: ModelCard, card_of: Any) -> None:

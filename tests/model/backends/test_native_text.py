@@ -176,6 +176,19 @@ def test_a_fitting_network_is_served_by_the_kernels(stir: Stir) -> None:
     assert next(unet.parameters()).device.type == "meta"
 
 
+@needs_compiler
+def test_rows_with_adapters_have_a_network_of_their_own_beside_the_kernels() -> None:
+    unet = TextUNet(PLAIN).eval().requires_grad_(False)
+    given = inputs(PLAIN, 3)
+    with torch.inference_mode():
+        expected = unet(**given)
+        selection = select_text_backend(unet, 1000, "cpu", adapted=True)
+        for backend in (selection.backend, selection.adaptable):
+            torch.testing.assert_close(backend(**given), expected, rtol=0, atol=1e-4)
+    assert selection.numerics.startswith("native/")
+    assert selection.packed
+
+
 @pytest.mark.parametrize(
     ("change", "side"),
     [
