@@ -26,6 +26,7 @@ from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, 
 from denoised.model.checkpoints.digest import pipeline_digest
 from denoised.model.checkpoints.folders import SCHEDULER_CONFIG
 from denoised.model.checkpoints.noise_settings import NoiseSettings
+from denoised.model.checkpoints.prompt_guide import PromptGuide
 from denoised.model.checkpoints.reading import GIB, resolve_defaults
 from denoised.model.checkpoints.weight_files import ENCODER, find_weights
 from denoised.model.checkpoints.weights import read_weights
@@ -65,7 +66,7 @@ class TextPipeline:
         digest: see `model.checkpoints.digest`.
         image_size: (height, width) in pixels that the U-Net was trained on.
         default: the sampler, steps and guidance of a request that names none.
-        latent_rgb: see `CardFile`.
+        latent_rgb, prompt_guide: see `CardFile`.
     """
 
     unet: TextUNet
@@ -78,6 +79,7 @@ class TextPipeline:
     image_size: tuple[int, int]
     default: Defaults
     latent_rgb: list[tuple[float, float, float]]
+    prompt_guide: PromptGuide
 
 
 def read_text_pipeline(folder: Path) -> TextPipeline:
@@ -118,6 +120,7 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
         image_size=_image_size(paths["unet"], unet_config, vae_config),
         default=_defaults(folder, card, noise.sampler, schedule),
         latent_rgb=_latent_rgb(folder, card, vae_config),
+        prompt_guide=card.prompt_guide,
     )
 
 

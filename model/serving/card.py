@@ -9,6 +9,7 @@ from pydantic import BaseModel, computed_field
 
 from denoised.model.checkpoints.card_file import Defaults
 from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
+from denoised.model.checkpoints.prompt_guide import PromptGuide
 
 
 class CardGrid(BaseModel):
@@ -45,6 +46,7 @@ class ModelCard(BaseModel):
         width, height, channels: Of its images, in pixels; the size if a request names none.
         labels: The names of its classes, in order; empty if it takes no label.
         prompts: Whether it takes a prompt.
+        prompt_guide: Examples of prompts, and their parts to choose from (`PromptGuide`).
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
         latent: What it denoises; None for a model of pixels.
@@ -72,6 +74,7 @@ class ModelCard(BaseModel):
     channels: int
     labels: list[str]
     prompts: bool = False
+    prompt_guide: PromptGuide = PromptGuide()
     size_multiple: int | None = None
     max_pixels: int | None = None
     latent: CardLatent | None = None
