@@ -92,6 +92,16 @@ class RequestFields(TypedDict, total=False):
         str | None,
         RequestField("what the picture should not show; takes effect with guidance", max_length=MAX_PROMPT, input=True),
     ]
+    clip_skip: Annotated[
+        int | None,
+        RequestField("how many last layers of the text encoder to leave out; 0 = none", "CLIP skip", ge=0, input=True),
+    ]
+    emphasis: Annotated[
+        bool | None,
+        RequestField(
+            "whether (word), [word] and (word:1.3) in the prompts change the weights of words", "Emphasis", input=True
+        ),
+    ]
     width: Annotated[int | None, RequestField("width in pixels; the model's own if left out", ge=1, input=True)]
     height: Annotated[int | None, RequestField("height in pixels; the model's own if left out", ge=1, input=True)]
     n: Annotated[
@@ -164,6 +174,8 @@ class PictureRequest:
     negative_prompt: str | None = None
     width: int | None = None
     height: int | None = None
+    clip_skip: int = 0
+    emphasis: bool = False
     spacing: str | None = None
     karras: bool | None = None
     format: str = "png"
@@ -184,6 +196,7 @@ class SamplingRequest(PictureRequest):
         preview: What frames show: x0, xt or both.
         stages: Evaluations in each step but the last, which has one.
         extra_evaluations: Evaluations of an image besides those of its steps.
+        guidance_embedded: The network takes the guidance scale as an input.
     """
 
     label: int | None
@@ -192,11 +205,12 @@ class SamplingRequest(PictureRequest):
     preview: str = "x0"
     stages: int = 1
     extra_evaluations: int = 0
+    guidance_embedded: bool = False
 
     @property
     def guided(self) -> bool:
         """Whether guidance is on, so that each evaluation has an unconditional row too."""
-        return self.guidance_scale != 1.0
+        return self.guidance_scale != 1.0 and not self.guidance_embedded
 
     @property
     def rows_per_evaluation(self) -> int:

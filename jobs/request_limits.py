@@ -22,6 +22,7 @@ UPPER: dict[str, float] = {
     "label": 10_000_000,
     "width": 16_384,
     "height": 16_384,
+    "clip_skip": 1000,
 }
 LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0}
 MAX_TEXT = 1000  # characters, where a field has no limit of its own

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from denoised.model.text.tokenizer import END_TOKEN, START_TOKEN
 
@@ -46,6 +55,19 @@ UNET: dict[str, Any] = {
     "norm_num_groups": 4,
     "attention_head_dim": 4,
     "cross_attention_dim": 32,
+}
+# SDXL's, shrunken: two encoders of 32 and 24 channels, and a pooled vector of 20 beside six size ids.
+XL_UNET: dict[str, Any] = {
+    **UNET,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "attention_head_dim": (2, 4),
+    "cross_attention_dim": 32 + 24,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 20 + 6 * 8,
 }
 AUTOENCODER: dict[str, Any] = {
     "block_out_channels": (8, 16),
@@ -89,57 +111,97 @@ def stir(network: nn.Module, seed: int) -> None:
         weight.copy_(torch.randn(weight.shape, generator=generator) * scale + offset)
 
 
-def build_pipeline(tokenizer_folder: Path, *, unet: dict[str, Any] | None = None) -> StableDiffusionPipeline:
+def build_text_encoder(tokenizer: CLIPTokenizer, kind: type = CLIPTextModel, **settings: Any) -> nn.Module:
+    """A text encoder of 32 channels and 3 layers for a tokenizer."""
+    config = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, **settings}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    encoder: nn.Module = kind(CLIPTextConfig(vocab_size=len(tokenizer), **ids, **config))
+    return encoder
+
+
+def build_pipeline(
+    tokenizer_folder: Path,
+    *,
+    unet: dict[str, Any] | None = None,
+    vae: dict[str, Any] | None = None,
+    scheduler: dict[str, Any] | None = None,
+) -> StableDiffusionPipeline:
     """A `StableDiffusionPipeline` of 16×16 pixels; its picture depends on the prompt.
 
     tokenizer_folder: where the tokenizer's vocabulary is written.
+    unet, vae, scheduler: keys of their configs that differ from `UNET`, `AUTOENCODER` and `SCHEDULER`.
     """
     write_vocabulary(tokenizer_folder)
     tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder), model_max_length=77)
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
     parts = {
         "unet": UNet2DConditionModel(**{**UNET, **(unet or {})}),
-        "vae": AutoencoderKL(**AUTOENCODER),
-        "text_encoder": encoder,
+        "vae": AutoencoderKL(**{**AUTOENCODER, **(vae or {})}),
+        "text_encoder": build_text_encoder(tokenizer),
     }
     for seed, part in enumerate(parts.values()):
         stir(part.eval(), seed)
-    pipeline = StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         **parts,
         tokenizer=tokenizer,
-        scheduler=PNDMScheduler.from_config(SCHEDULER),
+        scheduler=PNDMScheduler.from_config({**SCHEDULER, **(scheduler or {})}),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
-def save_pipeline(folder: Path, *, variant: str | None = None, **changes: Any) -> StableDiffusionPipeline:
-    """Save a pipeline of `build_pipeline` into a folder, and return it."""
+def build_xl_pipeline(tokenizer_folder: Path, *, unet: dict[str, Any] | None = None) -> StableDiffusionXLPipeline:
+    """A `StableDiffusionXLPipeline` of 16×16 pixels with two tokenizers, which pad differently, and two encoders."""
+    write_vocabulary(tokenizer_folder)
+    tokenizers = [
+        CLIPTokenizer.from_pretrained(str(tokenizer_folder), model_max_length=77, **options)
+        for options in ({}, {"pad_token": "!"})
+    ]
+    second = {"hidden_size": 24, "projection_dim": 20, "hidden_act": "gelu"}
+    parts = {
+        "unet": UNet2DConditionModel(**{**XL_UNET, **(unet or {})}),
+        "vae": AutoencoderKL(**{**AUTOENCODER, "scaling_factor": 0.13025}),
+        "text_encoder": build_text_encoder(tokenizers[0]),
+        "text_encoder_2": build_text_encoder(tokenizers[1], CLIPTextModelWithProjection, **second),
+    }
+    for seed, part in enumerate(parts.values()):
+        stir(part.eval(), seed)
+    return StableDiffusionXLPipeline(
+        **parts,
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        scheduler=EulerDiscreteScheduler.from_config({**SCHEDULER, "timestep_spacing": "leading"}),
+        add_watermarker=False,
+    )
+
+
+def save_pipeline(
+    folder: Path,
+    *,
+    variant: str | None = None,
+    shard: str = "10GB",
+    build: Callable[..., Any] = build_pipeline,
+    **changes: Any,
+) -> Any:
+    """Save a pipeline of `build_pipeline` or of `build` into a folder, and return it.
+
+    shard: the largest size of a file of weights.
+    """
     vocabulary = folder / "vocabulary"
     vocabulary.mkdir(parents=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipeline = build_pipeline(vocabulary, **changes)
-        (pipeline.to(torch.float16) if variant == "fp16" else pipeline).save_pretrained(folder, variant=variant)
+        pipeline: DiffusionPipeline = build(vocabulary, **changes)
+        pipeline.set_progress_bar_config(disable=True)
+        if variant is not None:
+            pipeline.to({"fp16": torch.float16, "bf16": torch.bfloat16}[variant])
+        pipeline.save_pretrained(folder, variant=variant, max_shard_size=shard)
     for path in (*vocabulary.iterdir(), vocabulary):
         path.unlink() if path.is_file() else path.rmdir()
     return pipeline
 
 
-def picture_of(pipeline: StableDiffusionPipeline, seed: int, **options: Any) -> npt.NDArray[np.uint8]:
+def picture_of(pipeline: Any, seed: int, **options: Any) -> npt.NDArray[np.uint8]:
     """(H, W, 3) the picture that diffusers makes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -68,6 +68,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
             "height": values["height"] if values["height"] != card.height else None,
             "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),
             "stages": card.stages.get(values["sampler"], 1),
+            "guidance_embedded": card.guidance_embedded,
             "extra_evaluations": card.extra_evaluations.get(values["sampler"], 0) if values["steps"] > 1 else 0,
         }
     )
@@ -76,7 +77,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
 def _model_defaults(given: RequestFields, card: ModelCard) -> dict[str, Any]:
     """The defaults from the card. Guidance stays off where it has no effect, and its rescaling with it."""
     defaults = {name: getattr(card.default, name) for name, field in FIELDS.items() if field.of_model}
-    if not _has_condition(given) or not card.unconditional:
+    if not card.guidance_embedded and not (_has_condition(given) and card.unconditional):
         defaults["guidance_scale"] = 1.0
     if given.get("guidance_scale", defaults["guidance_scale"]) == 1.0:
         defaults["guidance_rescale"] = 0.0
@@ -144,6 +145,8 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "steps", f"{steps} is over {card.timesteps}, the model's number of training timesteps"
     if n > card.max_images:
         yield "n", f"{n} is over {card.max_images}, the most images of one job"
+    if (skip := values["clip_skip"]) > card.max_clip_skip and "clip_skip" in card.inputs:
+        yield "clip_skip", f"{skip} is over {card.max_clip_skip}, the most layers that {card.name} can do without"
     if every > steps:
         yield "preview_every", f"{every} is over {steps}, the number of steps"
     largest = MAX_SEED - (n - 1)
@@ -153,6 +156,10 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
 
 def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Errors:
     """Guidance needs a label or a prompt, and a model that also works without one."""
+    if card.guidance_embedded:
+        if rescale := given.get("guidance_rescale"):
+            yield "guidance_rescale", f"{rescale:g} was given, but {card.name} has one evaluation a step (allowed: 0)"
+        return
     if scale != 1.0 and not card.unconditional:
         yield "guidance_scale", f"{scale:g} needs a model that also samples without a label"
     elif scale != 1.0 and not _has_condition(given):

@@ -45,7 +45,7 @@ export class Fields {
   showApplicable(card, { conditioned, sampler }) {
     for (const [name, schema] of this.schemas) {
       const samplers = schema["x-samplers"];
-      const guided = !name.startsWith("guidance_") || (conditioned && card.unconditional);
+      const guided = !name.startsWith("guidance_") || (card.guidance_embedded ? name === "guidance_scale" : conditioned && card.unconditional);
       const taken = !schema["x-input"] || (card.inputs ?? []).includes(name);
       byId(`${name}-field`).hidden = !guided || !taken || (card[samplers] && !card[samplers].includes(sampler));
     }

@@ -18,11 +18,14 @@ MAX_FILE_BYTES = 64 * 1024**2  # of a tokenizer's file
 CONFIGS = ("config.json", "scheduler_config.json", "model_index.json")
 
 
-def pipeline_digest(files: Sequence[Path], weights: Mapping[str, Tensor]) -> str:
+def pipeline_digest(
+    files: Sequence[Path], weights: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None
+) -> str:
     """The first digits of a SHA-256 over the files and the weights of a pipeline of several networks.
 
     files: configs and tokenizers; comments in JSON objects do not count, as in `model_digest`.
     weights: of all networks, under names that begin with the network's.
+    settings: what else its pictures depend on.
 
     Raises:
         CheckpointError: if a file cannot be read.
@@ -30,7 +33,7 @@ def pipeline_digest(files: Sequence[Path], weights: Mapping[str, Tensor]) -> str
     contents = {
         f"{path.parent.name}/{path.name}": _content(path) if path.name in CONFIGS else _hash(path) for path in files
     }
-    return _digest(contents, weights)
+    return _digest({**contents, **(settings or {})}, weights)
 
 
 def model_digest(unet_config: Path, scheduler_config: Path, weights: Mapping[str, Tensor], classes: Classes) -> str:

@@ -1,9 +1,9 @@
-"""Read a folder of diffusers' `StableDiffusionPipeline`: its networks with their weights, and its noise schedule.
+"""Read a text-to-image folder of diffusers: its networks with their weights, and its noise schedule.
 
-    model_index.json                            names the parts
+    model_index.json                            names the class and the parts
     unet/, vae/                                 config.json, diffusion_pytorch_model.safetensors
-    text_encoder/                               config.json, model.safetensors
-    tokenizer/                                  see `model.text.tokenizer`
+    text_encoder/, text_encoder_2/              config.json, model.safetensors; the second in SDXL only
+    tokenizer/, tokenizer_2/                    see `model.text.tokenizer`
     scheduler/scheduler_config.json
     model_card.json                             optional
 
@@ -12,7 +12,6 @@ Weights may be in float16 or bfloat16; the networks are in float32.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,12 @@ from torch import Tensor, nn
 from denoised.model.checkpoints.bounded_files import read_json
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
 from denoised.model.checkpoints.digest import pipeline_digest
-from denoised.model.checkpoints.folders import SCHEDULER_CONFIG
+from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
 from denoised.model.checkpoints.noise_settings import NoiseSettings
+from denoised.model.checkpoints.pipelines import encoder_parts, pipeline_class, tokenizer_parts
 from denoised.model.checkpoints.prompt_guide import PromptGuide
-from denoised.model.checkpoints.reading import GIB, resolve_defaults
+from denoised.model.checkpoints.text_checks import check_image_size, check_memory, check_networks
+from denoised.model.checkpoints.text_defaults import resolve_text_defaults
 from denoised.model.checkpoints.weight_files import ENCODER, find_weights
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.noise import NoiseSchedule
@@ -39,14 +40,8 @@ from denoised.model.networks.text_encoder_config import TextEncoderConfig
 from denoised.model.networks.text_unet import TextUNet
 from denoised.model.networks.text_unet_config import TextUNetConfig
 
-GUIDANCE_SCALE = 7.5  # the default of diffusers' pipeline
-MAX_SIDE = 2048  # pixels of the model's own size
-OTHER_INPUTS = {
-    5: "depth maps beside the latents",
-    7: "a small picture beside the latents, to enlarge it",
-    8: "a picture beside the latents, to edit it",
-    9: "a mask and a picture beside the latents, for inpainting",
-}
+# What the U-Net of Stable Diffusion 1 and 2 attends to is after the final norm; what that of SDXL does is not.
+XL_PIPELINE = "StableDiffusionXLPipeline"
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
@@ -59,8 +54,10 @@ class TextPipeline:
     Attributes:
         unet: on latents.
         autoencoder: between latents and pixels.
-        text_encoder: of the prompts.
-        tokenizer: the folder of its tokenizer.
+        text_encoders: of the prompts; one, or two in SDXL.
+        tokenizers: the folders of their tokenizers.
+        is_xl: whether the U-Net attends to penultimate states, as SDXL's does.
+        zero_without_negative: without a negative prompt, guidance leads away from zeros, not from the empty prompt.
         noise: the settings of the scheduler's file.
         schedule: the noise levels of training, T timesteps.
         digest: see `model.checkpoints.digest`.
@@ -71,8 +68,10 @@ class TextPipeline:
 
     unet: TextUNet
     autoencoder: Autoencoder
-    text_encoder: TextEncoder
-    tokenizer: Path
+    text_encoders: tuple[TextEncoder, ...]
+    tokenizers: tuple[Path, ...]
+    is_xl: bool
+    zero_without_negative: bool
     noise: NoiseSettings
     schedule: NoiseSchedule
     digest: str
@@ -89,36 +88,35 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
         CheckpointError: for anything missing, not understood or contradictory; one line that names the file, the key
             and the cause.
     """
-    paths = {name: folder / name / "config.json" for name in ("unet", "vae", "text_encoder")}
+    kind = pipeline_class(folder)
+    encoder_names = encoder_parts(kind)
+    paths = {name: folder / name / "config.json" for name in ("unet", "vae", *encoder_names)}
     unet_config = _read_config(paths["unet"], "UNet2DConditionModel", TextUNetConfig.from_dict)
     vae_config = _read_config(paths["vae"], "AutoencoderKL", AutoencoderConfig.from_dict)
-    text_config = _read_config(paths["text_encoder"], None, TextEncoderConfig.from_dict)
-    _check_unet(paths["unet"], unet_config, vae_config, text_config)
+    text_configs = [_read_config(paths[name], None, TextEncoderConfig.from_dict) for name in encoder_names]
+    check_networks(paths["unet"], unet_config, vae_config, text_configs, is_xl=kind == XL_PIPELINE)
     noise, card = NoiseSettings.read(folder / SCHEDULER_CONFIG), read_card_file(folder)
-    schedule = noise.schedule
-    unet = _build(paths["unet"], lambda: TextUNet(unet_config))
-    autoencoder = _build(paths["vae"], lambda: Autoencoder(vae_config))
-    encoder = _build(paths["text_encoder"], lambda: TextEncoder(text_config, projected=False))
-    _check_memory(folder, unet, autoencoder, encoder)
-    weights = {
-        "unet": read_weights(find_weights(folder / "unet"), unet.state_dict()),
-        "vae": read_weights(find_weights(folder / "vae"), autoencoder.state_dict()),
-        "text_encoder": read_weights(
-            find_weights(folder / "text_encoder", ENCODER), encoder.state_dict(), text_encoder_tensor_name
-        ),
-    }
-    for part, network in (("unet", unet), ("vae", autoencoder), ("text_encoder", encoder)):
-        network.load_state_dict(weights[part], assign=True)
+    schedule, zero_without_negative = noise.schedule, _zero_without_negative(folder, kind)
+    networks = _build_networks(paths, unet_config, vae_config, dict(zip(encoder_names, text_configs, strict=True)))
+    check_memory(folder, networks.values())
+    weights = _load_weights(folder, networks)
+    tokenizers = tuple(folder / name for name in tokenizer_parts(kind))
+    configs = [*paths.values(), folder / SCHEDULER_CONFIG]
+    unet, autoencoder = networks["unet"], networks["vae"]
+    assert isinstance(unet, TextUNet)
+    assert isinstance(autoencoder, Autoencoder)
     return TextPipeline(
         unet=unet,
         autoencoder=autoencoder,
-        text_encoder=encoder,
-        tokenizer=folder / "tokenizer",
+        text_encoders=tuple(each for each in networks.values() if isinstance(each, TextEncoder)),
+        tokenizers=tokenizers,
+        is_xl=kind == XL_PIPELINE,
+        zero_without_negative=zero_without_negative,
         noise=noise,
         schedule=schedule,
-        digest=_digest(folder, [*paths.values(), folder / SCHEDULER_CONFIG], weights),
-        image_size=_image_size(paths["unet"], unet_config, vae_config),
-        default=_defaults(folder, card, noise.sampler, schedule),
+        digest=_digest(configs, tokenizers, weights, zero_without_negative),
+        image_size=check_image_size(paths["unet"], unet_config, vae_config),
+        default=resolve_text_defaults(folder, card, noise, schedule, kind, unet_config),
         latent_rgb=_latent_rgb(folder, card, vae_config),
         prompt_guide=card.prompt_guide,
     )
@@ -136,6 +134,28 @@ def _read_config(path: Path, kind: str | None, parse: Callable[[Mapping[str, Any
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def _zero_without_negative(folder: Path, kind: str) -> bool:
+    """`force_zeros_for_empty_prompt`, which only SDXL's pipeline has; true by default, as in diffusers."""
+    value = read_json(folder / MODEL_INDEX).get("force_zeros_for_empty_prompt", True)
+    if not isinstance(value, bool):
+        key = f"force_zeros_for_empty_prompt = {abbreviate(value)}"
+        raise CheckpointError(f"{folder / MODEL_INDEX}: {key} is neither true nor false")
+    return value and kind == XL_PIPELINE
+
+
+def _build_networks(
+    paths: Mapping[str, Path], unet: TextUNetConfig, vae: AutoencoderConfig, texts: Mapping[str, TextEncoderConfig]
+) -> dict[str, nn.Module]:
+    """The networks by part, on the meta device. SDXL's second encoder is the one with a projection."""
+    networks: dict[str, nn.Module] = {
+        "unet": _build(paths["unet"], lambda: TextUNet(unet)),
+        "vae": _build(paths["vae"], lambda: Autoencoder(vae)),
+    }
+    for position, (part, config) in enumerate(texts.items()):
+        networks[part] = _build(paths[part], lambda c=config, p=position > 0: TextEncoder(c, projected=p))  # type: ignore[misc]
+    return networks
+
+
 def _build(path: Path, build: Callable[[], Network]) -> Network:
     """Build a network on the meta device: no weights are drawn."""
     try:
@@ -145,60 +165,17 @@ def _build(path: Path, build: Callable[[], Network]) -> Network:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _check_unet(path: Path, unet: TextUNetConfig, vae: AutoencoderConfig, text: TextEncoderConfig) -> None:
-    """Refuse a U-Net that needs more than latents and the hidden states of one text encoder."""
-    channels = vae.latent_channels
-    if unet.in_channels != channels:
-        content = OTHER_INPUTS.get(unet.in_channels, "other inputs than latents")
-        raise CheckpointError(
-            f"{path}: in_channels = {unet.in_channels}: the network takes {content}, which no request carries "
-            f"(supported: the {channels} latent channels)"
-        )
-    if unet.out_channels != channels:
-        raise CheckpointError(f"{path}: out_channels = {unet.out_channels} is not in_channels = {channels}")
-    for key in ("addition_embed_type", "class_embed_type", "num_class_embeds", "time_cond_proj_dim"):
-        if (value := getattr(unet, key)) is not None:
-            raise CheckpointError(f"{path}: {key} = {abbreviate(value)} is not supported here (supported: null)")
-    dims = unet.cross_attention_dim if isinstance(unet.cross_attention_dim, tuple) else (unet.cross_attention_dim,)
-    if any(dim != text.hidden_size for dim in dims):
-        raise CheckpointError(
-            f"{path}: cross_attention_dim = {abbreviate(unet.cross_attention_dim)}, but the text encoder has "
-            f"hidden_size = {text.hidden_size}"
-        )
-    if vae.out_channels not in (1, 3):
-        raise CheckpointError(f"{path}: the autoencoder's out_channels = {vae.out_channels} cannot be shown")
-
-
-def _check_memory(folder: Path, *networks: nn.Module) -> None:
-    needed = 4 * sum(tensor.numel() for network in networks for tensor in network.state_dict().values())
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory:
-        raise CheckpointError(
-            f"{folder}: its weights need {needed / GIB:.1f} GiB; this machine has {memory / GIB:.1f} GiB of memory"
-        )
-
-
-def _image_size(path: Path, unet: TextUNetConfig, vae: AutoencoderConfig) -> tuple[int, int]:
-    """(height, width) in pixels, from the U-Net's `sample_size` in latents."""
-    size = unet.sample_size
-    if size is None:
-        raise CheckpointError(f"{path}: sample_size is missing")
-    height, width = size if isinstance(size, tuple) else (size, size)
-    for side in (height, width):
-        if side < 1 or side % unet.downscale or side * vae.downscale > MAX_SIDE:
-            raise CheckpointError(
-                f"{path}: sample_size = {abbreviate(side)} is not a positive multiple of {unet.downscale} up to "
-                f"{MAX_SIDE // vae.downscale}"
-            )
-    return height * vae.downscale, width * vae.downscale
-
-
-def _defaults(folder: Path, card: CardFile, sampler: str | None, schedule: NoiseSchedule) -> Defaults:
-    """The card's defaults; without them, those of diffusers' pipeline."""
-    default = resolve_defaults(folder, card, sampler, schedule, unconditional=True)
-    if "guidance_scale" in card.default.model_fields_set:
-        return default
-    return default.model_copy(update={"guidance_scale": GUIDANCE_SCALE})
+def _load_weights(folder: Path, networks: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """Read the weights of each part, and give them to its network."""
+    weights = {}
+    for part, network in networks.items():
+        if isinstance(network, TextEncoder):
+            source = find_weights(folder / part, ENCODER)
+            weights[part] = read_weights(source, network.state_dict(), text_encoder_tensor_name)
+        else:
+            weights[part] = read_weights(find_weights(folder / part), network.state_dict())
+        network.load_state_dict(weights[part], assign=True)
+    return weights
 
 
 def _latent_rgb(folder: Path, card: CardFile, vae: AutoencoderConfig) -> list[tuple[float, float, float]]:
@@ -210,7 +187,12 @@ def _latent_rgb(folder: Path, card: CardFile, vae: AutoencoderConfig) -> list[tu
     return card.latent_rgb
 
 
-def _digest(folder: Path, configs: list[Path], weights: Mapping[str, Mapping[str, Tensor]]) -> str:
-    tokenizer = sorted(path for path in (folder / "tokenizer").iterdir() if path.suffix in (".json", ".txt"))
+def _digest(
+    configs: list[Path],
+    tokenizers: tuple[Path, ...],
+    weights: Mapping[str, Mapping[str, Tensor]],
+    zero_without_negative: bool,
+) -> str:
+    files = [path for folder in tokenizers for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt")]
     named = {f"{part}.{name}": tensor for part, each in weights.items() for name, tensor in each.items()}
-    return pipeline_digest([*configs, *tokenizer], named)
+    return pipeline_digest([*configs, *files], named, {"zero_without_negative": True} if zero_without_negative else {})

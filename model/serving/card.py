@@ -47,6 +47,9 @@ class ModelCard(BaseModel):
         labels: The names of its classes, in order; empty if it takes no label.
         prompts: Whether it takes a prompt.
         prompt_guide: Examples of prompts, and their parts to choose from (`PromptGuide`).
+        max_clip_skip: How many layers of its text encoder a request may leave out.
+        guidance_embedded: Whether the network takes the guidance scale as an input, so that an image is one row of a
+            batch at any scale and has no negative prompt.
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
         latent: What it denoises; None for a model of pixels.
@@ -75,6 +78,8 @@ class ModelCard(BaseModel):
     labels: list[str]
     prompts: bool = False
     prompt_guide: PromptGuide = PromptGuide()
+    max_clip_skip: int = 0
+    guidance_embedded: bool = False
     size_multiple: int | None = None
     max_pixels: int | None = None
     latent: CardLatent | None = None
@@ -102,9 +107,11 @@ class ModelCard(BaseModel):
         taken = {
             "label": bool(self.labels),
             "prompt": self.prompts,
-            "negative_prompt": self.prompts,
+            "negative_prompt": self.prompts and not self.guidance_embedded,
             "width": self.size_multiple is not None,
             "height": self.size_multiple is not None,
+            "clip_skip": self.max_clip_skip > 0,
+            "emphasis": self.prompts,
         }
         return [name for name, takes in taken.items() if takes]
 

@@ -18,6 +18,10 @@ class ConditioningRequest:
         prompt: What the image shows, in words.
         negative_prompt: What guidance leads away from.
         width, height: Of the image in pixels; None stands for the model's own size.
+        clip_skip: How many of the text encoder's last layers are left out for the prompt.
+        emphasis: Whether brackets in the prompts are emphasis (`model.text.prompt`).
+        guidance_scale: For a network that takes it as an input.
+        is_negative: Whether this is the request that guidance leads away from.
     """
 
     label: int | None = None
@@ -25,10 +29,19 @@ class ConditioningRequest:
     negative_prompt: str | None = None
     width: int | None = None
     height: int | None = None
+    clip_skip: int = 0
+    emphasis: bool = False
+    guidance_scale: float = 1.0
+    is_negative: bool = False
 
     def unconditional(self) -> ConditioningRequest:
-        """The request that guidance compares this one with: without a label, and with the negative prompt."""
-        return replace(self, label=None, prompt=self.negative_prompt, negative_prompt=None)
+        """The request that guidance compares this one with: without a label, and with the negative prompt.
+
+        As in diffusers, the negative prompt is encoded by all layers.
+        """
+        return replace(
+            self, label=None, prompt=self.negative_prompt, negative_prompt=None, clip_skip=0, is_negative=True
+        )
 
 
 @dataclass(frozen=True)

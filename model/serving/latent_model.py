@@ -19,7 +19,7 @@ from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import PromptEncoder
 from denoised.model.serving.protocol import Pictures
 
-CONTEXT = "context"  # the one tensor of this model's conditioning: (B, M, C) hidden states of the text
+CONTEXT = "context"  # (B, M, C) hidden states of the text, which every model of this kind is conditioned on
 
 
 class LatentModel:
@@ -28,6 +28,7 @@ class LatentModel:
     Attributes:
         backend: What evaluates the U-Net.
         device: Where.
+        added_inputs: What the U-Net takes besides latents, timestep and text (`TextUNetConfig.added_inputs`).
     """
 
     min_pipelined_images: int | None = None
@@ -42,12 +43,14 @@ class LatentModel:
         prediction_type: str,
         clipping: Clipping,
         card: ModelCard,
+        added_inputs: Sequence[str] = (),
     ) -> None:
         self.backend = backend
         self.device = device
         self.prediction_type = prediction_type
         self.clipping = clipping
         self.card = card
+        self.added_inputs = tuple(added_inputs)
         self._prompts = prompts
         self._pictures = pictures
         self._plans = plans
@@ -75,7 +78,10 @@ class LatentModel:
         return self._plans.compile(sampler, steps, eta, spacing, karras)
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
-        """Encode prompts: `context` (B, M, C), of one length for all; no prompt is the empty one.
+        """Encode prompts: `context` (B, M, C), of one length for all, and the inputs in `added_inputs`.
+
+        No prompt is the empty one. `pooled`: (B, P) of the text. `size_ids`: (B, 6), as in diffusers' pipeline: the
+        original and the target size are the image's own, and nothing is cropped. `guidance`: (B,) scales.
 
         Raises:
             PlanError: for a label.
@@ -83,12 +89,20 @@ class LatentModel:
         for request in requests:
             if request.label is not None:
                 raise PlanError(f"label = {request.label}: {self.card.name} takes a prompt")
-        return Conditioning({CONTEXT: self._prompts.encode([request.prompt or "" for request in requests])})
+        context, pooled = self._prompts.encode(requests)
+        added = {
+            "pooled": pooled,
+            "size_ids": torch.tensor([self._size_ids(request) for request in requests]),
+            "guidance": torch.tensor([request.guidance_scale for request in requests]),
+        }
+        return Conditioning({CONTEXT: context, **{name: added[name] for name in self.added_inputs}})
 
     @torch.inference_mode()
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of latents x (B, C, H, W) at levels t, α, σ (B,)."""
-        output = self.backend(x, t, conditioning[CONTEXT].to(self.device))
+        tensors = conditioning.to(self.device)
+        added = {name: tensors[name] for name in self.added_inputs}
+        output = self.backend(x, t, tensors[CONTEXT], **added)
         return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)
 
     def begin(
@@ -97,6 +111,11 @@ class LatentModel:
         """Evaluate at once: nothing runs in the background."""
         estimate = self.denoise(x, t, alpha, sigma, conditioning)
         return lambda: estimate
+
+    def _size_ids(self, request: ConditioningRequest) -> tuple[float, ...]:
+        """SDXL's: height and width of the original, top and left of the crop, height and width of the target."""
+        size = float(request.height or self.card.height), float(request.width or self.card.width)
+        return (*size, 0.0, 0.0, *size)
 
     def decode(self, x0: Tensor) -> Pictures:
         """Latents x_0 (B, C, h, w) → pictures (B, H, W, channels), by the autoencoder. Takes long."""

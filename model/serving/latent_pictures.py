@@ -14,6 +14,14 @@ from denoised.model.serving.protocol import Pictures
 # (red, green, blue) of each latent channel of Stable Diffusion 1, in −1 … 1, found by regression:
 # https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
 STABLE_DIFFUSION_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
+# The same of Stable Diffusion XL, and in the last row the color of zero latents: published for 0 … 255 in
+# https://huggingface.co/blog/TimothyAlexisVass/explaining-the-sdxl-latent-space
+_XL_LEVELS = ((60, 60, 60), (-60, -5, 10), (25, 15, -5), (-70, -50, -35))
+_XL_OFFSET = (150, 140, 130)
+STABLE_DIFFUSION_XL_RGB = tuple(
+    (red / 127.5, green / 127.5, blue / 127.5)
+    for red, green, blue in (*_XL_LEVELS, [level - 127.5 for level in _XL_OFFSET])
+)
 # Latents of more pixels than this many tiles are decoded in tiles, which bounds the memory.
 UNTILED_TILES = 4
 
@@ -21,8 +29,8 @@ UNTILED_TILES = 4
 class LatentPictures:
     """Decodes latents. Not for two threads at a time: the publisher's thread owns it."""
 
-    def __init__(self, autoencoder: Autoencoder, latent_rgb: Sequence[tuple[float, float, float]] = ()) -> None:
-        """latent_rgb: see `CardFile`; if empty, the published numbers for the latents of Stable Diffusion 1."""
+    def __init__(self, autoencoder: Autoencoder, latent_rgb: Sequence[tuple[float, float, float]]) -> None:
+        """latent_rgb: see `CardFile`; repeated if there are more channels."""
         self._autoencoder = autoencoder.eval().requires_grad_(False)
         self._device = next(autoencoder.parameters()).device
         self._rgb = _preview_map(autoencoder.config.latent_channels, latent_rgb)
@@ -48,9 +56,12 @@ class LatentPictures:
         return self._autoencoder.decode(self._autoencoder.config.unscale(latents.float()), tiled=tiled)
 
 
+def published_rgb(*, is_xl: bool) -> Sequence[tuple[float, float, float]]:
+    """The published colors of the latents of a family."""
+    return STABLE_DIFFUSION_XL_RGB if is_xl else STABLE_DIFFUSION_RGB
+
+
 def _preview_map(channels: int, latent_rgb: Sequence[tuple[float, float, float]]) -> Tensor:
-    """(C + 1, 3): the color of each latent channel, then that of zero latents."""
-    rows = list(latent_rgb) or [STABLE_DIFFUSION_RGB[channel % 4] for channel in range(channels)]
-    if len(rows) == channels:
-        rows.append((0.0, 0.0, 0.0))
-    return torch.tensor(rows)
+    """(C + 1, 3): the color of each latent channel, then that of zero latents: none if there are no rows left."""
+    offset = latent_rgb[channels] if len(latent_rgb) == channels + 1 else (0.0, 0.0, 0.0)
+    return torch.tensor([*(latent_rgb[channel % len(latent_rgb)] for channel in range(channels)), offset])

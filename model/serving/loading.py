@@ -20,12 +20,13 @@ from denoised.model.diffusion.grids import Grid, solver_levels
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
+from denoised.model.networks.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
-from denoised.model.serving.latent_pictures import LatentPictures
+from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.plan_compiler import PlanCompiler
-from denoised.model.serving.prompt_encoder import PromptEncoder
+from denoised.model.serving.prompt_encoder import ChunkEncoder, PromptEncoder
 from denoised.model.text.tokenizer import TextTokenizer
 
 log = logging.getLogger("denoised.worker")
@@ -107,7 +108,7 @@ def load_model(
 def load_text_model(
     folder: Path | str, *, device: str = "cpu", name: str | None = None, max_images: int = 16
 ) -> LatentModel:
-    """Load a text-to-image model from a folder of diffusers' `StableDiffusionPipeline`.
+    """Load a text-to-image model from a folder that `model.checkpoints.pipelines` recognizes.
 
     name: what requests call it; the folder's name if not given.
 
@@ -126,8 +127,9 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
     noise, vae = pipeline.noise, pipeline.autoencoder.config
     height, width = pipeline.image_size
     grid = noise.grid(pipeline.unet.config)
-    tokenizer = _read_tokenizer(pipeline)
+    prompts = _build_prompt_encoder(pipeline, device)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
+    added_inputs = unet.config.added_inputs
     selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
     card = ModelCard(
         name=name or model_name(folder),
@@ -137,6 +139,8 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
         labels=[],
         prompts=True,
         prompt_guide=pipeline.prompt_guide,
+        max_clip_skip=max(0, prompts.max_clip_skip),
+        guidance_embedded=unet.config.time_cond_proj_dim is not None,
         size_multiple=vae.downscale * pipeline.unet.config.downscale,
         max_pixels=MAX_SCALE**2 * width * height,
         latent=CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
@@ -151,12 +155,13 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
     model = LatentModel(
         selection.backend,
         torch.device(device),
-        PromptEncoder(tokenizer, pipeline.text_encoder.eval().requires_grad_(False).to(device)),
-        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb),
+        prompts,
+        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb or published_rgb(is_xl=pipeline.is_xl)),
         PlanCompiler(pipeline.schedule, grid),
         noise.prediction_type,
         noise.clipping,
         card,
+        added_inputs,
     )
     return LoadedModel(model, selection.fallback)
 
@@ -176,16 +181,26 @@ def sampler_facts(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _read_tokenizer(pipeline: TextPipeline) -> TextTokenizer:
-    tokenizer, config = TextTokenizer.from_folder(pipeline.tokenizer), pipeline.text_encoder.config
+def _build_prompt_encoder(pipeline: TextPipeline, device: str) -> PromptEncoder:
+    encoders = []
+    for folder, encoder in zip(pipeline.tokenizers, pipeline.text_encoders, strict=True):
+        tokenizer = _read_tokenizer(folder, encoder.config)
+        network = encoder.eval().requires_grad_(False).to(device)
+        encoders.append(ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl))
+    if len({each.length for each in encoders}) > 1:
+        raise CheckpointError(f"{pipeline.tokenizers[0].parent}: the tokenizers' model_max_length differ")
+    return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)
+
+
+def _read_tokenizer(folder: Path, config: TextEncoderConfig) -> TextTokenizer:
+    tokenizer = TextTokenizer.from_folder(folder)
     if tokenizer.vocabulary_size > config.vocab_size:
         raise CheckpointError(
-            f"{pipeline.tokenizer}: has {tokenizer.vocabulary_size} tokens, "
-            f"but the text encoder has {config.vocab_size}"
+            f"{folder}: has {tokenizer.vocabulary_size} tokens, but the text encoder has {config.vocab_size}"
         )
     if tokenizer.length > config.max_position_embeddings:
         raise CheckpointError(
-            f"{pipeline.tokenizer}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
+            f"{folder}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
             f"{config.max_position_embeddings} tokens"
         )
     return tokenizer

@@ -9,42 +9,114 @@ import torch
 from torch import Tensor
 
 from denoised.model.networks.text_encoder import TextEncoder
+from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.text.chunks import PromptChunk, chunk_prompt, pad_chunks
+from denoised.model.text.emphasis import emphasize
 from denoised.model.text.tokenizer import TextTokenizer
 
 CACHED_CHUNKS = 256  # of Stable Diffusion 1, 77·768 numbers each: 60 MB in all
 
 
-class PromptEncoder:
-    """Tokenizer and text encoder of a model. Not thread-safe: the engine's thread owns it.
+class ChunkEncoder:
+    """A tokenizer and its text encoder. Not for two threads at a time.
 
     Each sequence of tokens is encoded by itself, so that its states do not depend on the prompts encoded with it.
+
+    penultimate: the U-Net attends to the states before the last layer, without the final norm, as in SDXL; otherwise
+        to those after the last layer, normalized.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, encoder: TextEncoder) -> None:
+    def __init__(self, tokenizer: TextTokenizer, encoder: TextEncoder, *, penultimate: bool = False) -> None:
         self._tokenizer = tokenizer
         self._encoder = encoder
+        self._penultimate = penultimate
         self._device = encoder.text_model.final_layer_norm.weight.device
-        self._states: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()  # by tokens, the most recent last
+        # Hidden states and the pooled vector by tokens and skipped layers, the most recent last.
+        self._encoded: OrderedDict[tuple[tuple[int, ...], int], tuple[Tensor, Tensor]] = OrderedDict()
+
+    @property
+    def length(self) -> int:
+        """N, the tokens of a sequence."""
+        return self._tokenizer.length
+
+    @property
+    def max_clip_skip(self) -> int:
+        """How many layers can be left out, so that one remains."""
+        return self._encoder.config.num_hidden_layers - (2 if self._penultimate else 1)
+
+    def chunk(self, prompt: str, *, emphasis: bool) -> list[PromptChunk]:
+        """The sequences of a prompt, at least one."""
+        return chunk_prompt(self._tokenizer, prompt, emphasis=emphasis)
 
     @torch.inference_mode()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Hidden states (B, K·N, hidden_size) of B prompts, where N is the tokenizer's length.
+    def encode(self, chunks: list[PromptChunk], count: int, clip_skip: int) -> tuple[Tensor, Tensor]:
+        """Hidden states (count·N, hidden_size) of sequences of length N, and the pooled vector (P,) of the first.
 
-        K is the number of sequences of the longest prompt; the others are filled up with sequences without text.
+        count: of sequences; there are at most as many chunks, and sequences without text follow them.
+        clip_skip: how many more layers to leave out.
         """
-        chunks = [chunk_prompt(self._tokenizer, prompt) for prompt in prompts]
-        longest = max(len(each) for each in chunks)
-        padded = [pad_chunks(self._tokenizer, each, longest) for each in chunks]
-        return torch.stack([torch.cat([self._encode_chunk(chunk) for chunk in each]) for each in padded])
+        encoded = [self._encode_chunk(chunk, clip_skip) for chunk in pad_chunks(self._tokenizer, chunks, count)]
+        return torch.cat([states for states, _ in encoded]), encoded[0][1]
 
-    def _encode_chunk(self, chunk: PromptChunk) -> Tensor:
-        """(N, hidden_size) the last hidden states of one sequence, after the final norm."""
-        states = self._states.get(chunk.tokens)
-        if states is None:
-            states = self._encoder(torch.tensor([chunk.tokens], device=self._device)).last[0]
-            self._states[chunk.tokens] = states
-            if len(self._states) > CACHED_CHUNKS:
-                self._states.popitem(last=False)
-        self._states.move_to_end(chunk.tokens)
-        return states
+    def _encode_chunk(self, chunk: PromptChunk, clip_skip: int) -> tuple[Tensor, Tensor]:
+        key = chunk.tokens, clip_skip
+        if key not in self._encoded:
+            self._encoded[key] = self._evaluate(*key)
+            if len(self._encoded) > CACHED_CHUNKS:
+                self._encoded.popitem(last=False)
+        self._encoded.move_to_end(key)
+        states, pooled = self._encoded[key]
+        if chunk.has_emphasis:
+            weights = torch.tensor([chunk.weights], device=self._device)
+            states = emphasize(states[None], weights)[0]
+        return states, pooled
+
+    def _evaluate(self, tokens: tuple[int, ...], clip_skip: int) -> tuple[Tensor, Tensor]:
+        encoded = self._encoder(torch.tensor([tokens], device=self._device))
+        if self._penultimate:
+            states = encoded.hidden_states[-2 - clip_skip]
+        elif clip_skip:
+            states = self._encoder.normalize(encoded.hidden_states[-1 - clip_skip])
+        else:
+            states = encoded.last
+        # Copies: a view would keep the states of every layer in memory.
+        return states[0].clone(), encoded.pooled[0].clone()
+
+
+class PromptEncoder:
+    """The text encoders of a model, one or two. Not for two threads at a time."""
+
+    def __init__(self, encoders: Sequence[ChunkEncoder], *, zero_without_negative: bool = False) -> None:
+        """zero_without_negative: without a negative prompt, guidance leads away from zeros, not from the empty prompt
+        (`force_zeros_for_empty_prompt`)."""
+        self._encoders = list(encoders)
+        self._zero_without_negative = zero_without_negative
+
+    @property
+    def max_clip_skip(self) -> int:
+        """How many layers a request may leave out."""
+        return min(encoder.max_clip_skip for encoder in self._encoders)
+
+    def encode(self, requests: Sequence[ConditioningRequest]) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, K·N, C) of B prompts, and pooled vectors (B, P) of the last encoder.
+
+        C is the sum of the encoders' channels, N the length of a sequence, and K the number of sequences of the longest
+        prompt; the others are filled up with sequences without text.
+        """
+        chunked = [
+            [encoder.chunk(request.prompt or "", emphasis=request.emphasis) for encoder in self._encoders]
+            for request in requests
+        ]
+        longest = max(len(chunks) for each in chunked for chunks in each)
+        encoded = [self._encode(request, each, longest) for request, each in zip(requests, chunked, strict=True)]
+        return torch.stack([context for context, _ in encoded]), torch.stack([pooled for _, pooled in encoded])
+
+    def _encode(
+        self, request: ConditioningRequest, chunks: Sequence[list[PromptChunk]], count: int
+    ) -> tuple[Tensor, Tensor]:
+        pairs = zip(self._encoders, chunks, strict=True)
+        parts = [encoder.encode(own, count, request.clip_skip) for encoder, own in pairs]
+        context, pooled = torch.cat([states for states, _ in parts], dim=-1), parts[-1][1]
+        if self._zero_without_negative and request.is_negative and not request.prompt:
+            return torch.zeros_like(context), torch.zeros_like(pooled)
+        return context, pooled

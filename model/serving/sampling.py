@@ -7,6 +7,7 @@ grids, tests and anyone who wants to read the algorithm in twenty lines.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -54,8 +55,9 @@ def sample(
 
     registers = torch.zeros(count, plan.registers, *shape, device=device)  # (B, R, C, H, W), x first
     registers[:, 0] = plan.initial_scale * draw()
+    requests = [replace(request, guidance_scale=guidance_scale) for request in requests]
     conditioning, unconditional = model.encode(requests), None
-    if is_guided(guidance_scale):
+    if is_guided(guidance_scale) and not model.card.guidance_embedded:
         both = model.encode([*requests, *(each.unconditional() for each in requests)])
         conditioning, unconditional = both.select(slice(count)), both.select(slice(count, None))
     guided = torch.full((count,), unconditional is not None, device=device)

@@ -28,13 +28,20 @@ from diffusers import (
 )
 from PIL import Image
 
-from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, picture_of, save_pipeline
+from tests.text_pipelines import (
+    NEGATIVE_PROMPT,
+    PROMPT,
+    SCHEDULER,
+    build_xl_pipeline,
+    picture_of,
+    save_pipeline,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STEPS = 8
 LEVELS = 2  # of 255, how far a pixel may be from diffusers'
-MODEL = "tiny-sd"
+MODEL, XL_MODEL = "tiny-sd", "tiny-xl"
 SCHEDULERS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}, {}),
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "leading"}, {}),
@@ -54,10 +61,20 @@ def pipeline(folder: Path) -> StableDiffusionPipeline:
 
 
 @pytest.fixture(scope="module")
+def xl_pipeline(folder: Path) -> Any:
+    return save_pipeline(folder.with_name(XL_MODEL), build=build_xl_pipeline)
+
+
+@pytest.fixture(scope="module")
 def service(
-    pipeline: Any, folder: Path, start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    pipeline: Any,
+    xl_pipeline: Any,
+    folder: Path,
+    start_service: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    return start_service(tmp_path_factory.mktemp("text") / "data", "--model", str(folder))
+    options = ["--model", str(folder), "--model", str(folder.with_name(XL_MODEL))]
+    return start_service(tmp_path_factory.mktemp("text") / "data", *options)
 
 
 def generate(client: httpx.Client, **fields: Any) -> bytes:
@@ -93,10 +110,20 @@ def test_a_picture_is_that_of_diffusers(
     assert np.abs(pixels(found) - expected.astype(int)).max() <= LEVELS
 
 
+@pytest.mark.parametrize("fields", [{"guidance_scale": 7.5}, {"guidance_scale": 1, "width": 24, "clip_skip": 1}])
+def test_a_picture_of_stable_diffusion_xl_is_that_of_diffusers(
+    fields: dict[str, Any], service: Any, xl_pipeline: Any
+) -> None:
+    expected = picture_of(xl_pipeline, 5, prompt=PROMPT, num_inference_steps=STEPS, **{"height": 16, **fields})
+    with service.client() as client:
+        found = generate(client, model=XL_MODEL, **fields)
+    assert np.abs(pixels(found) - expected.astype(int)).max() <= LEVELS
+
+
 def test_the_model_is_listed_with_its_inputs(service: Any) -> None:
     with service.client() as client:
         (card,) = [model for model in client.get("/models").json() if model["name"] == MODEL]
-    assert card["inputs"] == ["prompt", "negative_prompt", "width", "height"]
+    assert card["inputs"] == ["prompt", "negative_prompt", "width", "height", "clip_skip", "emphasis"]
     assert (card["size_multiple"], card["max_pixels"]) == (4, 1024)
     assert card["latent"] == {"channels": 4, "downscale": 2}
     assert card["default"] == {"sampler": "plms", "steps": 50, "guidance_scale": 7.5, "guidance_rescale": 0.0}
@@ -108,6 +135,10 @@ def test_an_image_has_the_same_bytes_alone_and_among_others(service: Any) -> Non
         {"prompt": "a fox", "sampler": "ddim", "width": 24, "n": 3},
         {"prompt": ", ".join([PROMPT] * 20), "sampler": "euler_a"},
         {"prompt": "the dog", "guidance_scale": 1, "height": 32},
+        {"prompt": "a (fox:1.4)", "emphasis": True, "clip_skip": 1},
+        {"model": XL_MODEL, "prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT},
+        {"model": XL_MODEL, "prompt": "a fox", "sampler": "ddim", "width": 24, "n": 2},
+        {"model": XL_MODEL, "prompt": "the dog", "guidance_scale": 1},
     ]
     with service.client() as client:
         alone = {
@@ -124,11 +155,12 @@ def test_an_image_has_the_same_bytes_alone_and_among_others(service: Any) -> Non
 
 def test_a_picture_carries_its_prompt_and_can_be_verified(service: Any) -> None:
     with service.client() as client:
-        data = generate(client, negative_prompt=NEGATIVE_PROMPT, width=24)
+        data = generate(client, negative_prompt=NEGATIVE_PROMPT, width=24, clip_skip=1, emphasis=True)
         verification = client.post("/verify", content=data, headers={"Content-Type": "image/png"}).json()
     assert verification["match"] is True
     request = verification["request"]
     assert (request["prompt"], request["negative_prompt"], request["width"]) == (PROMPT, NEGATIVE_PROMPT, 24)
+    assert (request["clip_skip"], request["emphasis"]) == (1, True)
     assert "height" not in request
 
 
@@ -148,6 +180,9 @@ def test_frames_are_previews_and_the_film_ends_with_the_picture(service: Any) ->
         ({"width": 18}, "width"),
         ({"width": 64, "height": 32}, "width"),
         ({"prompt": "x" * 2001}, "prompt"),
+        ({"clip_skip": 3}, "clip_skip"),
+        ({"clip_skip": -1}, "clip_skip"),
+        ({"emphasis": "yes"}, "emphasis"),
         ({"model": "digits"}, "prompt"),
     ],
 )
@@ -164,6 +199,17 @@ def test_the_openai_route_passes_the_prompt_on(service: Any) -> None:
         answer = client.post("/v1/images/generations", json=body).json()
         expected = generate(client, width=24)
     assert base64.b64decode(answer["data"][0]["b64_json"]) == expected
+
+
+def test_the_terminal_takes_clip_skip_and_emphasis(service: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "denoised", "generate", "a (fox:1.4)", "--emphasis", "--clip-skip", "1"]
+    options = ["--model", MODEL, "--seed", "5", "--steps", "8", "--out", str(tmp_path), "--url", service.url]
+    outcome = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    (path,) = tmp_path.glob("*.png")
+    with service.client() as client:
+        assert path.read_bytes() == generate(client, prompt="a (fox:1.4)", emphasis=True, clip_skip=1)
+        assert path.read_bytes() != generate(client, prompt="a (fox:1.4)", clip_skip=1)
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -213,6 +259,10 @@ def test_a_client_of_the_web_ui_draws_a_prompt(service: Any) -> None:
         expected = generate(client, **text, width=24, sampler="dpmpp_2m", karras=True, guidance_scale=5)
     assert base64.b64decode(result.json["images"][0]) == expected
     assert program.txt2img(**text, **options).image.size == (16, 16)
+    emphasized = program.txt2img(prompt="an oil (painting:1.3)", **options, sampler_name="DDIM", eta=0)
+    with service.client() as client:
+        expected = generate(client, prompt="an oil (painting:1.3)", emphasis=True, sampler="ddim", guidance_scale=7)
+    assert base64.b64decode(emphasized.json["images"][0]) == expected
     with pytest.raises(RuntimeError, match="too many for tiny-sd"):
         program.txt2img(**text, **options, width=512, height=256)
 

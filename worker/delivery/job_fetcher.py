@@ -225,7 +225,10 @@ class JobFetcher(threading.Thread):
 
 def resume_limit(model: ServedModel) -> int:
     """The largest resume point that a job of a model can have, in bytes."""
-    return RESUME_HEAD_BYTES + model.card.max_images * (MAX_REGISTERS * 4 * math.prod(model.shape) + RESUME_HEAD_BYTES)
+    card = model.card
+    scale = (card.max_pixels or 0) / (card.width * card.height)  # images may be larger than the model's own size
+    image = MAX_REGISTERS * 4 * math.prod(model.shape) * max(1.0, scale)
+    return RESUME_HEAD_BYTES + card.max_images * (math.ceil(image) + RESUME_HEAD_BYTES)
 
 
 def _failure(error: Exception) -> tuple[str, str]:

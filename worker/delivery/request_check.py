@@ -21,11 +21,14 @@ def check_request(request: SamplingRequest, card: ModelCard) -> None:
         "preview_every": (request.preview_every, request.steps),
         "stages": (request.stages, card.stages.get(request.sampler, 1)),
         "extra_evaluations": (request.extra_evaluations, card.extra_evaluations.get(request.sampler, 0)),
+        "clip_skip": (request.clip_skip, card.max_clip_skip),
         "label": (request.label or 0, max(0, len(card.labels) - 1)),
     }
     for name, (value, limit) in limits.items():
         if value > limit:
             raise RecordError(f"{name} of the request is {value} (allowed for {card.name}: up to {limit})")
+    if request.guidance_embedded != card.guidance_embedded:
+        raise RecordError(f"guidance_embedded of the request is {request.guidance_embedded}, not that of {card.name}")
     _check_inputs(request, card)
     if request.model != card.name:
         raise RecordError(f"the request is for the model {request.model!r:.60} (allowed in this queue: {card.name})")
@@ -33,8 +36,8 @@ def check_request(request: SamplingRequest, card: ModelCard) -> None:
 
 def _check_inputs(request: SamplingRequest, card: ModelCard) -> None:
     """Check the prompt and the size."""
-    for name in ("prompt", "negative_prompt", "width", "height"):
-        if getattr(request, name) is not None and name not in card.inputs:
+    for name in ("prompt", "negative_prompt", "width", "height", "emphasis"):
+        if getattr(request, name) not in (None, False) and name not in card.inputs:
             raise RecordError(f"{name} of the request was given, but {card.name} takes none")
     width, height = request.width or card.width, request.height or card.height
     for name, side in (("width", request.width), ("height", request.height)):

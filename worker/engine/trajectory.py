@@ -167,6 +167,9 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
         negative_prompt=request.negative_prompt,
         width=request.width,
         height=request.height,
+        clip_skip=request.clip_skip,
+        emphasis=request.emphasis,
+        guidance_scale=request.guidance_scale,
     )
     conditioning = model.encode([asked, asked.unconditional()] if request.guided else [asked])
     guidance = None

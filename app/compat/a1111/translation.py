@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ from denoised.model.serving.card import ModelCard
 
 DEFAULT_SIDE = 512  # of the web UI; its clients send it where their user chose no size
 PREVIEW_EVERY = 10  # steps; the web UI's default
+CLIP_OPTION = "CLIP_stop_at_last_layers"  # 1 is the last layer
 # The web UI's names of our fields, for errors.
 NAMES = {
     "label": "prompt",
@@ -40,11 +42,12 @@ NAMES = {
     "sampler": "sampler_name",
     "spacing": "scheduler",
     "karras": "scheduler",
+    "clip_skip": f"override_settings.{CLIP_OPTION}",
 }
 FORMAT_OPTION = "samples_format"
+EMPHASIS = re.compile(r"[()\[\]\\]|\bBREAK\b")  # a prompt without any of it means the same with and without emphasis
 # The options that `override_settings` may name only with these values, because nothing else is served.
 FIXED_OPTIONS: Mapping[str, tuple[object, ...]] = {
-    "CLIP_stop_at_last_layers": (1,),
     "sd_vae": ("Automatic", "None"),
     "eta_noise_seed_delta": (0,),
 }
@@ -69,6 +72,8 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         "label": None if card.prompts else label_of(body.prompt, card),
         "prompt": body.prompt if card.prompts else None,
         "negative_prompt": body.negative_prompt or None,
+        "emphasis": _has_emphasis(body, card) or None,
+        "clip_skip": _clip_skip(settings) or None,
         "width": width,
         "height": height,
         "n": body.count,
@@ -97,7 +102,9 @@ def _option_errors(settings: Mapping[str, Any]) -> Errors:
             yield field, f"{format_value(value)} is not served (allowed: {join_names(FORMATS)})"
         elif name == OPTION and value is not None and not isinstance(value, str):
             yield field, f"{format_value(value)} was given (allowed: a title of GET /sdapi/v1/sd-models)"
-        elif name not in (FORMAT_OPTION, OPTION) and value and value not in FIXED_OPTIONS.get(name, ()):
+        elif name == CLIP_OPTION and value and _clip_skip(settings) is None:
+            yield field, f"{format_value(value)} was given (allowed: a whole number from 1)"
+        elif name not in (FORMAT_OPTION, OPTION, CLIP_OPTION) and value and value not in FIXED_OPTIONS.get(name, ()):
             allowed = join_names([str(each) for each in FIXED_OPTIONS.get(name, ())]) or "null"
             yield field, f"{format_value(value)} is not served (allowed: {allowed})"
 
@@ -178,6 +185,18 @@ def _eta_errors(body: Txt2ImgRequest, sampler: SamplerName | None, card: ModelCa
         return
     if body.eta not in (None, 1.0):
         yield "eta", f"{body.eta:g} was given, but {sampler.name} adds all its noise (allowed: 1)"
+
+
+def _has_emphasis(body: Txt2ImgRequest, card: ModelCard) -> bool:
+    """Whether the prompts have syntax that changes the weights of words, as it always does in the web UI."""
+    prompts = f"{body.prompt} {body.negative_prompt or ''}"
+    return "emphasis" in card.inputs and EMPHASIS.search(prompts) is not None
+
+
+def _clip_skip(settings: Mapping[str, Any]) -> int | None:
+    """How many layers of the text encoder are left out; None if the option is not a positive whole number."""
+    layer = settings.get(CLIP_OPTION) or 1
+    return layer - 1 if isinstance(layer, int) and not isinstance(layer, bool) and layer > 0 else None
 
 
 def _format(settings: Mapping[str, Any]) -> Any:

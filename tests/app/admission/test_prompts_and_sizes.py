@@ -30,6 +30,7 @@ def card(card_of: Callable[..., ModelCard]) -> ModelCard:
         channels=3,
         labels=[],
         prompts=True,
+        max_clip_skip=2,
         size_multiple=16,
         max_pixels=4096,
         latent={"channels": 4, "downscale": 8},
@@ -80,11 +81,16 @@ def test_a_stored_request_keeps_prompt_and_size(card: ModelCard) -> None:
 @pytest.mark.parametrize(
     ("body", "field", "message"),
     [
-        ({"label": "goat"}, "label", "takes no label (its inputs: prompt, negative_prompt, width, height)"),
+        (
+            {"label": "goat"},
+            "label",
+            "takes no label (its inputs: prompt, negative_prompt, width, height, clip_skip, emphasis)",
+        ),
         ({"label": 0}, "label", "takes no label"),
         ({"width": 40}, "width", "40 is not a size of painter (allowed: multiples of 16)"),
         ({"height": 8}, "height", "8 is not a size of painter (allowed: multiples of 16)"),
         ({"width": 80, "height": 64}, "width", "80×64 has 5120 pixels, too many for painter"),
+        ({"clip_skip": 3}, "clip_skip", "3 is over 2, the most layers that painter can do without"),
         ({"height": 80}, "height", "64×80 has 5120 pixels, too many for painter (allowed: width·height up to 4096)"),
     ],
 )
@@ -109,12 +115,44 @@ def test_a_negative_prompt_without_guidance_is_warned_of(card: ModelCard) -> Non
     assert list(find_warnings(guided, card)) == []
 
 
+def test_clip_skip_and_emphasis_are_carried_by_the_picture_if_they_were_given(card: ModelCard) -> None:
+    assert {"clip_skip", "emphasis"}.isdisjoint(parsed(card, clip_skip=0, emphasis=False).parameters(0, "fake"))
+    full = parsed(card, prompt="a (goat)", clip_skip=2, emphasis=True).parameters(0, "fake")
+    assert (full["clip_skip"], full["emphasis"]) == (2, True)
+    again = resolve(GenerateRequest.model_validate({k: v for k, v in full.items() if k != "numerics"}).fields(), card)
+    assert again.parameters(0, "fake") == full
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "clip_skip", "emphasis"])
+def test_a_model_of_labels_takes_no_text_options(field: str, card_of: Callable[..., ModelCard]) -> None:
+    value: Any = {"clip_skip": 1, "emphasis": True}.get(field, "a goat")
+    errors = refused(card_of(), **{field: value})
+    assert errors.keys() == {field}
+    assert f"takes no {field} (its inputs: label)" in errors[field]
+
+
+def test_a_model_with_guidance_as_an_input_takes_one_row_a_step(card: ModelCard) -> None:
+    embedded = card.model_copy(update={"guidance_embedded": True})
+    request = parsed(embedded, prompt="a goat")
+    assert (request.guidance_scale, request.guided, request.rows_per_evaluation, request.evaluations) == (
+        7.5,
+        False,
+        1,
+        20,
+    )
+    assert parsed(embedded).guidance_scale == 7.5  # also without a prompt
+    assert parsed(embedded, guidance_scale=1).guidance_scale == 1.0
+    assert JobRecord.from_fields(JobRecord("a", "", request, 0.0).to_fields()).request == request
+    assert refused(embedded, negative_prompt="a sheep").keys() == {"negative_prompt"}
+    assert refused(embedded, guidance_rescale=0.5).keys() == {"guidance_rescale"}
+
+
 def test_a_larger_picture_reserves_more_memory(card: ModelCard) -> None:
     assert job_bytes(parsed(card, width=128), card) > job_bytes(parsed(card), card)
 
 
 def test_the_card_lists_its_inputs_in_json(card: ModelCard, card_of: Callable[..., ModelCard]) -> None:
-    assert card.model_dump()["inputs"] == ["prompt", "negative_prompt", "width", "height"]
+    assert card.model_dump()["inputs"] == ["prompt", "negative_prompt", "width", "height", "clip_skip", "emphasis"]
     assert card_of().model_dump()["inputs"] == ["label"]
     assert ModelCard(**card.model_dump()) == card
 

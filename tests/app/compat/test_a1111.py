@@ -238,7 +238,8 @@ def test_every_sampler_is_found_under_each_of_its_names(card_of: Callable[..., M
         ({"alwayson_scripts": {"ControlNet": {"args": [{"enabled": True}]}}}, "alwayson_scripts", "ControlNet"),
         ({"alwayson_scripts": {"ADetailer": {"args": [True, {}]}}}, "alwayson_scripts", "ADetailer"),
         ({"override_settings": {"sd_vae": "x"}}, "override_settings.sd_vae", "Automatic"),
-        ({"override_settings": {"CLIP_stop_at_last_layers": 2}}, "override_settings.CLIP_stop_at_last_layers", "1"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": -1}}, "override_settings.CLIP_stop_at_last_layers", "1"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": "2"}}, "override_settings.CLIP_stop_at_last_layers", "1"),
         ({"override_settings": {"samples_format": "avif"}}, "override_settings.samples_format", "png, webp, jpeg"),
         ({"override_settings": {"sd_model_checkpoint": 3}}, "override_settings.sd_model_checkpoint", "3"),
         ({"sampler_name": "Restart"}, "sampler_name", "offered: Heun, DDIM, DDPM"),
@@ -292,6 +293,22 @@ def test_prompt_syntax_that_changes_the_sampling_is_refused(prompt: str, painter
 def test_words_that_only_look_like_syntax_pass(painter: ModelCard) -> None:
     for prompt in ("a goat and a sheep", "BRAND new", "a ratio of 1:2", "[a goat]", "see [1]"):
         assert given(painter, prompt=prompt)["prompt"] == prompt
+
+
+def test_emphasis_is_on_where_the_prompts_have_its_syntax(
+    painter: ModelCard, card_of: Callable[..., ModelCard]
+) -> None:
+    for prompt in ("a (goat:1.2)", "a ((goat))", "a [goat]", "a goat BREAK a hill", "a goat \\\\(animal\\\\)"):
+        assert given(painter, prompt=prompt)["emphasis"] is True
+        assert given(painter, prompt="a goat", negative_prompt=prompt)["emphasis"] is True
+    assert "emphasis" not in given(painter, prompt="a goat, BREAKING the rules")
+    assert "emphasis" not in given(card_of(), prompt="(sneaker)")
+
+
+def test_the_last_layer_of_the_text_encoder_is_an_option_of_the_request(painter: ModelCard) -> None:
+    for layer, skip in ((1, None), (2, 1), (12, 11), (None, None)):
+        settings = {"CLIP_stop_at_last_layers": layer}
+        assert given(painter, prompt="a goat", override_settings=settings).get("clip_skip") == skip
 
 
 def test_the_file_format_is_an_option_of_the_request(card_of: Callable[..., ModelCard]) -> None:

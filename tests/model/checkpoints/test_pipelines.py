@@ -12,7 +12,7 @@ from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import ZOO, load_for_serving, load_model, load_text_model
-from tests.text_pipelines import save_pipeline
+from tests.text_pipelines import build_xl_pipeline, save_pipeline
 
 INDEX = "model_index.json"
 
@@ -24,10 +24,27 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def saved_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "tiny-xl"
+    save_pipeline(folder, build=build_xl_pipeline)
+    return folder
+
+
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
     """A copy of the saved pipeline that a test may change."""
-    copy = tmp_path / "tiny-sd"
+    return copied(saved, tmp_path)
+
+
+@pytest.fixture
+def xl_folder(saved_xl: Path, tmp_path: Path) -> Path:
+    """The same of a Stable Diffusion XL pipeline."""
+    return copied(saved_xl, tmp_path)
+
+
+def copied(saved: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / saved.name
     for path in sorted(saved.rglob("*")):
         if path.is_file():
             target = copy / path.relative_to(saved)
@@ -60,7 +77,14 @@ def test_the_safety_checker_is_accepted_and_not_run(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("StableDiffusionXLPipeline", "is a Stable Diffusion XL model, which is not served"),
+        ("StableDiffusionXLImg2ImgPipeline", "redraws pictures, such as the refiner, which is not served"),
+        ("StableDiffusionXLInpaintPipeline", "is a Stable Diffusion XL model for inpainting"),
+        ("StableDiffusionXLControlNetPipeline", "is a Stable Diffusion XL model with further parts"),
+        ("StableDiffusionImg2ImgPipeline", "is a model that redraws pictures"),
+        ("StableDiffusion3Pipeline", "is a Stable Diffusion 3 model, a transformer"),
+        ("StableUnCLIPPipeline", "is an unCLIP model"),
+        ("PixArtAlphaPipeline", "is a diffusion transformer"),
+        ("SomethingNewPipeline", "is a text-to-image model of another family"),
         ("StableDiffusionInpaintPipeline", "is a model for inpainting, which is not served"),
         ("StableDiffusionInstructPix2PixPipeline", "edits pictures by instructions"),
         ("StableDiffusionUpscalePipeline", "is a model for upscaling"),
@@ -76,7 +100,7 @@ def test_other_pipelines_are_refused_by_name(folder: Path, name: str, words: str
     with pytest.raises(CheckpointError, match=words) as caught:
         load_for_serving(folder)
     assert name in str(caught.value)
-    assert "served: pipelines of a U-Net and a scheduler, and StableDiffusionPipeline" in str(caught.value)
+    assert "served: pipelines of a U-Net and a scheduler, StableDiffusionPipeline, " in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -84,6 +108,20 @@ def test_other_pipelines_are_refused_by_name(folder: Path, name: str, words: str
     ("path", "keys", "words"),
     [
         (INDEX, {"vae": None}, "the pipeline has no vae"),
+        (INDEX, {"_class_name": "StableDiffusionXLPipeline"}, "the pipeline has no tokenizer_2"),
+        (INDEX, {"requires_aesthetics_score": True}, "the folder holds the refiner of Stable Diffusion XL"),
+        ("unet/config.json", {"in_channels": 5}, "depth maps"),
+        ("unet/config.json", {"in_channels": 7}, "to enlarge it"),
+        ("unet/config.json", {"num_class_embeds": 1000}, "num_class_embeds = 1000 is not supported here"),
+        (
+            "unet/config.json",
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 8,
+                "projection_class_embeddings_input_dim": 68,
+            },
+            "addition_embed_type = 'text_time' is not that of the pipeline's class",
+        ),
         (INDEX, {"image_encoder": ["transformers", "CLIPVisionModel"]}, "image_encoder' is not supported"),
         ("unet/config.json", {"in_channels": 9}, "in_channels = 9: the network takes a mask and a picture"),
         ("unet/config.json", {"in_channels": 8}, "to edit it"),
@@ -105,6 +143,39 @@ def test_a_folder_that_contradicts_itself_is_refused_by_file_and_key(
         load_for_serving(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "words"),
+    [
+        ("unet/config.json", {"projection_class_embeddings_input_dim": 60}, "leaves room for an aesthetic score"),
+        ("unet/config.json", {"projection_class_embeddings_input_dim": 99}, "= 99 is not the 20 channels of the pool"),
+        ("unet/config.json", {"cross_attention_dim": 32}, "but the text encoders have hidden_size = 56 in all"),
+        ("unet/config.json", {"addition_embed_type": None}, "addition_embed_type = None is not that of the pipeline"),
+        ("text_encoder_2/config.json", {"projection_dim": 32}, "projection_class_embeddings_input_dim = 68 is not"),
+        ("tokenizer_2/tokenizer_config.json", {"model_max_length": 50}, "the tokenizers' model_max_length differ"),
+        (INDEX, {"force_zeros_for_empty_prompt": "no"}, "force_zeros_for_empty_prompt = 'no' is neither true"),
+        (INDEX, {"image_encoder": ["transformers", "CLIPVisionModel"]}, "image_encoder' is not supported"),
+        (INDEX, {"text_encoder": None}, "the pipeline has no text_encoder"),
+    ],
+)
+def test_an_xl_folder_that_contradicts_itself_is_refused_by_file_and_key(
+    xl_folder: Path, path: str, keys: dict[str, Any], words: str
+) -> None:
+    change(xl_folder / path, **keys)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_for_serving(xl_folder)
+    assert str(xl_folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_digest_of_an_xl_folder_depends_on_both_encoders_and_on_the_zeros(xl_folder: Path) -> None:
+    digests = {load_text_model(xl_folder).card.digest}
+    change(xl_folder / INDEX, force_zeros_for_empty_prompt=False)
+    digests.add(load_text_model(xl_folder).card.digest)
+    change(xl_folder / "text_encoder_2/config.json", layer_norm_eps=1e-4)
+    digests.add(load_text_model(xl_folder).card.digest)
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])

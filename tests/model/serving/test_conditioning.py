@@ -43,4 +43,10 @@ def test_tensors_of_different_lengths_are_no_conditioning() -> None:
 
 
 def test_the_unconditional_request_has_no_label() -> None:
-    assert ConditioningRequest(label=3).unconditional() == ConditioningRequest(label=None)
+    assert ConditioningRequest(label=3).unconditional() == ConditioningRequest(label=None, is_negative=True)
+
+
+def test_the_unconditional_request_has_the_negative_prompt_and_all_layers() -> None:
+    request = ConditioningRequest(prompt="a goat", negative_prompt="a sheep", width=32, clip_skip=1, emphasis=True)
+    expected = ConditioningRequest(prompt="a sheep", width=32, emphasis=True, is_negative=True)
+    assert request.unconditional() == expected

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -18,18 +18,19 @@ from diffusers import (
     StableDiffusionPipeline,
     TCDScheduler,
 )
+from torch import Tensor
 
+from denoised.model.networks.text_encoder import TextEncoder
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import load_text_model
 from denoised.model.serving.sampling import sample
+from tests.model.serving.text_pictures import LEVELS, STEPS, difference, picture
 from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, picture_of, save_pipeline
 
 # diffusers 0.42 hands tensors to numpy in a way that numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-STEPS = 8
-LEVELS = 2  # of 255, how far a pixel may be from diffusers'
 SCHEDULERS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}, {}),
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "leading"}, {}),
@@ -48,29 +49,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def theirs(folder: Path) -> StableDiffusionPipeline:
-    return save_pipeline(folder)
+    pipeline: StableDiffusionPipeline = save_pipeline(folder)
+    return pipeline
 
 
 @pytest.fixture(scope="module")
 def ours(theirs: StableDiffusionPipeline, folder: Path) -> LatentModel:
     return load_text_model(folder)
-
-
-def picture(model: LatentModel, seed: int = 5, size: tuple[int, int] | None = None, **options: Any) -> Any:
-    """(H, W, 3) the picture that `sample` makes."""
-    width, height = size or (None, None)
-    request = ConditioningRequest(
-        prompt=options.pop("prompt", PROMPT),
-        negative_prompt=options.pop("negative_prompt", NEGATIVE_PROMPT),
-        width=width,
-        height=height,
-    )
-    return model.decode(sample(model, [request], seed=seed, **options))[0]
-
-
-def difference(one: Any, other: Any) -> int:
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
@@ -134,17 +119,91 @@ def test_previews_are_small_pictures(ours: LatentModel) -> None:
     assert (ours.preview(latents) == 128).all()
 
 
-def test_weights_in_half_precision_are_read(tmp_path: Path) -> None:
-    half = save_pipeline(tmp_path / "half", variant="fp16")
-    half.to(torch.float32).scheduler = DDIMScheduler.from_config(half.scheduler.config)
-    expected = picture_of(half, 5, prompt=PROMPT, guidance_scale=1.0, num_inference_steps=STEPS)
-    found = picture(load_text_model(tmp_path / "half"), sampler="ddim", steps=STEPS)
+@pytest.mark.parametrize(("variant", "shard"), [("fp16", "10GB"), ("bf16", "10GB"), (None, "40KB"), ("fp16", "20KB")])
+def test_weights_in_half_precision_and_in_shards_are_read(variant: str | None, shard: str, tmp_path: Path) -> None:
+    saved = save_pipeline(tmp_path / "saved", variant=variant, shard=shard)
+    names = [path.name for path in (tmp_path / "saved/unet").iterdir()]
+    assert any(name.endswith(".json") and "index" in name for name in names) is (shard != "10GB")
+    assert all(variant is None or variant in name or name == "config.json" for name in names)
+    saved.to(torch.float32).scheduler = DDIMScheduler.from_config(saved.scheduler.config)
+    expected = picture_of(saved, 5, prompt=PROMPT, guidance_scale=1.0, num_inference_steps=STEPS)
+    found = picture(load_text_model(tmp_path / "saved"), sampler="ddim", steps=STEPS)
     assert difference(found, expected) <= LEVELS
+
+
+@pytest.fixture(scope="module")
+def v_predicting(tmp_path_factory: pytest.TempPathFactory) -> tuple[StableDiffusionPipeline, LatentModel]:
+    folder = tmp_path_factory.mktemp("pipelines") / "v"
+    pipeline = save_pipeline(folder, scheduler={"prediction_type": "v_prediction"})
+    return pipeline, load_text_model(folder)
+
+
+# PNDMScheduler averages v where PLMS averages the noise (docs/mathematics.md), so it is left out.
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
+@pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
+def test_v_prediction_is_that_of_diffusers(
+    sampler: str, guidance_scale: float, v_predicting: tuple[StableDiffusionPipeline, LatentModel]
+) -> None:
+    pipeline, model = v_predicting
+    assert model.card.prediction_type == "v_prediction"
+    kind, settings, options = SCHEDULERS[sampler]
+    pipeline.scheduler = kind.from_config({**SCHEDULER, **settings, "prediction_type": "v_prediction"})
+    text = {"prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "guidance_scale": guidance_scale}
+    expected = picture_of(pipeline, 5, num_inference_steps=STEPS, **text)
+    found = picture(model, sampler=sampler, steps=STEPS, guidance_scale=guidance_scale, **options)
+    assert difference(found, expected) <= LEVELS
+
+
+@pytest.mark.parametrize("clip_skip", [0, 1, 2])
+def test_clip_skip_is_that_of_diffusers(
+    clip_skip: int, theirs: StableDiffusionPipeline, ours: LatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # diffusers 0.42 looks for the norm where transformers 4 had it.
+    norm = SimpleNamespace(final_layer_norm=theirs.text_encoder.final_layer_norm)
+    monkeypatch.setattr(theirs.text_encoder, "text_model", norm, raising=False)
+    theirs.scheduler = DDIMScheduler.from_config(SCHEDULER)
+    text = {"prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "guidance_scale": 7.5, "clip_skip": clip_skip}
+    expected = picture_of(theirs, 5, num_inference_steps=STEPS, **text)
+    options: dict[str, Any] = {"sampler": "ddim", "steps": STEPS, "guidance_scale": 7.5}
+    found = picture(ours, clip_skip=clip_skip, **options)
+    assert difference(found, expected) <= LEVELS
+    assert (difference(found, picture(ours, **options)) > 0) is bool(clip_skip)
+
+
+def test_emphasis_weighs_the_states_of_words(ours: LatentModel) -> None:
+    def states(prompt: str, *, emphasis: bool = True) -> Tensor:
+        return ours.encode([ConditioningRequest(prompt=prompt, emphasis=emphasis)])["context"][0]
+
+    plain, weighted = states("a red house"), states("a (red:1.5) house")
+    ratios = (weighted / plain).mean(dim=1)
+    torch.testing.assert_close(ratios[2] / ratios[1], torch.tensor(1.5))  # after the start token and "a"
+    torch.testing.assert_close(weighted.mean(), plain.mean())
+    assert torch.equal(states("a red house", emphasis=False), plain)
+    assert not torch.equal(states("a (red:1.5) house", emphasis=False), weighted)
+
+
+def test_a_prompt_is_encoded_once(ours: LatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    evaluate = TextEncoder.forward
+
+    def forward(self: TextEncoder, tokens: Tensor) -> Any:
+        encoded.append(len(tokens))
+        return evaluate(self, tokens)
+
+    monkeypatch.setattr(TextEncoder, "forward", forward)
+    request = ConditioningRequest(prompt="once, and only once", negative_prompt="never twice")
+    for _ in range(3):
+        ours.encode([request, request.unconditional()])
+    ours.encode([ConditioningRequest(prompt="(once), and only once", emphasis=True)])
+    assert encoded == [1, 1]  # emphasis weighs the states of the same tokens
+    ours.encode([ConditioningRequest(prompt=request.prompt, clip_skip=1)])
+    assert encoded == [1, 1, 1]
 
 
 def test_the_card_says_what_the_model_takes(ours: LatentModel) -> None:
     card = ours.card
-    assert card.inputs == ["prompt", "negative_prompt", "width", "height"]
+    assert card.inputs == ["prompt", "negative_prompt", "width", "height", "clip_skip", "emphasis"]
+    assert card.max_clip_skip == 2
     assert (card.name, card.width, card.height, card.channels) == ("tiny-sd", 16, 16, 3)
     assert (card.size_multiple, card.max_pixels) == (4, 1024)
     assert card.latent is not None

@@ -20,3 +20,17 @@ def test_the_stages_of_every_sampler_are_allowed_and_no_more(sampler: str, fake_
     check_request(request(sampler=sampler, stages=SAMPLERS[sampler].stages), card)
     with pytest.raises(RecordError, match="stages of the request is"):
         check_request(request(sampler=sampler, stages=SAMPLERS[sampler].stages + 1), card)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"clip_skip": 1}, "clip_skip of the request is 1"),
+        ({"emphasis": True}, "emphasis of the request was given"),
+        ({"prompt": "a goat"}, "prompt of the request was given"),
+        ({"guidance_embedded": True}, "guidance_embedded of the request is True"),
+    ],
+)
+def test_text_options_are_for_text_models(fields: dict[str, Any], message: str, fake_model: Callable[..., Any]) -> None:
+    with pytest.raises(RecordError, match=message):
+        check_request(request(**fields), fake_model().card)
