@@ -2,6 +2,7 @@
 
 StoreError
 ├── StoreUnavailable   Redis does not answer, or refuses for now (`jobs.redis.refusals`)
+│   ├── JobUnconfirmed the connection broke while a job was accepted; nobody knows whether it was
 │   ├── StoreFull      it answers but has no memory left
 │   └── StoreRefused   it refuses until an operator changes something: rights, password, cluster mode
 ├── StoreUnfit         Redis is configured in a way that can lose jobs, or that we cannot work with
@@ -15,6 +16,18 @@ class StoreError(Exception):
 
 class StoreUnavailable(StoreError):
     """Redis did not answer in time, or refuses commands for now."""
+
+
+class JobUnconfirmed(StoreUnavailable):
+    """Redis was asked to accept a job, and the connection broke before its reply.
+
+    Attributes:
+        job: the id.
+    """
+
+    def __init__(self, job: str, reason: str) -> None:
+        super().__init__(reason)
+        self.job = job
 
 
 class StoreFull(StoreUnavailable):

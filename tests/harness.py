@@ -26,7 +26,8 @@ from denoised.jobs.store.store import Store
 # The launcher: loads torch once, then forks a worker for each line on its stdin. {pid}.exit holds the exit code of a
 # worker that has ended. {pid}.rows has one line per evaluation: its time, and the sum of x for each row, as the row's
 # fingerprint. A row of class `kill_class` at a timestep below `kill_below` kills its worker, like a fault in a kernel;
-# a row of class `oom_class`, or more than `max_rows` rows at once, allocate 64 MiB and run out of memory.
+# a row of class `oom_class`, or more than `max_rows` rows at once, allocate 64 MiB and run out of memory. A job of
+# class `unstartable_class` finds no memory to start.
 SCRIPT = """
 import importlib.util, json, os, pathlib, signal, sys, time, traceback
 
@@ -45,8 +46,10 @@ from denoised.jobs.store.store import Store
 
 
 class Model(fakes.FakeModel):
-    def __init__(self, name, seconds, kill_class, kill_below, oom_class, max_rows, min_pipelined_images, digest):
+    def __init__(self, name, seconds, kill_class, kill_below, oom_class, unstartable_class, max_rows,
+                 min_pipelined_images, digest):
         super().__init__(name, seconds=seconds, nan_class=3)
+        self._unstartable_class = unstartable_class
         self._weight = 1 + len(digest) / 8
         if digest:
             numerics = with_format("fake", digest)
@@ -55,6 +58,11 @@ class Model(fakes.FakeModel):
         self._kill_class, self._below = kill_class, kill_below
         self._oom_class, self._max_rows = oom_class, max_rows
         self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
+
+    def encode(self, requests):
+        if any(request.label == self._unstartable_class for request in requests):
+            raise MemoryError
+        return super().encode(requests)
 
     def denoise(self, x, t, alpha, sigma, conditioning):
         labels = conditioning["label"].tolist()
@@ -243,6 +251,7 @@ class Harness:
         clock_ahead: float = 0.0,
         more_mib: int | None = None,
         digest: str = "",
+        unstartable_class: int = -1,
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation.
 
@@ -255,7 +264,7 @@ class Harness:
         options |= {"seconds": seconds, "kill_class": kill_class, "kill_below": kill_below}
         options |= {"oom_class": oom_class, "max_rows": max_rows}
         options |= {"min_pipelined_images": min_pipelined_images, "clock_ahead": clock_ahead, "more_mib": more_mib}
-        options["digest"] = digest
+        options |= {"digest": digest, "unstartable_class": unstartable_class}
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None
         self._launcher.stdin.write(json.dumps(options) + "\n")

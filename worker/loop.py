@@ -167,10 +167,16 @@ class Loop:
         self._fetcher.set_capacity(self._capacity())
 
     def _capacity(self) -> dict[str, Capacity]:
-        if self._quarantine.occupied:
+        if self._quarantine.occupied or self._awaits_memory():
             return {}
         batch = self.engine.batch
         return {model: Capacity(batch.free_slots(model), batch.has_room(model)) for model in self.models}
+
+    def _awaits_memory(self) -> bool:
+        """Whether a job could not be started next to those that still run."""
+        if not self.leases.all():
+            self._fetcher.short_of_memory = False
+        return self._fetcher.short_of_memory
 
     def _admit(self, job: FetchedJob) -> None:
         record, model = job.started.record, self.models[job.delivery.model]

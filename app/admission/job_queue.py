@@ -22,7 +22,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from denoised.app.admission.queue_snapshot import QueueForecast, QueueSnapshot
-from denoised.jobs.errors import RecordError, StoreUnavailable
+from denoised.jobs.errors import JobUnconfirmed, RecordError, StoreUnavailable
 from denoised.jobs.format import UnreadableLog
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.memory import Memory
@@ -59,6 +59,7 @@ class JobQueue:
 
         Raises:
             StoreFull: when Redis is out of memory.
+            JobUnconfirmed: when its reply is lost.
         """
         with self._client.pipeline() as pipeline:
             self._accept(job, estimate, pipeline)
@@ -88,8 +89,15 @@ class JobQueue:
         with self._store.reachable():  # RQ reads the version of Redis at the first enqueue
             self._queue(job.request.model).enqueue_job(rq_job, pipeline=pipeline)
         self._store.create(job, queued, pipeline)
+        try:
+            with self._store.reachable():
+                replies = pipeline.execute(raise_on_error=False)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
+                raise JobUnconfirmed(job.id, str(error)) from error
+            raise
         with self._store.reachable():
-            self._check_accepted(job, pipeline.execute(raise_on_error=False))
+            self._check_accepted(job, replies)
         self._records[job.id] = job
 
     def _check_accepted(self, job: JobRecord, replies: Sequence[object]) -> None:

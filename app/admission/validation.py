@@ -50,7 +50,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     given = cast(RequestFields, {name: value for name, value in given.items() if value is not None})
     values: dict[str, Any] = {**DEFAULTS, **_model_defaults(given, card), **given}
     errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
-    errors += [*_size_errors(values, card), *_limit_errors(values, card)]
+    errors += [*_size_errors(values, card), *_limit_errors(values, card), *_grid_errors(values, card)]
     errors += [*_guidance_errors(given, values["guidance_scale"], card)]
     if errors:
         raise InvalidRequest(errors)
@@ -152,6 +152,24 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     largest = MAX_SEED - (n - 1)
     if "seed" in values and values["seed"] > largest:
         yield "seed", f"{values['seed']} is over {largest}, which is 2^53 − n"
+
+
+def _grid_errors(values: dict[str, Any], card: ModelCard) -> Errors:
+    """More steps than the sampler has timesteps for, as in `model.diffusion.grids`."""
+    sampler, steps = values["sampler"], values["steps"]
+    if sampler not in card.samplers or steps > card.timesteps:
+        return
+    solver = sampler in card.solver_samplers
+    visited = card.grid.visited.get(sampler, card.timesteps) if solver else card.timesteps
+    first = card.first_leading_timestep(sampler, steps)
+    if steps > visited:
+        yield "steps", f"{steps} is over {visited}, the number of timesteps that {sampler} visits in this model"
+    elif _is_leading(values, card) and first >= visited:
+        yield "steps", f"{steps} leading steps start at timestep {first} (allowed: up to {visited - 1})"
+
+
+def _is_leading(values: dict[str, Any], card: ModelCard) -> bool:
+    return card.takes_spacing(values["sampler"]) and (values.get("spacing") or card.grid.spacing) == "leading"
 
 
 def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Errors:

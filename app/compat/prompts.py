@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
 
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import format_value, join_names
@@ -25,24 +26,8 @@ NUMBERS = {name: str(k) for k, name in enumerate(_DIGITS)}
 _MARKS = re.compile(r"[^\w\s!-~]{31,}")  # combining marks are neither letters nor digits
 MAX_MARKS = 30
 MIN_PLURAL_LENGTH = 4  # letters
-
-
-@dataclass(frozen=True)
-class Mention:
-    """A name of a label in a prompt.
-
-    Attributes:
-        label: the label's index.
-        first, last: the index of its first word, and of the word after it.
-    """
-
-    label: int
-    first: int
-    last: int
-
-    @property
-    def length(self) -> int:
-        return self.last - self.first
+MAX_EXPANSION = 18  # characters that NFKC makes of one at most
+MAX_WORD_LENGTH = 4 * MAX_EXPANSION * MAX_LABEL_LENGTH
 
 
 def label_of(prompt: str, card: ModelCard) -> int | None:
@@ -66,30 +51,54 @@ def label_of(prompt: str, card: ModelCard) -> int | None:
 
 
 def find_labels(prompt: str, labels: Sequence[str]) -> list[int]:
-    """The indices of the labels that a prompt names."""
+    """The indices of the labels that a prompt names, in time proportional to its length."""
     words = _words(prompt)
     positions: dict[str, list[int]] = {}  # of each word form
     for position, word in enumerate(words):
         for form in _forms(word):
             positions.setdefault(form, []).append(position)
-    mentions = [mention for k, label in enumerate(labels) for mention in _mentions(k, label, words, positions)]
-    longest = [0] * len(words)  # length of the longest mention that covers each word
-    for mention in mentions:
-        for position in range(mention.first, mention.last):
-            longest[position] = max(longest[position], mention.length)
-    whole = [mention for mention in mentions if min(longest[mention.first : mention.last]) <= mention.length]
-    return sorted({mention.label for mention in whole})
+    mentions: dict[int, list[tuple[int, int]]] = {}  # by their number of words: (label, position of the first word)
+    for label, text in enumerate(labels):
+        for name in _names(text):
+            found = [(label, first) for first in _find_name(name, positions)]
+            if found:
+                mentions.setdefault(len(name), []).extend(found)
+    return sorted(_labels_of_longest(mentions, len(words)))
 
 
-def _mentions(label: int, text: str, words: Sequence[str], positions: dict[str, list[int]]) -> Iterator[Mention]:
-    """Every mention of a label; only the positions of its rarest word are tried."""
-    for name in _names(text):
-        found = [[positions.get(form, []) for form in _forms(word)] for word in name]
-        rarest = min(range(len(name)), key=lambda k: sum(map(len, found[k])))
-        for first in {position - rarest for places in found[rarest] for position in places}:
-            part = words[max(0, first) : first + len(name)]
-            if len(part) == len(name) and all(map(_same_word, name, part)):
-                yield Mention(label, first, first + len(name))
+def _find_name(name: Sequence[str], positions: Mapping[str, Sequence[int]]) -> list[int]:
+    """Where a name starts in a prompt, by the positions of the prompt's word forms."""
+    if any(positions.keys().isdisjoint(_forms(word)) for word in name):
+        return []
+    # Shift-And (Baeza-Yates & Gonnet 1992): bit k of a state says that the first k + 1 words of the name end here.
+    masks: dict[int, int] = {}
+    for word in set(name):
+        mask = sum(1 << k for k, other in enumerate(name) if other == word)
+        for form in _forms(word):
+            for position in positions.get(form, ()):
+                masks[position] = masks.get(position, 0) | mask
+    starts, state, last, whole = [], 0, -2, 1 << (len(name) - 1)
+    for position in sorted(masks):
+        state = ((state << 1 if position == last + 1 else 0) | 1) & masks[position]
+        if state & whole:
+            starts.append(position - len(name) + 1)
+        last = position
+    return starts
+
+
+def _labels_of_longest(mentions: Mapping[int, Sequence[tuple[int, int]]], words: int) -> set[int]:
+    """The labels with a mention that longer mentions do not cover. words: their number in the prompt."""
+    labels: set[int] = set()
+    covered = [False] * words
+    for length in sorted(mentions, reverse=True):
+        before = [0, *accumulate(covered)]  # covered words before each position
+        labels |= {label for label, first in mentions[length] if before[first + length] - before[first] < length}
+        end = 0
+        for first in sorted(first for _, first in mentions[length]):
+            for position in range(max(first, end), first + length):
+                covered[position] = True
+            end = first + length
+    return labels
 
 
 def _names(label: str) -> set[tuple[str, ...]]:
@@ -104,19 +113,18 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
-def _same_word(one: str, other: str) -> bool:
-    return not _forms(one).isdisjoint(_forms(other))
-
-
-def _forms(word: str) -> set[str]:
-    """A word and its possible singulars (English); number words as digits."""
+@lru_cache(1024)
+def _forms(word: str) -> frozenset[str]:
+    """A word and its possible singulars (English); number words as digits. None of a word longer than any label."""
+    if len(word) > MAX_WORD_LENGTH:
+        return frozenset()
     forms = {word}
     if len(word) >= MIN_PLURAL_LENGTH and word.endswith("s") and not word.endswith("ss"):
         forms.add(word[:-1])
         for plural, singulars in (("es", [""]), ("ies", ["y"]), ("ves", ["f", "fe"])):
             if word.endswith(plural):
                 forms |= {word.removesuffix(plural) + singular for singular in singulars}
-    return {NUMBERS.get(form, form) for form in forms}
+    return frozenset(NUMBERS.get(form, form) for form in forms)
 
 
 def _refusal(cause: str, card: ModelCard, requirement: str) -> InvalidRequest:

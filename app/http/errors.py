@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from denoised.jobs.errors import StoreFull, StoreUnavailable
+from denoised.jobs.errors import JobUnconfirmed, StoreFull, StoreUnavailable
 from denoised.jobs.log import REQUEST_ID
 
 
@@ -143,9 +143,17 @@ class StorageFull(Problem):
     status = 507
 
 
-def store_problem(error: StoreUnavailable) -> Problem:
-    """The problem to answer when a command to Redis failed."""
+def store_problem(error: StoreUnavailable, job: str | None = None) -> Problem:
+    """The problem to answer when a command to Redis failed. job: the id of a job that was accepted before."""
+    why = "refuses commands" if str(error).startswith("Redis refuses") else "does not answer"
+    if job is not None:
+        return _unavailable(f"Redis {why}; job {job} was accepted and continues", job)
+    if isinstance(error, JobUnconfirmed):
+        return _unavailable(f"Redis {why}; job {error.job} may have been accepted, ask for it", error.job)
     if isinstance(error, StoreFull):
         return StorageFull("Redis is out of memory; nothing was accepted, jobs accepted earlier continue")
-    why = "refuses commands" if str(error).startswith("Redis refuses") else "does not answer"
     return Unavailable(f"Redis {why}; nothing was accepted, try again", headers={"Retry-After": "2"})
+
+
+def _unavailable(detail: str, job: str) -> Unavailable:
+    return Unavailable(detail, headers={"Retry-After": "2", "Location": f"/jobs/{job}"}, job=job)

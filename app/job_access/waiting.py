@@ -9,12 +9,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.websockets import WebSocket
 
-from denoised.app.http.errors import Conflict, FailedJob, NotFound, Unavailable, WaitTimeout
+from denoised.app.http.errors import Conflict, FailedJob, NotFound, Unavailable, WaitTimeout, store_problem
 from denoised.app.http.headers import job_location
 from denoised.app.http.requests.negotiation import preference_applied
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.services import Services
 from denoised.app.streaming.event_listener import ServerClosing
+from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import Outcome
 
@@ -32,7 +33,7 @@ async def wait_for_job(
     Raises:
         NotFound: when the job is no longer stored.
         WaitTimeout: when the job has not ended in time.
-        Unavailable: when the server is shutting down.
+        Unavailable: when the server is shutting down, or Redis does not answer.
     """
     seconds = services.settings.max_wait if wait is None else wait
     end = services.relay.wait_for_end(record.id, 0.0 if record.terminal else seconds, pictures)
@@ -41,6 +42,8 @@ async def wait_for_job(
     except ServerClosing as error:
         detail = f"the server is restarting; job {record.id} continues"
         raise Unavailable(detail, headers={"Retry-After": "2"}, job=record.id) from error
+    except StoreUnavailable as error:
+        raise store_problem(error, record.id) from error
     if not ended:
         if cancel:
             await run_in_threadpool(cancel_job, services, record)

@@ -22,6 +22,7 @@ from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, job_gone, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.app.streaming.event_listener import ServerClosing
+from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import Format, RequestFields
 
@@ -91,14 +92,14 @@ def _single_picture_fields(fields: RequestFields, formats: Sequence[Format]) -> 
 
 
 async def _respond_after_wait(services: Services, record: JobRecord, estimate: QueueEstimate, wait: float) -> Response:
-    """The job when it has ended, or as it is after `wait` seconds."""
+    """The job when it has ended, or as it is after `wait` seconds, or as it was when Redis stopped answering."""
     if wait > 0 and not record.terminal:
-        with contextlib.suppress(ServerClosing):
+        with contextlib.suppress(ServerClosing, StoreUnavailable):
             outcome = await services.relay.wait_for_end(record.id, wait)
             if outcome is None:
                 raise job_gone(record.id)
             record = outcome.record
-        estimate = await run_in_threadpool(lambda: services.queue.estimate(record, services.catalog.workers()))
+            estimate = await run_in_threadpool(lambda: services.queue.estimate(record, services.catalog.workers()))
     headers = {**job_location(record), **preference_applied(wait)}
     return JSONResponse(job_object(record, estimate), 200 if record.terminal else 202, headers=headers)
 

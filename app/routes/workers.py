@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -34,7 +33,7 @@ class WorkerObject(BaseModel):
 
     name: Annotated[str, Field(description="random; drawn when the worker starts")]
     models: list[str]
-    reported_at: Annotated[float, Field(description="when the worker reported this, in seconds since the epoch")]
+    reported_at: Annotated[float, Field(description="when the worker reported this, by Redis' clock, as `at`")]
     max_batch: Annotated[int, Field(description="batch slots: images per evaluation")]
     trajectories: Annotated[
         int, Field(description="images that the worker has admitted, those outside the current batch included")
@@ -52,7 +51,7 @@ class WorkerObject(BaseModel):
 class FleetObject(BaseModel):
     """Compute rates from the difference of two of these."""
 
-    at: Annotated[float, Field(description="seconds since the epoch")]
+    at: Annotated[float, Field(description="seconds since the epoch, by Redis' clock")]
     waiting: Annotated[list[QueueObject], Field(description="every model that is served or has waiting jobs")]
     workers: list[WorkerObject]
 
@@ -62,11 +61,10 @@ def workers(services: Serving) -> Response:
     """The current queues, and the last report of each worker (about one per second)."""
     fleet = services.catalog.fleet()
     served = {card["name"] for report in fleet.workers for card in report.models}
-    queues = services.queue.snapshot(fleet.known).waiting
-    waiting = [_queue_object(model, jobs) for model, jobs in queues.items() if jobs or model in served]
-    return JSONResponse(
-        {"at": time.time(), "waiting": waiting, "workers": [_worker_object(report) for report in fleet.workers]}
-    )
+    snapshot = services.queue.snapshot(fleet.known)
+    waiting = [_queue_object(model, jobs) for model, jobs in snapshot.waiting.items() if jobs or model in served]
+    reports = [_worker_object(report) for report in fleet.workers]
+    return JSONResponse({"at": snapshot.store_time, "waiting": waiting, "workers": reports})
 
 
 def _queue_object(model: str, jobs: Sequence[JobRecord]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from denoised.cli.console import open_client
-from denoised.cli.options import DEFAULT_URL, AsJson, Key, Url, env
+from denoised.cli.options import DEFAULT_URL, Key, Url
 from denoised.cli.request_options import with_request_options
+from denoised.command_line.options import AsJson, env
 from denoised.jobs.request import FIELDS
 
 cli = typer.Typer()

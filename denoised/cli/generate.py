@@ -10,17 +10,7 @@ from typing import Any, NoReturn, cast
 
 from PIL import Image
 
-from denoised.cli.console import (
-    INTERRUPTED,
-    can_redraw,
-    exit_with_error,
-    print_json,
-    print_line,
-    print_status,
-    shows_pictures,
-    stderr,
-    stdout,
-)
+from denoised.cli.console import INTERRUPTED, print_line, shows_pictures
 from denoised.cli.halfblocks import Halfblocks
 from denoised.cli.output_folder import OutputFolder
 from denoised.cli.progress import Display, LiveDisplay, NoDisplay, PlainLines
@@ -28,6 +18,7 @@ from denoised.client import Client, Job, JobFinished, ServiceError
 from denoised.client.images import decode_image
 from denoised.client.job import require_success
 from denoised.client.model import Model
+from denoised.command_line.console import can_redraw, exit_with_error, print_json, print_status, stderr, stdout
 from denoised.jobs.request import RequestFields
 
 INDEX = re.compile("[0-9]{1,9}")

@@ -9,22 +9,12 @@ from datetime import datetime
 import typer
 from rich.text import Text
 
-from denoised.cli.console import (
-    OK,
-    can_redraw,
-    duration,
-    exit_code,
-    print_error,
-    print_json,
-    print_line,
-    printable,
-    shorten,
-    stdout,
-)
+from denoised.cli.console import OK, duration, exit_code, print_line, shorten
 from denoised.cli.tables import fit_table
 from denoised.client import Client, Job, Model, ServiceError
 from denoised.client.errors import RequestRejected
 from denoised.client.job import Status
+from denoised.command_line.console import can_redraw, print_error, print_json, printable, stdout
 
 COLORS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "canceled": "magenta"}
 MISSING = "-"

@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from denoised.cli import commands
-from denoised.cli.console import EXIT_CODES, escape_output, exit_with_error
-from denoised.cli.options import ClientCommands
+from denoised.cli.console import EXIT_CODES
+from denoised.command_line.console import escape_unencodable, exit_with_error
+from denoised.command_line.options import CommandGroup
+from denoised.command_line.service_options import TORCH_ENVIRONMENT
 
 SERVE, TRAIN = "Serve", "Train and measure"
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -63,13 +65,9 @@ MODULES = {
     ),
 }
 
-# By default OpenMP's threads spin at each barrier, which makes the network up to 70 times slower while another program
-# is busy (docs/decisions.md).
-TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
-
 cli = typer.Typer(
     name="denoised",
-    cls=ClientCommands,
+    cls=CommandGroup,
     help="denoised, the denoising daemon: serves diffusion models over HTTP.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -125,5 +123,5 @@ cli.add_typer(commands.cli)
 
 def main() -> None:
     """Run the console script."""
-    escape_output()
+    escape_unencodable()
     cli(prog_name="denoised")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from denoised.cli.options import env
+from denoised.command_line.options import env
 from denoised.jobs.request import DEFAULTS, RequestField
 
 PLAIN = (int, float, bool)

@@ -10,7 +10,7 @@ from redis.client import Pipeline
 from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.scripts import MAX_RECORD_BYTES, MAX_RECORD_FIELDS, READ
+from denoised.jobs.store.scripts import MAX_PICTURE_BYTES, MAX_RECORD_BYTES, MAX_RECORD_FIELDS, READ
 from denoised.jobs.store.store_connection import StoreConnection
 
 
@@ -41,10 +41,11 @@ class RecordReader:
         def queue_commands(pipe: Pipeline) -> None:
             self._queue(job_id, pipe)
             for index in range(pictures):
-                pipe.get(keys.image(job_id, index))
+                pipe.getrange(keys.image(job_id, index), 0, MAX_PICTURE_BYTES)
 
-        reply, *images = self._run(queue_commands)
-        finished = {index: data for index, data in enumerate(images) if isinstance(data, bytes)}
+        reply, *replies = self._run(queue_commands)
+        images = {index: bounded_value(data, MAX_PICTURE_BYTES) for index, data in enumerate(replies)}
+        finished = {index: data for index, data in images.items() if data is not None}
         return raise_if_damaged(self._decoded(reply)), finished
 
     def _queue(self, job_id: str, pipeline: Pipeline) -> None:
@@ -60,6 +61,11 @@ class RecordReader:
             return JobRecord.from_fields(fields) if fields else None
         except RecordError as error:
             return error
+
+
+def bounded_value(reply: Any, limit: int) -> bytes | None:
+    """The reply to `GETRANGE key 0 limit`; None when the key is missing, damaged, or longer than `limit` bytes."""
+    return reply if isinstance(reply, bytes) and 0 < len(reply) <= limit else None
 
 
 def raise_if_damaged(record: JobRecord | RecordError | None) -> JobRecord | None:

@@ -10,6 +10,7 @@ EVENT_CAP = 50_000  # stored events of a job; older ones are dropped
 MAX_RECORD_BYTES = 4 << 20  # of all fields of a job's record together; a record of 1,024 images has a tenth of it
 MAX_RECORD_FIELDS = 100
 MAX_RESUME_BYTES = 256 << 20
+MAX_PICTURE_BYTES = 64 << 20  # encoded; noise of 4096×5400 pixels in color takes as much
 MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its record says
 
 # Precedes every script that changes something.
@@ -24,12 +25,13 @@ end
 local function pass_memory_limit() redis.call('DEL', '{keys.PROBE}') end
 """
 
-# Shared by START, START_ALONE, UPDATE and READ.
+# Shared by START, START_ALONE, REQUEUE_UNSTARTED, UPDATE and READ.
 # number, add: treat a damaged value as zero, where HINCRBY would fail.
 # record_of: the record's fields and values, false when there are more of them than any record has.
 # xadd: replaces a key that is no stream.
 # append: numbers an event after the newest one; a damaged `seq` is corrected from the stream.
 # finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
+# fail: ends a job that no worker ends itself.
 _SHARED = (
     PRELUDE
     + f"""
@@ -97,6 +99,12 @@ local function finish(job, events, images, ttl, status)
     redis.pcall('HSET', '{keys.JOB_TOTALS}', total, 1)
   end
 end
+local function fail(job, events, ttl, code, message)
+  redis.call('HSET', job, 'status', 'failed', 'finished_at', string.format('%.6f', clock()),
+             'error', cjson.encode({{code = code, message = message}}))
+  append(job, events, number(job, 'attempt'), {EVENT_CAP}, '{{"type": "failed"}}')
+  finish(job, events, tonumber(request_of(job).n) or 0, ttl, 'failed')
+end
 """
 )
 
@@ -111,15 +119,23 @@ READ = _SHARED + "return record_of(KEYS[1])"
 # the same execution (the reply was lost) it changes nothing. Pictures and resume point of earlier attempts are kept
 # while the numerics are the same.
 #
-# A job that is found running has lost its worker, which counts as one loss; UPDATE resets the count when the job makes
-# progress. One loss before `max_attempts` the job is quarantined: it stays "queued" until START_ALONE, so that losing
-# the worker while it waits for the batch to empty is not counted.
+# A job that is found running has lost its worker, which counts as one loss; UPDATE resets the count when the job gets
+# further than it was known to be at any loss. One loss before `max_attempts` the job is quarantined: it stays "queued"
+# until START_ALONE, so that losing the worker while it waits for the batch to empty is not counted.
 START = (
     _SHARED
     + """
 local job, events, resume = KEYS[1], KEYS[2], KEYS[3]
 local now = clock()
+local function drop_unusable_point()
+  local kind = redis.call('TYPE', resume).ok
+  if kind ~= 'none' and (kind ~= 'string' or redis.call('STRLEN', resume) > tonumber(ARGV[6])) then
+    redis.call('HSET', job, 'saved_step', 0, 'saved_evaluations', 0)
+    redis.call('DEL', resume)
+  end
+end
 local function reply(attempt)
+  drop_unusable_point()
   local point = redis.call('GET', resume)
   local waited = now - (tonumber(redis.call('HGET', job, 'created_at') or now) or now)
   return {attempt, record_of(job), point, string.format('%.6f', math.max(0, waited))}
@@ -129,14 +145,15 @@ if status ~= 'queued' and status ~= 'running' then return {0} end
 pass_memory_limit()
 local attempt = number(job, 'attempt')
 if redis.call('HGET', job, 'execution') == ARGV[5] then return reply(attempt) end
-if status == 'running' then add(job, 'losses', 1) end
+if status == 'running' then
+  add(job, 'losses', 1)
+  local furthest = math.max(number(job, 'furthest'), number(job, 'evaluations'))
+  redis.call('HSET', job, 'furthest', string.format('%.0f', furthest))
+end
 local losses, most = number(job, 'losses'), number(job, 'max_attempts')
 if most > 0 and losses >= most then
   local message = losses .. ' worker(s) in a row were lost while they ran this job, without progress in between'
-  redis.call('HSET', job, 'status', 'failed', 'finished_at', string.format('%.6f', now),
-             'error', cjson.encode({code = 'worker_lost', message = message}))
-  append(job, events, attempt, EVENT_CAP, '{"type": "failed"}')
-  finish(job, events, tonumber(request_of(job).n) or 0, ARGV[4], 'failed')
+  fail(job, events, ARGV[4], 'worker_lost', message)
   return {0}
 end
 if redis.call('HEXISTS', job, 'started_at') == 1 then
@@ -145,14 +162,10 @@ else
   redis.call('HSET', job, 'started_at', string.format('%.6f', now))
 end
 if redis.call('HGET', job, 'numerics') ~= ARGV[3] then
-  redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0)
+  redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0, 'furthest', 0)
   redis.call('DEL', resume)
 end
-local kind = redis.call('TYPE', resume).ok
-if kind ~= 'none' and (kind ~= 'string' or redis.call('STRLEN', resume) > tonumber(ARGV[6])) then
-  redis.call('HSET', job, 'saved_step', 0, 'saved_evaluations', 0)
-  redis.call('DEL', resume)
-end
+drop_unusable_point()
 local quarantined = is_quarantined(job)
 redis.call('HSET', job, 'status', quarantined and 'queued' or 'running', 'worker', ARGV[1], 'writes', 0,
            'step', number(job, 'saved_step'), 'evaluations', number(job, 'saved_evaluations'),
@@ -178,10 +191,32 @@ return 1
 """.replace("EVENT_CAP", str(EVENT_CAP))
 )
 
+# Requeues a job that its worker had no memory to start; fails it if it has lost or exhausted enough workers.
+# KEYS: job, events. ARGV: "queued" event, seconds that a failed job is kept. Returns whether the job is queued.
+REQUEUE_UNSTARTED = (
+    _SHARED
+    + """
+local job, events = KEYS[1], KEYS[2]
+local status = redis.call('HGET', job, 'status')
+if status ~= 'queued' and status ~= 'running' then return 0 end
+pass_memory_limit()
+local losses, most = add(job, 'losses', 1), number(job, 'max_attempts')
+if most > 0 and losses >= most then
+  fail(job, events, ARGV[2], 'out_of_memory',
+       losses .. ' attempt(s) in a row failed; the last worker had not enough memory to start this job')
+  return 0
+end
+redis.call('HSET', job, 'status', 'queued')
+redis.call('HDEL', job, 'execution')
+append(job, events, number(job, 'attempt'), EVENT_CAP, ARGV[1])
+return 1
+""".replace("EVENT_CAP", str(EVENT_CAP))
+)
+
 # Applies a `JobUpdate`.
 # KEYS: job, events, then one key for each blob. ARGV: the update as JSON, then the blobs: images, then a resume point.
 # Returns the flags of `UpdateResult`. At `maxmemory`, only an update that is `essential`, or that comes from outside (a
-# cancel, say), is applied. A resume point further than the last one is progress and resets the losses.
+# cancel, say), is applied. A resume point further than the job was at any loss is progress and resets the losses.
 UPDATE = (
     _SHARED
     + """
@@ -200,7 +235,9 @@ end
 if update.essential or update.attempt == 0 then pass_memory_limit() end
 if update.ttl > 0 then update.fields.finished_at = string.format('%.6f', clock()) end
 local saved = tonumber(update.fields.saved_evaluations or '')
-if saved and saved > number(job, 'saved_evaluations') then update.fields.losses = 0 end
+if saved and saved > math.max(number(job, 'saved_evaluations'), number(job, 'furthest')) then
+  update.fields.losses = 0
+end
 if update.status ~= '' then update.fields.status = update.status end
 local fields = {}
 for name, value in pairs(update.fields) do

@@ -25,8 +25,15 @@ from denoised.jobs.store.idempotency import IdempotencyKeys
 from denoised.jobs.store.job_listing import JobListing
 from denoised.jobs.store.model_choices import ModelChoices
 from denoised.jobs.store.model_claims import ModelClaims
-from denoised.jobs.store.record_reader import RecordReader, decode_reply, raise_if_damaged
-from denoised.jobs.store.scripts import MAX_RESUME_BYTES, START, START_ALONE, UPDATE
+from denoised.jobs.store.record_reader import RecordReader, bounded_value, decode_reply, raise_if_damaged
+from denoised.jobs.store.scripts import (
+    MAX_PICTURE_BYTES,
+    MAX_RESUME_BYTES,
+    REQUEUE_UNSTARTED,
+    START,
+    START_ALONE,
+    UPDATE,
+)
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.tickets import Tickets
 from denoised.jobs.store.update import JobUpdate, UpdateResult, event_json, final_update
@@ -100,6 +107,7 @@ class Store:
         self.model_choices = ModelChoices(self.connection)
         self._start = client.register_script(START)
         self._start_alone = client.register_script(START_ALONE)
+        self._requeue_unstarted = client.register_script(REQUEUE_UNSTARTED)
         self._update = client.register_script(UPDATE)
         self._requeue_lost = client.register_script(REQUEUE_LOST)
 
@@ -152,9 +160,10 @@ class Store:
         return Outcome(record, finished) if record is not None else None
 
     def image(self, job_id: str, index: int) -> bytes | None:
-        """An encoded picture, None when it is not finished or has expired."""
+        """An encoded picture; None when it is not finished, has expired, or is larger than any picture."""
         with self.reachable():
-            return cast("bytes | None", self.client.get(keys.image(job_id, index)))
+            found = self.client.getrange(keys.image(job_id, index), 0, MAX_PICTURE_BYTES)
+        return bounded_value(found, MAX_PICTURE_BYTES)
 
     def cancel(self, job_id: str) -> JobRecord | None:
         """Cancel a job that is not over. Returns its record afterward, None when it is unknown."""
@@ -204,6 +213,16 @@ class Store:
         with self.reachable():
             return bool(self._start_alone(keys=[keys.job(job_id), keys.events(job_id)], args=[attempt, started]))
 
+    def requeue_unstarted(self, job_id: str) -> bool:
+        """Requeue a job that a worker had no memory to start, which counts like a lost worker.
+
+        False when the job is over, or has failed now: this was the last of `max_attempts`.
+        """
+        queued = event_json("queued", {"queue_position": 0, "eta_seconds": None})
+        with self.reachable():
+            names = [keys.job(job_id), keys.events(job_id)]
+            return bool(self._requeue_unstarted(keys=names, args=[queued, self.result_ttl]))
+
     def write(self, update: JobUpdate) -> bool:
         """Apply an update. False when it is refused: the job is over or belongs to another attempt."""
         return bool(self.write_all([update])[0])
@@ -229,7 +248,7 @@ class Store:
     def resume_point(self, job_id: str) -> bytes | None:
         """Where the job's images were saved last, None when they were not."""
         with self.reachable():
-            return cast("bytes | None", self.client.get(keys.resume(job_id)))
+            return bounded_value(self.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES), MAX_RESUME_BYTES)
 
     def requeue_lost(self, queue: QueueKeys, grace: float) -> int:
         """Requeue the jobs of lost workers at the front of their queue, in the order in which they were accepted.

@@ -153,11 +153,16 @@ def capped_ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Leve
     go up to ρ = 20,000, where x_t holds nothing of the image: on these the timesteps above ρ = 20 are left
     out, unless that leaves fewer timesteps than steps.
     """
-    ratio = _ratios(schedule)
-    kept = int(np.count_nonzero(ratio <= CAPPED_RATIO))
-    if ratio[-1] > STEEP_RATIO and steps <= kept:
+    kept = capped_timesteps(schedule, grid)
+    if steps <= kept < schedule.timesteps:
         schedule = NoiseSchedule(schedule.alpha[:kept], schedule.sigma[:kept])
     return ratio_levels(schedule, steps, grid)
+
+
+def capped_timesteps(schedule: NoiseSchedule, grid: Grid) -> int:
+    """How many timesteps `capped_ratio_levels` keeps, counted from 0."""
+    ratio = _ratios(schedule)
+    return int(np.count_nonzero(ratio <= CAPPED_RATIO)) if ratio[-1] > STEEP_RATIO else schedule.timesteps
 
 
 def midpoint_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
@@ -182,8 +187,7 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     λ below `grid.lambda_min` are left out.
     """
     table = _ratios(schedule)
-    # λ = −log ρ falls with t, so the timesteps that stay are the first `total`.
-    total, offset = int(np.count_nonzero(-np.log(table) >= grid.lambda_min)), grid.steps_offset
+    total, offset = solver_timesteps(schedule, grid), grid.steps_offset
     ts = timesteps(total, steps, grid.spacing, offset if grid.spacing != "leading" else 0)
     if grid.spacing == "linspace":
         # N + 1 timesteps from 0 to the last, then without 0.
@@ -203,6 +207,11 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
         t = _time_of(ratio, table)
     alpha = 1 / np.sqrt(1 + ratio**2)
     return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0))
+
+
+def solver_timesteps(schedule: NoiseSchedule, grid: Grid) -> int:
+    """How many timesteps have λ of at least `grid.lambda_min`; they are the first, because λ = −log ρ falls with t."""
+    return int(np.count_nonzero(-np.log(_ratios(schedule)) >= grid.lambda_min))
 
 
 def karras_ratios(lowest: float, highest: float, steps: int) -> Float64:

@@ -15,10 +15,12 @@ from denoised.model.diffusion.grids import (
     Grid,
     Levels,
     capped_ratio_levels,
+    capped_timesteps,
     discrete_levels,
     midpoint_levels,
     ratio_levels,
     solver_levels,
+    solver_timesteps,
 )
 from denoised.model.diffusion.langevin import LANGEVIN_STEPS, langevin_rows, pc_rows
 from denoised.model.diffusion.multistep import (
@@ -70,6 +72,14 @@ class Sampler:
     def takes_karras(self) -> bool:
         """Whether its levels may lie between the training timesteps."""
         return self.levels in (ratio_levels, capped_ratio_levels, midpoint_levels, solver_levels)
+
+    def visited_timesteps(self, schedule: NoiseSchedule, grid: Grid) -> int:
+        """How many timesteps, counted from 0, its levels are chosen from; all of them if `steps` is larger."""
+        if self.levels is solver_levels:
+            return solver_timesteps(schedule, grid)
+        if self.levels in (capped_ratio_levels, midpoint_levels):
+            return capped_timesteps(schedule, grid)
+        return schedule.timesteps
 
 
 def _ddpm_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:

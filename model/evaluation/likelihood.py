@@ -53,8 +53,8 @@ class Likelihood:
     """How likely images are.
 
     bits_per_dimension: (B,) float64, −log₂ p(image | label) per pixel and channel.
-    integration_error: (B,) float64, the estimated error of these bits from the finite number of steps: how far
-        half of the steps lead from them. The scatter of Hutchinson's estimate comes on top.
+    integration_error: (B,) float64, an estimate, not a bound, of the error of these bits from the finite number of
+        steps: how far half of the steps lead from them. The scatter of Hutchinson's estimate comes on top.
     """
 
     bits_per_dimension: Tensor

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from denoised.command_line.options import option
 from denoised.model.command_line import report_errors
 from denoised.model.errors import DataError
 from denoised.model.evaluation.likelihood import Likelihood, measure_likelihood
-from denoised.model.options import option
 from denoised.model.progress import progress
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.loading import ZOO, load_model
@@ -50,8 +50,9 @@ def likelihood(
 ) -> None:
     """Bits per dimension of images under a model: fewer means likelier; random bytes take 8 or more.
 
-    The integration error is the estimated error from the finite number of steps. When piped: one line per image,
-    with tabs between the columns, and the largest integration error on stderr.
+    The integration error estimates the error from the finite number of steps: it is the difference from the result of
+    half as many. When piped: one line per image, with tabs between the columns, and the largest integration error on
+    stderr.
     """
     with report_errors("likelihood"):
         loaded = load_model(model, device=device)
@@ -67,7 +68,8 @@ def likelihood(
     bits = [value for part in found for value in part.bits_per_dimension.tolist()]
     errors = [value for part in found for value in part.integration_error.tolist()]
     _print_bits(images, bits, errors, loaded.card.labels[index] if index is not None else None, as_json)
-    typer.echo(f"integration error of {steps} steps: at most {max(errors):.3f} bits/dim (estimated)", err=True)
+    half = f"how far {steps // 2} steps lead from the result; an estimate, not a bound"
+    typer.echo(f"integration error of {steps} steps: {max(errors):.3f} bits/dim ({half})", err=True)
 
 
 def read_for_model(model: PixelModel, path: Path) -> Tensor:

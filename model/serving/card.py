@@ -19,11 +19,14 @@ class CardGrid(BaseModel):
         spacing: `leading`, `trailing` or `linspace`.
         steps_offset: Added to the timesteps of leading spacing.
         karras: Whether the levels of its `karras_samplers` are those of Karras et al. 2022.
+        visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
+            steps visits all.
     """
 
     spacing: str = "trailing"
     steps_offset: int = 0
     karras: bool = False
+    visited: dict[str, int] = {}
 
 
 class CardLatent(BaseModel):
@@ -137,7 +140,9 @@ class ModelCard(BaseModel):
 
     def first_leading_timestep(self, sampler: str, steps: int) -> int:
         """The timestep at which a run of leading spacing starts; the same as in `model.diffusion.grids`."""
-        stride = self.timesteps // (steps + 1) if sampler in self.solver_samplers else 0
+        visited = self.grid.visited.get(sampler, self.timesteps)
+        total = visited if steps <= visited else self.timesteps
+        stride = total // (steps + 1) if sampler in self.solver_samplers else 0
         if stride:
             return steps * stride + self.grid.steps_offset
-        return (steps - 1) * (self.timesteps // steps) + self.grid.steps_offset
+        return (steps - 1) * (total // steps) + self.grid.steps_offset

@@ -17,6 +17,7 @@ from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_pipeline import TextPipeline, read_text_pipeline
 from denoised.model.diffusion.grids import Grid, solver_levels
+from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
@@ -100,7 +101,7 @@ def load_model(
         max_images=max_images,
         numerics=numerics,
         digest=checkpoint.digest,
-        **sampler_facts(grid),
+        **sampler_facts(checkpoint.schedule, grid),
     )
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)
 
@@ -150,7 +151,7 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
         max_images=max_images,
         numerics=selection.numerics,
         digest=pipeline.digest,
-        **sampler_facts(grid),
+        **sampler_facts(pipeline.schedule, grid),
     )
     model = LatentModel(
         selection.backend,
@@ -166,8 +167,9 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
     return LoadedModel(model, selection.fallback)
 
 
-def sampler_facts(grid: Grid) -> dict[str, Any]:
+def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
     """What the card says about the samplers, which are the same for every model, and their grid."""
+    visited = {name: sampler.visited_timesteps(schedule, grid) for name, sampler in SAMPLERS.items()}
     return {
         "samplers": list(SAMPLERS),
         "sampler_descriptions": DESCRIPTIONS,
@@ -177,7 +179,12 @@ def sampler_facts(grid: Grid) -> dict[str, Any]:
         "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
         "stages": {name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
         "extra_evaluations": {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra},
-        "grid": CardGrid(spacing=grid.spacing, steps_offset=grid.steps_offset, karras=grid.karras),
+        "grid": CardGrid(
+            spacing=grid.spacing,
+            steps_offset=grid.steps_offset,
+            karras=grid.karras,
+            visited={name: count for name, count in visited.items() if count < schedule.timesteps},
+        ),
     }
 
 

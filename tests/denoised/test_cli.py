@@ -20,7 +20,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from denoised.app.admission import catalog
-from denoised.cli.console import duration, printable
+from denoised.cli.console import duration
 from denoised.cli.generate import resolve_label, resolve_text
 from denoised.cli.halfblocks import GAP, UPPER, Halfblocks, fit_size
 from denoised.cli.main import cli
@@ -28,6 +28,7 @@ from denoised.cli.tables import fit_table
 from denoised.cli.top import WorkerRates
 from denoised.client import WorkerStatus
 from denoised.client.model import Model
+from denoised.command_line.console import printable
 from denoised.jobs.store.update import final_update
 
 Run = Callable[..., Any]

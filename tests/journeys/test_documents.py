@@ -29,13 +29,16 @@ from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.hub.__main__ import cli as pulling
 from denoised.worker.__main__ import cli as working
 
 ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
 FOLDERS = ("app", "bench", "denoised", "docs", "jobs", "model", "ops", "tests", "worker")
 # Paths and modules in backticks.
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`")
-MODULE = re.compile(r"`(?:denoised\.)?((?:app|bench|jobs|model|worker|denoised\.cli|denoised\.client)(?:\.\w+)+)`")
+MODULE = re.compile(
+    r"`(?:denoised\.)?((?:app|bench|jobs|model|worker|denoised\.(?:cli|client|command_line))(?:\.\w+)+)`"
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,13 @@ def test_every_folder_of_code_stands_once_in_the_architecture(architecture: str,
         if len(path.relative_to(repository).parts) > 2
     }
     assert {name: count for name, count in listed.items() if count > 1} == {}
-    assert listed.keys() == folders | {"app/playground", "denoised/client", "denoised/cli", "model/zoo"}
+    assert listed.keys() == folders | {
+        "app/playground",
+        "denoised/client",
+        "denoised/cli",
+        "denoised/command_line",
+        "model/zoo",
+    }
 
 
 def test_every_file_that_a_page_names_exists(documents: dict[str, str], repository: Path) -> None:
@@ -130,6 +139,7 @@ def _commands() -> dict[str, Any]:
     commands |= typer.main.get_command(serving).commands  # type: ignore[attr-defined]
     commands |= dict(typer.main.get_command(training).commands)  # type: ignore[attr-defined]
     commands["worker"] = typer.main.get_command(working)
+    commands["pull"] = typer.main.get_command(pulling)
     return {name: command for name, command in commands.items() if not command.hidden}
 
 
@@ -243,7 +253,8 @@ def _unserved() -> Problem:
 
 
 def test_refusals_that_no_example_can_show_equal_those_of_the_code(documents: dict[str, str]) -> None:
-    made = [_busy(), store_problem(StoreUnavailable()), _unserved(), store_problem(StoreFull())]
+    away, full = StoreUnavailable(), StoreFull()
+    made = [_busy(), store_problem(away), store_problem(away, "…"), _unserved(), store_problem(full)]
     assert _json_blocks(documents["docs/api.md"]) == [problem.body() for problem in made]
 
 

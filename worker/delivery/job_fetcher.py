@@ -60,6 +60,9 @@ class JobFetcher(threading.Thread):
     name: the worker's.
     notify(): called, in this thread, after each job.
     stopping: nothing is fetched once it is set.
+
+    Attributes:
+        short_of_memory: a job could not be started for lack of memory. The engine's thread resets it.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class JobFetcher(threading.Thread):
         self._worker = name
         self._notify = notify
         self._stopping = stopping
+        self.short_of_memory = False
         self._changed = threading.Condition()  # guards the attributes below, except the last
         self._capacity: Mapping[str, Capacity] = {}
         self._fetched: deque[FetchedJob] = deque()
@@ -184,6 +188,8 @@ class JobFetcher(threading.Thread):
         job = self._start_attempt(delivery)
         if job is None:
             delivery.ack()
+        elif isinstance(job, Exception):
+            self._end_unstarted(delivery, job)
         else:
             with self._changed:
                 if self._capacity.get(delivery.model, Capacity(0, False)).images <= 0:
@@ -192,11 +198,8 @@ class JobFetcher(threading.Thread):
             self._notify()
         self._unstarted = None
 
-    def _start_attempt(self, delivery: Delivery) -> FetchedJob | None:
-        """None when the job is over, or fails now: its record cannot be read, or this worker cannot make its plan.
-
-        Whatever a job makes go wrong here, running out of memory included, fails this job alone.
-        """
+    def _start_attempt(self, delivery: Delivery) -> FetchedJob | Exception | None:
+        """None when the job is over; the error when this worker cannot start it, which concerns this job alone."""
         model = self._models[delivery.model]
         try:
             started = self._store.start_attempt(
@@ -210,8 +213,23 @@ class JobFetcher(threading.Thread):
         except StoreUnavailable:
             raise
         except Exception as error:
+            return error
+
+    def _end_unstarted(self, delivery: Delivery, error: Exception) -> None:
+        """Fail a job that could not be started, or requeue it if another worker may have the memory."""
+        if not is_out_of_memory(error):
             self._fail(delivery.job, error)
-            return None
+            delivery.ack()
+            return
+        log.warning("job not started: out of memory", extra={"job": delivery.job, "reason": str(error)})
+        queued = self._store.requeue_unstarted(delivery.job)
+        self.short_of_memory = queued
+        with self._changed:
+            self._capacity = {}
+        (delivery.requeue if queued else delivery.ack)()
+        self._notify()
+        if queued:
+            self._stopping.wait(RETRY_SECONDS)  # other workers take it first
 
     def _fail(self, job_id: str, error: Exception) -> None:
         code, message = _failure(error)
@@ -235,8 +253,6 @@ def _failure(error: Exception) -> tuple[str, str]:
     """The code and the message of a job that could not be started."""
     if isinstance(error, RecordError | ModelError):
         return "unservable", str(error)
-    if is_out_of_memory(error):
-        return "out_of_memory", "the worker has not enough memory to start this job"
     return "internal_error", f"{type(error).__name__}: {error}"
 
 

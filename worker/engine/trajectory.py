@@ -39,7 +39,7 @@ class Trajectory:
     It knows neither what a conditioning holds nor what shape is denoised.
 
     Attributes:
-        job, index: Which image of which job it is.
+        job, index: The job, and the image's index in it.
         model: The model's name.
         plan: The compiled sampler.
         conditioning: What the image is conditioned on; a batch of one.

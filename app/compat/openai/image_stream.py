@@ -75,7 +75,7 @@ class ImageStream(EventStream):
         except JobGone:
             yield _error_event(NotFound(f"job {self._record.id} is no longer stored"))
         except StoreUnavailable as error:
-            yield _error_event(store_problem(error))
+            yield _error_event(store_problem(error, self._record.id))
         except Problem as problem:
             yield _error_event(problem)
         self._cancel = False  # the job has ended, or its picture can still be fetched

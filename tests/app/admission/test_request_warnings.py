@@ -8,12 +8,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from denoised.app.admission.request_warnings import find_warnings
+from denoised.app.admission.validation import resolve
+from denoised.app.http.errors import InvalidRequest
 from denoised.jobs.record import JobRecord
 from denoised.model.diffusion.grids import SPACINGS, Grid, solver_levels
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import PlanError
 from denoised.model.serving.card import CardGrid
+from denoised.model.serving.loading import sampler_facts
 
 SOLVERS = [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels]
 LINEAR = NoiseSchedule.from_name("linear")
@@ -36,6 +39,48 @@ def test_the_first_leading_timestep_is_that_of_the_plan(card_of: Any, sampler: s
                 SAMPLERS[sampler].levels(LINEAR, steps, Grid("leading", steps_offset=offset))
         else:
             assert SAMPLERS[sampler].levels(LINEAR, steps, Grid("leading", steps_offset=offset)).t[0] == first, steps
+
+
+@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
+@pytest.mark.parametrize("lambda_min", [-5.1, -1.0])
+def test_the_first_leading_timestep_counts_what_a_sampler_leaves_out(
+    card_of: Any, schedule: str, lambda_min: float
+) -> None:
+    """`lambda_min_clipped` of the DPM-Solver family, and the cap of the two-stage samplers on steep schedules."""
+    noise, grid = NoiseSchedule.from_name(schedule), Grid("leading", lambda_min=lambda_min)
+    facts = sampler_facts(noise, grid)
+    card = card_of(solver_samplers=SOLVERS, grid=facts["grid"].model_dump())
+    assert facts["grid"].visited.keys() >= ({"dpmpp_2m", "unipc"} if lambda_min == -1.0 else set())
+    for name, sampler in SAMPLERS.items():
+        for steps in (1, 2, 3, 7, 20, 100, 333, 500, 600):
+            first = card.first_leading_timestep(name, steps)
+            if name not in facts["spacing_samplers"]:
+                continue
+            if steps <= facts["grid"].visited.get(name, 1000) or sampler.levels is not solver_levels:
+                assert sampler.levels(noise, steps, grid).t[0] == first, (name, steps)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "heun", "dpmpp_2m", "dpmpp_sde", "tcd"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_run_without_a_grid_is_refused_and_not_accepted_to_fail_later(
+    card_of: Any, sampler: str, spacing: str, offset: int
+) -> None:
+    noise = NoiseSchedule.from_name("squaredcos_cap_v2")
+    grid = Grid(spacing, steps_offset=offset, lambda_min=-2.0)
+    card = card_of(
+        samplers=list(SAMPLERS),
+        **{k: sampler_facts(noise, grid)[k] for k in ("grid", "solver_samplers", "spacing_samplers")},
+    )
+    for steps in (1, 2, 10, 333, 499, 500, 800, 900, 950, 990, 998, 999, 1000):
+        given: Any = {"sampler": sampler, "steps": steps}
+        try:
+            SAMPLERS[sampler].levels(noise, steps, grid)
+        except PlanError:
+            with pytest.raises(InvalidRequest, match=f"steps: {steps} "):
+                resolve(given, card)
+        else:
+            assert resolve(given, card).steps == steps
 
 
 def test_leading_spacing_that_starts_far_below_the_last_timestep_is_warned_of(card_of: Any, request_of: Any) -> None:

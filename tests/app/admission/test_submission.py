@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.client import Pipeline
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -351,3 +352,52 @@ def test_a_connection_lost_during_the_transaction_accepts_nothing(
     assert services.store.job("torn") is None
     assert services.queue.enqueue_once(record, estimate)
     assert not services.queue.enqueue_once(record, estimate)
+
+
+def lose_replies(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, a transaction that accepts a job is executed, and the connection breaks before its reply."""
+    execute = Pipeline.execute
+
+    def executed(pipeline: Pipeline, *args: Any, **kwargs: Any) -> Any:
+        accepts = any(command[0][0] == "XADD" for command in pipeline.command_stack)
+        replies = execute(pipeline, *args, **kwargs)
+        if accepts:
+            raise redis.exceptions.ConnectionError("Connection reset by peer")
+        return replies
+
+    monkeypatch.setattr(Pipeline, "execute", executed)
+
+
+@pytest.mark.parametrize("headers", [{}, key("k")])
+def test_a_job_that_redis_did_not_confirm_is_named_in_the_answer(
+    headers: dict[str, str], api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "nothing was accepted, try again" would be wrong, and make a second job."""
+    lose_replies(services, monkeypatch)
+    answer = api.post("/generate", json={}, headers=headers)
+    assert answer.status_code == 503
+    problem = answer.json()
+    assert problem["detail"] == f"Redis does not answer; job {problem['job']} may have been accepted, ask for it"
+    assert answer.headers["location"] == f"/jobs/{problem['job']}"
+    assert "retry-after" in answer.headers
+    assert api.get(answer.headers["location"]).json()["status"] == "queued"
+
+
+def test_a_client_that_waits_learns_of_its_job_when_redis_stops_answering(
+    api: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcome(job_id: str, pictures: int = 0) -> None:
+        raise StoreUnavailable("Redis does not answer (Timeout reading from socket)")
+
+    monkeypatch.setattr(services.store, "outcome", outcome)
+    waiting = api.post("/generate", json={}, headers={"Prefer": "wait=60"})
+    assert (waiting.status_code, waiting.json()["status"]) == (202, "queued")
+    picture = api.post("/generate", json={}, headers={"Accept": "image/png"})
+    job = picture.json()["job"]
+    assert (picture.status_code, picture.headers["location"]) == (503, f"/jobs/{job}")
+    assert picture.json()["detail"] == f"Redis does not answer; job {job} was accepted and continues"
+    openai = api.post("/v1/images/generations", json={"prompt": "sneaker"})
+    assert openai.status_code == 503
+    assert "was accepted and continues" in openai.json()["error"]["message"]
+    assert openai.headers["x-should-retry"] == "false"
+    assert {api.get(f"/jobs/{each['id']}").json()["status"] for each in api.get("/jobs").json()["jobs"]} == {"queued"}

@@ -56,6 +56,10 @@ NAMED = [
     (["Dog", "dog"], "dog", "dog"),
     (["1", "2", "3"], "2", "2"),
     (["1", "2", "3"], " 0 ", "1"),
+    (["a b a", "b a"], "a b a", "a b a"),
+    (["a b a", "b a"], "a b b a", "b a"),
+    (["big dog house", "dog", "dog house"], "a big dog house", "big dog house"),
+    (["a a", "a"], "a a a", "a a"),
     (["tea", "caf\u00e9"], "a cafe\u0301, please", "caf\u00e9"),
 ]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import pytest
+import redis
 from starlette.testclient import TestClient
 
 from denoised.app.admission.catalog import Catalog
@@ -56,3 +59,13 @@ def test_workers_need_a_key(make_client: MakeClient, fake_worker: Any) -> None:
     api = make_client(keys=("secret",))
     assert api.get("/workers").status_code == 200
     assert api.get("/workers", headers={"Authorization": "Bearer wrong"}).status_code == 401
+
+
+def test_the_time_is_that_of_redis_whatever_clock_the_front_end_has(
+    api: TestClient, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rates come from its differences with `reported_at`, which is by Redis' clock."""
+    (before, _), real = client.time(), time.time
+    monkeypatch.setattr("time.time", lambda: real() + 3600.0)
+    at = api.get("/workers").json()["at"]
+    assert before <= at <= client.time()[0] + 1

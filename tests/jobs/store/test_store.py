@@ -699,6 +699,73 @@ def test_a_job_that_repeats_what_was_saved_before_makes_no_progress(store: Store
     assert start(store, record.id, "worker", "fake") == 0
 
 
+def test_a_job_that_regains_what_it_had_reached_makes_no_progress(store: Store, create: Create) -> None:
+    """Its workers die at step 6; the first one had saved step 2 and reported step 5."""
+    record = create(steps=9)
+    assert start(store, record.id, "worker", "fake") == 1
+    assert store.write(saving(record, 1, 1, step=2))
+    assert store.write(JobUpdate(record.id, 1, 2, fields={"step": 5, "evaluations": 5}))
+    for attempt in (2, 3):
+        assert start(store, record.id, "worker", "fake") == attempt
+        assert store.start_alone(record.id, attempt, "worker")
+        for step in (3, 4, 5):
+            assert store.write(saving(record, attempt, step, step=step))
+    assert start(store, record.id, "worker", "fake") == 0, "three workers, as `max_attempts` says"
+
+
+def test_a_job_that_gets_further_than_at_any_loss_makes_progress(store: Store, create: Create) -> None:
+    record = create(steps=9)
+    assert start(store, record.id, "worker", "fake") == 1
+    assert store.write(JobUpdate(record.id, 1, 1, fields={"step": 5, "evaluations": 5}))
+    assert start(store, record.id, "worker", "fake") == 2
+    assert store.write(saving(record, 2, 1, step=5))
+    before = store.job(record.id)
+    assert store.write(saving(record, 2, 2, step=6))
+    after = store.job(record.id)
+    assert before is not None
+    assert after is not None
+    assert (before.losses, after.losses) == (1, 0)
+
+
+def test_a_job_that_no_worker_has_memory_to_start_fails_after_its_attempts(store: Store, create: Create) -> None:
+    """Each attempt counts, whether it was written as started or the reply to that did not fit."""
+    record = create(steps=9)
+    assert start(store, record.id, "one", "fake", "e1") == 1
+    assert store.requeue_unstarted(record.id)
+    assert store.requeue_unstarted(record.id), "before its start: nothing was started"
+    assert start(store, record.id, "two", "fake", "e1") == 2, "the same delivery, tried again"
+    assert not store.requeue_unstarted(record.id)
+    after = store.job(record.id)
+    assert after is not None
+    assert (after.status, after.losses, (after.error or {})["code"]) == ("failed", 3, "out_of_memory")
+    assert [event["type"] for event in store.events.read(record.id)] == [
+        "queued", "started", "queued", "queued", "failed",
+    ]  # fmt: skip
+    assert not store.requeue_unstarted(record.id)
+    assert not store.requeue_unstarted("nobody")
+
+
+def test_a_resume_point_or_picture_larger_than_any_is_not_read(
+    store: Store, client: redis.Redis, create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to Redis must not fill a process's memory."""
+    monkeypatch.setattr("denoised.jobs.store.store.MAX_PICTURE_BYTES", 100)
+    monkeypatch.setattr("denoised.jobs.store.record_reader.MAX_PICTURE_BYTES", 100)
+    record = create()
+    for size, found in ((100, {0: b"x" * 100}), (101, {})):
+        client.set(f"denoised:job:{record.id}:image:0", b"x" * size)
+        outcome = store.outcome(record.id, pictures=1)
+        assert outcome is not None
+        assert outcome.pictures == found
+        assert store.image(record.id, 0) == found.get(0)
+    assert start(store, record.id, "one", "fake", "e1") == 1
+    for execution in ("e1", "e2"):
+        client.set(f"denoised:job:{record.id}:resume", b"x" * 101)
+        begun = store.start_attempt(record.id, "one", "fake", execution, resume_limit=100)
+        assert begun is not None
+        assert begun.resume_point is None
+
+
 def test_a_job_whose_worker_is_lost_while_it_waits_to_be_alone_is_not_failed(store: Store, create: Create) -> None:
     record = create()
     for attempt in range(1, 7):

@@ -6,6 +6,10 @@ test_plans_against_diffusers.py and test_samplers_against_diffusers.py.
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,13 +19,16 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     KDPM2DiscreteScheduler,
+    PNDMScheduler,
     UniPCMultistepScheduler,
 )
 
+from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import PlanError
+from denoised.model.networks.config import UNetConfig
 
 # diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
@@ -98,3 +105,23 @@ def test_some_diffusers_classes_round_the_times_of_karras_levels(sampler: str, k
     )
     assert ours[1] == pytest.approx(948.93, abs=0.01)
     assert theirs == pytest.approx(np.round(ours) if rounded else ours, abs=0.01)
+
+
+def test_a_file_without_a_spacing_has_that_of_its_class_for_every_sampler(tmp_path: Path) -> None:
+    """`from_config` of diffusers drops the defaults of the file's class and takes those of the new class instead.
+
+    A request's `spacing` gives the timesteps of diffusers.
+    """
+    keys = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    file = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **keys}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(file))
+    theirs = EulerDiscreteScheduler.from_config(PNDMScheduler.from_pretrained(tmp_path).config)
+    assert theirs.config["timestep_spacing"] == "linspace"
+    theirs.set_timesteps(10)
+    settings = NoiseSettings.read(tmp_path / "scheduler_config.json")
+    grid = settings.grid(UNetConfig())
+    assert grid.spacing == "leading"
+    ours = compile_plan("euler", settings.schedule, 10, grid)
+    assert ours.t.tolist() == list(range(901, 0, -100))
+    asked = compile_plan("euler", settings.schedule, 10, replace(grid, spacing="linspace"))
+    np.testing.assert_allclose(asked.t, theirs.timesteps.numpy(), rtol=1e-7)

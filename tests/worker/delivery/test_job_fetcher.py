@@ -27,10 +27,13 @@ class Delivery:
 
     def __init__(self, job: str, model: str, more: bool) -> None:
         self.job, self.model, self.execution, self.more = job, model, f"execution of {job}", more
-        self.acked = False
+        self.acked = self.requeued = False
 
     def ack(self) -> None:
         self.acked = True
+
+    def requeue(self) -> None:
+        self.requeued = True
 
 
 class FakeStore:
@@ -48,6 +51,7 @@ class FakeStore:
         self.unreadable: set[str] = set()
         self.errors: dict[str, Exception] = {}
         self.ended: list[tuple[str, Any]] = []
+        self.unstarted: list[str] = []  # requeued for lack of memory
         self.outage: Exception | None = None
         self.deliveries: list[Delivery] = []
         self.polled: list[str] = []
@@ -76,6 +80,10 @@ class FakeStore:
         asked = replace(request(model=model, label=self.labels.get(job)), **given)  # type: ignore[arg-type]
         record = JobRecord(id=job, owner="", request=asked, created_at=0.0, attempt=3, digest=self.digest)
         return None if job in self.over else StartedAttempt(record, self.saved.get(job))
+
+    def requeue_unstarted(self, job: str) -> bool:
+        self.unstarted.append(job)
+        return self.unstarted.count(job) < 3
 
     def write(self, write: Any) -> bool:
         self.ended.append((write.job, write.error))
@@ -167,21 +175,43 @@ def test_a_job_without_a_plan_or_with_an_unreadable_record_fails_alone(
     assert [delivery.acked for delivery in fake_store.deliveries] == [True, True, False]
 
 
-def test_running_out_of_memory_or_a_defect_fails_the_job_and_not_the_thread(
-    fake_store: FakeStore, fetcher: JobFetcher
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_job_without_the_memory_to_start_goes_back_and_nothing_more_is_fetched(
+    error: Exception, fake_store: FakeStore, fetcher: JobFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch reports bad_alloc as RuntimeError; every following job is fetched."""
-    fake_store.errors = {
-        "a": MemoryError(),
-        "b": RuntimeError("std::bad_alloc"),
-        "c": RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
-        "d": ZeroDivisionError("a defect"),
-    }
-    fake_store.queues["m"] = [(name, 1) for name in "abcde"]
+    """torch reports bad_alloc as RuntimeError. The engine asks again when its jobs have left it the memory."""
+    monkeypatch.setattr("denoised.worker.delivery.job_fetcher.RETRY_SECONDS", 0.05)
+    fake_store.errors = {"a": error}
+    for attempt in range(1, 4):
+        fake_store.queues["m"] = [("a", 1), ("e", 1)]
+        fetcher.set_capacity({"m": Capacity(1, one_more=False)})
+        fetcher.wake()
+        while len(fake_store.unstarted) < attempt or not (fake_store.deliveries[-1].requeued or attempt == 3):
+            time.sleep(0.005)
+        if attempt < 3:
+            assert fetcher.short_of_memory
+            assert fetcher.take_fetched() == []
+            assert fake_store.queues["m"] == [("e", 1)]
+    fetcher.set_capacity({"m": Capacity(1, one_more=False)})
+    fetcher.wake()
+    assert [job.started.record.id for job in fetch(fetcher, 1)] == ["e"], "after the last attempt of the other"
+    assert [delivery.acked for delivery in fake_store.deliveries] == [False, False, True, False]
+    assert not fetcher.short_of_memory
+
+
+def test_a_defect_fails_the_job_and_not_the_thread(fake_store: FakeStore, fetcher: JobFetcher) -> None:
+    fake_store.errors = {"d": ZeroDivisionError("a defect")}
+    fake_store.queues["m"] = [(name, 1) for name in "de"]
     fetcher.set_capacity({"m": Capacity(1, one_more=False)})
     assert [job.started.record.id for job in fetch(fetcher, 1)] == ["e"]
-    codes = [(job, error["code"]) for job, error in fake_store.ended]
-    assert codes == [("a", "out_of_memory"), ("b", "out_of_memory"), ("c", "out_of_memory"), ("d", "internal_error")]
+    assert [(job, error["code"]) for job, error in fake_store.ended] == [("d", "internal_error")]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,10 @@ def prompt(text: str) -> object:
     return find_labels(text, ["sneaker", "ankle boot", "t-shirt/top", "a b c d", "1 1 1 1"])
 
 
+def prompt_of_many(text: str) -> object:
+    return find_labels(text, ["1 " * 50 + str(k) for k in range(1000)])
+
+
 def lines(text: str) -> object:
     headers = [(b"accept", text[k : k + 10].encode("latin-1", "replace")) for k in range(0, len(text), 10)]
     return combine_field_lines({"headers": headers})
@@ -61,6 +65,8 @@ WORK: list[tuple[Callable[[str], object], Callable[[int], str]]] = [
     (prompt, lambda size: "a b c " * (size // 6)),
     (prompt, lambda size: "1 " * (size // 2)),
     (prompt, lambda size: "\ufdfa" * (size // 2)),
+    (prompt_of_many, lambda size: "1 " * (size // 2)),
+    (prompt_of_many, lambda size: "1 7 " * (size // 4)),
     (lines, lambda size: "a" * size),
     (format_value, lambda size: "\ud800" * size),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -61,9 +62,18 @@ def wait_for_progress(process: subprocess.Popen[str], out: Path) -> None:
 
 
 def wait_for_a_save(process: subprocess.Popen[str], out: Path) -> None:
+    """Leave the program stopped in the middle of a save: on a busy machine it would finish the one that was seen."""
     wait_for_progress(process, out)
-    while not half_written(out):
+    while True:
         assert process.poll() is None, "the program ended by itself"
+        if not half_written(out):
+            continue
+        process.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), "the program ended by itself"
+        if half_written(out):
+            return
+        process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.faults
