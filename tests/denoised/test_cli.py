@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,8 @@ def test_models_shows_what_one_model_takes(run: Run, fake_worker: Any, card_of: 
     }
     painter = card_of(name="painter", labels=[], prompts=True, prompt_guide=guide, size_multiple=16, max_pixels=4096)
     fake_worker.serve(card_of(), painter)
+    while "painter" not in run("models").stdout:  # the server reads the cards once a second
+        time.sleep(0.1)
     facts = dict(line.split("\t") for line in run("models", "painter").stdout.splitlines())
     assert facts["example"] == 'denoised generate "a goat, flat style" --model painter'
     assert (facts["prompts"], facts["style"]) == ("{subject}, {style} style", "flat, noto")
