@@ -1,5 +1,6 @@
 /** The request form, built from the cards of the served models and the JSON Schema of the request. */
 
+import { Adapters } from "./adapters.js";
 import { byId, el, setText } from "./dom.js";
 import { randomId, sentence } from "./api.js";
 import { Fields, parseNumber } from "./fields.js";
@@ -16,6 +17,7 @@ export class Form {
   #models = [];
   #fields = new Fields({});
   #prompt = new Prompt(() => this.#showApplicable());
+  #adapters = new Adapters();
   #lastPress = { at: -Infinity, body: /** @type {any} */ (null), key: "" };
   #seedUsed = false;
   #busy = false;
@@ -109,6 +111,7 @@ export class Form {
     if (radio) radio.checked = true;
     this.#chooseModel(job.label);
     this.#prompt.value = job.prompt;
+    this.#adapters.show(this.card, job.loras ?? []);
     this.#setFields(job);
     byId("seed").value = String(job.seed);
     this.lockSeed(locked);
@@ -149,6 +152,7 @@ export class Form {
       model: card.name,
       label: this.label,
       ...(this.prompt === null ? {} : { prompt: this.prompt }),
+      ...(this.#adapters.value.length ? { loras: this.#adapters.value } : {}),
       n: Number(byId("n").value),
       seed: this.seed,
       sampler: byId("sampler").value,
@@ -161,7 +165,7 @@ export class Form {
   /** Show each error next to its field, and the others below the form. */
   showErrors(fields, summary = "") {
     const unplaced = fields.filter(({ field, message }) => {
-      const place = document.getElementById(`${field}-error`);
+      const place = document.getElementById(`${field.split(".")[0]}-error`);
       if (!place) return true;
       setText(place, sentence(message));
       document.getElementById(field)?.setAttribute("aria-invalid", "true");
@@ -183,6 +187,7 @@ export class Form {
     byId("labels").replaceChildren(...labelInputs(card, label, () => this.#showApplicable()));
     byId("label-field").hidden = !card.labels.length;
     this.#prompt.show(card);
+    this.#adapters.show(card);
     byId("n").max = String(card.max_images);
     this.#showCount();
     byId("sampler").replaceChildren(...card.samplers.map((name) => el("option", { value: name }, name)));
@@ -201,6 +206,7 @@ export class Form {
   #restoreChoice() {
     if (this.choice.model !== this.card.name) return;
     if (this.choice.prompt) this.#prompt.value = this.choice.prompt;
+    this.#adapters.show(this.card, this.choice.loras ?? []);
     this.#setFields(this.choice);
   }
 

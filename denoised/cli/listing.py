@@ -57,8 +57,8 @@ def print_models(client: Client, as_json: bool, name: str | None = None) -> None
     if name is not None:
         _print(["", ""], [row for row in _facts(listed[0]) if row[1]])
         return
-    headings = ["model", "size", ">classes", "default", ">max n", ">workers"]
-    _print(headings, [_summary(model) for model in listed], [">max n", ">workers", ">classes", "size"])
+    headings = ["model", "size", ">classes", "adapters", "default", ">max n", ">workers"]
+    _print(headings, [_summary(model) for model in listed], [">max n", ">workers", ">classes", "size", "adapters"])
 
 
 def _cancel(client: Client, job_id: str, as_json: bool) -> int:
@@ -109,6 +109,7 @@ def _details(job: Job) -> list[tuple[str, str]]:
         ("label", job.label or MISSING),
         ("prompt", job.prompt or ""),
         ("negative prompt", job.negative_prompt or ""),
+        ("adapters", ", ".join(f"{lora.name}:{lora.weight:g}" for lora in job.loras)),
         ("images", _seeds(job)),
         ("sampler", f"{job.sampler}, {job.steps} steps{guidance}"),
         ("progress", f"step {_steps(job)}" + (f", attempt {job.attempt}" if job.attempt > 1 else "")),
@@ -139,6 +140,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
         ("sizes", sizes),
         ("takes", ", ".join(model.inputs)),
         ("labels", ", ".join(model.labels)),
+        ("adapters", ", ".join(model.loras)),
         ("prompts", guide.template),
         *((part, ", ".join(values)) for part, values in guide.parts.items()),
         *(("example", f'denoised generate "{example}" --model {model.name}') for example in guide.examples),
@@ -157,6 +159,7 @@ def _summary(model: Model) -> tuple[str, ...]:
         model.name,
         f"{model.width}×{model.height}×{model.channels}",
         str(len(model.labels)),
+        ", ".join(model.loras) or MISSING,
         f"{default.sampler}, {default.steps} steps{guidance}",
         str(model.max_images),
         str(model.workers),

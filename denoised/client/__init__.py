@@ -19,7 +19,7 @@ from denoised.client.job import Job, JobError, JobImage, JobTiming, JobWarning
 from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
 from denoised.client.synchronous import Client
 from denoised.client.verification import VerificationResult
-from denoised.jobs.request import RequestFields
+from denoised.jobs.request import Lora, LoraFields, RequestFields
 
 __all__ = [
     "DEFAULT_URL",
@@ -42,6 +42,8 @@ __all__ = [
     "JobStarted",
     "JobTiming",
     "JobWarning",
+    "Lora",
+    "LoraFields",
     "Model",
     "ModelDefaults",
     "ModelPromptGuide",

@@ -42,6 +42,7 @@ class Model(Resource):
     size_multiple: what `width` and `height` are multiples of; None if the size is fixed.
     max_pixels: largest allowed width·height; None if the size is fixed.
     prompt_guide: examples of prompts, and their parts to choose from.
+    loras: names of the low-rank adapters that a request can name.
     labels: class names; the index of a name is the class index.
     timesteps: largest allowed `steps`.
     max_images: largest allowed `n`.
@@ -67,6 +68,7 @@ class Model(Resource):
     size_multiple: int | None = None
     max_pixels: int | None = None
     prompt_guide: ModelPromptGuide = ModelPromptGuide(raw={})
+    loras: tuple[str, ...] = ()
 
     @classmethod
     def _members(cls, raw: Any) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class Model(Resource):
             "samplers": tuple(raw["samplers"]),
             "inputs": tuple(raw.get("inputs", ["label"] if raw["labels"] else [])),
             "prompt_guide": ModelPromptGuide.from_json(raw.get("prompt_guide", {})),
+            "loras": tuple(lora["name"] for lora in raw.get("loras", ())),
             "default": ModelDefaults.from_json(raw["default"]),
         }
         return super()._members(raw) | nested

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoised.model.backends.comparison import LIMITS
 from denoised.model.backends.numerics import PACKED, PER_IMAGE, numerics
@@ -54,11 +54,15 @@ class TextSelection:
     Attributes:
         backend: It evaluates the network from now on; the network itself may have lost its weights to it.
         numerics: What its bits depend on (`model.backends.numerics`).
+        network: The module whose forward pass the backend is: its layers can be hooked (`adapted_network`).
+        packed: Whether that module is packed.
         fallback: Why a faster backend is not available; None if this is the fastest.
     """
 
     backend: TextBackend
     numerics: str
+    network: nn.Module
+    packed: bool
     fallback: str | None = None
 
 
@@ -73,8 +77,8 @@ def select_text_backend(unet: TextUNet, timesteps: int, device: str) -> TextSele
             fallback = str(error)
         else:
             unet.to("meta")  # frees the weights: the kernels have packed copies of their own
-            return TextSelection(packed, numerics(device, PACKED))
-    return TextSelection(PerImageTextUNet(unet), numerics(device, PER_IMAGE), fallback)
+            return TextSelection(packed, numerics(device, PACKED), packed, packed=True)
+    return TextSelection(PerImageTextUNet(unet), numerics(device, PER_IMAGE), unet, packed=False, fallback=fallback)
 
 
 @torch.inference_mode()

@@ -41,6 +41,18 @@ class CardLatent(BaseModel):
     downscale: int
 
 
+class CardLora(BaseModel):
+    """A low-rank adapter that requests can name.
+
+    Attributes:
+        name: Of its file, without the ending.
+        digest: Of the file.
+    """
+
+    name: str
+    digest: str
+
+
 class ModelCard(BaseModel):
     """A model as a live worker serves it (`GET /models`).
 
@@ -56,6 +68,7 @@ class ModelCard(BaseModel):
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
         latent: What it denoises; None for a model of pixels.
+        loras: The adapters that it offers, by name.
         unconditional: Whether it can make an image without a label; guidance needs that too.
         timesteps: T of its training.
         prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
@@ -86,6 +99,7 @@ class ModelCard(BaseModel):
     size_multiple: int | None = None
     max_pixels: int | None = None
     latent: CardLatent | None = None
+    loras: list[CardLora] = []
     unconditional: bool = True
     timesteps: int
     prediction_type: str
@@ -111,12 +125,17 @@ class ModelCard(BaseModel):
             "label": bool(self.labels),
             "prompt": self.prompts,
             "negative_prompt": self.prompts and not self.guidance_embedded,
+            "loras": bool(self.loras),
             "width": self.size_multiple is not None,
             "height": self.size_multiple is not None,
             "clip_skip": self.max_clip_skip > 0,
             "emphasis": self.prompts,
         }
         return [name for name, takes in taken.items() if takes]
+
+    def lora_digest(self, name: str) -> str | None:
+        """The digest of an adapter; None if the model does not offer it."""
+        return next((lora.digest for lora in self.loras if lora.name == name), None)
 
     def takes_spacing(self, sampler: str) -> bool:
         """Whether a request with this sampler chooses its noise levels."""

@@ -15,11 +15,13 @@ from denoised.model.errors import PlanError
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.latent_pictures import LatentPictures
+from denoised.model.serving.lora_adapters import Adapters
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import PromptEncoder
 from denoised.model.serving.protocol import Pictures
 
 CONTEXT = "context"  # (B, M, C) hidden states of the text, which every model of this kind is conditioned on
+LORA_WEIGHTS = "lora_weights"  # (B, A) of a model with A adapters
 
 
 class LatentModel:
@@ -44,6 +46,7 @@ class LatentModel:
         clipping: Clipping,
         card: ModelCard,
         added_inputs: Sequence[str] = (),
+        adapters: Adapters | None = None,
     ) -> None:
         self.backend = backend
         self.device = device
@@ -54,6 +57,7 @@ class LatentModel:
         self._prompts = prompts
         self._pictures = pictures
         self._plans = plans
+        self._adapters = adapters
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -82,27 +86,37 @@ class LatentModel:
 
         No prompt is the empty one. `pooled`: (B, P) of the text. `size_ids`: (B, 6), as in diffusers' pipeline: the
         original and the target size are the image's own, and nothing is cropped. `guidance`: (B,) scales.
+        `lora_weights`: (B, A) of the model's A adapters.
 
         Raises:
-            PlanError: for a label.
+            PlanError: for a label, and for an adapter that the model does not offer.
+            CheckpointError: for an adapter that cannot be read any more.
         """
         for request in requests:
             if request.label is not None:
                 raise PlanError(f"label = {request.label}: {self.card.name} takes a prompt")
+        loras = {}
+        if self._adapters is not None:
+            loras[LORA_WEIGHTS] = self._adapters.library.weights([request.loras for request in requests])
         context, pooled = self._prompts.encode(requests)
         added = {
             "pooled": pooled,
             "size_ids": torch.tensor([self._size_ids(request) for request in requests]),
             "guidance": torch.tensor([request.guidance_scale for request in requests]),
         }
-        return Conditioning({CONTEXT: context, **{name: added[name] for name in self.added_inputs}})
+        return Conditioning({CONTEXT: context, **{name: added[name] for name in self.added_inputs}, **loras})
 
     @torch.inference_mode()
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of latents x (B, C, H, W) at levels t, α, σ (B,)."""
         tensors = conditioning.to(self.device)
         added = {name: tensors[name] for name in self.added_inputs}
-        output = self.backend(x, t, tensors[CONTEXT], **added)
+        inputs = x, t, tensors[CONTEXT]
+        if self._adapters is None:
+            output = self.backend(*inputs, **added)
+        else:
+            loras = self._adapters.library.rows(conditioning[LORA_WEIGHTS])
+            output = self._adapters.backend(loras, *inputs, **added)
         return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)
 
     def begin(

@@ -70,9 +70,9 @@ def _infotext(body: Txt2ImgRequest, record: JobRecord, seed: int) -> str:
         ("CFG scale", f"{request.guidance_scale:g}"),
         ("Seed", seed),
         ("Size", f"{first.width}x{first.height}"),
-        ("Clip skip", request.clip_skip + 1 if request.clip_skip else None),
         ("Model hash", record.digest),
         ("Model", request.model),
+        ("Clip skip", request.clip_skip + 1 if request.clip_skip else None),
         ("Version", VERSION),
     ]
     lines = [body.prompt, f"Negative prompt: {request.negative_prompt}" if request.negative_prompt else ""]

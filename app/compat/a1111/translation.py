@@ -33,7 +33,6 @@ from denoised.model.serving.card import ModelCard
 
 DEFAULT_SIDE = 512  # of the web UI; its clients send it where their user chose no size
 PREVIEW_EVERY = 10  # steps; the web UI's default
-CLIP_OPTION = "CLIP_stop_at_last_layers"  # 1 is the last layer
 # The web UI's names of our fields, for errors.
 NAMES = {
     "label": "prompt",
@@ -42,10 +41,10 @@ NAMES = {
     "sampler": "sampler_name",
     "spacing": "scheduler",
     "karras": "scheduler",
-    "clip_skip": f"override_settings.{CLIP_OPTION}",
 }
 FORMAT_OPTION = "samples_format"
-EMPHASIS = re.compile(r"[()\[\]\\]|\bBREAK\b")  # a prompt without any of it means the same with and without emphasis
+CLIP_OPTION = "CLIP_stop_at_last_layers"  # 1 reads the text encoder's last layer, where our clip_skip is 0
+EMPHASIS = re.compile(r"[()\[\]\\]|\bBREAK\b")
 # The options that `override_settings` may name only with these values, because nothing else is served.
 FIXED_OPTIONS: Mapping[str, tuple[object, ...]] = {
     "sd_vae": ("Automatic", "None"),
@@ -60,7 +59,11 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         InvalidRequest: when a field asks for what is not served, or does not fit the model.
     """
     settings = body.override_settings or {}
-    errors = [*unserved_fields(body.extra), *enabled_scripts(body.alwayson_scripts or {}), *_option_errors(settings)]
+    errors = [
+        *unserved_fields(body.extra),
+        *enabled_scripts(body.alwayson_scripts or {}),
+        *_option_errors(settings, card),
+    ]
     errors += [*_prompt_errors(body, card), *_count_errors(body, card)]
     sampler, schedule = _sampler(body, card, errors)
     width, height = _size(body, card, errors)
@@ -72,8 +75,8 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         "label": None if card.prompts else label_of(body.prompt, card),
         "prompt": body.prompt if card.prompts else None,
         "negative_prompt": body.negative_prompt or None,
-        "emphasis": _has_emphasis(body, card) or None,
-        "clip_skip": _clip_skip(settings) or None,
+        "clip_skip": (settings.get(CLIP_OPTION) or 1) - 1 or None,
+        "emphasis": _has_emphasis(body) if card.prompts else None,
         "width": width,
         "height": height,
         "n": body.count,
@@ -89,21 +92,26 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
     return {**fields, **schedule.fields} if schedule is not None else fields  # type: ignore[typeddict-item]
 
 
+def _has_emphasis(body: Txt2ImgRequest) -> bool | None:
+    """True if the prompts contain the syntax of emphasis, which the web UI always reads; None if they do not."""
+    return bool(EMPHASIS.search(f"{body.prompt} {body.negative_prompt or ''}")) or None
+
+
 def renamed(error: InvalidRequest) -> InvalidRequest:
     """An error about our fields as one about the web UI's."""
     errors = error.extra["errors"]
     return InvalidRequest([(NAMES.get(each["field"], each["field"]), each["message"]) for each in errors])
 
 
-def _option_errors(settings: Mapping[str, Any]) -> Errors:
+def _option_errors(settings: Mapping[str, Any], card: ModelCard) -> Errors:
     for name, value in settings.items():
         field = f"override_settings.{plain_name(name)}"
-        if name == FORMAT_OPTION and value and _format(settings) is None:
+        if name == CLIP_OPTION and value and (type(value) is not int or not 1 <= value <= card.max_clip_skip + 1):
+            yield field, f"{format_value(value)} is not served (allowed: 1 … {card.max_clip_skip + 1})"
+        elif name == FORMAT_OPTION and value and _format(settings) is None:
             yield field, f"{format_value(value)} is not served (allowed: {join_names(FORMATS)})"
         elif name == OPTION and value is not None and not isinstance(value, str):
             yield field, f"{format_value(value)} was given (allowed: a title of GET /sdapi/v1/sd-models)"
-        elif name == CLIP_OPTION and value and _clip_skip(settings) is None:
-            yield field, f"{format_value(value)} was given (allowed: a whole number from 1)"
         elif name not in (FORMAT_OPTION, OPTION, CLIP_OPTION) and value and value not in FIXED_OPTIONS.get(name, ()):
             allowed = join_names([str(each) for each in FIXED_OPTIONS.get(name, ())]) or "null"
             yield field, f"{format_value(value)} is not served (allowed: {allowed})"
@@ -185,18 +193,6 @@ def _eta_errors(body: Txt2ImgRequest, sampler: SamplerName | None, card: ModelCa
         return
     if body.eta not in (None, 1.0):
         yield "eta", f"{body.eta:g} was given, but {sampler.name} adds all its noise (allowed: 1)"
-
-
-def _has_emphasis(body: Txt2ImgRequest, card: ModelCard) -> bool:
-    """Whether the prompts have syntax that changes the weights of words, as it always does in the web UI."""
-    prompts = f"{body.prompt} {body.negative_prompt or ''}"
-    return "emphasis" in card.inputs and EMPHASIS.search(prompts) is not None
-
-
-def _clip_skip(settings: Mapping[str, Any]) -> int | None:
-    """How many layers of the text encoder are left out; None if the option is not a positive whole number."""
-    layer = settings.get(CLIP_OPTION) or 1
-    return layer - 1 if isinstance(layer, int) and not isinstance(layer, bool) and layer > 0 else None
 
 
 def _format(settings: Mapping[str, Any]) -> Any:

@@ -81,6 +81,7 @@ def painter(card_of: Callable[..., ModelCard]) -> ModelCard:
         prompts=True,
         size_multiple=16,
         max_pixels=4096,
+        max_clip_skip=2,
         samplers=["ddim", "euler_a", "dpmpp_2m", "heun", "langevin"],
         karras_samplers=["dpmpp_2m", "heun"],
         digest="0123456789ab",
@@ -164,6 +165,24 @@ def test_a_text_model_gets_prompt_and_size(painter: ModelCard) -> None:
     }
 
 
+@pytest.mark.parametrize("prompt", ["a (goat)", "a [goat]", r"a goat \(animal\)", "a goat BREAK a hill"])
+def test_emphasis_is_read_as_the_web_ui_always_does(prompt: str, painter: ModelCard, card_of: Any) -> None:
+    assert given(painter, prompt=prompt)["emphasis"] is True
+    assert given(painter, prompt="a goat", negative_prompt=prompt)["emphasis"] is True
+    assert "emphasis" not in given(painter, prompt="a goat, breaking: 1.2")
+    assert "emphasis" not in given(card_of(), prompt="(sneaker)")
+
+
+def test_layers_of_the_text_encoder_are_counted_from_one(painter: ModelCard) -> None:
+    def skipped(layers: Any) -> Any:
+        return given(painter, prompt="a goat", override_settings={"CLIP_stop_at_last_layers": layers}).get("clip_skip")
+
+    assert [skipped(layers) for layers in (None, 1, 2, 3)] == [None, None, 1, 2]
+    for layers in (4, -1, 1.5, "2"):
+        errors = refused(painter, override_settings={"CLIP_stop_at_last_layers": layers})
+        assert "allowed: 1 … 3" in errors["override_settings.CLIP_stop_at_last_layers"]
+
+
 def test_the_web_uis_default_size_is_the_models_own_where_it_cannot_be_made(painter: ModelCard, card_of: Any) -> None:
     sides = {"width": 512, "height": 512}
     assert "width" not in given(painter, prompt="a goat", **sides)
@@ -238,8 +257,7 @@ def test_every_sampler_is_found_under_each_of_its_names(card_of: Callable[..., M
         ({"alwayson_scripts": {"ControlNet": {"args": [{"enabled": True}]}}}, "alwayson_scripts", "ControlNet"),
         ({"alwayson_scripts": {"ADetailer": {"args": [True, {}]}}}, "alwayson_scripts", "ADetailer"),
         ({"override_settings": {"sd_vae": "x"}}, "override_settings.sd_vae", "Automatic"),
-        ({"override_settings": {"CLIP_stop_at_last_layers": -1}}, "override_settings.CLIP_stop_at_last_layers", "1"),
-        ({"override_settings": {"CLIP_stop_at_last_layers": "2"}}, "override_settings.CLIP_stop_at_last_layers", "1"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 2}}, "override_settings.CLIP_stop_at_last_layers", "1"),
         ({"override_settings": {"samples_format": "avif"}}, "override_settings.samples_format", "png, webp, jpeg"),
         ({"override_settings": {"sd_model_checkpoint": 3}}, "override_settings.sd_model_checkpoint", "3"),
         ({"sampler_name": "Restart"}, "sampler_name", "offered: Heun, DDIM, DDPM"),
@@ -293,22 +311,6 @@ def test_prompt_syntax_that_changes_the_sampling_is_refused(prompt: str, painter
 def test_words_that_only_look_like_syntax_pass(painter: ModelCard) -> None:
     for prompt in ("a goat and a sheep", "BRAND new", "a ratio of 1:2", "[a goat]", "see [1]"):
         assert given(painter, prompt=prompt)["prompt"] == prompt
-
-
-def test_emphasis_is_on_where_the_prompts_have_its_syntax(
-    painter: ModelCard, card_of: Callable[..., ModelCard]
-) -> None:
-    for prompt in ("a (goat:1.2)", "a ((goat))", "a [goat]", "a goat BREAK a hill", "a goat \\\\(animal\\\\)"):
-        assert given(painter, prompt=prompt)["emphasis"] is True
-        assert given(painter, prompt="a goat", negative_prompt=prompt)["emphasis"] is True
-    assert "emphasis" not in given(painter, prompt="a goat, BREAKING the rules")
-    assert "emphasis" not in given(card_of(), prompt="(sneaker)")
-
-
-def test_the_last_layer_of_the_text_encoder_is_an_option_of_the_request(painter: ModelCard) -> None:
-    for layer, skip in ((1, None), (2, 1), (12, 11), (None, None)):
-        settings = {"CLIP_stop_at_last_layers": layer}
-        assert given(painter, prompt="a goat", override_settings=settings).get("clip_skip") == skip
 
 
 def test_the_file_format_is_an_option_of_the_request(card_of: Callable[..., ModelCard]) -> None:
