@@ -149,6 +149,7 @@ def load_text_for_serving(
         channels=vae.out_channels,
         labels=[],
         prompts=True,
+        prompt_guide=pipeline.prompt_guide,
         max_clip_skip=max(0, prompts.max_clip_skip),
         guidance_embedded=unet.config.time_cond_proj_dim is not None,
         size_multiple=vae.downscale * pipeline.unet.config.downscale,
