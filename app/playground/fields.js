@@ -3,7 +3,7 @@
 import { byId, el, setText } from "./dom.js";
 
 /** Fields with their own element in the form, or that the form fills in itself. */
-const OWN = ["model", "label", "prompt", "n", "seed", "sampler", "steps", "preview_every", "preview"];
+const OWN = ["model", "label", "prompt", "loras", "n", "seed", "sampler", "steps", "preview_every", "preview"];
 const MAX_SLIDER_STEPS = 200;
 
 /** The schema's properties that `Fields` shows, as [name, schema] pairs. */

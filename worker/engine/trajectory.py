@@ -165,6 +165,7 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
         label=request.label,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
+        loras={lora.name: lora.weight for lora in request.loras},
         width=request.width,
         height=request.height,
         clip_skip=request.clip_skip,
