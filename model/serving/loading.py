@@ -142,7 +142,7 @@ def load_text_for_serving(
     found = find_adapters(loras, unet, pipeline.text_encoders)
     prompts = _build_prompt_encoder(pipeline, device, found)
     added_inputs = unet.config.added_inputs
-    selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
+    selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed))
     card = ModelCard(
         name=name or model_name(folder),
         width=width,
@@ -150,6 +150,7 @@ def load_text_for_serving(
         channels=vae.out_channels,
         labels=[],
         prompts=True,
+        prompt_guide=pipeline.prompt_guide,
         max_clip_skip=max(0, prompts.max_clip_skip),
         guidance_embedded=unet.config.time_cond_proj_dim is not None,
         size_multiple=vae.downscale * pipeline.unet.config.downscale,
