@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import SingleCommand, env
-from denoised.command_line.service_options import DEFAULT_REDIS, MaxBatch, Models, ResultTtl
+from denoised.command_line.service_options import DEFAULT_REDIS, Loras, MaxBatch, Models, ResultTtl
 from denoised.jobs.log import log_to_stderr
 from denoised.worker.engine.speed import Speed
 
@@ -37,6 +38,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @cli.command(cls=SingleCommand)
 def worker(
     model: Models = None,
+    loras: Loras = None,
     max_batch: MaxBatch = None,
     max_images: MaxImages = 16,
     device: Device = "cpu",
@@ -51,13 +53,15 @@ def worker(
     log_to_stderr()
     names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
-        models = _load(names, device, max_images, precision, threads)
+        models = _load(names, loras, device, max_images, precision, threads)
         _serve(models, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
         exit_with_error("worker", error)
 
 
-def _load(names: list[str], device: str, max_images: int, precision: Precision, threads: int) -> dict[str, ServedModel]:
+def _load(
+    names: list[str], loras: Path | None, device: str, max_images: int, precision: Precision, threads: int
+) -> dict[str, ServedModel]:
     import torch
 
     from denoised.model.hub.model_sources import resolve_models
@@ -67,7 +71,7 @@ def _load(names: list[str], device: str, max_images: int, precision: Precision, 
     if threads:
         torch.set_num_threads(threads)
     folders = resolve_models(names, logging_puller(log), precision)
-    return load_models(folders, device=device, max_images=max_images, precision=precision)
+    return load_models(folders, device=device, max_images=max_images, precision=precision, loras=loras)
 
 
 def _serve(

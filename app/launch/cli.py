@@ -31,7 +31,7 @@ from denoised.app.launch.options import (
 )
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import AsJson, CommandGroup
-from denoised.command_line.service_options import DEFAULT_REDIS, MaxBatch, Models, ResultTtl
+from denoised.command_line.service_options import DEFAULT_REDIS, Loras, MaxBatch, Models, ResultTtl
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.log import log_to_stderr
 
@@ -48,6 +48,7 @@ def serve(
     port: Port = 8000,
     data_dir: DataDir = None,
     model: Models = None,
+    loras: Loras = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -60,7 +61,7 @@ def serve(
     from denoised.app.launch.serve_settings import ServeSettings
 
     folder = _data_folder("serve", data_dir)
-    arguments = _worker_arguments(None, device, precision)
+    arguments = _worker_arguments(None, loras, device, precision)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     models = model or sorted(_split(os.environ.get("DENOISED_MODELS", "")))
     settings = ServeSettings(
@@ -140,6 +141,7 @@ def doctor(
     port: Port = 8000,
     data_dir: DataDir = None,
     model: Models = None,
+    loras: Loras = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -157,7 +159,7 @@ def doctor(
     from denoised.app.launch.serve_settings import ServeSettings
 
     folder = _data_folder("doctor", data_dir)
-    arguments = _worker_arguments(model, device, precision)
+    arguments = _worker_arguments(model, loras, device, precision)
     settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, _requires_key())
     raise typer.Exit(print_findings(run_checks(settings), as_json))
 
@@ -201,9 +203,12 @@ def _requires_key() -> bool:
     return any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
 
 
-def _worker_arguments(model: list[str] | None, device: str | None, precision: str | None) -> list[str]:
+def _worker_arguments(
+    model: list[str] | None, loras: Path | None, device: str | None, precision: str | None
+) -> list[str]:
     """Options passed to the worker."""
     arguments = [] if device is None else ["--device", device]
+    arguments += [] if loras is None else ["--loras", str(loras)]
     arguments += [] if precision is None else ["--precision", precision]
     return arguments + [text for name in model or [] for text in ("--model", name)]
 

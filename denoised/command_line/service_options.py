@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ Models = Annotated[
         "models; repeatable [env var: DENOISED_MODELS]",
     ),
 ]
+Loras = Annotated[Path | None, env("LORAS", "folder of low-rank adapters (LoRA) for the models that take a prompt")]
 MaxBatch = Annotated[
     int | None, env("MAX_BATCH", "largest batch, in images; measured at startup if not set", min=1, max=1024)
 ]

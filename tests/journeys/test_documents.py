@@ -26,6 +26,7 @@ from denoised.cli.main import cli
 from denoised.jobs.errors import StoreFull, StoreUnavailable
 from denoised.model.__main__ import app as training
 from denoised.model.checkpoints.card_file import CardFile
+from denoised.model.conversion.__main__ import cli as converting
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
@@ -139,8 +140,8 @@ def _commands() -> dict[str, Any]:
     commands = dict(typer.main.get_command(cli).commands)  # type: ignore[attr-defined]
     commands |= typer.main.get_command(serving).commands  # type: ignore[attr-defined]
     commands |= dict(typer.main.get_command(training).commands)  # type: ignore[attr-defined]
-    commands["worker"] = typer.main.get_command(working)
-    commands["pull"] = typer.main.get_command(pulling)
+    commands |= {"worker": typer.main.get_command(working), "pull": typer.main.get_command(pulling)}
+    commands["convert"] = typer.main.get_command(converting)
     return {name: command for name, command in commands.items() if not command.hidden}
 
 
