@@ -11,9 +11,6 @@ MAX_BODY = 8 * 1024 * 1024  # of a picture
 MAX_JSON_BODY = 256 * 1024  # of JSON without pictures
 MAX_SOCKET_MESSAGE = MAX_JSON_BODY
 PING_SECONDS = 15.0  # between pings of a quiet stream
-# Defaults for the environment of programs that run torch. Without it, OpenMP's threads spin for about a millisecond at
-# each barrier; next to another busy program, that made the network 70 times slower (docs/decisions.md).
-TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 
 
 @dataclass(frozen=True)

@@ -16,72 +16,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from denoised.client import (
-        DEFAULT_URL,
-        AsyncClient,
-        Client,
-        ConnectionFailed,
-        Event,
-        FleetStatus,
-        Frame,
-        ImageFinished,
-        InvalidResponse,
-        Job,
-        JobCanceled,
-        JobError,
-        JobFailed,
-        JobFinished,
-        JobImage,
-        JobProgress,
-        JobQueued,
-        JobStarted,
-        JobTiming,
-        JobWarning,
-        Model,
-        ModelDefaults,
-        QueueStatus,
-        RequestFields,
-        RequestRejected,
-        ServerBusy,
-        ServiceError,
-        VerificationResult,
-        WorkerStatus,
-    )
-
-__all__ = [
-    "DEFAULT_URL",
-    "AsyncClient",
-    "Client",
-    "ConnectionFailed",
-    "Event",
-    "FleetStatus",
-    "Frame",
-    "ImageFinished",
-    "InvalidResponse",
-    "Job",
-    "JobCanceled",
-    "JobError",
-    "JobFailed",
-    "JobFinished",
-    "JobImage",
-    "JobProgress",
-    "JobQueued",
-    "JobStarted",
-    "JobTiming",
-    "JobWarning",
-    "Model",
-    "ModelDefaults",
-    "QueueStatus",
-    "RequestFields",
-    "RequestRejected",
-    "ServerBusy",
-    "ServiceError",
-    "VerificationResult",
-    "WorkerStatus",
-]
+    from denoised.client import *  # noqa: F403
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        return getattr(import_module("denoised.client"), name)
+    if name == "__all__" or not name.startswith("_"):
+        client = import_module("denoised.client")
+        if name == "__all__" or name in client.__all__:
+            return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *import_module("denoised.client").__all__]

@@ -12,7 +12,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -60,7 +60,7 @@ def read_dataclass(cls: type[T], data: object) -> T:
     if not isinstance(data, dict):
         raise RecordError(f"{cls.__name__} is a {type(data).__name__} (allowed: an object)")
     hints = _hints(cls)  # type: ignore[arg-type]  # mypy: a type[T] is Hashable
-    known = {name: value for name, value in data.items() if name in hints}
+    known = {name: _nested(value, hints[name]) for name, value in data.items() if name in hints}
     for name, value in known.items():
         if not _fits(value, hints[name]):
             raise RecordError(f"{cls.__name__}.{name} is {value!r:.60} (allowed: {hints[name]})")
@@ -87,6 +87,17 @@ def _hints(cls: type) -> Mapping[str, Any]:
     """The type of each field."""
     hints = get_type_hints(cls)
     return {each.name: hints[each.name] for each in fields(cls)}
+
+
+def _nested(value: object, hint: Any) -> object:
+    """The value of a field; that of a tuple of dataclasses is a JSON array of objects.
+
+    Raises:
+        RecordError: for an object that is none of that dataclass.
+    """
+    if get_origin(hint) is tuple and isinstance(value, list) and is_dataclass(item := get_args(hint)[0]):
+        return tuple(read_dataclass(item, each) for each in value)  # type: ignore[arg-type]  # a class, no instance
+    return value
 
 
 def _fits(value: object, hint: Any) -> bool:

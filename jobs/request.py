@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
-from typing import Annotated, Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Annotated, Any, Literal, Required, TypedDict, Union, get_args, get_origin, get_type_hints
 
-Spacing = Literal["leading", "trailing", "linspace"]
+Spacing = Literal["leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric"]
+TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
 Format = Literal["png", "webp", "jpeg"]
 PreviewKind = Literal["x0", "xt", "both"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 MAX_SEED = 2**53 - 1  # of any image; a JavaScript number represents every integer up to it exactly
-_MODEL = "model-"
 MAX_PROMPT = 2000  # characters
-PICTURE_FORMAT = 2  # increase it when the files of old requests change although their pixels do not
+MAX_SIGMA = 1e9  # of the noisiest level; a model's own range is narrower
+MAX_LEVELS = 1000
+MAX_LORAS = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class RequestField:
         title: The field's label on the page; the name itself if empty.
         ge, le: The smallest and the largest number. Limits that depend on the model are checked by
             `app.admission.validation`.
-        min_length, max_length: Of a text, in characters.
+        min_length, max_length: Of a text, in characters; of a list, in items.
         of_model: The default is the one in the model's card, not one that `SamplingRequest` has.
         input: Only models whose card lists the field under `inputs` take it.
         samplers: The card's list of those samplers that take the field; empty if all do, which a list of None also
@@ -64,13 +66,35 @@ class RequestField:
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
+    def is_numbers(self) -> bool:
+        """Whether the value is a list of numbers."""
+        return bool(self.type == list[float])
+
+    @property
     def limits(self) -> str:
         """The allowed values in words: "0 … 1", "1 or more", "png, webp or jpeg"; empty if there is no limit."""
         if self.choices:
             return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
+        if self.is_numbers:
+            return f"{self.min_length} … {self.max_length} numbers"
+        if get_origin(self.type) is list:
+            return f"up to {self.max_length}"
         if self.ge is None:
             return ""
         return f"{self.ge:g} or more" if self.le is None else f"{self.ge} … {self.le}"
+
+
+class LoraFields(TypedDict, total=False):
+    """An adapter that a client asks for."""
+
+    name: Required[
+        Annotated[str, RequestField("one of the adapters in the model's card", min_length=1, max_length=100)]
+    ]
+    weight: Annotated[float | None, RequestField("strength of the adapter; 1 = as it was trained", ge=-4, le=4)]
+    digest: Annotated[
+        str | None,
+        RequestField("of the adapter's file; another file of that name is refused", min_length=1, max_length=64),
+    ]
 
 
 class RequestFields(TypedDict, total=False):
@@ -91,6 +115,12 @@ class RequestFields(TypedDict, total=False):
     negative_prompt: Annotated[
         str | None,
         RequestField("what the picture should not show; takes effect with guidance", max_length=MAX_PROMPT, input=True),
+    ]
+    loras: Annotated[
+        list[LoraFields] | None,
+        RequestField(
+            "low-rank adapters (LoRA) of the model", "Adapters", max_length=MAX_LORAS, input=True, flag="--lora"
+        ),
     ]
     clip_skip: Annotated[
         int | None,
@@ -137,7 +167,7 @@ class RequestFields(TypedDict, total=False):
     spacing: Annotated[
         Spacing | None,
         RequestField(
-            "which timesteps are visited; as in training if left out", "Timestep spacing", samplers="spacing_samplers"
+            "how the noise levels are spaced; the model's own way if left out", "Spacing", samplers="spacing_samplers"
         ),
     ]
     karras: Annotated[
@@ -148,9 +178,52 @@ class RequestFields(TypedDict, total=False):
             samplers="karras_samplers",
         ),
     ]
+    sigma_min: Annotated[
+        float | None,
+        RequestField(
+            "lowest noise level σ/α of a spacing that is not one of timesteps",
+            "Lowest noise level",
+            ge=0,
+            samplers="spacing_samplers",
+        ),
+    ]
+    sigma_max: Annotated[
+        float | None,
+        RequestField(
+            "highest noise level σ/α of a spacing that is not one of timesteps",
+            "Highest noise level",
+            ge=0,
+            samplers="spacing_samplers",
+        ),
+    ]
+    sigmas: Annotated[
+        list[float] | None,
+        RequestField(
+            "the noise levels σ/α themselves, falling; steps is their number",
+            "Noise levels",
+            min_length=1,
+            max_length=MAX_LEVELS + 1,
+            samplers="spacing_samplers",
+        ),
+    ]
     format: Annotated[Format | None, RequestField("file format; only PNG files carry their request", "File format")]
     preview_every: Annotated[int | None, RequestField("send a frame every k-th step; 0 = no frames", ge=0)]
     preview: Annotated[PreviewKind | None, RequestField("what frames show: x̂_0, x_t or both")]
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank adapter of a request.
+
+    Attributes:
+        name: In the model's card.
+        weight: Its strength; 1 = as it was trained.
+        digest: Of its file.
+    """
+
+    name: str
+    weight: float = 1.0
+    digest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,17 +245,22 @@ class PictureRequest:
     guidance_rescale: float = 0.0
     prompt: str | None = None
     negative_prompt: str | None = None
+    loras: tuple[Lora, ...] = ()
     width: int | None = None
     height: int | None = None
     clip_skip: int = 0
     emphasis: bool = False
     spacing: str | None = None
     karras: bool | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    sigmas: list[float] | None = None
     format: str = "png"
 
     def members(self) -> dict[str, Any]:
-        """The fields of this class by name, without those that `SamplingRequest` adds."""
-        return {each.name: getattr(self, each.name) for each in fields(PictureRequest)}
+        """The fields of this class by name as JSON values, without those that `SamplingRequest` adds."""
+        members = {each.name: getattr(self, each.name) for each in fields(PictureRequest)}
+        return {**members, "loras": [asdict(lora) for lora in self.loras]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,23 +308,35 @@ class SamplingRequest(PictureRequest):
         same parameters, with or without previews.
         """
         members = {**self.members(), "n": 1, "seed": self.seed + index}
-        given = {name: value for name, value in members.items() if name not in DEFAULTS or value != DEFAULTS[name]}
+        given = {name: value for name, value in members.items() if not _is_default(name, value)}
         return {"model": given.pop("model"), "label": self.label_name, **given, "numerics": numerics}
 
 
 def fields_of(definition: Any) -> dict[str, RequestField]:
     """The fields of a TypedDict such as `RequestFields` by name, in its order."""
     hints = get_type_hints(definition, include_extras=True)
-    return {name: _named(name, *get_args(hint)) for name, hint in hints.items()}
+    return {name: _named(name, *get_args(_annotated(hint))) for name, hint in hints.items()}
+
+
+def _annotated(hint: Any) -> Any:
+    """The `Annotated` inside `Required`, which `get_type_hints` keeps."""
+    return get_args(hint)[0] if get_origin(hint) is Required else hint
 
 
 def _named(name: str, hint: Any, field: RequestField) -> RequestField:
-    kinds = [kind for kind in get_args(hint) if kind is not types.NoneType]
+    kinds = [kind for kind in get_args(hint) if kind is not types.NoneType] if _is_union(hint) else [hint]
     return replace(field, name=name, type=kinds[0] if len(kinds) == 1 else Union[tuple(kinds)])  # noqa: UP007
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
 
 
 FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)
 """Every field of the request by name."""
+
+LORA_FIELDS: Mapping[str, RequestField] = fields_of(LoraFields)
+"""Every field of an adapter in a request by name."""
 
 DEFAULTS: Mapping[str, Any] = {
     each.name: each.default
@@ -258,24 +348,11 @@ DEFAULTS: Mapping[str, Any] = {
 
 def without_defaults(given: RequestFields) -> dict[str, Any]:
     """The fields of a request whose values differ from the defaults."""
-    return {name: value for name, value in given.items() if value is not None and value != DEFAULTS.get(name)}
+    return {name: value for name, value in given.items() if value is not None and not _is_default(name, value)}
 
 
-def with_format(computation: str, digest: str = "") -> str:
-    """The `numerics` of a picture: how its pixels are computed, by which model, and how its file is written.
-
-    digest: of the model, see `ModelCard`; empty if it has none.
-    """
-    model = f"/{_MODEL}{digest}" if digest else ""
-    return f"{computation}{model}/format-{PICTURE_FORMAT}"
-
-
-def digest_in(numerics: str) -> str | None:
-    """The digest of the model that `numerics` names; None in pictures of earlier versions, which name none."""
-    named = [part.removeprefix(_MODEL) for part in numerics.split("/") if part.startswith(_MODEL)]
-    return named[-1] if named else None
-
-
-def computation(numerics: str) -> str:
-    """The part of `numerics` that says how pixels are computed, whatever the model and the file format."""
-    return numerics.partition("/format-")[0].partition(f"/{_MODEL}")[0]
+def _is_default(name: str, value: Any) -> bool:
+    """Whether a JSON value is the default of a field; the default of a list is no item."""
+    if isinstance(value, list):
+        return not value
+    return name in DEFAULTS and bool(value == DEFAULTS[name])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.request import FIELDS, MAX_SEED, SamplingRequest
+from denoised.jobs.request import FIELDS, LORA_FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, RequestField, SamplingRequest
 
 # Upper bounds for every model, where a field has none of its own.
 UPPER: dict[str, float] = {
@@ -22,9 +22,12 @@ UPPER: dict[str, float] = {
     "label": 10_000_000,
     "width": 16_384,
     "height": 16_384,
+    "sigma_min": MAX_SIGMA,
+    "sigma_max": MAX_SIGMA,
+    "sigmas": MAX_SIGMA,
     "clip_skip": 1000,
 }
-LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0}
+LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0, "sigmas": 0}
 MAX_TEXT = 1000  # characters, where a field has no limit of its own
 
 
@@ -37,24 +40,46 @@ def check_limits(request: SamplingRequest) -> None:
     for each in fields(request):
         value = getattr(request, each.name)
         if isinstance(value, str):
-            _check_text(each.name, value)
+            _check_text(each.name, value, FIELDS.get(each.name))
+        elif isinstance(value, list):
+            _check_levels(each.name, value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            _check_number(each.name, value)
+            _check_number(each.name, value, FIELDS.get(each.name))
+    _check_loras(request)
     if request.seed + request.n - 1 > MAX_SEED:
         raise RecordError(f"the last seed of the request is over {MAX_SEED}")
 
 
-def _check_text(name: str, text: str) -> None:
-    choices = FIELDS[name].choices if name in FIELDS else ()
+def _check_levels(name: str, levels: list[float]) -> None:
+    longest = FIELDS[name].max_length or 0
+    if len(levels) > longest or any(type(level) not in (int, float) for level in levels):
+        raise RecordError(f"{name} of the request is no list of at most {longest} numbers")
+    for level in levels:
+        _check_number(name, level, None)
+
+
+def _check_loras(request: SamplingRequest) -> None:
+    if len(request.loras) > MAX_LORAS:
+        raise RecordError(f"loras of the request has {len(request.loras)} items (allowed: {MAX_LORAS})")
+    for lora in request.loras:
+        _check_text("loras.name", lora.name, LORA_FIELDS["name"])
+        _check_text("loras.digest", lora.digest, LORA_FIELDS["digest"])
+        _check_number("loras.weight", lora.weight, LORA_FIELDS["weight"])
+    names = [lora.name for lora in request.loras]
+    if len(set(names)) < len(names):
+        raise RecordError("loras of the request names an adapter twice")
+
+
+def _check_text(name: str, text: str, field: RequestField | None) -> None:
+    choices = field.choices if field is not None else ()
     if choices and text not in choices:
         raise RecordError(f"{name} of the request is {text!r:.60} (allowed: {', '.join(choices)})")
-    longest = max(MAX_TEXT, (FIELDS[name].max_length or 0) if name in FIELDS else 0)
+    longest = max(MAX_TEXT, (field.max_length or 0) if field is not None else 0)
     if len(text) > longest:
         raise RecordError(f"{name} of the request has {len(text)} characters (allowed: {longest})")
 
 
-def _check_number(name: str, number: float) -> None:
-    field = FIELDS.get(name)
+def _check_number(name: str, number: float, field: RequestField | None) -> None:
     low = LOWER.get(name, field.ge if field is not None and field.ge is not None else float("-inf"))
     high = UPPER.get(name, field.le if field is not None and field.le is not None else float("inf"))
     if not low <= number <= high:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 import typer
 
+from denoised.command_line.console import escape_unencodable
+from denoised.command_line.options import CommandGroup
 from denoised.model.evaluation.evaluate_cli import evaluate
 from denoised.model.evaluation.features_cli import train_features
 from denoised.model.evaluation.likelihood_cli import likelihood
 from denoised.model.evaluation.quality_cli import quality
-from denoised.model.options import CommandGroup, escape_unencodable
 from denoised.model.training.text_to_image.train_text_cli import train_text
 from denoised.model.training.train_cli import train
 

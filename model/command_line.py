@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import typer
-from rich.console import Console
-
+from denoised.command_line.console import exit_with_error
 from denoised.model.errors import ModelError
 
 
@@ -17,10 +15,4 @@ def report_errors(command: str) -> Iterator[None]:
     try:
         yield
     except (ModelError, OSError) as error:
-        print_to_stderr(f"denoised {command}: {error}")
-        raise typer.Exit(1) from error
-
-
-def print_to_stderr(line: str) -> None:
-    """Print one line on stderr, in red on a terminal."""
-    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        exit_with_error(command, error)

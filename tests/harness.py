@@ -38,7 +38,7 @@ spec.loader.exec_module(fakes)
 
 import torch
 from denoised.jobs.log import log_to_stderr
-from denoised.jobs.request import with_format
+from denoised.jobs.numerics import with_format
 from denoised.worker.settings import WorkerSettings
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.jobs.redis.connection import connect

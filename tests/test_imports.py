@@ -12,13 +12,15 @@ import pytest
 
 PACKAGES = ("app", "jobs", "worker", "model", "denoised", "bench")
 HEAVY = {"torch", "numpy", "safetensors", "diffusers"}
+# What the commands of all programs share; it imports nothing of ours.
+COMMAND_LINE = "denoised.command_line"
 # What each package may import of the others; a name with a dot is the one module of it.
 ALLOWED = {
     "denoised": {"jobs.request"},
-    "app": {"jobs", "model.serving.card", "model.options"},
+    "app": {"jobs", "model.serving.card", COMMAND_LINE},
     "jobs": set[str](),
-    "worker": {"jobs", "model"},
-    "model": set[str](),
+    "worker": {"jobs", "model", COMMAND_LINE},
+    "model": {COMMAND_LINE},
 }
 # The folders of `model`, each above those it may import.
 MODEL_FLOORS = {
@@ -27,6 +29,7 @@ MODEL_FLOORS = {
     "text": set[str](),
     "checkpoints": {"networks", "diffusion"},
     "hub": {"checkpoints", "networks"},
+    "conversion": {"checkpoints", "hub", "networks", "text"},
     "backends": {"networks", "diffusion"},
     "serving": {"checkpoints", "backends", "networks", "diffusion", "text"},
 }
@@ -106,6 +109,13 @@ def test_each_folder_of_model_imports_only_what_stands_below_it(repository: Path
         if other.split(".")[1] not in {floor, *MODEL_FLOORS[floor]}
     }
     assert upward == set()
+
+
+def test_what_all_programs_share_imports_none_of_them(repository: Path) -> None:
+    graph = ours(repository)
+    shared = {name: imported for name, imported in graph.items() if within(name, {COMMAND_LINE})}
+    assert len(shared) > 1
+    assert {(name, i) for name, imported in shared.items() for i in imported & graph.keys() if i not in shared} == set()
 
 
 def test_routes_do_not_import_routes(repository: Path) -> None:
@@ -214,6 +224,8 @@ OF_THE_SERVER = {"torch", "numpy", "fastapi", "starlette", "uvicorn", "pydantic"
     [
         ("denoised", SLOW_TO_IMPORT),
         ("denoised.app.launch.cli", SLOW_TO_IMPORT),
+        ("denoised.command_line.console", SLOW_TO_IMPORT),
+        ("denoised.command_line.service_options", SLOW_TO_IMPORT),
         ("denoised.client", OF_THE_SERVER),
         ("denoised.cli.generate", OF_THE_SERVER),
         ("denoised.cli.listing", OF_THE_SERVER),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -125,18 +127,20 @@ def build_pipeline(
     unet: dict[str, Any] | None = None,
     vae: dict[str, Any] | None = None,
     scheduler: dict[str, Any] | None = None,
+    text: dict[str, Any] | None = None,
 ) -> StableDiffusionPipeline:
     """A `StableDiffusionPipeline` of 16×16 pixels; its picture depends on the prompt.
 
     tokenizer_folder: where the tokenizer's vocabulary is written.
-    unet, vae, scheduler: keys of their configs that differ from `UNET`, `AUTOENCODER` and `SCHEDULER`.
+    unet, vae, scheduler, text: keys of their configs that differ from `UNET`, `AUTOENCODER`, `SCHEDULER` and those of
+        `build_text_encoder`.
     """
     write_vocabulary(tokenizer_folder)
     tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_folder), model_max_length=77)
     parts = {
         "unet": UNet2DConditionModel(**{**UNET, **(unet or {})}),
         "vae": AutoencoderKL(**{**AUTOENCODER, **(vae or {})}),
-        "text_encoder": build_text_encoder(tokenizer),
+        "text_encoder": build_text_encoder(tokenizer, **(text or {})),
     }
     for seed, part in enumerate(parts.values()):
         stir(part.eval(), seed)
@@ -150,18 +154,20 @@ def build_pipeline(
     )
 
 
-def build_xl_pipeline(tokenizer_folder: Path, *, unet: dict[str, Any] | None = None) -> StableDiffusionXLPipeline:
+def build_xl_pipeline(
+    tokenizer_folder: Path, *, unet: dict[str, Any] | None = None, text: Sequence[dict[str, Any]] = ({}, {})
+) -> StableDiffusionXLPipeline:
     """A `StableDiffusionXLPipeline` of 16×16 pixels with two tokenizers, which pad differently, and two encoders."""
     write_vocabulary(tokenizer_folder)
     tokenizers = [
         CLIPTokenizer.from_pretrained(str(tokenizer_folder), model_max_length=77, **options)
         for options in ({}, {"pad_token": "!"})
     ]
-    second = {"hidden_size": 24, "projection_dim": 20, "hidden_act": "gelu"}
+    second = {"hidden_size": 24, "projection_dim": 20, "hidden_act": "gelu", **text[1]}
     parts = {
         "unet": UNet2DConditionModel(**{**XL_UNET, **(unet or {})}),
         "vae": AutoencoderKL(**{**AUTOENCODER, "scaling_factor": 0.13025}),
-        "text_encoder": build_text_encoder(tokenizers[0]),
+        "text_encoder": build_text_encoder(tokenizers[0], **text[0]),
         "text_encoder_2": build_text_encoder(tokenizers[1], CLIPTextModelWithProjection, **second),
     }
     for seed, part in enumerate(parts.values()):
@@ -172,6 +178,15 @@ def build_xl_pipeline(tokenizer_folder: Path, *, unet: dict[str, Any] | None = N
         tokenizer_2=tokenizers[1],
         scheduler=EulerDiscreteScheduler.from_config({**SCHEDULER, "timestep_spacing": "leading"}),
         add_watermarker=False,
+    )
+
+
+def build_lcm_pipeline(tokenizer_folder: Path) -> LatentConsistencyModelPipeline:
+    """A `LatentConsistencyModelPipeline`, whose U-Net takes the guidance scale."""
+    parts = build_pipeline(tokenizer_folder, unet={"time_cond_proj_dim": 32}).components
+    kept = {name: part for name, part in parts.items() if name not in ("scheduler", "image_encoder")}
+    return LatentConsistencyModelPipeline(
+        **kept, scheduler=LCMScheduler.from_config(SCHEDULER), requires_safety_checker=False
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from denoised.command_line.console import escape_unencodable, exit_with_error
+from denoised.command_line.options import SingleCommand, env
+from denoised.command_line.service_options import DEFAULT_REDIS, MAX_SECONDS, Loras, MaxBatch, Models, ResultTtl
 from denoised.jobs.log import log_to_stderr
-from denoised.model.options import SingleCommand, escape_unencodable
 from denoised.worker.engine.speed import Speed
 
 if TYPE_CHECKING:
@@ -18,104 +21,74 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("denoised.worker")
 
-DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
-
-TEN_YEARS = 315_360_000  # seconds; Redis refuses times to live that are much longer
+MaxImages = Annotated[int, env("MAX_IMAGES", "most images per request", min=1, max=1024)]
+Device = Annotated[str, env("DEVICE", "cpu, cuda, cuda:1, mps")]
+Precision = Literal["float32", "tf32", "bfloat16"]
+PrecisionOption = Annotated[Precision, env("PRECISION", "precision on a CUDA device: float32, tf32 or bfloat16")]
+Threads = Annotated[int, env("THREADS", "CPU threads of the network; 0 = one per core", min=0, max=1024)]
+Lease = Annotated[
+    float,
+    env("LEASE", "seconds after which the jobs of a worker that no longer reports go to another", min=1, max=3600),
+]
+JobTimeout = Annotated[float, env("JOB_TIMEOUT", "longest time that a job may run, in seconds", min=1, max=MAX_SECONDS)]
+RedisUrl = Annotated[str, typer.Option(envvar="REDIS_URL", help="URL of the Redis or Valkey server")]
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @cli.command(cls=SingleCommand)
 def worker(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            help="a diffusers folder, or OWNER/NAME[@REVISION] on the Hugging Face Hub, served in addition to the "
-            "bundled models; repeatable [env var: DENOISED_MODELS]",
-        ),
-    ] = None,
-    max_batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            envvar="DENOISED_MAX_BATCH",
-            help="largest batch, in images; measured at startup if not set",
-        ),
-    ] = None,
-    max_images: Annotated[
-        int, typer.Option(min=1, max=1024, envvar="DENOISED_MAX_IMAGES", help="most images per request")
-    ] = 16,
-    device: Annotated[str, typer.Option(envvar="DENOISED_DEVICE", help="cpu, cuda, cuda:1, mps")] = "cpu",
-    precision: Annotated[
-        Literal["float32", "tf32", "bfloat16"],
-        typer.Option(envvar="DENOISED_PRECISION", help="precision on a CUDA device: float32, tf32 or bfloat16"),
-    ] = "float32",
-    threads: Annotated[
-        int,
-        typer.Option(min=0, max=1024, envvar="DENOISED_THREADS", help="CPU threads of the network; 0 = one per core"),
-    ] = 0,
-    lease: Annotated[
-        float,
-        typer.Option(
-            min=1,
-            max=3600,
-            envvar="DENOISED_LEASE",
-            help="seconds after which the jobs of a worker that no longer reports go to another",
-        ),
-    ] = 10.0,
-    job_timeout: Annotated[
-        float,
-        typer.Option(
-            min=1, max=TEN_YEARS, envvar="DENOISED_JOB_TIMEOUT", help="longest time that a job may run, in seconds"
-        ),
-    ] = 600.0,
-    result_ttl: Annotated[
-        int,
-        typer.Option(min=1, max=TEN_YEARS, envvar="DENOISED_RESULT_TTL", help="how long results are kept, in seconds"),
-    ] = 86_400,
-    redis_url: Annotated[
-        str, typer.Option(envvar="REDIS_URL", help="URL of the Redis or Valkey server")
-    ] = DEFAULT_REDIS,
+    model: Models = None,
+    loras: Loras = None,
+    max_batch: MaxBatch = None,
+    max_images: MaxImages = 16,
+    device: Device = "cpu",
+    precision: PrecisionOption = "float32",
+    threads: Threads = 0,
+    lease: Lease = 10.0,
+    job_timeout: JobTimeout = 600.0,
+    result_ttl: ResultTtl = 86_400,
+    redis_url: RedisUrl = DEFAULT_REDIS,
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
     log_to_stderr()
     names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
-        _serve(names, max_batch, max_images, device, precision, threads, lease, job_timeout, result_ttl, redis_url)
+        models = _load(names, loras, device, max_images, precision, threads)
+        _serve(models, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
-        typer.echo(f"denoised worker: {error}", err=True)
-        raise typer.Exit(1) from error
+        exit_with_error("worker", error)
 
 
-def _serve(
-    names: list[str],
-    max_batch: int | None,
-    max_images: int,
-    device: str,
-    precision: Literal["float32", "tf32", "bfloat16"],
-    threads: int,
-    lease: float,
-    job_timeout: float,
-    result_ttl: int,
-    redis_url: str,
-) -> None:
+def _load(
+    names: list[str], loras: Path | None, device: str, max_images: int, precision: Precision, threads: int
+) -> dict[str, ServedModel]:
     import torch
 
-    from denoised.jobs.redis.connection import connect
-    from denoised.jobs.redis.fitness import check_fitness
-    from denoised.jobs.store.store import Store
     from denoised.model.hub.model_sources import resolve_models
     from denoised.model.hub.terminal import logging_puller
-    from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.model_loading import load_models
-    from denoised.worker.settings import WorkerSettings
 
     if threads:
         torch.set_num_threads(threads)
     folders = resolve_models(names, logging_puller(log), precision)
-    models = load_models(folders, device=device, max_images=max_images, precision=precision)
+    return load_models(folders, device=device, max_images=max_images, precision=precision, loras=loras)
+
+
+def _serve(
+    models: dict[str, ServedModel],
+    redis_url: str,
+    max_batch: int | None,
+    lease: float,
+    job_timeout: float,
+    result_ttl: int,
+) -> None:
+    from denoised.jobs.redis.connection import connect
+    from denoised.jobs.redis.fitness import check_fitness
+    from denoised.jobs.store.store import Store
+    from denoised.worker.delivery.rq_worker import BatchingWorker
+    from denoised.worker.settings import WorkerSettings
+
     client = connect(redis_url, timeout=5.0)
     check_fitness(client)
     store = Store(client, result_ttl)

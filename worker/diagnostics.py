@@ -39,11 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m denoised.worker.diagnostics")
     parser.add_argument("--device", default=os.environ.get("DENOISED_DEVICE", "cpu"))
     parser.add_argument("--model", action="append")
+    parser.add_argument("--loras", type=Path, default=os.environ.get("DENOISED_LORAS") or None)
     parser.add_argument("--precision", default=os.environ.get("DENOISED_PRECISION", "float32"))
     options = parser.parse_args(arguments)
     named = [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     folders, missing = _find_models(options.model or named)
-    for found in (*missing, *examine(options.device, [*bundled(), *folders], options.precision)):
+    found_here = examine(options.device, [*bundled(), *folders], options.precision, options.loras)
+    for found in (*missing, *found_here):
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
 
@@ -63,8 +65,13 @@ def _find_models(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str |
     return folders, missing
 
 
-def examine(device: str, folders: Sequence[Path], precision: Precision = "float32") -> Iterator[dict[str, str | None]]:
-    """Check the device, processor, compiler and cache; then load each model folder as a worker does."""
+def examine(
+    device: str, folders: Sequence[Path], precision: Precision = "float32", loras: Path | None = None
+) -> Iterator[dict[str, str | None]]:
+    """Check the device, processor, compiler and cache; then load each model folder as a worker does.
+
+    loras: a folder of low-rank adapters.
+    """
     checked = _device(device, precision)
     yield checked
     yield _cuda(device)
@@ -73,7 +80,7 @@ def examine(device: str, folders: Sequence[Path], precision: Precision = "float3
     yield _compiler()
     yield _cache()
     usable = device if checked["state"] == "ok" else "cpu"
-    yield from _models(folders, usable, precision if usable == device else "float32")
+    yield from _models(folders, usable, precision if usable == device else "float32", loras)
 
 
 def _device(device: str, precision: Precision) -> dict[str, str | None]:
@@ -139,27 +146,36 @@ def _cache() -> dict[str, str | None]:
     return finding("kernel cache", "ok", str(folder))
 
 
-def _models(folders: Sequence[Path], device: str, precision: Precision) -> Iterator[dict[str, str | None]]:
+def _models(
+    folders: Sequence[Path], device: str, precision: Precision, loras: Path | None
+) -> Iterator[dict[str, str | None]]:
     """Load each folder; then check that all of them can be served together."""
-    yield from (_model(folder, device, precision) for folder in folders)
+    for folder in folders:
+        yield from _model(folder, device, precision, loras)
     try:
         named_folders(folders)
     except CheckpointError as error:
         yield finding("models", "problem", str(error), "rename a folder, or leave it out")
 
 
-def _model(folder: Path, device: str, precision: Precision) -> dict[str, str | None]:
+def _model(folder: Path, device: str, precision: Precision, loras: Path | None) -> Iterator[dict[str, str | None]]:
     check = f"model {model_name(folder) if folder.exists() else folder.absolute().name}"
     try:
-        loaded = load_for_serving(folder, device=device, precision=precision)
+        loaded = load_for_serving(folder, device=device, precision=precision, loras=loras)
     except ModelError as error:
-        return finding(check, "problem", str(error), "repair that file, or leave the folder out")
+        yield finding(check, "problem", str(error), "repair that file, or leave the folder out")
+        return
     card = loaded.model.card
     facts = f"{card.width}×{card.height}×{card.channels}, {len(card.labels)} classes, {card.default.sampler}"
     facts += "" if (folder / CARD_FILE).exists() else f", no {CARD_FILE}"
     if loaded.fallback is not None:
-        return finding(check, "warning", f"{facts}; {loaded.fallback}", "it is served, but by slower kernels")
-    return finding(check, "ok", f"{facts}, compiled kernels")
+        yield finding(check, "warning", f"{facts}; {loaded.fallback}", "it is served, but by slower kernels")
+    else:
+        yield finding(check, "ok", f"{facts}, compiled kernels")
+    if card.loras:
+        yield finding(f"adapters of {card.name}", "ok", ", ".join(lora.name for lora in card.loras))
+    for problem in loaded.lora_problems:
+        yield finding(f"adapters of {card.name}", "warning", problem, "it is not offered with this model")
 
 
 if __name__ == "__main__":

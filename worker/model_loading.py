@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from denoised.jobs.request import with_format
+from denoised.jobs.numerics import with_format
 from denoised.model.backends.numerics import Precision
 from denoised.model.checkpoints.folders import model_name
 from denoised.model.errors import CheckpointError
@@ -21,20 +21,30 @@ DEFAULT = "fashion-mnist"  # the bundled model that serves requests that name no
 
 
 def load_models(
-    folders: Sequence[Path], *, device: str, max_images: int, precision: Precision = "float32"
+    folders: Sequence[Path],
+    *,
+    device: str,
+    max_images: int,
+    precision: Precision = "float32",
+    loras: Path | None = None,
 ) -> dict[str, ServedModel]:
     """Load the bundled models and those of `folders`, by name; the first is the server's default.
 
     max_images: in one request.
+    loras: a folder of low-rank adapters for the models that take a prompt.
 
     Raises:
-        CheckpointError: for a folder that cannot be served, a device that is not available, a precision that it
+        CheckpointError: for a folder that cannot be served or read, a device that is not available, a precision that it
             does not support, or two folders with the same name.
     """
     check_device(device, precision)
     models: dict[str, ServedModel] = {}
     for name, folder in named_folders((*bundled(), *folders)).items():
-        loaded = load_for_serving(folder, device=device, name=name, max_images=max_images, precision=precision)
+        loaded = load_for_serving(
+            folder, device=device, name=name, max_images=max_images, precision=precision, loras=loras
+        )
+        for problem in loaded.lora_problems:
+            log.warning("%s does not offer an adapter: %s", name, problem)
         if loaded.fallback is not None:
             log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
         model = loaded.model

@@ -41,8 +41,8 @@ class Fleet:
         cards: dict[str, ModelCard] = {}
         for worker in workers:
             for card in worker.models:
-                if card["name"] not in cards and (read := _read_card(worker.name, card, unreadable)) is not None:
-                    cards[read.name] = read
+                if (read := _read_card(worker.name, card, unreadable)) is not None:
+                    cards[read.name] = offered_by_both(cards[read.name], read) if read.name in cards else read
         return cls(time.monotonic(), workers, list(cards.values()), store.workers.known_models())
 
 
@@ -54,6 +54,12 @@ def _read_card(worker: str, card: dict[str, Any], unreadable: UnreadableLog) -> 
         reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
         unreadable.skip("card", f"{worker}/{card['name']}", RecordError(reason))
         return None
+
+
+def offered_by_both(card: ModelCard, other: ModelCard) -> ModelCard:
+    """The card of a model that several workers serve: any of them may get a job, so all must have its adapters."""
+    common = [lora for lora in card.loras if lora in other.loras]
+    return card if common == card.loras else card.model_copy(update={"loras": common})
 
 
 class Catalog:

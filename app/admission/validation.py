@@ -6,9 +6,19 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from denoised.app.admission.noise_levels import level_errors, without_end
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
-from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, RequestFields, SamplingRequest
+from denoised.jobs.request import (
+    DEFAULTS,
+    FIELDS,
+    MAX_SEED,
+    TIMESTEP_SPACINGS,
+    Lora,
+    LoraFields,
+    RequestFields,
+    SamplingRequest,
+)
 from denoised.model.serving.card import ModelCard
 
 DRAWN_SEEDS = 2**32
@@ -47,11 +57,15 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     Raises:
         InvalidRequest: naming every field that is wrong, its value and the limit.
     """
-    given = cast(RequestFields, {name: value for name, value in given.items() if value is not None})
+    given = cast(RequestFields, {name: value for name, value in given.items() if value not in (None, [])})
     values: dict[str, Any] = {**DEFAULTS, **_model_defaults(given, card), **given}
+    if values["sigmas"] is not None:
+        values["sigmas"] = without_end(values["sigmas"])
+        values["steps"] = len(values["sigmas"])
     errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
     errors += [*_size_errors(values, card), *_limit_errors(values, card), *_grid_errors(values, card)]
-    errors += [*_guidance_errors(given, values["guidance_scale"], card)]
+    errors += _lora_errors(given.get("loras") or [], card)
+    errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(given, card)]
     if errors:
         raise InvalidRequest(errors)
     label = card.class_index(values["label"]) if "label" in values else None
@@ -64,6 +78,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
             # An empty text is no text, and the model's own size is no choice: pictures carry neither.
             "prompt": values["prompt"] or None,
             "negative_prompt": values["negative_prompt"] or None,
+            "loras": _loras(given.get("loras") or [], card),
             "width": values["width"] if values["width"] != card.width else None,
             "height": values["height"] if values["height"] != card.height else None,
             "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),
@@ -138,6 +153,30 @@ def _size_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield name, f"{width}×{height} has {width * height} pixels, too many for {card.name} (allowed: {largest})"
 
 
+def _lora_errors(given: Sequence[LoraFields], card: ModelCard) -> Errors:
+    """Adapters that the model does not offer, or not with these contents, and one that is named twice."""
+    if not card.loras:
+        return
+    names = [lora["name"] for lora in given]
+    for k, lora in enumerate(given):
+        name, digest = lora["name"], card.lora_digest(lora["name"])
+        if digest is None:
+            offered = join_names([each.name for each in card.loras])
+            yield f"loras.{k}.name", f"{format_value(name)} is not offered by {card.name} (offered: {offered})"
+        elif name in names[:k]:
+            yield f"loras.{k}.name", f"{format_value(name)} is named twice (allowed: each adapter once)"
+        elif (given_digest := lora.get("digest")) not in (None, digest):
+            served = f"another file is served under the name {format_value(name)} (served: {digest})"
+            yield f"loras.{k}.digest", f"{format_value(given_digest)}: {served}"
+
+
+def _loras(given: Sequence[LoraFields], card: ModelCard) -> tuple[Lora, ...]:
+    """The adapters of a request, in order of name: their order changes no picture."""
+    weights = {lora["name"]: lora.get("weight") for lora in given}
+    named = sorted((name, 1.0 if weight is None else float(weight)) for name, weight in weights.items())
+    return tuple(Lora(name, weight, card.lora_digest(name) or "") for name, weight in named)
+
+
 def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     """Numbers beyond limits that depend on the model or on other fields."""
     n, steps, every = values["n"], values["steps"], values["preview_every"]
@@ -169,7 +208,9 @@ def _grid_errors(values: dict[str, Any], card: ModelCard) -> Errors:
 
 
 def _is_leading(values: dict[str, Any], card: ModelCard) -> bool:
-    return card.takes_spacing(values["sampler"]) and (values.get("spacing") or card.grid.spacing) == "leading"
+    given = values.get("spacing")
+    spacing = given if given in TIMESTEP_SPACINGS else card.grid.spacing
+    return card.takes_spacing(values["sampler"]) and spacing == "leading"
 
 
 def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Errors:

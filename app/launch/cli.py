@@ -5,48 +5,41 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from denoised.app.launch.console import exit_with_error
-from denoised.app.launch.options import AsJson, ServerCommands, env
+from denoised.app.launch.options import (
+    AllowedHosts,
+    AllowedOrigins,
+    ApiKeys,
+    ApiKeysFile,
+    DataDir,
+    Device,
+    Host,
+    MaxAttempts,
+    MaxQueue,
+    MaxQueuePerKey,
+    MaxStreamsPerKey,
+    MaxWait,
+    Port,
+    Precision,
+    QueueLimit,
+    QueueLimitPerKey,
+    RedisUrl,
+    TrustNetwork,
+)
+from denoised.command_line.console import escape_unencodable, exit_with_error
+from denoised.command_line.options import AsJson, CommandGroup
+from denoised.command_line.service_options import DEFAULT_REDIS, Loras, MaxBatch, Models, ResultTtl
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.log import log_to_stderr
-from denoised.model.options import escape_unencodable
 
 if TYPE_CHECKING:
     from denoised.app.http.api_keys import KeyRing
+    from denoised.app.settings import ApiSettings
 
-DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
-
-cli = typer.Typer(cls=ServerCommands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-Host = Annotated[str, env("HOST", "address to listen on")]
-Port = Annotated[int, env("PORT", "port to listen on", min=1, max=65535)]
-TrustNetwork = Annotated[
-    bool, env("TRUST_NETWORK", "listen on the network without API keys, because something else controls access")
-]
-DataDir = Annotated[
-    Path | None, env("DATA_DIR", "folder for the queue and the results (default: denoised in the user's data folder)")
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        help="a diffusers folder, or OWNER/NAME[@REVISION] on the Hugging Face Hub, served in addition to the bundled "
-        "models; repeatable [env var: DENOISED_MODELS]",
-    ),
-]
-Device = Annotated[str | None, env("DEVICE", "torch device: cpu, cuda, cuda:1, mps")]
-Precision = Annotated[
-    Literal["float32", "tf32", "bfloat16"] | None, env("PRECISION", "precision on a CUDA device [default: float32]")
-]
-MaxBatch = Annotated[
-    int | None, env("MAX_BATCH", "largest batch, in images; measured at startup if not set", min=1, max=1024)
-]
-RedisUrl = Annotated[str | None, typer.Option(envvar="REDIS_URL", help="URL of an external Redis or Valkey")]
+cli = typer.Typer(cls=CommandGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @cli.command()
@@ -55,6 +48,7 @@ def serve(
     port: Port = 8000,
     data_dir: DataDir = None,
     model: Models = None,
+    loras: Loras = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -63,16 +57,17 @@ def serve(
 ) -> None:
     """Start an embedded Valkey, the API and one worker on this machine."""
     from denoised.app.launch.errors import ChildStartError, LaunchError
-    from denoised.app.launch.serve import ServeSettings, run_service
+    from denoised.app.launch.serve import run_service
+    from denoised.app.launch.serve_settings import ServeSettings
 
-    arguments = _worker_arguments(None, device, precision)
-    arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     folder = _data_folder("serve", data_dir)
-    log_to_stderr()
+    arguments = _worker_arguments(None, loras, device, precision)
+    arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     models = model or sorted(_split(os.environ.get("DENOISED_MODELS", "")))
     settings = ServeSettings(
-        host, port, folder, redis_url, arguments, trust_network, models, _requires_key(), precision or "float32"
+        host, port, folder, redis_url, arguments, trust_network, _requires_key(), models, precision or "float32"
     )
+    log_to_stderr()
     try:
         run_service(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
     except ChildStartError as error:
@@ -86,51 +81,28 @@ def api(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     redis_url: RedisUrl = DEFAULT_REDIS,
-    api_keys: Annotated[
-        str, env("API_KEYS", "accepted keys, comma-separated; without keys, only programs on this machine are served")
-    ] = "",
-    api_keys_file: Annotated[
-        Path | None, env("API_KEYS_FILE", "file with one key per line, as printed by `denoised key`")
-    ] = None,
-    allowed_hosts: Annotated[
-        str, env("ALLOWED_HOSTS", "accepted host names in addition to the local ones, comma-separated")
-    ] = "",
-    allowed_origins: Annotated[
-        str, env("ALLOWED_ORIGINS", "browser origins that may call the API, comma-separated")
-    ] = "",
+    api_keys: ApiKeys = "",
+    api_keys_file: ApiKeysFile = None,
+    allowed_hosts: AllowedHosts = "",
+    allowed_origins: AllowedOrigins = "",
     trust_network: TrustNetwork = False,
-    max_wait: Annotated[
-        float, env("MAX_WAIT", "longest time that a client may wait for its job, in seconds", min=0.1, max=86_400)
-    ] = 60.0,
-    max_queue: Annotated[int, env("MAX_QUEUE", "most jobs in the queue", min=1)] = 1000,
-    max_queue_per_key: Annotated[
-        int | None, env("MAX_QUEUE_PER_KEY", "most jobs in the queue per API key [default: half of --max-queue]", min=1)
-    ] = None,
-    queue_limit: Annotated[int, env("QUEUE_LIMIT", "most network evaluations in the queue", min=1)] = 100_000,
-    queue_limit_per_key: Annotated[
-        int, env("QUEUE_LIMIT_PER_KEY", "most network evaluations in the queue per API key", min=1)
-    ] = 50_000,
-    max_streams_per_key: Annotated[
-        int,
-        env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1),
-    ] = 256,
-    max_attempts: Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1, max=1000)] = 3,
-    result_ttl: Annotated[
-        int, env("RESULT_TTL", "how long results are kept, in seconds", min=1, max=315_360_000)
-    ] = 86_400,
+    max_wait: MaxWait = 60.0,
+    max_queue: MaxQueue = 1000,
+    max_queue_per_key: MaxQueuePerKey = None,
+    queue_limit: QueueLimit = 100_000,
+    queue_limit_per_key: QueueLimitPerKey = 50_000,
+    max_streams_per_key: MaxStreamsPerKey = 256,
+    max_attempts: MaxAttempts = 3,
+    result_ttl: ResultTtl = 86_400,
 ) -> None:
     """Start only the HTTP front end, on a Redis shared with the workers."""
-    from denoised.app.launch.errors import LaunchError, StoreAbsent
-    from denoised.app.launch.http_server import run_api
-    from denoised.app.launch.preflight import check_clock, check_host, check_port, check_store
     from denoised.app.settings import ApiSettings
 
-    keys = _key_ring(api_keys, api_keys_file)
     settings = ApiSettings(
         redis_url=redis_url or DEFAULT_REDIS,
         host=host,
         port=port,
-        api_keys=keys,
+        api_keys=_key_ring(api_keys, api_keys_file),
         allowed_hosts=frozenset(name.lower() for name in _split(allowed_hosts)),
         allowed_origins=frozenset(_split(allowed_origins)),
         max_wait=max_wait,
@@ -142,16 +114,7 @@ def api(
         max_attempts=max_attempts,
         result_ttl=result_ttl,
     )
-    log_to_stderr()
-    try:
-        check_host(host, bool(keys), trust_network)
-        check_port(host, port)
-        check_clock()
-        with contextlib.suppress(StoreAbsent):  # the API answers 503 until Redis is there
-            check_store(settings.redis_url)
-        run_api(settings)
-    except (LaunchError, StoreUnavailable) as error:
-        exit_with_error("api", error)
+    _serve_api(settings, trust_network)
 
 
 @cli.command()
@@ -178,6 +141,7 @@ def doctor(
     port: Port = 8000,
     data_dir: DataDir = None,
     model: Models = None,
+    loras: Loras = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     precision: Precision = None,
@@ -190,13 +154,14 @@ def doctor(
     Pass the options that you pass to `serve`. Exit code 1 if there is a problem, with which `serve` would refuse to
     start; warnings do not count. With --json: {"ok", "findings": [{"check", "state", "message", "advice"}]}.
     """
-    from denoised.app.launch.diagnostics import ServerSetup, run_checks
+    from denoised.app.launch.diagnostics import run_checks
     from denoised.app.launch.doctor_report import print_findings
+    from denoised.app.launch.serve_settings import ServeSettings
 
     folder = _data_folder("doctor", data_dir)
-    arguments = _worker_arguments(model, device, precision)
-    setup = ServerSetup(host, port, folder, redis_url, arguments, trust_network, _requires_key())
-    raise typer.Exit(print_findings(run_checks(setup), as_json))
+    arguments = _worker_arguments(model, loras, device, precision)
+    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, _requires_key())
+    raise typer.Exit(print_findings(run_checks(settings), as_json))
 
 
 @cli.command(hidden=True)
@@ -216,14 +181,34 @@ def main() -> None:
     cli(prog_name="denoised")
 
 
+def _serve_api(settings: ApiSettings, trust_network: bool) -> None:
+    from denoised.app.launch.errors import LaunchError, StoreAbsent
+    from denoised.app.launch.http_server import run_api
+    from denoised.app.launch.preflight import check_clock, check_host, check_port, check_store
+
+    log_to_stderr()
+    try:
+        check_host(settings.host, bool(settings.api_keys), trust_network)
+        check_port(settings.host, settings.port)
+        check_clock()
+        with contextlib.suppress(StoreAbsent):  # the API answers 503 until Redis is there
+            check_store(settings.redis_url)
+        run_api(settings)
+    except (LaunchError, StoreUnavailable) as error:
+        exit_with_error("api", error)
+
+
 def _requires_key() -> bool:
     """Whether the environment holds keys for the API."""
     return any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
 
 
-def _worker_arguments(model: list[str] | None, device: str | None, precision: str | None) -> list[str]:
+def _worker_arguments(
+    model: list[str] | None, loras: Path | None, device: str | None, precision: str | None
+) -> list[str]:
     """Options passed to the worker."""
     arguments = [] if device is None else ["--device", device]
+    arguments += [] if loras is None else ["--loras", str(loras)]
     arguments += [] if precision is None else ["--precision", precision]
     return arguments + [text for name in model or [] for text in ("--model", name)]
 

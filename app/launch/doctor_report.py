@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 from rich.text import Text
 
-from denoised.app.launch.console import FAILED, can_redraw, print_json, printable, stdout
 from denoised.app.launch.diagnostics import Finding
+from denoised.command_line.console import FAILED, can_redraw, print_json, printable, stdout
 
 STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 NAME_WIDTH = 18

@@ -1,29 +1,51 @@
-"""Options of the server's commands. Each is also an environment variable, DENOISED_ and its name."""
+"""Options of the server's commands."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
-from denoised.model.options import CommandGroup
+from denoised.command_line.options import env
 
+Host = Annotated[str, env("HOST", "address to listen on")]
+Port = Annotated[int, env("PORT", "port to listen on", min=1, max=65535)]
+TrustNetwork = Annotated[
+    bool, env("TRUST_NETWORK", "listen on the network without API keys, because something else controls access")
+]
+RedisUrl = Annotated[str | None, typer.Option(envvar="REDIS_URL", help="URL of an external Redis or Valkey")]
 
-def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
-    """An option that the environment variable DENOISED_`name` also sets."""
-    return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
+# Of `serve` and `doctor`.
+DataDir = Annotated[
+    Path | None, env("DATA_DIR", "folder for the queue and the results (default: denoised in the user's data folder)")
+]
+Device = Annotated[str | None, env("DEVICE", "torch device: cpu, cuda, cuda:1, mps")]
+Precision = Annotated[
+    Literal["float32", "tf32", "bfloat16"] | None, env("PRECISION", "precision on a CUDA device [default: float32]")
+]
 
-
-class ServerCommands(CommandGroup):
-    """A group whose commands print plain help: typer's boxes truncate variable names at 80 columns and without a
-    terminal, and read square brackets as markup."""
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        command = super().get_command(ctx, cmd_name)
-        if isinstance(command, TyperCommand):
-            command.rich_markup_mode = None
-        return command
-
-
-AsJson = Annotated[bool, env("JSON", "print JSON on stdout, everything else on stderr", "--json")]
+# Of `api`.
+ApiKeys = Annotated[
+    str, env("API_KEYS", "accepted keys, comma-separated; without keys, only programs on this machine are served")
+]
+ApiKeysFile = Annotated[Path | None, env("API_KEYS_FILE", "file with one key per line, as printed by `denoised key`")]
+AllowedHosts = Annotated[
+    str, env("ALLOWED_HOSTS", "accepted host names in addition to the local ones, comma-separated")
+]
+AllowedOrigins = Annotated[str, env("ALLOWED_ORIGINS", "browser origins that may call the API, comma-separated")]
+MaxWait = Annotated[
+    float, env("MAX_WAIT", "longest time that a client may wait for its job, in seconds", min=0.1, max=86_400)
+]
+MaxQueue = Annotated[int, env("MAX_QUEUE", "most jobs in the queue", min=1)]
+MaxQueuePerKey = Annotated[
+    int | None, env("MAX_QUEUE_PER_KEY", "most jobs in the queue per API key [default: half of --max-queue]", min=1)
+]
+QueueLimit = Annotated[int, env("QUEUE_LIMIT", "most network evaluations in the queue", min=1)]
+QueueLimitPerKey = Annotated[
+    int, env("QUEUE_LIMIT_PER_KEY", "most network evaluations in the queue per API key", min=1)
+]
+MaxStreamsPerKey = Annotated[
+    int, env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1)
+]
+MaxAttempts = Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1, max=1000)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -22,39 +21,16 @@ from denoised.app.launch.preflight import (
     check_store,
     find_model,
 )
+from denoised.app.launch.serve_settings import ServeSettings
 from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.app.launch.supervisor import Supervisor
-from denoised.app.settings import TORCH_ENVIRONMENT
+from denoised.command_line.service_options import TORCH_ENVIRONMENT
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.store.store import Store
 
 STORE_START_SECONDS, SERVICE_START_SECONDS = 60.0, 180.0
 NO_API_KEYS = {"DENOISED_API_KEYS": ""}  # for the children that do not need the keys
-
-
-@dataclass(frozen=True)
-class ServeSettings:
-    """What `denoised serve` starts.
-
-    redis_url: an external Redis; None = start a Valkey in data_dir.
-    worker_arguments: passed to `denoised worker`.
-    trust_network: passed to `denoised api`.
-    models: folders, and names on a hub, served in addition to the bundled models; downloaded and checked before
-        anything starts.
-    requires_key: whether the API requires a key.
-    precision: passed to `denoised worker` too; decides which weights are downloaded.
-    """
-
-    host: str
-    port: int
-    data_dir: Path
-    redis_url: str | None
-    worker_arguments: Sequence[str] = ()
-    trust_network: bool = False
-    models: Sequence[str] = ()
-    requires_key: bool = False
-    precision: str = "float32"
 
 
 def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> None:

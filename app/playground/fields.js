@@ -3,7 +3,7 @@
 import { byId, el, setText } from "./dom.js";
 
 /** Fields with their own element in the form, or that the form fills in itself. */
-const OWN = ["model", "label", "prompt", "n", "seed", "sampler", "steps", "preview_every", "preview"];
+const OWN = ["model", "label", "prompt", "loras", "n", "seed", "sampler", "steps", "preview_every", "preview"];
 const MAX_SLIDER_STEPS = 200;
 
 /** The schema's properties that `Fields` shows, as [name, schema] pairs. */
@@ -104,6 +104,7 @@ const capitalized = (text = "") => text.charAt(0).toUpperCase() + text.slice(1);
 function parse(text, { type }) {
   const trimmed = text.trim();
   if (trimmed === "") return undefined;
+  if (type === "array") return trimmed.split(",").map(parseNumber);
   if (type === "boolean") return trimmed === "true";
   return type === "string" ? trimmed : parseNumber(trimmed);
 }

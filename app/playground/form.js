@@ -1,8 +1,10 @@
 /** The request form, built from the cards of the served models and the JSON Schema of the request. */
 
+import { Adapters } from "./adapters.js";
 import { byId, el, setText } from "./dom.js";
 import { randomId, sentence } from "./api.js";
 import { Fields, parseNumber } from "./fields.js";
+import { Prompt } from "./prompt.js";
 import * as storage from "./storage.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
@@ -14,6 +16,8 @@ export class Form {
   /** @type {any[]} */
   #models = [];
   #fields = new Fields({});
+  #prompt = new Prompt(() => this.#showApplicable());
+  #adapters = new Adapters();
   #lastPress = { at: -Infinity, body: /** @type {any} */ (null), key: "" };
   #seedUsed = false;
   #busy = false;
@@ -32,7 +36,6 @@ export class Form {
     });
     byId("n").addEventListener("input", () => this.#showCount());
     byId("sampler").addEventListener("change", () => this.#showApplicable());
-    byId("prompt").addEventListener("input", () => this.#showApplicable());
     byId("dice").addEventListener("click", () => this.rollSeed());
     byId("lock").addEventListener("click", () => this.lockSeed(!this.locked));
     byId("seed").addEventListener("input", () => {
@@ -59,7 +62,7 @@ export class Form {
 
   /** The prompt; null without one, and for a model that takes none. */
   get prompt() {
-    return byId("prompt-field").hidden ? null : byId("prompt").value.trim() || null;
+    return this.#prompt.value;
   }
 
   get seed() {
@@ -107,7 +110,8 @@ export class Form {
     const radio = [...byId("models").querySelectorAll("input")].find((input) => input.value === job.model);
     if (radio) radio.checked = true;
     this.#chooseModel(job.label);
-    byId("prompt").value = job.prompt ?? "";
+    this.#prompt.value = job.prompt;
+    this.#adapters.show(this.card, job.loras ?? []);
     this.#setFields(job);
     byId("seed").value = String(job.seed);
     this.lockSeed(locked);
@@ -148,6 +152,7 @@ export class Form {
       model: card.name,
       label: this.label,
       ...(this.prompt === null ? {} : { prompt: this.prompt }),
+      ...(this.#adapters.value.length ? { loras: this.#adapters.value } : {}),
       n: Number(byId("n").value),
       seed: this.seed,
       sampler: byId("sampler").value,
@@ -160,7 +165,7 @@ export class Form {
   /** Show each error next to its field, and the others below the form. */
   showErrors(fields, summary = "") {
     const unplaced = fields.filter(({ field, message }) => {
-      const place = document.getElementById(`${field}-error`);
+      const place = document.getElementById(`${field.split(".")[0]}-error`);
       if (!place) return true;
       setText(place, sentence(message));
       document.getElementById(field)?.setAttribute("aria-invalid", "true");
@@ -181,7 +186,8 @@ export class Form {
     const { card } = this;
     byId("labels").replaceChildren(...labelInputs(card, label, () => this.#showApplicable()));
     byId("label-field").hidden = !card.labels.length;
-    byId("prompt-field").hidden = !(card.inputs ?? []).includes("prompt");
+    this.#prompt.show(card);
+    this.#adapters.show(card);
     byId("n").max = String(card.max_images);
     this.#showCount();
     byId("sampler").replaceChildren(...card.samplers.map((name) => el("option", { value: name }, name)));
@@ -199,7 +205,8 @@ export class Form {
   /** Restore the values of the last visit if the model is the same. */
   #restoreChoice() {
     if (this.choice.model !== this.card.name) return;
-    byId("prompt").value = this.choice.prompt ?? "";
+    if (this.choice.prompt) this.#prompt.value = this.choice.prompt;
+    this.#adapters.show(this.card, this.choice.loras ?? []);
     this.#setFields(this.choice);
   }
 

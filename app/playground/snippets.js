@@ -4,8 +4,11 @@ const MAX_NAME = 60; // characters of a file name
 
 /** The request that makes a job's pictures again. @param {any} job @param {string[]} fields names of request fields */
 export function requestOf(job, fields) {
-  return Object.fromEntries(fields.filter((name) => name === "label" || (job[name] ?? null) !== null).map((name) => [name, job[name]]));
+  return Object.fromEntries(fields.filter((name) => name === "label" || isGiven(job[name])).map((name) => [name, job[name]]));
 }
+
+/** Whether a field has a value: neither null nor an empty list. */
+const isGiven = (value) => (Array.isArray(value) ? value.length > 0 : (value ?? null) !== null);
 
 /** A file name for picture `image` of a job. */
 export function fileName(job, image, format = job.format) {

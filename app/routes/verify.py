@@ -20,7 +20,7 @@ from denoised.app.http.schemas import ProblemObject, Verification
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, wait_for_job
 from denoised.app.services import Owner, Serving
-from denoised.jobs.request import computation, digest_in
+from denoised.jobs.numerics import computation, digest_in
 from denoised.jobs.store.store import Outcome
 
 router = APIRouter(tags=["jobs"])

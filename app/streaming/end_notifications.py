@@ -1,4 +1,4 @@
-"""Who waits for the end of which job. Used in the event loop only."""
+"""Clients that wait for the end of a job. Used in the event loop only."""
 
 from __future__ import annotations
 

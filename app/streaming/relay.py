@@ -32,7 +32,7 @@ from denoised.jobs.store.store import Outcome, Store
 log = logging.getLogger("denoised.api")
 
 MAX_LAG = 512  # events; a listener that is further behind loses old frames and progress
-KEPT_EVENTS = 64  # the newest ones, of which such a listener gets all
+KEPT_EVENTS = 64  # such a listener gets all of the newest ones
 POLL_SECONDS = 5.0  # between checks of a job whose end is awaited, in case its notification is lost
 GONE_CHECK_SECONDS = 3.0  # between checks whether the jobs of open streams are still stored
 SKIPPABLE = ("frame", "progress")

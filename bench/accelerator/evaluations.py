@@ -21,7 +21,7 @@ from denoised.worker.model_loading import DEFAULT
 BATCHES = (1, 16, 64)
 COMPILED_BATCHES = (16, 64)
 ROUNDS = 5
-EVALUATIONS_PER_SAMPLE = 15  # of which the median counts
+EVALUATIONS_PER_SAMPLE = 15  # the median counts
 WARM_UP = 3  # calls of a compiled network: the first compiles, the second records, the third runs what was recorded
 
 Evaluate = Callable[[], object]

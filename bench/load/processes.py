@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from bench.errors import BenchError
-from denoised.app.settings import TORCH_ENVIRONMENT
+from denoised.command_line.service_options import TORCH_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180.0

@@ -1,16 +1,21 @@
-"""Output of the commands: results on stdout, everything else on stderr, errors as one line, and exit codes."""
+"""How the client's commands call a server: errors as one line and an exit code, retries, and texts for people."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import json
-import sys
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import typer
+
+from denoised.command_line.console import (
+    FAILED,
+    can_redraw,
+    exit_with_error,
+    print_status,
+    printable,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
     from denoised.client import Client, ServiceError
 
 OK = 0
-FAILED = 1  # the server rejected the request, the job failed or was canceled, or a file cannot be written
+# FAILED = 1: the server rejected the request, the job failed or was canceled, or a file cannot be written
 USAGE = 2  # set by the command-line parser
 UNREACHABLE = 3
 BUSY = 4
@@ -32,32 +37,6 @@ UNAUTHORIZED = 401  # HTTP status
 RETRY_SECONDS = 60.0  # how long commands retry a busy server
 SHOWN_TEXT = 60  # characters of a text that may be long
 TOO_FEW_COLORS = ("standard", None)
-
-
-def escape_output() -> None:
-    """Escape what the encoding of stdout or stderr lacks, instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def stdout() -> Console:
-    """The console for results. Rich honours NO_COLOR, TERM=dumb and COLUMNS, and detects a terminal."""
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def stderr() -> Console:
-    """The console for everything else."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
-def can_redraw(console: Console) -> bool:
-    """Whether lines on the console can be redrawn."""
-    return console.is_terminal and not console.is_dumb_terminal
 
 
 def shows_pictures(console: Console) -> bool:
@@ -98,37 +77,9 @@ def exit_code(error: ServiceError) -> int:
     return UNREACHABLE if isinstance(error, ConnectionFailed) else BUSY if isinstance(error, ServerBusy) else FAILED
 
 
-def exit_with_error(command: str, error: object, code: int = FAILED) -> NoReturn:
-    """Print one line on stderr and exit."""
-    print_error(command, error)
-    raise typer.Exit(code)
-
-
-def print_error(command: str, error: object) -> None:
-    """Print an error as one line on stderr."""
-    text = printable(f"denoised {command}: {error}")
-    stderr().print(text, style="red", markup=False, soft_wrap=True)
-
-
-def print_status(text: str) -> None:
-    """Print a line on stderr that is not an error."""
-    stderr().print(printable(text), markup=False, soft_wrap=True)
-
-
 def print_line(text: str) -> None:
     """Print a line on stdout, without styles."""
     typer.echo(printable(text))
-
-
-def print_json(value: Any) -> None:
-    """Print one line of JSON on stdout."""
-    typer.echo(json.dumps(value))
-    sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """The text with control characters replaced: files and servers may contain anything."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def shorten(text: str) -> str:

@@ -12,20 +12,24 @@ from typing import Annotated
 import typer
 
 from denoised.cli import commands
-from denoised.cli.console import EXIT_CODES, escape_output, exit_with_error
-from denoised.cli.options import ClientCommands
+from denoised.cli.console import EXIT_CODES
+from denoised.command_line.console import escape_unencodable, exit_with_error
+from denoised.command_line.options import CommandGroup
+from denoised.command_line.service_options import TORCH_ENVIRONMENT
 
 SERVE, TRAIN = "Serve", "Train and measure"
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
-SERVER, WORKER, MODEL, HUB = "denoised.app", "denoised.worker", "denoised.model", "denoised.model.hub"
-SINGLE_COMMANDS = (WORKER, HUB)  # programs that take no command's name
+SERVER, WORKER, MODEL = "denoised.app", "denoised.worker", "denoised.model"
+HUB, CONVERSION = "denoised.model.hub", "denoised.model.conversion"
+SINGLE_COMMANDS = (WORKER, HUB, CONVERSION)  # programs that take no command's name
 # Commands that run another program of the package: (command, program, extras it needs, help, panel).
 PROGRAMS = (
     ("serve", SERVER, ("server", "worker"), "Start an embedded Valkey, the API and one worker on this machine.", SERVE),
     ("api", SERVER, ("server",), "Start only the HTTP front end, on a Redis shared with the workers.", SERVE),
     ("worker", WORKER, ("worker",), "Start a worker: load models and run the queued jobs.", SERVE),
     ("pull", HUB, ("worker",), "Download a model from the Hugging Face Hub.", SERVE),
+    ("convert", CONVERSION, ("worker",), "Make a model folder of a checkpoint in a single file.", SERVE),
     ("key", SERVER, ("server",), "Create an API key.", SERVE),
     ("doctor", SERVER, ("server",), "Check whether this machine can serve, and say what to fix.", SERVE),
     ("train", MODEL, ("train",), "Train a model.", TRAIN),
@@ -63,13 +67,9 @@ MODULES = {
     ),
 }
 
-# By default OpenMP's threads spin at each barrier, which makes the network up to 70 times slower while another program
-# is busy (docs/decisions.md).
-TORCH_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
-
 cli = typer.Typer(
     name="denoised",
-    cls=ClientCommands,
+    cls=CommandGroup,
     help="denoised, the denoising daemon: serves diffusion models over HTTP.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -125,5 +125,5 @@ cli.add_typer(commands.cli)
 
 def main() -> None:
     """Run the console script."""
-    escape_output()
+    escape_unencodable()
     cli(prog_name="denoised")

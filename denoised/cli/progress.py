@@ -14,9 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from denoised.cli.console import duration, print_status
+from denoised.cli.console import duration
 from denoised.cli.halfblocks import Halfblocks
 from denoised.client import Client, Event, Frame, Job, JobProgress, JobQueued, JobStarted, ServiceError
+from denoised.command_line.console import print_status
 
 BAR_WIDTH = 30  # columns
 NARROW = 56  # columns; a narrower terminal gets a short line without a bar

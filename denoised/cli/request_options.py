@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_origin
 
-from denoised.cli.options import env
+from denoised.command_line.options import env
 from denoised.jobs.request import DEFAULTS, RequestField
 
 PLAIN = (int, float, bool)
+METAVARS = {"loras": "NAME[:WEIGHT]"}  # of repeatable options
 
 
 def with_request_options(fields: Mapping[str, RequestField]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -33,7 +34,10 @@ def _option(field: RequestField) -> inspect.Parameter:
     default = DEFAULTS.get(field.name)
     notes = [note for note in (field.limits, "" if default is None else f"default: {default}") if note]
     help = f"{field.meaning} ({'; '.join(notes)})" if notes else field.meaning
-    kind = field.type if field.type in PLAIN else str
+    repeatable = get_origin(field.type) is list and not field.is_numbers  # numbers are one text with commas
+    kind = field.type if field.type in PLAIN else list[str] if repeatable else str
+    variable = field.flag.removeprefix("--") if repeatable else field.name
+    limits = {"metavar": METAVARS[field.name]} if repeatable else {}
     annotated: Any = Annotated
-    annotation = annotated[kind | None, env(field.name.upper(), help, flag)]
+    annotation = annotated[kind | None, env(variable.upper(), help, flag, **limits)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

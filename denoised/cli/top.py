@@ -18,10 +18,11 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from denoised.cli.console import can_redraw, print_json, printable, shorten, stdout
+from denoised.cli.console import shorten
 from denoised.cli.progress import progress_line
 from denoised.cli.tables import GAP, fit_table
 from denoised.client import Client, FleetStatus, Job, WorkerStatus
+from denoised.command_line.console import can_redraw, print_json, printable, stdout
 
 SHOWN_JOBS = 8  # most of the caller's unfinished jobs that are shown
 FETCHED_JOBS = 30  # the caller's newest jobs, among which the unfinished ones are searched

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from denoised.cli.console import print_error, print_json, print_line
+from denoised.cli.console import print_line
 from denoised.client import Client, ServiceError
+from denoised.command_line.console import print_error, print_json
 
 EQUAL, DIFFERENT, ERROR = 0, 1, 2
 

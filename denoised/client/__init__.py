@@ -16,10 +16,10 @@ from denoised.client.errors import (
 from denoised.client.events import Event, Frame, ImageFinished, JobFinished, JobProgress, JobQueued, JobStarted
 from denoised.client.fleet import FleetStatus, QueueStatus, WorkerStatus
 from denoised.client.job import Job, JobError, JobImage, JobTiming, JobWarning
-from denoised.client.model import Model, ModelDefaults
+from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
 from denoised.client.synchronous import Client
 from denoised.client.verification import VerificationResult
-from denoised.jobs.request import RequestFields
+from denoised.jobs.request import Lora, LoraFields, RequestFields
 
 __all__ = [
     "DEFAULT_URL",
@@ -42,8 +42,11 @@ __all__ = [
     "JobStarted",
     "JobTiming",
     "JobWarning",
+    "Lora",
+    "LoraFields",
     "Model",
     "ModelDefaults",
+    "ModelPromptGuide",
     "QueueStatus",
     "RequestFields",
     "RequestRejected",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from denoised.client.errors import JobCanceled, JobFailed
 from denoised.client.resource import Resource
-from denoised.jobs.request import PictureRequest
+from denoised.jobs.request import Lora, PictureRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 FINAL_STATUSES = ("succeeded", "failed", "canceled")
@@ -112,6 +112,7 @@ class Job(PictureRequest, Resource):
             "images": tuple(JobImage.from_json(image) for image in raw["images"]),
             "timing": JobTiming.from_json(raw["timing"]),
             "error": JobError.from_json(raw["error"]) if raw["error"] else None,
+            "loras": tuple(Lora(**lora) for lora in raw.get("loras", ())),
             "warnings": tuple(JobWarning.from_json(warning) for warning in raw.get("warnings", ())),
         }
         return super()._members(raw) | nested

@@ -1,6 +1,6 @@
 """A U-Net on a CUDA device as one recorded graph of launches, for batches of one fixed size.
 
-With a small network a GPU waits for Python: 160 launches take 5 ms, of which the GPU works 1.5. Recorded once
+With a small network a GPU waits for Python: 160 launches take 5 ms, and the GPU works for 1.5 of them. Recorded once
 (`torch.cuda.CUDAGraph`), they are launched together. A graph has one batch size. Kernels differ from one size to
 another, and an image's last bits with them, so there is only one size: larger batches take several runs, smaller ones
 are filled up with rows whose output is ignored, and an image has the same bits in any batch. The constructor checks

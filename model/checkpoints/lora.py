@@ -14,6 +14,7 @@ from torch import Tensor
 
 from denoised.model.checkpoints.lora_names import LoraPart, parse_lora_name
 from denoised.model.errors import CheckpointError
+from denoised.model.networks.low_rank import LoraLayer
 
 
 @dataclass(frozen=True)
@@ -31,39 +32,6 @@ class LoraTarget:
     module: str
     shape: tuple[int, ...]
     aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class LoraLayer:
-    """The adapter of one weight.
-
-    Attributes:
-        component, module: what it changes, as in `LoraTarget`.
-        down: A (rank, in), or (rank, in, height, width) for a convolution.
-        up: B (out, rank), or (out, rank, 1, 1).
-        alpha: the adapter is multiplied by alpha/rank.
-    """
-
-    component: str
-    module: str
-    down: Tensor
-    up: Tensor
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """The inner dimension of B·A."""
-        return self.down.shape[0]
-
-    @property
-    def scale(self) -> float:
-        """The factor alpha/rank of B·A."""
-        return self.alpha / self.rank
-
-    def delta(self) -> Tensor:
-        """scale·B·A in float32, of the weight's shape."""
-        product = self.up.float().flatten(1) @ self.down.float().flatten(1)  # (out, in·height·width)
-        return (self.scale * product).view(self.up.shape[0], *self.down.shape[1:])
 
 
 def read_lora(
@@ -105,7 +73,9 @@ def _build_layer(
         if part not in parts:
             raise CheckpointError(f"the adapter of {name} has no {part} tensor")
     down, up = _with_dimensions(parts["down"], shape), _with_dimensions(parts["up"], shape)
-    rank = down.shape[0]
+    rank = down.shape[0] if down.dim() else 0
+    if rank == 0:
+        raise CheckpointError(f"the down tensor of {name} is {tuple(down.shape)}: it has no rank")
     expected_down, expected_up = (rank, *shape[1:]), (shape[0], rank, *[1] * (len(shape) - 2))
     for part, tensor, expected in (("down", down, expected_down), ("up", up, expected_up)):
         if tuple(tensor.shape) != expected:
@@ -113,6 +83,8 @@ def _build_layer(
                 f"the {part} tensor of {name} is {tuple(tensor.shape)}, not {expected}: the weight is {shape}"
             )
     if "alpha" in parts:
+        if parts["alpha"].numel() != 1:
+            raise CheckpointError(f"alpha of {name} is {tuple(parts['alpha'].shape)}, not one number")
         alpha = float(parts["alpha"].item())
     layer = LoraLayer(component, module, down, up, float(rank) if alpha is None else alpha)
     if not torch.isfinite(torch.tensor(layer.alpha)):

@@ -60,13 +60,18 @@ def read_weights(
         CheckpointError: for a missing or broken file, and for tensors that are missing, extra, or of another
             shape or type.
     """
-    stored = [tensor for file in find_shards(source) for tensor in _contents(file)]
+    stored = [tensor for file in find_shards(source) for tensor in stored_tensors(file)]
     tensors = _by_current_names(stored, expected, rename)
     _compare(source, tensors, expected)
     return {key: _finite(tensors[key]).to(expected[key].dtype, copy=True) for key in expected}
 
 
-def _contents(path: Path) -> list[StoredTensor]:
+def stored_tensors(path: Path) -> list[StoredTensor]:
+    """The tensors of one file, not read yet.
+
+    Raises:
+        CheckpointError: if it is not a complete safetensors file.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, not a dict
@@ -89,13 +94,18 @@ def _by_current_names(
         if key is None:
             continue
         other = tensors.setdefault(key, tensor)
-        if other is not tensor and not torch.equal(_read(other), _read(tensor)):
+        if other is not tensor and not torch.equal(read_stored(other), read_stored(tensor)):
             names = f"{abbreviate(other.name)} and {abbreviate(tensor.name)}"
             raise CheckpointError(f"{tensor.path}: holds {names}, two names of one tensor, with different values")
     return tensors
 
 
-def _read(tensor: StoredTensor) -> Tensor:
+def read_stored(tensor: StoredTensor) -> Tensor:
+    """Read a tensor.
+
+    Raises:
+        CheckpointError: if its file is broken, or no longer there.
+    """
     try:
         return tensor.read()
     except (SafetensorError, OSError, MemoryError) as error:
@@ -104,7 +114,7 @@ def _read(tensor: StoredTensor) -> Tensor:
 
 def _finite(tensor: StoredTensor) -> Tensor:
     """A tensor without NaN and ∞, with which every image would be NaN."""
-    values = _read(tensor)
+    values = read_stored(tensor)
     if values.is_floating_point() and not torch.isfinite(values).all():
         raise CheckpointError(f"{tensor.path}: {abbreviate(tensor.name)} holds NaN or infinite values")
     return values

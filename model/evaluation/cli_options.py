@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from denoised.command_line.options import option
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.image_generation import PRECISIONS
-from denoised.model.options import option
 
 DataOption = Annotated[
     Path, option("--data", help="a folder with Fashion-MNIST's IDX files, or with one sub-folder of images per class")

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from denoised.command_line.options import option
 from denoised.model.command_line import report_errors
 from denoised.model.diffusion.guidance import is_guided
 from denoised.model.diffusion.samplers import SAMPLERS
@@ -29,7 +30,6 @@ from denoised.model.evaluation.features import FASHION_FEATURES
 from denoised.model.evaluation.metrics import RELIABLE_COUNT
 from denoised.model.evaluation.quality_table import MODEL, NOISE, TRAINING, Measurement, Result
 from denoised.model.evaluation.requirements import require_packages
-from denoised.model.options import option
 from denoised.model.progress import progress
 from denoised.model.training.datasets.sources import load_dataset
 

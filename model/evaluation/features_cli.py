@@ -8,12 +8,12 @@ from typing import Annotated
 
 from rich.console import Console
 
+from denoised.command_line.options import option
 from denoised.model.command_line import report_errors
 from denoised.model.evaluation.cli_options import DataOption, PrecisionOption, check_precision
 from denoised.model.evaluation.data_splits import load_splits
 from denoised.model.evaluation.feature_training import FeatureTraining, train_feature_network
 from denoised.model.evaluation.features import save_features
-from denoised.model.options import option
 from denoised.model.progress import progress
 
 

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from denoised.command_line.options import option
 from denoised.model.command_line import report_errors
 from denoised.model.errors import DataError
 from denoised.model.evaluation.likelihood import Likelihood, measure_likelihood
-from denoised.model.options import option
 from denoised.model.progress import progress
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.loading import ZOO, load_model

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from rich.console import Console
 
+from denoised.command_line.options import option
 from denoised.model.checkpoints.card_file import read_card_file
 from denoised.model.command_line import report_errors
 from denoised.model.diffusion.samplers import SAMPLERS
@@ -29,7 +30,6 @@ from denoised.model.evaluation.quality_sweep import (
 )
 from denoised.model.evaluation.quality_table import Measurement, read_results
 from denoised.model.evaluation.requirements import require_packages
-from denoised.model.options import option
 from denoised.model.progress import progress
 from denoised.model.serving.loading import ZOO
 

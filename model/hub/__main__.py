@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from denoised.command_line.console import escape_unencodable
+from denoised.command_line.options import SingleCommand, option
 from denoised.model.command_line import report_errors
 from denoised.model.errors import HubError
 from denoised.model.hub.hub_name import HubName
 from denoised.model.hub.terminal import terminal_puller
-from denoised.model.options import SingleCommand, escape_unencodable, option
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -23,7 +24,7 @@ def pull(
         option("--precision", help="precision that you serve in: for the last two, weights of half the size if any"),
     ] = "float32",
     if_missing: Annotated[
-        bool, typer.Option("--if-missing", help="use what is in the cache, without asking for a newer commit")
+        bool, option("--if-missing", help="use what is in the cache, without asking for a newer commit")
     ] = False,
 ) -> None:
     """Download models from the Hugging Face Hub into its cache, and print their folders.

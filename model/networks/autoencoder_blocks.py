@@ -106,7 +106,7 @@ class PlainMidBlock(nn.Module):
 
 
 def build_plain_resnets(in_channels: int, out_channels: int, config: UNetConfig, layers: int) -> nn.ModuleList:
-    """Residual blocks, the first of which changes the channels."""
+    """Residual blocks. The first one changes the number of channels."""
     return nn.ModuleList(
         PlainResnetBlock(in_channels if j == 0 else out_channels, out_channels, config) for j in range(layers)
     )

@@ -124,6 +124,13 @@ class AutoencoderConfig:
         """Pixels along each side for one latent: 2^(levels − 1)."""
         return int(2 ** (len(self.block_out_channels) - 1))
 
+    def largest_map(self, height: int, width: int) -> int:
+        """Numbers in the largest feature map of the decoder, for latents of a size."""
+        pixels = height * width * self.downscale**2
+        # Each level but the lowest begins with the channels of the level below, doubled in height and width.
+        channels = (*self.block_out_channels[1:], self.block_out_channels[-1])
+        return max(count * pixels // 4**level for level, count in enumerate(channels))
+
     @property
     def residual(self) -> UNetConfig:
         """The settings of norms and attention, in the terms of the plain U-Net; attention has one head."""

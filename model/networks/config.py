@@ -14,7 +14,7 @@ from typing import Any
 
 from denoised.model.errors import CheckpointError, abbreviate
 
-# Keys of which this U-Net implements some values only, with those values.
+# Keys for which this U-Net implements only some values, with those values.
 SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional", "fourier", "learned"),
     "down_block_types": (

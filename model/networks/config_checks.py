@@ -48,8 +48,8 @@ def known_values(cls: type[Any], raw: Mapping[str, Any], ignored: frozenset[str]
 def check_values(config: Any, checks: Sequence[ValueCheck], supported: Mapping[str, tuple[Any, ...]]) -> None:
     """Check each key of a config by itself.
 
-    supported: keys of which only some values are implemented, with those values. The values of keys that end in
-        `block_types` are lists, of which each item is checked.
+    supported: keys for which only some values are implemented, with those values. The values of keys that end in
+        `block_types` are lists; each item is checked.
 
     Raises:
         CheckpointError: for the first value that fails, by name.

@@ -79,7 +79,7 @@ TEXT_UNET_CHECKS: tuple[ValueCheck, ...] = (
     ValueCheck(("resnet_out_scale_factor",), "not supported (supported: 1.0)", lambda v: is_number(v) and v == 1),
 )
 
-# Keys of which some values only are implemented, with those values.
+# Keys for which only some values are implemented, with those values.
 SUPPORTED_TEXT_UNET_VALUES: dict[str, tuple[Any, ...]] = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None),

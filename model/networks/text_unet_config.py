@@ -101,7 +101,7 @@ class TextUNetConfig:
         time_cond_proj_dim: features of the guidance scale, for distilled checkpoints (LCM).
         projection_class_embeddings_input_dim: channels of the added vector before its projection.
 
-    `text_unet_checks` has the keys of which one value is supported.
+    `text_unet_checks` has the keys for which a single value is supported.
     """
 
     sample_size: int | tuple[int, int] | None = None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, computed_field
 
 from denoised.model.checkpoints.card_file import Defaults
 from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
+from denoised.model.checkpoints.prompt_guide import PromptGuide
 
 
 class CardGrid(BaseModel):
@@ -17,7 +18,9 @@ class CardGrid(BaseModel):
     Attributes:
         spacing: `leading`, `trailing` or `linspace`.
         steps_offset: Added to the timesteps of leading spacing.
-        karras: Whether the levels of its `karras_samplers` are those of Karras et al. 2022.
+        karras: Whether its levels are those of Karras et al. 2022.
+        ratio_spacing: Which of the other spacings its levels have instead of timesteps; None if none.
+        sigma_min, sigma_max: The lowest and the highest noise level σ/α of training; None if unknown.
         visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
             steps visits all.
     """
@@ -25,6 +28,9 @@ class CardGrid(BaseModel):
     spacing: str = "trailing"
     steps_offset: int = 0
     karras: bool = False
+    ratio_spacing: str | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     visited: dict[str, int] = {}
 
 
@@ -40,6 +46,18 @@ class CardLatent(BaseModel):
     downscale: int
 
 
+class CardLora(BaseModel):
+    """A low-rank adapter that requests can name.
+
+    Attributes:
+        name: Of its file, without the ending.
+        digest: Of the file.
+    """
+
+    name: str
+    digest: str
+
+
 class ModelCard(BaseModel):
     """A model as a live worker serves it (`GET /models`).
 
@@ -48,18 +66,21 @@ class ModelCard(BaseModel):
         width, height, channels: Of its images, in pixels; the size if a request names none.
         labels: The names of its classes, in order; empty if it takes no label.
         prompts: Whether it takes a prompt.
+        prompt_guide: Examples of prompts, and their parts to choose from (`PromptGuide`).
         max_clip_skip: How many layers of its text encoder a request may leave out.
         guidance_embedded: Whether the network takes the guidance scale as an input, so that an image is one row of a
             batch at any scale and has no negative prompt.
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
         latent: What it denoises; None for a model of pixels.
+        loras: The adapters that it offers, by name.
         unconditional: Whether it can make an image without a label; guidance needs that too.
         timesteps: T of its training.
         prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
         samplers: All samplers that it offers.
         sampler_descriptions: What each of them is good for, in plain words.
         eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        spacings: The values of `spacing`.
         spacing_samplers: The samplers that take `spacing`; None if all do.
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
@@ -78,11 +99,13 @@ class ModelCard(BaseModel):
     channels: int
     labels: list[str]
     prompts: bool = False
+    prompt_guide: PromptGuide = PromptGuide()
     max_clip_skip: int = 0
     guidance_embedded: bool = False
     size_multiple: int | None = None
     max_pixels: int | None = None
     latent: CardLatent | None = None
+    loras: list[CardLora] = []
     unconditional: bool = True
     timesteps: int
     prediction_type: str
@@ -90,6 +113,7 @@ class ModelCard(BaseModel):
     sampler_descriptions: dict[str, str] = {}
     eta_samplers: list[str]
     karras_samplers: list[str] = []
+    spacings: list[str] = ["leading", "trailing", "linspace"]
     spacing_samplers: list[str] | None = None
     solver_samplers: list[str] = []
     grid: CardGrid = CardGrid()
@@ -108,12 +132,17 @@ class ModelCard(BaseModel):
             "label": bool(self.labels),
             "prompt": self.prompts,
             "negative_prompt": self.prompts and not self.guidance_embedded,
+            "loras": bool(self.loras),
             "width": self.size_multiple is not None,
             "height": self.size_multiple is not None,
             "clip_skip": self.max_clip_skip > 0,
             "emphasis": self.prompts,
         }
         return [name for name, takes in taken.items() if takes]
+
+    def lora_digest(self, name: str) -> str | None:
+        """The digest of an adapter; None if the model does not offer it."""
+        return next((lora.digest for lora in self.loras if lora.name == name), None)
 
     def takes_spacing(self, sampler: str) -> bool:
         """Whether a request with this sampler chooses its noise levels."""

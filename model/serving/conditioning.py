@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ class ConditioningRequest:
         label: The class index; None asks for an unconditional image.
         prompt: What the image shows, in words.
         negative_prompt: What guidance leads away from.
+        loras: Weights of low-rank adapters, by name.
         width, height: Of the image in pixels; None stands for the model's own size.
         clip_skip: How many of the text encoder's last layers are left out for the prompt.
         emphasis: Whether brackets in the prompts are emphasis (`model.text.prompt`).
@@ -27,6 +28,7 @@ class ConditioningRequest:
     label: int | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
+    loras: Mapping[str, float] = field(default_factory=dict)
     width: int | None = None
     height: int | None = None
     clip_skip: int = 0

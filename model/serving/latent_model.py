@@ -7,19 +7,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from denoised.model.backends.adapted_network import RowLoras
 from denoised.model.backends.text_backend import TextBackend
 from denoised.model.diffusion.clipping import Clipping
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.errors import PlanError
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.latent_pictures import LatentPictures
+from denoised.model.serving.lora_adapters import Adapters
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import PromptEncoder
 from denoised.model.serving.protocol import Pictures
 
 CONTEXT = "context"  # (B, M, C) hidden states of the text, which every model of this kind is conditioned on
+LORA_WEIGHTS = "lora_weights"  # (B, A) of a model with A adapters
 
 
 class LatentModel:
@@ -30,8 +34,6 @@ class LatentModel:
         device: Where.
         added_inputs: What the U-Net takes besides latents, timestep and text (`TextUNetConfig.added_inputs`).
     """
-
-    min_pipelined_images: int | None = None
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class LatentModel:
         clipping: Clipping,
         card: ModelCard,
         added_inputs: Sequence[str] = (),
+        adapters: Adapters | None = None,
     ) -> None:
         self.backend = backend
         self.device = device
@@ -54,6 +57,7 @@ class LatentModel:
         self._prompts = prompts
         self._pictures = pictures
         self._plans = plans
+        self._adapters = adapters
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,50 +71,75 @@ class LatentModel:
         width, height = request.width or self.card.width, request.height or self.card.height
         return latent.channels, height // latent.downscale, width // latent.downscale
 
-    def plan(
-        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
-    ) -> Plan:
+    @property
+    def min_pipelined_images(self) -> int | None:
+        """See `ServedModel`."""
+        return self.backend.min_pipelined_images
+
+    def plan(self, sampler: str, steps: int, eta: float, levels: LevelChoice = MODELS_OWN) -> Plan:
         """Compile the plan of a request on this model's noise schedule.
 
         Raises:
             PlanError: for values that the sampler does not offer.
         """
-        return self._plans.compile(sampler, steps, eta, spacing, karras)
+        return self._plans.compile(sampler, steps, eta, levels)
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         """Encode prompts: `context` (B, M, C), of one length for all, and the inputs in `added_inputs`.
 
         No prompt is the empty one. `pooled`: (B, P) of the text. `size_ids`: (B, 6), as in diffusers' pipeline: the
         original and the target size are the image's own, and nothing is cropped. `guidance`: (B,) scales.
+        `lora_weights`: (B, A) of the model's A adapters.
 
         Raises:
-            PlanError: for a label.
+            PlanError: for a label, and for an adapter that the model does not offer.
+            CheckpointError: for an adapter that cannot be read any more.
         """
         for request in requests:
             if request.label is not None:
                 raise PlanError(f"label = {request.label}: {self.card.name} takes a prompt")
+        loras = {}
+        if self._adapters is not None:
+            loras[LORA_WEIGHTS] = self._adapters.library.weights([request.loras for request in requests])
         context, pooled = self._prompts.encode(requests)
         added = {
             "pooled": pooled,
             "size_ids": torch.tensor([self._size_ids(request) for request in requests]),
             "guidance": torch.tensor([request.guidance_scale for request in requests]),
         }
-        return Conditioning({CONTEXT: context, **{name: added[name] for name in self.added_inputs}})
+        return Conditioning({CONTEXT: context, **{name: added[name] for name in self.added_inputs}, **loras})
 
     @torch.inference_mode()
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of latents x (B, C, H, W) at levels t, α, σ (B,)."""
-        tensors = conditioning.to(self.device)
-        added = {name: tensors[name] for name in self.added_inputs}
-        output = self.backend(x, t, tensors[CONTEXT], **added)
-        return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)
+        context, added = self._network_inputs(conditioning)
+        if self._adapters is None:
+            output = self.backend(x, t, context, **added)
+        else:
+            output = self._adapters.backend(self._loras(conditioning), x, t, context, **added)
+        return self._estimate(output, x, alpha, sigma)
 
+    @torch.inference_mode()
     def begin(
         self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
     ) -> Callable[[], Estimate]:
-        """Evaluate at once: nothing runs in the background."""
-        estimate = self.denoise(x, t, alpha, sigma, conditioning)
-        return lambda: estimate
+        """Begin what `denoise` does, in the background if the backend can, and return a function that waits for it."""
+        context, added = self._network_inputs(conditioning)
+        if self._adapters is None:
+            output = self.backend.begin(x, t, context, **added)
+        else:
+            output = self._adapters.backend.begin(self._loras(conditioning), x, t, context, **added)
+        return lambda: self._estimate(output(), x, alpha, sigma)
+
+    def _loras(self, conditioning: Conditioning) -> Sequence[RowLoras]:
+        """The adapters of each row; only for a model that has some."""
+        assert self._adapters is not None
+        return self._adapters.library.rows(conditioning[LORA_WEIGHTS])
+
+    def _network_inputs(self, conditioning: Conditioning) -> tuple[Tensor, dict[str, Tensor]]:
+        """The hidden states of the text, and the inputs in `added_inputs`."""
+        tensors = conditioning.to(self.device)
+        return tensors[CONTEXT], {name: tensors[name] for name in self.added_inputs}
 
     def _size_ids(self, request: ConditioningRequest) -> tuple[float, ...]:
         """SDXL's: height and width of the original, top and left of the crop, height and width of the target."""
@@ -124,3 +153,6 @@ class LatentModel:
     def preview(self, x0: Tensor) -> Pictures:
         """Latents x̂_0 (B, C, h, w) → pictures (B, h, w, 3), by a linear map."""
         return self._pictures.preview(x0)
+
+    def _estimate(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
+        return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)

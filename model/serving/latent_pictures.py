@@ -22,16 +22,25 @@ STABLE_DIFFUSION_XL_RGB = tuple(
     (red / 127.5, green / 127.5, blue / 127.5)
     for red, green, blue in (*_XL_LEVELS, [level - 127.5 for level in _XL_OFFSET])
 )
-# Latents of more pixels than this many tiles are decoded in tiles, which bounds the memory.
-UNTILED_TILES = 4
+# Bytes for decoding one image: enough for 1024×1024 pixels of Stable Diffusion. Larger ones are decoded in tiles. The
+# bytes of a picture depend on it, so it is the same on every machine.
+DECODE_BYTES = 5 * 1024**3
+FLOAT_BYTES = 4  # the autoencoder is in float32, as `force_upcast` asks
+LIVE_MAPS = 5  # feature maps of the largest size that exist at once; 3.9 to 5.2 were measured
 
 
 class LatentPictures:
     """Decodes latents. Not for two threads at a time: the publisher's thread owns it."""
 
-    def __init__(self, autoencoder: Autoencoder, latent_rgb: Sequence[tuple[float, float, float]]) -> None:
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        latent_rgb: Sequence[tuple[float, float, float]],
+        decode_bytes: int = DECODE_BYTES,
+    ) -> None:
         """latent_rgb: see `CardFile`; repeated if there are more channels."""
         self._autoencoder = autoencoder.eval().requires_grad_(False)
+        self._decode_bytes = decode_bytes
         self._device = next(autoencoder.parameters()).device
         self._rgb = _preview_map(autoencoder.config.latent_channels, latent_rgb)
 
@@ -39,7 +48,8 @@ class LatentPictures:
     def decode(self, latents: Tensor) -> Pictures:
         """(B, C, h, w) → (B, H, W, channels) bytes.
 
-        Each image is decoded by itself, so that its bytes do not depend on the others.
+        Each image is decoded by itself, so that its bytes do not depend on the others, and the memory not on their
+        number.
         """
         return to_bytes(torch.cat([self._decode(each.to(self._device)) for each in latents.split(1)]))
 
@@ -51,9 +61,10 @@ class LatentPictures:
         return to_bytes(rgb)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        height, width = latents.shape[-2:]
-        tiled = height * width > UNTILED_TILES * self._autoencoder.latent_tile**2
-        return self._autoencoder.decode(self._autoencoder.config.unscale(latents.float()), tiled=tiled)
+        autoencoder, height, width = self._autoencoder, *latents.shape[-2:]
+        needed = LIVE_MAPS * FLOAT_BYTES * autoencoder.config.largest_map(height, width)
+        unscaled = autoencoder.config.unscale(latents.float())
+        return autoencoder.decode(unscaled, tiled=needed > self._decode_bytes)
 
 
 def published_rgb(*, is_xl: bool) -> Sequence[tuple[float, float, float]]:

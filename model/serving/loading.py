@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_pipeline import TextPipeline, read_text_pipeline
-from denoised.model.diffusion.grids import Grid, solver_levels
+from denoised.model.diffusion.grids import SPACINGS, Grid, noise_ratios, solver_levels
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
+from denoised.model.serving.lora_adapters import FoundAdapters, find_adapters
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import ChunkEncoder, PromptEncoder
@@ -43,10 +46,12 @@ class LoadedModel:
     Attributes:
         model: On the fastest backend of its device; its card names the numerics.
         fallback: Why a faster backend is not available on this machine; None if this is the fastest.
+        lora_problems: Why some adapters are left out.
     """
 
     model: PixelModel | LatentModel
     fallback: str | None
+    lora_problems: Sequence[str] = ()
 
 
 def load_for_serving(
@@ -56,8 +61,11 @@ def load_for_serving(
     name: str | None = None,
     max_images: int = 16,
     precision: Precision = "float32",
+    loras: Path | None = None,
 ) -> LoadedModel:
     """Load a model on the fastest backend that gives an image the same bits at every batch size.
+
+    loras: a folder of low-rank adapters; models of pixels take none.
 
     Raises:
         CheckpointError: see `load_model`; and for a pipeline that is not served, by its name.
@@ -65,7 +73,7 @@ def load_for_serving(
     if is_text_pipeline(Path(folder)):
         if unused := unused_parts(Path(folder)):
             log.info("%s: not run: %s", folder, ", ".join(unused))
-        return load_text_for_serving(folder, device=device, name=name, max_images=max_images)
+        return load_text_for_serving(folder, device=device, name=name, max_images=max_images, loras=loras)
     model = load_model(folder, device=device, name=name, max_images=max_images)
     selection = select_backend(model.unet, model.shape, model.card.timesteps, device, precision)
     model.backend = selection.backend
@@ -121,17 +129,20 @@ def load_text_model(
     return model
 
 
-def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, max_images: int) -> LoadedModel:
+def load_text_for_serving(
+    folder: Path | str, *, device: str, name: str | None, max_images: int, loras: Path | None = None
+) -> LoadedModel:
     """`load_text_model`, with the reason why a faster backend is not available."""
     folder = Path(folder)
     pipeline = read_text_pipeline(folder)
     noise, vae = pipeline.noise, pipeline.autoencoder.config
     height, width = pipeline.image_size
     grid = noise.grid(pipeline.unet.config)
-    prompts = _build_prompt_encoder(pipeline, device)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
+    found = find_adapters(loras, unet, pipeline.text_encoders)
+    prompts = _build_prompt_encoder(pipeline, device, found)
     added_inputs = unet.config.added_inputs
-    selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
+    selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed))
     card = ModelCard(
         name=name or model_name(folder),
         width=width,
@@ -139,11 +150,13 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
         channels=vae.out_channels,
         labels=[],
         prompts=True,
+        prompt_guide=pipeline.prompt_guide,
         max_clip_skip=max(0, prompts.max_clip_skip),
         guidance_embedded=unet.config.time_cond_proj_dim is not None,
         size_multiple=vae.downscale * pipeline.unet.config.downscale,
         max_pixels=MAX_SCALE**2 * width * height,
         latent=CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
+        loras=found.listed,
         timesteps=pipeline.schedule.timesteps,
         prediction_type=noise.prediction_type,
         default=pipeline.default,
@@ -162,37 +175,46 @@ def load_text_for_serving(folder: Path | str, *, device: str, name: str | None, 
         noise.clipping,
         card,
         added_inputs,
+        found.adapt_unet(selection, unet),
     )
-    return LoadedModel(model, selection.fallback)
+    return LoadedModel(model, selection.fallback, found.problems)
 
 
 def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
     """What the card says about the samplers, which are the same for every model, and their grid."""
+    spacing, ratios = grid.ratio_spacing, noise_ratios(schedule)
+    taking_spacing = [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing]
     visited = {name: sampler.visited_timesteps(schedule, grid) for name, sampler in SAMPLERS.items()}
     return {
         "samplers": list(SAMPLERS),
         "sampler_descriptions": DESCRIPTIONS,
         "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
-        "spacing_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing],
-        "karras_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
+        "spacings": [*SPACINGS, *RATIO_SPACINGS],
+        "spacing_samplers": taking_spacing,
+        "karras_samplers": taking_spacing,
         "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
         "stages": {name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
         "extra_evaluations": {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra},
         "grid": CardGrid(
             spacing=grid.spacing,
             steps_offset=grid.steps_offset,
-            karras=grid.karras,
+            karras=spacing is not None and spacing.name == "karras",
+            ratio_spacing=spacing.name if spacing is not None else None,
+            sigma_min=float(ratios[0]),
+            sigma_max=float(ratios[-1]),
             visited={name: count for name, count in visited.items() if count < schedule.timesteps},
         ),
     }
 
 
-def _build_prompt_encoder(pipeline: TextPipeline, device: str) -> PromptEncoder:
+def _build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapters) -> PromptEncoder:
     encoders = []
-    for folder, encoder in zip(pipeline.tokenizers, pipeline.text_encoders, strict=True):
+    for k, (folder, encoder) in enumerate(zip(pipeline.tokenizers, pipeline.text_encoders, strict=True)):
         tokenizer = _read_tokenizer(folder, encoder.config)
         network = encoder.eval().requires_grad_(False).to(device)
-        encoders.append(ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl))
+        encoders.append(
+            ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl, adapted=loras.adapt_encoder(k, network))
+        )
     if len({each.length for each in encoders}) > 1:
         raise CheckpointError(f"{pipeline.tokenizers[0].parent}: the tokenizers' model_max_length differ")
     return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from denoised.model.networks.text_encoder import TextEncoder
+from denoised.model.backends.adapted_network import AdaptedNetwork
+from denoised.model.networks.text_encoder import EncodedText, TextEncoder
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.text.chunks import PromptChunk, chunk_prompt, pad_chunks
 from denoised.model.text.emphasis import emphasize
 from denoised.model.text.tokenizer import TextTokenizer
+
+# Tokens, skipped layers, and adapters with their weights.
+Key = tuple[tuple[int, ...], int, tuple[tuple[str, float], ...]]
 
 CACHED_CHUNKS = 256  # of Stable Diffusion 1, 77·768 numbers each: 60 MB in all
 
@@ -24,15 +28,24 @@ class ChunkEncoder:
 
     penultimate: the U-Net attends to the states before the last layer, without the final norm, as in SDXL; otherwise
         to those after the last layer, normalized.
+    adapted: the encoder with the adapters that change it; None without any.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, encoder: TextEncoder, *, penultimate: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        encoder: TextEncoder,
+        *,
+        penultimate: bool = False,
+        adapted: AdaptedNetwork | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._penultimate = penultimate
+        self._adapted = adapted
         self._device = encoder.text_model.final_layer_norm.weight.device
-        # Hidden states and the pooled vector by tokens and skipped layers, the most recent last.
-        self._encoded: OrderedDict[tuple[tuple[int, ...], int], tuple[Tensor, Tensor]] = OrderedDict()
+        # Hidden states and the pooled vector, the most recent last.
+        self._encoded: OrderedDict[Key, tuple[Tensor, Tensor]] = OrderedDict()
 
     @property
     def length(self) -> int:
@@ -49,19 +62,23 @@ class ChunkEncoder:
         return chunk_prompt(self._tokenizer, prompt, emphasis=emphasis)
 
     @torch.inference_mode()
-    def encode(self, chunks: list[PromptChunk], count: int, clip_skip: int) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, chunks: list[PromptChunk], count: int, clip_skip: int, loras: Mapping[str, float] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Hidden states (count·N, hidden_size) of sequences of length N, and the pooled vector (P,) of the first.
 
         count: of sequences; there are at most as many chunks, and sequences without text follow them.
         clip_skip: how many more layers to leave out.
+        loras: weights of adapters by name; those that do not change the encoder count for nothing.
         """
-        encoded = [self._encode_chunk(chunk, clip_skip) for chunk in pad_chunks(self._tokenizer, chunks, count)]
+        own = self._adapted.relevant(loras or {}) if self._adapted is not None else {}
+        encoded = [self._encode_chunk(chunk, clip_skip, own) for chunk in pad_chunks(self._tokenizer, chunks, count)]
         return torch.cat([states for states, _ in encoded]), encoded[0][1]
 
-    def _encode_chunk(self, chunk: PromptChunk, clip_skip: int) -> tuple[Tensor, Tensor]:
-        key = chunk.tokens, clip_skip
+    def _encode_chunk(self, chunk: PromptChunk, clip_skip: int, loras: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+        key = chunk.tokens, clip_skip, tuple(sorted(loras.items()))
         if key not in self._encoded:
-            self._encoded[key] = self._evaluate(*key)
+            self._encoded[key] = self._evaluate(chunk.tokens, clip_skip, loras)
             if len(self._encoded) > CACHED_CHUNKS:
                 self._encoded.popitem(last=False)
         self._encoded.move_to_end(key)
@@ -71,8 +88,8 @@ class ChunkEncoder:
             states = emphasize(states[None], weights)[0]
         return states, pooled
 
-    def _evaluate(self, tokens: tuple[int, ...], clip_skip: int) -> tuple[Tensor, Tensor]:
-        encoded = self._encoder(torch.tensor([tokens], device=self._device))
+    def _evaluate(self, tokens: tuple[int, ...], clip_skip: int, loras: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+        encoded = self._run(torch.tensor([tokens], device=self._device), loras)
         if self._penultimate:
             states = encoded.hidden_states[-2 - clip_skip]
         elif clip_skip:
@@ -81,6 +98,13 @@ class ChunkEncoder:
             states = encoded.last
         # Copies: a view would keep the states of every layer in memory.
         return states[0].clone(), encoded.pooled[0].clone()
+
+    def _run(self, tokens: Tensor, loras: Mapping[str, float]) -> EncodedText:
+        if not loras:
+            return self._encoder(tokens)
+        assert self._adapted is not None
+        with self._adapted.rows([loras], self._device):
+            return self._encoder(tokens)
 
 
 class PromptEncoder:
@@ -115,7 +139,7 @@ class PromptEncoder:
         self, request: ConditioningRequest, chunks: Sequence[list[PromptChunk]], count: int
     ) -> tuple[Tensor, Tensor]:
         pairs = zip(self._encoders, chunks, strict=True)
-        parts = [encoder.encode(own, count, request.clip_skip) for encoder, own in pairs]
+        parts = [encoder.encode(own, count, request.clip_skip, request.loras) for encoder, own in pairs]
         context, pooled = torch.cat([states for states, _ in parts], dim=-1), parts[-1][1]
         if self._zero_without_negative and request.is_negative and not request.prompt:
             return torch.zeros_like(context), torch.zeros_like(pooled)

@@ -8,6 +8,7 @@ progress bars.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from functools import lru_cache
 
 import torch
@@ -17,7 +18,7 @@ from denoised.model.errors import TrainingError
 from denoised.model.training.learning_config import LearningConfig
 
 
-class Learner:
+class Learner(ABC):
     """The state of a run between two steps. Subclasses compute the gradient, in `backward`.
 
     net: the network that is trained.
@@ -66,9 +67,9 @@ class Learner:
         """The learning rate of the last step."""
         return self.config.rate(self.step - 1)
 
+    @abstractmethod
     def backward(self) -> float:
         """Accumulate the gradient of the next batch's mean loss, and return that loss."""
-        raise NotImplementedError
 
     def measure(self) -> dict[str, float]:
         """Further numbers for the log, by the names in `measured`. Changes no state."""

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import typer
 
-from denoised.model.options import environment_variable
+from denoised.command_line.options import environment_variable
 from denoised.model.training.learning_config import LearningConfig
 from denoised.model.training.settings import settings
 

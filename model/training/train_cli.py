@@ -10,14 +10,16 @@ import torch
 import typer
 from rich.console import Console
 
-from denoised.model.command_line import print_to_stderr, report_errors
+from denoised.command_line.console import print_status
+from denoised.command_line.options import option
+from denoised.model.command_line import report_errors
 from denoised.model.errors import UnreadableImages
-from denoised.model.options import option
 from denoised.model.serving.loading import load_model
 from denoised.model.training.datasets.sources import load_dataset
 from denoised.model.training.presets import FROM_PRESET
 from denoised.model.training.run.run_checkpoints import load_newest_checkpoint
 from denoised.model.training.run.run_folder import RunFolder
+from denoised.model.training.run.run_options import CheckpointEvery, Device, Out, Resume, SampleEvery
 from denoised.model.training.run.training_run import RunSchedule, run_training
 from denoised.model.training.setting_options import with_setting_options
 from denoised.model.training.trainer import Trainer
@@ -35,16 +37,12 @@ def train(
             "word digits",
         ),
     ],
-    out: Annotated[Path, option("--out", help="the folder of the run; the model is written to OUT/model")],
-    resume: Annotated[bool, option("--resume", help="continue from the newest checkpoint in OUT")] = False,
+    out: Out,
+    resume: Resume = False,
     init: Annotated[Path | None, option("--init", help="a model folder of the same shape to start from")] = None,
-    device: Annotated[str, option("--device", help="cpu, cuda or mps")] = "cpu",
-    sample_every: Annotated[
-        int, option("--sample-every", help="images between two grids of samples", min=1)
-    ] = RunSchedule.sample_every,
-    checkpoint_every: Annotated[
-        int, option("--checkpoint-every", help="images between two checkpoints", min=1)
-    ] = RunSchedule.checkpoint_every,
+    device: Device = "cpu",
+    sample_every: SampleEvery = RunSchedule.sample_every,
+    checkpoint_every: CheckpointEvery = RunSchedule.checkpoint_every,
     given: dict[str, Any],
 ) -> None:
     """Train a model. Ctrl-C saves a checkpoint and stops; --resume continues exactly from there.
@@ -93,10 +91,10 @@ def _make_trainer(
 
 def _print_summary(trainer: Trainer, console: Console) -> None:
     for file in trainer.dataset.skipped:
-        print_to_stderr(f"skipped {file}")
+        print_status(f"skipped {file}")
     warning = trainer.config.warm_up_warning()
     if warning is not None:
-        print_to_stderr(warning)
+        print_status(warning)
     parameters = sum(p.numel() for p in trainer.net.parameters())
     console.print(
         f"{len(trainer.dataset):,} images of {len(trainer.dataset.labels)} classes ({trainer.dataset.source}) · "

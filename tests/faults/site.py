@@ -1,4 +1,4 @@
-"""A service of real processes on loopback, each of which can be killed, stopped, starved or cut off."""
+"""A service of real processes on loopback. Each can be killed, stopped, starved or cut off."""
 
 from __future__ import annotations
 

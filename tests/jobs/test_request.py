@@ -7,15 +7,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from denoised.jobs.numerics import computation, digest_in, with_format
 from denoised.jobs.request import (
     DEFAULTS,
     FIELDS,
+    Lora,
     PictureRequest,
     RequestFields,
     SamplingRequest,
-    computation,
-    digest_in,
-    with_format,
     without_defaults,
 )
 
@@ -26,7 +25,13 @@ REQUEST = SamplingRequest(
 
 def test_every_field_has_a_meaning_and_a_place_in_the_resolved_request() -> None:
     assert list(FIELDS) == list(get_type_hints(RequestFields))
-    assert {each.name for each in fields(SamplingRequest)} == {*FIELDS, "label_name", "stages", "extra_evaluations"}
+    assert {each.name for each in fields(SamplingRequest)} == {
+        *FIELDS,
+        "label_name",
+        "stages",
+        "extra_evaluations",
+        "guidance_embedded",
+    }
     assert all(field.meaning for field in FIELDS.values())
 
 
@@ -44,9 +49,10 @@ def test_a_picture_carries_only_these_fields_if_all_others_have_their_defaults()
 def test_a_picture_carries_every_field_that_differs_from_its_default() -> None:
     names = {each.name for each in fields(PictureRequest)} & set(DEFAULTS) - {"n"}
     assert names >= {"eta", "spacing", "karras", "format"}
-    others: dict[str, Any] = dict.fromkeys(names, False)
-    carried = replace(REQUEST, **others | {"eta": 0.5}).parameters(0, "fake")
-    assert {name: carried[name] for name in names} == others | {"eta": 0.5}
+    others: dict[str, Any] = dict.fromkeys(names - {"loras"}, "other")
+    carried = replace(REQUEST, **others, loras=(Lora("ink", 0.5, "1a"),)).parameters(0, "fake")
+    assert {name: carried[name] for name in names - {"loras"}} == others
+    assert carried["loras"] == [{"name": "ink", "weight": 0.5, "digest": "1a"}]
 
 
 def test_a_default_is_no_difference_whether_it_is_given_or_left_out() -> None:

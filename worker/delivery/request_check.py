@@ -35,10 +35,19 @@ def check_request(request: SamplingRequest, card: ModelCard) -> None:
 
 
 def _check_inputs(request: SamplingRequest, card: ModelCard) -> None:
-    """Check the prompt and the size."""
+    """Check the prompt, the adapters and the size."""
     for name in ("prompt", "negative_prompt", "width", "height", "emphasis"):
         if getattr(request, name) not in (None, False) and name not in card.inputs:
             raise RecordError(f"{name} of the request was given, but {card.name} takes none")
+    for lora in request.loras:
+        served = card.lora_digest(lora.name)
+        if served is None:
+            raise RecordError(f"loras of the request names {lora.name!r:.60}, which {card.name} does not offer here")
+        if lora.digest != served:
+            raise RecordError(
+                f"the adapter {lora.name!r:.60} has changed since the job was accepted (digest {lora.digest}; here "
+                f"{served})"
+            )
     width, height = request.width or card.width, request.height or card.height
     for name, side in (("width", request.width), ("height", request.height)):
         if side is not None and not card.takes_side(side):

@@ -43,7 +43,7 @@ class Settlement:
             self._settled()
 
     def release(self, lease: Lease) -> None:
-        """Release a delivery of which this worker has a newer one."""
+        """Release a delivery that a newer one of this worker replaces."""
         try:
             lease.delivery.release()
         except StoreError as error:

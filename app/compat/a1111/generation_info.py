@@ -51,7 +51,7 @@ def generation_info(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]:
         "infotexts": [_infotext(body, record, image.seed) for image in images],
         "styles": [],
         "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.gmtime(record.created_at)),
-        "clip_skip": 1,
+        "clip_skip": request.clip_skip + 1,
         "is_using_inpainting_conditioning": False,
         "version": VERSION,
         "job": record.id,
@@ -72,6 +72,7 @@ def _infotext(body: Txt2ImgRequest, record: JobRecord, seed: int) -> str:
         ("Size", f"{first.width}x{first.height}"),
         ("Model hash", record.digest),
         ("Model", request.model),
+        ("Clip skip", request.clip_skip + 1 if request.clip_skip else None),
         ("Version", VERSION),
     ]
     lines = [body.prompt, f"Negative prompt: {request.negative_prompt}" if request.negative_prompt else ""]

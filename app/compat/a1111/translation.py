@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from denoised.app.compat.a1111.a1111_schemas import RANDOM_SEED, Txt2ImgRequest
 from denoised.app.compat.a1111.checkpoints import OPTION
+from denoised.app.compat.a1111.lora_tags import TaggedPrompt, read_tags
 from denoised.app.compat.a1111.refusals import (
     Errors,
     enabled_scripts,
@@ -40,11 +42,13 @@ NAMES = {
     "sampler": "sampler_name",
     "spacing": "scheduler",
     "karras": "scheduler",
+    "loras": "prompt",
 }
 FORMAT_OPTION = "samples_format"
+CLIP_OPTION = "CLIP_stop_at_last_layers"  # 1 reads the text encoder's last layer, where our clip_skip is 0
+EMPHASIS = re.compile(r"[()\[\]\\]|\bBREAK\b")
 # The options that `override_settings` may name only with these values, because nothing else is served.
 FIXED_OPTIONS: Mapping[str, tuple[object, ...]] = {
-    "CLIP_stop_at_last_layers": (1,),
     "sd_vae": ("Automatic", "None"),
     "eta_noise_seed_delta": (0,),
 }
@@ -57,18 +61,26 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         InvalidRequest: when a field asks for what is not served, or does not fit the model.
     """
     settings = body.override_settings or {}
-    errors = [*unserved_fields(body.extra), *enabled_scripts(body.alwayson_scripts or {}), *_option_errors(settings)]
-    errors += [*_prompt_errors(body, card), *_count_errors(body, card)]
+    errors = [
+        *unserved_fields(body.extra),
+        *enabled_scripts(body.alwayson_scripts or {}),
+        *_option_errors(settings, card),
+    ]
+    tagged = read_tags(body.prompt) if card.prompts else TaggedPrompt(body.prompt, [], [])
+    errors += [*tagged.errors, *_prompt_errors(body, tagged.text, card), *_count_errors(body, card)]
     sampler, schedule = _sampler(body, card, errors)
     width, height = _size(body, card, errors)
     errors += _eta_errors(body, sampler, card)
     refuse(errors)
-    guided = bool(body.prompt.strip() or body.negative_prompt)
+    guided = bool(tagged.text.strip() or body.negative_prompt)
     fields: RequestFields = {
         "model": card.name,
         "label": None if card.prompts else label_of(body.prompt, card),
-        "prompt": body.prompt if card.prompts else None,
+        "prompt": tagged.text if card.prompts else None,
+        "loras": None if body.extra.get("disable_extra_networks") else tagged.loras or None,
         "negative_prompt": body.negative_prompt or None,
+        "clip_skip": (settings.get(CLIP_OPTION) or 1) - 1 or None,
+        "emphasis": _has_emphasis(body) if card.prompts else None,
         "width": width,
         "height": height,
         "n": body.count,
@@ -84,28 +96,40 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
     return {**fields, **schedule.fields} if schedule is not None else fields  # type: ignore[typeddict-item]
 
 
+def _has_emphasis(body: Txt2ImgRequest) -> bool | None:
+    """True if the prompts contain the syntax of emphasis, which the web UI always reads; None if they do not."""
+    return bool(EMPHASIS.search(f"{body.prompt} {body.negative_prompt or ''}")) or None
+
+
 def renamed(error: InvalidRequest) -> InvalidRequest:
     """An error about our fields as one about the web UI's."""
     errors = error.extra["errors"]
-    return InvalidRequest([(NAMES.get(each["field"], each["field"]), each["message"]) for each in errors])
+    return InvalidRequest([(_web_ui_name(each["field"]), each["message"]) for each in errors])
 
 
-def _option_errors(settings: Mapping[str, Any]) -> Errors:
+def _web_ui_name(field: str) -> str:
+    return NAMES.get(field.partition(".")[0], field)
+
+
+def _option_errors(settings: Mapping[str, Any], card: ModelCard) -> Errors:
     for name, value in settings.items():
         field = f"override_settings.{plain_name(name)}"
-        if name == FORMAT_OPTION and value and _format(settings) is None:
+        if name == CLIP_OPTION and value and (type(value) is not int or not 1 <= value <= card.max_clip_skip + 1):
+            yield field, f"{format_value(value)} is not served (allowed: 1 … {card.max_clip_skip + 1})"
+        elif name == FORMAT_OPTION and value and _format(settings) is None:
             yield field, f"{format_value(value)} is not served (allowed: {join_names(FORMATS)})"
         elif name == OPTION and value is not None and not isinstance(value, str):
             yield field, f"{format_value(value)} was given (allowed: a title of GET /sdapi/v1/sd-models)"
-        elif name not in (FORMAT_OPTION, OPTION) and value and value not in FIXED_OPTIONS.get(name, ()):
+        elif name not in (FORMAT_OPTION, OPTION, CLIP_OPTION) and value and value not in FIXED_OPTIONS.get(name, ()):
             allowed = join_names([str(each) for each in FIXED_OPTIONS.get(name, ())]) or "null"
             yield field, f"{format_value(value)} is not served (allowed: {allowed})"
 
 
-def _prompt_errors(body: Txt2ImgRequest, card: ModelCard) -> Errors:
+def _prompt_errors(body: Txt2ImgRequest, text: str, card: ModelCard) -> Errors:
+    """text: the prompt without its tags."""
     if not card.prompts:
         return
-    for name, prompt in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt or "")):
+    for name, prompt in (("prompt", text), ("negative_prompt", body.negative_prompt or "")):
         if len(prompt) > MAX_PROMPT:
             yield name, f"{len(prompt)} characters were given (allowed: {MAX_PROMPT})"
         else:

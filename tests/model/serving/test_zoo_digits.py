@@ -55,7 +55,7 @@ def flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 def test_a_separate_classifier_recognizes_the_requested_digits(
     samples: npt.NDArray[np.uint8], train: Dataset, held_out: Dataset
 ) -> None:
-    """The classifier saw neither the samples nor the held-out images, of which it recognizes 98 %."""
+    """The classifier saw neither the samples nor the held-out images. It recognizes 98 % of the latter."""
     classifier = SVC(C=10).fit(flat(train.images.numpy()), train.classes.numpy())
     assert classifier.score(flat(held_out.images.numpy()), held_out.classes.numpy()) > 0.975
     named = classifier.predict(flat(samples)) == np.arange(COUNT) % 10

@@ -46,7 +46,7 @@ def _write_package(root: Path, package: str, files: Mapping[str, Any]) -> None:
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which `npm install` might have put packages with nine objects, of which five can be drawn."""
+    """A folder into which `npm install` might have put packages with nine objects. Five of them can be drawn."""
     folder = tmp_path_factory.mktemp("packages")
     root = folder / "node_modules"
     for style in STYLES:

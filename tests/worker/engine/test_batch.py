@@ -265,7 +265,7 @@ def test_a_short_job_and_a_long_one_alternate_in_a_single_slot() -> None:
 
 
 def stream(batch: RunningBatch[Image], steps: int, per_turn: int) -> Iterator[list[Image]]:
-    """Turns before each of which short jobs arrive, as long as there is room."""
+    """Turns. Before each, short jobs arrive as long as there is room."""
     while True:
         for _ in range(per_turn):
             if batch.has_room("cats"):

@@ -23,7 +23,7 @@ SIDE = 8  # of the latents
 
 @pytest.fixture
 def captioned(pictures: EmojiPictures, tmp_path: Path, stir: Callable[..., None]) -> CaptionedLatents:
-    """Random latents of five objects, of which some combinations are held out."""
+    """Random latents of five objects. Some combinations are held out."""
     merges = learn_merges(caption_corpus(pictures))
     save_tokenizer(tmp_path / "tokenizer", merges)
     autoencoder = Autoencoder(autoencoder_config(TEXT_PRESETS["tiny"], 4 * SIDE)).eval().requires_grad_(False)

@@ -1,12 +1,10 @@
-"""Command-line options that are also environment variables. Imports no torch: the front end's commands use it too."""
+"""Options of commands. Each can also be set by an environment variable, DENOISED_ and its name."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -18,7 +16,10 @@ SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 class CommandGroup(TyperGroup):
-    """Commands whose error message about an option includes the rejected value."""
+    """Commands with plain help, whose error message about an option includes the rejected value.
+
+    typer's boxes truncate variable names at 80 columns and without a terminal, and read square brackets as markup.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -27,6 +28,13 @@ class CommandGroup(TyperGroup):
         except typer.BadParameter as error:
             _explain(error, ctx)
             raise
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name."""
+        command = super().get_command(ctx, cmd_name)
+        if isinstance(command, TyperCommand):
+            command.rich_markup_mode = None
+        return command
 
 
 class SingleCommand(TyperCommand):
@@ -68,11 +76,9 @@ def service_link(parameter: Any) -> str | None:
     return None
 
 
-def escape_unencodable() -> None:
-    """Escape what the encoding of stdout or stderr lacks: printing must never end a program."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+def env(name: str, help: str, *flags: str, **limits: Any) -> Any:
+    """An option that the environment variable DENOISED_`name` also sets."""
+    return typer.Option(*flags, envvar=f"DENOISED_{name}", help=help, **limits)
 
 
 def option(*names: str, help: str, **limits: Any) -> typer.models.OptionInfo:
@@ -84,3 +90,6 @@ def option(*names: str, help: str, **limits: Any) -> typer.models.OptionInfo:
 def environment_variable(flag: str) -> str:
     """`--sample-every` → `DENOISED_SAMPLE_EVERY`."""
     return "DENOISED_" + flag.partition("/")[0].removeprefix("--").replace("-", "_").upper()
+
+
+AsJson = Annotated[bool, env("JSON", "print JSON on stdout, everything else on stderr", "--json")]

@@ -1,0 +1,31 @@
+"""What `denoised serve` starts, and `denoised doctor` checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """The options of `denoised serve`.
+
+    redis_url: an external Redis; None = start a Valkey in data_dir.
+    worker_arguments: passed to `denoised worker`.
+    trust_network: passed to `denoised api`.
+    requires_key: whether the API requires a key.
+    models: folders, and names on a hub, served in addition to the bundled models; downloaded and checked before
+        anything starts.
+    precision: passed to `denoised worker` too; decides which weights are downloaded.
+    """
+
+    host: str
+    port: int
+    data_dir: Path
+    redis_url: str | None
+    worker_arguments: Sequence[str] = ()
+    trust_network: bool = False
+    requires_key: bool = False
+    models: Sequence[str] = ()
+    precision: str = "float32"

@@ -1,0 +1,170 @@
+"""`denoised serve --model FOLDER --loras FOLDER`: adapters over HTTP, in the client, the terminal and in pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from denoised import Client
+from denoised.model.checkpoints.text_pipeline import read_text_pipeline
+from tests.lora_adapters import kohya, peft, targets_of, write_lora
+from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, picture_of, save_pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and peft
+
+STEPS = 6
+LEVELS = 2  # of 255, how far a pixel may be from diffusers'
+MODEL = "tiny-sd"
+LORAS = [{"name": "style", "weight": 0.75}, {"name": "object", "weight": -0.5}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipelines")
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> StableDiffusionPipeline:
+    pipeline = save_pipeline(folder / MODEL)
+    read = read_text_pipeline(folder / MODEL)
+    networks = {"unet": read.unet, "text_encoder": read.text_encoders[0]}
+    write_lora(folder / "loras/style.safetensors", targets_of(networks, "attn", "mlp"), peft, seed=1)
+    write_lora(folder / "loras/object.safetensors", targets_of(networks, "attn1", "conv1", "self_attn"), kohya, seed=2)
+    (folder / "loras/other.safetensors").write_bytes(b"\x80\x04 a pickle, not a file of tensors")
+    pipeline.scheduler = DDIMScheduler.from_config(SCHEDULER)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def service(
+    pipeline: Any, folder: Path, start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    options = ("--model", str(folder / MODEL), "--loras", str(folder / "loras"))
+    return start_service(tmp_path_factory.mktemp("loras") / "data", *options)
+
+
+def generate(client: httpx.Client, **fields: Any) -> bytes:
+    body = {"model": MODEL, "prompt": PROMPT, "seed": 5, "steps": STEPS, "sampler": "ddim", **fields}
+    answer = client.post("/generate", json=body, headers={"Accept": "image/png"})
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def pixels(data: bytes) -> Any:
+    return np.asarray(Image.open(io.BytesIO(data))).astype(int)
+
+
+def parameters(data: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Image.open(io.BytesIO(data)).text["parameters"])  # type: ignore[attr-defined]
+    return found
+
+
+def test_the_card_lists_the_adapters_that_fit_and_the_log_names_the_others(service: Any) -> None:
+    with service.client() as client:
+        cards = {card["name"]: card for card in client.get("/models").json()}
+    assert [sorted(lora) for lora in cards[MODEL]["loras"]] == [["digest", "name"]] * 2
+    assert [lora["name"] for lora in cards[MODEL]["loras"]] == ["object", "style"]
+    assert "loras" in cards[MODEL]["inputs"]
+    assert cards["digits"]["loras"] == []
+    log = service.log.read_text()
+    assert f"{MODEL} does not offer an adapter" in log
+    assert "other.safetensors: is a pickle, which can run code" in log
+
+
+def test_a_picture_is_that_of_diffusers_with_the_same_adapters(
+    service: Any, pipeline: StableDiffusionPipeline, folder: Path
+) -> None:
+    for lora in LORAS:
+        name = lora["name"]
+        pipeline.load_lora_weights(folder / "loras", weight_name=f"{name}.safetensors", adapter_name=name)
+    pipeline.set_adapters([lora["name"] for lora in LORAS], [lora["weight"] for lora in LORAS])
+    text = {"prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "guidance_scale": 5.0}
+    expected = picture_of(pipeline, 5, num_inference_steps=STEPS, **text)
+    with service.client() as client:
+        found = generate(client, loras=LORAS, **text)
+        without = generate(client, **text)
+    assert np.abs(pixels(found) - expected.astype(int)).max() <= LEVELS
+    assert np.abs(pixels(found) - pixels(without)).max() > 5 * LEVELS
+
+
+def test_a_picture_carries_its_adapters_and_can_be_verified(service: Any) -> None:
+    with service.client() as client:
+        digests = {lora["name"]: lora["digest"] for card in client.get("/models").json() for lora in card["loras"]}
+        data = generate(client, loras=LORAS)
+        assert parameters(data)["loras"] == [
+            {"name": "object", "weight": -0.5, "digest": digests["object"]},
+            {"name": "style", "weight": 0.75, "digest": digests["style"]},
+        ], "in order of name: the order of a request changes no picture"
+        assert data == generate(client, loras=LORAS[::-1])
+        assert "loras" not in parameters(generate(client, loras=[]))
+        headers = {"Content-Type": "image/png"}
+        verification = client.post("/verify", content=data, headers=headers).json()
+        assert verification["match"] is True
+        body = {name: value for name, value in parameters(data).items() if name != "numerics"}
+        body["loras"][0]["digest"] = "0123456789ab"
+        answer = client.post("/generate", json=body).json()
+    (error,) = answer["errors"]
+    assert error["field"] == "loras.0.digest"
+    assert f'another file is served under the name "object" (served: {digests["object"]})' in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("loras", "field", "message"),
+    [
+        ([{"name": "watercolor"}], "loras.0.name", '"watercolor" is not offered by tiny-sd (offered: object, style)'),
+        ([{"name": "style"}, {"name": "style", "weight": 2}], "loras.1.name", '"style" is named twice'),
+        ([{"name": "style", "weight": 4.5}], "loras.0.weight", "less than or equal to 4"),
+        ([{"name": "style", "weight": "1"}], "loras.0.weight", "valid number"),
+        ([{"weight": 1}], "loras.0.name", "is missing"),
+        ([{"name": "style", "strength": 1}], "loras.0.strength", "is not a field"),
+        ([{"name": "style"}] * 5, "loras", "at most 4 items"),
+        ({"name": "style"}, "loras", "valid list"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_by_field_value_and_limit(
+    loras: Any, field: str, message: str, service: Any
+) -> None:
+    with service.client() as client:
+        answer = client.post("/generate", json={"model": MODEL, "prompt": PROMPT, "loras": loras})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == field
+    assert message in error["message"]
+
+
+def test_a_model_without_adapters_refuses_them(service: Any) -> None:
+    with service.client() as client:
+        answer = client.post("/generate", json={"model": "digits", "label": 3, "loras": [{"name": "style"}]})
+    assert [error["field"] for error in answer.json()["errors"]] == ["loras"]
+
+
+def test_the_client_and_the_terminal_name_adapters(service: Any, tmp_path: Path) -> None:
+    with service.client() as client:
+        expected = generate(client, loras=LORAS)
+    fields: dict[str, Any] = {"model": MODEL, "prompt": PROMPT, "seed": 5, "steps": STEPS, "sampler": "ddim"}
+    with Client(service.url) as client:
+        (model,) = [each for each in client.models() if each.name == MODEL]
+        assert model.loras == ("object", "style")
+        job = client.wait(client.submit(**fields, loras=LORAS).id)
+        assert [(lora.name, lora.weight) for lora in job.loras] == [("object", -0.5), ("style", 0.75)]
+        assert client.image(job.images[0]) == expected
+    options = ["--lora", "style:0.75", "--lora", "object:-.5", "--out", str(tmp_path), "--url", service.url]
+    command = [sys.executable, "-m", "denoised", "generate", PROMPT, "--model", MODEL, "--seed", "5"]
+    command += ["--steps", str(STEPS), "--sampler", "ddim", *options]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    (path,) = tmp_path.glob("*.png")
+    assert path.read_bytes() == expected
+    listing = [sys.executable, "-m", "denoised", "models", "--url", service.url]
+    assert "object, style" in subprocess.run(listing, capture_output=True, text=True, check=True).stdout
