@@ -141,7 +141,7 @@ def load_text_for_serving(
     found = find_adapters(loras, unet, pipeline.text_encoders)
     prompts = _build_prompt_encoder(pipeline, device, found)
     added_inputs = unet.config.added_inputs
-    selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
+    selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed))
     card = ModelCard(
         name=name or model_name(folder),
         width=width,
