@@ -44,6 +44,8 @@ async def animation(
     """The stored frames of all images of the job, side by side, from noise to picture. With `sheet=1`, each image has a
     gutter and the finished pictures come last; a job without frames has only these. A very large animation shows every
     k-th frame."""
+    if not record.request.preview_every and (kind is not None or not sheet):
+        raise _no_frames(record, kind)  # at once: it needs neither Redis nor a slot
     pillow_format, media_type = FORMATS[format]
     content = await services.renderings.run(partial(_render, services, record, pillow_format, kind, sheet))
     return Response(content, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
@@ -54,9 +56,13 @@ def _render(services: Services, record: JobRecord, pillow_format: str, kind: Kin
     if sheet and (stages or kind is None) and len(record.images) == record.request.n:
         stages.append(_finished_pictures(services, record))
     if not stages:
-        frames = f"{kind} frames" if kind else "frames"
-        raise Conflict(f"job {record.id} kept no {frames}: request some with preview_every", job=record.id)
+        raise _no_frames(record, kind)
     return render(stages, record.request.n, pillow_format, gutters=sheet)
+
+
+def _no_frames(record: JobRecord, kind: Kind | None) -> Conflict:
+    frames = f"{kind} frames" if kind else "frames"
+    return Conflict(f"job {record.id} kept no {frames}: request some with preview_every", job=record.id)
 
 
 def _finished_pictures(services: Services, record: JobRecord) -> Pictures:

@@ -49,7 +49,7 @@ def frames(step: int, shades: list[int], kind: str = "x0") -> list[dict[str, Any
 
 def done(fake_worker: Any, *steps: list[dict[str, Any]], finished: bool = True) -> str:
     """A job with three images that kept these frames."""
-    job_id: str = fake_worker.create(n=3)
+    job_id: str = fake_worker.create(n=3, preview_every=int(bool(steps)))
     attempt = fake_worker.start(job_id)
     for number, events in enumerate(steps, start=1):
         fake_worker.progress(job_id, attempt, number, *events)
@@ -198,3 +198,13 @@ def test_reading_the_frames_may_take_longer_than_other_requests_to_redis(
 
     monkeypatch.setattr(log, "page", slow)
     assert api.get(f"/jobs/{job_id}/animation").status_code == 200
+
+
+def test_a_job_without_frames_is_refused_without_redis_or_a_slot(
+    api: TestClient, services: Services, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a slow Redis, three such requests took five seconds: each waited for a slot and read all events."""
+    monkeypatch.setattr(services.renderings, "run", None)
+    job = done(fake_worker)
+    assert api.get(f"/jobs/{job}/animation").status_code == 409
+    assert api.get(f"/jobs/{job}/animation?kind=xt&sheet=1").status_code == 409
