@@ -18,7 +18,9 @@ class CardGrid(BaseModel):
     Attributes:
         spacing: `leading`, `trailing` or `linspace`.
         steps_offset: Added to the timesteps of leading spacing.
-        karras: Whether the levels of its `karras_samplers` are those of Karras et al. 2022.
+        karras: Whether its levels are those of Karras et al. 2022.
+        ratio_spacing: Which of the other spacings its levels have instead of timesteps; None if none.
+        sigma_min, sigma_max: The lowest and the highest noise level σ/α of training; None if unknown.
         visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
             steps visits all.
     """
@@ -26,6 +28,9 @@ class CardGrid(BaseModel):
     spacing: str = "trailing"
     steps_offset: int = 0
     karras: bool = False
+    ratio_spacing: str | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     visited: dict[str, int] = {}
 
 
@@ -75,6 +80,7 @@ class ModelCard(BaseModel):
         samplers: All samplers that it offers.
         sampler_descriptions: What each of them is good for, in plain words.
         eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        spacings: The values of `spacing`.
         spacing_samplers: The samplers that take `spacing`; None if all do.
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
@@ -107,6 +113,7 @@ class ModelCard(BaseModel):
     sampler_descriptions: dict[str, str] = {}
     eta_samplers: list[str]
     karras_samplers: list[str] = []
+    spacings: list[str] = ["leading", "trailing", "linspace"]
     spacing_samplers: list[str] | None = None
     solver_samplers: list[str] = []
     grid: CardGrid = CardGrid()

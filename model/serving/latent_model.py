@@ -10,6 +10,7 @@ from torch import Tensor
 from denoised.model.backends.adapted_network import RowLoras
 from denoised.model.backends.text_backend import TextBackend
 from denoised.model.diffusion.clipping import Clipping
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.errors import PlanError
@@ -75,15 +76,13 @@ class LatentModel:
         """See `ServedModel`."""
         return self.backend.min_pipelined_images
 
-    def plan(
-        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
-    ) -> Plan:
+    def plan(self, sampler: str, steps: int, eta: float, levels: LevelChoice = MODELS_OWN) -> Plan:
         """Compile the plan of a request on this model's noise schedule.
 
         Raises:
             PlanError: for values that the sampler does not offer.
         """
-        return self._plans.compile(sampler, steps, eta, spacing, karras)
+        return self._plans.compile(sampler, steps, eta, levels)
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         """Encode prompts: `context` (B, M, C), of one length for all, and the inputs in `added_inputs`.
