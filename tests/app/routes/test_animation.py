@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from denoised.app.job_access import rendering_slots
 from denoised.app.routes import animation
+from denoised.app.services import Services
 from denoised.jobs.record import Image as Made
 from denoised.jobs.redis.deadline import REDIS_DEADLINE
 from denoised.jobs.store.update import JobUpdate
