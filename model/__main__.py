@@ -1,4 +1,4 @@
-"""`denoised train`, `train-text`, `train-features`, `evaluate` and `likelihood`, and `quality` for `make quality`."""
+"""`denoised train`, `train-text`, `fine-tune`, `train-features`, `evaluate`, `likelihood`, and `quality` for `make`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from denoised.model.evaluation.evaluate_cli import evaluate
 from denoised.model.evaluation.features_cli import train_features
 from denoised.model.evaluation.likelihood_cli import likelihood
 from denoised.model.evaluation.quality_cli import quality
+from denoised.model.training.fine_tuning.fine_tune_cli import fine_tune
 from denoised.model.training.text_to_image.train_text_cli import train_text
 from denoised.model.training.train_cli import train
 
@@ -22,7 +23,7 @@ def _group() -> None:
     """Train models and measure them."""
 
 
-for _command in (train, train_text, train_features, evaluate, quality, likelihood):
+for _command in (train, train_text, fine_tune, train_features, evaluate, quality, likelihood):
     app.command()(_command)
 
 

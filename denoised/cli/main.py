@@ -32,6 +32,7 @@ PROGRAMS = (
     ("doctor", SERVER, ("server",), "Check whether this machine can serve, and say what to fix.", SERVE),
     ("train", MODEL, ("train",), "Train a model.", TRAIN),
     ("train-text", MODEL, ("train",), "Train the text-to-image model on drawings of emoji.", TRAIN),
+    ("fine-tune", MODEL, ("train",), "Fine-tune a text-to-image model on pictures with captions.", TRAIN),
     ("train-features", MODEL, ("train",), "Train the feature network that image metrics compare with.", TRAIN),
     ("evaluate", MODEL, ("train",), "Measure the quality of a model's images: FID, KID, …", TRAIN),
     ("likelihood", MODEL, ("train",), "Compute the bits per dimension of images under a model.", TRAIN),
