@@ -50,8 +50,8 @@ def print_models(client: Client, as_json: bool) -> None:
     if as_json:
         print_json({"models": [model.raw for model in listed]})
         return
-    headings = ["model", "size", ">classes", "adapters", "default", ">max n", ">workers"]
-    _print(headings, [_summary(model) for model in listed], [">max n", ">workers", ">classes", "size", "adapters"])
+    headings = ["model", "size", ">classes", "default", ">max n", ">workers", "adapters"]
+    _print(headings, [_summary(model) for model in listed], ["adapters", ">max n", ">workers", ">classes", "size"])
 
 
 def _cancel(client: Client, job_id: str, as_json: bool) -> int:
@@ -130,10 +130,10 @@ def _summary(model: Model) -> tuple[str, ...]:
         model.name,
         f"{model.width}×{model.height}×{model.channels}",
         str(len(model.labels)),
-        ", ".join(model.loras) or MISSING,
         f"{default.sampler}, {default.steps} steps{guidance}",
         str(model.max_images),
         str(model.workers),
+        ", ".join(model.loras) or MISSING,
     )
 
 

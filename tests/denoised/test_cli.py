@@ -116,7 +116,7 @@ def test_cancel_reports_canceled_jobs_and_those_it_cannot_cancel(run: Run, fake_
 
 
 def test_models_prints_tab_separated_lines_when_piped(run: Run) -> None:
-    assert run("models").stdout == "shoes\t28×28×1\t3\tddim, 20 steps, guidance 2.5\t16\t1\n"
+    assert run("models").stdout == "shoes\t28×28×1\t3\tddim, 20 steps, guidance 2.5\t16\t1\t-\n"
 
 
 def test_top_prints_a_line_for_the_queue_and_one_per_worker(run: Run, fake_worker: Any) -> None:
