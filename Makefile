@@ -17,8 +17,10 @@ MINUTES ?= 30
 # The recipes read these from the environment, so that a path may contain spaces and quotes.
 export DATA OUT
 # Test processes. Most tests wait for a server, so there may be more than cores; 0 runs all tests in one process. Each
-# process and its servers get one OpenMP thread: threads that wait for each other by spinning slow all the others.
+# process and its servers get one OpenMP thread, and the threads of tests that take several do not spin for long: threads
+# that wait for each other by spinning slow all the others.
 PROCESSES ?= 3
+PYTEST := GOMP_SPINCOUNT=10000 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality bench lock
@@ -32,16 +34,16 @@ serve: install ## start store, API and worker on http://127.0.0.1:8000 (options:
 	@$(BIN)/denoised serve $(ARGS)
 
 test: install ## run the tests (a selection: ARGS="tests/model" or ARGS="-k plans")
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadgroup $(ARGS)
 
 test-browser: install ## run all tests of the playground in Chromium (Debian: apt install chromium)
-	$(BIN)/pytest -m browser $(ARGS)
+	$(PYTEST) -m browser $(ARGS)
 
 test-slow: install ## run the tests that take minutes
-	@$(BIN)/pytest -m slow $(ARGS) || $(NONE_COLLECTED)
+	@$(PYTEST) -m slow $(ARGS) || $(NONE_COLLECTED)
 
 test-faults: install ## run the tests that kill, starve or disconnect real processes
-	@$(BIN)/pytest -m faults $(ARGS) || $(NONE_COLLECTED)
+	@$(PYTEST) -m faults $(ARGS) || $(NONE_COLLECTED)
 
 soak: install ## run 30 minutes of mixed load with cancels and lost clients, then check for leaks (MINUTES=30)
 	DENOISED_SOAK_MINUTES=$(MINUTES) $(BIN)/pytest -s -m faults tests/journeys/test_load.py -k hours $(ARGS)

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal, Required, TypedDict, Union, get_args, get_origin, get_type_hints
 
-Spacing = Literal["leading", "trailing", "linspace"]
+Spacing = Literal["leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric"]
+TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
 Format = Literal["png", "webp", "jpeg"]
 PreviewKind = Literal["x0", "xt", "both"]
 
@@ -23,6 +24,8 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 MAX_SEED = 2**53 - 1  # of any image; a JavaScript number represents every integer up to it exactly
 MAX_PROMPT = 2000  # characters
+MAX_SIGMA = 1e9  # of the noisiest level; a model's own range is narrower
+MAX_LEVELS = 1000
 MAX_LORAS = 4
 
 
@@ -63,10 +66,17 @@ class RequestField:
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     @property
+    def is_numbers(self) -> bool:
+        """Whether the value is a list of numbers."""
+        return bool(self.type == list[float])
+
+    @property
     def limits(self) -> str:
         """The allowed values in words: "0 … 1", "1 or more", "png, webp or jpeg"; empty if there is no limit."""
         if self.choices:
             return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
+        if self.is_numbers:
+            return f"{self.min_length} … {self.max_length} numbers"
         if get_origin(self.type) is list:
             return f"up to {self.max_length}"
         if self.ge is None:
@@ -157,7 +167,7 @@ class RequestFields(TypedDict, total=False):
     spacing: Annotated[
         Spacing | None,
         RequestField(
-            "which timesteps are visited; as in training if left out", "Timestep spacing", samplers="spacing_samplers"
+            "how the noise levels are spaced; the model's own way if left out", "Spacing", samplers="spacing_samplers"
         ),
     ]
     karras: Annotated[
@@ -166,6 +176,34 @@ class RequestFields(TypedDict, total=False):
             "noise levels of Karras et al. 2022; the model's own if left out",
             "Karras noise levels",
             samplers="karras_samplers",
+        ),
+    ]
+    sigma_min: Annotated[
+        float | None,
+        RequestField(
+            "lowest noise level σ/α of a spacing that is not one of timesteps",
+            "Lowest noise level",
+            ge=0,
+            samplers="spacing_samplers",
+        ),
+    ]
+    sigma_max: Annotated[
+        float | None,
+        RequestField(
+            "highest noise level σ/α of a spacing that is not one of timesteps",
+            "Highest noise level",
+            ge=0,
+            samplers="spacing_samplers",
+        ),
+    ]
+    sigmas: Annotated[
+        list[float] | None,
+        RequestField(
+            "the noise levels σ/α themselves, falling; steps is their number",
+            "Noise levels",
+            min_length=1,
+            max_length=MAX_LEVELS + 1,
+            samplers="spacing_samplers",
         ),
     ]
     format: Annotated[Format | None, RequestField("file format; only PNG files carry their request", "File format")]
@@ -214,6 +252,9 @@ class PictureRequest:
     emphasis: bool = False
     spacing: str | None = None
     karras: bool | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    sigmas: list[float] | None = None
     format: str = "png"
 
     def members(self) -> dict[str, Any]:

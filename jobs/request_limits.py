@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.request import FIELDS, LORA_FIELDS, MAX_LORAS, MAX_SEED, RequestField, SamplingRequest
+from denoised.jobs.request import FIELDS, LORA_FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, RequestField, SamplingRequest
 
 # Upper bounds for every model, where a field has none of its own.
 UPPER: dict[str, float] = {
@@ -22,9 +22,12 @@ UPPER: dict[str, float] = {
     "label": 10_000_000,
     "width": 16_384,
     "height": 16_384,
+    "sigma_min": MAX_SIGMA,
+    "sigma_max": MAX_SIGMA,
+    "sigmas": MAX_SIGMA,
     "clip_skip": 1000,
 }
-LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0}
+LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0, "sigmas": 0}
 MAX_TEXT = 1000  # characters, where a field has no limit of its own
 
 
@@ -38,11 +41,21 @@ def check_limits(request: SamplingRequest) -> None:
         value = getattr(request, each.name)
         if isinstance(value, str):
             _check_text(each.name, value, FIELDS.get(each.name))
+        elif isinstance(value, list):
+            _check_levels(each.name, value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(each.name, value, FIELDS.get(each.name))
     _check_loras(request)
     if request.seed + request.n - 1 > MAX_SEED:
         raise RecordError(f"the last seed of the request is over {MAX_SEED}")
+
+
+def _check_levels(name: str, levels: list[float]) -> None:
+    longest = FIELDS[name].max_length or 0
+    if len(levels) > longest or any(type(level) not in (int, float) for level in levels):
+        raise RecordError(f"{name} of the request is no list of at most {longest} numbers")
+    for level in levels:
+        _check_number(name, level, None)
 
 
 def _check_loras(request: SamplingRequest) -> None:

@@ -29,6 +29,7 @@ MODEL_FLOORS = {
     "text": set[str](),
     "checkpoints": {"networks", "diffusion"},
     "hub": {"checkpoints", "networks"},
+    "conversion": {"checkpoints", "hub", "networks", "text"},
     "backends": {"networks", "diffusion"},
     "serving": {"checkpoints", "backends", "networks", "diffusion", "text"},
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from denoised.app.admission.noise_levels import STARTS_OF_ITS_OWN, spacing_of_levels
 from denoised.jobs.record import RequestWarning
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.request import TIMESTEP_SPACINGS, SamplingRequest
 from denoised.model.serving.card import ModelCard
 
 LOW_START = 0.9  # of the model's timesteps; 10 leading steps of 1,000 start at 900
@@ -23,13 +24,18 @@ def _prompt_warnings(request: SamplingRequest) -> Iterator[RequestWarning]:
         yield RequestWarning("negative_prompt", "has no effect without guidance; a guidance_scale over 1 turns it on")
 
 
+def _timestep_spacing(request: SamplingRequest, card: ModelCard) -> str:
+    return request.spacing if request.spacing in TIMESTEP_SPACINGS else card.grid.spacing
+
+
 def _leading_warnings(request: SamplingRequest, card: ModelCard) -> Iterator[RequestWarning]:
     """Leading spacing starts below the last timestep, but from the same unit noise as every other run."""
-    karras = card.grid.karras if request.karras is None else request.karras
-    # The Karras levels of these samplers start at the highest noise level, whatever the spacing.
-    ignores_spacing = karras and request.sampler in card.solver_samplers
-    ignores_spacing |= not card.takes_spacing(request.sampler)
-    if (request.spacing or card.grid.spacing) != "leading" or ignores_spacing:
+    if _timestep_spacing(request, card) != "leading" or not card.takes_spacing(request.sampler):
+        return
+    levels = spacing_of_levels(request.spacing, request.karras, card.grid)
+    # Where the first level does not depend on the timesteps: it is named, or it is the highest of the model.
+    named = request.sigmas is not None or request.sigma_max is not None or levels in STARTS_OF_ITS_OWN
+    if named or (levels is not None and request.sampler in card.solver_samplers):
         return
     first, last = card.first_leading_timestep(request.sampler, request.steps), card.timesteps - 1
     if first < LOW_START * card.timesteps:

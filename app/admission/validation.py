@@ -6,9 +6,19 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from denoised.app.admission.noise_levels import level_errors, without_end
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
-from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, Lora, LoraFields, RequestFields, SamplingRequest
+from denoised.jobs.request import (
+    DEFAULTS,
+    FIELDS,
+    MAX_SEED,
+    TIMESTEP_SPACINGS,
+    Lora,
+    LoraFields,
+    RequestFields,
+    SamplingRequest,
+)
 from denoised.model.serving.card import ModelCard
 
 DRAWN_SEEDS = 2**32
@@ -49,10 +59,13 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     """
     given = cast(RequestFields, {name: value for name, value in given.items() if value not in (None, [])})
     values: dict[str, Any] = {**DEFAULTS, **_model_defaults(given, card), **given}
+    if values["sigmas"] is not None:
+        values["sigmas"] = without_end(values["sigmas"])
+        values["steps"] = len(values["sigmas"])
     errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
     errors += [*_size_errors(values, card), *_limit_errors(values, card), *_grid_errors(values, card)]
     errors += _lora_errors(given.get("loras") or [], card)
-    errors += [*_guidance_errors(given, values["guidance_scale"], card)]
+    errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(given, card)]
     if errors:
         raise InvalidRequest(errors)
     label = card.class_index(values["label"]) if "label" in values else None
@@ -195,7 +208,9 @@ def _grid_errors(values: dict[str, Any], card: ModelCard) -> Errors:
 
 
 def _is_leading(values: dict[str, Any], card: ModelCard) -> bool:
-    return card.takes_spacing(values["sampler"]) and (values.get("spacing") or card.grid.spacing) == "leading"
+    given = values.get("spacing")
+    spacing = given if given in TIMESTEP_SPACINGS else card.grid.spacing
+    return card.takes_spacing(values["sampler"]) and spacing == "leading"
 
 
 def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Errors:

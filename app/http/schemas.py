@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import GenericAlias
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, Field, JsonValue, create_model
@@ -27,7 +28,7 @@ def with_members(definition: type) -> Callable[[type[M]], type[M]]:
 
 def _in_json(hint: Any) -> Any:
     """The type of a member's JSON value: a tuple is a list there."""
-    return list[get_args(hint)[0]] if get_origin(hint) is tuple else hint
+    return GenericAlias(list, get_args(hint)[:1]) if get_origin(hint) is tuple else hint
 
 
 class Progress(BaseModel):

@@ -104,6 +104,7 @@ const capitalized = (text = "") => text.charAt(0).toUpperCase() + text.slice(1);
 function parse(text, { type }) {
   const trimmed = text.trim();
   if (trimmed === "") return undefined;
+  if (type === "array") return trimmed.split(",").map(parseNumber);
   if (type === "boolean") return trimmed === "true";
   return type === "string" ? trimmed : parseNumber(trimmed);
 }

@@ -4,6 +4,7 @@ import { Adapters } from "./adapters.js";
 import { byId, el, setText } from "./dom.js";
 import { randomId, sentence } from "./api.js";
 import { Fields, parseNumber } from "./fields.js";
+import { Prompt } from "./prompt.js";
 import * as storage from "./storage.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
@@ -15,6 +16,7 @@ export class Form {
   /** @type {any[]} */
   #models = [];
   #fields = new Fields({});
+  #prompt = new Prompt(() => this.#showApplicable());
   #adapters = new Adapters();
   #lastPress = { at: -Infinity, body: /** @type {any} */ (null), key: "" };
   #seedUsed = false;
@@ -34,7 +36,6 @@ export class Form {
     });
     byId("n").addEventListener("input", () => this.#showCount());
     byId("sampler").addEventListener("change", () => this.#showApplicable());
-    byId("prompt").addEventListener("input", () => this.#showApplicable());
     byId("dice").addEventListener("click", () => this.rollSeed());
     byId("lock").addEventListener("click", () => this.lockSeed(!this.locked));
     byId("seed").addEventListener("input", () => {
@@ -61,7 +62,7 @@ export class Form {
 
   /** The prompt; null without one, and for a model that takes none. */
   get prompt() {
-    return byId("prompt-field").hidden ? null : byId("prompt").value.trim() || null;
+    return this.#prompt.value;
   }
 
   get seed() {
@@ -109,7 +110,7 @@ export class Form {
     const radio = [...byId("models").querySelectorAll("input")].find((input) => input.value === job.model);
     if (radio) radio.checked = true;
     this.#chooseModel(job.label);
-    byId("prompt").value = job.prompt ?? "";
+    this.#prompt.value = job.prompt;
     this.#adapters.show(this.card, job.loras ?? []);
     this.#setFields(job);
     byId("seed").value = String(job.seed);
@@ -185,7 +186,7 @@ export class Form {
     const { card } = this;
     byId("labels").replaceChildren(...labelInputs(card, label, () => this.#showApplicable()));
     byId("label-field").hidden = !card.labels.length;
-    byId("prompt-field").hidden = !(card.inputs ?? []).includes("prompt");
+    this.#prompt.show(card);
     this.#adapters.show(card);
     byId("n").max = String(card.max_images);
     this.#showCount();
@@ -204,7 +205,7 @@ export class Form {
   /** Restore the values of the last visit if the model is the same. */
   #restoreChoice() {
     if (this.choice.model !== this.card.name) return;
-    byId("prompt").value = this.choice.prompt ?? "";
+    if (this.choice.prompt) this.#prompt.value = this.choice.prompt;
     this.#adapters.show(this.card, this.choice.loras ?? []);
     this.#setFields(this.choice);
   }

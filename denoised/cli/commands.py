@@ -111,15 +111,23 @@ def cancel(
 
 
 @cli.command(rich_help_panel=PANEL)
-def models(as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
-    """List the models served now; the first is the default.
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="a model, to show what it takes", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """List the models served now; the first is the default. With NAME: show one model's labels, or how its prompts
+    are written, and its samplers.
 
     When piped: one line per model, with tab-separated columns. With --json: {"models": […]}.
     """
     with open_client("models", url, key) as client:
         from denoised.cli.listing import print_models
 
-        print_models(client, as_json)
+        print_models(client, as_json, name)
 
 
 @cli.command(rich_help_panel=PANEL)

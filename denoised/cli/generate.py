@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import typer
 from PIL import Image
 
 from denoised.cli.console import INTERRUPTED, print_line, shows_pictures
@@ -19,7 +20,7 @@ from denoised.client.images import decode_image
 from denoised.client.job import require_success
 from denoised.client.model import Model
 from denoised.command_line.console import can_redraw, exit_with_error, print_json, print_status, stderr, stdout
-from denoised.jobs.request import LoraFields, RequestFields
+from denoised.jobs.request import FIELDS, LoraFields, RequestFields
 
 INDEX = re.compile("[0-9]{1,9}")
 WEIGHT = re.compile(r"-?[0-9]{0,9}\.?[0-9]{1,9}")
@@ -56,9 +57,21 @@ class GenerateOptions:
 def fields_from(given: Mapping[str, Any]) -> RequestFields:
     """The request fields among the options that were given."""
     fields = {name: value for name, value in given.items() if value is not None}
+    for name in fields:
+        if FIELDS[name].is_numbers:
+            fields[name] = _numbers(name, fields[name])
     if "loras" in fields:
         fields["loras"] = [parse_lora(text) for text in fields["loras"]]
     return cast(RequestFields, fields)
+
+
+def _numbers(name: str, text: str) -> list[float]:
+    """The numbers in a text with commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        message = f"{text!r:.80} is no list of numbers with commas (example: 14.6,2.5,0.4)"
+        raise typer.BadParameter(message, param_hint=f"--{name.replace('_', '-')}") from None
 
 
 def parse_lora(text: str) -> LoraFields:

@@ -12,6 +12,7 @@ from rich.text import Text
 from denoised.cli.console import OK, duration, exit_code, print_line, shorten
 from denoised.cli.tables import fit_table
 from denoised.client import Client, Job, Model, ServiceError
+from denoised.client.errors import RequestRejected
 from denoised.client.job import Status
 from denoised.command_line.console import can_redraw, print_error, print_json, printable, stdout
 
@@ -44,14 +45,20 @@ def cancel_jobs(client: Client, job_ids: Iterable[str], as_json: bool) -> int:
     return next((code for code in codes if code != OK), OK)
 
 
-def print_models(client: Client, as_json: bool) -> None:
-    """Print the served models."""
-    listed = client.models()
+def print_models(client: Client, as_json: bool, name: str | None = None) -> None:
+    """Print the served models, or everything that a user needs to know about one of them."""
+    listed = [model for model in client.models() if name in (None, model.name)]
+    if name is not None and not listed:
+        served = ", ".join(model.name for model in client.models()) or "none"
+        raise RequestRejected(f"no live worker serves a model {name!r} (served: {served})", 404)
     if as_json:
         print_json({"models": [model.raw for model in listed]})
         return
-    headings = ["model", "size", ">classes", "default", ">max n", ">workers", "adapters"]
-    _print(headings, [_summary(model) for model in listed], ["adapters", ">max n", ">workers", ">classes", "size"])
+    if name is not None:
+        _print(["", ""], [row for row in _facts(listed[0]) if row[1]])
+        return
+    headings = ["model", "size", ">classes", "adapters", "default", ">max n", ">workers"]
+    _print(headings, [_summary(model) for model in listed], [">max n", ">workers", ">classes", "size", "adapters"])
 
 
 def _cancel(client: Client, job_id: str, as_json: bool) -> int:
@@ -123,6 +130,28 @@ def _local_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
 
 
+def _facts(model: Model) -> list[tuple[str, str]]:
+    """Names and values; a value that the model does not have is empty."""
+    guide, default = model.prompt_guide, model.default
+    sizes = f"multiples of {model.size_multiple}, width·height up to {model.max_pixels}" if model.size_multiple else ""
+    return [
+        ("name", model.name),
+        ("size", f"{model.width}×{model.height}×{model.channels}"),
+        ("sizes", sizes),
+        ("takes", ", ".join(model.inputs)),
+        ("labels", ", ".join(model.labels)),
+        ("adapters", ", ".join(model.loras)),
+        ("prompts", guide.template),
+        *((part, ", ".join(values)) for part, values in guide.parts.items()),
+        *(("example", f'denoised generate "{example}" --model {model.name}') for example in guide.examples),
+        ("default", f"{default.sampler}, {default.steps} steps, guidance {default.guidance_scale:g}"),
+        ("samplers", ", ".join(model.samplers)),
+        ("max n", str(model.max_images)),
+        ("workers", str(model.workers)),
+        ("numerics", model.numerics),
+    ]
+
+
 def _summary(model: Model) -> tuple[str, ...]:
     default = model.default
     guidance = f", guidance {default.guidance_scale:g}" if default.guidance_scale != 1 else ""
@@ -130,10 +159,10 @@ def _summary(model: Model) -> tuple[str, ...]:
         model.name,
         f"{model.width}×{model.height}×{model.channels}",
         str(len(model.labels)),
+        ", ".join(model.loras) or MISSING,
         f"{default.sampler}, {default.steps} steps{guidance}",
         str(model.max_images),
         str(model.workers),
-        ", ".join(model.loras) or MISSING,
     )
 
 

@@ -20,14 +20,16 @@ from denoised.command_line.service_options import TORCH_ENVIRONMENT
 SERVE, TRAIN = "Serve", "Train and measure"
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
-SERVER, WORKER, MODEL, HUB = "denoised.app", "denoised.worker", "denoised.model", "denoised.model.hub"
-SINGLE_COMMANDS = (WORKER, HUB)  # programs that take no command's name
+SERVER, WORKER, MODEL = "denoised.app", "denoised.worker", "denoised.model"
+HUB, CONVERSION = "denoised.model.hub", "denoised.model.conversion"
+SINGLE_COMMANDS = (WORKER, HUB, CONVERSION)  # programs that take no command's name
 # Commands that run another program of the package: (command, program, extras it needs, help, panel).
 PROGRAMS = (
     ("serve", SERVER, ("server", "worker"), "Start an embedded Valkey, the API and one worker on this machine.", SERVE),
     ("api", SERVER, ("server",), "Start only the HTTP front end, on a Redis shared with the workers.", SERVE),
     ("worker", WORKER, ("worker",), "Start a worker: load models and run the queued jobs.", SERVE),
     ("pull", HUB, ("worker",), "Download a model from the Hugging Face Hub.", SERVE),
+    ("convert", CONVERSION, ("worker",), "Make a model folder of a checkpoint in a single file.", SERVE),
     ("key", SERVER, ("server",), "Create an API key.", SERVE),
     ("doctor", SERVER, ("server",), "Check whether this machine can serve, and say what to fix.", SERVE),
     ("train", MODEL, ("train",), "Train a model.", TRAIN),

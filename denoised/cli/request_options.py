@@ -34,7 +34,7 @@ def _option(field: RequestField) -> inspect.Parameter:
     default = DEFAULTS.get(field.name)
     notes = [note for note in (field.limits, "" if default is None else f"default: {default}") if note]
     help = f"{field.meaning} ({'; '.join(notes)})" if notes else field.meaning
-    repeatable = get_origin(field.type) is list
+    repeatable = get_origin(field.type) is list and not field.is_numbers  # numbers are one text with commas
     kind = field.type if field.type in PLAIN else list[str] if repeatable else str
     variable = field.flag.removeprefix("--") if repeatable else field.name
     limits = {"metavar": METAVARS[field.name]} if repeatable else {}

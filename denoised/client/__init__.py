@@ -16,7 +16,7 @@ from denoised.client.errors import (
 from denoised.client.events import Event, Frame, ImageFinished, JobFinished, JobProgress, JobQueued, JobStarted
 from denoised.client.fleet import FleetStatus, QueueStatus, WorkerStatus
 from denoised.client.job import Job, JobError, JobImage, JobTiming, JobWarning
-from denoised.client.model import Model, ModelDefaults
+from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
 from denoised.client.synchronous import Client
 from denoised.client.verification import VerificationResult
 from denoised.jobs.request import Lora, LoraFields, RequestFields
@@ -46,6 +46,7 @@ __all__ = [
     "LoraFields",
     "Model",
     "ModelDefaults",
+    "ModelPromptGuide",
     "QueueStatus",
     "RequestFields",
     "RequestRejected",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from denoised.client.resource import Resource
@@ -19,6 +20,20 @@ class ModelDefaults(Resource):
 
 
 @dataclass(frozen=True)
+class ModelPromptGuide(Resource):
+    """How prompts of a model are best written.
+
+    examples: prompts that show what the model does.
+    template: the form of a prompt, such as `{subject}, {style} style`; empty if it has no parts.
+    parts: the values of each placeholder of the template but `subject`.
+    """
+
+    examples: tuple[str, ...] = ()
+    template: str = ""
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Model(Resource):
     """A model served by at least one live worker.
 
@@ -26,6 +41,7 @@ class Model(Resource):
     inputs: the request fields that only some models take, as far as this one takes them, such as `label` or `prompt`.
     size_multiple: what `width` and `height` are multiples of; None if the size is fixed.
     max_pixels: largest allowed width·height; None if the size is fixed.
+    prompt_guide: examples of prompts, and their parts to choose from.
     loras: names of the low-rank adapters that a request can name.
     labels: class names; the index of a name is the class index.
     timesteps: largest allowed `steps`.
@@ -51,6 +67,7 @@ class Model(Resource):
     inputs: tuple[str, ...] = ()
     size_multiple: int | None = None
     max_pixels: int | None = None
+    prompt_guide: ModelPromptGuide = ModelPromptGuide(raw={})
     loras: tuple[str, ...] = ()
 
     @classmethod
@@ -59,6 +76,7 @@ class Model(Resource):
             "labels": tuple(raw["labels"]),
             "samplers": tuple(raw["samplers"]),
             "inputs": tuple(raw.get("inputs", ["label"] if raw["labels"] else [])),
+            "prompt_guide": ModelPromptGuide.from_json(raw.get("prompt_guide", {})),
             "loras": tuple(lora["name"] for lora in raw.get("loras", ())),
             "default": ModelDefaults.from_json(raw["default"]),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +44,13 @@ class AdaptedBackend:
             outputs.append(self.base(*(each[plain] for each in inputs), **_rows(added, plain)))
         order = torch.tensor(with_loras + plain, device=inputs[0].device)
         return torch.cat(outputs)[order.argsort()]
+
+    def begin(self, loras: Sequence[RowLoras], *inputs: Tensor, **added: Tensor) -> Callable[[], Tensor]:
+        """Begin to evaluate, in the background if the base can and no row has adapters; the function waits for it."""
+        if not any(self._network.relevant(own) for own in loras):
+            return self.base.begin(*inputs, **added)
+        output = self(loras, *inputs, **added)
+        return lambda: output
 
     def _evaluate(
         self, rows: Sequence[int], loras: Sequence[RowLoras], inputs: Sequence[Tensor], added: dict[str, Tensor]

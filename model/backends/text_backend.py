@@ -1,21 +1,23 @@
 """How a text-conditioned U-Net is evaluated so that an image gets the same bits in a batch of any size.
 
-On a CPU with oneDNN: the kernels of `model.backends.packed`, for the whole batch at once. Elsewhere PyTorch's own
-kernels, which depend on the shape of the whole batch, for one image at a time.
+On a CPU: compiled kernels (`model.backends.native.transformers`) if they fit the network; else, with oneDNN, the
+kernels of `model.backends.packed`, for the whole batch at once. Elsewhere PyTorch's own kernels, which depend on the
+shape of the whole batch, for one image at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from denoised.model.backends.comparison import LIMITS
-from denoised.model.backends.numerics import PACKED, PER_IMAGE, numerics
+from denoised.model.backends.native.transformers.text_network import NativeTextUNet, fits
+from denoised.model.backends.numerics import NATIVE, PACKED, PER_IMAGE, numerics
 from denoised.model.backends.packed import can_pack, pack
 from denoised.model.errors import KernelError
 from denoised.model.networks.text_unet import TextUNet
@@ -28,6 +30,11 @@ COMPARED_TOKENS = 77
 class TextBackend(Protocol):
     """The function of one `TextUNet`. Not for two threads at a time."""
 
+    @property
+    def min_pipelined_images(self) -> int | None:
+        """The fewest images for which two evaluations begun by `begin` are faster than one; None if never."""
+        ...
+
     def __call__(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
         """x: (B, C, H, W); t: (B,); context: (B, M, cross_attention_dim). Returns (B, out_channels, H, W).
 
@@ -35,9 +42,33 @@ class TextBackend(Protocol):
         """
         ...
 
+    def begin(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Callable[[], Tensor]:
+        """Begin an evaluation, and return a function that waits for its output."""
+        ...
+
+
+class WholeBatchTextUNet:
+    """A network's own forward pass for the whole batch: for a network whose kernels do not depend on the batch."""
+
+    min_pipelined_images: int | None = None
+
+    def __init__(self, unet: TextUNet) -> None:
+        self._unet = unet
+
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
+        output: Tensor = self._unet(x, t, context, **added)
+        return output
+
+    def begin(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Callable[[], Tensor]:
+        """Evaluate at once: nothing runs in the background."""
+        output = self(x, t, context, **added)
+        return lambda: output
+
 
 class PerImageTextUNet:
     """The network's own forward pass, for each image by itself."""
+
+    min_pipelined_images: int | None = None
 
     def __init__(self, unet: TextUNet) -> None:
         self._unet = unet
@@ -45,6 +76,11 @@ class PerImageTextUNet:
     def __call__(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
         rows = [slice(row, row + 1) for row in range(len(x))]
         return torch.cat([self._unet(x[row], t[row], context[row], **_rows(added, row)) for row in rows])
+
+    def begin(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Callable[[], Tensor]:
+        """Evaluate at once: nothing runs in the background."""
+        output = self(x, t, context, **added)
+        return lambda: output
 
 
 @dataclass(frozen=True)
@@ -54,68 +90,110 @@ class TextSelection:
     Attributes:
         backend: It evaluates the network from now on; the network itself may have lost its weights to it.
         numerics: What its bits depend on (`model.backends.numerics`).
-        network: The module whose forward pass the backend is: its layers can be hooked (`adapted_network`).
+        adaptable: What evaluates it for rows with adapters: the forward pass of `network`; `backend` itself unless that
+            is compiled.
+        network: Its layers can be hooked (`adapted_network`).
         packed: Whether that module is packed.
         fallback: Why a faster backend is not available; None if this is the fastest.
     """
 
     backend: TextBackend
     numerics: str
+    adaptable: TextBackend
     network: nn.Module
     packed: bool
     fallback: str | None = None
 
 
-def select_text_backend(unet: TextUNet, timesteps: int, device: str) -> TextSelection:
-    """The fastest backend that computes the same function as the network. timesteps: T of the training."""
+def select_text_backend(unet: TextUNet, timesteps: int, device: str, *, adapted: bool = False) -> TextSelection:
+    """The fastest backend that computes the same function as the network.
+
+    timesteps: T of the training; adapted: whether there are adapters, for which compiled kernels have no place.
+    """
+    native, reason = None, None
+    shape = _own_shape(unet)
+    if torch.device(device).type == "cpu" and fits(unet, shape):
+        try:
+            native = NativeTextUNet(unet, shape)
+            check_backend(native, unet, timesteps, NATIVE)
+        except KernelError as error:
+            native, reason = None, str(error)
+    if native is not None and not adapted:
+        unet.to("meta")  # frees the weights: the kernels have packed copies of their own
+        return TextSelection(native, numerics(device, NATIVE), native, unet, packed=False)
+    selection = _select_uncompiled(unet, timesteps, device)
+    if native is not None:
+        return replace(selection, backend=native, numerics=numerics(device, NATIVE), fallback=None)
+    reasons = [each for each in (reason, selection.fallback) if each is not None]
+    return replace(selection, fallback="; ".join(reasons) or None)
+
+
+def _select_uncompiled(unet: TextUNet, timesteps: int, device: str) -> TextSelection:
+    """The faster of the backends that are a module's forward pass."""
     fallback = None
     if can_pack(torch.device(device)):
+        module = pack(deepcopy(unet))
+        packed = WholeBatchTextUNet(module)
         try:
-            packed = pack(deepcopy(unet))
             check_backend(packed, unet, timesteps)
         except KernelError as error:
             fallback = str(error)
         else:
-            unet.to("meta")  # frees the weights: the kernels have packed copies of their own
-            return TextSelection(packed, numerics(device, PACKED), packed, packed=True)
-    return TextSelection(PerImageTextUNet(unet), numerics(device, PER_IMAGE), unet, packed=False, fallback=fallback)
+            unet.to("meta")
+            return TextSelection(packed, numerics(device, PACKED), packed, module, packed=True)
+    per_image = PerImageTextUNet(unet)
+    return TextSelection(per_image, numerics(device, PER_IMAGE), per_image, unet, packed=False, fallback=fallback)
 
 
 @torch.inference_mode()
-def check_backend(backend: TextBackend, unet: TextUNet, timesteps: int) -> None:
-    """Compare a backend with the network on the smallest latents, alone and in a batch.
+def check_backend(backend: TextBackend, unet: TextUNet, timesteps: int, name: str = PACKED) -> None:
+    """Compare a backend with the network, alone and in a batch.
+
+    The latents are the smallest, which take the least time. The compiled kernels are compared on the latents that they
+    were made for, also in the background.
 
     Raises:
         KernelError: if it is off by more than rounding, or an image's bits depend on the batch.
     """
-    x, t, context, added = _reference_inputs(unet, timesteps)
+    x, t, context, added = _reference_inputs(unet, timesteps, _own_shape(unet) if name == NATIVE else None)
     together = backend(x, t, context, **added)
+    if name == NATIVE and not torch.equal(backend.begin(x, t, context, **added)(), together):
+        raise KernelError(f"the {name} backend gives an image other bits in the background")
     for row in range(COMPARED_ROWS):
         own = slice(row, row + 1)
         inputs, own_added = (x[own], t[own], context[own]), _rows(added, own)
         alone, expected = backend(*inputs, **own_added)[0], unet(*inputs, **own_added)[0]
         if not torch.equal(alone, together[row]):
-            raise KernelError(f"the {PACKED} backend gives an image other bits in a batch of {COMPARED_ROWS}")
+            raise KernelError(f"the {name} backend gives an image other bits in a batch of {COMPARED_ROWS}")
         norm, error = expected.norm().item(), (alone - expected).norm().item()
         limit = LIMITS["float32"] * max(norm, 1e-3 * expected.numel() ** 0.5)
         if expected.isfinite().all() and not error <= limit:
             raise KernelError(
-                f"the {PACKED} backend computes another function than the network: at t = {t[row]:g} it is off by "
+                f"the {name} backend computes another function than the network: at t = {t[row]:g} it is off by "
                 f"{error / max(norm, 1e-30):.2g} of the output (allowed: {LIMITS['float32']:g})"
             )
+
+
+def _own_shape(unet: TextUNet) -> tuple[int, int, int]:
+    """(C, H, W) of the latents that the network was trained on; SD 1's without a size in the config."""
+    size = unet.config.sample_size or 64
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return unet.config.in_channels, height, width
 
 
 def _rows(added: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
     return {name: tensor[rows] for name, tensor in added.items()}
 
 
-def _reference_inputs(unet: TextUNet, timesteps: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """Random x, t, context and added inputs of COMPARED_ROWS images."""
+def _reference_inputs(
+    unet: TextUNet, timesteps: int, shape: tuple[int, int, int] | None
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """Random x, t, context and added inputs of COMPARED_ROWS images; shape: (C, H, W), None for the smallest."""
     config, generator = unet.config, torch.Generator().manual_seed(0)
     side = 2 * config.downscale
     dims = config.cross_attention_dim
     width = dims[0] if isinstance(dims, tuple) else dims
-    x = torch.randn(COMPARED_ROWS, config.in_channels, side, side, generator=generator)
+    x = torch.randn(COMPARED_ROWS, *(shape or (config.in_channels, side, side)), generator=generator)
     context = torch.randn(COMPARED_ROWS, COMPARED_TOKENS, width, generator=generator)
     added = {
         "pooled": torch.randn(COMPARED_ROWS, max(config.pooled_dim, 0), generator=generator),

@@ -19,6 +19,7 @@ from denoised.model.diffusion.grids import SPACINGS, VARIANCES, Grid
 from denoised.model.diffusion.noise import Float64, NoiseSchedule, named_betas
 from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.diffusion.spacings import RatioSpacing
 from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.score_network import variance_exploding_schedule
@@ -118,11 +119,19 @@ class NoiseSettings:
             steps_offset=int(self._number("steps_offset", 0, most=MAX_TIMESTEPS)),
             set_alpha_to_one=self._switch("set_alpha_to_one", True),
             variance_type=variance_type,
-            karras=self.keys.get("use_karras_sigmas") is not None and self._switch("use_karras_sigmas", False),
+            ratio_spacing=self._ratio_spacing(),
             lambda_min=self._lambda_min(),
             original_steps=int(self._number("original_inference_steps", 50, least=1, most=MAX_TIMESTEPS)),
             timestep_scaling=self._number("timestep_scaling", 10.0),
         )
+
+    def _ratio_spacing(self) -> RatioSpacing | None:
+        """Which of diffusers' switches is on; it refuses more than one."""
+        switches = [f"use_{name}_sigmas" for name in ("karras", "exponential", "beta")]
+        on = [key for key in switches if self.keys.get(key) is not None and self._switch(key, False)]
+        if len(on) > 1:
+            raise CheckpointError(f"{self.path}: {on[0]} and {on[1]} are both true (allowed: one of them)")
+        return RatioSpacing(on[0].split("_")[1]) if on else None
 
     def _betas(self) -> Float64:
         timesteps = int(self._number("num_train_timesteps", 1000, least=1, most=MAX_TIMESTEPS))

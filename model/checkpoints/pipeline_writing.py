@@ -72,11 +72,11 @@ def save_pipeline(folder: Path, content: PipelineContent) -> None:
     text_encoder = {"architectures": ["CLIPTextModel"], "dtype": "float32", **content.text_encoder.to_dict()}
     save_network(folder / "unet", "UNet2DConditionModel", content.unet.to_dict(), content.unet_weights)
     save_autoencoder(folder / "vae", content.autoencoder, content.autoencoder_weights)
-    _save_weights(folder / "text_encoder" / TEXT_ENCODER_WEIGHTS, content.text_encoder_weights)
-    _save_json(folder / "text_encoder" / "config.json", text_encoder)
-    _save_json(folder / SCHEDULER_CONFIG, scheduler)
+    save_weights(folder / "text_encoder" / TEXT_ENCODER_WEIGHTS, content.text_encoder_weights)
+    save_json(folder / "text_encoder" / "config.json", text_encoder)
+    save_json(folder / SCHEDULER_CONFIG, scheduler)
     write_text_atomically(folder / CARD_FILE, content.card.model_dump_json(indent=2) + "\n")
-    _save_json(folder / MODEL_INDEX, index)
+    save_json(folder / MODEL_INDEX, index)
 
 
 def save_autoencoder(folder: Path, config: AutoencoderConfig, weights: Mapping[str, Tensor]) -> None:
@@ -86,16 +86,18 @@ def save_autoencoder(folder: Path, config: AutoencoderConfig, weights: Mapping[s
 
 def save_network(folder: Path, class_name: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Write `config.json` and the weights of a network that diffusers calls `class_name`, the config last."""
-    _save_weights(folder / WEIGHTS, weights)
-    _save_json(folder / "config.json", {"_class_name": class_name, "_diffusers_version": DIFFUSERS_VERSION, **config})
+    save_weights(folder / WEIGHTS, weights)
+    save_json(folder / "config.json", {"_class_name": class_name, "_diffusers_version": DIFFUSERS_VERSION, **config})
 
 
-def _save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
 
 
-def _save_json(path: Path, content: Mapping[str, Any]) -> None:
+def save_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, json.dumps(content, indent=2) + "\n")

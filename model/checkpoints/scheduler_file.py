@@ -171,8 +171,6 @@ SAMPLERS_BY_CLASS = {
 }
 # Keys whose other values would give another image than the class's sampler here, with the values that do not.
 SUPPORTED_KEY_VALUES: dict[str, tuple[Any, ...]] = {
-    "use_exponential_sigmas": (False, None),
-    "use_beta_sigmas": (False, None),
     "use_flow_sigmas": (False, None),
     "use_lu_lambdas": (False, None),
     "use_dynamic_shifting": (False, None),

@@ -26,6 +26,7 @@ from denoised.model.checkpoints.digest import pipeline_digest
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
 from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.checkpoints.pipelines import encoder_parts, pipeline_class, tokenizer_parts
+from denoised.model.checkpoints.prompt_guide import PromptGuide
 from denoised.model.checkpoints.text_checks import check_image_size, check_memory, check_networks
 from denoised.model.checkpoints.text_defaults import resolve_text_defaults
 from denoised.model.checkpoints.weight_files import ENCODER, find_weights
@@ -62,7 +63,7 @@ class TextPipeline:
         digest: see `model.checkpoints.digest`.
         image_size: (height, width) in pixels that the U-Net was trained on.
         default: the sampler, steps and guidance of a request that names none.
-        latent_rgb: see `CardFile`.
+        latent_rgb, prompt_guide: see `CardFile`.
     """
 
     unet: TextUNet
@@ -77,6 +78,7 @@ class TextPipeline:
     image_size: tuple[int, int]
     default: Defaults
     latent_rgb: list[tuple[float, float, float]]
+    prompt_guide: PromptGuide
 
 
 def read_text_pipeline(folder: Path) -> TextPipeline:
@@ -116,6 +118,7 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
         image_size=check_image_size(paths["unet"], unet_config, vae_config),
         default=resolve_text_defaults(folder, card, noise, schedule, kind, unet_config),
         latent_rgb=_latent_rgb(folder, card, vae_config),
+        prompt_guide=card.prompt_guide,
     )
 
 

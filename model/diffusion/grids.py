@@ -9,19 +9,16 @@ Below, ρ = σ/α, the noise level σ of Karras et al. 2022 (arXiv:2206.00364).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from denoised.model.diffusion.noise import Float64, NoiseSchedule
+from denoised.model.diffusion.spacings import CAPPED_RATIO, STEEP_RATIO, RatioSpacing
 from denoised.model.errors import PlanError
 
 SPACINGS = ("leading", "trailing", "linspace")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range", "learned")
-KARRAS_EXPONENT = 7.0
-# On schedules that go beyond ρ = STEEP_RATIO, two-stage solvers and Karras levels start at ρ = CAPPED_RATIO;
-# see `capped_ratio_levels` and `_karras_start`.
-STEEP_RATIO, CAPPED_RATIO = 200.0, 20.0
 # Replaces α = 0 at the end of a schedule with zero terminal SNR, for the samplers on ρ; diffusers has ᾱ = 2^−24.
 MIN_ALPHA = 2.0**-12
 # The least factor between that level and the next one, where 1/MIN_ALPHA is too low for it; see `_finite_start`.
@@ -37,7 +34,7 @@ class Grid:
         steps_offset: added to the timesteps of leading spacing.
         set_alpha_to_one: whether DDIM's last step ends at ᾱ = 1 or at the ᾱ of timestep 0.
         variance_type: one of `VARIANCES`, for DDPM.
-        karras: whether the samplers on ρ space their levels as Karras et al. 2022 do.
+        ratio_spacing: which levels ρ are visited instead of timesteps; None: the timesteps.
         lambda_min: the least λ = log(α/σ) that the DPM-Solver family starts at.
         original_steps: the number of timesteps that a distilled model was distilled on, for LCM and TCD.
         timestep_scaling: the factor on t in the boundary condition of LCM.
@@ -47,7 +44,7 @@ class Grid:
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     variance_type: str = "fixed_small"
-    karras: bool = False
+    ratio_spacing: RatioSpacing | None = None
     lambda_min: float = -np.inf
     original_steps: int = 50
     timestep_scaling: float = 10.0
@@ -114,8 +111,14 @@ def timesteps(total: int, steps: int, spacing: str = "leading", offset: int = 0)
 
 
 def discrete_levels(schedule: NoiseSchedule, steps: int, grid: Grid, *, end_alpha_one: bool) -> Levels:
-    """Levels of DDPM and DDIM: whole timesteps, then ᾱ = 1 or, without `end_alpha_one`, the ᾱ of timestep 0."""
+    """Levels of DDPM and DDIM: whole timesteps, then ᾱ = 1 or, without `end_alpha_one`, the ᾱ of timestep 0.
+
+    Levels ρ between the timesteps end at ᾱ = 1.
+    """
     ts = timesteps(schedule.timesteps, steps, grid.spacing, grid.steps_offset)
+    if grid.ratio_spacing is not None:
+        table = noise_ratios(schedule)
+        return _spaced_levels(grid.ratio_spacing.ratios(table, steps, table[ts[0]], table[ts[-1]]), table)
     # ᾱ after the last step: 1 gives x_0 itself; the ᾱ of timestep 0 leaves σ_0 of noise.
     end_alpha, end_sigma = (1.0, 0.0) if end_alpha_one else (float(schedule.alpha[0]), float(schedule.sigma[0]))
     return Levels(
@@ -134,16 +137,15 @@ def ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
         t = np.linspace(schedule.timesteps - 1, 0, steps)
     else:
         t = np.asarray(timesteps(schedule.timesteps, steps, grid.spacing, grid.steps_offset), dtype=np.float64)
-    table = _ratios(schedule)
+    table = noise_ratios(schedule)
     # As in diffusers: ρ is linear between timesteps here, but log ρ is in `_time_of`.
     ratio = _finite_start(np.interp(t, np.arange(schedule.timesteps), table), t, schedule)
-    if grid.karras:
-        ratio = karras_ratios(ratio[-1], _karras_start(ratio[0], table[-1]), steps)
+    if grid.ratio_spacing is not None:
+        ratio = grid.ratio_spacing.ratios(table, steps, ratio[0], ratio[-1])
         t = _time_of(ratio, table)
-    alpha = 1 / np.sqrt(1 + ratio**2)  # from α² + σ² = 1
+    levels = _levels_at(ratio, t)
     # x̄_T = √(ρ² + 1)·z for leading spacing, else x̄_T = ρ·z; times α.
-    initial_scale = 1.0 if grid.spacing == "leading" else float(ratio[0] * alpha[0])
-    return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0), initial_scale)
+    return levels if grid.spacing == "leading" else replace(levels, initial_scale=float(levels.sigma[0]))
 
 
 def capped_ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
@@ -153,6 +155,8 @@ def capped_ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Leve
     go up to ρ = 20,000, where x_t holds nothing of the image: on these the timesteps above ρ = 20 are left
     out, unless that leaves fewer timesteps than steps.
     """
+    if grid.ratio_spacing is not None and grid.ratio_spacing.names_start:
+        return ratio_levels(schedule, steps, grid)
     kept = capped_timesteps(schedule, grid)
     if steps <= kept < schedule.timesteps:
         schedule = NoiseSchedule(schedule.alpha[:kept], schedule.sigma[:kept])
@@ -161,7 +165,7 @@ def capped_ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Leve
 
 def capped_timesteps(schedule: NoiseSchedule, grid: Grid) -> int:
     """How many timesteps `capped_ratio_levels` keeps, counted from 0."""
-    ratio = _ratios(schedule)
+    ratio = noise_ratios(schedule)
     return int(np.count_nonzero(ratio <= CAPPED_RATIO)) if ratio[-1] > STEEP_RATIO else schedule.timesteps
 
 
@@ -175,7 +179,7 @@ def midpoint_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     ratio = np.zeros(2 * steps)  # ρ_0, √(ρ_0·ρ_1), ρ_1, …, ρ_(N−1), 0
     ratio[0::2], ratio[1:-1:2] = whole.ratio[:-1], middle
     t = np.zeros(2 * steps - 1)
-    t[0::2], t[1::2] = whole.t, _time_of(middle, _ratios(schedule))
+    t[0::2], t[1::2] = whole.t, _time_of(middle, noise_ratios(schedule))
     alpha = 1 / np.sqrt(1 + ratio**2)
     return Levels(t, alpha, ratio * alpha, whole.initial_scale)
 
@@ -186,7 +190,7 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     Where that grid would repeat a timestep (steps close to T), it is that of DDIM. Timesteps with
     λ below `grid.lambda_min` are left out.
     """
-    table = _ratios(schedule)
+    table = noise_ratios(schedule)
     total, offset = solver_timesteps(schedule, grid), grid.steps_offset
     ts = timesteps(total, steps, grid.spacing, offset if grid.spacing != "leading" else 0)
     if grid.spacing == "linspace":
@@ -200,38 +204,29 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
         _check_first(ts[0], total, steps, offset)
     t = np.asarray(ts, dtype=np.float64)
     ratio = _finite_start(table[ts], t, schedule)
-    if grid.karras:
+    if grid.ratio_spacing is not None:
         # From the whole schedule, not from the thinned one, as in diffusers.
-        highest = table[total - 1]
-        ratio = karras_ratios(table[0], _karras_start(highest, highest), steps)
-        t = _time_of(ratio, table)
-    alpha = 1 / np.sqrt(1 + ratio**2)
+        return _spaced_levels(grid.ratio_spacing.ratios(table[:total], steps, table[total - 1], table[0]), table)
+    return _levels_at(ratio, t)
+
+
+def _spaced_levels(ratio: Float64, table: Float64) -> Levels:
+    """The levels ρ (N,), then the end without noise."""
+    return _levels_at(ratio, _time_of(ratio, table))
+
+
+def _levels_at(ratio: Float64, t: Float64) -> Levels:
+    """The levels ρ (N,) of times t, then the end without noise; x_T is unit noise."""
+    alpha = 1 / np.sqrt(1 + ratio**2)  # from α² + σ² = 1
     return Levels(t, np.append(alpha, 1.0), np.append(ratio * alpha, 0.0))
 
 
 def solver_timesteps(schedule: NoiseSchedule, grid: Grid) -> int:
     """How many timesteps have λ of at least `grid.lambda_min`; they are the first, because λ = −log ρ falls with t."""
-    return int(np.count_nonzero(-np.log(_ratios(schedule)) >= grid.lambda_min))
+    return int(np.count_nonzero(-np.log(noise_ratios(schedule)) >= grid.lambda_min))
 
 
-def karras_ratios(lowest: float, highest: float, steps: int) -> Float64:
-    """`steps` values of ρ, falling from highest to lowest (Karras et al. 2022, eq. 5, exponent 7)."""
-    ramp = np.linspace(0, 1, steps)
-    # (σ_max^(1/7) + i/(N − 1)·(σ_min^(1/7) − σ_max^(1/7)))^7
-    low, high = lowest ** (1 / KARRAS_EXPONENT), highest ** (1 / KARRAS_EXPONENT)
-    return np.asarray((high + ramp * (low - high)) ** KARRAS_EXPONENT, dtype=np.float64)
-
-
-def _karras_start(first: float, highest: float) -> float:
-    """ρ of the first Karras level, for a grid that starts at ρ = first on a schedule that goes up to ρ = highest.
-
-    From ρ = 20,000, as on cosine schedules, eq. 5 puts 70 % of the levels above ρ = 20, where x_t holds nothing of
-    the image. Karras et al. 2022 start at ρ = 80.
-    """
-    return min(first, CAPPED_RATIO) if highest > STEEP_RATIO else first
-
-
-def _ratios(schedule: NoiseSchedule) -> Float64:
+def noise_ratios(schedule: NoiseSchedule) -> Float64:
     """ρ = σ/α of every timestep (T,), strictly rising; finite also where the schedule ends in α = 0."""
     t = np.arange(schedule.timesteps, dtype=np.float64)
     alpha = np.where(schedule.alpha > 0, schedule.alpha, MIN_ALPHA)

@@ -68,11 +68,6 @@ class Sampler:
         """Whether a request chooses its levels; those of a distilled model are part of the model."""
         return self.levels is not distilled_levels
 
-    @property
-    def takes_karras(self) -> bool:
-        """Whether its levels may lie between the training timesteps."""
-        return self.levels in (ratio_levels, capped_ratio_levels, midpoint_levels, solver_levels)
-
     def visited_timesteps(self, schedule: NoiseSchedule, grid: Grid) -> int:
         """How many timesteps, counted from 0, its levels are chosen from; all of them if `steps` is larger."""
         if self.levels is solver_levels:

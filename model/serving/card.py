@@ -9,6 +9,7 @@ from pydantic import BaseModel, computed_field
 
 from denoised.model.checkpoints.card_file import Defaults
 from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
+from denoised.model.checkpoints.prompt_guide import PromptGuide
 
 
 class CardGrid(BaseModel):
@@ -17,7 +18,9 @@ class CardGrid(BaseModel):
     Attributes:
         spacing: `leading`, `trailing` or `linspace`.
         steps_offset: Added to the timesteps of leading spacing.
-        karras: Whether the levels of its `karras_samplers` are those of Karras et al. 2022.
+        karras: Whether its levels are those of Karras et al. 2022.
+        ratio_spacing: Which of the other spacings its levels have instead of timesteps; None if none.
+        sigma_min, sigma_max: The lowest and the highest noise level σ/α of training; None if unknown.
         visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
             steps visits all.
     """
@@ -25,6 +28,9 @@ class CardGrid(BaseModel):
     spacing: str = "trailing"
     steps_offset: int = 0
     karras: bool = False
+    ratio_spacing: str | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     visited: dict[str, int] = {}
 
 
@@ -60,6 +66,7 @@ class ModelCard(BaseModel):
         width, height, channels: Of its images, in pixels; the size if a request names none.
         labels: The names of its classes, in order; empty if it takes no label.
         prompts: Whether it takes a prompt.
+        prompt_guide: Examples of prompts, and their parts to choose from (`PromptGuide`).
         max_clip_skip: How many layers of its text encoder a request may leave out.
         guidance_embedded: Whether the network takes the guidance scale as an input, so that an image is one row of a
             batch at any scale and has no negative prompt.
@@ -73,6 +80,7 @@ class ModelCard(BaseModel):
         samplers: All samplers that it offers.
         sampler_descriptions: What each of them is good for, in plain words.
         eta_samplers, karras_samplers: The samplers that take `eta`, and those that take `karras`.
+        spacings: The values of `spacing`.
         spacing_samplers: The samplers that take `spacing`; None if all do.
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
@@ -91,6 +99,7 @@ class ModelCard(BaseModel):
     channels: int
     labels: list[str]
     prompts: bool = False
+    prompt_guide: PromptGuide = PromptGuide()
     max_clip_skip: int = 0
     guidance_embedded: bool = False
     size_multiple: int | None = None
@@ -104,6 +113,7 @@ class ModelCard(BaseModel):
     sampler_descriptions: dict[str, str] = {}
     eta_samplers: list[str]
     karras_samplers: list[str] = []
+    spacings: list[str] = ["leading", "trailing", "linspace"]
     spacing_samplers: list[str] | None = None
     solver_samplers: list[str] = []
     grid: CardGrid = CardGrid()

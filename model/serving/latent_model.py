@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from denoised.model.backends.adapted_network import RowLoras
 from denoised.model.backends.text_backend import TextBackend
 from denoised.model.diffusion.clipping import Clipping
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.errors import PlanError
@@ -32,8 +34,6 @@ class LatentModel:
         device: Where.
         added_inputs: What the U-Net takes besides latents, timestep and text (`TextUNetConfig.added_inputs`).
     """
-
-    min_pipelined_images: int | None = None
 
     def __init__(
         self,
@@ -71,15 +71,18 @@ class LatentModel:
         width, height = request.width or self.card.width, request.height or self.card.height
         return latent.channels, height // latent.downscale, width // latent.downscale
 
-    def plan(
-        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
-    ) -> Plan:
+    @property
+    def min_pipelined_images(self) -> int | None:
+        """See `ServedModel`."""
+        return self.backend.min_pipelined_images
+
+    def plan(self, sampler: str, steps: int, eta: float, levels: LevelChoice = MODELS_OWN) -> Plan:
         """Compile the plan of a request on this model's noise schedule.
 
         Raises:
             PlanError: for values that the sampler does not offer.
         """
-        return self._plans.compile(sampler, steps, eta, spacing, karras)
+        return self._plans.compile(sampler, steps, eta, levels)
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         """Encode prompts: `context` (B, M, C), of one length for all, and the inputs in `added_inputs`.
@@ -109,22 +112,34 @@ class LatentModel:
     @torch.inference_mode()
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of latents x (B, C, H, W) at levels t, α, σ (B,)."""
-        tensors = conditioning.to(self.device)
-        added = {name: tensors[name] for name in self.added_inputs}
-        inputs = x, t, tensors[CONTEXT]
+        context, added = self._network_inputs(conditioning)
         if self._adapters is None:
-            output = self.backend(*inputs, **added)
+            output = self.backend(x, t, context, **added)
         else:
-            loras = self._adapters.library.rows(conditioning[LORA_WEIGHTS])
-            output = self._adapters.backend(loras, *inputs, **added)
-        return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)
+            output = self._adapters.backend(self._loras(conditioning), x, t, context, **added)
+        return self._estimate(output, x, alpha, sigma)
 
+    @torch.inference_mode()
     def begin(
         self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
     ) -> Callable[[], Estimate]:
-        """Evaluate at once: nothing runs in the background."""
-        estimate = self.denoise(x, t, alpha, sigma, conditioning)
-        return lambda: estimate
+        """Begin what `denoise` does, in the background if the backend can, and return a function that waits for it."""
+        context, added = self._network_inputs(conditioning)
+        if self._adapters is None:
+            output = self.backend.begin(x, t, context, **added)
+        else:
+            output = self._adapters.backend.begin(self._loras(conditioning), x, t, context, **added)
+        return lambda: self._estimate(output(), x, alpha, sigma)
+
+    def _loras(self, conditioning: Conditioning) -> Sequence[RowLoras]:
+        """The adapters of each row; only for a model that has some."""
+        assert self._adapters is not None
+        return self._adapters.library.rows(conditioning[LORA_WEIGHTS])
+
+    def _network_inputs(self, conditioning: Conditioning) -> tuple[Tensor, dict[str, Tensor]]:
+        """The hidden states of the text, and the inputs in `added_inputs`."""
+        tensors = conditioning.to(self.device)
+        return tensors[CONTEXT], {name: tensors[name] for name in self.added_inputs}
 
     def _size_ids(self, request: ConditioningRequest) -> tuple[float, ...]:
         """SDXL's: height and width of the original, top and left of the crop, height and width of the target."""
@@ -138,3 +153,6 @@ class LatentModel:
     def preview(self, x0: Tensor) -> Pictures:
         """Latents x̂_0 (B, C, h, w) → pictures (B, h, w, 3), by a linear map."""
         return self._pictures.preview(x0)
+
+    def _estimate(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
+        return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)

@@ -17,10 +17,11 @@ from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_pipeline import TextPipeline, read_text_pipeline
-from denoised.model.diffusion.grids import Grid, solver_levels
+from denoised.model.diffusion.grids import SPACINGS, Grid, noise_ratios, solver_levels
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
@@ -141,7 +142,7 @@ def load_text_for_serving(
     found = find_adapters(loras, unet, pipeline.text_encoders)
     prompts = build_prompt_encoder(pipeline, device, found)
     added_inputs = unet.config.added_inputs
-    selection = select_text_backend(unet, pipeline.schedule.timesteps, device)
+    selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed))
     card = ModelCard(
         name=name or model_name(folder),
         width=width,
@@ -149,6 +150,7 @@ def load_text_for_serving(
         channels=vae.out_channels,
         labels=[],
         prompts=True,
+        prompt_guide=pipeline.prompt_guide,
         max_clip_skip=max(0, prompts.max_clip_skip),
         guidance_embedded=unet.config.time_cond_proj_dim is not None,
         size_multiple=vae.downscale * pipeline.unet.config.downscale,
@@ -180,20 +182,26 @@ def load_text_for_serving(
 
 def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
     """What the card says about the samplers, which are the same for every model, and their grid."""
+    spacing, ratios = grid.ratio_spacing, noise_ratios(schedule)
+    taking_spacing = [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing]
     visited = {name: sampler.visited_timesteps(schedule, grid) for name, sampler in SAMPLERS.items()}
     return {
         "samplers": list(SAMPLERS),
         "sampler_descriptions": DESCRIPTIONS,
         "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
-        "spacing_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing],
-        "karras_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_karras],
+        "spacings": [*SPACINGS, *RATIO_SPACINGS],
+        "spacing_samplers": taking_spacing,
+        "karras_samplers": taking_spacing,
         "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
         "stages": {name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
         "extra_evaluations": {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra},
         "grid": CardGrid(
             spacing=grid.spacing,
             steps_offset=grid.steps_offset,
-            karras=grid.karras,
+            karras=spacing is not None and spacing.name == "karras",
+            ratio_spacing=spacing.name if spacing is not None else None,
+            sigma_min=float(ratios[0]),
+            sigma_max=float(ratios[-1]),
             visited={name: count for name, count in visited.items() if count < schedule.timesteps},
         ),
     }

@@ -61,7 +61,7 @@ class FoundAdapters:
         if not self.listed:
             return None
         network = self._adapt(UNET, selection.network, unet, packed=selection.packed)
-        return Adapters(self.library, AdaptedBackend(selection.backend, selection.backend, network))
+        return Adapters(self.library, AdaptedBackend(selection.backend, selection.adaptable, network))
 
     def _adapt(self, component: str, network: nn.Module, geometry: nn.Module, *, packed: bool) -> AdaptedNetwork:
         load = partial(_layers_of, self.library, component)

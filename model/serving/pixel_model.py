@@ -11,6 +11,7 @@ from torch import Tensor
 from denoised.model.backends.backend import Backend, EagerBackend
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import Grid
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output, score_from_epsilon
@@ -66,17 +67,15 @@ class PixelModel:
         """See `ServedModel`."""
         return self.backend.min_pipelined_images
 
-    def plan(
-        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
-    ) -> Plan:
+    def plan(self, sampler: str, steps: int, eta: float, levels: LevelChoice = MODELS_OWN) -> Plan:
         """Compile the plan of a request on this model's noise schedule; the last 256 plans are cached.
 
-        spacing, karras: which noise levels it visits (`model.diffusion.grids`); None: as the model's own files say.
+        levels: which noise levels it visits; as the model's own files say if left out.
 
         Raises:
             PlanError: for values that the sampler does not offer.
         """
-        return self._plans.compile(sampler, steps, eta, spacing, karras)
+        return self._plans.compile(sampler, steps, eta, levels)
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         """Encode class indices: `label` (B,) int64, where K stands for "no label".

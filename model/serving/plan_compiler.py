@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
 from denoised.model.diffusion.grids import Grid
+from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.samplers import compile_plan
@@ -26,10 +26,5 @@ class PlanCompiler:
         self.grid = grid
         self.compile = lru_cache(maxsize=CACHED_PLANS)(self._compile)
 
-    def _compile(self, sampler: str, steps: int, eta: float, spacing: str | None, karras: bool | None) -> Plan:
-        grid = replace(
-            self.grid,
-            spacing=self.grid.spacing if spacing is None else spacing,
-            karras=self.grid.karras if karras is None else karras,
-        )
-        return compile_plan(sampler, self.schedule, steps, grid, eta)
+    def _compile(self, sampler: str, steps: int, eta: float, levels: LevelChoice) -> Plan:
+        return compile_plan(sampler, self.schedule, steps, levels.of(self.grid), eta)

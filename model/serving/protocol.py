@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.diffusion.clipping import Clipping
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate
 from denoised.model.serving.card import ModelCard
@@ -61,9 +62,7 @@ class ServedModel(Protocol):
         evaluation of all; None if they never are."""
         ...
 
-    def plan(
-        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
-    ) -> Plan:
+    def plan(self, sampler: str, steps: int, eta: float, levels: LevelChoice = MODELS_OWN) -> Plan:
         """Compile the plan of a request on this model's noise schedule.
 
         Raises:

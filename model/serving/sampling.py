@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.diffusion.guidance import apply_guidance, is_guided
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import advance, apply_learned_variance
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
@@ -32,8 +33,7 @@ def sample(
     sampler: str = "ddim",
     steps: int = 50,
     eta: float = 0.0,
-    spacing: str | None = None,
-    karras: bool | None = None,
+    levels: LevelChoice = MODELS_OWN,
     guidance_scale: float = 1.0,
     guidance_rescale: float = 0.0,
 ) -> Tensor:
@@ -45,7 +45,7 @@ def sample(
     Raises:
         PlanError: for a sampler, steps, η, levels or labels that the model does not offer.
     """
-    plan = model.plan(sampler, steps, eta, spacing, karras)
+    plan = model.plan(sampler, steps, eta, levels)
     requests = [each if isinstance(each, ConditioningRequest) else ConditioningRequest(label=each) for each in labels]
     count, device, shape = len(requests), model.device, model.shape_of(requests[0])
     generators = [torch.Generator().manual_seed(seed + k) for k in range(count)]

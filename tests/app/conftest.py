@@ -50,6 +50,8 @@ def _card(**fields: Any) -> ModelCard:
         "samplers": ["ddim", "ddpm", "heun"],
         "eta_samplers": ["ddim"],
         "karras_samplers": ["heun"],
+        "spacings": ["leading", "trailing", "linspace", "karras", "beta", "sgm_uniform"],
+        "grid": {"spacing": "trailing", "steps_offset": 0, "karras": False, "sigma_min": 0.01, "sigma_max": 157.4},
         "stages": {"heun": 2},
         "default": {"sampler": "ddim", "steps": 20, "guidance_scale": 2.5},
         "max_images": 16,

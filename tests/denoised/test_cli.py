@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +117,29 @@ def test_cancel_reports_canceled_jobs_and_those_it_cannot_cancel(run: Run, fake_
 
 
 def test_models_prints_tab_separated_lines_when_piped(run: Run) -> None:
-    assert run("models").stdout == "shoes\t28×28×1\t3\tddim, 20 steps, guidance 2.5\t16\t1\t-\n"
+    assert run("models").stdout == "shoes\t28×28×1\t3\t-\tddim, 20 steps, guidance 2.5\t16\t1\n"
+
+
+def test_models_shows_what_one_model_takes(run: Run, fake_worker: Any, card_of: Any) -> None:
+    guide = {
+        "examples": ["a goat, flat style"],
+        "template": "{subject}, {style} style",
+        "parts": {"style": ["flat", "noto"]},
+    }
+    painter = card_of(name="painter", labels=[], prompts=True, prompt_guide=guide, size_multiple=16, max_pixels=4096)
+    fake_worker.serve(card_of(), painter)
+    while "painter" not in run("models").stdout:  # the server reads the cards once a second
+        time.sleep(0.1)
+    facts = dict(line.split("\t") for line in run("models", "painter").stdout.splitlines())
+    assert facts["example"] == 'denoised generate "a goat, flat style" --model painter'
+    assert (facts["prompts"], facts["style"]) == ("{subject}, {style} style", "flat, noto")
+    assert facts["sizes"] == "multiples of 16, width·height up to 4096"
+    assert "labels" not in facts
+    assert dict(line.split("\t") for line in run("models", "shoes").stdout.splitlines())["labels"].startswith("sneaker")
+    (listed,) = json.loads(run("models", "painter", "--json").stdout)["models"]
+    assert listed["prompt_guide"] == guide
+    missing = run("models", "none")
+    assert (missing.exit_code, "served: shoes, painter" in missing.stderr) == (1, True)
 
 
 def test_top_prints_a_line_for_the_queue_and_one_per_worker(run: Run, fake_worker: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from denoised.app.admission.quotas import Admission, Load
 from denoised.app.admission.validation import choose_card
@@ -25,6 +26,7 @@ from denoised.cli.main import cli
 from denoised.jobs.errors import StoreFull, StoreUnavailable
 from denoised.model.__main__ import app as training
 from denoised.model.checkpoints.card_file import CardFile
+from denoised.model.conversion.__main__ import cli as converting
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
@@ -138,8 +140,8 @@ def _commands() -> dict[str, Any]:
     commands = dict(typer.main.get_command(cli).commands)  # type: ignore[attr-defined]
     commands |= typer.main.get_command(serving).commands  # type: ignore[attr-defined]
     commands |= dict(typer.main.get_command(training).commands)  # type: ignore[attr-defined]
-    commands["worker"] = typer.main.get_command(working)
-    commands["pull"] = typer.main.get_command(pulling)
+    commands |= {"worker": typer.main.get_command(working), "pull": typer.main.get_command(pulling)}
+    commands["convert"] = typer.main.get_command(converting)
     return {name: command for name, command in commands.items() if not command.hidden}
 
 
@@ -338,11 +340,26 @@ def test_the_worked_plan_of_the_mathematics_equals_the_compiled_plan(mathematics
     ],
 )
 def test_every_command_has_help_that_shows_its_variables_in_full(command: list[str]) -> None:
-    line = [sys.executable, "-m", "denoised", *command, "--help"]
-    narrow = os.environ | {"COLUMNS": "80"}
-    done = subprocess.run(line, env=narrow, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+    code, text = _help(command)
+    assert code == 0, text
+    assert "Usage" in text
     for name in command:
         variables = {_variable(option) for option in _commands()[name].params} - {None}
-        assert variables - set(re.findall(r"\w+", done.stdout)) == set()
+        assert variables - set(re.findall(r"\w+", text)) == set()
+
+
+def _help(command: list[str]) -> tuple[int, str]:
+    """Exit code and text of `denoised COMMAND --help` on 80 columns: of a process for one command of each program, of
+    the program in this process for the others."""
+    narrow = {"COLUMNS": "80"}
+    for program in (serving, training):
+        if set(command) & _names(program) - {"serve", "train"}:
+            shown = CliRunner().invoke(program, [*command, "--help"], env=narrow)
+            return shown.exit_code, shown.output
+    line = [sys.executable, "-m", "denoised", *command, "--help"]
+    done = subprocess.run(line, env=os.environ | narrow, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout
+
+
+def _names(program: typer.Typer) -> set[str]:
+    return set(typer.main.get_command(program).commands)  # type: ignore[attr-defined]

@@ -259,6 +259,10 @@ def test_a_client_of_the_web_ui_draws_a_prompt(service: Any) -> None:
         expected = generate(client, **text, width=24, sampler="dpmpp_2m", karras=True, guidance_scale=5)
     assert base64.b64decode(result.json["images"][0]) == expected
     assert program.txt2img(**text, **options).image.size == (16, 16)
+    emphasized = program.txt2img(prompt="an oil (painting:1.3)", **options, sampler_name="DDIM", eta=0)
+    with service.client() as client:
+        expected = generate(client, prompt="an oil (painting:1.3)", emphasis=True, sampler="ddim", guidance_scale=7)
+    assert base64.b64decode(emphasized.json["images"][0]) == expected
     with pytest.raises(RuntimeError, match="too many for tiny-sd"):
         program.txt2img(**text, **options, width=512, height=256)
 

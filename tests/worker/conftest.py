@@ -17,6 +17,7 @@ from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store.store import Store
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.grids import Grid
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, x0_from_epsilon
@@ -86,10 +87,8 @@ class FakeModel:
         self._failing_class = failing_class
         self._error = error or RuntimeError("this class fails")
 
-    def plan(
-        self, sampler: str, steps: int, eta: float, spacing: str | None = None, karras: bool | None = None
-    ) -> Plan:
-        grid = Grid(spacing or "leading", variance_type=self.variance_type, karras=bool(karras))
+    def plan(self, sampler: str, steps: int, eta: float, levels: LevelChoice = MODELS_OWN) -> Plan:
+        grid = levels.of(Grid("leading", variance_type=self.variance_type))
         return compile_plan(sampler, SCHEDULE, steps, grid, eta)
 
     def shape_of(self, request: ConditioningRequest) -> tuple[int, int, int]:

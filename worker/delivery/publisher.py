@@ -28,6 +28,7 @@ RETRY_SECONDS = 0.25
 POLL_SECONDS = 0.25  # how often a caller that waits for room in the queue checks its deadline
 
 Item = tuple[Callable[[], None], list[AttemptState]]
+Results = dict[str, tuple[list[Advanced], TrajectoryError | None]]  # by job
 REFUSED = UpdateResult(0)
 
 
@@ -115,11 +116,15 @@ class Publisher(threading.Thread):
 
     def _publish(self, turn: Turn, attempts: list[AttemptState]) -> None:
         active = [attempt for attempt in attempts if not attempt.over]
-        results = _by_job(turn)
-        for attempt in active:
-            attempt.record_step(turn.batch, *results[attempt.id])
-        flush = self._is_flush_due()
-        due = [attempt for attempt in active if flush or attempt.watched or attempt.needs_flush]
+        results, flush = _by_job(turn), self._is_flush_due()
+        for group in _by_decoding(active, results):
+            self._publish_group(turn.batch, group, results, flush)
+
+    def _publish_group(self, batch: int, group: list[AttemptState], results: Results, flush: bool) -> None:
+        """Record and write the results of some jobs. flush: also for unwatched jobs."""
+        for attempt in group:
+            attempt.record_step(batch, *results[attempt.id])
+        due = [attempt for attempt in group if flush or attempt.watched or attempt.needs_flush]
         updates = [attempt.take_pending_update() for attempt in due]
         for attempt, update, result in zip(due, updates, self._write(updates), strict=True):
             if update.status is not None or not result:
@@ -195,7 +200,25 @@ class Publisher(threading.Thread):
         return [REFUSED] * len(updates)
 
 
-def _by_job(turn: Turn) -> dict[str, tuple[list[Advanced], TrajectoryError | None]]:
+def _by_decoding(active: list[AttemptState], results: Results) -> list[list[AttemptState]]:
+    """The jobs of a turn in the groups that are written together.
+
+    A decoder of latents takes long. Jobs that need none are written first, then each of the others by itself as soon as
+    its pictures are decoded, those with the fewest pictures first.
+    """
+    pictures = {
+        attempt.id: sum(item.result is not None for item in results[attempt.id][0])
+        for attempt in active
+        if attempt.model.card.latent is not None
+    }
+    others = [attempt for attempt in active if not pictures.get(attempt.id)]
+    decoding = sorted(
+        (attempt for attempt in active if pictures.get(attempt.id)), key=lambda attempt: pictures[attempt.id]
+    )
+    return [*([others] if others else []), *([attempt] for attempt in decoding)]
+
+
+def _by_job(turn: Turn) -> Results:
     """The results of a turn for each job: its images that advanced, and the first failure."""
     errors = {trajectory.job: error for trajectory, error in reversed(turn.failed)}
     items: dict[str, list[Advanced]] = {job: [] for job in errors}

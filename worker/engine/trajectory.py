@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from denoised.jobs.record import JobRecord
+from denoised.jobs.request import SamplingRequest
+from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
@@ -158,9 +160,14 @@ def trajectories(
     return begun
 
 
+def _level_choice(request: SamplingRequest) -> LevelChoice:
+    sigmas = None if request.sigmas is None else tuple(request.sigmas)
+    return LevelChoice(request.spacing, request.karras, request.sigma_min, request.sigma_max, sigmas)
+
+
 def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
     request = record.request
-    plan = model.plan(request.sampler, request.steps, request.eta, request.spacing, request.karras)
+    plan = model.plan(request.sampler, request.steps, request.eta, _level_choice(request))
     asked = ConditioningRequest(
         label=request.label,
         prompt=request.prompt,

@@ -91,8 +91,10 @@ def schedulers(services: Serving) -> Response:
 
 @router.get("/loras", response_model=list[LoraItem], summary="Adapters that some model offers")
 def loras(services: Serving) -> Response:
-    """Empty if no model has any."""
-    return JSONResponse([])
+    """A prompt uses one with `<lora:NAME:WEIGHT>`. Empty if no model has any."""
+    names = dict.fromkeys(lora.name for card in services.catalog.cards() for lora in card.loras)
+    items = [LoraItem(name=name, alias=name, path=name, metadata={}) for name in names]
+    return JSONResponse([item.model_dump() for item in items])
 
 
 @router.get("/options", response_model=dict[str, JsonValue], summary="Your options")

@@ -36,6 +36,7 @@ UNSERVED: Mapping[str, tuple[str, tuple[object, ...]]] = {
 WITHOUT_EFFECT = frozenset(
     {
         "comments",
+        "disable_extra_networks",
         "denoising_strength",
         "do_not_save_grid",
         "do_not_save_samples",
@@ -64,7 +65,7 @@ WITHOUT_EFFECT = frozenset(
 )
 # The syntax of prompts that changes what is sampled. Emphasis, "(word:1.2)", is not among it.
 SYNTAX = (
-    (re.compile(r"<(?:lora|lyco|hypernet):[^>]*>"), "an adapter"),
+    (re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>"), "an adapter (allowed: <lora:NAME:WEIGHT> in the prompt)"),
     (re.compile(r"\bAND\b"), "AND, which composes prompts (allowed: and)"),
     (re.compile(r"\[[^\[\]|]*\|[^\[\]]*\]"), "alternating words"),
     (re.compile(r"\[[^\[\]:]*:(?:[^\[\]:]*:)?\s*[0-9.]+\s*\]"), "prompt editing"),

@@ -56,7 +56,8 @@ class ScheduleName:
 
     def is_offered(self, sampler: str, card: ModelCard) -> bool:
         """Whether a model can use it with a sampler."""
-        return self.served and (not self.fields.get("karras") or sampler in card.karras_samplers)
+        takes_spacing = not self.fields or card.takes_spacing(sampler)
+        return self.served and takes_spacing and (not self.fields.get("karras") or sampler in card.karras_samplers)
 
 
 SAMPLERS = (

@@ -8,6 +8,7 @@ from typing import Any
 
 from denoised.app.compat.a1111.a1111_schemas import RANDOM_SEED, Txt2ImgRequest
 from denoised.app.compat.a1111.checkpoints import OPTION
+from denoised.app.compat.a1111.lora_tags import TaggedPrompt, read_tags
 from denoised.app.compat.a1111.refusals import (
     Errors,
     enabled_scripts,
@@ -41,6 +42,7 @@ NAMES = {
     "sampler": "sampler_name",
     "spacing": "scheduler",
     "karras": "scheduler",
+    "loras": "prompt",
 }
 FORMAT_OPTION = "samples_format"
 CLIP_OPTION = "CLIP_stop_at_last_layers"  # 1 reads the text encoder's last layer, where our clip_skip is 0
@@ -64,16 +66,18 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         *enabled_scripts(body.alwayson_scripts or {}),
         *_option_errors(settings, card),
     ]
-    errors += [*_prompt_errors(body, card), *_count_errors(body, card)]
+    tagged = read_tags(body.prompt) if card.prompts else TaggedPrompt(body.prompt, [], [])
+    errors += [*tagged.errors, *_prompt_errors(body, tagged.text, card), *_count_errors(body, card)]
     sampler, schedule = _sampler(body, card, errors)
     width, height = _size(body, card, errors)
     errors += _eta_errors(body, sampler, card)
     refuse(errors)
-    guided = bool(body.prompt.strip() or body.negative_prompt)
+    guided = bool(tagged.text.strip() or body.negative_prompt)
     fields: RequestFields = {
         "model": card.name,
         "label": None if card.prompts else label_of(body.prompt, card),
-        "prompt": body.prompt if card.prompts else None,
+        "prompt": tagged.text if card.prompts else None,
+        "loras": None if body.extra.get("disable_extra_networks") else tagged.loras or None,
         "negative_prompt": body.negative_prompt or None,
         "clip_skip": (settings.get(CLIP_OPTION) or 1) - 1 or None,
         "emphasis": _has_emphasis(body) if card.prompts else None,
@@ -100,7 +104,11 @@ def _has_emphasis(body: Txt2ImgRequest) -> bool | None:
 def renamed(error: InvalidRequest) -> InvalidRequest:
     """An error about our fields as one about the web UI's."""
     errors = error.extra["errors"]
-    return InvalidRequest([(NAMES.get(each["field"], each["field"]), each["message"]) for each in errors])
+    return InvalidRequest([(_web_ui_name(each["field"]), each["message"]) for each in errors])
+
+
+def _web_ui_name(field: str) -> str:
+    return NAMES.get(field.partition(".")[0], field)
 
 
 def _option_errors(settings: Mapping[str, Any], card: ModelCard) -> Errors:
@@ -117,10 +125,11 @@ def _option_errors(settings: Mapping[str, Any], card: ModelCard) -> Errors:
             yield field, f"{format_value(value)} is not served (allowed: {allowed})"
 
 
-def _prompt_errors(body: Txt2ImgRequest, card: ModelCard) -> Errors:
+def _prompt_errors(body: Txt2ImgRequest, text: str, card: ModelCard) -> Errors:
+    """text: the prompt without its tags."""
     if not card.prompts:
         return
-    for name, prompt in (("prompt", body.prompt), ("negative_prompt", body.negative_prompt or "")):
+    for name, prompt in (("prompt", text), ("negative_prompt", body.negative_prompt or "")):
         if len(prompt) > MAX_PROMPT:
             yield name, f"{len(prompt)} characters were given (allowed: {MAX_PROMPT})"
         else:

@@ -24,6 +24,7 @@ from denoised.jobs.request import DEFAULTS, FIELDS, LORA_FIELDS, LoraFields, Req
 M = TypeVar("M", bound=BaseModel)
 
 PLAIN = (str, int, float, bool)
+LevelNumber = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 EXAMPLES: list[JsonValue] = [
     {"label": "sneaker", "seed": 7},
     {"label": "ankle boot", "n": 4, "steps": 50, "guidance_scale": 3.0, "preview_every": 5, "preview": "both"},
@@ -70,6 +71,8 @@ def body_field(field: RequestField) -> Any:
 
 
 def _annotation(field: RequestField) -> Any:
+    if field.is_numbers:
+        return list[LevelNumber] | None
     if field.type == list[LoraFields]:
         return list[LoraBody] | None
     return (StrictStr | StrictInt if field.type == str | int else field.type) | None

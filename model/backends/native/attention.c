@@ -1,6 +1,6 @@
 /*
- * Self-attention over the pixels of an image (its tokens). One head of one image is a unit of work, and one thread
- * does all of it: neither the batch nor the number of threads changes a bit.
+ * Attention of the pixels of an image (its tokens) to each other, or to the tokens of a text. One head of one image is
+ * a unit of work, and one thread does all of it: neither the batch nor the number of threads changes a bit.
  */
 
 #include "kernel_abi.h"
@@ -71,15 +71,32 @@ INLINE void mix_values(const float *scores, const float *sums, const float *v, l
     }
 }
 
-/* Attention of `queries` queries to all tokens of a head. `queries` is a constant, so that all loops unroll. */
-INLINE void attend(const float *q, const float *keys, const float *v, float *scores, float *out, long tokens,
-                   long padded, long heads, long depth, float scale, const int queries)
+/* Attention of `queries` queries to all keys of a head. `queries` is a constant, so that all loops unroll. */
+INLINE void attend(const float *q, long q_stride, const float *keys, const float *v, long v_stride, float *scores,
+                   float *out, long out_stride, long count, long padded, long depth, float scale, const int queries)
 {
-    const long stride = 3 * heads * depth, out_stride = heads * depth;
     float sums[QUERIES];
-    score(q, stride, keys, scores, depth, padded, scale, queries);
-    for (int i = 0; i < queries; i++) sums[i] = exponentiate(scores + i * padded, tokens, padded);
-    mix_values(scores, sums, v, stride, out, out_stride, depth, tokens, padded, queries);
+    score(q, q_stride, keys, scores, depth, padded, scale, queries);
+    for (int i = 0; i < queries; i++) sums[i] = exponentiate(scores + i * padded, count, padded);
+    mix_values(scores, sums, v, v_stride, out, out_stride, depth, count, padded, queries);
+}
+
+/*
+ * A head: out_i = softmax(q_i k^T * scale) v for all tokens i.
+ *
+ * q, out: (tokens, depth); keys: (depth, padded) of `count` keys; v: (count, depth); q_stride, v_stride, out_stride:
+ * floats between two tokens; scores: (QUERIES, padded).
+ */
+static void attend_head(const float *q, long q_stride, const float *keys, const float *v, long v_stride, float *scores,
+                        float *out, long out_stride, long tokens, long count, long padded, long depth, float scale)
+{
+    long i = 0;
+    for (; i + QUERIES <= tokens; i += QUERIES)
+        attend(q + i * q_stride, q_stride, keys, v, v_stride, scores, out + i * out_stride, out_stride, count, padded,
+               depth, scale, QUERIES);
+    for (; i < tokens; i++)
+        attend(q + i * q_stride, q_stride, keys, v, v_stride, scores, out + i * out_stride, out_stride, count, padded,
+               depth, scale, 1);
 }
 
 /*
@@ -105,10 +122,31 @@ void denoised_attend(long batch, const argument *given)
         float *keys = scratch + unit * (depth + QUERIES) * padded, *scores = keys + depth * padded;
         for (long j = 0; j < padded; j++)
             for (long d = 0; d < depth; d++) keys[d * padded + j] = j < tokens ? k[j * stride + d] : 0.0f;
-        long i = 0;
-        for (; i + QUERIES <= tokens; i += QUERIES)
-            attend(q + i * stride, keys, v, scores, to + i * out_stride, tokens, padded, heads, depth, scale, QUERIES);
-        for (; i < tokens; i++)
-            attend(q + i * stride, keys, v, scores, to + i * out_stride, tokens, padded, heads, depth, scale, 1);
+        attend_head(q, stride, keys, v, stride, scores, to, out_stride, tokens, tokens, padded, depth, scale);
+    }
+}
+
+/*
+ * The same with keys and values of a text, which were made before.
+ *
+ * q, out: (batch, tokens, heads, depth); depth is a multiple of LANES.
+ * keys: for each image (heads, depth, padded), `stride` floats between two images, padded with zeros from `count` on;
+ * values: for each image (count, heads, depth), `stride` floats between two images.
+ * scratch: (batch, heads, QUERIES, padded).
+ */
+void denoised_attend_text(long batch, const argument *given)
+{
+    const float *q = given[0].pointer, *keys = given[1].pointer, *values = given[2].pointer;
+    float *out = given[3].pointer, *scratch = given[4].pointer;
+    const long stride = given[5].number, tokens = given[6].number, count = given[7].number;
+    const long heads = given[8].number, depth = given[9].number;
+    const float scale = given[10].real;
+    const long padded = (count + LANES - 1) / LANES * LANES, width = heads * depth; /* width: floats of a token */
+#pragma omp parallel for schedule(static)
+    for (long unit = 0; unit < batch * heads; unit++) {
+        const long image = unit / heads, head = unit % heads, first = image * tokens * width + head * depth;
+        attend_head(q + first, width, keys + image * stride + head * depth * padded,
+                    values + image * stride + head * depth, width, scratch + unit * QUERIES * padded, out + first, width,
+                    tokens, count, padded, depth, scale);
     }
 }

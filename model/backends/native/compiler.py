@@ -58,7 +58,9 @@ def _arguments(target: list[str], tiles: Sequence[str]) -> list[list[str]]:
     """The compiler's arguments for each object. The convolutions are two objects, to be compiled in parallel."""
     folder = Path(__file__).parent
     convolutions = [[CONTRACTED, f"-DTILES={' '.join(tiles[k::2])}", str(folder / "convolutions.c")] for k in range(2)]
-    others = [[ROUNDED, str(folder / name)] for name in ("norm_layout.c", "attention.c", "thread_pool.c")]
+    others = [
+        [ROUNDED, str(folder / name)] for name in ("norm_layout.c", "attention.c", "transformer.c", "thread_pool.c")
+    ]
     return [[*FLAGS, *target, "-c", *each] for each in (*convolutions, *others)]
 
 

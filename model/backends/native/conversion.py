@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from denoised.model.backends.native.embedding_cache import EmbeddingCache
 from denoised.model.backends.native.kernels import Kernels
 from denoised.model.backends.native.layers import (
     NativeAttention,
@@ -21,8 +20,21 @@ from denoised.model.backends.native.layers import (
     subpixel_weights,
 )
 from denoised.model.backends.native.tiles import LANES
+from denoised.model.backends.native.transformers.text_projection import TextColumns, TextProjection
+from denoised.model.backends.native.transformers.transformer_layers import (
+    LayerParts,
+    NativeLayerNorm,
+    NativeSelfAttention,
+    NativeSpatialTransformer,
+    NativeTextAttention,
+    NativeTransformerLayer,
+)
 from denoised.model.networks.parts import Attention, Downsample, ResnetBlock, Upsample
+from denoised.model.networks.text_unet import TextUNet
+from denoised.model.networks.text_unet_parts import GatedLinear, SpatialTransformer, TokenAttention, TransformerLayer
 from denoised.model.networks.unet import UNet
+
+TEXT_TILE = 4  # a text's tokens are no map: its tile is that of a map of 4×4
 
 
 class Conversion:
@@ -32,27 +44,38 @@ class Conversion:
         kernels: What the layers call; to be compiled when all of them exist.
     """
 
-    def __init__(self, unet: UNet, shape: tuple[int, int, int]) -> None:
-        """shape: (C, H, W) of the images whose tiles are chosen."""
+    def __init__(self, unet: UNet | TextUNet, example: Sequence[Tensor]) -> None:
+        """example: inputs of the network's `evaluate` for one image, of the size whose tiles are chosen."""
         self.kernels = Kernels()
-        self._out_widths = _output_widths(unet, shape)
+        self._out_widths = _output_widths(unet, example)
         self._blocks = {name: part for name, part in unet.named_modules() if isinstance(part, ResnetBlock)}
         self._columns = _projection_columns(self._blocks)
+        self._text_attentions = _text_attentions(unet)
+        self._text_columns = _text_columns(self._text_attentions)
 
-    def embedding_cache(self, unet: UNet) -> EmbeddingCache:
-        """The projections of all residual blocks as one layer; block `name` reads the columns `_columns[name]`."""
+    @property
+    def projected_channels(self) -> int:
+        """Columns of `embedding_projection`."""
+        return sum(block.time_emb_proj.out_features for block in self._blocks.values())
+
+    def embedding_projection(self) -> nn.Module:
+        """(B, embed_dim) → (B, projected_channels): the activation, and the projections of all residual blocks as one
+        layer; block `name` reads the columns `_columns[name]`."""
         blocks = list(self._blocks.values())
         layers = [block.time_emb_proj for block in blocks]
-        project = self._linear(
-            torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
-        )
-        width = sum(layer.out_features for layer in layers)
-        return EmbeddingCache(unet.embed, nn.Sequential(per_image(blocks[0].activation), project), width)
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        return nn.Sequential(per_image(blocks[0].activation), self._linear(weight, bias))
 
-    def convert(self, unet: UNet) -> None:
+    def text_projection(self) -> TextProjection:
+        """The keys and values of all attentions to the text as one layer; the attentions read their columns."""
+        layers = [layer for each in self._text_attentions.values() for layer in (each.to_k, each.to_v)]
+        project = self._pointwise(layers, TEXT_TILE)
+        return TextProjection(project, [each.to_k.out_features for each in self._text_attentions.values()])
+
+    def convert(self, unet: UNet | TextUNet) -> None:
         """Replace the modules of `unet`, in place."""
         unet.conv_norm_out = native_norm(unet.conv_norm_out, unet.conv_act, self.kernels)  # type: ignore[assignment]
-        unet.conv_act = nn.Identity()  # type: ignore[assignment]
+        unet.conv_act = nn.Identity()
         self._convert_children(unet, "")
 
     def _convert_children(self, parent: nn.Module, prefix: str) -> None:
@@ -82,6 +105,8 @@ class Conversion:
             return self._linear(part.weight, part.bias)
         if isinstance(part, nn.GroupNorm):
             return native_norm(part, nn.Identity(), self.kernels)
+        if isinstance(part, SpatialTransformer):
+            return self._transformer(name, part)
         return per_image(part) if isinstance(part, nn.SiLU | nn.Mish) else None
 
     def _resnet_block(self, name: str, block: ResnetBlock) -> NativeResnetBlock:
@@ -100,6 +125,37 @@ class Conversion:
         qkv = self._pointwise([attention.to_q, attention.to_k, attention.to_v], width)
         return NativeAttention(attention, self.kernels, qkv, self._pointwise([attention.to_out[0]], width))
 
+    def _transformer(self, name: str, transformer: SpatialTransformer) -> NativeSpatialTransformer:
+        width = self._out_widths[name]
+        layers = [
+            self._transformer_layer(f"{name}.transformer_blocks.{k}", layer, width)
+            for k, layer in enumerate(transformer.transformer_blocks)
+            if isinstance(layer, TransformerLayer)
+        ]
+        norm = native_norm(transformer.norm, nn.Identity(), self.kernels)
+        proj_in, proj_out = (self._pointwise([each], width) for each in (transformer.proj_in, transformer.proj_out))
+        return NativeSpatialTransformer(norm, proj_in, layers, proj_out)
+
+    def _transformer_layer(self, name: str, layer: TransformerLayer, width: int) -> NativeTransformerLayer:
+        gate, out = layer.ff.net[0], layer.ff.net[2]
+        assert isinstance(gate, GatedLinear)
+        norm1, norm2, norm3 = (NativeLayerNorm(norm, self.kernels) for norm in (layer.norm1, layer.norm2, layer.norm3))
+        if layer.only_cross_attention:
+            attn1: NativeSelfAttention | NativeTextAttention = self._text_attention(f"{name}.attn1", layer.attn1, width)
+        else:
+            attn1 = self._self_attention(layer.attn1, width)
+        attn2 = self._text_attention(f"{name}.attn2", layer.attn2, width)
+        gate_conv, out_conv = self._pointwise([gate.proj], width), self._pointwise([out], width)
+        return NativeTransformerLayer(LayerParts(norm1, attn1, norm2, attn2, norm3, gate_conv, out_conv), self.kernels)
+
+    def _self_attention(self, attention: TokenAttention, width: int) -> NativeSelfAttention:
+        qkv = self._pointwise([attention.to_q, attention.to_k, attention.to_v], width)
+        return NativeSelfAttention(attention.heads, self.kernels, qkv, self._pointwise([attention.to_out[0]], width))
+
+    def _text_attention(self, name: str, attention: TokenAttention, width: int) -> NativeTextAttention:
+        query, out = (self._pointwise([layer], width) for layer in (attention.to_q, attention.to_out[0]))
+        return NativeTextAttention(attention.heads, self.kernels, query, out, self._text_columns[name])
+
     def _upsample(self, name: str, upsample: Upsample) -> NativeUpsample:
         width = self._out_widths[f"{name}.conv"] // 2 + 1  # of the small image's 2×2 convolution with a border of 1
         bias = upsample.conv.bias.repeat(4) if upsample.conv.bias is not None else None
@@ -114,9 +170,10 @@ class Conversion:
 
     def _pointwise(self, layers: Sequence[nn.Module], width: int) -> NativeConv2d:
         """Linear layers on every pixel as one 1×1 convolution, their outputs side by side."""
-        linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-        weight, bias = torch.cat([layer.weight for layer in linear]), torch.cat([layer.bias for layer in linear])
-        return self._convolution(weight[:, :, None, None], bias, 1, 0, width)
+        weights = [layer.weight.flatten(1) for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+        biases = [layer.bias for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+        bias = torch.cat([bias for bias in biases if bias is not None]) if biases[0] is not None else None
+        return self._convolution(torch.cat(weights)[:, :, None, None], bias, 1, 0, width)
 
     def _linear(self, weight: Tensor, bias: Tensor | None) -> NativeLinear:
         return NativeLinear(self._convolution(weight[:, :, None, None], bias, 1, 0, 1))
@@ -125,6 +182,8 @@ class Conversion:
         self, weight: Tensor, bias: Tensor | None, stride: int, padding: int, out_width: int
     ) -> NativeConv2d:
         out_channels = weight.shape[0] + -weight.shape[0] % LANES
+        if weight.shape[2] == 1 and stride == 1:
+            out_width *= out_width  # it computes the whole map as a few long rows
         tile = self.kernels.tile(weight.shape[2], stride, weight.shape[1], out_channels, out_width)
         return NativeConv2d(weight.detach(), bias, padding, tile, self.kernels)
 
@@ -139,20 +198,40 @@ def _projection_columns(blocks: dict[str, ResnetBlock]) -> dict[str, slice]:
     return columns
 
 
+def _text_attentions(unet: nn.Module) -> dict[str, TokenAttention]:
+    """All attentions to the text, by their names."""
+    attentions = {}
+    for name, layer in unet.named_modules():
+        if isinstance(layer, TransformerLayer):
+            if layer.only_cross_attention:
+                attentions[f"{name}.attn1"] = layer.attn1
+            attentions[f"{name}.attn2"] = layer.attn2
+    return attentions
+
+
+def _text_columns(attentions: Mapping[str, TokenAttention]) -> dict[str, TextColumns]:
+    """Which columns of the keys and values of a text belong to each attention, by its name."""
+    total = sum(attention.to_k.out_features for attention in attentions.values())
+    columns, start = {}, 0
+    for name, attention in attentions.items():
+        columns[name] = TextColumns(start, attention.to_k.out_features, total)
+        start += attention.to_k.out_features
+    return columns
+
+
 @torch.no_grad()
-def _output_widths(unet: UNet, shape: tuple[int, int, int]) -> dict[str, int]:
-    """The width of the images that each convolution and each attention returns, by its name."""
+def _output_widths(unet: UNet | TextUNet, example: Sequence[Tensor]) -> dict[str, int]:
+    """The width of the images that each convolution, attention and transformer returns, by its name."""
     widths: dict[str, int] = {}
     hooks = []
     for name, module in unet.named_modules():
-        if isinstance(module, nn.Conv2d | Attention):
+        if isinstance(module, nn.Conv2d | Attention | SpatialTransformer):
 
             def record(module: nn.Module, _: object, out: Tensor, name: str = name) -> None:
                 widths[name] = out.shape[3]
 
             hooks.append(module.register_forward_hook(record))
-    label = torch.zeros(1, dtype=torch.long) if unet.class_embedding is not None else None
-    unet(torch.zeros(1, *shape), torch.ones(1), label)
+    unet.evaluate(*example)
     for hook in hooks:
         hook.remove()
     return widths

@@ -17,7 +17,7 @@ typedef union {
 
 typedef void kernel(long batch, const argument *arguments);
 
-/* One call of a recorded graph, for one image. */
+/* One call of a recorded graph, for any number of images. */
 typedef struct {
     kernel *kernel;
     const argument *arguments;
@@ -43,6 +43,7 @@ typedef struct evaluation {
     long input_count;
     io_binding output;
     long images;
+    long chunk; /* images that one thread takes through the kernels together; the arenas are large enough */
     long first_arena; /* the arena of the first thread of this evaluation */
     long arena_bytes;
     /* Of the thread pool, under its lock: */

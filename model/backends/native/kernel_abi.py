@@ -44,6 +44,7 @@ class NativeEvaluation(ctypes.Structure):
         ("input_count", ctypes.c_long),
         ("output", IoBinding),
         ("images", ctypes.c_long),
+        ("chunk", ctypes.c_long),
         ("first_arena", ctypes.c_long),
         ("arena_bytes", ctypes.c_long),
         ("started", ctypes.c_long),

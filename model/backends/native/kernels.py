@@ -22,7 +22,7 @@ from denoised.model.backends.native.kernel_abi import (
     check_struct_sizes,
 )
 from denoised.model.backends.native.thread_pool import EvaluationRunner
-from denoised.model.backends.native.tiles import LANES, Tile, norm_chunk, tile_for
+from denoised.model.backends.native.tiles import LANES, Tile, norm_chunk, pointwise_rows, tile_for
 
 QUERIES = 7  # as in attention.c
 MAX_TOKENS = 1024  # of `attend`; beyond them PyTorch's attention is faster
@@ -32,6 +32,9 @@ SIGNATURES: dict[str, list[str]] = {  # the kinds of the arguments after the bat
     "denoised_join": [POINTER] * 3 + [NUMBER] * 3,
     "denoised_interleave": [POINTER] * 2 + [NUMBER] * 3,
     "denoised_attend": [POINTER] * 3 + [NUMBER] * 3 + [REAL],
+    "denoised_attend_text": [POINTER] * 5 + [NUMBER] * 5 + [REAL],
+    "denoised_layer_norm": [POINTER] * 4 + [NUMBER] * 2 + [REAL],
+    "denoised_gated_gelu": [POINTER] * 2 + [NUMBER] * 2,
 }
 CONVOLUTION = [POINTER] * 5 + [NUMBER] * 5
 
@@ -103,15 +106,17 @@ class Kernels:
 
     def empty(self, batch: int, channels: int, height: int, width: int) -> Tensor:
         """Allocate (B, C, H, W) with the channels last in memory."""
-        return self._empty(batch, height, width, channels).permute(0, 3, 1, 2)
+        return self.scratch(batch, height, width, channels).permute(0, 3, 1, 2)
 
-    def _empty(self, *shape: int) -> Tensor:
+    def scratch(self, *shape: int) -> Tensor:
+        """Allocate a tensor of any shape, the batch first."""
         tensor = torch.empty(shape)
         if self._calls is not None:
             self._results.append(tensor)
         return tensor
 
-    def _call(self, name: str, batch: int, *arguments: Any) -> None:
+    def call(self, name: str, batch: int, *arguments: Any) -> None:
+        """Call a kernel of SIGNATURES or a tile's, with the arguments after the batch."""
         kernel, kinds = self._bound[name], self._kinds[name]
         kernel(batch, argument_list(kinds, arguments))
         if self._calls is not None:
@@ -123,9 +128,13 @@ class Kernels:
         batch, _, height, width = x.shape
         channels = bias.shape[0]
         out_height, out_width = (height - tile.size) // tile.stride + 1, (width - tile.size) // tile.stride + 1
-        assert out_width >= tile.pixels, (x.shape, tile)
         out = self.empty(batch, channels, out_height, out_width)
-        self._call(
+        if tile.is_pointwise:
+            pixels = height * width
+            height = out_height = pointwise_rows(pixels, tile)
+            width = out_width = pixels // height
+        assert out_width >= tile.pixels, (x.shape, tile)
+        self.call(
             tile.name,
             batch,
             x.data_ptr(),
@@ -163,7 +172,7 @@ class Kernels:
         batch, channels, height, width = x.shape
         out = self.empty(batch, channels, height + 2 * border, width + 2 * border)
         row = addend if addend is not None else scale
-        self._call(
+        self.call(
             "denoised_norm",
             batch,
             x.data_ptr(),
@@ -189,7 +198,7 @@ class Kernels:
         """Zeros around each image."""
         batch, channels, height, width = x.shape
         out = self.empty(batch, channels, top + height + bottom, left + width + right)
-        self._call(
+        self.call(
             "denoised_pad", batch, x.data_ptr(), out.data_ptr(), height, width, channels, top, bottom, left, right
         )
         return out
@@ -199,14 +208,14 @@ class Kernels:
         batch, left, height, width = x.shape
         right = y.shape[1]
         out = self.empty(batch, left + right, height, width)
-        self._call("denoised_join", batch, x.data_ptr(), y.data_ptr(), out.data_ptr(), height * width, left, right)
+        self.call("denoised_join", batch, x.data_ptr(), y.data_ptr(), out.data_ptr(), height * width, left, right)
         return out
 
     def interleave(self, x: Tensor) -> Tensor:
         """(B, 4·C, H + 1, W + 1) → (B, C, 2·H, 2·W): (2i + a, 2j + b) is channels (2a + b)·C … at (i + a, j + b)."""
         batch, channels, height, width = x.shape[0], x.shape[1] // 4, x.shape[2] - 1, x.shape[3] - 1
         out = self.empty(batch, channels, 2 * height, 2 * width)
-        self._call("denoised_interleave", batch, x.data_ptr(), out.data_ptr(), height, width, channels)
+        self.call("denoised_interleave", batch, x.data_ptr(), out.data_ptr(), height, width, channels)
         return out
 
     def attend(self, qkv: Tensor, heads: int) -> Tensor:
@@ -215,9 +224,9 @@ class Kernels:
         tokens, depth = height * width, channels // (3 * heads)
         padded = -(-tokens // LANES) * LANES
         out = self.empty(batch, heads * depth, height, width)
-        scratch = self._empty(batch, heads, depth + QUERIES, padded)
+        scratch = self.scratch(batch, heads, depth + QUERIES, padded)
         scale = 1.0 / math.sqrt(depth)
-        self._call(
+        self.call(
             "denoised_attend", batch, qkv.data_ptr(), out.data_ptr(), scratch.data_ptr(), tokens, heads, depth, scale
         )
         return out

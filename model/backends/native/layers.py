@@ -39,10 +39,24 @@ class NativeConv2d(nn.Module):
 
     def convolve_padded(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """The same for an x that has its border of zeros already."""
-        if len(self._bias) == self._channels:
-            return self._kernels.convolve(self._tile, x, self._weight, self._bias, addend)
-        y = self._kernels.convolve(self._tile, x, self._weight, self._bias, None)[:, : self._channels]
+        missing = self._tile.pixels - self._out_width(x)
+        if len(self._bias) == self._channels and missing <= 0:
+            return self._convolve(x, addend)
+        if missing > 0:  # a map narrower than the tile
+            y = self._convolve(channels_last(F.pad(x, (0, missing * self._tile.stride))), None)
+            y = channels_last(y[..., : y.shape[3] - missing])
+        else:
+            y = self._convolve(x, None)
+        y = y[:, : self._channels]
         return y if addend is None else y + addend
+
+    def _out_width(self, x: Tensor) -> int:
+        """Pixels of a row that the kernel computes; a convolution of size 1 may join rows."""
+        tile = self._tile
+        return x.shape[2] * x.shape[3] if tile.is_pointwise else (x.shape[3] - tile.size) // tile.stride + 1
+
+    def _convolve(self, x: Tensor, addend: Tensor | None) -> Tensor:
+        return self._kernels.convolve(self._tile, x, self._weight, self._bias, addend)
 
 
 class NativeLinear(nn.Module):

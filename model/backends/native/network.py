@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from denoised.model.backends.native.conversion import Conversion
+from denoised.model.backends.native.embedding_cache import EmbeddingCache
 from denoised.model.backends.native.layers import channels_last
 from denoised.model.backends.native.recorded_graph import RecordedGraph
+from denoised.model.backends.native.recording import record_graph
 from denoised.model.networks.unet import UNet
 
 MIN_PIPELINED = 8  # images
@@ -29,8 +31,10 @@ class NativeUNet(nn.Module):
         """shape: (C, H, W) of the images that it is compiled for; larger ones work too, but not recorded."""
         super().__init__()
         unet = deepcopy(unet)
-        conversion = Conversion(unet, shape)
-        self._embedding_cache = conversion.embedding_cache(unet)
+        embed_dim = unet.time_embedding.linear_2.out_features
+        conversion = Conversion(unet, [torch.zeros(1, *shape), torch.zeros(1, embed_dim)])
+        project = conversion.embedding_projection()
+        self._embedding_cache = EmbeddingCache(unet.embed, project, conversion.projected_channels)
         conversion.convert(unet)
         self._unet = unet
         self._kernels = conversion.kernels
@@ -74,22 +78,5 @@ class NativeUNet(nn.Module):
 
     def _record(self, x: Tensor, projections: Tensor) -> None:
         """Record the evaluation of one image (1, …), unless the network does more than call kernels."""
-        with self._kernels.recording() as (calls, results):
-            inputs = [self._kernels.empty(*x.shape), torch.empty_like(projections)]
-            inputs[0].copy_(x)
-            inputs[1].copy_(projections)
-            output = self._unet.evaluate(*inputs)
-            self._recordable = _storage(output) in {_storage(tensor) for tensor in results}
-            if not self._recordable:
-                return
-            graph = RecordedGraph(self._kernels.runner, calls, [*results, inputs[1]], inputs, output)
-        # Anything else that the network did is missing in the graph, so that other inputs give another output.
-        x = channels_last(torch.linspace(-1, 1, 2 * x.numel()).view(2, *x.shape[1:]))
-        projections = torch.cat([projections / 2, projections / 3])
-        expected = self._unet.evaluate(x, projections)
-        self._recordable = torch.equal(graph.run(x, projections), expected)
-        self._graph = graph if self._recordable else None
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+        self._graph = record_graph(self._kernels, self._unet.evaluate, [x, projections])
+        self._recordable = self._graph is not None

@@ -1,7 +1,7 @@
 """The kernels that a network calls for one image, recorded, to be called again without its modules.
 
 At small batches Python takes as long between two kernels as the kernels themselves. So the calls for one image are
-recorded once, and from then on one C function repeats them for every image of a batch (thread_pool.c), each thread in
+recorded once, and from then on one C function repeats them for all images of a batch (thread_pool.c), each thread in
 an arena of its own.
 """
 
@@ -45,10 +45,9 @@ class Buffer:
     last_use: int
     offset: int = field(default=0)
 
-    @property
-    def size(self) -> int:
-        """Bytes in an arena."""
-        return -(-(self.stop - self.start) // ALIGNMENT) * ALIGNMENT
+    def size(self, images: int) -> int:
+        """Bytes in an arena for so many images."""
+        return -(-images * (self.stop - self.start) // ALIGNMENT) * ALIGNMENT
 
     def is_used_with(self, other: Buffer) -> bool:
         """Whether both are in use at the same time."""
@@ -68,13 +67,16 @@ class RecordedGraph:
         tensors: Sequence[Tensor],
         inputs: Sequence[Tensor],
         output: Tensor,
+        chunk: int = 1,
     ) -> None:
-        """tensors: everything that the calls wrote to, and the inputs; output: the result, or its first channels."""
+        """tensors: everything that the calls wrote to, and the inputs; output: the result, or its first channels;
+        chunk: the most images that a thread takes through the kernels together."""
         self._runner = runner
         self._recorded = calls
         self._buffers = _find_buffers(calls, tensors, inputs, output)
         self._starts = [buffer.start for buffer in self._buffers]
-        self._arena_bytes = _assign_offsets(self._buffers)
+        self._chunk = chunk
+        self._arena_bytes = _assign_offsets(self._buffers, chunk)
         self._inputs, self._output = inputs, output
         self._allocate(torch.get_num_threads())
 
@@ -120,6 +122,7 @@ class RecordedGraph:
             input_count=len(bindings),
             output=IoBinding(whole.data_ptr(), self._output_binding.arena, self._output_binding.bytes),
             images=images,
+            chunk=min(self._chunk, -(-images // threads)),
             first_arena=first_arena,
             arena_bytes=self._arena_bytes,
         )
@@ -203,15 +206,16 @@ def _find_buffers(
     return buffers
 
 
-def _assign_offsets(buffers: list[Buffer]) -> int:
-    """Give buffers that are used at the same time disjoint places, the largest first. Returns the arena's bytes."""
+def _assign_offsets(buffers: list[Buffer], images: int) -> int:
+    """Give buffers of so many images that are used at the same time disjoint places, the largest first. Returns the
+    arena's bytes."""
     placed: list[Buffer] = []
-    for buffer in sorted(buffers, key=lambda buffer: -buffer.size):
+    for buffer in sorted(buffers, key=lambda buffer: -buffer.size(images)):
         buffer.offset = 0
         obstacles = [other for other in placed if other.is_used_with(buffer)]
         for other in sorted(obstacles, key=lambda other: other.offset):
-            if buffer.offset + buffer.size <= other.offset:
+            if buffer.offset + buffer.size(images) <= other.offset:
                 break
-            buffer.offset = max(buffer.offset, other.offset + other.size)
+            buffer.offset = max(buffer.offset, other.offset + other.size(images))
         placed.append(buffer)
-    return max(buffer.offset + buffer.size for buffer in placed)
+    return max(buffer.offset + buffer.size(images) for buffer in placed)

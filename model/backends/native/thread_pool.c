@@ -1,15 +1,16 @@
 /*
- * Evaluates a recorded graph: its kernels one after another, for each image separately.
+ * Evaluates a recorded graph: its kernels one after another, for a few images at a time (a chunk).
  *
- * One thread takes an image through all kernels, in an arena that stays in its caches, and then takes the next image.
- * No thread waits for another before the end, so a thread that is delayed for a moment delays none of the others:
- * they take more of the images.
+ * One thread takes a chunk through all kernels, in an arena of its own, and then takes the next chunk. No thread waits
+ * for another before the end, so a thread that is delayed for a moment delays none of the others: they take more of
+ * the chunks. A chunk is one image if the weights stay in the caches; else it is several, which share each weight
+ * that is read from memory.
  *
  * There are two ways to evaluate:
- * - `denoised_run`: the calling thread and OpenMP's threads, at once. Images that remain when there are fewer of them
- *   than threads go through the kernels one by one, with all threads in each kernel.
+ * - `denoised_run`: the calling thread and OpenMP's threads, at once. Images that remain when there are fewer chunks
+ *   than threads go through the kernels together, with all threads in each kernel.
  * - `denoised_pool_begin`: the threads of a pool, while the caller does something else. When they have taken all
- *   images of one evaluation, they go on with those of the next.
+ *   chunks of one evaluation, they go on with those of the next.
  * An image has the same bits either way.
  */
 
@@ -32,38 +33,42 @@ static void omp_set_num_threads(int threads) { (void)threads; }
 /* In the order of `kernel_abi.STRUCTURES`. */
 const long denoised_struct_sizes[] = {sizeof(argument), sizeof(kernel_call), sizeof(io_binding), sizeof(evaluation)};
 
-/* Call all kernels for one image, in the arena that lies `offset` bytes behind the first. */
-static void run_calls(const kernel_call *calls, long count, long offset)
+/* Call all kernels for some images, in the arena that lies `offset` bytes behind the first. */
+static void run_calls(const kernel_call *calls, long count, long images, long offset)
 {
     argument relocated[MAX_ARGUMENTS];
     for (const kernel_call *each = calls; each < calls + count; each++) {
         memcpy(relocated, each->arguments, each->count * sizeof *relocated);
         for (long k = 0; k < each->count; k++)
             if (each->in_arena[k]) relocated[k].pointer += offset / (long)sizeof(float);
-        each->kernel(1, relocated);
+        each->kernel(images, relocated);
     }
 }
 
-static void run_image(const evaluation *of, long image, long thread)
+static void run_images(const evaluation *of, long first, long images, long thread)
 {
     long offset = (of->first_arena + thread) * of->arena_bytes;
     for (const io_binding *input = of->inputs; input < of->inputs + of->input_count; input++)
-        memcpy(input->arena + offset, input->caller + image * input->bytes, input->bytes);
-    run_calls(of->calls, of->count, offset);
-    memcpy(of->output.caller + image * of->output.bytes, of->output.arena + offset, of->output.bytes);
+        memcpy(input->arena + offset, input->caller + first * input->bytes, images * input->bytes);
+    run_calls(of->calls, of->count, images, offset);
+    memcpy(of->output.caller + first * of->output.bytes, of->output.arena + offset, images * of->output.bytes);
 }
 
 /* Evaluate now, with so many threads, the calling one among them. */
 void denoised_run(const evaluation *of, long threads)
 {
-    /* Images that get a thread each; the rest gets all threads in each kernel, unless it keeps most threads busy. */
-    long threaded = of->images / threads * threads;
-    if (2 * (of->images - threaded) > threads) threaded = of->images;
+    /* Images whose chunks get a thread each; the rest gets all threads in each kernel, unless it keeps most threads
+     * busy. */
+    const long chunk = of->chunk;
+    long threaded = of->images / (threads * chunk) * threads * chunk;
+    if (2 * (of->images - threaded) > threads * chunk) threaded = of->images;
     if (threaded > 0) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (long image = 0; image < threaded; image++) run_image(of, image, omp_get_thread_num());
+        for (long first = 0; first < threaded; first += chunk)
+            run_images(of, first, threaded - first < chunk ? threaded - first : chunk, omp_get_thread_num());
     }
-    for (long image = threaded; image < of->images; image++) run_image(of, image, 0);
+    for (long first = threaded; first < of->images; first += chunk)
+        run_images(of, first, of->images - first < chunk ? of->images - first : chunk, 0);
 }
 
 /* Threads, and a queue of the evaluations that are not finished, the oldest first. */
@@ -101,11 +106,13 @@ static void *pool_thread(void *given)
             pthread_cond_wait(&pool->added, &pool->lock);
             continue;
         }
-        long image = of->started++;
+        const long first = of->started, left = of->images - first, images = left < of->chunk ? left : of->chunk;
+        of->started += images;
         pthread_mutex_unlock(&pool->lock);
-        run_image(of, image, thread);
+        run_images(of, first, images, thread);
         pthread_mutex_lock(&pool->lock);
-        if (++of->finished == of->images) {
+        of->finished += images;
+        if (of->finished == of->images) {
             remove_evaluation(pool, of);
             pthread_cond_broadcast(&pool->finished);
         }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 LANES = 16  # floats in a vector, as in simd.h
-MAX_PIXELS, MAX_VECTORS = 14, 4  # as in convolutions.c
+MAX_PIXELS, MAX_VECTORS = 14, 5  # as in convolutions.c
 MAX_CHUNK = 4096  # channels of a norm's unit of work; they are on a thread's stack
 
 
@@ -36,6 +36,11 @@ class Tile:
         return f"denoised_convolve_{self.size}_{self.stride}_{self.channels}_{self.pixels}_{self.vectors}"
 
     @property
+    def is_pointwise(self) -> bool:
+        """Whether it reads one pixel for each that it writes, so that the shape of the map does not matter."""
+        return self.size == 1 and self.stride == 1
+
+    @property
     def source(self) -> str:
         """Its entry in TILES of convolutions.c."""
         return f"TILE({self.size}, {self.stride}, {self.channels}, {self.pixels}, {self.vectors})"
@@ -59,6 +64,16 @@ def tile_for(size: int, stride: int, channels: int, out_channels: int, out_width
 
     pixels, vectors = min(shapes, key=cycles)
     return Tile(size, stride, channels, pixels, vectors)
+
+
+def pointwise_rows(pixels: int, tile: Tile) -> int:
+    """Into how many equal rows the pixels of a map are split for a convolution of size 1.
+
+    More rows keep more threads busy; they must not cost more than a few tiles whose pixels were computed already.
+    """
+    choices = [rows for rows in (1, 2, 4) if pixels % rows == 0 and pixels // rows >= tile.pixels]
+    counts = {rows: rows * math.ceil(pixels / rows / tile.pixels) for rows in choices}
+    return max(rows for rows, tiles in counts.items() if tiles <= 1.06 * counts[1])
 
 
 def _sum_registers() -> int:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from denoised.model.checkpoints.atomic import write_atomically
 from denoised.model.checkpoints.card_file import CardFile, Defaults
 from denoised.model.checkpoints.pipeline_writing import PipelineContent, save_pipeline
-from denoised.model.training.emoji.captions import full_caption
-from denoised.model.training.emoji.styles import credit_lines
+from denoised.model.checkpoints.prompt_guide import PromptGuide
+from denoised.model.training.emoji.captions import full_caption, write_caption
+from denoised.model.training.emoji.emoji_pictures import COLOR_NAMES
+from denoised.model.training.emoji.styles import STYLE_NAMES, credit_lines
 from denoised.model.training.run.run_checkpoints import save_state
 from denoised.model.training.run.run_folder import RunFolder
 from denoised.model.training.run.sample_grid import contact_sheet
@@ -26,7 +28,18 @@ from denoised.model.training.text_to_image.text_trainer import TextTrainer, held
 from denoised.model.training.text_to_image.vocabulary import save_tokenizer
 
 SHEET_COLUMNS, SHEET_PICTURES = 10, 40
-CAPTION_FORM = "{label}, {style} style, on a {color} background"
+EXAMPLES = [
+    write_caption("goat", "fluent", "teal"),
+    write_caption("hot dog", "noto", "yellow"),
+    write_caption("rocket", "flat", "purple"),
+    write_caption("octopus", "twemoji", "blue"),
+    write_caption("thinking face", "blob", "pink"),
+]
+GUIDE = PromptGuide(
+    examples=EXAMPLES,
+    template="{subject}, {style} style, on a {background} background",
+    parts={"style": list(STYLE_NAMES), "background": list(COLOR_NAMES)},
+)
 
 
 def save_text_checkpoint(trainer: TextTrainer, folder: RunFolder) -> None:
@@ -57,7 +70,7 @@ def pipeline_card(trainer: TextTrainer) -> CardFile:
     """The card of the model as it is now."""
     pictures, held_out = trainer.data.pictures, trainer.data.held_out
     return CardFile(
-        description=f"Draws emoji from captions: {CAPTION_FORM}",
+        description=f"Draws emoji from captions: {GUIDE.template}",
         default=Defaults(sampler=SAMPLER, steps=STEPS, guidance_scale=GUIDANCE_SCALE),
         data=(
             f"{len(pictures):,} drawings of {len(pictures.objects):,} emoji, on {pictures.colors} background colors; "
@@ -65,6 +78,7 @@ def pipeline_card(trainer: TextTrainer) -> CardFile:
         ),
         credits=credit_lines(),
         latent_preview=trainer.data.preview,
+        prompt_guide=GUIDE,
         training={
             "images_seen": trainer.images_seen,
             "steps": trainer.step,

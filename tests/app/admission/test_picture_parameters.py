@@ -51,7 +51,9 @@ def saying(**fields: Any) -> bytes:
     steps=st.integers(1, 1000),
     eta=st.floats(0, 1),
     guidance_scale=st.floats(1, 20),
-    spacing=st.sampled_from([None, "leading", "trailing", "linspace"]),
+    spacing=st.sampled_from([None, "leading", "trailing", "linspace", "geometric"]),
+    sigma_min=st.none() | st.floats(0, 100),
+    sigmas=st.none() | st.lists(st.floats(0, 1000), min_size=1, max_size=5),
     karras=st.sampled_from([None, False, True]),
 )
 def test_parameters_are_read_as_the_worker_writes_them(

@@ -15,7 +15,7 @@ from denoised.model.diffusion.grids import SPACINGS, Grid, solver_levels
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import PlanError
-from denoised.model.serving.card import CardGrid
+from denoised.model.serving.card import CardGrid, ModelCard
 from denoised.model.serving.loading import sampler_facts
 
 SOLVERS = [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels]
@@ -114,6 +114,11 @@ def test_karras_levels_of_the_solvers_start_at_the_highest_noise_level(card_of: 
     assert messages(card_of, request_of, {"karras": True}, sampler="dpmpp_2m", **asked) == []
     assert messages(card_of, request_of, {"karras": True}, sampler="dpmpp_2m", karras=False, **asked)
     assert messages(card_of, request_of, sampler="euler", karras=True, **asked)
+    assert messages(card_of, request_of, {"spacing": "leading"}, sampler="euler", spacing="beta", steps=3)
+    for levels in ({"spacing": "geometric"}, {"spacing": "beta", "sigma_max": 9.0}, {"sigmas": [3.0, 2.0, 1.0]}):
+        assert messages(card_of, request_of, {"spacing": "leading"}, sampler="euler", steps=3, **levels) == []
+    distilled = card_of(grid={"spacing": "leading"}, spacing_samplers=["ddim"])
+    assert list(find_warnings(request_of(sampler="lcm", steps=3), distilled)) == []
 
 
 def test_the_warning_is_in_the_job_object_from_the_first_answer_to_the_last(
@@ -139,4 +144,5 @@ def test_a_record_keeps_its_warnings(request_of: Any, card_of: Any) -> None:
 
 
 def test_a_card_without_a_grid_is_that_of_an_older_worker(card_of: Any) -> None:
-    assert card_of().grid == CardGrid(spacing="trailing", steps_offset=0, karras=False)
+    raw = card_of().model_dump(exclude={"grid", "inputs"})
+    assert ModelCard.model_validate(raw).grid == CardGrid(spacing="trailing", steps_offset=0, karras=False)

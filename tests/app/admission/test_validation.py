@@ -102,6 +102,12 @@ ALLOWED: list[dict[str, Any]] = [
     {"label": 0, "guidance_rescale": 0.7},
     {"guidance_rescale": 0},
     *({"spacing": spacing} for spacing in ("leading", "trailing", "linspace")),
+    *({"spacing": spacing} for spacing in ("karras", "beta", "sgm_uniform")),
+    {"sampler": "heun", "spacing": "karras", "karras": True},
+    {"spacing": "beta", "karras": False, "sigma_min": 0.02, "sigma_max": 80},
+    {"sampler": "heun", "karras": True, "sigma_max": 80},
+    {"sigmas": [157.4, 3, 0.01]},
+    {"sigmas": [1.5]},
     {"sampler": "heun", "karras": True},
     {"sampler": "ddim", "karras": False},
     {"label": 0},
@@ -155,7 +161,19 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("guidance_rescale", {"label": 0, "guidance_rescale": True}, "number"),
     ("guidance_rescale", {"guidance_rescale": 0.5}, "guidance_scale over 1"),
     ("guidance_rescale", {"label": 0, "guidance_scale": 1, "guidance_rescale": 0.5}, "guidance_scale over 1"),
-    ("spacing", {"spacing": "karras"}, "'leading', 'trailing' or 'linspace'"),
+    ("spacing", {"spacing": "random"}, "'leading', 'trailing', 'linspace', 'sgm_uniform'"),
+    ("spacing", {"spacing": "edm"}, "not offered by shoes (offered: leading, trailing, linspace, karras, beta"),
+    ("karras", {"sampler": "heun", "spacing": "beta", "karras": True}, 'contradicts spacing = "beta"'),
+    ("karras", {"spacing": "karras", "karras": False}, 'contradicts spacing = "karras" (allowed: leading'),
+    ("sigma_min", {"sigma_min": 0.1}, "0.1 needs a spacing with bounds (those: karras, beta)"),
+    ("sigma_max", {"spacing": "sgm_uniform", "sigma_max": 10}, "10 needs a spacing with bounds"),
+    ("sigma_max", {"spacing": "beta", "sigma_max": 200}, "200 is outside the model's noise levels"),
+    ("sigma_min", {"spacing": "beta", "sigma_min": 5, "sigma_max": 2}, "5 is not below sigma_max = 2"),
+    ("sigma_min", {"spacing": "beta", "sigma_min": -1}, "0"),
+    ("sigma_min", {"spacing": "beta", "sigma_min": "1"}, "number"),
+    ("spacing", {"sigmas": [2, 1], "spacing": "trailing"}, "was given with sigmas"),
+    ("karras", {"sigmas": [2, 1], "sampler": "heun", "karras": True}, "was given with sigmas"),
+    ("steps", {"sigmas": [2, 1], "steps": 3}, "3 is not the number of sigmas (allowed: 2"),
     ("karras", {"karras": 1}, "boolean"),
     ("karras", {"sampler": "ddim", "karras": True}, "heun"),
     ("label", {"label": "sandal"}, "sneaker, Ankle Boot, ботинок"),
@@ -305,3 +323,34 @@ def test_every_request_is_refused_or_fits_the_card(body: dict[str, Any], card_of
     assert 1 <= request.guidance_scale <= 20
     assert request.guidance_scale == 1 or request.label is not None
     assert request.label is None or card.labels[request.label] == request.label_name
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([], "1"),
+        ([1, 2], "2 after 1 does not fall"),
+        ([2, 1, 1], "1 after 1 does not fall"),
+        ([200, 1], "200 is outside the model's noise levels (allowed: 0.01 … 157.4)"),
+        ([1, 0.001], "0.001 is outside the model's noise levels"),
+        ([0], "0 is outside the model's noise levels"),
+        ([150 - k / 10 for k in range(1001)], "1001 levels are too many"),
+        ([1] * 1002, "1001"),
+        (3, "list"),
+        ([3, "2"], "number"),
+        ([True], "number"),
+    ],
+)
+def test_levels_that_do_not_fall_within_the_range_of_the_model_are_refused(
+    sigmas: Any, message: str, card_of: Any
+) -> None:
+    found = refused({"sigmas": sigmas}, card_of())
+    assert {name.partition(".")[0] for name in found} <= {"sigmas", "steps"}
+    assert any(message in each for each in found.values())
+
+
+def test_the_number_of_levels_is_the_number_of_steps(card_of: Any) -> None:
+    """A 0 at the end, where every run ends, may be given."""
+    for sigmas, steps in (([14.6, 0.5, 0.0], None), ([14.6, 0.5], 2)):
+        request = resolve(GenerateRequest(sigmas=sigmas, steps=steps).fields(), card_of())
+        assert (request.sigmas, request.steps) == ([14.6, 0.5], 2)

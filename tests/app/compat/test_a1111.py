@@ -295,7 +295,7 @@ def test_defaults_and_fields_without_effect_pass(body: dict[str, Any], card_of: 
 @pytest.mark.parametrize(
     "prompt",
     [
-        "a <lora:x:0.8> goat",
+        "a <lyco:x:0.8> goat",
         "a goat AND a sheep",
         "a [goat|sheep]",
         "a [goat:sheep:0.5]",
@@ -306,6 +306,47 @@ def test_defaults_and_fields_without_effect_pass(body: dict[str, Any], card_of: 
 def test_prompt_syntax_that_changes_the_sampling_is_refused(prompt: str, painter: ModelCard) -> None:
     assert "is not served" in refused(painter, prompt=prompt)["prompt"]
     assert "is not served" in refused(painter, prompt="", negative_prompt=prompt)["negative_prompt"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "loras"),
+    [
+        ("a goat <lora:ink:0.8>", "a goat", [("ink", 0.8)]),
+        ("<lora:ink> a goat", "a goat", [("ink", 1.0)]),
+        ("a <lora:ink:-1>goat<lora:oil v2:.5:0.50><lora:x:0>", "a goat", [("ink", -1.0), ("oil v2", 0.5), ("x", 0.0)]),
+        ("a <lora:ink:te=0.5:unet=0.5> goat", "a  goat", [("ink", 0.5)]),
+        ("<lora:a:1><lora:b:2>", "", [("a", 1.0), ("b", 2.0)]),
+        ("<lora:ink:5>", "", None),
+        ("<lora:ink:0.5:0.7>", "", None),
+        ("<lora:ink:0.5:unet=x>", "", None),
+        ("<lora:ink:nan>", "", None),
+        ("<lora::1>", "", None),
+        ("".join(f"<lora:a{k}>" for k in range(5)), "", None),
+    ],
+)
+def test_tags_in_the_prompt_are_adapters(
+    prompt: str, text: str, loras: list[tuple[str, float]] | None, painter: ModelCard
+) -> None:
+    if loras is None:
+        assert "allowed" in refused(painter, prompt=prompt)["prompt"]
+        return
+    fields = given(painter, prompt=prompt)
+    assert fields["prompt"] == text
+    assert [(lora["name"], lora["weight"]) for lora in fields["loras"]] == loras
+    assert "loras" not in given(painter, prompt=prompt, disable_extra_networks=True)
+    negative = refused(painter, prompt="a goat", negative_prompt="<lora:ink:1>")
+    assert "<lora:NAME:WEIGHT> in the prompt" in negative["negative_prompt"]
+
+
+def test_adapters_are_listed_and_unknown_ones_refused(
+    make_client: MakeClient, fake_worker: Any, painter: ModelCard
+) -> None:
+    card = ModelCard.model_validate({**painter.model_dump(), "loras": [{"name": "ink", "digest": "ab"}]})
+    fake_worker.serve(card)
+    api = make_client()
+    assert api.get("/sdapi/v1/loras").json() == [{"name": "ink", "alias": "ink", "path": "ink", "metadata": {}}]
+    (item,) = error(api.post(TXT2IMG, json={"prompt": "a goat <lora:oil:1>"}), 422)["detail"]
+    assert (item["loc"], "offered: ink" in item["msg"]) == (["body", "prompt"], True)
 
 
 def test_words_that_only_look_like_syntax_pass(painter: ModelCard) -> None:
@@ -320,8 +361,8 @@ def test_the_file_format_is_an_option_of_the_request(card_of: Callable[..., Mode
 
 
 def test_errors_of_other_fields_get_the_web_uis_names() -> None:
-    error = renamed(InvalidRequest([("guidance_scale", "a"), ("n", "b"), ("width", "c"), ("karras", "d")]))
-    assert [each["field"] for each in error.extra["errors"]] == ["cfg_scale", "batch_size", "width", "scheduler"]
+    error = renamed(InvalidRequest([("guidance_scale", "a"), ("n", "b"), ("width", "c"), ("loras.0.name", "d")]))
+    assert [each["field"] for each in error.extra["errors"]] == ["cfg_scale", "batch_size", "width", "prompt"]
 
 
 # Over HTTP

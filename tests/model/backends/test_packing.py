@@ -34,10 +34,21 @@ def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place(config: UN
     assert torch.equal(network(x[order], t[order], label[order]), together[order])
 
 
+SIDES = ((16, 16), (6, 10), (14, 14), (20, 20), (12, 12), (32, 32))
+# Each number of threads with two of the sides; the other pairs are slow tests.
+OFTEN = set(zip(SIDES, (2, 3, 5, 2, 3, 5), strict=True))
+
+
 @EVERY
 @torch.inference_mode()
-@pytest.mark.parametrize("threads", [2, 3, 5])
-@pytest.mark.parametrize("sides", [(16, 16), (6, 10), (14, 14), (20, 20), (12, 12), (32, 32)])
+@pytest.mark.parametrize(
+    ("sides", "threads"),
+    [
+        pytest.param(sides, threads, marks=() if (sides, threads) in OFTEN else pytest.mark.slow)
+        for sides in SIDES
+        for threads in (2, 3, 5)
+    ],
+)
 def test_neither_the_threads_nor_odd_sides_change_a_bit(
     config: UNetConfig, threads: int, sides: tuple[int, int]
 ) -> None:

@@ -17,6 +17,7 @@ from denoised.model.checkpoints.card_file import CardFile, Defaults
 from denoised.model.checkpoints.scheduler_file import DEFAULTS, fill_defaults, matching_sampler
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.diffusion.spacings import RatioSpacing
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import load_model
 
@@ -101,11 +102,15 @@ def test_trained_betas_are_the_schedule(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
-def test_karras_spacing_in_the_file_is_the_models_spacing(folder: Folder, name: str) -> None:
+def test_the_spacing_of_levels_in_the_file_is_the_models(folder: Folder, name: str) -> None:
     root = folder()
-    assert load_with(root, _class_name=name, use_karras_sigmas=True).grid.karras
-    assert not load_with(root, _class_name=name, use_karras_sigmas=False).grid.karras
-    assert not load_with(root, _class_name=name, use_karras_sigmas=None).grid.karras
+    for spacing in ("karras", "exponential", "beta"):
+        key = f"use_{spacing}_sigmas"
+        assert load_with(root, _class_name=name, **{key: True}).grid.ratio_spacing == RatioSpacing(spacing)
+        assert load_with(root, _class_name=name, **{key: False}).grid.ratio_spacing is None
+        assert load_with(root, _class_name=name, **{key: None}).grid.ratio_spacing is None
+    with pytest.raises(CheckpointError, match="use_karras_sigmas and use_beta_sigmas are both true"):
+        load_with(root, _class_name=name, use_karras_sigmas=True, use_beta_sigmas=True)
 
 
 def test_keys_of_another_class_are_ignored_as_in_diffusers(folder: Folder) -> None:
@@ -198,8 +203,6 @@ EULER = {"_class_name": "EulerDiscreteScheduler"}
         ({**DPM, "use_lu_lambdas": True}, "use_lu_lambdas = True is not supported (supported: False)"),
         ({**DPM, "use_flow_sigmas": True}, "use_flow_sigmas = True is not supported"),
         ({**DPM, "use_dynamic_shifting": True}, "use_dynamic_shifting = True is not supported"),
-        ({**EULER, "use_exponential_sigmas": True}, "use_exponential_sigmas = True is not supported"),
-        ({**EULER, "use_beta_sigmas": True}, "use_beta_sigmas = True is not supported"),
         ({**EULER, "interpolation_type": "log_linear"}, "interpolation_type = 'log_linear' is not supported"),
         ({**EULER, "timestep_type": "continuous"}, "timestep_type = 'continuous' is not supported"),
         ({**EULER, "sigma_max": 80.0}, "sigma_max = 80.0 is not supported (supported: null)"),

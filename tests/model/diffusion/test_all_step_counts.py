@@ -11,8 +11,10 @@ from denoised.model.diffusion.grids import SPACINGS, VARIANCES, Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.diffusion.spacings import RatioSpacing
 
 pytestmark = pytest.mark.slow
+KARRAS = RatioSpacing("karras")
 TIMESTEPS = 250
 SCHEDULES = {
     "linear": NoiseSchedule.from_name("linear", TIMESTEPS),
@@ -42,10 +44,15 @@ def check(plan: Plan, steps: int) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_number_of_steps_on_every_grid(sampler: str, schedule: str) -> None:
-    karras = (False, True) if SAMPLERS[sampler].takes_karras else (False,)
+    karras = (False, True) if SAMPLERS[sampler].takes_spacing else (False,)
     for spacing, spaced in itertools.product(SPACINGS, karras):
         for steps in range(1, TIMESTEPS + 1):
-            check(compile_plan(sampler, SCHEDULES[schedule], steps, Grid(spacing, karras=spaced)), steps)
+            check(
+                compile_plan(
+                    sampler, SCHEDULES[schedule], steps, Grid(spacing, ratio_spacing=KARRAS if spaced else None)
+                ),
+                steps,
+            )
 
 
 @pytest.mark.parametrize("variance_type", VARIANCES)

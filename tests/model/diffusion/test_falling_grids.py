@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from denoised.model.diffusion.grids import (
-    CAPPED_RATIO,
     SPACINGS,
-    STEEP_RATIO,
     Grid,
     capped_ratio_levels,
     midpoint_levels,
@@ -22,8 +20,10 @@ from denoised.model.diffusion.grids import (
 )
 from denoised.model.diffusion.noise import BETAS, NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.diffusion.spacings import CAPPED_RATIO, STEEP_RATIO, RatioSpacing
 from denoised.model.errors import CheckpointError
 
+KARRAS = RatioSpacing("karras")
 TIMESTEPS = 1000
 FAMILIES = (ratio_levels, capped_ratio_levels, midpoint_levels, solver_levels)
 
@@ -36,7 +36,7 @@ def build_schedule(name: str, zero_snr: bool, timesteps: int = TIMESTEPS) -> Noi
 def check_levels(schedule: NoiseSchedule, spacing: str, karras: bool, families: tuple = FAMILIES) -> None:
     """Every number of steps: falling and finite ρ, falling times within the timesteps, the requested number."""
     for family, steps in itertools.product(families, range(1, schedule.timesteps + 1)):
-        levels = family(schedule, steps, Grid(spacing, karras=karras))
+        levels = family(schedule, steps, Grid(spacing, ratio_spacing=KARRAS if karras else None))
         case = (family.__name__, steps)
         assert levels.steps == (2 * steps - 1 if family is midpoint_levels else steps), case
         assert np.isfinite(levels.ratio).all(), case
@@ -84,7 +84,7 @@ def test_every_plan_is_finite_on_every_schedule(sampler: str, name: str, zero_sn
     for timesteps, spacing, karras in itertools.product((2, 100), SPACINGS, (False, True)):
         schedule = build_schedule(name, zero_snr, timesteps)
         for steps in range(1, timesteps + 1):
-            plan = compile_plan(sampler, schedule, steps, Grid(spacing, karras=karras))
+            plan = compile_plan(sampler, schedule, steps, Grid(spacing, ratio_spacing=KARRAS if karras else None))
             assert np.isfinite(plan.matrices).all(), (timesteps, spacing, karras, steps)
     for spacing, steps in itertools.product(SPACINGS, (266, 286, 999, 1000)):
         assert np.isfinite(compile_plan(sampler, build_schedule(name, zero_snr), steps, Grid(spacing)).matrices).all()
@@ -109,7 +109,7 @@ def test_an_ancestral_step_from_any_level_has_a_finite_weight() -> None:
             assert np.isfinite(compile_plan("pc", steep, steps, Grid(spacing)).matrices).all()
 
 
-@pytest.mark.parametrize("sampler", [name for name, sampler in SAMPLERS.items() if sampler.takes_karras])
+@pytest.mark.parametrize("sampler", [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing])
 @pytest.mark.parametrize("zero_snr", [False, True])
 def test_karras_levels_skip_the_steep_start_of_a_schedule(sampler: str, zero_snr: bool) -> None:
     """From ρ = 20,000, 70 % of them would lie above 20, where x_t holds nothing of the image."""
@@ -117,7 +117,7 @@ def test_karras_levels_skip_the_steep_start_of_a_schedule(sampler: str, zero_snr
         schedule = build_schedule(name, zero_snr)
         highest = schedule.sigma[-1] / schedule.alpha[-1] if not zero_snr else np.inf
         for steps in (1, 20):
-            plan = compile_plan(sampler, schedule, steps, Grid(spacing, karras=True))
+            plan = compile_plan(sampler, schedule, steps, Grid(spacing, ratio_spacing=KARRAS))
             first = plan.sigma[0] / plan.alpha[0]
             if highest > STEEP_RATIO:
                 assert first <= CAPPED_RATIO * (1 + 1e-12), (name, spacing, steps)
@@ -128,7 +128,7 @@ def test_karras_levels_skip_the_steep_start_of_a_schedule(sampler: str, zero_snr
 def test_karras_levels_start_at_the_least_log_snr_of_the_file() -> None:
     """λ_min = −5.1 is ρ = 164."""
     cosine = build_schedule("squaredcos_cap_v2", zero_snr=False)
-    plan = compile_plan("dpmpp_3m", cosine, 20, Grid("linspace", karras=True, lambda_min=-5.1))
+    plan = compile_plan("dpmpp_3m", cosine, 20, Grid("linspace", ratio_spacing=KARRAS, lambda_min=-5.1))
     assert 130 < plan.sigma[0] / plan.alpha[0] < np.exp(5.1)
 
 

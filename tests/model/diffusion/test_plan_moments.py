@@ -16,7 +16,9 @@ from denoised.model.diffusion.langevin import LANGEVIN_STEPS, relative_variance,
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.diffusion.spacings import RatioSpacing
 
+KARRAS = RatioSpacing("karras")
 LINEAR = NoiseSchedule.from_name("linear")
 # The samplers of distilled models are in test_distilled.py.
 UNDISTILLED = [sampler for sampler in SAMPLERS if SAMPLERS[sampler].takes_spacing]
@@ -211,17 +213,19 @@ def test_the_two_stage_stochastic_sampler_reproduces_its_closed_form_moments(spa
 
 def test_more_steps_of_the_two_stage_stochastic_sampler_approach_the_data() -> None:
     """N(.3, .5²): within .5 % at 100 steps, and closer than ancestral steps of as many evaluations."""
-    plans = [compile_plan("dpmpp_sde", LINEAR, steps, Grid("trailing", karras=True)) for steps in (10, 30, 100)]
+    plans = [
+        compile_plan("dpmpp_sde", LINEAR, steps, Grid("trailing", ratio_spacing=KARRAS)) for steps in (10, 30, 100)
+    ]
     errors = [abs(moments(plan)[1] - 0.5) for plan in plans]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.0025
-    ancestral = compile_plan("euler_a", LINEAR, plans[1].evaluations, Grid("trailing", karras=True))
+    ancestral = compile_plan("euler_a", LINEAR, plans[1].evaluations, Grid("trailing", ratio_spacing=KARRAS))
     assert errors[1] < abs(moments(ancestral)[1] - 0.5)
 
 
 def test_langevin_steps_leave_a_point_mass_with_nearly_the_noise_of_its_level() -> None:
     """Song & Ermon 2020, technique 4: no size of a fine grid is better; the variance is within 16 % at 100 levels."""
-    levels = ratio_levels(LINEAR, 100, Grid("leading", karras=True))
+    levels = ratio_levels(LINEAR, 100, Grid("leading", ratio_spacing=KARRAS))
     arriving = (levels.ratio[:-2] / levels.ratio[1:-1]) ** 2
     chosen = step_sizes(levels)
     reached = relative_variance(chosen[1:], arriving[:-1])
@@ -247,7 +251,7 @@ def affine(plan: Plan, ideal: Callable[[float, float, float], float]) -> tuple[f
 @pytest.mark.parametrize("karras", [False, True])
 def test_a_thousand_steps_of_every_solver_reach_the_exact_flow(sampler: str, karras: bool) -> None:
     """mathematics.md, closed forms: x_0 = μ + (x_T − α_T·μ)·s/√v_T; mean .299047, std .500008 from N(0, 1)."""
-    plan = compile_plan(sampler, LINEAR, 1000, Grid("trailing", karras=karras))
+    plan = compile_plan(sampler, LINEAR, 1000, Grid("trailing", ratio_spacing=KARRAS if karras else None))
 
     def ideal(x: float, alpha: float, sigma: float) -> float:
         return (alpha * 0.25 * x + sigma**2 * 0.3) / (alpha**2 * 0.25 + sigma**2)

@@ -29,10 +29,12 @@ from denoised.model.diffusion.plans import Plan, advance
 from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.diffusion.singlestep import ddim_rows, euler_a_rows, euler_rows
+from denoised.model.diffusion.spacings import RatioSpacing
 
 # diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
 
+KARRAS = RatioSpacing("karras")
 LINEAR = NoiseSchedule.from_name("linear")
 MU, S = 0.3, 0.5
 SCHEDULERS = {
@@ -72,10 +74,10 @@ def follow(plan: Plan, x: Tensor) -> Tensor:
     return registers[:, 0]
 
 
-def diffusers_run(sampler: str, steps: int, spacing: str, x: Tensor, karras: bool = False) -> Tensor:
+def diffusers_run(sampler: str, steps: int, spacing: str, x: Tensor, levels: str | None = None) -> Tensor:
     """The run by diffusers with ᾱ in float64, in the scale x/α for the classes that use it."""
     kind, options = SCHEDULERS[sampler]
-    more = {"use_karras_sigmas": karras} if sampler != "euler_a" else {}
+    more = {f"use_{levels}_sigmas": True} if levels is not None else {}
     betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     scheduler = kind(timestep_spacing=spacing, **betas, **options, **more)
     scheduler.alphas_cumprod = torch.from_numpy(LINEAR.alpha**2)
@@ -108,10 +110,16 @@ def test_a_run_ends_where_diffusers_ends(sampler: str, spacing: str, steps: int)
 
 
 @pytest.mark.parametrize("sampler", [sampler for sampler in SAME if sampler != "euler_a"])
-def test_a_run_on_karras_levels_ends_where_diffusers_ends(sampler: str) -> None:
-    spacing = "linspace"
-    ours = follow(compile_plan(sampler, LINEAR, 12, Grid(spacing, karras=True)), start())
-    torch.testing.assert_close(ours, diffusers_run(sampler, 12, spacing, start(), karras=True), rtol=0, atol=1e-5)
+@pytest.mark.parametrize("levels", ["karras", "exponential", "beta"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [7, 12])
+def test_a_run_on_levels_between_timesteps_ends_where_diffusers_ends(
+    sampler: str, levels: str, spacing: str, steps: int
+) -> None:
+    """Every class with these switches; their ends depend on the timesteps in some classes and not in others."""
+    ours = follow(compile_plan(sampler, LINEAR, steps, Grid(spacing, ratio_spacing=RatioSpacing(levels))), start())
+    theirs = diffusers_run(sampler, steps, spacing, start(), levels=levels)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("set_alpha_to_one", [False, True])
@@ -171,16 +179,20 @@ def dpmpp_sde_of_diffusers(monkeypatch: pytest.MonkeyPatch, steps: int, **settin
     return x
 
 
-@pytest.mark.parametrize("karras", [False, True])
+@pytest.mark.parametrize("levels", [None, "karras", "exponential", "beta"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 def test_dpmpp_sde_ends_where_diffusers_ends_with_the_same_brownian_motion(
-    spacing: str, steps: int, karras: bool, monkeypatch: pytest.MonkeyPatch
+    spacing: str, steps: int, levels: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if (spacing, steps) == ("linspace", 1):
         return  # test_one_step_starts_at_pure_noise_where_diffusers_starts_near_the_image
-    theirs = dpmpp_sde_of_diffusers(monkeypatch, steps, timestep_spacing=spacing, use_karras_sigmas=karras)
-    ours = follow(compile_plan("dpmpp_sde", LINEAR, steps, Grid(spacing, karras=karras)), start())
+    switch = {} if levels is None else {f"use_{levels}_sigmas": True}
+    theirs = dpmpp_sde_of_diffusers(monkeypatch, steps, timestep_spacing=spacing, **switch)
+    ours = follow(
+        compile_plan("dpmpp_sde", LINEAR, steps, Grid(spacing, ratio_spacing=RatioSpacing(levels) if levels else None)),
+        start(),
+    )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
 
 
@@ -256,7 +268,7 @@ def test_ten_steps_give_the_computed_target(sampler: str, total: float) -> None:
 def test_forty_karras_levels_are_distinct() -> None:
     """mathematics.md, trap 37: levels are identified by index, not by a rounded timestep."""
     for sampler in ("euler", "dpmpp_2m"):
-        plan = compile_plan(sampler, LINEAR, 40, Grid("linspace", karras=True))
+        plan = compile_plan(sampler, LINEAR, 40, Grid("linspace", ratio_spacing=KARRAS))
         assert plan.evaluations == 40
         assert (np.diff(plan.sigma / plan.alpha) < 0).all()
 

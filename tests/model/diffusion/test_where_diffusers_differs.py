@@ -27,12 +27,14 @@ from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import compile_plan
+from denoised.model.diffusion.spacings import RatioSpacing
 from denoised.model.errors import PlanError
 from denoised.model.networks.config import UNetConfig
 
 # diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
 
+KARRAS = RatioSpacing("karras")
 LINEAR = NoiseSchedule.from_name("linear")
 
 
@@ -101,7 +103,7 @@ def test_some_diffusers_classes_round_the_times_of_karras_levels(sampler: str, k
     whole = slice(0, None, 2 if sampler == "dpm_2" else 1)  # without the midpoints
     theirs, ours = (
         scheduler.timesteps.double().numpy()[whole],
-        compile_plan(sampler, LINEAR, 12, Grid("linspace", karras=True)).t[whole],
+        compile_plan(sampler, LINEAR, 12, Grid("linspace", ratio_spacing=KARRAS)).t[whole],
     )
     assert ours[1] == pytest.approx(948.93, abs=0.01)
     assert theirs == pytest.approx(np.round(ours) if rounded else ours, abs=0.01)

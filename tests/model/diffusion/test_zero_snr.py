@@ -15,10 +15,14 @@ from denoised.model.diffusion.grids import SPACINGS, Grid
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.predictions import estimate_from_output
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.diffusion.spacings import RatioSpacing
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.sampling import sample
 
 Folder = Callable[..., Path]
+
+
+KARRAS = RatioSpacing("karras")
 
 
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
@@ -55,7 +59,7 @@ def test_the_levels_are_those_of_diffusers() -> None:
 def test_every_plan_is_finite(sampler: str, spacing: str, karras: bool) -> None:
     schedule = NoiseSchedule.from_name("squaredcos_cap_v2").with_zero_terminal_snr()
     for steps in (1, 2, 3, 10, 50):
-        plan = compile_plan(sampler, schedule, steps, Grid(spacing, karras=karras))
+        plan = compile_plan(sampler, schedule, steps, Grid(spacing, ratio_spacing=KARRAS if karras else None))
         assert np.isfinite(plan.matrices).all()
         assert np.isfinite(plan.t).all()
         assert np.isfinite(plan.log_variance_range).all()

@@ -20,6 +20,7 @@ from diffusers import (
 )
 from torch import Tensor
 
+from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.networks.text_encoder import TextEncoder
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import LatentModel
@@ -34,9 +35,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 SCHEDULERS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}, {}),
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "leading"}, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, {"karras": True}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, {"levels": LevelChoice(karras=True)}),
     "plms": (PNDMScheduler, {}, {}),
-    "euler_a": (EulerAncestralDiscreteScheduler, {"timestep_spacing": "trailing"}, {"spacing": "trailing"}),
+    "euler_a": (
+        EulerAncestralDiscreteScheduler,
+        {"timestep_spacing": "trailing"},
+        {"levels": LevelChoice(spacing="trailing")},
+    ),
     "lcm": (LCMScheduler, {}, {}),
     "tcd": (TCDScheduler, {}, {}),
 }

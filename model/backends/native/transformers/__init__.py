@@ -1,0 +1,1 @@
+"""The transformers of text-conditioned U-Nets in C kernels."""
