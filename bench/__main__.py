@@ -1,8 +1,8 @@
 """`make bench`: measure, store the samples in docs/performance.csv, and generate docs/performance.md from them.
 
-make bench                                 everything, about 25 minutes
+make bench                                 everything, about 35 minutes
 make bench ARGS="--only kernels,loads"     some sections; their samples replace the old ones
-make bench ARGS=--quick                    a quick check of about five minutes; writes nothing
+make bench ARGS=--quick                    a quick check of about eight minutes; writes nothing
 make bench ARGS=--render                   measures nothing, only rewrites the page
 """
 
@@ -29,7 +29,7 @@ from bench.results.plots import write_plots
 from bench.results.report import DOCUMENT, TABLE, render_page
 from bench.results.samples import SampleRecorder, SampleTable, read_samples, replace_section, write_samples
 from bench.run_length import FULL, QUICK
-from bench.sections import kernels, load_sections, memory_growth, startup_time
+from bench.sections import kernels, load_sections, memory_growth, startup_time, text_sections
 from denoised.model.checkpoints.atomic import write_text_atomically
 
 BUSY = 0.7  # load average above which other programs disturb the measurement
@@ -42,6 +42,8 @@ SECTIONS: dict[str, Callable[[BenchmarkRun, SampleRecorder], None]] = {
     names.LISTENERS: load_sections.measure_listeners,
     names.MEMORY: memory_growth.measure_memory,
     names.READINESS: startup_time.measure_startup,
+    names.TEXT_KERNELS: text_sections.measure_text_kernels,
+    names.TEXT_LOADS: text_sections.measure_text_loads,
 }
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -50,7 +52,9 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @cli.command()
 def bench(
     only: Annotated[str, typer.Option(help=f"sections, comma-separated, of {', '.join(SECTIONS)}")] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="a quick check of about five minutes; writes nothing")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="a quick check of about eight minutes; writes nothing")
+    ] = False,
     render: Annotated[bool, typer.Option("--render", help="measure nothing, only rewrite the page")] = False,
 ) -> None:
     """Measure denoised and its peers."""

@@ -246,10 +246,10 @@ class PictureRequest:
     prompt: str | None = None
     negative_prompt: str | None = None
     loras: tuple[Lora, ...] = ()
-    width: int | None = None
-    height: int | None = None
     clip_skip: int = 0
     emphasis: bool = False
+    width: int | None = None
+    height: int | None = None
     spacing: str | None = None
     karras: bool | None = None
     sigma_min: float | None = None

@@ -14,6 +14,9 @@ REPLIES: dict[str, list[str]] = {
         "TRYAGAIN Multiple keys request during rehashing of slot",
         "CLUSTERDOWN The cluster is down",
         "EXECABORT Transaction discarded because of previous errors.",
+        "EXECABORT Transaction discarded because of: MISCONF Errors writing to the AOF file: No space left on device",
+        "BUSYKEY Target key name already exists.",
+        "REDIRECT 127.0.0.1:6381",
         "NOSCRIPT No matching script. Please use EVAL.",
         "UNKILLABLE The busy script was sent by a master instance in the context of replication",
         "NOGOODSLAVE No suitable replica to promote",
@@ -22,7 +25,11 @@ REPLIES: dict[str, list[str]] = {
         "ERR max number of clients reached",
         "ERR max daily request limit exceeded",
     ],
-    "full": ["OOM command not allowed when used memory > 'maxmemory'."],
+    "full": [
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "OOM command not allowed when used memory > 'maxmemory'. script: ab12, on @user_script:1.",
+        "EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.",
+    ],
     "never": [
         "NOPERM this user has no permissions to run the 'evalsha' command",
         "NOPERM No permissions to access a key",
@@ -34,6 +41,9 @@ REPLIES: dict[str, list[str]] = {
         "DENIED Redis is running in protected mode",
         "ERR unknown command 'EVALSHA', with args beginning with: 'x'",
         "ERR Unknown Redis command called from script",
+        "ERR DB index is out of range",
+        "ERR SELECT is not allowed in cluster mode",
+        "ERR Script attempted to access a non local key in a cluster node",
     ],
 }
 ALL = [(kind, reply) for kind, replies in REPLIES.items() for reply in replies]

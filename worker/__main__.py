@@ -12,7 +12,7 @@ import typer
 
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import SingleCommand, env
-from denoised.command_line.service_options import DEFAULT_REDIS, Loras, MaxBatch, Models, ResultTtl
+from denoised.command_line.service_options import DEFAULT_REDIS, MAX_SECONDS, Loras, MaxBatch, Models, ResultTtl
 from denoised.jobs.log import log_to_stderr
 from denoised.worker.engine.speed import Speed
 
@@ -25,11 +25,12 @@ MaxImages = Annotated[int, env("MAX_IMAGES", "most images per request", min=1, m
 Device = Annotated[str, env("DEVICE", "cpu, cuda, cuda:1, mps")]
 Precision = Literal["float32", "tf32", "bfloat16"]
 PrecisionOption = Annotated[Precision, env("PRECISION", "precision on a CUDA device: float32, tf32 or bfloat16")]
-Threads = Annotated[int, env("THREADS", "CPU threads of the network; 0 = one per core", min=0)]
+Threads = Annotated[int, env("THREADS", "CPU threads of the network; 0 = one per core", min=0, max=1024)]
 Lease = Annotated[
-    float, env("LEASE", "seconds after which the jobs of a worker that no longer reports go to another", min=1)
+    float,
+    env("LEASE", "seconds after which the jobs of a worker that no longer reports go to another", min=1, max=3600),
 ]
-JobTimeout = Annotated[float, env("JOB_TIMEOUT", "longest time that a job may run, in seconds", min=1)]
+JobTimeout = Annotated[float, env("JOB_TIMEOUT", "longest time that a job may run, in seconds", min=1, max=MAX_SECONDS)]
 RedisUrl = Annotated[str, typer.Option(envvar="REDIS_URL", help="URL of the Redis or Valkey server")]
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -105,9 +105,10 @@ def _has_condition(given: RequestFields) -> bool:
 
 
 def _input_errors(given: RequestFields, card: ModelCard) -> Errors:
-    """Fields that this kind of model does not take."""
+    """Fields that this kind of model does not take. The default, which every job object carries, asks for nothing."""
     for name, value in given.items():
-        if FIELDS[name].input and name not in card.inputs:
+        asked = value != DEFAULTS.get(name) and value != []
+        if asked and FIELDS[name].input and name not in card.inputs:
             inputs = join_names(card.inputs) or "none"
             yield name, f"{format_value(value)} was given, but {card.name} takes no {name} (its inputs: {inputs})"
 

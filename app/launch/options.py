@@ -34,7 +34,9 @@ AllowedHosts = Annotated[
     str, env("ALLOWED_HOSTS", "accepted host names in addition to the local ones, comma-separated")
 ]
 AllowedOrigins = Annotated[str, env("ALLOWED_ORIGINS", "browser origins that may call the API, comma-separated")]
-MaxWait = Annotated[float, env("MAX_WAIT", "longest time that a client may wait for its job, in seconds", min=0.1)]
+MaxWait = Annotated[
+    float, env("MAX_WAIT", "longest time that a client may wait for its job, in seconds", min=0.1, max=86_400)
+]
 MaxQueue = Annotated[int, env("MAX_QUEUE", "most jobs in the queue", min=1)]
 MaxQueuePerKey = Annotated[
     int | None, env("MAX_QUEUE_PER_KEY", "most jobs in the queue per API key [default: half of --max-queue]", min=1)
@@ -46,4 +48,4 @@ QueueLimitPerKey = Annotated[
 MaxStreamsPerKey = Annotated[
     int, env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1)
 ]
-MaxAttempts = Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1)]
+MaxAttempts = Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1, max=1000)]

@@ -85,10 +85,10 @@ def run_server(program: MeasuredProgram, url: str, ready_path: str) -> Iterator[
 
 
 @contextmanager
-def start_denoised(folder: Path, name: str = "data") -> Iterator[Server]:
-    """`denoised serve` with its defaults, and a data directory `name` under `folder`."""
+def start_denoised(folder: Path, name: str = "data", model: Path | None = None) -> Iterator[Server]:
+    """`denoised serve` with its defaults, a data directory `name` under `folder`, and one more model."""
     port = free_port()
-    command = _serve_command(port, folder / name)
+    command = _serve_command(port, folder / name) + (["--model", model] if model is not None else [])
     program = MeasuredProgram.start(DENOISED, command, folder / f"{name}.log")
     with run_server(program, f"http://127.0.0.1:{port}", "/readyz") as server:
         yield server
@@ -110,12 +110,14 @@ def _serve_command(port: int, data: Path) -> list[str | Path]:
 
 
 @contextmanager
-def start_peer(name: str, module: str, folder: Path, options: EvaluationOptions | None = None) -> Iterator[Server]:
+def start_peer(
+    name: str, module: str, folder: Path, options: EvaluationOptions | None = None, model: Path = FOLDER
+) -> Iterator[Server]:
     """One of `bench.peers`, in their own environment; by default with its defaults, on the CPU."""
     port = free_port()
     arguments = options.arguments if options is not None else []
-    command = [*_peer_command(module), FOLDER, str(port), *arguments]
-    program = MeasuredProgram.start(name, command, folder / f"{name}.log")
+    command = [*_peer_command(module), model, str(port), *arguments]
+    program = MeasuredProgram.start(name, command, folder / f"{name}-{model.name}.log")
     with run_server(program, f"http://127.0.0.1:{port}", "/health") as server:
         yield server
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -15,12 +15,18 @@ IMAGE_SIZE = (28, 28)  # of the bundled model
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """A request for one image."""
+    """A request for one image.
+
+    label, prompt: what it shows: a class, or a sentence for a model that takes one.
+    model: by name; None for the server's default.
+    """
 
     steps: int
     guided: bool
     label: int
     seed: int
+    prompt: str | None = None
+    model: str | None = None
 
     @property
     def evaluations(self) -> int:
@@ -30,8 +36,11 @@ class ImageRequest:
     def body(self) -> dict[str, Any]:
         """The JSON body, which all servers of the benchmark understand."""
         scale = GUIDANCE if self.guided else 1.0
+        content = {"label": self.label} if self.prompt is None else {"prompt": self.prompt}
+        model = {"model": self.model} if self.model is not None else {}
         return {
-            "label": self.label,
+            **model,
+            **content,
             "seed": self.seed,
             "steps": self.steps,
             "guidance_scale": scale,
@@ -45,11 +54,15 @@ class Workload:
 
     step_counts: each cycle contains each of these once, in random order.
     guided_every: one request in this many is guided; 0 means none.
+    prompts: the sentences of a text-to-image model, in turn; none for a model with classes.
+    model: see `ImageRequest`.
     """
 
     name: str
     step_counts: tuple[int, ...]
     guided_every: int = 0
+    prompts: tuple[str, ...] = ()
+    model: str | None = None
 
     def requests(self, seed: int) -> Iterator[ImageRequest]:
         """The requests, without end; the same for the same seed."""
@@ -59,7 +72,13 @@ class Workload:
             rng.shuffle(cycle)
             for k, steps in enumerate(cycle):
                 guided = bool(self.guided_every) and k % self.guided_every == 0
-                yield ImageRequest(steps, guided, rng.randrange(CLASSES), rng.randrange(2**31))
+                label, image_seed = rng.randrange(CLASSES), rng.randrange(2**31)
+                prompt = self.prompts[image_seed % len(self.prompts)] if self.prompts else None
+                yield ImageRequest(steps, guided, label, image_seed, prompt, self.model)
+
+    def with_prompts(self, prompts: tuple[str, ...], model: str) -> Workload:
+        """The same step counts for a text-to-image model."""
+        return replace(self, prompts=prompts, model=model)
 
     @property
     def rows_per_turn(self) -> float:

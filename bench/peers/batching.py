@@ -14,7 +14,8 @@ from fastapi.responses import Response
 from PIL import Image
 
 from bench.peers.network import NetworkOptions, parse_arguments
-from bench.peers.pipeline import ClassConditionalDDIM, ImageParameters, encode_png
+from bench.peers.pipeline import ImageParameters, encode_png
+from bench.peers.text_pipeline import load_pipeline
 
 MAX_BATCH_SIZE, BATCH_TIMEOUT = 16, 0.05
 SIZES = (4, MAX_BATCH_SIZE, 2 * MAX_BATCH_SIZE)  # batch sizes that the network is compiled for
@@ -30,10 +31,11 @@ class BatchingApi(litserve.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Load the pipeline; LitServe calls this in the thread that calls `predict`."""
-        self.pipeline = ClassConditionalDDIM(self.folder, self.network_options, SIZES)
+        self.pipeline = load_pipeline(self.folder, self.network_options, SIZES)
 
     def decode_request(self, request: dict[str, Any]) -> ImageParameters:
-        return ImageParameters(request["label"], request["seed"], request["steps"], request["guidance_scale"])
+        fields = (request["seed"], request["steps"], request["guidance_scale"], request.get("prompt"))
+        return ImageParameters(request.get("label", 0), *fields)
 
     def batch(self, inputs: list[ImageParameters]) -> list[ImageParameters]:
         return list(inputs)

@@ -16,7 +16,8 @@ from PIL import Image
 from pydantic import BaseModel
 
 from bench.peers.network import NetworkOptions, parse_arguments
-from bench.peers.pipeline import ClassConditionalDDIM, ImageParameters, encode_png
+from bench.peers.pipeline import ImageParameters, encode_png
+from bench.peers.text_pipeline import load_pipeline
 
 SIZES = (1, 2)  # batch rows of an image, without and with guidance
 
@@ -24,7 +25,8 @@ SIZES = (1, 2)  # batch rows of an image, without and with guidance
 class Body(BaseModel):
     """The fields of denoised's request that this server uses; others are ignored."""
 
-    label: int
+    label: int = 0
+    prompt: str | None = None
     seed: int
     steps: int = 20
     guidance_scale: float = 1.0
@@ -43,21 +45,21 @@ def application(folder: str, options: NetworkOptions) -> FastAPI:
     @app.post("/generate")
     def generate(body: Body) -> Response:
         with lock:
-            image = make_image(ImageParameters(body.label, body.seed, body.steps, body.guidance_scale))
+            image = make_image(ImageParameters(body.label, body.seed, body.steps, body.guidance_scale, body.prompt))
         return Response(encode_png(image), media_type="image/png")
 
     return app
 
 
 def _in_any_thread(folder: str, options: NetworkOptions) -> Callable[[ImageParameters], Image.Image]:
-    pipeline = ClassConditionalDDIM(folder, options, SIZES)
+    pipeline = load_pipeline(folder, options, SIZES)
     return lambda parameters: pipeline([parameters])[0]
 
 
 def _in_one_thread(folder: str, options: NetworkOptions) -> Callable[[ImageParameters], Image.Image]:
     """Run the pipeline in the thread that compiled it, as `CompiledNetwork` requires."""
     thread = ThreadPoolExecutor(max_workers=1)
-    pipeline = thread.submit(ClassConditionalDDIM, folder, options, SIZES).result()
+    pipeline = thread.submit(load_pipeline, folder, options, SIZES).result()
     return lambda parameters: thread.submit(pipeline, [parameters]).result()[0]
 
 

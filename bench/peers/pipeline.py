@@ -19,12 +19,13 @@ from bench.peers.network import NetworkOptions, load_network
 
 @dataclass(frozen=True)
 class ImageParameters:
-    """The parameters of one image. guidance_scale: 1 means no guidance."""
+    """The parameters of one image. guidance_scale: 1 means no guidance; prompt: for a text-to-image model."""
 
     label: int
     seed: int
     steps: int
     guidance_scale: float
+    prompt: str | None = None
 
     @property
     def group(self) -> tuple[int, bool]:

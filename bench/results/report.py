@@ -43,6 +43,8 @@ METHOD = """\
   every round. The clients share the cores with the server.
 - Each value is the median over the rounds, followed by the minimum and maximum in parentheses. Ratios are taken round
   by round.
+- **Text to image**: the emoji model (or one of its shape with weights drawn at random), fifteen captions;
+  (a) and (b) run diffusers' `StableDiffusionPipeline` with DDIM.
 - denoised's engine alone runs without a queue, store and images, with as many trajectories as the served run.
 - The convolutions alone are all of the network's convolutions, one after another, on inputs that are already in
   oneDNN's blocked layout.
@@ -60,6 +62,7 @@ def render_page(table: SampleTable) -> str:
         _evaluation_table(table),
         f"![Images per second against the batch size]({BATCH_PLOT})",
         f"![Time against the size of the image]({SIZE_PLOT})",
+        *text_tables(table),
         METHOD,
         machines(table),
     ]
@@ -92,6 +95,27 @@ def _target_row(target: Target, values: Sequence[float] | None) -> str:
     return f"| {target.description} | {format_range(values, target.unit)} | {limit} | {verdict} |"
 
 
+def text_tables(table: SampleTable) -> list[str]:
+    """The loads and the evaluation times of the text-to-image model."""
+    loads = [
+        f"| {load}, {subject} | {' | '.join(_text_cells(table, load, subject))} |"
+        for load in (THREE_STEP_COUNTS.name, REAL_TRAFFIC.name, names.GUIDED_LOAD, names.ONE_GUIDED)
+        for subject in (names.LOCKED, names.BATCHING, names.DENOISED)
+    ]
+    head = [
+        "## Text to image, 16 clients",
+        "",
+        "| | evaluations/s | pictures/s | median latency, s |",
+        "|---|---|---|---|",
+    ]
+    return ["\n".join([*head, *loads]), _evaluation_table(table, names.TEXT_KERNELS)]
+
+
+def _text_cells(table: SampleTable, load: str, subject: str) -> list[str]:
+    quantities = (names.EVALUATIONS, names.PICTURES, names.LATENCY)
+    return [cell(table.get(SampleKey(names.TEXT_LOADS, load, subject, quantity))) for quantity in quantities]
+
+
 def _load_table(table: SampleTable, load: str) -> str:
     subjects = (names.LOCKED, names.BATCHING, names.DENOISED, names.BARE, names.ENGINE)
     lines = [
@@ -111,17 +135,18 @@ def _load_cells(table: SampleTable, load: str, subject: str) -> list[str]:
     return [*cells[:-1], cell(chosen)] if chosen is not None else cells
 
 
-def _evaluation_table(table: SampleTable) -> str:
+def _evaluation_table(table: SampleTable, section: str = names.KERNELS) -> str:
+    of_text = " of the text-to-image model" if section == names.TEXT_KERNELS else ""
     subjects = (names.DENOISED, names.CONTIGUOUS, names.CHANNELS_LAST, names.COMPILED, names.CONVOLUTIONS)
     batches = [names.batch(images) for images in names.TABLE_BATCHES]
     lines = [
-        "## Time of one evaluation of the network, ms",
+        f"## Time of one evaluation of the network{of_text}, ms",
         "",
         f"| | {' | '.join(batches)} |",
         f"|---|{'---|' * len(batches)}",
     ]
     for subject in subjects:
-        keys = [SampleKey(names.KERNELS, batch, subject, names.MILLISECONDS) for batch in batches]
+        keys = [SampleKey(section, batch, subject, names.MILLISECONDS) for batch in batches]
         lines.append(f"| {subject} | {' | '.join(cell(table.get(key)) for key in keys)} |")
     return "\n".join(lines)
 

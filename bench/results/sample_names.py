@@ -5,12 +5,16 @@ from __future__ import annotations
 # Sections, in the order in which they run.
 KERNELS, SHAPES, LOADS, CLIENTS, LISTENERS = "kernels", "shapes", "loads", "clients", "listeners"
 MEMORY, READINESS = "memory", "ready"
+TEXT_KERNELS, TEXT_LOADS = "text-kernels", "text-loads"
 ONE_EVALUATION = "evaluations"  # on an accelerator, before LOADS
 
 # Loads.
 DENOISED, LOCKED, BATCHING, BARE = "denoised", "(a) FastAPI + lock", "(b) LitServe", "(c) bare U-Net loop"
 ENGINE = "denoised's engine alone"
 ONE_CLIENT = "one client, 20 steps"
+ONE_GUIDED = "one client, 25 guided steps"
+PICTURES = "pictures/s"
+GUIDED_LOAD = "25 guided steps"
 NO_LISTENERS, SIXTEEN_LISTENERS = "no listeners", "16 listeners"
 EVALUATIONS = "evaluations/s"
 LATENCY, SHORT_LATENCY = "median latency, s", "median latency of 10 steps, s"
@@ -27,6 +31,7 @@ TABLE_BATCHES = (1, 16)
 MILLISECONDS = "ms"
 
 # Startup and memory.
+WORKER_START = "start"
 FIRST_START, LATER_START = "first start", "later starts"
 AFTER_WARM_UP = "after 500 jobs"
 READY, GROWTH, MEGABYTES = "seconds to ready", "growth of memory, %", "memory, MB"

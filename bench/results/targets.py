@@ -44,16 +44,16 @@ def _ratio(section: str, condition: str, quantity: str, other: str) -> Compute:
     return values
 
 
-def _evaluation_time(table: SampleTable, batch: int, subject: str) -> SampleSeries | None:
-    return table.get(SampleKey(names.KERNELS, names.batch(batch), subject, names.MILLISECONDS))
+def _evaluation_time(table: SampleTable, batch: int, subject: str, section: str = names.KERNELS) -> SampleSeries | None:
+    return table.get(SampleKey(section, names.batch(batch), subject, names.MILLISECONDS))
 
 
-def _relative_to_fastest(batch: int, others: tuple[str, ...]) -> Compute:
+def _relative_to_fastest(batch: int, others: tuple[str, ...], section: str = names.KERNELS) -> Compute:
     """The time of our evaluation relative to that of the fastest of the others that were measured."""
 
     def values(table: SampleTable) -> Values | None:
-        ours = _evaluation_time(table, batch, names.DENOISED)
-        theirs = [series for other in others if (series := _evaluation_time(table, batch, other)) is not None]
+        ours = _evaluation_time(table, batch, names.DENOISED, section)
+        theirs = [each for other in others if (each := _evaluation_time(table, batch, other, section)) is not None]
         return ratios(ours, lowest(theirs)) if ours and theirs else None
 
     return values
@@ -77,6 +77,16 @@ def _with_listeners(table: SampleTable) -> Values | None:
 def _seconds_to_ready(condition: str) -> Compute:
     def values(table: SampleTable) -> Values | None:
         series = table.get(SampleKey(names.READINESS, condition, names.DENOISED, names.READY))
+        return series.samples if series else None
+
+    return values
+
+
+def _text(condition: str, quantity: str) -> Compute:
+    """denoised's own samples with the text-to-image model."""
+
+    def values(table: SampleTable) -> Values | None:
+        series = table.get(SampleKey(names.TEXT_LOADS, condition, names.DENOISED, quantity))
         return series.samples if series else None
 
     return values
@@ -145,4 +155,29 @@ TARGETS = (
            _seconds_to_ready(names.FIRST_START)),
     Target("the same, later starts", 8.0, " s", False, _seconds_to_ready(names.LATER_START)),
     Target("growth of a worker's memory over 10,000 jobs, after the first 500", 2.0, " %", False, _memory_growth),
+    Target(
+        "text to image: evaluations/s relative to (b), three step counts", 1.8, "×", True,
+        _ratio(names.TEXT_LOADS, THREE_STEP_COUNTS.name, _EVALUATIONS, names.BATCHING),
+    ),
+    Target(
+        "text to image: evaluations/s relative to (b), real traffic", 3.5, "×", True,
+        _ratio(names.TEXT_LOADS, REAL_TRAFFIC.name, _EVALUATIONS, names.BATCHING),
+    ),
+    Target(
+        "text to image: latency relative to (b) with one client, one picture of 25 guided steps", 0.6, "×", False,
+        _ratio(names.TEXT_LOADS, names.ONE_GUIDED, names.LATENCY, names.BATCHING),
+    ),
+    Target("text to image: the same latency", 1.5, " s", False, _text(names.ONE_GUIDED, names.LATENCY)),
+    Target(
+        "text to image: pictures/s of 25 guided steps, 16 clients", 3.0, "", True,
+        _text(names.GUIDED_LOAD, names.PICTURES),
+    ),
+    *(
+        Target(
+            f"text to image: time of the U-Net relative to diffusers' in its faster memory format, batch {batch}",
+            0.7, "×", False, _relative_to_fastest(batch, names.EAGER, names.TEXT_KERNELS),
+        )
+        for batch in names.TABLE_BATCHES
+    ),
+    Target("text to image: `denoised serve` until ready", 10.0, " s", False, _text(names.WORKER_START, names.READY)),
 )  # fmt: skip

@@ -49,7 +49,7 @@ def measure_kernels(run: BenchmarkRun, recorder: SampleRecorder) -> None:
             run.log(f"compiling diffusers' network for batch {batch}")
             subjects[COMPILED] = networks.compiled(batch)
         times = time_in_turns(subjects, run.length.kernel_rounds, run.length.kernel_seconds)
-        _record(run, recorder, names.batch(batch), times)
+        record_times(run, recorder, names.batch(batch), times)
 
 
 def measure_shapes(run: BenchmarkRun, recorder: SampleRecorder) -> None:
@@ -60,7 +60,7 @@ def measure_shapes(run: BenchmarkRun, recorder: SampleRecorder) -> None:
     shapes += [(names.pixels(multiple * side), 1, multiple * side) for multiple in length.sizes]
     for condition, batch, pixels in shapes:
         times = time_in_turns(networks.evaluations(batch, pixels), length.rounds, length.kernel_seconds)
-        _record(run, recorder, condition, times)
+        record_times(run, recorder, condition, times)
 
 
 class Networks:
@@ -135,7 +135,7 @@ def has_compiler() -> bool:
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
-def _record(run: BenchmarkRun, recorder: SampleRecorder, condition: str, times: Mapping[str, list[float]]) -> None:
+def record_times(run: BenchmarkRun, recorder: SampleRecorder, condition: str, times: Mapping[str, list[float]]) -> None:
     for name, samples in times.items():
         for sample in samples:
             recorder.add(condition, name, MILLISECONDS, sample)

@@ -111,29 +111,29 @@ def measure_listeners(run: BenchmarkRun, recorder: SampleRecorder) -> None:
         )
 
 
-def check_same_images(servers: list[Server]) -> None:
+def check_same_images(servers: list[Server], probe: ImageRequest = PROBE, size: tuple[int, int] = IMAGE_SIZE) -> None:
     """Raise a BenchError unless all servers make the same image for one request, and so do the same work."""
-    images = {server.name: probe_image(server) for server in servers}
+    images = {server.name: probe_image(server, probe, size) for server in servers}
     first, *others = images
     for name in others:
         difference = int(np.abs(images[name] - images[first]).max())
         if difference > TOLERANCE:
-            raise BenchError(f"{name} and {first} make different images of {PROBE}: they differ by {difference} levels")
+            raise BenchError(f"{name} and {first} make different images of {probe}: they differ by {difference} levels")
 
 
-def probe_image(server: Server) -> NDArray[np.int64]:
-    """The server's image for PROBE: gray levels (H, W).
+def probe_image(server: Server, probe: ImageRequest = PROBE, size: tuple[int, int] = IMAGE_SIZE) -> NDArray[np.int64]:
+    """The server's image for a request: gray levels (H, W).
 
     Raises:
         BenchError: if the response is not an image.
     """
     with server.resumed():
         response = httpx.post(
-            f"{server.url}/generate", json=PROBE.body(), headers={"Accept": "image/png"}, timeout=60, trust_env=False
+            f"{server.url}/generate", json=probe.body(), headers={"Accept": "image/png"}, timeout=60, trust_env=False
         )
     if response.status_code != 200:
         raise BenchError(f"{server.name} answered {response.status_code}: {response.text[:300]}")
-    check_png(response.content, IMAGE_SIZE)
+    check_png(response.content, size)
     with Image.open(io.BytesIO(response.content)) as image:
         return np.asarray(image.convert("L"), dtype=np.int64)
 

@@ -36,7 +36,9 @@ PROGRAMS = (
     ("train-text", MODEL, ("train",), "Train the text-to-image model on drawings of emoji.", TRAIN),
     ("fine-tune", MODEL, ("train",), "Fine-tune a text-to-image model on pictures with captions.", TRAIN),
     ("train-features", MODEL, ("train",), "Train the feature network that image metrics compare with.", TRAIN),
+    ("train-judge", MODEL, ("train",), "Train the network that names what emoji show.", TRAIN),
     ("evaluate", MODEL, ("train",), "Measure the quality of a model's images: FID, KID, …", TRAIN),
+    ("evaluate-text", MODEL, ("train",), "Measure whether an emoji model draws what captions ask for.", TRAIN),
     ("likelihood", MODEL, ("train",), "Compute the bits per dimension of images under a model.", TRAIN),
 )
 # The modules that each extra of pyproject.toml provides and its programs import.

@@ -26,4 +26,5 @@ Loras = Annotated[Path | None, env("LORAS", "folder of low-rank adapters (LoRA) 
 MaxBatch = Annotated[
     int | None, env("MAX_BATCH", "largest batch, in images; measured at startup if not set", min=1, max=1024)
 ]
-ResultTtl = Annotated[int, env("RESULT_TTL", "how long results are kept, in seconds", min=1)]
+MAX_SECONDS = 315_360_000  # ten years; Redis refuses times to live that are much longer
+ResultTtl = Annotated[int, env("RESULT_TTL", "how long results are kept, in seconds", min=1, max=MAX_SECONDS)]

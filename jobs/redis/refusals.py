@@ -25,7 +25,9 @@ NEVER_CODES = frozenset({"NOPERM", "NOAUTH", "WRONGPASS", "DENIED", "NOPROTO", "
 DAMAGED_CODES = frozenset({"WRONGTYPE"})
 # Replies of the generic code ERR, and of errors in a script, by their text.
 _NEVER_TEXT = re.compile(
-    r"unknown (\w+ )?(sub)?command|the user executing the script|AUTH.* without any password|cluster support", re.I
+    r"unknown (\w+ )?(sub)?command|the user executing the script|AUTH.* without any password|cluster support"
+    r"|DB index is out of range|SELECT is not allowed|non local key",
+    re.I,
 )
 _DAMAGED_TEXT = re.compile(
     r"is not an integer|is not a (valid )?float|would overflow|would produce NaN|exceeds maximum allowed size"
@@ -34,6 +36,7 @@ _DAMAGED_TEXT = re.compile(
     re.I,
 )
 _PIPELINE_PREFIX = " of pipeline caused error: "  # redis-py puts the command before it
+_ABORTED_CODE = re.compile(r"Transaction discarded because of: ([A-Z]+) ")
 _SCRIPT_CODE = re.compile(r"(?:@user_script[^-]*|Error running script[^-]*)-([A-Z]+) ")  # Redis 6
 _CODE = re.compile(r"[A-Z][A-Z_]+(?= |$)")
 
@@ -41,9 +44,9 @@ _CODE = re.compile(r"[A-Z][A-Z_]+(?= |$)")
 def error_code(error: redis.exceptions.RedisError) -> str:
     """The code of an error reply, such as "MISCONF"; "ERR" if it has none."""
     text = str(error).rpartition(_PIPELINE_PREFIX)[2]
-    if inner := _SCRIPT_CODE.search(text):
+    if inner := _SCRIPT_CODE.search(text) or _ABORTED_CODE.search(text):
         return inner[1]
-    if error.status_code and error.status_code != "ERR":
+    if error.status_code:
         return error.status_code
     found = _CODE.match(text)
     return found[0] if found else "ERR"

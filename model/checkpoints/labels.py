@@ -16,6 +16,7 @@ from denoised.model.checkpoints.card_file import CARD_FILE, CardFile
 from denoised.model.errors import CheckpointError
 
 MAX_LABEL_LENGTH = 200  # characters, as in a request
+_INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}  # Unicode's categories of spaces, controls and format characters
 _INDEX = re.compile(r"[0-9]{1,9}")
 
 
@@ -65,13 +66,16 @@ def check_labels(labels: Sequence[str]) -> None:
     """Check that every class has a name of its own.
 
     Raises:
-        CheckpointError: for a label that is blank or too long to be requested, and for two that differ in spaces around
-            them or in Unicode normalization alone, which nobody can tell apart.
+        CheckpointError: for a label that is blank, has control characters or is too long to be requested, and for two
+            that differ in spaces around them or in Unicode normalization alone, which nobody can tell apart.
     """
     positions = defaultdict(list)
     for index, label in enumerate(labels):
-        if not label.strip():
+        categories = {unicodedata.category(character) for character in label}
+        if categories <= _INVISIBLE:
             raise CheckpointError(f"labels[{index}] = {label!r} is blank")
+        if "Cc" in categories:
+            raise CheckpointError(f"labels[{index}] = {label!r} has control characters")
         if len(label) > MAX_LABEL_LENGTH:
             raise CheckpointError(f"labels[{index}] has {len(label)} characters (allowed: {MAX_LABEL_LENGTH})")
         positions[_normalized(label)].append(index)

@@ -76,7 +76,7 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, not a dict
             return [StoredTensor(path, name, tuple(of.get_shape()), of.get_dtype()) for name, of in slices.items()]
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from error
 
 
@@ -108,7 +108,7 @@ def read_stored(tensor: StoredTensor) -> Tensor:
     """
     try:
         return tensor.read()
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise CheckpointError(f"{tensor.path}: not a complete safetensors file ({error})") from error
 
 

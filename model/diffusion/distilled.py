@@ -52,9 +52,9 @@ def lcm_rows(levels: Levels, timestep_scaling: float = 10.0) -> list[Row]:
     for i in range(levels.steps):
         c_skip, c_out = boundary_scalings(float(levels.t[i]), timestep_scaling)
         if i + 1 == levels.steps:
-            rows.append(Row(i, i + 1, [[c_skip, c_out, 0.0, 0.0]]))
+            rows.append(Row(i, i + 1, [[c_skip, c_out, 0.0, 0.0]]))  # f itself, without noise
         else:
-            a_next, s_next = levels.alpha[i + 1], levels.sigma[i + 1]
+            a_next, s_next = levels.alpha[i + 1], levels.sigma[i + 1]  # x' = α'·f + σ'·z
             rows.append(Row(i, i + 1, [[a_next * c_skip, a_next * c_out, 0.0, s_next]]))
     return rows
 
@@ -63,6 +63,7 @@ def boundary_scalings(t: float, timestep_scaling: float = 10.0) -> tuple[float, 
     """c_skip and c_out at time t, in timesteps (Luo et al. 2023, section 3; diffusers' `LCMScheduler`)."""
     scaled = timestep_scaling * t
     squared = scaled**2 + DATA_STD**2
+    # c_skip = σ_data²/(t² + σ_data²) and c_out = t/√(t² + σ_data²), so c_skip(0) = 1 and c_out(0) = 0.
     return DATA_STD**2 / squared, scaled / math.sqrt(squared)
 
 
@@ -79,10 +80,11 @@ def tcd_rows(levels: Levels, schedule: NoiseSchedule, gamma: float = 0.0) -> lis
         _, _, a_next, s_next = levels.interval(i)
         last = i + 1 == levels.steps
         if last or gamma == 0:
-            rows.append(Row(i, i + 1, [[0.0, a_next, s_next, 0.0]]))
+            rows.append(Row(i, i + 1, [[0.0, a_next, s_next, 0.0]]))  # s = t': DDIM's step
             continue
         # In float32, as diffusers rounds the product.
         s = int(np.floor(np.float32(1 - gamma) * np.float32(levels.t[i + 1])))
+        # From s up to t': x' = (α'/α_s)·x_s + √(1 − (α'/α_s)²)·z, as the forward process adds noise.
         kept = a_next / schedule.alpha[s]
         rows.append(Row(i, i + 1, [[0.0, a_next, kept * schedule.sigma[s], math.sqrt(max(1 - kept**2, 0.0))]]))
     return rows

@@ -38,11 +38,13 @@ def v_target(x0: Tensor, epsilon: Tensor, alpha: Tensor, sigma: Tensor) -> Tenso
 
 def x0_from_v(x_t: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """x̂_0 = α·x_t − σ·v̂; finite also where α = 0."""
+    # α·x_t − σ·v = (α² + σ²)·x_0, with v = α·ε − σ·x_0.
     return _per_image(alpha, x_t) * x_t - _per_image(sigma, x_t) * v
 
 
 def epsilon_from_v(x_t: Tensor, v: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """ε̂ = α·v̂ + σ·x_t."""
+    # α·v + σ·x_t = (α² + σ²)·ε.
     return _per_image(alpha, x_t) * v + _per_image(sigma, x_t) * x_t
 
 
@@ -101,9 +103,9 @@ def estimate_from_output(output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tens
     Each is computed from the output directly, never one from the other, so no digits cancel where α or σ is small.
     """
     # output: (B, C, H, W), without the channels of a learned variance.
-    if prediction_type == "epsilon":
+    if prediction_type == "epsilon":  # x̂_0 divides by α: undefined at α = 0
         return Estimate(x0_from_epsilon(x_t, output, alpha, sigma), output)
-    if prediction_type == "sample":
+    if prediction_type == "sample":  # ε̂ divides by σ
         return Estimate(output, epsilon_from_x0(x_t, output, alpha, sigma))
     return Estimate(x0_from_v(x_t, output, alpha, sigma), epsilon_from_v(x_t, output, alpha, sigma))
 

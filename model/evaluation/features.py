@@ -57,7 +57,7 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]))
         inputs = (widths[0], *widths[:-1])
-        self.blocks = nn.ModuleList(_ResidualBlock(*pair) for pair in zip(inputs, widths, strict=True))
+        self.blocks = nn.ModuleList(ResidualBlock(*pair) for pair in zip(inputs, widths, strict=True))
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ class FeatureNetwork(nn.Module):
         return features, self.head(features)
 
 
-class _ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions with a projection shortcut, halving the sides (He et al. 2016, arXiv:1512.03385)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -33,7 +33,7 @@ class LatentDistribution:
 
     def sample(self, noise: Tensor) -> Tensor:
         """mean + std·noise; noise: standard normal, of the shape of the mean."""
-        return self.mean + (0.5 * self.log_variance).exp() * noise
+        return self.mean + (0.5 * self.log_variance).exp() * noise  # std = e^(½·log σ²)
 
 
 class Autoencoder(nn.Module):
@@ -48,6 +48,7 @@ class Autoencoder(nn.Module):
         channels = config.latent_channels
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        # 1×1 convolutions on both sides of the latent, from the quantized ancestor (VQGAN) of this network.
         self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if config.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(channels, channels, 1) if config.use_post_quant_conv else None
 
@@ -66,7 +67,8 @@ class Autoencoder(nn.Module):
             moments = evaluate_in_tiles(self._encode, pixels, self.config.sample_size, self.latent_tile)
         else:
             moments = self._encode(pixels)  # (B, 2·latent_channels, H/f, W/f)
-        mean, log_variance = moments.chunk(2, dim=1)
+        mean, log_variance = moments.chunk(2, dim=1)  # each (B, latent_channels, H/f, W/f)
+        # The bounds of the paper's code, which keep the standard deviation within e^−15 … e^10.
         return LatentDistribution(mean, log_variance.clamp(-30.0, 20.0))
 
     def decode(self, latents: Tensor, *, tiled: bool = False) -> Tensor:
@@ -110,9 +112,9 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+        x = self.conv_in(x)  # (B, channels[0], H, W)
         for block in self.down_blocks:
-            x = block(x)
+            x = block(x)  # each but the last halves height and width
         return self.conv_out(self.conv_act(self.conv_norm_out(self.mid_block(x))))
 
 
@@ -139,7 +141,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
+        x = self.mid_block(self.conv_in(x))  # (B, channels[0], H, W)
         for block in self.up_blocks:
-            x = block(x)
+            x = block(x)  # each but the last doubles height and width
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))

@@ -26,8 +26,9 @@ class PlainResnetBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.activation(self.norm1(x)))
+        h = self.conv1(self.activation(self.norm1(x)))  # (B, out_channels, H, W)
         h = self.conv2(self.activation(self.norm2(h)))
+        # A 1×1 convolution brings the input to out_channels; without a change of channels it is added as it is.
         return h + (self.conv_shortcut(x) if self.conv_shortcut is not None else x)
 
 
@@ -36,7 +37,7 @@ class StridedConv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)  # not padded: `forward` pads one side only
 
     def forward(self, x: Tensor) -> Tensor:
         # (left, right, top, bottom): TensorFlow's "SAME" padding of a strided convolution.
@@ -81,6 +82,7 @@ class DecoderUpBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, config: UNetConfig, *, layers: int, last: bool) -> None:
         super().__init__()
         self.resnets = build_plain_resnets(in_channels, out_channels, config, layers)
+        # A list of one, or None, as in `EncoderDownBlock`.
         self.upsamplers = nn.ModuleList([UpsampledConv(out_channels)]) if not last else None
 
     def forward(self, x: Tensor) -> Tensor:

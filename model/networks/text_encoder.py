@@ -64,7 +64,8 @@ class TextEncoder(nn.Module):
         highest id of the sequence, which holds for CLIP's vocabulary.
         """
         if self.config.eos_token_id == LEGACY_EOS_TOKEN_ID:
-            return tokens.argmax(dim=-1)
+            return tokens.argmax(dim=-1)  # the first of several equal ids
+        # argmax returns the first maximum, so padding with the end token does not move the position.
         return (tokens == self.config.eos_token_id).int().argmax(dim=-1)
 
 
@@ -104,7 +105,7 @@ class EncoderLayers(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """x: (B, N, hidden_size). Returns the input and the output of each layer."""
-        states = [x]
+        states = [x]  # all are kept: CLIP skip and SDXL read one before the last
         for layer in self.layers:
             states.append(layer(states[-1]))
         return tuple(states)
@@ -121,6 +122,7 @@ class EncoderLayer(nn.Module):
         self.mlp = TextFeedForward(config)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Norms before the sub-layers (pre-norm), as in GPT-2.
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
@@ -139,8 +141,9 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Each (B, heads, N, D).
         q, k, v = (self._split(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        # softmax(q·kᵀ/√D + mask)·v; the mask hides later tokens, so the end token alone has seen the whole text.
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, heads, N, D) → (B, N, heads·D)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, heads·D) → (B, heads, N, D)."""
@@ -157,7 +160,7 @@ class TextFeedForward(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))  # intermediate_size between them
 
 
 def quick_gelu(x: Tensor) -> Tensor:

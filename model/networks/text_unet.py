@@ -77,6 +77,7 @@ class TextUNet(nn.Module):
         if guidance is not None:
             assert self.config.time_cond_proj_dim is not None, "this network takes no guidance scale"
             features = guidance_features(guidance, self.config.time_cond_proj_dim).to(dtype)
+        # (B, block_out_channels[0]) sinusoids → (B, embed_dim); everything below is added to it.
         emb: Tensor = self.time_embedding(self.time_proj(t).to(dtype), features)
         if self.class_embedding is not None:
             emb = emb + self._embed_label(label, dtype)
@@ -120,7 +121,9 @@ class TextUNet(nn.Module):
         """`forward` with an embedding that was made before: emb (B, embed_dim) of `embed`."""
         if self.config.center_input_sample:
             x = 2 * x - 1.0  # [0, 1] → [−1, 1]
-        skips = [self.conv_in(x)]
+        # The U-Net of Ho et al. 2020 (arXiv:2006.11239), appendix B, with cross-attention to the text (Rombach et al.
+        # 2022, arXiv:2112.10752, section 3.3).
+        skips = [self.conv_in(x)]  # (B, block_out_channels[0], H, W)
         for block in self.down_blocks:
             attends = isinstance(block, CrossAttentionDownBlock)
             skips.extend(block(skips[-1], emb, context) if attends else block(skips[-1], emb))

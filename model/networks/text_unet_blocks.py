@@ -82,6 +82,7 @@ class CrossAttentionUpBlock(UpBlock):
         """
         assert self.attentions is not None
         for resnet, attention in zip(self.resnets, self.attentions, strict=True):
+            # The skip tensors come back in reverse order, joined along the channels.
             x = attention(resnet(x, emb, skips.pop()), context)  # (B, out_channels, H, W)
         return self.upsamplers[0](x, emb) if self.upsamplers is not None else x
 

@@ -74,6 +74,29 @@ def test_a_variable_that_is_no_number_is_named_with_its_value(run: Run, command:
     assert "'a day'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        ("worker", "DENOISED_LEASE", "inf"),
+        ("worker", "DENOISED_LEASE", "nan"),
+        ("worker", "DENOISED_JOB_TIMEOUT", "1e300"),
+        ("worker", "DENOISED_RESULT_TTL", "99999999999999"),
+        ("worker", "DENOISED_THREADS", "1000000000"),
+        ("api", "DENOISED_RESULT_TTL", "99999999999999"),
+        ("api", "DENOISED_MAX_WAIT", "inf"),
+        ("api", "DENOISED_MAX_ATTEMPTS", "9007199254740993"),
+    ],
+)
+def test_a_number_beyond_what_redis_or_the_machine_takes_is_refused(
+    run: Run, command: str, name: str, value: str
+) -> None:
+    """A time to live of 10^14 s fails every end of a job; a billion threads end the process in libgomp."""
+    done = run(command, **{name: value})
+    assert done.returncode == 2
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1:strict"])
 def test_printing_beyond_the_encoding_of_the_terminal_is_not_fatal(run: Run, encoding: str) -> None:
     """web2py/py4web#679, invoke-ai/InvokeAI#3191."""

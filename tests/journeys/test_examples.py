@@ -44,6 +44,7 @@ REASONS = {
     "needs another machine": "two on one machine share the queue in tests/faults",
     SLOW: "run by make test-slow",
     "needs a checkpoint of 2 GB": "test_text_model.py does the same with a small one",
+    "needs the internet": "test_hub.py does the same with a server on loopback",
 }
 TRAINING_DIVISOR = 500  # trains on that many times fewer images
 TINY = {"DENOISED_IMAGES": str(300_000 // TRAINING_DIVISOR), "DENOISED_EPOCHS": "1", "DENOISED_SAMPLES": "64"}

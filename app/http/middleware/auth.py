@@ -133,7 +133,9 @@ class AuthMiddleware:
 
     def _check_local(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
-        if not self._is_accepted_host(host):
+        # HTTP/1.0 requires no Host; browsers, which a page of another site could use, send it always.
+        missing = "host" not in headers and scope.get("http_version") == "1.0"
+        if not missing and not self._is_accepted_host(host):
             raise Forbidden(f"Host {host[:80]!r} is not local; {LOCAL_ONLY}")
         origin = headers.get("origin")
         allowed = origin is not None and self._is_allowed_origin(origin, host)

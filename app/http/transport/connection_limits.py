@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import h11
 
+from denoised.app.http.transport.request_target import to_origin_form
+
 log = logging.getLogger("denoised.api")
 
 # Of a request.
@@ -45,6 +47,7 @@ class BoundedConnection(h11.Connection):
         if isinstance(event, h11.Request):
             self._chunks = self._chunk_bytes = 0
             _check_request(event)
+            event = to_origin_form(event)
         elif isinstance(event, h11.Data):
             self._chunks += event.chunk_start
             self._chunk_bytes += len(event.data)

@@ -69,7 +69,10 @@ class HttpProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        super().data_received(data)
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            data = data.lstrip(b"\r\n")  # empty lines before a request (RFC 9112, 2.2)
+        if data:
+            super().data_received(data)
         self._update_deadline()
 
     def shutdown(self) -> None:
@@ -120,7 +123,8 @@ class HttpProtocol(H11Protocol):
         """Answer malformed HTTP. The exception in flight is h11's; it says more than uvicorn's `msg`."""
         error = sys.exception()
         hint = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-        self._refuse(hint if hint < 500 else 400, f"invalid HTTP: {str(error or msg)[:MAX_VALUE_LENGTH]}")
+        reason = str(error or msg).partition(": bytearray(")[0]  # h11 quotes what it read as Python would
+        self._refuse(hint if hint < 500 else 400, f"invalid HTTP: {reason[:MAX_VALUE_LENGTH]}")
 
     @property
     def incomplete_since(self) -> float | None:

@@ -35,6 +35,21 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self._writes.stop()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.close_sent:
+            self._refuse_handshake()
+
+    def _refuse_handshake(self) -> None:
+        """Answer a request that is no handshake. uvicorn answers nothing, so the client would wait for ever."""
+        response = b"".join(self.conn.data_to_send())  # for lines that are too long
+        if not response:
+            detail = "invalid HTTP: the request is no WebSocket handshake"
+            response = self.conn.reject(HTTPStatus.BAD_REQUEST, detail).serialize()
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(response)
+        self.transport.close()
+
     def pause_writing(self) -> None:
         if self._writes is not None:
             self._writes.paused = True

@@ -18,8 +18,8 @@ INLINE void score(const float *q, long stride, const float *keys, float *scores,
                   const int queries)
 {
     for (long j = 0; j < padded; j += LANES) {
-        float_vector sum[QUERIES] = {};
-        for (long d = 0; d < depth; d++) {
+        float_vector sum[QUERIES] = {}; /* in registers over the whole depth */
+        for (long d = 0; d < depth; d++) { /* in order, so that every sum is rounded in the same way */
             const float_vector key = load(keys + d * padded + j);
 #pragma GCC unroll 8
             for (int i = 0; i < queries; i++) sum[i] += q[i * stride + d] * key;
@@ -45,7 +45,7 @@ INLINE float exponentiate(float *scores, long tokens, long padded)
     for (int k = 1; k < LANES; k++) largest = most[k] > largest ? most[k] : largest;
     for (long j = 0; j < padded; j += LANES) store(scores + j, exponential(load(scores + j) - largest));
     for (long j = tokens; j < padded; j++) scores[j] = 0.0f;
-    float_vector sum = {};
+    float_vector sum = {}; /* lane by lane, then over the lanes: an order that only `padded` decides */
     for (long j = 0; j < padded; j += LANES) sum += load(scores + j);
     for (int k = 0; k < LANES; k++) total += sum[k];
     return total;
@@ -66,6 +66,7 @@ INLINE void mix_values(const float *scores, const float *sums, const float *v, l
 #pragma GCC unroll 8
             for (int i = 0; i < queries; i++) sum[i] += scores[i * padded + j] * value;
         }
+        /* Divided once per output instead of once per score. */
 #pragma GCC unroll 8
         for (int i = 0; i < queries; i++) store(out + i * out_stride + d, sum[i] / sums[i]);
     }
@@ -94,7 +95,7 @@ static void attend_head(const float *q, long q_stride, const float *keys, const 
     for (; i + QUERIES <= tokens; i += QUERIES)
         attend(q + i * q_stride, q_stride, keys, v, v_stride, scores, out + i * out_stride, out_stride, count, padded,
                depth, scale, QUERIES);
-    for (; i < tokens; i++)
+    for (; i < tokens; i++) /* fewer than QUERIES are left */
         attend(q + i * q_stride, q_stride, keys, v, v_stride, scores, out + i * out_stride, out_stride, count, padded,
                depth, scale, 1);
 }

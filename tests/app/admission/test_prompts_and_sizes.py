@@ -106,6 +106,15 @@ def test_what_a_text_model_does_not_take_is_refused(
     assert message in errors[field]
 
 
+def test_what_a_job_object_says_can_be_posted_again(card: ModelCard, card_of: Callable[..., ModelCard]) -> None:
+    """It carries every field, also the defaults of those that a model does not take."""
+    for model, body in ((card, {"prompt": "a goat"}), (card_of(), {"label": 1})):
+        request = parsed(model, **body)
+        shown = {**request.members(), "label": request.label_name}
+        assert shown["emphasis"] is False
+        assert parsed(model, **shown) == request
+
+
 @pytest.mark.parametrize("size", [(64, 64), (16, 256), (128, 32)])
 def test_sizes_up_to_the_largest_number_of_pixels_are_taken(size: tuple[int, int], card: ModelCard) -> None:
     request = parsed(card, width=size[0], height=size[1])

@@ -191,3 +191,12 @@ def test_a_missing_response_ends_the_run_at_the_timeout() -> None:
 def test_an_unreachable_server_ends_the_run() -> None:
     with pytest.raises(BenchError, match="ConnectError"):
         asyncio.run(closed_loop("http://127.0.0.1:9", 2, THREE_STEP_COUNTS.requests(0), warm_up=0.0, seconds=30.0))
+
+
+def test_requests_of_a_text_model_have_prompts_and_the_same_step_counts() -> None:
+    workload = REAL_TRAFFIC.with_prompts(("a goat", "a rocket"), "emoji")
+    found, plain = (list(islice(each.requests(3), 56)) for each in (workload, REAL_TRAFFIC))
+    assert [(each.steps, each.guided, each.seed) for each in found] == [(e.steps, e.guided, e.seed) for e in plain]
+    assert {each.prompt for each in found} == {"a goat", "a rocket"}
+    assert found[0].body().keys() == {"model", "prompt", "seed", "steps", "guidance_scale", "sampler"}
+    assert plain[0].body().keys() == {"label", "seed", "steps", "guidance_scale", "sampler"}

@@ -61,6 +61,19 @@ def exactly_on_target() -> SampleTable:
         (names.MEMORY, "10,000 jobs", names.DENOISED, names.GROWTH, 2),
         (names.READINESS, names.FIRST_START, names.DENOISED, names.READY, 20),
         (names.READINESS, names.LATER_START, names.DENOISED, names.READY, 8),
+        (names.TEXT_LOADS, three, names.DENOISED, rate, 180),
+        (names.TEXT_LOADS, three, names.BATCHING, rate, 100),
+        (names.TEXT_LOADS, real, names.DENOISED, rate, 350),
+        (names.TEXT_LOADS, real, names.BATCHING, rate, 100),
+        (names.TEXT_LOADS, names.ONE_GUIDED, names.DENOISED, names.LATENCY, 1.5),
+        (names.TEXT_LOADS, names.ONE_GUIDED, names.BATCHING, names.LATENCY, 2.5),
+        (names.TEXT_LOADS, names.GUIDED_LOAD, names.DENOISED, names.PICTURES, 3),
+        (names.TEXT_LOADS, names.WORKER_START, names.DENOISED, names.READY, 10),
+        *(
+            (names.TEXT_KERNELS, names.batch(batch), subject, ms, value)
+            for batch in names.TABLE_BATCHES
+            for subject, value in ((names.DENOISED, 70), (names.CONTIGUOUS, 120), (names.CHANNELS_LAST, 100))
+        ),
     ]
     return {SampleKey(section, *what): series(value) for section, *what, value in lines}
 

@@ -97,6 +97,8 @@ def test_every_label_of_an_accepted_card_names_its_own_class(labels: list[str]) 
         (["cat", "cat "], "labels[0], labels[1] are the same name 'cat'"),
         (["cat", " "], "labels[1] = ' ' is blank"),
         (["cat", ""], "labels[1] = '' is blank"),
+        (["cat", "\u200b\u2060"], "labels[1] = '\\u200b\\u2060' is blank"),
+        (["cat", "dog\n"], "labels[1] = 'dog\\n' has control characters"),
         (["x" * 201], "labels[0] has 201 characters (allowed: 200)"),
     ],
 )

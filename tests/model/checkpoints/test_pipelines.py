@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
+from denoised.model.checkpoints.pipelines import check_text_weights, is_text_pipeline, unused_parts
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import ZOO, load_for_serving, load_model, load_text_model
@@ -183,6 +183,14 @@ def test_missing_weights_are_refused_by_name(folder: Path, part: str) -> None:
     next((folder / part).glob("*.safetensors")).unlink()
     with pytest.raises(CheckpointError, match=r"\.safetensors: missing"):
         load_for_serving(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
+def test_the_check_before_the_start_finds_missing_weights_of_every_part(xl_folder: Path, part: str) -> None:
+    check_text_weights(xl_folder)
+    next((xl_folder / part).glob("*.safetensors")).unlink()
+    with pytest.raises(CheckpointError, match=rf"{part}/\w+\.safetensors: missing"):
+        check_text_weights(xl_folder)
 
 
 def test_the_digest_depends_on_every_part(folder: Path) -> None:

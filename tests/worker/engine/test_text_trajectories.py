@@ -18,6 +18,7 @@ from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.loading import load_for_serving
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.encoding import encode
+from denoised.worker.delivery.job_fetcher import resume_limit
 from denoised.worker.delivery.outputs import decode_finished, frame_events
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.resume import ResumePoint, from_bytes, to_bytes
@@ -166,6 +167,13 @@ def test_a_resume_point_holds_latents_and_the_record_the_prompt_but_neither_hold
     (resumed,) = trajectories(record, model, from_bytes(data))
     assert encoded == [2 if record.request.guided else 1]  # once for the job, with its negative prompt
     assert torch.equal(resumed.conditioning["context"], text)
+
+
+def test_the_largest_job_of_a_model_has_a_resume_point_within_the_limit(model: ServedModel) -> None:
+    card = model.card
+    record = job("a", model, n=card.max_images, sampler="plms", width=2 * card.width, height=2 * card.height)
+    points = {each.index: ResumePoint(each.row, each.registers) for each in trajectories(record, model)}
+    assert len(to_bytes(points)) <= resume_limit(model)
 
 
 def test_frames_are_small_previews(model: ServedModel) -> None:

@@ -193,3 +193,41 @@ def test_another_version_of_websocket_is_a_426_that_names_13(version: str, url: 
     assert head.startswith(b"HTTP/1.1 426 "), head
     assert b"\r\nsec-websocket-version: 13\r\n" in head.lower()
     assert b"application/problem+json" in head
+
+
+def raw(url: str, text: str) -> str:
+    """The response to exactly these bytes."""
+    with socket.create_connection(address(url), 30) as connection:
+        connection.sendall(text.encode())
+        parts = []
+        while part := connection.recv(65_536):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
+CLOSE = "Connection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("GET http://localhost/models HTTP/1.1\r\nHost: evil.example\r\n", 200),
+        ("GET HTTP://127.0.0.1:80/healthz HTTP/1.1\r\nHost: x\r\n", 200),
+        ("GET http://localhost?a=1 HTTP/1.1\r\nHost: localhost\r\n", 200),
+        ("GET http://evil.example/models HTTP/1.1\r\nHost: localhost\r\n", 403),
+        ("GET http://localhost.evil.example/models HTTP/1.1\r\nHost: localhost\r\n", 403),
+        ("GET http://user@localhost/models HTTP/1.1\r\nHost: localhost\r\n", 400),
+        ("GET http:///models HTTP/1.1\r\nHost: localhost\r\n", 400),
+        ("GET ftp://localhost/models HTTP/1.1\r\nHost: localhost\r\n", 404),
+        ("\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n", 200),
+        ("GET /models HTTP/1.0\r\n", 200),
+        ("GET /models HTTP/1.0\r\nHost:\r\n", 403),
+        ("GET /models HTTP/1.1\r\n", 400),
+        ("nonsense\r\n", 400),
+    ],
+)
+def test_a_target_names_the_host_itself_or_the_host_field_does(text: str, status: int, url: str) -> None:
+    """RFC 9112, 3.2.2: a server accepts the absolute form, and its authority replaces the Host."""
+    answer = raw(url, text + CLOSE)
+    assert answer.startswith(f"HTTP/1.1 {status} "), answer[:300]
+    assert "bytearray" not in answer

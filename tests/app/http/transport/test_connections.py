@@ -246,6 +246,29 @@ def test_a_request_with_a_large_head_is_refused(sent: str, status: int, url: str
     assert b"application/problem+json" in answer
 
 
+HANDSHAKE = (
+    f"GET /generate HTTP/1.1\r\n{HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+NO_HANDSHAKES = [
+    (f"{HANDSHAKE}Cookie: {'x' * 8200}\r\n\r\n", 431),
+    (f"{HANDSHAKE}Sec-WebSocket-Extensions: {'permessage-deflate; ' * 500}\r\n\r\n", 431),
+    (HANDSHAKE.replace("GET /generate", f"GET /generate?x={'y' * 8180}") + "\r\n", 414),
+    (HANDSHAKE.replace("GET", "POST") + "Content-Length: 0\r\n\r\n", 405),
+    (HANDSHAKE.replace("GET", "get") + "\r\n", 405),
+]
+
+
+@pytest.mark.parametrize(("sent", "status"), NO_HANDSHAKES, ids=range(len(NO_HANDSHAKES)))
+def test_a_request_that_is_no_handshake_is_answered_and_not_kept(sent: str, status: int, url: str) -> None:
+    """`websockets` refuses it, and uvicorn sent nothing: the client waited for ever."""
+    with connected(url) as connection:
+        connection.sendall(sent.encode())
+        answer = read_all(connection)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer[:300]
+    assert b"application/problem+json" in answer
+
+
 def test_a_body_in_tiny_chunks_is_refused(url: str) -> None:
     with connected(url) as connection:
         connection.sendall(f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + b"1\r\n \r\n" * 2000)
