@@ -164,6 +164,15 @@ class RequestFields(TypedDict, total=False):
             "how far to undo the contrast that guidance adds; 0 = off", "Guidance rescale", ge=0, le=1, of_model=True
         ),
     ]
+    guidance_interval: Annotated[
+        list[float] | None,
+        RequestField(
+            "noise levels σ/α, low and high, between which guidance is on; it costs nothing outside",
+            "Guidance interval",
+            min_length=2,
+            max_length=2,
+        ),
+    ]
     spacing: Annotated[
         Spacing | None,
         RequestField(
@@ -243,6 +252,7 @@ class PictureRequest:
     eta: float = 0.0
     guidance_scale: float
     guidance_rescale: float = 0.0
+    guidance_interval: list[float] | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
     loras: tuple[Lora, ...] = ()
@@ -297,7 +307,10 @@ class SamplingRequest(PictureRequest):
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the whole job: rows of the plan, images, and two where guidance is on."""
+        """Evaluations of the whole job: rows of the plan, images, and two where guidance is on.
+
+        With a `guidance_interval`, at most: how many levels lie in it is known when a worker has the plan.
+        """
         plan_rows = self.stages * (self.steps - 1) + 1 + self.extra_evaluations
         return self.n * plan_rows * self.rows_per_evaluation
 

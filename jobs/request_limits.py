@@ -25,9 +25,10 @@ UPPER: dict[str, float] = {
     "sigma_min": MAX_SIGMA,
     "sigma_max": MAX_SIGMA,
     "sigmas": MAX_SIGMA,
+    "guidance_interval": MAX_SIGMA,
     "clip_skip": 1000,
 }
-LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0, "sigmas": 0}
+LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0, "sigmas": 0, "guidance_interval": 0}
 MAX_TEXT = 1000  # characters, where a field has no limit of its own
 
 
@@ -51,9 +52,9 @@ def check_limits(request: SamplingRequest) -> None:
 
 
 def _check_levels(name: str, levels: list[float]) -> None:
-    longest = FIELDS[name].max_length or 0
-    if len(levels) > longest or any(type(level) not in (int, float) for level in levels):
-        raise RecordError(f"{name} of the request is no list of at most {longest} numbers")
+    shortest, longest = FIELDS[name].min_length or 0, FIELDS[name].max_length or 0
+    if not shortest <= len(levels) <= longest or any(type(level) not in (int, float) for level in levels):
+        raise RecordError(f"{name} of the request is no list of {shortest} … {longest} numbers")
     for level in levels:
         _check_number(name, level, None)
 

@@ -103,5 +103,8 @@ def _total(job: JobRecord) -> RemainingWork:
 def _remaining(job: JobRecord, completed: int) -> RemainingWork:
     """The work that is left after so many completed evaluations: at least one turn."""
     total = _total(job)
-    remaining = max(0, job.request.evaluations - completed)
+    remaining = max(0.0, job.request.evaluations - completed)
+    if job.request.guidance_interval is not None:
+        # Fewer evaluations than the request has at most: by the steps that are left.
+        remaining = min(remaining, job.request.evaluations * (1 - job.step / job.request.steps))
     return replace(total, turns=max(1.0, remaining / (total.images * total.rows)))

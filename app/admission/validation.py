@@ -96,6 +96,8 @@ def _model_defaults(given: RequestFields, card: ModelCard) -> dict[str, Any]:
         defaults["guidance_scale"] = 1.0
     if given.get("guidance_scale", defaults["guidance_scale"]) == 1.0:
         defaults["guidance_rescale"] = 0.0
+    elif given.get("guidance_scale") is None and card.default.guidance_interval is not None:
+        defaults["guidance_interval"] = list(card.default.guidance_interval)
     return defaults
 
 
@@ -224,6 +226,13 @@ def _guidance_errors(given: RequestFields, scale: float, card: ModelCard) -> Err
         yield "guidance_scale", f"{scale:g} needs a model that also samples without a label"
     elif scale != 1.0 and not _has_condition(given):
         yield "guidance_scale", f"{scale:g} needs a {'prompt' if card.prompts else 'label'} (allowed without one: 1)"
+    interval = given.get("guidance_interval")
+    if interval is not None and card.guidance_embedded:
+        yield "guidance_interval", f"{format_value(interval)}: {card.name} takes its guidance at every noise level"
+    elif interval is not None and scale == 1.0:
+        yield "guidance_interval", f"{format_value(interval)} needs a guidance_scale over 1"
+    if interval is not None and interval[0] >= interval[1]:
+        yield "guidance_interval", f"{format_value(interval)} does not rise (allowed: a low level, then a higher one)"
     rescale = given.get("guidance_rescale")
     if rescale and scale == 1.0:
         yield "guidance_rescale", f"{rescale:g} needs a guidance_scale over 1 (allowed without: 0)"

@@ -17,6 +17,7 @@ class ModelDefaults(Resource):
     steps: int
     guidance_scale: float
     guidance_rescale: float = 0.0
+    guidance_interval: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from denoised.model.checkpoints.bounded_files import read_bounded
 from denoised.model.checkpoints.prompt_guide import PromptGuide
@@ -25,6 +25,7 @@ class Defaults(BaseModel):
         steps: at least 1; at most the training timesteps.
         guidance_scale: 1 … 20; 1 is no guidance.
         guidance_rescale: φ, 0 … 1; 0 is no rescaling.
+        guidance_interval: the noise levels σ/α, low and high, between which guidance is on; null: all.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -33,6 +34,14 @@ class Defaults(BaseModel):
     steps: int = Field(default=50, ge=1)
     guidance_scale: float = Field(default=1.0, ge=1.0, le=20.0)
     guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
+    guidance_interval: tuple[float, float] | None = None
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _rises(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        if interval is not None and not 0 <= interval[0] < interval[1] < float("inf"):
+            raise ValueError("not a low level of at least 0 and a higher one")
+        return interval
 
 
 class CardFile(BaseModel):

@@ -122,7 +122,7 @@ def resolve_defaults(
     sampler = card.default.sampler if "sampler" in named or matching is None else matching
     changes: dict[str, object] = {"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)}
     if not unconditional:
-        changes |= {"guidance_scale": 1.0, "guidance_rescale": 0.0}
+        changes |= {"guidance_scale": 1.0, "guidance_rescale": 0.0, "guidance_interval": None}
     return card.default.model_copy(update=changes)
 
 

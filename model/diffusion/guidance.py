@@ -15,6 +15,14 @@ def is_guided(scale: float) -> bool:
     return scale != 1.0
 
 
+def is_within(ratio: float, interval: tuple[float, float] | None) -> bool:
+    """Whether guidance applies at the noise level ρ = σ/α: low < ρ ≤ high (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+
+    interval: (low, high); None is all levels.
+    """
+    return interval is None or interval[0] < ratio <= interval[1]
+
+
 def apply_guidance(
     conditional: Estimate,
     unconditional: Estimate,

@@ -108,6 +108,10 @@ class Plan:
         # A row whose z column is 0 takes no draw; the other rows take consecutive draws of the generator.
         return [bool(drawn) for drawn in np.any(self.matrices[:, :, -1] != 0.0, axis=1)]
 
+    def ratio(self, row: int) -> float:
+        """ρ = σ/α of a row's evaluation; ∞ where α = 0."""
+        return float(self.sigma[row] / self.alpha[row]) if self.alpha[row] > 0 else float("inf")
+
     def completes_step(self, row: int) -> bool:
         """Whether a row completes a step."""
         return self.step[row] > (self.step[row - 1] if row else 0)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from denoised.model.diffusion.guidance import apply_guidance, is_guided
+from denoised.model.diffusion.guidance import apply_guidance, is_guided, is_within
 from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import advance, apply_learned_variance
 from denoised.model.serving.conditioning import ConditioningRequest
@@ -36,6 +36,7 @@ def sample(
     levels: LevelChoice = MODELS_OWN,
     guidance_scale: float = 1.0,
     guidance_rescale: float = 0.0,
+    guidance_interval: tuple[float, float] | None = None,
 ) -> Tensor:
     """Sample one image per label or request, image k from seed + k. Returns x_0 (B, C, H, W), pixels about [−1, 1] or
     latents; `model.decode` makes pictures of them.
@@ -60,19 +61,19 @@ def sample(
     if is_guided(guidance_scale) and not model.card.guidance_embedded:
         both = model.encode([*requests, *(each.unconditional() for each in requests)])
         conditioning, unconditional = both.select(slice(count)), both.select(slice(count, None))
-    guided = torch.full((count,), unconditional is not None, device=device)
     for row in range(plan.evaluations):
+        guides = unconditional is not None and is_within(plan.ratio(row), guidance_interval)
         x = registers[:, 0]
         t, alpha, sigma, log_variance_range = (
             _filled(table[row], count, device) for table in (plan.t, plan.alpha, plan.sigma, plan.log_variance_range)
         )
         estimate = model.denoise(x, t, alpha, sigma, conditioning)
-        if unconditional is not None:
+        if guides and unconditional is not None:
             without = model.denoise(x, t, alpha, sigma, unconditional)
             scale = _filled(guidance_scale, count, device)
             amount = _filled(guidance_rescale, count, device) if guidance_rescale else None
             estimate = apply_guidance(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)
-        estimate = model.clipping(estimate, x, alpha, sigma, guided)
+        estimate = model.clipping(estimate, x, alpha, sigma, torch.full((count,), guides, device=device))
         z = draw() if plan.draws_noise(row) else torch.zeros_like(x)
         if estimate.variance_output is not None:
             z = apply_learned_variance(z, estimate.variance_output, log_variance_range)

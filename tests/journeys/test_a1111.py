@@ -96,6 +96,23 @@ def test_lists_are_in_the_clients_words(api: Any) -> None:
     assert api.has_controlnet is api.has_adetailer is False
 
 
+def test_every_listed_schedule_and_sampler_makes_a_picture(api: Any, service: Any) -> None:
+    schedules = api.util_get_scheduler_names()
+    assert {"exponential", "sgm_uniform", "beta"} <= set(schedules)
+    made = {
+        name: api.txt2img(prompt="7", seed=1, scheduler=name, cfg_scale=1.0, **DIGITS).json["images"][0]
+        for name in schedules
+    }
+    assert len(set(made.values())) >= len(made) - 1  # Automatic is Karras here
+    for name in api.util_get_sampler_names():
+        assert api.txt2img(prompt="7", sampler_name=name, steps=4, **DIGITS).image.size == (8, 8)
+    body = {"model": "digits", "label": "7", "seed": 1, "steps": 4, "guidance_scale": 1.0, "sampler": "dpmpp_2m"}
+    with service.client() as plain:
+        body |= {"spacing": "exponential", "karras": False}
+        same = plain.post("/generate", json=body, headers={"Accept": "image/png"})
+    assert base64.b64decode(made["exponential"]) == same.content
+
+
 def test_a_model_is_chosen_for_later_requests(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         api.util_set_model("digits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import webuiapi
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
@@ -168,3 +170,15 @@ def test_the_client_and_the_terminal_name_adapters(service: Any, tmp_path: Path)
     assert path.read_bytes() == expected
     listing = [sys.executable, "-m", "denoised", "models", "--url", service.url]
     assert "object, style" in subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_client_of_the_web_ui_names_adapters_in_the_prompt(service: Any) -> None:
+    program = webuiapi.WebUIApi(port=int(service.url.rpartition(":")[2]), steps=STEPS, sampler="DDIM")
+    assert [lora["name"] for lora in program.get_loras()] == ["object", "style"]
+    options = {"seed": 5, "cfg_scale": 1.0, "eta": 0, "override_settings": {"sd_model_checkpoint": MODEL}}
+    result = program.txt2img(prompt=f"{PROMPT} <lora:style:0.75><lora:object:-0.5>", **options)
+    with service.client() as client:
+        expected = generate(client, loras=LORAS, guidance_scale=1.0)
+    assert base64.b64decode(result.json["images"][0]) == expected
+    with pytest.raises(RuntimeError, match="object, style"):
+        program.txt2img(prompt=f"{PROMPT} <lora:missing:1>", **options)

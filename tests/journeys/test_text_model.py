@@ -126,7 +126,8 @@ def test_the_model_is_listed_with_its_inputs(service: Any) -> None:
     assert card["inputs"] == ["prompt", "negative_prompt", "width", "height", "clip_skip", "emphasis"]
     assert (card["size_multiple"], card["max_pixels"]) == (4, 1024)
     assert card["latent"] == {"channels": 4, "downscale": 2}
-    assert card["default"] == {"sampler": "plms", "steps": 50, "guidance_scale": 7.5, "guidance_rescale": 0.0}
+    off = {"guidance_rescale": 0.0, "guidance_interval": None}
+    assert card["default"] == {"sampler": "plms", "steps": 50, "guidance_scale": 7.5, **off}
 
 
 def test_an_image_has_the_same_bytes_alone_and_among_others(service: Any) -> None:

@@ -41,16 +41,16 @@ class AttemptProgress:
             if trajectory.row:
                 self.points[trajectory.index] = ResumePoint(trajectory.row, trajectory.registers)
         self.step = min(self.reached)
-        # A request whose `stages` are too few, from another front end, asks for fewer evaluations than its plan has.
-        pending = sum(each.pending_evaluations for each in trajectories)
-        self.evaluations = max(0, record.request.evaluations - pending)
+        self.evaluations = sum(each.completed_evaluations for each in trajectories)
+        finished = trajectories[0].total_evaluations * len(self.images) if trajectories else record.evaluations
+        self.evaluations += finished
 
     def advance(self, batch: int, items: Sequence[Advanced]) -> bool:
         """Take in one turn. batch: rows in its evaluation. Returns whether all images have done a further step."""
         self.turns += 1
         self.rows += batch
         for item in items:
-            self.evaluations += item.trajectory.rows_per_evaluation
+            self.evaluations += item.trajectory.evaluations_of(item.row - 1)
             self.reached[item.trajectory.index] = item.step
             self.points[item.trajectory.index] = ResumePoint(item.row, item.registers)
         before, self.step = self.step, max(self.step, min(self.reached))

@@ -109,7 +109,7 @@ class Group:
     Attributes:
         members: The B trajectories.
         conditioning: Of (B + G) rows: every member's, then the unconditional one of each guided member.
-        is_guided: (B,) bool.
+        is_guided: (B,) bool, at the row that each member had when the group was made.
         guided: None if G = 0.
         registers: The most registers that a member's plan has.
     """
@@ -120,18 +120,20 @@ class Group:
         self.registers, self._alike = max(counts), len(counts) == 1
         zeros = members[0].registers.new_zeros(self.registers, *members[0].registers.shape[1:])
         self._padding = [zeros[member.plan.registers :] for member in members]
-        guidance = {k: member.guidance for k, member in enumerate(members) if member.guidance is not None}
+        self._guided_members = [member.guided for member in members]
+        guidance = {k: each.guidance for k, each in enumerate(members) if each.guidance is not None and each.guided}
         conditioning = [member.conditioning for member in members]
         conditioning += [guidance[k].unconditional for k in guidance]
         self.conditioning = Conditioning.stack(conditioning).to(device)
-        self.is_guided = torch.tensor([member.guided for member in members], device=device)
+        self.is_guided = torch.tensor(self._guided_members, device=device)
         self.guided = _guided(len(members), guidance, device) if guidance else None
         self._table, self._device = table, device
 
     def is_of(self, members: Sequence[Trajectory]) -> bool:
-        """Whether the group has these members, in this order."""
+        """Whether the group has these members, in this order, with guidance at the rows of the same ones."""
         same = len(members) == len(self.members)
-        return same and all(one is other for one, other in zip(members, self.members, strict=True))
+        same = same and all(one is other for one, other in zip(members, self.members, strict=True))
+        return same and [member.guided for member in members] == self._guided_members
 
     def rows(self) -> Rows:
         """Every member's next row."""

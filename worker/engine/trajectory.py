@@ -11,6 +11,7 @@ from torch import Tensor
 
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import SamplingRequest
+from denoised.model.diffusion.guidance import is_within
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
@@ -27,11 +28,13 @@ class Guidance:
         unconditional: What the network is conditioned on in the second row of each evaluation; a batch of one.
         scale: s in uncond + s·(cond − uncond).
         rescale: φ in 0 … 1, how far the contrast that guidance adds is undone.
+        interval: The noise levels ρ at which it applies, (low, high]; None: all.
     """
 
     unconditional: Conditioning
     scale: float
     rescale: float = 0.0
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(eq=False)
@@ -108,18 +111,36 @@ class Trajectory:
 
     @property
     def guided(self) -> bool:
-        """Whether guidance is on."""
-        return self.guidance is not None
+        """Whether guidance is on at its row."""
+        return not self.finished and self.evaluations_of(self.row) == 2
 
-    @property
-    def rows_per_evaluation(self) -> int:
-        """How many rows of the network's batch the image takes."""
-        return 2 if self.guided else 1
+    def evaluations_of(self, row: int) -> int:
+        """How many rows of the network's batch the image takes at a row of its plan: two with guidance."""
+        return self._pending[row] - self._pending[row + 1]
 
     @property
     def pending_evaluations(self) -> int:
-        """Network evaluations until it is finished; guidance counts as two."""
-        return (self.plan.evaluations - self.row) * self.rows_per_evaluation
+        """Network evaluations until it is finished; a guided row counts as two."""
+        return self._pending[self.row]
+
+    @property
+    def total_evaluations(self) -> int:
+        """Network evaluations from x_T to the end."""
+        return self._pending[0]
+
+    @property
+    def completed_evaluations(self) -> int:
+        """Network evaluations from x_T to its row."""
+        return self.total_evaluations - self.pending_evaluations
+
+    @cached_property
+    def _pending(self) -> list[int]:
+        """The evaluations from each row to the end, and 0 at the end."""
+        pending = [0]
+        for row in reversed(range(self.plan.evaluations)):
+            guided = self.guidance is not None and is_within(self.plan.ratio(row), self.guidance.interval)
+            pending.append(pending[-1] + (2 if guided else 1))
+        return pending[::-1]
 
     @property
     def draws(self) -> bool:
@@ -182,7 +203,10 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
     conditioning = model.encode([asked, asked.unconditional()] if request.guided else [asked])
     guidance = None
     if request.guided:
-        guidance = Guidance(conditioning.select(slice(1, 2)), request.guidance_scale, request.guidance_rescale)
+        low_and_high = request.guidance_interval
+        interval = None if low_and_high is None else (low_and_high[0], low_and_high[1])
+        unconditional = conditioning.select(slice(1, 2))
+        guidance = Guidance(unconditional, request.guidance_scale, request.guidance_rescale, interval)
         conditioning = conditioning.select(slice(0, 1))
     return [
         Trajectory.begin(

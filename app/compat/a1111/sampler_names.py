@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from denoised.jobs.request import FIELDS
 from denoised.model.serving.card import ModelCard
 
 AUTOMATIC = "automatic"
@@ -48,16 +47,11 @@ class ScheduleName:
     aliases: Sequence[str] = ()
     rho: float = -1.0
 
-    @property
-    def served(self) -> bool:
-        """Whether this version has the spacing."""
-        spacing = self.fields.get("spacing")
-        return spacing is None or spacing in FIELDS["spacing"].choices
-
     def is_offered(self, sampler: str, card: ModelCard) -> bool:
         """Whether a model can use it with a sampler."""
-        takes_spacing = not self.fields or card.takes_spacing(sampler)
-        return self.served and takes_spacing and (not self.fields.get("karras") or sampler in card.karras_samplers)
+        if self.fields.get("karras"):
+            return sampler in card.karras_samplers
+        return not self.fields or (self.fields["spacing"] in card.spacings and card.takes_spacing(sampler))
 
 
 SAMPLERS = (

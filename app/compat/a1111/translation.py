@@ -152,9 +152,8 @@ def _sampler(
     sampler = find_sampler(name or card.default.sampler, [card])
     if schedule is None and body.scheduler:
         schedule = find_schedule(body.scheduler)
-        if schedule is None or not schedule.served:
+        if schedule is None:
             errors.append(("scheduler", f"{format_value(body.scheduler)} is not served ({_offered_schedules(card)})"))
-            schedule = None
     if sampler is None:
         offered = join_names([each.name for each in samplers_of([card])])
         errors.append(("sampler_name", f"{format_value(given)} is not offered by {card.name} (offered: {offered})"))

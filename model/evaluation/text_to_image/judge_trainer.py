@@ -39,7 +39,7 @@ class JudgeTrainingConfig(LearningConfig):
     blur: the largest standard deviation, in pixels; noise: the largest standard deviation, of 2.
     """
 
-    images: int = setting(400_000, "number of images to train on, counting repetitions", at_least=1)
+    images: int = setting(1_000_000, "number of images to train on, counting repetitions", at_least=1)
     batch: int = setting(64, "images per optimizer step", at_least=1)
     learning_rate: float = setting(2e-3, "peak learning rate", at_least=0)
     lr_schedule: str = setting("cosine", "learning rate schedule", choices=LR_SCHEDULES)

@@ -108,6 +108,8 @@ ALLOWED: list[dict[str, Any]] = [
     {"sampler": "heun", "karras": True, "sigma_max": 80},
     {"sigmas": [157.4, 3, 0.01]},
     {"sigmas": [1.5]},
+    {"label": 0, "guidance_interval": [0.2, 2.0]},
+    {"label": 0, "guidance_scale": 3, "guidance_interval": [0.0, 0.5]},
     {"sampler": "heun", "karras": True},
     {"sampler": "ddim", "karras": False},
     {"label": 0},
@@ -161,6 +163,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("guidance_rescale", {"label": 0, "guidance_rescale": True}, "number"),
     ("guidance_rescale", {"guidance_rescale": 0.5}, "guidance_scale over 1"),
     ("guidance_rescale", {"label": 0, "guidance_scale": 1, "guidance_rescale": 0.5}, "guidance_scale over 1"),
+    ("guidance_interval", {"guidance_interval": [0.2, 2]}, "needs a guidance_scale over 1"),
     ("spacing", {"spacing": "random"}, "'leading', 'trailing', 'linspace', 'sgm_uniform'"),
     ("spacing", {"spacing": "edm"}, "not offered by shoes (offered: leading, trailing, linspace, karras, beta"),
     ("karras", {"sampler": "heun", "spacing": "beta", "karras": True}, 'contradicts spacing = "beta"'),
@@ -354,3 +357,17 @@ def test_the_number_of_levels_is_the_number_of_steps(card_of: Any) -> None:
     for sigmas, steps in (([14.6, 0.5, 0.0], None), ([14.6, 0.5], 2)):
         request = resolve(GenerateRequest(sigmas=sigmas, steps=steps).fields(), card_of())
         assert (request.sigmas, request.steps) == ([14.6, 0.5], 2)
+
+
+@pytest.mark.parametrize("interval", [[2, 1], [1, 1], [1], [1, 2, 3], [-1, 2], ["0", 1], 3])
+def test_an_interval_of_guidance_is_a_low_and_a_higher_level(interval: Any, card_of: Any) -> None:
+    found = refused({"label": 0, "guidance_interval": interval}, card_of())
+    assert {name.partition(".")[0] for name in found} == {"guidance_interval"}
+
+
+def test_a_card_has_a_default_interval_for_its_default_guidance(card_of: Any) -> None:
+    card = card_of(default={"sampler": "ddim", "steps": 20, "guidance_scale": 2.5, "guidance_interval": [0.2, 2]})
+    assert parsed({"label": 0}, card).guidance_interval == [0.2, 2.0]
+    assert parsed({"label": 0, "guidance_interval": [0, 1]}, card).guidance_interval == [0.0, 1.0]
+    assert parsed({"label": 0, "guidance_scale": 3}, card).guidance_interval is None
+    assert parsed({}, card).guidance_interval is None

@@ -15,6 +15,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
+from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import load_text_model
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 SCHEDULERS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}, {}),
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "leading"}, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, {"karras": True}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, {"levels": LevelChoice(karras=True)}),
     "plms": (PNDMScheduler, {}, {}),
 }
 
