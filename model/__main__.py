@@ -13,6 +13,7 @@ from denoised.model.evaluation.likelihood_cli import likelihood
 from denoised.model.evaluation.quality_cli import quality
 from denoised.model.evaluation.text_to_image.evaluate_text_cli import evaluate_text
 from denoised.model.evaluation.text_to_image.train_judge_cli import train_judge
+from denoised.model.training.fine_tuning.fine_tune_cli import fine_tune
 from denoised.model.training.text_to_image.train_text_cli import train_text
 from denoised.model.training.train_cli import train
 
@@ -24,7 +25,17 @@ def _group() -> None:
     """Train models and measure them."""
 
 
-for _command in (train, train_text, train_features, train_judge, evaluate, evaluate_text, quality, likelihood):
+for _command in (
+    train,
+    train_text,
+    fine_tune,
+    train_features,
+    train_judge,
+    evaluate,
+    evaluate_text,
+    quality,
+    likelihood,
+):
     app.command()(_command)
 
 

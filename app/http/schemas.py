@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from types import GenericAlias
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, Field, JsonValue, create_model
 
@@ -17,12 +18,17 @@ def with_members(definition: type) -> Callable[[type[M]], type[M]]:
     """A class decorator that adds the fields of a dataclass to a model."""
 
     def extended(model: type[M]) -> type[M]:
-        members: dict[str, Any] = {name: (hint, ...) for name, hint in get_type_hints(definition).items()}
+        members: dict[str, Any] = {name: (_in_json(hint), ...) for name, hint in get_type_hints(definition).items()}
         return create_model(
             model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **members
         )
 
     return extended
+
+
+def _in_json(hint: Any) -> Any:
+    """The type of a member's JSON value: a tuple is a list there."""
+    return GenericAlias(list, get_args(hint)[:1]) if get_origin(hint) is tuple else hint
 
 
 class Progress(BaseModel):

@@ -140,7 +140,7 @@ def load_text_for_serving(
     grid = noise.grid(pipeline.unet.config)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
     found = find_adapters(loras, unet, pipeline.text_encoders)
-    prompts = _build_prompt_encoder(pipeline, device, found)
+    prompts = build_prompt_encoder(pipeline, device, found)
     added_inputs = unet.config.added_inputs
     selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed))
     card = ModelCard(
@@ -207,14 +207,18 @@ def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapters) -> PromptEncoder:
+def build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapters | None = None) -> PromptEncoder:
+    """The tokenizers and text encoders of a pipeline, with adapters.
+
+    Raises:
+        CheckpointError: if they do not fit together.
+    """
     encoders = []
     for k, (folder, encoder) in enumerate(zip(pipeline.tokenizers, pipeline.text_encoders, strict=True)):
         tokenizer = _read_tokenizer(folder, encoder.config)
         network = encoder.eval().requires_grad_(False).to(device)
-        encoders.append(
-            ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl, adapted=loras.adapt_encoder(k, network))
-        )
+        adapted = loras.adapt_encoder(k, network) if loras is not None else None
+        encoders.append(ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl, adapted=adapted))
     if len({each.length for each in encoders}) > 1:
         raise CheckpointError(f"{pipeline.tokenizers[0].parent}: the tokenizers' model_max_length differ")
     return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)

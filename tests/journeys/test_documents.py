@@ -330,6 +330,7 @@ def test_the_worked_plan_of_the_mathematics_equals_the_compiled_plan(mathematics
         ["worker"],
         ["train"],
         ["train-text"],
+        ["fine-tune"],
         ["train-features"],
         ["evaluate"],
         ["likelihood"],

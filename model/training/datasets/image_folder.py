@@ -30,7 +30,7 @@ def load_image_folder(folder: Path, size: int, background: str = "white", unread
         DataError: if there are no classes, two have the same name apart from its Unicode normalization, a class has no
             readable image, or broken files are refused.
     """
-    rgb = _parse_color(background)
+    rgb = parse_color(background)
     files, hidden = _find_images(folder)
     labels = sorted({label for label, _ in files})
     try:
@@ -67,7 +67,7 @@ def _find_images(folder: Path) -> tuple[list[tuple[str, Path]], list[str]]:
     hidden: list[str] = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not _is_hidden(path.name):
-            files += [(path.name, file) for file in _walk(path, hidden)]
+            files += [(path.name, file) for file in find_image_files(path, hidden)]
         elif path.is_dir():
             hidden.append(str(path.relative_to(folder)))
     if not files:
@@ -78,14 +78,14 @@ def _find_images(folder: Path) -> tuple[list[tuple[str, Path]], list[str]]:
     return files, hidden
 
 
-def _walk(folder: Path, hidden: list[str]) -> Iterator[Path]:
-    """The image files of a class, sorted. What is left out is added to `hidden`."""
+def find_image_files(folder: Path, hidden: list[str]) -> Iterator[Path]:
+    """The image files of a folder and its subfolders, sorted. What is left out is added to `hidden`."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.is_symlink():
             if _is_hidden(path.name):
                 hidden.append(f"{folder.name}/{path.name}")
             else:
-                yield from _walk(path, hidden)
+                yield from find_image_files(path, hidden)
         elif path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
             if _is_hidden(path.name):
                 hidden.append(f"{folder.name}/{path.name}")
@@ -112,7 +112,12 @@ def _stack(images: list[Tensor]) -> Tensor:
     return torch.stack(images)
 
 
-def _parse_color(text: str) -> tuple[int, int, int]:
+def parse_color(text: str) -> tuple[int, int, int]:
+    """RGB bytes of a CSS color name or #rrggbb.
+
+    Raises:
+        DataError: for a text that is neither.
+    """
     try:
         red, green, blue, *_ = ImageColor.getrgb(text)
     except ValueError as error:

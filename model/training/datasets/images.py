@@ -1,4 +1,4 @@
-"""Reading an image file of any kind as RGB bytes: upright, opaque, 8 bits deep, square.
+"""Reading an image file of any kind as RGB bytes: upright, opaque, 8 bits deep, of one size.
 
 Pillow decodes the file. This module decides what the pixels mean: EXIF orientation is applied
 first, deep gray is scaled rather than clipped, transparent pixels show a background, and an
@@ -22,13 +22,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF 6.0, section 8
 
 
-def read_image(path: Path, size: int, background: tuple[int, int, int]) -> Tensor:
-    """The center square of an image file, resized with a Lanczos filter: (3, size, size) uint8.
+def read_image(path: Path, size: int | tuple[int, int], background: tuple[int, int, int]) -> Tensor:
+    """The center of an image file, resized with a Lanczos filter: (3, height, width) uint8.
 
     16-bit gray is divided by 257 and rounded; of 16-bit color Pillow returns the upper byte. CMYK
     JPEGs are assumed to be inverted, as Adobe writes them and browsers read them. Color profiles
     are not applied.
 
+    size: of a square, or (width, height).
     background: RGB bytes that show through transparent pixels.
 
     Raises:
@@ -46,8 +47,9 @@ def read_image(path: Path, size: int, background: tuple[int, int, int]) -> Tenso
         raise DataError(f"{path} (none of {', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise a dozen kinds of errors for broken files
         raise DataError(f"{path} ({' '.join(str(error).split()) or type(error).__name__})") from error
-    square = ImageOps.fit(flat, (size, size), method=Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+    shape = (size, size) if isinstance(size, int) else size
+    cropped = ImageOps.fit(flat, shape, method=Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1)
 
 
 def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -1,0 +1,175 @@
+"""`denoised fine-tune`: the loss falls, a resumed run is exact, and the results are served and load in diffusers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from denoised.model.__main__ import app
+from denoised.model.errors import DataError
+from denoised.model.serving.conditioning import ConditioningRequest
+from denoised.model.serving.latent_model import CONTEXT
+from denoised.model.serving.loading import load_for_serving
+from denoised.model.training.datasets.captioned_folder import read_captioned_folder
+from tests.text_pipelines import PROMPT, save_pipeline
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and peft
+
+CAPTIONS = {"red": (220, 40, 40), "green": (60, 170, 80), "blue": (50, 100, 220), "white": (255, 255, 255)}
+TINY = ("--batch", "4", "--warmup", "0", "--precision", "float32", "--threads", "1", "--ema-decay", "0.9")
+T = 300.0
+
+
+def fine_tune(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["fine-tune", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model`, a pipeline, and `pictures`, four of one color each with a text file beside it."""
+    folder = tmp_path_factory.mktemp("tuning")
+    save_pipeline(folder / "model")
+    (folder / "pictures").mkdir()
+    for name, color in CAPTIONS.items():
+        Image.new("RGB", (24, 20), color).save(folder / "pictures" / f"{name}.png")
+        (folder / "pictures" / f"{name}.txt").write_text(f"a {name} square\n")
+    return folder
+
+
+def run(folder: Path, out: Path, *options: object) -> Path:
+    fine_tune("--model", folder / "model", "--data", folder / "pictures", "--out", out, *TINY, *options)
+    return out
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path) -> Path:
+    """A run of an adapter."""
+    return run(folder, folder / "squares", "--images", 240, "--lora-rank", 4, "--learning-rate", 0.02)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """A run of the whole U-Net."""
+    return run(folder, folder / "whole", "--images", 240, "--learning-rate", 0.003)
+
+
+def losses(out: Path) -> list[float]:
+    with (out / "metrics.csv").open() as file:
+        return [float(row["fixed_loss"]) for row in csv.DictReader(file)]
+
+
+def output_of(folder: Path, loras: Path | None, names: dict[str, float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The U-Net's prediction for the prompt, as it is served, and the prompt's hidden states."""
+    model = load_for_serving(folder, loras=loras).model
+    conditioning = model.encode([ConditioningRequest(prompt=PROMPT, loras=names)])
+    levels = [torch.full((1,), value) for value in (T, 0.8, 0.6)]
+    return model.denoise(noise(), *levels, conditioning).epsilon, conditioning[CONTEXT]
+
+
+def noise() -> torch.Tensor:
+    return torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.mark.parametrize("kind", ["adapter", "whole"])
+def test_the_loss_falls(kind: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    out = request.getfixturevalue(kind)
+    short = run(folder, folder / f"{kind}-start", "--images", 4, "--learning-rate", 0, *_rank(kind))
+    (before,), after = losses(short), losses(out)[-1]
+    assert after < 0.9 * before
+
+
+def _rank(kind: str) -> tuple[str, ...]:
+    return ("--lora-rank", "4") if kind == "adapter" else ()
+
+
+@pytest.mark.parametrize("kind", ["adapter", "whole"])
+def test_a_resumed_run_is_exact(kind: str, folder: Path, tmp_path: Path) -> None:
+    options = (*_rank(kind), "--learning-rate", 0.01, "--caption-dropout", 0.5)
+    at_once = run(folder, tmp_path / "at_once", "--images", 24, *options)
+    paused = run(folder, tmp_path / "paused", "--images", 12, *options)
+    fine_tune("--model", folder / "model", "--data", folder / "pictures", "--out", paused, "--resume", "--images", 24)
+    states = [load_file(out / "checkpoints" / "step-00000006.safetensors") for out in (at_once, paused)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@torch.inference_mode()
+def test_an_adapter_is_served_at_once_and_equals_that_of_diffusers(folder: Path, adapter: Path) -> None:
+    found, context = output_of(folder / "model", adapter / "loras", {"squares": 0.7})
+    plain, _ = output_of(folder / "model", None, {})
+    assert (found - plain).abs().max() > 0.01
+    theirs = StableDiffusionPipeline.from_pretrained(folder / "model", local_files_only=True)
+    theirs.load_lora_weights(adapter / "loras", weight_name="squares.safetensors", adapter_name="squares")
+    theirs.set_adapters(["squares"], [0.7])
+    torch.testing.assert_close(found, theirs.unet(noise(), T, context).sample, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_whole_model_is_a_folder_for_us_and_for_diffusers(folder: Path, whole: Path) -> None:
+    found, context = output_of(whole / "model", None, {})
+    plain, _ = output_of(folder / "model", None, {})
+    assert (found - plain).abs().max() > 0.01
+    theirs = StableDiffusionPipeline.from_pretrained(whole / "model", local_files_only=True)
+    torch.testing.assert_close(found, theirs.unet(noise(), T, context).sample, rtol=0, atol=1e-4)
+    assert {tensor.dtype for tensor in load_file(next((whole / "model/unet").glob("*.safetensors"))).values()} == {
+        torch.float16
+    }
+
+
+def test_another_model_or_other_pictures_cannot_be_resumed_with(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    other = tmp_path / "pictures"
+    other.mkdir()
+    Image.new("RGB", (24, 20)).save(other / "a.png")
+    (other / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "a black square"}) + "\n")
+    common = ("--out", adapter, "--resume", "--images", 480)
+    assert "--data is not that of the run" in fine_tune("--model", folder / "model", "--data", other, *common, code=1)
+    again = fine_tune("--model", folder / "model", "--data", folder / "pictures", "--out", adapter, *TINY, code=1)
+    assert "already holds a run" in again
+
+
+def test_captions_come_from_text_files_or_from_one_list(folder: Path, tmp_path: Path) -> None:
+    found = read_captioned_folder(folder / "pictures")
+    assert [(each.path.name, each.caption) for each in found] == [
+        (f"{name}.png", f"a {name} square") for name in sorted(CAPTIONS)
+    ]
+    (tmp_path / "inner").mkdir()
+    for name in ("a.png", "inner/b.png"):
+        Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save(tmp_path / name)
+    rows: list[dict[str, Any]] = [{"file_name": "a.png", "text": "one"}, {"file_name": "inner/b.png", "text": " two "}]
+    (tmp_path / "metadata.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    assert [each.caption for each in read_captioned_folder(tmp_path)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no pictures"),
+        ({"a.png": b""}, "a.png have no caption: each needs a .txt file of the same name beside it"),
+        ({"a.png": b"", "a.txt": b"  \n"}, "a.png have no caption"),
+        ({"a.png": b"", "a.txt": b"\xff"}, "is not UTF-8 text"),
+        ({"a.png": b"", "a.txt": b"x" * 2001}, "has 2001 characters"),
+        ({"a.png": b"", "metadata.jsonl": b'{"file_name": "b.png", "text": "b"}'}, "each needs a line in metadata"),
+        (
+            {"a.png": b"", "metadata.jsonl": b'\n{"file_name": "a.png"}'},
+            "line 2: not an object with file_name and text",
+        ),
+        ({"a.png": b"", "metadata.jsonl": b'{"file_name": 1, "text": "b"}'}, "line 1: file_name and text are not both"),
+    ],
+)
+def test_pictures_without_captions_are_refused_by_name(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_captioned_folder(tmp_path)
