@@ -37,8 +37,8 @@ def check(plan: Plan, steps: int) -> None:
     for alpha, sigma, matrix in zip(plan.alpha, plan.sigma, plan.matrices, strict=True):
         columns = np.array([*registers, 0.3, (registers[0] - alpha * 0.3) / sigma, 0.0])
         registers = matrix @ columns
-    # A plan for distilled models ends at timestep 0, and without noise its levels before that are off by α.
-    assert registers[0] == pytest.approx(0.3, abs=1e-6 if sampler.takes_spacing else 0.011)
+    # A plan for distilled models ends at timestep 0, with the noise of that level: σ of the 250 is at most .02.
+    assert registers[0] == pytest.approx(0.3, abs=1e-6 if sampler.takes_spacing else 0.03)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
