@@ -5,15 +5,16 @@ store and the workers know. Everything else that lists fields is derived from th
 and its OpenAPI schema, the job object, the parameters in a PNG, the signature of `denoised.Client.generate`, the
 options of `denoised generate` and the form of the page. `docs/architecture.md` says how to add a field.
 
-Imports the standard library alone, because the client shares this file with the server.
+Imports only the standard library and `jobs.request_field`, because the client shares this file with the server.
 """
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Annotated, Any, Literal, Required, TypedDict, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Annotated, Any, Literal, Required, TypedDict, get_args
+
+from denoised.jobs.request_field import RequestField, fields_of
 
 Spacing = Literal["leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric"]
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
@@ -27,61 +28,6 @@ MAX_PROMPT = 2000  # characters
 MAX_SIGMA = 1e9  # of the noisiest level; a model's own range is narrower
 MAX_LEVELS = 1000
 MAX_LORAS = 4
-
-
-@dataclass(frozen=True)
-class RequestField:
-    """What a field of the request means and which values it takes.
-
-    Attributes:
-        meaning: One phrase, for help texts and for the OpenAPI schema.
-        title: The field's label on the page; the name itself if empty.
-        ge, le: The smallest and the largest number. Limits that depend on the model are checked by
-            `app.admission.validation`.
-        min_length, max_length: Of a text, in characters; of a list, in items.
-        of_model: The default is the one in the model's card, not one that `SamplingRequest` has.
-        input: Only models whose card lists the field under `inputs` take it.
-        samplers: The card's list of those samplers that take the field; empty if all do, which a list of None also
-            says.
-        flag: The option of `denoised generate`; `--name` if empty.
-        name, type: Filled in by `fields_of`. `type` leaves out None, which every field takes as "the default".
-    """
-
-    meaning: str
-    title: str = ""
-    ge: float | None = None
-    le: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    of_model: bool = False
-    input: bool = False
-    samplers: str = ""
-    flag: str = ""
-    name: str = ""
-    type: Any = None
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The values of a `Literal`; empty for every other type."""
-        return get_args(self.type) if get_origin(self.type) is Literal else ()
-
-    @property
-    def is_numbers(self) -> bool:
-        """Whether the value is a list of numbers."""
-        return bool(self.type == list[float])
-
-    @property
-    def limits(self) -> str:
-        """The allowed values in words: "0 … 1", "1 or more", "png, webp or jpeg"; empty if there is no limit."""
-        if self.choices:
-            return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
-        if self.is_numbers:
-            return f"{self.min_length} … {self.max_length} numbers"
-        if get_origin(self.type) is list:
-            return f"up to {self.max_length}"
-        if self.ge is None:
-            return ""
-        return f"{self.ge:g} or more" if self.le is None else f"{self.ge} … {self.le}"
 
 
 class LoraFields(TypedDict, total=False):
@@ -323,26 +269,6 @@ class SamplingRequest(PictureRequest):
         members = {**self.members(), "n": 1, "seed": self.seed + index}
         given = {name: value for name, value in members.items() if not _is_default(name, value)}
         return {"model": given.pop("model"), "label": self.label_name, **given, "numerics": numerics}
-
-
-def fields_of(definition: Any) -> dict[str, RequestField]:
-    """The fields of a TypedDict such as `RequestFields` by name, in its order."""
-    hints = get_type_hints(definition, include_extras=True)
-    return {name: _named(name, *get_args(_annotated(hint))) for name, hint in hints.items()}
-
-
-def _annotated(hint: Any) -> Any:
-    """The `Annotated` inside `Required`, which `get_type_hints` keeps."""
-    return get_args(hint)[0] if get_origin(hint) is Required else hint
-
-
-def _named(name: str, hint: Any, field: RequestField) -> RequestField:
-    kinds = [kind for kind in get_args(hint) if kind is not types.NoneType] if _is_union(hint) else [hint]
-    return replace(field, name=name, type=kinds[0] if len(kinds) == 1 else Union[tuple(kinds)])  # noqa: UP007
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, types.UnionType)
 
 
 FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)

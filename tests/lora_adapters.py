@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from denoised.model.checkpoints.lora import LoraTarget
+from denoised.model.checkpoints.lora.lora import LoraTarget
 
 Dialect = Callable[[LoraTarget, Tensor, Tensor], dict[str, Tensor]]
 
@@ -56,6 +56,6 @@ def write_lora(
 
 def targets_of(networks: Mapping[str, nn.Module], *pieces: str) -> list[LoraTarget]:
     """The linear layers and convolutions whose names contain one of these pieces."""
-    from denoised.model.checkpoints.lora_targets import lora_targets
+    from denoised.model.checkpoints.lora.lora_targets import lora_targets
 
     return [target for target in lora_targets(networks) if any(piece in target.module for piece in pieces)]

@@ -8,7 +8,7 @@ import torch
 
 from bench.load.processes import ROOT
 from denoised.model.checkpoints.card_file import CardFile, Defaults
-from denoised.model.checkpoints.pipeline_writing import PipelineContent, save_pipeline
+from denoised.model.checkpoints.text_to_image.pipeline_writing import PipelineContent, save_pipeline
 from denoised.model.networks.autoencoder import Autoencoder
 from denoised.model.networks.text_encoder import TextEncoder
 from denoised.model.networks.text_unet import TextUNet

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_origin
 
 from denoised.command_line.options import env
-from denoised.jobs.request import DEFAULTS, RequestField
+from denoised.jobs.request import DEFAULTS
+from denoised.jobs.request_field import RequestField
 
 PLAIN = (int, float, bool)
 METAVARS = {"loras": "NAME[:WEIGHT]"}  # of repeatable options

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from denoised.model.checkpoints.bounded_files import read_bounded
-from denoised.model.checkpoints.prompt_guide import PromptGuide
+from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 from denoised.model.errors import CheckpointError
 
 CARD_FILE = "model_card.json"
@@ -58,8 +58,6 @@ class CardFile(BaseModel):
             row those of zero latents.
         data, license: what the model was trained on, and the license of its weights.
         credits: one line for each source of the data: who made it, under which license, where it is.
-        latent_preview: the linear map from latents to colors in [−1, 1]: three numbers for each latent channel, then
-            three for the offset; null if the model has no latents, or its map is not known.
         prompt_guide: see `PromptGuide`.
         training: how it was trained; free form.
     """
@@ -75,7 +73,6 @@ class CardFile(BaseModel):
     data: str = ""
     license: str = ""
     credits: list[str] = []
-    latent_preview: list[list[float]] | None = None
     prompt_guide: PromptGuide = PromptGuide()
     training: dict[str, Any] = {}
 

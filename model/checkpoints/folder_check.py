@@ -7,7 +7,7 @@ from pathlib import Path
 from denoised.model.checkpoints.bounded_files import read_json
 from denoised.model.checkpoints.card_file import read_card_file
 from denoised.model.checkpoints.folders import MODEL_INDEX, find_files
-from denoised.model.checkpoints.pipelines import check_text_weights, is_text_pipeline
+from denoised.model.checkpoints.text_to_image.pipelines import check_text_weights, is_text_pipeline
 from denoised.model.checkpoints.unet_config_file import image_size, read_unet_config
 from denoised.model.checkpoints.weight_files import find_shards, find_weights
 from denoised.model.errors import CheckpointError

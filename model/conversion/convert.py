@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
-from denoised.model.checkpoints.pipeline_writing import TEXT_ENCODER_WEIGHTS, save_json, save_network, save_weights
+from denoised.model.checkpoints.text_to_image.pipeline_writing import (
+    TEXT_ENCODER_WEIGHTS,
+    save_json,
+    save_network,
+    save_weights,
+)
 from denoised.model.checkpoints.writing import DIFFUSERS_VERSION
 from denoised.model.conversion.original_autoencoder import autoencoder_sources, read_autoencoder_shapes
 from denoised.model.conversion.original_text_encoders import OriginalTextEncoder, read_text_encoders

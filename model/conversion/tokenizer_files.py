@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from denoised.model.checkpoints.bounded_files import read_bounded
-from denoised.model.checkpoints.pipeline_writing import save_json
+from denoised.model.checkpoints.text_to_image.pipeline_writing import save_json
 from denoised.model.errors import CheckpointError
 from denoised.model.text.tokenizer import END_TOKEN, START_TOKEN, TextTokenizer
 

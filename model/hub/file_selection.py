@@ -11,7 +11,7 @@ from typing import Any
 
 from denoised.model.checkpoints.card_file import CARD_FILE
 from denoised.model.checkpoints.folders import MODEL_INDEX
-from denoised.model.checkpoints.pipelines import UNUSED_PARTS
+from denoised.model.checkpoints.text_to_image.pipelines import UNUSED_PARTS
 from denoised.model.checkpoints.weight_files import ENCODER, NETWORK, PICKLES, VARIANTS
 from denoised.model.errors import HubError
 

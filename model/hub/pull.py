@@ -10,7 +10,7 @@ from pathlib import Path
 from denoised.model.checkpoints.bounded_files import read_json
 from denoised.model.checkpoints.folder_check import check_folder
 from denoised.model.checkpoints.folders import MODEL_INDEX, find_files
-from denoised.model.checkpoints.pipelines import is_text_pipeline
+from denoised.model.checkpoints.text_to_image.pipelines import is_text_pipeline
 from denoised.model.errors import CheckpointError, HubError, HubUnreachable
 from denoised.model.hub.byte_progress import Advance, format_bytes
 from denoised.model.hub.file_selection import select_files, select_tokenizer

@@ -9,7 +9,7 @@ from pydantic import BaseModel, computed_field
 
 from denoised.model.checkpoints.card_file import Defaults
 from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
-from denoised.model.checkpoints.prompt_guide import PromptGuide
+from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 
 
 class CardGrid(BaseModel):

@@ -14,9 +14,9 @@ from denoised.model.backends.numerics import Precision
 from denoised.model.backends.selection import select_backend
 from denoised.model.backends.text_backend import select_text_backend
 from denoised.model.checkpoints.folders import model_name
-from denoised.model.checkpoints.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.reading import read_checkpoint
-from denoised.model.checkpoints.text_pipeline import TextPipeline, read_text_pipeline
+from denoised.model.checkpoints.text_to_image.pipelines import is_text_pipeline, unused_parts
+from denoised.model.checkpoints.text_to_image.text_pipeline import TextPipeline, read_text_pipeline
 from denoised.model.diffusion.grids import SPACINGS, Grid, noise_ratios, solver_levels
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
@@ -117,7 +117,7 @@ def load_model(
 def load_text_model(
     folder: Path | str, *, device: str = "cpu", name: str | None = None, max_images: int = 16
 ) -> LatentModel:
-    """Load a text-to-image model from a folder that `model.checkpoints.pipelines` recognizes.
+    """Load a text-to-image model from a folder that `model.checkpoints.text_to_image.pipelines` recognizes.
 
     name: what requests call it; the folder's name if not given.
 

@@ -12,7 +12,7 @@ from torch import nn
 from denoised.model.backends.adapted_backend import AdaptedBackend
 from denoised.model.backends.adapted_network import AdaptedNetwork
 from denoised.model.backends.text_backend import TextSelection
-from denoised.model.checkpoints.lora_targets import lora_targets
+from denoised.model.checkpoints.lora.lora_targets import lora_targets
 from denoised.model.networks.low_rank import LoraLayer
 from denoised.model.networks.text_encoder import TextEncoder
 from denoised.model.networks.text_unet import TextUNet

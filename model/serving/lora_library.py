@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from denoised.model.checkpoints.lora import LoraTarget
-from denoised.model.checkpoints.lora_files import LoraFile, check_lora, list_loras, load_lora
+from denoised.model.checkpoints.lora.lora import LoraTarget
+from denoised.model.checkpoints.lora.lora_files import LoraFile, check_lora, list_loras, load_lora
 from denoised.model.errors import CheckpointError, PlanError
 from denoised.model.networks.low_rank import LoraLayer
 

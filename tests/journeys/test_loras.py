@@ -19,7 +19,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from denoised import Client
-from denoised.model.checkpoints.text_pipeline import read_text_pipeline
+from denoised.model.checkpoints.text_to_image.text_pipeline import read_text_pipeline
 from tests.lora_adapters import kohya, peft, targets_of, write_lora
 from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, picture_of, save_pipeline
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from denoised.app.http.validation_errors import format_value
-from denoised.jobs.request import FIELDS, LoraFields, fields_of
+from denoised.jobs.request import FIELDS, LoraFields
+from denoised.jobs.request_field import fields_of
 
 _TAG = re.compile(r"<lora:([^<>:]*)((?::[^<>:]*)*)>")
 _NUMBER = re.compile(r"[+-]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})")

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from denoised.command_line.console import print_status
 from denoised.command_line.options import option
-from denoised.model.checkpoints.pipelines import is_text_pipeline
-from denoised.model.checkpoints.text_pipeline import TextPipeline, read_text_pipeline
+from denoised.model.checkpoints.text_to_image.pipelines import is_text_pipeline
+from denoised.model.checkpoints.text_to_image.text_pipeline import TextPipeline, read_text_pipeline
 from denoised.model.command_line import report_errors
 from denoised.model.errors import TrainingError
 from denoised.model.progress import progress

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from denoised.model.checkpoints.text_pipeline import TextPipeline
+from denoised.model.checkpoints.text_to_image.text_pipeline import TextPipeline
 from denoised.model.diffusion.noise import level_tables
 from denoised.model.diffusion.predictions import add_noise, training_target
 from denoised.model.errors import TrainingError

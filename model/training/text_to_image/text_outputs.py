@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from denoised.model.checkpoints.atomic import write_atomically
 from denoised.model.checkpoints.card_file import CardFile, Defaults
-from denoised.model.checkpoints.pipeline_writing import PipelineContent, save_pipeline
-from denoised.model.checkpoints.prompt_guide import PromptGuide
+from denoised.model.checkpoints.text_to_image.pipeline_writing import PipelineContent, save_pipeline
+from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 from denoised.model.training.emoji.captions import full_caption, write_caption
 from denoised.model.training.emoji.emoji_pictures import COLOR_NAMES
 from denoised.model.training.emoji.styles import STYLE_NAMES, credit_lines
@@ -77,7 +77,7 @@ def pipeline_card(trainer: TextTrainer) -> CardFile:
             f"{int(held_out.sum()):,} of {len(held_out):,} combinations are held out"
         ),
         credits=credit_lines(),
-        latent_preview=trainer.data.preview,
+        latent_rgb=[(red, green, blue) for red, green, blue in trainer.data.preview],
         prompt_guide=GUIDE,
         training={
             "images_seen": trainer.images_seen,

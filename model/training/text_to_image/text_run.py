@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from denoised.model.checkpoints.pipeline_writing import save_autoencoder
+from denoised.model.checkpoints.text_to_image.pipeline_writing import save_autoencoder
 from denoised.model.checkpoints.weight_files import find_weights
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.errors import TrainingError

@@ -14,7 +14,7 @@ from denoised.model.backends.adapted_backend import AdaptedBackend
 from denoised.model.backends.adapted_network import AdaptedNetwork
 from denoised.model.backends.packed import pack
 from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend
-from denoised.model.checkpoints.lora_targets import lora_targets
+from denoised.model.checkpoints.lora.lora_targets import lora_targets
 from denoised.model.networks.low_rank import LoraLayer
 from denoised.model.networks.text_unet import TextUNet
 from denoised.model.networks.text_unet_config import TextUNetConfig

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoised.model.checkpoints.text_pipeline import read_text_pipeline
+from denoised.model.checkpoints.text_to_image.text_pipeline import read_text_pipeline
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.latent_model import CONTEXT
 from denoised.model.serving.loading import LoadedModel, load_for_serving

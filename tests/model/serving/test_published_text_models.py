@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from diffusers import DDIMScheduler
 
-from denoised.model.checkpoints.text_checks import check_image_size, check_networks
+from denoised.model.checkpoints.text_to_image.text_checks import check_image_size, check_networks
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.autoencoder_config import AutoencoderConfig
 from denoised.model.networks.text_encoder_config import TextEncoderConfig

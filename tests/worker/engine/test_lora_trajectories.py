@@ -10,7 +10,7 @@ import pytest
 
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import Lora, SamplingRequest
-from denoised.model.checkpoints.text_pipeline import read_text_pipeline
+from denoised.model.checkpoints.text_to_image.text_pipeline import read_text_pipeline
 from denoised.model.serving.loading import load_for_serving
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.engine.engine import Engine

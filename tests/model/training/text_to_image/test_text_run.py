@@ -98,7 +98,7 @@ def test_the_card_holds_defaults_credits_and_the_preview(run: Path) -> None:
     assert card["default"]["steps"] <= 25
     assert "25 drawings of 5 emoji, on 12 background colors" in card["data"]
     assert any("CC-BY-4.0" in line for line in card["credits"])
-    assert np.array(card["latent_preview"]).shape == (5, 3)
+    assert np.array(card["latent_rgb"]).shape == (5, 3)
     assert card["prompt_guide"]["parts"]["style"] == ["noto", "blob", "fluent", "flat", "twemoji"]
     assert card["training"]["images_seen"] == 32
 

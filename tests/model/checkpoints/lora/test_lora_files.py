@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from denoised.model.checkpoints import lora_files
-from denoised.model.checkpoints.lora import LoraTarget
-from denoised.model.checkpoints.lora_files import check_lora, list_loras, load_lora
+from denoised.model.checkpoints.lora import lora_files
+from denoised.model.checkpoints.lora.lora import LoraTarget
+from denoised.model.checkpoints.lora.lora_files import check_lora, list_loras, load_lora
 from denoised.model.errors import CheckpointError, PlanError
 from denoised.model.serving.lora_library import LoraLibrary, select_loras
 

@@ -14,7 +14,7 @@ from diffusers.loaders.lora_conversion_utils import (
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor, nn
 
-from denoised.model.checkpoints.lora import LoraTarget, read_lora
+from denoised.model.checkpoints.lora.lora import LoraTarget, read_lora
 from denoised.model.checkpoints.original_names import original_module_name
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.text_encoder import TextEncoder

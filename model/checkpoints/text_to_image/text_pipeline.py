@@ -25,10 +25,10 @@ from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, 
 from denoised.model.checkpoints.digest import pipeline_digest
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
 from denoised.model.checkpoints.noise_settings import NoiseSettings
-from denoised.model.checkpoints.pipelines import encoder_parts, pipeline_class, tokenizer_parts
-from denoised.model.checkpoints.prompt_guide import PromptGuide
-from denoised.model.checkpoints.text_checks import check_image_size, check_memory, check_networks
-from denoised.model.checkpoints.text_defaults import resolve_text_defaults
+from denoised.model.checkpoints.text_to_image.pipelines import encoder_parts, pipeline_class, tokenizer_parts
+from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
+from denoised.model.checkpoints.text_to_image.text_checks import check_image_size, check_memory, check_networks
+from denoised.model.checkpoints.text_to_image.text_defaults import resolve_text_defaults
 from denoised.model.checkpoints.weight_files import ENCODER, find_weights
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.noise import NoiseSchedule
@@ -82,7 +82,7 @@ class TextPipeline:
 
 
 def read_text_pipeline(folder: Path) -> TextPipeline:
-    """Read a pipeline whose parts `model.checkpoints.pipelines` has checked.
+    """Read a pipeline whose parts `model.checkpoints.text_to_image.pipelines` has checked.
 
     Raises:
         CheckpointError: for anything missing, not understood or contradictory; one line that names the file, the key

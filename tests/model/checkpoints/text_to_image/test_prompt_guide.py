@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, read_card_file
-from denoised.model.checkpoints.prompt_guide import PromptGuide
+from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 from denoised.model.errors import CheckpointError
 from denoised.model.training.emoji.captions import write_caption
 from denoised.model.training.text_to_image.text_outputs import GUIDE

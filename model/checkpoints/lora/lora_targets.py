@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from denoised.model.checkpoints.lora import LoraTarget
+from denoised.model.checkpoints.lora.lora import LoraTarget
 from denoised.model.checkpoints.original_names import original_module_name
 from denoised.model.networks.text_unet import TextUNet
 

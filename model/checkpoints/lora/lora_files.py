@@ -19,7 +19,7 @@ from torch import Tensor
 
 from denoised.model.checkpoints.bounded_files import check_regular
 from denoised.model.checkpoints.digest import DIGITS
-from denoised.model.checkpoints.lora import LoraTarget, read_lora
+from denoised.model.checkpoints.lora.lora import LoraTarget, read_lora
 from denoised.model.checkpoints.weight_files import find_shards
 from denoised.model.checkpoints.weights import FLOATS, StoredTensor, read_stored, stored_tensors
 from denoised.model.errors import CheckpointError, abbreviate

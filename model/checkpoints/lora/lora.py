@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoised.model.checkpoints.lora_names import LoraPart, parse_lora_name
+from denoised.model.checkpoints.lora.lora_names import LoraPart, parse_lora_name
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.low_rank import LoraLayer
 

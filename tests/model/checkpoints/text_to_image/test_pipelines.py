@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from denoised.model.checkpoints.pipelines import check_text_weights, is_text_pipeline, unused_parts
+from denoised.model.checkpoints.text_to_image.pipelines import check_text_weights, is_text_pipeline, unused_parts
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import ZOO, load_for_serving, load_model, load_text_model
