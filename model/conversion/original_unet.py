@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from denoised.model.checkpoints.original_names import original_module_name
+from denoised.model.checkpoints.text_to_image.text_checks import OTHER_INPUTS
 from denoised.model.conversion.single_file import UNET, Family, SingleFile
 from denoised.model.conversion.tensor_source import Sources, TensorSource
 from denoised.model.errors import CheckpointError
@@ -19,12 +20,6 @@ LATENT_CHANNELS = 4
 HEADS = 8  # of each attention, in Stable Diffusion 1
 HEAD_CHANNELS = 64  # of each head, in 2 and XL
 SIZE_FEATURES = 256  # sinusoids of each of SDXL's six sizes
-OTHER_INPUTS = {
-    5: "depth maps beside the latents",
-    7: "a small picture beside the latents, to enlarge it",
-    8: "a picture beside the latents, to edit it",
-    9: "a mask and a picture beside the latents, for inpainting",
-}
 
 
 @dataclass

@@ -16,10 +16,10 @@ from denoised.model.networks.text_unet_config import TextUNetConfig
 
 MAX_SIDE = 2048  # pixels of the model's own size
 OTHER_INPUTS = {
-    5: "depth maps beside the latents",
-    7: "a small picture beside the latents, to enlarge it",
-    8: "a picture beside the latents, to edit it",
-    9: "a mask and a picture beside the latents, for inpainting",
+    5: "depth maps next to the latents",
+    7: "a small picture next to the latents, to enlarge it",
+    8: "a picture next to the latents, to edit it",
+    9: "a mask and a picture next to the latents, for inpainting",
 }
 REFINER_SIZE_IDS = 5  # with an aesthetic score instead of the target size
 

@@ -18,6 +18,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from starlette.testclient import TestClient
 
+from denoised.app.admission.job_queue import MAX_FORECAST_AGE
 from denoised.app.admission.queue_snapshot import QueueSnapshot
 from denoised.app.http.schemas import JobObject
 from denoised.app.services import Services
@@ -173,9 +174,12 @@ def test_the_estimate_is_the_work_ahead_divided_by_the_measured_speed(
     api = make_client()
     jobs = [api.post("/generate", json={"steps": 100, "n": k + 1}).json() for k in range(3)]
     assert [job["queue_position"] for job in jobs] == [0, 1, 2]
-    assert [job["eta_seconds"] for job in jobs] == [100 / 50, 300 / 50, 600 / 50]
+    expected = [100 / 50, 300 / 50, 600 / 50]
+    assert [job["eta_seconds"] for job in jobs] == pytest.approx(expected, abs=MAX_FORECAST_AGE), "less the age"
     guided = api.post("/generate", json={"steps": 100, "label": 0, "guidance_scale": 2}).json()
-    assert guided["eta_seconds"] == 800 / 50, "guidance takes two evaluations a step"
+    assert guided["eta_seconds"] == pytest.approx(800 / 50, abs=MAX_FORECAST_AGE), (
+        "guidance takes two evaluations a step"
+    )
 
 
 def test_a_job_has_no_eta_without_measurements(api: TestClient) -> None:

@@ -249,7 +249,7 @@ REFUSALS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
         name.removeprefix(VAE): tensor for name, tensor in tensors.items() if name.startswith(VAE)
     },
     "is a low-rank adapter": lambda tensors: {"lora_unet_down_blocks_0.lora_up.weight": tensors["betas"]},
-    "a mask and a picture beside the latents, for inpainting": changed(
+    "a mask and a picture next to the latents, for inpainting": changed(
         f"{UNET}input_blocks.0.0.weight", torch.zeros(64, 9, 3, 3)
     ),
     "lacks 'model.diffusion_model.out.0.weight'": without(f"{UNET}out.0.weight"),

@@ -39,9 +39,13 @@ LINEAR = NoiseSchedule.from_name("linear")
 
 
 def test_diffusers_computes_its_noise_tables_in_float32() -> None:
-    """mathematics.md, trap 19: ᾱ is off by 3.6e-7 of itself, but 1 − ᾱ by 1.66e-4."""
+    """mathematics.md, trap 19: ᾱ is off by some 1e-7 of itself, but 1 − ᾱ by 1.66e-4.
+
+    How the errors of a product of T factors add up depends on the order in which a processor multiplies: they are
+    between a rounding (2⁻²⁴) and T of them. The largest error of 1 − ᾱ is that of the first factor alone.
+    """
     alpha_bar = DDIMScheduler().alphas_cumprod.double().numpy()
-    assert np.abs(alpha_bar / LINEAR.alpha**2 - 1).max() == pytest.approx(3.6e-7, rel=0.05)
+    assert 2**-24 < np.abs(alpha_bar / LINEAR.alpha**2 - 1).max() < len(alpha_bar) * 2**-24
     assert np.abs((1 - alpha_bar) / LINEAR.sigma**2 - 1).max() == pytest.approx(1.66e-4, rel=0.01)
 
 

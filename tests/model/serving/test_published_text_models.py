@@ -31,13 +31,13 @@ AUTOENCODER = AutoencoderConfig(block_out_channels=(128, 256, 512, 512), sample_
 # Pixels along each side, or a part of the refusal.
 OUTCOMES: dict[str, int | str] = {
     "sd 1": 512,
-    "sd 1 inpainting": "takes a mask and a picture beside the latents, for inpainting",
-    "instruct-pix2pix": "takes a picture beside the latents, to edit it",
+    "sd 1 inpainting": "takes a mask and a picture next to the latents, for inpainting",
+    "instruct-pix2pix": "takes a picture next to the latents, to edit it",
     "sd 2.1 base": 512,
     "sd 2.1 at 768": 768,
-    "sd 2 depth": "takes depth maps beside the latents",
+    "sd 2 depth": "takes depth maps next to the latents",
     "sd turbo": 512,
-    "x4 upscaler": "takes a small picture beside the latents, to enlarge it",
+    "x4 upscaler": "takes a small picture next to the latents, to enlarge it",
     "sdxl base": 1024,
     "sdxl refiner": "this is the refiner of Stable Diffusion XL",
     "sdxl turbo": 512,

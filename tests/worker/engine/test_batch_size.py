@@ -12,6 +12,8 @@ from torch import Tensor
 from denoised.model.diffusion.predictions import Estimate
 from denoised.worker.engine.batch_size import CPU_SIZES, USUAL, Pace, choose_max_batch, measure
 
+ENOUGH = 120.0  # seconds to measure every size, on a busy machine too
+
 
 def work(seconds: float) -> None:
     """Keep this thread busy."""
@@ -60,7 +62,7 @@ def test_a_network_is_measured_as_the_engine_drives_it(
             estimate: Estimate = super().denoise(x, *level)
             return estimate
 
-    found = measure(Timed(), seconds=5.0)
+    found = measure(Timed(), seconds=ENOUGH)
     assert [pace.images for pace in found] == list(CPU_SIZES)
     assert all(pace.seconds >= a_turn + an_image * pace.images for pace in found)
     assert choose_max_batch(found) in max_batch
@@ -78,8 +80,8 @@ def test_it_is_the_usual_batch_if_turns_are_short_since_a_turn_costs_more_than_t
 def test_measuring_ends_when_its_time_is_over(fake_model: Any) -> None:
     """Even if the time is lost to something else: this network sleeps."""
     started = time.monotonic()
-    found = measure(fake_model(seconds=0.05), seconds=0.3)
-    assert time.monotonic() - started < 1.0
+    found = measure(fake_model(seconds=0.5), seconds=1.0)
+    assert time.monotonic() - started < 9.0, "three turns of all six sizes take as long"
     assert 1 <= len(found) < len(CPU_SIZES)
 
 
@@ -104,7 +106,7 @@ def test_a_size_too_large_for_the_device_counts_as_no_gain(fake_model: Any) -> N
             estimate: Estimate = super().denoise(x, *level)
             return estimate
 
-    found = measure(Small(), seconds=5.0)
+    found = measure(Small(), seconds=ENOUGH)
     assert [(pace.images, math.isfinite(pace.seconds)) for pace in found] == [
         (1, True),
         (2, True),
