@@ -14,6 +14,7 @@ import typer
 from denoised.app.launch.cli import cli as server
 from denoised.cli.main import cli as client
 from denoised.model.__main__ import app as model
+from denoised.model.conversion.__main__ import cli as conversion
 from denoised.worker.__main__ import cli as worker
 
 FOLDERS = ("denoised/client", "denoised/cli", "app", "jobs", "worker", "model")
@@ -25,7 +26,7 @@ VARIABLE = re.compile(r"DENOISED_[A-Z_]*[A-Z]")
 
 def commands() -> Iterator[click.Command]:
     """Every command of every program."""
-    for program in (server, client, model, worker):
+    for program in (server, client, model, conversion, worker):
         top = typer.main.get_command(program)
         yield top
         yield from getattr(top, "commands", {}).values()

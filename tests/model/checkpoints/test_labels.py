@@ -75,6 +75,13 @@ def test_typed_digits_are_a_name_before_they_are_an_index(labels: list[str], tex
     assert class_index_of_text(text, labels) == index
 
 
+@given(text=st.text(st.sampled_from("0123456789²٣ \t\x1c\x1d\x85\u00a0\u2003-+."), max_size=12))
+def test_typed_text_is_an_index_or_nothing_whatever_spaces_are_around_it(text: str) -> None:
+    digits = text.strip()
+    is_index = digits.isascii() and digits.isdecimal() and len(digits) < 10 and int(digits) < 3
+    assert class_index_of_text(text, ["cat", "dog", "bird"]) == (int(digits) if is_index else None)
+
+
 @given(labels=st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=12))
 def test_every_label_of_an_accepted_card_names_its_own_class(labels: list[str]) -> None:
     """In the form of the card, in either normalization of Unicode, and with spaces around it."""
