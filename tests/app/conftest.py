@@ -155,6 +155,16 @@ def fake_worker(client: redis.Redis) -> FakeWorker:
     return FakeWorker(client)
 
 
+@pytest.fixture(autouse=True)
+def long_redis_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a request wait for Redis longer than a busy machine makes it wait.
+
+    `tests/faults/test_redis_outage.py` checks the real timeouts, on real processes.
+    """
+    monkeypatch.setattr("denoised.app.http.middleware.request_context.REDIS_SECONDS", 30.0)
+    monkeypatch.setattr("denoised.app.services.COMMAND_SECONDS", 30.0)
+
+
 @pytest.fixture
 def make_client(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., TestClient]]:
     """`make_client(keys=…, **settings)`: a client of a new app; it sends the first of the keys."""
@@ -164,8 +174,7 @@ def make_client(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., 
             app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.from_keys(keys), **settings))
             headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
             browser = TestClient(app, base_url="http://127.0.0.1:8000", headers=headers)
-            services: Services = app.state.services
-            stack.callback(services.store.client.close)
+            stack.callback(app.state.services.store.client.close)
             return stack.enter_context(browser)
 
         yield make_client

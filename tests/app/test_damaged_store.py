@@ -117,7 +117,8 @@ def test_a_damaged_worker_report_or_a_field_of_one_costs_itself(
         fake_worker.client.set(keys.worker("bad"), text)
         api.app.state.services.catalog._fleet.__dict__["read_at"] = float("-inf")  # type: ignore[attr-defined]
         check_routes(api, "0")
-        assert api.post("/generate", json={}).status_code == 202, text[:100]
+        answer = api.post("/generate", json={})
+        assert answer.status_code == 202, (text[:100], answer.text)
 
 
 def as_json(value: bytes) -> Any:
