@@ -73,7 +73,8 @@ class HttpProtocol(H11Protocol):
             data = data.lstrip(b"\r\n")  # empty lines before a request (RFC 9112, 2.2)
         if data:
             super().data_received(data)
-        self._update_deadline()
+        if self.transport.get_protocol() is self:  # not a WebSocket by now
+            self._update_deadline()
 
     def shutdown(self) -> None:
         """End the connection when the server stops: at once unless a complete request is being answered."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import websockets.sync.client
 
 from denoised.app.http.transport import connection_limits, http_protocol
 from denoised.app.http.transport.connection_limits import RESERVED_FOR_HEALTH, ConnectionLimit
@@ -147,6 +148,17 @@ def test_pipelined_requests_of_a_half_closed_client_are_all_answered(url: str) -
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEADER_SECONDS", 0.5)
     monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_websocket_may_last_longer_than_a_request_may_arrive(url: str, fake_worker: Any) -> None:
+    """The time limit of the handshake's request ends with the handshake."""
+    job_id = fake_worker.create()
+    with websockets.sync.client.connect(f"ws{url.removeprefix('http')}/jobs/{job_id}/events", proxy=None) as events:
+        assert json.loads(events.recv())["type"] == "queued"
+        time.sleep(1.5)
+        fake_worker.finish(job_id, fake_worker.start(job_id))
+        assert [json.loads(event)["type"] for event in events][-1] == "succeeded"
 
 
 @pytest.mark.parametrize("sent", [b"G", b"GET /healthz HTTP/1.1\r\n", POST.encode()])
