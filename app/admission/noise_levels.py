@@ -64,7 +64,7 @@ def _bound_errors(given: Mapping[str, Any], card: ModelCard) -> Errors:
     if bounds and spacing in (None, UNBOUNDED):
         bounded = [name for name in card.spacings if name not in (*TIMESTEP_SPACINGS, UNBOUNDED)]
         for name, value in bounds.items():
-            yield name, f"{value:g} needs a spacing with bounds (those: {join_names(bounded)})"
+            yield name, f"{value:g} needs a spacing with bounds (one of: {join_names(bounded)})"
         return
     for name, value in bounds.items():
         yield from ((name, message) for message in _outside(value, card.grid))

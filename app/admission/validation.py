@@ -127,7 +127,7 @@ def _label_errors(given: RequestFields, card: ModelCard) -> Errors:
             return
         limit = f"0 … {len(card.labels) - 1}, or one of: {join_names(card.labels)}"
         null = "; null = unconditional" if card.unconditional else ""
-        yield "label", f"{format_value(label)} is no class of {card.name} (allowed: {limit}{null})"
+        yield "label", f"{format_value(label)} is not a class of {card.name} (allowed: {limit}{null})"
 
 
 def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
@@ -188,7 +188,7 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     if n > card.max_images:
         yield "n", f"{n} is over {card.max_images}, the most images of one job"
     if (skip := values["clip_skip"]) > card.max_clip_skip and "clip_skip" in card.inputs:
-        yield "clip_skip", f"{skip} is over {card.max_clip_skip}, the most layers that {card.name} can do without"
+        yield "clip_skip", f"{skip} is over {card.max_clip_skip}, the most layers that can be skipped in {card.name}"
     if every > steps:
         yield "preview_every", f"{every} is over {steps}, the number of steps"
     largest = MAX_SEED - (n - 1)

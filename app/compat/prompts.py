@@ -47,7 +47,8 @@ def label_of(prompt: str, card: ModelCard) -> int | None:
     if len(found) == 1:
         return found[0]
     problem = f"names several classes ({join_names([card.labels[k] for k in found])})" if found else "names no class"
-    raise _refusal(f"{format_value(prompt)} {problem}:", card, "requires one")
+    requirement = "requires one, or a blank prompt" if card.unconditional else "requires one"
+    raise _refusal(f"{format_value(prompt)} {problem}:", card, requirement)
 
 
 def find_labels(prompt: str, labels: Sequence[str]) -> list[int]:

@@ -26,7 +26,9 @@ def print_findings(findings: Iterable[Finding], as_json: bool) -> int:
         print_json({"ok": not problems, "findings": [asdict(finding) for finding in reported]})
     else:
         warnings = sum(finding.state == "warning" for finding in reported)
-        stdout().print(f"{problems} problems, {warnings} warnings", style="bold" if problems else "")
+        stdout().print(
+            f"{_count(problems, 'problem')}, {_count(warnings, 'warning')}", style="bold" if problems else ""
+        )
     return FAILED if problems else 0
 
 
@@ -37,3 +39,7 @@ def _print_finding(finding: Finding) -> None:
     console.print(text, soft_wrap=not can_redraw(console))
     if finding.advice:
         console.print(Text(f"{'':9}→ {printable(finding.advice)}"), soft_wrap=not can_redraw(console))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -41,9 +41,11 @@ def generate(
     image; with --watch also one line per event before it.
     """
     with open_client("generate", url, key) as client:
-        from denoised.cli.generate import GenerateOptions, fields_from, generate_to_folder
+        from denoised.cli.generate import GenerateOptions, check_text, fields_from, generate_to_folder
 
-        generate_to_folder(client, GenerateOptions(fields_from(given), out, watch, as_json, text))
+        fields = fields_from(given)
+        check_text(text, fields)
+        generate_to_folder(client, GenerateOptions(fields, out, watch, as_json, text))
 
 
 @cli.command(rich_help_panel=PANEL)

@@ -65,17 +65,28 @@ def fields_from(given: Mapping[str, Any]) -> RequestFields:
     return cast(RequestFields, fields)
 
 
+def check_text(text: str | None, fields: RequestFields) -> None:
+    """Refuse a text together with the option that says the same.
+
+    Raises:
+        typer.BadParameter: naming the option.
+    """
+    for name in ("prompt", "label"):
+        if text is not None and name in fields:
+            raise typer.BadParameter(f"give either TEXT or --{name}, not both")
+
+
 def _numbers(name: str, text: str) -> list[float]:
     """The numbers in a text with commas."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        message = f"{text!r:.80} is no list of numbers with commas (example: 14.6,2.5,0.4)"
+        message = f"{text!r:.80} is not a comma-separated list of numbers"
         raise typer.BadParameter(message, param_hint=f"--{name.replace('_', '-')}") from None
 
 
 def parse_lora(text: str) -> LoraFields:
-    """The adapter in `NAME` or `NAME:WEIGHT`; what follows a colon is part of the name if it is no number."""
+    """The adapter in `NAME` or `NAME:WEIGHT`; what follows a colon is part of the name unless it is a number."""
     name, colon, weight = text.rpartition(":")
     return {"name": name, "weight": float(weight)} if colon and WEIGHT.fullmatch(weight) else {"name": text}
 

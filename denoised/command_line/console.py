@@ -26,14 +26,14 @@ def stdout() -> Console:
     """The console for results. Rich honours NO_COLOR, TERM=dumb and COLUMNS, and detects a terminal."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, emoji=False)
 
 
 def stderr() -> Console:
     """The console for everything else."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def can_redraw(console: Console) -> bool:

@@ -129,7 +129,7 @@ def _describe(names: Iterable[str]) -> str:
         r"control_model\.": "is a ControlNet",
         r"joint_blocks\.": "is a Stable Diffusion 3 model",
         r"double_blocks\.": "is a flow-matching transformer",
-        r"down_blocks\.": "holds a U-Net with diffusers' names, which belongs into a folder with its config",
+        r"down_blocks\.": "holds a U-Net with diffusers' names, which belongs in a folder with its config",
         r"^encoder\.down\.": "is an autoencoder alone",
     }
     listed = list(names)

@@ -16,7 +16,7 @@ DESCRIPTIONS = {
     "lms": "A linear solver that remembers four steps. Exact with many steps, unstable with few.",
     "plms": "The sampler of the first Stable Diffusion models. 50 steps and one more evaluation.",
     "unipc": "Predicts and corrects with one evaluation per step. Good with 8 to 20 steps.",
-    "unipc_3": "UniPC of one order more. Good with 6 to 20 steps.",
+    "unipc_3": "Third-order UniPC. Good with 6 to 20 steps.",
     "langevin": "Follows the score with small noisy moves. For studies; needs a hundred steps and more.",
     "pc": "Predictor and corrector of score models, at two evaluations per step. Needs many steps.",
     "lcm": "For latent consistency models and their adapters only, in 1 to 8 steps.",

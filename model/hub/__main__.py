@@ -21,7 +21,9 @@ def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="models, as OWNER/NAME or OWNER/NAME@REVISION")],
     precision: Annotated[
         Literal["float32", "tf32", "float16", "bfloat16"],
-        option("--precision", help="precision that you serve in: for the last two, weights of half the size if any"),
+        option(
+            "--precision", help="precision to serve in; bfloat16 and float16 download half-size weights, if any exist"
+        ),
     ] = "float32",
     if_missing: Annotated[
         bool, option("--if-missing", help="use what is in the cache, without asking for a newer commit")
@@ -43,7 +45,7 @@ def pull(
 def _parse(text: str) -> HubName:
     name = HubName.parse(text)
     if name is None:
-        raise HubError(f"{text!r} is no name of a model: write OWNER/NAME or OWNER/NAME@REVISION")
+        raise HubError(f"{text!r} is not a model name: write OWNER/NAME or OWNER/NAME@REVISION")
     return name
 
 

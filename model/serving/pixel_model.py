@@ -140,7 +140,7 @@ class PixelModel:
         if request.label is None and not self.card.unconditional:
             raise PlanError(f"label = null: {self.card.name} was trained with labels alone, so it needs one")
         if request.label is not None and not 0 <= request.label < classes:
-            raise PlanError(f"label = {request.label} is no class of {self.card.name} ({classes} classes from 0)")
+            raise PlanError(f"label = {request.label} is not a class of {self.card.name} ({classes} classes from 0)")
         return classes if request.label is None else request.label
 
     def _labels(self, conditioning: Conditioning) -> Tensor | None:
@@ -163,7 +163,7 @@ class PixelModel:
             several = self.card.matching_labels(label) if isinstance(label, str) else []
             if several:
                 raise PlanError(f"label = {label!r} is ambiguous (allowed: an exact name: {', '.join(several)})")
-            raise PlanError(f"label = {label!r} is no class of this model ({len(self.card.labels)} classes from 0)")
+            raise PlanError(f"label = {label!r} is not a class of this model ({len(self.card.labels)} classes from 0)")
         return index
 
     def _level(self, t: Tensor | float, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -182,6 +182,18 @@ def test_a_text_is_the_prompt_of_a_model_that_takes_one_and_else_the_label() -> 
     assert resolve_text({"model": "gone"}, "a goat", [shoes]) == {"model": "gone", "label": "a goat"}
 
 
+@pytest.mark.parametrize("option", ["--label", "--prompt"])
+def test_generate_takes_a_text_or_the_option_that_says_the_same(run: Run, option: str, tmp_path: Path) -> None:
+    outcome = run("generate", "bag", option, "dress", "--out", tmp_path)
+    assert outcome.exit_code == 2
+    assert f"give either TEXT or {option}, not both" in outcome.stderr
+
+
+def test_what_an_error_quotes_is_printed_as_it_is(run: Run, tmp_path: Path) -> None:
+    outcome = run("generate", "--label", "a:b:[red]c", "--out", tmp_path)
+    assert "a:b:[red]c" in one_line(outcome)
+
+
 def test_generate_sends_its_text_as_the_model_takes_it(
     run: Run, fake_worker: Any, card_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +203,7 @@ def test_generate_sends_its_text_as_the_model_takes_it(
     assert one_line(outcome).count(":") < 4, "the number of images alone is refused"
     assert "99" in one_line(outcome)
     outcome = run("generate", "a goat", "--out", tmp_path)
-    assert '"a goat" is no class of shoes' in one_line(outcome)
+    assert '"a goat" is not a class of shoes' in one_line(outcome)
 
 
 def test_generate_sends_the_class_named_2_for_label_2(
@@ -202,7 +214,7 @@ def test_generate_sends_the_class_named_2_for_label_2(
     outcome = run("generate", "--model", "numbers", "--label", "2", "-n", 99, "--out", tmp_path)
     assert "label" not in one_line(outcome), "the class exists; the number of images alone is refused"
     outcome = run("generate", "--model", "numbers", "--label", "3", "--out", tmp_path)
-    assert "3 is no class of numbers" in one_line(outcome)
+    assert "3 is not a class of numbers" in one_line(outcome)
 
 
 REFUSED = [

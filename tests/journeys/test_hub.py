@@ -58,7 +58,7 @@ def test_pull_prints_the_folder_and_reports_on_stderr(hub: HubServer, environmen
 def test_pull_refuses_in_one_line(hub: HubServer, environment: dict[str, str]) -> None:
     expected = {
         "owner/none": f"there is no model owner/none on {hub.url} (a private one needs HF_TOKEN)",
-        "models/a/b": "'models/a/b' is no name of a model: write OWNER/NAME or OWNER/NAME@REVISION",
+        "models/a/b": "'models/a/b' is not a model name: write OWNER/NAME or OWNER/NAME@REVISION",
     }
     for name, message in expected.items():
         done = run(environment, "pull", name)

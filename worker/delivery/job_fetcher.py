@@ -271,7 +271,7 @@ def _for_model(record: JobRecord, card: ModelCard) -> JobRecord:
         return record
     index = card.class_index(name)
     if index is None:
-        raise PlanError(f"label = {name!r} is no class of {card.name}, which has changed since the job was accepted")
+        raise PlanError(f"label = {name!r} is not a class of {card.name}, which has changed since the job was accepted")
     return replace(record, request=replace(record.request, label=index))
 
 

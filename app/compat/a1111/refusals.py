@@ -17,7 +17,7 @@ Errors = Iterator[tuple[str, str]]
 # Fields that turn something on, what that is, and their values without effect besides null, false, 0, "" and [].
 UNSERVED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "enable_hr": ("the second pass at a higher resolution (hires fix)", ()),
-    "styles": ("the server's prompt styles", ()),
+    "styles": ("a prompt style of the server", ()),
     "subseed_strength": ("variation seeds", ()),
     "seed_resize_from_w": ("noise of another size", (-1,)),
     "seed_resize_from_h": ("noise of another size", (-1,)),
@@ -66,7 +66,7 @@ WITHOUT_EFFECT = frozenset(
 # The syntax of prompts that changes what is sampled. Emphasis, "(word:1.2)", is not among it.
 SYNTAX = (
     (re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>"), "an adapter (allowed: <lora:NAME:WEIGHT> in the prompt)"),
-    (re.compile(r"\bAND\b"), "AND, which composes prompts (allowed: and)"),
+    (re.compile(r"\bAND\b"), 'composing prompts with AND (write "and")'),
     (re.compile(r"\[[^\[\]|]*\|[^\[\]]*\]"), "alternating words"),
     (re.compile(r"\[[^\[\]:]*:(?:[^\[\]:]*:)?\s*[0-9.]+\s*\]"), "prompt editing"),
 )

@@ -72,7 +72,7 @@ def img2img() -> Response:
     raise NotFound("img2img is not served (served: txt2img)")
 
 
-@router.get("/progress", response_model=ProgressResponse, summary="Progress of your job of this API")
+@router.get("/progress", response_model=ProgressResponse, summary="Progress of your job")
 def get_progress(
     services: Serving,
     owner: Owner,

@@ -66,8 +66,13 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         *enabled_scripts(body.alwayson_scripts or {}),
         *_option_errors(settings, card),
     ]
-    tagged = read_tags(body.prompt) if card.prompts else TaggedPrompt(body.prompt, [], [])
-    errors += [*tagged.errors, *_prompt_errors(body, tagged.text, card), *_count_errors(body, card)]
+    tagged = read_tags(body.prompt)
+    errors += [
+        *tagged.errors,
+        *_adapter_errors(tagged, card),
+        *_prompt_errors(body, tagged.text, card),
+        *_count_errors(body, card),
+    ]
     sampler, schedule = _sampler(body, card, errors)
     width, height = _size(body, card, errors)
     errors += _eta_errors(body, sampler, card)
@@ -75,7 +80,7 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
     guided = bool(tagged.text.strip() or body.negative_prompt)
     fields: RequestFields = {
         "model": card.name,
-        "label": None if card.prompts else label_of(body.prompt, card),
+        "label": None if card.prompts else label_of(tagged.text, card),
         "prompt": tagged.text if card.prompts else None,
         "loras": None if body.extra.get("disable_extra_networks") else tagged.loras or None,
         "negative_prompt": body.negative_prompt or None,
@@ -94,6 +99,11 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         "preview_every": PREVIEW_EVERY if (body.steps or card.default.steps) > PREVIEW_EVERY else 0,
     }
     return {**fields, **schedule.fields} if schedule is not None else fields  # type: ignore[typeddict-item]
+
+
+def _adapter_errors(tagged: TaggedPrompt, card: ModelCard) -> Errors:
+    if tagged.loras and not card.prompts:  # a model of prompts lists its adapters in its own refusal
+        yield "prompt", f"names the adapter {format_value(tagged.loras[0]['name'])}, but {card.name} takes no adapters"
 
 
 def _has_emphasis(body: Txt2ImgRequest) -> bool | None:

@@ -116,8 +116,17 @@ def _submit(services: Services, body: ImagesRequest, owner: str, key: str | None
         card = choose_card(body.model, fleet.cards, fleet.known)
     except InvalidRequest as error:
         raise _model_not_found(error.detail) from error
-    record, _ = submit(services, translate(body, card), owner, key)
+    try:
+        record, _ = submit(services, translate(body, card), owner, key)
+    except InvalidRequest as error:
+        raise _of_size(error) from error
     return record
+
+
+def _of_size(error: InvalidRequest) -> InvalidRequest:
+    """An error of width or height, which are one field here."""
+    errors = [(each["field"], each["message"]) for each in error.extra["errors"]]
+    return InvalidRequest([("size" if field in ("width", "height") else field, text) for field, text in errors])
 
 
 def translate(body: ImagesRequest, card: ModelCard) -> RequestFields:
@@ -155,7 +164,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def _errors(body: ImagesRequest, card: ModelCard) -> Iterator[tuple[str, str]]:
     size = f"{card.width}x{card.height}"
     if body.size not in (None, "auto", size) and not (card.size_multiple and _size(body.size)):
-        multiples = f", and others of multiples of {card.size_multiple}" if card.size_multiple else ""
+        multiples = f", or other multiples of {card.size_multiple}" if card.size_multiple else ""
         yield "size", f"{format_value(body.size)} is not a size of {card.name} (allowed: auto, {size}{multiples})"
     if card.prompts and len(body.prompt) > MAX_PROMPT:
         yield "prompt", f"{len(body.prompt)} characters were given (allowed: {MAX_PROMPT})"

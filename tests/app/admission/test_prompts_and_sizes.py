@@ -94,7 +94,7 @@ def test_a_stored_request_keeps_prompt_and_size(card: ModelCard) -> None:
         ({"width": 40}, "width", "40 is not a size of painter (allowed: multiples of 16)"),
         ({"height": 8}, "height", "8 is not a size of painter (allowed: multiples of 16)"),
         ({"width": 80, "height": 64}, "width", "80×64 has 5120 pixels, too many for painter"),
-        ({"clip_skip": 3}, "clip_skip", "3 is over 2, the most layers that painter can do without"),
+        ({"clip_skip": 3}, "clip_skip", "3 is over 2, the most layers that can be skipped in painter"),
         ({"height": 80}, "height", "64×80 has 5120 pixels, too many for painter (allowed: width·height up to 4096)"),
     ],
 )
@@ -182,7 +182,7 @@ def test_the_openai_route_passes_prompt_and_size_on(card: ModelCard) -> None:
 
 
 def test_the_openai_route_refuses_other_sizes_and_too_long_prompts(card: ModelCard) -> None:
-    with pytest.raises(InvalidRequest, match=re.escape("allowed: auto, 64x32, and others of multiples of 16")):
+    with pytest.raises(InvalidRequest, match=re.escape("allowed: auto, 64x32, or other multiples of 16")):
         openai(card, size="large")
     with pytest.raises(InvalidRequest, match=f"allowed: {MAX_PROMPT}"):
         openai(card, prompt="x" * (MAX_PROMPT + 1))

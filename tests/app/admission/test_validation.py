@@ -168,7 +168,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("spacing", {"spacing": "edm"}, "not offered by shoes (offered: leading, trailing, linspace, karras, beta"),
     ("karras", {"sampler": "heun", "spacing": "beta", "karras": True}, 'contradicts spacing = "beta"'),
     ("karras", {"spacing": "karras", "karras": False}, 'contradicts spacing = "karras" (allowed: leading'),
-    ("sigma_min", {"sigma_min": 0.1}, "0.1 needs a spacing with bounds (those: karras, beta)"),
+    ("sigma_min", {"sigma_min": 0.1}, "0.1 needs a spacing with bounds (one of: karras, beta)"),
     ("sigma_max", {"spacing": "sgm_uniform", "sigma_max": 10}, "10 needs a spacing with bounds"),
     ("sigma_max", {"spacing": "beta", "sigma_max": 200}, "200 is outside the model's noise levels"),
     ("sigma_min", {"spacing": "beta", "sigma_min": 5, "sigma_max": 2}, "5 is not below sigma_max = 2"),
@@ -252,7 +252,7 @@ def test_an_exact_label_wins(labels: list[str], label: str | int, index: int, ca
 def test_an_ambiguous_label_and_an_index_in_quotes_are_refused(card_of: Card) -> None:
     message = '"DOG" is ambiguous (allowed: an exact name: Dog, dog)'
     assert refused({"label": "DOG"}, card_of(labels=["Dog", "dog"])) == {"label": message}
-    assert "is no class of shoes" in refused({"label": "0"}, card_of())["label"]
+    assert "is not a class of shoes" in refused({"label": "0"}, card_of())["label"]
 
 
 def test_null_is_offered_only_by_a_model_that_takes_it(card_of: Card) -> None:

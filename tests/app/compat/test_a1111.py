@@ -622,3 +622,8 @@ def test_progress_and_interrupt_reach_the_callers_jobs_of_this_api_alone(
     assert "was canceled" in error(answers[0], 409)["detail"]
     assert api.get(f"/jobs/{other}").json()["status"] == "queued"
     assert api.get("/sdapi/v1/progress").json()["state"]["job_count"] == 0
+
+
+def test_an_adapter_for_a_model_of_labels_is_refused_by_its_name(api: TestClient) -> None:
+    (item,) = error(api.post(TXT2IMG, json={"prompt": "dog <lora:oil:1>"}), 422)["detail"]
+    assert item["msg"].endswith('names the adapter "oil", but shoes takes no adapters')

@@ -19,7 +19,7 @@ from denoised.model.serving.loading import load_model
 CONFIG, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 MIB = 1024**2
-SECONDS = 2.0
+SECONDS = 2.0  # of this process, whatever else the machine does
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def refusal(folder: Callable[..., Path]) -> Callable[..., str]:
     def refusal(change: Callable[[Path], object]) -> str:
         root = folder()
         change(root)
-        started, memory = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        started, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(CheckpointError) as caught:
             load_model(root)
         message = str(caught.value)
-        assert time.perf_counter() - started < SECONDS
+        assert time.process_time() - started < SECONDS
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 100 * 1024  # KiB on Linux
         assert "\n" not in message
         assert len(message) < 1000

@@ -188,5 +188,5 @@ def test_an_index_beyond_the_classes_is_refused_by_the_model_too(folder: Callabl
     """A job that was queued for other classes under the same name."""
     model = load_model(folder())
     for index in (-1, 3, 4):
-        with pytest.raises(PlanError, match=rf"label = {index} is no class of boots \(3 classes from 0\)"):
+        with pytest.raises(PlanError, match=rf"label = {index} is not a class of boots \(3 classes from 0\)"):
             model.encode([ConditioningRequest(label=index)])

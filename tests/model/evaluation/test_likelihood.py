@@ -221,7 +221,7 @@ def test_a_score_at_an_invalid_timestep_or_class_is_refused(folder: Folder) -> N
         with pytest.raises(PlanError, match=r"t = .* is outside 0 … 999"):
             model.score(x, t)
     for label in (3, -1, "boot"):
-        with pytest.raises(PlanError, match=f"label = {label!r} is no class of this model"):
+        with pytest.raises(PlanError, match=f"label = {label!r} is not a class of this model"):
             model.score(x, 5, label)
     with pytest.raises(PlanError, match=r"x of shape \(1, 8, 8\) is not \(B, C, H, W\)"):
         model.score(x[0], 5)

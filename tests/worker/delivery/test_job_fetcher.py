@@ -334,5 +334,5 @@ def test_a_label_keeps_its_name_when_the_model_has_changed(
     assert found["carrot"].trajectories[0].conditioning["label"].tolist() == [0]
     ((ended, error),) = fake_store.ended
     assert ended == "daikon"
-    assert "label = 'daikon' is no class of m, which has changed since the job was accepted" in str(error)
+    assert "label = 'daikon' is not a class of m, which has changed since the job was accepted" in str(error)
     assert caplog.text.count("the model has changed since the job was accepted") == 4
