@@ -98,6 +98,7 @@ def test_the_peers_images_in_bfloat16_differ_by_less_than_a_gray_level_on_averag
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # Inductor imports what torch deprecates
 def test_a_compiled_network_is_exact_at_every_batch_size_and_compiles_only_its_own_sizes() -> None:
     network = Network(ZOO / "fashion-mnist", NetworkOptions())
     with torch.no_grad():

@@ -184,6 +184,7 @@ def test_prometheus_scrapes_a_service_and_answers_the_queries_of_the_dashboard(
 
 def _answers(client: httpx.Client) -> bool:
     try:
-        return bool(client.get("/query", params={"query": "denoised_redis_up"}).json()["data"]["result"])
+        answer = client.get("/query", params={"query": "denoised_redis_up"})
+        return answer.is_success and bool(answer.json()["data"]["result"])  # 503 while it starts
     except httpx.TransportError:
         return False

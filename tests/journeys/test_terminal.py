@@ -255,4 +255,4 @@ def test_the_doctor_finds_no_problem_with_a_running_service(service: Any) -> Non
         "model digits",
     ):
         assert found[check]["state"] == "ok", found[check]
-    assert re.search(r"denoised \d+\.\d+\.\d+ answers", found["port"]["message"])
+    assert re.search(r"denoised \d+\.\d+\.\d+ is running", found["port"]["message"])

@@ -423,7 +423,7 @@ def test_five_hundred_listeners_that_stand_still_cost_little_memory(
     with ExitStack() as stack:
         for k in range(500):
             stack.enter_context(stuck_listener(url, jobs[k % len(jobs)]))
-        until(lambda: listeners(url) == 500, 60.0)
+        until(lambda: listeners(url) == 500, 180.0)
         time.sleep(3.0)
         used = resident() - before
     print(json.dumps({"mib": round(used, 1)}))  # noqa: T201
