@@ -24,7 +24,7 @@ class OriginalModel:
     """The arguments of the original constructors.
 
     channels, mult, res_blocks: of the U-Net; depth: transformer layers at each level, 0 for none; context: channels of
-    the text; linear: linear projections in the transformers; added: channels of the vector beside the time, for SDXL.
+    the text; linear: linear projections in the transformers; added: channels of the vector next to the time, for SDXL.
     vae: channels, multipliers and residual blocks of the autoencoder.
     clip, open_clip: (width, layers, vocabulary) of the text encoders; None: the model has none.
     projected: whether OpenCLIP's is the second of two.

@@ -42,7 +42,7 @@ def modules(repository: Path, package: str) -> dict[str, Path]:
     for path in sorted((repository / package).rglob("*.py")):
         parts = path.relative_to(repository).with_suffix("").parts
         if package == "denoised" and parts[1] in ALLOWED:
-            continue  # links to the folders beside it
+            continue  # links to the folders next to it
         found[".".join(part for part in parts if part != "__init__")] = path
     return found
 

@@ -58,7 +58,7 @@ UNET: dict[str, Any] = {
     "attention_head_dim": 4,
     "cross_attention_dim": 32,
 }
-# SDXL's, shrunken: two encoders of 32 and 24 channels, and a pooled vector of 20 beside six size ids.
+# SDXL's, shrunken: two encoders of 32 and 24 channels, and a pooled vector of 20 next to six size ids.
 XL_UNET: dict[str, Any] = {
     **UNET,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA) beside the layers of a network, for each row of a batch its own.
+"""Low-rank adapters (LoRA) next to the layers of a network, for each row of a batch its own.
 
 A layer y = W·x gets y_i += w·(alpha/rank)·B·A·x_i for those rows i whose request names the adapter (Hu et al. 2021,
 arXiv:2106.09685, equation 3); the other rows keep their bits. The weights of the network are never changed, so that
@@ -21,7 +21,7 @@ from denoised.model.networks.low_rank import LoraLayer, LowRankBranch
 RowLoras = Mapping[str, float]
 """The adapters of one row: weights by name."""
 
-MAX_ATTACHED = 16  # adapters beside one network; the one that was used longest ago makes room
+MAX_ATTACHED = 16  # adapters next to one network; the one that was used longest ago makes room
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,13 @@ class AdaptedNetwork:
         self._branches[name] = branches
 
     def _branch(self, layer: LoraLayer) -> LowRankBranch:
-        beside = self._geometry[layer.module]
-        assert isinstance(beside, nn.Linear | nn.Conv2d)
-        branch = LowRankBranch(layer, beside)
+        base = self._geometry[layer.module]
+        assert isinstance(base, nn.Linear | nn.Conv2d)
+        branch = LowRankBranch(layer, base)
         return pack(branch) if self.packed else branch
 
     def _detach_unused(self, used: Sequence[str]) -> None:
-        """Drop the adapters beyond MAX_ATTACHED, and the hooks of the layers that none is beside any more."""
+        """Drop the adapters beyond MAX_ATTACHED, and the hooks of the layers that none is next to any more."""
         for name in [name for name in self._branches if name not in used]:
             if len(self._branches) <= MAX_ATTACHED:
                 return

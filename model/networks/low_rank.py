@@ -1,4 +1,4 @@
-"""The low-rank change of a weight: scale·B·A with A (rank, in) and B (out, rank), evaluated beside the layer.
+"""The low-rank change of a weight: scale·B·A with A (rank, in) and B (out, rank), evaluated next to the layer.
 
 Source: Hu et al. 2021 (arXiv:2106.09685), section 4.1.
 """
@@ -46,21 +46,21 @@ class LoraLayer:
 
 
 class LowRankBranch(nn.Module):
-    """scale·B·A·x beside one layer, where A has the geometry of the layer, and B is 1×1."""
+    """scale·B·A·x next to one layer, where A has the geometry of the layer, and B is 1×1."""
 
-    def __init__(self, layer: LoraLayer, beside: nn.Linear | nn.Conv2d) -> None:
+    def __init__(self, layer: LoraLayer, base: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
         self.scale = layer.scale
         out, rank = layer.up.shape[:2]
         self.down: nn.Module
         self.up: nn.Module
         new: dict[str, Any] = {"bias": False, "device": "meta"}
-        if isinstance(beside, nn.Conv2d):
-            geometry: dict[str, Any] = {"stride": beside.stride, "padding": beside.padding}
-            self.down = nn.Conv2d(beside.in_channels, rank, beside.kernel_size, **geometry, **new)  # type: ignore[arg-type]
+        if isinstance(base, nn.Conv2d):
+            geometry: dict[str, Any] = {"stride": base.stride, "padding": base.padding}
+            self.down = nn.Conv2d(base.in_channels, rank, base.kernel_size, **geometry, **new)  # type: ignore[arg-type]
             self.up = nn.Conv2d(rank, out, 1, **new)
         else:
-            self.down = nn.Linear(beside.in_features, rank, **new)
+            self.down = nn.Linear(base.in_features, rank, **new)
             self.up = nn.Linear(rank, out, **new)
         self.down.weight, self.up.weight = (nn.Parameter(half, requires_grad=False) for half in (layer.down, layer.up))
 

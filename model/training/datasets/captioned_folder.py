@@ -1,4 +1,4 @@
-"""A folder of pictures with captions: a text file beside each picture, or one `metadata.jsonl` for all of them.
+"""A folder of pictures with captions: a text file next to each picture, or one `metadata.jsonl` for all of them.
 
 Source of the format of `metadata.jsonl`: the image folders of Hugging Face's `datasets`.
 """
@@ -45,7 +45,7 @@ def read_captioned_folder(folder: Path) -> list[CaptionedPicture]:
         else:
             missing.append(str(path.relative_to(folder)))
     if missing:
-        where = f"a line in {METADATA}" if captions is not None else "a .txt file of the same name beside it"
+        where = f"a line in {METADATA}" if captions is not None else "a .txt file of the same name next to it"
         more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
         raise DataError(f"{folder}: {', '.join(missing[:LISTED])}{more} have no caption: each needs {where}")
     if not found:

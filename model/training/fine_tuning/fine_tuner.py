@@ -1,4 +1,4 @@
-"""The loss and the batches of a text-to-image model that is fine-tuned: its U-Net, or an adapter beside it.
+"""The loss and the batches of a text-to-image model that is fine-tuned: its U-Net, or an adapter next to it.
 
 Text encoders and autoencoder stay as they are. This module knows no files and no progress bars.
 """
@@ -38,7 +38,7 @@ class Batch:
 class FineTuner(Learner):
     """A model that is fine-tuned.
 
-    net: the U-Net, or with a rank the branches of the adapter beside it.
+    net: the U-Net, or with a rank the branches of the adapter next to it.
 
     Raises:
         TrainingError: for a model that takes the guidance scale as an input: it was distilled, not trained on pictures.

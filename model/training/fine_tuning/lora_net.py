@@ -1,4 +1,4 @@
-"""The trainable branches of a low-rank adapter beside the attention projections of a frozen U-Net.
+"""The trainable branches of a low-rank adapter next to the attention projections of a frozen U-Net.
 
 Source: Hu et al. 2021 (arXiv:2106.09685), section 4.1: A is drawn at random, B begins as zero.
 """
@@ -26,7 +26,7 @@ DOT = "-"  # for a dot in the name of a branch, which names no path of modules
 class LoraNet(nn.Module):
     """The branches. alpha equals the rank, so that B·A is added as it is.
 
-    unet: gets a hook beside each projection, and no gradient.
+    unet: gets a hook next to each projection, and no gradient.
     """
 
     def __init__(self, unet: TextUNet, rank: int) -> None:
@@ -40,11 +40,11 @@ class LoraNet(nn.Module):
                 module.register_forward_hook(_adder(branch))
 
 
-def initial_layer(name: str, beside: nn.Linear, rank: int) -> LoraLayer:
+def initial_layer(name: str, base: nn.Linear, rank: int) -> LoraLayer:
     """A is uniform within ±1/√in, as peft draws it; B is zero."""
-    down = torch.empty(rank, beside.in_features)
+    down = torch.empty(rank, base.in_features)
     nn.init.kaiming_uniform_(down, a=math.sqrt(5))
-    return LoraLayer("unet", name, down, torch.zeros(beside.out_features, rank), alpha=float(rank))
+    return LoraLayer("unet", name, down, torch.zeros(base.out_features, rank), alpha=float(rank))
 
 
 def save_lora(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Adapters beside the layers of a U-Net: merged weights, an image's bits in any mix, and rows without adapters."""
+"""Adapters next to the layers of a U-Net: merged weights, an image's bits in any mix, and rows without adapters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LORAS: list[Mapping[str, float]] = [
     {"attention": 0.25},
     {"everything": 1.0, "convolutions": 0.5, "attention": 1.0},
 ]
-KINDS = ("packed", "per image", "packed beside another backend")
+KINDS = ("packed", "per image", "packed with another backend")
 Stir = Callable[..., None]
 
 

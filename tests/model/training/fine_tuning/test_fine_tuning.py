@@ -38,7 +38,7 @@ def fine_tune(*arguments: object, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`model`, a pipeline, and `pictures`, four of one color each with a text file beside it."""
+    """`model`, a pipeline, and `pictures`, four of one color each with a text file next to it."""
     folder = tmp_path_factory.mktemp("tuning")
     save_pipeline(folder / "model")
     (folder / "pictures").mkdir()
@@ -156,7 +156,7 @@ def test_captions_come_from_text_files_or_from_one_list(folder: Path, tmp_path: 
     ("files", "message"),
     [
         ({}, "holds no pictures"),
-        ({"a.png": b""}, "a.png have no caption: each needs a .txt file of the same name beside it"),
+        ({"a.png": b""}, "a.png have no caption: each needs a .txt file of the same name next to it"),
         ({"a.png": b"", "a.txt": b"  \n"}, "a.png have no caption"),
         ({"a.png": b"", "a.txt": b"\xff"}, "is not UTF-8 text"),
         ({"a.png": b"", "a.txt": b"x" * 2001}, "has 2001 characters"),
