@@ -47,7 +47,7 @@ from denoised.jobs.store.store import Store
 
 class Model(fakes.FakeModel):
     def __init__(self, name, seconds, kill_class, kill_below, oom_class, unstartable_class, max_rows,
-                 min_pipelined_images, digest):
+                 min_pipelined_images, digest, decode_seconds):
         super().__init__(name, seconds=seconds, nan_class=3)
         self._unstartable_class = unstartable_class
         self._weight = 1 + len(digest) / 8
@@ -58,6 +58,13 @@ class Model(fakes.FakeModel):
         self._kill_class, self._below = kill_class, kill_below
         self._oom_class, self._max_rows = oom_class, max_rows
         self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
+        self._decode_seconds = decode_seconds
+        if decode_seconds is not None:
+            self.card = self.card.model_copy(update={"latent": fakes.CardLatent(channels=1, downscale=1)})
+
+    def decode(self, x0):
+        time.sleep(self._decode_seconds or 0.0)
+        return super().decode(x0)
 
     def encode(self, requests):
         if any(request.label == self._unstartable_class for request in requests):
@@ -252,11 +259,13 @@ class Harness:
         more_mib: int | None = None,
         digest: str = "",
         unstartable_class: int = -1,
+        decode_seconds: float | None = None,
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation.
 
         clock_ahead: seconds by which its clock is wrong.
         more_mib: MiB of address space that it may still allocate (Linux); None = no limit.
+        decode_seconds: of the models' decoder; None: they are models of pixels.
         digest: of the models, whose weight depends on its length; unknown if empty.
         """
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
@@ -264,7 +273,7 @@ class Harness:
         options |= {"seconds": seconds, "kill_class": kill_class, "kill_below": kill_below}
         options |= {"oom_class": oom_class, "max_rows": max_rows}
         options |= {"min_pipelined_images": min_pipelined_images, "clock_ahead": clock_ahead, "more_mib": more_mib}
-        options |= {"digest": digest, "unstartable_class": unstartable_class}
+        options |= {"digest": digest, "unstartable_class": unstartable_class, "decode_seconds": decode_seconds}
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None
         self._launcher.stdin.write(json.dumps(options) + "\n")

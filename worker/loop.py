@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import Counters
@@ -21,6 +21,7 @@ from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.delivery.settlement import Settlement
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.speed import Speed
+from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Turn
 from denoised.worker.quarantine import Quarantine
 from denoised.worker.settings import WorkerSettings
@@ -92,7 +93,7 @@ class Loop:
             while not self.stopping.is_set():
                 self._admit_fetched()
                 if not self._turn():
-                    self.load = (0, 0)
+                    self.load = (self._undecoded(*self.models), 0)
                     self._woken.wait(IDLE_SECONDS)
                     self._woken.clear()
             self._drain()
@@ -107,7 +108,7 @@ class Loop:
         """One evaluation of the batch. False when there is nothing to evaluate."""
         self._evict()
         self._save_recovering()
-        self.engine.batch.admit(self._quarantine.take_ready())
+        self._begin(self._quarantine.take_ready())
         started = time.monotonic()
         turn = self.engine.step()
         if not turn.rows and not turn.failed:
@@ -119,7 +120,7 @@ class Loop:
             lease.spent += turn.seconds
         self.publisher.publish(turn, [lease.attempt for lease in leases])
         batch = self.engine.batch
-        self.load = (len(batch), batch.pending_evaluations)
+        self.load = (len(batch) + self._undecoded(*self.models), batch.pending_evaluations)
         return True
 
     def _measure(self, turn: Turn, started: float) -> None:
@@ -169,8 +170,21 @@ class Loop:
     def _capacity(self) -> dict[str, Capacity]:
         if self._quarantine.occupied or self._awaits_memory():
             return {}
-        batch = self.engine.batch
-        return {model: Capacity(batch.free_slots(model), batch.has_room(model)) for model in self.models}
+        return {model: self._capacity_of(model) for model in self.models}
+
+    def _capacity_of(self, model: str) -> Capacity:
+        """A model's free slots. Finished images take slots, too, so that they do not pile up before the decoder."""
+        batch, undecoded = self.engine.batch, self._undecoded(model)
+        has_room = batch.has_room(model) and undecoded < batch.max_batch
+        return Capacity(max(0, batch.free_slots(model) - undecoded), has_room)
+
+    def _undecoded(self, *models: str) -> int:
+        """How many images of these models have left the batch but have no picture yet: the decoder has them."""
+        held = [lease.attempt for lease in self.leases.all() if lease.attempt.model.card.latent is not None]
+        unfinished = sum(attempt.unfinished for attempt in held if attempt.request.model in models)
+        jobs = {attempt.id for attempt in held}
+        members = sum(image.job in jobs and image.model in models for image in self.engine.batch.members)
+        return max(0, unfinished - members)
 
     def _awaits_memory(self) -> bool:
         """Whether a job could not be started next to those that still run."""
@@ -199,11 +213,18 @@ class Loop:
                     self._requeue(other)
             self._quarantine.wait(lease, job.trajectories)
         else:
-            self.engine.batch.admit(job.trajectories)
+            self._begin(job.trajectories)
         self.counters.jobs += 1
         self.counters.queue_seconds += job.started.waited
         fields = {"model": record.request.model, "images": record.request.n, "attempt": record.attempt}
         log.info("job started", extra={**attempt.log_fields, **fields})
+
+    def _begin(self, images: Sequence[Trajectory]) -> None:
+        """Admit images to the batch; those that an earlier attempt has finished go to the decoder."""
+        self.engine.batch.admit([image for image in images if not image.finished])
+        finished = {image.index: image.registers[0] for image in images if image.finished}
+        if finished and (lease := self.leases.get(images[0].job)) is not None:
+            self.publisher.decode(lease.attempt, finished)
 
     # The end
 
@@ -223,6 +244,7 @@ class Loop:
             end = min(end, self._deadline - FLUSH_SECONDS)
         while time.monotonic() < end and self._turn():
             pass
+        self.publisher.finish_decoding(max(0.0, end - time.monotonic()))
         for lease in self.leases.all():
             self._requeue(lease)  # without effect where the job's end is being written
 

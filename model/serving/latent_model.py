@@ -150,6 +150,10 @@ class LatentModel:
         """Latents x_0 (B, C, h, w) → pictures (B, H, W, channels), by the autoencoder. Takes long."""
         return self._pictures.decode(x0)
 
+    def decode_limit(self, shape: tuple[int, int, int]) -> int:
+        """See `LatentPictures.limit`."""
+        return self._pictures.limit(*shape[1:])
+
     def preview(self, x0: Tensor) -> Pictures:
         """Latents x̂_0 (B, C, h, w) → pictures (B, h, w, 3), by a linear map."""
         return self._pictures.preview(x0)

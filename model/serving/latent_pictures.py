@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -25,33 +26,68 @@ STABLE_DIFFUSION_XL_RGB = tuple(
 # Bytes for decoding one image: enough for 1024×1024 pixels of Stable Diffusion. Larger ones are decoded in tiles. The
 # bytes of a picture depend on it, so it is the same on every machine.
 DECODE_BYTES = 5 * 1024**3
+# Bytes for decoding several images at once. Beyond a processor's cache a batch takes longer than its images one by one
+# (docs/decisions.md has the measurement).
+BATCH_BYTES = 4 * 1024**2
 FLOAT_BYTES = 4  # the autoencoder is in float32, as `force_upcast` asks
 LIVE_MAPS = 5  # feature maps of the largest size that exist at once; 3.9 to 5.2 were measured
 
 
 class LatentPictures:
-    """Decodes latents. Not for two threads at a time: the publisher's thread owns it."""
+    """Decodes latents. `decode` is not for two threads at a time: the decoder's thread owns it."""
 
     def __init__(
         self,
         autoencoder: Autoencoder,
         latent_rgb: Sequence[tuple[float, float, float]],
         decode_bytes: int = DECODE_BYTES,
+        batch_bytes: int = BATCH_BYTES,
+        *,
+        whole_batches: bool = False,
     ) -> None:
-        """latent_rgb: see `CardFile`; repeated if there are more channels."""
+        """latent_rgb: see `CardFile`; repeated if there are more channels.
+
+        decode_bytes: for one image; batch_bytes: for several at once.
+        whole_batches: the decoder's kernels give an image the same bits in a batch of any size (`pack_decoder`).
+        """
+        self._device = next(autoencoder.parameters()).device
         self._autoencoder = autoencoder.eval().requires_grad_(False)
         self._decode_bytes = decode_bytes
-        self._device = next(autoencoder.parameters()).device
+        self._batch_bytes = batch_bytes
+        self._whole_batches = whole_batches
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._rgb = _preview_map(autoencoder.config.latent_channels, latent_rgb)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Pictures:
         """(B, C, h, w) → (B, H, W, channels) bytes.
 
-        Each image is decoded by itself, so that its bytes do not depend on the others, and the memory not on their
-        number.
+        An image's bytes do not depend on the others: the kernels do not, or each image is decoded by itself.
         """
-        return to_bytes(torch.cat([self._decode(each.to(self._device)) for each in latents.split(1)]))
+        parts = latents.split(self.limit(*latents.shape[-2:]))
+        with self._on_own_stream():
+            return to_bytes(torch.cat([self._decode(part.to(self._device)) for part in parts]))
+
+    def limit(self, height: int, width: int) -> int:
+        """How many latents of this size are decoded at once, at least 1."""
+        if not self._whole_batches:
+            return 1
+        return max(1, self._batch_bytes // self._needed_bytes(height, width))
+
+    @contextmanager
+    def _on_own_stream(self) -> Iterator[None]:
+        """On a CUDA device: kernels begin after those that make the latents, and later ones of the engine do not wait
+        for them."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.default_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def _needed_bytes(self, height: int, width: int) -> int:
+        """For decoding one image of this size in one piece."""
+        return LIVE_MAPS * FLOAT_BYTES * self._autoencoder.config.largest_map(height, width)
 
     @torch.inference_mode()
     def preview(self, latents: Tensor) -> Pictures:
@@ -61,10 +97,8 @@ class LatentPictures:
         return to_bytes(rgb)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        autoencoder, height, width = self._autoencoder, *latents.shape[-2:]
-        needed = LIVE_MAPS * FLOAT_BYTES * autoencoder.config.largest_map(height, width)
-        unscaled = autoencoder.config.unscale(latents.float())
-        return autoencoder.decode(unscaled, tiled=needed > self._decode_bytes)
+        unscaled = self._autoencoder.config.unscale(latents.float())
+        return self._autoencoder.decode(unscaled, tiled=self._needed_bytes(*latents.shape[-2:]) > self._decode_bytes)
 
 
 def published_rgb(*, is_xl: bool) -> Sequence[tuple[float, float, float]]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from denoised.model.backends.numerics import Precision
+from denoised.model.backends.packed_decoder import pack_decoder
 from denoised.model.backends.selection import select_backend
 from denoised.model.backends.text_backend import select_text_backend
 from denoised.model.checkpoints.folders import model_name
@@ -169,7 +170,7 @@ def load_text_for_serving(
         selection.backend,
         torch.device(device),
         prompts,
-        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb or published_rgb(is_xl=pipeline.is_xl)),
+        _build_pictures(pipeline, device),
         PlanCompiler(pipeline.schedule, grid),
         noise.prediction_type,
         noise.clipping,
@@ -222,6 +223,16 @@ def build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapte
     if len({each.length for each in encoders}) > 1:
         raise CheckpointError(f"{pipeline.tokenizers[0].parent}: the tokenizers' model_max_length differ")
     return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)
+
+
+def _build_pictures(pipeline: TextPipeline, device: str) -> LatentPictures:
+    """The decoder of a pipeline; it loses its weights to packed kernels if there are some."""
+    autoencoder = pipeline.autoencoder.eval().requires_grad_(False).to(device)
+    latent_rgb = pipeline.latent_rgb or published_rgb(is_xl=pipeline.is_xl)
+    reason = pack_decoder(autoencoder)
+    if reason is not None:
+        log.info("pictures are decoded one by one: %s", reason)
+    return LatentPictures(autoencoder, latent_rgb, whole_batches=reason is None)
 
 
 def _read_tokenizer(folder: Path, config: TextEncoderConfig) -> TextTokenizer:

@@ -131,6 +131,10 @@ class PixelModel:
         """x_0 (B, C, H, W) in [−1, 1] → (B, H, W, C) bytes, (x + 1)·127.5 rounded half to even, as diffusers does."""
         return to_bytes(x0)
 
+    def decode_limit(self, shape: tuple[int, int, int]) -> int:
+        """All images of a job: there is no decoder network."""
+        return self.card.max_images
+
     def preview(self, x0: Tensor) -> Pictures:
         """The same as `decode`: there is no decoder network to save."""
         return self.decode(x0)

@@ -91,7 +91,14 @@ class ServedModel(Protocol):
         ...
 
     def decode(self, x0: Tensor) -> Pictures:
-        """Decode finished images x_0 (B, C, H, W) into pictures (B, H, W, C). Called off the engine's thread."""
+        """Decode finished images x_0 (B, C, H, W) into pictures (B, H, W, C). Called off the engine's thread.
+
+        An image's bytes do not depend on the others.
+        """
+        ...
+
+    def decode_limit(self, shape: tuple[int, int, int]) -> int:
+        """How many images x_0 of a shape (C, H, W) one call of `decode` should get, at least 1."""
         ...
 
     def preview(self, x0: Tensor) -> Pictures:

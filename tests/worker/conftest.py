@@ -22,6 +22,7 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, x0_from_epsilon
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.serving.card import CardLatent as CardLatent
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import Pictures
@@ -120,6 +121,9 @@ class FakeModel:
     def decode(self, x0: Tensor) -> Pictures:
         pixels = ((x0 / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).numpy()
+
+    def decode_limit(self, shape: tuple[int, int, int]) -> int:
+        return 16
 
     def preview(self, x0: Tensor) -> Pictures:
         return self.decode(x0)

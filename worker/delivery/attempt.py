@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store.store import StartedAttempt
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.outputs import decode_finished, encode_image, frame_events, image_event
+from denoised.worker.delivery.outputs import Picture, decode_finished, encode_image, frame_events, image_event
 from denoised.worker.delivery.progress import AttemptProgress
 from denoised.worker.engine.resume import to_bytes
 from denoised.worker.engine.trajectory import Trajectory
@@ -33,11 +35,13 @@ class PendingWrites:
 
     written: how many have been handed out to be written.
     pending: what has happened since the last one.
+    is_urgent: whether that must not wait for a later turn of the job.
     started_at, saved_at: when the attempt started and when it was saved last (`time.monotonic`).
     """
 
     written: int = 0
     pending: JobUpdate | None = None
+    is_urgent: bool = False
     started_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -93,6 +97,11 @@ class AttemptState:
         return self.record.request
 
     @property
+    def unfinished(self) -> int:
+        """How many images have no picture yet."""
+        return self.request.n - len(self.progress.images)
+
+    @property
     def log_fields(self) -> dict[str, str | None]:
         """The fields that identify the job in a line of the log."""
         return {"job": self.record.id, "request_id": self.record.request_id}
@@ -115,20 +124,29 @@ class AttemptState:
 
         batch: rows in the turn's evaluation.
         error: of one of the job's images.
+
+        Pictures of latents are added later, by `record_pictures`.
         """
-        update = self.take_pending_update()
+        update, waits = self.take_pending_update(), bool(self.finished_latents(items))
         try:
             self._add_progress(batch, items, update)
         except Exception as problem:
             log.exception("picture could not be encoded", extra=self.log_fields)
             error = TrajectoryError("encoding_failed", f"{type(problem).__name__}: {problem}")
-        if error is not None:
-            update.end("failed", {"code": error.code, "message": str(error)})
-        elif len(self.progress.images) == self.request.n:
-            update.end("succeeded")
-        elif self.recovering or self.writes.save_is_due:
-            self.save(update)
-        self.writes.pending = update
+        # An image that waits for the decoder may have no further turn: what it has come to is saved now.
+        self._close_update(update, error, is_urgent=waits)
+
+    def record_pictures(self, pictures: Sequence[Picture], error: TrajectoryError | None) -> None:
+        """Add decoded pictures to the pending update, the job's end included. error: of one of the job's images."""
+        update = self.take_pending_update()
+        self._add_pictures(pictures, update)
+        self._close_update(update, error, is_urgent=True)
+
+    def finished_latents(self, items: Sequence[Advanced]) -> Mapping[int, Tensor]:
+        """Those images of a turn that wait for a decoder now: x_0 (C, h, w) by index."""
+        if self.model.card.latent is None:
+            return {}
+        return {item.trajectory.index: item.result for item in items if item.result is not None}
 
     @property
     def needs_flush(self) -> bool:
@@ -140,11 +158,11 @@ class AttemptState:
         update = self.writes.pending
         if update is None:
             return False
-        return update.number == 1 or update.status is not None or self.recovering or bool(update.images)
+        return update.number == 1 or update.status is not None or self.recovering or self.writes.is_urgent
 
     def take_pending_update(self) -> JobUpdate:
         """What has happened and is not written yet; the caller takes it over."""
-        update, self.writes.pending = self.writes.pending, None
+        update, self.writes.pending, self.writes.is_urgent = self.writes.pending, None, False
         if update is None:
             self.writes.written += 1
             update = JobUpdate(
@@ -174,14 +192,25 @@ class AttemptState:
             update.fields["step"] = progress.step
             event = {"step": progress.step, "steps": request.steps, "evaluations": progress.evaluations}
             update.events.append({"type": "progress", **event})
-        finished = decode_finished(items, self.model)
         for item in items:
             update.events += frame_events(item, request, self.model)
-            if item.result is None:
-                continue
-            index = item.trajectory.index
-            image, data = encode_image(index, finished[index], request, self.numerics)
-            progress.finish(image)
+        if self.model.card.latent is None:
+            finished = decode_finished(items, self.model).items()
+            self._add_pictures([encode_image(index, own, request, self.numerics) for index, own in finished], update)
+
+    def _add_pictures(self, pictures: Sequence[Picture], update: JobUpdate) -> None:
+        for image, data in pictures:
+            self.progress.finish(image)
             update.images[image.index] = data
-            update.fields["images"] = progress.images_json()
+            update.fields["images"] = self.progress.images_json()
             update.events.append(image_event(self.id, image))
+
+    def _close_update(self, update: JobUpdate, error: TrajectoryError | None, *, is_urgent: bool) -> None:
+        """Add the job's end or, where it is due, a resume point, and keep the update until it is taken."""
+        if error is not None:
+            update.end("failed", {"code": error.code, "message": str(error)})
+        elif not self.unfinished:
+            update.end("succeeded")
+        elif is_urgent or self.recovering or self.writes.save_is_due:
+            self.save(update)
+        self.writes.pending, self.writes.is_urgent = update, is_urgent or bool(update.images)

@@ -15,6 +15,9 @@ from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.encoding import Pixels, encode, encode_frame
 from denoised.worker.engine.turn import Advanced
 
+Picture = tuple[Image, bytes]
+"""A finished image and its file."""
+
 
 def frame_events(item: Advanced, request: SamplingRequest, model: ServedModel) -> list[dict[str, Any]]:
     """The `frame` events that a request asks for at this step; [] when it asks for none."""
@@ -47,8 +50,8 @@ def decode_finished(items: Sequence[Advanced], model: ServedModel) -> dict[int, 
     return dict(zip(results, model.decode(torch.stack(list(results.values()))), strict=True))
 
 
-def encode_image(index: int, pixels: Pixels, request: SamplingRequest, numerics: str) -> tuple[Image, bytes]:
-    """A finished image and its file."""
+def encode_image(index: int, pixels: Pixels, request: SamplingRequest, numerics: str) -> Picture:
+    """The file of a finished image."""
     data = encode(pixels, request.format, request.parameters(index, numerics))
     image = Image(
         index=index,

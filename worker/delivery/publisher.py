@@ -1,8 +1,8 @@
 """Writes the results of turns to Redis: progress, frames, pictures, ends of jobs.
 
-It runs in a thread of its own, so that decoding, encoding and Redis do not delay the next evaluation. All updates of
-one turn are one round trip. While Redis does not answer, it tries again; the engine waits only when the queue between
-the two threads is full.
+It runs in a thread of its own, so that encoding and Redis do not delay the next evaluation; latents are decoded in
+another one (`worker.delivery.decoder`). All updates of one turn are one round trip. While Redis does not answer, it
+tries again; the engine waits only when the queue between the two threads is full.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
 
 from denoised.jobs.errors import StoreFull, StoreUnavailable
 from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import FLUSH_SECONDS, AttemptState
+from denoised.worker.delivery.decoder import Decoder
+from denoised.worker.delivery.outputs import Picture
 from denoised.worker.engine.turn import Advanced, Turn
 from denoised.worker.errors import TrajectoryError
 
@@ -49,6 +53,7 @@ class Publisher(threading.Thread):
         self._store = store
         self._on_over = on_over
         self._queue: queue.Queue[Item | None] = queue.Queue(depth)
+        self._decoder = Decoder(self._put_pictures)
         self._abandon = threading.Event()
         self._flushed_at = -math.inf  # when unwatched jobs were written last
         self._deadline = math.inf
@@ -58,6 +63,10 @@ class Publisher(threading.Thread):
     def publish(self, turn: Turn, attempts: list[AttemptState]) -> None:
         """Queue the results of a turn. attempts: those of its trajectories."""
         self._put((lambda: self._publish(turn, attempts), attempts))
+
+    def decode(self, attempt: AttemptState, finished: Mapping[int, Tensor]) -> None:
+        """Have images decoded that an earlier attempt has finished: x_0 (C, h, w) by index."""
+        self._decoder.submit(attempt, finished)
 
     def fail(self, attempt: AttemptState, code: str, message: str) -> None:
         """Queue the failure of a job."""
@@ -76,6 +85,12 @@ class Publisher(threading.Thread):
         with self._queue.all_tasks_done:
             self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, timeout)
 
+    def finish_decoding(self, timeout: float) -> None:
+        """Wait until all finished images are decoded, but at most `timeout` seconds."""
+        end = time.monotonic() + timeout
+        self.flush(timeout)  # of the last turn, whose images are submitted in the publisher's thread
+        self._decoder.wait(max(0.0, end - time.monotonic()))
+
     def set_deadline(self, moment: float) -> None:
         """From this moment (`time.monotonic`) on, do not wait for room in the queue.
 
@@ -87,6 +102,7 @@ class Publisher(threading.Thread):
     def close(self, timeout: float) -> bool:
         """Write what is queued for at most `timeout` seconds, then stop. Returns whether all of it was written."""
         end = time.monotonic() + timeout
+        self._decoder.close()
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=timeout)
             self.join(max(0.0, end - time.monotonic()))
@@ -102,9 +118,15 @@ class Publisher(threading.Thread):
                 self._queue.put(item, timeout=POLL_SECONDS)
                 return
 
+    # The decoder's thread
+
+    def _put_pictures(self, attempt: AttemptState, pictures: Sequence[Picture], error: TrajectoryError | None) -> None:
+        self._put((lambda: self._publish_pictures(attempt, pictures, error), [attempt]))
+
     # The publisher's thread
 
     def run(self) -> None:
+        self._decoder.start()
         while (item := self._queue.get()) is not None:
             action, attempts = item
             try:
@@ -117,14 +139,22 @@ class Publisher(threading.Thread):
     def _publish(self, turn: Turn, attempts: list[AttemptState]) -> None:
         active = [attempt for attempt in attempts if not attempt.over]
         results, flush = _by_job(turn), self._is_flush_due()
-        for group in _by_decoding(active, results):
-            self._publish_group(turn.batch, group, results, flush)
+        for attempt in active:
+            items, error = results[attempt.id]
+            attempt.record_step(turn.batch, items, error)
+            if error is None and (finished := attempt.finished_latents(items)):
+                self._decoder.submit(attempt, finished)
+        self._write_pending([attempt for attempt in active if flush or attempt.watched or attempt.needs_flush])
 
-    def _publish_group(self, batch: int, group: list[AttemptState], results: Results, flush: bool) -> None:
-        """Record and write the results of some jobs. flush: also for unwatched jobs."""
-        for attempt in group:
-            attempt.record_step(batch, *results[attempt.id])
-        due = [attempt for attempt in group if flush or attempt.watched or attempt.needs_flush]
+    def _publish_pictures(
+        self, attempt: AttemptState, pictures: Sequence[Picture], error: TrajectoryError | None
+    ) -> None:
+        if not attempt.over:
+            attempt.record_pictures(pictures, error)
+            self._write_pending([attempt])
+
+    def _write_pending(self, due: Sequence[AttemptState]) -> None:
+        """Write the pending updates of some jobs."""
         updates = [attempt.take_pending_update() for attempt in due]
         for attempt, update, result in zip(due, updates, self._write(updates), strict=True):
             if update.status is not None or not result:
@@ -198,24 +228,6 @@ class Publisher(threading.Thread):
                 waiting = True
                 self._abandon.wait(RETRY_SECONDS)
         return [REFUSED] * len(updates)
-
-
-def _by_decoding(active: list[AttemptState], results: Results) -> list[list[AttemptState]]:
-    """The jobs of a turn in the groups that are written together.
-
-    A decoder of latents takes long. Jobs that need none are written first, then each of the others by itself as soon as
-    its pictures are decoded, those with the fewest pictures first.
-    """
-    pictures = {
-        attempt.id: sum(item.result is not None for item in results[attempt.id][0])
-        for attempt in active
-        if attempt.model.card.latent is not None
-    }
-    others = [attempt for attempt in active if not pictures.get(attempt.id)]
-    decoding = sorted(
-        (attempt for attempt in active if pictures.get(attempt.id)), key=lambda attempt: pictures[attempt.id]
-    )
-    return [*([others] if others else []), *([attempt] for attempt in decoding)]
 
 
 def _by_job(turn: Turn) -> Results:

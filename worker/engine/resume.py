@@ -27,7 +27,10 @@ LENGTH_BYTES = 8  # of the header's length, with which a safetensors file begins
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """One image between two evaluations: the next row of its plan, and its registers (R, …)."""
+    """One image between two evaluations: the next row of its plan, and its registers (R, …).
+
+    After the last row the image waits for the decoder.
+    """
 
     row: int
     registers: Tensor
@@ -71,9 +74,9 @@ def check(saved: ResumePoint, plan: Plan, shape: tuple[int, ...]) -> None:
     Raises:
         ResumeError: if it was saved under another plan or shape.
     """
-    if not 0 < saved.row < plan.evaluations:
+    if not 0 < saved.row <= plan.evaluations:
         raise ResumeError(
-            f"the resume point is at row {saved.row} of {plan.evaluations} (allowed: 1 … {plan.evaluations - 1})"
+            f"the resume point is at row {saved.row} of {plan.evaluations} (allowed: 1 … {plan.evaluations})"
         )
     expected = (plan.registers, *shape)
     if tuple(saved.registers.shape) != expected or saved.registers.dtype != torch.float32:

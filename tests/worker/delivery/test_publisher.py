@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import json
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,6 @@ from denoised.jobs.record import TERMINAL, JobRecord
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult
-from denoised.model.serving.card import CardLatent
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.engine.engine import Engine
@@ -68,6 +66,10 @@ class PublisherBench:
             self.publisher.start()
         while len(self.engine.batch):
             self.turn()
+        self.close()
+
+    def close(self) -> None:
+        self.publisher.finish_decoding(FLUSH)
         self.publisher.close(FLUSH)
 
     def _on_over(self, job: AttemptState, last: JobUpdate | None) -> None:
@@ -127,72 +129,6 @@ def test_a_picture_carries_no_trace_of_its_job(bench: PublisherBench, create: Cr
     assert json.loads(text)["seed"] == 10
     assert many.id not in text
     assert str(repository) not in text
-
-
-class SlowDecoder:
-    """Makes a model's decoder wait for `release`, for pictures of the last job alone, and notes its threads."""
-
-    def __init__(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.release = threading.Event()
-        self.calls: list[tuple[str, int]] = []  # thread and number of images
-        self._decode = model.decode
-        model.card = model.card.model_copy(update={"latent": CardLatent(channels=1, downscale=1)})
-        monkeypatch.setattr(model, "decode", self)
-
-    def __call__(self, latents: Any) -> Any:
-        self.calls.append((threading.current_thread().name, len(latents)))
-        if len(latents) > 1:
-            assert self.release.wait(60)
-        return self._decode(latents)
-
-
-def test_a_decoder_that_takes_long_delays_neither_the_engine_nor_jobs_that_finish_in_the_same_turn(
-    bench: PublisherBench, create: Create, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoder = SlowDecoder(bench.model, monkeypatch)
-    slow, quick, later = create(n=2, steps=2), create(n=1, steps=2), create(n=1, steps=6)
-    for record in (slow, quick, later):
-        bench.begin(record)
-    bench.publisher.start()
-    while len(bench.engine.batch):
-        bench.turn()  # the engine comes to its end while the decoder waits
-    end = time.monotonic() + 60
-    while len(decoder.calls) < 1 or decoder.calls[-1][1] != 2:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    assert {call[0] for call in decoder.calls} == {"publisher"}
-    assert status(bench, slow) == "running"
-    assert only(bench.store.events.read(later.id), "progress")[-1]["step"] >= 1
-    decoder.release.set()
-    bench.publisher.close(FLUSH)
-    assert [status(bench, record) for record in (slow, quick, later)] == ["succeeded"] * 3
-    assert sorted(count for _, count in decoder.calls) == [1, 1, 2]  # the images of a job are one batch
-
-
-def test_a_job_is_over_before_the_decoder_begins_with_the_next_one(
-    bench: PublisherBench, create: Create, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoder = SlowDecoder(bench.model, monkeypatch)
-    quick, slow = create(n=1, steps=2), create(n=2, steps=2)
-    for record in (quick, slow):
-        bench.begin(record)
-    bench.publisher.start()
-    while len(bench.engine.batch):
-        bench.turn()
-    end = time.monotonic() + 60
-    while status(bench, quick) != "succeeded":
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    assert status(bench, slow) == "running"
-    decoder.release.set()
-    bench.publisher.close(FLUSH)
-    assert status(bench, slow) == "succeeded"
-
-
-def status(bench: PublisherBench, record: JobRecord) -> str:
-    job = bench.store.job(record.id)
-    assert job is not None
-    return job.status
 
 
 @pytest.mark.parametrize(("every", "steps", "expected"), [(1, 3, [1, 2, 3]), (2, 5, [2, 4]), (5, 5, [5]), (0, 4, [])])

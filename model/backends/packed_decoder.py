@@ -1,0 +1,76 @@
+"""How an autoencoder's decoder is evaluated so that a picture gets the same bits in a batch of any size.
+
+On a CPU with oneDNN: the kernels of `model.backends.packed`, for a whole batch. Elsewhere PyTorch's own kernels, which
+depend on the shape of the whole batch, for one image at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from denoised.model.backends.comparison import LIMITS
+from denoised.model.backends.packed import can_pack, pack
+from denoised.model.errors import KernelError
+from denoised.model.networks.autoencoder import Autoencoder
+
+COMPARED_SIDE = 8  # latents along each side of the images on which the kernels are compared
+COMPARED_IMAGES = 3
+
+
+def pack_decoder(autoencoder: Autoencoder) -> str | None:
+    """Replace the layers of the decoder by packed ones, in place, if they compute the same. The encoder stays as it is.
+
+    Returns None, or why the decoder is still PyTorch's own, so that its bits depend on the batch.
+    """
+    device = next(autoencoder.parameters()).device
+    if not can_pack(device):
+        return f"no packed kernels for {device}"
+    own = {"decoder": autoencoder.decoder, "post_quant_conv": autoencoder.post_quant_conv}
+    latents = _reference_latents(autoencoder)
+    expected = _decode_each(autoencoder, latents)
+    packed = pack(nn.ModuleDict({name: deepcopy(part) for name, part in own.items() if part is not None}))
+    _replace(autoencoder, dict(packed.items()))
+    try:
+        _check(autoencoder, latents, expected)
+    except KernelError as error:
+        _replace(autoencoder, own)
+        return str(error)
+    return None
+
+
+def _replace(autoencoder: Autoencoder, parts: Mapping[str, nn.Module | None]) -> None:
+    for name, part in parts.items():
+        setattr(autoencoder, name, part)
+
+
+def _reference_latents(autoencoder: Autoencoder) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = COMPARED_IMAGES, autoencoder.config.latent_channels, COMPARED_SIDE, COMPARED_SIDE
+    return torch.randn(shape, generator=generator)
+
+
+@torch.inference_mode()
+def _decode_each(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+    return torch.cat([autoencoder.decode(each) for each in latents.split(1)])
+
+
+@torch.inference_mode()
+def _check(autoencoder: Autoencoder, latents: Tensor, expected: Tensor) -> None:
+    """Check packed layers against the decoder's own output, alone and in a batch.
+
+    Raises:
+        KernelError: if they are off by more than rounding, or an image's bits depend on the batch.
+    """
+    alone = _decode_each(autoencoder, latents)
+    if not torch.equal(autoencoder.decode(latents), alone):
+        raise KernelError(f"the packed decoder gives an image other bits in a batch of {len(latents)}")
+    error, norm = (alone - expected).norm().item(), expected.norm().item()
+    if expected.isfinite().all() and not error <= LIMITS["float32"] * norm:
+        raise KernelError(
+            f"the packed decoder computes another function than the network: it is off by {error / norm:.2g} of the "
+            f"output (allowed: {LIMITS['float32']:g})"
+        )
