@@ -22,7 +22,7 @@ from denoised.model.checkpoints.card_file import CARD_FILE, CardFile
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG, UNET_CONFIG
 from denoised.model.checkpoints.weight_files import WEIGHTS
 from denoised.model.diffusion.noise import beta_ends
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 DIFFUSERS_VERSION = "0.42.1"  # the release whose layout and defaults this package follows
 

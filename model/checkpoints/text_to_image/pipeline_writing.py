@@ -24,9 +24,9 @@ from denoised.model.checkpoints.card_file import CARD_FILE, CardFile
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
 from denoised.model.checkpoints.weight_files import WEIGHTS
 from denoised.model.checkpoints.writing import DIFFUSERS_VERSION
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 TEXT_ENCODER_WEIGHTS = "model.safetensors"  # transformers' name
 

@@ -23,8 +23,8 @@ from denoised.model.checkpoints.text_to_image.pipeline_writing import save_autoe
 from denoised.model.checkpoints.weight_files import find_weights
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.errors import TrainingError
-from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
 from denoised.model.progress import progress
 from denoised.model.text.tokenizer import TextTokenizer
 from denoised.model.training.emoji.captions import caption_corpus

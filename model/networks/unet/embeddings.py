@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 FOURIER_SCALE = 16  # standard deviation of the random frequencies, fixed in diffusers
 

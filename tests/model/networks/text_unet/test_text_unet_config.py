@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_unet_config import TextUNetConfig
-from tests.model.networks.text_unet_configs import PUBLISHED, TWO_LEVELS
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from tests.model.networks.text_unet.text_unet_configs import PUBLISHED, TWO_LEVELS
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"gated": True}, "config key 'gated' is not understood"),

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.parts import ACTIVATIONS, Attention, group_norm
+from denoised.model.networks.unet.unet_config import UNetConfig
+from denoised.model.networks.unet.unet_layers import ACTIVATIONS, Attention, group_norm
 
 
 class PlainResnetBlock(nn.Module):

@@ -10,10 +10,10 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_config import TextUNetConfig
-from denoised.model.networks.text_unet_embeddings import guidance_features
-from tests.model.networks.text_unet_configs import PUBLISHED, PUBLISHED_PARAMETERS, SMALL, TWO_LEVELS
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet_embeddings import guidance_features
+from tests.model.networks.text_unet.text_unet_configs import PUBLISHED, PUBLISHED_PARAMETERS, SMALL, TWO_LEVELS
 
 
 def shapes_of_diffusers(raw: dict[str, Any]) -> dict[str, torch.Size]:

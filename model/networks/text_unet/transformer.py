@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.parts import DotProductAttention
-from denoised.model.networks.text_unet_config import TransformerConfig
+from denoised.model.networks.text_unet.text_unet_config import TransformerConfig
+from denoised.model.networks.unet.unet_layers import DotProductAttention
 
 # diffusers fixes it, whatever the config's norm_eps.
 TRANSFORMER_NORM_EPS = 1e-6

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
 from tests.rounding import assert_rounded, terms_of
 
 

@@ -1,6 +1,6 @@
 """The U-Net, with the names of diffusers' `UNet2DModel`.
 
-Config keys (`model.networks.config`) and tensor names equal those of diffusers 0.42, so that a folder
+Config keys (`model.networks.unet.unet_config`) and tensor names equal those of diffusers 0.42, so that a folder
 written by either loads in the other.
 
 This module knows nothing of noise schedules, samplers or files.
@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from denoised.model.networks.blocks import DownBlock, MidBlock, UpBlock
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.embeddings import TimestepEmbedding, build_class_embedding, build_time_features
-from denoised.model.networks.parts import group_norm
-from denoised.model.networks.skip_blocks import SkipDownBlock, SkipUpBlock
+from denoised.model.networks.unet.embeddings import TimestepEmbedding, build_class_embedding, build_time_features
+from denoised.model.networks.unet.skip_blocks import SkipDownBlock, SkipUpBlock
+from denoised.model.networks.unet.unet_blocks import DownBlock, MidBlock, UpBlock
+from denoised.model.networks.unet.unet_config import UNetConfig
+from denoised.model.networks.unet.unet_layers import group_norm
 
 
 class UNet(nn.Module):

@@ -1,7 +1,7 @@
 """The settings of a U-Net: the keys of `config.json`, checked.
 
 Keys and defaults equal those of diffusers 0.42's `UNet2DModel`. A config that asks for something
-`model.networks.unet` does not implement is refused by name; no key is ignored.
+`model.networks.unet.unet` does not implement is refused by name; no key is ignored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts of the U-Net's blocks, with diffusers' tensor names.
+"""The layers of the U-Net's blocks, with diffusers' tensor names.
 
 Sources: Ho et al. 2020 (arXiv:2006.11239), appendix B; Vaswani et al. 2017 (arXiv:1706.03762) for attention;
 Nichol & Dhariwal 2021 (arXiv:2102.09672) for the embedding as scale and shift.
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.fir import fir_downsample, fir_upsample
+from denoised.model.networks.unet.fir import fir_downsample, fir_upsample
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,

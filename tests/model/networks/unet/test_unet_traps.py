@@ -11,12 +11,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from denoised.model.networks.blocks import MidBlock
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.embeddings import FourierFeatures, LearnedTimesteps, sinusoidal_features
-from denoised.model.networks.fir import fir_downsample, fir_upsample
-from denoised.model.networks.parts import Attention, Downsample
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.embeddings import FourierFeatures, LearnedTimesteps, sinusoidal_features
+from denoised.model.networks.unet.fir import fir_downsample, fir_upsample
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_blocks import MidBlock
+from denoised.model.networks.unet.unet_config import UNetConfig
+from denoised.model.networks.unet.unet_layers import Attention, Downsample
 
 SMALL = UNetConfig(norm_num_groups=4)
 

@@ -1,7 +1,7 @@
 """The settings of CLIP's text encoder: the keys of `config.json`, checked.
 
 Keys and defaults equal those of transformers' `CLIPTextConfig`. A config that asks for something
-`model.networks.text_encoder` does not implement is refused by name.
+`model.networks.text_encoder.text_encoder` does not implement is refused by name.
 """
 
 from __future__ import annotations

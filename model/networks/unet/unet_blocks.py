@@ -1,6 +1,6 @@
 """The blocks of the U-Net, with diffusers' tensor names.
 
-`model.networks.parts` has their parts, `model.networks.skip_blocks` the blocks of NCSN++.
+`model.networks.unet.unet_layers` has their layers, `model.networks.unet.skip_blocks` the blocks of NCSN++.
 Source: Ho et al. 2020 (arXiv:2006.11239), appendix B.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.parts import Attention, Downsample, ResnetBlock, Upsample
+from denoised.model.networks.unet.unet_config import UNetConfig
+from denoised.model.networks.unet.unet_layers import Attention, Downsample, ResnetBlock, Upsample
 
 
 class DownBlock(nn.Module):

@@ -1,7 +1,7 @@
 """The settings of a text-conditioned U-Net: the keys of `config.json`, checked.
 
 Keys and defaults equal those of diffusers 0.42's `UNet2DConditionModel`. A config that asks for something
-`model.networks.text_unet` does not implement is refused by name; no key is ignored.
+`model.networks.text_unet.text_unet` does not implement is refused by name; no key is ignored.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.config_checks import check_values, known_values, to_lists
-from denoised.model.networks.text_unet_checks import SUPPORTED_TEXT_UNET_VALUES, TEXT_UNET_CHECKS
+from denoised.model.networks.text_unet.text_unet_checks import SUPPORTED_TEXT_UNET_VALUES, TEXT_UNET_CHECKS
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 # One value for all levels, or one for each level, the highest resolution first.
 PerLevel = int | tuple[int, ...]

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from denoised.model.networks.blocks import DownBlock, UpBlock
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.parts import ResnetBlock
-from denoised.model.networks.text_unet_config import TransformerConfig
-from denoised.model.networks.text_unet_parts import SpatialTransformer
+from denoised.model.networks.text_unet.text_unet_config import TransformerConfig
+from denoised.model.networks.text_unet.transformer import SpatialTransformer
+from denoised.model.networks.unet.unet_blocks import DownBlock, UpBlock
+from denoised.model.networks.unet.unet_config import UNetConfig
+from denoised.model.networks.unet.unet_layers import ResnetBlock
 
 
 class CrossAttentionDownBlock(DownBlock):

@@ -1,6 +1,6 @@
 """The autoencoder between pixels and latents, with the names of diffusers' `AutoencoderKL`.
 
-Config keys (`model.networks.autoencoder_config`) and tensor names equal those of diffusers 0.42, so that a folder
+Config keys (`autoencoder_config`) and tensor names equal those of diffusers 0.42, so that a folder
 written by either loads in the other.
 
 This module knows nothing of noise, text or files.
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from denoised.model.networks.autoencoder_blocks import DecoderUpBlock, EncoderDownBlock, PlainMidBlock
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
-from denoised.model.networks.autoencoder_tiles import evaluate_in_tiles
-from denoised.model.networks.parts import group_norm
+from denoised.model.networks.autoencoder.autoencoder_blocks import DecoderUpBlock, EncoderDownBlock, PlainMidBlock
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.autoencoder.tiling import evaluate_in_tiles
+from denoised.model.networks.unet.unet_layers import group_norm
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL
 
 from denoised.model.checkpoints.legacy import modernize_tensor_name
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.autoencoder import Autoencoder, LatentDistribution
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
-from denoised.model.networks.autoencoder_tiles import evaluate_in_tiles
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder, LatentDistribution
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.autoencoder.tiling import evaluate_in_tiles
 
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 SMALL: dict[str, Any] = {

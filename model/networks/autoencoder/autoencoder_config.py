@@ -1,7 +1,7 @@
 """The settings of the autoencoder between pixels and latents: the keys of `config.json`, checked.
 
 Keys and defaults equal those of diffusers 0.42's `AutoencoderKL`. A config that asks for something
-`model.networks.autoencoder` does not implement is refused by name; no key is ignored.
+`model.networks.autoencoder.autoencoder` does not implement is refused by name; no key is ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.config import UNetConfig
 from denoised.model.networks.config_checks import (
     ValueCheck,
     check_values,
@@ -27,6 +26,7 @@ from denoised.model.networks.config_checks import (
     known_values,
     to_lists,
 )
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 # diffusers fixes it for the autoencoder's norms.
 AUTOENCODER_NORM_EPS = 1e-6

@@ -1,6 +1,6 @@
 """The text-conditioned U-Net of the Stable Diffusion family, with the names of diffusers' `UNet2DConditionModel`.
 
-Config keys (`model.networks.text_unet_config`) and tensor names equal those of diffusers 0.42, so that a folder
+Config keys (`text_unet_config`) and tensor names equal those of diffusers 0.42, so that a folder
 written by either loads in the other.
 
 This module knows nothing of text encoders, autoencoders, samplers or files.
@@ -13,21 +13,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from denoised.model.networks.blocks import DownBlock, UpBlock
-from denoised.model.networks.embeddings import SinusoidalFeatures
-from denoised.model.networks.parts import ACTIVATIONS, group_norm
-from denoised.model.networks.text_unet_blocks import (
+from denoised.model.networks.text_unet.cross_attention_blocks import (
     CrossAttentionDownBlock,
     CrossAttentionMidBlock,
     CrossAttentionUpBlock,
 )
-from denoised.model.networks.text_unet_config import TextUNetConfig
-from denoised.model.networks.text_unet_embeddings import (
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet_embeddings import (
     GuidedTimestepEmbedding,
     build_added_embedding,
     build_label_embedding,
     guidance_features,
 )
+from denoised.model.networks.unet.embeddings import SinusoidalFeatures
+from denoised.model.networks.unet.unet_blocks import DownBlock, UpBlock
+from denoised.model.networks.unet.unet_layers import ACTIVATIONS, group_norm
 
 
 class TextUNet(nn.Module):

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_encoder import TextEncoder, text_encoder_tensors
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_encoder.text_encoder import TextEncoder, text_encoder_tensors
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
 
 START, END = 48, 49
 SMALL: dict[str, Any] = {

@@ -10,8 +10,8 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
 from tests.rounding import assert_rounded, terms_of
 
 DOWN, ATTN_DOWN, RESNET_DOWN = "DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"

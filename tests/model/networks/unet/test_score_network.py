@@ -15,7 +15,7 @@ from torch import Tensor
 
 from denoised.model.backends.packed import can_pack, pack
 from denoised.model.diffusion.noise import level_tables
-from denoised.model.networks.score_network import variance_exploding_schedule
+from denoised.model.networks.unet.score_network import variance_exploding_schedule
 from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoised.model.networks.text_encoder_config import LEGACY_EOS_TOKEN_ID, TextEncoderConfig
+from denoised.model.networks.text_encoder.text_encoder_config import LEGACY_EOS_TOKEN_ID, TextEncoderConfig
 
 
 @dataclass(frozen=True)

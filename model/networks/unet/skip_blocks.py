@@ -11,10 +11,10 @@ import math
 
 from torch import Tensor, nn
 
-from denoised.model.networks.blocks import joined_channels
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.fir import fir_downsample, fir_upsample
-from denoised.model.networks.parts import Attention, ResnetBlock, group_norm
+from denoised.model.networks.unet.fir import fir_downsample, fir_upsample
+from denoised.model.networks.unet.unet_blocks import joined_channels
+from denoised.model.networks.unet.unet_config import UNetConfig
+from denoised.model.networks.unet.unet_layers import Attention, ResnetBlock, group_norm
 
 SCALE = math.sqrt(2.0)  # (x + h)/√2 keeps the variance
 IMAGE_CHANNELS = 3  # fixed in diffusers

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoised.model.networks.embeddings import SinusoidalFeatures, TimestepEmbedding
-from denoised.model.networks.parts import ACTIVATIONS
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from denoised.model.networks.unet.embeddings import SinusoidalFeatures, TimestepEmbedding
+from denoised.model.networks.unet.unet_layers import ACTIVATIONS
 
 
 class GuidedTimestepEmbedding(nn.Module):

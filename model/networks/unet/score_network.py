@@ -14,8 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from denoised.model.diffusion.noise import NoiseSchedule
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 
 class ScoreUNet(UNet):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 ATTENTION = UNetConfig(
     sample_size=16,
