@@ -231,6 +231,9 @@ class SamplingRequest(PictureRequest):
         stages: Evaluations in each step but the last, which has one.
         extra_evaluations: Evaluations of an image besides those of its steps.
         guidance_embedded: The network takes the guidance scale as an input.
+        image_guidance_scale: How far guidance leads toward an input image; None without one. No model that takes an
+            input image is served yet.
+        guided_evaluations: Evaluations of an image within `guidance_interval`; None: all.
     """
 
     label: int | None
@@ -240,6 +243,8 @@ class SamplingRequest(PictureRequest):
     stages: int = 1
     extra_evaluations: int = 0
     guidance_embedded: bool = False
+    image_guidance_scale: float | None = None
+    guided_evaluations: int | None = None
 
     @property
     def guided(self) -> bool:
@@ -248,17 +253,22 @@ class SamplingRequest(PictureRequest):
 
     @property
     def rows_per_evaluation(self) -> int:
-        """Rows that an image takes in a batch of the network."""
-        return 2 if self.guided else 1
+        """Rows that an image takes in a batch of the network: one without guidance, two with it, three with a
+        guidance toward text and one toward an input image."""
+        if not self.guided:
+            return 1
+        return 2 if self.image_guidance_scale is None else 3
+
+    @property
+    def plan_rows(self) -> int:
+        """Evaluations of an image, however many rows each has."""
+        return self.stages * (self.steps - 1) + 1 + self.extra_evaluations
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the whole job: rows of the plan, images, and two where guidance is on.
-
-        With a `guidance_interval`, at most: how many levels lie in it is known when a worker has the plan.
-        """
-        plan_rows = self.stages * (self.steps - 1) + 1 + self.extra_evaluations
-        return self.n * plan_rows * self.rows_per_evaluation
+        """Evaluated rows of the whole job: one of each image and row of its plan, and more where guidance is on."""
+        guided = self.plan_rows if self.guided_evaluations is None else min(self.guided_evaluations, self.plan_rows)
+        return self.n * (self.plan_rows + (self.rows_per_evaluation - 1) * guided)
 
     def parameters(self, index: int, numerics: str) -> dict[str, Any]:
         """The request that makes image `index` again, without the fields that equal their defaults.

@@ -28,8 +28,18 @@ UPPER: dict[str, float] = {
     "sigmas": MAX_SIGMA,
     "guidance_interval": MAX_SIGMA,
     "clip_skip": 1000,
+    "image_guidance_scale": 100,
+    "guided_evaluations": 2_000_000,
 }
-LOWER: dict[str, float] = {"stages": 1, "extra_evaluations": 0, "label": 0, "sigmas": 0, "guidance_interval": 0}
+LOWER: dict[str, float] = {
+    "stages": 1,
+    "extra_evaluations": 0,
+    "label": 0,
+    "sigmas": 0,
+    "guidance_interval": 0,
+    "image_guidance_scale": 0,
+    "guided_evaluations": 0,
+}
 MAX_TEXT = 1000  # characters, where a field has no limit of its own
 
 

@@ -14,8 +14,9 @@ from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import Counters
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.attempt import AttemptState
+from denoised.worker.delivery.begun_jobs import FetchedJob
 from denoised.worker.delivery.draining import jobs_to_requeue
-from denoised.worker.delivery.job_fetcher import Capacity, FetchedJob, JobFetcher
+from denoised.worker.delivery.job_fetcher import Capacity, JobFetcher
 from denoised.worker.delivery.leases import Delivery, Lease, Leases
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.delivery.settlement import Settlement

@@ -17,9 +17,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from denoised.model.backends.comparison import LIMITS
+from denoised.model.errors import KernelError
+from denoised.model.networks.text_encoder.text_encoder import CausalDotProduct, QuickGelu
 from denoised.model.networks.unet.unet_layers import DotProductAttention
 
 Network = TypeVar("Network", bound=nn.Module)
+PER_IMAGE = DotProductAttention | CausalDotProduct | QuickGelu | nn.GroupNorm
 
 
 def can_pack(device: torch.device) -> bool:
@@ -36,7 +40,7 @@ def pack(network: Network) -> Network:
             setattr(network, name, PackedLinear(child))
         elif isinstance(child, nn.SiLU | nn.Mish | nn.GELU):
             setattr(network, name, PerImageActivation(child))
-        elif isinstance(child, DotProductAttention | nn.GroupNorm):
+        elif isinstance(child, PER_IMAGE):
             setattr(network, name, PerImage(child))
         elif isinstance(child, nn.ModuleList):
             for index, item in enumerate(child):
@@ -47,6 +51,22 @@ def pack(network: Network) -> Network:
         else:
             pack(child)
     return network
+
+
+def check_packed(name: str, expected: Tensor, alone: Tensor, together: Tensor) -> None:
+    """Check the output of packed layers, (B, …) row by row and as one batch, against the network's own.
+
+    Raises:
+        KernelError: if they are off by more than rounding, or a row's bits depend on the batch.
+    """
+    if not torch.equal(together, alone):
+        raise KernelError(f"the packed {name} gives a row other bits in a batch of {len(alone)}")
+    error, norm = (alone - expected).norm().item(), expected.norm().item()
+    if expected.isfinite().all() and not error <= LIMITS["float32"] * norm:
+        raise KernelError(
+            f"the packed {name} computes another function than the network: it is off by {error / norm:.2g} of the "
+            f"output (allowed: {LIMITS['float32']:g})"
+        )
 
 
 class PerImageActivation(nn.Module):

@@ -12,10 +12,9 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from denoised.model.backends.comparison import LIMITS
-from denoised.model.backends.packed import can_pack, pack
+from denoised.model.backends.packed import can_pack, check_packed, pack
 from denoised.model.errors import KernelError
-from denoised.model.networks.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
 
 COMPARED_SIDE = 8  # latents along each side of the images on which the kernels are compared
 COMPARED_IMAGES = 3
@@ -35,7 +34,7 @@ def pack_decoder(autoencoder: Autoencoder) -> str | None:
     packed = pack(nn.ModuleDict({name: deepcopy(part) for name, part in own.items() if part is not None}))
     _replace(autoencoder, dict(packed.items()))
     try:
-        _check(autoencoder, latents, expected)
+        check_packed("decoder", expected, _decode_each(autoencoder, latents), _decode(autoencoder, latents))
     except KernelError as error:
         _replace(autoencoder, own)
         return str(error)
@@ -54,23 +53,10 @@ def _reference_latents(autoencoder: Autoencoder) -> Tensor:
 
 
 @torch.inference_mode()
-def _decode_each(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
-    return torch.cat([autoencoder.decode(each) for each in latents.split(1)])
+def _decode(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+    return autoencoder.decode(latents)
 
 
 @torch.inference_mode()
-def _check(autoencoder: Autoencoder, latents: Tensor, expected: Tensor) -> None:
-    """Check packed layers against the decoder's own output, alone and in a batch.
-
-    Raises:
-        KernelError: if they are off by more than rounding, or an image's bits depend on the batch.
-    """
-    alone = _decode_each(autoencoder, latents)
-    if not torch.equal(autoencoder.decode(latents), alone):
-        raise KernelError(f"the packed decoder gives an image other bits in a batch of {len(latents)}")
-    error, norm = (alone - expected).norm().item(), expected.norm().item()
-    if expected.isfinite().all() and not error <= LIMITS["float32"] * norm:
-        raise KernelError(
-            f"the packed decoder computes another function than the network: it is off by {error / norm:.2g} of the "
-            f"output (allowed: {LIMITS['float32']:g})"
-        )
+def _decode_each(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+    return torch.cat([autoencoder.decode(each) for each in latents.split(1)])

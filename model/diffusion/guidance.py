@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,21 @@ def is_within(ratio: float, interval: tuple[float, float] | None) -> bool:
     return interval is None or interval[0] < ratio <= interval[1]
 
 
+@dataclass(frozen=True)
+class ImageGuidance:
+    """The second guidance of some images of a batch, toward an input image.
+
+    Attributes:
+        index: (D,) their indices in the batch.
+        scale: (D,) s_image.
+        estimate: Of D images, with the input image alone.
+    """
+
+    index: Tensor
+    scale: Tensor
+    estimate: Estimate
+
+
 def apply_guidance(
     conditional: Estimate,
     unconditional: Estimate,
@@ -32,14 +47,22 @@ def apply_guidance(
     prediction_type: str,
     scale: Tensor,
     phi: Tensor | None,
+    toward_image: ImageGuidance | None = None,
 ) -> Estimate:
     """Guidance and then rescaling, each image by its own amounts.
 
     x_t: (B, C, H, W) at levels alpha, sigma (B,).
     scale: (B,), see `guide`.
     phi: (B,), see `rescale`; None if no image of the batch is rescaled.
+    toward_image: of the images with a second guidance.
     """
     guided = guide(conditional, unconditional, scale)
+    if toward_image is not None:
+        own = toward_image.index
+        twice = guide_twice(
+            conditional.select(own), toward_image.estimate, unconditional.select(own), scale[own], toward_image.scale
+        )
+        guided = guided.replace(own, twice)
     if phi is None:
         return guided
     return rescale(guided, conditional, x_t, alpha, sigma, prediction_type, phi)
@@ -56,6 +79,26 @@ def guide(conditional: Estimate, unconditional: Estimate, scale: Tensor) -> Esti
         conditional,
         x0=unconditional.x0 + s * (conditional.x0 - unconditional.x0),
         epsilon=unconditional.epsilon + s * (conditional.epsilon - unconditional.epsilon),
+    )
+
+
+def guide_twice(
+    conditional: Estimate, image_alone: Estimate, unconditional: Estimate, text_scale: Tensor, image_scale: Tensor
+) -> Estimate:
+    """uncond + s_image·(image − uncond) + s_text·(cond − image) (Brooks et al. 2023, arXiv:2211.09800, eq. 3).
+
+    conditional: with text and image; image_alone: with the image only; unconditional: with neither.
+    text_scale, image_scale: s_text and s_image (B,). With s_image = 1 this is `guide` from the image alone.
+    """
+    text, image = text_scale.view(-1, 1, 1, 1), image_scale.view(-1, 1, 1, 1)  # (B, 1, 1, 1)
+
+    def combined(cond: Tensor, alone: Tensor, uncond: Tensor) -> Tensor:
+        return uncond + image * (alone - uncond) + text * (cond - alone)
+
+    return replace(
+        conditional,
+        x0=combined(conditional.x0, image_alone.x0, unconditional.x0),
+        epsilon=combined(conditional.epsilon, image_alone.epsilon, unconditional.epsilon),
     )
 
 

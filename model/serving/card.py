@@ -70,6 +70,7 @@ class ModelCard(BaseModel):
         max_clip_skip: How many layers of its text encoder a request may leave out.
         guidance_embedded: Whether the network takes the guidance scale as an input, so that an image is one row of a
             batch at any scale and has no negative prompt.
+        image_guidance: Whether guidance leads toward an input image, too: a guided image is three rows of a batch.
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
         latent: What it denoises; None for a model of pixels.
@@ -102,6 +103,7 @@ class ModelCard(BaseModel):
     prompt_guide: PromptGuide = PromptGuide()
     max_clip_skip: int = 0
     guidance_embedded: bool = False
+    image_guidance: bool = False
     size_multiple: int | None = None
     max_pixels: int | None = None
     latent: CardLatent | None = None

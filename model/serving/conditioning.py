@@ -23,6 +23,7 @@ class ConditioningRequest:
         emphasis: Whether brackets in the prompts are emphasis (`model.text.prompt`).
         guidance_scale: For a network that takes it as an input.
         is_negative: Whether this is the request that guidance leads away from.
+        has_image: Whether an input image, next to the text, is part of the condition.
     """
 
     label: int | None = None
@@ -35,6 +36,13 @@ class ConditioningRequest:
     emphasis: bool = False
     guidance_scale: float = 1.0
     is_negative: bool = False
+    has_image: bool = False
+
+    def compared(self) -> list[ConditioningRequest]:
+        """The requests that guidance compares this one with: one with the input image alone, if it has one, and the
+        unconditional one."""
+        without_text = self.unconditional()
+        return [without_text, replace(without_text, has_image=False)] if self.has_image else [without_text]
 
     def unconditional(self) -> ConditioningRequest:
         """The request that guidance compares this one with: without a label, and with the negative prompt.

@@ -109,6 +109,10 @@ class LatentModel:
         }
         return Conditioning({CONTEXT: context, **{name: added[name] for name in self.added_inputs}, **loras})
 
+    def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
+        """Encode the prompts of several jobs in one evaluation of each text encoder, into the cache."""
+        self._prompts.prepare(requests)
+
     @torch.inference_mode()
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of latents x (B, C, H, W) at levels t, α, σ (B,)."""

@@ -12,6 +12,7 @@ import torch
 
 from denoised.model.backends.numerics import Precision
 from denoised.model.backends.packed_decoder import pack_decoder
+from denoised.model.backends.packed_text_encoder import pack_text_encoder
 from denoised.model.backends.selection import select_backend
 from denoised.model.backends.text_backend import select_text_backend
 from denoised.model.checkpoints.folders import model_name
@@ -217,9 +218,13 @@ def build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapte
     encoders = []
     for k, (folder, encoder) in enumerate(zip(pipeline.tokenizers, pipeline.text_encoders, strict=True)):
         tokenizer = _read_tokenizer(folder, encoder.config)
-        network = encoder.eval().requires_grad_(False).to(device)
-        adapted = loras.adapt_encoder(k, network) if loras is not None else None
-        encoders.append(ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl, adapted=adapted))
+        own = encoder.eval().requires_grad_(False).to(device)
+        packed = pack_text_encoder(own)
+        network, whole_batches = (own, False) if isinstance(packed, str) else (packed, True)
+        adapted = loras.adapt_encoder(k, network, own, packed=whole_batches) if loras is not None else None
+        encoders.append(
+            ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl, adapted=adapted, whole_batches=whole_batches)
+        )
     if len({each.length for each in encoders}) > 1:
         raise CheckpointError(f"{pipeline.tokenizers[0].parent}: the tokenizers' model_max_length differ")
     return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)

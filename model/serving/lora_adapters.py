@@ -49,9 +49,9 @@ class FoundAdapters:
     listed: list[CardLora]
     problems: Sequence[str]
 
-    def adapt_encoder(self, index: int, encoder: TextEncoder) -> AdaptedNetwork:
-        """A text encoder with the adapters. index: of the encoder."""
-        return self._adapt(ENCODERS[index], encoder, encoder, packed=False)
+    def adapt_encoder(self, index: int, encoder: TextEncoder, geometry: TextEncoder, *, packed: bool) -> AdaptedNetwork:
+        """A text encoder with the adapters. index: of the encoder; geometry: it as it was read."""
+        return self._adapt(ENCODERS[index], encoder, geometry, packed=packed)
 
     def adapt_unet(self, selection: TextSelection, unet: TextUNet) -> Adapters | None:
         """What evaluates the U-Net with adapters; None if there are none.

@@ -85,6 +85,9 @@ class PixelModel:
         """
         return Conditioning({LABEL: torch.tensor([self._label_index(request) for request in requests])})
 
+    def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
+        """Nothing: classes need no network."""
+
     @torch.inference_mode()
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of x (B, C, H, W) at levels t, α, σ (B,)."""

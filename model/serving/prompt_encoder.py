@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,20 +16,51 @@ from denoised.model.text.chunks import PromptChunk, chunk_prompt, pad_chunks
 from denoised.model.text.emphasis import emphasize
 from denoised.model.text.tokenizer import TextTokenizer
 
-# Tokens, skipped layers, and adapters with their weights.
-Key = tuple[tuple[int, ...], int, tuple[tuple[str, float], ...]]
-
 CACHED_CHUNKS = 256  # of Stable Diffusion 1, 77·768 numbers each: 60 MB in all
+MAX_BATCH = 16  # sequences of one evaluation
+
+
+class ChunkKey(NamedTuple):
+    """What the states of a sequence depend on.
+
+    Attributes:
+        tokens: (N,) of the sequence.
+        clip_skip: How many more layers are left out.
+        loras: The adapters that change the encoder, with their weights, by name.
+    """
+
+    tokens: tuple[int, ...]
+    clip_skip: int
+    loras: tuple[tuple[str, float], ...]
+
+
+class ChunkedPrompt(NamedTuple):
+    """A prompt as one encoder reads it.
+
+    Attributes:
+        chunks: Its sequences.
+        clip_skip: How many more layers are left out.
+        loras: Weights of adapters by name; those that do not change the encoder count for nothing.
+    """
+
+    chunks: Sequence[PromptChunk]
+    clip_skip: int
+    loras: Mapping[str, float]
+
+
+States = tuple[Tensor, Tensor]  # hidden states (N, hidden_size) and the pooled vector (P,)
 
 
 class ChunkEncoder:
     """A tokenizer and its text encoder. Not for two threads at a time.
 
-    Each sequence of tokens is encoded by itself, so that its states do not depend on the prompts encoded with it.
+    The states of a sequence do not depend on those that are encoded with it.
 
     penultimate: the U-Net attends to the states before the last layer, without the final norm, as in SDXL; otherwise
         to those after the last layer, normalized.
     adapted: the encoder with the adapters that change it; None without any.
+    whole_batches: the encoder's kernels give a sequence the same bits in a batch of any size (`pack_text_encoder`);
+        otherwise each sequence is encoded by itself.
     """
 
     def __init__(
@@ -38,14 +70,15 @@ class ChunkEncoder:
         *,
         penultimate: bool = False,
         adapted: AdaptedNetwork | None = None,
+        whole_batches: bool = False,
     ) -> None:
+        self._batch = MAX_BATCH if whole_batches else 1
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._penultimate = penultimate
         self._adapted = adapted
         self._device = encoder.text_model.final_layer_norm.weight.device
-        # Hidden states and the pooled vector, the most recent last.
-        self._encoded: OrderedDict[Key, tuple[Tensor, Tensor]] = OrderedDict()
+        self._encoded: OrderedDict[ChunkKey, States] = OrderedDict()  # the most recent last
 
     @property
     def length(self) -> int:
@@ -62,48 +95,75 @@ class ChunkEncoder:
         return chunk_prompt(self._tokenizer, prompt, emphasis=emphasis)
 
     @torch.inference_mode()
-    def encode(
-        self, chunks: list[PromptChunk], count: int, clip_skip: int, loras: Mapping[str, float] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states (count·N, hidden_size) of sequences of length N, and the pooled vector (P,) of the first.
+    def encode(self, prompts: Sequence[ChunkedPrompt], count: int) -> list[tuple[Tensor, Tensor]]:
+        """Of each prompt: hidden states (count·N, hidden_size), and the pooled vector (P,) of its first sequence.
 
-        count: of sequences; there are at most as many chunks, and sequences without text follow them.
-        clip_skip: how many more layers to leave out.
-        loras: weights of adapters by name; those that do not change the encoder count for nothing.
+        count: of sequences; a prompt has at most as many chunks, and sequences without text follow them.
         """
-        own = self._adapted.relevant(loras or {}) if self._adapted is not None else {}
-        encoded = [self._encode_chunk(chunk, clip_skip, own) for chunk in pad_chunks(self._tokenizer, chunks, count)]
-        return torch.cat([states for states, _ in encoded]), encoded[0][1]
+        padded = [pad_chunks(self._tokenizer, list(prompt.chunks), count) for prompt in prompts]
+        keys = [[self._key(chunk, prompt) for chunk in chunks] for chunks, prompt in zip(padded, prompts, strict=True)]
+        known = self._look_up([key for own in keys for key in own])
+        encoded = []
+        for chunks, own in zip(padded, keys, strict=True):
+            states = [self._emphasized(chunk, known[key][0]) for chunk, key in zip(chunks, own, strict=True)]
+            encoded.append((torch.cat(states), known[own[0]][1]))
+        return encoded
 
-    def _encode_chunk(self, chunk: PromptChunk, clip_skip: int, loras: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-        key = chunk.tokens, clip_skip, tuple(sorted(loras.items()))
-        if key not in self._encoded:
-            self._encoded[key] = self._evaluate(chunk.tokens, clip_skip, loras)
-            if len(self._encoded) > CACHED_CHUNKS:
-                self._encoded.popitem(last=False)
-        self._encoded.move_to_end(key)
-        states, pooled = self._encoded[key]
-        if chunk.has_emphasis:
-            weights = torch.tensor([chunk.weights], device=self._device)
-            states = emphasize(states[None], weights)[0]
-        return states, pooled
+    @torch.inference_mode()
+    def prepare(self, prompts: Sequence[ChunkedPrompt]) -> None:
+        """Encode the sequences of several prompts that are not cached yet."""
+        self._look_up([self._key(chunk, prompt) for prompt in prompts for chunk in prompt.chunks])
 
-    def _evaluate(self, tokens: tuple[int, ...], clip_skip: int, loras: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-        encoded = self._run(torch.tensor([tokens], device=self._device), loras)
-        if self._penultimate:
-            states = encoded.hidden_states[-2 - clip_skip]
-        elif clip_skip:
-            states = self._encoder.normalize(encoded.hidden_states[-1 - clip_skip])
-        else:
-            states = encoded.last
+    def _key(self, chunk: PromptChunk, prompt: ChunkedPrompt) -> ChunkKey:
+        own = self._adapted.relevant(prompt.loras) if self._adapted is not None else {}
+        return ChunkKey(chunk.tokens, prompt.clip_skip, tuple(sorted(own.items())))
+
+    def _look_up(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, States]:
+        """The states of sequences, those that are not cached encoded together."""
+        known = {key: self._encoded[key] for key in keys if key in self._encoded}
+        missing = [key for key in dict.fromkeys(keys) if key not in known]
+        for start in range(0, len(missing), self._batch):
+            batch = missing[start : start + self._batch]
+            known |= dict(zip(batch, self._evaluate(batch), strict=True))
+        self._cache(known)
+        return known
+
+    def _cache(self, used: Mapping[ChunkKey, States]) -> None:
+        for key, states in used.items():
+            self._encoded[key] = states
+            self._encoded.move_to_end(key)
+        while len(self._encoded) > CACHED_CHUNKS:
+            self._encoded.popitem(last=False)
+
+    def _emphasized(self, chunk: PromptChunk, states: Tensor) -> Tensor:
+        if not chunk.has_emphasis:
+            return states
+        weights = torch.tensor([chunk.weights], device=self._device)
+        return emphasize(states[None], weights)[0]
+
+    def _evaluate(self, keys: Sequence[ChunkKey]) -> list[States]:
+        """Encode sequences in one evaluation."""
+        encoded = self._run(torch.tensor([key.tokens for key in keys], device=self._device), keys)
         # Copies: a view would keep the states of every layer in memory.
-        return states[0].clone(), encoded.pooled[0].clone()
+        return [
+            (self._states(encoded, row, key.clip_skip).clone(), encoded.pooled[row].clone())
+            for row, key in enumerate(keys)
+        ]
 
-    def _run(self, tokens: Tensor, loras: Mapping[str, float]) -> EncodedText:
-        if not loras:
-            return self._encoder(tokens)
+    def _states(self, encoded: EncodedText, row: int, clip_skip: int) -> Tensor:
+        """(N, hidden_size), those of a sequence that the U-Net attends to."""
+        if self._penultimate:
+            return encoded.hidden_states[-2 - clip_skip][row]
+        if clip_skip:
+            return self._encoder.normalize(encoded.hidden_states[-1 - clip_skip][row : row + 1])[0]
+        return encoded.last[row]
+
+    def _run(self, tokens: Tensor, keys: Sequence[ChunkKey]) -> EncodedText:
+        if not any(key.loras for key in keys):
+            encoded: EncodedText = self._encoder(tokens)
+            return encoded
         assert self._adapted is not None
-        with self._adapted.rows([loras], self._device):
+        with self._adapted.rows([dict(key.loras) for key in keys], self._device):
             return self._encoder(tokens)
 
 
@@ -127,19 +187,28 @@ class PromptEncoder:
         C is the sum of the encoders' channels, N the length of a sequence, and K the number of sequences of the longest
         prompt; the others are filled up with sequences without text.
         """
-        chunked = [
-            [encoder.chunk(request.prompt or "", emphasis=request.emphasis) for encoder in self._encoders]
-            for request in requests
+        chunked = [self._chunk(request) for request in requests]
+        longest = max(len(prompt.chunks) for each in chunked for prompt in each)
+        columns = zip(self._encoders, zip(*chunked, strict=True), strict=True)
+        encoded = [encoder.encode(prompts, longest) for encoder, prompts in columns]
+        joined = [
+            self._join(request, parts) for request, parts in zip(requests, zip(*encoded, strict=True), strict=True)
         ]
-        longest = max(len(chunks) for each in chunked for chunks in each)
-        encoded = [self._encode(request, each, longest) for request, each in zip(requests, chunked, strict=True)]
-        return torch.stack([context for context, _ in encoded]), torch.stack([pooled for _, pooled in encoded])
+        return torch.stack([context for context, _ in joined]), torch.stack([pooled for _, pooled in joined])
 
-    def _encode(
-        self, request: ConditioningRequest, chunks: Sequence[list[PromptChunk]], count: int
-    ) -> tuple[Tensor, Tensor]:
-        pairs = zip(self._encoders, chunks, strict=True)
-        parts = [encoder.encode(own, count, request.clip_skip, request.loras) for encoder, own in pairs]
+    def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
+        """Encode the prompts of several jobs together, each as long as it is, so that `encode` finds them cached."""
+        chunked = [self._chunk(request) for request in requests]
+        for encoder, prompts in zip(self._encoders, zip(*chunked, strict=True), strict=True):
+            encoder.prepare(prompts)
+
+    def _chunk(self, request: ConditioningRequest) -> list[ChunkedPrompt]:
+        """The prompt of a request for each encoder."""
+        chunks = [encoder.chunk(request.prompt or "", emphasis=request.emphasis) for encoder in self._encoders]
+        return [ChunkedPrompt(own, request.clip_skip, request.loras) for own in chunks]
+
+    def _join(self, request: ConditioningRequest, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """One request's hidden states of all encoders, side by side, and the pooled vector of the last."""
         context, pooled = torch.cat([states for states, _ in parts], dim=-1), parts[-1][1]
         if self._zero_without_negative and request.is_negative and not request.prompt:
             return torch.zeros_like(context), torch.zeros_like(pooled)

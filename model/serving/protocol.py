@@ -80,6 +80,10 @@ class ServedModel(Protocol):
         """
         ...
 
+    def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
+        """Do the work of `encode` for requests of several jobs together, so that `encode` of each is quick."""
+        ...
+
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of x (B, C, H, W) at levels t, α, σ (B,)."""
         ...

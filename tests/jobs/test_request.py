@@ -31,6 +31,8 @@ def test_every_field_has_a_meaning_and_a_place_in_the_resolved_request() -> None
         "stages",
         "extra_evaluations",
         "guidance_embedded",
+        "image_guidance_scale",
+        "guided_evaluations",
     }
     assert all(field.meaning for field in FIELDS.values())
 

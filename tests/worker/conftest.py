@@ -42,6 +42,7 @@ class FakeModel:
 
     Attributes:
         calls: The labels of each evaluation.
+        prepared: The number of requests in each call of `prepare`.
         seconds: The duration of one evaluation.
         limit: Where x̂_0 is clipped.
         nan_class: The class whose rows come out as NaN.
@@ -83,6 +84,7 @@ class FakeModel:
             numerics="fake",
         )
         self.calls: list[list[int]] = []
+        self.prepared: list[int] = []
         self._seconds = seconds
         self._nan_class = nan_class
         self._failing_class = failing_class
@@ -98,6 +100,9 @@ class FakeModel:
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         labels = [len(LABELS) if request.label is None else request.label for request in requests]
         return Conditioning({"label": torch.tensor(labels)})
+
+    def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
+        self.prepared.append(len(requests))
 
     def begin(
         self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning

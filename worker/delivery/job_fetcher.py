@@ -6,42 +6,34 @@ The engine says what it has capacity for; jobs fetched by its next turn take par
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
-from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import StartedAttempt, Store
 from denoised.jobs.store.update import JobUpdate
-from denoised.model.errors import ModelError, PlanError
-from denoised.model.serving.card import ModelCard
 from denoised.model.serving.protocol import ServedModel
+from denoised.worker.delivery.begun_jobs import (
+    BegunJob,
+    FetchedJob,
+    adapt_to_model,
+    failure_of,
+    make_images,
+    prepare_prompts,
+    resume_limit,
+)
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.request_check import check_request
-from denoised.worker.engine.resume import ResumePoint, from_bytes
-from denoised.worker.engine.trajectory import Trajectory, trajectories
-from denoised.worker.errors import ResumeError
 from denoised.worker.out_of_memory import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
 
 POLL_SECONDS = 0.25  # between two looks into a queue that was empty, unless `wake` is called
-MAX_REGISTERS = 8  # of a plan
-RESUME_HEAD_BYTES = 4096
+MAX_TOGETHER = 8  # jobs whose prompts are encoded in one evaluation
 RETRY_SECONDS = 1.0  # between two tries while Redis does not answer
-
-
-@dataclass(frozen=True)
-class FetchedJob:
-    """A job whose attempt has started, and its unfinished images."""
-
-    delivery: Delivery
-    started: StartedAttempt
-    trajectories: Sequence[Trajectory] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +76,7 @@ class JobFetcher(threading.Thread):
         self.short_of_memory = False
         self._changed = threading.Condition()  # guards the attributes below, except the last
         self._capacity: Mapping[str, Capacity] = {}
+        self._begun: deque[BegunJob] = deque()
         self._fetched: deque[FetchedJob] = deque()
         self._may_hold_jobs = dict.fromkeys(models, True)
         self._poll_at = dict.fromkeys(models, 0.0)  # when a queue that was empty is asked again
@@ -123,7 +116,7 @@ class JobFetcher(threading.Thread):
         try:
             while not self._stopping.is_set():
                 with self._changed:
-                    if not any(map(self._is_due, self._models)):
+                    if not self._begun and not any(map(self._is_due, self._models)):
                         self._changed.wait(POLL_SECONDS)
                         continue
                 self._fetch()
@@ -142,8 +135,8 @@ class JobFetcher(threading.Thread):
         if capacity is None:
             return False
         images = Counter[str]()
-        for job in self._fetched:
-            images[job.started.record.request.model] += job.started.record.request.n
+        for started in [*(job.started for job in self._begun), *(job.started for job in self._fetched)]:
+            images[started.record.request.model] += started.record.request.n
         one_more = capacity.one_more and not images[model] and model not in self._one_more_used
         return capacity.images > images[model] or one_more
 
@@ -152,6 +145,7 @@ class JobFetcher(threading.Thread):
         try:
             if self._unstarted is not None:
                 self._start(self._unstarted)
+            self._make_images()
             for model in self._models:
                 self._fetch_from(model)
         except (StoreUnavailable, MemoryError) as error:
@@ -160,19 +154,30 @@ class JobFetcher(threading.Thread):
             self._stopping.wait(RETRY_SECONDS)
 
     def _fetch_from(self, model: str) -> None:
-        while not self._stopping.is_set():
+        """Fetch jobs of a model; those that wait together have their prompts encoded together."""
+        together = MAX_TOGETHER if self._models[model].card.prompts else 1
+        try:
+            while not self._stopping.is_set() and self._begin_next(model):
+                if len(self._begun) >= together:
+                    self._make_images()
+        finally:
+            self._make_images()
+
+    def _begin_next(self, model: str) -> bool:
+        """Take a model's next job and start an attempt at it. False if there is none, or no capacity."""
+        with self._changed:
+            if not self._is_due(model):
+                return False
+            self._may_hold_jobs[model] = False  # unless `wake` is called from here on
+            self._poll_at[model] = time.monotonic() + POLL_SECONDS
+        delivery = self._take_from(model)
+        if delivery is None:
+            return False
+        if delivery.more:
             with self._changed:
-                if not self._is_due(model):
-                    return
-                self._may_hold_jobs[model] = False  # unless `wake` is called from here on
-                self._poll_at[model] = time.monotonic() + POLL_SECONDS
-            delivery = self._take_from(model)
-            if delivery is None:
-                return
-            if delivery.more:
-                with self._changed:
-                    self._may_hold_jobs[model] = True
-            self._start(delivery)
+                self._may_hold_jobs[model] = True
+        self._start(delivery)
+        return True
 
     def _take_from(self, model: str) -> Delivery | None:
         """The next delivery; None, too, when the queue's key is damaged."""
@@ -185,20 +190,34 @@ class JobFetcher(threading.Thread):
     def _start(self, delivery: Delivery) -> None:
         """Start an attempt at a job."""
         self._unstarted = delivery  # until it is started: nothing is lost when Redis stops answering in between
-        job = self._start_attempt(delivery)
-        if job is None:
+        started = self._start_attempt(delivery)
+        if started is None:
             delivery.ack()
-        elif isinstance(job, Exception):
-            self._end_unstarted(delivery, job)
+        elif isinstance(started, Exception):
+            self._end_unstarted(delivery, started)
         else:
             with self._changed:
                 if self._capacity.get(delivery.model, Capacity(0, False)).images <= 0:
                     self._one_more_used.add(delivery.model)
-                self._fetched.append(job)
-            self._notify()
+                self._begun.append(BegunJob(delivery, started))
         self._unstarted = None
 
-    def _start_attempt(self, delivery: Delivery) -> FetchedJob | Exception | None:
+    def _make_images(self) -> None:
+        """Make the images of the jobs that have begun. One stays until it is fetched, or has been ended."""
+        if len(self._begun) > 1:
+            prepare_prompts(self._begun, self._models)
+        while self._begun:
+            job = self._begun[0]
+            fetched = make_images(job, self._models[job.delivery.model])
+            if isinstance(fetched, Exception):
+                self._end_unstarted(job.delivery, fetched)
+            with self._changed:
+                self._begun.popleft()
+                if isinstance(fetched, FetchedJob):
+                    self._fetched.append(fetched)
+            self._notify()
+
+    def _start_attempt(self, delivery: Delivery) -> StartedAttempt | Exception | None:
         """None when the job is over; the error when this worker cannot start it, which concerns this job alone."""
         model = self._models[delivery.model]
         try:
@@ -207,9 +226,9 @@ class JobFetcher(threading.Thread):
             )
             if started is None:
                 return None
-            started = replace(started, record=_for_model(started.record, model.card))
+            started = replace(started, record=adapt_to_model(started.record, model.card))
             check_request(started.record.request, model.card)
-            return FetchedJob(delivery, started, _trajectories(started, model))
+            return started
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -232,56 +251,10 @@ class JobFetcher(threading.Thread):
             self._stopping.wait(RETRY_SECONDS)  # other workers take it first
 
     def _fail(self, job_id: str, error: Exception) -> None:
-        code, message = _failure(error)
+        code, message = failure_of(error)
         log.warning("job unservable", extra={"job": job_id, "code": code, "reason": message})
         if code == "internal_error":
             log.error("an attempt could not be started", exc_info=error, extra={"job": job_id})
         update = JobUpdate(job_id)
         update.end("failed", {"code": code, "message": message})
         self._store.write(update)
-
-
-def resume_limit(model: ServedModel) -> int:
-    """The largest resume point that a job of a model can have, in bytes."""
-    card = model.card
-    scale = (card.max_pixels or 0) / (card.width * card.height)  # images may be larger than the model's own size
-    image = MAX_REGISTERS * 4 * math.prod(model.shape) * max(1.0, scale)
-    return RESUME_HEAD_BYTES + card.max_images * (math.ceil(image) + RESUME_HEAD_BYTES)
-
-
-def _failure(error: Exception) -> tuple[str, str]:
-    """The code and the message of a job that could not be started."""
-    if isinstance(error, RecordError | ModelError):
-        return "unservable", str(error)
-    return "internal_error", f"{type(error).__name__}: {error}"
-
-
-def _for_model(record: JobRecord, card: ModelCard) -> JobRecord:
-    """A job as this model takes it: if the model has changed since the job was accepted, its classes may have, too.
-
-    Raises:
-        PlanError: if the model has no class of that name any more.
-    """
-    if record.digest is None or record.digest == card.digest:
-        return record
-    fields = {"job": record.id, "request_id": record.request_id, "accepted": record.digest, "here": card.digest}
-    log.warning("the model has changed since the job was accepted", extra=fields)
-    name = record.request.label_name
-    if name is None:
-        return record
-    index = card.class_index(name)
-    if index is None:
-        raise PlanError(f"label = {name!r} is not a class of {card.name}, which has changed since the job was accepted")
-    return replace(record, request=replace(record.request, label=index))
-
-
-def _trajectories(started: StartedAttempt, model: ServedModel) -> list[Trajectory]:
-    """The unfinished images of a job, where they were saved; at their x_T when the resume point cannot be used."""
-    record, resume_point = started.record, started.resume_point
-    try:
-        saved: Mapping[int, ResumePoint] = from_bytes(resume_point) if resume_point is not None else {}
-        return trajectories(record, model, saved)
-    except ResumeError as error:
-        fields = {"job": record.id, "request_id": record.request_id, "reason": str(error)}
-        log.warning("resume point unusable", extra=fields)
-        return trajectories(record, model)

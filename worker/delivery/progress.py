@@ -20,7 +20,7 @@ class AttemptProgress:
     images: finished images by index.
     points: where the unfinished images can be resumed, by index; an image at x_T has none.
     step: steps that all images have done.
-    evaluations: rows evaluated so far, earlier attempts included; a guided image counts as two.
+    evaluations: rows evaluated so far, earlier attempts included, see `Trajectory.evaluations_of`.
     rows, turns: sum of the batch sizes, and number, of the turns of this attempt.
     """
 

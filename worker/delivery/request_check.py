@@ -29,6 +29,9 @@ def check_request(request: SamplingRequest, card: ModelCard) -> None:
             raise RecordError(f"{name} of the request is {value} (allowed for {card.name}: up to {limit})")
     if request.guidance_embedded != card.guidance_embedded:
         raise RecordError(f"guidance_embedded of the request is {request.guidance_embedded}, not that of {card.name}")
+    if request.image_guidance_scale is not None and not card.image_guidance:
+        scale = request.image_guidance_scale
+        raise RecordError(f"image_guidance_scale of the request is {scale}, but {card.name} takes no input image")
     _check_inputs(request, card)
     if request.model != card.name:
         raise RecordError(f"the request is for the model {request.model!r:.60} (allowed in this queue: {card.name})")

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from denoised.model.diffusion.guidance import apply_guidance
+from denoised.model.diffusion.guidance import ImageGuidance, apply_guidance
 from denoised.model.diffusion.plans import advance, apply_learned_variance
 from denoised.model.diffusion.predictions import Estimate
 from denoised.model.serving.protocol import ServedModel
@@ -83,7 +83,7 @@ class Engine:
         group = self._group(members, model.device)
         registers, rows = group.stacked(), group.rows()
         x, level = registers[:, 0], rows.level
-        if group.guided is not None:  # (B + G, …): every member, then the guided ones again
+        if group.guided is not None:  # (B + G + D, …): every member, then the guided ones again
             x, level = x[group.guided.order], level.of(group.guided.order)
         evaluation = x, level.t, level.alpha, level.sigma, group.conditioning
         if pipelined:
@@ -153,12 +153,15 @@ class Engine:
 
 
 def _merge_guidance(evaluation: PendingEvaluation, prediction_type: str) -> Estimate:
-    """Wait for (x̂_0, ε̂) of every member, and merge the two estimates of the guided ones."""
+    """Wait for (x̂_0, ε̂) of every member, and merge the two or three estimates of the guided ones."""
     estimate, guided = evaluation.wait(), evaluation.group.guided
     if guided is None:
         return estimate
     x_t = evaluation.x_t
-    conditional, unconditional = estimate.split(len(x_t))
+    conditional, others = estimate.split(len(x_t))
+    unconditional, image_alone = others.split(len(guided.index))
+    twice = guided.twice
+    toward_image = None if twice is None else ImageGuidance(twice, guided.image_scale, image_alone)
     level = evaluation.plan_rows.level.of(guided.index)
     merged = apply_guidance(
         conditional.select(guided.index),
@@ -169,6 +172,7 @@ def _merge_guidance(evaluation: PendingEvaluation, prediction_type: str) -> Esti
         prediction_type,
         guided.scale,
         guided.rescale,
+        toward_image,
     )
     return conditional.replace(guided.index, merged)
 

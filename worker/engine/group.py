@@ -53,15 +53,19 @@ class Guided:
 
     Attributes:
         index: (G,) their indices in the group.
-        order: (B + G,) the indices of all members, then `index`.
+        order: (B + G + D,) the member of each row of the evaluation.
         scale: (G,) float32.
         rescale: (G,) float32; None if no member asks for it.
+        twice: (D,) the indices in `index` of those with two guidances; None if D = 0.
+        image_scale: (D,) float32.
     """
 
     index: Tensor
     order: Tensor
     scale: Tensor
     rescale: Tensor | None
+    twice: Tensor | None
+    image_scale: Tensor
 
 
 class Table:
@@ -108,7 +112,8 @@ class Group:
 
     Attributes:
         members: The B trajectories.
-        conditioning: Of (B + G) rows: every member's, then the unconditional one of each guided member.
+        conditioning: Of (B + G + D) rows: every member's, then the unconditional one of each guided member, then that
+            with the input image alone of each of the D members with two guidances.
         is_guided: (B,) bool, at the row that each member had when the group was made.
         guided: None if G = 0.
         registers: The most registers that a member's plan has.
@@ -123,7 +128,8 @@ class Group:
         self._guided_members = [member.guided for member in members]
         guidance = {k: each.guidance for k, each in enumerate(members) if each.guidance is not None and each.guided}
         conditioning = [member.conditioning for member in members]
-        conditioning += [guidance[k].unconditional for k in guidance]
+        conditioning += [each.others.select(slice(-1, None)) for each in guidance.values()]
+        conditioning += [each.others.select(slice(0, 1)) for each in guidance.values() if len(each.others) == 2]
         self.conditioning = Conditioning.stack(conditioning).to(device)
         self.is_guided = torch.tensor(self._guided_members, device=device)
         self.guided = _guided(len(members), guidance, device) if guidance else None
@@ -169,11 +175,15 @@ def _guided(count: int, guidance: dict[int, Guidance], device: torch.device) -> 
         return torch.tensor(values, dtype=torch.float32, device=device)
 
     rescale = [each.rescale for each in guidance.values()]
+    twice = [k for k, each in enumerate(guidance.values()) if each.image_scale is not None]
+    members = list(guidance)
     return Guided(
-        index=torch.tensor(list(guidance), device=device),
-        order=torch.tensor([*range(count), *guidance], device=device),
+        index=torch.tensor(members, device=device),
+        order=torch.tensor([*range(count), *members, *(members[k] for k in twice)], device=device),
         scale=column([each.scale for each in guidance.values()]),
         rescale=column(rescale) if any(rescale) else None,
+        twice=torch.tensor(twice, device=device) if twice else None,
+        image_scale=column([each.image_scale for each in guidance.values() if each.image_scale is not None]),
     )
 
 

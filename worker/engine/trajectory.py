@@ -25,16 +25,27 @@ class Guidance:
     """Classifier-free guidance of one image.
 
     Attributes:
-        unconditional: What the network is conditioned on in the second row of each evaluation; a batch of one.
-        scale: s in uncond + s·(cond − uncond).
+        others: What the network is conditioned on in the further rows of each evaluation: a batch of one, the
+            unconditional row, or of two, the row with the input image alone and then the unconditional one.
+        scale: s in uncond + s·(cond − uncond), or s_text of two guidances (`diffusion.guidance.guide_twice`).
         rescale: φ in 0 … 1, how far the contrast that guidance adds is undone.
         interval: The noise levels ρ at which it applies, (low, high]; None: all.
+        image_scale: s_image of two guidances; None with one.
     """
 
-    unconditional: Conditioning
+    others: Conditioning
     scale: float
     rescale: float = 0.0
     interval: tuple[float, float] | None = None
+    image_scale: float | None = None
+
+    @classmethod
+    def of(cls, request: SamplingRequest, others: Conditioning) -> Guidance:
+        """The guidance of a request. others: see the attribute."""
+        interval = None if request.guidance_interval is None else tuple(request.guidance_interval)
+        image_scale = request.image_guidance_scale
+        assert len(others) == request.rows_per_evaluation - 1
+        return cls(others, request.guidance_scale, request.guidance_rescale, interval, image_scale)  # type: ignore[arg-type]
 
 
 @dataclass(eq=False)
@@ -112,15 +123,16 @@ class Trajectory:
     @property
     def guided(self) -> bool:
         """Whether guidance is on at its row."""
-        return not self.finished and self.evaluations_of(self.row) == 2
+        return not self.finished and self.evaluations_of(self.row) > 1
 
     def evaluations_of(self, row: int) -> int:
-        """How many rows of the network's batch the image takes at a row of its plan: two with guidance."""
+        """How many rows of the network's batch the image takes at a row of its plan: two with guidance, three with
+        two guidances, one outside their interval."""
         return self._pending[row] - self._pending[row + 1]
 
     @property
     def pending_evaluations(self) -> int:
-        """Network evaluations until it is finished; a guided row counts as two."""
+        """Network evaluations until it is finished, see `evaluations_of`."""
         return self._pending[self.row]
 
     @property
@@ -138,8 +150,9 @@ class Trajectory:
         """The evaluations from each row to the end, and 0 at the end."""
         pending = [0]
         for row in reversed(range(self.plan.evaluations)):
-            guided = self.guidance is not None and is_within(self.plan.ratio(row), self.guidance.interval)
-            pending.append(pending[-1] + (2 if guided else 1))
+            pending.append(pending[-1] + 1)
+            if self.guidance is not None and is_within(self.plan.ratio(row), self.guidance.interval):
+                pending[-1] += len(self.guidance.others)
         return pending[::-1]
 
     @property
@@ -186,9 +199,9 @@ def _level_choice(request: SamplingRequest) -> LevelChoice:
     return LevelChoice(request.spacing, request.karras, request.sigma_min, request.sigma_max, sigmas)
 
 
-def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
-    request = record.request
-    plan = model.plan(request.sampler, request.steps, request.eta, _level_choice(request))
+def conditioning_requests(request: SamplingRequest) -> list[ConditioningRequest]:
+    """What the network is conditioned on in each row of an evaluation: the request's own, then those that guidance
+    compares it with."""
     asked = ConditioningRequest(
         label=request.label,
         prompt=request.prompt,
@@ -199,15 +212,18 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
         clip_skip=request.clip_skip,
         emphasis=request.emphasis,
         guidance_scale=request.guidance_scale,
+        has_image=request.image_guidance_scale is not None,
     )
-    conditioning = model.encode([asked, asked.unconditional()] if request.guided else [asked])
-    guidance = None
-    if request.guided:
-        low_and_high = request.guidance_interval
-        interval = None if low_and_high is None else (low_and_high[0], low_and_high[1])
-        unconditional = conditioning.select(slice(1, 2))
-        guidance = Guidance(unconditional, request.guidance_scale, request.guidance_rescale, interval)
-        conditioning = conditioning.select(slice(0, 1))
+    return [asked, *asked.compared()] if request.guided else [asked]
+
+
+def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
+    request = record.request
+    plan = model.plan(request.sampler, request.steps, request.eta, _level_choice(request))
+    asked = conditioning_requests(request)
+    rows = model.encode(asked)
+    conditioning, others = rows.select(slice(0, 1)), rows.select(slice(1, None))
+    guidance = Guidance.of(request, others) if len(asked) > 1 else None
     return [
         Trajectory.begin(
             job=record.id,
@@ -217,7 +233,7 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
             conditioning=conditioning,
             guidance=guidance,
             seed=request.seed + index,
-            shape=model.shape_of(asked),
+            shape=model.shape_of(asked[0]),
             device=model.device,
         )
         for index in range(request.n)

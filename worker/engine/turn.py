@@ -66,7 +66,7 @@ class Turn:
     """The outcome of one evaluation.
 
     Attributes:
-        rows: Its batch size, where a guided image counts as two.
+        rows: Its batch size, where a guided image counts as two or three.
         advanced: The trajectories that it advanced.
         failed: The trajectories that cannot go on.
         halved: Whether the evaluation was repeated in parts, because the whole of it failed.

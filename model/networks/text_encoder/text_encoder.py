@@ -137,12 +137,13 @@ class CausalAttention(nn.Module):
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
+        self.attend = CausalDotProduct()
 
     def forward(self, x: Tensor) -> Tensor:
         # Each (B, heads, N, D).
         q, k, v = (self._split(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        # softmax(q·kᵀ/√D + mask)·v; the mask hides later tokens, so the end token alone has seen the whole text.
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        # The mask hides later tokens, so the end token alone has seen the whole text.
+        mixed = self.attend(q, k, v)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, heads, N, D) → (B, N, heads·D)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -150,12 +151,19 @@ class CausalAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+class CausalDotProduct(nn.Module):
+    """softmax(q·kᵀ/√D + mask)·v of queries, keys and values, each (B, heads, N, D); returns the same shape."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
 class TextFeedForward(nn.Module):
     """Two linear layers around an activation: (B, N, hidden_size) → the same."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
-        self.activation = quick_gelu if config.hidden_act == "quick_gelu" else F.gelu
+        self.activation = QuickGelu() if config.hidden_act == "quick_gelu" else nn.GELU()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
@@ -163,9 +171,11 @@ class TextFeedForward(nn.Module):
         return self.fc2(self.activation(self.fc1(x)))  # intermediate_size between them
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """x·σ(1.702·x), the approximation of GELU that OpenAI's CLIP was trained with."""
-    return x * torch.sigmoid(1.702 * x)
+class QuickGelu(nn.Module):
+    """x·σ(1.702·x), elementwise, the approximation of GELU that OpenAI's CLIP was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
 
 
 def text_encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ import torch
 
 from denoised.model.backends.packed import PackedConv2d, can_pack
 from denoised.model.backends.packed_decoder import pack_decoder
-from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
 from denoised.model.serving.latent_pictures import FLOAT_BYTES, LIVE_MAPS, LatentPictures, published_rgb
 from tests.text_pipelines import AUTOENCODER, stir
 

@@ -14,7 +14,8 @@ import torch
 from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import StartedAttempt
-from denoised.worker.delivery.job_fetcher import Capacity, FetchedJob, JobFetcher
+from denoised.worker.delivery.begun_jobs import FetchedJob
+from denoised.worker.delivery.job_fetcher import Capacity, JobFetcher
 from denoised.worker.engine import resume
 from denoised.worker.engine.trajectory import Trajectory
 from tests.harness import request
@@ -336,3 +337,32 @@ def test_a_label_keeps_its_name_when_the_model_has_changed(
     assert ended == "daikon"
     assert "label = 'daikon' is not a class of m, which has changed since the job was accepted" in str(error)
     assert caplog.text.count("the model has changed since the job was accepted") == 4
+
+
+def test_jobs_that_wait_together_have_their_prompts_encoded_together(
+    fake_store: FakeStore, fetcher: JobFetcher, fake_model: Callable[..., Any]
+) -> None:
+    (name, model), *_ = fetcher._models.items()
+    model.card = model.card.model_copy(update={"prompts": True})  # type: ignore[misc]
+    fake_store.queues[name] = [("a", 1), ("b", 2), ("c", 1)]
+    fake_store.labels = {"a": 1, "b": 2}
+    fake_store.fields = {"a": {"guidance_scale": 2.0}}
+    fetcher.set_capacity({name: Capacity(16, True)})
+    jobs = fetch(fetcher, 3)
+    assert [job.started.record.id for job in jobs] == ["a", "b", "c"]
+    assert model.prepared == [4], "one request of each job, and the unconditional one of a"  # type: ignore[attr-defined]
+
+
+def test_prompts_that_cannot_be_encoded_together_are_encoded_job_by_job(
+    fake_store: FakeStore, fetcher: JobFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name, model), *_ = fetcher._models.items()
+    model.card = model.card.model_copy(update={"prompts": True})  # type: ignore[misc]
+
+    def fail(requests: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(model, "prepare", fail)
+    fake_store.queues[name] = [("a", 1), ("b", 1)]
+    fetcher.set_capacity({name: Capacity(16, True)})
+    assert [job.started.record.id for job in fetch(fetcher, 2)] == ["a", "b"]

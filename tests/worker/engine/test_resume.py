@@ -100,7 +100,7 @@ def test_registers_that_a_turn_returned_never_change(model: Any, trajectories_of
     ("saved", "message"),
     [
         (ResumePoint(0, torch.zeros(1, 1, 4, 4)), "row 0 of 4"),
-        (ResumePoint(4, torch.zeros(1, 1, 4, 4)), "row 4 of 4"),
+        (ResumePoint(5, torch.zeros(1, 1, 4, 4)), "row 5 of 4"),
         (ResumePoint(-1, torch.zeros(1, 1, 4, 4)), "row -1 of 4"),
         (ResumePoint(2, torch.zeros(2, 1, 4, 4)), r"registers are \(2, 1, 4, 4\)"),
         (ResumePoint(2, torch.zeros(1, 1, 8, 8)), r"registers are \(1, 1, 8, 8\)"),

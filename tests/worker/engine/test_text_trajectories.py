@@ -17,8 +17,8 @@ from denoised.jobs.record import JobRecord
 from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.loading import load_for_serving
 from denoised.model.serving.protocol import ServedModel
+from denoised.worker.delivery.begun_jobs import resume_limit
 from denoised.worker.delivery.encoding import encode
-from denoised.worker.delivery.job_fetcher import resume_limit
 from denoised.worker.delivery.outputs import decode_finished, frame_events
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.resume import ResumePoint, from_bytes, to_bytes
