@@ -16,7 +16,7 @@ from denoised.jobs.format import FORMAT, check_requires, read_dataclass, read_js
 class Counters:
     """Totals of a worker since it started.
 
-    evaluations: rows evaluated by the network, a guided image counted as two.
+    evaluations: rows evaluated by the network, a guided image as two where its guidance applies.
     turns, turn_seconds: how many turns these took, and how long.
     images, slots: images in these turns, and the batch slots that were available to them.
     jobs: attempts started.

@@ -27,13 +27,13 @@ class RemainingWork:
     Attributes:
         images: of the job.
         turns: that each of its images needs.
-        rows: per image and turn: 2 with guidance.
+        rows: per image and turn, in the mean: 2 with guidance, fewer if it applies to some noise levels.
     """
 
     job: str
     images: int
     turns: float
-    rows: int
+    rows: float
 
     @property
     def evaluations(self) -> float:

@@ -96,8 +96,10 @@ class QueueForecast:
 
 def _total(job: JobRecord) -> RemainingWork:
     """The work of a job that has not started."""
-    rows = job.request.rows_per_evaluation
-    return RemainingWork(job.id, job.request.n, job.request.evaluations / (job.request.n * rows), rows)
+    request = job.request
+    return RemainingWork(
+        job.id, request.n, turns=request.plan_rows, rows=request.evaluations / (request.n * request.plan_rows)
+    )
 
 
 def _remaining(job: JobRecord, completed: int) -> RemainingWork:

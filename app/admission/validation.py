@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from denoised.app.admission.guided_evaluations import count_guided
 from denoised.app.admission.noise_levels import level_errors, without_end
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
@@ -91,6 +92,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
             "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),
             "stages": card.stages.get(values["sampler"], 1),
             "guidance_embedded": card.guidance_embedded,
+            "guided_evaluations": count_guided(values, card),
             "extra_evaluations": card.extra_evaluations.get(values["sampler"], 0) if values["steps"] > 1 else 0,
         }
     )

@@ -34,7 +34,7 @@ STATUSES = ("accepted", *TERMINAL)
 PREFIX = "denoised"
 # Field of `Counters` → name and help text of its metric.
 ENGINE_COUNTERS = {
-    "evaluations": ("evaluations", "Evaluated rows; guided images count twice."),
+    "evaluations": ("evaluations", "Evaluated rows; a guided image is two where its guidance applies."),
     "turns": ("turns", "Evaluated batches."),
     "turn_seconds": ("turn_seconds", "Seconds spent in turns."),
     "images": ("turn_images", "Images that took part in turns, summed over turns."),

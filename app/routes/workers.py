@@ -23,7 +23,8 @@ class QueueObject(BaseModel):
     model: str
     jobs: int
     evaluations: Annotated[
-        int, Field(description="network evaluations that these jobs need; guided images count twice")
+        int,
+        Field(description="network evaluations that these jobs need; a guided image is two where its guidance applies"),
     ]
 
 
@@ -39,7 +40,7 @@ class WorkerObject(BaseModel):
         int, Field(description="images that the worker has admitted, those outside the current batch included")
     ]
     pending_evaluations: Annotated[int, Field(description="network evaluations that these still need")]
-    evaluations: Annotated[int, Field(description="evaluated rows; guided images count twice")]
+    evaluations: Annotated[int, Field(description="evaluated rows; a guided image is two where its guidance applies")]
     turns: Annotated[int, Field(description="batches evaluated; evaluations / turns is their mean size")]
     images: Annotated[int, Field(description="images that took part in these turns, summed over turns")]
     slots: Annotated[int, Field(description="batch slots, summed over turns; images / slots is their occupancy")]

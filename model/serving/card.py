@@ -21,6 +21,8 @@ class CardGrid(BaseModel):
         karras: Whether its levels are those of Karras et al. 2022.
         ratio_spacing: Which of the other spacings its levels have instead of timesteps; None if none.
         sigma_min, sigma_max: The lowest and the highest noise level σ/α of training; None if unknown.
+        ratios: Noise levels σ/α of training at equal distances from the first timestep to the last, rounded; for
+            estimates.
         visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
             steps visits all.
     """
@@ -31,6 +33,7 @@ class CardGrid(BaseModel):
     ratio_spacing: str | None = None
     sigma_min: float | None = None
     sigma_max: float | None = None
+    ratios: list[float] = []
     visited: dict[str, int] = {}
 
 

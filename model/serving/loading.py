@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from denoised.model.backends.numerics import Precision
@@ -20,7 +21,7 @@ from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_to_image.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.text_to_image.text_pipeline import TextPipeline, read_text_pipeline
 from denoised.model.diffusion.grids import SPACINGS, Grid, noise_ratios, solver_levels
-from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.noise import Float64, NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
@@ -38,6 +39,7 @@ from denoised.model.text.tokenizer import TextTokenizer
 log = logging.getLogger("denoised.worker")
 
 ZOO = Path(__file__).parents[1] / "zoo"
+SKETCHED_RATIOS = 65  # of the noise levels that a card names
 MAX_SCALE = 2  # how much wider and higher than its own size a latent model's images may be, in the mean
 
 
@@ -204,9 +206,17 @@ def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
             ratio_spacing=spacing.name if spacing is not None else None,
             sigma_min=float(ratios[0]),
             sigma_max=float(ratios[-1]),
+            ratios=_sketch(ratios),
             visited={name: count for name, count in visited.items() if count < schedule.timesteps},
         ),
     }
+
+
+def _sketch(ratios: Float64) -> list[float]:
+    """Some of the noise levels, at equal distances, in four digits."""
+    times = np.linspace(0, len(ratios) - 1, min(SKETCHED_RATIOS, len(ratios)))
+    sketched = np.exp(np.interp(times, np.arange(len(ratios)), np.log(ratios)))
+    return [float(f"{ratio:.4g}") for ratio in sketched]
 
 
 def build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapters | None = None) -> PromptEncoder:

@@ -360,8 +360,9 @@ def test_a_stopping_worker_finishes_pictures_that_are_nearly_decoded(harness: Ha
 
 def test_no_more_jobs_are_fetched_than_the_decoder_has_slots_for(harness: Harness) -> None:
     worker = harness.worker("full", decode_seconds=SECONDS, max_batch=2)
-    jobs = [harness.submit(model="full", steps=2) for _ in range(5)]
-    harness.until(lambda: sum(waits_for_decoder(harness, job) for job in jobs) >= 2, "the decoder to be full")
-    time.sleep(0.5)
-    assert sum(harness.job(job).status == "queued" for job in jobs) >= 2
+    decoding = [harness.submit(model="full", steps=2) for _ in range(2)]
+    harness.until(lambda: all(waits_for_decoder(harness, job) for job in decoding), "the decoder to be full")
+    waiting = [harness.submit(model="full", steps=2) for _ in range(3)]
+    time.sleep(1.0)
+    assert [harness.job(job).status for job in waiting] == ["queued"] * 3
     worker.kill()
