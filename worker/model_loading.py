@@ -10,7 +10,7 @@ import torch
 
 from denoised.jobs.numerics import with_format
 from denoised.model.backends.numerics import Precision
-from denoised.model.checkpoints.folders import model_name
+from denoised.model.checkpoints.folders import model_name, model_source
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.model.serving.protocol import ServedModel
@@ -65,7 +65,10 @@ def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
     for folder in folders:
         name = model_name(folder)
         if name in named:
-            raise CheckpointError(f"{folder}: a model named {name!r} is served already; rename one of the folders")
+            raise CheckpointError(
+                f"{model_source(named[name])} and {model_source(folder)} would both be served as {name!r}; serve one "
+                "of them from a folder, or a link to it, of another name"
+            )
         named[name] = folder
     return named
 

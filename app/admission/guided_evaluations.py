@@ -30,7 +30,7 @@ def count_guided(values: Mapping[str, Any], card: ModelCard) -> int | None:
     interval = values.get("guidance_interval")
     if interval is None or (values.get("sigmas") is None and len(card.grid.ratios) < 2):
         return None
-    low, high = interval
+    low, high = float(interval[0]), float(interval[1])
     ratios = _evaluated(_levels(values, card), values["sampler"], card)
     return sum(low < ratio <= high for ratio in ratios)
 
@@ -105,7 +105,7 @@ def _bounds(spacing: str, values: Mapping[str, Any], own: Sequence[float], card:
     low = min(last, high)
     if spacing in OWN_BOUNDS:
         low, high = max(OWN_BOUNDS[spacing][0], lowest), min(OWN_BOUNDS[spacing][1], highest)
-    return values.get("sigma_min") or low, values.get("sigma_max") or high
+    return float(values.get("sigma_min") or low), float(values.get("sigma_max") or high)
 
 
 def _spaced(spacing: str, low: float, high: float, share: float) -> float:

@@ -24,7 +24,7 @@ class QueueObject(BaseModel):
     jobs: int
     evaluations: Annotated[
         int,
-        Field(description="network evaluations that these jobs need; a guided image is two where its guidance applies"),
+        Field(description="evaluations that these jobs need; a guided image is two where its guidance applies"),
     ]
 
 

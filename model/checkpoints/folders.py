@@ -25,7 +25,7 @@ UNET_CONFIG = Path("unet/config.json")
 # The parts of a pipeline that this program runs.
 # Ignoring another one (a decoder, a text encoder) would give wrong images.
 PARTS = ("unet", "scheduler")
-HUB_SNAPSHOT = re.compile(r"models--[^/]+--([^/]+)/snapshots/[0-9a-f]{40}")
+HUB_SNAPSHOT = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})")
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,21 @@ def model_name(folder: Path) -> str:
         CheckpointError: for a name that is no text, or has characters that no log line or URL should contain.
     """
     name = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119, pathlib keeps ".." or follows links
-    if (snapshot := HUB_SNAPSHOT.fullmatch("/".join(Path(os.path.abspath(folder)).parts[-3:]))) is not None:  # noqa: PTH100
-        name = snapshot[1]
+    if (snapshot := _hub_snapshot(folder)) is not None:
+        name = snapshot["name"]
     if not name.isprintable() or not name:
         raise CheckpointError(f"{folder}: a model is served under its folder's name, and {name!r} is not printable")
     return name
+
+
+def model_source(folder: Path) -> str:
+    """Where a model comes from, for messages: `owner/name@commit` of a hub's snapshot, else its folder."""
+    snapshot = _hub_snapshot(folder)
+    return str(folder) if snapshot is None else f"{snapshot['owner']}/{snapshot['name']}@{snapshot['commit'][:7]}"
+
+
+def _hub_snapshot(folder: Path) -> re.Match[str] | None:
+    return HUB_SNAPSHOT.fullmatch("/".join(Path(os.path.abspath(folder)).parts[-3:]))  # noqa: PTH100
 
 
 def find_files(folder: Path) -> ModelFiles:

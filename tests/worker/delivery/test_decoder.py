@@ -254,14 +254,16 @@ def test_a_job_is_over_before_the_decoder_begins_with_the_next_batch(
     bench: Bench, create: Create, wait_for: Wait
 ) -> None:
     bench.model.limit = 1
-    quick, slow = create(steps=2), create(n=2, steps=2)
-    for record in (slow, quick):
+    bench.model.release.clear()
+    first, quick, slow = create(steps=1), create(steps=2), create(n=2, steps=2)
+    for record in (first, slow, quick):
         bench.begin(record)
     bench.publisher.start()
     bench.turns()
+    bench.publisher.flush(SECONDS)  # the decoder has the first image, and the others wait
+    bench.model.release.set()
     bench.close()
-    assert [bench.status(record) for record in (quick, slow)] == ["succeeded"] * 2
-    assert bench.over[0] == quick.id
+    assert bench.over == [first.id, quick.id, slow.id]
 
 
 def test_what_waits_for_the_decoder_is_saved_and_decoded_by_the_next_attempt_without_an_evaluation(
