@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
-from denoised.model.checkpoints.bounded_files import read_bounded
+from denoised.model.bounded_files import read_bounded
 from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, shorten
 
 CARD_FILE = "model_card.json"
 
@@ -69,7 +69,7 @@ class CardFile(BaseModel):
     labels: list[str] = []
     unconditional: bool | None = None
     default: Defaults = Defaults()
-    latent_rgb: list[tuple[float, float, float]] = []
+    latent_rgb: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = []
     data: str = ""
     license: str = ""
     credits: list[str] = []
@@ -91,4 +91,4 @@ def read_card_file(folder: Path) -> CardFile:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise CheckpointError(f"{path}: {where}: {first['msg']}") from error
+        raise CheckpointError(f"{path}: {shorten(where)}: {shorten(first['msg'])}") from error

@@ -68,10 +68,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     classes = read_classes(folder, card, config.num_class_embeds, config.class_embed_type)
     network = _build_network(files.unet_config, config, noise.variance_exploding)
     _check_memory(files.unet_config, network, sides)
-    weights = read_weights(find_weights(files.weights), network.state_dict())
-    network.load_state_dict(weights, assign=True)
+    noise.check(config)
     schedule = noise.schedule
     _check_timestep_rows(files.unet_config, config, schedule)
+    default = resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional)
+    weights = read_weights(find_weights(files.weights), network.state_dict())
+    network.load_state_dict(weights, assign=True)
     return Checkpoint(
         network=network,
         noise=noise,
@@ -79,7 +81,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         classes=classes,
         digest=model_digest(files.unet_config, files.scheduler_config, weights, classes),
         image_size=sides,
-        default=resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional),
+        default=default,
     )
 
 

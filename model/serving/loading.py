@@ -22,8 +22,6 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
-from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
@@ -31,7 +29,6 @@ from denoised.model.serving.lora_adapters import FoundAdapters, find_adapters
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import ChunkEncoder, PromptEncoder
-from denoised.model.text.tokenizer import TextTokenizer
 
 log = logging.getLogger("denoised.worker")
 
@@ -208,31 +205,10 @@ def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
 
 
 def build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapters | None = None) -> PromptEncoder:
-    """The tokenizers and text encoders of a pipeline, with adapters.
-
-    Raises:
-        CheckpointError: if they do not fit together.
-    """
+    """The tokenizers and text encoders of a pipeline, with adapters."""
     encoders = []
-    for k, (folder, encoder) in enumerate(zip(pipeline.tokenizers, pipeline.text_encoders, strict=True)):
-        tokenizer = _read_tokenizer(folder, encoder.config)
+    for k, (tokenizer, encoder) in enumerate(zip(pipeline.tokenizers, pipeline.text_encoders, strict=True)):
         network = encoder.eval().requires_grad_(False).to(device)
         adapted = loras.adapt_encoder(k, network) if loras is not None else None
         encoders.append(ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl, adapted=adapted))
-    if len({each.length for each in encoders}) > 1:
-        raise CheckpointError(f"{pipeline.tokenizers[0].parent}: the tokenizers' model_max_length differ")
     return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)
-
-
-def _read_tokenizer(folder: Path, config: TextEncoderConfig) -> TextTokenizer:
-    tokenizer = TextTokenizer.from_folder(folder)
-    if tokenizer.vocabulary_size > config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: has {tokenizer.vocabulary_size} tokens, but the text encoder has {config.vocab_size}"
-        )
-    if tokenizer.length > config.max_position_embeddings:
-        raise CheckpointError(
-            f"{folder}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
-            f"{config.max_position_embeddings} tokens"
-        )
-    return tokenizer
