@@ -6,7 +6,7 @@ Imports no torch: `model.serving.card`, which the HTTP front end uses, builds on
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
@@ -15,6 +15,8 @@ from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 from denoised.model.errors import CheckpointError, shorten
 
 CARD_FILE = "model_card.json"
+# Of `GET /models`, where every line is published.
+_Text = Annotated[str, Field(max_length=2000)]
 
 
 class Defaults(BaseModel):
@@ -65,14 +67,14 @@ class CardFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = None
-    description: str = ""
+    description: _Text = ""
     labels: list[str] = []
     unconditional: bool | None = None
     default: Defaults = Defaults()
     latent_rgb: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = []
-    data: str = ""
-    license: str = ""
-    credits: list[str] = []
+    data: _Text = ""
+    license: _Text = ""
+    credits: list[_Text] = Field(default=[], max_length=200)
     prompt_guide: PromptGuide = PromptGuide()
     training: dict[str, Any] = {}
 

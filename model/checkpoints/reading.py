@@ -42,6 +42,7 @@ class Checkpoint:
         digest: see `model.checkpoints.digest`.
         image_size: (height, width) in pixels.
         default: the sampler, steps and guidance of a request that names none.
+        card: the folder's own card.
     """
 
     network: UNet
@@ -51,6 +52,7 @@ class Checkpoint:
     digest: str
     image_size: tuple[int, int]
     default: Defaults
+    card: CardFile
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -82,6 +84,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         digest=model_digest(files.unet_config, files.scheduler_config, weights, classes),
         image_size=sides,
         default=default,
+        card=card,
     )
 
 

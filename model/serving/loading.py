@@ -13,6 +13,7 @@ import torch
 from denoised.model.backends.numerics import Precision
 from denoised.model.backends.selection import select_backend
 from denoised.model.backends.text_backend import select_text_backend
+from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_to_image.pipelines import is_text_pipeline, unused_parts
@@ -106,6 +107,8 @@ def load_model(
         max_images=max_images,
         numerics=numerics,
         digest=checkpoint.digest,
+        distilled=False,
+        **_said_by(checkpoint.card),
         **sampler_facts(checkpoint.schedule, grid),
     )
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)
@@ -147,7 +150,7 @@ def load_text_for_serving(
         channels=vae.out_channels,
         labels=[],
         prompts=True,
-        prompt_guide=pipeline.prompt_guide,
+        prompt_guide=pipeline.card.prompt_guide,
         max_clip_skip=max(0, prompts.max_clip_skip),
         guidance_embedded=unet.config.time_cond_proj_dim is not None,
         size_multiple=vae.downscale * pipeline.unet.config.downscale,
@@ -160,13 +163,17 @@ def load_text_for_serving(
         max_images=max_images,
         numerics=selection.numerics,
         digest=pipeline.digest,
+        distilled=pipeline.distilled,
+        **_said_by(pipeline.card),
         **sampler_facts(pipeline.schedule, grid),
     )
     model = LatentModel(
         selection.backend,
         torch.device(device),
         prompts,
-        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb or published_rgb(is_xl=pipeline.is_xl)),
+        LatentPictures(
+            pipeline.autoencoder.to(device), pipeline.card.latent_rgb or published_rgb(is_xl=pipeline.is_xl)
+        ),
         PlanCompiler(pipeline.schedule, grid),
         noise.prediction_type,
         noise.clipping,
@@ -175,6 +182,11 @@ def load_text_for_serving(
         found.adapt_unet(selection, unet),
     )
     return LoadedModel(model, selection.fallback, found.problems)
+
+
+def _said_by(card: CardFile) -> dict[str, Any]:
+    """What the folder's card says for people."""
+    return {key: getattr(card, key) for key in ("description", "data", "license", "credits")}
 
 
 def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:

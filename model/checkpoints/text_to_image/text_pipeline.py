@@ -26,14 +26,13 @@ from denoised.model.checkpoints.digest import pipeline_digest
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
 from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.checkpoints.text_to_image.pipelines import encoder_parts, pipeline_class, tokenizer_parts
-from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 from denoised.model.checkpoints.text_to_image.text_checks import (
     check_image_size,
     check_memory,
     check_networks,
     read_tokenizers,
 )
-from denoised.model.checkpoints.text_to_image.text_defaults import resolve_text_defaults
+from denoised.model.checkpoints.text_to_image.text_defaults import is_distilled, resolve_text_defaults
 from denoised.model.checkpoints.weight_files import ENCODER, find_weights
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.noise import NoiseSchedule
@@ -69,7 +68,8 @@ class TextPipeline:
         digest: see `model.checkpoints.digest`.
         image_size: (height, width) in pixels that the U-Net was trained on.
         default: the sampler, steps and guidance of a request that names none.
-        latent_rgb, prompt_guide: see `CardFile`.
+        distilled: whether it was trained for a few steps without guidance.
+        card: the folder's own card.
     """
 
     unet: TextUNet
@@ -83,8 +83,8 @@ class TextPipeline:
     digest: str
     image_size: tuple[int, int]
     default: Defaults
-    latent_rgb: list[tuple[float, float, float]]
-    prompt_guide: PromptGuide
+    distilled: bool
+    card: CardFile
 
 
 def read_text_pipeline(folder: Path) -> TextPipeline:
@@ -106,7 +106,7 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
     noise.check(unet_config)
     schedule, zero_without_negative = noise.schedule, _zero_without_negative(folder, kind)
     default = resolve_text_defaults(folder, card, noise, schedule, kind, unet_config)
-    latent_rgb = _latent_rgb(folder, card, vae_config)
+    _check_latent_rgb(folder, card, vae_config)
     tokenizer_folders = [folder / name for name in tokenizer_parts(kind)]
     tokenizers = read_tokenizers(tokenizer_folders, text_configs)
     networks = _build_networks(paths, unet_config, vae_config, dict(zip(encoder_names, text_configs, strict=True)))
@@ -128,8 +128,8 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
         digest=_digest(configs, tokenizer_folders, weights, zero_without_negative),
         image_size=image_size,
         default=default,
-        latent_rgb=latent_rgb,
-        prompt_guide=card.prompt_guide,
+        distilled=is_distilled(noise) or unet_config.time_cond_proj_dim is not None,
+        card=card,
     )
 
 
@@ -189,13 +189,12 @@ def _load_weights(folder: Path, networks: Mapping[str, nn.Module]) -> dict[str, 
     return weights
 
 
-def _latent_rgb(folder: Path, card: CardFile, vae: AutoencoderConfig) -> list[tuple[float, float, float]]:
+def _check_latent_rgb(folder: Path, card: CardFile, vae: AutoencoderConfig) -> None:
     rows, channels = len(card.latent_rgb), vae.latent_channels
     if rows not in (0, channels, channels + 1):
         raise CheckpointError(
             f"{folder / CARD_FILE}: latent_rgb has {rows} rows (allowed: {channels} or {channels + 1})"
         )
-    return card.latent_rgb
 
 
 def _digest(
