@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.networks.autoencoder.autoencoder import Autoencoder
-from denoised.model.serving.pictures import to_bytes
+from denoised.model.serving.pictures import to_uint8
 from denoised.model.serving.protocol import Pictures
 
 # (red, green, blue) of each latent channel of Stable Diffusion 1, in −1 … 1, found by regression:
@@ -51,14 +51,14 @@ class LatentPictures:
         Each image is decoded by itself, so that its bytes do not depend on the others, and the memory not on their
         number.
         """
-        return to_bytes(torch.cat([self._decode(each.to(self._device)) for each in latents.split(1)]))
+        return to_uint8(torch.cat([self._decode(each.to(self._device)) for each in latents.split(1)]))
 
     @torch.inference_mode()
     def preview(self, latents: Tensor) -> Pictures:
         """(B, C, h, w) → (B, h, w, 3) bytes: one pixel for each latent."""
         factors, offset = self._rgb[:-1], self._rgb[-1]  # (C, 3), (3,)
         rgb = torch.einsum("bchw,cr->brhw", latents.float().cpu(), factors) + offset[:, None, None]
-        return to_bytes(rgb)
+        return to_uint8(rgb)
 
     def _decode(self, latents: Tensor) -> Tensor:
         autoencoder, height, width = self._autoencoder, *latents.shape[-2:]
