@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from denoised.command_line.rejected_values import describe_rejected_value
+
 SHOWN_CHARACTERS = 80  # of a rejected value
 USAGE = 2  # exit code
 # Kubernetes sets X_PORT=tcp://10.0.0.1:80 in every container for each Service named x.
@@ -58,8 +60,9 @@ def _explain(error: typer.BadParameter, context: Any) -> None:
         typer.echo(f"{(error.ctx or context).command_path}: {link}", err=True)
         raise typer.Exit(USAGE) from error
     if isinstance(error.__cause__, ValidationError):
-        value = repr(error.__cause__.errors()[0]["input"])[:SHOWN_CHARACTERS]
-        error.message = f"{value}: {error.message}"
+        first = error.__cause__.errors()[0]
+        value = repr(first["input"])[:SHOWN_CHARACTERS]
+        error.message = describe_rejected_value(first, value) or f"{value}: {error.message}"
 
 
 def service_link(parameter: Any) -> str | None:
