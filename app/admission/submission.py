@@ -54,7 +54,7 @@ def submit(
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
     fleet = services.catalog.fleet()
-    card = choose_card(fields.get("model"), fleet.cards, fleet.known)
+    card = choose_card(fields.get("model"), fleet.cards, fleet.known, fields)
     request = resolve(fields, card)
     job = JobRecord(
         uuid.uuid4().hex,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from denoised.model.networks.parts import DotProductAttention
+from denoised.model.networks.unet.unet_layers import DotProductAttention
 
 Network = TypeVar("Network", bound=nn.Module)
 

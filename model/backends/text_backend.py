@@ -20,8 +20,8 @@ from denoised.model.backends.native.transformers.text_network import NativeTextU
 from denoised.model.backends.numerics import NATIVE, PACKED, PER_IMAGE, numerics
 from denoised.model.backends.packed import can_pack, pack
 from denoised.model.errors import KernelError
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_config import SIZE_IDS
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import SIZE_IDS
 
 COMPARED_ROWS = 3
 COMPARED_TOKENS = 77

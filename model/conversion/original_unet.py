@@ -14,7 +14,7 @@ from denoised.model.checkpoints.text_to_image.text_checks import OTHER_INPUTS
 from denoised.model.conversion.single_file import UNET, Family, SingleFile
 from denoised.model.conversion.tensor_source import Sources, TensorSource
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 LATENT_CHANNELS = 4
 HEADS = 8  # of each attention, in Stable Diffusion 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from denoised.model.networks.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
 from denoised.model.serving.pictures import to_bytes
 from denoised.model.serving.protocol import Pictures
 

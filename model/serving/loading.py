@@ -23,7 +23,7 @@ from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import LatentPictures, published_rgb

@@ -16,7 +16,7 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output, score_from_epsilon
 from denoised.model.errors import PlanError
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.pictures import to_bytes

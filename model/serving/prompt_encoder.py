@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.backends.adapted_network import AdaptedNetwork
-from denoised.model.networks.text_encoder import EncodedText, TextEncoder
+from denoised.model.networks.text_encoder.text_encoder import EncodedText, TextEncoder
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.text.chunks import PromptChunk, chunk_prompt, pad_chunks
 from denoised.model.text.emphasis import emphasize

@@ -170,6 +170,8 @@ def test_a_label_of_digits_is_a_name_before_it_is_an_index(
     assert resolve_label({"label": label}, [model, other]) == {"label": sent}
     assert resolve_label({"label": label, "model": "shoes"}, [other, model]) == {"label": sent, "model": "shoes"}
     assert resolve_label({"label": "7"}, []) == {"label": 7}
+    painter = cast(Model, SimpleNamespace(name="painter", labels=()))
+    assert resolve_label({"label": label}, [painter, model]) == {"label": sent}, "the first that takes labels"
 
 
 def test_a_text_is_the_prompt_of_a_model_that_takes_one_and_else_the_label() -> None:

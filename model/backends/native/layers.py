@@ -1,4 +1,4 @@
-"""The parts of a U-Net in compiled kernels: the functions of `model.networks.parts`, in fewer passes over memory.
+"""The layers of a U-Net in compiled kernels: `model.networks.unet.unet_layers` in fewer passes over memory.
 
 Tensors are (B, C, H, W) with the channels last in memory. The residual blocks receive, in place of the embedding of
 (t, label), all its projections side by side (`model.backends.native.embedding_cache`).
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from denoised.model.backends.native.kernels import MAX_TOKENS, Kernels
 from denoised.model.backends.native.tiles import LANES, Tile, norm_chunk, packed_weight
 from denoised.model.backends.packed import PerImageActivation
-from denoised.model.networks.parts import Attention, Downsample, ResnetBlock, Upsample
+from denoised.model.networks.unet.unet_layers import Attention, Downsample, ResnetBlock, Upsample
 
 
 class NativeConv2d(nn.Module):

@@ -13,7 +13,7 @@ from denoised.model.backends.native.embedding_cache import EmbeddingCache
 from denoised.model.backends.native.layers import channels_last
 from denoised.model.backends.native.recorded_graph import RecordedGraph
 from denoised.model.backends.native.recording import record_graph
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
 
 MIN_PIPELINED = 8  # images
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from denoised.model.diffusion.noise import level_tables
 from denoised.model.diffusion.predictions import add_noise, training_target
-from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.networks.text_encoder import TextEncoder
-from denoised.model.networks.text_unet import TextUNet
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
+from denoised.model.networks.text_encoder.text_encoder import TextEncoder
+from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.text.tokenizer import TextTokenizer
 from denoised.model.training.emoji.captions import CaptionDropout, draw_caption, full_caption
 from denoised.model.training.emoji.emoji_pictures import EmojiPictures

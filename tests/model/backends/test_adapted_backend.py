@@ -16,8 +16,8 @@ from denoised.model.backends.packed import pack
 from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend
 from denoised.model.checkpoints.lora.lora_targets import lora_targets
 from denoised.model.networks.low_rank import LoraLayer
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from tests.lora_adapters import halves
 
 CONFIG = TextUNetConfig(

@@ -13,8 +13,8 @@ from torch import Tensor
 from denoised.model.backends.packed import pack
 from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend, check_backend, select_text_backend
 from denoised.model.errors import KernelError
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 CONFIG = TextUNetConfig(
     sample_size=32,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
 from denoised.model.serving.latent_pictures import DECODE_BYTES, FLOAT_BYTES, LIVE_MAPS, LatentPictures, published_rgb
 from denoised.model.serving.pictures import to_bytes
 from tests.text_pipelines import AUTOENCODER, stir

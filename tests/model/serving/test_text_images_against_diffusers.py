@@ -21,7 +21,7 @@ from diffusers import (
 from torch import Tensor
 
 from denoised.model.diffusion.level_choice import LevelChoice
-from denoised.model.networks.text_encoder import TextEncoder
+from denoised.model.networks.text_encoder.text_encoder import TextEncoder
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import load_text_model

@@ -16,8 +16,8 @@ from denoised.model.backends.native.recorded_graph import RecordedGraph
 from denoised.model.backends.native.recording import record_graph
 from denoised.model.backends.native.tiles import LANES, norm_chunk
 from denoised.model.backends.native.transformers.row_cache import RowCache
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_parts import TokenAttention, TransformerLayer
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.transformer import TokenAttention, TransformerLayer
 
 CHUNK = 4  # images that share the weights that a thread reads, if these do not fit into its caches
 CACHED_WEIGHTS = 4 * 2**20  # bytes

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from denoised.model.checkpoints.lora.lora import LoraTarget, read_lora
 from denoised.model.checkpoints.original_names import original_module_name
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_encoder import TextEncoder
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_config import TextUNetConfig
-from tests.model.networks.text_unet_configs import PUBLISHED, SMALL
+from denoised.model.networks.text_encoder.text_encoder import TextEncoder
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from tests.model.networks.text_unet.text_unet_configs import PUBLISHED, SMALL
 
 SDXL = TextUNetConfig.from_dict(SMALL["sdxl base, shrunken"])
 RANK = 2
