@@ -50,7 +50,7 @@ class RequestFields(TypedDict, total=False):
 
     model: Annotated[
         str | None,
-        RequestField("name of a served model; the default model if left out", min_length=1, max_length=200),
+        RequestField("name of a served model; the first that fits if left out", min_length=1, max_length=200),
     ]
     label: Annotated[
         str | int | None,

@@ -55,7 +55,7 @@ def submit(
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
     fleet = services.catalog.fleet()
-    card = choose_card(fields.get("model"), fleet.cards, fleet.known)
+    card = choose_card(fields.get("model"), fleet.cards, fleet.known, fields)
     job = replace(_new_job(resolve(fields, card), card, owner), watched=watched, api=api)
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers

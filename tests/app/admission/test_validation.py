@@ -16,7 +16,7 @@ from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.validation_errors import describe_validation_errors
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.request import RequestFields, SamplingRequest
 from denoised.model.serving.card import ModelCard
 
 Card = Callable[..., ModelCard]
@@ -274,10 +274,31 @@ def test_an_error_shortens_the_refused_value(card_of: Card) -> None:
         assert json.loads(quoted) == label[:77] + "…"
 
 
-def test_the_first_card_is_the_default_and_a_name_selects_its_card(card_of: Card) -> None:
+def test_a_name_selects_its_card_and_no_name_the_first_that_takes_the_request(card_of: Card) -> None:
     shoes, hats = card_of(), card_of(name="hats")
+    painter = card_of(name="painter", labels=[], prompts=True, size_multiple=16, max_pixels=4096)
     assert choose_card(None, [shoes, hats], []) is shoes
     assert choose_card("hats", [shoes, hats], []) is hats
+    cards = [painter, shoes, hats]
+    assert choose_card(None, cards, [], {"seed": 7, "n": 2}) is painter
+    assert choose_card(None, cards, [], {"prompt": "a goat", "width": 32}) is painter
+    assert choose_card(None, cards, [], {"label": "sneaker"}) is shoes
+    assert choose_card(None, [shoes, hats, painter], [], {"prompt": "a goat"}) is painter
+    assert choose_card("hats", cards, [], {"prompt": "a goat"}) is hats
+
+
+def test_a_default_value_and_null_choose_no_model(card_of: Card) -> None:
+    cards = [card_of(name="painter", labels=[], prompts=True, size_multiple=16, max_pixels=4096), card_of()]
+    fields: RequestFields = {"label": None, "prompt": None, "loras": [], "clip_skip": 0, "emphasis": False}
+    assert choose_card(None, cards, [], fields) is cards[0]
+    assert choose_card(None, cards[::-1], [], fields) is cards[1]
+
+
+def test_a_request_that_no_model_takes_is_refused_by_the_first(card_of: Card) -> None:
+    painter = card_of(name="painter", labels=[], prompts=True)
+    fields: RequestFields = {"label": 0, "prompt": "a goat"}
+    assert choose_card(None, [painter, card_of()], [], fields) is painter
+    assert set(refused({**fields}, painter)) == {"label"}
 
 
 def test_a_model_without_a_worker_is_unavailable_and_named(card_of: Card) -> None:
