@@ -13,7 +13,6 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from denoised.command_line.console import FAILED, print_error
-
 from denoised.command_line.rejected_values import describe_rejected_value
 
 SHOWN_CHARACTERS = 80  # of a rejected value
