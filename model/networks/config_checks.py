@@ -1,4 +1,4 @@
-"""Checks that the configs of text-conditioned networks share: unknown keys, types and supported values.
+"""Checks that the configs of networks share: unknown keys, bounds, types and supported values.
 
 Every message names the key and the value. Lists of a JSON file become tuples, so that a config is immutable.
 """
