@@ -130,7 +130,7 @@ def key(
     try:
         made, line = new_key(name)
     except KeyFileError as error:
-        exit_with_error("key", error)
+        raise typer.BadParameter(str(error)) from error
     typer.echo(made)
     typer.echo(line)
 

@@ -389,11 +389,28 @@ def test_pictures_parameters_and_info(api: TestClient, fake_worker: Any) -> None
     assert lines == ["sneaker", f"{expected}, Version: denoised"]
 
 
+def test_hashes_have_ten_digits_as_the_web_uis(
+    make_client: MakeClient, fake_worker: Any, card_of: Callable[..., ModelCard]
+) -> None:
+    fake_worker.serve(card_of(digest="0123456789ab"))
+    api = make_client()
+    worker = start_worker(api, fake_worker, lambda job, attempt: fake_worker.finish(job, attempt) and None)
+    info = json.loads(api.post(TXT2IMG, json={"prompt": "sneaker"}).json()["info"])
+    worker.join()
+    (item,) = api.get("/sdapi/v1/sd-models").json()
+    assert info["sd_model_hash"] == item["hash"] == "0123456789"
+    assert "Model hash: 0123456789, " in info["infotexts"][0]
+
+
 def test_without_send_images_only_the_info_is_sent(api: TestClient, fake_worker: Any) -> None:
     worker = start_worker(api, fake_worker, lambda job, attempt: fake_worker.finish(job, attempt) and None)
     found = api.post(TXT2IMG, json={"prompt": "sneaker", "send_images": False}).json()
     worker.join()
     assert found["images"] == []
+    parameters = found["parameters"]
+    assert {name for name, value in parameters.items() if value is None} == set(), "as clients read numbers from it"
+    assert (parameters["seed"], parameters["steps"], parameters["cfg_scale"], parameters["width"]) == (-1, 20, 2.5, 28)
+    assert (parameters["sampler_name"], parameters["n_iter"], parameters["negative_prompt"]) == ("DDIM", 1, "")
     assert json.loads(found["info"])["all_seeds"]
 
 

@@ -163,11 +163,6 @@ def test_json_in_other_unicode_encodings_is_read_or_refused(encoding: str, api: 
     assert answer.status_code in (202, 400, 422)
 
 
-def test_the_last_of_two_equal_fields_counts(api: TestClient) -> None:
-    answer = api.post("/generate", content=b'{"seed": 1, "seed": 2}', headers=JSON)
-    assert answer.json()["seed"] == 2
-
-
 def test_an_invalid_field_is_named_with_its_value_and_limit(api: TestClient) -> None:
     found = check_problem(api.post("/generate", json={"label": "sandal", "n": 17}), 422)
     messages = {error["field"]: error["message"] for error in found["errors"]}
