@@ -115,4 +115,4 @@ def _spaced(spacing: str, low: float, high: float, share: float) -> float:
         return float((top + share * (bottom - top)) ** KARRAS_EXPONENT)
     if spacing == "beta":  # quantiles of Beta(½, ½), close to those of Beta(.6, .6)
         return low + (high - low) * math.cos(math.pi / 2 * share) ** 2
-    return high * (low / high) ** share
+    return float(high * (low / high) ** share)

@@ -138,6 +138,7 @@ class ChunkEncoder:
     def _emphasized(self, chunk: PromptChunk, states: Tensor) -> Tensor:
         if not chunk.has_emphasis:
             return states
+        # After the cache: the same tokens with other weights share one evaluation.
         weights = torch.tensor([chunk.weights], device=self._device)
         return emphasize(states[None], weights)[0]
 
@@ -153,8 +154,10 @@ class ChunkEncoder:
     def _states(self, encoded: EncodedText, row: int, clip_skip: int) -> Tensor:
         """(N, hidden_size), those of a sequence that the U-Net attends to."""
         if self._penultimate:
+            # hidden_states[0] is the embedding, [−1] the last layer; SDXL reads [−2], without the final norm.
             return encoded.hidden_states[-2 - clip_skip][row]
         if clip_skip:
+            # Stable Diffusion 1 and 2 read states after the final norm, whichever layer they come from.
             return self._encoder.normalize(encoded.hidden_states[-1 - clip_skip][row : row + 1])[0]
         return encoded.last[row]
 

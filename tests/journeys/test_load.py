@@ -23,6 +23,8 @@ import pytest
 import redis
 from websockets.sync.client import connect
 
+from tests.journeys.conftest import GARMENTS
+
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes through /proc (Linux)"),
@@ -30,6 +32,8 @@ pytestmark = [
 
 TIMEOUT = 300.0
 OVERLOAD_SECONDS = float(os.environ.get("DENOISED_OVERLOAD_SECONDS", "60"))
+STANDSTILL = 60.0  # seconds in which no job changes
+EXPIRY = 30.0  # seconds; results live for five
 SOAK_SECONDS = 60 * float(os.environ.get("DENOISED_SOAK_MINUTES", "2"))
 
 
@@ -73,6 +77,7 @@ def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 def _mixed(chance: random.Random) -> dict[str, Any]:
     return {
+        **GARMENTS,
         "steps": chance.choice([5, 10, 20, 20, 50, 100]),
         "n": chance.choice([1, 1, 1, 2, 4]),
         "label": chance.choice([None, 0, 5]),
@@ -134,7 +139,7 @@ def _burst(service: Any, count: int) -> list[float]:
 def test_ten_times_the_capacity_is_refused_with_429(start_service: Callable[..., Any], tmp_path: Path) -> None:
     """pytorch/serve#2764, ray#22670: only 202 and 429, every accepted job finishes, /healthz answers in 100 ms."""
     service = start_service(tmp_path / "data", environment={"DENOISED_QUEUE_LIMIT": "2000"})
-    body = {"steps": 20, "label": None}
+    body = {**GARMENTS, "steps": 20, "label": None}
     with service.client() as client:
         rate = 10 * _capacity(client, body)
         health, stop = _watched_health(service)
@@ -210,12 +215,12 @@ def test_a_client_that_waits_for_retry_after_is_accepted(start_service: Callable
     service = start_service(tmp_path / "data", environment={"DENOISED_QUEUE_LIMIT": "600"})
     taken = []
     with service.client() as client:
-        _capacity(client, {"steps": 5})
+        _capacity(client, {**GARMENTS, "steps": 5})
         for _ in range(5):
-            while (answer := client.post("/generate", json={"steps": 50})).status_code == 202:
+            while (answer := client.post("/generate", json={**GARMENTS, "steps": 50})).status_code == 202:
                 pass
             time.sleep(int(answer.headers["retry-after"]))
-            taken.append(client.post("/generate", json={"steps": 50}).status_code == 202)
+            taken.append(client.post("/generate", json={**GARMENTS, "steps": 50}).status_code == 202)
     tell(taken=taken)
     assert sum(taken) >= 4
     assert service.stop() == 0
@@ -248,7 +253,14 @@ def _work(client: httpx.Client, service: Any = None, listeners: int = 0, seconds
 
     Counted from when the listeners' buffers are full: until then their connections take in events.
     """
-    body = {"steps": 1000, "preview_every": 1, "preview": "both", "sampler": "ddim", "label": None}
+    body = {
+        "model": "fashion-mnist",
+        "steps": 1000,
+        "preview_every": 1,
+        "preview": "both",
+        "sampler": "ddim",
+        "label": None,
+    }
     with contextlib.ExitStack() as stack:
         jobs = [client.post("/generate", json=body).json() for _ in range(16)]
         for k in range(listeners):
@@ -309,8 +321,9 @@ def test_after_hours_of_mixed_work_resources_are_as_before(start_service: Callab
 
 def _held(service: Any, store: redis.Redis) -> dict[str, float]:
     """What the service holds once all jobs are done and their results have expired."""
+    _wait_for_last_jobs(store)
     with service.client() as client:
-        until(lambda: client.get("/jobs").json()["jobs"] == [], "the last results to expire", 120)
+        until(lambda: client.get("/jobs").json()["jobs"] == [], "the list of jobs to be empty", 5)
     time.sleep(3)
     found: dict[str, float] = {}
     for words in ("denoised.app api", "-m denoised.worker"):
@@ -323,6 +336,47 @@ def _held(service: Any, store: redis.Redis) -> dict[str, float]:
     found["api_descriptors"] -= found["connections"]
     found["store_mib"] = round(int(store.info("memory")["used_memory"]) / 2**20, 2)  # type: ignore[index, arg-type]
     found["keys"] = float(store.dbsize())  # type: ignore[arg-type]
+    return found
+
+
+def _wait_for_last_jobs(store: redis.Redis) -> None:
+    """Wait until all jobs are over, as long as a busy machine needs, and then until their results have expired."""
+    seen, since = _unfinished(store), time.monotonic()
+    while seen:
+        time.sleep(0.5)
+        if (now := _unfinished(store)) != seen:
+            seen, since = now, time.monotonic()
+        assert time.monotonic() - since < STANDSTILL, f"these jobs stand still: {seen}\n{_queues(store)}"
+    end = time.monotonic() + EXPIRY
+    while left := _records(store):
+        assert time.monotonic() < end, f"these jobs are over and have not expired (TTL in s): {left}"
+        time.sleep(0.1)
+
+
+def _records(store: redis.Redis) -> dict[str, tuple[str, str, str, int]]:
+    """Status, attempt, evaluations and time to live of every record, by id."""
+    found = {}
+    for key in store.scan_iter("denoised:job:*", count=1000, _type="hash"):
+        fields: Any = store.hmget(key, "status", "attempt", "evaluations")
+        status, attempt, evaluations = (str((each or b"").decode()) for each in fields)
+        left: Any = store.ttl(key)
+        found[key.decode().rpartition(":")[2]] = (status, attempt, evaluations, int(left))
+    return found
+
+
+def _unfinished(store: redis.Redis) -> dict[str, tuple[str, str, str, int]]:
+    return {job: state for job, state in _records(store).items() if state[0] in ("queued", "running")}
+
+
+def _queues(store: redis.Redis) -> dict[str, object]:
+    """Where RQ has jobs: one that is in none of these is lost."""
+    found: dict[str, object] = {}
+    for key in store.scan_iter("rq:*", count=1000):
+        kind = store.type(key)
+        if kind == b"list":
+            found[key.decode()] = store.lrange(key, 0, -1)
+        elif kind == b"zset":
+            found[key.decode()] = store.zrange(key, 0, -1, withscores=True)
     return found
 
 

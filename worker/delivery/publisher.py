@@ -141,7 +141,7 @@ class Publisher(threading.Thread):
         results, flush = _by_job(turn), self._is_flush_due()
         for attempt in active:
             items, error = results[attempt.id]
-            attempt.record_step(turn.batch, items, error)
+            attempt.record_step(turn.batch, items, error, turn.seconds)
             if error is None and (finished := attempt.finished_latents(items)):
                 self._decoder.submit(attempt, finished)
         self._write_pending([attempt for attempt in active if flush or attempt.watched or attempt.needs_flush])

@@ -42,7 +42,7 @@ from denoised.model.networks.unet.unet_layers import Attention, Downsample, Resn
 TEXT_TILE = 4  # a text's tokens are no map: its tile is that of a map of 4×4
 
 
-class Conversion:
+class NativeConversion:
     """The native layers of one U-Net.
 
     Attributes:
