@@ -186,7 +186,7 @@ def test_a_prompt_is_encoded_once(ours: LatentModel, monkeypatch: pytest.MonkeyP
     for _ in range(3):
         ours.encode([request, request.unconditional()])
     ours.encode([ConditioningRequest(prompt="(once), and only once", emphasis=True)])
-    assert encoded == [1, 1]  # emphasis weighs the states of the same tokens
+    assert sum(encoded) == 2  # emphasis weighs the states of the same tokens
     ours.encode([ConditioningRequest(prompt=request.prompt, clip_skip=1)])
     assert encoded == [1, 1, 1]
 
