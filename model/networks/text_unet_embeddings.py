@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoised.model.networks.embeddings import SinusoidalFeatures, TimestepEmbedding
+from denoised.model.networks.embeddings import Embedding, SinusoidalFeatures, TimestepEmbedding
 from denoised.model.networks.parts import ACTIVATIONS
 from denoised.model.networks.text_unet_config import TextUNetConfig
 
@@ -58,7 +58,7 @@ def build_label_embedding(config: TextUNetConfig, width: int) -> nn.Module | Non
     if config.class_embed_type == "projection":
         assert config.projection_class_embeddings_input_dim is not None
         return TimestepEmbedding(config.projection_class_embeddings_input_dim, width)
-    return nn.Embedding(config.num_class_embeds, width) if config.num_class_embeds is not None else None
+    return Embedding(config.num_class_embeds, width) if config.num_class_embeds is not None else None
 
 
 def build_added_embedding(

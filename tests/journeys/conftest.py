@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+
+from tests import fork_server
 
 TIMEOUT = 300.0  # seconds; exceeded only if something hangs
 
@@ -23,7 +26,7 @@ class Service:
     """A running `denoised serve`."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[Any]
     data_dir: Path
     log: Path
 
@@ -68,11 +71,19 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = TIMEOU
 
 @pytest.fixture(scope="session")
 def start_service() -> Iterator[Callable[..., Service]]:
-    """Start `denoised serve` with arguments, environment and working directory; all are stopped at the end."""
+    """Start `denoised serve` with arguments, environment and working directory; all are stopped at the end.
+
+    popen: `subprocess.Popen` starts the command as a user does. By default, the programs are forked
+        (`tests/fork_server.py`), and the worker does not measure its largest batch.
+    """
     started: list[Service] = []
 
     def start(
-        data_dir: Path, *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
+        data_dir: Path,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+        popen: type[subprocess.Popen[Any]] = fork_server.Popen,
     ) -> Service:
         port = free_port()
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -90,9 +101,9 @@ def start_service() -> Iterator[Callable[..., Service]]:
             *arguments,
         ]
         with log.open("w") as file:
-            process = subprocess.Popen(
-                command, stdout=file, stderr=file, text=True, env={**os.environ, **(environment or {})}, cwd=folder
-            )
+            batch = {} if popen is subprocess.Popen else {"DENOISED_MAX_BATCH": "16"}
+            given = {**batch, **os.environ, **(environment or {})}
+            process = popen(command, stdout=file, stderr=file, text=True, env=given, cwd=folder)
         service = Service(f"http://127.0.0.1:{port}", process, data_dir, log)
         started.append(service)
         wait_for(lambda: "is ready on" in log.read_text() or process.poll() is not None, "the service")
