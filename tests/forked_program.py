@@ -126,9 +126,9 @@ def run_program(
     if request["new_session"]:
         os.setsid()
     os.chdir(request["cwd"])
-    _restore_defaults()
     if prepare is not None:
         prepare()
+    _restore_defaults()
     subprocess.Popen = ForkingPopen  # type: ignore[misc]
     os.execve = _execve
     code = _run(request["args"], request["env"])

@@ -30,7 +30,7 @@ def test_a_forked_program_is_a_child_with_the_same_command_line(repository: Path
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["none"], ["models"], ["worker", "--threads", "x"]])
+@pytest.mark.parametrize("arguments", [["models"], ["worker", "--threads", "x"]])
 def test_output_and_exit_code_are_those_of_a_program_that_is_started(arguments: list[str], tmp_path: Path) -> None:
     options = {"cwd": tmp_path, "env": os.environ | {"DENOISED_URL": "http://127.0.0.1:9"}}
     runs = [run([*DENOISED, *arguments], **options) for run in (subprocess_run, forked_run)]
