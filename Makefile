@@ -14,8 +14,11 @@ PEERS_LOCK := bench/peers/requirements.lock
 DATA ?= /usr/share/datasets/fashion-mnist
 OUT ?= runs/fashion-mnist
 MINUTES ?= 30
+# The folders of a run of `denoised train-text` and of a judge of `denoised train-judge`.
+RUN ?= runs/emoji
+JUDGE ?= runs/judge/model
 # The recipes read these from the environment, so that a path may contain spaces and quotes.
-export DATA OUT
+export DATA OUT RUN JUDGE
 # Test processes. Most tests wait for a server, so there may be more than cores; 0 runs all tests in one process. Each
 # process and its servers get one OpenMP thread, and the threads of tests that take several do not spin for long: threads
 # that wait for each other by spinning slow all the others.
@@ -23,7 +26,7 @@ PROCESSES ?= 3
 PYTEST := GOMP_SPINCOUNT=10000 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality bench lock
+.PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality emoji bench lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +66,10 @@ train: install ## train on Fashion-MNIST, or resume that run (DATA=, OUT=, optio
 
 quality: install ## measure the bundled model with every sampler and write docs/quality.md (resumable)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m denoised.model quality --data "$$DATA" --precision bfloat16 $(ARGS)
+
+emoji: install ## export a run as the bundled emoji model, choose its defaults and write docs/quality-emoji.md (RUN=, JUDGE=)
+	@$(BIN)/denoised export-text --run "$$RUN" --out model/zoo/emoji
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m denoised.model quality-text --data "$$RUN" --judge "$$JUDGE" $(ARGS)
 
 bench: install $(PEERS)/.installed ## benchmark denoised and its peers and write docs/performance.md (short: ARGS=--quick)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m bench $(ARGS)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import FORMAT, check_requires, read_dataclass, read_json
+from denoised.jobs.format import FORMAT, check_requires, parse_json, read_dataclass
 
 
 @dataclass
@@ -68,7 +68,7 @@ class WorkerReport:
         Raises:
             RecordError: when it cannot be decoded, or requires a field that is unknown here.
         """
-        report = read_dataclass(cls, read_json(text, MAX_REPORT_BYTES))
+        report = read_dataclass(cls, parse_json(text, MAX_REPORT_BYTES))
         check_requires("the worker report", list(report.requires), _FIELDS)
         report._check_values()
         return report

@@ -1,4 +1,4 @@
-"""The commands that train models and measure them, and `quality` for `make quality`."""
+"""The commands that train models and measure them; `quality` and `quality-text` are for `make`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from denoised.model.evaluation.features_cli import train_features
 from denoised.model.evaluation.likelihood_cli import likelihood
 from denoised.model.evaluation.quality_cli import quality
 from denoised.model.evaluation.text_to_image.evaluate_text_cli import evaluate_text
+from denoised.model.evaluation.text_to_image.text_quality_cli import quality_text
 from denoised.model.evaluation.text_to_image.train_judge_cli import train_judge
 from denoised.model.training.fine_tuning.fine_tune_cli import fine_tune
+from denoised.model.training.text_to_image.export_text_cli import export_text
 from denoised.model.training.text_to_image.train_text_cli import train_text
 from denoised.model.training.train_cli import train
 
@@ -28,12 +30,14 @@ def _group() -> None:
 for _command in (
     train,
     train_text,
+    export_text,
     fine_tune,
     train_features,
     train_judge,
     evaluate,
     evaluate_text,
     quality,
+    quality_text,
     likelihood,
 ):
     app.command()(_command)

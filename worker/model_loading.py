@@ -17,7 +17,8 @@ from denoised.model.serving.protocol import ServedModel
 
 log = logging.getLogger("denoised.worker")
 
-DEFAULT = "fashion-mnist"  # the bundled model that serves requests that name none
+# The bundled models in the order in which they are listed. A request that names none is for the first that takes it.
+ORDER = ("emoji", "fashion-mnist", "digits")
 
 
 def load_models(
@@ -28,7 +29,7 @@ def load_models(
     precision: Precision = "float32",
     loras: Path | None = None,
 ) -> dict[str, ServedModel]:
-    """Load the bundled models and those of `folders`, by name; the first is the server's default.
+    """Load the bundled models and those of `folders`, by name, in the order in which they are listed.
 
     max_images: in one request.
     loras: a folder of low-rank adapters for the models that take a prompt.
@@ -69,10 +70,14 @@ def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def bundled() -> list[Path]:
-    """The model folders that come with the project, the default first."""
-    folders = [path.parent for path in ZOO.glob("*/model_index.json")]
-    return sorted(folders, key=lambda folder: (folder.name != DEFAULT, folder.name))
+def bundled(zoo: Path = ZOO) -> list[Path]:
+    """The model folders that come with the project: those of `ORDER` that are there, then any others by name."""
+    folders = [path.parent for path in zoo.glob("*/model_index.json")]
+    return sorted(folders, key=lambda folder: (folder.name not in ORDER, _position(folder.name), folder.name))
+
+
+def _position(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else 0
 
 
 def check_device(device: str, precision: Precision) -> None:

@@ -5,6 +5,7 @@ Only one text chunk of limited length is decompressed, and no pixels.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictInt, StrictStr, ValidationError
 
 from denoised.app.http.errors import InvalidRequest, UnsupportedMedia
+from denoised.app.http.requests.json_body import decode_json
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.validation_errors import describe_validation_errors
 from denoised.jobs.request import MAX_SEED
@@ -50,8 +52,13 @@ def read_parameters(data: bytes) -> PictureParameters:
     if len(found) != 1:
         count = len(found) or "no"
         raise _wrong(f"the PNG carries {count} iTXt chunks of that name (allowed: 1, as /generate writes it)")
+    text = _text(found[0])
     try:
-        return PictureParameters.model_validate_json(_text(found[0]))
+        with contextlib.suppress(ValueError, RecursionError):  # pydantic names these errors
+            decode_json(text)
+        return PictureParameters.model_validate_json(text)
+    except InvalidRequest as error:
+        raise InvalidRequest([(_field(each["field"]), each["message"]) for each in error.extra["errors"]]) from error
     except ValidationError as error:
         problems = describe_validation_errors(error.errors(), PictureParameters.model_fields)
         raise InvalidRequest([(_field(field), message) for field, message in problems]) from error

@@ -26,10 +26,16 @@ DRAWN_SEEDS = 2**32
 Errors = Iterator[tuple[str, str]]
 
 
-def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[str]) -> ModelCard:
-    """The card of the model that a request names; the first card if it names none.
+NOTHING_GIVEN: RequestFields = {}
+
+
+def choose_card(
+    name: str | None, cards: Sequence[ModelCard], known: Sequence[str], given: RequestFields = NOTHING_GIVEN
+) -> ModelCard:
+    """The card of the model that a request names; without a name, the first that takes every input of the request.
 
     known: every model that was ever served here.
+    given: the request's fields; if no card takes all of its inputs, the first is chosen, which refuses them by name.
 
     Raises:
         Unavailable: when no live worker serves the model.
@@ -38,7 +44,8 @@ def choose_card(name: str | None, cards: Sequence[ModelCard], known: Sequence[st
     if name is None:
         if not cards:
             raise Unavailable("no worker serves any model now", headers={"Retry-After": "5"})
-        return cards[0]
+        inputs = _given_inputs(given).keys()
+        return next((card for card in cards if inputs <= set(card.inputs)), cards[0])
     for card in cards:
         if card.name == name:
             return card
@@ -107,12 +114,17 @@ def _has_condition(given: RequestFields) -> bool:
 
 
 def _input_errors(given: RequestFields, card: ModelCard) -> Errors:
-    """Fields that this kind of model does not take. The default, which every job object carries, asks for nothing."""
-    for name, value in given.items():
-        asked = value != DEFAULTS.get(name) and value != []
-        if asked and FIELDS[name].input and name not in card.inputs:
+    """Fields that this kind of model does not take."""
+    for name, value in _given_inputs(given).items():
+        if name not in card.inputs:
             inputs = join_names(card.inputs) or "none"
             yield name, f"{format_value(value)} was given, but {card.name} takes no {name} (its inputs: {inputs})"
+
+
+def _given_inputs(given: RequestFields) -> dict[str, object]:
+    """The fields that only some models take. A default, which every job object carries, asks for nothing."""
+    asked = {name: value for name, value in given.items() if value not in (None, [], DEFAULTS.get(name))}
+    return {name: value for name, value in asked.items() if FIELDS[name].input}
 
 
 def _label_errors(given: RequestFields, card: ModelCard) -> Errors:

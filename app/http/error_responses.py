@@ -21,7 +21,7 @@ from denoised.jobs.errors import RecordError, StoreUnavailable
 
 log = logging.getLogger("denoised.api")
 
-UNREADABLE = "There was an error parsing the body"  # FastAPI's detail when json.loads raised another exception
+UNREADABLE = "There was an error parsing the body"  # FastAPI's detail when decoding raised another exception
 
 
 def install(app: FastAPI, formats: ErrorFormats) -> None:
@@ -61,6 +61,8 @@ def install(app: FastAPI, formats: ErrorFormats) -> None:
 def _http_problem(request: Request, error: HTTPException) -> Problem:
     """The problem for an exception that Starlette or FastAPI raised."""
     if error.status_code == 400 and error.detail == UNREADABLE:
+        if isinstance(error.__cause__, Problem):
+            return error.__cause__
         return InvalidRequest([("body", describe_unreadable_body(error.__cause__))])
     headers = dict(error.headers or {})
     if error.status_code == 405:

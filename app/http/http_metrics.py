@@ -5,7 +5,7 @@ Every label takes its values from a closed set; a path, method or name that a cl
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 OTHER_METHOD = "other"
@@ -29,7 +29,17 @@ class HttpMetrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self._health_checks = Counter(
+            "denoised_health_checks",
+            "Requests to /healthz and /readyz, which the other metrics leave out.",
+            ["route", "status"],
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
+
+    def observe_health_check(self, route: str, status: int | None) -> None:
+        """Count one health check, apart from other requests: probes come often, and 503 is an expected status."""
+        self._health_checks.labels(route=route, status=_status_class(status)).inc()
 
     def observe(self, method: str, route: str | None, status: int | None, seconds: float) -> None:
         """Count one request.
@@ -41,5 +51,9 @@ class HttpMetrics:
         self._latency.labels(
             method=method if method in METHODS else OTHER_METHOD,
             route=route or UNMATCHED_ROUTE,
-            status=DISCONNECTED if status is None else f"{status // 100}xx",
+            status=_status_class(status),
         ).observe(seconds)
+
+
+def _status_class(status: int | None) -> str:
+    return DISCONNECTED if status is None else f"{status // 100}xx"

@@ -18,7 +18,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from denoised.app.admission.submission import submit
 from denoised.app.http.errors import InvalidRequest, NotFound, Problem, store_problem
-from denoised.app.http.event_stream import QUIET_SECONDS, EventStream
+from denoised.app.http.event_stream import QUIET_SECONDS, EventStreamResponse
+from denoised.app.http.requests.json_body import decode_json
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.schemas import ProblemObject
 from denoised.app.http.validation_errors import describe_unreadable_body, describe_validation_errors, format_value
@@ -41,7 +42,11 @@ TEMPORARY_STATUSES = (429, 503, 507)
 After = Annotated[int, Query(ge=0, description="only events with a higher seq")]
 
 _SSE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {}}, "description": "One JSON object per event; `id` is its seq."},
+    200: {
+        "content": {"text/event-stream": {}},
+        "description": "One JSON object per event; `id` is its seq. The `sigma` of a frame is σ in x_t = α·x_0 + σ·ε "
+        "with α² + σ² = 1; the request's noise levels (`sigmas`, `sigma_min`, …) are σ/α.",
+    },
     429: {"model": ProblemObject, "description": "The API key has too many streams open; see `Retry-After`."},
     204: {"description": "The job has ended, and no event follows the given seq."},
     404: {"model": ProblemObject, "description": "Unknown, expired, or another caller's."},
@@ -55,7 +60,10 @@ async def stream(
     owner: Owner,
     after: After = 0,
     last_event_id: Annotated[
-        str, Header(alias="Last-Event-ID", description="the same as `after`; browsers send it. Other ids are ignored")
+        str,
+        Header(
+            alias="Last-Event-ID", description="the same as `after`; browsers send it. An id that is no seq is ignored"
+        ),
     ] = "",
 ) -> Response:
     """All events from the start of the job, or after `Last-Event-ID`, until its end. The same path accepts a
@@ -64,7 +72,7 @@ async def stream(
     seq = int(last_event_id) if SEQ.fullmatch(last_event_id) else after
     if record.terminal and seq >= await run_in_threadpool(services.store.events.last_seq, record.id):
         return Response(status_code=204)
-    return EventStream(_sse_events(services, record.id, seq), services.streams.open(owner))
+    return EventStreamResponse(_sse_events(services, record.id, seq), services.streams.open(owner))
 
 
 async def _sse_events(services: Services, job_id: str, after: int) -> AsyncIterator[bytes | None]:
@@ -140,7 +148,7 @@ async def _first_message(websocket: WebSocket) -> GenerateRequest:
     if text is None:
         raise InvalidRequest([("body", "a binary message was given (allowed: JSON text)")])
     try:
-        return GenerateRequest.model_validate(json.loads(text))
+        return GenerateRequest.model_validate(decode_json(text))
     except ValidationError as error:
         fields = GenerateRequest.model_fields
         raise InvalidRequest(describe_validation_errors(error.errors(), fields)) from error

@@ -15,8 +15,7 @@ from bench.load.servers import FOLDER
 from bench.results import sample_names as names
 from bench.sections.kernels import OutputOnly
 from denoised.model.backends.numerics import Precision
-from denoised.model.serving.loading import ZOO, load_for_serving
-from denoised.worker.model_loading import DEFAULT
+from denoised.model.serving.loading import load_for_serving
 
 BATCHES = (1, 16, 64)
 COMPILED_BATCHES = (16, 64)
@@ -73,7 +72,7 @@ def _builders(section: AcceleratorRun, precision: Precision, batch: int) -> dict
 
 
 def _denoised(precision: Precision, batch: int, device: str) -> Evaluate:
-    model = load_for_serving(ZOO / DEFAULT, device=device, precision=precision).model
+    model = load_for_serving(FOLDER, device=device, precision=precision).model
     x, t, labels = _inputs(batch, model.shape, device)
     return lambda: model.backend(x, t, labels)
 

@@ -43,7 +43,7 @@ from bench.sections.load_sections import (
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.protocol import ServedModel
 from denoised.model.serving.sampling import sample
-from denoised.worker.model_loading import DEFAULT, load_models
+from denoised.worker.model_loading import load_models
 
 WORKLOADS = (THREE_STEP_COUNTS, REAL_TRAFFIC)
 MEAN_TOLERANCE = 2.0  # mean difference in gray levels between an image in lower precision and that in float32
@@ -205,7 +205,7 @@ def _peer_starters(
 
 
 def _start_denoised(section: AcceleratorRun, options: EvaluationOptions, expected: NDArray[np.int64]) -> MeasuredSystem:
-    model = load_models([], device=options.device, max_images=1, precision=options.precision)[DEFAULT]
+    model = load_models([], device=options.device, max_images=1, precision=options.precision)[FOLDER.name]
     server = _start_checked(section, start_denoised_on(options, section.run.folder), expected, options)
     return DenoisedSystem(server, model, options)
 

@@ -9,9 +9,9 @@ import torch
 from bench.load.processes import ROOT
 from denoised.model.checkpoints.card_file import CardFile, Defaults
 from denoised.model.checkpoints.text_to_image.pipeline_writing import PipelineContent, save_pipeline
-from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.networks.text_encoder import TextEncoder
-from denoised.model.networks.text_unet import TextUNet
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
+from denoised.model.networks.text_encoder.text_encoder import TextEncoder
+from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.training.text_to_image.text_presets import (
     TEXT_PRESETS,
     autoencoder_config,

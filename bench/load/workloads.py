@@ -18,7 +18,7 @@ class ImageRequest:
     """A request for one image.
 
     label, prompt: what it shows: a class, or a sentence for a model that takes one.
-    model: by name; None for the server's default.
+    model: by name; None for the first that takes the request.
     """
 
     steps: int

@@ -29,9 +29,8 @@ from bench.results.sample_names import (
 )
 from bench.results.samples import SampleRecorder
 from bench.sections.convolutions import all_convolutions
-from denoised.model.serving.loading import ZOO, load_for_serving
+from denoised.model.serving.loading import load_for_serving
 from denoised.model.serving.pixel_model import PixelModel
-from denoised.worker.model_loading import DEFAULT
 
 MIN_EVALUATIONS = 3  # per turn
 
@@ -67,7 +66,7 @@ class Networks:
     """The bundled model as denoised serves it, and as diffusers loads it, in both memory formats."""
 
     def __init__(self) -> None:
-        denoised = load_for_serving(ZOO / DEFAULT, device="cpu").model
+        denoised = load_for_serving(FOLDER, device="cpu").model
         assert isinstance(denoised, PixelModel)
         self.denoised = denoised
         self.diffusers: Mapping[str, nn.Module] = {

@@ -15,7 +15,7 @@ from bench.benchmark_run import BenchmarkRun
 from bench.errors import BenchError
 from bench.load.closed_loop import Round, check_png, closed_loop, mean_batch
 from bench.load.event_listeners import listening_loop
-from bench.load.servers import Server
+from bench.load.servers import FOLDER, Server
 from bench.load.workloads import IMAGE_SIZE, REAL_TRAFFIC, THREE_STEP_COUNTS, TWENTY_STEPS, ImageRequest, Workload
 from bench.results.sample_names import (
     BARE,
@@ -35,7 +35,7 @@ from bench.results.samples import SampleRecorder
 from bench.run_length import RunLength
 from bench.sections import engine_loop
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.model_loading import DEFAULT, load_models
+from denoised.worker.model_loading import load_models
 
 CLIENTS = 16
 PROBE = ImageRequest(steps=10, guided=False, label=7, seed=7)  # all servers must answer it alike
@@ -46,7 +46,7 @@ def measure_loads(run: BenchmarkRun, recorder: SampleRecorder) -> None:
     """Measure all servers under both workloads with 16 clients, denoised's engine alone, and two with one client."""
     servers, length = run.servers, run.length
     check_same_images([servers.locked, servers.batching, servers.denoised])
-    model = load_models([], device="cpu", max_images=1)[DEFAULT]
+    model = load_models([], device="cpu", max_images=1)[FOLDER.name]
     for server in (servers.locked, servers.batching, servers.denoised):
         run.log(f"{server.name}: {server.url}")
     run.log(f"{BARE}: {servers.bare.images} images, {servers.bare.layout}")

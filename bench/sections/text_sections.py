@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bench.benchmark_run import BenchmarkRun
 from bench.load.closed_loop import Round, closed_loop
 from bench.load.servers import Server, start_denoised, start_peer
-from bench.load.text_model import CAPTIONS, SIDE, TOKENS, text_model_folder
+from bench.load.text_model import BUNDLED, CAPTIONS, SIDE, TOKENS, text_model_folder
 from bench.load.workloads import REAL_TRAFFIC, THREE_STEP_COUNTS, ImageRequest, Workload
 from bench.results import sample_names as names
 from bench.results.samples import SampleRecorder
@@ -63,7 +63,7 @@ def measure_text_loads(run: BenchmarkRun, recorder: SampleRecorder) -> None:
         servers = [
             suspended(lambda: start_peer(names.LOCKED, "locked", run.folder, model=folder)),
             suspended(lambda: start_peer(names.BATCHING, "batching", run.folder, model=folder)),
-            suspended(lambda: start_denoised(run.folder, "data-text", folder)),
+            suspended(lambda: start_denoised(run.folder, "data-text", None if folder == BUNDLED else folder)),
         ]
         check_same_images(servers, ImageRequest(10, False, 0, 7, CAPTIONS[0], folder.name), (SIDE, SIDE))
         for number in range(run.length.rounds):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OK = 0
 # FAILED = 1: the server rejected the request, the job failed or was canceled, or a file cannot be written
-USAGE = 2  # set by the command-line parser
+USAGE = 2  # from the command-line parser, or because the server finds a value of an option invalid
 UNREACHABLE = 3
 BUSY = 4
 INTERRUPTED = 130  # 128 + SIGINT, the shells' convention
@@ -33,7 +33,7 @@ EXIT_CODES = (
     "Exit codes: 0 success · 1 rejected, failed or canceled · 2 wrong usage · 3 no server answers · 4 the server is "
     "busy, try again later · 130 interrupted. (verify: 0 equal, 1 different, 2 error, as cmp.)"
 )
-UNAUTHORIZED = 401  # HTTP status
+UNAUTHORIZED, INVALID = 401, 422  # HTTP statuses
 RETRY_SECONDS = 60.0  # how long commands retry a busy server
 SHOWN_TEXT = 60  # characters of a text that may be long
 TOO_FEW_COLORS = ("standard", None)
@@ -74,7 +74,11 @@ def _with_key_hint(error: ServiceError) -> str:
 def exit_code(error: ServiceError) -> int:
     from denoised.client import ConnectionFailed, ServerBusy
 
-    return UNREACHABLE if isinstance(error, ConnectionFailed) else BUSY if isinstance(error, ServerBusy) else FAILED
+    if isinstance(error, ConnectionFailed):
+        return UNREACHABLE
+    if isinstance(error, ServerBusy):
+        return BUSY
+    return USAGE if error.status == INVALID else FAILED
 
 
 def print_line(text: str) -> None:

@@ -94,7 +94,7 @@ def parse_lora(text: str) -> LoraFields:
 def resolve_text(fields: RequestFields, text: str, models: Sequence[Model]) -> RequestFields:
     """Add a text as the prompt of a model that takes one, else as the label.
 
-    models: those that are served, the default first.
+    models: those that are served, in the server's order.
     """
     model = _named(fields.get("model"), models)
     if model is not None and "prompt" in model.inputs:
@@ -109,10 +109,10 @@ def _named(name: str | None, models: Sequence[Model]) -> Model | None:
 def resolve_label(fields: RequestFields, models: Sequence[Model]) -> RequestFields:
     """Turn a label of digits into a class index, unless the model has a class of that name.
 
-    models: those that are served, the default first.
+    models: those that are served, in the server's order; without a name, it chooses the first that takes labels.
     """
     label = str(fields.get("label") or "")
-    model = _named(fields.get("model"), models)
+    model = _named(fields.get("model"), [each for each in models if each.labels])
     if not INDEX.fullmatch(label) or (model is not None and label in model.labels):
         return fields
     return {**fields, "label": int(label)}

@@ -49,7 +49,7 @@ def exit_with_error(command: str, error: object, code: int = FAILED) -> NoReturn
 
 def print_error(command: str, error: object) -> None:
     """Print an error as one line on stderr, in red on a terminal."""
-    text = printable(f"denoised {command}: {error}")
+    text = printable(f"{' '.join(['denoised', *command.split()])}: {error}")
     stderr().print(text, style="red", markup=False, soft_wrap=True)
 
 

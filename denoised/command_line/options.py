@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from denoised.command_line.console import FAILED, print_error
+from denoised.command_line.rejected_values import describe_rejected_value
 
 SHOWN_CHARACTERS = 80  # of a rejected value
 USAGE = 2  # exit code
@@ -16,10 +22,14 @@ SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 class CommandGroup(TyperGroup):
-    """Commands with plain help, whose error message about an option includes the rejected value.
+    """Commands with plain help. An error of usage is one line that includes the rejected value.
 
     typer's boxes truncate variable names at 80 columns and without a terminal, and read square brackets as markup.
     """
+
+    def main(self, *arguments: Any, **settings: Any) -> NoReturn:
+        """Run the program and exit."""
+        _run_and_exit(super().main, *arguments, **settings)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -40,6 +50,10 @@ class CommandGroup(TyperGroup):
 class SingleCommand(TyperCommand):
     """A program's only command, with the error messages of `CommandGroup`."""
 
+    def main(self, *arguments: Any, **settings: Any) -> NoReturn:
+        """Run the program and exit."""
+        _run_and_exit(super().main, *arguments, **settings)
+
     def make_context(self, *arguments: Any, **settings: Any) -> Any:
         """Parse the arguments."""
         try:
@@ -47,6 +61,22 @@ class SingleCommand(TyperCommand):
         except typer.BadParameter as error:
             _explain(error, error.ctx)
             raise
+
+
+def _run_and_exit(main: Callable[..., Any], *arguments: Any, **settings: Any) -> NoReturn:
+    """Call click's `main`, print an error of usage as one line, and exit."""
+    try:
+        code = main(*arguments, **{**settings, "standalone_mode": False})
+    except TyperException as error:  # the base of every error of usage
+        context = getattr(error, "ctx", None)
+        text = " ".join(error.format_message().split()).removesuffix(".")
+        if context is not None and text:  # else no command was given, and the help has been printed
+            path = context.command_path
+            print_error(path.removeprefix("denoised").strip(), f"{text} (see {path} --help)")
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(FAILED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _explain(error: typer.BadParameter, context: Any) -> None:
@@ -58,8 +88,9 @@ def _explain(error: typer.BadParameter, context: Any) -> None:
         typer.echo(f"{(error.ctx or context).command_path}: {link}", err=True)
         raise typer.Exit(USAGE) from error
     if isinstance(error.__cause__, ValidationError):
-        value = repr(error.__cause__.errors()[0]["input"])[:SHOWN_CHARACTERS]
-        error.message = f"{value}: {error.message}"
+        first = error.__cause__.errors()[0]
+        value = repr(first["input"])[:SHOWN_CHARACTERS]
+        error.message = describe_rejected_value(first, value) or f"{value}: {error.message}"
 
 
 def service_link(parameter: Any) -> str | None:

@@ -120,8 +120,11 @@ READ = _SHARED + "return record_of(KEYS[1])"
 # while the numerics are the same.
 #
 # A job that is found running has lost its worker, which counts as one loss; UPDATE resets the count when the job gets
-# further than it was known to be at any loss. One loss before `max_attempts` the job is quarantined: it stays "queued"
-# until START_ALONE, so that losing the worker while it waits for the batch to empty is not counted.
+# further than it was at any loss. `furthest`: the most evaluations that it was known to have at a loss. `tracked`: each
+# turn of the attempt is saved before the next, so that this number is exact if the worker is lost now. `exact`: it is;
+# without it, an attempt may only regain what the lost one had not reported. One loss before `max_attempts` the job is
+# quarantined: it stays "queued" until START_ALONE, so that losing the worker while it waits for the batch to empty is
+# not counted.
 START = (
     _SHARED
     + """
@@ -148,7 +151,7 @@ if redis.call('HGET', job, 'execution') == ARGV[5] then return reply(attempt) en
 if status == 'running' then
   add(job, 'losses', 1)
   local furthest = math.max(number(job, 'furthest'), number(job, 'evaluations'))
-  redis.call('HSET', job, 'furthest', string.format('%.0f', furthest))
+  redis.call('HSET', job, 'furthest', string.format('%.0f', furthest), 'exact', number(job, 'tracked'))
 end
 local losses, most = number(job, 'losses'), number(job, 'max_attempts')
 if most > 0 and losses >= most then
@@ -162,14 +165,14 @@ else
   redis.call('HSET', job, 'started_at', string.format('%.6f', now))
 end
 if redis.call('HGET', job, 'numerics') ~= ARGV[3] then
-  redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0, 'furthest', 0)
+  redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0)
   redis.call('DEL', resume)
 end
 drop_unusable_point()
 local quarantined = is_quarantined(job)
 redis.call('HSET', job, 'status', quarantined and 'queued' or 'running', 'worker', ARGV[1], 'writes', 0,
            'step', number(job, 'saved_step'), 'evaluations', number(job, 'saved_evaluations'),
-           'numerics', ARGV[3], 'execution', ARGV[5])
+           'numerics', ARGV[3], 'execution', ARGV[5], 'tracked', number(job, 'losses') > 0 and 1 or 0)
 if not quarantined then append(job, events, attempt, EVENT_CAP, ARGV[2]) end
 return reply(attempt)
 """.replace("EVENT_CAP", str(EVENT_CAP))
@@ -216,7 +219,8 @@ return 1
 # Applies a `JobUpdate`.
 # KEYS: job, events, then one key for each blob. ARGV: the update as JSON, then the blobs: images, then a resume point.
 # Returns the flags of `UpdateResult`. At `maxmemory`, only an update that is `essential`, or that comes from outside (a
-# cancel, say), is applied. A resume point further than the job was at any loss is progress and resets the losses.
+# cancel, say), is applied. A resume point further than the job was at any loss is progress and resets the losses,
+# unless it may be no further: see `exact` at START.
 UPDATE = (
     _SHARED
     + """
@@ -235,7 +239,8 @@ end
 if update.essential or update.attempt == 0 then pass_memory_limit() end
 if update.ttl > 0 then update.fields.finished_at = string.format('%.6f', clock()) end
 local saved = tonumber(update.fields.saved_evaluations or '')
-if saved and saved > math.max(number(job, 'saved_evaluations'), number(job, 'furthest')) then
+local regaining = update.fields.tracked == '1' and redis.call('HGET', job, 'exact') == '0'
+if saved and not regaining and saved > math.max(number(job, 'saved_evaluations'), number(job, 'furthest')) then
   update.fields.losses = 0
 end
 if update.status ~= '' then update.fields.status = update.status end

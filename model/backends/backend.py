@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
 
 
 class Backend(Protocol):

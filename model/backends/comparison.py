@@ -10,7 +10,7 @@ from torch import Tensor
 from denoised.model.backends.backend import Backend
 from denoised.model.backends.numerics import Precision
 from denoised.model.errors import KernelError
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
 
 ROWS = 4
 # How far a row of the output may be from the network's own, relative to its norm. An operation rounds by 2⁻²⁴ in

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from denoised.model.backends.numerics import Precision
 from denoised.model.errors import KernelError
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
 
 BUCKET = 64  # images in a run of the graph
 WARM_UP = 3  # evaluations before the recording, in which libraries load and choose their kernels

@@ -18,7 +18,7 @@ from denoised.model.backends.native.network import NativeUNet
 from denoised.model.backends.numerics import EAGER, GRAPHS, NATIVE, PACKED, Precision, numerics
 from denoised.model.backends.packed import can_pack, pack
 from denoised.model.errors import KernelError
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
 
 
 @dataclass(frozen=True)

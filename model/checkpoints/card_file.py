@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from denoised.model.checkpoints.atomic import write_text_atomically
 from denoised.model.checkpoints.bounded_files import read_bounded
 from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 from denoised.model.errors import CheckpointError
@@ -60,6 +61,7 @@ class CardFile(BaseModel):
         credits: one line for each source of the data: who made it, under which license, where it is.
         prompt_guide: see `PromptGuide`.
         training: how it was trained; free form.
+        evaluation: what was measured of it, with which settings; free form.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -75,6 +77,12 @@ class CardFile(BaseModel):
     credits: list[str] = []
     prompt_guide: PromptGuide = PromptGuide()
     training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+
+
+def write_card_file(folder: Path, card: CardFile) -> None:
+    """Write the card of a model folder, complete or not at all."""
+    write_text_atomically(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
 
 
 def read_card_file(folder: Path) -> CardFile:

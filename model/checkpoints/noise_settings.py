@@ -21,9 +21,9 @@ from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RatioSpacing
 from denoised.model.errors import CheckpointError, abbreviate
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.score_network import variance_exploding_schedule
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from denoised.model.networks.unet.score_network import variance_exploding_schedule
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 MAX_TIMESTEPS = 100_000
 MAX_NUMBER = 1e9  # of every other number

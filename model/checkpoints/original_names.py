@@ -6,7 +6,7 @@ Source: the module tree of `openaimodel.UNetModel` in CompVis's latent-diffusion
 
 from __future__ import annotations
 
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 # Modules outside of the blocks: diffusers' name → the original one.
 OUTER_MODULES = {

@@ -23,9 +23,9 @@ from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.score_network import ScoreUNet
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.score_network import ScoreUNet
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 GIB = 1024**3
 

@@ -67,7 +67,7 @@ DISTILLED: Keys = {
     "timestep_scaling": 10.0,
 }
 
-# The one class here with exploding variance, x_σ = x_0 + σ·ε; see `model.networks.score_network`.
+# The one class here with exploding variance, x_σ = x_0 + σ·ε; see `model.networks.unet.score_network`.
 VARIANCE_EXPLODING = "ScoreSdeVeScheduler"
 
 # Every key of a class with its default.

@@ -7,7 +7,7 @@ from pathlib import Path
 from denoised.model.checkpoints.bounded_files import read_json
 from denoised.model.checkpoints.legacy import modernize_config
 from denoised.model.errors import CheckpointError, abbreviate
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 MAX_SIDE = 2048  # pixels
 PICTURE_CHANNELS = (1, 3)  # gray and RGB

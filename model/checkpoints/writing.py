@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
-from denoised.model.checkpoints.card_file import CARD_FILE, CardFile
+from denoised.model.checkpoints.card_file import CardFile, write_card_file
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG, UNET_CONFIG
 from denoised.model.checkpoints.weight_files import WEIGHTS
 from denoised.model.diffusion.noise import beta_ends
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 DIFFUSERS_VERSION = "0.42.1"  # the release whose layout and defaults this package follows
 
@@ -48,7 +48,7 @@ def save_model(
     )
     for name, content in ((MODEL_INDEX, index), (UNET_CONFIG, unet), (SCHEDULER_CONFIG, dict(scheduler))):
         write_text_atomically(folder / name, json.dumps(content, indent=2) + "\n")
-    write_text_atomically(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
+    write_card_file(folder, card)
 
 
 def scheduler_config(

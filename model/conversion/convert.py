@@ -36,11 +36,11 @@ from denoised.model.conversion.single_file import AUTOENCODER, UNET, Family, Sin
 from denoised.model.conversion.tensor_source import Sources, check_sources, read_sources, used_names
 from denoised.model.conversion.tokenizer_files import Vocabulary, check_vocabulary
 from denoised.model.errors import CheckpointError, abbreviate
-from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
-from denoised.model.networks.text_encoder import TextEncoder
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.text_encoder.text_encoder import TextEncoder
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 # Tensors of the networks' prefixes that are no weights, or belong to what is not run.
 UNUSED = re.compile(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from denoised.model.conversion.single_file import AUTOENCODER, Family, SingleFile
 from denoised.model.conversion.tensor_source import Sources, TensorSource
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
 
 SCALING_FACTORS = {Family.SD1: 0.18215, Family.SD2: 0.18215, Family.SDXL: 0.13025}
 ATTENTION_MODULES = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}

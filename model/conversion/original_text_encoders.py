@@ -19,7 +19,7 @@ from denoised.model.conversion.single_file import (
 )
 from denoised.model.conversion.tensor_source import Sources, TensorSource
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_encoder_config import LEGACY_EOS_TOKEN_ID, TextEncoderConfig
+from denoised.model.networks.text_encoder.text_encoder_config import LEGACY_EOS_TOKEN_ID, TextEncoderConfig
 
 HEAD_CHANNELS = 64
 OPEN_CLIP_LAYERS = 24  # of the encoder of Stable Diffusion 2, which reads the hidden states before the last one

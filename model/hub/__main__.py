@@ -9,7 +9,6 @@ import typer
 from denoised.command_line.console import escape_unencodable
 from denoised.command_line.options import SingleCommand, option
 from denoised.model.command_line import report_errors
-from denoised.model.errors import HubError
 from denoised.model.hub.hub_name import HubName
 from denoised.model.hub.terminal import terminal_puller
 
@@ -45,7 +44,8 @@ def pull(
 def _parse(text: str) -> HubName:
     name = HubName.parse(text)
     if name is None:
-        raise HubError(f"{text!r} is not a model name: write OWNER/NAME or OWNER/NAME@REVISION")
+        message = f"{text!r} is not a model name: write OWNER/NAME or OWNER/NAME@REVISION"
+        raise typer.BadParameter(message)
     return name
 
 

@@ -23,7 +23,7 @@ from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
@@ -135,34 +135,18 @@ def load_text_for_serving(
     """`load_text_model`, with the reason why a faster backend is not available."""
     folder = Path(folder)
     pipeline = read_text_pipeline(folder)
-    noise, vae = pipeline.noise, pipeline.autoencoder.config
-    height, width = pipeline.image_size
-    grid = noise.grid(pipeline.unet.config)
+    noise, grid = pipeline.noise, pipeline.noise.grid(pipeline.unet.config)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
     found = find_adapters(loras, unet, pipeline.text_encoders)
     prompts = build_prompt_encoder(pipeline, device, found)
-    added_inputs = unet.config.added_inputs
     selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed))
     card = ModelCard(
         name=name or model_name(folder),
-        width=width,
-        height=height,
-        channels=vae.out_channels,
-        labels=[],
-        prompts=True,
-        prompt_guide=pipeline.prompt_guide,
         max_clip_skip=max(0, prompts.max_clip_skip),
-        guidance_embedded=unet.config.time_cond_proj_dim is not None,
-        size_multiple=vae.downscale * pipeline.unet.config.downscale,
-        max_pixels=MAX_SCALE**2 * width * height,
-        latent=CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
         loras=found.listed,
-        timesteps=pipeline.schedule.timesteps,
-        prediction_type=noise.prediction_type,
-        default=pipeline.default,
         max_images=max_images,
         numerics=selection.numerics,
-        digest=pipeline.digest,
+        **_pipeline_facts(pipeline),
         **sampler_facts(pipeline.schedule, grid),
     )
     model = LatentModel(
@@ -174,10 +158,32 @@ def load_text_for_serving(
         noise.prediction_type,
         noise.clipping,
         card,
-        added_inputs,
+        unet.config.added_inputs,
         found.adapt_unet(selection, unet),
     )
     return LoadedModel(model, selection.fallback, found.problems)
+
+
+def _pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
+    """What the card says about the parts of a pipeline: its sizes, its inputs, its training and its defaults."""
+    unet, vae = pipeline.unet.config, pipeline.autoencoder.config
+    height, width = pipeline.image_size
+    return {
+        "width": width,
+        "height": height,
+        "channels": vae.out_channels,
+        "labels": [],
+        "prompts": True,
+        "prompt_guide": pipeline.prompt_guide,
+        "guidance_embedded": unet.time_cond_proj_dim is not None,
+        "size_multiple": vae.downscale * unet.downscale,
+        "max_pixels": MAX_SCALE**2 * width * height,
+        "latent": CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
+        "timesteps": pipeline.schedule.timesteps,
+        "prediction_type": pipeline.noise.prediction_type,
+        "default": pipeline.default,
+        "digest": pipeline.digest,
+    }
 
 
 def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:

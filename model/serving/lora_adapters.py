@@ -14,8 +14,8 @@ from denoised.model.backends.adapted_network import AdaptedNetwork
 from denoised.model.backends.text_backend import TextSelection
 from denoised.model.checkpoints.lora.lora_targets import lora_targets
 from denoised.model.networks.low_rank import LoraLayer
-from denoised.model.networks.text_encoder import TextEncoder
-from denoised.model.networks.text_unet import TextUNet
+from denoised.model.networks.text_encoder.text_encoder import TextEncoder
+from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.serving.card import CardLora
 from denoised.model.serving.lora_library import LoraLibrary, LoraSelection, select_loras
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from denoised.model.diffusion.noise import level_tables
 from denoised.model.diffusion.predictions import add_noise, training_target
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
 from denoised.model.training.datasets.dataset import Dataset, to_unit
 from denoised.model.training.learner import Learner, shuffled_indices, stratified_timesteps
 from denoised.model.training.precision import choose_precision

@@ -170,6 +170,8 @@ def test_a_label_of_digits_is_a_name_before_it_is_an_index(
     assert resolve_label({"label": label}, [model, other]) == {"label": sent}
     assert resolve_label({"label": label, "model": "shoes"}, [other, model]) == {"label": sent, "model": "shoes"}
     assert resolve_label({"label": "7"}, []) == {"label": 7}
+    painter = cast(Model, SimpleNamespace(name="painter", labels=()))
+    assert resolve_label({"label": label}, [painter, model]) == {"label": sent}, "the first that takes labels"
 
 
 def test_a_text_is_the_prompt_of_a_model_that_takes_one_and_else_the_label() -> None:
@@ -218,16 +220,21 @@ def test_generate_sends_the_class_named_2_for_label_2(
 
 
 REFUSED = [
-    (["generate", "--label", "boat"], 1, "boat"),
-    (["generate", "-n", "99"], 1, "99"),
-    (["generate", "--preview", "all"], 1, "preview"),
+    (["generate", "--label", "boat"], 2, "boat"),
+    (["generate", "-n", "99"], 2, "99"),
+    (["generate", "-n", "0"], 2, "0"),
+    (["generate", "--format", "gif"], 2, "gif"),
+    (["generate", "--preview", "all"], 2, "preview"),
+    (["generate", "--seed", "-1"], 2, "seed"),
     (["job", "0"], 1, "not found"),
     (["job", "../tickets"], 1, "not found"),
 ]
 
 
 @pytest.mark.parametrize(("command", "code", "words"), REFUSED)
-def test_a_rejected_request_is_one_line_and_exit_code_1(run: Run, command: list[str], code: int, words: str) -> None:
+def test_a_rejected_request_is_one_line_and_an_invalid_value_is_wrong_usage(
+    run: Run, command: list[str], code: int, words: str
+) -> None:
     outcome = run(*command)
     assert outcome.exit_code == code
     assert words in one_line(outcome)
@@ -253,19 +260,31 @@ def test_a_busy_server_is_exit_code_4(start_server: Callable[..., str], fake_wor
     assert "no worker serves any model now" in one_line(outcome)
 
 
-def test_wrong_usage_is_exit_code_2() -> None:
-    for command in (["jobs", "--limit", "0"], ["jobs", "--status", "lost"], ["job"], ["top", "--interval", "0"], ["x"]):
-        assert invoke(*command).exit_code == 2
+@pytest.mark.parametrize(
+    "command", ["jobs --limit 0", "jobs --status lost", "job", "top --interval 0", "x", "generate --nonsense", "--nope"]
+)
+def test_wrong_usage_is_exit_code_2_and_one_line_at_any_width(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    outcome = invoke(*command.split())
+    assert outcome.exit_code == 2
+    assert " --help)" in one_line(outcome)
 
 
-@pytest.mark.parametrize("command", [["generate", "--steps", "1O"], ["jobs", "-n", "0"], ["top", "--interval", "0"]])
+@pytest.mark.parametrize(
+    ("command", "allowed"),
+    [
+        (["generate", "--steps", "1O"], "an integer"),
+        (["jobs", "-n", "0"], "1 or more"),
+        (["top", "--interval", "0"], "0.5 or more"),
+    ],
+)
 def test_an_error_about_an_option_contains_the_value_and_the_allowed_range(
-    command: list[str], monkeypatch: pytest.MonkeyPatch
+    command: list[str], allowed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     outcome = invoke(*command)
     assert outcome.exit_code == 2
-    assert f"{command[2]!r}: Input should be" in outcome.stderr
+    assert f"{command[2]!r} was given (allowed: {allowed})" in outcome.stderr
     assert command[1] in outcome.stderr
 
 

@@ -23,12 +23,16 @@ PING = b"\x89\x04"  # the head of such a frame, with a payload of four bytes (RF
 def test_a_status_is_that_of_the_requested_job_although_other_clients_hang_up(
     site: Site, report: Callable[..., None]
 ) -> None:
-    """redis-py#2665, #2624: 10,000 calls over a slow connection; every fourth client hangs up early."""
+    """redis-py#2665, #2624: 10,000 calls over a slow connection; every fourth client hangs up early.
+
+    On a busy machine Redis may take longer than a request waits for it: such a call gets a 503 and is repeated.
+    """
     harness, calls = site.harness, 10_000
     jobs = [harness.submit(model="nobody", seed=seed) for seed in range(50)]
     site.until(lambda: _get(site.api.port, f"/jobs/{jobs[0]}") == jobs[0], "an answer")
     site.proxy.delay = 0.001
     wrong: list[str] = []
+    refused: list[int] = []
     over = threading.Event()
 
     def hang_up() -> int:
@@ -41,8 +45,10 @@ def test_a_status_is_that_of_the_requested_job_although_other_clients_hang_up(
 
     def ask(number: int) -> None:
         job = jobs[number % len(jobs)]
-        if (found := client.get(f"/jobs/{job}").json().get("id")) != job:
-            wrong.append(str(found))
+        while (answer := client.get(f"/jobs/{job}")).status_code == 503:
+            refused.append(number)
+        if answer.json().get("id") != job:
+            wrong.append(f"{answer.status_code}: {answer.text[:200]}")
 
     with ThreadPoolExecutor(10) as pool, site.api.client() as client:
         aborting = [pool.submit(hang_up) for _ in range(2)]
@@ -50,8 +56,9 @@ def test_a_status_is_that_of_the_requested_job_although_other_clients_hang_up(
             each.result()
         over.set()
         aborted = sum(each.result() for each in aborting)
-    report(calls=calls, hung_up=aborted, wrong=len(wrong))
+    report(calls=calls, hung_up=aborted, wrong=len(wrong), refused_for_now=len(refused))
     assert wrong == []
+    assert len(refused) < calls / 20
     assert aborted > calls / 100
 
 

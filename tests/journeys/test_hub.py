@@ -57,13 +57,14 @@ def test_pull_prints_the_folder_and_reports_on_stderr(hub: HubServer, environmen
 
 
 def test_pull_refuses_in_one_line(hub: HubServer, environment: dict[str, str]) -> None:
+    hint = "write OWNER/NAME or OWNER/NAME@REVISION (see denoised pull --help)"
     expected = {
-        "owner/none": f"there is no model owner/none on {hub.url} (a private one needs HF_TOKEN)",
-        "models/a/b": "'models/a/b' is not a model name: write OWNER/NAME or OWNER/NAME@REVISION",
+        "owner/none": (1, f"there is no model owner/none on {hub.url} (a private one needs HF_TOKEN)"),
+        "models/a/b": (2, f"Invalid value: 'models/a/b' is not a model name: {hint}"),
     }
-    for name, message in expected.items():
+    for name, (code, message) in expected.items():
         done = run(environment, "pull", name)
-        assert (done.returncode, done.stdout) == (1, "")
+        assert (done.returncode, done.stdout) == (code, "")
         assert done.stderr == f"denoised pull: {message}\n"
 
 

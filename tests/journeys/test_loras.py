@@ -126,12 +126,12 @@ def test_a_picture_carries_its_adapters_and_can_be_verified(service: Any) -> Non
     [
         ([{"name": "watercolor"}], "loras.0.name", '"watercolor" is not offered by tiny-sd (offered: object, style)'),
         ([{"name": "style"}, {"name": "style", "weight": 2}], "loras.1.name", '"style" is named twice'),
-        ([{"name": "style", "weight": 4.5}], "loras.0.weight", "less than or equal to 4"),
-        ([{"name": "style", "weight": "1"}], "loras.0.weight", "valid number"),
+        ([{"name": "style", "weight": 4.5}], "loras.0.weight", "4.5 was given (allowed: 4 or less)"),
+        ([{"name": "style", "weight": "1"}], "loras.0.weight", '"1" was given (allowed: a number)'),
         ([{"weight": 1}], "loras.0.name", "is missing"),
         ([{"name": "style", "strength": 1}], "loras.0.strength", "is not a field"),
-        ([{"name": "style"}] * 5, "loras", "at most 4 items"),
-        ({"name": "style"}, "loras", "valid list"),
+        ([{"name": "style"}] * 5, "loras", "has 5 items (allowed: at most 4)"),
+        ({"name": "style"}, "loras", "(allowed: a list)"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_field_value_and_limit(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.writing import save_model, scheduler_config
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.training.datasets.dataset import Dataset
 
 UNCONDITIONAL = UNetConfig(

@@ -24,7 +24,7 @@ log = logging.getLogger("denoised.worker")
 FLUSH_SECONDS = 0.25  # between two updates of a job that nobody watches
 FIRST_SAVE_SECONDS = FLUSH_SECONDS  # between the first resume points of an attempt
 SAVE_SECONDS = 1.0  # between later ones, so that with all delays less than 2 s of work are lost with a worker
-RECOVERY_SECONDS = 2.0  # of an attempt after a lost worker, in which each turn is saved
+RECOVERY_SECONDS = 3.0  # of evaluations of an attempt after a lost worker, in which each turn is saved
 
 
 @dataclass
@@ -34,12 +34,14 @@ class PendingWrites:
     written: how many have been handed out to be written.
     pending: what has happened since the last one.
     started_at, saved_at: when the attempt started and when it was saved last (`time.monotonic`).
+    spent: seconds of its turns so far.
     """
 
     written: int = 0
     pending: JobUpdate | None = None
     started_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
+    spent: float = 0.0
 
     @property
     def age(self) -> float:
@@ -101,21 +103,26 @@ class AttemptState:
     def recovering(self) -> bool:
         """Whether each turn is saved at once: workers were lost, and the job may not be further than it was then.
 
-        It may have few turns before the next worker is lost. If it is innocent, they count as progress; if it kills its
-        workers, the next attempt starts right where it kills and makes none.
+        If it kills its workers, the next attempt then starts right where it kills, and makes no progress. The time is
+        that of evaluations: the lost attempt had less than `RECOVERY_SECONDS` of them unsaved, and saving is not free.
         """
-        return self.record.losses > 0 and self.writes.age < RECOVERY_SECONDS
+        return self.record.losses > 0 and self.writes.spent < RECOVERY_SECONDS
 
     def resume(self, trajectories: Sequence[Trajectory]) -> None:
         """Continue where earlier attempts left these trajectories."""
         self.progress.resume(self.record, trajectories)
 
-    def record_step(self, batch: int, items: Sequence[Advanced], error: TrajectoryError | None) -> None:
+    def record_step(
+        self, batch: int, items: Sequence[Advanced], error: TrajectoryError | None, seconds: float = 0.0
+    ) -> None:
         """Add the job's part of a turn to the pending update, its end included.
 
         batch: rows in the turn's evaluation.
         error: of one of the job's images.
+        seconds: that the turn took.
         """
+        recovering = self.recovering
+        self.writes.spent += seconds
         update = self.take_pending_update()
         try:
             self._add_progress(batch, items, update)
@@ -126,7 +133,7 @@ class AttemptState:
             update.end("failed", {"code": error.code, "message": str(error)})
         elif len(self.progress.images) == self.request.n:
             update.end("succeeded")
-        elif self.recovering or self.writes.save_is_due:
+        elif recovering or self.writes.save_is_due:  # the last time, to say that the recovery is over
             self.save(update)
         self.writes.pending = update
 
@@ -135,12 +142,12 @@ class AttemptState:
         """Whether the pending update must not wait.
 
         The first of an attempt must not, since its reply says whether the job is watched. A resume point waits for the
-        next flush unless the job is recovering.
+        next flush unless the job has lost workers.
         """
         update = self.writes.pending
         if update is None:
             return False
-        return update.number == 1 or update.status is not None or self.recovering or bool(update.images)
+        return update.number == 1 or update.status is not None or "tracked" in update.fields or bool(update.images)
 
     def take_pending_update(self) -> JobUpdate:
         """What has happened and is not written yet; the caller takes it over."""
@@ -163,6 +170,8 @@ class AttemptState:
     def save(self, update: JobUpdate) -> None:
         """Let another attempt continue from here."""
         self.writes.saved_at = time.monotonic()
+        if self.record.losses > 0:
+            update.fields["tracked"] = int(self.recovering)
         points = self.progress.points
         update.save(to_bytes(points) if points else None, self.progress.step, self.progress.evaluations)
 

@@ -118,12 +118,12 @@ class Publisher(threading.Thread):
         active = [attempt for attempt in attempts if not attempt.over]
         results, flush = _by_job(turn), self._is_flush_due()
         for group in _by_decoding(active, results):
-            self._publish_group(turn.batch, group, results, flush)
+            self._publish_group(turn, group, results, flush)
 
-    def _publish_group(self, batch: int, group: list[AttemptState], results: Results, flush: bool) -> None:
+    def _publish_group(self, turn: Turn, group: list[AttemptState], results: Results, flush: bool) -> None:
         """Record and write the results of some jobs. flush: also for unwatched jobs."""
         for attempt in group:
-            attempt.record_step(batch, *results[attempt.id])
+            attempt.record_step(turn.batch, *results[attempt.id], turn.seconds)
         due = [attempt for attempt in group if flush or attempt.watched or attempt.needs_flush]
         updates = [attempt.take_pending_update() for attempt in due]
         for attempt, update, result in zip(due, updates, self._write(updates), strict=True):

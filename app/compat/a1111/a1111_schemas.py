@@ -65,7 +65,7 @@ class Txt2ImgResponse(BaseModel):
     """The pictures."""
 
     images: Annotated[list[str], Field(description="base64; empty if `send_images` is false")]
-    parameters: Annotated[dict[str, JsonValue], Field(description="the request")]
+    parameters: Annotated[dict[str, JsonValue], Field(description="the request, completed by the values used")]
     info: Annotated[str, Field(description="a JSON object with all_seeds, all_prompts, infotexts and others")]
 
 

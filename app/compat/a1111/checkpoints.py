@@ -21,7 +21,12 @@ def title(card: ModelCard) -> str:
 
 def short_hash(card: ModelCard) -> str | None:
     """The beginning of the model's digest."""
-    return card.digest[:HASH_DIGITS] or None
+    return short_digest(card.digest)
+
+
+def short_digest(digest: str | None) -> str | None:
+    """A model's digest as long as the web UI's model hashes are; None if it is unknown."""
+    return (digest or "")[:HASH_DIGITS] or None
 
 
 def model_named(checkpoint: str, cards: Sequence[ModelCard]) -> str:

@@ -1,4 +1,4 @@
-"""`info` in the response of `txt2img`: what was made, as AUTOMATIC1111's web UI describes it."""
+"""`parameters` and `info` in the response of `txt2img`, as AUTOMATIC1111's web UI has them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from denoised.app.compat.a1111.a1111_schemas import Txt2ImgRequest
+from denoised.app.compat.a1111.a1111_schemas import RANDOM_SEED, Txt2ImgRequest
+from denoised.app.compat.a1111.checkpoints import short_digest
 from denoised.app.compat.a1111.refusals import ignored_fields
-from denoised.app.compat.a1111.sampler_names import find_schedule, split_name, web_ui_name
+from denoised.app.compat.a1111.sampler_names import AUTOMATIC, find_schedule, split_name, web_ui_name
 from denoised.jobs.record import JobRecord
 
 VERSION = "denoised"
@@ -40,7 +41,7 @@ def generation_info(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]:
         "restore_faces": False,
         "face_restoration_model": None,
         "sd_model_name": request.model,
-        "sd_model_hash": record.digest,
+        "sd_model_hash": short_digest(record.digest),
         "sd_vae_name": None,
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
@@ -60,6 +61,34 @@ def generation_info(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]:
     }
 
 
+def echoed_parameters(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]:
+    """The request; fields that it leaves out, or gives as null, have the values that were used.
+
+    NaN and infinities in fields that nothing here reads, which JSON has not, become null.
+    """
+    request, image = record.request, record.images[0]
+    used = {
+        "negative_prompt": request.negative_prompt or "",
+        "seed": RANDOM_SEED,
+        "sampler_name": web_ui_name(request.sampler),
+        "sampler_index": web_ui_name(request.sampler),
+        "scheduler": AUTOMATIC,
+        "steps": request.steps,
+        "cfg_scale": request.guidance_scale,
+        "width": image.width,
+        "height": image.height,
+        "batch_size": 1,
+        "n_iter": 1,
+        "eta": request.eta,
+        "send_images": True,
+        "override_settings": {},
+        "alwayson_scripts": {},
+    }
+    given = {name: value for name, value in body.model_dump().items() if value is not None or name not in used}
+    fields: dict[str, Any] = json.loads(json.dumps({**used, **given}), parse_constant=lambda name: None)
+    return fields
+
+
 def _infotext(body: Txt2ImgRequest, record: JobRecord, seed: int) -> str:
     """The settings of a picture as the text that the web UI writes under it and can read again."""
     request, first = record.request, record.images[0]
@@ -70,7 +99,7 @@ def _infotext(body: Txt2ImgRequest, record: JobRecord, seed: int) -> str:
         ("CFG scale", f"{request.guidance_scale:g}"),
         ("Seed", seed),
         ("Size", f"{first.width}x{first.height}"),
-        ("Model hash", record.digest),
+        ("Model hash", short_digest(record.digest)),
         ("Model", request.model),
         ("Clip skip", request.clip_skip + 1 if request.clip_skip else None),
         ("Version", VERSION),

@@ -15,10 +15,11 @@ from denoised.app.compat.a1111.checkpoints import OPTION, choose_model, short_ha
 from denoised.app.compat.a1111.errors import PREFIX
 from denoised.app.compat.a1111.refusals import plain_name, refuse
 from denoised.app.compat.a1111.sampler_names import AUTOMATIC, samplers_of, schedules_of
+from denoised.app.http.requests.json_body import JsonRoute
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Owner, Services, Serving
 
-router = APIRouter(prefix=f"{PREFIX}/v1", tags=["a1111"])
+router = APIRouter(prefix=f"{PREFIX}/v1", tags=["a1111"], route_class=JsonRoute)
 
 # What the web UI has and this server has none of.
 EMPTY: Mapping[str, JsonValue] = {

@@ -20,17 +20,18 @@ from denoised.app.compat.a1111 import caller_jobs
 from denoised.app.compat.a1111.a1111_schemas import ProgressResponse, Txt2ImgRequest, Txt2ImgResponse, WebUIError
 from denoised.app.compat.a1111.checkpoints import OPTION, selected_model
 from denoised.app.compat.a1111.errors import PREFIX
-from denoised.app.compat.a1111.generation_info import generation_info
+from denoised.app.compat.a1111.generation_info import echoed_parameters, generation_info
 from denoised.app.compat.a1111.translation import renamed, translate
 from denoised.app.http.errors import InvalidRequest, NotFound
 from denoised.app.http.headers import job_location
+from denoised.app.http.requests.json_body import JsonRoute
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import Outcome
 
-router = APIRouter(prefix=f"{PREFIX}/v1", tags=["a1111"])
+router = APIRouter(prefix=f"{PREFIX}/v1", tags=["a1111"], route_class=JsonRoute)
 
 _ERROR: dict[str, Any] = {"model": WebUIError}
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -58,7 +59,7 @@ async def txt2img(body: Txt2ImgRequest, request: Request, services: Serving, own
     require_pictures(outcome.record)
     content = {
         "images": [_base64(outcome, index) for index in range(pictures)],
-        "parameters": _json_values(body.model_dump()),
+        "parameters": echoed_parameters(body, outcome.record),
         "info": json.dumps(generation_info(body, outcome.record)),
     }
     headers = {**job_location(record), "X-Job-Id": record.id}
@@ -80,14 +81,14 @@ def get_progress(
 ) -> Response:
     """Of several jobs, the oldest that runs. Jobs of other callers, and those that came through other routes, do not
     count."""
-    found = caller_jobs.progress(services, owner, with_image=not skip_current_image)
+    found = caller_jobs.read_progress(services, owner, with_image=not skip_current_image)
     return JSONResponse(found.model_dump())
 
 
 @router.post("/interrupt", summary="Cancel your jobs of this API")
 def interrupt(services: Serving, owner: Owner) -> Response:
     """Cancels those of your jobs that came through this API and have not ended. Jobs of other callers go on."""
-    caller_jobs.interrupt(services, owner)
+    caller_jobs.cancel_unfinished(services, owner)
     return JSONResponse({})
 
 
@@ -110,12 +111,6 @@ def _submit(services: Services, body: Txt2ImgRequest, owner: str) -> JobRecord:
         return submit(services, fields, owner, api=caller_jobs.API)[0]
     except InvalidRequest as error:
         raise renamed(error) from error
-
-
-def _json_values(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a request as they can be sent back: NaN and infinities, which JSON has not, become null."""
-    values: dict[str, Any] = json.loads(json.dumps(fields), parse_constant=lambda name: None)
-    return values
 
 
 def _base64(outcome: Outcome, index: int) -> str:

@@ -30,6 +30,7 @@ from denoised.app.compat.openai.openai_schemas import (
 from denoised.app.compat.prompts import label_of
 from denoised.app.http.errors import InvalidRequest, NotFound
 from denoised.app.http.headers import IdempotencyKey, job_location
+from denoised.app.http.requests.json_body import JsonRoute
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
@@ -41,7 +42,7 @@ from denoised.model.serving.card import ModelCard
 
 SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
 
-router = APIRouter(prefix=PREFIX, tags=["openai"])
+router = APIRouter(prefix=PREFIX, tags=["openai"], route_class=JsonRoute)
 
 _ERROR: dict[str, Any] = {"model": OpenAIError}
 IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {

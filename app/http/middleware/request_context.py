@@ -116,9 +116,12 @@ class RequestContextMiddleware:
 
     def _report(self, scope: Scope, response: ResponseRecord) -> None:
         route = _route_template(scope)
-        expected = route in HEALTH_ROUTES and response.status in HEALTH_STATUSES
+        is_health_check = route in HEALTH_ROUTES
+        expected = is_health_check and response.status in HEALTH_STATUSES
         log.log(logging.DEBUG if expected else logging.INFO, "request", extra=_log_fields(scope, response))
-        if scope["type"] == "http":
+        if is_health_check and route is not None:
+            self._metrics.observe_health_check(route, response.status)
+        elif scope["type"] == "http":
             self._metrics.observe(scope["method"], route, response.status, response.seconds_to_start)
 
 

@@ -29,15 +29,20 @@ from denoised.model.backends.native.transformers.transformer_layers import (
     NativeTextAttention,
     NativeTransformerLayer,
 )
-from denoised.model.networks.parts import Attention, Downsample, ResnetBlock, Upsample
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_parts import GatedLinear, SpatialTransformer, TokenAttention, TransformerLayer
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.transformer import (
+    GatedLinear,
+    SpatialTransformer,
+    TokenAttention,
+    TransformerLayer,
+)
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_layers import Attention, Downsample, ResnetBlock, Upsample
 
 TEXT_TILE = 4  # a text's tokens are no map: its tile is that of a map of 4×4
 
 
-class Conversion:
+class NativeConversion:
     """The native layers of one U-Net.
 
     Attributes:

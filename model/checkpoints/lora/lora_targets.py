@@ -8,7 +8,7 @@ from torch import nn
 
 from denoised.model.checkpoints.lora.lora import LoraTarget
 from denoised.model.checkpoints.original_names import original_module_name
-from denoised.model.networks.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet import TextUNet
 
 
 def lora_targets(networks: Mapping[str, nn.Module]) -> list[LoraTarget]:

@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
-from denoised.model.checkpoints.card_file import CARD_FILE, CardFile
+from denoised.model.checkpoints.card_file import CardFile, write_card_file
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
 from denoised.model.checkpoints.weight_files import WEIGHTS
 from denoised.model.checkpoints.writing import DIFFUSERS_VERSION
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 TEXT_ENCODER_WEIGHTS = "model.safetensors"  # transformers' name
 
@@ -75,7 +75,7 @@ def save_pipeline(folder: Path, content: PipelineContent) -> None:
     save_weights(folder / "text_encoder" / TEXT_ENCODER_WEIGHTS, content.text_encoder_weights)
     save_json(folder / "text_encoder" / "config.json", text_encoder)
     save_json(folder / SCHEDULER_CONFIG, scheduler)
-    write_text_atomically(folder / CARD_FILE, content.card.model_dump_json(indent=2) + "\n")
+    write_card_file(folder, content.card)
     save_json(folder / MODEL_INDEX, index)
 
 

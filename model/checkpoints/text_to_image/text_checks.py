@@ -10,9 +10,9 @@ from torch import nn
 
 from denoised.model.checkpoints.reading import GIB
 from denoised.model.errors import CheckpointError, abbreviate
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 MAX_SIDE = 2048  # pixels of the model's own size
 OTHER_INPUTS = {

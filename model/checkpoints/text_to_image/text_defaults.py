@@ -12,7 +12,7 @@ from denoised.model.checkpoints.card_file import CardFile, Defaults
 from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.checkpoints.reading import resolve_defaults
 from denoised.model.diffusion.noise import NoiseSchedule
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 GUIDANCE_SCALES = {
     "StableDiffusionPipeline": 7.5,

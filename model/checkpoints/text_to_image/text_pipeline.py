@@ -33,12 +33,12 @@ from denoised.model.checkpoints.weight_files import ENCODER, find_weights
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.errors import CheckpointError, abbreviate
-from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
-from denoised.model.networks.text_encoder import TextEncoder, text_encoder_tensor_name
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.text_encoder.text_encoder import TextEncoder, text_encoder_tensor_name
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 # What the U-Net of Stable Diffusion 1 and 2 attends to is after the final norm; what that of SDXL does is not.
 XL_PIPELINE = "StableDiffusionXLPipeline"

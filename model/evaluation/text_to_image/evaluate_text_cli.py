@@ -69,7 +69,7 @@ def evaluate_text(
         with progress(console, "drawing", samples, "captions") as advance:
             images, seconds = draw_captions(loaded, evaluation.captions, settings, advance)
         if sheet is not None:
-            _save_sheet(sheet, images)
+            save_sheet(sheet, images)
         with progress(console, "judging", len(evaluation.held_out), "real pictures") as advance:
             report = evaluation.measure(images, seconds, advance)
         facts = {"model": loaded.card.digest, "judge": load_judge(judge).digest, **asdict(settings)}
@@ -86,7 +86,8 @@ def _settings(
     )
 
 
-def _save_sheet(path: Path, images: Tensor) -> None:
+def save_sheet(path: Path, images: Tensor) -> None:
+    """Write the first `SHEET_PICTURES` of pictures (N, 3, H, W) uint8 as one PNG file."""
     drawn = contact_sheet(list(images[:SHEET_PICTURES].permute(0, 2, 3, 1).numpy()), SHEET_COLUMNS)
     write_atomically(path, lambda temporary: drawn.save(temporary, format="png"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -73,6 +74,25 @@ class TextReport:
     seconds: float
 
 
+class RealFeatures:
+    """The judge's features of every drawing on every background; computed once, when they are first needed."""
+
+    def __init__(self, pictures: EmojiPictures, judge: Judge) -> None:
+        self._pictures, self._judge = pictures, judge
+        self._features: Tensor | None = None
+
+    def read(self, advance: Advance) -> Tensor:
+        """(D, K, d). advance: called with numbers of pictures that are judged."""
+        if self._features is None:
+            parts = []
+            for start in range(0, self._pictures.combinations, REAL_BATCH):
+                part = np.arange(start, min(start + REAL_BATCH, self._pictures.combinations))
+                parts.append(self._judge.judge(self._pictures.on_colors(part)).features)
+                advance(len(part))
+            self._features = torch.cat(parts).unflatten(0, (len(self._pictures), len(COLOR_NAMES)))
+        return self._features
+
+
 class TextEvaluation:
     """Captions that are never trained on, with the judge that knows their pictures.
 
@@ -86,6 +106,13 @@ class TextEvaluation:
         self.held_out = held_out_combinations(pictures)
         self.combinations = draw_combinations(np.flatnonzero(self.held_out), captions, seed)
         self._trained = draw_combinations(np.flatnonzero(~self.held_out), captions, seed)
+        self._real = RealFeatures(pictures, judge)
+
+    def first(self, count: int) -> TextEvaluation:
+        """The same evaluation of the first `count` captions alone."""
+        part = copy.copy(self)
+        part.combinations, part._trained = self.combinations[:count], self._trained[:count]
+        return part
 
     @property
     def captions(self) -> list[str]:
@@ -99,7 +126,7 @@ class TextEvaluation:
         """
         answers = correct_answers(self._pictures, self.combinations)
         judgment = self._judge.judge(images)
-        every = self._judge_every_picture(advance)  # (D, K, d)
+        every = self._real.read(advance)  # (D, K, d)
         real, trained = (self._features_of(every, each) for each in (self.combinations, self._trained))
         new_drawing = torch.from_numpy(self._unseen_drawing()[self.combinations // len(COLOR_NAMES)])
         drawings = torch.from_numpy(self.combinations // len(COLOR_NAMES))
@@ -115,15 +142,6 @@ class TextEvaluation:
             trained_frechet=frechet_distance(trained, real),
             seconds=seconds,
         )
-
-    def _judge_every_picture(self, advance: Advance) -> Tensor:
-        """(D, K, d) the features of every drawing on every background."""
-        parts = []
-        for start in range(0, self._pictures.combinations, REAL_BATCH):
-            part = np.arange(start, min(start + REAL_BATCH, self._pictures.combinations))
-            parts.append(self._judge.judge(self._pictures.on_colors(part)).features)
-            advance(len(part))
-        return torch.cat(parts).unflatten(0, (len(self._pictures), len(COLOR_NAMES)))
 
     def _features_of(self, every: Tensor, combinations: npt.NDArray[np.int64]) -> Tensor:
         return every.flatten(0, 1)[torch.from_numpy(combinations)]

@@ -39,7 +39,7 @@ class Ranks:
 
     Attributes:
         candidates: how many drawings there are.
-        median: of the ranks; (candidates + 1)/2 would be chance.
+        median: of the ranks.
         first, near: the fractions that are 1, and at most `NEAR_RANK`.
     """
 
@@ -47,6 +47,11 @@ class Ranks:
     median: float
     first: float
     near: float
+
+    @property
+    def chance(self) -> float:
+        """The median rank of pictures that have nothing to do with their captions."""
+        return (self.candidates + 1) / 2
 
 
 def agreement(judgment: Judgment, answers: Tensor) -> Agreement:

@@ -59,3 +59,11 @@ def credit_lines() -> list[str]:
     """One line of credit for each package, for a model card and NOTICE."""
     lines = [f"{style.package}: {style.author}, {style.license}, {style.source}" for style in STYLES]
     return [*lines, f"{LABELS_PACKAGE}: Miles Johnson, MIT, https://github.com/milesj/emojibase"]
+
+
+def license_line() -> str:
+    """The licenses of the drawings with their styles: "Apache-2.0 (noto, blob), MIT (fluent, flat), …"."""
+    names: dict[str, list[str]] = {}
+    for style in STYLES:
+        names.setdefault(style.license, []).append(style.name)
+    return ", ".join(f"{name} ({', '.join(styles)})" for name, styles in names.items())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from denoised.model.checkpoints.atomic import write_atomically
 from denoised.model.networks.low_rank import LoraLayer, LowRankBranch
-from denoised.model.networks.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet import TextUNet
 
 # The layers that adapters of diffusers' and kohya's trainers change by default.
 TARGETS = re.compile(r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)")

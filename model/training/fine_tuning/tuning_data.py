@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.checkpoints.digest import DIGITS
-from denoised.model.networks.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
 from denoised.model.training.datasets.captioned_folder import CaptionedPicture
 from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.datasets.images import read_image

@@ -34,7 +34,17 @@ def save_state(learner: Learner, folder: RunFolder) -> None:
 
 
 def load_newest_checkpoint(learner: Learner, folder: RunFolder) -> None:
-    """Load the newest readable checkpoint, and remove what a killed run left incomplete.
+    """Load the newest readable checkpoint to continue the run, and remove what a killed run left incomplete.
+
+    Raises:
+        TrainingError: if there is no readable checkpoint.
+    """
+    read_newest_checkpoint(learner, folder)
+    folder.discard_after(learner.step)
+
+
+def read_newest_checkpoint(learner: Learner, folder: RunFolder) -> None:
+    """Load the newest readable checkpoint of a run that may be in progress; its folder is only read.
 
     Raises:
         TrainingError: if there is no readable checkpoint.
@@ -44,7 +54,6 @@ def load_newest_checkpoint(learner: Learner, folder: RunFolder) -> None:
             learner.load_state(load_file(path))
         except (SafetensorError, OSError):
             continue
-        folder.discard_after(learner.step)
         return
     raise TrainingError(f"{folder.path} holds no complete checkpoint to resume from")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from denoised.model.networks.autoencoder import Autoencoder, LatentDistribution
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder, LatentDistribution
 from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.emoji.emoji_pictures import SIDE, EmojiPictures
 from denoised.model.training.learner import Learner, shuffled_indices

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.checkpoints.atomic import write_atomically
-from denoised.model.networks.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
 from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.emoji.emoji_pictures import EmojiPictures
 

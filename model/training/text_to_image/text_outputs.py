@@ -17,7 +17,7 @@ from denoised.model.checkpoints.text_to_image.pipeline_writing import PipelineCo
 from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 from denoised.model.training.emoji.captions import full_caption, write_caption
 from denoised.model.training.emoji.emoji_pictures import COLOR_NAMES
-from denoised.model.training.emoji.styles import STYLE_NAMES, credit_lines
+from denoised.model.training.emoji.styles import STYLE_NAMES, credit_lines, license_line
 from denoised.model.training.run.run_checkpoints import save_state
 from denoised.model.training.run.run_folder import RunFolder
 from denoised.model.training.run.sample_grid import contact_sheet
@@ -76,6 +76,7 @@ def pipeline_card(trainer: TextTrainer) -> CardFile:
             f"{len(pictures):,} drawings of {len(pictures.objects):,} emoji, on {pictures.colors} background colors; "
             f"{int(held_out.sum()):,} of {len(held_out):,} combinations are held out"
         ),
+        license=f"Weights: Apache-2.0, as the project. Drawings: {license_line()}.",
         credits=credit_lines(),
         latent_rgb=[(red, green, blue) for red, green, blue in trainer.data.preview],
         prompt_guide=GUIDE,

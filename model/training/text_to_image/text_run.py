@@ -23,15 +23,15 @@ from denoised.model.checkpoints.text_to_image.pipeline_writing import save_autoe
 from denoised.model.checkpoints.weight_files import find_weights
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.errors import TrainingError
-from denoised.model.networks.autoencoder import Autoencoder
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
 from denoised.model.progress import progress
 from denoised.model.text.tokenizer import TextTokenizer
 from denoised.model.training.emoji.captions import caption_corpus
 from denoised.model.training.emoji.emoji_pictures import EmojiPictures, render_pictures
 from denoised.model.training.emoji.held_out import held_out_combinations
 from denoised.model.training.emoji.icon_packages import read_emoji
-from denoised.model.training.run.run_checkpoints import load_newest_checkpoint
+from denoised.model.training.run.run_checkpoints import load_newest_checkpoint, read_newest_checkpoint
 from denoised.model.training.run.run_folder import RunFolder
 from denoised.model.training.run.training_run import RunSchedule, run_learner
 from denoised.model.training.text_to_image.autoencoder_trainer import AutoencoderTrainer
@@ -80,6 +80,20 @@ class TextRun:
         self._resume(trainer, self.folder)
         self._print(trainer)
         return run_learner(trainer, self.folder, schedule, self.console, TEXT_OUTPUTS)
+
+    def trained(self) -> TextTrainer:
+        """The trainer with the newest checkpoint, whose weights can be exported. The run may be in progress.
+
+        Raises:
+            TrainingError: if the U-Net's training has not begun.
+        """
+        if not self.folder.checkpoints():
+            raise TrainingError(f"{self.folder.path} holds no checkpoint of a U-Net: train it with denoised train-text")
+        pictures = self._prepare_pictures()
+        latents = self._prepare_latents(pictures, held_out_combinations(pictures))
+        trainer = TextTrainer(self.config, latents, self.device)
+        read_newest_checkpoint(trainer, self.folder)
+        return trainer
 
     def _prepare_pictures(self) -> EmojiPictures:
         path = self.folder.path / "pictures.npz"

@@ -16,7 +16,7 @@ from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.validation_errors import describe_validation_errors
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.request import RequestFields, SamplingRequest
 from denoised.model.serving.card import ModelCard
 
 Card = Callable[..., ModelCard]
@@ -137,9 +137,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("n", {"n": "1"}, "integer"),
     ("n", {"n": True}, "integer"),
     ("seed", {"seed": -1}, "0"),
-    ("seed", {"seed": 2**53}, f"{2**53 - 1} ("),
+    ("seed", {"seed": 2**53}, f"(allowed: {2**53 - 1} or less)"),
     ("seed", {"seed": 2**53 - 15, "n": 16}, str(2**53 - 16)),
-    ("seed", {"seed": 10**400}, "9007199254740991 ("),
+    ("seed", {"seed": 10**400}, "(allowed: 9007199254740991 or less)"),
     ("seed", {"seed": "7"}, "integer"),
     ("seed", {"seed": 7.5}, "integer"),
     ("steps", {"steps": 0}, "1"),
@@ -164,7 +164,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("guidance_rescale", {"guidance_rescale": 0.5}, "guidance_scale over 1"),
     ("guidance_rescale", {"label": 0, "guidance_scale": 1, "guidance_rescale": 0.5}, "guidance_scale over 1"),
     ("guidance_interval", {"guidance_interval": [0.2, 2]}, "needs a guidance_scale over 1"),
-    ("spacing", {"spacing": "random"}, "'leading', 'trailing', 'linspace', 'sgm_uniform'"),
+    ("spacing", {"spacing": "random"}, "(allowed: leading, trailing, linspace, sgm_uniform"),
     ("spacing", {"spacing": "edm"}, "not offered by shoes (offered: leading, trailing, linspace, karras, beta"),
     ("karras", {"sampler": "heun", "spacing": "beta", "karras": True}, 'contradicts spacing = "beta"'),
     ("karras", {"spacing": "karras", "karras": False}, 'contradicts spacing = "karras" (allowed: leading'),
@@ -177,7 +177,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("spacing", {"sigmas": [2, 1], "spacing": "trailing"}, "was given with sigmas"),
     ("karras", {"sigmas": [2, 1], "sampler": "heun", "karras": True}, "was given with sigmas"),
     ("steps", {"sigmas": [2, 1], "steps": 3}, "3 is not the number of sigmas (allowed: 2"),
-    ("karras", {"karras": 1}, "boolean"),
+    ("karras", {"karras": 1}, "true or false"),
     ("karras", {"sampler": "ddim", "karras": True}, "heun"),
     ("label", {"label": "sandal"}, "sneaker, Ankle Boot, ботинок"),
     ("label", {"label": ""}, "sneaker"),
@@ -189,11 +189,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("label", {"label": "x" * 201}, "200"),
     ("sampler", {"sampler": "euler"}, "ddim, ddpm, heun"),
     ("sampler", {"sampler": ""}, "1"),
-    ("format", {"format": "gif"}, "'png', 'webp' or 'jpeg'"),
+    ("format", {"format": "gif"}, "png, webp or jpeg"),
     ("preview_every", {"preview_every": -1}, "0"),
     ("preview_every", {"preview_every": 21}, "20"),
     ("preview_every", {"steps": 5, "preview_every": 6}, "5"),
-    ("preview", {"preview": "x1"}, "'x0', 'xt' or 'both'"),
+    ("preview", {"preview": "x1"}, "x0, xt or both"),
     ("model", {"model": 7}, "string"),
     ("model", {"model": ""}, "1"),
     ("text", {"text": "a shoe"}, 'not a field of this request (given: "a shoe"; allowed: model, label, prompt, '),
@@ -274,10 +274,31 @@ def test_an_error_shortens_the_refused_value(card_of: Card) -> None:
         assert json.loads(quoted) == label[:77] + "…"
 
 
-def test_the_first_card_is_the_default_and_a_name_selects_its_card(card_of: Card) -> None:
+def test_a_name_selects_its_card_and_no_name_the_first_that_takes_the_request(card_of: Card) -> None:
     shoes, hats = card_of(), card_of(name="hats")
+    painter = card_of(name="painter", labels=[], prompts=True, size_multiple=16, max_pixels=4096)
     assert choose_card(None, [shoes, hats], []) is shoes
     assert choose_card("hats", [shoes, hats], []) is hats
+    cards = [painter, shoes, hats]
+    assert choose_card(None, cards, [], {"seed": 7, "n": 2}) is painter
+    assert choose_card(None, cards, [], {"prompt": "a goat", "width": 32}) is painter
+    assert choose_card(None, cards, [], {"label": "sneaker"}) is shoes
+    assert choose_card(None, [shoes, hats, painter], [], {"prompt": "a goat"}) is painter
+    assert choose_card("hats", cards, [], {"prompt": "a goat"}) is hats
+
+
+def test_a_default_value_and_null_choose_no_model(card_of: Card) -> None:
+    cards = [card_of(name="painter", labels=[], prompts=True, size_multiple=16, max_pixels=4096), card_of()]
+    fields: RequestFields = {"label": None, "prompt": None, "loras": [], "clip_skip": 0, "emphasis": False}
+    assert choose_card(None, cards, [], fields) is cards[0]
+    assert choose_card(None, cards[::-1], [], fields) is cards[1]
+
+
+def test_a_request_that_no_model_takes_is_refused_by_the_first(card_of: Card) -> None:
+    painter = card_of(name="painter", labels=[], prompts=True)
+    fields: RequestFields = {"label": 0, "prompt": "a goat"}
+    assert choose_card(None, [painter, card_of()], [], fields) is painter
+    assert set(refused({**fields}, painter)) == {"label"}
 
 
 def test_a_model_without_a_worker_is_unavailable_and_named(card_of: Card) -> None:

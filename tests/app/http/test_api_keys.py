@@ -39,7 +39,7 @@ def test_the_command_prints_a_key_and_its_line_for_the_file(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "-a", "../x", "é", "x" * 65, "a\nb", "0" * 16])
 def test_an_invalid_name_is_refused(name: str) -> None:
     done = CliRunner().invoke(cli, ["key", "--", name])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
 

@@ -144,6 +144,17 @@ def test_latency_is_labeled_by_route_template_method_and_status_class(api: TestC
     assert value(samples, "http_requests_in_flight") == 1  # the scrape itself
 
 
+def test_health_checks_are_counted_apart(api: TestClient) -> None:
+    """A probe of a server that waits for its first worker is not an error of the server (`DenoisedErrors`)."""
+    for path, times in (("/readyz", 3), ("/healthz", 2)):
+        for _ in range(times):
+            api.get(path)
+    samples = scrape(api)
+    assert value(samples, "health_checks_total", route="/readyz", status="2xx") == 3
+    assert value(samples, "health_checks_total", route="/healthz", status="2xx") == 2
+    assert not [labels for name, labels in samples if "http_request_seconds" in name and "z" in dict(labels)["route"]]
+
+
 def test_clients_cannot_create_label_values(api: TestClient) -> None:
     """A label value for each path or method would fill the memory of Prometheus."""
     secret = "s3cret"

@@ -546,10 +546,9 @@ def status_of(store: Store, job_id: str) -> tuple[str, int, int]:
     return record.status, record.attempt, record.step
 
 
-def saving(record: JobRecord, attempt: int, number: int, step: int) -> JobUpdate:
-    write = JobUpdate(
-        record.id, attempt, number, fields={"step": step, "evaluations": step}, image_count=record.request.n
-    )
+def saving(record: JobRecord, attempt: int, number: int, step: int, **fields: int) -> JobUpdate:
+    fields |= {"step": step, "evaluations": step}
+    write = JobUpdate(record.id, attempt, number, fields=dict(fields), image_count=record.request.n)
     write.save(f"point-{attempt}-{step}".encode(), step, step)
     return write
 
@@ -725,6 +724,28 @@ def test_a_job_that_gets_further_than_at_any_loss_makes_progress(store: Store, c
     assert before is not None
     assert after is not None
     assert (before.losses, after.losses) == (1, 0)
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2, 3, 5])
+@pytest.mark.parametrize("numerics", [["fake"], ["fake", "other"]])
+def test_a_job_that_kills_at_a_fixed_step_takes_as_many_workers_as_max_attempts_says(
+    max_attempts: int, numerics: list[str], store: Store, create: Create
+) -> None:
+    """The first worker had neither saved nor reported what it did last; the others save each turn. Workers with other
+    numerics begin again at the first step, which is no progress either."""
+    record = create(steps=9)
+    store.client.hset(f"denoised:job:{record.id}", "max_attempts", max_attempts)
+    assert start(store, record.id, "worker", numerics[0]) == 1
+    assert store.write(JobUpdate(record.id, 1, 1, fields={"step": 2, "evaluations": 2}))
+    deaths = 1
+    while attempt := start(store, record.id, "worker", numerics[deaths % len(numerics)]):
+        assert store.start_alone(record.id, attempt, "worker")
+        begun = store.job(record.id)
+        assert begun is not None
+        for step in range(begun.step + 1, 7):  # it dies in its seventh
+            assert store.write(saving(record, attempt, step, step=step, tracked=1))
+        deaths += 1
+    assert deaths == max_attempts
 
 
 def test_a_job_that_no_worker_has_memory_to_start_fails_after_its_attempts(store: Store, create: Create) -> None:

@@ -25,13 +25,13 @@ from denoised.model.backends.packed import can_pack, pack
 from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.writing import save_model
 from denoised.model.errors import KernelError
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.score_network import ScoreUNet
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.score_network import ScoreUNet
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import load_for_serving, load_model
 from denoised.model.serving.sampling import sample
 from denoised.worker import model_loading
-from tests.model.networks.configs import ATTENTION, NCSNPP, RESNETS
+from tests.model.networks.unet.configs import ATTENTION, NCSNPP, RESNETS
 from tests.requirements import HAS_COMPILER, needs_compiler
 
 PLAIN = replace(ATTENTION, num_class_embeds=None)

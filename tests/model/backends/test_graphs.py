@@ -11,9 +11,9 @@ from torch import Tensor
 from denoised.model.backends.graphs import GraphedUNet
 from denoised.model.backends.numerics import PRECISIONS, Precision
 from denoised.model.errors import KernelError
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.loading import ZOO, load_model
-from tests.model.networks.configs import ATTENTION, NCSNPP, RESNETS
+from tests.model.networks.unet.configs import ATTENTION, NCSNPP, RESNETS
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 RELATIVE = {"float32": 1e-5, "tf32": 3e-3, "bfloat16": 3e-2}  # errors of an evaluation

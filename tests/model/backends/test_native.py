@@ -23,11 +23,11 @@ from denoised.model.backends.native.layers import NativeUpsample, subpixel_weigh
 from denoised.model.backends.native.network import NativeUNet
 from denoised.model.backends.native.tiles import MAX_PIXELS, Tile, packed_weight, tile_for
 from denoised.model.errors import KernelError
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.parts import Upsample
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
+from denoised.model.networks.unet.unet_layers import Upsample
 from denoised.model.serving.loading import ZOO, load_model
-from tests.model.networks.configs import ATTENTION, NCSNPP, RESNETS
+from tests.model.networks.unet.configs import ATTENTION, NCSNPP, RESNETS
 from tests.requirements import needs_compiler
 from tests.rounding import assert_rounded, in_float64, terms_of
 

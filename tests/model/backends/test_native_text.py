@@ -16,8 +16,8 @@ from denoised.model.backends.native.transformers.row_cache import RowCache
 from denoised.model.backends.native.transformers.text_network import NativeTextUNet, fits
 from denoised.model.backends.native.transformers.transformer_kernels import gated_gelu, layer_norm
 from denoised.model.backends.text_backend import select_text_backend
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.training.text_to_image.text_presets import TEXT_PRESETS, text_unet_config
 from tests.requirements import needs_compiler
 from tests.rounding import assert_rounded, in_float64, terms_of

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from denoised.model.backends.packed import can_pack, pack
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.unet import UNet
-from tests.model.networks.configs import ATTENTION, NCSNPP, RESNETS
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
+from tests.model.networks.unet.configs import ATTENTION, NCSNPP, RESNETS
 from tests.rounding import assert_rounded, in_float64, terms_of
 
 EVERY = pytest.mark.parametrize(

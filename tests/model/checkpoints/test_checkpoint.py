@@ -18,7 +18,7 @@ from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, 
 from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.diffusion.grids import Grid
 from denoised.model.errors import PlanError
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import load_model
 
 CONFIG = "unet/config.json"

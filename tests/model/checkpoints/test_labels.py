@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.labels import check_labels, class_index, class_index_of_text, read_classes
 from denoised.model.errors import CheckpointError, PlanError
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.loading import load_model
 

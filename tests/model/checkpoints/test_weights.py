@@ -16,7 +16,7 @@ from torch import Tensor
 
 from denoised.model.checkpoints.weight_files import CONVERT
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import load_model
 
 Folder = Callable[..., Path]

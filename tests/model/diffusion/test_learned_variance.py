@@ -16,7 +16,7 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan, apply_learned_variance
 from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.sampling import sample
 

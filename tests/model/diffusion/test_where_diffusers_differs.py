@@ -29,7 +29,7 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.diffusion.spacings import RatioSpacing
 from denoised.model.errors import PlanError
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 # diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")

@@ -46,7 +46,7 @@ from denoised.model.evaluation.quality_table import (
     read_results,
     write_results,
 )
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.training.datasets.dataset import Dataset
 

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.writing import save_model
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.sampling import sample
 

@@ -15,7 +15,7 @@ from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.guidance import guide
 from denoised.model.diffusion.predictions import PREDICTION_TYPES, Estimate, epsilon_from_x0
 from denoised.model.errors import PlanError
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel

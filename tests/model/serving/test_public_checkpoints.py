@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from denoised.model.networks.config import UNetConfig
-from denoised.model.networks.unet import UNet
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
 
 BLOCKS = {
     "D": ("DownBlock2D", "UpBlock2D"),

@@ -12,11 +12,11 @@ from diffusers import DDIMScheduler
 
 from denoised.model.checkpoints.text_to_image.text_checks import check_image_size, check_networks
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.autoencoder_config import AutoencoderConfig
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.serving.loading import load_text_model
-from tests.model.networks.text_unet_configs import PUBLISHED, shrink
+from tests.model.networks.text_unet.text_unet_configs import PUBLISHED, shrink
 from tests.model.serving.text_pictures import LEVELS, STEPS, difference, picture
 from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, build_xl_pipeline, picture_of, save_pipeline
 

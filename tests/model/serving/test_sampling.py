@@ -15,7 +15,7 @@ from torch import Tensor
 from denoised.model.backends.packed import pack
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import PlanError
-from denoised.model.networks.config import UNetConfig
+from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import initial_noise, sample

@@ -16,7 +16,7 @@ from denoised.model.serving.pixel_model import PixelModel
 from denoised.worker.delivery.encoding import encode
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import trajectories
-from denoised.worker.model_loading import DEFAULT, load_models
+from denoised.worker.model_loading import load_models
 
 REQUESTS = 200
 
@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest) -> PixelModel:
     device, precision = request.param
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return load_models([], device=device, max_images=16, precision=precision)[DEFAULT]
+    return load_models([], device=device, max_images=16, precision=precision)["fashion-mnist"]
 
 
 def drawn(model: PixelModel, seed: int) -> JobRecord:

@@ -8,7 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from denoised.model.backends.native.conversion import Conversion
+from denoised.model.backends.native.conversion import NativeConversion
 from denoised.model.backends.native.kernels import MAX_TOKENS
 from denoised.model.backends.native.layers import channels_last
 from denoised.model.backends.native.network import MIN_PIPELINED
@@ -16,8 +16,8 @@ from denoised.model.backends.native.recorded_graph import RecordedGraph
 from denoised.model.backends.native.recording import record_graph
 from denoised.model.backends.native.tiles import LANES, norm_chunk
 from denoised.model.backends.native.transformers.row_cache import RowCache
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_parts import TokenAttention, TransformerLayer
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.transformer import TokenAttention, TransformerLayer
 
 CHUNK = 4  # images that share the weights that a thread reads, if these do not fit into its caches
 CACHED_WEIGHTS = 4 * 2**20  # bytes
@@ -38,7 +38,7 @@ class NativeTextUNet(nn.Module):
         super().__init__()
         assert fits(unet, shape), "the kernels do not fit the network"
         unet = deepcopy(unet)
-        conversion = Conversion(unet, _example(unet, shape))
+        conversion = NativeConversion(unet, _example(unet, shape))
         self._project = conversion.embedding_projection()
         self._text_projection = conversion.text_projection()
         conversion.convert(unet)

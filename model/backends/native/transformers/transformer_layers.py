@@ -1,4 +1,4 @@
-"""The transformers of a text-conditioned U-Net in compiled kernels: the functions of `model.networks.text_unet_parts`.
+"""The transformers of a text U-Net in compiled kernels: the functions of `model.networks.text_unet.transformer`.
 
 Tensors are (B, C, H, W) with the channels last in memory, so that a pixel is a token without any change of layout. In
 place of the text's hidden states, the transformers receive the keys and values of all their attentions side by side

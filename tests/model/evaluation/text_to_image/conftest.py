@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from denoised.model.__main__ import app
 from denoised.model.evaluation.text_to_image.judge import Judge, build_judge
 from denoised.model.evaluation.text_to_image.judge_trainer import JudgeTrainer, JudgeTrainingConfig
 from denoised.model.training.emoji.emoji_pictures import EmojiPictures
@@ -54,3 +57,14 @@ def judge(trained: JudgeTrainer) -> Judge:
     network = build_judge(trained.card)
     network.load_state_dict(trained.ema)
     return Judge(network, trained.card)
+
+
+@pytest.fixture(scope="session")
+def run(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `train-text` that learned nothing."""
+    folder = tmp_path_factory.mktemp("text")
+    options = ("--preset", "tiny", "--batch", "8", "--autoencoder-batch", "8", "--images", "8", "--threads", "1")
+    more = ("--autoencoder-images", "8", "--precision", "float32", "--warmup", "1")
+    result = CliRunner().invoke(app, ["train-text", "--data", str(packages), "--out", str(folder), *options, *more])
+    assert result.exit_code == 0, result.output
+    return folder

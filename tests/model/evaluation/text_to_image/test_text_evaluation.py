@@ -98,17 +98,6 @@ def test_more_captions_than_there_are() -> None:
         draw_combinations(np.arange(4), 5, 0)
 
 
-@pytest.fixture(scope="module")
-def run(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of `train-text` that learned nothing."""
-    folder = tmp_path_factory.mktemp("text")
-    options = ("--preset", "tiny", "--batch", "8", "--autoencoder-batch", "8", "--images", "8", "--threads", "1")
-    more = ("--autoencoder-images", "8", "--precision", "float32", "--warmup", "1")
-    result = CliRunner().invoke(app, ["train-text", "--data", str(packages), "--out", str(folder), *options, *more])
-    assert result.exit_code == 0, result.output
-    return folder
-
-
 def evaluate(run: Path, judge: Path, *arguments: str) -> tuple[int, str, str]:
     command = ["evaluate-text", "--data", str(run), "--judge", str(judge), "--model", str(run / "model")]
     result = CliRunner().invoke(app, [*command, "--samples", "12", "--steps", "2", "--batch", "5", *arguments])

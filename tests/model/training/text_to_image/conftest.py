@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from denoised.model.networks.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
 from denoised.model.text.tokenizer import TextTokenizer
 from denoised.model.training.emoji.captions import caption_corpus
 from denoised.model.training.emoji.emoji_pictures import EmojiPictures

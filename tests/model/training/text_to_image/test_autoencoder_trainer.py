@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from denoised.model.networks.autoencoder import Autoencoder
+from denoised.model.networks.autoencoder.autoencoder import Autoencoder
 from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.emoji.emoji_pictures import EmojiPictures
 from denoised.model.training.emoji.held_out import held_out_combinations

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from denoised.model.__main__ import app
 from denoised.model.checkpoints.weights import read_weights
-from denoised.model.networks.text_encoder import TextEncoder
-from denoised.model.networks.text_encoder_config import TextEncoderConfig
-from denoised.model.networks.text_unet import TextUNet
-from denoised.model.networks.text_unet_config import TextUNetConfig
+from denoised.model.networks.text_encoder.text_encoder import TextEncoder
+from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.text.tokenizer import TextTokenizer
 from denoised.model.training.run.run_folder import RunFolder
 from denoised.model.training.text_to_image.text_run import load_autoencoder

@@ -1,0 +1,1 @@
+"""The autoencoder between pixels and latents (`AutoencoderKL`): config, blocks, evaluation in tiles."""

@@ -1,0 +1,185 @@
+"""The settings of the autoencoder between pixels and latents: the keys of `config.json`, checked.
+
+Keys and defaults equal those of diffusers 0.42's `AutoencoderKL`. A config that asks for something
+`model.networks.autoencoder.autoencoder` does not implement is refused by name; no key is ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoised.model.errors import CheckpointError
+from denoised.model.networks.config_checks import (
+    ValueCheck,
+    check_values,
+    is_boolean,
+    is_integer,
+    is_integers,
+    is_number,
+    is_positive,
+    known_values,
+    to_lists,
+)
+from denoised.model.networks.unet.unet_config import UNetConfig
+
+# diffusers fixes it for the autoencoder's norms.
+AUTOENCODER_NORM_EPS = 1e-6
+
+
+def _is_per_channel(value: Any) -> bool:
+    return value is None or (isinstance(value, tuple) and all(map(is_number, value)))
+
+
+AUTOENCODER_CHECKS: tuple[ValueCheck, ...] = (
+    ValueCheck(("down_block_types", "up_block_types"), "not a list", lambda v: isinstance(v, tuple)),
+    ValueCheck(("block_out_channels",), "not a list of whole numbers", is_integers),
+    ValueCheck(
+        ("in_channels", "out_channels", "layers_per_block", "latent_channels", "norm_num_groups", "sample_size"),
+        "not a whole number from 1",
+        is_integer,
+    ),
+    ValueCheck(("scaling_factor",), "not a number over 0", is_positive),
+    ValueCheck(("shift_factor",), "neither a number nor null", lambda v: v is None or is_number(v)),
+    ValueCheck(("latents_mean", "latents_std"), "neither a list of numbers nor null", _is_per_channel),
+    ValueCheck(
+        ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"),
+        "neither true nor false",
+        is_boolean,
+    ),
+)
+SUPPORTED_AUTOENCODER_VALUES: dict[str, tuple[Any, ...]] = {
+    "down_block_types": ("DownEncoderBlock2D",),
+    "up_block_types": ("UpDecoderBlock2D",),
+    "act_fn": ("silu", "swish", "mish", "gelu", "relu"),
+}
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The keys of `config.json`, with diffusers' defaults for those left out.
+
+    Attributes:
+        in_channels, out_channels: of the images.
+        down_block_types: "DownEncoderBlock2D" for each level.
+        up_block_types: "UpDecoderBlock2D" for each level.
+        block_out_channels: channels of each level, the highest resolution first; each level but the last halves
+            height and width.
+        layers_per_block: residual blocks of the encoder at each level; the decoder has one more.
+        act_fn: activation of the residual blocks.
+        latent_channels: of the latents.
+        norm_num_groups: groups of the norms.
+        sample_size: pixels along each side in training, and of a tile.
+        scaling_factor: multiplies the encoder's latents before the U-Net sees them.
+        shift_factor: subtracted from the encoder's latents before they are scaled; null means 0.
+        latents_mean, latents_std: normalize each latent channel before it is scaled; null means 0 and 1.
+        force_upcast: the autoencoder overflows in float16 and needs float32.
+        use_quant_conv: a 1×1 convolution follows the encoder.
+        use_post_quant_conv: a 1×1 convolution precedes the decoder.
+        mid_block_add_attention: the middle blocks attend.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
+    block_out_channels: tuple[int, ...] = (64,)
+    layers_per_block: int = 1
+    act_fn: str = "silu"
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    sample_size: int = 32
+    scaling_factor: float = 0.18215
+    shift_factor: float | None = None
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
+    force_upcast: bool = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> AutoencoderConfig:
+        """The config of a parsed `config.json`; keys that begin with an underscore are left out.
+
+        Raises:
+            CheckpointError: for a key or a value that is not understood, by name.
+        """
+        config = cls(**known_values(cls, raw))
+        check_values(config, AUTOENCODER_CHECKS, SUPPORTED_AUTOENCODER_VALUES)
+        config._check_lengths()
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key, as `config.json` holds it."""
+        return {field.name: to_lists(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @property
+    def downscale(self) -> int:
+        """Pixels along each side for one latent: 2^(levels − 1)."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+    def largest_map(self, height: int, width: int) -> int:
+        """Numbers in the largest feature map of the decoder, for latents of a size."""
+        pixels = height * width * self.downscale**2
+        # Each level but the lowest begins with the channels of the level below, doubled in height and width.
+        channels = (*self.block_out_channels[1:], self.block_out_channels[-1])
+        return max(count * pixels // 4**level for level, count in enumerate(channels))
+
+    @property
+    def residual(self) -> UNetConfig:
+        """The settings of norms and attention, in the terms of the plain U-Net; attention has one head."""
+        return UNetConfig(
+            act_fn=self.act_fn,
+            norm_num_groups=self.norm_num_groups,
+            norm_eps=AUTOENCODER_NORM_EPS,
+            attention_head_dim=None,
+        )
+
+    def scale(self, encoded: Tensor) -> Tensor:
+        """The U-Net's latents of the encoder's: (B, latent_channels, H, W) → the same shape.
+
+        With latents_mean and latents_std: (z − mean)·scaling_factor/std. Otherwise (z − shift_factor)·scaling_factor.
+        """
+        if self.latents_mean is not None and self.latents_std is not None:
+            mean, std = _per_channel(self.latents_mean, encoded), _per_channel(self.latents_std, encoded)
+            return (encoded - mean) * self.scaling_factor / std
+        return (encoded - (self.shift_factor or 0.0)) * self.scaling_factor
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """The decoder's latents of the U-Net's, the inverse of `scale`."""
+        if self.latents_mean is not None and self.latents_std is not None:
+            mean, std = _per_channel(self.latents_mean, latents), _per_channel(self.latents_std, latents)
+            return latents * std / self.scaling_factor + mean
+        unscaled = latents / self.scaling_factor
+        return unscaled + self.shift_factor if self.shift_factor is not None else unscaled
+
+    def _check_lengths(self) -> None:
+        """Every list has an item for each level or latent channel, and the groups divide each level's channels."""
+        levels = len(self.block_out_channels)
+        for key, count, other in (
+            ("down_block_types", levels, "block_out_channels"),
+            ("up_block_types", levels, "block_out_channels"),
+            ("latents_mean", self.latent_channels, "latent_channels"),
+            ("latents_std", self.latent_channels, "latent_channels"),
+        ):
+            value = getattr(self, key)
+            if value is not None and len(value) != count:
+                raise CheckpointError(f"{key} = {to_lists(value)!r} has {len(value)} items, but {other} says {count}")
+        if (self.latents_mean is None) != (self.latents_std is None):
+            raise CheckpointError("latents_mean and latents_std are given together or not at all")
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise CheckpointError(
+                    f"block_out_channels holds {channels}, not a multiple of norm_num_groups = {self.norm_num_groups}"
+                )
+
+
+def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """One number for each channel, (1, C, 1, 1), of the type and on the device of a tensor."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)

@@ -1,0 +1,1 @@
+"""The text encoder of CLIP (`CLIPTextModel`, `CLIPTextModelWithProjection`) and its config."""
