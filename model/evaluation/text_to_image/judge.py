@@ -1,6 +1,6 @@
 """The judge: a network that names the object, the style and the background color of a picture of an emoji.
 
-It is trained on the real drawings, those included that the text-to-image model never sees, so that it can tell whether
+It is trained on the real drawings, including those that the text-to-image model never sees, so that it can tell whether
 the model drew what a caption asks for. Its features are those that come before the three answers; pictures are compared
 in them. A folder holds
 
