@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 TIMEOUT = 300.0  # seconds; exceeded only if something hangs
+GARMENTS = {"model": "fashion-mnist"}  # fast, whichever models are bundled
 
 
 @dataclass

@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from denoised import Client
 from denoised.app.http.schemas import Verification
 from denoised.client import exchange
+from tests.journeys.conftest import GARMENTS
 
 REQUEST = {"label": "sneaker", "seed": 7, "steps": 5, "n": 2}
 PNG = {"Content-Type": "image/png"}
@@ -140,7 +141,7 @@ def test_a_file_that_cannot_be_verified_is_refused_with_the_cause(service: Any, 
         assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "model")
         assert '"shoes" is not served' in unknown.json()["detail"]
         for kind in ("webp", "jpeg"):
-            made = client.post("/generate", json={"steps": 1}, headers={"Accept": f"image/{kind}"}).content
+            made = client.post("/generate", json={**GARMENTS, "steps": 1}, headers={"Accept": f"image/{kind}"}).content
             refused = client.post("/verify", content=made, headers=PNG)
             assert (refused.status_code, "not a PNG" in refused.json()["detail"]) == (415, True)
             refused = client.post("/verify", content=made, headers={"Content-Type": f"image/{kind}"})
