@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.bounded_files import read_json
 from denoised.model.errors import CheckpointError, abbreviate
 
 MODEL_INDEX = Path("model_index.json")

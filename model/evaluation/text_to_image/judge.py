@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from denoised.model.bounded_files import read_bounded
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
-from denoised.model.checkpoints.bounded_files import read_bounded
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.errors import CheckpointError
 from denoised.model.evaluation.features import ResidualBlock

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from denoised.model.checkpoints.bounded_files import read_bounded
+from denoised.model.bounded_files import read_bounded
 from denoised.model.errors import CheckpointError, DataError, abbreviate
 from denoised.model.training.datasets.image_folder import IMAGE_SUFFIXES, find_image_files
 
