@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_verified_is_refused_with_the_cause(service: Any, 
         for kind in ("webp", "jpeg"):
             made = client.post("/generate", json={**GARMENTS, "steps": 1}, headers={"Accept": f"image/{kind}"}).content
             refused = client.post("/verify", content=made, headers=PNG)
-            assert (refused.status_code, "no PNG" in refused.json()["detail"]) == (415, True)
+            assert (refused.status_code, "not a PNG" in refused.json()["detail"]) == (415, True)
             refused = client.post("/verify", content=made, headers={"Content-Type": f"image/{kind}"})
             assert (refused.status_code, "image/png" in refused.json()["detail"]) == (415, True)
 
@@ -200,7 +200,7 @@ def test_the_command_prints_json(service: Any, picture: bytes, tmp_path: Path) -
     verified, refused = [json.loads(line) for line in done.stdout.splitlines()]
     assert verified.pop("file") == str(good)
     assert Verification.model_validate(verified).match is True
-    assert (refused["file"], "no PNG" in refused["error"]) == (str(broken), True)
+    assert (refused["file"], "not a PNG" in refused["error"]) == (str(broken), True)
 
 
 def test_the_command_prints_no_control_characters(service: Any, picture: bytes, tmp_path: Path) -> None:
