@@ -20,6 +20,7 @@ import pytest
 from tests import fork_server
 
 TIMEOUT = 300.0  # seconds; exceeded only if something hangs
+GARMENTS = {"model": "fashion-mnist"}  # fast, whichever models are bundled
 
 
 @dataclass

@@ -89,11 +89,11 @@ def test_the_openai_api_logs_the_request_id_and_metrics_contain_no_secret(keyed:
     service, key, plain = keyed
     with service.client() as client:
         client.headers["Authorization"] = f"Bearer {key}"
-        body = {"prompt": "a bag", "steps": 2, "user": "s3cret-user"}
+        body = {"model": "fashion-mnist", "prompt": "a bag", "steps": 2, "user": "s3cret-user"}
         sent = {"X-Request-Id": "through-v1"}
         answer = client.post("/v1/images/generations", json=body, headers=sent)
         assert (answer.status_code, answer.headers["x-request-id"]) == (200, "through-v1")
-        refused = client.post("/v1/images/generations", json={"prompt": plain}, headers=sent)
+        refused = client.post("/v1/images/generations", json={"model": "fashion-mnist", "prompt": plain}, headers=sent)
         assert refused.status_code == 400
         metrics = client.get("/metrics").text
     job = answer.headers["x-job-id"]

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from tests import fork_server
+from tests.journeys.conftest import GARMENTS
 from tests.pseudo_terminal import restore_sigint, take_terminal
 
 TIMEOUT = 300.0
@@ -162,7 +163,7 @@ def test_ctrl_c_cancels_the_job_and_says_so(service: Any, at: tuple[str, str], t
 
 def test_top_redraws_until_ctrl_c(service: Any, at: tuple[str, str]) -> None:
     with service.client() as client:
-        job = client.post("/generate", json={"steps": 1000, "n": 2}).json()
+        job = client.post("/generate", json={**GARMENTS, "steps": 1000, "n": 2}).json()
         terminal = Terminal("top", "--interval", "0.5", *at)
         terminal.wait_for(job["id"][:8])
         terminal.wait_for("running")

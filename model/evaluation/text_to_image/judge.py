@@ -1,6 +1,6 @@
 """The judge: a network that names the object, the style and the background color of a picture of an emoji.
 
-It is trained on the real drawings, those included that the text-to-image model never sees, so that it can tell whether
+It is trained on the real drawings, including those that the text-to-image model never sees, so that it can tell whether
 the model drew what a caption asks for. Its features are those that come before the three answers; pictures are compared
 in them. A folder holds
 
@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from denoised.model.bounded_files import read_bounded
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
-from denoised.model.checkpoints.bounded_files import read_bounded
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.errors import CheckpointError
 from denoised.model.evaluation.features import ResidualBlock

@@ -180,7 +180,7 @@ def text_encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def text_encoder_tensor_name(name: str) -> str | None:
-    """The name in this module of a tensor in a file; None for one that is no weight."""
+    """The name in this module of a tensor in a file; None for one that is not a weight."""
     if name.endswith("embeddings.position_ids"):
         return None
     return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"

@@ -123,7 +123,7 @@ def test_an_invalid_size(folder: Folder, size: Any) -> None:
             "class_embed_type = 'identity' needs an embedding, which no request carries",
         ),
         (
-            {"time_embedding_type": "learned", "num_train_timesteps": 10},
+            {"time_embedding_type": "learned", "num_train_timesteps": 1000},
             "lacks 'time_proj.weight' (1 tensor(s) missing)",
         ),
         ({"attention_head_dim": 32}, "attention_head_dim = 32 is over the 16 channels of a block"),

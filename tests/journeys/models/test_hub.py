@@ -87,7 +87,7 @@ def test_the_front_end_finds_a_model_through_a_child(
     assert (Path(folder) / "model_index.json").exists()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert find_model("owner/tiny", "float32") == folder
-    with pytest.raises(ChildStartError, match="owner/other is no folder here, and cannot be downloaded"):
+    with pytest.raises(ChildStartError, match="owner/other is not a folder here, and cannot be downloaded"):
         find_model("owner/other", "float32")
     (tmp_path / "owner" / "other").mkdir(parents=True)
     assert find_model("owner/other", "float32") == "owner/other"
