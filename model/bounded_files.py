@@ -1,6 +1,6 @@
 """Read the small files of a model folder: regular files only, and no more than a few MiB. Imports no torch.
 
-A folder comes from anywhere. A FIFO or a device would be read for ever, and a config of gigabytes fills the memory
+A folder comes from anywhere. A FIFO or a device would be read forever, and a config of gigabytes fills the memory
 before a word of it is checked.
 """
 

@@ -62,7 +62,8 @@ async def stream(
     last_event_id: Annotated[
         str,
         Header(
-            alias="Last-Event-ID", description="the same as `after`; browsers send it. An id that is no seq is ignored"
+            alias="Last-Event-ID",
+            description="the same as `after`; browsers send it. Any id but a seq is ignored",
         ),
     ] = "",
 ) -> Response:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
+from denoised.command_line.rejected_values import describe_rejected_value
 from denoised.model.bounded_files import read_bounded
 from denoised.model.checkpoints.atomic import write_text_atomically
 from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
@@ -99,6 +100,12 @@ def read_card_file(folder: Path) -> CardFile:
     try:
         return CardFile.model_validate_json(read_bounded(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise CheckpointError(f"{path}: {shorten(where)}: {shorten(first['msg'])}") from error
+        raise invalid_card(path, error) from error
+
+
+def invalid_card(path: Path, error: ValidationError) -> CheckpointError:
+    """The error for a card with invalid values, in one line: the file, the key, and the cause."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "file"
+    cause = describe_rejected_value(first, repr(first["input"])) or first["msg"]
+    return CheckpointError(f"{path}: {shorten(where)}: {shorten(cause)}")

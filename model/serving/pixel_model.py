@@ -81,7 +81,7 @@ class PixelModel:
         """Encode class indices: `label` (B,) int64, where K stands for "no label".
 
         Raises:
-            PlanError: for a label that is no class, and for none if the network was trained with labels alone.
+            PlanError: for a label that is not a class, and for none if the network was trained with labels alone.
         """
         return Conditioning({LABEL: torch.tensor([self._label_index(request) for request in requests])})
 

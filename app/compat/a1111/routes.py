@@ -87,7 +87,7 @@ def get_progress(
 
 @router.post("/interrupt", summary="Cancel your jobs of this API")
 def interrupt(services: Serving, owner: Owner) -> Response:
-    """Cancels those of your jobs that came through this API and have not ended. Jobs of other callers go on."""
+    """Cancels those of your jobs that came through this API and have not ended. Other callers' jobs continue."""
     caller_jobs.cancel_unfinished(services, owner)
     return JSONResponse({})
 

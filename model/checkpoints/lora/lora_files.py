@@ -61,7 +61,7 @@ def list_loras(folder: Path) -> list[Path]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
     except OSError as error:
-        raise CheckpointError(f"{folder}: is no folder of adapters that can be read ({error.strerror})") from error
+        raise CheckpointError(f"{folder}: is not a readable folder of adapters ({error.strerror})") from error
     if len(paths) > MAX_FILES:
         raise CheckpointError(f"{folder}: holds {len(paths)} adapters (allowed: {MAX_FILES})")
     return paths

@@ -61,7 +61,7 @@ def parse_lora_name(name: str, modules: Mapping[str, Mapping[str, str]]) -> tupl
         kohya's trainer writes, are among them.
 
     Raises:
-        CheckpointError: for an adapter of another kind, and for a name that is no tensor or no module's.
+        CheckpointError: for an adapter of another kind, and for a name that is not a tensor's or a module's.
     """
     for piece, kind in OTHER_KINDS.items():
         if piece in name:

@@ -127,7 +127,7 @@ def test_a_png_without_a_valid_request_is_refused_with_the_cause(name: str) -> N
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG", b"RIFF\0\0\0\0WEBP", b"\xff\xd8\xff\xe0", b"GIF89a", b"{}"])
 def test_a_file_that_is_no_png_is_an_unsupported_media_type(data: bytes) -> None:
-    with pytest.raises(UnsupportedMedia, match="no PNG"):
+    with pytest.raises(UnsupportedMedia, match="not a PNG"):
         read_parameters(data)
 
 

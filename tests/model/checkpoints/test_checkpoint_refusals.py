@@ -251,8 +251,8 @@ def test_no_value_of_any_key_breaks_the_loader(folder: Folder, value: Any) -> No
     [
         ({"sampler": "dpm_fast"}, "default.sampler = 'dpm_fast' is not offered"),
         ({"steps": 1001}, "default.steps = 1001 is over the 1000 timesteps"),
-        ({"steps": 0}, "default.steps: "),
-        ({"guidance_scale": 0.5}, "default.guidance_scale: "),
+        ({"steps": 0}, "default.steps: 0 was given (allowed: 1 or more)"),
+        ({"guidance_scale": 0.5}, "default.guidance_scale: 0.5 was given (allowed: 1 or more)"),
         ({"sampelr": "ddim"}, "default.sampelr: "),
     ],
 )
