@@ -28,7 +28,7 @@ log = logging.getLogger("denoised.jobs")
 T = TypeVar("T")
 
 
-def read_json(text: str | bytes, limit: int) -> Any:
+def parse_json(text: str | bytes, limit: int) -> Any:
     """Decode JSON that another process has written.
 
     Raises:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import FORMAT, check_requires, read_dataclass, read_json
+from denoised.jobs.format import FORMAT, check_requires, parse_json, read_dataclass
 from denoised.jobs.request import FORMATS, SamplingRequest
 from denoised.jobs.request_limits import check_limits
 
@@ -114,7 +114,7 @@ class JobRecord:
         count = {name: _whole(name, flat[name]) for name in _INTS if name in flat}
         if flat["status"] not in get_args(Status):
             raise ValueError(f"status is {flat['status']!r:.60} (allowed: {', '.join(get_args(Status))})")
-        request = read_dataclass(SamplingRequest, read_json(flat["request"], MAX_JSON))
+        request = read_dataclass(SamplingRequest, parse_json(flat["request"], MAX_JSON))
         check_limits(request)
         return cls(
             id=flat["id"],
@@ -147,7 +147,7 @@ def _whole(name: str, text: str) -> int:
 
 
 def _images(text: str) -> tuple[Image, ...]:
-    images = tuple(read_dataclass(Image, image) for image in read_json(text, MAX_JSON))
+    images = tuple(read_dataclass(Image, image) for image in parse_json(text, MAX_JSON))
     for image in images:
         if image.format not in FORMATS:
             raise ValueError(f"the format of an image is {image.format!r:.60} (allowed: {', '.join(FORMATS)})")
@@ -155,14 +155,14 @@ def _images(text: str) -> tuple[Image, ...]:
 
 
 def _error(text: str) -> dict[str, str]:
-    error = read_json(text, MAX_JSON)
+    error = parse_json(text, MAX_JSON)
     if not isinstance(error, dict):
         raise ValueError("error is not an object")
     return {str(name): str(value) for name, value in error.items()}
 
 
 def _warnings(text: str) -> tuple[RequestWarning, ...]:
-    warnings = (read_dataclass(RequestWarning, warning) for warning in read_json(text, MAX_JSON))
+    warnings = (read_dataclass(RequestWarning, warning) for warning in parse_json(text, MAX_JSON))
     return tuple(RequestWarning(str(warning.field), str(warning.message)) for warning in warnings)
 
 
@@ -187,7 +187,7 @@ def check_runnable(flat: Mapping[str, str]) -> None:
     Raises:
         RecordError: when it does not.
     """
-    check_requires("the job", read_json(flat.get("requires", "[]"), MAX_JSON), _REQUEST_FIELDS)
+    check_requires("the job", parse_json(flat.get("requires", "[]"), MAX_JSON), _REQUEST_FIELDS)
 
 
 @dataclass(frozen=True)

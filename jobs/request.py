@@ -39,7 +39,9 @@ class LoraFields(TypedDict, total=False):
     weight: Annotated[float | None, RequestField("strength of the adapter; 1 = as it was trained", ge=-4, le=4)]
     digest: Annotated[
         str | None,
-        RequestField("of the adapter's file; another file of that name is refused", min_length=1, max_length=64),
+        RequestField(
+            "digest of the adapter's file; a different file with that name is refused", min_length=1, max_length=64
+        ),
     ]
 
 
@@ -70,19 +72,17 @@ class RequestFields(TypedDict, total=False):
     ]
     clip_skip: Annotated[
         int | None,
-        RequestField("how many last layers of the text encoder to leave out; 0 = none", "CLIP skip", ge=0, input=True),
+        RequestField("number of last layers of the text encoder to skip; 0 = none", "CLIP skip", ge=0, input=True),
     ]
     emphasis: Annotated[
         bool | None,
-        RequestField(
-            "whether (word), [word] and (word:1.3) in the prompts change the weights of words", "Emphasis", input=True
-        ),
+        RequestField("read (word), [word] and (word:1.3) in prompts as weights of words", "Emphasis", input=True),
     ]
     width: Annotated[int | None, RequestField("width in pixels; the model's own if left out", ge=1, input=True)]
     height: Annotated[int | None, RequestField("height in pixels; the model's own if left out", ge=1, input=True)]
     n: Annotated[
         int | None,
-        RequestField("images, up to the model's max_images", "Number of pictures", ge=1, flag="-n"),
+        RequestField("number of images, up to the model's max_images", "Number of pictures", ge=1, flag="-n"),
     ]
     seed: Annotated[
         int | None,
@@ -113,7 +113,7 @@ class RequestFields(TypedDict, total=False):
     guidance_interval: Annotated[
         list[float] | None,
         RequestField(
-            "noise levels σ/α, low and high, between which guidance is on; it costs nothing outside",
+            "range of noise levels σ/α, low and high, in which guidance is on; other steps take one evaluation",
             "Guidance interval",
             min_length=2,
             max_length=2,
@@ -122,7 +122,7 @@ class RequestFields(TypedDict, total=False):
     spacing: Annotated[
         Spacing | None,
         RequestField(
-            "how the noise levels are spaced; the model's own way if left out", "Spacing", samplers="spacing_samplers"
+            "spacing of the noise levels; the model's own if left out", "Spacing", samplers="spacing_samplers"
         ),
     ]
     karras: Annotated[
@@ -136,7 +136,7 @@ class RequestFields(TypedDict, total=False):
     sigma_min: Annotated[
         float | None,
         RequestField(
-            "lowest noise level σ/α of a spacing that is not one of timesteps",
+            "lowest noise level σ/α; for every spacing but leading, trailing and linspace",
             "Lowest noise level",
             ge=0,
             samplers="spacing_samplers",
@@ -145,7 +145,7 @@ class RequestFields(TypedDict, total=False):
     sigma_max: Annotated[
         float | None,
         RequestField(
-            "highest noise level σ/α of a spacing that is not one of timesteps",
+            "highest noise level σ/α; for every spacing but leading, trailing and linspace",
             "Highest noise level",
             ge=0,
             samplers="spacing_samplers",
@@ -154,7 +154,7 @@ class RequestFields(TypedDict, total=False):
     sigmas: Annotated[
         list[float] | None,
         RequestField(
-            "the noise levels σ/α themselves, falling; steps is their number",
+            "the noise levels σ/α to visit, highest first, in place of steps and spacing",
             "Noise levels",
             min_length=1,
             max_length=MAX_LEVELS + 1,
@@ -163,7 +163,10 @@ class RequestFields(TypedDict, total=False):
     ]
     format: Annotated[Format | None, RequestField("file format; only PNG files carry their request", "File format")]
     preview_every: Annotated[int | None, RequestField("send a frame every k-th step; 0 = no frames", ge=0)]
-    preview: Annotated[PreviewKind | None, RequestField("what frames show: x̂_0, x_t or both")]
+    preview: Annotated[
+        PreviewKind | None,
+        RequestField("what frames show: x0 (the prediction of the finished picture), xt (the noisy picture) or both"),
+    ]
 
 
 @dataclass(frozen=True)

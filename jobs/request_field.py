@@ -57,7 +57,11 @@ class RequestField:
         if self.choices:
             return f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
         if self.is_numbers:
-            return f"{self.min_length} … {self.max_length} numbers"
+            return (
+                f"{self.max_length} numbers"
+                if self.min_length == self.max_length
+                else f"up to {self.max_length} numbers"
+            )
         if get_origin(self.type) is list:
             return f"up to {self.max_length}"
         if self.ge is None:

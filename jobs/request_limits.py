@@ -55,7 +55,7 @@ def check_limits(request: SamplingRequest) -> None:
 def _check_levels(name: str, levels: list[float]) -> None:
     shortest, longest = FIELDS[name].min_length or 0, FIELDS[name].max_length or 0
     if not shortest <= len(levels) <= longest or any(type(level) not in (int, float) for level in levels):
-        raise RecordError(f"{name} of the request is no list of {shortest} … {longest} numbers")
+        raise RecordError(f"{name} of the request is not a list of {shortest} … {longest} numbers")
     for level in levels:
         _check_number(name, level, None)
 

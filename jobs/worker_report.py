@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import FORMAT, check_requires, read_dataclass, read_json
+from denoised.jobs.format import FORMAT, check_requires, parse_json, read_dataclass
 
 
 @dataclass
@@ -68,7 +68,7 @@ class WorkerReport:
         Raises:
             RecordError: when it cannot be decoded, or requires a field that is unknown here.
         """
-        report = read_dataclass(cls, read_json(text, MAX_REPORT_BYTES))
+        report = read_dataclass(cls, parse_json(text, MAX_REPORT_BYTES))
         check_requires("the worker report", list(report.requires), _FIELDS)
         report._check_values()
         return report
@@ -82,14 +82,14 @@ class WorkerReport:
         if not all(isinstance(card, dict) and isinstance(card.get("name"), str) for card in self.models):
             raise RecordError("the worker report has a model without a name")
         if not all(_is_count(value) for value in self.counters.values()):
-            raise RecordError("the worker report has a counter that is no number of 0 or more")
+            raise RecordError("the worker report has a counter that is not a number of 0 or more")
         numbers = (self.trajectories, self.pending_evaluations, self.reserved, self.evaluations_per_second or 0)
         if not all(_is_count(number) for number in (*numbers, self.reported_at)):
             raise RecordError("the worker report has a number below 0, or too large")
         if not (1 <= self.max_batch <= MAX_COUNT and 1 <= self.places <= MAX_COUNT):
             raise RecordError("the worker report has no batch slots")
         if not all(_are_paces(paces) for paces in self.paces.values()):
-            raise RecordError("the worker report has paces that are no pairs of rows and seconds, by rows")
+            raise RecordError("the worker report has paces that are not pairs of rows and seconds, sorted by rows")
 
 
 MAX_REPORT_BYTES = 4 << 20

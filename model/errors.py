@@ -27,6 +27,11 @@ def abbreviate(value: object) -> str:
     return _REPR.repr(value)
 
 
+def shorten(text: str) -> str:
+    """A text of at most 200 characters, without its middle if it was longer."""
+    return text if len(text) <= 200 else f"{text[:99]}…{text[-100:]}"
+
+
 class ModelError(Exception):
     """Base of all errors of this package; the message is one line for people."""
 

@@ -27,7 +27,7 @@ MODEL_FLOORS = {
     "diffusion": set[str](),
     "networks": {"diffusion"},
     "text": set[str](),
-    "checkpoints": {"networks", "diffusion"},
+    "checkpoints": {"networks", "diffusion", "text"},
     "hub": {"checkpoints", "networks"},
     "conversion": {"checkpoints", "hub", "networks", "text"},
     "backends": {"networks", "diffusion"},

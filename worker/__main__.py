@@ -100,7 +100,7 @@ def _serve(
 
 
 def _measure_max_batch(model: ServedModel, speed: Speed) -> int:
-    """Choose how many images an evaluation may hold, and tell `speed` what was measured."""
+    """Choose how many images an evaluation may hold, and pass the measurement to `speed`."""
     from denoised.worker.engine.batch_size import choose_max_batch, measure, sizes
 
     paces = measure(model)

@@ -163,10 +163,12 @@ def _model(folder: Path, device: str, precision: Precision, loras: Path | None) 
     try:
         loaded = load_for_serving(folder, device=device, precision=precision, loras=loras)
     except ModelError as error:
-        yield finding(check, "problem", str(error), "repair that file, or leave the folder out")
+        advice = "repair that file, or leave the folder out" if folder.exists() else "name a folder that exists"
+        yield finding(check, "problem", str(error), advice)
         return
     card = loaded.model.card
-    facts = f"{card.width}×{card.height}×{card.channels}, {len(card.labels)} classes, {card.default.sampler}"
+    takes = "prompts" if card.prompts else f"{len(card.labels)} classes"
+    facts = f"{card.width}×{card.height}×{card.channels}, {takes}, {card.default.sampler}"
     facts += "" if (folder / CARD_FILE).exists() else f", no {CARD_FILE}"
     if loaded.fallback is not None:
         yield finding(check, "warning", f"{facts}; {loaded.fallback}", "it is served, but by slower kernels")

@@ -42,12 +42,12 @@ def read_parameters(data: bytes) -> PictureParameters:
     """The request in the iTXt chunk `parameters` of a PNG (ISO 15948, 11.3.4.5).
 
     Raises:
-        UnsupportedMedia: when the file is no PNG.
+        UnsupportedMedia: when the file is not a PNG.
         InvalidRequest: when the PNG is truncated, when it does not carry exactly one chunk of parameters, or when
-            they are no valid request.
+            they are not a valid request.
     """
     if not data.startswith(SIGNATURE):
-        raise UnsupportedMedia("the body is no PNG; only PNGs carry the request that made them")
+        raise UnsupportedMedia("the body is not a PNG; only PNGs carry the request that made them")
     found = [content for kind, content in _chunks(data) if kind == b"iTXt" and content.startswith(KEYWORD)]
     if len(found) != 1:
         count = len(found) or "no"

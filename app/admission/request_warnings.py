@@ -16,12 +16,38 @@ def find_warnings(request: SamplingRequest, card: ModelCard) -> Iterator[Request
     """The warnings of a request that `app.admission.validation` accepted."""
     yield from _leading_warnings(request, card)
     yield from _prompt_warnings(request)
+    yield from _interval_warnings(request, card)
+    yield from _distilled_warnings(request, card)
 
 
 def _prompt_warnings(request: SamplingRequest) -> Iterator[RequestWarning]:
     """Without guidance, the network is never evaluated with the negative prompt."""
     if request.negative_prompt is not None and not request.guided:
         yield RequestWarning("negative_prompt", "has no effect without guidance; a guidance_scale over 1 turns it on")
+
+
+def _interval_warnings(request: SamplingRequest, card: ModelCard) -> Iterator[RequestWarning]:
+    """An interval that holds none of the model's noise levels turns guidance off, and one that holds all is none."""
+    lowest, highest = card.grid.sigma_min, card.grid.sigma_max
+    if request.guidance_interval is None or lowest is None or highest is None:
+        return
+    low, high = request.guidance_interval
+    if high < lowest or low >= highest:
+        yield RequestWarning(
+            "guidance_interval",
+            f"[{low:g}, {high:g}] lies outside the noise levels {lowest:g} … {highest:g} of {card.name}, so there is "
+            "no guidance",
+        )
+
+
+def _distilled_warnings(request: SamplingRequest, card: ModelCard) -> Iterator[RequestWarning]:
+    """The samplers of distilled models jump to the end of a trajectory at each step, which others cannot."""
+    if card.distilled is False and not request.loras and not card.takes_spacing(request.sampler):
+        yield RequestWarning(
+            "sampler",
+            f"{request.sampler} is for models that were distilled for it (LCM, TCD), which {card.name} is not; its "
+            f"own sampler is {card.default.sampler}",
+        )
 
 
 def _timestep_spacing(request: SamplingRequest, card: ModelCard) -> str:

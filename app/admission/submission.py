@@ -21,8 +21,9 @@ from denoised.app.services import Services
 from denoised.jobs.errors import RecordError
 from denoised.jobs.log import REQUEST_ID
 from denoised.jobs.record import JobRecord, QueueEstimate
-from denoised.jobs.request import RequestFields, without_defaults
+from denoised.jobs.request import RequestFields, SamplingRequest, without_defaults
 from denoised.jobs.store.store import Store
+from denoised.model.serving.card import ModelCard
 
 log = logging.getLogger("denoised.api")
 
@@ -58,19 +59,7 @@ def submit(
         return record, services.queue.estimate(record, services.catalog.workers())
     fleet = services.catalog.fleet()
     card = choose_card(fields.get("model"), fleet.cards, fleet.known, fields)
-    request = resolve(fields, card)
-    job = JobRecord(
-        uuid.uuid4().hex,
-        owner,
-        request,
-        time.time(),
-        request_id=REQUEST_ID.get() or None,
-        watched=watched,
-        warnings=tuple(find_warnings(request, card)),
-        reserved_bytes=job_bytes(request, card),
-        digest=card.digest or None,
-        api=api,
-    )
+    job = replace(_new_job(resolve(fields, card), card, owner), watched=watched, api=api)
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers)
@@ -78,6 +67,19 @@ def submit(
         job = replace(job, created_at=snapshot.store_time)
         estimate = services.queue.estimate_new(job, snapshot, workers)
         return _accept(services, job, estimate, claim)
+
+
+def _new_job(request: SamplingRequest, card: ModelCard, owner: str) -> JobRecord:
+    return JobRecord(
+        uuid.uuid4().hex,
+        owner,
+        request,
+        time.time(),
+        request_id=REQUEST_ID.get() or None,
+        warnings=tuple(find_warnings(request, card)),
+        reserved_bytes=job_bytes(request, card),
+        digest=card.digest or None,
+    )
 
 
 def _accept(

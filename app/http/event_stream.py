@@ -17,7 +17,7 @@ QUIET_SECONDS = 1.0  # after which a source of events without a new one yields N
 PING = format_sse_event(comment="ping")
 
 
-class EventStream(EventSourceResponse):
+class EventStreamResponse(EventSourceResponse):
     """An SSE response. A quiet stream is pinged; more often if the client has closed its sending side, to find out
     whether it still exists.
 

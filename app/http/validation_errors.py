@@ -8,6 +8,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from denoised.command_line.rejected_values import describe_rejected_value
+
 MAX_ERRORS = 20  # that one response lists
 MAX_NAMES = 20  # that one message lists
 MAX_VALUE_LENGTH = 80  # characters of a rejected value that a message repeats
@@ -83,8 +85,9 @@ def _message(error: Any, fields: Collection[str]) -> str:
         return "is missing"
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return f"should be a JSON object (given: {format_value(error.get('input'))})"
+    value = format_value(error.get("input"))
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]} (given: {format_value(error.get('input'))})"
+    return describe_rejected_value(error, value) or f"{message[0].lower()}{message[1:]} (given: {value})"
 
 
 def _unknown_field(name: str, value: object, fields: Collection[str]) -> str:

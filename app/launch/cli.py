@@ -121,7 +121,7 @@ def api(
 def key(
     name: Annotated[str, typer.Argument(help="name of the key's owner; each owner sees only its own jobs")] = "default",
 ) -> None:
-    """Create an API key. Prints the key, and the line for the file DENOISED_API_KEYS_FILE.
+    """Create an API key. Prints the key, then its line for the file that DENOISED_API_KEYS_FILE names.
 
     The line contains only a hash, so the key cannot be printed again.
     """
@@ -151,8 +151,8 @@ def doctor(
 ) -> None:
     """Check whether this machine can serve (device, store, models, port, disk, clock), and say what to fix.
 
-    Pass the options that you pass to `serve`. Exit code 1 if there is a problem, with which `serve` would refuse to
-    start; warnings do not count. With --json: {"ok", "findings": [{"check", "state", "message", "advice"}]}.
+    Pass the options that you pass to `serve`. The exit code is 1 if `serve` would refuse to start; warnings do
+    not count. With --json: {"ok", "findings": [{"check", "state", "message", "advice"}]}.
     """
     from denoised.app.launch.diagnostics import run_checks
     from denoised.app.launch.doctor_report import print_findings

@@ -178,7 +178,7 @@ def _configuration(path: Path, names: list[str]) -> dict[str, str]:
         connection.send_command("CONFIG", "GET", *names)
         reply = [os.fsdecode(text) for text in connection.read_response()]
     except redis.exceptions.RedisError as error:
-        raise LaunchError(f"Valkey does not tell its configuration ({error})") from error
+        raise LaunchError(f"Valkey did not return its configuration ({error})") from error
     finally:
         connection.disconnect()
         client.close()

@@ -52,10 +52,10 @@ def check_port(host: str, port: int) -> None:
     try:
         check_bindable(host, port)
     except (socket.gaierror, UnicodeError) as error:
-        raise LaunchError(f"--host {host} is no address or known name: choose another") from error
+        raise LaunchError(f"--host {host} is not an address or a known name: choose another") from error
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise LaunchError(f"--host {host} is no address of this machine: choose another") from error
+            raise LaunchError(f"--host {host} is not an address of this machine: choose another") from error
         raise LaunchError(
             f"port {port} on {host} cannot be used ({error.strerror}): choose another with --port"
         ) from error
@@ -132,7 +132,7 @@ def find_model(name: str, precision: str) -> str:
         assert child.stdout is not None
         folder = child.stdout.read().strip()
     if child.returncode:
-        raise ChildStartError(f"{name} is no folder here, and cannot be downloaded")
+        raise ChildStartError(f"{name} is not a folder here, and cannot be downloaded")
     return folder
 
 

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from denoised.app.admission.submission import submit
 from denoised.app.http.errors import InvalidRequest, NotFound, Problem, store_problem
-from denoised.app.http.event_stream import QUIET_SECONDS, EventStream
+from denoised.app.http.event_stream import QUIET_SECONDS, EventStreamResponse
 from denoised.app.http.requests.json_body import decode_json
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.schemas import ProblemObject
@@ -62,7 +62,8 @@ async def stream(
     last_event_id: Annotated[
         str,
         Header(
-            alias="Last-Event-ID", description="the same as `after`; browsers send it. An id that is no seq is ignored"
+            alias="Last-Event-ID",
+            description="the same as `after`; browsers send it. Any id but a seq is ignored",
         ),
     ] = "",
 ) -> Response:
@@ -72,7 +73,7 @@ async def stream(
     seq = int(last_event_id) if SEQ.fullmatch(last_event_id) else after
     if record.terminal and seq >= await run_in_threadpool(services.store.events.last_seq, record.id):
         return Response(status_code=204)
-    return EventStream(_sse_events(services, record.id, seq), services.streams.open(owner))
+    return EventStreamResponse(_sse_events(services, record.id, seq), services.streams.open(owner))
 
 
 async def _sse_events(services: Services, job_id: str, after: int) -> AsyncIterator[bytes | None]:

@@ -132,12 +132,12 @@ class StreamReader:
             self._stopped.wait(RETRY_SECONDS)
 
     def _exclude_unreadable(self) -> None:
-        """Read no longer what is no stream: one such key lets the read of all others fail."""
+        """Stop reading a key that is not a stream: it makes the read of all others fail."""
         with self._lock:
             names = [ENDS, *(events_key(job_id) for job_id in self._cursors)]
         self._excluded = {name for name in names if self._client.type(name) not in (b"stream", b"none")}
         for name in self._excluded:
-            self._unreadable.skip("stream", name, RecordError("it is no stream"))
+            self._unreadable.skip("stream", name, RecordError("it is not a stream"))
 
     def _read(self) -> None:
         """One blocking read of all streams."""

@@ -43,6 +43,8 @@ class Round:
     """The responses to closed-loop clients; only those between `start` and `end` count.
 
     min_responses: on a slow machine, the end is postponed until this many have arrived.
+    unanswered: clients that have had no response yet. The start, and the end with it, is postponed until all have had
+        one: before that, a server that runs all requests at once has done work that no response shows.
     """
 
     url: str
@@ -50,11 +52,19 @@ class Round:
     end: float
     completed: list[CompletedRequest] = field(default_factory=list)
     min_responses: int = 1
+    unanswered: int = 0
+
+    def note_first_response(self) -> None:
+        """A client has had its first response."""
+        self.unanswered -= 1
+        late = time.perf_counter() - self.start
+        if self.unanswered == 0 and late > 0:
+            self.start, self.end = self.start + late, self.end + late
 
     def is_running(self) -> bool:
         """Whether a client should send another request."""
         now = time.perf_counter()
-        if now < self.end:
+        if now < self.end or self.unanswered > 0:
             return True
         if len(self.counted) >= self.min_responses:
             return False
@@ -109,15 +119,18 @@ async def closed_loop(
 ) -> Round:
     """Run so many clients for so long; returns when all their requests are answered.
 
-    The round is extended until each client has had one response on average.
+    warm_up: the round starts so many seconds later, and not before each client has had a response. It is extended until
+        each has had another one on average.
 
     Raises:
         BenchError: if a request is not answered with a PNG of `size` (width, height).
     """
     start = time.perf_counter() + warm_up
-    result = Round(url, start, start + seconds, min_responses=max(MIN_RESPONSES, clients))
+    result = Round(url, start, start + seconds, min_responses=max(MIN_RESPONSES, clients), unanswered=clients)
 
     async def client(http: httpx.AsyncClient) -> None:
+        result.completed.append(await request_image(http, next(requests), size))
+        result.note_first_response()
         while result.is_running():
             result.completed.append(await request_image(http, next(requests), size))
 

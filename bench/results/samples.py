@@ -5,8 +5,6 @@ The pages and plots are generated from these rows alone. Measuring a section aga
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from statistics import median
 
 from bench.errors import BenchError
 from bench.machine import Machine
-from denoised.model.checkpoints.atomic import write_text_atomically
+from denoised.model.result_table import read_table, write_table
 
 COLUMNS = (
     "section", "condition", "subject", "quantity", "samples", "date", "cpu", "cores", "isa", "torch"
@@ -101,29 +99,12 @@ def read_samples(path: Path) -> SampleTable:
     Raises:
         BenchError: if the columns differ, or a value cannot be parsed; names the line.
     """
-    if not path.exists():
-        return {}
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise BenchError(f"{path}: columns are not {', '.join(COLUMNS)}: move the file away to start over")
-    table: SampleTable = {}
-    for line in reader:
-        try:
-            key, series = _parse(line)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise BenchError(f"{path}: line {reader.line_num}: {error}: remove the line") from error
-        table[key] = series
-    return table
+    return read_table(path, COLUMNS, _parse, BenchError)
 
 
 def write_samples(path: Path, table: SampleTable) -> None:
     """Write all rows, atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for key, series in table.items():
-        writer.writerow(_format(key, series))
-    write_text_atomically(path, text.getvalue())
+    write_table(path, COLUMNS, [_format(key, series) for key, series in table.items()])
 
 
 def _format(key: SampleKey, series: SampleSeries) -> Sequence[object]:

@@ -115,7 +115,8 @@ def cancel(
 @cli.command(rich_help_panel=PANEL)
 def models(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="a model, to show what it takes", show_default=False)
+        str | None,
+        typer.Argument(metavar="[NAME]", help="show only this model, with its labels or prompts", show_default=False),
     ] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -142,7 +143,8 @@ def top(
 ) -> None:
     """Watch the queues, the batches and the evaluations per second of each worker. Ctrl-C exits.
 
-    When piped: one line per worker and refresh. With --json: one line per refresh.
+    A turn is one evaluation of the network for a batch. When piped: one line per worker and refresh. With --json: one
+    line per refresh.
     """
     with open_client("top", url, key) as client:
         from denoised.cli.top import watch

@@ -136,6 +136,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
     sizes = f"multiples of {model.size_multiple}, width·height up to {model.max_pixels}" if model.size_multiple else ""
     return [
         ("name", model.name),
+        ("about", model.description),
         ("size", f"{model.width}×{model.height}×{model.channels}"),
         ("sizes", sizes),
         ("takes", ", ".join(model.inputs)),
@@ -149,6 +150,8 @@ def _facts(model: Model) -> list[tuple[str, str]]:
         ("max n", str(model.max_images)),
         ("workers", str(model.workers)),
         ("numerics", model.numerics),
+        ("data", model.data),
+        ("license", model.license),
     ]
 
 
@@ -158,7 +161,7 @@ def _summary(model: Model) -> tuple[str, ...]:
     return (
         model.name,
         f"{model.width}×{model.height}×{model.channels}",
-        str(len(model.labels)),
+        "prompts" if "prompt" in model.inputs else str(len(model.labels)),
         ", ".join(model.loras) or MISSING,
         f"{default.sampler}, {default.steps} steps{guidance}",
         str(model.max_images),

@@ -29,7 +29,7 @@ PROGRAMS = (
     ("api", SERVER, ("server",), "Start only the HTTP front end, on a Redis shared with the workers.", SERVE),
     ("worker", WORKER, ("worker",), "Start a worker: load models and run the queued jobs.", SERVE),
     ("pull", HUB, ("worker",), "Download a model from the Hugging Face Hub.", SERVE),
-    ("convert", CONVERSION, ("worker",), "Make a model folder of a checkpoint in a single file.", SERVE),
+    ("convert", CONVERSION, ("worker",), "Turn a checkpoint in a single file into a model folder.", SERVE),
     ("key", SERVER, ("server",), "Create an API key.", SERVE),
     ("doctor", SERVER, ("server",), "Check whether this machine can serve, and say what to fix.", SERVE),
     ("train", MODEL, ("train",), "Train a model.", TRAIN),

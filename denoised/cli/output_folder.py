@@ -13,7 +13,7 @@ class OutputFolder:
     """A folder, created if it does not exist.
 
     Raises:
-        OSError: if it is no folder, or cannot be created or written.
+        OSError: if it is not a folder, or cannot be created or written.
     """
 
     def __init__(self, path: Path) -> None:

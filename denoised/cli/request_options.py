@@ -33,7 +33,9 @@ def _option(field: RequestField) -> inspect.Parameter:
     option = field.name.replace("_", "-")
     flag = field.flag or (f"--{option}/--no-{option}" if field.type is bool else f"--{option}")
     default = DEFAULTS.get(field.name)
-    notes = [note for note in (field.limits, "" if default is None else f"default: {default}") if note]
+    notes = [field.limits] if field.limits else []
+    if default not in (None, ()):
+        notes.append(f"default: {_spelled(default)}")
     help = f"{field.meaning} ({'; '.join(notes)})" if notes else field.meaning
     repeatable = get_origin(field.type) is list and not field.is_numbers  # numbers are one text with commas
     kind = field.type if field.type in PLAIN else list[str] if repeatable else str
@@ -42,3 +44,8 @@ def _option(field: RequestField) -> inspect.Parameter:
     annotated: Any = Annotated
     annotation = annotated[kind | None, env(variable.upper(), help, flag, **limits)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _spelled(default: Any) -> str:
+    """A default as a command line spells it."""
+    return ("on" if default else "off") if isinstance(default, bool) else f"{default}"

@@ -152,7 +152,7 @@ def _snapshots(client: Client, interval: float) -> Iterator[TopSnapshot]:
 def _workers(snapshot: TopSnapshot, console: Console) -> RenderableType:
     if not snapshot.fleet.workers:
         return Text("no worker: start one with 'denoised worker', or everything with 'denoised serve'", style="yellow")
-    headings = ["worker", "", ">batch", ">evals/s", ">per turn", ">turns/s", ">pending", ">jobs", "models"]
+    headings = ["worker", "", ">batch", ">evals/s", ">evals/turn", ">turns/s", ">pending", ">jobs", "models"]
     rows = [_row(worker, snapshot.rates.get(worker.name)) for worker in snapshot.fleet.workers]
     return fit_table(console, headings, rows, ["models", "", ">jobs", ">turns/s", ">pending"])
 

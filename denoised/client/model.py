@@ -50,6 +50,7 @@ class Model(Resource):
     numerics: everything that the bytes of an image depend on besides the request.
     digest: a hash of its weights, configs and classes; empty if the server does not name one.
     workers: number of live workers that serve it.
+    description, data, license: what its card says of it, its training data, and its license; empty if nothing.
     """
 
     name: str
@@ -70,6 +71,9 @@ class Model(Resource):
     max_pixels: int | None = None
     prompt_guide: ModelPromptGuide = ModelPromptGuide(raw={})
     loras: tuple[str, ...] = ()
+    description: str = ""
+    data: str = ""
+    license: str = ""
 
     @classmethod
     def _members(cls, raw: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from denoised.command_line.console import FAILED, print_error
+from denoised.command_line.rejected_values import describe_rejected_value
 
 SHOWN_CHARACTERS = 80  # of a rejected value
 USAGE = 2  # exit code
@@ -87,8 +88,9 @@ def _explain(error: typer.BadParameter, context: Any) -> None:
         typer.echo(f"{(error.ctx or context).command_path}: {link}", err=True)
         raise typer.Exit(USAGE) from error
     if isinstance(error.__cause__, ValidationError):
-        value = repr(error.__cause__.errors()[0]["input"])[:SHOWN_CHARACTERS]
-        error.message = f"{value}: {error.message}"
+        first = error.__cause__.errors()[0]
+        value = repr(first["input"])[:SHOWN_CHARACTERS]
+        error.message = describe_rejected_value(first, value) or f"{value}: {error.message}"
 
 
 def service_link(parameter: Any) -> str | None:

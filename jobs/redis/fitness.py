@@ -1,7 +1,7 @@
 """Whether a Redis is one that we can work with: what `api`, `worker` and `doctor` check at the start.
 
 What is found here stays until an operator changes it: the password, the version, cluster mode, the eviction policy and
-the rights of the user. A Redis that is only out of reach for now is no such case.
+the rights of the user. A Redis that cannot be reached now is not among it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import UnreadableLog, read_json
+from denoised.jobs.format import UnreadableLog, parse_json
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.scripts import READ_EVENTS, WATCH
 from denoised.jobs.store.store_connection import StoreConnection
@@ -95,7 +95,7 @@ class EventLog:
 
 def _decode(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> dict[str, Any]:
     try:
-        event = read_json(fields[b"e"], MAX_EVENT_BYTES)
+        event = parse_json(fields[b"e"], MAX_EVENT_BYTES)
         if not isinstance(event["type"], str):
             raise TypeError(f"type is {event['type']!r:.60}")
         head = {"seq": _seq(entry_id), "type": event.pop("type"), "job": job_id, "attempt": int(fields[b"a"])}

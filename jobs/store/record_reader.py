@@ -83,7 +83,7 @@ def decode_reply(reply: Any) -> dict[str, str]:
     """The reply of `jobs.store.scripts.READ` as text; bytes that are not UTF-8 become replacement characters.
 
     Raises:
-        RecordError: when the key is no hash, or the record is larger than any record is.
+        RecordError: when the key is not a hash, or the record is larger than any record is.
     """
     if isinstance(reply, RecordError):
         raise reply

@@ -28,7 +28,7 @@ local function pass_memory_limit() redis.call('DEL', '{keys.PROBE}') end
 # Shared by START, START_ALONE, REQUEUE_UNSTARTED, UPDATE and READ.
 # number, add: treat a damaged value as zero, where HINCRBY would fail.
 # record_of: the record's fields and values, false when there are more of them than any record has.
-# xadd: replaces a key that is no stream.
+# xadd: replaces a key that is not a stream.
 # append: numbers an event after the newest one; a damaged `seq` is corrected from the stream.
 # finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
 # fail: ends a job that no worker ends itself.

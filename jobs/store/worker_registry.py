@@ -113,7 +113,7 @@ class WorkerRegistry:
             if math.isfinite(number):
                 found[name.decode(errors="replace")] = number
             else:
-                self._unreadable.skip("total", f"{key} {name!r:.200}", RecordError(f"{value!r:.60} is no number"))
+                self._unreadable.skip("total", f"{key} {name!r:.200}", RecordError(f"{value!r:.60} is not a number"))
         return found
 
 

@@ -37,12 +37,14 @@ class AdaptedBackend:
             return self.base(*inputs, **added)
         if self._shared:
             return self._evaluate(range(len(loras)), loras, inputs, added)
+        # Only packed kernels give a row the same bits in a group as alone.
         groups = [with_loras] if self._network.packed else [[row] for row in with_loras]
         outputs = [self._evaluate(rows, loras, inputs, added) for rows in groups]
         plain = [row for row, own in enumerate(loras) if not own]
         if plain:
             outputs.append(self.base(*(each[plain] for each in inputs), **_rows(added, plain)))
         order = torch.tensor(with_loras + plain, device=inputs[0].device)
+        # Row order[k] of the batch is row k of the outputs; argsort is the inverse permutation.
         return torch.cat(outputs)[order.argsort()]
 
     def begin(self, loras: Sequence[RowLoras], *inputs: Tensor, **added: Tensor) -> Callable[[], Tensor]:

@@ -101,6 +101,7 @@ class AdaptedNetwork:
             self._active = {}
 
     def _attach(self, name: str) -> None:
+        # Taken out and put back at the end: the order of the dict is that of the last use.
         branches = self._branches.pop(name, None)
         if branches is None:
             branches = {layer.module: self._branch(layer) for layer in self._load(name)}
@@ -130,6 +131,7 @@ class AdaptedNetwork:
         """The forward hook of a layer: adds the branches of the rows' adapters to its output, in order of name."""
 
         def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # Sums of floats depend on their order, so it is that of the names, whatever the request's.
             for name, active in self._active.items():
                 if (branch := self._branches[name].get(module)) is not None:
                     active.add(branch, inputs[0], output)

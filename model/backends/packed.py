@@ -64,6 +64,7 @@ class PerImageActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = torch.empty_like(x)
         for image, result in zip(x.unbind(), out.unbind(), strict=True):
+            # Into the batch's own memory: torch.cat would copy every image once more.
             self._out_variant(image, out=result)
         return out
 
@@ -112,10 +113,12 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 2:
+            # (B, C) → (B, C, 1, 1): one pixel.
             y = _convolve(x[:, :, None, None].contiguous(), self._weight, self._bias, self._geometry)
-            return y.flatten(1)
+            return y.flatten(1)  # (B, O, 1, 1) → (B, O)
+        # (B, N, C) → (B, C, N, 1): tokens are pixels of one column.
         y = _convolve(x.transpose(1, 2).unsqueeze(-1).contiguous(), self._weight, self._bias, self._geometry)
-        return y.squeeze(-1).transpose(1, 2)
+        return y.squeeze(-1).transpose(1, 2)  # (B, O, N, 1) → (B, N, O)
 
 
 Geometry = tuple[list[int], list[int], list[int], int]

@@ -123,6 +123,7 @@ def select_text_backend(unet: TextUNet, timesteps: int, device: str, *, adapted:
         return TextSelection(native, numerics(device, NATIVE), native, unet, packed=False)
     selection = _select_uncompiled(unet, timesteps, device)
     if native is not None:
+        # Rows without adapters run on the compiled kernels, rows with adapters on the module with layers to hook.
         return replace(selection, backend=native, numerics=numerics(device, NATIVE), fallback=None)
     reasons = [each for each in (reason, selection.fallback) if each is not None]
     return replace(selection, fallback="; ".join(reasons) or None)
@@ -132,6 +133,7 @@ def _select_uncompiled(unet: TextUNet, timesteps: int, device: str) -> TextSelec
     """The faster of the backends that are a module's forward pass."""
     fallback = None
     if can_pack(torch.device(device)):
+        # A copy, because the comparison needs the network with its own layers.
         module = pack(deepcopy(unet))
         packed = WholeBatchTextUNet(module)
         try:
@@ -166,7 +168,9 @@ def check_backend(backend: TextBackend, unet: TextUNet, timesteps: int, name: st
         if not torch.equal(alone, together[row]):
             raise KernelError(f"the {name} backend gives an image other bits in a batch of {COMPARED_ROWS}")
         norm, error = expected.norm().item(), (alone - expected).norm().item()
+        # A network that outputs almost zero is measured against 1e-3 for each number, not against its own norm.
         limit = LIMITS["float32"] * max(norm, 1e-3 * expected.numel() ** 0.5)
+        # `not <=`, so that an error of NaN counts as too large.
         if expected.isfinite().all() and not error <= limit:
             raise KernelError(
                 f"the {name} backend computes another function than the network: at t = {t[row]:g} it is off by "
@@ -193,6 +197,7 @@ def _reference_inputs(
     side = 2 * config.downscale
     dims = config.cross_attention_dim
     width = dims[0] if isinstance(dims, tuple) else dims
+    # 2·downscale: the lowest level still has 2×2 pixels, so that convolutions see neighbors.
     x = torch.randn(COMPARED_ROWS, *(shape or (config.in_channels, side, side)), generator=generator)
     context = torch.randn(COMPARED_ROWS, COMPARED_TOKENS, width, generator=generator)
     added = {

@@ -6,16 +6,19 @@ Imports no torch: `model.serving.card`, which the HTTP front end uses, builds on
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
+from denoised.command_line.rejected_values import describe_rejected_value
+from denoised.model.bounded_files import read_bounded
 from denoised.model.checkpoints.atomic import write_text_atomically
-from denoised.model.checkpoints.bounded_files import read_bounded
 from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, shorten
 
 CARD_FILE = "model_card.json"
+# Of `GET /models`, where every line is published.
+_Text = Annotated[str, Field(max_length=2000)]
 
 
 class Defaults(BaseModel):
@@ -67,14 +70,14 @@ class CardFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = None
-    description: str = ""
+    description: _Text = ""
     labels: list[str] = []
     unconditional: bool | None = None
     default: Defaults = Defaults()
-    latent_rgb: list[tuple[float, float, float]] = []
-    data: str = ""
-    license: str = ""
-    credits: list[str] = []
+    latent_rgb: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = []
+    data: _Text = ""
+    license: _Text = ""
+    credits: list[_Text] = Field(default=[], max_length=200)
     prompt_guide: PromptGuide = PromptGuide()
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
@@ -97,6 +100,12 @@ def read_card_file(folder: Path) -> CardFile:
     try:
         return CardFile.model_validate_json(read_bounded(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise CheckpointError(f"{path}: {where}: {first['msg']}") from error
+        raise invalid_card(path, error) from error
+
+
+def invalid_card(path: Path, error: ValidationError) -> CheckpointError:
+    """The error for a card with invalid values, in one line: the file, the key, and the cause."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "file"
+    cause = describe_rejected_value(first, repr(first["input"])) or first["msg"]
+    return CheckpointError(f"{path}: {shorten(where)}: {shorten(cause)}")

@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from denoised.model.checkpoints.bounded_files import read_bounded, read_json
+from denoised.model.bounded_files import MAX_TOKENIZER_BYTES, read_bounded, read_json
 from denoised.model.checkpoints.labels import Classes
 
 DIGITS = 12
-MAX_FILE_BYTES = 64 * 1024**2  # of a tokenizer's file
 CONFIGS = ("config.json", "scheduler_config.json", "model_index.json")
 
 
@@ -64,7 +63,7 @@ def _digest(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
 
 
 def _hash(path: Path) -> str:
-    return hashlib.sha256(read_bounded(path, MAX_FILE_BYTES)).hexdigest()
+    return hashlib.sha256(read_bounded(path, MAX_TOKENIZER_BYTES)).hexdigest()
 
 
 def _content(path: Path) -> dict[str, Any]:

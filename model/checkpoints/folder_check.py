@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.bounded_files import MAX_TOKENIZER_BYTES, check_regular, read_json
 from denoised.model.checkpoints.card_file import read_card_file
-from denoised.model.checkpoints.folders import MODEL_INDEX, find_files
-from denoised.model.checkpoints.text_to_image.pipelines import check_text_weights, is_text_pipeline
+from denoised.model.checkpoints.folders import find_files
+from denoised.model.checkpoints.text_to_image.pipelines import (
+    check_text_weights,
+    is_text_pipeline,
+    pipeline_class,
+    tokenizer_parts,
+)
 from denoised.model.checkpoints.unet_config_file import image_size, read_unet_config
 from denoised.model.checkpoints.weight_files import find_shards, find_weights
 from denoised.model.errors import CheckpointError
@@ -32,9 +37,11 @@ def check_folder(folder: Path) -> None:
 
 
 def _check_tokenizers(folder: Path) -> None:
-    """Check that each tokenizer of a text pipeline has its vocabulary."""
-    for part in read_json(folder / MODEL_INDEX):
-        path = folder / part
+    """Check that each tokenizer of a text pipeline has its vocabulary, in files that can be read."""
+    for path in (folder / part for part in tokenizer_parts(pipeline_class(folder))):
         whole, vocabulary, merges = (path / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-        if part.startswith("tokenizer") and not whole.exists() and not (vocabulary.exists() and merges.exists()):
+        if not whole.exists() and not (vocabulary.exists() and merges.exists()):
             raise CheckpointError(f"{path}: there is neither tokenizer.json nor vocab.json with merges.txt")
+        for file in (whole, vocabulary, merges):
+            if file.exists() and check_regular(file) > MAX_TOKENIZER_BYTES:
+                raise CheckpointError(f"{file}: is larger than {MAX_TOKENIZER_BYTES // 1024**2} MiB")

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.bounded_files import read_json
 from denoised.model.errors import CheckpointError, abbreviate
 
 MODEL_INDEX = Path("model_index.json")
@@ -49,7 +49,7 @@ def model_name(folder: Path) -> str:
     For a snapshot in the cache of `huggingface_hub` it is the model's name, without its owner.
 
     Raises:
-        CheckpointError: for a name that is no text, or has characters that no log line or URL should contain.
+        CheckpointError: for a name that is not text, or has characters that no log line or URL should contain.
     """
     name = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119, pathlib keeps ".." or follows links
     if (snapshot := HUB_SNAPSHOT.fullmatch("/".join(Path(os.path.abspath(folder)).parts[-3:]))) is not None:  # noqa: PTH100
@@ -63,7 +63,7 @@ def find_files(folder: Path) -> ModelFiles:
     """The files of a model folder, whether or not they exist.
 
     Raises:
-        CheckpointError: if this is no model folder, or its pipeline has parts that are not supported.
+        CheckpointError: if this is not a model folder, or its pipeline has parts that are not supported.
     """
     _check_folder(folder)
     if (folder / MODEL_INDEX).exists():
@@ -80,7 +80,7 @@ def find_files(folder: Path) -> ModelFiles:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse what is no folder of a model, and say what to name instead."""
+    """Refuse what is not a folder of a model, and say what to name instead."""
     try:
         str(folder).encode()
     except UnicodeEncodeError as error:
@@ -99,7 +99,7 @@ def _check_folder(folder: Path) -> None:
     entries = (MODEL_INDEX, UNET_CONFIG.parent, UNET_CONFIG.name, SCHEDULER_CONFIG.parent)
     if not any((folder / name).exists() for name in entries):
         raise CheckpointError(
-            f"{folder}: is no model folder: it contains neither {MODEL_INDEX} nor unet/ nor config.json"
+            f"{folder}: is not a model folder: it contains neither {MODEL_INDEX} nor unet/ nor config.json"
         )
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.bounded_files import read_json
 from denoised.model.checkpoints.scheduler_file import VARIANCE_EXPLODING, Keys, fill_defaults, matching_sampler
 from denoised.model.diffusion.clipping import Clipping
-from denoised.model.diffusion.grids import SPACINGS, VARIANCES, Grid
+from denoised.model.diffusion.grids import SPACINGS, VARIANCES, Grid, solver_timesteps
 from denoised.model.diffusion.noise import Float64, NoiseSchedule, named_betas
 from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.diffusion.samplers import SAMPLERS
@@ -27,6 +27,7 @@ from denoised.model.networks.unet.unet_config import UNetConfig
 
 MAX_TIMESTEPS = 100_000
 MAX_NUMBER = 1e9  # of every other number
+MIN_TIMESTEP_SCALING = 1e-3  # 0 makes the network's output count for nothing
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class NoiseSettings:
         """(σ_min, σ_max, T) of a score network under exploding variance; None for any other network."""
         if self.keys["_class_name"] != VARIANCE_EXPLODING:
             return None
-        timesteps = int(self._number("num_train_timesteps", 2000, least=1, most=MAX_TIMESTEPS))
+        timesteps = self._timesteps
         lowest, highest = (self._number(key, 0.0) for key in ("sigma_min", "sigma_max"))
         if not 0 < lowest < highest:
             raise CheckpointError(f"{self.path}: sigma_min = {lowest} is not between 0 and sigma_max = {highest}")
@@ -103,6 +104,14 @@ class NoiseSettings:
         limit = self._number("clip_sample_range", 1.0)
         return Clipping(limit if self._switch("clip_sample", True) else None)
 
+    def check(self, config: UNetConfig | TextUNetConfig) -> None:
+        """Check every value, before weights are read, which takes a while. config: of the U-Net."""
+        _ = self.prediction_type, self.clipping
+        if not solver_timesteps(self.schedule, self.grid(config)):
+            raise CheckpointError(
+                f"{self.path}: lambda_min_clipped = {self._lambda_min():g} leaves no timestep: λ is log(α/σ)"
+            )
+
     def grid(self, config: UNetConfig | TextUNetConfig) -> Grid:
         """How the timesteps are thinned out.
 
@@ -116,13 +125,13 @@ class NoiseSettings:
             )
         return Grid(
             spacing=self._one_of("timestep_spacing", SPACINGS),
-            steps_offset=int(self._number("steps_offset", 0, most=MAX_TIMESTEPS)),
+            steps_offset=int(self._number("steps_offset", 0, most=self._timesteps - 1)),
             set_alpha_to_one=self._switch("set_alpha_to_one", True),
             variance_type=variance_type,
             ratio_spacing=self._ratio_spacing(),
             lambda_min=self._lambda_min(),
             original_steps=int(self._number("original_inference_steps", 50, least=1, most=MAX_TIMESTEPS)),
-            timestep_scaling=self._number("timestep_scaling", 10.0),
+            timestep_scaling=self._number("timestep_scaling", 10.0, least=MIN_TIMESTEP_SCALING),
         )
 
     def _ratio_spacing(self) -> RatioSpacing | None:
@@ -133,8 +142,12 @@ class NoiseSettings:
             raise CheckpointError(f"{self.path}: {on[0]} and {on[1]} are both true (allowed: one of them)")
         return RatioSpacing(on[0].split("_")[1]) if on else None
 
+    @property
+    def _timesteps(self) -> int:
+        return int(self._number("num_train_timesteps", 1000, least=1, most=MAX_TIMESTEPS))
+
     def _betas(self) -> Float64:
-        timesteps = int(self._number("num_train_timesteps", 1000, least=1, most=MAX_TIMESTEPS))
+        timesteps = self._timesteps
         if self.keys["trained_betas"] is not None:
             return self._trained_betas(timesteps)
         ends = [self._number("beta_start", 1e-4), self._number("beta_end", 0.02)]

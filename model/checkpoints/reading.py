@@ -42,6 +42,7 @@ class Checkpoint:
         digest: see `model.checkpoints.digest`.
         image_size: (height, width) in pixels.
         default: the sampler, steps and guidance of a request that names none.
+        card: the folder's own card.
     """
 
     network: UNet
@@ -51,6 +52,7 @@ class Checkpoint:
     digest: str
     image_size: tuple[int, int]
     default: Defaults
+    card: CardFile
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -68,10 +70,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     classes = read_classes(folder, card, config.num_class_embeds, config.class_embed_type)
     network = _build_network(files.unet_config, config, noise.variance_exploding)
     _check_memory(files.unet_config, network, sides)
-    weights = read_weights(find_weights(files.weights), network.state_dict())
-    network.load_state_dict(weights, assign=True)
+    noise.check(config)
     schedule = noise.schedule
     _check_timestep_rows(files.unet_config, config, schedule)
+    default = resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional)
+    weights = read_weights(find_weights(files.weights), network.state_dict())
+    network.load_state_dict(weights, assign=True)
     return Checkpoint(
         network=network,
         noise=noise,
@@ -79,7 +83,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         classes=classes,
         digest=model_digest(files.unet_config, files.scheduler_config, weights, classes),
         image_size=sides,
-        default=resolve_defaults(folder, card, noise.sampler, schedule, classes.unconditional),
+        default=default,
+        card=card,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.bounded_files import read_json
 from denoised.model.checkpoints.legacy import modernize_config
 from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.unet.unet_config import UNetConfig

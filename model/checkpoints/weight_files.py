@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from denoised.model.checkpoints.bounded_files import check_regular, read_json
+from denoised.model.bounded_files import MAX_INDEX_BYTES, check_regular, read_json
 from denoised.model.errors import CheckpointError, abbreviate
 
 NETWORK, ENCODER = "diffusion_pytorch_model", "model"  # stems of the files of diffusers and of transformers
@@ -56,7 +56,7 @@ def find_shards(source: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map")
+    names = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index}: weight_map is not an object of tensor names and file names")
     for name in names.values():

@@ -54,7 +54,7 @@ def read_weights(
     """The tensors that a network expects, converted to its types.
 
     source: a file, or the index of its shards; expected: the network's state dict; rename: from a name that the
-    network does not have to one that it may have, or to None for a tensor that is no weight.
+    network does not have to one that it may have, or to None for a tensor that is not a weight.
 
     Raises:
         CheckpointError: for a missing or broken file, and for tensors that are missing, extra, or of another

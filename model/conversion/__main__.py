@@ -35,7 +35,7 @@ def convert(
         option("--prediction", help="what the U-Net predicts; 2.x files do not say [default: as usual in its family]"),
     ] = None,
 ) -> None:
-    """Make a model folder of a checkpoint in a single file: Stable Diffusion 1.x, 2.x or SDXL.
+    """Turn a checkpoint in a single file into a model folder: Stable Diffusion 1.x, 2.x or SDXL.
 
     The file's names and shapes say which model it is. Weights keep their precision. No pickle is opened.
     """

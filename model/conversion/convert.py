@@ -42,7 +42,7 @@ from denoised.model.networks.text_encoder.text_encoder import TextEncoder
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
-# Tensors of the networks' prefixes that are no weights, or belong to what is not run.
+# Tensors of the networks' prefixes that are not weights, or belong to what is not run.
 UNUSED = re.compile(
     r".*\.position_ids|.*\.logit_scale|.*\.attn_mask|.*\.visual\..*|first_stage_model\.loss\..*"
     r"|cond_stage_model\.model\.(text_projection|transformer\.resblocks\.\d+\..*)"

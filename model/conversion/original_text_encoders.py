@@ -123,7 +123,7 @@ def _open_clip_source(prefix: str, name: str) -> TensorSource:
     if name == "text_projection.weight":
         return TensorSource(f"{prefix}text_projection", transposed=True)
     match = LAYER.fullmatch(name)
-    assert match is not None, f"{name} is no tensor of a text encoder"
+    assert match is not None, f"{name} is not a tensor of a text encoder"
     layer, module, kind = match.groups()
     block = f"{prefix}transformer.resblocks.{layer}"
     if module in OPEN_CLIP_MODULES:

@@ -23,7 +23,7 @@ SIZE_FEATURES = 256  # sinusoids of each of SDXL's six sizes
 
 
 @dataclass
-class Level:
+class ResolutionLevel:
     """One resolution: channels, residual blocks, and transformer layers of each of its attentions."""
 
     channels: int
@@ -80,14 +80,14 @@ def unet_sources(names: Iterable[str], config: TextUNetConfig) -> Sources:
     return sources
 
 
-def _read_levels(file: SingleFile) -> list[Level]:
+def _read_levels(file: SingleFile) -> list[ResolutionLevel]:
     """The levels on the way down: input block 0 is a convolution, and a downsampler ends each level but the last."""
-    levels = [Level(0, 0, 0)]
+    levels = [ResolutionLevel(0, 0, 0)]
     index = 1
     while True:
         block = f"input_blocks.{index}"
         if file.has(f"{UNET}{block}.0.op.weight"):
-            levels.append(Level(0, 0, 0))
+            levels.append(ResolutionLevel(0, 0, 0))
         elif file.has(name := f"{UNET}{block}.0.in_layers.2.weight"):
             levels[-1].channels = file.shape(name)[0]
             levels[-1].layers += 1
@@ -109,17 +109,17 @@ def _first_attention(file: SingleFile) -> str:
     return f"input_blocks.{index}.1"
 
 
-def _depths(levels: list[Level], middle: int) -> int | list[int]:
+def _depths(levels: list[ResolutionLevel], middle: int) -> int | list[int]:
     """diffusers' `transformer_layers_per_block`: the last one is also that of the middle block."""
     depths = [level.depth or 1 for level in levels[:-1]] + [middle]
     return depths[0] if len(set(depths)) == 1 else depths
 
 
-def _block(level: Level, way: str) -> str:
+def _block(level: ResolutionLevel, way: str) -> str:
     return f"CrossAttn{way}Block2D" if level.depth else f"{way}Block2D"
 
 
-def _heads(family: Family, levels: list[Level]) -> int | list[int]:
+def _heads(family: Family, levels: list[ResolutionLevel]) -> int | list[int]:
     """diffusers' `attention_head_dim`, which is the number of heads."""
     if family is Family.SD1:
         return HEADS

@@ -29,7 +29,7 @@ EXAMPLES = "Stable Diffusion 1.x, 2.x and SDXL base, with the names of the origi
 
 
 class Family(StrEnum):
-    """The models that are told apart."""
+    """The families that are distinguished."""
 
     SD1 = "Stable Diffusion 1.x"
     SD2 = "Stable Diffusion 2.x"
@@ -57,7 +57,7 @@ class SingleFile:
         """Read a file's header.
 
         Raises:
-            CheckpointError: for a file that is no safetensors file, and for a model that is none of `Family`.
+            CheckpointError: for a file that is not a safetensors file, and for a model that is none of `Family`.
         """
         if path.suffix != ".safetensors":
             find_shards(path)  # a pickle is refused by what it is

@@ -6,14 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from denoised.model.checkpoints.bounded_files import read_bounded
+from denoised.model.bounded_files import MAX_TOKENIZER_BYTES, read_bounded
 from denoised.model.checkpoints.text_to_image.pipeline_writing import save_json
 from denoised.model.errors import CheckpointError
 from denoised.model.text.tokenizer import END_TOKEN, START_TOKEN, TextTokenizer
 
 PAD_OF_OPEN_CLIP = "!"  # id 0
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
-MAX_BYTES = 16 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Vocabulary:
         """
         size = TextTokenizer.from_folder(folder).vocabulary_size
         if (folder / VOCABULARY).exists() and (folder / MERGES).exists():
-            ids, merges = (read_bounded(folder / name, MAX_BYTES).decode() for name in (VOCABULARY, MERGES))
+            ids, merges = (read_bounded(folder / name, MAX_TOKENIZER_BYTES).decode() for name in (VOCABULARY, MERGES))
             return cls(ids, merges, size)
-        model = json.loads(read_bounded(folder / "tokenizer.json", MAX_BYTES)).get("model", {})
+        model = json.loads(read_bounded(folder / "tokenizer.json", MAX_TOKENIZER_BYTES)).get("model", {})
         if not isinstance(model, dict) or not model.get("vocab") or not model.get("merges"):
             raise CheckpointError(f"{folder / 'tokenizer.json'}: holds no vocabulary with merges")
         pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]

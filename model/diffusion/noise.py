@@ -17,11 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
 
 Float64 = npt.NDArray[np.float64]
 
 MIN_TRAINED_ALPHA = float(np.finfo(np.float32).tiny)  # plans are applied in float32
+MIN_TRAINED_SIGMA = 2.0**-24  # less noise is rounded away next to an image
 
 
 def _linear(timesteps: int, start: float, end: float) -> Float64:
@@ -73,7 +74,7 @@ def named_betas(name: str, timesteps: int, start: float | None = None, end: floa
         CheckpointError: for a name that is not in `BETAS`, or ends that give a β outside (0, 1).
     """
     if name not in BETAS:
-        raise CheckpointError(f"beta_schedule = {name!r} is not supported (supported: {', '.join(BETAS)})")
+        raise CheckpointError(f"beta_schedule = {abbreviate(name)} is not supported (supported: {', '.join(BETAS)})")
     default_start, default_end = beta_ends(timesteps)
     start, end = default_start if start is None else start, default_end if end is None else end
     betas = BETAS[name](timesteps, start, end)  # (T,)
@@ -99,7 +100,8 @@ class NoiseSchedule:
         """The schedule of β_t (T,) in (0, 1).
 
         Raises:
-            CheckpointError: if σ_t/α_t does not rise at every timestep in float64, or α_T is 0 in float32.
+            CheckpointError: if σ_t/α_t does not rise at every timestep in float64, α_T is 0 in float32, or σ_0 is
+                nothing next to 1 in float32.
         """
         # ᾱ_t = ∏(1 − β_i) as a sum of logarithms: log1p and expm1 keep 1 − ᾱ exact near ᾱ = 1.
         log_alpha_bar = np.cumsum(np.log1p(-betas))
@@ -107,6 +109,8 @@ class NoiseSchedule:
         if schedule.alpha[-1] < MIN_TRAINED_ALPHA:
             t = int(np.argmax(schedule.alpha < MIN_TRAINED_ALPHA))
             raise CheckpointError(f"the β leave no signal from timestep {t} on (√ᾱ is below {MIN_TRAINED_ALPHA:g})")
+        if schedule.sigma[0] < MIN_TRAINED_SIGMA:
+            raise CheckpointError(f"the β leave no noise at timestep 0 (√(1 − ᾱ) is below {MIN_TRAINED_SIGMA:g})")
         return schedule._with_rising_noise()
 
     @classmethod

@@ -38,10 +38,10 @@ def evaluate(
     data: DataOption,
     model: Annotated[Path | None, option("--model", help="measure images made by this model folder")] = None,
     pictures: Annotated[
-        Path | None, option("--pictures", help="or measure existing images, one sub-folder per class")
+        Path | None, option("--pictures", help="measure existing images instead, one subfolder per class")
     ] = None,
-    training: Annotated[bool, option("--training", help="or measure training images, for comparison")] = False,
-    noise: Annotated[bool, option("--noise", help="or measure uniform noise, for comparison")] = False,
+    training: Annotated[bool, option("--training", help="measure training images instead, for comparison")] = False,
+    noise: Annotated[bool, option("--noise", help="measure uniform noise instead, for comparison")] = False,
     features: FeaturesOption = FASHION_FEATURES,
     samples: Annotated[int, option("--samples", help="number of images to make or use", min=1)] = 10_000,
     sampler: Annotated[str | None, option("--sampler", help=f"{', '.join(SAMPLERS)} (default: the card's)")] = None,

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
+from denoised.model.checkpoints.card_file import invalid_card
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO
@@ -162,6 +163,4 @@ def _read_card(path: Path) -> FeatureCard:
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}: name a folder written by denoised train-features") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise CheckpointError(f"{path}: {where}: {first['msg']}") from error
+        raise invalid_card(path, error) from error

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from denoised.model.checkpoints.atomic import write_text_atomically
 from denoised.model.errors import EvaluationError
+from denoised.model.result_table import read_table, write_table
 
 MODEL, TRAINING, NOISE = "model", "training images", "uniform noise"  # sources of images
 
@@ -67,28 +65,13 @@ def read_results(path: Path) -> Results:
     Raises:
         EvaluationError: if the columns differ, or a value cannot be parsed; names the line.
     """
-    if not path.exists():
-        return {}
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise EvaluationError(f"{path}: columns are not {', '.join(COLUMNS)}: move the file away to start over")
-    results: Results = {}
-    for line in reader:
-        try:
-            results[_parse(Measurement, line)] = _parse(Result, line)
-        except (TypeError, ValueError) as error:
-            raise EvaluationError(f"{path}: line {reader.line_num}: {error}: remove the line") from error
-    return results
+    return read_table(path, COLUMNS, lambda line: (_parse(Measurement, line), _parse(Result, line)), EvaluationError)
 
 
 def write_results(path: Path, results: Results) -> None:
     """Write all results in their order, atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for measurement, result in results.items():
-        writer.writerow(_format(value) for value in (*astuple(measurement), *astuple(result)))
-    write_text_atomically(path, text.getvalue())
+    rows = ((*astuple(measurement), *astuple(result)) for measurement, result in results.items())
+    write_table(path, COLUMNS, [[_format(value) for value in row] for row in rows])
 
 
 def _format(value: object) -> object:

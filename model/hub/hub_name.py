@@ -25,7 +25,7 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str) -> HubName | None:
-        """The name that a text spells; None for a text that is no such name, such as most paths."""
+        """The name that a text spells; None for a text that is not one, such as most paths."""
         repository, at, revision = text.partition("@")
         if not REPOSITORY.fullmatch(repository) or len(repository) > MAX_LENGTH or _is_odd(repository):
             return None

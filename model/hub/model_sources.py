@@ -28,4 +28,4 @@ def _resolve(text: str, puller: Puller, precision: str) -> Path:
     try:
         return puller.find_cached(name) or puller.pull(name, precision)
     except HubError as error:
-        raise HubError(f"--model {text} is no folder here; on the hub: {error}") from error
+        raise HubError(f"--model {text} is not a folder here; on the hub: {error}") from error

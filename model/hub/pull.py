@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.bounded_files import read_json
 from denoised.model.checkpoints.folder_check import check_folder
 from denoised.model.checkpoints.folders import MODEL_INDEX, find_files
 from denoised.model.checkpoints.text_to_image.pipelines import is_text_pipeline

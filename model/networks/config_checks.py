@@ -1,4 +1,4 @@
-"""Checks that the configs of text-conditioned networks share: unknown keys, types and supported values.
+"""Checks that the configs of networks share: unknown keys, bounds, types and supported values.
 
 Every message names the key and the value. Lists of a JSON file become tuples, so that a config is immutable.
 """
@@ -6,12 +6,18 @@ Every message names the key and the value. Lists of a JSON file become tuples, s
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
+
+# Bounds that no published network comes near: a config is checked before anything is allocated or built.
+MAX_LEVELS = 12  # 2^11 divides no side over 2048
+MAX_LAYERS = 16  # residual blocks of a level
+MAX_COUNT = 16_384  # channels, groups and widths
+MAX_ROWS = 100_000  # of tables: classes, timesteps
+MAX_NUMBER = 1e9
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,9 @@ def known_values(cls: type[Any], raw: Mapping[str, Any], ignored: frozenset[str]
     known = {field.name for field in dataclasses.fields(cls)}
     values = {key: value for key, value in raw.items() if not key.startswith("_") and key not in ignored}
     if unknown := sorted(set(values) - known):
-        raise CheckpointError(f"config key {unknown[0]!r} is not understood (known: {', '.join(sorted(known))})")
+        raise CheckpointError(
+            f"config key {abbreviate(unknown[0])} is not understood (known: {', '.join(sorted(known))})"
+        )
     return {key: to_tuples(value) for key, value in values.items()}
 
 
@@ -57,14 +65,14 @@ def check_values(config: Any, checks: Sequence[ValueCheck], supported: Mapping[s
     for check in checks:
         for key in check.keys:
             if not check.accepts(getattr(config, key)):
-                raise CheckpointError(f"{key} = {to_lists(getattr(config, key))!r} is {check.problem}")
+                raise CheckpointError(f"{key} = {abbreviate(to_lists(getattr(config, key)))} is {check.problem}")
     for key, values in supported.items():
         value = getattr(config, key)
         for item in value if key.endswith("block_types") else (value,):
             # True equals 1 in Python, but not in a config.
             if not any(item == each and type(item) is type(each) for each in values):
                 listed = ", ".join(repr(each) for each in values)
-                raise CheckpointError(f"{key} = {to_lists(item)!r} is not supported (supported: {listed})")
+                raise CheckpointError(f"{key} = {abbreviate(to_lists(item))} is not supported (supported: {listed})")
 
 
 def to_tuples(value: Any) -> Any:
@@ -77,24 +85,30 @@ def to_lists(value: Any) -> Any:
     return list(map(to_lists, value)) if isinstance(value, (list, tuple)) else value
 
 
-def is_integer(value: Any, minimum: int = 1) -> bool:
-    """Whether a value is an integer of at least `minimum`."""
-    return type(value) is int and value >= minimum
+def is_integer(value: Any, minimum: int = 1, most: int = MAX_COUNT) -> bool:
+    """Whether a value is an integer from `minimum` to `most`."""
+    return type(value) is int and minimum <= value <= most
 
 
 def is_optional_integer(value: Any) -> bool:
-    """Whether a value is null or an integer of at least 1."""
+    """Whether a value is null or an integer from 1 to `MAX_COUNT`."""
     return value is None or is_integer(value)
 
 
 def is_integers(value: Any) -> bool:
-    """Whether a value is a list, not empty, of integers of at least 1."""
-    return isinstance(value, tuple) and len(value) > 0 and all(map(is_integer, value))
+    """Whether a value is a list, not empty, of at most `MAX_LEVELS` integers from 1 to `MAX_COUNT`."""
+    return isinstance(value, tuple) and 0 < len(value) <= MAX_LEVELS and all(map(is_integer, value))
+
+
+def is_level_list(value: Any) -> bool:
+    """Whether a value is a list of at most `MAX_LEVELS` items."""
+    return isinstance(value, tuple) and len(value) <= MAX_LEVELS
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; true and false are not."""
-    return type(value) in (int, float) and math.isfinite(value)
+    """Whether a value is a number of at most `MAX_NUMBER` in size; true and false are not, nor is NaN."""
+    # `type`, not `isinstance`: True and False are ints in Python. NaN fails the comparison.
+    return type(value) in (int, float) and abs(value) <= MAX_NUMBER
 
 
 def is_positive(value: Any) -> bool:

@@ -91,6 +91,8 @@ class ModelCard(BaseModel):
         numerics: What the last bits of its images depend on besides the request.
         digest: Of its weights, configs and classes (`model.checkpoints.digest`): equal for models that make the same
             pictures. Empty if unknown.
+        description, data, license, credits: What its folder's card says (`CardFile`); empty if it says nothing.
+        distilled: Whether it was trained for a few steps without guidance; None if unknown.
     """
 
     name: str
@@ -123,6 +125,11 @@ class ModelCard(BaseModel):
     max_images: int
     numerics: str
     digest: str = ""
+    description: str = ""
+    data: str = ""
+    license: str = ""
+    credits: list[str] = []
+    distilled: bool | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property

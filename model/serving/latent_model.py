@@ -101,11 +101,11 @@ class LatentModel:
         loras = {}
         if self._adapters is not None:
             loras[LORA_WEIGHTS] = self._adapters.library.weights([request.loras for request in requests])
-        context, pooled = self._prompts.encode(requests)
+        context, pooled = self._prompts.encode(requests)  # (B, M, C), (B, P)
         added = {
             "pooled": pooled,
-            "size_ids": torch.tensor([self._size_ids(request) for request in requests]),
-            "guidance": torch.tensor([request.guidance_scale for request in requests]),
+            "size_ids": torch.tensor([self._size_ids(request) for request in requests]),  # (B, 6)
+            "guidance": torch.tensor([request.guidance_scale for request in requests]),  # (B,)
         }
         return Conditioning({CONTEXT: context, **{name: added[name] for name in self.added_inputs}, **loras})
 
@@ -144,7 +144,7 @@ class LatentModel:
     def _size_ids(self, request: ConditioningRequest) -> tuple[float, ...]:
         """SDXL's: height and width of the original, top and left of the crop, height and width of the target."""
         size = float(request.height or self.card.height), float(request.width or self.card.width)
-        return (*size, 0.0, 0.0, *size)
+        return (*size, 0.0, 0.0, *size)  # nothing is cropped, and the target is the original
 
     def decode(self, x0: Tensor) -> Pictures:
         """Latents x_0 (B, C, h, w) → pictures (B, H, W, channels), by the autoencoder. Takes long."""
@@ -155,4 +155,5 @@ class LatentModel:
         return self._pictures.preview(x0)
 
     def _estimate(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Estimate:
+        # A network with a learned variance has C more channels, which no text model here uses.
         return estimate_from_output(output[:, : x.shape[1]], x, alpha, sigma, self.prediction_type)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.networks.autoencoder.autoencoder import Autoencoder
-from denoised.model.serving.pictures import to_bytes
+from denoised.model.serving.pictures import to_uint8
 from denoised.model.serving.protocol import Pictures
 
 # (red, green, blue) of each latent channel of Stable Diffusion 1, in −1 … 1, found by regression:
@@ -51,18 +51,19 @@ class LatentPictures:
         Each image is decoded by itself, so that its bytes do not depend on the others, and the memory not on their
         number.
         """
-        return to_bytes(torch.cat([self._decode(each.to(self._device)) for each in latents.split(1)]))
+        return to_uint8(torch.cat([self._decode(each.to(self._device)) for each in latents.split(1)]))
 
     @torch.inference_mode()
     def preview(self, latents: Tensor) -> Pictures:
         """(B, C, h, w) → (B, h, w, 3) bytes: one pixel for each latent."""
         factors, offset = self._rgb[:-1], self._rgb[-1]  # (C, 3), (3,)
-        rgb = torch.einsum("bchw,cr->brhw", latents.float().cpu(), factors) + offset[:, None, None]
-        return to_bytes(rgb)
+        rgb = torch.einsum("bchw,cr->brhw", latents.float().cpu(), factors) + offset[:, None, None]  # (B, 3, h, w)
+        return to_uint8(rgb)
 
     def _decode(self, latents: Tensor) -> Tensor:
         autoencoder, height, width = self._autoencoder, *latents.shape[-2:]
         needed = LIVE_MAPS * FLOAT_BYTES * autoencoder.config.largest_map(height, width)
+        # z = latents/scaling_factor + shift_factor: the inverse of what the encoder's output went through.
         unscaled = autoencoder.config.unscale(latents.float())
         return autoencoder.decode(unscaled, tiled=needed > self._decode_bytes)
 
@@ -75,4 +76,5 @@ def published_rgb(*, is_xl: bool) -> Sequence[tuple[float, float, float]]:
 def _preview_map(channels: int, latent_rgb: Sequence[tuple[float, float, float]]) -> Tensor:
     """(C + 1, 3): the color of each latent channel, then that of zero latents: none if there are no rows left."""
     offset = latent_rgb[channels] if len(latent_rgb) == channels + 1 else (0.0, 0.0, 0.0)
+    # A card may name fewer colors than channels: they repeat.
     return torch.tensor([*(latent_rgb[channel % len(latent_rgb)] for channel in range(channels)), offset])

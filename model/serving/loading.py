@@ -13,6 +13,7 @@ import torch
 from denoised.model.backends.numerics import Precision
 from denoised.model.backends.selection import select_backend
 from denoised.model.backends.text_backend import select_text_backend
+from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_to_image.pipelines import is_text_pipeline, unused_parts
@@ -22,8 +23,6 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
-from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
@@ -31,7 +30,6 @@ from denoised.model.serving.lora_adapters import FoundAdapters, find_adapters
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import ChunkEncoder, PromptEncoder
-from denoised.model.text.tokenizer import TextTokenizer
 
 log = logging.getLogger("denoised.worker")
 
@@ -109,6 +107,8 @@ def load_model(
         max_images=max_images,
         numerics=numerics,
         digest=checkpoint.digest,
+        distilled=False,
+        **_said_by(checkpoint.card),
         **sampler_facts(checkpoint.schedule, grid),
     )
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)
@@ -135,49 +135,64 @@ def load_text_for_serving(
     """`load_text_model`, with the reason why a faster backend is not available."""
     folder = Path(folder)
     pipeline = read_text_pipeline(folder)
-    noise, vae = pipeline.noise, pipeline.autoencoder.config
-    height, width = pipeline.image_size
-    grid = noise.grid(pipeline.unet.config)
+    noise, grid = pipeline.noise, pipeline.noise.grid(pipeline.unet.config)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
     found = find_adapters(loras, unet, pipeline.text_encoders)
     prompts = build_prompt_encoder(pipeline, device, found)
-    added_inputs = unet.config.added_inputs
     selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed))
     card = ModelCard(
         name=name or model_name(folder),
-        width=width,
-        height=height,
-        channels=vae.out_channels,
-        labels=[],
-        prompts=True,
-        prompt_guide=pipeline.prompt_guide,
         max_clip_skip=max(0, prompts.max_clip_skip),
-        guidance_embedded=unet.config.time_cond_proj_dim is not None,
-        size_multiple=vae.downscale * pipeline.unet.config.downscale,
-        max_pixels=MAX_SCALE**2 * width * height,
-        latent=CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
         loras=found.listed,
-        timesteps=pipeline.schedule.timesteps,
-        prediction_type=noise.prediction_type,
-        default=pipeline.default,
         max_images=max_images,
         numerics=selection.numerics,
-        digest=pipeline.digest,
+        **_pipeline_facts(pipeline),
+        **_said_by(pipeline.card),
         **sampler_facts(pipeline.schedule, grid),
     )
     model = LatentModel(
         selection.backend,
         torch.device(device),
         prompts,
-        LatentPictures(pipeline.autoencoder.to(device), pipeline.latent_rgb or published_rgb(is_xl=pipeline.is_xl)),
+        LatentPictures(
+            pipeline.autoencoder.to(device), pipeline.card.latent_rgb or published_rgb(is_xl=pipeline.is_xl)
+        ),
         PlanCompiler(pipeline.schedule, grid),
         noise.prediction_type,
         noise.clipping,
         card,
-        added_inputs,
+        unet.config.added_inputs,
         found.adapt_unet(selection, unet),
     )
     return LoadedModel(model, selection.fallback, found.problems)
+
+
+def _pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
+    """What the card says about the parts of a pipeline: its sizes, its inputs, its training and its defaults."""
+    unet, vae = pipeline.unet.config, pipeline.autoencoder.config
+    height, width = pipeline.image_size
+    return {
+        "width": width,
+        "height": height,
+        "channels": vae.out_channels,
+        "labels": [],
+        "prompts": True,
+        "prompt_guide": pipeline.card.prompt_guide,
+        "guidance_embedded": unet.time_cond_proj_dim is not None,
+        "size_multiple": vae.downscale * unet.downscale,
+        "max_pixels": MAX_SCALE**2 * width * height,
+        "latent": CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
+        "timesteps": pipeline.schedule.timesteps,
+        "prediction_type": pipeline.noise.prediction_type,
+        "default": pipeline.default,
+        "digest": pipeline.digest,
+        "distilled": pipeline.distilled,
+    }
+
+
+def _said_by(card: CardFile) -> dict[str, Any]:
+    """What the folder's card says for people."""
+    return {key: getattr(card, key) for key in ("description", "data", "license", "credits")}
 
 
 def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
@@ -208,31 +223,10 @@ def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
 
 
 def build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapters | None = None) -> PromptEncoder:
-    """The tokenizers and text encoders of a pipeline, with adapters.
-
-    Raises:
-        CheckpointError: if they do not fit together.
-    """
+    """The tokenizers and text encoders of a pipeline, with adapters."""
     encoders = []
-    for k, (folder, encoder) in enumerate(zip(pipeline.tokenizers, pipeline.text_encoders, strict=True)):
-        tokenizer = _read_tokenizer(folder, encoder.config)
+    for k, (tokenizer, encoder) in enumerate(zip(pipeline.tokenizers, pipeline.text_encoders, strict=True)):
         network = encoder.eval().requires_grad_(False).to(device)
         adapted = loras.adapt_encoder(k, network) if loras is not None else None
         encoders.append(ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl, adapted=adapted))
-    if len({each.length for each in encoders}) > 1:
-        raise CheckpointError(f"{pipeline.tokenizers[0].parent}: the tokenizers' model_max_length differ")
     return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)
-
-
-def _read_tokenizer(folder: Path, config: TextEncoderConfig) -> TextTokenizer:
-    tokenizer = TextTokenizer.from_folder(folder)
-    if tokenizer.vocabulary_size > config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: has {tokenizer.vocabulary_size} tokens, but the text encoder has {config.vocab_size}"
-        )
-    if tokenizer.length > config.max_position_embeddings:
-        raise CheckpointError(
-            f"{folder}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
-            f"{config.max_position_embeddings} tokens"
-        )
-    return tokenizer

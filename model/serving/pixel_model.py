@@ -19,7 +19,7 @@ from denoised.model.errors import PlanError
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
-from denoised.model.serving.pictures import to_bytes
+from denoised.model.serving.pictures import to_uint8
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.protocol import Pictures
 
@@ -81,7 +81,7 @@ class PixelModel:
         """Encode class indices: `label` (B,) int64, where K stands for "no label".
 
         Raises:
-            PlanError: for a label that is no class, and for none if the network was trained with labels alone.
+            PlanError: for a label that is not a class, and for none if the network was trained with labels alone.
         """
         return Conditioning({LABEL: torch.tensor([self._label_index(request) for request in requests])})
 
@@ -124,12 +124,13 @@ class PixelModel:
         times, alpha, sigma = self._level(t, len(x))
         labels = [label] * len(x) if label is None or isinstance(label, str | int) else list(label)
         conditioning = self.encode([ConditioningRequest(label=self._class_index(each)) for each in labels])
+        # Unguided: the score of p_t(x | label), not that of a sharpened distribution.
         found = self.denoise(x.to(self.device), times, alpha, sigma, conditioning)
         return score_from_epsilon(found.epsilon, sigma)
 
     def decode(self, x0: Tensor) -> Pictures:
         """x_0 (B, C, H, W) in [−1, 1] → (B, H, W, C) bytes, (x + 1)·127.5 rounded half to even, as diffusers does."""
-        return to_bytes(x0)
+        return to_uint8(x0)
 
     def preview(self, x0: Tensor) -> Pictures:
         """The same as `decode`: there is no decoder network to save."""
@@ -141,6 +142,7 @@ class PixelModel:
             raise PlanError(f"label = null: {self.card.name} was trained with labels alone, so it needs one")
         if request.label is not None and not 0 <= request.label < classes:
             raise PlanError(f"label = {request.label} is not a class of {self.card.name} ({classes} classes from 0)")
+        # "No label" is the embedding after the last class (Ho & Salimans 2022, arXiv:2207.12598, section 3.1).
         return classes if request.label is None else request.label
 
     def _labels(self, conditioning: Conditioning) -> Tensor | None:
@@ -169,6 +171,7 @@ class PixelModel:
     def _level(self, t: Tensor | float, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """t, α and σ (B,) float32."""
         last = self.schedule.timesteps - 1
+        # float64, because the schedule's tables are: α and σ between timesteps are rounded once, at the end.
         times = torch.as_tensor(t, dtype=torch.float64, device="cpu").expand(count)
         if not ((times >= 0) & (times <= last)).all():
             raise PlanError(f"t = {t} is outside 0 … {last}")

@@ -84,15 +84,18 @@ class ChunkEncoder:
         self._encoded.move_to_end(key)
         states, pooled = self._encoded[key]
         if chunk.has_emphasis:
+            # After the cache: the same tokens with other weights share one evaluation.
             weights = torch.tensor([chunk.weights], device=self._device)
             states = emphasize(states[None], weights)[0]
         return states, pooled
 
     def _evaluate(self, tokens: tuple[int, ...], clip_skip: int, loras: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-        encoded = self._run(torch.tensor([tokens], device=self._device), loras)
+        encoded = self._run(torch.tensor([tokens], device=self._device), loras)  # tokens (1, N)
         if self._penultimate:
+            # hidden_states[0] is the embedding, [−1] the last layer; SDXL reads [−2], without the final norm.
             states = encoded.hidden_states[-2 - clip_skip]
         elif clip_skip:
+            # Stable Diffusion 1 and 2 read states after the final norm, whichever layer they come from.
             states = self._encoder.normalize(encoded.hidden_states[-1 - clip_skip])
         else:
             states = encoded.last
@@ -140,7 +143,7 @@ class PromptEncoder:
     ) -> tuple[Tensor, Tensor]:
         pairs = zip(self._encoders, chunks, strict=True)
         parts = [encoder.encode(own, count, request.clip_skip, request.loras) for encoder, own in pairs]
-        context, pooled = torch.cat([states for states, _ in parts], dim=-1), parts[-1][1]
+        context, pooled = torch.cat([states for states, _ in parts], dim=-1), parts[-1][1]  # (K·N, C_1 + C_2), (P,)
         if self._zero_without_negative and request.is_negative and not request.prompt:
             return torch.zeros_like(context), torch.zeros_like(pooled)
         return context, pooled

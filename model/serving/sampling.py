@@ -15,7 +15,8 @@ from torch import Tensor
 from denoised.model.diffusion.guidance import apply_guidance, is_guided, is_within
 from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import advance, apply_learned_variance
-from denoised.model.serving.conditioning import ConditioningRequest
+from denoised.model.diffusion.predictions import Estimate
+from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
 
 
@@ -48,38 +49,55 @@ def sample(
     """
     plan = model.plan(sampler, steps, eta, levels)
     requests = [each if isinstance(each, ConditioningRequest) else ConditioningRequest(label=each) for each in labels]
+    requests = [replace(request, guidance_scale=guidance_scale) for request in requests]
     count, device, shape = len(requests), model.device, model.shape_of(requests[0])
     generators = [torch.Generator().manual_seed(seed + k) for k in range(count)]
 
     def draw() -> Tensor:
         return torch.stack([initial_noise(generator, shape) for generator in generators]).to(device)
 
+    denoiser = _GuidedDenoiser(model, requests, guidance_scale, guidance_rescale)
     registers = torch.zeros(count, plan.registers, *shape, device=device)  # (B, R, C, H, W), x first
     registers[:, 0] = plan.initial_scale * draw()
-    requests = [replace(request, guidance_scale=guidance_scale) for request in requests]
-    conditioning, unconditional = model.encode(requests), None
-    if is_guided(guidance_scale) and not model.card.guidance_embedded:
-        both = model.encode([*requests, *(each.unconditional() for each in requests)])
-        conditioning, unconditional = both.select(slice(count)), both.select(slice(count, None))
     for row in range(plan.evaluations):
-        guides = unconditional is not None and is_within(plan.ratio(row), guidance_interval)
-        x = registers[:, 0]
         t, alpha, sigma, log_variance_range = (
             _filled(table[row], count, device) for table in (plan.t, plan.alpha, plan.sigma, plan.log_variance_range)
         )
-        estimate = model.denoise(x, t, alpha, sigma, conditioning)
-        if guides and unconditional is not None:
-            without = model.denoise(x, t, alpha, sigma, unconditional)
-            scale = _filled(guidance_scale, count, device)
-            amount = _filled(guidance_rescale, count, device) if guidance_rescale else None
-            estimate = apply_guidance(estimate, without, x, alpha, sigma, model.prediction_type, scale, amount)
-        estimate = model.clipping(estimate, x, alpha, sigma, torch.full((count,), guides, device=device))
+        x = registers[:, 0]
+        estimate = denoiser(x, t, alpha, sigma, guided=is_within(plan.ratio(row), guidance_interval))
         z = draw() if plan.draws_noise(row) else torch.zeros_like(x)
         if estimate.variance_output is not None:
             z = apply_learned_variance(z, estimate.variance_output, log_variance_range)
-        matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)
+        matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)  # (B, R, R+3)
         registers = advance(registers, estimate, z, matrices)
     return registers[:, 0]
+
+
+class _GuidedDenoiser:
+    """A model's estimates for the same few images at every row: guided where the row asks for it, and clipped."""
+
+    def __init__(
+        self, model: ServedModel, requests: Sequence[ConditioningRequest], scale: float, rescale: float
+    ) -> None:
+        self._model, self._scale, self._rescale = model, scale, rescale
+        self._conditioning = model.encode(requests)
+        self._unconditional: Conditioning | None = None  # without guidance, or if the network takes the scale as input
+        if is_guided(scale) and not model.card.guidance_embedded:
+            both = model.encode([*requests, *(request.unconditional() for request in requests)])
+            halves = slice(len(requests)), slice(len(requests), None)
+            self._conditioning, self._unconditional = (both.select(half) for half in halves)
+
+    def __call__(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, *, guided: bool) -> Estimate:
+        """The estimate for x (B, C, H, W) at the levels t, alpha, sigma (B,)."""
+        model, count = self._model, len(x)
+        estimate = model.denoise(x, t, alpha, sigma, self._conditioning)
+        guiding = self._unconditional if guided else None
+        if guiding is not None:
+            unconditional = model.denoise(x, t, alpha, sigma, guiding)
+            scale = _filled(self._scale, count, x.device)
+            phi = _filled(self._rescale, count, x.device) if self._rescale else None
+            estimate = apply_guidance(estimate, unconditional, x, alpha, sigma, model.prediction_type, scale, phi)
+        return model.clipping(estimate, x, alpha, sigma, torch.full((count,), guiding is not None, device=x.device))
 
 
 def _filled(value: float, count: int, device: torch.device) -> Tensor:

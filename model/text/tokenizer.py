@@ -6,17 +6,20 @@ A folder holds either `tokenizer.json` or `vocab.json` and `merges.txt`; `tokeni
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from denoised.model.errors import CheckpointError
+from denoised.model.bounded_files import MAX_TOKENIZER_BYTES, read_bounded, read_json
+from denoised.model.errors import CheckpointError, abbreviate, shorten
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
+MAX_TOKENS = 200_000  # of a vocabulary, and merges; CLIP has 49,408
 MAX_LENGTH = 77  # of all published CLIP encoders, start and end token included
 # Special tokens, contractions, runs of letters, single digits, runs of anything else but spaces.
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -55,10 +58,11 @@ class TextTokenizer:
         """Read a tokenizer's folder.
 
         Raises:
-            CheckpointError: if files are missing, not JSON or not a tokenizer's, or special tokens are unknown.
+            CheckpointError: if files are missing, too large, not JSON or not a tokenizer's, or special tokens are
+                unknown.
         """
         settings = _read_settings(folder)
-        names = {key: _token_content(settings.get(key, default)) for key, default in DEFAULT_TOKENS.items()}
+        names = {key: _token_content(folder, settings.get(key, token)) for key, token in DEFAULT_TOKENS.items()}
         tokenizer = _load_tokenizer(folder, names)
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -66,11 +70,13 @@ class TextTokenizer:
         for key, name in names.items():
             number = tokenizer.token_to_id(name)
             if number is None:
-                raise CheckpointError(f"{folder}: {key} = {name!r} is not in the vocabulary")
+                raise CheckpointError(f"{folder}: {key} = {abbreviate(name)} is not in the vocabulary")
             ids[key] = number
         length = settings.get("model_max_length", MAX_LENGTH)
         if type(length) is not int or not 3 <= length <= 10_000:
-            raise CheckpointError(f"{folder}: model_max_length = {length!r} is not a whole number from 3 to 10000")
+            raise CheckpointError(
+                f"{folder}: model_max_length = {abbreviate(length)} is not a whole number from 3 to 10000"
+            )
         return cls(tokenizer, SpecialTokens(ids["bos_token"], ids["eos_token"], ids["pad_token"]), length)
 
     @property
@@ -80,8 +86,8 @@ class TextTokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """The number of token ids, special tokens included."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        """The number of token ids, special tokens included: one more than the highest."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def token_ids(self, text: str) -> list[int]:
         """The ids of a text of any length, without start and end token."""
@@ -132,52 +138,67 @@ def build_clip_tokenizer(vocabulary: Mapping[str, int], merges: list[tuple[str, 
 
 def _load_tokenizer(folder: Path, names: Mapping[str, str]) -> Tokenizer:
     whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-    try:
-        if whole.exists():
-            return Tokenizer.from_file(str(whole))
-        if vocabulary.exists() and merges.exists():
-            ids = json.loads(vocabulary.read_text(encoding="utf-8"))
-            tokenizer = build_clip_tokenizer(ids, _read_merges(merges), names["unk_token"])
+    if whole.exists():
+        text = _read_text(whole)
+        with _refused(folder):
+            return Tokenizer.from_str(text)
+    if vocabulary.exists() and merges.exists():
+        ids, pairs = _read_vocabulary(vocabulary), _read_merges(merges)
+        with _refused(folder):
+            tokenizer = build_clip_tokenizer(ids, pairs, names["unk_token"])
             tokenizer.add_special_tokens([AddedToken(name, special=True) for name in dict.fromkeys(names.values())])
             return tokenizer
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: the tokenizer cannot be read: {error}") from error
-    # `tokenizers` raises Exception itself for a file that it does not understand.
-    except Exception as error:
-        raise CheckpointError(f"{folder}: not a tokenizer: {error}") from error
     raise CheckpointError(f"{folder}: there is neither tokenizer.json nor vocab.json with merges.txt")
+
+
+@contextmanager
+def _refused(folder: Path) -> Iterator[None]:
+    """What `tokenizers` says about files that it does not understand, as a CheckpointError. It raises Exception."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(f"{folder}: not a tokenizer: {shorten(str(error))}") from error
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """`vocab.json`: a token → its id."""
+    ids = read_json(path, MAX_TOKENIZER_BYTES)
+    for token, number in ids.items():
+        if type(number) is not int or not 0 <= number < MAX_TOKENS:
+            raise CheckpointError(
+                f"{path}: the id of {abbreviate(token)} is {abbreviate(number)}, not a whole number below {MAX_TOKENS}"
+            )
+    return ids
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     """The pairs of `merges.txt` in order; its first line is a version."""
-    merges = []
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
-        first, space, second = line.partition(" ")
-        if space:
-            merges.append((first, second))
-    return merges
+    lines = _read_text(path).splitlines()[1:]
+    if len(lines) > MAX_TOKENS:
+        raise CheckpointError(f"{path}: has {len(lines)} merges (allowed: {MAX_TOKENS})")
+    pairs = [line.partition(" ") for line in lines]
+    return [(first, second) for first, space, second in pairs if space]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return read_bounded(path, MAX_TOKENIZER_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     """Special tokens and the length; `tokenizer_config.json` has precedence over `special_tokens_map.json`."""
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = folder / name
-        if not path.exists():
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{path}: not an object")
-        settings |= content
+        if (folder / name).exists():
+            settings |= read_json(folder / name)
     return settings
 
 
-def _token_content(value: Any) -> str:
+def _token_content(folder: Path, value: Any) -> str:
     """A token's text; files hold either the text or an object with a key `content`."""
     text = value.get("content") if isinstance(value, dict) else value
     if not isinstance(text, str):
-        raise CheckpointError(f"special token {value!r} is neither a text nor an object with one")
+        raise CheckpointError(f"{folder}: special token {abbreviate(value)} is neither a text nor an object with one")
     return text

@@ -86,6 +86,7 @@ class Learner(ABC):
         self.net.train()
         loss = self.backward()
         norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm))
+        # Checked before the step: a NaN in the weights or in the moments could never be undone.
         if not math.isfinite(norm):
             raise TrainingError(
                 f"the gradient of step {self.step:,} is {norm}: --resume from the newest checkpoint with a lower "
@@ -108,6 +109,7 @@ class Learner(ABC):
         for index, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         state["generator"] = self.generator.get_state()
+        # Dropout draws from torch's own generator.
         state["torch_rng"] = torch.get_rng_state()
         state["step"] = torch.tensor(self.step)
         state["bfloat16"] = torch.tensor(self.amp_dtype == torch.bfloat16)
@@ -160,6 +162,7 @@ class Learner(ABC):
         learned = dict(self.net.named_parameters())
         for name, value in self.net.state_dict().items():
             if name in learned:
+                # ema + (1 − d)·(w − ema), the same as d·ema + (1 − d)·w.
                 self.ema[name].lerp_(value, 1 - decay)
             else:
                 self.ema[name].copy_(value)
@@ -179,11 +182,13 @@ def shuffled_indices(count: int, seed: int, start: int, batch: int) -> Tensor:
     They depend on nothing but the arguments, so a resumed run sees the images in the same order.
     """
     positions = range(start, start + batch)
+    # A batch may span two epochs, so each position names its own.
     return torch.stack([_epoch(count, seed, position // count)[position % count] for position in positions])
 
 
 @lru_cache(maxsize=2)
 def _epoch(count: int, seed: int, epoch: int) -> Tensor:
+    # 100,003 is more than any run has epochs, so no two pairs (seed, epoch) share a permutation.
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
 
 
@@ -192,6 +197,7 @@ def stratified_timesteps(batch: int, timesteps: int, generator: torch.Generator)
 
     This lowers the variance of the loss (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
     """
+    # (B,) in [0, 1), one value in each of B equal intervals.
     offset = (torch.arange(batch) + torch.rand((), generator=generator)) / batch
     return (offset * timesteps).long().clamp(max=timesteps - 1)
 

@@ -39,7 +39,9 @@ def train(
     ],
     out: Out,
     resume: Resume = False,
-    init: Annotated[Path | None, option("--init", help="a model folder of the same shape to start from")] = None,
+    init: Annotated[
+        Path | None, option("--init", help="start from the weights of a model folder with the same network")
+    ] = None,
     device: Device = "cpu",
     sample_every: SampleEvery = RunSchedule.sample_every,
     checkpoint_every: CheckpointEvery = RunSchedule.checkpoint_every,

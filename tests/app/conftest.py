@@ -144,6 +144,24 @@ def card_of() -> Callable[..., ModelCard]:
 
 
 @pytest.fixture(scope="session")
+def painter_of() -> Callable[..., ModelCard]:
+    """`painter_of(**fields)`: the card of a text model of 64×32 pixels."""
+    painter = {
+        "name": "painter",
+        "width": 64,
+        "height": 32,
+        "channels": 3,
+        "labels": [],
+        "prompts": True,
+        "size_multiple": 16,
+        "max_pixels": 4096,
+        "max_clip_skip": 2,
+        "default": {"sampler": "ddim", "steps": 20, "guidance_scale": 7.5},
+    }
+    return lambda **fields: _card(**{**painter, **fields})
+
+
+@pytest.fixture(scope="session")
 def request_of() -> Callable[..., SamplingRequest]:
     """`request_of(**fields)`: a resolved request for `shoes`."""
     return _request

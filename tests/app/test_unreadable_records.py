@@ -13,7 +13,7 @@ from denoised.jobs.worker_report import WorkerReport
 
 
 def report_damaged_workers(fake_worker: Any) -> None:
-    """One report that is no JSON, one that requires an unknown field, and one with a card of another version."""
+    """One report that is not JSON, one that requires an unknown field, and one with a card of another version."""
     store = fake_worker.store
     for name in ("torn", "newer", "other-card"):
         fake_worker.serve(name=name)

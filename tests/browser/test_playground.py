@@ -83,6 +83,7 @@ def generate(page: Page, label: str, **fields: object) -> None:
 
     A layout shift after a visitor's own click does not count as one, so the test clicks instead of running a script.
     """
+    page.get_by_role("radio", name="fashion-mnist", exact=True).check()
     page.get_by_role("radio", name=label, exact=True).check()
     if fields and not page.locator("#more").evaluate("more => more.open"):
         page.locator("#more > summary").click()
@@ -230,7 +231,7 @@ def test_running_and_queued_jobs_are_canceled(open_page: Open, quiet: Any) -> No
     generate(page, "coat", steps=1000, n=16)
     expect(page.locator("#status-text")).to_have_text("1 running")
     with quiet.client() as client:
-        body = {"steps": 400, "n": 16}
+        body = {"model": "fashion-mnist", "steps": 400, "n": 16}
         for _ in range(6):
             client.post("/generate", json=body)
         page.wait_for_timeout(900)

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.faults.site import Serve
+from tests.journeys.conftest import GARMENTS
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 def post_until_it_dies(serve: Serve, acknowledged: list[dict[str, Any]]) -> None:
     with httpx.Client(base_url=serve.url, timeout=10, trust_env=False) as client, contextlib.suppress(httpx.HTTPError):
         for seed in range(10_000):
-            answer = client.post("/generate", json={"steps": 5, "seed": seed, "preview_every": 5})
+            answer = client.post("/generate", json={**GARMENTS, "steps": 5, "seed": seed, "preview_every": 5})
             if answer.status_code == 202:
                 acknowledged.append(answer.json())
 
@@ -41,11 +42,15 @@ def test_every_acknowledged_job_is_done_after_a_restart_of_everything(
     until_ready = []
     for _ in range(rounds):
         with httpx.Client(base_url=serve.url, timeout=60, trust_env=False) as client:
-            done = client.post("/generate", json={"steps": 4, "preview_every": 1}, headers={"Prefer": "wait=60"}).json()
+            done = client.post(
+                "/generate",
+                json={**GARMENTS, "steps": 4, "preview_every": 1},
+                headers={"Prefer": "wait=60"},
+            ).json()
             assert done["status"] == "succeeded"
             picture = client.get(done["images"][0]["url"])
             events = client.get(f"/jobs/{done['id']}/events", headers={"Accept": "text/event-stream"}).text
-            long = client.post("/generate", json={"steps": 1000, "seed": 1}).json()
+            long = client.post("/generate", json={**GARMENTS, "steps": 1000, "seed": 1}).json()
             acknowledged.append(long)
             posting = threading.Thread(target=post_until_it_dies, args=(serve, acknowledged))
             posting.start()

@@ -29,6 +29,7 @@ def api(service: Any) -> Any:
     return connect(service, sampler="DPM++ 2M", steps=4)
 
 
+GARMENTS = {"override_settings": {"sd_model_checkpoint": "fashion-mnist"}}
 DIGITS = {"override_settings": {"sd_model_checkpoint": "digits"}}
 
 
@@ -60,9 +61,9 @@ def test_batches_are_seeds_that_follow_each_other(batch_size: int, n_iter: int, 
 
 
 def test_a_random_seed_is_returned_and_makes_the_picture_again(api: Any) -> None:
-    first = api.txt2img(prompt="coat", seed=-1)
-    again = api.txt2img(prompt="coat", seed=first.info["seed"])
-    other = api.txt2img(prompt="coat")
+    first = api.txt2img(prompt="coat", seed=-1, **GARMENTS)
+    again = api.txt2img(prompt="coat", seed=first.info["seed"], **GARMENTS)
+    other = api.txt2img(prompt="coat", **GARMENTS)
     assert first.json["images"] == again.json["images"]
     assert other.info["seed"] != first.info["seed"]
 
@@ -80,7 +81,7 @@ def test_what_is_not_served_is_refused_by_its_name(api: Any) -> None:
     ]
     for options, name in refused:
         with pytest.raises(RuntimeError) as error:
-            api.txt2img(prompt="coat", **options)
+            api.txt2img(prompt="coat", **GARMENTS, **options)
         status, text = error.value.args
         assert status == 422
         assert name in text
@@ -129,7 +130,7 @@ def test_progress_is_shown_and_an_interrupt_ends_it(api: Any) -> None:
 
     def generate() -> None:
         try:
-            ended.append(api.txt2img(prompt="coat", batch_size=MOST, steps=1000))
+            ended.append(api.txt2img(prompt="coat", batch_size=MOST, steps=1000, **GARMENTS))
         except RuntimeError as error:
             ended.append(error)
 
@@ -149,7 +150,7 @@ def test_progress_is_shown_and_an_interrupt_ends_it(api: Any) -> None:
 
 
 def test_a_client_that_disconnects_cancels_its_job(service: Any) -> None:
-    body = {"prompt": "coat", "steps": 1000, "batch_size": MOST}
+    body = {"prompt": "coat", "steps": 1000, "batch_size": MOST, **GARMENTS}
     with service.client() as plain:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{service.url}/sdapi/v1/txt2img", json=body, timeout=1.0, trust_env=False)

@@ -16,8 +16,9 @@ import websockets
 from PIL import Image
 
 from denoised.app.http.schemas import JobObject
+from tests.journeys.conftest import GARMENTS
 
-REQUEST = {"label": "sneaker", "seed": 7, "steps": 6}
+REQUEST = {"model": "fashion-mnist", "label": "sneaker", "seed": 7, "steps": 6}
 
 
 def _pixels(data: bytes) -> Any:
@@ -57,7 +58,9 @@ def test_a_picture_tells_the_request_that_makes_it_again(service: Any) -> None:
         first = client.post("/generate", json=REQUEST, headers={"Accept": "image/png"}).content
         parameters = json.loads(Image.open(io.BytesIO(first)).text["parameters"])
         numerics = parameters.pop("numerics")
-        assert numerics == client.get("/models").json()[0]["numerics"]
+        assert numerics == next(
+            model["numerics"] for model in client.get("/models").json() if model["name"] == REQUEST["model"]
+        )
         again = client.post("/generate", json=parameters, headers={"Accept": "image/png"}).content
         assert again == first
 
@@ -65,7 +68,9 @@ def test_a_picture_tells_the_request_that_makes_it_again(service: Any) -> None:
 @pytest.mark.parametrize(("format", "magic"), [("png", b"\x89PNG"), ("webp", b"RIFF"), ("jpeg", b"\xff\xd8\xff")])
 def test_accept_decides_the_format_of_the_picture(service: Any, format: str, magic: bytes) -> None:
     with service.client() as client:
-        answer = client.post("/generate", json={"steps": 2, "seed": 1}, headers={"Accept": f"image/{format}"})
+        answer = client.post(
+            "/generate", json={**GARMENTS, "steps": 2, "seed": 1}, headers={"Accept": f"image/{format}"}
+        )
         assert answer.status_code == 200
         assert answer.headers["content-type"] == f"image/{format}"
         assert answer.content.startswith(magic)
@@ -73,10 +78,10 @@ def test_accept_decides_the_format_of_the_picture(service: Any, format: str, mag
 
 def test_prefer_wait_answers_the_finished_job_or_what_it_is_by_then(service: Any) -> None:
     with service.client() as client:
-        done = client.post("/generate", json={"steps": 2}, headers={"Prefer": "wait=60"})
+        done = client.post("/generate", json={**GARMENTS, "steps": 2}, headers={"Prefer": "wait=60"})
         assert (done.status_code, done.json()["status"]) == (200, "succeeded")
         assert done.headers["preference-applied"] == "wait=60"
-        slow = client.post("/generate", json={"steps": 1000}, headers={"Prefer": "wait=0"})
+        slow = client.post("/generate", json={**GARMENTS, "steps": 1000}, headers={"Prefer": "wait=0"})
         assert slow.status_code == 202
         assert slow.json()["status"] in ("queued", "running")
         assert client.delete(slow.headers["location"]).json()["status"] == "canceled"
@@ -84,7 +89,11 @@ def test_prefer_wait_answers_the_finished_job_or_what_it_is_by_then(service: Any
 
 def test_a_wait_for_the_picture_that_runs_out_is_a_504_that_names_the_job(service: Any) -> None:
     with service.client() as client:
-        answer = client.post("/generate", json={"steps": 1000}, headers={"Accept": "image/png", "Prefer": "wait=0"})
+        answer = client.post(
+            "/generate",
+            json={**GARMENTS, "steps": 1000},
+            headers={"Accept": "image/png", "Prefer": "wait=0"},
+        )
         assert answer.status_code == 504
         assert answer.headers["content-type"] == "application/problem+json"
         job = answer.json()["job"]
@@ -95,15 +104,20 @@ def test_a_wait_for_the_picture_that_runs_out_is_a_504_that_names_the_job(servic
 def test_a_client_that_goes_away_takes_its_job_with_it(service: Any) -> None:
     with service.client() as client:
         with pytest.raises(httpx.ReadTimeout):
-            client.post("/generate", json={"steps": 1000, "seed": 99}, headers={"Accept": "image/png"}, timeout=1.0)
+            client.post(
+                "/generate",
+                json={**GARMENTS, "steps": 1000, "seed": 99},
+                headers={"Accept": "image/png"},
+                timeout=1.0,
+            )
         job = next(job for job in client.get("/jobs").json()["jobs"] if job["seed"] == 99)
         assert _finished(client, job["id"])["status"] == "canceled"
 
 
 def test_jobs_of_all_lengths_share_the_batch(service: Any) -> None:
     with service.client() as client:
-        long = client.post("/generate", json={"steps": 300, "seed": 1}).json()
-        short = client.post("/generate", json={"steps": 3, "seed": 2}, headers={"Prefer": "wait=60"}).json()
+        long = client.post("/generate", json={**GARMENTS, "steps": 300, "seed": 1}).json()
+        short = client.post("/generate", json={**GARMENTS, "steps": 3, "seed": 2}, headers={"Prefer": "wait=60"}).json()
         assert short["status"] == "succeeded"
         still = client.get(f"/jobs/{long['id']}").json()
         assert still["status"] == "running"
@@ -158,7 +172,7 @@ def test_a_job_has_a_film_of_its_frames(service: Any, format: str) -> None:
 
 def test_a_job_without_frames_has_no_film(service: Any) -> None:
     with service.client() as client:
-        job = client.post("/generate", json={"steps": 1}, headers={"Prefer": "wait=60"}).json()
+        job = client.post("/generate", json={**GARMENTS, "steps": 1}, headers={"Prefer": "wait=60"}).json()
         assert client.get(job["links"]["animation"]).status_code == 409
 
 

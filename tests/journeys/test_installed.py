@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
+from tests.journeys.conftest import GARMENTS
+
 TIMEOUT = 300.0  # seconds; exceeded only if something hangs
 CLIENT = ("httpx", "pillow", "rich", "typer")
 LINKED = ("app", "jobs", "worker", "model")  # top-level folders that are installed below `denoised`
@@ -194,7 +196,7 @@ def test_serving_in_such_a_folder_runs_our_programs(
 ) -> None:
     service = start_service(tmp_path_factory.mktemp("hostile") / "data", folder=hostile)
     with service.client() as client:
-        job = client.post("/generate", json={"steps": 2}, headers={"Prefer": "wait=60"}).json()
+        job = client.post("/generate", json={**GARMENTS, "steps": 2}, headers={"Prefer": "wait=60"}).json()
     assert job["status"] == "succeeded"
     assert "was imported" not in service.log.read_text()
     assert service.stop() == 0

@@ -23,6 +23,8 @@ import pytest
 import redis
 from websockets.sync.client import connect
 
+from tests.journeys.conftest import GARMENTS
+
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes through /proc (Linux)"),
@@ -75,6 +77,7 @@ def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 def _mixed(chance: random.Random) -> dict[str, Any]:
     return {
+        **GARMENTS,
         "steps": chance.choice([5, 10, 20, 20, 50, 100]),
         "n": chance.choice([1, 1, 1, 2, 4]),
         "label": chance.choice([None, 0, 5]),
@@ -136,7 +139,7 @@ def _burst(service: Any, count: int) -> list[float]:
 def test_ten_times_the_capacity_is_refused_with_429(start_service: Callable[..., Any], tmp_path: Path) -> None:
     """pytorch/serve#2764, ray#22670: only 202 and 429, every accepted job finishes, /healthz answers in 100 ms."""
     service = start_service(tmp_path / "data", environment={"DENOISED_QUEUE_LIMIT": "2000"})
-    body = {"steps": 20, "label": None}
+    body = {**GARMENTS, "steps": 20, "label": None}
     with service.client() as client:
         rate = 10 * _capacity(client, body)
         health, stop = _watched_health(service)
@@ -212,12 +215,12 @@ def test_a_client_that_waits_for_retry_after_is_accepted(start_service: Callable
     service = start_service(tmp_path / "data", environment={"DENOISED_QUEUE_LIMIT": "600"})
     taken = []
     with service.client() as client:
-        _capacity(client, {"steps": 5})
+        _capacity(client, {**GARMENTS, "steps": 5})
         for _ in range(5):
-            while (answer := client.post("/generate", json={"steps": 50})).status_code == 202:
+            while (answer := client.post("/generate", json={**GARMENTS, "steps": 50})).status_code == 202:
                 pass
             time.sleep(int(answer.headers["retry-after"]))
-            taken.append(client.post("/generate", json={"steps": 50}).status_code == 202)
+            taken.append(client.post("/generate", json={**GARMENTS, "steps": 50}).status_code == 202)
     tell(taken=taken)
     assert sum(taken) >= 4
     assert service.stop() == 0
@@ -250,7 +253,14 @@ def _work(client: httpx.Client, service: Any = None, listeners: int = 0, seconds
 
     Counted from when the listeners' buffers are full: until then their connections take in events.
     """
-    body = {"steps": 1000, "preview_every": 1, "preview": "both", "sampler": "ddim", "label": None}
+    body = {
+        "model": "fashion-mnist",
+        "steps": 1000,
+        "preview_every": 1,
+        "preview": "both",
+        "sampler": "ddim",
+        "label": None,
+    }
     with contextlib.ExitStack() as stack:
         jobs = [client.post("/generate", json=body).json() for _ in range(16)]
         for k in range(listeners):

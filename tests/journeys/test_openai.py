@@ -17,6 +17,7 @@ from PIL import Image
 from denoised.app.http.api_keys import new_key
 
 DIGITS = {"model": "digits", "extra_body": {"steps": 4, "seed": 11}}
+GARMENTS = "fashion-mnist"
 MOST = 16  # max_images of a model
 
 
@@ -101,7 +102,7 @@ def test_a_stream_sends_partial_images_and_then_the_picture(partial: int, format
 
 def test_partial_images_approach_the_picture(client: openai.OpenAI) -> None:
     stream = client.images.generate(
-        prompt="a sneaker, please", stream=True, partial_images=3, extra_body={"seed": 3, "steps": 12}
+        prompt="a sneaker, please", stream=True, partial_images=3, model=GARMENTS, extra_body={"seed": 3, "steps": 12}
     )
     pictures = [list(opened(event.b64_json).convert("L").tobytes()) for event in stream]
     assert len(pictures) == 4
@@ -113,22 +114,22 @@ def test_plain_words_find_their_label_or_get_the_list_of_them(client: openai.Ope
     answers = [client.images.generate(prompt=prompt, **DIGITS) for prompt in ("7", "a seven, please", "SEVENS?")]
     assert len({answer.data[0].b64_json for answer in answers if answer.data}) == 1
     with pytest.raises(openai.BadRequestError) as refused:
-        client.images.generate(prompt="a cat")
+        client.images.generate(prompt="a cat", model=GARMENTS)
     assert refused.value.param == "prompt"
     assert "t-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot" in refused.value.message
     with pytest.raises(openai.BadRequestError, match="several classes"):
-        client.images.generate(prompt="a sneaker or a bag")
+        client.images.generate(prompt="a sneaker or a bag", model=GARMENTS)
 
 
 def test_unsupported_options_are_refused_with_an_explanation(client: openai.OpenAI) -> None:
     for wrong, param in (({"size": "1024x1024"}, "size"), ({"background": "transparent"}, "background")):
         with pytest.raises(openai.BadRequestError) as refused:
-            client.images.generate(prompt="a bag", **wrong)  # type: ignore[arg-type]
+            client.images.generate(prompt="a bag", model=GARMENTS, **wrong)  # type: ignore[arg-type]
         assert refused.value.param == param
     with pytest.raises(openai.NotFoundError):
         client.images.generate(prompt="a bag", model="gpt-image-2")
     with pytest.raises(openai.BadRequestError, match="a stream has one picture"):
-        client.images.generate(prompt="a bag", n=2, stream=True)
+        client.images.generate(prompt="a bag", model=GARMENTS, n=2, stream=True)
     with pytest.raises(openai.NotFoundError):
         client.post("/images/variations", cast_to=object)
 
@@ -175,28 +176,28 @@ def test_refusals_raise_the_exceptions_of_the_package(keyed: tuple[Any, str]) ->
     service, key = keyed
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key="wrong", max_retries=0) as stranger:
         with pytest.raises(openai.AuthenticationError) as unknown:
-            stranger.images.generate(prompt="a bag")
+            stranger.images.generate(prompt="a bag", model=GARMENTS)
         assert unknown.value.code == "invalid_api_key"
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key=key) as client, service.client() as plain:
         plain.headers["Authorization"] = f"Bearer {key}"
-        answer = client.images.generate(prompt="a bag", response_format="url", extra_body={"steps": 1})
+        answer = client.images.generate(prompt="a bag", model=GARMENTS, response_format="url", extra_body={"steps": 1})
         assert answer.data is not None
         assert answer.data[0].url is not None
         assert httpx.get(answer.data[0].url, trust_env=False).status_code == 401
         assert plain.get(answer.data[0].url).status_code == 200
         with pytest.raises(openai.InternalServerError) as late:
-            client.images.generate(prompt="a bag", n=MOST, extra_body={"steps": 1000})
+            client.images.generate(prompt="a bag", model=GARMENTS, n=MOST, extra_body={"steps": 1000})
         assert late.value.status_code == 504
         assert late.value.code == "timeout"
         jobs = plain.get("/jobs").json()["jobs"]
         assert len(jobs) == 2  # the package did not retry
         refused = 0
         while refused < 3:  # in a row: the worker has taken all that it takes
-            accepted = plain.post("/generate", json={"n": MOST, "steps": 1000}).status_code == 202
+            accepted = plain.post("/generate", json={"model": GARMENTS, "n": MOST, "steps": 1000}).status_code == 202
             refused = 0 if accepted else refused + 1
             time.sleep(0.0 if accepted else 0.2)
         with pytest.raises(openai.RateLimitError) as busy:
-            client.with_options(max_retries=0).images.generate(prompt="a bag")
+            client.with_options(max_retries=0).images.generate(prompt="a bag", model=GARMENTS)
         assert busy.value.code == "rate_limit_exceeded"
         assert int(busy.value.response.headers["retry-after"]) >= 1
         for job in plain.get("/jobs").json()["jobs"]:

@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.journeys.conftest import GARMENTS
+
 TIMEOUT = 300.0
 
 
@@ -56,7 +58,7 @@ def test_children_are_named_and_restarted(service: Any) -> None:
     _until(lambda: not _alive(worker) and not _alive(api), "the children to exit")
     with service.client() as client:
         _until(lambda: _status(client, "/readyz") == 200, "new children")
-        done = client.post("/generate", json={"steps": 2}, headers={"Prefer": "wait=60"})
+        done = client.post("/generate", json={**GARMENTS, "steps": 2}, headers={"Prefer": "wait=60"})
         assert done.json()["status"] == "succeeded"
 
 
@@ -121,9 +123,9 @@ def test_stopping_during_a_job_leaves_no_process_and_the_next_start_resumes_the_
     start_service: Callable[..., Any], tmp_path: Path
 ) -> None:
     data_dir = tmp_path / ("a-folder-of-a-very-long-name-" * 4)  # too long for a Unix socket's 107 bytes
-    service = start_service(data_dir)
+    service = start_service(data_dir, popen=subprocess.Popen)
     with service.client() as client:
-        job_id = client.post("/generate", json={"steps": 1000, "n": 4, "seed": 5}).json()["id"]
+        job_id = client.post("/generate", json={**GARMENTS, "steps": 1000, "n": 4, "seed": 5}).json()["id"]
     _stop_during(service, job_id, 1, signal.SIGTERM)
     _stop_during(start_service(data_dir), job_id, 2, signal.SIGINT)
     service = start_service(data_dir)
@@ -153,7 +155,7 @@ def _job(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def test_killing_the_supervisor_stops_its_children(start_service: Callable[..., Any], tmp_path: Path) -> None:
-    service = start_service(tmp_path / "data")
+    service = start_service(tmp_path / "data", popen=subprocess.Popen)
     processes = service.children()
     service.process.kill()
     service.process.wait()

@@ -19,6 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 from denoised import Client
 from denoised.app.http.schemas import Verification
 from denoised.client import exchange
+from tests import fork_server
+from tests.journeys.conftest import GARMENTS
 
 REQUEST = {"label": "sneaker", "seed": 7, "steps": 5, "n": 2}
 PNG = {"Content-Type": "image/png"}
@@ -66,7 +68,7 @@ def flipped(data: bytes) -> bytes:
 
 def denoised(*arguments: object, service: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "denoised", "verify", "--url", service.url, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return fork_server.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_picture_is_made_again_byte_for_byte(service: Any, picture: bytes) -> None:
@@ -140,9 +142,9 @@ def test_a_file_that_cannot_be_verified_is_refused_with_the_cause(service: Any, 
         assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "model")
         assert '"shoes" is not served' in unknown.json()["detail"]
         for kind in ("webp", "jpeg"):
-            made = client.post("/generate", json={"steps": 1}, headers={"Accept": f"image/{kind}"}).content
+            made = client.post("/generate", json={**GARMENTS, "steps": 1}, headers={"Accept": f"image/{kind}"}).content
             refused = client.post("/verify", content=made, headers=PNG)
-            assert (refused.status_code, "no PNG" in refused.json()["detail"]) == (415, True)
+            assert (refused.status_code, "not a PNG" in refused.json()["detail"]) == (415, True)
             refused = client.post("/verify", content=made, headers={"Content-Type": f"image/{kind}"})
             assert (refused.status_code, "image/png" in refused.json()["detail"]) == (415, True)
 
@@ -199,7 +201,7 @@ def test_the_command_prints_json(service: Any, picture: bytes, tmp_path: Path) -
     verified, refused = [json.loads(line) for line in done.stdout.splitlines()]
     assert verified.pop("file") == str(good)
     assert Verification.model_validate(verified).match is True
-    assert (refused["file"], "no PNG" in refused["error"]) == (str(broken), True)
+    assert (refused["file"], "not a PNG" in refused["error"]) == (str(broken), True)
 
 
 def test_the_command_prints_no_control_characters(service: Any, picture: bytes, tmp_path: Path) -> None:
@@ -216,6 +218,6 @@ def test_without_a_server_the_command_suggests_starting_one(picture: bytes, tmp_
     file = tmp_path / "good.png"
     file.write_bytes(picture)
     command = [sys.executable, "-m", "denoised", "verify", "--url", "http://127.0.0.1:9", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = fork_server.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "denoised serve" in done.stderr

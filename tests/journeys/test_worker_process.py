@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.journeys.conftest import GARMENTS
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes through /proc (Linux)")
 
 
@@ -28,7 +30,7 @@ def test_changing_the_model_fifty_times_leaks_no_memory(service: Any) -> None:
     """stable-diffusion-webui#11632, #12403: memory grew with each switch. Here both models stay loaded."""
     worker, held = worker_of(service), []
     with service.client() as client:
-        models = [model["name"] for model in client.get("/models").json()]
+        models = ["fashion-mnist", "digits"]
         for k in range(60):
             body = {"model": models[k % 2], "steps": 2, "seed": k, "guidance_scale": 1}
             job = client.post("/generate", json=body, headers={"Prefer": "wait=60"}).json()
@@ -45,9 +47,11 @@ def test_the_process_that_loaded_the_models_runs_all_jobs(start_service: Callabl
     service = start_service(tmp_path / "data", environment={"DENOISED_THREADS": "4", "DENOISED_MAX_BATCH": "4"})
     worker = worker_of(service)
     with service.client() as client:
-        model = client.get("/models").json()[0]
+        model = next(each for each in client.get("/models").json() if each["name"] == "fashion-mnist")
         assert model["numerics"].endswith(f"/4-threads/model-{model['digest']}/format-2")
-        jobs = [client.post("/generate", json={"steps": 10, "seed": seed}).json()["id"] for seed in range(20)]
+        jobs = [
+            client.post("/generate", json={**GARMENTS, "steps": 10, "seed": seed}).json()["id"] for seed in range(20)
+        ]
         for job in jobs:
             assert children(worker) == []
             while (status := client.get(f"/jobs/{job}").json()["status"]) not in ("succeeded", "failed"):

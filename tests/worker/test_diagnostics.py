@@ -11,6 +11,7 @@ import pytest
 from denoised.app.launch.diagnostics import Finding
 from denoised.model.serving.loading import ZOO
 from denoised.worker import diagnostics
+from tests.text_pipelines import save_pipeline
 
 
 def found(device: str = "cpu", *folders: Path, precision: Any = "float32") -> dict[str, dict[str, str | None]]:
@@ -36,6 +37,17 @@ def test_a_folder_that_cannot_be_served_is_a_problem_that_names_the_file(tmp_pat
     assert finding["state"] == "problem"
     assert f"{tmp_path}: is empty" in str(finding["message"])
     assert "\n" not in str(finding["message"])
+
+
+def test_a_folder_that_is_missing_is_to_be_named_and_not_repaired(tmp_path: Path) -> None:
+    finding = found("cpu", tmp_path / "nothere")["model nothere"]
+    assert (finding["state"], finding["advice"]) == ("problem", "name a folder that exists")
+
+
+def test_a_text_model_takes_prompts_and_has_no_number_of_classes(tmp_path: Path) -> None:
+    save_pipeline(tmp_path / "painter")
+    finding = found("cpu", tmp_path / "painter")["model painter"]
+    assert str(finding["message"]).startswith("16×16×3, prompts, ")
 
 
 def test_a_device_that_is_not_available_is_a_problem() -> None:

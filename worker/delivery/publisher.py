@@ -155,7 +155,7 @@ class Publisher(threading.Thread):
             except Exception:
                 log.exception("failure not written; the job is given back", extra=attempt.log_fields)
                 with contextlib.suppress(Exception):
-                    self._end(attempt)  # or its lease would be renewed for ever
+                    self._end(attempt)  # or its lease would be renewed forever
 
     def _requeue(self, attempt: AttemptState) -> None:
         if attempt.over:

@@ -93,7 +93,7 @@ class RqSource:
 
     def take(self, keys: QueueKeys) -> tuple[RqDelivery | None, list[str]]:
         """The next job of a queue with a lease on it, None when the queue is empty; and the ids of entries that were
-        dropped, because they are no jobs.
+        dropped, because they are not jobs.
 
         If the reply is lost, the lease expires, and `Store.requeue_lost` finds the job.
 

@@ -16,7 +16,7 @@ MAX_DROPPED = 100  # foreign entries that one call drops
 # KEYS: queue, started registry, the worker's executions. ARGV: execution, seconds of the lease, worker, and RQ's
 # prefixes of jobs, of executions, and of the executions of a job.
 # Returns the job's id ("" when the queue is empty), how many jobs are left, and the entries that were dropped, because
-# they are no jobs.
+# they are not jobs.
 TAKE = (
     PRELUDE
     + f"""

@@ -20,16 +20,16 @@ MAX_TABLE_ROWS = 8_192  # beyond them a table forgets the plans that no member o
 
 
 @dataclass(frozen=True)
-class Level:
+class NoiseLevel:
     """The noise levels of a batch: t, α, σ, each (B,) float32."""
 
     t: Tensor
     alpha: Tensor
     sigma: Tensor
 
-    def of(self, members: Tensor) -> Level:
+    def of(self, members: Tensor) -> NoiseLevel:
         """The levels of some members, by index."""
-        return Level(self.t[members], self.alpha[members], self.sigma[members])
+        return NoiseLevel(self.t[members], self.alpha[members], self.sigma[members])
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Rows:
         matrices: (B, R, R+3) float32.
     """
 
-    level: Level
+    level: NoiseLevel
     log_variance_range: Tensor
     matrices: Tensor
 
@@ -91,7 +91,7 @@ class Table:
         matrices = self._matrices[index]
         if registers < self._registers:
             matrices = torch.cat([matrices[:, :registers, :registers], matrices[:, :registers, -3:]], dim=2)
-        return Rows(Level(t, alpha, sigma), log_variance_range, matrices)
+        return Rows(NoiseLevel(t, alpha, sigma), log_variance_range, matrices)
 
     def _write(self, plans: Sequence[Plan]) -> None:
         self._registers = max(plan.registers for plan in plans)

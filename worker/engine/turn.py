@@ -15,7 +15,7 @@ from denoised.worker.errors import TrajectoryError
 
 
 class Advanced(NamedTuple):
-    """A trajectory after one row of its plan, for others to read while the trajectory itself goes on.
+    """A trajectory after one row of its plan, for others to read while the trajectory itself continues.
 
     Attributes:
         trajectory: The trajectory.
@@ -68,7 +68,7 @@ class Turn:
     Attributes:
         rows: Its batch size, where a guided image counts as two.
         advanced: The trajectories that it advanced.
-        failed: The trajectories that cannot go on.
+        failed: The trajectories that cannot continue.
         halved: Whether the evaluation was repeated in parts, because the whole of it failed.
         concurrent_rows: Rows of the evaluation that was in flight when it completed.
         slots: Images that it could have held.

@@ -22,7 +22,7 @@ def unfinished_jobs(services: Services, owner: str) -> list[JobRecord]:
     return sorted(found, key=lambda record: (record.status != "running", record.created_at))
 
 
-def progress(services: Services, owner: str, *, with_image: bool) -> ProgressResponse:
+def read_progress(services: Services, owner: str, *, with_image: bool) -> ProgressResponse:
     """The progress of the first of the unfinished jobs. with_image: include its newest preview."""
     unfinished = unfinished_jobs(services, owner)
     if not unfinished:
@@ -43,7 +43,7 @@ def progress(services: Services, owner: str, *, with_image: bool) -> ProgressRes
     )
 
 
-def interrupt(services: Services, owner: str) -> None:
+def cancel_unfinished(services: Services, owner: str) -> None:
     """Cancel the caller's unfinished jobs."""
     for record in unfinished_jobs(services, owner):
         cancel_job(services, record)

@@ -45,7 +45,7 @@ OPTIONS: Mapping[str, JsonValue] = {
 
 @router.get("/sd-models", response_model=list[ModelItem], summary="Models that are served now, as checkpoints")
 def sd_models(services: Serving) -> Response:
-    """The first is the default."""
+    """In the order of `GET /models`."""
     items = [
         ModelItem(
             title=title(card),

@@ -49,7 +49,7 @@ def read_tags(prompt: str) -> TaggedPrompt:
 
 
 def _weights(text: str) -> Iterator[float | None]:
-    """The weights of a tag, with or without the name of a network; None for one that is no number or out of range."""
+    """The weights of a tag, with or without a network's name; None for one that is not a number or out of range."""
     for part in text.split(":")[1:]:
         name, separator, value = part.partition("=")
         yield _number((value if separator and name.strip() in NETWORKS else part).strip())

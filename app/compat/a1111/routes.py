@@ -81,14 +81,14 @@ def get_progress(
 ) -> Response:
     """Of several jobs, the oldest that runs. Jobs of other callers, and those that came through other routes, do not
     count."""
-    found = caller_jobs.progress(services, owner, with_image=not skip_current_image)
+    found = caller_jobs.read_progress(services, owner, with_image=not skip_current_image)
     return JSONResponse(found.model_dump())
 
 
 @router.post("/interrupt", summary="Cancel your jobs of this API")
 def interrupt(services: Serving, owner: Owner) -> Response:
-    """Cancels those of your jobs that came through this API and have not ended. Jobs of other callers go on."""
-    caller_jobs.interrupt(services, owner)
+    """Cancels those of your jobs that came through this API and have not ended. Other callers' jobs continue."""
+    caller_jobs.cancel_unfinished(services, owner)
     return JSONResponse({})
 
 

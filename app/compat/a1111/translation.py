@@ -77,15 +77,9 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
     width, height = _size(body, card, errors)
     errors += _eta_errors(body, sampler, card)
     refuse(errors)
-    guided = bool(tagged.text.strip() or body.negative_prompt)
     fields: RequestFields = {
         "model": card.name,
-        "label": None if card.prompts else label_of(tagged.text, card),
-        "prompt": tagged.text if card.prompts else None,
-        "loras": None if body.extra.get("disable_extra_networks") else tagged.loras or None,
-        "negative_prompt": body.negative_prompt or None,
-        "clip_skip": (settings.get(CLIP_OPTION) or 1) - 1 or None,
-        "emphasis": _has_emphasis(body) if card.prompts else None,
+        **_prompt_fields(body, tagged, card),
         "width": width,
         "height": height,
         "n": body.count,
@@ -93,12 +87,24 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         "sampler": sampler.sampler if sampler is not None else None,
         "steps": body.steps,
         "eta": body.eta if sampler is not None and sampler.sampler in card.eta_samplers else None,
-        # Between equal conditions, guidance changes nothing; clients send a scale with an empty prompt, too.
-        "guidance_scale": body.cfg_scale if guided else None,
         "format": _format(settings),
         "preview_every": PREVIEW_EVERY if (body.steps or card.default.steps) > PREVIEW_EVERY else 0,
     }
     return {**fields, **schedule.fields} if schedule is not None else fields  # type: ignore[typeddict-item]
+
+
+def _prompt_fields(body: Txt2ImgRequest, tagged: TaggedPrompt, card: ModelCard) -> RequestFields:
+    guided = bool(tagged.text.strip() or body.negative_prompt)
+    return {
+        "label": None if card.prompts else label_of(tagged.text, card),
+        "prompt": tagged.text if card.prompts else None,
+        "loras": None if body.extra.get("disable_extra_networks") else tagged.loras or None,
+        "negative_prompt": body.negative_prompt or None,
+        "clip_skip": ((body.override_settings or {}).get(CLIP_OPTION) or 1) - 1 or None,
+        "emphasis": _has_emphasis(body) if card.prompts else None,
+        # With equal prompts on both sides guidance changes nothing; clients send a scale with an empty prompt, too.
+        "guidance_scale": body.cfg_scale if guided else None,
+    }
 
 
 def _adapter_errors(tagged: TaggedPrompt, card: ModelCard) -> Errors:

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from denoised.app.compat.openai.errors import error_object
 from denoised.app.compat.openai.openai_schemas import Usage
 from denoised.app.http.errors import NotFound, Problem, Unavailable, store_problem
-from denoised.app.http.event_stream import QUIET_SECONDS, EventStream
+from denoised.app.http.event_stream import QUIET_SECONDS, EventStreamResponse
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import require_pictures
@@ -33,10 +33,10 @@ from denoised.jobs.store.store import Outcome
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
 
 
-class ImageStream(EventStream):
+class ImageStream(EventStreamResponse):
     """An SSE response that ends with the picture, or with an error event.
 
-    slot: as for `EventStream`.
+    slot: as for `EventStreamResponse`.
     partial_images: the most intermediate pictures to send.
     cancel: whether to cancel the job when the client disconnects, even before the first event.
     """

@@ -93,7 +93,7 @@ async def generations(
 
 @router.get("/models", response_model=ModelEntries, summary="Models that are served now, in the OpenAI format")
 def list_models(services: Serving) -> Response:
-    """The first is the default."""
+    """In the order of `GET /models`."""
     entries = [ModelEntry(id=card.name) for card in services.catalog.cards()]
     return JSONResponse(ModelEntries(data=entries).model_dump())
 

@@ -54,7 +54,7 @@ class AuthMiddleware:
         self._store = store
         self._formats = formats
         self._bodies = BodyBudget()
-        # The name that the operator gave the server is its own; 0.0.0.0 and :: are no names.
+        # The name that the operator gave the server is its own; 0.0.0.0 and `::` are not names.
         listens_on = {normalized(settings.host)} - UNSPECIFIED
         self._own_hosts = listens_on | {normalized(name) for name in settings.allowed_hosts}
 

@@ -128,7 +128,7 @@ class GenerateRequest(StrictBody):
     def _check_label(cls, value: object) -> object:
         longest = FIELDS["label"].max_length
         if isinstance(value, bool) or not isinstance(value, str | int | None):
-            raise ValueError("input should be a class name, a class index or null")
+            raise ValueError("should be a class name, a class index or null")
         if isinstance(value, str) and longest is not None and len(value) > longest:
             raise ValueError(f"a class name has at most {longest} characters, not {len(value)}")
         return value

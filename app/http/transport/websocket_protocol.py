@@ -41,10 +41,10 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self._refuse_handshake()
 
     def _refuse_handshake(self) -> None:
-        """Answer a request that is no handshake. uvicorn answers nothing, so the client would wait for ever."""
+        """Answer a request that is not a handshake. uvicorn answers nothing, so the client would wait forever."""
         response = b"".join(self.conn.data_to_send())  # for lines that are too long
         if not response:
-            detail = "invalid HTTP: the request is no WebSocket handshake"
+            detail = "invalid HTTP: the request is not a WebSocket handshake"
             response = self.conn.reject(HTTPStatus.BAD_REQUEST, detail).serialize()
         self.handshake_complete = self.close_sent = True
         self.transport.write(response)

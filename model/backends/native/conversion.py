@@ -42,7 +42,7 @@ from denoised.model.networks.unet.unet_layers import Attention, Downsample, Resn
 TEXT_TILE = 4  # a text's tokens are no map: its tile is that of a map of 4×4
 
 
-class Conversion:
+class NativeConversion:
     """The native layers of one U-Net.
 
     Attributes:
@@ -69,6 +69,7 @@ class Conversion:
         blocks = list(self._blocks.values())
         layers = [block.time_emb_proj for block in blocks]
         weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        # Every block applies the same activation to the same embedding, so once is enough.
         return nn.Sequential(per_image(blocks[0].activation), self._linear(weight, bias))
 
     def text_projection(self) -> TextProjection:
@@ -80,6 +81,7 @@ class Conversion:
     def convert(self, unet: UNet | TextUNet) -> None:
         """Replace the modules of `unet`, in place."""
         unet.conv_norm_out = native_norm(unet.conv_norm_out, unet.conv_act, self.kernels)  # type: ignore[assignment]
+        # The activation is part of the norm before it.
         unet.conv_act = nn.Identity()
         self._convert_children(unet, "")
 
@@ -127,6 +129,7 @@ class Conversion:
 
     def _attention(self, name: str, attention: Attention) -> NativeAttention:
         width = self._out_widths[name]
+        # One pass over x instead of three: (B, C, H, W) → (B, 3·heads·D, H, W).
         qkv = self._pointwise([attention.to_q, attention.to_k, attention.to_v], width)
         return NativeAttention(attention, self.kernels, qkv, self._pointwise([attention.to_out[0]], width))
 
@@ -163,6 +166,7 @@ class Conversion:
 
     def _upsample(self, name: str, upsample: Upsample) -> NativeUpsample:
         width = self._out_widths[f"{name}.conv"] // 2 + 1  # of the small image's 2×2 convolution with a border of 1
+        # Once for each of the four phases.
         bias = upsample.conv.bias.repeat(4) if upsample.conv.bias is not None else None
         return NativeUpsample(self.kernels, self._convolution(subpixel_weights(upsample), bias, 1, 1, width))
 
@@ -236,6 +240,7 @@ def _output_widths(unet: UNet | TextUNet, example: Sequence[Tensor]) -> dict[str
                 widths[name] = out.shape[3]
 
             hooks.append(module.register_forward_hook(record))
+    # The sizes of all maps follow from one evaluation; no rule for them is written twice.
     unet.evaluate(*example)
     for hook in hooks:
         hook.remove()

@@ -110,6 +110,7 @@ class Kernels:
 
     def scratch(self, *shape: int) -> Tensor:
         """Allocate a tensor of any shape, the batch first."""
+        # Not zeroed: every kernel writes its whole result.
         tensor = torch.empty(shape)
         if self._calls is not None:
             self._results.append(tensor)
@@ -131,6 +132,7 @@ class Kernels:
         out = self.empty(batch, channels, out_height, out_width)
         if tile.is_pointwise:
             pixels = height * width
+            # A 1×1 convolution reads no neighbors: the map becomes a few long rows, whatever its width.
             height = out_height = pointwise_rows(pixels, tile)
             width = out_width = pixels // height
         assert out_width >= tile.pixels, (x.shape, tile)
@@ -171,6 +173,7 @@ class Kernels:
         """
         batch, channels, height, width = x.shape
         out = self.empty(batch, channels, height + 2 * border, width + 2 * border)
+        # Both are columns of the projections of all blocks, so a row's stride is theirs, not C.
         row = addend if addend is not None else scale
         self.call(
             "denoised_norm",

@@ -23,6 +23,7 @@ class NativeConv2d(nn.Module):
         """weight: (O, I, K, K); tile: from `model.backends.native.tiles.tile_for`."""
         super().__init__()
         self._channels = weight.shape[0]
+        # The kernels write whole vectors of output channels; the padded ones have weight and bias 0.
         missing = -self._channels % LANES
         self._weight = packed_weight(F.pad(weight.detach(), (0, 0, 0, 0, 0, 0, 0, missing)), tile)
         self._bias = F.pad(bias.detach(), (0, missing)) if bias is not None else torch.zeros(self._channels + missing)
@@ -47,7 +48,7 @@ class NativeConv2d(nn.Module):
             y = channels_last(y[..., : y.shape[3] - missing])
         else:
             y = self._convolve(x, None)
-        y = y[:, : self._channels]
+        y = y[:, : self._channels]  # without the padded channels
         return y if addend is None else y + addend
 
     def _out_width(self, x: Tensor) -> int:
@@ -100,6 +101,7 @@ class NativeNorm(nn.Module):
         if projection is None:
             h = self._norm(x)
         elif self._scale_shift:
+            # (B, 2·C) → two of (B, C).
             scale, shift = projection.chunk(2, dim=1)
             h = self._norm(x, scale=scale, shift=shift)
         else:
@@ -160,6 +162,7 @@ class NativeResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, projections: Tensor, skip: Tensor | None = None) -> Tensor:
         if skip is not None:
+            # (B, C + C_skip, H, W), as in `ResnetBlock`.
             x = self._kernels.join(channels_last(x), channels_last(skip))
         h = self._norm1(x)
         if self._resample is None:
@@ -169,6 +172,7 @@ class NativeResnetBlock(nn.Module):
         h = self._norm2(h, projections[:, self._columns])
         if self._shortcut is not None:
             x = self._shortcut(x)
+        # The sum of both paths is part of the convolution: one pass less over memory.
         h = self._conv2.convolve_padded(h, addend=channels_last(x))
         return h / self._output_scale if self._output_scale != 1.0 else h
 
@@ -195,6 +199,7 @@ class NativeAttention(nn.Module):
 
     def _attend_in_torch(self, qkv: Tensor) -> Tensor:
         """`Kernels.attend` in PyTorch's kernels, for other depths and larger images."""
+        # (B, 3·heads·D, H, W) → (B, H·W, 3, heads, D).
         tokens = qkv.flatten(2).transpose(1, 2).unflatten(2, (3, self._heads, -1))
         q, k, v = tokens.permute(2, 0, 3, 1, 4).contiguous()  # each (B, heads, H·W, D)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -212,6 +217,7 @@ class NativeDownsample(nn.Module):
 
     def forward(self, x: Tensor, projections: Tensor) -> Tensor:
         if self._asymmetric:
+            # TensorFlow's "SAME" padding: a column right and a row below.
             return self._conv.convolve_padded(self._kernels.pad(channels_last(x), 0, 1, 0, 1))
         return self._conv(x)
 

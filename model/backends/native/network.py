@@ -8,7 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from denoised.model.backends.native.conversion import Conversion
+from denoised.model.backends.native.conversion import NativeConversion
 from denoised.model.backends.native.embedding_cache import EmbeddingCache
 from denoised.model.backends.native.layers import channels_last
 from denoised.model.backends.native.recorded_graph import RecordedGraph
@@ -32,7 +32,7 @@ class NativeUNet(nn.Module):
         super().__init__()
         unet = deepcopy(unet)
         embed_dim = unet.time_embedding.linear_2.out_features
-        conversion = Conversion(unet, [torch.zeros(1, *shape), torch.zeros(1, embed_dim)])
+        conversion = NativeConversion(unet, [torch.zeros(1, *shape), torch.zeros(1, embed_dim)])
         project = conversion.embedding_projection()
         self._embedding_cache = EmbeddingCache(unet.embed, project, conversion.projected_channels)
         conversion.convert(unet)

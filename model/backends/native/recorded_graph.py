@@ -210,10 +210,12 @@ def _assign_offsets(buffers: list[Buffer], images: int) -> int:
     """Give buffers of so many images that are used at the same time disjoint places, the largest first. Returns the
     arena's bytes."""
     placed: list[Buffer] = []
+    # First fit, the largest first: buffers whose uses overlap in time must not overlap in memory.
     for buffer in sorted(buffers, key=lambda buffer: -buffer.size(images)):
         buffer.offset = 0
         obstacles = [other for other in placed if other.is_used_with(buffer)]
         for other in sorted(obstacles, key=lambda other: other.offset):
+            # The gap before this obstacle is large enough.
             if buffer.offset + buffer.size(images) <= other.offset:
                 break
             buffer.offset = max(buffer.offset, other.offset + other.size(images))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.checkpoints.lora.lora_names import LoraPart, parse_lora_name
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.low_rank import LoraLayer
 
 
@@ -53,7 +53,7 @@ def read_lora(
         component, module, part = parse_lora_name(name, names)
         own = parts.setdefault((component, module), {})
         if part in own:
-            raise CheckpointError(f"tensor {name!r} is a second {part} of {component}.{module}")
+            raise CheckpointError(f"tensor {abbreviate(name)} is a second {part} of {component}.{module}")
         own[part] = tensor
     if not parts:
         raise CheckpointError("the file holds no tensors")

@@ -17,12 +17,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from denoised.model.checkpoints.bounded_files import check_regular
+from denoised.model.bounded_files import MAX_BRACKETS, check_regular
 from denoised.model.checkpoints.digest import DIGITS
 from denoised.model.checkpoints.lora.lora import LoraTarget, read_lora
 from denoised.model.checkpoints.weight_files import find_shards
 from denoised.model.checkpoints.weights import FLOATS, StoredTensor, read_stored, stored_tensors
 from denoised.model.errors import CheckpointError, abbreviate
+from denoised.model.networks.config_checks import is_number
 from denoised.model.networks.low_rank import LoraLayer
 
 SUFFIX = ".safetensors"
@@ -30,6 +31,7 @@ MAX_FILES = 1000  # of a folder
 MAX_BYTES = 4 * 1024**3  # of a file
 MAX_RANK = 1024
 MAX_NAME = 100  # characters
+MAX_METADATA = 1024**2  # characters
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers stores peft's settings
 
 
@@ -59,7 +61,7 @@ def list_loras(folder: Path) -> list[Path]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX)
     except OSError as error:
-        raise CheckpointError(f"{folder}: is no folder of adapters that can be read ({error.strerror})") from error
+        raise CheckpointError(f"{folder}: is not a readable folder of adapters ({error.strerror})") from error
     if len(paths) > MAX_FILES:
         raise CheckpointError(f"{folder}: holds {len(paths)} adapters (allowed: {MAX_FILES})")
     return paths
@@ -137,6 +139,8 @@ def _settings(path: Path) -> dict[str, Any]:
     """peft's settings that diffusers stores in a file, under "component.key"; {} in files of others."""
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get(ADAPTER_METADATA, "{}")
+    if len(text) > MAX_METADATA or text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise CheckpointError(f"{ADAPTER_METADATA} is too large (allowed: {MAX_METADATA} characters)")
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -145,7 +149,9 @@ def _settings(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{ADAPTER_METADATA} is not a JSON object")
     for name, value in settings.items():
         if name.endswith(".use_dora") and value:
-            raise CheckpointError(f"{ADAPTER_METADATA}: {name} is on: this is a DoRA adapter; LoRA is supported")
+            raise CheckpointError(
+                f"{ADAPTER_METADATA}: {abbreviate(name)} is on: this is a DoRA adapter; LoRA is supported"
+            )
     return settings
 
 
@@ -157,15 +163,21 @@ def _alphas(settings: Mapping[str, Any], targets: Sequence[LoraTarget]) -> dict[
         patterns = settings.get(f"{target.component}.alpha_pattern") or {}
         if not isinstance(patterns, dict):
             raise CheckpointError(f"{target.component}.alpha_pattern is not an object")
-        for pattern, value in patterns.items():
-            if target.module == pattern or target.module.endswith(f".{pattern}"):
-                alpha = value
+        if own := [ending for ending in _endings(target.module) if ending in patterns]:
+            order = list(patterns) if len(own) > 1 else own
+            alpha = patterns[max(own, key=order.index)]  # of several patterns, the last one in the file
         if alpha is None:
             continue
-        if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        if not is_number(alpha):
             raise CheckpointError(f"{target.component}.lora_alpha is {abbreviate(alpha)}, not a number")
         alphas[f"{target.component}.{target.module}"] = float(alpha)
     return alphas
+
+
+def _endings(module: str) -> list[str]:
+    """A module's name, and what follows each of its dots."""
+    parts = module.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _digest(path: Path) -> str:

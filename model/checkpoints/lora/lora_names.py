@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
 
 LoraPart = Literal["down", "up", "alpha"]
 
@@ -61,18 +61,22 @@ def parse_lora_name(name: str, modules: Mapping[str, Mapping[str, str]]) -> tupl
         kohya's trainer writes, are among them.
 
     Raises:
-        CheckpointError: for an adapter of another kind, and for a name that is no tensor or no module's.
+        CheckpointError: for an adapter of another kind, and for a name that is not a tensor's or a module's.
     """
     for piece, kind in OTHER_KINDS.items():
         if piece in name:
-            raise CheckpointError(f"tensor {name!r} belongs to an adapter of another kind ({kind}); LoRA is supported")
+            raise CheckpointError(
+                f"tensor {abbreviate(name)} belongs to an adapter of another kind ({kind}); LoRA is supported"
+            )
     for ending, part in ENDINGS:
         if match := re.search(f"{ending}$", name):
             component, module = _find_module(name[: match.start()], modules)
             if module is None:
-                raise CheckpointError(f"tensor {name!r} is for a module that this model's {component} does not have")
+                raise CheckpointError(
+                    f"tensor {abbreviate(name)} is for a module that this model's {component} does not have"
+                )
             return component, module, part
-    raise CheckpointError(f"tensor {name!r} is not that of a low-rank adapter")
+    raise CheckpointError(f"tensor {abbreviate(name)} is not that of a low-rank adapter")
 
 
 def _find_module(path: str, modules: Mapping[str, Mapping[str, str]]) -> tuple[str, str | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.bounded_files import read_json
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
 from denoised.model.checkpoints.weight_files import ENCODER, NETWORK, find_shards, find_weights
 from denoised.model.errors import CheckpointError, abbreviate
@@ -79,7 +79,7 @@ def is_text_pipeline(folder: Path) -> bool:
         return False
     raw = read_json(path)
     name = raw.get("_class_name")
-    if name in TEXT_PIPELINES:
+    if isinstance(name, str) and name in TEXT_PIPELINES:
         check_parts(path, raw)
         return True
     if (content := _content_of(str(name), _parts(raw))) is not None:

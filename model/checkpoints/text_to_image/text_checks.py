@@ -13,6 +13,7 @@ from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
 from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from denoised.model.text.tokenizer import TextTokenizer
 
 MAX_SIDE = 2048  # pixels of the model's own size
 OTHER_INPUTS = {
@@ -83,6 +84,32 @@ def _check_pooled(path: Path, unet: TextUNetConfig, text: TextEncoderConfig) -> 
         f"{path}: projection_class_embeddings_input_dim = {total} is not the {text.projection_dim} channels of the "
         f"pooled text and {features} features for each of 6 size ids"
     )
+
+
+def read_tokenizers(folders: Sequence[Path], texts: Sequence[TextEncoderConfig]) -> tuple[TextTokenizer, ...]:
+    """Read the tokenizers of the text encoders, and check that they fit together.
+
+    Raises:
+        CheckpointError: naming the folder and the limit.
+    """
+    found = tuple(_read_tokenizer(folder, config) for folder, config in zip(folders, texts, strict=True))
+    if len({each.length for each in found}) > 1:
+        raise CheckpointError(f"{folders[0].parent}: the tokenizers' model_max_length differ")
+    return found
+
+
+def _read_tokenizer(folder: Path, config: TextEncoderConfig) -> TextTokenizer:
+    tokenizer = TextTokenizer.from_folder(folder)
+    if tokenizer.vocabulary_size > config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: has {tokenizer.vocabulary_size} tokens, but the text encoder has {config.vocab_size}"
+        )
+    if tokenizer.length > config.max_position_embeddings:
+        raise CheckpointError(
+            f"{folder}: model_max_length = {tokenizer.length}, but the text encoder reads up to "
+            f"{config.max_position_embeddings} tokens"
+        )
+    return tokenizer
 
 
 def check_memory(folder: Path, networks: Iterable[nn.Module]) -> None:

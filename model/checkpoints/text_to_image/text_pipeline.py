@@ -20,15 +20,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from denoised.model.checkpoints.bounded_files import read_json
+from denoised.model.bounded_files import read_json
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
 from denoised.model.checkpoints.digest import pipeline_digest
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
 from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.checkpoints.text_to_image.pipelines import encoder_parts, pipeline_class, tokenizer_parts
-from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
-from denoised.model.checkpoints.text_to_image.text_checks import check_image_size, check_memory, check_networks
-from denoised.model.checkpoints.text_to_image.text_defaults import resolve_text_defaults
+from denoised.model.checkpoints.text_to_image.text_checks import (
+    check_image_size,
+    check_memory,
+    check_networks,
+    read_tokenizers,
+)
+from denoised.model.checkpoints.text_to_image.text_defaults import is_distilled, resolve_text_defaults
 from denoised.model.checkpoints.weight_files import ENCODER, find_weights
 from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.noise import NoiseSchedule
@@ -39,6 +43,7 @@ from denoised.model.networks.text_encoder.text_encoder import TextEncoder, text_
 from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from denoised.model.text.tokenizer import TOKENIZER_FILES, TextTokenizer
 
 # What the U-Net of Stable Diffusion 1 and 2 attends to is after the final norm; what that of SDXL does is not.
 XL_PIPELINE = "StableDiffusionXLPipeline"
@@ -55,7 +60,7 @@ class TextPipeline:
         unet: on latents.
         autoencoder: between latents and pixels.
         text_encoders: of the prompts; one, or two in SDXL.
-        tokenizers: the folders of their tokenizers.
+        tokenizers: of the prompts, in the order of the encoders.
         is_xl: whether the U-Net attends to penultimate states, as SDXL's does.
         zero_without_negative: without a negative prompt, guidance leads away from zeros, not from the empty prompt.
         noise: the settings of the scheduler's file.
@@ -63,13 +68,14 @@ class TextPipeline:
         digest: see `model.checkpoints.digest`.
         image_size: (height, width) in pixels that the U-Net was trained on.
         default: the sampler, steps and guidance of a request that names none.
-        latent_rgb, prompt_guide: see `CardFile`.
+        distilled: whether it was trained for a few steps without guidance.
+        card: the folder's own card.
     """
 
     unet: TextUNet
     autoencoder: Autoencoder
     text_encoders: tuple[TextEncoder, ...]
-    tokenizers: tuple[Path, ...]
+    tokenizers: tuple[TextTokenizer, ...]
     is_xl: bool
     zero_without_negative: bool
     noise: NoiseSettings
@@ -77,8 +83,8 @@ class TextPipeline:
     digest: str
     image_size: tuple[int, int]
     default: Defaults
-    latent_rgb: list[tuple[float, float, float]]
-    prompt_guide: PromptGuide
+    distilled: bool
+    card: CardFile
 
 
 def read_text_pipeline(folder: Path) -> TextPipeline:
@@ -95,12 +101,17 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
     vae_config = _read_config(paths["vae"], "AutoencoderKL", AutoencoderConfig.from_dict)
     text_configs = [_read_config(paths[name], None, TextEncoderConfig.from_dict) for name in encoder_names]
     check_networks(paths["unet"], unet_config, vae_config, text_configs, is_xl=kind == XL_PIPELINE)
+    image_size = check_image_size(paths["unet"], unet_config, vae_config)
     noise, card = NoiseSettings.read(folder / SCHEDULER_CONFIG), read_card_file(folder)
+    noise.check(unet_config)
     schedule, zero_without_negative = noise.schedule, _zero_without_negative(folder, kind)
+    default = resolve_text_defaults(folder, card, noise, schedule, kind, unet_config)
+    _check_latent_rgb(folder, card, vae_config)
+    tokenizer_folders = [folder / name for name in tokenizer_parts(kind)]
+    tokenizers = read_tokenizers(tokenizer_folders, text_configs)
     networks = _build_networks(paths, unet_config, vae_config, dict(zip(encoder_names, text_configs, strict=True)))
     check_memory(folder, networks.values())
     weights = _load_weights(folder, networks)
-    tokenizers = tuple(folder / name for name in tokenizer_parts(kind))
     configs = [*paths.values(), folder / SCHEDULER_CONFIG]
     unet, autoencoder = networks["unet"], networks["vae"]
     assert isinstance(unet, TextUNet)
@@ -114,11 +125,11 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
         zero_without_negative=zero_without_negative,
         noise=noise,
         schedule=schedule,
-        digest=_digest(configs, tokenizers, weights, zero_without_negative),
-        image_size=check_image_size(paths["unet"], unet_config, vae_config),
-        default=resolve_text_defaults(folder, card, noise, schedule, kind, unet_config),
-        latent_rgb=_latent_rgb(folder, card, vae_config),
-        prompt_guide=card.prompt_guide,
+        digest=_digest(configs, tokenizer_folders, weights, zero_without_negative),
+        image_size=image_size,
+        default=default,
+        distilled=is_distilled(noise) or unet_config.time_cond_proj_dim is not None,
+        card=card,
     )
 
 
@@ -178,21 +189,20 @@ def _load_weights(folder: Path, networks: Mapping[str, nn.Module]) -> dict[str, 
     return weights
 
 
-def _latent_rgb(folder: Path, card: CardFile, vae: AutoencoderConfig) -> list[tuple[float, float, float]]:
+def _check_latent_rgb(folder: Path, card: CardFile, vae: AutoencoderConfig) -> None:
     rows, channels = len(card.latent_rgb), vae.latent_channels
     if rows not in (0, channels, channels + 1):
         raise CheckpointError(
             f"{folder / CARD_FILE}: latent_rgb has {rows} rows (allowed: {channels} or {channels + 1})"
         )
-    return card.latent_rgb
 
 
 def _digest(
     configs: list[Path],
-    tokenizers: tuple[Path, ...],
+    tokenizers: list[Path],
     weights: Mapping[str, Mapping[str, Tensor]],
     zero_without_negative: bool,
 ) -> str:
-    files = [path for folder in tokenizers for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt")]
+    files = [folder / name for folder in tokenizers for name in TOKENIZER_FILES if (folder / name).exists()]
     named = {f"{part}.{name}": tensor for part, each in weights.items() for name, tensor in each.items()}
     return pipeline_digest([*configs, *files], named, {"zero_without_negative": True} if zero_without_negative else {})

@@ -1,6 +1,6 @@
 """The judge: a network that names the object, the style and the background color of a picture of an emoji.
 
-It is trained on the real drawings, those included that the text-to-image model never sees, so that it can tell whether
+It is trained on the real drawings, including those that the text-to-image model never sees, so that it can tell whether
 the model drew what a caption asks for. Its features are those that come before the three answers; pictures are compared
 in them. A folder holds
 
@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from denoised.model.bounded_files import read_bounded
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
-from denoised.model.checkpoints.bounded_files import read_bounded
+from denoised.model.checkpoints.card_file import invalid_card
 from denoised.model.checkpoints.weights import read_weights
-from denoised.model.errors import CheckpointError
 from denoised.model.evaluation.features import ResidualBlock
 
 CARD, WEIGHTS = "judge.json", "judge.safetensors"
@@ -136,9 +136,7 @@ def load_judge(folder: Path, device: str = "cpu") -> Judge:
     try:
         card = JudgeCard.model_validate_json(read_bounded(folder / CARD))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise CheckpointError(f"{folder / CARD}: {where}: {first['msg']}") from error
+        raise invalid_card(folder / CARD, error) from error
     with torch.device("meta"):
         network = build_judge(card)
     network.load_state_dict(read_weights(folder / WEIGHTS, network.state_dict()), assign=True)

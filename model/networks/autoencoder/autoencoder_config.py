@@ -14,15 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.config_checks import (
+    MAX_COUNT,
+    MAX_LAYERS,
+    MAX_LEVELS,
     ValueCheck,
     check_values,
     is_boolean,
     is_integer,
     is_integers,
+    is_level_list,
     is_number,
-    is_positive,
     known_values,
     to_lists,
 )
@@ -32,21 +35,51 @@ from denoised.model.networks.unet.unet_config import UNetConfig
 AUTOENCODER_NORM_EPS = 1e-6
 
 
+MAX_LATENT_CHANNELS = 256
+# Of the factors between the encoder's latents and the U-Net's; published ones lie between .1 and 5.
+MIN_SCALE, MAX_SCALE = 1e-6, 1e6
+
+
 def _is_per_channel(value: Any) -> bool:
-    return value is None or (isinstance(value, tuple) and all(map(is_number, value)))
+    return value is None or (
+        isinstance(value, tuple) and len(value) <= MAX_LATENT_CHANNELS and all(map(is_number, value))
+    )
+
+
+def _is_scale(value: Any) -> bool:
+    return is_number(value) and MIN_SCALE <= value <= MAX_SCALE
 
 
 AUTOENCODER_CHECKS: tuple[ValueCheck, ...] = (
-    ValueCheck(("down_block_types", "up_block_types"), "not a list", lambda v: isinstance(v, tuple)),
-    ValueCheck(("block_out_channels",), "not a list of whole numbers", is_integers),
+    ValueCheck(("down_block_types", "up_block_types"), f"not a list of at most {MAX_LEVELS}", is_level_list),
     ValueCheck(
-        ("in_channels", "out_channels", "layers_per_block", "latent_channels", "norm_num_groups", "sample_size"),
-        "not a whole number from 1",
+        ("block_out_channels",),
+        f"not a list of whole numbers from 1 to {MAX_COUNT}, at most {MAX_LEVELS} of them",
+        is_integers,
+    ),
+    ValueCheck(
+        ("in_channels", "out_channels", "norm_num_groups", "sample_size"),
+        f"not a whole number from 1 to {MAX_COUNT}",
         is_integer,
     ),
-    ValueCheck(("scaling_factor",), "not a number over 0", is_positive),
+    ValueCheck(
+        ("layers_per_block",),
+        f"not a whole number from 1 to {MAX_LAYERS}",
+        lambda v: is_integer(v, most=MAX_LAYERS),
+    ),
+    ValueCheck(
+        ("latent_channels",),
+        f"not a whole number from 1 to {MAX_LATENT_CHANNELS}",
+        lambda v: is_integer(v, most=MAX_LATENT_CHANNELS),
+    ),
+    ValueCheck(("scaling_factor",), f"not a number from {MIN_SCALE:g} to {MAX_SCALE:g}", _is_scale),
     ValueCheck(("shift_factor",), "neither a number nor null", lambda v: v is None or is_number(v)),
     ValueCheck(("latents_mean", "latents_std"), "neither a list of numbers nor null", _is_per_channel),
+    ValueCheck(
+        ("latents_std",),
+        f"not a list of numbers from {MIN_SCALE:g} to {MAX_SCALE:g}",
+        lambda v: v is None or all(map(_is_scale, v)),
+    ),
     ValueCheck(
         ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"),
         "neither true nor false",
@@ -170,7 +203,9 @@ class AutoencoderConfig:
         ):
             value = getattr(self, key)
             if value is not None and len(value) != count:
-                raise CheckpointError(f"{key} = {to_lists(value)!r} has {len(value)} items, but {other} says {count}")
+                raise CheckpointError(
+                    f"{key} = {abbreviate(to_lists(value))} has {len(value)} items, but {other} says {count}"
+                )
         if (self.latents_mean is None) != (self.latents_std is None):
             raise CheckpointError("latents_mean and latents_std are given together or not at all")
         for channels in self.block_out_channels:

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.config_checks import ValueCheck, check_values, is_integer, is_positive, known_values
+from denoised.model.networks.config_checks import (
+    MAX_COUNT,
+    ValueCheck,
+    check_values,
+    is_integer,
+    is_positive,
+    known_values,
+)
+
+MAX_ENCODER_LAYERS = 100  # OpenCLIP's largest encoder has 32
+MAX_VOCABULARY = 1_000_000  # CLIP has 49,408 tokens
 
 # Keys that describe the file, the initialization or training, not the function.
 IGNORED_KEYS = frozenset(
@@ -34,18 +44,30 @@ IGNORED_KEYS = frozenset(
 TEXT_ENCODER_CHECKS: tuple[ValueCheck, ...] = (
     ValueCheck(
         (
-            "vocab_size",
             "hidden_size",
             "intermediate_size",
             "projection_dim",
-            "num_hidden_layers",
             "num_attention_heads",
             "max_position_embeddings",
         ),
-        "not a whole number from 1",
+        f"not a whole number from 1 to {MAX_COUNT}",
         is_integer,
     ),
-    ValueCheck(("eos_token_id",), "not a whole number from 0", lambda v: is_integer(v, minimum=0)),
+    ValueCheck(
+        ("num_hidden_layers",),
+        f"not a whole number from 1 to {MAX_ENCODER_LAYERS}",
+        lambda v: is_integer(v, most=MAX_ENCODER_LAYERS),
+    ),
+    ValueCheck(
+        ("vocab_size",),
+        f"not a whole number from 1 to {MAX_VOCABULARY}",
+        lambda v: is_integer(v, most=MAX_VOCABULARY),
+    ),
+    ValueCheck(
+        ("eos_token_id",),
+        f"not a whole number from 0 to {MAX_VOCABULARY}",
+        lambda v: is_integer(v, minimum=0, most=MAX_VOCABULARY),
+    ),
     ValueCheck(("layer_norm_eps",), "not a number over 0", is_positive),
 )
 SUPPORTED_TEXT_ENCODER_VALUES: dict[str, tuple[Any, ...]] = {

@@ -5,14 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 from denoised.model.networks.config_checks import (
+    MAX_COUNT,
+    MAX_LAYERS,
+    MAX_LEVELS,
+    MAX_ROWS,
     ValueCheck,
     is_boolean,
     is_integer,
     is_integers,
+    is_level_list,
     is_number,
     is_optional_integer,
     is_positive,
 )
+
+MAX_TRANSFORMER_LAYERS = 32  # of one attention; SDXL has 10
+MAX_ATTENTIONS = MAX_LAYERS + 1  # of one level, on the way up
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value is null, one side, or a list of height and width."""
+    return value is None or is_integer(value) or (is_integers(value) and len(value) == 2)
+
+
+def _is_residual_blocks(value: Any) -> bool:
+    return all(is_integer(item, most=MAX_LAYERS) for item in (value if is_integers(value) else (value,)))
 
 
 def _is_per_level(value: Any) -> bool:
@@ -20,52 +37,77 @@ def _is_per_level(value: Any) -> bool:
 
 
 def _is_flag_per_level(value: Any) -> bool:
-    return is_boolean(value) or (isinstance(value, tuple) and all(map(is_boolean, value)))
+    return is_boolean(value) or (is_level_list(value) and all(map(is_boolean, value)))
+
+
+def _is_layer_count(value: Any) -> bool:
+    """0 layers are valid: they stand for a level without attention."""
+    return is_integer(value, minimum=0, most=MAX_TRANSFORMER_LAYERS)
 
 
 def _is_layer_counts(value: Any) -> bool:
-    """0 layers are valid: they stand for a level without attention."""
-    if not isinstance(value, tuple):
-        return is_integer(value, minimum=0)
-    return all(
-        is_integer(item, minimum=0) or (isinstance(item, tuple) and all(is_integer(n, minimum=0) for n in item))
-        for item in value
+    """Whether a value is a count, or a list of an item for each level: a count, or a list of one for each attention."""
+    return _is_layer_count(value) or (
+        is_level_list(value)
+        and all(
+            _is_layer_count(item)
+            or (isinstance(item, tuple) and len(item) <= MAX_ATTENTIONS and all(map(_is_layer_count, item)))
+            for item in value
+        )
     )
 
 
 TEXT_UNET_CHECKS: tuple[ValueCheck, ...] = (
-    ValueCheck(("down_block_types", "up_block_types"), "not a list", lambda v: isinstance(v, tuple)),
-    ValueCheck(("block_out_channels",), "not a list of whole numbers", is_integers),
-    ValueCheck(("in_channels", "out_channels", "norm_num_groups"), "not a whole number from 1", is_integer),
+    ValueCheck(("sample_size",), f"neither null, nor a whole number from 1 to {MAX_COUNT}, nor two of them", _is_size),
+    ValueCheck(("down_block_types", "up_block_types"), f"not a list of at most {MAX_LEVELS}", is_level_list),
     ValueCheck(
-        ("layers_per_block", "cross_attention_dim", "attention_head_dim"),
-        "neither a whole number from 1 nor a list of them",
+        ("block_out_channels",),
+        f"not a list of whole numbers from 1 to {MAX_COUNT}, at most {MAX_LEVELS} of them",
+        is_integers,
+    ),
+    ValueCheck(
+        ("in_channels", "out_channels", "norm_num_groups"), f"not a whole number from 1 to {MAX_COUNT}", is_integer
+    ),
+    ValueCheck(
+        ("layers_per_block",),
+        f"neither a whole number from 1 to {MAX_LAYERS} nor a list of them",
+        _is_residual_blocks,
+    ),
+    ValueCheck(
+        ("cross_attention_dim", "attention_head_dim"),
+        f"neither a whole number from 1 to {MAX_COUNT} nor a list of them",
         _is_per_level,
     ),
     ValueCheck(
         ("num_attention_heads",),
-        "neither null, nor a whole number from 1, nor a list of them",
+        f"neither null, nor a whole number from 1 to {MAX_COUNT}, nor a list of them",
         lambda v: v is None or _is_per_level(v),
     ),
     ValueCheck(("only_cross_attention",), "neither true, nor false, nor a list of them", _is_flag_per_level),
     ValueCheck(
-        ("transformer_layers_per_block",), "neither a whole number nor a list of whole numbers", _is_layer_counts
+        ("transformer_layers_per_block",),
+        f"neither a whole number up to {MAX_TRANSFORMER_LAYERS} nor a list of them",
+        _is_layer_counts,
     ),
     ValueCheck(
         ("reverse_transformer_layers_per_block",),
-        "neither null nor a list of whole numbers",
+        f"neither null nor a list of whole numbers up to {MAX_TRANSFORMER_LAYERS}",
         lambda v: v is None or (isinstance(v, tuple) and _is_layer_counts(v)),
     ),
     ValueCheck(
         (
             "addition_time_embed_dim",
-            "num_class_embeds",
             "time_embedding_dim",
             "time_cond_proj_dim",
             "projection_class_embeddings_input_dim",
         ),
-        "neither a whole number from 1 nor null",
+        f"neither a whole number from 1 to {MAX_COUNT} nor null",
         is_optional_integer,
+    ),
+    ValueCheck(
+        ("num_class_embeds",),
+        f"neither a whole number from 1 to {MAX_ROWS} nor null",
+        lambda v: v is None or is_integer(v, most=MAX_ROWS),
     ),
     ValueCheck(("mid_block_scale_factor", "norm_eps"), "not a number over 0", is_positive),
     ValueCheck(("freq_shift",), "not a number", is_number),

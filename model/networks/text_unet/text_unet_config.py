@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.config_checks import check_values, known_values, to_lists
 from denoised.model.networks.text_unet.text_unet_checks import SUPPORTED_TEXT_UNET_VALUES, TEXT_UNET_CHECKS
 from denoised.model.networks.unet.unet_config import UNetConfig
@@ -21,6 +21,7 @@ PerLevel = int | tuple[int, ...]
 # Transformer layers: of all attentions, of the attentions of each level, or of each attention of each level.
 LayerCounts = int | tuple[int | tuple[int, ...], ...]
 
+MAX_LAYERS_IN_ALL = 500  # of transformers; SDXL has 60, in the way down and the way up
 SIZE_IDS = 6  # of SDXL: height and width of the original, top and left of the crop, height and width of the target
 
 # Keys whose lists have one item for each level.
@@ -241,7 +242,8 @@ class TextUNetConfig:
             value = getattr(self, key)
             if isinstance(value, tuple) and len(value) != self.levels:
                 raise CheckpointError(
-                    f"{key} = {to_lists(value)!r} has {len(value)} items, but block_out_channels has {self.levels}"
+                    f"{key} = {abbreviate(to_lists(value))} has {len(value)} items, but block_out_channels has "
+                    f"{self.levels}"
                 )
         for level, channels in enumerate(self.block_out_channels):
             if channels % self.norm_num_groups:
@@ -253,6 +255,12 @@ class TextUNetConfig:
                     f"attention_head_dim holds {heads} heads, over the {channels} channels of a level"
                 )
             self._check_layer_counts(level)
+        total = sum(sum(self.transformer_layers(k)) + sum(self.up_transformer_layers(k)) for k in range(self.levels))
+        if total > MAX_LAYERS_IN_ALL:
+            raise CheckpointError(
+                f"transformer_layers_per_block = {abbreviate(to_lists(self.transformer_layers_per_block))}: that is "
+                f"{total} layers in all (allowed: {MAX_LAYERS_IN_ALL})"
+            )
 
     def _check_layer_counts(self, level: int) -> None:
         down, up = self.transformer_layers(level), self.up_transformer_layers(level)
@@ -265,7 +273,8 @@ class TextUNetConfig:
         for key, counts, least in (("", down, layers), ("reverse_", up, layers + 1)):
             if len(counts) < least:
                 raise CheckpointError(
-                    f"{key}transformer_layers_per_block holds {list(counts)}, under the {least} attentions of a block"
+                    f"{key}transformer_layers_per_block holds {abbreviate(list(counts))}, under the {least} attentions "
+                    "of a block"
                 )
 
     def _check_embeddings(self) -> None:

@@ -13,6 +13,19 @@ from itertools import pairwise
 from typing import Any
 
 from denoised.model.errors import CheckpointError, abbreviate
+from denoised.model.networks.config_checks import (
+    MAX_COUNT,
+    MAX_LAYERS,
+    MAX_LEVELS,
+    MAX_ROWS,
+    is_boolean,
+    is_integer,
+    is_integers,
+    is_level_list,
+    is_number,
+    is_optional_integer,
+    is_positive,
+)
 
 # Keys for which this U-Net implements only some values, with those values.
 SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
@@ -35,55 +48,30 @@ SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
 }
 
 
-# Bounds that no published network comes near: a config is checked before anything is allocated or built.
-MAX_LEVELS = 12  # 2^11 divides no side over 2048
-MAX_LAYERS = 16
-MAX_COUNT = 16_384  # channels, groups and widths
-MAX_ROWS = 100_000  # of tables: classes, timesteps
-MAX_NUMBER = 1e9
-
-
-def _is_count(value: Any, most: int = MAX_COUNT) -> bool:
-    return type(value) is int and 1 <= value <= most
-
-
-def _is_counts(value: Any) -> bool:
-    return isinstance(value, tuple) and 0 < len(value) <= MAX_LEVELS and all(map(_is_count, value))
-
-
-def _is_number(value: Any) -> bool:
-    # `type`, not `isinstance`: True and False are ints in Python, and not numbers here. NaN fails the comparison.
-    return type(value) in (int, float) and abs(value) <= MAX_NUMBER
-
-
 # The other keys: (keys, what is wrong with a value that fails, the check). A file may hold anything.
 VALUE_CHECKS: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
-    (
-        ("down_block_types", "up_block_types"),
-        f"not a list of at most {MAX_LEVELS}",
-        lambda v: isinstance(v, tuple) and len(v) <= MAX_LEVELS,
-    ),
+    (("down_block_types", "up_block_types"), f"not a list of at most {MAX_LEVELS}", is_level_list),
     (
         ("block_out_channels",),
         f"not a list of whole numbers from 1 to {MAX_COUNT}, at most {MAX_LEVELS} of them",
-        _is_counts,
+        is_integers,
     ),
-    (("layers_per_block",), f"not a whole number from 1 to {MAX_LAYERS}", lambda v: _is_count(v, MAX_LAYERS)),
-    (("in_channels", "out_channels"), f"not a whole number from 1 to {MAX_COUNT}", _is_count),
+    (("layers_per_block",), f"not a whole number from 1 to {MAX_LAYERS}", lambda v: is_integer(v, most=MAX_LAYERS)),
+    (("in_channels", "out_channels"), f"not a whole number from 1 to {MAX_COUNT}", is_integer),
     (
         ("time_embedding_dim", "attention_head_dim", "norm_num_groups", "attn_norm_num_groups"),
         f"neither a whole number from 1 to {MAX_COUNT} nor null",
-        lambda v: v is None or _is_count(v),
+        is_optional_integer,
     ),
     (
         ("num_class_embeds", "num_train_timesteps"),
         f"neither a whole number from 1 to {MAX_ROWS} nor null",
-        lambda v: v is None or _is_count(v, MAX_ROWS),
+        lambda v: v is None or is_integer(v, most=MAX_ROWS),
     ),
-    (("mid_block_scale_factor", "norm_eps"), "not a number over 0", lambda v: _is_number(v) and v > 0),
-    (("freq_shift",), "not a number", _is_number),
-    (("dropout",), "outside 0 … 1", lambda v: _is_number(v) and 0 <= v <= 1),
-    (("center_input_sample", "flip_sin_to_cos", "add_attention"), "neither true nor false", lambda v: type(v) is bool),
+    (("mid_block_scale_factor", "norm_eps"), "not a number over 0", is_positive),
+    (("freq_shift",), "not a number", is_number),
+    (("dropout",), "outside 0 … 1", lambda v: is_number(v) and 0 <= v <= 1),
+    (("center_input_sample", "flip_sin_to_cos", "add_attention"), "neither true nor false", is_boolean),
 )
 
 

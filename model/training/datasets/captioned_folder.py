@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from denoised.model.checkpoints.bounded_files import read_bounded
+from denoised.model.bounded_files import read_bounded
 from denoised.model.errors import CheckpointError, DataError, abbreviate
 from denoised.model.training.datasets.image_folder import IMAGE_SUFFIXES, find_image_files
 
@@ -35,7 +35,7 @@ def read_captioned_folder(folder: Path) -> list[CaptionedPicture]:
         DataError: if there are none, or a picture has no caption; the message names some of them.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder")
+        raise DataError(f"{folder} is not a folder")
     captions = _read_metadata(folder / METADATA) if (folder / METADATA).exists() else None
     found, missing = [], []
     for path in find_image_files(folder, []):

@@ -18,7 +18,7 @@ from denoised.model.training.emoji.styles import LABELS_PACKAGE, PACKAGES, STYLE
 
 HOW_TO_GET = f"npm install --prefix FOLDER {' '.join(PACKAGES)}"
 MIN_STYLES = 4  # an object needs drawings in as many styles
-# Groups of emojibase that are no pictures of objects: component (skin tones, hair), symbols (keycaps too), flags.
+# Groups of emojibase that are not pictures of objects: component (skin tones, hair), symbols (keycaps too), flags.
 LEFT_OUT_GROUPS = (None, 2, 8, 9)
 VARIATION_SELECTOR = "fe0f"  # asks for the colored form of a character; packages differ in whether they write it
 

@@ -121,10 +121,11 @@ class TextTrainer(Learner):
         t: (B,) timesteps.
         tokens: (B, N) framed captions.
         """
-        alpha, sigma = self.alpha[t], self.sigma[t]
+        alpha, sigma = self.alpha[t], self.sigma[t]  # (B,)
         x = add_noise(x0, epsilon, alpha, sigma).contiguous(memory_format=torch.channels_last)
         with self.autocast():
             output = self.net(x, t, tokens)
+        # The difference in float32: in bfloat16 the square of a small error would vanish.
         return (output.float() - training_target(x0, epsilon, alpha, sigma, PREDICTION_TYPE)).square().mean()
 
     @torch.no_grad()
@@ -139,8 +140,10 @@ class TextTrainer(Learner):
         tokens = self.data.encode_captions(
             [full_caption(self.data.pictures, int(each)) for each in self.measured_combinations]
         )
+        # Stratified timesteps rise from row to row; permuted, none depends on an example's place.
         t = stratified_timesteps(count, TIMESTEPS, generator)[torch.randperm(count, generator=generator)]
         epsilon = torch.randn(x0.shape, generator=generator)
+        # Rolled by one: each picture with its neighbor's caption.
         captions = {"held_out_loss": tokens, "shuffled_loss": tokens.roll(1, dims=0)}
         return {
             name: float(self.loss(*(tensor.to(self.device) for tensor in (x0, t, own, epsilon))))

@@ -25,21 +25,8 @@ from denoised.worker.delivery.request_check import check_request
 
 
 @pytest.fixture
-def card(card_of: Callable[..., ModelCard]) -> ModelCard:
-    """A text model of 64×32 pixels."""
-    return card_of(
-        name="painter",
-        width=64,
-        height=32,
-        channels=3,
-        labels=[],
-        prompts=True,
-        max_clip_skip=2,
-        size_multiple=16,
-        max_pixels=4096,
-        latent={"channels": 4, "downscale": 8},
-        default={"sampler": "ddim", "steps": 20, "guidance_scale": 7.5},
-    )
+def card(painter_of: Callable[..., ModelCard]) -> ModelCard:
+    return painter_of(latent={"channels": 4, "downscale": 8})
 
 
 def parsed(card: ModelCard, **body: Any) -> SamplingRequest:

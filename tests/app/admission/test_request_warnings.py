@@ -121,6 +121,34 @@ def test_karras_levels_of_the_solvers_start_at_the_highest_noise_level(card_of: 
     assert list(find_warnings(request_of(sampler="lcm", steps=3), distilled)) == []
 
 
+@pytest.mark.parametrize(
+    ("interval", "warned"),
+    [([0.0, 0.001], True), ([200.0, 300.0], True), ([0.2, 2.0], False), ([0.0, 400.0], False), ([100.0, 300.0], False)],
+)
+def test_a_guidance_interval_without_a_noise_level_of_the_model_is_warned_of(
+    card_of: Any, request_of: Any, interval: list[float], warned: bool
+) -> None:
+    grid = {"sigma_min": 0.01, "sigma_max": 157.4}
+    found = messages(card_of, request_of, grid, guidance_scale=2.0, guidance_interval=interval)
+    assert [message.endswith("of shoes, so there is no guidance") for message in found] == [True] * warned
+    assert messages(card_of, request_of, {}, guidance_scale=2.0, guidance_interval=interval) == []  # an older worker's
+
+
+def test_samplers_of_distilled_models_are_warned_of_elsewhere(card_of: Any, request_of: Any) -> None:
+    undistilled, unknown, distilled = (
+        card_of(samplers=list(SAMPLERS), spacing_samplers=["ddim"], distilled=value) for value in (False, None, True)
+    )
+    for sampler in ("lcm", "tcd"):
+        (warning,) = find_warnings(request_of(sampler=sampler, steps=4), undistilled)
+        assert warning.field == "sampler"
+        assert warning.message.startswith(f"{sampler} is for models that were distilled for it")
+        for card in (unknown, distilled):
+            assert list(find_warnings(request_of(sampler=sampler, steps=4), card)) == []
+        adapted = request_of(sampler=sampler, steps=4, loras=({"name": "lcm", "weight": 1.0},))
+        assert list(find_warnings(adapted, undistilled)) == []
+    assert list(find_warnings(request_of(sampler="ddim", steps=20), undistilled)) == []
+
+
 def test_the_warning_is_in_the_job_object_from_the_first_answer_to_the_last(
     api: TestClient, fake_worker: Any, card_of: Any
 ) -> None:

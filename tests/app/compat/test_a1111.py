@@ -21,6 +21,7 @@ from denoised.app.compat.a1111.translation import renamed, translate
 from denoised.app.http.errors import InvalidRequest
 from denoised.jobs.store.update import JobUpdate
 from denoised.model.serving.card import ModelCard
+from tests.app.compat.queued_worker import start_worker
 
 MakeClient = Callable[..., TestClient]
 TXT2IMG = "/sdapi/v1/txt2img"
@@ -70,22 +71,11 @@ CLIENT_DEFAULTS: dict[str, Any] = {
 
 
 @pytest.fixture
-def painter(card_of: Callable[..., ModelCard]) -> ModelCard:
-    """A text model of 64×32 pixels."""
-    return card_of(
-        name="painter",
-        width=64,
-        height=32,
-        channels=3,
-        labels=[],
-        prompts=True,
-        size_multiple=16,
-        max_pixels=4096,
-        max_clip_skip=2,
+def painter(painter_of: Callable[..., ModelCard]) -> ModelCard:
+    return painter_of(
         samplers=["ddim", "euler_a", "dpmpp_2m", "heun", "langevin"],
         karras_samplers=["dpmpp_2m", "heun"],
         digest="0123456789ab",
-        default={"sampler": "ddim", "steps": 20, "guidance_scale": 7.5},
     )
 
 
@@ -114,21 +104,6 @@ def png(shade: int = 0) -> bytes:
     out = io.BytesIO()
     Image.new("L", (28, 28), shade).save(out, "png")
     return out.getvalue()
-
-
-def start_worker(api: TestClient, fake_worker: Any, steps: Callable[[str, int], None]) -> threading.Thread:
-    """A worker thread that starts the next queued job and calls `steps(job id, attempt)`."""
-
-    def work() -> None:
-        end = time.monotonic() + 60
-        while not (jobs := api.get("/jobs").json()["jobs"]):
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        steps(jobs[0]["id"], fake_worker.start(jobs[0]["id"]))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
 
 
 # Translation

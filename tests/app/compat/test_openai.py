@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ from denoised.app.compat.openai.routes import translate
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.services import Services
 from denoised.jobs.store.update import JobUpdate
+from tests.app.compat.queued_worker import start_worker
 
 MakeClient = Callable[..., TestClient]
 IMAGES = "/v1/images/generations"
@@ -194,21 +194,6 @@ def test_a_timeout_names_its_job_and_forbids_a_retry(make_client: MakeClient, fa
     (job,) = api.get("/jobs").json()["jobs"]
     assert job["id"] in found["message"]
     assert job["status"] == "queued"
-
-
-def start_worker(api: TestClient, fake_worker: Any, steps: Callable[[str, int], None]) -> threading.Thread:
-    """A worker thread that starts the next queued job and calls `steps(job id, attempt)`."""
-
-    def work() -> None:
-        end = time.monotonic() + 60
-        while not (jobs := api.get("/jobs").json()["jobs"]):
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        steps(jobs[0]["id"], fake_worker.start(jobs[0]["id"]))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
 
 
 def frame(step: int, shade: int) -> dict[str, Any]:

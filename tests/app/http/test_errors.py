@@ -135,7 +135,7 @@ def test_the_seed_limit_is_enforced_and_documented(api: TestClient) -> None:
     largest = 2**53 - 1
     assert api.post("/generate", json={"seed": largest}).json()["seed"] == largest
     found = check_problem(api.post("/generate", json={"seed": largest + 1}), 422)
-    assert f"less than or equal to {largest} (given: {largest + 1})" in found["detail"]
+    assert f"seed: {largest + 1} was given (allowed: {largest} or less)" in found["detail"]
     schemas = api.get("/openapi.json").json()["components"]["schemas"]
     for name in ("GenerateRequest", "ImagesRequest"):
         (whole, _) = schemas[name]["properties"]["seed"]["anyOf"]

@@ -47,5 +47,5 @@ def test_a_port_of_another_server_on_all_addresses_is_in_use() -> None:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 300, "192.0.2.1", "[", "1.2.3"])
 def test_a_host_that_is_not_this_machine_is_one_line_about_the_host(host: str) -> None:
-    with pytest.raises(LaunchError, match=r"^--host \S+ is no .*: choose another$"):
+    with pytest.raises(LaunchError, match=r"^--host \S+ is not an .*: choose another$"):
         check_port(host, 8000)

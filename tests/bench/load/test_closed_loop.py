@@ -162,6 +162,45 @@ def test_a_round_continues_until_enough_requests_are_answered() -> None:
     assert not result.is_running()
 
 
+def test_a_round_starts_when_every_client_has_had_a_response() -> None:
+    now = time.perf_counter()
+    result = Round("", start=now - 10, end=now - 1, completed=[completed(now - 9, now - 8)], unanswered=2)
+    result.note_first_response()
+    assert result.is_running()
+    assert (result.start, result.end) == (now - 10, now - 1)
+    result.note_first_response()
+    assert result.start >= now
+    assert result.end == pytest.approx(result.start + 9)
+    early = Round("", start=now + 100, end=now + 109, unanswered=1)
+    early.note_first_response()
+    assert early.start == now + 100, "the warm-up is longer"
+
+
+def running_batch(clients: int, speed: float, seconds: float) -> list[CompletedRequest]:
+    """A closed loop against a server that advances all requests together, with `speed` evaluations/s in all."""
+    requests, now, done = THREE_STEP_COUNTS.requests(0), 0.0, list[CompletedRequest]()
+    running = [(0.0, request := next(requests), float(request.steps)) for _ in range(clients)]
+    while now < seconds:
+        turns = min(left for _, _, left in running)
+        now += turns * clients / speed
+        for k, (began, request, left) in enumerate(running):
+            running[k] = (began, request, left - turns)
+            if left == turns:
+                done.append(CompletedRequest(request, began, now))
+                request = next(requests)
+                running[k] = (now, request, float(request.steps))
+    return done
+
+
+def test_a_running_batch_is_counted_from_when_it_is_full_of_requests_at_all_stages() -> None:
+    """Sixteen clients and 30 evaluations/s, as a text model has: from idle, a round of 15 s saw half of them."""
+    done = running_batch(16, 30.0, 300.0)
+    from_idle = Round("", 3.0, 18.0, done)
+    assert from_idle.evaluations_per_second < 20
+    start = max(each.ended for each in done if each.began == 0)
+    assert Round("", start, start + 200.0, done).evaluations_per_second == pytest.approx(30, rel=0.05)
+
+
 def test_a_counted_load_sends_each_request_once(serve_with: Callable[[int, bytes], str]) -> None:
     requests = list(islice(REAL_TRAFFIC.requests(0), 20))
     done = asyncio.run(counted_loop(serve_with(200, png(28, 28)), 4, requests))

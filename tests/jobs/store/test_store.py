@@ -39,7 +39,7 @@ def finish(record: JobRecord, attempt: int, number: int, status: str = "succeede
 
 
 def keys_of(client: redis.Redis, job_id: str) -> dict[str, int]:
-    """All keys of a job with the seconds they have left; −1 = for ever."""
+    """All keys of a job with the seconds they have left; −1 = forever."""
     return {key.decode(): client.ttl(key) for key in client.scan_iter(f"denoised:job:{job_id}*")}
 
 

@@ -17,19 +17,9 @@ from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend
 from denoised.model.checkpoints.lora.lora_targets import lora_targets
 from denoised.model.networks.low_rank import LoraLayer
 from denoised.model.networks.text_unet.text_unet import TextUNet
-from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from tests.lora_adapters import halves
+from tests.model.networks.text_unet.text_unet_configs import TWO_LEVELS
 
-CONFIG = TextUNetConfig(
-    sample_size=32,
-    block_out_channels=(16, 32),
-    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    layers_per_block=1,
-    norm_num_groups=4,
-    attention_head_dim=4,
-    cross_attention_dim=24,
-)
 # Ranks, and pieces of the names of the layers that they change.
 ADAPTERS = {"attention": (4, ("attn",)), "everything": (3, ("",)), "convolutions": (8, ("conv", "samplers", "proj"))}
 LORAS: list[Mapping[str, float]] = [
@@ -47,7 +37,7 @@ Stir = Callable[..., None]
 
 @pytest.fixture
 def unet(stir: Stir) -> TextUNet:
-    network = TextUNet(CONFIG).eval().requires_grad_(False)
+    network = TextUNet(TWO_LEVELS).eval().requires_grad_(False)
     stir(network)
     return network
 

@@ -14,21 +14,11 @@ from denoised.model.backends.packed import pack
 from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend, check_backend, select_text_backend
 from denoised.model.errors import KernelError
 from denoised.model.networks.text_unet.text_unet import TextUNet
-from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from tests.model.networks.text_unet.text_unet_configs import TWO_LEVELS
 
-CONFIG = TextUNetConfig(
-    sample_size=32,
-    block_out_channels=(16, 32),
-    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    layers_per_block=1,
-    norm_num_groups=4,
-    attention_head_dim=4,
-    cross_attention_dim=24,
-)
 # SDXL's pooled text and size ids, and LCM's guidance scale.
 ADDED_CONFIG = replace(
-    CONFIG,
+    TWO_LEVELS,
     addition_embed_type="text_time",
     addition_time_embed_dim=6,
     projection_class_embeddings_input_dim=6 * 6 + 20,
@@ -39,7 +29,7 @@ Stir = Callable[..., None]
 
 @pytest.fixture
 def unet(stir: Stir) -> TextUNet:
-    network = TextUNet(CONFIG).eval().requires_grad_(False)
+    network = TextUNet(TWO_LEVELS).eval().requires_grad_(False)
     stir(network)
     return network
 

@@ -123,7 +123,7 @@ def test_an_invalid_size(folder: Folder, size: Any) -> None:
             "class_embed_type = 'identity' needs an embedding, which no request carries",
         ),
         (
-            {"time_embedding_type": "learned", "num_train_timesteps": 10},
+            {"time_embedding_type": "learned", "num_train_timesteps": 1000},
             "lacks 'time_proj.weight' (1 tensor(s) missing)",
         ),
         ({"attention_head_dim": 32}, "attention_head_dim = 32 is over the 16 channels of a block"),
@@ -251,8 +251,8 @@ def test_no_value_of_any_key_breaks_the_loader(folder: Folder, value: Any) -> No
     [
         ({"sampler": "dpm_fast"}, "default.sampler = 'dpm_fast' is not offered"),
         ({"steps": 1001}, "default.steps = 1001 is over the 1000 timesteps"),
-        ({"steps": 0}, "default.steps: "),
-        ({"guidance_scale": 0.5}, "default.guidance_scale: "),
+        ({"steps": 0}, "default.steps: 0 was given (allowed: 1 or more)"),
+        ({"guidance_scale": 0.5}, "default.guidance_scale: 0.5 was given (allowed: 1 or more)"),
         ({"sampelr": "ddim"}, "default.sampelr: "),
     ],
 )

@@ -187,7 +187,7 @@ def test_a_path_that_is_no_model_folder_says_what_to_name(tmp_path: Path, folder
         tmp_path / "weights.safetensors": "is a file, not a model folder: name a folder with unet/ and scheduler/",
         tmp_path / "fifo" / "pipe": "is a file, not a model folder",
         tmp_path / "empty": "is empty: a model folder contains unet/ and scheduler/",
-        tmp_path / "other": "is no model folder: it contains neither model_index.json nor unet/ nor config.json",
+        tmp_path / "other": "is not a model folder: it contains neither model_index.json nor unet/ nor config.json",
         tmp_path / ("x" * 300): "cannot be read (File name too long)",
         "a\0b": "no such model folder",
         folder() / "unet": "is a part of a model folder: name the folder that contains it",

@@ -89,7 +89,7 @@ def test_unusable_arguments_are_reported_in_one_line(tmp_path: Path) -> None:
         ([str(text)], f"denoised likelihood: not a readable image: {text} (none of PNG"),
         ([str(tmp_path / "no.png")], "no.png"),
         ([str(text), "--label", "sandal"], "label = 'sandal' is not a class of digits (known: 0, 1, 2"),
-        ([str(text), "--model", str(tmp_path)], f"{tmp_path}: is no model folder"),
+        ([str(text), "--model", str(tmp_path)], f"{tmp_path}: is not a model folder"),
     ):
         done = run("--model", str(ZOO / "digits"), *arguments)
         assert done.exit_code == 1

@@ -285,7 +285,7 @@ def test_names_and_revisions_that_are_not_there(hub: HubServer, tmp_path: Path) 
         with pytest.raises(HubError) as caught:
             puller(hub.url, tmp_path)[0].pull(name, "float32")
         assert str(caught.value) == message
-    with pytest.raises(HubError, match=r"^--model owner/none is no folder here; on the hub: there is no model"):
+    with pytest.raises(HubError, match=r"^--model owner/none is not a folder here; on the hub: there is no model"):
         resolve_models(["owner/none"], puller(hub.url, tmp_path)[0], "float32")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from denoised.model.networks.autoencoder.autoencoder import Autoencoder
 from denoised.model.networks.autoencoder.autoencoder_config import AutoencoderConfig
 from denoised.model.serving.latent_pictures import DECODE_BYTES, FLOAT_BYTES, LIVE_MAPS, LatentPictures, published_rgb
-from denoised.model.serving.pictures import to_bytes
+from denoised.model.serving.pictures import to_uint8
 from tests.text_pipelines import AUTOENCODER, stir
 
 RGB = published_rgb(is_xl=False)
@@ -60,7 +60,7 @@ def test_an_image_over_the_memory_budget_is_decoded_in_tiles(
     latents = draw(2, 8, 24)
     budget = LIVE_MAPS * FLOAT_BYTES * CONFIG.largest_map(8, 24)
     expected = {
-        tiled: to_bytes(torch.cat([autoencoder.decode(CONFIG.unscale(each), tiled=tiled) for each in latents.split(1)]))
+        tiled: to_uint8(torch.cat([autoencoder.decode(CONFIG.unscale(each), tiled=tiled) for each in latents.split(1)]))
         for tiled in (False, True)
     }
     decoded = Decoded(autoencoder, monkeypatch)
@@ -100,7 +100,7 @@ def test_latents_are_unscaled_as_the_config_says(changes: dict[str, object]) -> 
     stir(network, 0)
     latents = draw(1, 8, 8)
     with torch.inference_mode():
-        expected = to_bytes(network.decode(network.config.unscale(latents)))
+        expected = to_uint8(network.decode(network.config.unscale(latents)))
     assert (LatentPictures(network, RGB).decode(latents) == expected).all()
 
 

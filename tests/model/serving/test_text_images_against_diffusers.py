@@ -10,11 +10,8 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
     LCMScheduler,
-    PNDMScheduler,
     StableDiffusionPipeline,
     TCDScheduler,
 )
@@ -26,17 +23,14 @@ from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import load_text_model
 from denoised.model.serving.sampling import sample
-from tests.model.serving.text_pictures import LEVELS, STEPS, difference, picture
+from tests.model.serving.text_pictures import LEVELS, SCHEDULERS, STEPS, difference, picture, picture_of_scheduler
 from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, picture_of, save_pipeline
 
 # diffusers 0.42 hands tensors to numpy in a way that numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SCHEDULERS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {}, {}),
-    "euler": (EulerDiscreteScheduler, {"timestep_spacing": "leading"}, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, {"levels": LevelChoice(karras=True)}),
-    "plms": (PNDMScheduler, {}, {}),
+ALL_SCHEDULERS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
+    **SCHEDULERS,
     "euler_a": (
         EulerAncestralDiscreteScheduler,
         {"timestep_spacing": "trailing"},
@@ -63,21 +57,13 @@ def ours(theirs: StableDiffusionPipeline, folder: Path) -> LatentModel:
     return load_text_model(folder)
 
 
-@pytest.mark.parametrize("sampler", SCHEDULERS)
+@pytest.mark.parametrize("sampler", ALL_SCHEDULERS)
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
 def test_a_picture_is_that_of_diffusers(
     sampler: str, guidance_scale: float, theirs: StableDiffusionPipeline, ours: LatentModel
 ) -> None:
-    kind, settings, options = SCHEDULERS[sampler]
-    theirs.scheduler = kind.from_config({**SCHEDULER, **settings})
-    expected = picture_of(
-        theirs,
-        5,
-        prompt=PROMPT,
-        negative_prompt=NEGATIVE_PROMPT,
-        guidance_scale=guidance_scale,
-        num_inference_steps=STEPS,
-    )
+    kind, settings, options = ALL_SCHEDULERS[sampler]
+    expected = picture_of_scheduler(theirs, kind, settings, guidance_scale)
     found = picture(ours, sampler=sampler, steps=STEPS, guidance_scale=guidance_scale, **options)
     assert expected.std() > 10
     assert difference(found, expected) <= LEVELS

@@ -9,28 +9,17 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
     StableDiffusionXLPipeline,
 )
 
-from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import load_text_model
 from denoised.model.serving.sampling import sample
-from tests.model.serving.text_pictures import LEVELS, STEPS, difference, picture
+from tests.model.serving.text_pictures import LEVELS, SCHEDULERS, STEPS, difference, picture, picture_of_scheduler
 from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, build_xl_pipeline, picture_of, save_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-SCHEDULERS: dict[str, tuple[type, dict[str, Any], dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {}, {}),
-    "euler": (EulerDiscreteScheduler, {"timestep_spacing": "leading"}, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}, {"levels": LevelChoice(karras=True)}),
-    "plms": (PNDMScheduler, {}, {}),
-}
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +44,7 @@ def test_a_picture_is_that_of_diffusers(
     sampler: str, guidance_scale: float, theirs: StableDiffusionXLPipeline, ours: LatentModel
 ) -> None:
     kind, settings, options = SCHEDULERS[sampler]
-    theirs.scheduler = kind.from_config({**SCHEDULER, **settings})
-    text = {"prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "guidance_scale": guidance_scale}
-    expected = picture_of(theirs, 5, num_inference_steps=STEPS, **text)
+    expected = picture_of_scheduler(theirs, kind, settings, guidance_scale)
     found = picture(ours, sampler=sampler, steps=STEPS, guidance_scale=guidance_scale, **options)
     assert expected.std() > 10
     assert difference(found, expected) <= LEVELS

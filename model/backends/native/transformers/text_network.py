@@ -8,7 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from denoised.model.backends.native.conversion import Conversion
+from denoised.model.backends.native.conversion import NativeConversion
 from denoised.model.backends.native.kernels import MAX_TOKENS
 from denoised.model.backends.native.layers import channels_last
 from denoised.model.backends.native.network import MIN_PIPELINED
@@ -38,7 +38,7 @@ class NativeTextUNet(nn.Module):
         super().__init__()
         assert fits(unet, shape), "the kernels do not fit the network"
         unet = deepcopy(unet)
-        conversion = Conversion(unet, _example(unet, shape))
+        conversion = NativeConversion(unet, _example(unet, shape))
         self._project = conversion.embedding_projection()
         self._text_projection = conversion.text_projection()
         conversion.convert(unet)

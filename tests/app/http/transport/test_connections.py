@@ -273,7 +273,7 @@ NO_HANDSHAKES = [
 
 @pytest.mark.parametrize(("sent", "status"), NO_HANDSHAKES, ids=range(len(NO_HANDSHAKES)))
 def test_a_request_that_is_no_handshake_is_answered_and_not_kept(sent: str, status: int, url: str) -> None:
-    """`websockets` refuses it, and uvicorn sent nothing: the client waited for ever."""
+    """`websockets` refuses it, and uvicorn sent nothing: the client waited forever."""
     with connected(url) as connection:
         connection.sendall(sent.encode())
         answer = read_all(connection)

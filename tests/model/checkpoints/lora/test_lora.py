@@ -21,6 +21,7 @@ from denoised.model.networks.text_encoder.text_encoder import TextEncoder
 from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from tests.lora_adapters import diffusers, peft
 from tests.model.networks.text_unet.text_unet_configs import PUBLISHED, SMALL
 
 SDXL = TextUNetConfig.from_dict(SMALL["sdxl base, shrunken"])
@@ -66,16 +67,6 @@ def halves(target: LoraTarget) -> tuple[Tensor, Tensor]:
     out, *rest = target.shape
     down = torch.randn(RANK, *rest, generator=draw)
     return down, torch.randn(out, RANK, *[1] * (len(rest) - 1), generator=draw)
-
-
-def peft(target: LoraTarget, down: Tensor, up: Tensor) -> dict[str, Tensor]:
-    name = f"{target.component}.{target.module}"
-    return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
-
-
-def diffusers(target: LoraTarget, down: Tensor, up: Tensor) -> dict[str, Tensor]:
-    name = f"{target.component}.{target.module}"
-    return {f"{name}.lora.down.weight": down, f"{name}.lora.up.weight": up}
 
 
 def kohya(target: LoraTarget, down: Tensor, up: Tensor) -> dict[str, Tensor]:

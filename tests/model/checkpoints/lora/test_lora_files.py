@@ -40,7 +40,7 @@ def test_a_folder_offers_its_safetensors_files_by_name(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.safetensors", halves())
     (tmp_path / "c.pt").write_bytes(b"never opened")
     assert [path.stem for path in list_loras(tmp_path)] == ["a", "b"]
-    with pytest.raises(CheckpointError, match="is no folder of adapters that can be read"):
+    with pytest.raises(CheckpointError, match="is not a readable folder of adapters"):
         list_loras(tmp_path / "nowhere")
 
 

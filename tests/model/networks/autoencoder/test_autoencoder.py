@@ -185,7 +185,7 @@ def test_a_sample_has_the_mean_and_the_standard_deviation() -> None:
         ({"up_block_types": [UP]}, "up_block_types = ['UpDecoderBlock2D'] has 1 items, but block_out_channels says 3"),
         ({"latents_mean": [0.0]}, "latents_mean = [0.0] has 1 items, but latent_channels says 4"),
         ({"latents_mean": [0.0] * 4}, "latents_mean and latents_std are given together"),
-        ({"scaling_factor": 0}, "scaling_factor = 0 is not a number over 0"),
+        ({"scaling_factor": 0}, "scaling_factor = 0 is not a number from 1e-06 to 1e+06"),
         ({"norm_num_groups": 3}, "block_out_channels holds 8, not a multiple of norm_num_groups = 3"),
         ({"sample_size": None}, "sample_size = None is not a whole number"),
     ],

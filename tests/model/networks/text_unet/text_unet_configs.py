@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+
 DOWN, CROSS_DOWN = "DownBlock2D", "CrossAttnDownBlock2D"
 UP, CROSS_UP = "UpBlock2D", "CrossAttnUpBlock2D"
 
@@ -175,3 +177,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "dropout, when not training": {**TWO_LEVELS, "dropout": 0.5},
     "not square": {**TWO_LEVELS, "sample_size": [8, 12]},
 }
+
+# One level with attention and one without, for the tests of backends.
+TWO_LEVELS = TextUNetConfig(
+    sample_size=32,
+    block_out_channels=(16, 32),
+    down_block_types=(CROSS_DOWN, DOWN),
+    up_block_types=(UP, CROSS_UP),
+    layers_per_block=1,
+    norm_num_groups=4,
+    attention_head_dim=4,
+    cross_attention_dim=24,
+)

@@ -1,6 +1,6 @@
 """Read the small files of a model folder: regular files only, and no more than a few MiB. Imports no torch.
 
-A folder comes from anywhere. A FIFO or a device would be read for ever, and a config of gigabytes fills the memory
+A folder comes from anywhere. A FIFO or a device would be read forever, and a config of gigabytes fills the memory
 before a word of it is checked.
 """
 
@@ -13,7 +13,10 @@ from typing import Any
 
 from denoised.model.errors import CheckpointError
 
-MAX_BYTES = 4 * 1024**2  # of a config; the index of a network with 10,000 tensors has 1 MiB
+MAX_BYTES = 1024**2  # of a config
+MAX_BRACKETS = 20_000  # of a JSON file: each list costs the garbage collector, which scans all that torch has made
+MAX_INDEX_BYTES = 4 * 1024**2  # of an index of weights; that of a network with 10,000 tensors has 1 MiB
+MAX_TOKENIZER_BYTES = 8 * 1024**2  # of a tokenizer's file; CLIP's largest has 4 MiB
 
 
 def check_regular(path: Path) -> int:
@@ -50,14 +53,17 @@ def read_bounded(path: Path, limit: int = MAX_BYTES) -> bytes:
     return content
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """The JSON object in a file of at most `limit` bytes.
 
     Raises:
         CheckpointError: if the file is missing, too large, or holds no JSON object.
     """
+    written = read_bounded(path, limit)
+    if (brackets := written.count(b"[") + written.count(b"{")) > MAX_BRACKETS:
+        raise CheckpointError(f"{path}: holds {brackets} lists and objects (allowed: {MAX_BRACKETS})")
     try:
-        content = json.loads(read_bounded(path).decode())
+        content = json.loads(written.decode())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
