@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import FORMAT, UnreadableLog, read_dataclass, read_json
+from denoised.jobs.format import FORMAT, UnreadableLog, read_dataclass, parse_json
 from denoised.jobs.record import Image, JobRecord, required_fields
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.store import QueueKeys, Store
@@ -229,9 +229,9 @@ def test_the_log_of_unreadable_records_forgets_the_oldest(caplog: pytest.LogCapt
 def test_text_with_half_a_character_is_refused_because_no_response_could_contain_it(text: str) -> None:
     for each in (text, text.encode()):
         with pytest.raises(RecordError, match="surrogates not allowed"):
-            read_json(each, 100)
+            parse_json(each, 100)
 
 
 def test_whole_characters_are_read_however_they_are_written() -> None:
-    assert read_json(r'"\ud83d\uDE00"', 100) == read_json('"😀"'.encode(), 100) == "😀"
-    assert read_json(r'"a \\ud800 b"', 100) == r"a \ud800 b", "an escaped backslash"
+    assert parse_json(r'"\ud83d\uDE00"', 100) == parse_json('"😀"'.encode(), 100) == "😀"
+    assert parse_json(r'"a \\ud800 b"', 100) == r"a \ud800 b", "an escaped backslash"
