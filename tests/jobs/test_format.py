@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import FORMAT, UnreadableLog, read_dataclass, parse_json
+from denoised.jobs.format import FORMAT, UnreadableLog, parse_json, read_dataclass
 from denoised.jobs.record import Image, JobRecord, required_fields
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.store import QueueKeys, Store
