@@ -56,32 +56,17 @@ def repository() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one module that share an expensive fixture in one process, and those that share the running
-    service, whatever their modules, together with all that share a fixture of their module with these. A module with a
-    `service` of its own is a group of its own. All other tests are distributed one by one (pytest-xdist,
-    `--dist loadgroup`)."""
-    users = [item for item in items if _uses_service(item)]
-    shared = {(item.location[0], name) for item in users for name in _module_fixtures(item)}
+    """Keep the tests of one module that share an expensive fixture, or the running service, in one process. All other
+    tests are distributed one by one (pytest-xdist, `--dist loadgroup`)."""
     for item in items:
-        fixtures = _module_fixtures(item)
-        if _uses_service(item) or any((item.location[0], name) in shared for name in fixtures):
-            item.add_marker(pytest.mark.xdist_group("service"))
-        elif fixtures:
+        if _expensive_fixtures(item):
             item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 CHEAP = frozenset({"one_thread"})  # module-scoped, but made in no time
+COSTLY = frozenset({"service"})  # shared by modules: a process starts it once, whatever the number of modules
 
 
-def _definitions(item: pytest.Item) -> dict[str, Any]:
+def _expensive_fixtures(item: pytest.Item) -> set[str]:
     definitions: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
-    return definitions
-
-
-def _uses_service(item: pytest.Item) -> bool:
-    service = _definitions(item).get("service")
-    return service is not None and service[-1].scope == "session"
-
-
-def _module_fixtures(item: pytest.Item) -> set[str]:
-    return {name for name, each in _definitions(item).items() if each[-1].scope == "module"} - CHEAP
+    return {name for name, each in definitions.items() if each[-1].scope == "module" or name in COSTLY} - CHEAP

@@ -22,122 +22,8 @@ from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store.store import Store
+from tests.fork_server import Popen
 
-# The launcher: loads torch once, then forks a worker for each line on its stdin. {pid}.exit holds the exit code of a
-# worker that has ended. {pid}.rows has one line per evaluation: its time, and the sum of x for each row, as the row's
-# fingerprint. A row of class `kill_class` at a timestep below `kill_below` kills its worker, like a fault in a kernel;
-# a row of class `oom_class`, or more than `max_rows` rows at once, allocate 64 MiB and run out of memory. A job of
-# class `unstartable_class` finds no memory to start.
-SCRIPT = """
-import importlib.util, json, os, pathlib, signal, sys, time, traceback
-
-folder = pathlib.Path(sys.argv[1])
-spec = importlib.util.spec_from_file_location("fakes", sys.argv[2])
-fakes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fakes)
-
-import torch
-from denoised.jobs.log import log_to_stderr
-from denoised.jobs.numerics import with_format
-from denoised.worker.settings import WorkerSettings
-from denoised.worker.delivery.rq_worker import BatchingWorker
-from denoised.jobs.redis.connection import connect
-from denoised.jobs.store.store import Store
-
-
-class Model(fakes.FakeModel):
-    def __init__(self, name, seconds, kill_class, kill_below, oom_class, unstartable_class, max_rows,
-                 min_pipelined_images, digest):
-        super().__init__(name, seconds=seconds, nan_class=3)
-        self._unstartable_class = unstartable_class
-        self._weight = 1 + len(digest) / 8
-        if digest:
-            numerics = with_format("fake", digest)
-            self.card = self.card.model_copy(update={"digest": digest, "numerics": numerics})
-        self.min_pipelined_images = min_pipelined_images
-        self._kill_class, self._below = kill_class, kill_below
-        self._oom_class, self._max_rows = oom_class, max_rows
-        self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
-
-    def encode(self, requests):
-        if any(request.label == self._unstartable_class for request in requests):
-            raise MemoryError
-        return super().encode(requests)
-
-    def denoise(self, x, t, alpha, sigma, conditioning):
-        labels = conditioning["label"].tolist()
-        if any(label == self._kill_class and level < self._below for level, label in zip(t.tolist(), labels)):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._oom_class in labels or len(x) > self._max_rows:
-            taken = torch.ones(16, 1 << 20)
-            raise torch.OutOfMemoryError(f"out of memory after {taken.nbytes} bytes")
-        estimate = super().denoise(x * self._weight, t, alpha, sigma, conditioning)
-        self.calls.clear()
-        print(json.dumps([time.time(), x.double().flatten(1).sum(1).tolist()]), file=self._rows)
-        return estimate
-
-
-def shift_clock(seconds):
-    # This process's clock is wrong: ours, and RQ's, whose modules import its functions by name.
-    import datetime
-    import rq.utils
-    real = time.time
-    time.time = lambda: real() + seconds
-    shifted = {"now": lambda: datetime.datetime.fromtimestamp(time.time(), datetime.timezone.utc),
-               "current_timestamp": lambda: int(time.time())}
-    for module in [module for name, module in sys.modules.items() if name.startswith("rq.")]:
-        for name in shifted.keys() & vars(module).keys():
-            setattr(module, name, shifted[name])
-
-
-def limit_memory(mib):
-    import resource
-    line = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
-    most = int(line.split()[1]) * 1024 + mib * (1 << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def work(url, names, settings, result_ttl, clock_ahead, more_mib, **traits):
-    log_to_stderr()
-    torch.set_num_threads(1)
-    if clock_ahead:
-        shift_clock(clock_ahead)
-    if more_mib is not None:
-        limit_memory(more_mib)
-    models = {name: Model(name, **traits) for name in names}
-    client = connect(url, timeout=5.0)
-    BatchingWorker(models, client, Store(client, result_ttl), WorkerSettings(**settings)).work()
-
-
-def reap(*_):
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not pid:
-            return
-        part = folder / f"{pid}.part"
-        part.write_text(str(os.waitstatus_to_exitcode(status)))
-        part.rename(folder / f"{pid}.exit")
-
-
-signal.signal(signal.SIGCHLD, reap)
-for line in sys.stdin:
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-        try:
-            work(**json.loads(line))
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    print(pid, flush=True)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-"""
 TIMEOUT = 120.0  # seconds; only a hang reaches it
 LABELS = ["apple", "bean", "carrot", "daikon"]
 
@@ -170,7 +56,7 @@ def start(
 
 @dataclass
 class WorkerProcess:
-    """A worker's process, a child of the launcher."""
+    """A worker's process, a child of the launcher (tests/fake_workers.py)."""
 
     pid: int
     folder: Path
@@ -223,13 +109,11 @@ class Harness:
         self._url = workers_url or url
         self._result_ttl = result_ttl
         self._folder = folder
-        repository = Path(__file__).parents[1]
-        script, fakes = folder / "launcher.py", repository / "tests/worker/conftest.py"
-        script.write_text(SCRIPT)
         self._log = (folder / "workers.log").open("ab")
-        self._launcher = subprocess.Popen(
-            [sys.executable, str(script), str(folder), str(fakes)],
-            env={**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
+        self._launcher = Popen(
+            [sys.executable, "-m", "tests.fake_workers", str(folder)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -11,6 +11,8 @@ from denoised.jobs.request import MAX_LEVELS, TIMESTEP_SPACINGS
 from denoised.model.serving.card import CardGrid, ModelCard
 
 UNBOUNDED = "sgm_uniform"  # a spacing of levels that has no bounds to choose
+# Levels that are closer make steps of rounding error; the same as in `model.diffusion.spacings`.
+MIN_BOUNDS_RATIO, MIN_LEVEL_RATIO = 1.01, 1 + 1e-7
 STARTS_OF_ITS_OWN = ("edm", "geometric", UNBOUNDED)  # whatever the timesteps
 CHOICES = ("spacing", "karras", "sigma_min", "sigma_max")
 
@@ -68,8 +70,12 @@ def _bound_errors(given: Mapping[str, Any], card: ModelCard) -> Errors:
         return
     for name, value in bounds.items():
         yield from ((name, message) for message in _outside(value, card.grid))
-    if len(bounds) == 2 and bounds["sigma_min"] >= bounds["sigma_max"]:
-        yield "sigma_min", f"{bounds['sigma_min']:g} is not below sigma_max = {bounds['sigma_max']:g}"
+    low = bounds.get("sigma_min", card.grid.sigma_min)
+    high = bounds.get("sigma_max", card.grid.sigma_max)
+    if bounds and low is not None and high is not None and MIN_BOUNDS_RATIO * low > high:
+        name, other = ("sigma_min", f"sigma_max = {high:g}") if "sigma_min" in bounds else ("sigma_max", f"{low:g}")
+        relation = "below" if name == "sigma_min" else "above"
+        yield name, f"{bounds[name]:.10g} is not {relation} {other} by a factor of {MIN_BOUNDS_RATIO}"
 
 
 def _sigma_errors(sigmas: Sequence[float], steps: int | None, grid: CardGrid) -> Errors:
@@ -78,7 +84,7 @@ def _sigma_errors(sigmas: Sequence[float], steps: int | None, grid: CardGrid) ->
     if steps is not None and steps != len(sigmas):
         yield "steps", f"{steps} is not the number of sigmas (allowed: {len(sigmas)}, or left out)"
     for before, after in itertools.pairwise(sigmas):
-        if after >= before:
+        if before < MIN_LEVEL_RATIO * after:
             yield "sigmas", f"{after:g} after {before:g} does not fall (allowed: from the noisiest level down)"
             return
     for sigma in (sigmas[0], sigmas[-1]):

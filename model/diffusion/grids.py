@@ -158,7 +158,7 @@ def capped_ratio_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Leve
     if grid.ratio_spacing is not None and grid.ratio_spacing.names_start:
         return ratio_levels(schedule, steps, grid)
     kept = capped_timesteps(schedule, grid)
-    if steps <= kept < schedule.timesteps:
+    if steps <= kept < schedule.timesteps and not _names_beyond(grid, noise_ratios(schedule)[:kept]):
         schedule = NoiseSchedule(schedule.alpha[:kept], schedule.sigma[:kept])
     return ratio_levels(schedule, steps, grid)
 
@@ -192,6 +192,8 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
     """
     table = noise_ratios(schedule)
     total, offset = solver_timesteps(schedule, grid), grid.steps_offset
+    if _names_beyond(grid, table[:total]):
+        total = schedule.timesteps
     ts = timesteps(total, steps, grid.spacing, offset if grid.spacing != "leading" else 0)
     if grid.spacing == "linspace":
         # N + 1 timesteps from 0 to the last, then without 0.
@@ -208,6 +210,11 @@ def solver_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
         # From the whole schedule, not from the thinned one, as in diffusers.
         return _spaced_levels(grid.ratio_spacing.ratios(table[:total], steps, table[total - 1], table[0]), table)
     return _levels_at(ratio, t)
+
+
+def _names_beyond(grid: Grid, table: Float64) -> bool:
+    """Whether a request names a level from the highest ρ of these timesteps on: then no timesteps are left out."""
+    return grid.ratio_spacing is not None and grid.ratio_spacing.highest_named >= table[-1]
 
 
 def _spaced_levels(ratio: Float64, table: Float64) -> Levels:

@@ -19,6 +19,9 @@ KARRAS_EXPONENT = 7.0
 BETA_SHAPE = 0.6  # of both ends of the Beta distribution (Lee et al. 2024)
 EDM_BOUNDS = (0.002, 80.0)  # Karras et al. 2022, table 1
 GEOMETRIC_BOUNDS = (0.1, 40.0)  # docs/decisions.md has the measurement
+# Samplers divide by differences of log ρ. 1,000 levels of the beta distribution between bounds of the first ratio have
+# neighbors of the second, whose difference keeps eight digits in float64.
+MIN_BOUNDS_RATIO, MIN_LEVEL_RATIO = 1.01, 1 + 1e-7
 # On schedules that go beyond ρ = STEEP_RATIO, two-stage solvers and the spacings of diffusers start at
 # ρ = CAPPED_RATIO; see `start_of`.
 STEEP_RATIO, CAPPED_RATIO = 200.0, 20.0
@@ -109,6 +112,11 @@ class RatioSpacing:
         """Whether a request says which level is the first."""
         return self.sigmas is not None or self.sigma_max is not None
 
+    @property
+    def highest_named(self) -> float:
+        """The highest level that a request names; 0 if it names none."""
+        return max(self.sigma_min or 0.0, self.sigma_max or 0.0, *(self.sigmas or (0.0,)))
+
     def ratios(self, table: Float64, steps: int, first: float, last: float) -> Float64:
         """`steps` values of ρ, falling.
 
@@ -124,7 +132,10 @@ class RatioSpacing:
             return np.asarray(np.exp(np.interp(t, np.arange(len(table)), np.log(table))), dtype=np.float64)
         if self.name not in FORMULAS:
             raise PlanError(f"spacing = {self.name!r} takes no bounds (those that do: {', '.join(FORMULAS)})")
-        return FORMULAS[self.name](*self.bounds(table, first, last), steps)
+        low, high = self.bounds(table, first, last)
+        if low == high and steps > 1:  # all of the grid lies above the start of the spacing
+            low = float(table[0])
+        return FORMULAS[self.name](low, high, steps)
 
     def bounds(self, table: Float64, first: float, last: float) -> tuple[float, float]:
         """The lowest and the highest ρ. A spacing with bounds of its own keeps them where the schedule has them."""
@@ -143,17 +154,22 @@ class RatioSpacing:
     def _named_bounds(self, low: float, high: float, lowest: float, highest: float) -> tuple[float, float]:
         """`low` and `high` where neither is named; one that lies beyond the named one is the schedule's end."""
         if self.sigma_min is not None:
-            low, high = self.sigma_min, high if high > self.sigma_min else highest
+            low, high = self.sigma_min, high if high >= MIN_BOUNDS_RATIO * self.sigma_min else highest
         if self.sigma_max is not None:
-            low, high = low if low < self.sigma_max or self.sigma_min is not None else lowest, self.sigma_max
-        if not lowest <= low < high <= highest:
-            raise PlanError(f"sigma_min = {low:g} and sigma_max = {high:g} do not rise within {lowest:g} … {highest:g}")
+            kept = MIN_BOUNDS_RATIO * low <= self.sigma_max or self.sigma_min is not None
+            low, high = low if kept else lowest, self.sigma_max
+        if not (lowest <= low and MIN_BOUNDS_RATIO * low <= high <= highest):
+            raise PlanError(
+                f"sigma_min = {low:g} and sigma_max = {high:g} do not rise by a factor of {MIN_BOUNDS_RATIO} within "
+                f"{lowest:g} … {highest:g}"
+            )
         return low, high
 
     def _own(self, table: Float64, steps: int) -> Float64:
         assert self.sigmas is not None
         own = np.asarray(self.sigmas, dtype=np.float64)
-        if len(own) != steps or not (np.diff(own) < 0).all() or not table[0] <= own[-1] <= own[0] <= table[-1]:
+        falls = (own[:-1] >= MIN_LEVEL_RATIO * own[1:]).all()
+        if len(own) != steps or not falls or not table[0] <= own[-1] <= own[0] <= table[-1]:
             raise PlanError(f"sigmas are not {steps} falling values within {table[0]:g} … {table[-1]:g}")
         return own
 

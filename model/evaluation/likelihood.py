@@ -53,8 +53,8 @@ class Likelihood:
     """How likely images are.
 
     bits_per_dimension: (B,) float64, −log₂ p(image | label) per pixel and channel.
-    integration_error: (B,) float64, an estimate, not a bound, of the error of these bits from the finite number of
-        steps: how far half of the steps lead from them. The scatter of Hutchinson's estimate comes on top.
+    integration_error: (B,) float64, see `estimate_error`: an estimate, not a bound, of the error of these bits from the
+        finite number of steps. The scatter of Hutchinson's estimate comes on top.
     """
 
     bits_per_dimension: Tensor
@@ -70,15 +70,29 @@ def measure_likelihood(
     probes: int = 1,
     seeds: Sequence[int] | None = None,
 ) -> Likelihood:
-    """`bits_per_dimension` with an estimate of its integration error, for half as much time again.
+    """`bits_per_dimension` with an estimate of its integration error, for three quarters as much time again.
 
     Arguments and errors: as in `bits_per_dimension`.
     """
-    found, other = (
-        bits_per_dimension(model, images, labels, steps=count, probes=probes, seeds=seeds)
-        for count in (steps, steps // 2 or 2)  # one step is compared with two
-    )
-    return Likelihood(found, (found - other).abs())
+
+    def solve(count: int) -> Tensor:
+        return bits_per_dimension(model, images, labels, steps=count, probes=probes, seeds=seeds)
+
+    return estimate_error(solve, steps)
+
+
+def estimate_error(solve: Callable[[int], Tensor], steps: int) -> Likelihood:
+    """Bits with an estimate of their error, from the results of half and of a quarter of the steps.
+
+    The error of N/2 steps is about |b(N) − b(N/2)|, and that of N steps is smaller. Where the error changes its sign
+    with N, this difference is zero by chance; a third of |b(N/2) − b(N/4)| is the same error for a method of order 2
+    (Richardson's extrapolation), and the larger of both is taken.
+
+    solve: the bits (B,) for a number of steps.
+    """
+    half = steps // 2 or 2  # one step is compared with two
+    found, other, rough = solve(steps), solve(half), solve(max(half // 2, 1))
+    return Likelihood(found, torch.maximum((found - other).abs(), (other - rough).abs() / 3))
 
 
 def bits_per_dimension(

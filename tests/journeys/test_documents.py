@@ -33,6 +33,7 @@ from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.hub.__main__ import cli as pulling
 from denoised.worker.__main__ import cli as working
+from tests import fork_server
 
 ROW = re.compile(r"^\| `((?:DENOISED|REDIS)_[A-Z_]+)` \|(.*)\|$", re.MULTILINE)
 FOLDERS = ("app", "bench", "denoised", "docs", "jobs", "model", "ops", "tests", "worker")
@@ -357,7 +358,7 @@ def _help(command: list[str]) -> tuple[int, str]:
             shown = CliRunner().invoke(program, [*command, "--help"], env=narrow)
             return shown.exit_code, shown.output
     line = [sys.executable, "-m", "denoised", *command, "--help"]
-    done = subprocess.run(line, env=os.environ | narrow, capture_output=True, text=True, timeout=120, check=False)
+    done = fork_server.run(line, env=os.environ | narrow, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout
 
 

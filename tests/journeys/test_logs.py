@@ -21,6 +21,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from denoised.app.http.api_keys import new_key
+from tests import fork_server
 
 TIMEOUT_SECONDS = 300.0
 FORGERY = "a\r\nlevel=error\x1b[31m\x00"
@@ -142,7 +143,7 @@ def test_the_store_persists_evicts_nothing_and_has_a_memory_limit(keyed: tuple[A
 def test_an_invalid_redis_url_is_a_one_line_error_without_its_password(command: list[str]) -> None:
     """urllib takes the text after the password's slash for a port, and its message repeats it."""
     environment = os.environ | {"REDIS_URL": "redis://:tuna/fish@127.0.0.1:6379/0"}
-    done = subprocess.run(
+    done = fork_server.run(
         [sys.executable, "-m", *command],
         env=environment,
         capture_output=True,

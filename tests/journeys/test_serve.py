@@ -123,7 +123,7 @@ def test_stopping_during_a_job_leaves_no_process_and_the_next_start_resumes_the_
     start_service: Callable[..., Any], tmp_path: Path
 ) -> None:
     data_dir = tmp_path / ("a-folder-of-a-very-long-name-" * 4)  # too long for a Unix socket's 107 bytes
-    service = start_service(data_dir)
+    service = start_service(data_dir, popen=subprocess.Popen)
     with service.client() as client:
         job_id = client.post("/generate", json={**GARMENTS, "steps": 1000, "n": 4, "seed": 5}).json()["id"]
     _stop_during(service, job_id, 1, signal.SIGTERM)
@@ -155,7 +155,7 @@ def _job(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def test_killing_the_supervisor_stops_its_children(start_service: Callable[..., Any], tmp_path: Path) -> None:
-    service = start_service(tmp_path / "data")
+    service = start_service(tmp_path / "data", popen=subprocess.Popen)
     processes = service.children()
     service.process.kill()
     service.process.wait()

@@ -21,23 +21,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests import fork_server
 from tests.journeys.conftest import GARMENTS
+from tests.pseudo_terminal import restore_sigint, take_terminal
 
 TIMEOUT = 300.0
 HALF_BLOCK = "▀"
 CURSOR_UP = re.compile(r"\x1b\[\d*A")
 COLOR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")
 QUIET = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "TERM", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
-
-
-def _restore_sigint() -> None:
-    """Restore SIGINT as in a program that a shell starts, however the tests were started."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _take_terminal() -> None:
-    _restore_sigint()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C sends it SIGINT
 
 
 class Terminal:
@@ -50,7 +42,7 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         plain = {name: value for name, value in os.environ.items() if name not in QUIET}
         settings = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8", **environment}
-        self._process = subprocess.Popen(
+        self._process = fork_server.Popen(
             [sys.executable, "-m", "denoised", *arguments],
             stdin=theirs,
             stdout=theirs,
@@ -58,7 +50,7 @@ class Terminal:
             env=plain | settings,
             cwd=folder,
             start_new_session=True,
-            preexec_fn=_take_terminal,
+            preexec_fn=take_terminal,
         )
         os.close(theirs)
         self._screen = ours
@@ -101,7 +93,7 @@ def shown(*arguments: str, **kwargs: Any) -> str:
 
 
 def piped(*arguments: str, service: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return fork_server.run(
         [sys.executable, "-m", "denoised", *arguments],
         capture_output=True,
         text=True,
@@ -222,7 +214,7 @@ def test_sigint_cancels_the_job_when_piped(service: Any, tmp_path: Path) -> None
         "--url",
         service.url,
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_restore_sigint) as process:
+    with fork_server.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore_sigint) as process:
         assert process.stderr is not None
         while "started" not in process.stderr.readline():
             assert process.poll() is None

@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from denoised import Client
 from denoised.app.http.schemas import Verification
 from denoised.client import exchange
+from tests import fork_server
 from tests.journeys.conftest import GARMENTS
 
 REQUEST = {"label": "sneaker", "seed": 7, "steps": 5, "n": 2}
@@ -67,7 +68,7 @@ def flipped(data: bytes) -> bytes:
 
 def denoised(*arguments: object, service: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "denoised", "verify", "--url", service.url, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return fork_server.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_picture_is_made_again_byte_for_byte(service: Any, picture: bytes) -> None:
@@ -217,6 +218,6 @@ def test_without_a_server_the_command_suggests_starting_one(picture: bytes, tmp_
     file = tmp_path / "good.png"
     file.write_bytes(picture)
     command = [sys.executable, "-m", "denoised", "verify", "--url", "http://127.0.0.1:9", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = fork_server.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "denoised serve" in done.stderr

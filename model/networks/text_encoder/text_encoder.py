@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoised.model.networks.text_encoder.text_encoder_config import LEGACY_EOS_TOKEN_ID, TextEncoderConfig
+from denoised.model.networks.unet.embeddings import Embedding
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class TokenEmbeddings(nn.Module):
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_embedding = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = Embedding(config.max_position_embeddings, config.hidden_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
         positions = self.position_embedding.weight[: tokens.shape[1]]  # (N, hidden_size)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
-from denoised.model.networks.unet.embeddings import SinusoidalFeatures, TimestepEmbedding
+from denoised.model.networks.unet.embeddings import Embedding, SinusoidalFeatures, TimestepEmbedding
 from denoised.model.networks.unet.unet_layers import ACTIVATIONS
 
 
@@ -58,7 +58,7 @@ def build_label_embedding(config: TextUNetConfig, width: int) -> nn.Module | Non
     if config.class_embed_type == "projection":
         assert config.projection_class_embeddings_input_dim is not None
         return TimestepEmbedding(config.projection_class_embeddings_input_dim, width)
-    return nn.Embedding(config.num_class_embeds, width) if config.num_class_embeds is not None else None
+    return Embedding(config.num_class_embeds, width) if config.num_class_embeds is not None else None
 
 
 def build_added_embedding(

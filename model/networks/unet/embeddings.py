@@ -59,7 +59,15 @@ class FourierFeatures(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class LearnedTimesteps(nn.Embedding):
+class Embedding(nn.Embedding):
+    """`nn.Embedding` that draws no weights on the meta device, for which torch would import its compiler (a second)."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class LearnedTimesteps(Embedding):
     """One vector for each of T timesteps; a time between two of them takes the nearer one's."""
 
     def forward(self, t: Tensor) -> Tensor:
@@ -86,7 +94,7 @@ def build_class_embedding(config: UNetConfig, features: int, width: int) -> nn.M
         return TimestepEmbedding(features, width)
     if config.class_embed_type == "identity":
         return nn.Identity()
-    return nn.Embedding(config.num_class_embeds, width) if config.num_class_embeds is not None else None
+    return Embedding(config.num_class_embeds, width) if config.num_class_embeds is not None else None
 
 
 def sinusoidal_features(t: Tensor, channels: int, flip_sin_to_cos: bool, freq_shift: float) -> Tensor:

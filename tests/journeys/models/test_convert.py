@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from denoised.model.text.tokenizer import TextTokenizer
+from tests import fork_server
 from tests.hub_server import HubRepository, hub_server, read_folder
 from tests.original_checkpoints import SD1, shrunken, write_checkpoint
 from tests.text_pipelines import write_vocabulary
@@ -19,7 +20,7 @@ from tests.text_pipelines import write_vocabulary
 
 def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "denoised", "convert", *arguments]
-    return subprocess.run(
+    return fork_server.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
     )
 

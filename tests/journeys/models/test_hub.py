@@ -14,6 +14,7 @@ import pytest
 
 from denoised.app.launch.errors import ChildStartError
 from denoised.app.launch.preflight import find_model
+from tests import fork_server
 from tests.hub_server import HubRepository, HubServer, hub_server, read_folder
 from tests.text_pipelines import PROMPT, save_pipeline
 
@@ -36,7 +37,7 @@ def environment(hub: HubServer, tmp_path: Path) -> dict[str, str]:
 
 def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "denoised", *arguments]
-    return subprocess.run(
+    return fork_server.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
     )
 

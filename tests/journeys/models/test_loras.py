@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 
 from denoised import Client
 from denoised.model.checkpoints.text_to_image.text_pipeline import read_text_pipeline
+from tests import fork_server
 from tests.lora_adapters import kohya, peft, targets_of, write_lora
 from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, picture_of, save_pipeline
 
@@ -164,12 +164,12 @@ def test_the_client_and_the_terminal_name_adapters(service: Any, tmp_path: Path)
     options = ["--lora", "style:0.75", "--lora", "object:-.5", "--out", str(tmp_path), "--url", service.url]
     command = [sys.executable, "-m", "denoised", "generate", PROMPT, "--model", MODEL, "--seed", "5"]
     command += ["--steps", str(STEPS), "--sampler", "ddim", *options]
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    outcome = fork_server.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
     (path,) = tmp_path.glob("*.png")
     assert path.read_bytes() == expected
     listing = [sys.executable, "-m", "denoised", "models", "--url", service.url]
-    assert "object, style" in subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    assert "object, style" in fork_server.run(listing, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_client_of_the_web_ui_names_adapters_in_the_prompt(service: Any) -> None:

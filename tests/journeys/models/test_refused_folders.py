@@ -6,12 +6,13 @@ import json
 import pickle
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests import fork_server
 
 CONFIG = "unet/config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -56,7 +57,7 @@ def a_pickle(folder: Path) -> str:
 def test_the_worker_exits_with_one_line(folder: Path, fault: Callable[[Path], str]) -> None:
     expected = fault(folder)
     command = [sys.executable, "-m", "denoised", "worker", "--threads", "1", "--model", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = fork_server.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # without the log
     assert lines[0].startswith(f"denoised worker: {expected}")
@@ -70,7 +71,7 @@ def test_serve_exits_with_the_workers_line(folder: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "denoised", "serve", "--port", str(port), "--data-dir", str(folder / "data")]
-    done = subprocess.run([*command, "--model", str(folder)], capture_output=True, text=True, timeout=120, check=False)
+    done = fork_server.run([*command, "--model", str(folder)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]  # without the log
     assert lines[0].startswith(f"denoised worker: {expected}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,6 +22,8 @@ from diffusers import (
     UNet2DModel,
 )
 from PIL import Image
+
+from tests import fork_server
 
 # diffusers 0.42 hands tensors to numpy in a way that numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -96,7 +97,7 @@ def test_the_command_line_writes_the_picture_of_diffusers(serving: Any, name: st
     """The sampler is left out: a model's own is the one that its scheduler file is of."""
     request = ["--model", name, "--seed", str(SEED), "--steps", str(STEPS)]
     command = [sys.executable, "-m", "denoised", "generate", "--url", serving.url, "--out", str(tmp_path), *request]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = fork_server.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("*.png")
     ours = np.asarray(Image.open(file)).astype(int)

@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from tests import fork_server
 from tests.text_pipelines import (
     NEGATIVE_PROMPT,
     PROMPT,
@@ -205,7 +205,7 @@ def test_the_openai_route_passes_the_prompt_on(service: Any) -> None:
 def test_the_terminal_takes_clip_skip_and_emphasis(service: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "denoised", "generate", "a (fox:1.4)", "--emphasis", "--clip-skip", "1"]
     options = ["--model", MODEL, "--seed", "5", "--steps", "8", "--out", str(tmp_path), "--url", service.url]
-    outcome = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    outcome = fork_server.run([*command, *options], capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
     (path,) = tmp_path.glob("*.png")
     with service.client() as client:
@@ -271,7 +271,7 @@ def test_a_client_of_the_web_ui_draws_a_prompt(service: Any) -> None:
 def test_the_terminal_takes_a_prompt(service: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "denoised", "generate", PROMPT, "--model", MODEL, "--seed", "5", "--steps", "8"]
     options = ["--out", str(tmp_path), "--url", service.url]
-    outcome = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    outcome = fork_server.run([*command, *options], capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
     (path,) = tmp_path.glob("*.png")
     assert path.name == "an-oil-painting-of-a-small-red-house-5.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -171,9 +172,12 @@ def test_levels_fall_for_every_number_of_steps(name: str, schedule: str, zero_sn
         (RatioSpacing(sigmas=(2.0, 1.0)), 3, "sigmas are not 3 falling values"),
         (RatioSpacing(sigmas=(200.0, 1.0)), 2, "sigmas are not 2 falling values"),
         (RatioSpacing(sigmas=(2.0, 0.0)), 2, "sigmas are not 2 falling values"),
-        (RatioSpacing("karras", sigma_max=200.0), 5, "and sigma_max = 200 do not rise within"),
+        (RatioSpacing("karras", sigma_max=200.0), 5, "and sigma_max = 200 do not rise by a factor of 1.01 within"),
         (RatioSpacing("geometric", sigma_min=3.0, sigma_max=2.0), 5, "sigma_min = 3 and sigma_max = 2 do not rise"),
         (RatioSpacing("sgm_uniform", sigma_min=1.0), 5, "spacing = 'sgm_uniform' takes no bounds"),
+        (RatioSpacing(sigmas=(2.0, 2.0 - 1e-12)), 2, "sigmas are not 2 falling values"),
+        (RatioSpacing("beta", sigma_min=2.0, sigma_max=2.0 + 1e-12), 300, "do not rise by a factor of 1.01"),
+        (RatioSpacing("exponential", sigma_max=float(noise_ratios(STABLE)[0]) * (1 + 1e-12)), 5, "do not rise by a"),
         (RatioSpacing("random"), 5, "spacing = 'random' takes no bounds"),
     ],
 )
@@ -181,6 +185,47 @@ def test_levels_that_a_schedule_does_not_have_are_refused(spacing: RatioSpacing,
     for sampler in ("ddim", "euler", "unipc"):
         with pytest.raises(PlanError, match=message):
             compile_plan(sampler, STABLE, steps, Grid("linspace", ratio_spacing=spacing))
+
+
+STEEP = NoiseSchedule.from_name("linear", 100, 0.3, 0.5)  # goes up to ρ = 7e11
+
+
+@pytest.mark.parametrize("sampler", WITH_SPACING)
+def test_every_spacing_falls_and_is_finite_on_schedules_of_any_kind(sampler: str) -> None:
+    """Also where all timesteps of the grid lie above the cap of a steep schedule: then two levels were equal."""
+    sources = (LINEAR, COSINE, STEEP, NoiseSchedule.from_name("sigmoid", 37), NoiseSchedule.from_name("linear", 10))
+    for schedule, zero, name, base in product(sources, (False, True), RATIO_SPACINGS, SPACINGS):
+        noise = schedule.with_zero_terminal_snr() if zero else schedule
+        for steps in (1, 2, 9):
+            plan = compile_plan(sampler, noise, steps, Grid(base, ratio_spacing=RatioSpacing(name)))
+            assert np.isfinite(plan.matrices.astype(np.float32)).all(), (name, base, steps, zero)
+            levels = SAMPLERS[sampler].levels(noise, steps, Grid(base, ratio_spacing=RatioSpacing(name)))
+            assert (np.diff(levels.ratio) < 0).all(), (name, base, steps, zero)
+
+
+def test_1000_levels_between_the_closest_bounds_make_finite_plans() -> None:
+    for name, sampler in product(("karras", "exponential", "beta"), ("ddpm", "unipc_3", "dpmpp_2m_sde", "dpmpp_3m")):
+        grid = Grid(ratio_spacing=RatioSpacing(name, sigma_min=2.0, sigma_max=2.0 * 1.01))
+        assert np.isfinite(compile_plan(sampler, LINEAR, 1000, grid).matrices.astype(np.float32)).all(), (name, sampler)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "grid", "spacing"),
+    [
+        ("dpmpp_2m", LINEAR, Grid(lambda_min=-1.0), RatioSpacing("karras", sigma_max=5.0)),
+        ("unipc", LINEAR, Grid(lambda_min=-1.0), RatioSpacing(sigmas=(50.0, 5.0, 0.5))),
+        ("heun", COSINE, Grid(), RatioSpacing("exponential", sigma_min=30.0)),
+        ("dpmpp_sde", COSINE, Grid(), RatioSpacing("beta", sigma_min=30.0)),
+    ],
+)
+def test_a_named_level_is_visited_where_the_sampler_leaves_out_such_timesteps(
+    sampler: str, schedule: NoiseSchedule, grid: Grid, spacing: RatioSpacing
+) -> None:
+    """The API accepts every level of the model's schedule; these failed in the worker."""
+    plan = compile_plan(sampler, schedule, 3, replace(grid, ratio_spacing=spacing))
+    ratio = plan.sigma / plan.alpha
+    named = spacing.sigmas[0] if spacing.sigmas else spacing.sigma_max or spacing.sigma_min
+    assert ratio[-1 if spacing.sigma_min else 0] == pytest.approx(named, rel=1e-12)
 
 
 KARRAS, BETA = RatioSpacing("karras"), RatioSpacing("beta")

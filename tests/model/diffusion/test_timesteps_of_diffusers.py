@@ -12,13 +12,16 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     LMSDiscreteScheduler,
+    PNDMScheduler,
+    TCDScheduler,
     UniPCMultistepScheduler,
 )
 
 from denoised.model.diffusion.grids import SPACINGS, Grid, timesteps
 from denoised.model.diffusion.noise import NoiseSchedule
-from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 
 # diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
@@ -71,3 +74,29 @@ def test_the_other_samplers_visit_the_timesteps_of_diffusers(sampler: str, spaci
             continue  # test_with_as_many_steps_as_timesteps_diffusers_solvers_repeat_some
         theirs = scheduler.timesteps.double().numpy()[:steps]
         assert np.abs(ours - theirs).max() < 999 * np.finfo(np.float32).eps, steps
+
+
+@pytest.mark.parametrize("sampler", ["lcm", "tcd"])
+@pytest.mark.parametrize("original", [50, 37, 1000])
+def test_distilled_models_visit_the_timesteps_of_diffusers(sampler: str, original: int) -> None:
+    """For every number of steps that diffusers takes: up to those of distillation."""
+    scheduler = {"lcm": LCMScheduler, "tcd": TCDScheduler}[sampler](original_inference_steps=original)
+    stable = NoiseSchedule.from_name("scaled_linear", start=0.00085, end=0.012)
+    for steps in range(1, original + 1, 1 if original < 100 else 7):
+        scheduler.set_timesteps(steps)
+        ours = SAMPLERS[sampler].levels(stable, steps, Grid(original_steps=original)).t
+        assert ours.tolist() == scheduler.timesteps.tolist(), steps
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_plms_visits_the_timesteps_of_diffusers(spacing: str, offset: int) -> None:
+    """The second timestep twice. As with DDIM, diffusers has one entry too many at 61, 103 … trailing steps."""
+    scheduler = PNDMScheduler(skip_prk_steps=True, timestep_spacing=spacing, steps_offset=offset)
+    linear, grid = NoiseSchedule.from_name("linear"), Grid(spacing, offset)
+    for steps in (*range(2, 130), 250, 333, 999):
+        scheduler.set_timesteps(steps)
+        t = compile_plan("plms", linear, steps, grid).t.tolist()
+        assert len(t) == steps + 1
+        assert t == scheduler.timesteps.tolist()[: len(t)], steps
+        assert len(scheduler.timesteps) == len(t) + (spacing == "trailing" and steps in ONE_TOO_MANY)

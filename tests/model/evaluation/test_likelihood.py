@@ -22,6 +22,7 @@ from denoised.model.evaluation.likelihood import (
     NoisePredictor,
     bits,
     bits_per_dimension,
+    estimate_error,
     log_density,
     measure_likelihood,
 )
@@ -117,9 +118,47 @@ def test_few_steps_report_their_error(folder: Folder) -> None:
     images = torch.randint(0, 256, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for steps, other in ((1, 2), (6, 3), (25, 12)):
         measured = measure_likelihood(model, images, [0, None], steps=steps)
-        bits_here, bits_there = (bits_per_dimension(model, images, [0, None], steps=count) for count in (steps, other))
-        torch.testing.assert_close(measured.bits_per_dimension, bits_here, rtol=1e-5, atol=0)
-        torch.testing.assert_close(measured.integration_error, (bits_here - bits_there).abs(), rtol=0, atol=1e-4)
+        counts = (steps, other, max(other // 2, 1))
+        found, half, quarter = (bits_per_dimension(model, images, [0, None], steps=count) for count in counts)
+        torch.testing.assert_close(measured.bits_per_dimension, found, rtol=1e-5, atol=0)
+        expected = torch.maximum((found - half).abs(), (half - quarter).abs() / 3)
+        torch.testing.assert_close(measured.integration_error, expected, rtol=0, atol=1e-4)
+
+
+def mixture(means: Tensor, scales: Tensor) -> NoisePredictor:
+    """ε* for data from a mixture of Gaussians of equal weights in each dimension."""
+
+    def epsilon(x: Tensor, t: float, alpha: float, sigma: float) -> Tensor:
+        variance, distance = alpha**2 * scales**2 + sigma**2, x[..., None] - alpha * means
+        weights = torch.softmax(-variance.log() / 2 - distance.square() / (2 * variance), dim=-1)
+        return sigma * (weights * distance / variance).sum(-1)
+
+    return epsilon
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
+@pytest.mark.parametrize(
+    ("means", "scale", "covered"),
+    [([0.3], 0.01, 0.75), ([-1.0, 1.0], 0.05, 0.6), (np.linspace(-1, 1, 40).tolist(), 0.04, 0.95)],
+)
+def test_the_estimated_error_covers_the_true_one_of_most_images(
+    means: list[float], scale: float, covered: float, schedule: NoiseSchedule
+) -> None:
+    """Against the closed form. The share of images is measured; the default's mean error is below .01 bits."""
+    generator = torch.Generator().manual_seed(0)
+    centers, scales = torch.tensor(means, dtype=torch.float64), torch.full((len(means),), scale, dtype=torch.float64)
+    chosen = torch.randint(len(means), (64, 8), generator=generator)
+    x = centers[chosen] + scale * torch.randn(64, 8, generator=generator, dtype=torch.float64)
+    alpha, sigma = float(schedule.alpha[0]), float(schedule.sigma[0])
+    variance = alpha**2 * scales**2 + sigma**2
+    terms = -(alpha * (x[..., None] - centers)).square() / (2 * variance) - torch.log(2 * math.pi * variance) / 2
+    exact = bits((torch.logsumexp(terms, -1) - math.log(len(means)) + math.log(alpha)).sum(1), 8)
+    epsilon = mixture(centers, scales)
+    for steps in (25, 50, 100):
+        found = estimate_error(lambda count: bits(log_density(epsilon, schedule, x, steps=count).log_density, 8), steps)
+        errors = (found.bits_per_dimension - exact).abs()
+        assert (errors <= found.integration_error).double().mean() >= covered, steps
+    assert abs(float((found.bits_per_dimension - exact).mean())) < 0.01
 
 
 def test_the_latent_has_its_closed_form() -> None:

@@ -30,6 +30,21 @@ def test_a_batch_of_mixed_noise_levels_equals_separate_evaluations(
     assert_rounded(whole, alone, terms=2 * terms_of(net))
 
 
+def test_a_network_on_the_meta_device_draws_no_embedding(
+    conditional: UNetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`normal_` of a meta tensor imports torch's compiler, which took each start of a worker 1.4 s."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("torch.nn.init.normal_", refuse)
+    with torch.device("meta"):
+        assert all(weight.is_meta for weight in UNet(conditional).parameters())
+    with pytest.raises(AssertionError):
+        UNet(conditional)
+
+
 def test_the_output_depends_on_noise_level_and_label(conditional: UNetConfig, stir: Callable[..., None]) -> None:
     net = UNet(conditional).eval()
     stir(net)

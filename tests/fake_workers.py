@@ -1,0 +1,160 @@
+"""`python -m tests.fake_workers FOLDER`: the launcher of `tests.harness`. It forks a worker for each line on its stdin.
+
+{pid}.exit holds the exit code of a worker that has ended. {pid}.rows has one line per evaluation: its time, and the sum
+of x for each row, as the row's fingerprint.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rq.utils
+import torch
+from torch import Tensor
+
+from denoised.jobs.log import log_to_stderr
+from denoised.jobs.numerics import with_format
+from denoised.jobs.redis.connection import connect
+from denoised.jobs.store.store import Store
+from denoised.model.diffusion.predictions import Estimate
+from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
+from denoised.worker.delivery.rq_worker import BatchingWorker
+from denoised.worker.settings import WorkerSettings
+from tests.fake_model import FakeModel
+
+
+class FaultyModel(FakeModel):
+    """A row of class `kill_class` at a timestep below `kill_below` kills its worker, like a fault in a kernel; a row of
+    class `oom_class`, or more than `max_rows` rows at once, allocate 64 MiB and run out of memory. A job of class
+    `unstartable_class` finds no memory to start."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        seconds: float,
+        kill_class: int | None,
+        kill_below: float,
+        oom_class: int,
+        unstartable_class: int,
+        max_rows: int,
+        min_pipelined_images: int | None,
+        digest: str,
+    ) -> None:
+        super().__init__(name, seconds=seconds, nan_class=3)
+        self._unstartable_class = unstartable_class
+        self._weight = 1 + len(digest) / 8
+        if digest:
+            numerics = with_format("fake", digest)
+            self.card = self.card.model_copy(update={"digest": digest, "numerics": numerics})
+        self.min_pipelined_images = min_pipelined_images
+        self._kill_class, self._below = kill_class, kill_below
+        self._oom_class, self._max_rows = oom_class, max_rows
+        self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
+
+    def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
+        if any(request.label == self._unstartable_class for request in requests):
+            raise MemoryError
+        return super().encode(requests)
+
+    def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
+        labels = conditioning["label"].tolist()
+        levels = zip(t.tolist(), labels, strict=True)
+        if any(label == self._kill_class and level < self._below for level, label in levels):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._oom_class in labels or len(x) > self._max_rows:
+            taken = torch.ones(16, 1 << 20)
+            raise torch.OutOfMemoryError(f"out of memory after {taken.nbytes} bytes")
+        estimate = super().denoise(x * self._weight, t, alpha, sigma, conditioning)
+        self.calls.clear()
+        self._rows.write(json.dumps([time.time(), x.double().flatten(1).sum(1).tolist()]) + "\n")
+        return estimate
+
+
+def shift_clock(seconds: float) -> None:
+    """Make this process's clock wrong: ours, and RQ's, whose modules import its functions by name."""
+    real = time.time
+    time.time = lambda: real() + seconds
+    shifted = {
+        "now": lambda: datetime.datetime.fromtimestamp(time.time(), datetime.UTC),
+        "current_timestamp": lambda: int(time.time()),
+    }
+    assert shifted.keys() <= vars(rq.utils).keys()
+    for module in [module for name, module in sys.modules.items() if name.startswith("rq.")]:
+        for name in shifted.keys() & vars(module).keys():
+            setattr(module, name, shifted[name])
+
+
+def limit_memory(mib: int) -> None:
+    """Let this process allocate so much address space and no more (Linux)."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in status if line.startswith("VmSize"))
+    most = int(line.split()[1]) * 1024 + mib * (1 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def work(
+    folder: Path,
+    url: str,
+    names: Sequence[str],
+    settings: dict[str, Any],
+    result_ttl: int,
+    clock_ahead: float,
+    more_mib: int | None,
+    **traits: Any,
+) -> None:
+    log_to_stderr()
+    torch.set_num_threads(1)
+    if clock_ahead:
+        shift_clock(clock_ahead)
+    if more_mib is not None:
+        limit_memory(more_mib)
+    models = {name: FaultyModel(name, folder, **traits) for name in names}
+    client = connect(url, timeout=5.0)
+    BatchingWorker(models, client, Store(client, result_ttl), WorkerSettings(**settings)).work()
+
+
+def reap(folder: Path) -> None:
+    """Write the exit codes of workers that have ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        part = folder / f"{pid}.part"
+        part.write_text(str(os.waitstatus_to_exitcode(status)))
+        part.rename(folder / f"{pid}.exit")
+
+
+def main(folder: Path) -> None:
+    signal.signal(signal.SIGCHLD, lambda *_: reap(folder))
+    for line in sys.stdin:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            try:
+                work(folder, **json.loads(line))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        print(pid, flush=True)  # noqa: T201
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
