@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from denoised.jobs.errors import RecordError
 
 FORMAT = 1
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a character beyond the first 65,536, escaped
 
 log = logging.getLogger("denoised.jobs")
 
@@ -30,13 +32,16 @@ def parse_json(text: str | bytes, limit: int) -> Any:
     """Decode JSON that another process has written.
 
     Raises:
-        RecordError: for anything that is not UTF-8 or not JSON, holds NaN or an infinity, is nested too deeply, or is
-            longer than `limit` bytes (or characters).
+        RecordError: for anything that is not UTF-8 or not JSON, holds NaN, an infinity or an unpaired surrogate, is
+            nested too deeply, or is longer than `limit` bytes (or characters).
     """
     if len(text) > limit:
         raise RecordError(f"the JSON has {len(text)} bytes (allowed: {limit})")
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        if SURROGATE.search(text if isinstance(text, bytes) else text.encode(errors="replace")):
+            json.dumps(value, ensure_ascii=False).encode()  # raises for an unpaired one: no response could contain it
+        return value
     except (ValueError, RecursionError) as error:
         raise RecordError(f"it is not JSON: {error or type(error).__name__}") from error
 

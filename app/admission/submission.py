@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from denoised.app.admission.quotas import Load
@@ -16,6 +18,7 @@ from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Services
+from denoised.jobs.errors import RecordError
 from denoised.jobs.log import REQUEST_ID
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import RequestFields, SamplingRequest, without_defaults
@@ -120,7 +123,8 @@ class IdempotencyClaim:
 
     def find_job(self, store: Store) -> JobRecord | None:
         """The job of an earlier equal request, if there was one."""
-        earlier = store.idempotency.find(self.owner, self.key_hash)
+        with self._refusing_damage():
+            earlier = store.idempotency.find(self.owner, self.key_hash)
         return store.job(self._check_body(earlier)) if earlier is not None else None
 
     def claim(self, store: Store, job_id: str) -> tuple[str, JobRecord | None]:
@@ -128,7 +132,9 @@ class IdempotencyClaim:
 
         If that request never creates its job, the caller creates it under the returned id.
         """
-        first_id = self._check_body(store.idempotency.claim(self.owner, self.key_hash, job_id, self.body_hash))
+        with self._refusing_damage():
+            first = store.idempotency.claim(self.owner, self.key_hash, job_id, self.body_hash)
+        first_id = self._check_body(first)
         end = time.monotonic() + CLAIM_SECONDS
         record = None
         while first_id != job_id and record is None and time.monotonic() < end:
@@ -136,6 +142,14 @@ class IdempotencyClaim:
             if record is None:
                 time.sleep(CLAIM_POLL_SECONDS)
         return first_id, record
+
+    @contextlib.contextmanager
+    def _refusing_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except RecordError as error:
+            message = f"{format_value(self.key)} cannot be used, because its record is damaged (allowed: another key)"
+            raise InvalidRequest([("Idempotency-Key", message)]) from error
 
     def _check_body(self, claim: tuple[str, str]) -> str:
         """The job id of a stored claim.

@@ -1,11 +1,14 @@
-"""A job's stored frames as one animation or contact sheet. Slow, and bounded in memory."""
+"""A job's stored frames as one animation or contact sheet. Slow, and bounded in memory.
+
+A frame or picture that is damaged, or larger than any, is left out: its place stays empty.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from PIL import Image
@@ -19,6 +22,7 @@ FRAME_MS, LAST_FRAME_MS = 80, 1500
 MIN_SIDE = 224  # pixels; smaller pictures are enlarged by an integer factor
 GUTTER_DIVISOR = 14  # a contact sheet's gutter is the picture's height divided by this
 PAGE_BYTES = 2**20  # of events that are read at once
+MAX_PICTURE_PIXELS = 2**25  # of one stored picture
 MAX_PIXELS = 2**26  # of all frames of an animation together, as shown; of a larger one, every k-th frame is shown
 
 
@@ -29,23 +33,26 @@ def read_stages(log: EventLog, job_id: str, kind: Kind | None) -> list[Pictures]
     """
     chosen, found = kind or "x0", dict[int, Pictures]()
     for event in _frames(log, job_id):
-        if kind is None and event["kind"] == "xt" and chosen == "x0":
+        if kind is None and event.get("kind") == "xt" and chosen == "x0":
             chosen = "xt"
             found.clear()
-        if event["kind"] == chosen:
-            found.setdefault(event["step"], {})[event["image"]] = base64.b64decode(event["data"])
+        if event.get("kind") == chosen and (frame := _decoded(event)) is not None:
+            step, image, data = frame
+            found.setdefault(step, {})[image] = data
     return [found[step] for step in sorted(found)]
 
 
-def render(stages: Sequence[Pictures], count: int, pillow_format: str, *, gutters: bool) -> bytes:
-    """The file of an animation.
+def render(stages: Sequence[Pictures], count: int, pillow_format: str, *, gutters: bool) -> bytes | None:
+    """The file of an animation; None when no picture can be read.
 
     stages: what it shows, one after the other.
     count: the number of images of the job.
     gutters: whether the images of a stage are separated.
     """
     divisor = GUTTER_DIVISOR if gutters else 0
-    side = _size(stages[-1])
+    side = next(filter(None, map(_size, reversed(stages))), None)
+    if side is None:
+        return None
     last = _grid(stages[-1], count, divisor, side)
     every = math.ceil(len(stages) * last.width * last.height / MAX_PIXELS)
     first, *rest = [*(_grid(pictures, count, divisor, side) for pictures in stages[-1 - every :: -every][::-1]), last]
@@ -64,9 +71,33 @@ def _frames(log: EventLog, job_id: str) -> Iterator[dict[str, Any]]:
         seq = page.last
 
 
-def _size(pictures: Pictures) -> tuple[int, int]:
-    """The (width, height) of the pictures of one step."""
-    return Image.open(io.BytesIO(next(iter(pictures.values())))).size
+def _decoded(event: Mapping[str, Any]) -> tuple[int, int, bytes] | None:
+    """Step, image and file of a frame; None when one of them is damaged."""
+    step, image, data = event.get("step"), event.get("image"), event.get("data")
+    if not isinstance(step, int) or not isinstance(image, int) or not isinstance(data, str):
+        return None
+    try:
+        return step, image, base64.b64decode(data)
+    except ValueError:
+        return None
+
+
+def _open(data: bytes) -> Image.Image | None:
+    """A decoded picture; None when it cannot be decoded, or is larger than any."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG", "WEBP", "JPEG"])
+        if image.width * image.height > MAX_PICTURE_PIXELS:
+            return None
+        image.load()
+    except Exception:  # Pillow's decoders raise a dozen kinds of exceptions for damaged files
+        return None
+    return image
+
+
+def _size(pictures: Pictures) -> tuple[int, int] | None:
+    """The (width, height) of the first picture of a step that can be read."""
+    opened = next(filter(None, map(_open, pictures.values())), None)
+    return opened.size if opened is not None else None
 
 
 def _grid(pictures: Pictures, count: int, gutter_divisor: int, size: tuple[int, int]) -> Image.Image:
@@ -75,8 +106,10 @@ def _grid(pictures: Pictures, count: int, gutter_divisor: int, size: tuple[int, 
     gutter_divisor: the gutter is the picture's height divided by it; 0 = no gutter.
     size: (width, height) of each picture; previews of latents are smaller, and are enlarged.
     """
-    opened = {index: Image.open(io.BytesIO(data)) for index, data in pictures.items()}
-    width, height = size
+    shrink = max(1.0, math.sqrt(count * size[0] * size[1] / MAX_PIXELS))
+    width, height = (max(1, int(side / shrink)) for side in size)
+    found = {index: _open(data) for index, data in pictures.items() if 0 <= index < count}
+    opened = {index: image for index, image in found.items() if image is not None}
     gutter = max(1, height // gutter_divisor) if gutter_divisor else 0
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -85,7 +118,8 @@ def _grid(pictures: Pictures, count: int, gutter_divisor: int, size: tuple[int, 
     grid = Image.new(mode, whole, "white" if gutter else "black")
     for index, image in opened.items():
         row, column = divmod(index, columns)
-        shown = image if image.size == size else image.resize(size, Image.Resampling.NEAREST)
+        fits = image.size == (width, height)
+        shown = image if fits else image.resize((width, height), Image.Resampling.NEAREST)
         grid.paste(shown, (gutter + column * (width + gutter), gutter + row * (height + gutter)))
     factor = max(1, math.ceil(MIN_SIDE / min(grid.size)))
     return grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.NEAREST)

@@ -55,9 +55,10 @@ def _render(services: Services, record: JobRecord, pillow_format: str, kind: Kin
     stages = read_stages(services.frames, record.id, kind)
     if sheet and (stages or kind is None) and len(record.images) == record.request.n:
         stages.append(_finished_pictures(services, record))
-    if not stages:
+    film = render(stages, record.request.n, pillow_format, gutters=sheet) if stages else None
+    if film is None:
         raise _no_frames(record, kind)
-    return render(stages, record.request.n, pillow_format, gutters=sheet)
+    return film
 
 
 def _no_frames(record: JobRecord, kind: Kind | None) -> Conflict:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import cast
 
+from denoised.jobs.errors import RecordError
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.store_connection import StoreConnection
 
 CLAIM_SECONDS = 86_400
+BINDING = re.compile(rb"([\w-]{1,64}) ([\w-]{1,64})")  # job id and hash of the body
 
 
 class IdempotencyKeys:
-    """Every method raises StoreUnavailable when Redis does not answer in time."""
+    """Every method raises StoreUnavailable when Redis does not answer in time, and RecordError for a damaged key."""
 
     def __init__(self, connection: StoreConnection) -> None:
         self._connection = connection
@@ -30,5 +33,6 @@ class IdempotencyKeys:
             held = cast("bytes | None", self._connection.client.get(keys.idempotency(owner, key_hash)))
         if held is None:
             return None
-        job_id, _, body_hash = held.decode(errors="replace").partition(" ")
-        return job_id, body_hash
+        if (match := BINDING.fullmatch(held)) is None:
+            raise RecordError("what is stored for the Idempotency-Key is damaged")
+        return match[1].decode(), match[2].decode()

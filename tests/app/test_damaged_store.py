@@ -214,3 +214,15 @@ def test_memory_is_reserved_for_what_accepted_jobs_will_write(
         assert int(fake_worker.client.info("memory")["used_memory"]) < used + (10 << 20)
     finally:
         fake_worker.client.config_set("maxmemory", "0")
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
+def test_a_damaged_idempotency_key_costs_itself(value: bytes, api: TestClient, fake_worker: Any) -> None:
+    """It does not claim that another body was sent."""
+    assert api.post("/generate", json={}, headers={"Idempotency-Key": "one"}).status_code == 202
+    (name,) = fake_worker.client.scan_iter("denoised:idempotency:*")
+    fake_worker.client.set(name, value)
+    refused = api.post("/generate", json={}, headers={"Idempotency-Key": "one"})
+    assert refused.status_code == 422
+    assert '"one" cannot be used, because its record is damaged' in refused.json()["detail"]
+    assert api.post("/generate", json={}, headers={"Idempotency-Key": "two"}).status_code == 202

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.format import FORMAT, UnreadableLog, read_dataclass
+from denoised.jobs.format import FORMAT, UnreadableLog, parse_json, read_dataclass
 from denoised.jobs.record import Image, JobRecord, required_fields
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.store import QueueKeys, Store
@@ -156,6 +156,7 @@ def test_a_damaged_job_loses_its_workers_fails_and_is_counted(
         '{"counters": {"turns": "many"}}',
         '{"requires": ["unheard_of"]}',
         '{"paces": 3}',
+        r'{"other": {"text": "\ud800"}}',
     ],
 )
 def test_a_worker_report_that_cannot_be_read_is_skipped_and_logged_once(
@@ -222,3 +223,15 @@ def test_the_log_of_unreadable_records_forgets_the_oldest(caplog: pytest.LogCapt
             for k in range(UnreadableLog.REMEMBERED + 1):
                 unreadable.skip("job", str(k), RecordError("bad"))
     assert len(skipped(caplog)) == 2 * (UnreadableLog.REMEMBERED + 1)
+
+
+@pytest.mark.parametrize("text", [r'"\ud83d"', r'{"\uDE00": 1}', r'["\ude00\ud83d"]', r'"a \uD83D b"'])
+def test_text_with_half_a_character_is_refused_because_no_response_could_contain_it(text: str) -> None:
+    for each in (text, text.encode()):
+        with pytest.raises(RecordError, match="surrogates not allowed"):
+            parse_json(each, 100)
+
+
+def test_whole_characters_are_read_however_they_are_written() -> None:
+    assert parse_json(r'"\ud83d\uDE00"', 100) == parse_json('"😀"'.encode(), 100) == "😀"
+    assert parse_json(r'"a \\ud800 b"', 100) == r"a \ud800 b", "an escaped backslash"

@@ -6,9 +6,8 @@ Keys and defaults equal those of diffusers 0.42's `UNet2DConditionModel`. A conf
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from denoised.model.errors import CheckpointError, abbreviate
@@ -169,7 +168,7 @@ class TextUNetConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every key, as `config.json` holds it."""
-        return {field.name: to_lists(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {field.name: to_lists(getattr(self, field.name)) for field in fields(self)}
 
     @property
     def levels(self) -> int:

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import io
 import json
+import struct
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
@@ -112,6 +114,40 @@ def test_the_sheet_of_a_job_without_frames_shows_its_pictures(format: str, api: 
     assert api.get(f"/jobs/{job_id}/animation", params={"format": format}).status_code == 409
     sheets, _ = shown(api.get(f"/jobs/{job_id}/animation", params={"format": format, "sheet": 1}))
     assert [shades(sheet, 2) for sheet in sheets] == [[*SHADES, 255]]
+
+
+def bomb() -> bytes:
+    """A small PNG of 1.6 gigapixels."""
+    data = bytearray(png(0))
+    data[16:24] = struct.pack(">II", 40_000, 40_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def damaged_frames(whole: dict[str, Any]) -> list[dict[str, Any]]:
+    """Variants of a frame that no picture can be made of."""
+    texts = ["", "no base64!", base64.b64encode(png(5)[:40]).decode(), base64.b64encode(bomb()).decode()]
+    fields: list[dict[str, Any]] = [{"data": text} for text in texts]
+    fields += [{"data": 7}, {"data": None}, {"step": "5"}, {"image": None}, {"image": 99}, {"image": -1}, {"kind": []}]
+    lacking = [{name: value for name, value in whole.items() if name != lost} for lost in ("data", "step", "image")]
+    return [{**whole, **each} for each in fields] + lacking
+
+
+def test_a_damaged_frame_or_picture_leaves_its_own_place_empty(api: TestClient, fake_worker: Any) -> None:
+    first, second, third = frames(10, [40, 50, 60])
+    for wrong in damaged_frames(second):
+        job_id = done(fake_worker, frames(5, [10, 20, 30]), [first, wrong, third])
+        film, _ = shown(api.get(f"/jobs/{job_id}/animation", params={"format": "gif"}))
+        assert shades(film[0], 0) == [10, 20, 30, 0], wrong
+        assert shades(film[-1], 0) == [40, 0, 60, 0], wrong
+    job_id = done(fake_worker)
+    for data in (b"no PNG", png(5)[:50], bomb()):
+        fake_worker.client.set(f"denoised:job:{job_id}:image:0", data)
+        (sheet,), _ = shown(api.get(f"/jobs/{job_id}/animation", params={"sheet": 1}))
+        assert shades(sheet, 2)[1:3] == SHADES[1:]
+    for index in (1, 2):
+        fake_worker.client.set(f"denoised:job:{job_id}:image:{index}", b"no PNG")
+    assert api.get(f"/jobs/{job_id}/animation", params={"sheet": 1}).status_code == 409
 
 
 def test_a_last_frame_equal_to_the_picture_is_not_shown_twice(api: TestClient, fake_worker: Any) -> None:
