@@ -18,7 +18,7 @@ from denoised.model.checkpoints.lora.lora_targets import lora_targets
 from denoised.model.networks.low_rank import LoraLayer
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from tests.lora_adapters import halves
-from tests.model.networks.text_unet.text_unet_configs import TWO_LEVELS
+from tests.model.networks.text_unet.text_unet_configs import TWO_LEVEL_UNET
 
 # Ranks, and pieces of the names of the layers that they change.
 ADAPTERS = {"attention": (4, ("attn",)), "everything": (3, ("",)), "convolutions": (8, ("conv", "samplers", "proj"))}
@@ -37,7 +37,7 @@ Stir = Callable[..., None]
 
 @pytest.fixture
 def unet(stir: Stir) -> TextUNet:
-    network = TextUNet(TWO_LEVELS).eval().requires_grad_(False)
+    network = TextUNet(TWO_LEVEL_UNET).eval().requires_grad_(False)
     stir(network)
     return network
 

@@ -14,11 +14,11 @@ from denoised.model.backends.packed import pack
 from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend, check_backend, select_text_backend
 from denoised.model.errors import KernelError
 from denoised.model.networks.text_unet.text_unet import TextUNet
-from tests.model.networks.text_unet.text_unet_configs import TWO_LEVELS
+from tests.model.networks.text_unet.text_unet_configs import TWO_LEVEL_UNET
 
 # SDXL's pooled text and size ids, and LCM's guidance scale.
 ADDED_CONFIG = replace(
-    TWO_LEVELS,
+    TWO_LEVEL_UNET,
     addition_embed_type="text_time",
     addition_time_embed_dim=6,
     projection_class_embeddings_input_dim=6 * 6 + 20,
@@ -29,7 +29,7 @@ Stir = Callable[..., None]
 
 @pytest.fixture
 def unet(stir: Stir) -> TextUNet:
-    network = TextUNet(TWO_LEVELS).eval().requires_grad_(False)
+    network = TextUNet(TWO_LEVEL_UNET).eval().requires_grad_(False)
     stir(network)
     return network
 

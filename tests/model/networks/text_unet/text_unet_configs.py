@@ -179,7 +179,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 # One level with attention and one without, for the tests of backends.
-TWO_LEVELS = TextUNetConfig(
+TWO_LEVEL_UNET = TextUNetConfig(
     sample_size=32,
     block_out_channels=(16, 32),
     down_block_types=(CROSS_DOWN, DOWN),
