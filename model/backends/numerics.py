@@ -24,3 +24,12 @@ def numerics(device: str, backend: str, precision: str = "float32") -> str:
         return f"{backend}/torch-{version}/{device}"
     capability = torch.backends.cpu.get_cpu_capability().replace(" ", "-").lower()
     return f"{backend}/torch-{version}/{platform.machine()}-{capability}/{torch.get_num_threads()}-threads"
+
+
+def with_kernels(unet: str, *, text: str, decoder: str) -> str:
+    """The string of a text model: `native+packed+packed/…` for its U-Net, its text encoders and its decoder.
+
+    unet: the string of the U-Net alone; text, decoder: names of backends.
+    """
+    backend, rest = unet.split("/", 1)
+    return f"{backend}+{text}+{decoder}/{rest}"

@@ -54,7 +54,7 @@ class LatentPictures:
         self._autoencoder = autoencoder.eval().requires_grad_(False)
         self._decode_bytes = decode_bytes
         self._batch_bytes = batch_bytes
-        self._whole_batches = whole_batches
+        self.whole_batches = whole_batches
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._rgb = _preview_map(autoencoder.config.latent_channels, latent_rgb)
 
@@ -70,7 +70,7 @@ class LatentPictures:
 
     def limit(self, height: int, width: int) -> int:
         """How many latents of this size are decoded at once, at least 1."""
-        if not self._whole_batches:
+        if not self.whole_batches:
             return 1
         return max(1, self._batch_bytes // self._needed_bytes(height, width))
 

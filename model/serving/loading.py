@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from denoised.model.backends.numerics import Precision
+from denoised.model.backends.numerics import PACKED, PER_IMAGE, Precision, with_kernels
 from denoised.model.backends.packed_decoder import pack_decoder
 from denoised.model.backends.packed_text_encoder import pack_text_encoder
 from denoised.model.backends.selection import select_backend
@@ -143,13 +143,15 @@ def load_text_for_serving(
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
     found = find_adapters(loras, unet, pipeline.text_encoders)
     prompts = build_prompt_encoder(pipeline, device, found)
+    pictures = _build_pictures(pipeline, device)
     selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed))
+    text, decoder = (PACKED if each.whole_batches else PER_IMAGE for each in (prompts, pictures))
     card = ModelCard(
         name=name or model_name(folder),
         max_clip_skip=max(0, prompts.max_clip_skip),
         loras=found.listed,
         max_images=max_images,
-        numerics=selection.numerics,
+        numerics=with_kernels(selection.numerics, text=text, decoder=decoder),
         **_pipeline_facts(pipeline),
         **_said_by(pipeline.card),
         **sampler_facts(pipeline.schedule, grid),
@@ -158,7 +160,7 @@ def load_text_for_serving(
         selection.backend,
         torch.device(device),
         prompts,
-        _build_pictures(pipeline, device),
+        pictures,
         PlanCompiler(pipeline.schedule, grid),
         noise.prediction_type,
         noise.clipping,

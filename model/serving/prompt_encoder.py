@@ -72,7 +72,7 @@ class ChunkEncoder:
         adapted: AdaptedNetwork | None = None,
         whole_batches: bool = False,
     ) -> None:
-        self._batch = MAX_BATCH if whole_batches else 1
+        self.whole_batches = whole_batches
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._penultimate = penultimate
@@ -122,8 +122,9 @@ class ChunkEncoder:
         """The states of sequences, those that are not cached encoded together."""
         known = {key: self._encoded[key] for key in keys if key in self._encoded}
         missing = [key for key in dict.fromkeys(keys) if key not in known]
-        for start in range(0, len(missing), self._batch):
-            batch = missing[start : start + self._batch]
+        size = MAX_BATCH if self.whole_batches else 1
+        for start in range(0, len(missing), size):
+            batch = missing[start : start + size]
             known |= dict(zip(batch, self._evaluate(batch), strict=True))
         self._cache(known)
         return known
@@ -183,6 +184,11 @@ class PromptEncoder:
     def max_clip_skip(self) -> int:
         """How many layers a request may leave out."""
         return min(encoder.max_clip_skip for encoder in self._encoders)
+
+    @property
+    def whole_batches(self) -> bool:
+        """Whether several sequences are encoded at once; see `ChunkEncoder`."""
+        return all(encoder.whole_batches for encoder in self._encoders)
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> tuple[Tensor, Tensor]:
         """Hidden states (B, K·N, C) of B prompts, and pooled vectors (B, P) of the last encoder.

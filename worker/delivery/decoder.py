@@ -48,7 +48,7 @@ class FinishedImage:
         return self.attempt.request.model, tuple(self.latents.shape)
 
 
-class Decoder(threading.Thread):
+class DecoderThread(threading.Thread):
     """Decodes and encodes pictures, those of the jobs with the fewest first.
 
     deliver(attempt, pictures, error) is called, in this thread, for each job of a batch. error: of one of its images.

@@ -21,7 +21,7 @@ from denoised.jobs.errors import StoreFull, StoreUnavailable
 from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import FLUSH_SECONDS, AttemptState
-from denoised.worker.delivery.decoder import Decoder
+from denoised.worker.delivery.decoder import DecoderThread
 from denoised.worker.delivery.outputs import Picture
 from denoised.worker.engine.turn import Advanced, Turn
 from denoised.worker.errors import TrajectoryError
@@ -53,7 +53,7 @@ class Publisher(threading.Thread):
         self._store = store
         self._on_over = on_over
         self._queue: queue.Queue[Item | None] = queue.Queue(depth)
-        self._decoder = Decoder(self._put_pictures)
+        self._decoder = DecoderThread(self._put_pictures)
         self._abandon = threading.Event()
         self._flushed_at = -math.inf  # when unwatched jobs were written last
         self._deadline = math.inf

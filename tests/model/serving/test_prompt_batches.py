@@ -103,6 +103,20 @@ def test_more_prompts_than_a_batch_holds_are_several_evaluations(
     assert sorted(set(evaluations.sizes)) == [2, MAX_BATCH]
 
 
+@pytest.mark.parametrize(
+    ("refused", "kernels"), [(None, "packed+packed"), ("encoder", "per-image+packed"), ("decoder", "packed+per-image")]
+)
+def test_numerics_name_the_kernels_of_text_encoders_and_decoder(
+    refused: str | None, kernels: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures of two machines with other kernels differ in their last bits."""
+    for part in ("pack_text_encoder", "pack_decoder"):
+        if refused is not None and part.endswith(refused):
+            monkeypatch.setattr(f"denoised.model.serving.loading.{part}", lambda network: "the kernels differ")
+    numerics = load_text_model(folder).card.numerics
+    assert numerics.split("/")[0].partition("+")[2] == kernels
+
+
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("projected", [False, True])
 def test_a_packed_encoder_computes_the_same_function_whatever_the_batch(activation: str, projected: bool) -> None:

@@ -15,7 +15,7 @@ from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import StartedAttempt, Store
 from denoised.model.serving.card import CardLatent
 from denoised.worker.delivery.attempt import AttemptState
-from denoised.worker.delivery.decoder import TURNS_PER_OLDEST, Decoder
+from denoised.worker.delivery.decoder import TURNS_PER_OLDEST, DecoderThread
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.resume import from_bytes
@@ -85,8 +85,8 @@ def delivered() -> Delivered:
 
 
 @pytest.fixture
-def decoder(delivered: Delivered) -> Iterator[Decoder]:
-    decoder = Decoder(delivered)
+def decoder(delivered: Delivered) -> Iterator[DecoderThread]:
+    decoder = DecoderThread(delivered)
     yield decoder
     decoder.close()
     decoder.join(SECONDS)
@@ -97,19 +97,21 @@ def attempt_of(model: Any, job: str, n: int = 1) -> AttemptState:
     return AttemptState.begin(StartedAttempt(record, None), model, "fake")
 
 
-def submit(decoder: Decoder, model: Any, job: str, n: int = 1, level: float = BLACK, side: int = 2) -> AttemptState:
+def submit(
+    decoder: DecoderThread, model: Any, job: str, n: int = 1, level: float = BLACK, side: int = 2
+) -> AttemptState:
     attempt = attempt_of(model, job, n)
     decoder.submit(attempt, {index: torch.full((1, side, side), level) for index in range(n)})
     return attempt
 
 
-def run(decoder: Decoder) -> None:
+def run(decoder: DecoderThread) -> None:
     decoder.start()
     decoder.wait(SECONDS)
 
 
 def test_images_of_several_jobs_share_batches_up_to_the_limit(
-    decoder: Decoder, latent: LatentFake, delivered: Delivered
+    decoder: DecoderThread, latent: LatentFake, delivered: Delivered
 ) -> None:
     for job in "abcde":
         submit(decoder, latent, job)
@@ -118,7 +120,7 @@ def test_images_of_several_jobs_share_batches_up_to_the_limit(
     assert delivered.pictures == {job: [0] for job in "abcde"}
 
 
-def test_a_batch_holds_latents_of_one_shape(decoder: Decoder, latent: LatentFake, delivered: Delivered) -> None:
+def test_a_batch_holds_latents_of_one_shape(decoder: DecoderThread, latent: LatentFake, delivered: Delivered) -> None:
     for job, side in (("a", 2), ("b", 3), ("c", 2)):
         submit(decoder, latent, job, side=side)
     run(decoder)
@@ -127,7 +129,7 @@ def test_a_batch_holds_latents_of_one_shape(decoder: Decoder, latent: LatentFake
 
 
 def test_the_jobs_with_the_fewest_pictures_go_first_but_none_waits_for_ever(
-    decoder: Decoder, latent: LatentFake, delivered: Delivered
+    decoder: DecoderThread, latent: LatentFake, delivered: Delivered
 ) -> None:
     latent.limit = 1
     submit(decoder, latent, "many", n=3, level=WHITE)
@@ -141,7 +143,7 @@ def test_the_jobs_with_the_fewest_pictures_go_first_but_none_waits_for_ever(
 
 
 def test_out_of_memory_a_smaller_batch_is_tried_and_remembered(
-    decoder: Decoder, latent: LatentFake, delivered: Delivered
+    decoder: DecoderThread, latent: LatentFake, delivered: Delivered
 ) -> None:
     latent.most = 2
     submit(decoder, latent, "many", n=8)
@@ -152,7 +154,7 @@ def test_out_of_memory_a_smaller_batch_is_tried_and_remembered(
 
 
 def test_an_image_that_does_not_fit_alone_fails_its_job_by_name(
-    decoder: Decoder, latent: LatentFake, delivered: Delivered
+    decoder: DecoderThread, latent: LatentFake, delivered: Delivered
 ) -> None:
     latent.most = 0
     for job in "ab":
@@ -163,7 +165,7 @@ def test_an_image_that_does_not_fit_alone_fails_its_job_by_name(
 
 
 def test_an_image_that_cannot_be_decoded_fails_its_job_alone(
-    decoder: Decoder, latent: LatentFake, delivered: Delivered
+    decoder: DecoderThread, latent: LatentFake, delivered: Delivered
 ) -> None:
     for job, level in (("a", BLACK), ("broken", BROKEN), ("c", WHITE)):
         submit(decoder, latent, job, level=level)
@@ -172,7 +174,9 @@ def test_an_image_that_cannot_be_decoded_fails_its_job_alone(
     assert delivered.pictures == {"a": [0], "broken": [], "c": [0]}
 
 
-def test_images_of_a_job_that_is_over_are_dropped(decoder: Decoder, latent: LatentFake, delivered: Delivered) -> None:
+def test_images_of_a_job_that_is_over_are_dropped(
+    decoder: DecoderThread, latent: LatentFake, delivered: Delivered
+) -> None:
     submit(decoder, latent, "a")
     submit(decoder, latent, "canceled", n=3).over = True
     run(decoder)
