@@ -5,8 +5,9 @@ the programs import (`tests/forked_program.py`), and forks for each start. The f
 caller (`_adopting`): its pid, signals, exit code, streams and resource usage are those of any other child. A forked
 program forks the programs that it starts itself, such as the children of `denoised serve`.
 
-What is no program of this package, and what changes a variable that matters to imports, starts as with `subprocess`.
-Tests of the start itself use `subprocess`.
+What is not a program of this package, and what changes a variable that matters to imports, starts as with
+`subprocess`. So does everything without OMP_NUM_THREADS=1, which `make test` sets: numpy and torch then start threads
+when they are imported, and a process with threads must not fork. Tests of the start itself use `subprocess`.
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ def run(
     return done
 
 
+def can_fork() -> bool:
+    """Whether a process that has imported everything has a single thread."""
+    return sys.platform == "linux" and os.environ.get("OMP_NUM_THREADS") == "1"
+
+
 def is_forkable(
     args: Any,
     executable: Any,
@@ -81,7 +87,7 @@ def is_forkable(
 ) -> bool:
     """Whether `Popen._execute_child` is called for a program that a fork can run."""
     known = preexec_fn is None or preexec_fn.__module__ == "tests.pseudo_terminal"
-    if sys.platform != "linux" or executable or not known or pass_fds or not isinstance(args, list):
+    if not can_fork() or executable or not known or pass_fds or not isinstance(args, list):
         return False
     _, _, shell, *rest = options
     identity = rest[7:11]  # gid, gids, uid, umask

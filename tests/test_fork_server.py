@@ -15,7 +15,9 @@ from tests import fork_server
 DENOISED = [sys.executable, "-m", "denoised"]
 WAITING = [sys.executable, "-m", "tests.fake_workers", "."]  # reads lines from stdin
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="programs are forked on Linux only")
+pytestmark = pytest.mark.skipif(
+    not fork_server.can_fork(), reason="programs are forked on Linux with OMP_NUM_THREADS=1"
+)
 
 
 def test_a_forked_program_is_a_child_with_the_same_command_line(repository: Path) -> None:
