@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, BrowserType, Error, Page, sync_playwright
 
 from tests.journeys.conftest import TIMEOUT, service, start_service
 
@@ -22,8 +22,33 @@ COMPLAINTS = ("error", "warning", "assert")  # types of console messages that fa
 Open = Callable[..., Page]
 
 
+class Chromium:
+    """A browser that is started again after a crash, which is not the page's fault (a machine short of memory)."""
+
+    def __init__(self, chromium: BrowserType, program: str) -> None:
+        self._chromium = chromium
+        self._program = program
+        self._browser = self._launch()
+
+    def _launch(self) -> Browser:
+        return self._chromium.launch(executable_path=self._program, args=["--no-sandbox"])
+
+    def open(self, visit: Callable[[Browser], Page]) -> Page:
+        """Call `visit` with the browser, and once more with a new one if the browser has exited meanwhile."""
+        try:
+            return visit(self._browser)
+        except Error:
+            if self._browser.is_connected():
+                raise
+            self._browser = self._launch()
+            return visit(self._browser)
+
+    def close(self) -> None:
+        self._browser.close()
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[Chromium]:
     """One browser per module. With session scope, Playwright's event loop would run during every later test."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
@@ -32,13 +57,13 @@ def browser() -> Iterator[Browser]:
     if version.returncode != 0:
         pytest.skip(f"{program} does not start here: {version.stderr.strip()[-200:]}")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = Chromium(playwright.chromium, program)
         yield browser
         browser.close()
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Open]:
+def open_page(browser: Chromium) -> Iterator[Open]:
     """`open_page(url, …)` opens a page as a first-time visitor. Options are those of a Playwright context.
 
     The test fails if the page logs an error or a warning, unless `may_complain=True`.
@@ -46,8 +71,11 @@ def open_page(browser: Browser) -> Iterator[Open]:
     contexts: list[BrowserContext] = []
     strict: list[list[str]] = []
 
-    def open_page(
-        url: str, *, may_complain: bool = False, storage: dict[str, str] | None = None, **options: Any
+    def open_page(url: str, **options: Any) -> Page:
+        return browser.open(lambda browser: visit(browser, url, **options))
+
+    def visit(
+        browser: Browser, url: str, *, may_complain: bool = False, storage: dict[str, str] | None = None, **options: Any
     ) -> Page:
         context = browser.new_context(**{"viewport": DESKTOP, "accept_downloads": True, **options})
         contexts.append(context)
