@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from denoised.model.diffusion.noise import Float64, NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
-from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
+from denoised.model.networks.unet.level_costs import level_costs
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.serving.card import CardGrid, CardLatent, CardLevel, CardNetwork, ModelCard
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
 from denoised.model.serving.lora_adapters import FoundAdapters, find_adapters
@@ -111,6 +113,7 @@ def load_model(
         max_images=max_images,
         numerics=numerics,
         digest=checkpoint.digest,
+        network=_network_facts(unet, height, width),
         distilled=False,
         **_said_by(checkpoint.card),
         **sampler_facts(checkpoint.schedule, grid),
@@ -192,6 +195,12 @@ def _pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
         "digest": pipeline.digest,
         "distilled": pipeline.distilled,
     }
+
+
+def _network_facts(unet: UNet, height: int, width: int) -> CardNetwork:
+    """What the card says about the network, for images of height × width pixels."""
+    levels = [CardLevel(**asdict(cost)) for cost in level_costs(unet, height, width)]
+    return CardNetwork(parameters=sum(parameter.numel() for parameter in unet.parameters()), levels=levels)
 
 
 def _said_by(card: CardFile) -> dict[str, Any]:
