@@ -54,7 +54,9 @@ def xl_pipeline(folder: Path) -> Any:
     read = read_text_pipeline(folder / XL_MODEL)
     networks = {"unet": read.unet, "text_encoder": read.text_encoders[0], "text_encoder_2": read.text_encoders[1]}
     for seed, (name, dialect) in enumerate({"xl-kohya": kohya, "xl-peft": peft}.items()):
-        write_lora(folder / f"loras/{name}.safetensors", targets_of(networks, "attn", "mlp"), dialect, rank=1, seed=seed)
+        write_lora(
+            folder / f"loras/{name}.safetensors", targets_of(networks, "attn", "mlp"), dialect, rank=1, seed=seed
+        )
     return pipeline
 
 
