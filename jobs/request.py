@@ -5,15 +5,17 @@ store and the workers know. Everything else that lists fields is derived from th
 and its OpenAPI schema, the job object, the parameters in a PNG, the signature of `denoised.Client.generate`, the
 options of `denoised generate` and the form of the page. `docs/architecture.md` says how to add a field.
 
-Imports only the standard library and `jobs.request_field`, because the client shares this file with the server.
+Imports only the standard library, `jobs.request_field` and `jobs.lora`, because the client shares this file with the
+server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Annotated, Any, Literal, Required, TypedDict, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
+from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request_field import RequestField, fields_of
 
 Spacing = Literal["leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric"]
@@ -28,21 +30,6 @@ MAX_PROMPT = 2000  # characters
 MAX_SIGMA = 1e9  # of the noisiest level; a model's own range is narrower
 MAX_LEVELS = 1000
 MAX_LORAS = 4
-
-
-class LoraFields(TypedDict, total=False):
-    """An adapter that a client asks for."""
-
-    name: Required[
-        Annotated[str, RequestField("one of the adapters in the model's card", min_length=1, max_length=100)]
-    ]
-    weight: Annotated[float | None, RequestField("strength of the adapter; 1 = as it was trained", ge=-4, le=4)]
-    digest: Annotated[
-        str | None,
-        RequestField(
-            "digest of the adapter's file; a different file with that name is refused", min_length=1, max_length=64
-        ),
-    ]
 
 
 class RequestFields(TypedDict, total=False):
@@ -169,21 +156,6 @@ class RequestFields(TypedDict, total=False):
     ]
 
 
-@dataclass(frozen=True)
-class Lora:
-    """A low-rank adapter of a request.
-
-    Attributes:
-        name: In the model's card.
-        weight: Its strength; 1 = as it was trained.
-        digest: Of its file.
-    """
-
-    name: str
-    weight: float = 1.0
-    digest: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class PictureRequest:
     """The fields that decide what pictures look like, every default filled in: members of every job object.
@@ -286,9 +258,6 @@ class SamplingRequest(PictureRequest):
 
 FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)
 """Every field of the request by name."""
-
-LORA_FIELDS: Mapping[str, RequestField] = fields_of(LoraFields)
-"""Every field of an adapter in a request by name."""
 
 DEFAULTS: Mapping[str, Any] = {
     each.name: each.default

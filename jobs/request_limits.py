@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.request import FIELDS, LORA_FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, SamplingRequest
+from denoised.jobs.lora import LORA_FIELDS
+from denoised.jobs.request import FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, SamplingRequest
 from denoised.jobs.request_field import RequestField
 
 # Upper bounds for every model, where a field has none of its own.

@@ -20,7 +20,8 @@ from denoised.client.images import decode_image
 from denoised.client.job import require_success
 from denoised.client.model import Model
 from denoised.command_line.console import can_redraw, exit_with_error, print_json, print_status, stderr, stdout
-from denoised.jobs.request import FIELDS, LoraFields, RequestFields
+from denoised.jobs.lora import LoraFields
+from denoised.jobs.request import FIELDS, RequestFields
 
 INDEX = re.compile("[0-9]{1,9}")
 WEIGHT = re.compile(r"-?[0-9]{0,9}\.?[0-9]{1,9}")

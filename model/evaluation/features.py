@@ -163,4 +163,4 @@ def _read_card(path: Path) -> FeatureCard:
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}: name a folder written by denoised train-features") from error
     except ValidationError as error:
-        raise invalid_card(path, error) from error
+        raise invalid_card(path, error, FeatureCard) from error
