@@ -85,6 +85,7 @@ class Learner(ABC):
             group["lr"] = self.config.rate(self.step)
         self.net.train()
         loss = self.backward()
+        # ‖g‖ over all parameters; a longer gradient is scaled down to clip_norm (Pascanu et al. 2013, algorithm 1).
         norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm))
         # Checked before the step: a NaN in the weights or in the moments could never be undone.
         if not math.isfinite(norm):
@@ -93,6 +94,7 @@ class Learner(ABC):
                 f"--learning-rate than {self.config.learning_rate}"
             )
         self.optimizer.step()
+        # None, not zeros: the next backward pass writes its gradients instead of adding them.
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._update_average()
@@ -121,13 +123,16 @@ class Learner(ABC):
         Raises:
             TrainingError: if the tensors do not fit this network.
         """
+        # First: a checkpoint of another network is refused before anything has changed.
         self._load_weights(_with_prefix(state, "net."), "the checkpoint")
         for name, value in _with_prefix(state, "ema.").items():
             self.ema[name].copy_(value)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _with_prefix(state, "optimizer.").items():
+            # `optimizer.17.exp_avg`: moments have the parameter's index, because AdamW does not know names.
             index, key = name.split(".", 1)
             moments.setdefault(int(index), {})[key] = self._laid_out_as(int(index), value)
+        # The parameter groups stay those of this configuration: the learning rate may have changed.
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
