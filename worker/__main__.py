@@ -23,8 +23,14 @@ log = logging.getLogger("denoised.worker")
 
 MaxImages = Annotated[int, env("MAX_IMAGES", "most images per request", min=1, max=1024)]
 Device = Annotated[str, env("DEVICE", "cpu, cuda, cuda:1, mps")]
-Precision = Literal["float32", "tf32", "bfloat16"]
-PrecisionOption = Annotated[Precision, env("PRECISION", "precision on a CUDA device: float32, tf32 or bfloat16")]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+PrecisionOption = Annotated[
+    Precision,
+    env(
+        "PRECISION",
+        "precision of the networks: float32; on a CUDA device also tf32, bfloat16, float16; on a CPU bfloat16",
+    ),
+]
 Threads = Annotated[int, env("THREADS", "CPU threads of the network; 0 = one per core", min=0, max=1024)]
 Lease = Annotated[
     float,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from denoised.model.backends.numerics import PACKED, PER_IMAGE, Precision, with_kernels
-from denoised.model.backends.packed_decoder import pack_decoder
-from denoised.model.backends.packed_text_encoder import pack_text_encoder
+from denoised.model.backends.numerics import Precision, with_kernels
+from denoised.model.backends.packed_decoder import decodes_fixed_batches, pack_decoder
 from denoised.model.backends.selection import select_backend
 from denoised.model.backends.text_backend import select_text_backend
+from denoised.model.backends.text_encoder_selection import select_text_encoder
 from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.reading import read_checkpoint
@@ -26,9 +26,11 @@ from denoised.model.diffusion.noise import Float64, NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
-from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
+from denoised.model.networks.unet.level_costs import level_costs
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.serving.card import CardGrid, CardLatent, CardLevel, CardNetwork, ModelCard
 from denoised.model.serving.latent_model import LatentModel
-from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
+from denoised.model.serving.latent_pictures import FIXED_BATCH, LatentPictures, published_rgb
 from denoised.model.serving.lora_adapters import FoundAdapters, find_adapters
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.plan_compiler import PlanCompiler
@@ -49,11 +51,13 @@ class LoadedModel:
         model: On the fastest backend of its device; its card names the numerics.
         fallback: Why a faster backend is not available on this machine; None if this is the fastest.
         lora_problems: Why some adapters are left out.
+        refused_precision: Why it, or a part of it, is served in float32 although another precision was asked for.
     """
 
     model: PixelModel | LatentModel
     fallback: str | None
     lora_problems: Sequence[str] = ()
+    refused_precision: str | None = None
 
 
 def load_for_serving(
@@ -68,6 +72,7 @@ def load_for_serving(
     """Load a model on the fastest backend that gives an image the same bits at every batch size.
 
     loras: a folder of low-rank adapters; models of pixels take none.
+    precision: of U-Net and text encoders, one that the device has (`model.backends.precision`); decoders have float32.
 
     Raises:
         CheckpointError: see `load_model`; and for a pipeline that is not served, by its name.
@@ -75,12 +80,19 @@ def load_for_serving(
     if is_text_pipeline(Path(folder)):
         if unused := unused_parts(Path(folder)):
             log.info("%s: not run: %s", folder, ", ".join(unused))
-        return load_text_for_serving(folder, device=device, name=name, max_images=max_images, loras=loras)
+        return load_text_for_serving(
+            folder, device=device, name=name, max_images=max_images, loras=loras, precision=precision
+        )
     model = load_model(folder, device=device, name=name, max_images=max_images)
     selection = select_backend(model.unet, model.shape, model.card.timesteps, device, precision)
     model.backend = selection.backend
     model.card = model.card.model_copy(update={"numerics": selection.numerics})
-    return LoadedModel(model, selection.fallback)
+    refused = (
+        None
+        if precision == "float32" or device.startswith("cuda")
+        else f"{device} has no {precision} for models of pixels"
+    )
+    return LoadedModel(model, selection.fallback, refused_precision=refused)
 
 
 def load_model(
@@ -111,6 +123,7 @@ def load_model(
         max_images=max_images,
         numerics=numerics,
         digest=checkpoint.digest,
+        network=_network_facts(unet, height, width),
         distilled=False,
         **_said_by(checkpoint.card),
         **sampler_facts(checkpoint.schedule, grid),
@@ -134,24 +147,31 @@ def load_text_model(
 
 
 def load_text_for_serving(
-    folder: Path | str, *, device: str, name: str | None, max_images: int, loras: Path | None = None
+    folder: Path | str,
+    *,
+    device: str,
+    name: str | None,
+    max_images: int,
+    loras: Path | None = None,
+    precision: Precision = "float32",
 ) -> LoadedModel:
-    """`load_text_model`, with the reason why a faster backend is not available."""
+    """`load_text_model` with adapters, in a precision, and with the reasons for what is not as fast or as asked for."""
     folder = Path(folder)
     pipeline = read_text_pipeline(folder)
     noise, grid = pipeline.noise, pipeline.noise.grid(pipeline.unet.config)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
     found = find_adapters(loras, unet, pipeline.text_encoders)
-    prompts = build_prompt_encoder(pipeline, device, found)
+    selection = select_text_backend(
+        unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed), precision=precision
+    )
+    prompts = build_prompt_encoder(pipeline, device, found, selection.precision)
     pictures = _build_pictures(pipeline, device)
-    selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed))
-    text, decoder = (PACKED if each.whole_batches else PER_IMAGE for each in (prompts, pictures))
     card = ModelCard(
         name=name or model_name(folder),
         max_clip_skip=max(0, prompts.max_clip_skip),
         loras=found.listed,
         max_images=max_images,
-        numerics=with_kernels(selection.numerics, text=text, decoder=decoder),
+        numerics=with_kernels(selection.numerics, text=prompts.kernels, decoder=pictures.kernels),
         **_pipeline_facts(pipeline),
         **_said_by(pipeline.card),
         **sampler_facts(pipeline.schedule, grid),
@@ -168,7 +188,7 @@ def load_text_for_serving(
         unet.config.added_inputs,
         found.adapt_unet(selection, unet),
     )
-    return LoadedModel(model, selection.fallback, found.problems)
+    return LoadedModel(model, selection.fallback, found.problems, selection.refused or prompts.refused)
 
 
 def _pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
@@ -192,6 +212,12 @@ def _pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
         "digest": pipeline.digest,
         "distilled": pipeline.distilled,
     }
+
+
+def _network_facts(unet: UNet, height: int, width: int) -> CardNetwork:
+    """What the card says about the network, for images of height × width pixels."""
+    levels = [CardLevel(**asdict(cost)) for cost in level_costs(unet, height, width)]
+    return CardNetwork(parameters=sum(parameter.numel() for parameter in unet.parameters()), levels=levels)
 
 
 def _said_by(card: CardFile) -> dict[str, Any]:
@@ -234,17 +260,16 @@ def _sketch(ratios: Float64) -> list[float]:
     return [float(f"{ratio:.4g}") for ratio in sketched]
 
 
-def build_prompt_encoder(pipeline: TextPipeline, device: str, loras: FoundAdapters | None = None) -> PromptEncoder:
+def build_prompt_encoder(
+    pipeline: TextPipeline, device: str, loras: FoundAdapters | None = None, precision: Precision = "float32"
+) -> PromptEncoder:
     """The tokenizers and text encoders of a pipeline, with adapters."""
     encoders = []
     for k, (tokenizer, encoder) in enumerate(zip(pipeline.tokenizers, pipeline.text_encoders, strict=True)):
         own = encoder.eval().requires_grad_(False).to(device)
-        packed = pack_text_encoder(own)
-        network, whole_batches = (own, False) if isinstance(packed, str) else (packed, True)
-        adapted = loras.adapt_encoder(k, network, own, packed=whole_batches) if loras is not None else None
-        encoders.append(
-            ChunkEncoder(tokenizer, network, penultimate=pipeline.is_xl, adapted=adapted, whole_batches=whole_batches)
-        )
+        selection = select_text_encoder(own, precision)
+        adapted = loras.adapt_encoder(k, selection, own) if loras is not None else None
+        encoders.append(ChunkEncoder(tokenizer, selection, penultimate=pipeline.is_xl, adapted=adapted))
     return PromptEncoder(encoders, zero_without_negative=pipeline.zero_without_negative)
 
 
@@ -253,6 +278,7 @@ def _build_pictures(pipeline: TextPipeline, device: str) -> LatentPictures:
     autoencoder = pipeline.autoencoder.eval().requires_grad_(False).to(device)
     latent_rgb = pipeline.card.latent_rgb or published_rgb(is_xl=pipeline.is_xl)
     reason = pack_decoder(autoencoder)
-    if reason is not None:
+    in_fixed_batches = reason is not None and decodes_fixed_batches(autoencoder, FIXED_BATCH)
+    if reason is not None and not in_fixed_batches:
         log.info("pictures are decoded one by one: %s", reason)
-    return LatentPictures(autoencoder, latent_rgb, whole_batches=reason is None)
+    return LatentPictures(autoencoder, latent_rgb, whole_batches=reason is None, in_fixed_batches=in_fixed_batches)
