@@ -13,6 +13,7 @@ import torch
 
 from denoised.model.backends.numerics import Precision, with_kernels
 from denoised.model.backends.packed_decoder import decodes_fixed_batches, pack_decoder
+from denoised.model.backends.precision import DTYPES
 from denoised.model.backends.selection import select_backend
 from denoised.model.backends.text_backend import select_text_backend
 from denoised.model.backends.text_encoder_selection import select_text_encoder
@@ -26,6 +27,8 @@ from denoised.model.diffusion.noise import Float64, NoiseSchedule
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
+from denoised.model.networks.evaluation_memory import RESIDUAL_MAPS, TRANSFORMER_MAPS, EvaluationMemory
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import FIXED_BATCH, LatentPictures, published_rgb
@@ -182,10 +185,18 @@ def load_text_for_serving(
         noise.prediction_type,
         noise.clipping,
         card,
+        _evaluation_memory(unet.config, selection.precision),
         unet.config.added_inputs,
         found.adapt_unet(selection, unet),
     )
     return LoadedModel(model, selection.fallback, found.problems, selection.refused or prompts.refused)
+
+
+def _evaluation_memory(config: TextUNetConfig, precision: Precision) -> EvaluationMemory:
+    attends = ["CrossAttn" in kind for kind in config.down_block_types]
+    maps = [TRANSFORMER_MAPS if each else RESIDUAL_MAPS for each in attends]
+    layers = [config.layers(level) for level in range(config.levels)]
+    return EvaluationMemory(config.block_out_channels, layers, maps, DTYPES[precision].itemsize)
 
 
 def _pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
