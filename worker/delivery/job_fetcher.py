@@ -265,7 +265,10 @@ class JobFetcher(threading.Thread):
             delivery.ack()
             return
         log.warning("job not started: out of memory", extra={"job": delivery.job, "reason": str(error)})
-        queued = self._store.requeue_unstarted(delivery.job)
+        try:
+            queued = self._store.requeue_unstarted(delivery.job)
+        except RecordError:  # nothing can be made of it
+            queued = False
         self.short_of_memory = queued
         with self._changed:
             self._capacity = {}

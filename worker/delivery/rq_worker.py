@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -24,17 +24,17 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from denoised.jobs.errors import RecordError, StoreError, StoreUnavailable
 from denoised.jobs.redis.deadline import reachable
-from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store.store import QueueKeys, Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
 from denoised.worker.delivery.model_names import ModelNames
-from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource
+from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource, raise_unless_damaged
 from denoised.worker.engine.batch import member_limit, reserved_slots
 from denoised.worker.engine.speed import Speed
 from denoised.worker.errors import ModelConflict
@@ -87,6 +87,7 @@ class BatchingWorker(BaseWorker):
         self.settings = settings
         self.loop = Loop(models, store, settings, name, self._take, speed or Speed())
         self._keys = {queue.name: _keys(queue) for queue in queues}
+        self._worker_sets = [REDIS_WORKER_KEYS, *(WORKERS_BY_QUEUE_KEY % queue.name for queue in queues)]
         self._source = RqSource(client, name, _names(client, self.executions_key), math.ceil(settings.lease) + 1)
         self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
         self._listener = Listener(client, models, wake=self.loop.wake, cancel=self.loop.cancel)
@@ -131,6 +132,7 @@ class BatchingWorker(BaseWorker):
         while not self.loop.stopping.is_set():
             try:
                 if self._names.acquire(self.loop.stopping):
+                    self.store.repair_keys(dict.fromkeys(self._worker_sets, "set"))
                     with reachable():
                         self.register_birth()  # type: ignore[no-untyped-call]
                     return True
@@ -152,15 +154,20 @@ class BatchingWorker(BaseWorker):
 
     # The housekeeper's thread
 
-    def _renew(self) -> None:
-        """Renew all leases in one round trip; with a slow Redis, one by one would take longer than a lease."""
+    def _renew(self) -> float:
+        """Renew all leases in one round trip; with a slow Redis, one by one would take longer than a lease.
+
+        Returns Redis' time in seconds.
+        """
         with reachable(), self.connection.pipeline(transaction=False) as pipeline:
             for lease in self.loop.leases.all():
                 lease.delivery.renew(pipeline)
             self.heartbeat(pipeline=pipeline)
             pipeline.time()
-            *_, (seconds, microseconds) = _raise_unless_damaged(pipeline.execute(raise_on_error=False))
-        self._clock_offset = seconds + microseconds / 1e6 - time.time()
+            *_, (seconds, microseconds) = raise_unless_damaged(pipeline.execute(raise_on_error=False))
+        now = float(seconds + microseconds / 1e6)
+        self._clock_offset = now - time.time()
+        return now
 
     def _report(self) -> None:
         """Publish what this worker does; stop if its models' names were taken while it was cut off from Redis."""
@@ -232,17 +239,3 @@ def _keys(queue: Queue) -> QueueKeys:
 def _names(client: redis.Redis, of_worker: str) -> RqNames:
     execution = Execution("", "", client).key.removesuffix(":")
     return RqNames(execution, ExecutionRegistry("", client).key, of_worker)
-
-
-def _raise_unless_damaged(replies: Sequence[Any]) -> Sequence[Any]:
-    """The replies of a pipeline. One that reports a damaged key stays among them; the others were applied.
-
-    Raises:
-        StoreUnavailable: for any other error reply.
-    """
-    for reply in replies:
-        if isinstance(reply, redis.exceptions.RedisError):
-            error = store_error(reply)
-            if not isinstance(error, RecordError):
-                raise error
-    return replies
