@@ -14,6 +14,7 @@ from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.errors import PlanError
+from denoised.model.networks.evaluation_memory import EvaluationMemory
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.latent_pictures import LatentPictures
@@ -45,6 +46,7 @@ class LatentModel:
         prediction_type: str,
         clipping: Clipping,
         card: ModelCard,
+        memory: EvaluationMemory,
         added_inputs: Sequence[str] = (),
         adapters: Adapters | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class LatentModel:
         self._prompts = prompts
         self._pictures = pictures
         self._plans = plans
+        self._memory = memory
         self._adapters = adapters
 
     @property
@@ -153,6 +156,10 @@ class LatentModel:
     def decode(self, x0: Tensor) -> Pictures:
         """Latents x_0 (B, C, h, w) → pictures (B, H, W, channels), by the autoencoder. Takes long."""
         return self._pictures.decode(x0)
+
+    def evaluation_bytes(self, height: int, width: int) -> int:
+        """See `EvaluationMemory`."""
+        return self._memory.row_bytes(height, width)
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         """See `LatentPictures.limit`."""
