@@ -63,6 +63,7 @@ class FakeModel:
             height=shape[1],
             channels=shape[0],
             labels=LABELS,
+            pictures="start",
             timesteps=SCHEDULE.timesteps,
             prediction_type="epsilon",
             samplers=list(SAMPLERS),
@@ -80,7 +81,7 @@ class FakeModel:
 
     def plan(self, sampler: str, steps: int, eta: float, levels: LevelChoice = MODELS_OWN) -> Plan:
         grid = levels.of(Grid("leading", variance_type=self.variance_type))
-        return compile_plan(sampler, SCHEDULE, steps, grid, eta)
+        return compile_plan(sampler, SCHEDULE, steps, grid, eta, levels.skipped_steps)
 
     def shape_of(self, request: ConditioningRequest) -> tuple[int, int, int]:
         return self.shape
@@ -117,6 +118,9 @@ class FakeModel:
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         return 16
+
+    def encode_pictures(self, pictures: Pictures) -> Tensor:
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def preview(self, x0: Tensor) -> Pictures:
         return self.decode(x0)

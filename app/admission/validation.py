@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from denoised.app.admission.guided_evaluations import count_guided
 from denoised.app.admission.noise_levels import level_errors, without_end
+from denoised.app.admission.picture_fields import picture_errors
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
 from denoised.jobs.request import (
@@ -73,6 +74,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
     errors += [*_size_errors(values, card), *_limit_errors(values, card), *_grid_errors(values, card)]
     errors += _lora_errors(given.get("loras") or [], card)
+    errors += picture_errors(given, card)
     errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(given, card)]
     if errors:
         raise InvalidRequest(errors)
@@ -205,6 +207,8 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "clip_skip", f"{skip} is over {card.max_clip_skip}, the most layers that can be skipped in {card.name}"
     if every > steps:
         yield "preview_every", f"{every} is over {steps}, the number of steps"
+    if values["seed_to"] is None and values["mix"] != DEFAULTS["mix"]:
+        yield "mix", f"{values['mix']:g} needs seed_to or variation"
     largest = MAX_SEED - (n - 1)
     if "seed" in values and values["seed"] > largest:
         yield "seed", f"{values['seed']} is over {largest}, which is 2^53 − n"

@@ -51,6 +51,8 @@ def generate(
 @cli.command(rich_help_panel=PANEL)
 def verify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG files written by `denoised generate`")],
+    image: Annotated[Path | None, env("IMAGE", "the picture that they were made from", metavar="FILE")] = None,
+    mask: Annotated[Path | None, env("MASK", "the mask that they were made with", metavar="FILE")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -60,9 +62,9 @@ def verify(
     Exit code 0: all are equal. 1: some differ. 2: some could not be regenerated. With --json: one line per file.
     """
     with open_client("verify", url, key, error_code=2) as client:
-        from denoised.cli.verify import verify_files
+        from denoised.cli.verify import Inputs, verify_files
 
-        raise typer.Exit(verify_files(client, files, as_json))
+        raise typer.Exit(verify_files(client, files, as_json, Inputs(image, mask)))
 
 
 @cli.command(rich_help_panel=PANEL)

@@ -23,6 +23,7 @@ from denoised.command_line.console import can_redraw, exit_with_error, print_jso
 from denoised.jobs.request import FIELDS, LoraFields, RequestFields
 
 INDEX = re.compile("[0-9]{1,9}")
+NAMED_PICTURE = re.compile("(job|sha256):")  # of a picture that the server has
 WEIGHT = re.compile(r"-?[0-9]{0,9}\.?[0-9]{1,9}")
 MAX_FRAMES = 100  # approximate number of frames of a watched job
 
@@ -60,6 +61,8 @@ def fields_from(given: Mapping[str, Any]) -> RequestFields:
     for name in fields:
         if FIELDS[name].is_numbers:
             fields[name] = _numbers(name, fields[name])
+        elif FIELDS[name].is_picture and not NAMED_PICTURE.match(fields[name]):
+            fields[name] = picture_file(name, fields[name])
     if "loras" in fields:
         fields["loras"] = [parse_lora(text) for text in fields["loras"]]
     return cast(RequestFields, fields)
@@ -83,6 +86,19 @@ def _numbers(name: str, text: str) -> list[float]:
     except ValueError:
         message = f"{text!r:.80} is not a comma-separated list of numbers"
         raise typer.BadParameter(message, param_hint=f"--{name.replace('_', '-')}") from None
+
+
+def picture_file(name: str, path: str) -> bytes:
+    """The bytes of a picture's file.
+
+    Raises:
+        typer.BadParameter: naming the option.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        message = f"{path!r:.80} cannot be read ({error.strerror})"
+        raise typer.BadParameter(message, param_hint=f"--{name}") from None
 
 
 def parse_lora(text: str) -> LoraFields:

@@ -154,6 +154,10 @@ class LatentModel:
         """Latents x_0 (B, C, h, w) → pictures (B, H, W, channels), by the autoencoder. Takes long."""
         return self._pictures.decode(x0)
 
+    def encode_pictures(self, pictures: Pictures) -> Tensor:
+        """Pictures (B, H, W, channels) → latents x_0 (B, C, h, w), by the autoencoder."""
+        return self._pictures.encode(pictures)
+
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         """See `LatentPictures.limit`."""
         return self._pictures.limit(*shape[1:])

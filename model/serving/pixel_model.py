@@ -19,7 +19,7 @@ from denoised.model.errors import PlanError
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
-from denoised.model.serving.pictures import to_uint8
+from denoised.model.serving.pictures import from_uint8, to_uint8
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.protocol import Pictures
 
@@ -134,6 +134,10 @@ class PixelModel:
     def decode(self, x0: Tensor) -> Pictures:
         """x_0 (B, C, H, W) in [−1, 1] → (B, H, W, C) bytes, (x + 1)·127.5 rounded half to even, as diffusers does."""
         return to_uint8(x0)
+
+    def encode_pictures(self, pictures: Pictures) -> Tensor:
+        """(B, H, W, C) bytes → x_0 (B, C, H, W) in [−1, 1]."""
+        return from_uint8(pictures)
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         """All images of a job: there is no decoder network."""

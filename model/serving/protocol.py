@@ -105,6 +105,13 @@ class ServedModel(Protocol):
         """How many images x_0 of a shape (C, H, W) one call of `decode` should get, at least 1."""
         ...
 
+    def encode_pictures(self, pictures: Pictures) -> Tensor:
+        """Encode pictures (B, H, W, C) into x_0 (B, C, h, w): the inverse of `decode`.
+
+        The result for a picture does not depend on the others.
+        """
+        ...
+
     def preview(self, x0: Tensor) -> Pictures:
         """Decode x̂_0 (B, C, H, W) of a step into small pictures (B, h, w, C), cheaply, for frames."""
         ...
