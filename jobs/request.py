@@ -149,6 +149,16 @@ class RequestFields(TypedDict, total=False):
             "strength of the label or the prompt; 1 = off; needs one of them", "Guidance", ge=1, le=20, of_model=True
         ),
     ]
+    image_guidance_scale: Annotated[
+        float | None,
+        RequestField(
+            "strength of the picture, for models that edit one; 1.5 if left out",
+            "Picture guidance",
+            ge=1,
+            le=20,
+            input=True,
+        ),
+    ]
     guidance_rescale: Annotated[
         float | None,
         RequestField(
@@ -238,6 +248,7 @@ class PictureRequest:
     what equals its default, so that the bytes of older requests stay the same.
 
     Attributes:
+        image_guidance_scale: How far guidance leads toward the picture that a network edits; None for other networks.
         image, mask: Name the file that was given, as `sha256:` and its digest; the store has the pixels
             (`jobs.store.input_pictures`).
     """
@@ -251,6 +262,7 @@ class PictureRequest:
     steps: int
     eta: float = 0.0
     guidance_scale: float
+    image_guidance_scale: float | None = None
     guidance_rescale: float = 0.0
     guidance_interval: list[float] | None = None
     prompt: str | None = None
@@ -288,8 +300,6 @@ class SamplingRequest(PictureRequest):
         stages: Evaluations in each step but the last, which has one.
         extra_evaluations: Evaluations of an image besides those of its steps.
         guidance_embedded: The network takes the guidance scale as an input.
-        image_guidance_scale: How far guidance leads toward an input image; None without one. No model that takes an
-            input image is served yet.
         guided_evaluations: Evaluations of an image within `guidance_interval`; None: all.
     """
 
@@ -300,7 +310,6 @@ class SamplingRequest(PictureRequest):
     stages: int = 1
     extra_evaluations: int = 0
     guidance_embedded: bool = False
-    image_guidance_scale: float | None = None
     guided_evaluations: int | None = None
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from denoised.model.diffusion.predictions import Estimate, x0_from_epsilon
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
-from denoised.model.serving.protocol import Pictures
+from denoised.model.serving.protocol import Picture, Pictures
 from tests.harness import LABELS
 
 SCHEDULE = NoiseSchedule.from_name("linear")
@@ -89,6 +89,11 @@ class FakeModel:
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         labels = [len(LABELS) if request.label is None else request.label for request in requests]
         return Conditioning({"label": torch.tensor(labels)})
+
+    def with_pictures(
+        self, conditioning: Conditioning, requests: Sequence[ConditioningRequest], pictures: Mapping[str, Picture]
+    ) -> Conditioning:
+        return conditioning
 
     def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
         self.prepared.append(len(requests))

@@ -24,6 +24,7 @@ from denoised.jobs.request import (
 from denoised.model.serving.card import ModelCard
 
 DRAWN_SEEDS = 2**32
+IMAGE_GUIDANCE = 1.5  # of Brooks et al. 2023 (arXiv:2211.09800) and of diffusers' pipeline
 
 Errors = Iterator[tuple[str, str]]
 
@@ -92,12 +93,18 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
             "width": values["width"] if values["width"] != card.width else None,
             "height": values["height"] if values["height"] != card.height else None,
             "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),
+            "image_guidance_scale": _image_guidance(given, card),
             "stages": card.stages.get(values["sampler"], 1),
             "guidance_embedded": card.guidance_embedded,
             "guided_evaluations": count_guided(values, card),
             "extra_evaluations": card.extra_evaluations.get(values["sampler"], 0) if values["steps"] > 1 else 0,
         }
     )
+
+
+def _image_guidance(given: RequestFields, card: ModelCard) -> float | None:
+    """How far guidance leads toward the picture that a model edits; None for other models."""
+    return given.get("image_guidance_scale") or IMAGE_GUIDANCE if card.image_guidance else None
 
 
 def _model_defaults(given: RequestFields, card: ModelCard) -> dict[str, Any]:

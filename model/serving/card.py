@@ -155,6 +155,7 @@ class ModelCard(BaseModel):
             "image": bool(self.pictures),
             "strength": self.pictures in ("start", "inpaint"),
             "mask": self.pictures in ("start", "inpaint"),
+            "image_guidance_scale": self.image_guidance,
         }
         return [name for name, takes in taken.items() if takes]
 

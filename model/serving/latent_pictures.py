@@ -69,18 +69,21 @@ class LatentPictures:
         with self._on_own_stream():
             return to_uint8(torch.cat([self._decode(part.to(self._device)) for part in parts]))
 
-    @torch.inference_mode()
     def encode(self, pictures: Pictures) -> Tensor:
         """(B, H, W, channels) bytes → (B, C, h, w): the mean of the encoder's distribution, scaled, one by one.
 
-        The mean, not a sample: it is the same for every seed, and the nearest to the picture. Its standard deviation is
-        some thousandths in trained autoencoders.
+        The mean, not a sample: it is the same for every seed, and the nearest to the picture.
         """
-        pixels = from_uint8(pictures).to(self._device)
+        return self.encode_pixels(from_uint8(pictures))
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: Tensor, *, scaled: bool = True) -> Tensor:
+        """`encode` of pixels (B, channels, H, W) in [−1, 1]. scaled: as the U-Net denoises them."""
+        pixels = pixels.to(self._device)
         height, width = (side // self._autoencoder.config.downscale for side in pixels.shape[-2:])
         tiled = self._needed_bytes(height, width) > self._decode_bytes
-        encoded = [self._autoencoder.encode(each, tiled=tiled).mean for each in pixels.split(1)]
-        return self._autoencoder.config.scale(torch.cat(encoded))
+        encoded = torch.cat([self._autoencoder.encode(each, tiled=tiled).mean for each in pixels.split(1)])
+        return self._autoencoder.config.scale(encoded) if scaled else encoded
 
     def limit(self, height: int, width: int) -> int:
         """How many latents of this size are decoded at once, at least 1."""

@@ -30,6 +30,7 @@ from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import LatentPictures, published_rgb
 from denoised.model.serving.lora_adapters import FoundAdapters, find_adapters
+from denoised.model.serving.picture_inputs import EDIT, input_kind
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import ChunkEncoder, PromptEncoder
@@ -182,7 +183,8 @@ def _pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
         "channels": vae.out_channels,
         "labels": [],
         "prompts": True,
-        "pictures": "start",
+        "pictures": input_kind(unet.in_channels, vae.latent_channels),
+        "image_guidance": input_kind(unet.in_channels, vae.latent_channels) == EDIT,
         "prompt_guide": pipeline.card.prompt_guide,
         "guidance_embedded": unet.time_cond_proj_dim is not None,
         "size_multiple": vae.downscale * unet.downscale,

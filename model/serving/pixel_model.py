@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,7 +21,7 @@ from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.pictures import from_uint8, to_uint8
 from denoised.model.serving.plan_compiler import PlanCompiler
-from denoised.model.serving.protocol import Pictures
+from denoised.model.serving.protocol import Picture, Pictures
 
 LABEL = "label"  # the one tensor of this model's conditioning: (B,) int64
 
@@ -84,6 +84,12 @@ class PixelModel:
             PlanError: for a label that is not a class, and for none if the network was trained with labels alone.
         """
         return Conditioning({LABEL: torch.tensor([self._label_index(request) for request in requests])})
+
+    def with_pictures(
+        self, conditioning: Conditioning, requests: Sequence[ConditioningRequest], pictures: Mapping[str, Picture]
+    ) -> Conditioning:
+        """The same conditioning: the network sees no picture but the noisy one."""
+        return conditioning
 
     def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
         """Nothing: classes need no network."""

@@ -6,7 +6,7 @@ know neither what a conditioning holds nor what shape the network works in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 
 Pictures = npt.NDArray[np.uint8]  # (B, H, W, C)
+Picture = npt.NDArray[np.uint8]  # (H, W, C)
 
 
 class ServedModel(Protocol):
@@ -77,6 +78,15 @@ class ServedModel(Protocol):
 
         Raises:
             PlanError: for a request that the model does not take.
+        """
+        ...
+
+    def with_pictures(
+        self, conditioning: Conditioning, requests: Sequence[ConditioningRequest], pictures: Mapping[str, Picture]
+    ) -> Conditioning:
+        """Add the pictures of a job to what `encode` has made of its requests, if the network sees them.
+
+        pictures: by request field, each (H, W, C).
         """
         ...
 

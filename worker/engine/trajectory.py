@@ -123,9 +123,11 @@ class Trajectory:
     ) -> Trajectory:
         """A trajectory at x_T, the first draw of the image's own generator, or at a picture with that noise."""
         generator, noise = seeds.begin(shape)
-        noise = noise.to(device)
-        registers = torch.zeros(plan.registers, *shape, device=device)
-        registers[0] = plan.initial_scale * noise if picture is None else picture.begin(plan, noise)
+        registers = torch.zeros(plan.registers, *shape)
+        registers[0] = plan.initial_scale * noise
+        registers, noise = registers.to(device), noise.to(device)
+        if picture is not None:
+            registers[0] = picture.begin(plan, noise)
         kept_noise = noise if picture is not None and picture.kept is not None else None
         return cls(
             job, index, model, plan, conditioning, guidance, generator, registers, picture=picture, noise=kept_noise
@@ -265,7 +267,7 @@ def _begin_all(record: JobRecord, model: ServedModel, pictures: InputPictures) -
     request = record.request
     plan = model.plan(request.sampler, request.steps, request.eta, _level_choice(request))
     asked = conditioning_requests(request)
-    rows = model.encode(asked)
+    rows = model.with_pictures(model.encode(asked), asked, pictures)
     conditioning, others = rows.select(slice(0, 1)), rows.select(slice(1, None))
     guidance = Guidance.of(request, others) if len(asked) > 1 else None
     picture = StartPicture.of(request, model, pictures)

@@ -67,7 +67,7 @@ def is_form(request: Request) -> bool:
 
 
 async def read_form(request: Request) -> dict[str, str | bytes]:
-    """The parts of a form by name: texts, and the contents of files.
+    """The parts of a form by name: texts, and the contents of files. `image[]`, as a list is named, is `image`.
 
     Raises:
         InvalidRequest: for a name that occurs twice.
@@ -75,7 +75,8 @@ async def read_form(request: Request) -> dict[str, str | bytes]:
     """
     async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_BODY) as form:
         parts = [
-            (name, await part.read() if isinstance(part, UploadFile) else part) for name, part in form.multi_items()
+            (name.removesuffix("[]"), await part.read() if isinstance(part, UploadFile) else part)
+            for name, part in form.multi_items()
         ]
     names = [name for name, _ in parts]
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -11,7 +11,12 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+)
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
@@ -111,6 +116,95 @@ def test_an_inpainted_picture_equals_that_of_diffusers(
     pictures = {"image": PICTURE, "mask": MASK}
     found = made_here(ours, pictures, sampler=sampler, strength=strength, **OPTIONS[sampler])
     assert difference(found, expected) <= LEVELS
+
+
+@pytest.fixture(scope="module")
+def inpainting(tmp_path_factory: pytest.TempPathFactory) -> tuple[StableDiffusionPipeline, ServedModel]:
+    """A U-Net of 9 channels: latents, mask, and the latents of what is kept."""
+    folder = tmp_path_factory.mktemp("pipelines") / "tiny-inpainting"
+    pipeline = save_pipeline(folder, unet={"in_channels": 9})
+    return pipeline, load_for_serving(folder).model
+
+
+@pytest.fixture(scope="module")
+def editing(tmp_path_factory: pytest.TempPathFactory) -> tuple[StableDiffusionPipeline, ServedModel]:
+    """A U-Net of 8 channels: latents, and those of the picture."""
+    folder = tmp_path_factory.mktemp("pipelines") / "tiny-editing"
+    pipeline = save_pipeline(folder, unet={"in_channels": 8})
+    return pipeline, load_for_serving(folder).model
+
+
+@pytest.mark.parametrize("sampler", OPTIONS)
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_a_network_of_9_channels_fills_a_picture_as_in_diffusers(
+    inpainting: tuple[StableDiffusionPipeline, ServedModel], sampler: str, strength: float
+) -> None:
+    parts, model = inpainting
+    assert (model.card.pictures, model.shape) == ("inpaint", (4, 8, 8))
+    mask = Image.fromarray(MASK[..., 0])
+    pipeline = of(StableDiffusionInpaintPipeline, parts, sampler)
+    expected = made_there(pipeline, mask_image=mask, strength=strength, height=SIZE, width=SIZE)
+    pictures = {"image": PICTURE, "mask": MASK}
+    found = made_here(model, pictures, sampler=sampler, strength=strength, **OPTIONS[sampler])
+    assert difference(found, expected) <= LEVELS
+
+
+@pytest.mark.parametrize("sampler", OPTIONS)
+@pytest.mark.parametrize("image_scale", [1.5, 3.0])
+def test_a_network_of_8_channels_edits_a_picture_as_in_diffusers(
+    editing: tuple[StableDiffusionPipeline, ServedModel], sampler: str, image_scale: float
+) -> None:
+    parts, model = editing
+    assert (model.card.pictures, model.card.image_guidance) == ("edit", True)
+    expected = made_there(of(StableDiffusionInstructPix2PixPipeline, parts, sampler), image_guidance_scale=image_scale)
+    fields = {"image_guidance_scale": image_scale, **OPTIONS[sampler]}
+    found = made_here(model, {"image": PICTURE}, sampler=sampler, **fields)
+    assert difference(found, expected) <= LEVELS
+
+
+def test_both_kinds_are_loaded_from_the_folders_that_diffusers_saves(
+    inpainting: tuple[StableDiffusionPipeline, ServedModel],
+    editing: tuple[StableDiffusionPipeline, ServedModel],
+    tmp_path: Path,
+) -> None:
+    kinds = (
+        ("inpaint", StableDiffusionInpaintPipeline, inpainting),
+        ("edit", StableDiffusionInstructPix2PixPipeline, editing),
+    )
+    for name, kind, (parts, model) in kinds:
+        of(kind, parts, "ddim").save_pretrained(tmp_path / name)
+        card = load_for_serving(tmp_path / name).model.card
+        assert (card.pictures, card.inputs) == (model.card.pictures, model.card.inputs)
+
+
+@pytest.mark.parametrize("kind", ["inpaint", "edit"])
+def test_jobs_with_pictures_have_the_same_bytes_in_a_batch(
+    kind: str,
+    inpainting: tuple[StableDiffusionPipeline, ServedModel],
+    editing: tuple[StableDiffusionPipeline, ServedModel],
+) -> None:
+    _, model = inpainting if kind == "inpaint" else editing
+    pictures = {"image": PICTURE, "mask": MASK} if kind == "inpaint" else {"image": PICTURE}
+    names = dict.fromkeys(pictures, DIGEST)
+    scale = {"image_guidance_scale": 1.5} if kind == "edit" else {}
+    request = SamplingRequest(
+        model=model.card.name, label=None, label_name=None, n=3, seed=5, sampler="euler", steps=4, guidance_scale=3.0,
+        prompt=PROMPT, **names, **scale,
+    )  # fmt: skip
+
+    def run(images: Any) -> list[torch.Tensor]:
+        engine = Engine({model.card.name: model}, 8)
+        engine.batch.admit(images)
+        while len(engine.batch):
+            engine.step()
+        return [image.registers[0] for image in images]
+
+    def images() -> Any:
+        return trajectories(JobRecord("a", "", request, 0.0), model, pictures=pictures)
+
+    alone = [run([image])[0] for image in images()]
+    together = run(images())
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
 def test_strength_0_is_the_picture_after_the_autoencoder(theirs: StableDiffusionPipeline, ours: ServedModel) -> None:
