@@ -221,7 +221,7 @@ def test_generate_sends_the_class_named_2_for_label_2(
 
 REFUSED = [
     (["generate", "--label", "boat"], 2, "boat"),
-    (["generate", "-n", "99"], 2, "99"),
+    (["generate", "--steps", "9999"], 2, "9999"),
     (["generate", "-n", "0"], 2, "0"),
     (["generate", "--format", "gif"], 2, "gif"),
     (["generate", "--preview", "all"], 2, "preview"),
