@@ -5,7 +5,8 @@ store and the workers know. Everything else that lists fields is derived from th
 and its OpenAPI schema, the job object, the parameters in a PNG, the signature of `denoised.Client.generate`, the
 options of `denoised generate` and the form of the page. `docs/architecture.md` says how to add a field.
 
-Imports only the standard library and `jobs.request_field`, because the client shares this file with the server.
+Imports only the standard library, `jobs.request_field` and `jobs.lora`, because the client shares this file with the
+server.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from os import PathLike
-from typing import Annotated, Any, Literal, Required, TypedDict, get_args
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
+from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request_field import RequestField, fields_of
 
 Spacing = Literal["leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric"]
@@ -34,21 +36,6 @@ PictureSource = str | bytes | PathLike[str]
 MAX_PICTURE_TEXT = 12 * 1024 * 1024  # characters of a picture in base64; the body of a request is smaller
 DEFAULT_STRENGTH = 0.8
 DEFAULT_MIX = 0.5
-
-
-class LoraFields(TypedDict, total=False):
-    """An adapter that a client asks for."""
-
-    name: Required[
-        Annotated[str, RequestField("one of the adapters in the model's card", min_length=1, max_length=100)]
-    ]
-    weight: Annotated[float | None, RequestField("strength of the adapter; 1 = as it was trained", ge=-4, le=4)]
-    digest: Annotated[
-        str | None,
-        RequestField(
-            "digest of the adapter's file; a different file with that name is refused", min_length=1, max_length=64
-        ),
-    ]
 
 
 class RequestFields(TypedDict, total=False):
@@ -224,21 +211,6 @@ class RequestFields(TypedDict, total=False):
     ]
 
 
-@dataclass(frozen=True)
-class Lora:
-    """A low-rank adapter of a request.
-
-    Attributes:
-        name: In the model's card.
-        weight: Its strength; 1 = as it was trained.
-        digest: Of its file.
-    """
-
-    name: str
-    weight: float = 1.0
-    digest: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class PictureRequest:
     """The fields that decide what pictures look like, every default filled in: members of every job object.
@@ -376,9 +348,6 @@ FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)
 
 PICTURE_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_picture)
 """The fields whose value is a picture."""
-
-LORA_FIELDS: Mapping[str, RequestField] = fields_of(LoraFields)
-"""Every field of an adapter in a request by name."""
 
 DEFAULTS: Mapping[str, Any] = {
     each.name: each.default

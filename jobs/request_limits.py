@@ -11,15 +11,8 @@ import re
 from dataclasses import fields
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.request import (
-    FIELDS,
-    LORA_FIELDS,
-    MAX_LORAS,
-    MAX_SEED,
-    MAX_SIGMA,
-    PICTURE_FIELDS,
-    SamplingRequest,
-)
+from denoised.jobs.lora import LORA_FIELDS
+from denoised.jobs.request import FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, PICTURE_FIELDS, SamplingRequest
 from denoised.jobs.request_field import RequestField
 
 # Upper bounds for every model, where a field has none of its own.

@@ -30,6 +30,7 @@ class FakeModel:
 
     Attributes:
         calls: The labels of each evaluation.
+        row_bytes: See `ServedModel.evaluation_bytes`.
         prepared: The number of requests in each call of `prepare`.
         seconds: The duration of one evaluation.
         limit: Where x̂_0 is clipped.
@@ -72,6 +73,7 @@ class FakeModel:
             max_images=16,
             numerics="fake",
         )
+        self.row_bytes = 0
         self.calls: list[list[int]] = []
         self.prepared: list[int] = []
         self._seconds = seconds
@@ -120,6 +122,9 @@ class FakeModel:
     def decode(self, x0: Tensor) -> Pictures:
         pixels = ((x0 / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).numpy()
+
+    def evaluation_bytes(self, height: int, width: int) -> int:
+        return self.row_bytes
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         return 16

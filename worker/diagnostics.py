@@ -170,7 +170,9 @@ def _model(folder: Path, device: str, precision: Precision, loras: Path | None) 
     takes = "prompts" if card.prompts else f"{len(card.labels)} classes"
     facts = f"{card.width}×{card.height}×{card.channels}, {takes}, {card.default.sampler}"
     facts += "" if (folder / CARD_FILE).exists() else f", no {CARD_FILE}"
-    if loaded.fallback is not None:
+    if loaded.refused_precision is not None:
+        yield finding(check, "warning", f"{facts}; {loaded.refused_precision}", "it is served in float32")
+    elif loaded.fallback is not None:
         yield finding(check, "warning", f"{facts}; {loaded.fallback}", "it is served, but by slower kernels")
     else:
         yield finding(check, "ok", f"{facts}, compiled kernels")

@@ -10,6 +10,7 @@ import torch
 
 from denoised.jobs.numerics import with_format
 from denoised.model.backends.numerics import Precision
+from denoised.model.backends.precision import refusal
 from denoised.model.checkpoints.folders import model_name, model_source
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO, load_for_serving
@@ -48,6 +49,8 @@ def load_models(
             log.warning("%s does not offer an adapter: %s", name, problem)
         if loaded.fallback is not None:
             log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
+        if loaded.refused_precision is not None:
+            log.warning("%s: %s; it is served in float32", name, loaded.refused_precision)
         model = loaded.model
         numerics = with_format(model.card.numerics, model.card.digest)
         model.card = model.card.model_copy(update={"numerics": numerics})
@@ -89,10 +92,10 @@ def check_device(device: str, precision: Precision) -> None:
     Raises:
         CheckpointError: if it cannot.
     """
-    if precision != "float32" and not device.startswith("cuda"):
-        raise CheckpointError(f"precision {precision!r} is for CUDA devices; {device!r} serves in float32")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"device {device!r} cannot be used here ({reason})") from error
+    if (refused := refusal(device, precision)) is not None:
+        raise CheckpointError(refused)

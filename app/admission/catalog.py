@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from denoised.command_line.rejected_values import describe_error
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog
 from denoised.jobs.store.store import Store
@@ -51,7 +52,8 @@ def _read_card(worker: str, card: dict[str, Any], unreadable: UnreadableLog) -> 
         return ModelCard(**card)
     except ValidationError as error:
         problem = error.errors()[0]
-        reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        given = f"{problem['input']!r:.60}"
+        reason = f"{'.'.join(map(str, problem['loc']))}: {describe_error(problem, given)}"
         unreadable.skip("card", f"{worker}/{card['name']}", RecordError(reason))
         return None
 

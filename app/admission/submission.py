@@ -101,7 +101,7 @@ def _accept(
             return record, services.queue.estimate(record, services.catalog.workers())
         job = replace(job, id=job_id)
         if not services.queue.enqueue_once(job, estimate, inputs.pictures):
-            return services.store.job(job.id) or job, estimate
+            return claim.own_job(services.store, job.id) or job, estimate
     request = job.request
     log_fields = {"model": request.model, "images": request.n, "evaluations": request.evaluations}
     log.info(
@@ -132,7 +132,7 @@ class IdempotencyClaim:
         """The job of an earlier equal request, if there was one."""
         with self._refusing_damage():
             earlier = store.idempotency.find(self.owner, self.key_hash)
-        return store.job(self._check_body(earlier)) if earlier is not None else None
+        return self.own_job(store, self._check_body(earlier)) if earlier is not None else None
 
     def claim(self, store: Store, job_id: str) -> tuple[str, JobRecord | None]:
         """Claim the key for a new job. Returns the id to use, and the job if a concurrent equal request created it.
@@ -145,10 +145,22 @@ class IdempotencyClaim:
         end = time.monotonic() + CLAIM_SECONDS
         record = None
         while first_id != job_id and record is None and time.monotonic() < end:
-            record = store.job(first_id)
+            record = self.own_job(store, first_id)
             if record is None:
                 time.sleep(CLAIM_POLL_SECONDS)
         return first_id, record
+
+    def own_job(self, store: Store, job_id: str) -> JobRecord | None:
+        """The job that the key stands for; None if it is not stored.
+
+        Raises:
+            InvalidRequest: when its record is damaged, or it is another caller's.
+        """
+        with self._refusing_damage():
+            record = store.job(job_id)
+            if record is not None and record.owner != self.owner:
+                raise RecordError("the Idempotency-Key stands for a job of another caller")
+        return record
 
     @contextlib.contextmanager
     def _refusing_damage(self) -> Iterator[None]:

@@ -11,16 +11,8 @@ from denoised.app.admission.noise_levels import level_errors, without_end
 from denoised.app.admission.picture_fields import picture_errors
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
-from denoised.jobs.request import (
-    DEFAULTS,
-    FIELDS,
-    MAX_SEED,
-    TIMESTEP_SPACINGS,
-    Lora,
-    LoraFields,
-    RequestFields,
-    SamplingRequest,
-)
+from denoised.jobs.lora import Lora, LoraFields
+from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, TIMESTEP_SPACINGS, RequestFields, SamplingRequest
 from denoised.model.serving.card import ModelCard
 
 DRAWN_SEEDS = 2**32

@@ -42,8 +42,13 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
 def _timing(job: JobRecord) -> dict[str, Any]:
     started, finished = job.started_at, job.finished_at
     return {
-        "queued": started - job.created_at if started is not None else None,
-        "running": finished - started if started is not None and finished is not None else None,
+        "queued": _seconds(job.created_at, started),
+        "running": _seconds(started, finished),
         "evaluations": job.evaluations,
         "mean_batch": job.mean_batch,
     }
+
+
+def _seconds(start: float | None, end: float | None) -> float | None:
+    """Between two moments by Redis' clock, which may have been set back between them; None before the second."""
+    return max(0.0, end - start) if start is not None and end is not None else None

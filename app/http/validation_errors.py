@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from denoised.command_line.rejected_values import describe_rejected_value
+from denoised.command_line.rejected_values import describe_error, describe_unknown_name
 
 MAX_ERRORS = 20  # that one response lists
 MAX_NAMES = 20  # that one message lists
@@ -77,21 +76,10 @@ def _field(error: Any) -> str:
 
 
 def _message(error: Any, fields: Collection[str]) -> str:
-    if error["type"] == "json_invalid":
-        return f"invalid JSON ({error.get('ctx', {}).get('error', error['msg'])})"
     if error["type"] == "extra_forbidden":
         return _unknown_field(str(error["loc"][-1]), error.get("input"), fields)
-    if error["type"] == "missing":
-        return "is missing"
-    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"should be a JSON object (given: {format_value(error.get('input'))})"
-    value = format_value(error.get("input"))
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return describe_rejected_value(error, value) or f"{message[0].lower()}{message[1:]} (given: {value})"
+    return describe_error(error, format_value(error.get("input")))
 
 
 def _unknown_field(name: str, value: object, fields: Collection[str]) -> str:
-    similar = difflib.get_close_matches(name[:MAX_VALUE_LENGTH].lower(), fields, n=1, cutoff=0.75)
-    hint = f"; did you mean {similar[0]}?" if similar else ""
-    allowed = f"; allowed: {', '.join(fields)}" if fields else ""
-    return f"is not a field of this request{hint} (given: {format_value(value)}{allowed})"
+    return describe_unknown_name(name, format_value(value), fields, "field of this request")

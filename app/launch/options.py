@@ -22,7 +22,8 @@ DataDir = Annotated[
 ]
 Device = Annotated[str | None, env("DEVICE", "torch device: cpu, cuda, cuda:1, mps")]
 Precision = Annotated[
-    Literal["float32", "tf32", "bfloat16"] | None, env("PRECISION", "precision on a CUDA device [default: float32]")
+    Literal["float32", "tf32", "bfloat16", "float16"] | None,
+    env("PRECISION", "precision of the networks: tf32 and float16 on a CUDA device [default: float32]"),
 ]
 
 # Of `api`.

@@ -1,14 +1,14 @@
 /** Builds the page and connects its parts. */
 
-import { JobActions } from "./actions.js";
-import { announce, byId, closeMenus, prefersReducedMotion, setText } from "./dom.js";
-import { setUpLogin } from "./login.js";
-import { Form } from "./form.js";
-import { Gallery } from "./gallery.js";
-import { Jobs } from "./jobs.js";
-import { Server } from "./server.js";
-import { Viewer } from "./viewer.js";
-import { outageText, plural, statusText, titleOf } from "./text.js";
+import { JobActions } from "./stage/actions.js";
+import { announce, byId, closeMenus, prefersReducedMotion, setText } from "./shared/dom.js";
+import { setUpLogin } from "./shared/login.js";
+import { Form } from "./form/form.js";
+import { Gallery } from "./stage/gallery.js";
+import { Jobs } from "./stage/jobs.js";
+import { Server } from "./shared/server.js";
+import { Viewer } from "./stage/viewer.js";
+import { outageText, plural, statusText, titleOf } from "./shared/text.js";
 
 const REFRESH_MS = 2000; // between two requests for the queue while jobs are queued or running
 

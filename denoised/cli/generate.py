@@ -31,7 +31,8 @@ from denoised.command_line.console import (
     stderr,
     stdout,
 )
-from denoised.jobs.request import FIELDS, MAX_SEED, LoraFields, RequestFields
+from denoised.jobs.lora import LoraFields
+from denoised.jobs.request import FIELDS, MAX_SEED, RequestFields
 
 INDEX = re.compile("[0-9]{1,9}")
 NAMED_PICTURE = re.compile("(job|sha256):")  # of a picture that the server has

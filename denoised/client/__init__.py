@@ -19,7 +19,8 @@ from denoised.client.job import Job, JobError, JobImage, JobTiming, JobWarning
 from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
 from denoised.client.synchronous import Client
 from denoised.client.verification import VerificationResult
-from denoised.jobs.request import Lora, LoraFields, RequestFields
+from denoised.jobs.lora import Lora, LoraFields
+from denoised.jobs.request import RequestFields
 
 __all__ = [
     "DEFAULT_URL",

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from denoised.client.errors import JobCanceled, JobFailed
 from denoised.client.resource import Resource
-from denoised.jobs.request import Lora, PictureRequest
+from denoised.jobs.lora import Lora
+from denoised.jobs.request import PictureRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 FINAL_STATUSES = ("succeeded", "failed", "canceled")

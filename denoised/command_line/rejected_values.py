@@ -1,11 +1,13 @@
 """A rejected value in one sentence: what was given, and what is allowed. The errors are those of pydantic, as mappings.
 
-The command line and the HTTP front end say the same of a field; this file imports only the standard library.
+The command line, the HTTP front end and the reader of model cards say the same of a field; this file imports only the
+standard library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 TYPES = {
@@ -14,9 +16,38 @@ TYPES = {
     "float": "a number",
     "bool": "true or false",
     "list": "a list",
+    "tuple": "a list",
     "finite": "a finite number",
 }
+OBJECTS = ("model_type", "model_attributes_type", "dict_type")
+COMPARED_CHARACTERS = 80  # of an unknown name
 BOUNDS = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "lt": "less than {}"}
+
+
+def describe_error(error: Mapping[str, Any], shown: str) -> str:
+    """The sentence for any error: `describe_rejected_value`, or what pydantic or a validator says.
+
+    shown: the value as it is to be shown.
+    """
+    kind, message = error["type"], str(error["msg"]).removeprefix("Value error, ")
+    if kind == "json_invalid":
+        return f"invalid JSON ({(error.get('ctx') or {}).get('error', message)})"
+    if kind == "missing":
+        return "is missing"
+    if kind in OBJECTS:
+        return f"should be a JSON object (given: {shown})"
+    return describe_rejected_value(error, shown) or f"{message[:1].lower()}{message[1:]} (given: {shown})"
+
+
+def describe_unknown_name(name: str, shown: str, known: Collection[str], what: str) -> str:
+    """`is not a field of this request; did you mean label? (given: 3; allowed: model, label)`.
+
+    shown: the value that was given under that name; what: `field of this request`.
+    """
+    similar = difflib.get_close_matches(name[:COMPARED_CHARACTERS].lower(), known, n=1, cutoff=0.75)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    allowed = f"; allowed: {', '.join(known)}" if known else ""
+    return f"is not a {what}{hint} (given: {shown}{allowed})"
 
 
 def describe_rejected_value(error: Mapping[str, Any], shown: str) -> str | None:
@@ -35,6 +66,8 @@ def _allowed(kind: str, limits: Mapping[str, Any]) -> str:
     for name, phrase in BOUNDS.items():
         if name in limits:
             return phrase.format(_number(limits[name]))
+    if "pattern" in limits:
+        return f"text that matches {limits['pattern']}"
     if "expected" in limits:  # of a literal: 'png', 'webp' or 'jpeg'
         return str(limits["expected"]).replace("'", "")
     return TYPES.get(kind.partition("_")[0], "")

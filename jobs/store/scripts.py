@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from denoised.jobs.format import FORMAT
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.script_prelude import PRELUDE
 
 EVENT_CAP = 50_000  # stored events of a job; older ones are dropped
 
@@ -12,18 +13,6 @@ MAX_RECORD_FIELDS = 100
 MAX_RESUME_BYTES = 256 << 20
 MAX_PICTURE_BYTES = 64 << 20  # encoded; noise of 4096×5400 pixels in color takes as much
 MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its record says
-
-# Precedes every script that changes something.
-# clock: Redis' own, in seconds; no process's clock decides anything that another process sees.
-# pass_memory_limit: at `maxmemory` Redis refuses a script's first write if it may need memory. What was accepted must
-#   go on there (admission has reserved its memory), so these scripts begin with a write that frees memory.
-PRELUDE = f"""
-local function clock()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) + tonumber(time[2]) / 1000000
-end
-local function pass_memory_limit() redis.call('DEL', '{keys.PROBE}') end
-"""
 
 # Shared by START, START_ALONE, REQUEUE_UNSTARTED, UPDATE and READ.
 # number, add: treat a damaged value as zero, where HINCRBY would fail.

@@ -7,6 +7,7 @@ terminal status never changes, and a worker whose attempt is over writes nothing
 from __future__ import annotations
 
 import logging
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,7 @@ from denoised.jobs.store.job_listing import JobListing
 from denoised.jobs.store.model_choices import ModelChoices
 from denoised.jobs.store.model_claims import ModelClaims
 from denoised.jobs.store.record_reader import RecordReader, bounded_value, decode_reply, raise_if_damaged
+from denoised.jobs.store.script_prelude import OWN
 from denoised.jobs.store.scripts import (
     MAX_PICTURE_BYTES,
     MAX_RESUME_BYTES,
@@ -113,6 +115,7 @@ class Store:
         self._requeue_unstarted = client.register_script(REQUEUE_UNSTARTED)
         self._update = client.register_script(UPDATE)
         self._requeue_lost = client.register_script(REQUEUE_LOST)
+        self._own = client.register_script(OWN)
 
     @property
     def client(self) -> redis.Redis:
@@ -266,13 +269,16 @@ class Store:
         with self.reachable():
             return bounded_value(self.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES), MAX_RESUME_BYTES)
 
-    def requeue_lost(self, queue: QueueKeys, grace: float) -> int:
+    def requeue_lost(self, queue: QueueKeys, grace: float, latest: float = sys.float_info.max) -> int:
         """Requeue the jobs of lost workers at the front of their queue, in the order in which they were accepted.
 
-        grace: seconds that a job may spend between queue and lease. Returns how many there were.
+        grace: seconds that a job may spend between queue and lease.
+        latest: if it is later than this by Redis' clock, that was set, and nothing is requeued.
+
+        Returns how many there were.
         """
         names = [queue.waiting, queue.intermediate, queue.started, keys.intermediate(queue.model)]
-        args = [repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model)]
+        args = [repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model), repr(latest)]
         with self.reachable():
             return int(self._requeue_lost(keys=names, args=args))
 
@@ -282,6 +288,11 @@ class Store:
         """Return when Redis answers."""
         with self.reachable():
             self.client.ping()
+
+    def repair_keys(self, types: Mapping[str, str]) -> bool:
+        """Remove shared keys that have another type than they should. types: by key. Returns whether there were any."""
+        with self.reachable():
+            return bool(self._own(keys=list(types), args=list(types.values())))
 
     def check_writable(self) -> None:
         """Return when Redis accepts a write. Nothing is written, so this works at `maxmemory`, too."""

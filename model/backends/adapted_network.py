@@ -42,10 +42,12 @@ class _ActiveLora:
         if self.rows is None:
             y.add_(self._weighted(branch(x)))
         else:
+            # The other rows are neither read nor written.
             y.index_copy_(0, self.rows, y[self.rows] + self._weighted(branch(x[self.rows])))
 
     def _weighted(self, added: Tensor) -> Tensor:
-        return self.weights.view(-1, *[1] * (added.dim() - 1)) * added
+        # (n,) → (n, 1, …), one weight for each row.
+        return self.weights.view(-1, *[1] * (added.dim() - 1)).to(added.dtype) * added
 
 
 class AdaptedNetwork:
@@ -115,7 +117,11 @@ class AdaptedNetwork:
         base = self._geometry[layer.module]
         assert isinstance(base, nn.Linear | nn.Conv2d)
         branch = LowRankBranch(layer, base)
-        return pack(branch) if self.packed else branch
+        if self.packed:
+            return pack(branch)
+        own = self._network.get_submodule(layer.module).weight
+        assert isinstance(own, Tensor)
+        return branch.to(own.device, own.dtype)
 
     def _detach_unused(self, used: Sequence[str]) -> None:
         """Drop the adapters beyond MAX_ATTACHED, and the hooks of the layers that none is next to any more."""

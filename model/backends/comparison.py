@@ -14,8 +14,9 @@ from denoised.model.networks.unet.unet import UNet
 
 ROWS = 4
 # How far a row of the output may be from the network's own, relative to its norm. An operation rounds by 2⁻²⁴ in
-# float32, 2⁻¹¹ in TF32 and 2⁻⁹ in bfloat16; over a deep network that adds up to about a tenth of these limits.
-LIMITS: dict[Precision, float] = {"float32": 1e-3, "tf32": 3e-2, "bfloat16": 2e-1}
+# float32, 2⁻¹¹ in TF32 and float16, and 2⁻⁹ in bfloat16; over a deep network that adds up to about a tenth of these
+# limits.
+LIMITS: dict[Precision, float] = {"float32": 1e-3, "tf32": 3e-2, "bfloat16": 2e-1, "float16": 3e-2}
 
 
 @dataclass(frozen=True)

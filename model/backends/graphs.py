@@ -9,14 +9,14 @@ that on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from denoised.model.backends.numerics import Precision
+from denoised.model.backends.precision import DTYPES, arithmetic
 from denoised.model.errors import KernelError
 from denoised.model.networks.unet.unet import UNet
 
@@ -41,7 +41,7 @@ class GraphedUNet(nn.Module):
         self, unet: UNet, shape: tuple[int, int, int], precision: Precision = "float32", bucket: int = BUCKET
     ) -> None:
         """shape: (C, H, W) of the images, the only one that it takes; precision: of convolutions and matrix products:
-        IEEE float32; tf32, which keeps 10 bits of each factor's mantissa; or bfloat16 in all layers.
+        see `model.backends.precision`.
         """
         super().__init__()
         self._classes = unet.config.num_class_embeds or 0
@@ -75,6 +75,7 @@ class GraphedUNet(nn.Module):
         for start in range(0, len(x), self.bucket):
             part = slice(start, min(start + self.bucket, len(x)))
             count = part.stop - start
+            # The graph reads these addresses. Rows beyond `count` keep what an earlier run left in them.
             self._x[:count].copy_(x[part])
             self._t[:count].copy_(t[part])
             if label is not None:
@@ -93,6 +94,7 @@ class GraphedUNet(nn.Module):
 
         with arithmetic(self._precision):
             side_stream = torch.cuda.Stream(self._x.device)
+            # Warm-up must not run on the default stream (torch.cuda.CUDAGraph), which writes the inputs before.
             side_stream.wait_stream(torch.cuda.current_stream(self._x.device))
             with torch.cuda.stream(side_stream):
                 for _ in range(WARM_UP):
@@ -123,13 +125,13 @@ class GraphedUNet(nn.Module):
 
 
 def in_precision(unet: UNet, precision: Precision) -> UNet:
-    """The network itself, or a copy with layers in bfloat16.
+    """The network itself, or a copy with layers in a half precision.
 
     The features of t stay in float32: in bfloat16, Fourier features would be off by whole periods.
     """
-    if precision != "bfloat16":
+    if DTYPES[precision] == torch.float32:
         return unet
-    copy = deepcopy(unet).to(torch.bfloat16)
+    copy = deepcopy(unet).to(DTYPES[precision])
     copy.time_proj = deepcopy(unet.time_proj)
     return copy
 
@@ -139,19 +141,3 @@ def evaluate_in_precision(unet: UNet, x: Tensor, t: Tensor, label: Tensor | None
     dtype = unet.conv_in.weight.dtype
     x, level = unet.prepare(x, t)
     return unet.finish(unet.evaluate(x.to(dtype), unet.embed(level, label, dtype)).float(), level)
-
-
-@contextmanager
-def arithmetic(precision: Precision) -> Iterator[None]:
-    """Record kernels that multiply in this precision.
-
-    cuDNN chooses them by its rules, not by trying them out, so that it chooses the same ones each time.
-    """
-    tf32 = precision == "tf32"
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=tf32):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -1,7 +1,7 @@
 """How an autoencoder's decoder is evaluated so that a picture gets the same bits in a batch of any size.
 
-On a CPU with oneDNN: the kernels of `model.backends.packed`, for a whole batch. Elsewhere PyTorch's own kernels, which
-depend on the shape of the whole batch, for one image at a time.
+On a CPU with oneDNN: the kernels of `model.backends.packed`, for a whole batch. On a CUDA device: PyTorch's own
+kernels, for batches of one size. Elsewhere PyTorch's own kernels for one image at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from denoised.model.backends.fixed_batch import check_fixed_batch
 from denoised.model.backends.packed import can_pack, check_packed, pack
 from denoised.model.errors import KernelError
 from denoised.model.networks.autoencoder.autoencoder import Autoencoder
@@ -29,7 +30,8 @@ def pack_decoder(autoencoder: Autoencoder) -> str | None:
     if not can_pack(device):
         return f"no packed kernels for {device}"
     own = {"decoder": autoencoder.decoder, "post_quant_conv": autoencoder.post_quant_conv}
-    latents = _reference_latents(autoencoder)
+    latents = reference_latents(autoencoder, COMPARED_IMAGES)
+    # PyTorch's own output, before any layer is replaced.
     expected = _decode_each(autoencoder, latents)
     packed = pack(nn.ModuleDict({name: deepcopy(part) for name, part in own.items() if part is not None}))
     _replace(autoencoder, dict(packed.items()))
@@ -46,10 +48,26 @@ def _replace(autoencoder: Autoencoder, parts: Mapping[str, nn.Module | None]) ->
         setattr(autoencoder, name, part)
 
 
-def _reference_latents(autoencoder: Autoencoder) -> Tensor:
+def decodes_fixed_batches(autoencoder: Autoencoder, size: int) -> bool:
+    """Whether the kernels of a CUDA device give a picture the same bits at every place of a batch of `size`."""
+
+    def evaluate(latents: Tensor) -> Tensor:
+        return _decode(autoencoder, latents)
+
+    if not next(autoencoder.parameters()).is_cuda:
+        return False
+    try:
+        check_fixed_batch("decoder", evaluate, reference_latents(autoencoder, size))
+    except (KernelError, torch.OutOfMemoryError):
+        return False
+    return True
+
+
+def reference_latents(autoencoder: Autoencoder, count: int) -> Tensor:
+    """(count, C, 8, 8) random latents on the decoder's device."""
     generator = torch.Generator().manual_seed(0)
-    shape = COMPARED_IMAGES, autoencoder.config.latent_channels, COMPARED_SIDE, COMPARED_SIDE
-    return torch.randn(shape, generator=generator)
+    shape = count, autoencoder.config.latent_channels, COMPARED_SIDE, COMPARED_SIDE
+    return torch.randn(shape, generator=generator).to(next(autoencoder.parameters()).device)
 
 
 @torch.inference_mode()

@@ -1,8 +1,4 @@
-"""How a text encoder is evaluated so that a prompt gets the same states in a batch of any size.
-
-On a CPU with oneDNN: the kernels of `model.backends.packed`, for a whole batch. Elsewhere PyTorch's own kernels, which
-depend on the shape of the whole batch, for one sequence at a time.
-"""
+"""A text encoder with the kernels of `model.backends.packed`: a prompt gets the same states in a batch of any size."""
 
 from __future__ import annotations
 
@@ -24,25 +20,27 @@ def pack_text_encoder(encoder: TextEncoder) -> TextEncoder | str:
     device = encoder.text_model.final_layer_norm.weight.device
     if not can_pack(device):
         return f"no packed kernels for {device}"
-    packed, tokens = pack(deepcopy(encoder)), _reference_tokens(encoder)
+    packed, tokens = pack(deepcopy(encoder)), reference_tokens(encoder)
     try:
-        each = torch.cat([_states(packed, own) for own in tokens.split(1)])
-        own = torch.cat([_states(encoder, own) for own in tokens.split(1)])
-        check_packed("text encoder", own, each, _states(packed, tokens))
+        each = torch.cat([reference_states(packed, own) for own in tokens.split(1)])
+        own = torch.cat([reference_states(encoder, own) for own in tokens.split(1)])
+        check_packed("text encoder", own, each, reference_states(packed, tokens))
     except KernelError as error:
         return str(error)
     encoder.to("meta")  # frees the weights: the packed layers have copies of their own
     return packed
 
 
-def _reference_tokens(encoder: TextEncoder) -> Tensor:
+def reference_tokens(encoder: TextEncoder, count: int = COMPARED_SEQUENCES) -> Tensor:
+    """(count, N) random tokens on the encoder's device."""
     length = min(COMPARED_TOKENS, encoder.config.max_position_embeddings)
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(encoder.config.vocab_size, (COMPARED_SEQUENCES, length), generator=generator)
+    tokens = torch.randint(encoder.config.vocab_size, (count, length), generator=generator)
+    return tokens.to(encoder.text_model.final_layer_norm.weight.device)
 
 
 @torch.inference_mode()
-def _states(encoder: TextEncoder, tokens: Tensor) -> Tensor:
-    """(B, N·hidden_size + P): the last hidden states of each sequence, and its pooled vector."""
+def reference_states(encoder: TextEncoder, tokens: Tensor) -> Tensor:
+    """(B, N·hidden_size + P) float32: the last hidden states of each sequence, and its pooled vector."""
     encoded = encoder(tokens)
-    return torch.cat([encoded.last.flatten(1), encoded.pooled], dim=1)
+    return torch.cat([encoded.last.flatten(1), encoded.pooled], dim=1).float()

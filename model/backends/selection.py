@@ -13,10 +13,11 @@ import torch
 
 from denoised.model.backends.backend import Backend, EagerBackend
 from denoised.model.backends.comparison import ReferenceRows
-from denoised.model.backends.graphs import GraphedUNet, arithmetic
+from denoised.model.backends.graphs import GraphedUNet
 from denoised.model.backends.native.network import NativeUNet
 from denoised.model.backends.numerics import EAGER, GRAPHS, NATIVE, PACKED, Precision, numerics
 from denoised.model.backends.packed import can_pack, pack
+from denoised.model.backends.precision import arithmetic
 from denoised.model.errors import KernelError
 from denoised.model.networks.unet.unet import UNet
 

@@ -1,8 +1,8 @@
 """How a text-conditioned U-Net is evaluated so that an image gets the same bits in a batch of any size.
 
-On a CPU: compiled kernels (`model.backends.native.transformers`) if they fit the network; else, with oneDNN, the
-kernels of `model.backends.packed`, for the whole batch at once. Elsewhere PyTorch's own kernels, which depend on the
-shape of the whole batch, for one image at a time.
+On a CPU in float32: compiled kernels (`model.backends.native.transformers`) if they fit the network; else, with oneDNN,
+the kernels of `model.backends.packed`, for the whole batch at once. Elsewhere, and in bfloat16 on a CPU, PyTorch's own
+kernels, which depend on the shape of the whole batch, for one image at a time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from denoised.model.backends.comparison import LIMITS
 from denoised.model.backends.native.transformers.text_network import NativeTextUNet, fits
-from denoised.model.backends.numerics import NATIVE, PACKED, PER_IMAGE, numerics
+from denoised.model.backends.numerics import NATIVE, PACKED, PER_IMAGE, Precision, numerics
 from denoised.model.backends.packed import can_pack, pack
+from denoised.model.backends.precision import arithmetic, converted, set_arithmetic
 from denoised.model.errors import KernelError
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.networks.text_unet.text_unet_config import SIZE_IDS
@@ -66,16 +67,18 @@ class WholeBatchTextUNet:
 
 
 class PerImageTextUNet:
-    """The network's own forward pass, for each image by itself."""
+    """The network's own forward pass, for each image by itself. Inputs are converted to the type of its layers."""
 
     min_pipelined_images: int | None = None
 
     def __init__(self, unet: TextUNet) -> None:
         self._unet = unet
+        self._dtype = unet.conv_in.weight.dtype
 
     def __call__(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
+        x, context = x.to(self._dtype), context.to(self._dtype)
         rows = [slice(row, row + 1) for row in range(len(x))]
-        return torch.cat([self._unet(x[row], t[row], context[row], **_rows(added, row)) for row in rows])
+        return torch.cat([self._unet(x[row], t[row], context[row], **_rows(added, row)) for row in rows]).float()
 
     def begin(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Callable[[], Tensor]:
         """Evaluate at once: nothing runs in the background."""
@@ -95,6 +98,8 @@ class TextSelection:
         network: Its layers can be hooked (`adapted_network`).
         packed: Whether that module is packed.
         fallback: Why a faster backend is not available; None if this is the fastest.
+        precision: Of the network's layers.
+        refused: Why it is not the one that was asked for; None if it is.
     """
 
     backend: TextBackend
@@ -103,13 +108,38 @@ class TextSelection:
     network: nn.Module
     packed: bool
     fallback: str | None = None
+    precision: Precision = "float32"
+    refused: str | None = None
 
 
-def select_text_backend(unet: TextUNet, timesteps: int, device: str, *, adapted: bool = False) -> TextSelection:
-    """The fastest backend that computes the same function as the network.
+def select_text_backend(
+    unet: TextUNet, timesteps: int, device: str, *, adapted: bool = False, precision: Precision = "float32"
+) -> TextSelection:
+    """The fastest backend that computes the same function as the network, in a precision that the device has.
+
+    In a precision in which the network computes something else, such as numbers that overflow, it is served in float32.
 
     timesteps: T of the training; adapted: whether there are adapters, for which compiled kernels have no place.
     """
+    if torch.device(device).type == "cuda":
+        set_arithmetic(precision)
+    if precision == "float32":
+        return _select_float32(unet, timesteps, device, adapted=adapted)
+    own = converted(unet, precision)
+    backend = PerImageTextUNet(own)
+    try:
+        check_backend(backend, unet, timesteps, precision, precision)
+    except KernelError as error:
+        if torch.device(device).type == "cuda":
+            set_arithmetic("float32")
+        return replace(_select_float32(unet, timesteps, device, adapted=adapted), refused=str(error))
+    if own is not unet:
+        unet.to("meta")  # frees the weights in float32
+    string = numerics(device, PER_IMAGE, precision)
+    return TextSelection(backend, string, backend, own, packed=False, precision=precision)
+
+
+def _select_float32(unet: TextUNet, timesteps: int, device: str, *, adapted: bool) -> TextSelection:
     native, reason = None, None
     shape = _own_shape(unet)
     if torch.device(device).type == "cpu" and fits(unet, shape):
@@ -148,8 +178,10 @@ def _select_uncompiled(unet: TextUNet, timesteps: int, device: str) -> TextSelec
 
 
 @torch.inference_mode()
-def check_backend(backend: TextBackend, unet: TextUNet, timesteps: int, name: str = PACKED) -> None:
-    """Compare a backend with the network, alone and in a batch.
+def check_backend(
+    backend: TextBackend, unet: TextUNet, timesteps: int, name: str = PACKED, precision: Precision = "float32"
+) -> None:
+    """Compare a backend with the network in float32, alone and in a batch.
 
     The latents are the smallest, which take the least time. The compiled kernels are compared on the latents that they
     were made for, also in the background.
@@ -164,17 +196,19 @@ def check_backend(backend: TextBackend, unet: TextUNet, timesteps: int, name: st
     for row in range(COMPARED_ROWS):
         own = slice(row, row + 1)
         inputs, own_added = (x[own], t[own], context[own]), _rows(added, own)
-        alone, expected = backend(*inputs, **own_added)[0], unet(*inputs, **own_added)[0]
-        if not torch.equal(alone, together[row]):
+        with arithmetic("float32"):
+            expected = unet(*inputs, **own_added)[0]
+        alone = backend(*inputs, **own_added)[0]
+        if not torch.equal(alone, together[row]) and alone.isfinite().all():
             raise KernelError(f"the {name} backend gives an image other bits in a batch of {COMPARED_ROWS}")
         norm, error = expected.norm().item(), (alone - expected).norm().item()
         # A network that outputs almost zero is measured against 1e-3 for each number, not against its own norm.
-        limit = LIMITS["float32"] * max(norm, 1e-3 * expected.numel() ** 0.5)
+        limit = LIMITS[precision] * max(norm, 1e-3 * expected.numel() ** 0.5)
         # `not <=`, so that an error of NaN counts as too large.
         if expected.isfinite().all() and not error <= limit:
             raise KernelError(
                 f"the {name} backend computes another function than the network: at t = {t[row]:g} it is off by "
-                f"{error / max(norm, 1e-30):.2g} of the output (allowed: {LIMITS['float32']:g})"
+                f"{error / max(norm, 1e-30):.2g} of the output (allowed: {LIMITS[precision]:g})"
             )
 
 
@@ -192,8 +226,11 @@ def _rows(added: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
 def _reference_inputs(
     unet: TextUNet, timesteps: int, shape: tuple[int, int, int] | None
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """Random x, t, context and added inputs of COMPARED_ROWS images; shape: (C, H, W), None for the smallest."""
-    config, generator = unet.config, torch.Generator().manual_seed(0)
+    """Random x, t, context and added inputs of COMPARED_ROWS images, on the network's device.
+
+    shape: (C, H, W), None for the smallest.
+    """
+    config, generator, device = unet.config, torch.Generator().manual_seed(0), unet.conv_in.weight.device
     side = 2 * config.downscale
     dims = config.cross_attention_dim
     width = dims[0] if isinstance(dims, tuple) else dims
@@ -205,5 +242,5 @@ def _reference_inputs(
         "size_ids": torch.randint(0, 1024, (COMPARED_ROWS, SIZE_IDS), generator=generator).float(),
         "guidance": torch.linspace(1.0, 8.0, COMPARED_ROWS),
     }
-    named = {name: added[name] for name in config.added_inputs}
-    return x, torch.linspace(0, timesteps - 1, COMPARED_ROWS), context, named
+    named = {name: added[name].to(device) for name in config.added_inputs}
+    return x.to(device), torch.linspace(0, timesteps - 1, COMPARED_ROWS).to(device), context.to(device), named

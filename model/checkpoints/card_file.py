@@ -5,16 +5,17 @@ Imports no torch: `model.serving.card`, which the HTTP front end uses, builds on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
-from denoised.command_line.rejected_values import describe_rejected_value
+from denoised.command_line.rejected_values import describe_error, describe_unknown_name
 from denoised.model.bounded_files import read_bounded
 from denoised.model.checkpoints.atomic import write_text_atomically
 from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
-from denoised.model.errors import CheckpointError, shorten
+from denoised.model.errors import CheckpointError, abbreviate, shorten
 
 CARD_FILE = "model_card.json"
 # Of `GET /models`, where every line is published.
@@ -100,12 +101,29 @@ def read_card_file(folder: Path) -> CardFile:
     try:
         return CardFile.model_validate_json(read_bounded(path))
     except ValidationError as error:
-        raise invalid_card(path, error) from error
+        raise invalid_card(path, error, CardFile) from error
 
 
-def invalid_card(path: Path, error: ValidationError) -> CheckpointError:
-    """The error for a card with invalid values, in one line: the file, the key, and the cause."""
+def invalid_card(path: Path, error: ValidationError, model: type[BaseModel]) -> CheckpointError:
+    """The error for a file with invalid values, in one line: the file, the key, and the cause.
+
+    model: what the file was read as.
+    """
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "file"
-    cause = describe_rejected_value(first, repr(first["input"])) or first["msg"]
+    where, value = ".".join(str(part) for part in first["loc"]) or "file", abbreviate(first["input"])
+    if first["type"] == "extra_forbidden":
+        known = _keys(model, first["loc"][:-1])
+        cause = describe_unknown_name(str(first["loc"][-1]), value, known, "key of this file")
+    else:
+        cause = describe_error(first, value)
     return CheckpointError(f"{path}: {shorten(where)}: {shorten(cause)}")
+
+
+def _keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The keys of the object at a path of keys, all of which name models."""
+    for key in path:
+        nested = model.model_fields[str(key)].annotation
+        assert isinstance(nested, type)
+        assert issubclass(nested, BaseModel)  # the others take any key
+        model = nested
+    return list(model.model_fields)

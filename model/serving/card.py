@@ -61,6 +61,36 @@ class CardLora(BaseModel):
     digest: str
 
 
+class CardLevel(BaseModel):
+    """One resolution of a network.
+
+    Attributes:
+        height, width, channels: Of its tensors.
+        attention: Whether its positions attend to each other.
+        parameters: Of its layers.
+        multiplications: Of its layers, in one evaluation of one image.
+    """
+
+    height: int
+    width: int
+    channels: int
+    attention: bool
+    parameters: int
+    multiplications: int
+
+
+class CardNetwork(BaseModel):
+    """How a network is built.
+
+    Attributes:
+        parameters: Their number.
+        levels: From the highest resolution to the lowest.
+    """
+
+    parameters: int
+    levels: list[CardLevel]
+
+
 class ModelCard(BaseModel):
     """A model as a live worker serves it (`GET /models`).
 
@@ -98,6 +128,7 @@ class ModelCard(BaseModel):
         digest: Of its weights, configs and classes (`model.checkpoints.digest`): equal for models that make the same
             pictures. Empty if unknown.
         description, data, license, credits: What its folder's card says (`CardFile`); empty if it says nothing.
+        network: How its network is built; None if unknown, as for models of latents.
         distilled: Whether it was trained for a few steps without guidance; None if unknown.
     """
 
@@ -137,6 +168,7 @@ class ModelCard(BaseModel):
     data: str = ""
     license: str = ""
     credits: list[str] = []
+    network: CardNetwork | None = None
     distilled: bool | None = None
 
     @computed_field  # type: ignore[prop-decorator]

@@ -14,6 +14,7 @@ from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.errors import PlanError
+from denoised.model.networks.evaluation_memory import EvaluationMemory
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.latent_pictures import LatentPictures
@@ -47,6 +48,7 @@ class LatentModel:
         prediction_type: str,
         clipping: Clipping,
         card: ModelCard,
+        memory: EvaluationMemory,
         added_inputs: Sequence[str] = (),
         adapters: Adapters | None = None,
     ) -> None:
@@ -59,6 +61,7 @@ class LatentModel:
         self._prompts = prompts
         self._pictures = pictures
         self._plans = plans
+        self._memory = memory
         self._adapters = adapters
 
     @property
@@ -184,6 +187,10 @@ class LatentModel:
     def encode_pictures(self, pictures: Pictures) -> Tensor:
         """Pictures (B, H, W, channels) → latents x_0 (B, C, h, w), by the autoencoder."""
         return self._pictures.encode(pictures)
+
+    def evaluation_bytes(self, height: int, width: int) -> int:
+        """See `EvaluationMemory`."""
+        return self._memory.row_bytes(height, width)
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         """See `LatentPictures.limit`."""

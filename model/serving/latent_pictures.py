@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from denoised.model.backends.fixed_batch import fill
+from denoised.model.backends.numerics import PACKED, PER_IMAGE, fixed_batches
 from denoised.model.networks.autoencoder.autoencoder import Autoencoder
 from denoised.model.serving.pictures import from_uint8, to_uint8
 from denoised.model.serving.protocol import Pictures
@@ -29,6 +31,10 @@ DECODE_BYTES = 5 * 1024**3
 # Bytes for decoding several images at once. Beyond a processor's cache a batch takes longer than its images one by one
 # (docs/decisions.md has the measurement).
 BATCH_BYTES = 4 * 1024**2
+# Pictures of every batch on a CUDA device, where the bits of a picture depend on that number: a lone picture takes as
+# long as so many. Pictures so large that a batch needs more than FIXED_BATCH_BYTES are decoded one by one.
+FIXED_BATCH = 8
+FIXED_BATCH_BYTES = 1024**3
 FLOAT_BYTES = 4  # the autoencoder is in float32, as `force_upcast` asks
 LIVE_MAPS = 5  # feature maps of the largest size that exist at once; 3.9 to 5.2 were measured
 
@@ -45,17 +51,20 @@ class LatentPictures:
         batch_bytes: int = BATCH_BYTES,
         *,
         whole_batches: bool = False,
+        in_fixed_batches: bool = False,
     ) -> None:
         """latent_rgb: see `CardFile`; repeated if there are more channels.
 
         decode_bytes: for one image; batch_bytes: for several at once.
         whole_batches: the decoder's kernels give an image the same bits in a batch of any size (`pack_decoder`).
+        in_fixed_batches: they do in batches of FIXED_BATCH images (`decodes_fixed_batches`).
         """
         self._device = next(autoencoder.parameters()).device
         self._autoencoder = autoencoder.eval().requires_grad_(False)
         self._decode_bytes = decode_bytes
         self._batch_bytes = batch_bytes
-        self.whole_batches = whole_batches
+        self._whole_batches = whole_batches
+        self._fixed_batches = in_fixed_batches
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._rgb = _preview_map(autoencoder.config.latent_channels, latent_rgb)
 
@@ -87,9 +96,17 @@ class LatentPictures:
 
     def limit(self, height: int, width: int) -> int:
         """How many latents of this size are decoded at once, at least 1."""
-        if not self.whole_batches:
-            return 1
-        return max(1, self._batch_bytes // self._needed_bytes(height, width))
+        needed = self._needed_bytes(height, width)
+        if self._fixed_batches:
+            return FIXED_BATCH if FIXED_BATCH * needed <= FIXED_BATCH_BYTES else 1
+        return max(1, self._batch_bytes // needed) if self._whole_batches else 1
+
+    @property
+    def kernels(self) -> str:
+        """The name of the decoder's kernels in `numerics`."""
+        if self._fixed_batches:
+            return fixed_batches(FIXED_BATCH)
+        return PACKED if self._whole_batches else PER_IMAGE
 
     @contextmanager
     def _on_own_stream(self) -> Iterator[None]:
@@ -116,7 +133,10 @@ class LatentPictures:
     def _decode(self, latents: Tensor) -> Tensor:
         # z = latents/scaling_factor + shift_factor: the inverse of what the encoder's output went through.
         unscaled = self._autoencoder.config.unscale(latents.float())
-        return self._autoencoder.decode(unscaled, tiled=self._needed_bytes(*latents.shape[-2:]) > self._decode_bytes)
+        if self._fixed_batches:
+            unscaled = fill(unscaled, self.limit(*latents.shape[-2:]))
+        tiled = self._needed_bytes(*latents.shape[-2:]) > self._decode_bytes
+        return self._autoencoder.decode(unscaled, tiled=tiled)[: len(latents)]
 
 
 def published_rgb(*, is_xl: bool) -> Sequence[tuple[float, float, float]]:

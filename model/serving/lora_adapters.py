@@ -12,6 +12,7 @@ from torch import nn
 from denoised.model.backends.adapted_backend import AdaptedBackend
 from denoised.model.backends.adapted_network import AdaptedNetwork
 from denoised.model.backends.text_backend import TextSelection
+from denoised.model.backends.text_encoder_selection import EncoderSelection
 from denoised.model.checkpoints.lora.lora_targets import lora_targets
 from denoised.model.networks.low_rank import LoraLayer
 from denoised.model.networks.text_encoder.text_encoder import TextEncoder
@@ -49,9 +50,9 @@ class FoundAdapters:
     listed: list[CardLora]
     problems: Sequence[str]
 
-    def adapt_encoder(self, index: int, encoder: TextEncoder, geometry: TextEncoder, *, packed: bool) -> AdaptedNetwork:
+    def adapt_encoder(self, index: int, selection: EncoderSelection, geometry: TextEncoder) -> AdaptedNetwork:
         """A text encoder with the adapters. index: of the encoder; geometry: it as it was read."""
-        return self._adapt(ENCODERS[index], encoder, geometry, packed=packed)
+        return self._adapt(ENCODERS[index], selection.network, geometry, packed=selection.packed)
 
     def adapt_unet(self, selection: TextSelection, unet: TextUNet) -> Adapters | None:
         """What evaluates the U-Net with adapters; None if there are none.

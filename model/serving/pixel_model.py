@@ -16,6 +16,7 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output, score_from_epsilon
 from denoised.model.errors import PlanError
+from denoised.model.networks.evaluation_memory import RESIDUAL_MAPS, EvaluationMemory
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
@@ -144,6 +145,13 @@ class PixelModel:
     def encode_pictures(self, pictures: Pictures) -> Tensor:
         """(B, H, W, C) bytes → x_0 (B, C, H, W) in [−1, 1]."""
         return from_uint8(pictures)
+
+    def evaluation_bytes(self, height: int, width: int) -> int:
+        """See `EvaluationMemory`."""
+        config = self.unet.config
+        levels = len(config.block_out_channels)
+        layers, maps = [config.layers_per_block] * levels, [RESIDUAL_MAPS] * levels
+        return EvaluationMemory(config.block_out_channels, layers, maps).row_bytes(height, width)
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         """All images of a job: there is no decoder network."""

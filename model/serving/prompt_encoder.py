@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from denoised.model.backends.adapted_network import AdaptedNetwork
-from denoised.model.networks.text_encoder.text_encoder import EncodedText, TextEncoder
+from denoised.model.backends.fixed_batch import fill
+from denoised.model.backends.text_encoder_selection import EncoderSelection
+from denoised.model.networks.text_encoder.text_encoder import EncodedText
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.text.chunks import PromptChunk, chunk_prompt, pad_chunks
 from denoised.model.text.emphasis import emphasize
 from denoised.model.text.tokenizer import TextTokenizer
 
 CACHED_CHUNKS = 256  # of Stable Diffusion 1, 77·768 numbers each: 60 MB in all
-MAX_BATCH = 16  # sequences of one evaluation
 
 
 class ChunkKey(NamedTuple):
@@ -48,7 +49,7 @@ class ChunkedPrompt(NamedTuple):
     loras: Mapping[str, float]
 
 
-States = tuple[Tensor, Tensor]  # hidden states (N, hidden_size) and the pooled vector (P,)
+States = tuple[Tensor, Tensor]  # hidden states (N, hidden_size) and the pooled vector (P,), float32
 
 
 class ChunkEncoder:
@@ -59,22 +60,19 @@ class ChunkEncoder:
     penultimate: the U-Net attends to the states before the last layer, without the final norm, as in SDXL; otherwise
         to those after the last layer, normalized.
     adapted: the encoder with the adapters that change it; None without any.
-    whole_batches: the encoder's kernels give a sequence the same bits in a batch of any size (`pack_text_encoder`);
-        otherwise each sequence is encoded by itself.
     """
 
     def __init__(
         self,
         tokenizer: TextTokenizer,
-        encoder: TextEncoder,
+        selection: EncoderSelection,
         *,
         penultimate: bool = False,
         adapted: AdaptedNetwork | None = None,
-        whole_batches: bool = False,
     ) -> None:
-        self.whole_batches = whole_batches
+        self.selection = selection
         self._tokenizer = tokenizer
-        self._encoder = encoder
+        self._encoder = encoder = selection.network
         self._penultimate = penultimate
         self._adapted = adapted
         self._device = encoder.text_model.final_layer_norm.weight.device
@@ -102,10 +100,12 @@ class ChunkEncoder:
         """
         padded = [pad_chunks(self._tokenizer, list(prompt.chunks), count) for prompt in prompts]
         keys = [[self._key(chunk, prompt) for chunk in chunks] for chunks, prompt in zip(padded, prompts, strict=True)]
+        # Every sequence once, whatever the number of prompts that contain it.
         known = self._look_up([key for own in keys for key in own])
         encoded = []
         for chunks, own in zip(padded, keys, strict=True):
             states = [self._emphasized(chunk, known[key][0]) for chunk, key in zip(chunks, own, strict=True)]
+            # count sequences of (N, hidden_size) → (count·N, hidden_size).
             encoded.append((torch.cat(states), known[own[0]][1]))
         return encoded
 
@@ -121,13 +121,18 @@ class ChunkEncoder:
     def _look_up(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, States]:
         """The states of sequences, those that are not cached encoded together."""
         known = {key: self._encoded[key] for key in keys if key in self._encoded}
+        # Without duplicates, in the order of the prompts.
         missing = [key for key in dict.fromkeys(keys) if key not in known]
-        size = MAX_BATCH if self.whole_batches else 1
-        for start in range(0, len(missing), size):
-            batch = missing[start : start + size]
+        for batch in self._batches(missing):
             known |= dict(zip(batch, self._evaluate(batch), strict=True))
         self._cache(known)
         return known
+
+    def _batches(self, keys: Sequence[ChunkKey]) -> Sequence[Sequence[ChunkKey]]:
+        """The sequences of each evaluation. Adapters next to kernels that depend on the batch take one at a time."""
+        alone = [key for key in keys if key.loras and not self.selection.packed]
+        together, size = [key for key in keys if key not in alone], self.selection.batch
+        return [together[start : start + size] for start in range(0, len(together), size)] + [[key] for key in alone]
 
     def _cache(self, used: Mapping[ChunkKey, States]) -> None:
         for key, states in used.items():
@@ -148,7 +153,7 @@ class ChunkEncoder:
         encoded = self._run(torch.tensor([key.tokens for key in keys], device=self._device), keys)
         # Copies: a view would keep the states of every layer in memory.
         return [
-            (self._states(encoded, row, key.clip_skip).clone(), encoded.pooled[row].clone())
+            (_copied(self._states(encoded, row, key.clip_skip)), _copied(encoded.pooled[row]))
             for row, key in enumerate(keys)
         ]
 
@@ -164,11 +169,17 @@ class ChunkEncoder:
 
     def _run(self, tokens: Tensor, keys: Sequence[ChunkKey]) -> EncodedText:
         if not any(key.loras for key in keys):
-            encoded: EncodedText = self._encoder(tokens)
+            encoded: EncodedText = self._encoder(
+                fill(tokens, self.selection.batch) if self.selection.filled else tokens
+            )
             return encoded
         assert self._adapted is not None
         with self._adapted.rows([dict(key.loras) for key in keys], self._device):
             return self._encoder(tokens)
+
+
+def _copied(states: Tensor) -> Tensor:
+    return states.to(torch.float32, copy=True)
 
 
 class PromptEncoder:
@@ -186,9 +197,14 @@ class PromptEncoder:
         return min(encoder.max_clip_skip for encoder in self._encoders)
 
     @property
-    def whole_batches(self) -> bool:
-        """Whether several sequences are encoded at once; see `ChunkEncoder`."""
-        return all(encoder.whole_batches for encoder in self._encoders)
+    def kernels(self) -> str:
+        """The name of the encoders' kernels in `numerics`; of two, that of those which take fewer sequences at once."""
+        return min((encoder.selection for encoder in self._encoders), key=lambda each: each.batch).kernels
+
+    @property
+    def refused(self) -> str | None:
+        """Why an encoder is in float32 although another precision was asked for; None if none is."""
+        return next((each.selection.refused for each in self._encoders if each.selection.refused is not None), None)
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> tuple[Tensor, Tensor]:
         """Hidden states (B, K·N, C) of B prompts, and pooled vectors (B, P) of the last encoder.
@@ -197,7 +213,9 @@ class PromptEncoder:
         prompt; the others are filled up with sequences without text.
         """
         chunked = [self._chunk(request) for request in requests]
+        # K, the same for all encoders: their states are joined along the channels.
         longest = max(len(prompt.chunks) for each in chunked for prompt in each)
+        # By request → by encoder, because an encoder takes all prompts at once.
         columns = zip(self._encoders, zip(*chunked, strict=True), strict=True)
         encoded = [encoder.encode(prompts, longest) for encoder, prompts in columns]
         joined = [
@@ -218,6 +236,7 @@ class PromptEncoder:
 
     def _join(self, request: ConditioningRequest, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """One request's hidden states of all encoders, side by side, and the pooled vector of the last."""
+        # (K·N, C_1 + C_2), as in SDXL (Podell et al. 2023, section 2.1).
         context, pooled = torch.cat([states for states, _ in parts], dim=-1), parts[-1][1]
         if self._zero_without_negative and request.is_negative and not request.prompt:
             return torch.zeros_like(context), torch.zeros_like(pooled)

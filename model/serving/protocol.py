@@ -104,6 +104,10 @@ class ServedModel(Protocol):
         """Begin what `denoise` does, and return a function that waits for the result."""
         ...
 
+    def evaluation_bytes(self, height: int, width: int) -> int:
+        """About how many bytes an evaluation takes for one row of this height and width, besides the weights."""
+        ...
+
     def decode(self, x0: Tensor) -> Pictures:
         """Decode finished images x_0 (B, C, H, W) into pictures (B, H, W, C). Called off the engine's thread.
 

@@ -44,6 +44,15 @@ def test_a_damaged_worker_report_breaks_no_view_of_the_fleet(api: TestClient, fa
     assert api.post("/generate", json={}).status_code == 202
 
 
+def test_the_log_says_which_value_of_a_card_is_wrong(
+    api: TestClient, fake_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    report_damaged_workers(fake_worker)
+    api.get("/models")
+    reasons = {record.card: record.reason for record in caplog.records if hasattr(record, "card")}  # type: ignore[attr-defined]
+    assert reasons == {"other-card/hats": "width: 'wide' was given (allowed: an integer)"}
+
+
 def test_a_damaged_event_leaves_the_stream_of_the_others_whole(api: TestClient, fake_worker: Any) -> None:
     job_id = fake_worker.create()
     attempt = fake_worker.start(job_id)

@@ -74,7 +74,7 @@ def test_more_threads_than_cores_are_a_warning(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_a_worker_refuses_is_a_problem(tmp_path: Path) -> None:
     """A precision of another device, and two folders of one name."""
-    assert found(precision="bfloat16")["device"]["state"] == "problem"
+    assert found(precision="tf32")["device"]["state"] == "problem"
     (tmp_path / "digits").symlink_to(ZOO / "digits")
     findings = found("cpu", ZOO / "digits", tmp_path / "digits")
     assert findings["models"]["state"] == "problem"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from denoised.app.http.validation_errors import format_value
-from denoised.jobs.request import FIELDS, LoraFields
+from denoised.jobs.lora import LoraFields
+from denoised.jobs.request import FIELDS
 from denoised.jobs.request_field import fields_of
 
 _TAG = re.compile(r"<lora:([^<>:]*)((?::[^<>:]*)*)>")

@@ -19,7 +19,8 @@ from pydantic import (
 
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import MAX_ERRORS, describe_unknown_fields
-from denoised.jobs.request import DEFAULTS, FIELDS, LORA_FIELDS, LoraFields, RequestFields
+from denoised.jobs.lora import LORA_FIELDS, LoraFields
+from denoised.jobs.request import DEFAULTS, FIELDS, RequestFields
 from denoised.jobs.request_field import RequestField
 
 M = TypeVar("M", bound=BaseModel)

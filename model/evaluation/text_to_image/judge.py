@@ -136,7 +136,7 @@ def load_judge(folder: Path, device: str = "cpu") -> Judge:
     try:
         card = JudgeCard.model_validate_json(read_bounded(folder / CARD))
     except ValidationError as error:
-        raise invalid_card(folder / CARD, error) from error
+        raise invalid_card(folder / CARD, error, JudgeCard) from error
     with torch.device("meta"):
         network = build_judge(card)
     network.load_state_dict(read_weights(folder / WEIGHTS, network.state_dict()), assign=True)

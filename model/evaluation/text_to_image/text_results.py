@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from denoised.command_line.rejected_values import describe_error
 from denoised.model.checkpoints.atomic import write_text_atomically
 from denoised.model.checkpoints.card_file import Defaults
-from denoised.model.errors import EvaluationError
+from denoised.model.errors import EvaluationError, abbreviate
 from denoised.model.evaluation.text_to_image.text_evaluation import DrawingSettings, TextReport
 
 SWEPT_SAMPLER, SWEPT_STEPS = "dpmpp_2m", 20
@@ -62,8 +63,8 @@ def read_results(path: Path) -> list[TextResult]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
-        message = f"{path}: {where}: {first['msg']}: move the file away to start over"
-        raise EvaluationError(message) from error
+        cause = describe_error(first, abbreviate(first["input"]))
+        raise EvaluationError(f"{path}: {where}: {cause}: move the file away to start over") from error
 
 
 def write_results(path: Path, results: Sequence[TextResult]) -> None:

@@ -18,8 +18,9 @@ from denoised.app.compat.openai.translation import translate
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.jobs.errors import RecordError
+from denoised.jobs.lora import Lora
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import MAX_PROMPT, Lora, SamplingRequest
+from denoised.jobs.request import MAX_PROMPT, SamplingRequest
 from denoised.model.serving.card import CardLora, ModelCard
 from denoised.worker.delivery.request_check import check_request
 

@@ -161,14 +161,17 @@ def test_every_cpu_backend_computes_the_function_of_the_network(name: str) -> No
             assert torch.equal(one, backend(x, t, label)[k : k + 1]), (which, "the same bits alone")
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)])
 @EVERY
 @torch.inference_mode()
-def test_layers_in_bfloat16_compute_the_function_of_the_network(name: str) -> None:
-    """The arithmetic of the bfloat16 graphs, without the graph: on a CPU."""
+def test_layers_in_half_precision_compute_the_function_of_the_network(
+    name: str, precision: Precision, dtype: torch.dtype
+) -> None:
+    """The arithmetic of the graphs in half precision, without the graph: on a CPU."""
     x, t, label = rows(name)
     unet = network(name)
-    copy = in_precision(unet, "bfloat16")
-    assert copy.conv_in.weight.dtype == torch.bfloat16
+    copy = in_precision(unet, precision)
+    assert copy.conv_in.weight.dtype == dtype
     assert unet.conv_in.weight.dtype == torch.float32
     found, expected = evaluate_in_precision(copy, x, t, label), unet(x, t, label)
     assert found.dtype == torch.float32
@@ -186,7 +189,10 @@ def test_every_recorded_graph_computes_the_function_of_the_network(name: str, pr
     unet = deepcopy(network(name)).cuda()
     graphed = GraphedUNet(unet, (unet.config.in_channels, 16, 16), precision, bucket=8)
     expected = network(name)(*rows(name))
-    assert relative(graphed(x, t, label).cpu(), expected) < {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 0.1}[precision]
+    assert (
+        relative(graphed(x, t, label).cpu(), expected)
+        < {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 0.1, "float16": 1e-2}[precision]
+    )
     selected = selection.select_backend(unet, (unet.config.in_channels, 16, 16), 1000, "cuda", precision)
     assert selected.fallback is None
     assert selected.numerics.startswith("graphs-64/")

@@ -102,6 +102,23 @@ def test_a_folder_in_place_of_the_weights(folder: Folder) -> None:
     assert str(root / WEIGHTS) in refusal(root)
 
 
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"default": {"step": 5}}, "default.step: is not a key of this file; did you mean steps? (given: 5; allowed: "),
+        ({"naem": "x"}, "naem: is not a key of this file; did you mean name? (given: 'x'; allowed: name, descr"),
+        ({"default": {"steps": 0}}, "default.steps: 0 was given (allowed: 1 or more)"),
+        ({"default": {"guidance_interval": [2, 1]}}, "default.guidance_interval: not a low level of at least 0 and a "),
+        ({"prompt_guide": {"parts": {"A": ["x"]}}}, "prompt_guide.parts.A.[key]: 'A' was given (allowed: text that "),
+        ({"default": []}, "default: should be a JSON object (given: [])"),
+    ],
+)
+def test_a_card_with_a_wrong_value(card: dict[str, Any], message: str, folder: Folder) -> None:
+    root = folder()
+    (root / CARD).write_text(json.dumps(card))
+    assert refusal(root).startswith(f"{root / CARD}: {message}")
+
+
 def test_a_config_key_that_is_not_understood(folder: Folder) -> None:
     root = folder()
     path = rewrite(root, CONFIG, cross_attention_dim=768)

@@ -11,11 +11,11 @@ import torch
 
 from denoised.model.backends.packed import PackedLinear, can_pack
 from denoised.model.backends.packed_text_encoder import pack_text_encoder
+from denoised.model.backends.text_encoder_selection import MAX_BATCH
 from denoised.model.networks.text_encoder.text_encoder import TextEncoder
 from denoised.model.networks.text_encoder.text_encoder_config import TextEncoderConfig
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.loading import load_text_model
-from denoised.model.serving.prompt_encoder import MAX_BATCH
 from tests.text_pipelines import build_pipeline, build_xl_pipeline, save_pipeline, stir
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="PyTorch has no oneDNN here")
@@ -110,9 +110,9 @@ def test_numerics_name_the_kernels_of_text_encoders_and_decoder(
     refused: str | None, kernels: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pictures of two machines with other kernels differ in their last bits."""
-    for part in ("pack_text_encoder", "pack_decoder"):
+    for part in ("backends.text_encoder_selection.pack_text_encoder", "serving.loading.pack_decoder"):
         if refused is not None and part.endswith(refused):
-            monkeypatch.setattr(f"denoised.model.serving.loading.{part}", lambda network: "the kernels differ")
+            monkeypatch.setattr(f"denoised.model.{part}", lambda network: "the kernels differ")
     numerics = load_text_model(folder).card.numerics
     assert numerics.split("/")[0].partition("+")[2] == kernels
 

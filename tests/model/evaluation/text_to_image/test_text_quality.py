@@ -63,7 +63,7 @@ def test_results_survive_their_file_and_are_found_again(tmp_path: Path) -> None:
     assert not written[0].answers("model", "another", written[0].settings, SAMPLES)
     assert not written[0].answers("model", "judge", written[0].settings, SAMPLES + 1)
     path.write_text('[{"model": "m"}]')
-    with pytest.raises(EvaluationError, match="judge: Field required: move the file away"):
+    with pytest.raises(EvaluationError, match="judge: is missing: move the file away"):
         read_results(path)
 
 

@@ -1,10 +1,10 @@
 /** The actions on a job: a row of buttons in the viewer, a menu in the gallery. */
 
-import { el, menu } from "./dom.js";
-import { picture, save } from "./pictures.js";
-import { request, sleep, verify } from "./api.js";
+import { el, menu } from "../shared/dom.js";
+import { picture, save } from "../shared/pictures.js";
+import { request, sleep, verify } from "../shared/api.js";
 import { curl, fileName, python } from "./snippets.js";
-import { verificationText } from "./text.js";
+import { verificationText } from "../shared/text.js";
 
 const ANIMATIONS = [["WebP", "webp"], ["GIF", "gif"], ["APNG", "apng"]];
 const VARIATIONS = 9; // pictures: a square with the chosen seed in the middle

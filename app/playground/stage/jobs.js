@@ -1,10 +1,10 @@
 /** This browser's jobs: their requests, their progress and the frames received so far. */
 
-import * as api from "./api.js";
-import { follow } from "./events.js";
-import { Frames } from "./frames.js";
-import { Rate } from "./rate.js";
-import * as storage from "./storage.js";
+import * as api from "../shared/api.js";
+import { follow } from "../shared/events.js";
+import { Frames } from "../shared/frames.js";
+import { Rate } from "../shared/rate.js";
+import * as storage from "../shared/storage.js";
 
 const PAGE_SIZE = 100;
 const TERMINAL = ["succeeded", "failed", "canceled"];
@@ -42,7 +42,7 @@ export class Jobs extends EventTarget {
   #entries = new Map();
   #server;
 
-  /** @param {import("./server.js").Server} server */
+  /** @param {import("../shared/server.js").Server} server */
   constructor(server) {
     super();
     this.#server = server;

@@ -2,6 +2,7 @@
 
 const JOBS = "denoised.jobs";
 const CHOICE = "denoised.choice";
+const PROGRESS = "denoised.learn";
 const MAX_JOBS = 60;
 
 function read(name, fallback) {
@@ -41,3 +42,11 @@ export function onOtherTabChange(listener) {
 
 export const loadChoice = () => read(CHOICE, {});
 export const saveChoice = (values) => write(CHOICE, values);
+
+/** How far the visitor is in the course: the card of the last visit, and the cards whose task is done. */
+export function loadProgress() {
+  const { last = "", done = [] } = read(PROGRESS, {});
+  return { last: String(last), done: Array.isArray(done) ? done : [] };
+}
+
+export const saveProgress = (progress) => write(PROGRESS, progress);

@@ -1,6 +1,6 @@
 /** The prompt of a text model: its text, examples to click, and parts that are chosen by chips and written into it. */
 
-import { byId, el } from "./dom.js";
+import { byId, el } from "../shared/dom.js";
 
 const SUBJECT = "subject"; // the placeholder of what the visitor writes
 const NO_GUIDE = { examples: [], template: "", parts: {} };

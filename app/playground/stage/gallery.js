@@ -1,17 +1,17 @@
 /** This browser's jobs as cards, newest first. Pictures are fetched when their card scrolls into view. */
 
 import { menuItems } from "./actions.js";
-import { byId, el, menu, setText } from "./dom.js";
-import { pictures } from "./pictures.js";
-import { TileCanvas } from "./canvas.js";
-import { plural, queueText, seedsOf, titleOf } from "./text.js";
+import { byId, el, menu, setText } from "../shared/dom.js";
+import { pictures } from "../shared/pictures.js";
+import { TileCanvas } from "../shared/canvas.js";
+import { plural, queueText, seedsOf, titleOf } from "../shared/text.js";
 
 export class Gallery {
   /** @type {Map<string, Card>} */
   #cards = new Map();
 
   /** @param {import("./jobs.js").Jobs} jobs @param {import("./actions.js").JobActions} actions @param {(entry: any) => void} onChoose
-   *  @param {import("./server.js").Server} server */
+   *  @param {import("../shared/server.js").Server} server */
   constructor(jobs, actions, onChoose, server) {
     Object.assign(this, { jobs, actions, onChoose, server });
     this.list = byId("cards");

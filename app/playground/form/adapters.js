@@ -1,6 +1,6 @@
 /** The low-rank adapters of a text model: a chip for each, and the weight of those that are chosen. */
 
-import { byId, el } from "./dom.js";
+import { byId, el } from "../shared/dom.js";
 import { parseNumber } from "./fields.js";
 
 const DEFAULT_WEIGHT = 1;

@@ -1,8 +1,8 @@
 /** The API page: `/openapi.json` for people to read. */
 
-import { json, key } from "./api.js";
+import { json, key } from "../shared/api.js";
 import { curl } from "./curl.js";
-import { announce, byId, el, setText } from "./dom.js";
+import { announce, byId, el, setText } from "../shared/dom.js";
 import { fieldList, nameOf, paragraphs, propertyList, typeOf } from "./schema.js";
 
 const RETRY_MS = 2000; // between two tries while the server does not respond

@@ -1,10 +1,10 @@
 /** The large pictures: a running job live, or the steps of an ended one under a scrubber. */
 
 import { ActionBar } from "./actions.js";
-import { byId, prefersReducedMotion, setText } from "./dom.js";
-import { pictures } from "./pictures.js";
-import { TileCanvas } from "./canvas.js";
-import { durationText, factsOf, formatNumber, queueText, titleOf } from "./text.js";
+import { byId, prefersReducedMotion, setText } from "../shared/dom.js";
+import { pictures } from "../shared/pictures.js";
+import { TileCanvas } from "../shared/canvas.js";
+import { durationText, factsOf, formatNumber, queueText, titleOf } from "../shared/text.js";
 
 const PLAY_MS = 2600; // from noise to picture
 const HOLD_MS = 700; // at both ends
@@ -23,7 +23,7 @@ export class Viewer {
 
   /**
    * @param {import("./jobs.js").Jobs} jobs @param {import("./actions.js").JobActions} actions
-   * @param {import("./server.js").Server} server
+   * @param {import("../shared/server.js").Server} server
    */
   constructor(jobs, actions, server) {
     this.jobs = jobs;

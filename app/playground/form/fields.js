@@ -1,6 +1,6 @@
 /** The form fields that are built from the JSON Schema of `POST /generate`. */
 
-import { byId, el, setText } from "./dom.js";
+import { byId, el, setText } from "../shared/dom.js";
 
 /** Fields with their own element in the form, or that the form fills in itself. */
 const OWN = ["model", "label", "prompt", "loras", "n", "seed", "sampler", "steps", "preview_every", "preview"];

@@ -1,11 +1,11 @@
 /** The request form, built from the cards of the served models and the JSON Schema of the request. */
 
 import { Adapters } from "./adapters.js";
-import { byId, el, setText } from "./dom.js";
-import { randomId, sentence } from "./api.js";
+import { byId, el, setText } from "../shared/dom.js";
+import { randomId, sentence } from "../shared/api.js";
 import { Fields, parseNumber } from "./fields.js";
 import { Prompt } from "./prompt.js";
-import * as storage from "./storage.js";
+import * as storage from "../shared/storage.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
 const MAX_FRAMES = 60; // per job

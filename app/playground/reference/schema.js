@@ -1,6 +1,6 @@
 /** JSON Schema as text: types, ranges, and the properties of objects. */
 
-import { el } from "./dom.js";
+import { el } from "../shared/dom.js";
 
 /** Paragraphs of text, with `code` marked up. @param {string} [text] */
 export function paragraphs(text = "") {
