@@ -63,6 +63,14 @@ class QueueSnapshot:
         running = [_remaining(job, evaluations[job.id]) for job in self.running(model) if job.id in evaluations]
         return QueueForecast(self.taken_at, positions, completion_times(running, map(_total, waiting), pool))
 
+    def drain_seconds(self, model: str, workers: Iterable[WorkerReport]) -> float | None:
+        """The time that the workers of a model need for its waiting jobs, in full turns; None before any measured."""
+        pool = WorkerPool.of_model(model, workers, self.busy)
+        if pool is None:
+            return None
+        waiting = sum(job.request.evaluations for job in self.waiting[model])
+        return waiting * pool.turn_seconds(pool.slots) / pool.slots
+
     def running(self, model: str) -> list[JobRecord]:
         """The started jobs of a model that are not back in its queue."""
         waiting = {job.id for job in self.waiting[model]}
