@@ -94,6 +94,7 @@ def _serve(
     from denoised.jobs.store.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.engine.batch_size import measure_all
+    from denoised.worker.engine.canary import Canary
     from denoised.worker.engine.memory_budget import evaluation_budget
     from denoised.worker.settings import WorkerSettings
 
@@ -103,7 +104,8 @@ def _serve(
     speed, memory_bytes = Speed(), evaluation_budget(device)
     slots = measure_all(models, speed, memory_bytes) if max_batch is None else dict.fromkeys(models, max_batch)
     settings = WorkerSettings(max(slots.values()), slots, memory_bytes, lease, job_timeout)
-    BatchingWorker(models, client, store, settings, speed).work()
+    canaries = [canary for canary in map(Canary.record, models.values()) if canary is not None]
+    BatchingWorker(models, client, store, settings, speed, canaries).work()
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

@@ -1,4 +1,4 @@
-"""Recognizes running out of memory, on the device or in the process."""
+"""Tells errors apart: a lack of memory, on the device or in the process, and what a broken device may raise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import errno
 import re
 
 import torch
+
+from denoised.jobs.errors import StoreError
+from denoised.model.errors import ModelError
+from denoised.worker.errors import WorkerError
 
 # torch reports a failed allocation on the CPU, and C++ libraries a std::bad_alloc, as RuntimeError.
 _ALLOCATION = re.compile(r"bad_alloc|can(no|')t allocate memory|out of memory|not enough memory", re.I)
@@ -18,3 +22,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and _ALLOCATION.search(str(error)) is not None
+
+
+def may_be_the_devices(error: BaseException) -> bool:
+    """Whether an error may come from the device: it is none of ours, and no lack of memory."""
+    return not isinstance(error, WorkerError | ModelError | StoreError) and not is_out_of_memory(error)
