@@ -15,6 +15,7 @@ from denoised.command_line.options import SingleCommand, env
 from denoised.command_line.service_options import DEFAULT_REDIS, MAX_SECONDS, Loras, MaxBatch, Models, ResultTtl
 from denoised.jobs.log import log_to_stderr
 from denoised.worker.engine.speed import Speed
+from denoised.worker.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from denoised.model.serving.protocol import ServedModel
@@ -64,6 +65,10 @@ def worker(
         _serve(models, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
         exit_with_error("worker", error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        exit_with_error("worker", "there is not enough memory for this worker: serve fewer models, or raise its limit")
 
 
 def _load(
