@@ -124,7 +124,7 @@ def refusal(folder: Path) -> str:
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path).startswith(f"{tmp_path / CARD}: No such file")
+    assert refusal(tmp_path).startswith(f"{tmp_path / CARD}: missing")
 
 
 def test_a_card_with_an_unknown_or_missing_key_is_refused(written: Path) -> None:
