@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -55,16 +56,32 @@ def repository() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+def pytest_collection() -> None:
+    """Collect no garbage while modules are imported: there is little, and it takes a quarter of the time to look."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From now on the garbage collector leaves out what exists already: modules and tests, half a second at a time."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one module that share an expensive fixture, or the running service, in one process. All other
-    tests are distributed one by one (pytest-xdist, `--dist loadgroup`)."""
+    """Keep the tests of one module that share an expensive fixture, or the running service, in one process, and those
+    of all modules that share a trained network. All other tests are distributed one by one (pytest-xdist, `--dist
+    loadgroup`)."""
     for item in items:
-        if _expensive_fixtures(item):
+        expensive = _expensive_fixtures(item)
+        if TRAINED in expensive:
+            item.add_marker(pytest.mark.xdist_group(TRAINED))
+        elif expensive:
             item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 CHEAP = frozenset({"one_thread"})  # module-scoped, but made in no time
-COSTLY = frozenset({"service"})  # shared by modules: a process starts it once, whatever the number of modules
+TRAINED = "trained"  # a network that modules share, which takes seconds to train
+COSTLY = frozenset({"service", TRAINED})  # shared by modules: a process makes it once, whatever the number of modules
 
 
 def _expensive_fixtures(item: pytest.Item) -> set[str]:

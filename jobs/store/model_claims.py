@@ -6,7 +6,7 @@ give different pictures. Redis' clock decides when a claim has expired.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from denoised.jobs.store import redis_keys as keys
@@ -74,6 +74,15 @@ class ModelClaims:
         position, member, expiry = found
         digest, _, other = member.decode(errors="replace").partition(" ")
         return ModelClaim(list(digests)[position - 1], digest, other, float(expiry))
+
+    def shared(self, models: Iterable[str]) -> frozenset[str]:
+        """Those of these models that more than one worker claims."""
+        names = list(models)
+        with self._connection.reachable(), self._connection.client.pipeline(transaction=False) as pipe:
+            for model in names:
+                pipe.zcard(keys.claims(model))
+            counts = pipe.execute()
+        return frozenset(model for model, count in zip(names, counts, strict=True) if count > 1)
 
     def release(self, worker: str, digests: Mapping[str, str]) -> None:
         """Give up a worker's claims."""

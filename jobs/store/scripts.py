@@ -20,6 +20,7 @@ MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its 
 # xadd: replaces a key that is not a stream.
 # append: numbers an event after the newest one; a damaged `seq` is corrected from the stream.
 # check_rights: raises NOPERM before anything is written, so that the call can be repeated (Redis 7 and newer).
+# release_inputs: lets the pictures expire that no other job starts from; `inputs` of the record names their keys.
 # finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
 # fail: ends a job that no worker ends itself.
 _SHARED = (
@@ -87,12 +88,24 @@ local function append(job, events, attempt, cap, event)
     redis.call('HSET', job, 'seq', string.format('%.0f', seq))
   end
 end
+local function release_inputs(job, ttl)
+  if redis.call('HSTRLEN', job, 'inputs') > {MAX_RECORD_BYTES} then return end
+  local read, inputs = pcall(cjson.decode, redis.call('HGET', job, 'inputs') or '')
+  if not read or type(inputs) ~= 'table' then return end
+  for _, key in pairs(inputs) do
+    if type(key) == 'string' and string.sub(key, 1, #'{keys.INPUTS}') == '{keys.INPUTS}' then
+      redis.pcall('SREM', key .. ':jobs', string.sub(job, #'{keys.job("")}' + 1))
+      if redis.call('EXISTS', key .. ':jobs') == 0 then redis.call('EXPIRE', key, ttl) end
+    end
+  end
+end
 local function finish(job, events, images, ttl, status)
   xadd('{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
   redis.call('EXPIRE', job, ttl)
   redis.call('EXPIRE', events, ttl)
   for i = 0, math.min(images, {MAX_IMAGES}) - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end
   redis.call('DEL', job .. ':resume')
+  release_inputs(job, ttl)
   local model = request_of(job).model
   local total = status .. ':' .. (type(model) == 'string' and #model <= 200 and model or '?')
   if failed(redis.pcall('HINCRBY', '{keys.JOB_TOTALS}', total, 1)) then
@@ -264,26 +277,3 @@ if update.ttl > 0 then finish(job, events, update.images, update.ttl, update.sta
 return applied()
 """
 )
-
-# Marks a job as watched, unless Redis refuses writes now: then its worker writes its events less often.
-# KEYS: job. Returns the seq of its newest event, 0 when there is no such job.
-WATCH = """
-local seq = redis.call('HGET', KEYS[1], 'seq')
-if not seq then return 0 end
-redis.pcall('HSET', KEYS[1], 'watched', 1)
-return tonumber(seq) or 0
-"""
-
-# Reads a page of events. KEYS: the events. ARGV: the seq before it, its largest size in bytes and in entries.
-# Always returns the first entry, however large.
-READ_EVENTS = """
-local page, size, from = {}, 0, string.format('%.0f', ARGV[1] + 1) .. '-0'
-while size < tonumber(ARGV[2]) and #page < tonumber(ARGV[3]) do
-  local entry = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
-  if not entry then break end
-  for _, value in ipairs(entry[2]) do size = size + #value end
-  page[#page + 1] = entry
-  from = '(' .. entry[1]
-end
-return page
-"""

@@ -80,6 +80,7 @@ class Learner(ABC):
         self._set_learning_rate(self.config.rate(self.step))
         self.net.train()
         loss = self.backward()
+        # ‖g‖ over all parameters; a longer gradient is scaled down to clip_norm (Pascanu et al. 2013, algorithm 1).
         norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm))
         # Checked before the step: a NaN in the weights or in the moments could never be undone.
         if not math.isfinite(norm):
@@ -89,6 +90,7 @@ class Learner(ABC):
             )
         for optimizer in self.optimizers.values():
             optimizer.step()
+            # None, not zeros: the next backward pass writes its gradients instead of adding them.
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._update_average()
@@ -118,6 +120,7 @@ class Learner(ABC):
         Raises:
             TrainingError: if the tensors do not fit this network.
         """
+        # First: a checkpoint of another network is refused before anything has changed.
         self._load_weights(_with_prefix(state, "net."), "the checkpoint")
         for name, value in _with_prefix(state, "ema.").items():
             self.ema[name].copy_(value)

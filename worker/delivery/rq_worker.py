@@ -35,6 +35,7 @@ from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
 from denoised.worker.delivery.model_names import ModelNames
 from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource, raise_unless_damaged
+from denoised.worker.engine.batch import member_limit, reserved_slots
 from denoised.worker.engine.speed import Speed
 from denoised.worker.errors import ModelConflict
 from denoised.worker.loop import Loop
@@ -172,6 +173,7 @@ class BatchingWorker(BaseWorker):
         """Publish what this worker does; stop if its models' names were taken while it was cut off from Redis."""
         try:
             self._names.renew()
+            self.loop.shared = self._names.shared()
         except ModelConflict as conflict:
             self._conflict = conflict
             self.loop.stop()
@@ -187,7 +189,9 @@ class BatchingWorker(BaseWorker):
             evaluations_per_second=self.loop.speed.per_second,
             reserved=self.loop.engine.batch.reserved,
             places=self.loop.engine.batch.max_members,
+            batches=_batches(self.loop),
             paces=self.loop.speed.paces(),
+            decode_seconds=self.loop.speed.decode_seconds(),
             counters=asdict(self.loop.counters),
             reported_at=time.time() + self._clock_offset,
         )
@@ -213,6 +217,12 @@ class BatchingWorker(BaseWorker):
                 self.register_death()  # type: ignore[no-untyped-call]
         except StoreError as error:
             log.warning("worker not unregistered", extra={"reason": str(error)})
+
+
+def _batches(loop: Loop) -> dict[str, tuple[int, int, int]]:
+    """By model: slots of a turn, those of them that are reserved, and the images that can be admitted."""
+    slots = {model: loop.engine.batch.slots.of_model(model) for model in loop.models}
+    return {model: (count, reserved_slots(count), member_limit(count)) for model, count in slots.items()}
 
 
 def _keys(queue: Queue) -> QueueKeys:

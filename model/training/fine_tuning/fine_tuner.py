@@ -82,12 +82,14 @@ class FineTuner(Learner):
         """The mean of ‖f_θ(x_t, t, text) − target‖²/d, where the target is what the model predicts: ε, v or x_0."""
         t = batch.t.to(self.device)
         x0, epsilon = batch.x0.to(self.device), batch.epsilon.to(self.device)
+        # (B,), as α_t and σ_t of x_t = α_t·x_0 + σ_t·ε.
         alpha, sigma = self._alpha[t], self._sigma[t]
         x = add_noise(x0, epsilon, alpha, sigma)
         with self.autocast():
             context, added = self._condition(batch.captions)
             output = self.unet(x, t, context, **added)
         target = training_target(x0, epsilon, alpha, sigma, self._prediction_type)
+        # The difference in float32: in bfloat16 the square of a small error would vanish.
         return (output.float() - target).square().mean()
 
     @torch.no_grad()
@@ -105,8 +107,10 @@ class FineTuner(Learner):
 
     def _batch(self, index: Tensor, generator: torch.Generator, dropout: float) -> Batch:
         t = stratified_timesteps(len(index), len(self._alpha), generator)
+        # Stratified timesteps rise from row to row; permuted, none depends on a picture's place.
         t = t[torch.randperm(len(index), generator=generator)]
         dropped = (torch.rand(len(index), generator=generator) < dropout).tolist()
+        # The empty caption trains the unconditional branch of guidance (Ho & Salimans 2022, arXiv:2207.12598, alg. 1).
         captions = ["" if drop else self.data.captions[k] for k, drop in zip(index.tolist(), dropped, strict=True)]
         x0 = self.data.latents[index]
         return Batch(x0, torch.randn(x0.shape, generator=generator), t, captions)
@@ -115,6 +119,7 @@ class FineTuner(Learner):
         """Hidden states (B, M, C) of captions, and what else the U-Net takes."""
         context, pooled = self._text.encode(captions)
         height, width = map(float, self._size)
+        # (B, 6): size of the original, top and left of the crop, size of the target (Podell et al. 2023, section 2.2).
         size_ids = torch.tensor([[height, width, 0.0, 0.0, height, width]] * len(captions), device=self.device)
         added = {"pooled": pooled, "size_ids": size_ids}
         return context, {name: added[name] for name in self.added_inputs}

@@ -43,6 +43,7 @@ class LoraNet(nn.Module):
 def initial_layer(component: str, name: str, base: nn.Linear, rank: int) -> LoraLayer:
     """A is uniform within ±1/√in, as peft draws it; B is zero."""
     down = torch.empty(rank, base.in_features)
+    # The bound is √6/√((1 + a²)·in) = 1/√in for a = √5.
     nn.init.kaiming_uniform_(down, a=math.sqrt(5))
     return LoraLayer(component, name, down, torch.zeros(base.out_features, rank), alpha=float(rank))
 
@@ -65,6 +66,7 @@ def _file_name(name: str) -> str:
 
 def _adder(branch: LowRankBranch) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # h = W·x + (alpha/rank)·B·A·x (Hu et al. 2021, equation 3); zero at first, because B is.
         return output + branch(inputs[0])
 
     return add
