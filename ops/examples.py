@@ -1,7 +1,8 @@
-"""Make the sheets that the course at /learn shows: python ops/examples.py [FOLDER WITH FASHION-MNIST]
+"""Make the pictures that the pages show: python ops/examples.py [FOLDER WITH FASHION-MNIST]
 
 Training pictures: a row for each class, eight columns in the order of the data set. Feature maps: a row for each level
-of the bundled model's network, its first eight channels on the way down.
+of the bundled model's network, its first eight channels on the way down. The film of the first sight: a row of x_t and
+a row of x̂_0.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.datasets.idx_files import load_idx
 from denoised.model.training.datasets.sources import load_digits
 
-SHEETS = Path(__file__).resolve().parent.parent / "app" / "playground" / "learn" / "examples"
+PLAYGROUND = Path(__file__).resolve().parent.parent / "app" / "playground"
+SHEETS = PLAYGROUND / "learn" / "examples"
 COLUMNS = 8
 MODEL, LABEL, TIME = "fashion-mnist", "sneaker", 300
+SEED, FILM_STEPS = 7, 28
 
 
 def main() -> None:
@@ -31,6 +35,7 @@ def main() -> None:
         save_sheet(name, dataset.images, dataset.classes)
     garments = load_idx(folder)
     sneaker = garments.labels.index(LABEL)
+    save_film(sneaker)
     save_feature_maps(to_unit(garments.images[garments.classes == sneaker][:1]), sneaker)
 
 
@@ -55,6 +60,27 @@ def save_feature_maps(x0: Tensor, label: int) -> None:
     size = x0.shape[-1]
     rows = [torch.cat(list(F.interpolate(_bytes(level)[None], size=size)[0]), dim=1) for level in maps]
     Image.fromarray(torch.cat(rows).byte().numpy()).save(SHEETS / f"{MODEL}-features.png", optimize=True)
+
+
+def save_film(label: int) -> None:
+    """A run of DDIM from the noise of SEED, and the finished picture at the end."""
+    model = load_model(ZOO / MODEL)
+    conditioning = model.encode([ConditioningRequest(label=label)])
+    plan = model.plan("ddim", FILM_STEPS, 0.0)
+    x = torch.randn(1, *model.shape, generator=torch.Generator().manual_seed(SEED))
+    columns: list[Tensor] = []
+    for row in range(plan.evaluations):
+        level = [torch.tensor([float(values[row])]) for values in (plan.t, plan.alpha, plan.sigma)]
+        with torch.no_grad():
+            estimate = model.denoise(x, *level, conditioning)
+        x0 = estimate.x0.clamp(-1, 1)
+        columns.append(torch.cat([x[0, 0], x0[0, 0]]))
+        following = row + 1 < plan.evaluations
+        alpha, sigma = (float(plan.alpha[row + 1]), float(plan.sigma[row + 1])) if following else (1.0, 0.0)
+        x = alpha * x0 + sigma * estimate.epsilon
+    columns.append(torch.cat([x[0, 0], x[0, 0]]))
+    pixels = (127.5 * (torch.cat(columns, dim=1).clamp(-1, 1) + 1)).round().byte()
+    Image.fromarray(pixels.numpy()).save(PLAYGROUND / "stage" / "film.png", optimize=True)
 
 
 def _bytes(maps: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its 
 # record_of: the record's fields and values, false when there are more of them than any record has.
 # xadd: replaces a key that is not a stream.
 # append: numbers an event after the newest one; a damaged `seq` is corrected from the stream.
+# release_inputs: lets the pictures expire that no other job starts from; `inputs` of the record names their keys.
 # finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
 # fail: ends a job that no worker ends itself.
 _SHARED = (
@@ -76,12 +77,24 @@ local function append(job, events, attempt, cap, event)
     redis.call('HSET', job, 'seq', string.format('%.0f', seq))
   end
 end
+local function release_inputs(job, ttl)
+  if redis.call('HSTRLEN', job, 'inputs') > {MAX_RECORD_BYTES} then return end
+  local read, inputs = pcall(cjson.decode, redis.call('HGET', job, 'inputs') or '')
+  if not read or type(inputs) ~= 'table' then return end
+  for _, key in pairs(inputs) do
+    if type(key) == 'string' and string.sub(key, 1, #'{keys.INPUTS}') == '{keys.INPUTS}' then
+      redis.pcall('SREM', key .. ':jobs', string.sub(job, #'{keys.job("")}' + 1))
+      if redis.call('EXISTS', key .. ':jobs') == 0 then redis.call('EXPIRE', key, ttl) end
+    end
+  end
+end
 local function finish(job, events, images, ttl, status)
   xadd('{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
   redis.call('EXPIRE', job, ttl)
   redis.call('EXPIRE', events, ttl)
   for i = 0, math.min(images, {MAX_IMAGES}) - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end
   redis.call('DEL', job .. ':resume')
+  release_inputs(job, ttl)
   local model = request_of(job).model
   local total = status .. ':' .. (type(model) == 'string' and #model <= 200 and model or '?')
   if failed(redis.pcall('HINCRBY', '{keys.JOB_TOTALS}', total, 1)) then

@@ -108,6 +108,7 @@ def load_model(
         height=height,
         channels=unet.config.in_channels,
         labels=checkpoint.classes.labels,
+        pictures="start",
         unconditional=checkpoint.classes.unconditional,
         timesteps=checkpoint.schedule.timesteps,
         prediction_type=noise.prediction_type,

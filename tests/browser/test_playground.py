@@ -26,7 +26,7 @@ pytestmark = pytest.mark.browser
 
 Open = Callable[..., Page]
 
-PAGE_BYTES = 150_000  # the page and everything that it loads at first
+PAGE_BYTES = 200_000  # the page and everything that it loads at first
 VIEWER = "section.viewer"
 expect.set_options(timeout=TIMEOUT * 1000)
 

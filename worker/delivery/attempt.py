@@ -203,7 +203,7 @@ class AttemptState:
         update.fields |= {"evaluations": progress.evaluations, "mean_batch": progress.mean_batch}
         if stepped:
             update.fields["step"] = progress.step
-            event = {"step": progress.step, "steps": request.steps, "evaluations": progress.evaluations}
+            event = {"step": progress.step, "steps": request.run_steps, "evaluations": progress.evaluations}
             update.events.append({"type": "progress", **event})
         for item in items:
             update.events += frame_events(item, request, self.model)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
-from denoised.jobs.store.store import StartedAttempt, Store
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.begun_jobs import (
@@ -27,6 +27,7 @@ from denoised.worker.delivery.begun_jobs import (
 )
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.request_check import check_request
+from denoised.worker.delivery.stored_pictures import read_stored
 from denoised.worker.out_of_memory import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
@@ -216,7 +217,7 @@ class JobFetcher(threading.Thread):
             with self._changed:
                 if self._capacity.get(delivery.model, Capacity(0, False)).images <= 0:
                     self._one_more_used.add(delivery.model)
-                self._begun.append(BegunJob(delivery, started))
+                self._begun.append(started)
         self._unstarted = None
 
     def _make_images(self) -> None:
@@ -234,7 +235,7 @@ class JobFetcher(threading.Thread):
                     self._fetched.append(fetched)
             self._notify()
 
-    def _start_attempt(self, delivery: Delivery) -> StartedAttempt | Exception | None:
+    def _start_attempt(self, delivery: Delivery) -> BegunJob | Exception | None:
         """None when the job is over; the error when this worker cannot start it, which concerns this job alone."""
         model = self._models[delivery.model]
         try:
@@ -245,7 +246,7 @@ class JobFetcher(threading.Thread):
                 return None
             started = replace(started, record=adapt_to_model(started.record, model.card))
             check_request(started.record.request, model.card)
-            return started
+            return BegunJob(delivery, started, read_stored(self._store, started.record))
         except StoreUnavailable:
             raise
         except Exception as error:

@@ -1,15 +1,19 @@
 /** The request form, built from the cards of the served models and the JSON Schema of the request. */
 
 import { Adapters } from "./adapters.js";
-import { byId, el, setText } from "../shared/dom.js";
+import { byId, setText } from "../shared/dom.js";
+import { factsOfModel } from "../shared/text.js";
 import { randomId, sentence } from "../shared/api.js";
 import { Fields, parseNumber } from "./fields.js";
+import { chip, labelInputs } from "./labels.js";
 import { Prompt } from "./prompt.js";
+import { Retry } from "./retry.js";
+import { describeSampler, offerSamplers } from "./samplers.js";
 import * as storage from "../shared/storage.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
 const MAX_FRAMES = 60; // per job
-const MAX_CHIPS = 40; // labels shown as chips; longer lists become a text field with suggestions
+const AWAY = [0, 503]; // statuses of a server, store or worker that may come back
 const DOUBLE_CLICK_MS = 800; // within which a second press counts as the same one
 
 export class Form {
@@ -18,11 +22,12 @@ export class Form {
   #fields = new Fields({});
   #prompt = new Prompt(() => this.#showApplicable());
   #adapters = new Adapters();
+  #retry = new Retry(byId("form-error"));
   #lastPress = { at: -Infinity, body: /** @type {any} */ (null), key: "" };
   #seedUsed = false;
   #busy = false;
 
-  /** Called when the seed or the picture size changes. */
+  /** Called when the seed or the picture size changes. @type {(byVisitor: boolean) => void} */
   onSeedChange = () => {};
 
   /** @param {(body: any, key: string) => Promise<void>} submit */
@@ -36,11 +41,12 @@ export class Form {
     });
     byId("n").addEventListener("input", () => this.#showCount());
     byId("sampler").addEventListener("change", () => this.#showApplicable());
-    byId("dice").addEventListener("click", () => this.rollSeed());
+    byId("steps").addEventListener("input", () => this.card && describeSampler(this.card, this.#steps));
+    byId("dice").addEventListener("click", () => this.rollSeed(true));
     byId("lock").addEventListener("click", () => this.lockSeed(!this.locked));
     byId("seed").addEventListener("input", () => {
       this.lockSeed(true);
-      if (this.seed !== null) this.onSeedChange();
+      if (this.seed !== null) this.onSeedChange(true);
     });
     byId("defaults").addEventListener("click", () => this.#defaults());
     this.rollSeed();
@@ -81,10 +87,10 @@ export class Form {
   }
 
   /** Draw a new random seed. */
-  rollSeed() {
+  rollSeed(byVisitor = false) {
     byId("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
     this.#seedUsed = false;
-    this.onSeedChange();
+    this.onSeedChange(byVisitor);
   }
 
   /**
@@ -105,6 +111,19 @@ export class Form {
     delete byId("choices").dataset.waiting;
   }
 
+  /** Say what the server is doing, to a press that waits for it. @param {string} state of the server */
+  serverChanged(state) {
+    this.#retry.serverChanged(state);
+  }
+
+  /** Choose a label or write a prompt, and generate. @param {string} subject */
+  start(subject) {
+    const index = this.card.labels.indexOf(subject);
+    if (index >= 0) byId("labels").querySelector(`input[value="${index}"]`)?.click();
+    else this.#prompt.value = subject;
+    return this.generate();
+  }
+
   /** Fill the form with a job's request; `locked` keeps its seed. */
   load(job, locked = true) {
     const radio = [...byId("models").querySelectorAll("input")].find((input) => input.value === job.model);
@@ -115,12 +134,13 @@ export class Form {
     this.#setFields(job);
     byId("seed").value = String(job.seed);
     this.lockSeed(locked);
-    this.onSeedChange();
+    this.onSeedChange(false);
   }
 
   /** Submit the form's request. A double click submits once. */
   async generate() {
-    if (this.#busy || !this.card) return;
+    if (this.#busy) return;
+    if (!this.card) return this.#retry.hold(() => this.generate(), "No model is served yet.");
     const recent = performance.now() - this.#lastPress.at < DOUBLE_CLICK_MS;
     if (!recent || JSON.stringify(this.request()) !== JSON.stringify(this.#lastPress.body)) {
       this.clearErrors();
@@ -129,14 +149,21 @@ export class Form {
       this.#lastPress = { at: -Infinity, body: this.request(), key: randomId() };
     }
     this.#lastPress.at = performance.now();
+    await this.#send(this.#lastPress);
+  }
+
+  /** Submit a press. If the server is away, the same press is sent again when it is back. */
+  async #send(press) {
+    this.#retry.drop();
     this.#busy = true;
     this.form.setAttribute("aria-busy", "true");
     try {
-      await this.submit(this.#lastPress.body, this.#lastPress.key);
+      await this.submit(press.body, press.key);
       this.#seedUsed = true;
-      storage.saveChoice({ ...this.#lastPress.body, seed: undefined });
+      storage.saveChoice({ ...press.body, seed: undefined });
     } catch (error) {
-      this.showErrors(error.fields ?? [], error.message);
+      if (AWAY.includes(error.status)) this.#retry.hold(() => this.#send(press), error.message);
+      else this.showErrors(error.fields ?? [], error.message);
     } finally {
       this.#busy = false;
       this.form.removeAttribute("aria-busy");
@@ -173,7 +200,9 @@ export class Form {
       return false;
     });
     const placed = fields.length > unplaced.length;
-    setText(byId("form-error"), placed && !unplaced.length ? "Some fields need attention: see above." : summary || sentence(unplaced[0]?.message ?? ""));
+    const [first] = unplaced;
+    const text = first ? `${titleOfField(first.field)}: ${sentence(first.message)}` : placed ? "Some fields need attention: see above." : summary;
+    setText(byId("form-error"), text);
     this.form.querySelector("[aria-invalid='true']")?.focus();
   }
 
@@ -184,15 +213,18 @@ export class Form {
 
   #chooseModel(label = this.choice.label) {
     const { card } = this;
-    byId("labels").replaceChildren(...labelInputs(card, label, () => this.#showApplicable()));
+    const labels = labelInputs(card, label, () => this.#showApplicable());
+    byId("labels").className = labels.every((each) => each.matches(".chip")) ? "chips" : "";
+    byId("labels").replaceChildren(...labels);
     byId("label-field").hidden = !card.labels.length;
     this.#prompt.show(card);
     this.#adapters.show(card);
     byId("n").max = String(card.max_images);
     this.#showCount();
-    byId("sampler").replaceChildren(...card.samplers.map((name) => el("option", { value: name }, name)));
+    offerSamplers(card);
+    setText(byId("model-facts"), factsOfModel(card));
     this.#defaults();
-    this.onSeedChange();
+    this.onSeedChange(false);
   }
 
   #defaults() {
@@ -222,7 +254,13 @@ export class Form {
 
   /** Show only the fields that apply to the current selection. */
   #showApplicable() {
+    describeSampler(this.card, this.#steps);
     this.#fields.showApplicable(this.card, { conditioned: this.label !== null || this.prompt !== null, sampler: byId("sampler").value });
+  }
+
+  /** The number of steps in the form, or the model's; not a number if the text is none. */
+  get #steps() {
+    return Number(parseNumber(byId("steps").value) ?? this.card.default.steps);
   }
 
   #showCount() {
@@ -230,20 +268,8 @@ export class Form {
   }
 }
 
-/** Chips, or for a long list a text field with suggestions. */
-function labelInputs(card, selected, onChange) {
-  if (card.labels.length > MAX_CHIPS) {
-    const options = card.labels.map((label) => el("option", { value: label }));
-    const field = el("input", { list: "label-list", id: "label", "aria-label": "Label", placeholder: card.unconditional ? "anything" : "", onchange: onChange, oninput: onChange });
-    field.value = selected ?? "";
-    return [field, el("datalist", { id: "label-list" }, ...options)];
-  }
-  const known = card.labels.indexOf(selected);
-  const index = known >= 0 ? known : selected === null && card.unconditional ? -1 : Math.floor(Math.random() * card.labels.length);
-  const chips = card.labels.map((label, i) => chip("label", String(i), label, i === index, onChange));
-  return card.unconditional ? [...chips, chip("label", "", "anything", index === -1, onChange)] : chips;
-}
-
-function chip(name, value, text, checked, onChange) {
-  return el("label", { class: "chip" }, el("input", { type: "radio", name, value, checked, onchange: () => onChange() }), el("span", {}, text));
+/** A field's name as the form shows it: "guidance_scale" is "Guidance". */
+function titleOfField(name) {
+  const label = document.querySelector(`label[for="${CSS.escape(name.split(".")[0])}"]`);
+  return label?.textContent?.trim() || name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 }

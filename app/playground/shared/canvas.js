@@ -83,7 +83,8 @@ export class TileCanvas {
   }
 }
 
-const columnsOf = (count) => Math.ceil(Math.sqrt(count));
+/** The number of columns of `count` tiles. */
+export const columnsOf = (count) => Math.ceil(Math.sqrt(count));
 
 /** Gray pixels with a normal distribution. */
 function gaussianNoise(context, seed, width, height) {

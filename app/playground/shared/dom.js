@@ -1,5 +1,6 @@
 /** Creates elements without parsing HTML: text from any source is shown as text. */
 
+const MARGIN = 8; // pixels between a menu and the edge of the window
 const SVG = "http://www.w3.org/2000/svg";
 
 /** @param {string} id @returns {any} the element with this id, which must exist */
@@ -39,16 +40,22 @@ export function menu(text, items, { right = false, name = null } = {}) {
   const list = el("div", { class: right ? "right" : null });
   const content = text === "…" ? dots() : text;
   const details = el("details", { class: "menu" }, el("summary", { class: text === "…" ? "dots" : null, "aria-label": name }, content), list);
-  details.addEventListener("toggle", () => {
-    details.classList.remove("up");
-    const { bottom, height } = list.getBoundingClientRect();
-    details.classList.toggle("up", bottom > innerHeight && details.getBoundingClientRect().top > height);
-  });
+  details.addEventListener("toggle", () => details.open && placeInside(details, list));
   for (const item of items) {
     if (item === null) list.append(el("hr"));
     else list.append(el("button", { type: "button", onclick: () => { details.open = false; item[1](); } }, item[0]));
   }
   return details;
+}
+
+/** Open upward if there is more room, and move to the side as far as the window needs. */
+function placeInside(details, list) {
+  details.classList.remove("up");
+  list.style.translate = "";
+  const { bottom, height, left, right } = list.getBoundingClientRect();
+  details.classList.toggle("up", bottom > innerHeight && details.getBoundingClientRect().top > height);
+  const beyond = Math.max(0, right + MARGIN - document.documentElement.clientWidth) - Math.max(0, MARGIN - left);
+  if (beyond) list.style.translate = `${-beyond}px 0`;
 }
 
 function dots() {

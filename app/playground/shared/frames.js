@@ -45,12 +45,12 @@ export class Frames {
   }
 
   /**
-   * The noise level over the steps as an SVG path in a box of 100 by 100. `total` frames and the finished picture,
-   * whose noise level is 0, fill the box.
+   * The noise level over the steps as an SVG path in a box of 100 by 100, which `total` frames and the finished picture
+   * fill. The noise level of a finished picture is 0; a job that ended early has none.
    */
-  curve(total) {
+  curve(total, finished) {
     if (!this.length) return "";
-    const levels = this.length >= total ? [...this.sigmas, 0] : this.sigmas;
+    const levels = finished ? [...this.sigmas, 0] : this.sigmas;
     const highest = Math.max(1, ...levels);
     const x = (i) => ((100 * i) / Math.max(1, total)).toFixed(2);
     const points = levels.map((sigma, i) => `${x(i)} ${(100 - (96 * sigma) / highest).toFixed(2)}`);

@@ -3,6 +3,8 @@
 const WINDOW = 2500; // ms
 const MIN_STEPS = 4; // observed live before the time left is estimated
 const MIN_MS = 1000;
+const STALLED_MS = 6000; // without progress, or
+const STALLED_STEPS = 5; // as long as this many steps took
 
 export class Rate {
   /** @type {{at: number, step: number, evaluations: number}[]} */
@@ -17,6 +19,15 @@ export class Rate {
   record(progress, at) {
     this.#samples.push({ at, step: progress.step, evaluations: progress.evaluations });
     while (this.#samples.length > 2 && at - this.#samples[0].at > WINDOW) this.#samples.shift();
+  }
+
+  /** Seconds without progress, if they are more than usual; else null. @param {number} now ms */
+  stalledSeconds(now) {
+    const [first, last, ms] = this.#span();
+    if (!last) return null;
+    const step = last.step > first.step ? ms / (last.step - first.step) : 0;
+    const waited = now - last.at;
+    return waited > Math.max(STALLED_MS, STALLED_STEPS * step) ? waited / 1000 : null;
   }
 
   /** Network evaluations per second; null until there are enough samples. */

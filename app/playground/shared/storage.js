@@ -2,6 +2,7 @@
 
 const JOBS = "denoised.jobs";
 const CHOICE = "denoised.choice";
+const SMOOTH = "denoised.smooth";
 const PROGRESS = "denoised.learn";
 const MAX_JOBS = 60;
 
@@ -50,3 +51,7 @@ export function loadProgress() {
 }
 
 export const saveProgress = (progress) => write(PROGRESS, progress);
+
+/** Whether pictures are shown smooth instead of as pixels. */
+export const loadSmooth = () => read(SMOOTH, false) === true;
+export const saveSmooth = (smooth) => write(SMOOTH, smooth);

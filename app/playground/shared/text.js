@@ -1,5 +1,14 @@
 /** Text that the page shows. */
 
+/** Names of samplers as their papers and other programs write them. */
+const SAMPLER_NAMES = {
+  ddpm: "DDPM", ddim: "DDIM", euler: "Euler", euler_a: "Euler ancestral", heun: "Heun", dpm_2: "DPM 2", dpmpp_2m: "DPM++ 2M",
+  dpmpp_2m_sde: "DPM++ 2M SDE", dpmpp_3m: "DPM++ 3M", dpmpp_sde: "DPM++ SDE", lms: "LMS", plms: "PLMS", unipc: "UniPC",
+  unipc_3: "UniPC 3", langevin: "Langevin", pc: "Predictor–corrector", lcm: "LCM", tcd: "TCD",
+};
+
+export const samplerName = (name) => SAMPLER_NAMES[name] ?? name;
+
 const MAX_TITLE = 80; // characters
 
 /** A job's label or the beginning of its prompt; "anything" without either. @param {{label: string | null, prompt?: string | null}} job */
@@ -16,7 +25,17 @@ export const seedsOf = (job) => (job.n === 1 ? `seed ${job.seed}` : `seeds ${job
 /** A job's request in one line. */
 export function factsOf(job) {
   const guided = job.guidance_scale === 1 ? null : `guidance ${formatNumber(job.guidance_scale)}`;
-  return [job.model, seedsOf(job), plural(job.steps, "step"), job.sampler, guided].filter(Boolean).join(" · ");
+  return [job.model, seedsOf(job), plural(job.steps, "step"), samplerName(job.sampler), guided].filter(Boolean).join(" · ");
+}
+
+/** A job's seed, and how it was sampled: what tells two cards of one subject apart. */
+export const cardFacts = (job) => `${seedsOf(job)}\n${samplerName(job.sampler)}, ${plural(job.steps, "step")}`;
+
+/** A model's size, data and license in one line. */
+export function factsOfModel({ width, height, data = "", license = "" }) {
+  const named = data.split(/[(,]/)[0].trim();
+  const terms = license.split(". ")[0].replace(/,? as the project$/, "");
+  return [`${width}×${height} pixels`, named && `data: ${named}`, terms && terms.charAt(0).toLowerCase() + terms.slice(1)].filter(Boolean).join(" · ");
 }
 
 /** A number rounded to three significant digits. */

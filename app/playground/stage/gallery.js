@@ -4,7 +4,7 @@ import { menuItems } from "./actions.js";
 import { byId, el, menu, setText } from "../shared/dom.js";
 import { pictures } from "../shared/pictures.js";
 import { TileCanvas } from "../shared/canvas.js";
-import { plural, queueText, seedsOf, titleOf } from "../shared/text.js";
+import { cardFacts, plural, queueText, seedsOf, titleOf } from "../shared/text.js";
 
 export class Gallery {
   /** @type {Map<string, Card>} */
@@ -79,8 +79,8 @@ class Card {
     const badge = { failed: "failed", canceled: "canceled", missing: "missing" }[status] ?? (entry.missing ? "expired" : "");
     this.badge.hidden = !badge;
     setText(this.badge, badge);
-    setText(this.detail, ended ? seedsOf(job) : job.status === "queued" ? queueText(job.queue_position) : `step ${job.progress.step} of ${job.steps}`);
-    this.thumbnail.setAttribute("aria-label", `Show ${titleOf(job)}, ${seedsOf(job)}, ${plural(job.n, "picture")}, ${status}`);
+    setText(this.detail, ended ? cardFacts(job) : job.status === "queued" ? queueText(job.queue_position) : `step ${job.progress.step} of ${job.steps}`);
+    this.thumbnail.setAttribute("aria-label", `Show ${titleOf(job)}, ${cardFacts(job).replace("\n", ", ")}, ${plural(job.n, "picture")}, ${status}`);
     this.#menu();
     if (this.inView) this.draw();
   }

@@ -73,6 +73,14 @@ export class Jobs extends EventTarget {
     return entry;
   }
 
+  /** Add a job that this page did not post. @param {any} job */
+  adopt(job) {
+    const entry = this.get(job.id) ?? this.#add(job);
+    storage.saveJob(job);
+    this.#changed();
+    return entry;
+  }
+
   async cancel(entry) {
     entry.canceling = true;
     this.#changed();

@@ -51,10 +51,13 @@ export class Viewer {
     this.render();
   }
 
-  /** Show the noise of a seed while no job is selected. */
-  preview(seed, model) {
+  /** Show the noise of a seed while no job is selected; `draw` is false while the opening film is shown. */
+  preview(seed, model, draw = true) {
     this.#noise = { seed, size: this.server.size(model) };
-    if (!this.entry) this.xt.noise(seed, this.#noise.size);
+    if (!this.entry && draw) {
+      this.xt.noise(seed, this.#noise.size);
+      this.x0.questionMark();
+    }
   }
 
   play() {
@@ -76,6 +79,7 @@ export class Viewer {
     const { job } = entry;
     byId("viewer").dataset.state = entry.ended ? "ended" : "live";
     if (!this.#pinned) this.#position = this.#newest;
+    byId("viewer").dataset.finished = String(entry.status === "succeeded" && this.#position >= entry.frames.length);
     setText(byId("viewer-title"), titleOf(job));
     setText(byId("viewer-facts"), factsOf(job));
     this.#transport();
@@ -100,6 +104,7 @@ export class Viewer {
     if (this.#drawnKey === "empty") return;
     this.#drawnKey = "empty";
     byId("viewer").dataset.state = "empty";
+    byId("viewer").dataset.finished = "false";
     setText(byId("viewer-title"), "Every picture starts as noise");
     setText(byId("viewer-facts"), "Choose what it shows and generate: the noise clears step by step.");
     setText(byId("viewer-note"), "");
@@ -135,7 +140,8 @@ export class Viewer {
     const { frames } = this.entry;
     const width = 100 * (Number(this.scrubber.value) / Number(this.scrubber.max));
     byId("past-rect").setAttribute("width", String(width));
-    const path = frames.curve(ended ? frames.length : this.#expected());
+    const finished = this.entry.status === "succeeded";
+    const path = frames.curve(finished ? frames.length : this.#expected(), finished);
     for (const id of ["curve-all", "curve-past"]) if (byId(id).getAttribute("d") !== path) byId(id).setAttribute("d", path);
   }
 
@@ -149,9 +155,11 @@ export class Viewer {
     const texts = { queued: queueText(job.queue_position), running: `step ${job.progress.step} of ${job.steps}` };
     const positioned = frames.length && (ended || this.#pinned);
     setText(byId("step-text"), positioned ? this.#positionText() : ended ? capital(endText(status)) : capital(texts[job.status]) + (job.attempt > 1 ? ` · attempt ${job.attempt}` : ""));
-    const seconds = job.status === "queued" ? (job.eta_seconds ?? null) : rate.secondsLeft(job.steps - job.progress.step);
+    const stalled = ended || job.status === "queued" ? null : rate.stalledSeconds(performance.now());
+    const seconds = stalled !== null ? null : job.status === "queued" ? (job.eta_seconds ?? null) : rate.secondsLeft(job.steps - job.progress.step);
     const parts = [];
-    if (!ended && rate.evaluationsPerSecond) parts.push(`${Math.round(rate.evaluationsPerSecond)} evaluations/s`);
+    if (stalled !== null) parts.push(`no progress for ${Math.round(stalled)} s; if its worker was lost, another one continues`);
+    if (!ended && stalled === null && job.status === "running" && rate.evaluationsPerSecond) parts.push(`${Math.round(rate.evaluationsPerSecond)} evaluations/s`);
     if (!ended && seconds !== null) parts.push(seconds < 1 ? "almost done" : `${durationText(seconds)} left`);
     if (ended && job.timing?.running) parts.push(`${formatNumber(job.timing.running)} s · ${job.timing.evaluations} evaluations`);
     setText(byId("rate"), parts.join(" · "));

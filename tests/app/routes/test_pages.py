@@ -16,7 +16,7 @@ from denoised.app.routes.pages import FOLDER
 MakeClient = Callable[..., TestClient]
 
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file())
-DATA = {name for name in FILES if Path(name).suffix in (".md", ".png", ".svg")}  # of the course
+DATA = {name for name in FILES if Path(name).suffix in (".md", ".png", ".svg")}  # pictures and text
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
