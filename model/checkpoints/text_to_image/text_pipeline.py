@@ -148,7 +148,7 @@ def _read_config(path: Path, kind: str | None, parse: Callable[[Mapping[str, Any
 def _as_read_by(kind: str, vae: AutoencoderConfig) -> AutoencoderConfig:
     """The config without what diffusers' pipeline of this kind ignores: all of them divide latents by `scaling_factor`,
     that of XL also reads `latents_mean` and `latents_std`, and none reads `shift_factor`."""
-    if kind == XL_PIPELINE:
+    if kind in XL_PIPELINES:
         return replace(vae, shift_factor=None)
     return replace(vae, shift_factor=None, latents_mean=None, latents_std=None)
 
