@@ -41,7 +41,7 @@ class Loop:
     """Models and their running batch. One thread runs it; others may call `wake`, `stop` and `cancel`.
 
     name: the worker's.
-    take(model): the next delivery from that model's queue, None when it is empty.
+    take(model, waited): see `JobFetcher`.
     load: (trajectories, pending evaluations), for other threads, which must not touch the batch.
     shared: the models that other live workers serve, too; another thread sets it.
     """
@@ -52,7 +52,7 @@ class Loop:
         store: Store,
         settings: WorkerSettings,
         name: str,
-        take: Callable[[str], Delivery | None],
+        take: Callable[[str, float], Delivery | None],
         speed: Speed,
     ) -> None:
         self.models = models
