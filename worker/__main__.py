@@ -14,6 +14,7 @@ from denoised.command_line.options import SingleCommand, env
 from denoised.command_line.service_options import DEFAULT_REDIS, MAX_SECONDS, Loras, MaxBatch, Models, ResultTtl
 from denoised.jobs.log import log_to_stderr
 from denoised.worker.engine.speed import Speed
+from denoised.worker.error_kinds import is_out_of_memory
 
 if TYPE_CHECKING:
     from denoised.model.serving.protocol import ServedModel
@@ -63,6 +64,10 @@ def worker(
         _serve(models, device, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
         exit_with_error("worker", error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        exit_with_error("worker", "there is not enough memory for this worker: serve fewer models, or raise its limit")
 
 
 def _load(

@@ -45,7 +45,7 @@ class Loop:
     """Models and their running batch. One thread runs it; others may call `wake`, `stop` and `cancel`.
 
     name: the worker's.
-    take(model): the next delivery from that model's queue, None when it is empty.
+    take(model, waited): see `JobFetcher`.
     canaries: of the models; without any, the device is not checked.
     load: (trajectories, pending evaluations), for other threads, which must not touch the batch.
     shared: the models that other live workers serve, too; another thread sets it.
@@ -58,7 +58,7 @@ class Loop:
         store: Store,
         settings: WorkerSettings,
         name: str,
-        take: Callable[[str], Delivery | None],
+        take: Callable[[str, float], Delivery | None],
         speed: Speed,
         canaries: Sequence[Canary] = (),
     ) -> None:

@@ -14,7 +14,14 @@ from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store.store import StartedAttempt
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.outputs import Picture, decode_finished, encode_image, frame_events, image_event
+from denoised.worker.delivery.outputs import (
+    Picture,
+    decode_finished,
+    encode_image,
+    encoding_failure,
+    frame_events,
+    image_event,
+)
 from denoised.worker.delivery.progress import AttemptProgress
 from denoised.worker.engine.resume import to_bytes
 from denoised.worker.engine.trajectory import Trajectory
@@ -151,7 +158,7 @@ class AttemptState:
             if not is_sound_after(problem):
                 raise
             log.exception("picture could not be encoded", extra=self.log_fields)
-            error = TrajectoryError("encoding_failed", f"{type(problem).__name__}: {problem}")
+            error = encoding_failure(problem)
         self._close_update(update, error, is_urgent=is_urgent)
 
     def record_pictures(self, pictures: Sequence[Picture], error: TrajectoryError | None) -> None:

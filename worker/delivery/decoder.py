@@ -19,7 +19,7 @@ from torch import Tensor
 
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.encoding import Pixels
-from denoised.worker.delivery.outputs import Picture, encode_image
+from denoised.worker.delivery.outputs import Picture, encode_image, encoding_failure
 from denoised.worker.device_health import DeviceHealth
 from denoised.worker.error_kinds import is_out_of_memory
 from denoised.worker.errors import TrajectoryError
@@ -184,8 +184,7 @@ class DecoderThread(threading.Thread):
             encoded = [encode_image(index, pixels, request, numerics) for index, pixels in pictures.items()]
         except Exception as error:
             log.exception("picture could not be encoded", extra=attempt.log_fields)
-            failure = TrajectoryError("encoding_failed", f"{type(error).__name__}: {error}")
-            self._deliver(attempt, [], failure)
+            self._deliver(attempt, [], encoding_failure(error))
         else:
             self._deliver(attempt, encoded, None)
 

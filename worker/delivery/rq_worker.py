@@ -149,9 +149,14 @@ class BatchingWorker(BaseWorker):
 
     # Queues
 
-    def _take(self, model: str) -> RqDelivery | None:
-        """Take a job off a model's queue and get a lease on it. None when the queue is empty."""
+    def _take(self, model: str, waited: float = 0.0) -> RqDelivery | None:
+        """Take a job off a model's queue and get a lease on it. None when the queue is empty.
+
+        waited: seconds that the job must have waited; None, too, when it has not.
+        """
         while True:
+            if waited and (self._source.waiting_seconds(self._keys[model]) or 0.0) < waited:
+                return None
             delivery, dropped = self._source.take(self._keys[model])
             for job_id in dropped:
                 log.warning("foreign queue entry dropped", extra={"model": model, "job": job_id})
