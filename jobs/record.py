@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from denoised.jobs.errors import RecordError
@@ -50,7 +50,9 @@ class JobRecord:
     watched: whether a client follows its events, now or earlier.
     digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
     api: the API of another program that it came through; None for our own.
+    no_memory_on: the worker that ran out of memory with it; if another does, too, the job fails.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
+    inputs: the keys of the pictures that it starts from, by request field (`jobs.store.input_pictures`).
     """
 
     id: str
@@ -73,8 +75,10 @@ class JobRecord:
     watched: bool = False
     digest: str | None = None
     api: str | None = None
+    no_memory_on: str | None = None
     warnings: tuple[RequestWarning, ...] = ()
     reserved_bytes: int = 0
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def terminal(self) -> bool:
@@ -89,6 +93,7 @@ class JobRecord:
             "error": json.dumps(dict(self.error)) if self.error else None,
             "watched": int(self.watched),
             "warnings": json.dumps([asdict(warning) for warning in self.warnings]) if self.warnings else None,
+            "inputs": json.dumps(dict(self.inputs)) if self.inputs else None,
             "format": FORMAT,
             "requires": json.dumps(required_fields(self.request)),
         }
@@ -124,11 +129,13 @@ class JobRecord:
             request_id=flat.get("request_id"),
             digest=flat.get("digest"),
             api=flat.get("api"),
+            no_memory_on=flat.get("no_memory_on"),
             request=request,
             images=_images(flat.get("images", "[]")),
-            error=_error(flat["error"]) if "error" in flat else None,
+            error=_texts("error", flat["error"]) if "error" in flat else None,
             watched=flat.get("watched") == "1",
             warnings=_warnings(flat.get("warnings", "[]")),
+            inputs=_texts("inputs", flat.get("inputs", "{}")),
             **number,  # type: ignore[arg-type]
             **count,
         )
@@ -154,11 +161,12 @@ def _images(text: str) -> tuple[Image, ...]:
     return images
 
 
-def _error(text: str) -> dict[str, str]:
-    error = parse_json(text, MAX_JSON)
-    if not isinstance(error, dict):
-        raise ValueError("error is not an object")
-    return {str(name): str(value) for name, value in error.items()}
+def _texts(name: str, text: str) -> dict[str, str]:
+    """A field that holds an object of texts."""
+    texts = parse_json(text, MAX_JSON)
+    if not isinstance(texts, dict):
+        raise ValueError(f"{name} is not an object")
+    return {str(key): str(value) for key, value in texts.items()}
 
 
 def _warnings(text: str) -> tuple[RequestWarning, ...]:
@@ -171,7 +179,7 @@ _INTS = ("attempt", "step", "evaluations", "losses", "max_attempts", "reserved_b
 MAX_JSON = 1 << 20  # characters of a JSON field
 MAX_DIGITS = 15
 LATEST = 1e11  # seconds since the epoch, and any duration
-_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", "api", *_FLOATS, *_INTS)
+_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", "api", "no_memory_on", *_FLOATS, *_INTS)
 _REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
 
 

@@ -22,6 +22,7 @@ class RequestField:
         min_length, max_length: Of a text, in characters; of a list, in items.
         of_model: The default is the one in the model's card, not one that `SamplingRequest` has.
         input: Only models whose card lists the field under `inputs` take it.
+        is_picture: The text is a file in base64, or names a picture.
         samplers: The card's list of those samplers that take the field; empty if all do, which a list of None also
             says.
         flag: The option of `denoised generate`; `--name` if empty.
@@ -36,6 +37,7 @@ class RequestField:
     max_length: int | None = None
     of_model: bool = False
     input: bool = False
+    is_picture: bool = False
     samplers: str = ""
     flag: str = ""
     name: str = ""
@@ -50,6 +52,14 @@ class RequestField:
     def is_numbers(self) -> bool:
         """Whether the value is a list of numbers."""
         return bool(self.type == list[float])
+
+    def allows(self, value: object) -> bool:
+        """Whether a value is one of the choices, or a number within the limits, as far as the field has any."""
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return True
+        return (self.ge is None or value >= self.ge) and (self.le is None or value <= self.le)
 
     @property
     def limits(self) -> str:
@@ -82,6 +92,8 @@ def _annotated(hint: Any) -> Any:
 
 def _named(name: str, hint: Any, field: RequestField) -> RequestField:
     kinds = [kind for kind in get_args(hint) if kind is not types.NoneType] if _is_union(hint) else [hint]
+    if field.is_picture:
+        kinds = [str]
     return replace(field, name=name, type=kinds[0] if len(kinds) == 1 else Union[tuple(kinds)])  # noqa: UP007
 
 

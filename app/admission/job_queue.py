@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.memory import Memory
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.store import Store
+from denoised.jobs.store.store import NO_INPUTS, Store
 from denoised.jobs.worker_report import WorkerReport
 
 log = logging.getLogger("denoised.api")
@@ -55,28 +55,30 @@ class JobQueue:
         self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
         self._unreadable = UnreadableLog()
 
-    def enqueue(self, job: JobRecord, estimate: QueueEstimate) -> None:
+    def enqueue(self, job: JobRecord, estimate: QueueEstimate, inputs: Mapping[str, bytes] = NO_INPUTS) -> None:
         """Accept a job with a new id: its record, first event and queue entry are written in one transaction.
+
+        inputs: the pictures that it starts from, PNGs by key.
 
         Raises:
             StoreFull: when Redis is out of memory.
             JobUnconfirmed: when its reply is lost.
         """
         with self._client.pipeline() as pipeline:
-            self._accept(job, estimate, pipeline)
+            self._accept(job, estimate, pipeline, inputs)
 
-    def enqueue_once(self, job: JobRecord, estimate: QueueEstimate) -> bool:
+    def enqueue_once(self, job: JobRecord, estimate: QueueEstimate, inputs: Mapping[str, bytes] = NO_INPUTS) -> bool:
         """Like `enqueue`, for an id that may exist; returns False and writes nothing when it does."""
         with self._client.pipeline() as pipeline, contextlib.suppress(redis.exceptions.WatchError):
             if self._store.reserve(job.id, pipeline):
-                self._accept(job, estimate, pipeline)
+                self._accept(job, estimate, pipeline, inputs)
                 return True
         if self._store.job(job.id) is None:
             # redis-py also raises WatchError when the connection breaks while a key is watched.
             raise StoreUnavailable("the connection to Redis broke before the job was accepted")
         return False
 
-    def _accept(self, job: JobRecord, estimate: QueueEstimate, pipeline: Pipeline) -> None:
+    def _accept(self, job: JobRecord, estimate: QueueEstimate, pipeline: Pipeline, inputs: Mapping[str, bytes]) -> None:
         rq_job = Job.create(
             FUNCTION,
             id=job.id,
@@ -89,7 +91,7 @@ class JobQueue:
         queued = {"queue_position": estimate.queue_position, "eta_seconds": estimate.eta_seconds}
         with self._store.reachable():  # RQ reads the version of Redis at the first enqueue
             self._queue(job.request.model).enqueue_job(rq_job, pipeline=pipeline)
-        self._store.create(job, queued, pipeline)
+        self._store.create(job, queued, pipeline, inputs)
         written = [str(arguments[1]) for arguments, _ in cast("Any", pipeline).command_stack]
         try:
             with self._store.reachable():
@@ -120,6 +122,7 @@ class JobQueue:
             log.warning("damaged key", extra={"job": job.id, "key": key, "reason": str(error)})
         queue = self._queue(job.request.model)
         shared = {queue.key: "list", queue.redis_queues_keys: "set", keys.jobs(job.owner): "zset"}
+        shared |= {keys.input_jobs(key): "set" for key in job.inputs.values()}
         self._store.repair_keys({**shared, keys.JOB_TOTALS: "hash"})
         if {key for key, _ in errors} & {queue.key, keys.job(job.id), keys.events(job.id), Job.key_for(job.id)}:
             self._client.delete(Job.key_for(job.id))
@@ -197,7 +200,7 @@ class JobQueue:
         if not job.step or job.started_at is None:
             return None
         running = max(0.0, time.time() + self._clock_offset - job.started_at)
-        return round(running * max(0, job.request.steps - job.step) / job.step, 2)
+        return round(running * max(0, job.request.run_steps - job.step) / job.step, 2)
 
     def _forecast(self, model: str, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueForecast:
         evaluations = self._store.listing.active_evaluations([job.id for job in snapshot.running(model)])

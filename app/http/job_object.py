@@ -23,7 +23,7 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
         "finished_at": job.finished_at,
         "queue_position": estimate.queue_position,
         "eta_seconds": estimate.eta_seconds,
-        "progress": {"step": job.step, "steps": request.steps, "fraction": job.step / request.steps},
+        "progress": {"step": job.step, "steps": request.run_steps, "fraction": request.fraction(job.step)},
         "attempt": job.attempt,
         "images": [{**asdict(image), "url": image_url(job.id, image.index)} for image in job.images],
         "timing": _timing(job),

@@ -23,6 +23,7 @@ from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.idempotency import IdempotencyKeys
+from denoised.jobs.store.input_pictures import InputPictures, add_inputs
 from denoised.jobs.store.job_listing import JobListing
 from denoised.jobs.store.model_choices import ModelChoices
 from denoised.jobs.store.model_claims import ModelClaims
@@ -44,6 +45,7 @@ from denoised.jobs.store.worker_scripts import REQUEUE_LOST
 
 log = logging.getLogger("denoised.jobs")
 
+NO_INPUTS: Mapping[str, bytes] = {}
 LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be listed for as long as its results are kept
 
 
@@ -103,6 +105,7 @@ class Store:
         self.listing = JobListing(self.connection)
         self._reader = RecordReader(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
+        self.inputs = InputPictures(self.connection)
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
@@ -133,8 +136,17 @@ class Store:
         pipeline.multi()
         return bool(free)
 
-    def create(self, job: JobRecord, queued_event: Mapping[str, Any], pipeline: Pipeline) -> None:
-        """Add a new job and its first event to a transaction."""
+    def create(
+        self,
+        job: JobRecord,
+        queued_event: Mapping[str, Any],
+        pipeline: Pipeline,
+        inputs: Mapping[str, bytes] = NO_INPUTS,
+    ) -> None:
+        """Add a new job, its first event and the pictures that it starts from to a transaction.
+
+        inputs: PNGs by key.
+        """
         fields: dict[Any, Any] = {**job.to_fields(), "seq": 1, "writes": 0}
         pipeline.hset(keys.job(job.id), mapping=fields)
         entry = {"a": job.attempt, "e": event_json("queued", queued_event), "f": FORMAT}
@@ -143,6 +155,7 @@ class Store:
         pipeline.zadd(keys.jobs(job.owner), {job.id: job.created_at})
         pipeline.zremrangebyscore(keys.jobs(job.owner), "-inf", job.created_at - listed)
         pipeline.expire(keys.jobs(job.owner), listed)
+        add_inputs(job.id, inputs, pipeline)
         pipeline.hincrby(keys.JOB_TOTALS, f"accepted:{job.request.model}", 1)
         pipeline.publish(keys.model_channel(job.request.model), job.id)
 
@@ -151,6 +164,9 @@ class Store:
         with self.reachable(), self.client.pipeline(transaction=False) as pipe:
             pipe.delete(keys.job(job.id), keys.events(job.id))
             pipe.zrem(keys.jobs(job.owner), job.id)
+            for key in job.inputs.values():
+                pipe.srem(keys.input_jobs(key), job.id)
+                pipe.expire(key, self.result_ttl)
             pipe.execute(raise_on_error=False)
 
     def job(self, job_id: str) -> JobRecord | None:

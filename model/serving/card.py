@@ -103,6 +103,8 @@ class ModelCard(BaseModel):
         max_clip_skip: How many layers of its text encoder a request may leave out.
         guidance_embedded: Whether the network takes the guidance scale as an input, so that an image is one row of a
             batch at any scale and has no negative prompt.
+        pictures: What it does with a picture: `start` (its noise is added to it), `inpaint` (the network sees the part
+            of it that is kept, too), `edit` (the network sees all of it); empty if it takes none.
         image_guidance: Whether guidance leads toward an input image, too: a guided image is three rows of a batch.
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
@@ -139,6 +141,7 @@ class ModelCard(BaseModel):
     prompt_guide: PromptGuide = PromptGuide()
     max_clip_skip: int = 0
     guidance_embedded: bool = False
+    pictures: str = ""
     image_guidance: bool = False
     size_multiple: int | None = None
     max_pixels: int | None = None
@@ -181,6 +184,10 @@ class ModelCard(BaseModel):
             "height": self.size_multiple is not None,
             "clip_skip": self.max_clip_skip > 0,
             "emphasis": self.prompts,
+            "image": bool(self.pictures),
+            "strength": self.pictures in ("start", "inpaint"),
+            "mask": self.pictures in ("start", "inpaint"),
+            "image_guidance_scale": self.image_guidance,
         }
         return [name for name, takes in taken.items() if takes]
 

@@ -17,6 +17,7 @@ from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.networks.unet.level_costs import level_costs
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.card import CardGrid, CardLatent, CardLevel, CardNetwork
+from denoised.model.serving.picture_inputs import EDIT, input_kind
 
 SKETCHED_RATIOS = 65  # of the noise levels that a card names
 MAX_SCALE = 2  # how much wider and higher than its own size a latent model's images may be, in the mean
@@ -32,6 +33,8 @@ def pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
         "channels": vae.out_channels,
         "labels": [],
         "prompts": True,
+        "pictures": input_kind(unet.in_channels, vae.latent_channels),
+        "image_guidance": input_kind(unet.in_channels, vae.latent_channels) == EDIT,
         "prompt_guide": pipeline.card.prompt_guide,
         "guidance_embedded": unet.time_cond_proj_dim is not None,
         "size_multiple": vae.downscale * unet.downscale,

@@ -6,6 +6,7 @@ grids, tests and anyone who wants to read the algorithm in twenty lines.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,6 +24,18 @@ from denoised.model.serving.protocol import ServedModel
 def initial_noise(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     """One draw of unit noise in an image's own shape: always on the CPU and in float32, whatever device follows."""
     return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+
+def mix_noise(noise: Tensor, other: Tensor, mix: float) -> Tensor:
+    """Spherical interpolation from one seed's noise to another's: cos(mix·π/2)·noise + sin(mix·π/2)·other.
+
+    Two draws of d components are at an angle of π/2 ± 1/√d. Taking π/2 for it gives unit variance for every mix, and
+    needs no sum over the components, whose last bit would depend on the machine.
+    """
+    if mix == 1:
+        return other
+    angle = mix * math.pi / 2
+    return math.cos(angle) * noise + math.sin(angle) * other
 
 
 @torch.inference_mode()

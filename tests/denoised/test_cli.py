@@ -201,9 +201,9 @@ def test_generate_sends_its_text_as_the_model_takes_it(
 ) -> None:
     monkeypatch.setattr(catalog, "CACHE_SECONDS", 0.0)
     fake_worker.serve(card_of(labels=[], prompts=True, name="painter"), name="worker-2")
-    outcome = run("generate", "a goat", "--model", "painter", "-n", 99, "--out", tmp_path)
-    assert one_line(outcome).count(":") < 4, "the number of images alone is refused"
-    assert "99" in one_line(outcome)
+    outcome = run("generate", "a goat", "--model", "painter", "--steps", 9999, "--out", tmp_path)
+    assert one_line(outcome).count(":") < 4, "the number of steps alone is refused"
+    assert "9999" in one_line(outcome)
     outcome = run("generate", "a goat", "--out", tmp_path)
     assert '"a goat" is not a class of shoes' in one_line(outcome)
 
@@ -213,15 +213,15 @@ def test_generate_sends_the_class_named_2_for_label_2(
 ) -> None:
     monkeypatch.setattr(catalog, "CACHE_SECONDS", 0.0)
     fake_worker.serve(card_of(labels=["1", "10", "2"], name="numbers"), name="worker-2")
-    outcome = run("generate", "--model", "numbers", "--label", "2", "-n", 99, "--out", tmp_path)
-    assert "label" not in one_line(outcome), "the class exists; the number of images alone is refused"
+    outcome = run("generate", "--model", "numbers", "--label", "2", "--steps", 9999, "--out", tmp_path)
+    assert "label" not in one_line(outcome), "the class exists; the number of steps alone is refused"
     outcome = run("generate", "--model", "numbers", "--label", "3", "--out", tmp_path)
     assert "3 is not a class of numbers" in one_line(outcome)
 
 
 REFUSED = [
     (["generate", "--label", "boat"], 2, "boat"),
-    (["generate", "-n", "99"], 2, "99"),
+    (["generate", "--steps", "9999"], 2, "9999"),
     (["generate", "-n", "0"], 2, "0"),
     (["generate", "--format", "gif"], 2, "gif"),
     (["generate", "--preview", "all"], 2, "preview"),
@@ -251,6 +251,31 @@ def test_without_a_server_every_command_prints_one_line_and_exits_with_3(command
             assert "no server answers" in json.loads(outcome.stdout)["error"]
         else:
             assert "denoised serve" in one_line(outcome)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-n", "0"], "-n: 0 was given (allowed: 1 or more)"),
+        (["--steps", "-3"], "-3 was given (allowed: 1 or more)"),
+        (["--eta", "nan"], "nan was given (allowed: 0 … 1)"),
+        (["--guidance-scale", "21"], "21.0 was given (allowed: 1 … 20)"),
+        (["--format", "tiff"], "tiff was given (allowed: png, webp or jpeg)"),
+        (["--guidance-interval", "low"], "'low' is not a comma-separated list of numbers"),
+    ],
+)
+def test_a_value_that_no_server_takes_is_wrong_usage_without_a_server(options: list[str], words: str) -> None:
+    outcome = invoke("generate", "--url", "http://127.0.0.1:9", *options)
+    assert outcome.exit_code == 2
+    assert words in one_line(outcome)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://no-such-host.invalid", "http://[::1]:9"])
+def test_no_message_has_the_number_of_a_system_error(url: str, tmp_path: Path) -> None:
+    outcomes = [invoke(*command, "--url", url) for command in (["jobs"], ["generate"], ["top", "--once"])]
+    outcomes.append(invoke("verify", "--url", url, tmp_path / "missing.png"))
+    outcomes.append(invoke("generate", "--url", url, "--out", "/dev/null/x"))
+    assert not [outcome.stderr for outcome in outcomes if re.search(r"Errno|Error -?\d|/proc/", outcome.stderr)]
 
 
 def test_a_busy_server_is_exit_code_4(start_server: Callable[..., str], fake_worker: Any, monkeypatch: Any) -> None:

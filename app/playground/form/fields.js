@@ -6,8 +6,12 @@ import { byId, el, setText } from "../shared/dom.js";
 const OWN = ["model", "label", "prompt", "loras", "n", "seed", "sampler", "steps", "preview_every", "preview"];
 const MAX_SLIDER_STEPS = 200;
 
+/** Fields that have a meaning only with a picture or a job, which the form cannot name. */
+const NOT_OFFERED = ["strength", "variation"];
+
 /** The schema's properties that `Fields` shows, as [name, schema] pairs. */
-const shown = (properties) => Object.entries(properties).filter(([name]) => !OWN.includes(name));
+const shown = (properties) =>
+  Object.entries(properties).filter(([name, schema]) => !OWN.includes(name) && !NOT_OFFERED.includes(name) && !schema["x-picture"]);
 
 /** A property's schema without null, which means the default. */
 const typeOf = (schema) => (schema.anyOf ?? [schema]).find((each) => each.type !== "null");

@@ -13,7 +13,7 @@ Weights may be in float16 or bfloat16; the networks are in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +46,7 @@ from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.text.tokenizer import TOKENIZER_FILES, TextTokenizer
 
 # What the U-Net of Stable Diffusion 1 and 2 attends to is after the final norm; what that of SDXL does is not.
-XL_PIPELINE = "StableDiffusionXLPipeline"
+XL_PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
@@ -98,9 +98,9 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
     encoder_names = encoder_parts(kind)
     paths = {name: folder / name / "config.json" for name in ("unet", "vae", *encoder_names)}
     unet_config = _read_config(paths["unet"], "UNet2DConditionModel", TextUNetConfig.from_dict)
-    vae_config = _read_config(paths["vae"], "AutoencoderKL", AutoencoderConfig.from_dict)
+    vae_config = _as_read_by(kind, _read_config(paths["vae"], "AutoencoderKL", AutoencoderConfig.from_dict))
     text_configs = [_read_config(paths[name], None, TextEncoderConfig.from_dict) for name in encoder_names]
-    check_networks(paths["unet"], unet_config, vae_config, text_configs, is_xl=kind == XL_PIPELINE)
+    check_networks(paths["unet"], unet_config, vae_config, text_configs, is_xl=kind in XL_PIPELINES)
     image_size = check_image_size(paths["unet"], unet_config, vae_config)
     noise, card = NoiseSettings.read(folder / SCHEDULER_CONFIG), read_card_file(folder)
     noise.check(unet_config)
@@ -121,7 +121,7 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
         autoencoder=autoencoder,
         text_encoders=tuple(each for each in networks.values() if isinstance(each, TextEncoder)),
         tokenizers=tokenizers,
-        is_xl=kind == XL_PIPELINE,
+        is_xl=kind in XL_PIPELINES,
         zero_without_negative=zero_without_negative,
         noise=noise,
         schedule=schedule,
@@ -145,13 +145,21 @@ def _read_config(path: Path, kind: str | None, parse: Callable[[Mapping[str, Any
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def _as_read_by(kind: str, vae: AutoencoderConfig) -> AutoencoderConfig:
+    """The config without what diffusers' pipeline of this kind ignores: all of them divide latents by `scaling_factor`,
+    that of XL also reads `latents_mean` and `latents_std`, and none reads `shift_factor`."""
+    if kind in XL_PIPELINES:
+        return replace(vae, shift_factor=None)
+    return replace(vae, shift_factor=None, latents_mean=None, latents_std=None)
+
+
 def _zero_without_negative(folder: Path, kind: str) -> bool:
     """`force_zeros_for_empty_prompt`, which only SDXL's pipeline has; true by default, as in diffusers."""
     value = read_json(folder / MODEL_INDEX).get("force_zeros_for_empty_prompt", True)
     if not isinstance(value, bool):
         key = f"force_zeros_for_empty_prompt = {abbreviate(value)}"
         raise CheckpointError(f"{folder / MODEL_INDEX}: {key} is neither true nor false")
-    return value and kind == XL_PIPELINE
+    return value and kind in XL_PIPELINES
 
 
 def _build_networks(
