@@ -14,21 +14,22 @@ from dataclasses import dataclass, replace
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.store.store import Store
-from denoised.jobs.store.update import JobUpdate
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.begun_jobs import (
     BegunJob,
     FetchedJob,
     adapt_to_model,
-    failure_of,
     make_images,
     prepare_prompts,
     resume_limit,
 )
 from denoised.worker.delivery.leases import Delivery
+from denoised.worker.delivery.memory_declines import PAUSE_SECONDS, MemoryDeclines
 from denoised.worker.delivery.request_check import check_request
 from denoised.worker.delivery.stored_pictures import read_stored
-from denoised.worker.out_of_memory import is_out_of_memory
+from denoised.worker.delivery.unstarted_jobs import end_unstarted, give_back
+from denoised.worker.device_health import DeviceHealth
+from denoised.worker.error_kinds import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
 
@@ -72,7 +73,10 @@ class JobFetcher(threading.Thread):
         name: str,
         notify: Callable[[], None],
         stopping: threading.Event,
+        device: DeviceHealth | None = None,
+        declines: MemoryDeclines | None = None,
     ) -> None:
+        """device: by default one that is always sound; declines: the jobs that are left to other workers."""
         super().__init__(name="job fetcher", daemon=True)
         self._store = store
         self._models = models
@@ -80,6 +84,8 @@ class JobFetcher(threading.Thread):
         self._worker = name
         self._notify = notify
         self._stopping = stopping
+        self._device = device or DeviceHealth()
+        self._declines = declines
         self.short_of_memory = False
         self._changed = threading.Condition()  # guards the attributes below, except the last
         self._capacity: Mapping[str, Capacity] = {}
@@ -87,6 +93,7 @@ class JobFetcher(threading.Thread):
         self._fetched: deque[FetchedJob] = deque()
         self._may_hold_jobs = dict.fromkeys(models, True)
         self._poll_at = dict.fromkeys(models, 0.0)  # when a queue that was empty is asked again
+        self._paused_until = dict.fromkeys(models, 0.0)  # after a job was put back for other workers
         self._one_more_used: set[str] = set()  # models whose `one_more` has been fetched
         self._failure: Exception | None = None
         self._unstarted: Delivery | None = None  # taken off its queue, not started: Redis stopped answering
@@ -135,7 +142,9 @@ class JobFetcher(threading.Thread):
 
     def _is_due(self, model: str) -> bool:
         """Whether there is capacity for a job of a queue that may hold one."""
-        return self._has_capacity(model) and (self._may_hold_jobs[model] or time.monotonic() >= self._poll_at[model])
+        if not self._has_capacity(model) or time.monotonic() < self._paused_until[model]:
+            return False
+        return self._may_hold_jobs[model] or time.monotonic() >= self._poll_at[model]
 
     def _is_deferred(self, model: str) -> bool:
         capacity = self._capacity.get(model)
@@ -191,6 +200,12 @@ class JobFetcher(threading.Thread):
         delivery = self._take_from(model, DEFER_SECONDS if deferred else 0.0)
         if delivery is None:
             return False
+        if self._declines is not None and self._declines.is_declined(delivery.job):
+            delivery.requeue()
+            with self._changed:
+                self._may_hold_jobs[model] = True
+                self._paused_until[model] = time.monotonic() + PAUSE_SECONDS
+            return False
         if delivery.more:
             with self._changed:
                 self._may_hold_jobs[model] = True
@@ -228,7 +243,10 @@ class JobFetcher(threading.Thread):
             job = self._begun[0]
             fetched = make_images(job, self._models[job.delivery.model])
             if isinstance(fetched, Exception):
-                self._end_unstarted(job.delivery, fetched)
+                if self._device.is_sound_after(fetched):
+                    self._end_unstarted(job.delivery, fetched)
+                else:
+                    give_back(self._store, job)
             with self._changed:
                 self._begun.popleft()
                 if isinstance(fetched, FetchedJob):
@@ -254,28 +272,11 @@ class JobFetcher(threading.Thread):
 
     def _end_unstarted(self, delivery: Delivery, error: Exception) -> None:
         """Fail a job that could not be started, or requeue it if another worker may have the memory."""
-        if not is_out_of_memory(error):
-            self._fail(delivery.job, error)
-            delivery.ack()
-            return
-        log.warning("job not started: out of memory", extra={"job": delivery.job, "reason": str(error)})
-        try:
-            queued = self._store.requeue_unstarted(delivery.job)
-        except RecordError:  # nothing can be made of it
-            queued = False
-        self.short_of_memory = queued
-        with self._changed:
-            self._capacity = {}
-        (delivery.requeue if queued else delivery.ack)()
-        self._notify()
+        queued = end_unstarted(self._store, delivery, error)
+        if is_out_of_memory(error):
+            self.short_of_memory = queued
+            with self._changed:
+                self._capacity = {}
+            self._notify()
         if queued:
             self._stopping.wait(RETRY_SECONDS)  # other workers take it first
-
-    def _fail(self, job_id: str, error: Exception) -> None:
-        code, message = failure_of(error)
-        log.warning("job unservable", extra={"job": job_id, "code": code, "reason": message})
-        if code == "internal_error":
-            log.error("an attempt could not be started", exc_info=error, extra={"job": job_id})
-        update = JobUpdate(job_id)
-        update.end("failed", {"code": code, "message": message})
-        self._store.write(update)

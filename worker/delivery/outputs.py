@@ -14,8 +14,8 @@ from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.encoding import Pixels, encode, encode_frame
 from denoised.worker.engine.turn import Advanced
+from denoised.worker.error_kinds import is_out_of_memory
 from denoised.worker.errors import TrajectoryError
-from denoised.worker.out_of_memory import is_out_of_memory
 
 Picture = tuple[Image, bytes]
 """A finished image and its file."""
