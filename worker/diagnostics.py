@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", action="append")
     parser.add_argument("--loras", type=Path, default=os.environ.get("DENOISED_LORAS") or None)
     parser.add_argument("--precision", default=os.environ.get("DENOISED_PRECISION", "float32"))
-    parser.add_argument("--threads", default=os.environ.get("DENOISED_THREADS", ""))
+    parser.add_argument("--threads")
     parser.add_argument("--without-models", action="store_true")
     options = parser.parse_args(arguments)
     if options.without_models:
@@ -60,7 +60,7 @@ def _print(findings: Iterable[dict[str, str | None]]) -> None:
         sys.stdout.flush()
 
 
-def examine_device(device: str, precision: Precision, threads: str = "") -> Iterator[dict[str, str | None]]:
+def examine_device(device: str, precision: Precision, threads: str | None = None) -> Iterator[dict[str, str | None]]:
     """Check a device alone."""
     yield _device(device, precision)
     yield _cuda(device)
@@ -87,11 +87,11 @@ def examine(
     folders: Sequence[Path],
     precision: Precision = "float32",
     loras: Path | None = None,
-    threads: str = "",
+    threads: str | None = None,
 ) -> Iterator[dict[str, str | None]]:
     """Check the device, processor, compiler and cache; then load each model folder as a worker does.
 
-    loras: a folder of low-rank adapters; threads: of the network, as given.
+    loras: a folder of low-rank adapters; threads: of the network; None = as DENOISED_THREADS says.
     """
     checked = _device(device, precision)
     yield checked
@@ -138,8 +138,8 @@ def _processor() -> dict[str, str | None]:
     return finding("processor", "ok", capability)
 
 
-def _threads(given: str) -> dict[str, str | None]:
-    given = given or "0"
+def _threads(threads: str | None) -> dict[str, str | None]:
+    given = (os.environ.get("DENOISED_THREADS", "") if threads is None else threads) or "0"
     if not given.isdecimal():
         return finding("threads", "problem", f"DENOISED_THREADS={given!r} is not a number", "0 means one per core")
     threads = int(given) or torch.get_num_threads()
