@@ -138,14 +138,14 @@ def _processor() -> dict[str, str | None]:
     return finding("processor", "ok", capability)
 
 
-def _threads(threads: str | None) -> dict[str, str | None]:
-    given = (os.environ.get("DENOISED_THREADS", "") if threads is None else threads) or "0"
+def _threads(text: str | None) -> dict[str, str | None]:
+    given = (os.environ.get("DENOISED_THREADS", "") if text is None else text) or "0"
     if not given.isdecimal():
         return finding("threads", "problem", f"DENOISED_THREADS={given!r} is not a number", "0 means one per core")
-    threads = int(given) or torch.get_num_threads()
+    count = int(given) or torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    counts = f"{threads} threads for the network, {cores} cores for this process"
-    if threads > cores:
+    counts = f"{count} threads for the network, {cores} cores for this process"
+    if count > cores:
         return finding("threads", "warning", f"{counts}: they wait for each other", f"DENOISED_THREADS={cores}")
     return finding("threads", "ok", counts)
 
