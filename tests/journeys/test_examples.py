@@ -40,6 +40,7 @@ REASONS = {
     FASHION_MNIST: "a Debian package; run by make test-slow where it is installed",
     "needs Docker": "test_containers.py reads the same files",
     "needs Prometheus": "test_alerts.py runs it where it is installed",
+    "needs a cluster": "test_kubernetes.py checks the manifests",
     "needs valkey-cli": "a Debian package, and a store that may be changed",
     "needs another machine": "two on one machine share the queue in tests/faults",
     SLOW: "run by make test-slow",

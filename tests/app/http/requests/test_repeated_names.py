@@ -24,7 +24,15 @@ BODIES = {
     "within an unknown field": ('{"extra": {"deep": [{"a": 1, "a": 1}]}}', "a"),
     "an empty name": ('{"": 1, "": 2}', ""),
 }
-PATHS = ["/generate", "/v1/images/generations", "/sdapi/v1/txt2img", "/sdapi/v1/options"]
+PATHS = [
+    "/generate",
+    "/v1/images/edits",
+    "/v1/images/generations",
+    "/v1/images/variations",
+    "/sdapi/v1/img2img",
+    "/sdapi/v1/options",
+    "/sdapi/v1/txt2img",
+]
 
 
 @pytest.mark.parametrize("name", BODIES)

@@ -165,7 +165,7 @@ def test_a_socket_takes_only_its_query_parameters(api: TestClient, fake_worker: 
             pass  # leaving earlier would cancel the app's task, which may end at the same moment
 
 
-@pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/files", "/nothing", "/jobs/a/b/c/d"])
+@pytest.mark.parametrize("path", ["/v1/audio/speech", "/v1/files", "/nothing", "/jobs/a/b/c/d"])
 def test_an_unknown_route_is_a_404_whatever_its_body(path: str, api: TestClient) -> None:
     answer = api.post(path, files={"image": b"?"})
     assert answer.status_code == 404
