@@ -23,7 +23,8 @@ export DATA OUT RUN JUDGE
 # process and its servers get one OpenMP thread, and the threads of tests that take several do not spin for long: threads
 # that wait for each other by spinning slow all the others.
 PROCESSES ?= 3
-PYTEST := GOMP_SPINCOUNT=10000 $(BIN)/pytest
+# Bytecode is kept even where the environment says otherwise: every process would compile all modules and tests anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= GOMP_SPINCOUNT=10000 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality emoji bench lock

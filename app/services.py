@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from denoised.app.admission.catalog import Catalog
 from denoised.app.admission.job_queue import JobQueue
+from denoised.app.admission.picture_slots import PictureSlots
 from denoised.app.admission.quotas import Admission
 from denoised.app.admission.stream_quota import StreamQuota
 from denoised.app.http.http_metrics import HttpMetrics
@@ -45,6 +46,7 @@ class Services:
     frames: EventLog
     renderings: RenderingSlots
     metrics: HttpMetrics
+    picture_slots: PictureSlots = field(default_factory=PictureSlots)
     draining: bool = field(default=False)
 
     @classmethod

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from denoised.app.http.api_keys import KeyRing
 
 # Bytes.
-MAX_BODY = 8 * 1024 * 1024  # of a picture
+MAX_BODY = 8 * 1024 * 1024  # of a picture, or of a request with pictures
 MAX_JSON_BODY = 256 * 1024  # of JSON without pictures
-MAX_SOCKET_MESSAGE = MAX_JSON_BODY
+MAX_SOCKET_MESSAGE = MAX_BODY
 PING_SECONDS = 15.0  # between pings of a quiet stream
 
 

@@ -1,4 +1,4 @@
-"""Errors of the store.
+"""Errors of the store, and of what is put into it.
 
 StoreError
 ├── StoreUnavailable   Redis does not answer, or refuses for now (`jobs.redis.refusals`)
@@ -6,7 +6,8 @@ StoreError
 │   ├── StoreFull      it answers but has no memory left
 │   └── StoreRefused   it refuses until an operator changes something: rights, password, cluster mode
 ├── StoreUnfit         Redis is configured in a way that can lose jobs, or that we cannot work with
-└── RecordError        a record in Redis cannot be read by this version
+├── RecordError        a record in Redis cannot be read by this version
+└── PictureError       a client's picture cannot be used
 """
 
 
@@ -44,3 +45,7 @@ class StoreUnfit(StoreError):
 
 class RecordError(StoreError):
     """A record is damaged, or requires a feature that this version does not know."""
+
+
+class PictureError(StoreError):
+    """A file is no picture, too large, animated or damaged; the message says which."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from denoised.jobs.errors import RecordError
@@ -51,6 +51,7 @@ class JobRecord:
     digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
     api: the API of another program that it came through; None for our own.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
+    inputs: the keys of the pictures that it starts from, by request field (`jobs.store.input_pictures`).
     """
 
     id: str
@@ -75,6 +76,7 @@ class JobRecord:
     api: str | None = None
     warnings: tuple[RequestWarning, ...] = ()
     reserved_bytes: int = 0
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def terminal(self) -> bool:
@@ -89,6 +91,7 @@ class JobRecord:
             "error": json.dumps(dict(self.error)) if self.error else None,
             "watched": int(self.watched),
             "warnings": json.dumps([asdict(warning) for warning in self.warnings]) if self.warnings else None,
+            "inputs": json.dumps(dict(self.inputs)) if self.inputs else None,
             "format": FORMAT,
             "requires": json.dumps(required_fields(self.request)),
         }
@@ -126,9 +129,10 @@ class JobRecord:
             api=flat.get("api"),
             request=request,
             images=_images(flat.get("images", "[]")),
-            error=_error(flat["error"]) if "error" in flat else None,
+            error=_texts("error", flat["error"]) if "error" in flat else None,
             watched=flat.get("watched") == "1",
             warnings=_warnings(flat.get("warnings", "[]")),
+            inputs=_texts("inputs", flat.get("inputs", "{}")),
             **number,  # type: ignore[arg-type]
             **count,
         )
@@ -154,11 +158,12 @@ def _images(text: str) -> tuple[Image, ...]:
     return images
 
 
-def _error(text: str) -> dict[str, str]:
-    error = parse_json(text, MAX_JSON)
-    if not isinstance(error, dict):
-        raise ValueError("error is not an object")
-    return {str(name): str(value) for name, value in error.items()}
+def _texts(name: str, text: str) -> dict[str, str]:
+    """A field that holds an object of texts."""
+    texts = parse_json(text, MAX_JSON)
+    if not isinstance(texts, dict):
+        raise ValueError(f"{name} is not an object")
+    return {str(key): str(value) for key, value in texts.items()}
 
 
 def _warnings(text: str) -> tuple[RequestWarning, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from os import PathLike
 from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from denoised.jobs.lora import Lora, LoraFields
@@ -30,6 +31,11 @@ MAX_PROMPT = 2000  # characters
 MAX_SIGMA = 1e9  # of the noisiest level; a model's own range is narrower
 MAX_LEVELS = 1000
 MAX_LORAS = 4
+PictureSource = str | bytes | PathLike[str]
+"""A picture in the client: a file's path or its bytes, or a text that the server reads. The body has a text."""
+MAX_PICTURE_TEXT = 12 * 1024 * 1024  # characters of a picture in base64; the body of a request is smaller
+DEFAULT_STRENGTH = 0.8
+DEFAULT_MIX = 0.5
 
 
 class RequestFields(TypedDict, total=False):
@@ -67,6 +73,33 @@ class RequestFields(TypedDict, total=False):
     ]
     width: Annotated[int | None, RequestField("width in pixels; the model's own if left out", ge=1, input=True)]
     height: Annotated[int | None, RequestField("height in pixels; the model's own if left out", ge=1, input=True)]
+    image: Annotated[
+        PictureSource | None,
+        RequestField(
+            "picture to start from: a PNG, JPEG or WebP in base64, or job:ID/images/K of your own",
+            "Picture",
+            min_length=1,
+            max_length=MAX_PICTURE_TEXT,
+            input=True,
+            is_picture=True,
+        ),
+    ]
+    strength: Annotated[
+        float | None,
+        RequestField(
+            "how far to go from the picture: 1 = as without it, 0 = the picture itself", ge=0, le=1, input=True
+        ),
+    ]
+    mask: Annotated[
+        PictureSource | None,
+        RequestField(
+            "picture that is white where the image is made anew and black where it is kept",
+            min_length=1,
+            max_length=MAX_PICTURE_TEXT,
+            input=True,
+            is_picture=True,
+        ),
+    ]
     n: Annotated[
         int | None,
         RequestField("number of images, up to the model's max_images", "Number of pictures", ge=1, flag="-n"),
@@ -74,6 +107,18 @@ class RequestFields(TypedDict, total=False):
     seed: Annotated[
         int | None,
         RequestField("seed of the first image; image k uses seed + k; drawn if left out", ge=0, le=MAX_SEED),
+    ]
+    seed_to: Annotated[
+        int | None,
+        RequestField("seed whose first noise is mixed into that of each image", "Second seed", ge=0, le=MAX_SEED),
+    ]
+    mix: Annotated[
+        float | None,
+        RequestField("how much of the second seed's noise is mixed in; 0 = none, 1 = it alone", ge=0, le=1),
+    ]
+    variation: Annotated[
+        str | None,
+        RequestField("job:ID/images/K of your own, to vary: its request, with part of its noise", max_length=200),
     ]
     sampler: Annotated[
         str | None, RequestField("one of the model's samplers", min_length=1, max_length=50, of_model=True)
@@ -89,6 +134,16 @@ class RequestFields(TypedDict, total=False):
         float | None,
         RequestField(
             "strength of the label or the prompt; 1 = off; needs one of them", "Guidance", ge=1, le=20, of_model=True
+        ),
+    ]
+    image_guidance_scale: Annotated[
+        float | None,
+        RequestField(
+            "strength of the picture, for models that edit one; 1.5 if left out",
+            "Picture guidance",
+            ge=1,
+            le=20,
+            input=True,
         ),
     ]
     guidance_rescale: Annotated[
@@ -170,15 +225,23 @@ class PictureRequest:
     Defaults are those of the request, except where a `RequestField` says `of_model`. None stands for what the model
     was trained with. A new field needs a default with which pictures are as they were without it: a PNG leaves out
     what equals its default, so that the bytes of older requests stay the same.
+
+    Attributes:
+        image_guidance_scale: How far guidance leads toward the picture that a network edits; None for other networks.
+        image, mask: Name the file that was given, as `sha256:` and its digest; the store has the pixels
+            (`jobs.store.input_pictures`).
     """
 
     model: str
     n: int = 1
     seed: int
+    seed_to: int | None = None
+    mix: float = DEFAULT_MIX
     sampler: str
     steps: int
     eta: float = 0.0
     guidance_scale: float
+    image_guidance_scale: float | None = None
     guidance_rescale: float = 0.0
     guidance_interval: list[float] | None = None
     prompt: str | None = None
@@ -188,6 +251,9 @@ class PictureRequest:
     emphasis: bool = False
     width: int | None = None
     height: int | None = None
+    image: str | None = None
+    strength: float = DEFAULT_STRENGTH
+    mask: str | None = None
     spacing: str | None = None
     karras: bool | None = None
     sigma_min: float | None = None
@@ -213,8 +279,6 @@ class SamplingRequest(PictureRequest):
         stages: Evaluations in each step but the last, which has one.
         extra_evaluations: Evaluations of an image besides those of its steps.
         guidance_embedded: The network takes the guidance scale as an input.
-        image_guidance_scale: How far guidance leads toward an input image; None without one. No model that takes an
-            input image is served yet.
         guided_evaluations: Evaluations of an image within `guidance_interval`; None: all.
     """
 
@@ -225,7 +289,6 @@ class SamplingRequest(PictureRequest):
     stages: int = 1
     extra_evaluations: int = 0
     guidance_embedded: bool = False
-    image_guidance_scale: float | None = None
     guided_evaluations: int | None = None
 
     @property
@@ -242,9 +305,27 @@ class SamplingRequest(PictureRequest):
         return 2 if self.image_guidance_scale is None else 3
 
     @property
+    def run_steps(self) -> int:
+        """The last steps of the plan that are run; all of them unless the request starts from a picture."""
+        return count_run_steps(self.steps, self.strength if self.starts_from_picture else 1.0)
+
+    @property
+    def starts_from_picture(self) -> bool:
+        """Whether the first noise is added to a picture; a network that takes the picture as input starts from noise
+        alone."""
+        return self.image is not None and self.image_guidance_scale is None
+
+    @property
     def plan_rows(self) -> int:
         """Evaluations of an image, however many rows each has."""
-        return self.stages * (self.steps - 1) + 1 + self.extra_evaluations
+        if not self.run_steps:
+            return 0
+        extra = self.extra_evaluations if self.run_steps > 1 else 0
+        return self.stages * (self.run_steps - 1) + 1 + extra
+
+    def fraction(self, step: int) -> float:
+        """The part of the job that is done after so many steps, 0 … 1."""
+        return step / self.run_steps if self.run_steps else 1.0
 
     @property
     def evaluations(self) -> int:
@@ -263,8 +344,17 @@ class SamplingRequest(PictureRequest):
         return {"model": given.pop("model"), "label": self.label_name, **given, "numerics": numerics}
 
 
+def count_run_steps(steps: int, strength: float) -> int:
+    """The steps that are run from a picture: the whole part of steps·strength, as in diffusers, but one at least unless
+    the strength is 0."""
+    return max(int(steps * strength), 1 if strength > 0 else 0)
+
+
 FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)
 """Every field of the request by name."""
+
+PICTURE_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_picture)
+"""The fields whose value is a picture."""
 
 DEFAULTS: Mapping[str, Any] = {
     each.name: each.default

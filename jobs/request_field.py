@@ -24,6 +24,7 @@ class RequestField:
         default_with: The field whose choice it belongs to. If a request leaves that field out, a default in the card
             applies; if a request names it, the card's default does not, and None stays None.
         input: Only models whose card lists the field under `inputs` take it.
+        is_picture: The text is a file in base64, or names a picture.
         samplers: The card's list of those samplers that take the field; empty if all do, which a list of None also
             says.
         flag: The option of `denoised generate`; `--name` if empty.
@@ -39,6 +40,7 @@ class RequestField:
     of_model: bool = False
     default_with: str = ""
     input: bool = False
+    is_picture: bool = False
     samplers: str = ""
     flag: str = ""
     name: str = ""
@@ -85,6 +87,8 @@ def _annotated(hint: Any) -> Any:
 
 def _named(name: str, hint: Any, field: RequestField) -> RequestField:
     kinds = [kind for kind in get_args(hint) if kind is not types.NoneType] if _is_union(hint) else [hint]
+    if field.is_picture:
+        kinds = [str]
     return replace(field, name=name, type=kinds[0] if len(kinds) == 1 else Union[tuple(kinds)])  # noqa: UP007
 
 

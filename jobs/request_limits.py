@@ -7,11 +7,12 @@ out of the queue, by `worker.delivery.request_check`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.lora import LORA_FIELDS
-from denoised.jobs.request import FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, SamplingRequest
+from denoised.jobs.request import FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, PICTURE_FIELDS, SamplingRequest
 from denoised.jobs.request_field import RequestField
 
 # Upper bounds for every model, where a field has none of its own.
@@ -41,6 +42,7 @@ LOWER: dict[str, float] = {
     "image_guidance_scale": 0,
     "guided_evaluations": 0,
 }
+PICTURE_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 MAX_TEXT = 1000  # characters, where a field has no limit of its own
 
 
@@ -52,7 +54,9 @@ def check_limits(request: SamplingRequest) -> None:
     """
     for each in fields(request):
         value = getattr(request, each.name)
-        if isinstance(value, str):
+        if isinstance(value, str) and each.name in PICTURE_FIELDS:
+            _check_digest(each.name, value)
+        elif isinstance(value, str):
             _check_text(each.name, value, FIELDS.get(each.name))
         elif isinstance(value, list):
             _check_levels(each.name, value)
@@ -61,6 +65,11 @@ def check_limits(request: SamplingRequest) -> None:
     _check_loras(request)
     if request.seed + request.n - 1 > MAX_SEED:
         raise RecordError(f"the last seed of the request is over {MAX_SEED}")
+
+
+def _check_digest(name: str, text: str) -> None:
+    if not PICTURE_DIGEST.fullmatch(text):
+        raise RecordError(f"{name} of the request is {text!r:.60} (allowed: sha256: and 64 hexadecimal digits)")
 
 
 def _check_levels(name: str, levels: list[float]) -> None:

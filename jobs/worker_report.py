@@ -37,8 +37,11 @@ class WorkerReport:
     """What a live worker publishes every few seconds.
 
     models: `ModelCard`s as JSON objects; each has at least a `name`.
-    reserved, places: of its `RunningBatch`.
+    max_batch: images in a turn of the model with the most.
+    reserved, places: of its `RunningBatch`, for a model that `batches` does not name.
+    batches: by model, the slots of a turn, those of them that are reserved, and places.
     paces: by model, (rows, seconds) of its turns of each size.
+    decode_seconds: by model of latents, for one image.
     counters: the values of `Counters`.
     reported_at: seconds since the epoch.
     requires: names of fields that a reader has to know to make sense of the report.
@@ -52,11 +55,18 @@ class WorkerReport:
     evaluations_per_second: float | None
     reserved: int = 1
     places: int = 64
+    batches: Mapping[str, Sequence[int]] = field(default_factory=dict)
     paces: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    decode_seconds: Mapping[str, float] = field(default_factory=dict)
     counters: Mapping[str, float] = field(default_factory=dict)
     reported_at: float = 0.0
     format: int = FORMAT
     requires: Sequence[str] = field(default_factory=list)
+
+    def batch_of(self, model: str) -> tuple[int, int, int]:
+        """(slots, reserved, places) of a model."""
+        slots, reserved, places = self.batches.get(model, (self.max_batch, self.reserved, self.places))
+        return slots, reserved, places
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -88,6 +98,10 @@ class WorkerReport:
             raise RecordError("the worker report has a number below 0, or too large")
         if not (1 <= self.max_batch <= MAX_COUNT and 1 <= self.places <= MAX_COUNT):
             raise RecordError("the worker report has no batch slots")
+        if not all(_is_batch(batch) for batch in self.batches.values()):
+            raise RecordError("the worker report has batches that are not three numbers above 0")
+        if not all(_is_count(seconds) for seconds in self.decode_seconds.values()):
+            raise RecordError("the worker report has a decode_seconds that is not a number of 0 or more")
         if not all(_are_paces(paces) for paces in self.paces.values()):
             raise RecordError("the worker report has paces that are not pairs of rows and seconds, sorted by rows")
 
@@ -98,6 +112,10 @@ MAX_COUNT = 10**15
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+
+
+def _is_batch(batch: object) -> bool:
+    return isinstance(batch, list) and len(batch) == 3 and all(_is_count(each) and each >= 1 for each in batch)
 
 
 def _are_paces(paces: object) -> bool:

@@ -56,15 +56,20 @@ def repository() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one module that share an expensive fixture, or the running service, in one process. All other
-    tests are distributed one by one (pytest-xdist, `--dist loadgroup`)."""
+    """Keep the tests of one module that share an expensive fixture, or the running service, in one process, and those
+    of all modules that share a trained network. All other tests are distributed one by one (pytest-xdist, `--dist
+    loadgroup`)."""
     for item in items:
-        if _expensive_fixtures(item):
+        expensive = _expensive_fixtures(item)
+        if TRAINED in expensive:
+            item.add_marker(pytest.mark.xdist_group(TRAINED))
+        elif expensive:
             item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 CHEAP = frozenset({"one_thread"})  # module-scoped, but made in no time
-COSTLY = frozenset({"service"})  # shared by modules: a process starts it once, whatever the number of modules
+TRAINED = "trained"  # a network that modules share, which takes seconds to train
+COSTLY = frozenset({"service", TRAINED})  # shared by modules: a process makes it once, whatever the number of modules
 
 
 def _expensive_fixtures(item: pytest.Item) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from denoised.model.diffusion.predictions import Estimate, x0_from_epsilon
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
-from denoised.model.serving.protocol import Pictures
+from denoised.model.serving.protocol import Picture, Pictures
 from tests.harness import LABELS
 
 SCHEDULE = NoiseSchedule.from_name("linear")
@@ -30,6 +30,7 @@ class FakeModel:
 
     Attributes:
         calls: The labels of each evaluation.
+        row_bytes: See `ServedModel.evaluation_bytes`.
         prepared: The number of requests in each call of `prepare`.
         seconds: The duration of one evaluation.
         limit: Where x̂_0 is clipped.
@@ -63,6 +64,7 @@ class FakeModel:
             height=shape[1],
             channels=shape[0],
             labels=LABELS,
+            pictures="start",
             timesteps=SCHEDULE.timesteps,
             prediction_type="epsilon",
             samplers=list(SAMPLERS),
@@ -71,6 +73,7 @@ class FakeModel:
             max_images=16,
             numerics="fake",
         )
+        self.row_bytes = 0
         self.calls: list[list[int]] = []
         self.prepared: list[int] = []
         self._seconds = seconds
@@ -80,7 +83,7 @@ class FakeModel:
 
     def plan(self, sampler: str, steps: int, eta: float, levels: LevelChoice = MODELS_OWN) -> Plan:
         grid = levels.of(Grid("leading", variance_type=self.variance_type))
-        return compile_plan(sampler, SCHEDULE, steps, grid, eta)
+        return compile_plan(sampler, SCHEDULE, steps, grid, eta, levels.skipped_steps)
 
     def shape_of(self, request: ConditioningRequest) -> tuple[int, int, int]:
         return self.shape
@@ -88,6 +91,11 @@ class FakeModel:
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         labels = [len(LABELS) if request.label is None else request.label for request in requests]
         return Conditioning({"label": torch.tensor(labels)})
+
+    def with_pictures(
+        self, conditioning: Conditioning, requests: Sequence[ConditioningRequest], pictures: Mapping[str, Picture]
+    ) -> Conditioning:
+        return conditioning
 
     def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
         self.prepared.append(len(requests))
@@ -115,8 +123,14 @@ class FakeModel:
         pixels = ((x0 / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).numpy()
 
+    def evaluation_bytes(self, height: int, width: int) -> int:
+        return self.row_bytes
+
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         return 16
+
+    def encode_pictures(self, pictures: Pictures) -> Tensor:
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def preview(self, x0: Tensor) -> Pictures:
         return self.decode(x0)

@@ -53,6 +53,7 @@ class FaultyModel(FakeModel):
         min_pipelined_images: int | None,
         digest: str,
         decode_seconds: float | None,
+        decoded_at_once: int,
     ) -> None:
         super().__init__(name, seconds=seconds, nan_class=3)
         self._unstartable_class = unstartable_class
@@ -65,12 +66,16 @@ class FaultyModel(FakeModel):
         self._oom_class, self._max_rows = oom_class, max_rows
         self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
         self._decode_seconds = decode_seconds or 0.0
+        self._decoded_at_once = decoded_at_once
         if decode_seconds is not None:
             self.card = self.card.model_copy(update={"latent": CardLatent(channels=1, downscale=1)})
 
     def decode(self, x0: Tensor) -> Pictures:
         time.sleep(self._decode_seconds)
         return super().decode(x0)
+
+    def decode_limit(self, shape: tuple[int, int, int]) -> int:
+        return self._decoded_at_once
 
     def encode(self, requests: Sequence[ConditioningRequest]) -> Conditioning:
         if any(request.label == self._unstartable_class for request in requests):

@@ -137,11 +137,13 @@ class Harness:
         digest: str = "",
         unstartable_class: int = -1,
         decode_seconds: float | None = None,
+        decoded_at_once: int = 16,
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation.
 
         clock_ahead: seconds by which its clock is wrong.
         more_mib: MiB of address space that it may still allocate (Linux); None = no limit.
+        decoded_at_once: images in a batch of that decoder.
         decode_seconds: of the models' decoder; None: they are models of pixels.
         digest: of the models, whose weight depends on its length; unknown if empty.
         """
@@ -151,6 +153,7 @@ class Harness:
         options |= {"oom_class": oom_class, "max_rows": max_rows}
         options |= {"min_pipelined_images": min_pipelined_images, "clock_ahead": clock_ahead, "more_mib": more_mib}
         options |= {"digest": digest, "unstartable_class": unstartable_class, "decode_seconds": decode_seconds}
+        options["decoded_at_once"] = decoded_at_once
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None
         self._launcher.stdin.write(json.dumps(options) + "\n")

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ class HubRepository:
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        names = [f"{path} {_etag(content)}" for path, content in sorted(self.files.items())]
+        return hashlib.sha1("\n".join(names).encode()).hexdigest()
 
 
 @dataclass
@@ -174,6 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+@cache
 def _etag(content: bytes) -> str:
     digest = hashlib.sha256 if len(content) > LARGE else hashlib.sha1
     return digest(content).hexdigest()

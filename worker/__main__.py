@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -61,7 +60,7 @@ def worker(
     names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
         models = _load(names, loras, device, max_images, precision, threads)
-        _serve(models, redis_url, max_batch, lease, job_timeout, result_ttl)
+        _serve(models, device, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
         exit_with_error("worker", error)
 
@@ -83,6 +82,7 @@ def _load(
 
 def _serve(
     models: dict[str, ServedModel],
+    device: str,
     redis_url: str,
     max_batch: int | None,
     lease: float,
@@ -93,28 +93,17 @@ def _serve(
     from denoised.jobs.redis.fitness import check_fitness
     from denoised.jobs.store.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
+    from denoised.worker.engine.batch_size import measure_all
+    from denoised.worker.engine.memory_budget import evaluation_budget
     from denoised.worker.settings import WorkerSettings
 
     client = connect(redis_url, timeout=5.0)
     check_fitness(client)
     store = Store(client, result_ttl)
-    speed = Speed()
-    if max_batch is None:
-        max_batch = _measure_max_batch(next(iter(models.values())), speed)
-    settings = WorkerSettings(max_batch=max_batch, lease=lease, job_timeout=job_timeout)
+    speed, memory_bytes = Speed(), evaluation_budget(device)
+    slots = measure_all(models, speed, memory_bytes) if max_batch is None else dict.fromkeys(models, max_batch)
+    settings = WorkerSettings(max(slots.values()), slots, memory_bytes, lease, job_timeout)
     BatchingWorker(models, client, store, settings, speed).work()
-
-
-def _measure_max_batch(model: ServedModel, speed: Speed) -> int:
-    """Choose how many images an evaluation may hold, and pass the measurement to `speed`."""
-    from denoised.worker.engine.batch_size import choose_max_batch, measure, sizes
-
-    paces = measure(model)
-    log.info("images/s by batch: %s", ", ".join(f"{pace.images}: {pace.per_second:.0f}" for pace in paces))
-    if paces:
-        finite = [(pace.images, pace.seconds) for pace in paces if math.isfinite(pace.seconds)]
-        speed.expect(model.card.name, finite)
-    return choose_max_batch(paces, sizes(model))
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

@@ -43,6 +43,7 @@ class Loop:
     name: the worker's.
     take(model): the next delivery from that model's queue, None when it is empty.
     load: (trajectories, pending evaluations), for other threads, which must not touch the batch.
+    shared: the models that other live workers serve, too; another thread sets it.
     """
 
     def __init__(
@@ -56,15 +57,16 @@ class Loop:
     ) -> None:
         self.models = models
         self.settings = settings
-        self.engine = Engine(models, settings.max_batch)
+        self.engine = Engine(models, settings.max_batch, slots=settings.slots, memory_bytes=settings.memory_bytes)
         self.leases = Leases()
         self.speed = speed
         self.counters = Counters()
         self.load = (0, 0)
+        self.shared: frozenset[str] = frozenset()
         self.stopping = threading.Event()
         self._woken = threading.Event()
         self._settlement = Settlement(store, self.leases, self._woken.set)
-        self.publisher = Publisher(store, self._settlement.settle)
+        self.publisher = Publisher(store, self._settlement.settle, speed.add_decoding)
         self._fetcher = JobFetcher(store, models, take, name, self._woken.set, self.stopping)
         self._quarantine = Quarantine(store, self.leases, name)
         self._turn_ended: float | None = None  # None while the batch is empty
@@ -147,7 +149,9 @@ class Loop:
             if lease is not None:
                 self.publisher.abandon(lease.attempt)
         for lease in self.leases.all():
-            if lease.spent > self.settings.job_timeout and self.engine.batch.evict(lease.attempt.id):
+            if lease.seconds > self.settings.job_timeout and not lease.overdue and lease.attempt.unfinished:
+                lease.overdue = True
+                self.engine.batch.evict(lease.attempt.id)
                 limit = f"the job was not done within {self.settings.job_timeout:g} s"
                 self.publisher.fail(lease.attempt, "timeout", limit)
 
@@ -176,8 +180,10 @@ class Loop:
     def _capacity_of(self, model: str) -> Capacity:
         """A model's free slots. Finished images take slots, too, so that they do not pile up before the decoder."""
         batch, undecoded = self.engine.batch, self._undecoded(model)
-        has_room = batch.has_room(model) and undecoded < batch.max_batch
-        return Capacity(max(0, batch.free_slots(model) - undecoded), has_room)
+        has_room = batch.has_room(model) and undecoded < batch.slots.of_model(model)
+        present = {member.model for member in batch.members}
+        deferred = model in self.shared and bool(present) and model not in present
+        return Capacity(max(0, batch.free_slots(model) - undecoded), has_room, deferred)
 
     def _undecoded(self, *models: str) -> int:
         """How many images of these models have left the batch but have no picture yet: the decoder has them."""
@@ -222,7 +228,7 @@ class Loop:
 
     def _begin(self, images: Sequence[Trajectory]) -> None:
         """Admit images to the batch; those that an earlier attempt has finished go to the decoder."""
-        self.engine.batch.admit([image for image in images if not image.finished])
+        self.engine.admit([image for image in images if not image.finished])
         finished = {image.index: image.registers[0] for image in images if image.finished}
         if finished and (lease := self.leases.get(images[0].job)) is not None:
             self.publisher.decode(lease.attempt, finished)

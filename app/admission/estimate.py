@@ -25,7 +25,7 @@ class RemainingWork:
     """What a job still needs.
 
     Attributes:
-        images: of the job.
+        images: of the job; each is decoded in the end.
         turns: that each of its images needs.
         rows: per image and turn, in the mean: 2 with guidance, fewer if it applies to some noise levels.
     """
@@ -50,6 +50,7 @@ class WorkerPool:
         places: images that can be admitted.
         turn_times: of each worker.
         other_models_seconds: between two turns, spent on turns of other models.
+        decode_seconds: for one finished image, with all decoders at work; 0 without a decoder.
     """
 
     slots: int
@@ -57,6 +58,7 @@ class WorkerPool:
     places: int
     turn_times: tuple[TurnTimes, ...]
     other_models_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
     @classmethod
     def of_model(cls, model: str, workers: Iterable[WorkerReport], busy: Iterable[str] = ()) -> WorkerPool | None:
@@ -66,18 +68,26 @@ class WorkerPool:
         if not measured:
             return None
         others = [
-            turn_seconds(worker.paces[name], worker.max_batch)
+            turn_seconds(worker.paces[name], worker.batch_of(name)[0])
             for worker, _ in measured
             for name in set(busy) - {model}
             if worker.paces.get(name)
         ]
+        slots, reserved, places = map(sum, zip(*(worker.batch_of(model) for worker, _ in measured), strict=True))
+        decoding = [seconds for worker, _ in measured if (seconds := worker.decode_seconds.get(model))]
         return cls(
-            slots=sum(worker.max_batch for worker, _ in measured),
-            reserved=sum(worker.reserved for worker, _ in measured),
-            places=sum(worker.places for worker, _ in measured),
+            slots,
+            reserved,
+            places,
             turn_times=tuple(times for _, times in measured),
             other_models_seconds=sum(others) / len(measured),
+            decode_seconds=sum(decoding) / len(decoding) ** 2 if decoding else 0.0,
         )
+
+    @property
+    def seconds_per_evaluation(self) -> float:
+        """Of one row in full turns."""
+        return self.turn_seconds(self.slots) / self.slots
 
     def turn_seconds(self, rows: float) -> float:
         """The time of a turn of so many rows, spread over all workers."""
@@ -106,7 +116,23 @@ def turn_seconds(times: TurnTimes, rows: float) -> float:
 def completion_times(
     running: Iterable[RemainingWork], waiting: Iterable[RemainingWork], pool: WorkerPool
 ) -> dict[str, float]:
-    """Seconds from now until each job is done, if no other job arrives."""
+    """Seconds from now until each job is done, decoding included, if no other job arrives."""
+    running, waiting = list(running), list(waiting)
+    ends = denoised_times(running, waiting, pool)
+    if not pool.decode_seconds:
+        return ends
+    images, free = {work.job: work.images for work in (*running, *waiting)}, 0.0
+    for job in sorted(ends, key=ends.__getitem__):
+        # The decoder takes finished images while the next ones are denoised, one job after the other.
+        free = max(free, ends[job]) + images[job] * pool.decode_seconds
+        ends[job] = free
+    return ends
+
+
+def denoised_times(
+    running: Iterable[RemainingWork], waiting: Iterable[RemainingWork], pool: WorkerPool
+) -> dict[str, float]:
+    """Seconds from now until the last evaluation of each job."""
     batch, queue = list(running), deque(waiting)
     ends: dict[str, float] = {}
     now = 0.0
@@ -151,9 +177,8 @@ def _rates(batch: Sequence[RemainingWork], pool: WorkerPool) -> list[float]:
 
 def _sequential_ends(jobs: Iterable[RemainingWork], now: float, pool: WorkerPool) -> dict[str, float]:
     """The ends of jobs that run one after the other, at the speed of full turns."""
-    seconds_per_row = pool.turn_seconds(pool.slots) / pool.slots
     ends = {}
     for work in jobs:
-        now += work.evaluations * seconds_per_row
+        now += work.evaluations * pool.seconds_per_evaluation
         ends[work.job] = now
     return ends

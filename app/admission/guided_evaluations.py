@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from denoised.app.admission.noise_levels import UNBOUNDED, spacing_of_levels
-from denoised.jobs.request import TIMESTEP_SPACINGS
+from denoised.jobs.request import TIMESTEP_SPACINGS, count_run_steps
 from denoised.model.serving.card import CardGrid, ModelCard
 
 KARRAS_EXPONENT = 7.0
@@ -31,7 +31,10 @@ def count_guided(values: Mapping[str, Any], card: ModelCard) -> int | None:
     if interval is None or (values.get("sigmas") is None and len(card.grid.ratios) < 2):
         return None
     low, high = float(interval[0]), float(interval[1])
-    ratios = _evaluated(_levels(values, card), values["sampler"], card)
+    levels = _levels(values, card)
+    if values.get("image") is not None:
+        levels = levels[len(levels) - count_run_steps(len(levels), values["strength"]) :]
+    ratios = _evaluated(levels, values["sampler"], card) if levels else []
     return sum(low < ratio <= high for ratio in ratios)
 
 

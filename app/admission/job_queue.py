@@ -10,9 +10,9 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import redis
 from redis.client import Pipeline
@@ -27,7 +27,8 @@ from denoised.jobs.format import UnreadableLog
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.memory import Memory
 from denoised.jobs.redis.refusals import store_error
-from denoised.jobs.store.store import Store
+from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.store import NO_INPUTS, Store
 from denoised.jobs.worker_report import WorkerReport
 
 log = logging.getLogger("denoised.api")
@@ -54,28 +55,30 @@ class JobQueue:
         self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
         self._unreadable = UnreadableLog()
 
-    def enqueue(self, job: JobRecord, estimate: QueueEstimate) -> None:
+    def enqueue(self, job: JobRecord, estimate: QueueEstimate, inputs: Mapping[str, bytes] = NO_INPUTS) -> None:
         """Accept a job with a new id: its record, first event and queue entry are written in one transaction.
+
+        inputs: the pictures that it starts from, PNGs by key.
 
         Raises:
             StoreFull: when Redis is out of memory.
             JobUnconfirmed: when its reply is lost.
         """
         with self._client.pipeline() as pipeline:
-            self._accept(job, estimate, pipeline)
+            self._accept(job, estimate, pipeline, inputs)
 
-    def enqueue_once(self, job: JobRecord, estimate: QueueEstimate) -> bool:
+    def enqueue_once(self, job: JobRecord, estimate: QueueEstimate, inputs: Mapping[str, bytes] = NO_INPUTS) -> bool:
         """Like `enqueue`, for an id that may exist; returns False and writes nothing when it does."""
         with self._client.pipeline() as pipeline, contextlib.suppress(redis.exceptions.WatchError):
             if self._store.reserve(job.id, pipeline):
-                self._accept(job, estimate, pipeline)
+                self._accept(job, estimate, pipeline, inputs)
                 return True
         if self._store.job(job.id) is None:
             # redis-py also raises WatchError when the connection breaks while a key is watched.
             raise StoreUnavailable("the connection to Redis broke before the job was accepted")
         return False
 
-    def _accept(self, job: JobRecord, estimate: QueueEstimate, pipeline: Pipeline) -> None:
+    def _accept(self, job: JobRecord, estimate: QueueEstimate, pipeline: Pipeline, inputs: Mapping[str, bytes]) -> None:
         rq_job = Job.create(
             FUNCTION,
             id=job.id,
@@ -88,7 +91,8 @@ class JobQueue:
         queued = {"queue_position": estimate.queue_position, "eta_seconds": estimate.eta_seconds}
         with self._store.reachable():  # RQ reads the version of Redis at the first enqueue
             self._queue(job.request.model).enqueue_job(rq_job, pipeline=pipeline)
-        self._store.create(job, queued, pipeline)
+        self._store.create(job, queued, pipeline, inputs)
+        written = [str(arguments[1]) for arguments, _ in cast("Any", pipeline).command_stack]
         try:
             with self._store.reachable():
                 replies = pipeline.execute(raise_on_error=False)
@@ -97,28 +101,33 @@ class JobQueue:
                 raise JobUnconfirmed(job.id, str(error)) from error
             raise
         with self._store.reachable():
-            self._check_accepted(job, replies)
+            self._check_accepted(job, list(zip(written, replies, strict=True)))
         self._records[job.id] = job
 
-    def _check_accepted(self, job: JobRecord, replies: Sequence[object]) -> None:
-        """Check the replies to the transaction.
+    def _check_accepted(self, job: JobRecord, replies: Sequence[tuple[str, object]]) -> None:
+        """Check the replies to the transaction, each with the key that its command has written.
 
-        A damaged counter or list fails alone. Without its record or its place in the queue, the job is withdrawn.
+        A damaged key is removed, so that it costs one request at most: a counter or list fails alone; without its
+        record or its place in the queue, the job is withdrawn.
 
         Raises:
             StoreUnavailable: when the job was not accepted.
         """
-        errors = [store_error(reply) for reply in replies if isinstance(reply, redis.exceptions.RedisError)]
+        errors = [(key, store_error(reply)) for key, reply in replies if isinstance(reply, redis.exceptions.RedisError)]
         if not errors:
             return
-        for error in errors:
+        for key, error in errors:
             if not isinstance(error, RecordError):
                 raise error
-            log.warning("damaged key", extra={"job": job.id, "reason": str(error)})
-        if self._store.job(job.id) is None or self._client.lpos(self._queue(job.request.model).key, job.id) is None:
+            log.warning("damaged key", extra={"job": job.id, "key": key, "reason": str(error)})
+        queue = self._queue(job.request.model)
+        shared = {queue.key: "list", queue.redis_queues_keys: "set", keys.jobs(job.owner): "zset"}
+        shared |= {keys.input_jobs(key): "set" for key in job.inputs.values()}
+        self._store.repair_keys({**shared, keys.JOB_TOTALS: "hash"})
+        if {key for key, _ in errors} & {queue.key, keys.job(job.id), keys.events(job.id), Job.key_for(job.id)}:
             self._client.delete(Job.key_for(job.id))
             self._store.discard(job)
-            raise StoreUnavailable(f"the queue of {job.request.model} is damaged in Redis")
+            raise StoreUnavailable(f"Redis refuses a place in the queue of {job.request.model}, which was damaged")
 
     def snapshot(self, models: Sequence[str]) -> QueueSnapshot:
         """The queues of some models. One round trip, and a second one for records that are not cached."""
@@ -160,9 +169,12 @@ class JobQueue:
 
     def remove(self, job: JobRecord) -> None:
         """Remove a canceled job from its queue, if it is still there."""
-        with self._store.reachable():
-            if self._queue(job.request.model).remove(job.id):
-                self._client.delete(Job.key_for(job.id))  # Job.delete raises when its worker has just died
+        try:
+            with self._store.reachable():
+                if self._queue(job.request.model).remove(job.id):
+                    self._client.delete(Job.key_for(job.id))  # Job.delete raises when its worker has just died
+        except RecordError as error:  # then it is in no queue, or RQ's job is no hash
+            self._unreadable.skip("key", f"queue of {job.id}", error)
 
     def estimate_new(self, job: JobRecord, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueEstimate:
         """The estimate for a job that is not in the queue yet."""
@@ -188,7 +200,7 @@ class JobQueue:
         if not job.step or job.started_at is None:
             return None
         running = max(0.0, time.time() + self._clock_offset - job.started_at)
-        return round(running * max(0, job.request.steps - job.step) / job.step, 2)
+        return round(running * max(0, job.request.run_steps - job.step) / job.step, 2)
 
     def _forecast(self, model: str, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueForecast:
         evaluations = self._store.listing.active_evaluations([job.id for job in snapshot.running(model)])

@@ -63,6 +63,14 @@ class QueueSnapshot:
         running = [_remaining(job, evaluations[job.id]) for job in self.running(model) if job.id in evaluations]
         return QueueForecast(self.taken_at, positions, completion_times(running, map(_total, waiting), pool))
 
+    def drain_seconds(self, model: str, workers: Iterable[WorkerReport]) -> float | None:
+        """The time that the workers of a model need for its waiting jobs, in full turns; None before any measured."""
+        pool = WorkerPool.of_model(model, workers, self.busy)
+        if pool is None:
+            return None
+        waiting = sum(job.request.evaluations for job in self.waiting[model])
+        return waiting * pool.turn_seconds(pool.slots) / pool.slots
+
     def running(self, model: str) -> list[JobRecord]:
         """The started jobs of a model that are not back in its queue."""
         waiting = {job.id for job in self.waiting[model]}
@@ -97,9 +105,8 @@ class QueueForecast:
 def _total(job: JobRecord) -> RemainingWork:
     """The work of a job that has not started."""
     request = job.request
-    return RemainingWork(
-        job.id, request.n, turns=request.plan_rows, rows=request.evaluations / (request.n * request.plan_rows)
-    )
+    turns = max(1, request.plan_rows)  # a picture that is returned as it is needs none, which one turn approximates
+    return RemainingWork(job.id, request.n, turns=turns, rows=max(1.0, request.evaluations / (request.n * turns)))
 
 
 def _remaining(job: JobRecord, completed: int) -> RemainingWork:
@@ -108,5 +115,5 @@ def _remaining(job: JobRecord, completed: int) -> RemainingWork:
     remaining = max(0.0, job.request.evaluations - completed)
     if job.request.guidance_interval is not None:
         # Fewer evaluations than the request has at most: by the steps that are left.
-        remaining = min(remaining, job.request.evaluations * (1 - job.step / job.request.steps))
+        remaining = min(remaining, job.request.evaluations * (1 - job.request.fraction(job.step)))
     return replace(total, turns=max(1.0, remaining / (total.images * total.rows)))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NoReturn
 
+from denoised.app.admission.estimate import WorkerPool
 from denoised.app.http.errors import TooBusy
 from denoised.app.settings import ApiSettings
 from denoised.jobs.record import JobRecord
@@ -27,16 +28,43 @@ MAX_RETRY_AFTER = 3600
 
 @dataclass(frozen=True)
 class Load:
-    """The work of one waiting job. reserved_bytes: of Redis' memory."""
+    """The work of one waiting job. reserved_bytes: of Redis' memory; model: its name, if that is known."""
 
     job: str
     owner: str
     evaluations: int
     reserved_bytes: int = 0
+    model: str = ""
 
     @classmethod
     def of(cls, record: JobRecord) -> Load:
-        return cls(record.id, record.owner, record.request.evaluations, record.reserved_bytes)
+        request = record.request
+        return cls(record.id, record.owner, request.evaluations, record.reserved_bytes, request.model)
+
+
+@dataclass(frozen=True)
+class FleetSpeed:
+    """How long all workers together take for the evaluations of each model, whose costs differ by a factor of 1,000.
+
+    by_model: seconds of one evaluation; of models that were measured.
+    mean: of any; None before any worker has measured its speed.
+    """
+
+    by_model: Mapping[str, float]
+    mean: float | None
+
+    @classmethod
+    def of(cls, models: Iterable[str], workers: Sequence[WorkerReport]) -> FleetSpeed:
+        """The speed of live workers for some models."""
+        pools = {model: WorkerPool.of_model(model, workers) for model in models}
+        per_second = sum(worker.evaluations_per_second or 0.0 for worker in workers)
+        by_model = {model: pool.seconds_per_evaluation for model, pool in pools.items() if pool is not None}
+        return cls(by_model, 1 / per_second if per_second else None)
+
+    def seconds(self, load: Load) -> float | None:
+        """Of all evaluations of a job; None if its model's speed is unknown."""
+        each = self.by_model.get(load.model, self.mean)
+        return None if each is None else each * load.evaluations
 
 
 class Admission:
@@ -79,7 +107,7 @@ class Admission:
         """
         waiting = _interleave(queues)
         ahead = {each.job: each for each in (*waiting, *before)}
-        speed = sum(worker.evaluations_per_second or 0.0 for worker in workers)
+        speed = FleetSpeed.of({load.model for load in waiting}, list(workers))
         settings = self._settings
         everybody = list(ahead.values())
         self._check_jobs(everybody, settings.max_queue, waiting, speed)
@@ -90,7 +118,7 @@ class Admission:
             self._check_evaluations(own, load, settings.queue_limit_per_key, waiting, speed, load.owner)
 
     def _check_jobs(
-        self, ahead: Sequence[Load], limit: int, waiting: Sequence[Load], speed: float, owner: str | None = None
+        self, ahead: Sequence[Load], limit: int, waiting: Sequence[Load], speed: FleetSpeed, owner: str | None = None
     ) -> None:
         """ahead: the jobs that count, of all callers or of `owner`."""
         if len(ahead) >= limit:
@@ -104,7 +132,7 @@ class Admission:
         load: Load,
         limit: int,
         waiting: Sequence[Load],
-        speed: float,
+        speed: FleetSpeed,
         owner: str | None = None,
     ) -> None:
         if excess := _excess(ahead, load, limit):
@@ -128,20 +156,18 @@ def _excess(ahead: Iterable[Load], load: Load, limit: int) -> int:
     return min(waiting, max(0, waiting + load.evaluations - limit))
 
 
-def _retry_after(waiting: Sequence[Load], excess: int, speed: float, owner: str | None = None) -> int:
-    """Seconds until `excess` evaluations (of `owner`) have left the queue, together with all work ahead of them.
-
-    speed: evaluations per second.
-    """
-    if not speed:
-        return DEFAULT_RETRY_AFTER
-    total = freed = 0
+def _retry_after(waiting: Sequence[Load], excess: int, speed: FleetSpeed, owner: str | None = None) -> int:
+    """Seconds until `excess` evaluations (of `owner`) have left the queue, together with all work ahead of them."""
+    total, freed = 0.0, 0
     for load in waiting:
         if freed >= excess:
             break
-        total += load.evaluations
+        seconds = speed.seconds(load)
+        if seconds is None:
+            return DEFAULT_RETRY_AFTER
+        total += seconds
         freed += load.evaluations if owner in (None, load.owner) else 0
-    return min(MAX_RETRY_AFTER, max(1, math.ceil(total / speed)))
+    return min(MAX_RETRY_AFTER, max(1, math.ceil(round(total, 6))))
 
 
 def _evaluations(loads: Iterable[Load]) -> int:

@@ -6,7 +6,7 @@ that are not over may still write (`jobs.redis.memory`).
 
 from __future__ import annotations
 
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.request import PICTURE_FIELDS, SamplingRequest
 from denoised.jobs.store.scripts import EVENT_CAP
 from denoised.model.serving.card import ModelCard
 
@@ -26,17 +26,18 @@ def job_bytes(request: SamplingRequest, card: ModelCard) -> int:
     stream replace older ones.
     """
     pixels = (request.width or card.width) * (request.height or card.height) * card.channels
-    events = min(request.steps * max(1, request.stages) + request.n + 4, EVENT_CAP) * EVENT_BYTES
+    events = min(request.run_steps * max(1, request.stages) + request.n + 4, EVENT_CAP) * EVENT_BYTES
     pictures = request.n * int(pixels * INCOMPRESSIBLE + PICTURE_BYTES)
     resume = request.n * min(4 * REGISTERS * pixels, MAX_RESUME_IMAGE_BYTES)
-    return RECORD_BYTES + events + _frames(request) * _frame_bytes(pixels) + resume + pictures
+    inputs = sum(int(pixels * INCOMPRESSIBLE + PICTURE_BYTES) for name in PICTURE_FIELDS if getattr(request, name))
+    return RECORD_BYTES + events + _frames(request) * _frame_bytes(pixels) + resume + pictures + inputs
 
 
 def _frames(request: SamplingRequest) -> int:
     if not request.preview_every:
         return 0
     kinds = 2 if request.preview == "both" else 1
-    return min(request.n * (request.steps // request.preview_every) * kinds, EVENT_CAP)
+    return min(request.n * (request.run_steps // request.preview_every) * kinds, EVENT_CAP)
 
 
 def _frame_bytes(pixels: int) -> int:

@@ -11,10 +11,12 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from denoised.app.admission.input_pictures import Inputs, find_pictures, read_inputs, with_digests
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.request_warnings import find_warnings
 from denoised.app.admission.reservation import job_bytes
 from denoised.app.admission.validation import choose_card, resolve
+from denoised.app.admission.variations import expand_variation
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Services
@@ -57,44 +59,49 @@ def submit(
     claim = IdempotencyClaim.of(fields, owner, key) if key is not None else None
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
+    fields = expand_variation(services, fields, owner)
     fleet = services.catalog.fleet()
     card = choose_card(fields.get("model"), fleet.cards, fleet.known, fields)
-    job = replace(_new_job(resolve(fields, card), card, owner), watched=watched, api=api)
+    given = find_pictures(services, fields, owner)
+    request = resolve(with_digests(fields, given), card)
+    inputs = read_inputs(services, given, request, card, owner)
+    job = replace(_new_job(request, card, owner, inputs), watched=watched, api=api)
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers)
         snapshot.memory.check_room(snapshot.reserved_bytes(pending), job.reserved_bytes)
         job = replace(job, created_at=snapshot.store_time)
         estimate = services.queue.estimate_new(job, snapshot, workers)
-        return _accept(services, job, estimate, claim)
+        return _accept(services, job, estimate, claim, inputs)
 
 
-def _new_job(request: SamplingRequest, card: ModelCard, owner: str) -> JobRecord:
+def _new_job(request: SamplingRequest, card: ModelCard, owner: str, inputs: Inputs) -> JobRecord:
     return JobRecord(
         uuid.uuid4().hex,
         owner,
         request,
         time.time(),
         request_id=REQUEST_ID.get() or None,
-        warnings=tuple(find_warnings(request, card)),
+        warnings=(*inputs.warnings, *find_warnings(request, card)),
         reserved_bytes=job_bytes(request, card),
         digest=card.digest or None,
+        inputs=inputs.keys,
     )
 
 
 def _accept(
-    services: Services, job: JobRecord, estimate: QueueEstimate, claim: IdempotencyClaim | None
+    services: Services, job: JobRecord, estimate: QueueEstimate, claim: IdempotencyClaim | None, inputs: Inputs
 ) -> tuple[JobRecord, QueueEstimate]:
     """Enqueue a job, or find the one that a concurrent equal request created."""
     if claim is None:
-        services.queue.enqueue(job, estimate)
+        services.queue.enqueue(job, estimate, inputs.pictures)
     else:
         job_id, record = claim.claim(services.store, job.id)
         if record is not None:
             return record, services.queue.estimate(record, services.catalog.workers())
         job = replace(job, id=job_id)
-        if not services.queue.enqueue_once(job, estimate):
-            return services.store.job(job.id) or job, estimate
+        if not services.queue.enqueue_once(job, estimate, inputs.pictures):
+            return claim.own_job(services.store, job.id) or job, estimate
     request = job.request
     log_fields = {"model": request.model, "images": request.n, "evaluations": request.evaluations}
     log.info(
@@ -125,7 +132,7 @@ class IdempotencyClaim:
         """The job of an earlier equal request, if there was one."""
         with self._refusing_damage():
             earlier = store.idempotency.find(self.owner, self.key_hash)
-        return store.job(self._check_body(earlier)) if earlier is not None else None
+        return self.own_job(store, self._check_body(earlier)) if earlier is not None else None
 
     def claim(self, store: Store, job_id: str) -> tuple[str, JobRecord | None]:
         """Claim the key for a new job. Returns the id to use, and the job if a concurrent equal request created it.
@@ -138,10 +145,22 @@ class IdempotencyClaim:
         end = time.monotonic() + CLAIM_SECONDS
         record = None
         while first_id != job_id and record is None and time.monotonic() < end:
-            record = store.job(first_id)
+            record = self.own_job(store, first_id)
             if record is None:
                 time.sleep(CLAIM_POLL_SECONDS)
         return first_id, record
+
+    def own_job(self, store: Store, job_id: str) -> JobRecord | None:
+        """The job that the key stands for; None if it is not stored.
+
+        Raises:
+            InvalidRequest: when its record is damaged, or it is another caller's.
+        """
+        with self._refusing_damage():
+            record = store.job(job_id)
+            if record is not None and record.owner != self.owner:
+                raise RecordError("the Idempotency-Key stands for a job of another caller")
+        return record
 
     @contextlib.contextmanager
     def _refusing_damage(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from denoised.app.admission.guided_evaluations import count_guided
 from denoised.app.admission.noise_levels import level_errors, without_end
+from denoised.app.admission.picture_fields import picture_errors
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
 from denoised.jobs.lora import Lora, LoraFields
@@ -15,6 +16,7 @@ from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, TIMESTEP_SPACINGS,
 from denoised.model.serving.card import ModelCard
 
 DRAWN_SEEDS = 2**32
+IMAGE_GUIDANCE = 1.5  # of Brooks et al. 2023 (arXiv:2211.09800) and of diffusers' pipeline
 
 Errors = Iterator[tuple[str, str]]
 
@@ -66,6 +68,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     errors += [*_size_errors(values, card), *_limit_errors(values, card), *_grid_errors(values, card)]
     errors += _lora_errors(given.get("loras") or [], card)
     levels = {**_default_levels(given, card), **given}
+    errors += picture_errors(given, card)
     errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(levels, card)]
     if errors:
         raise InvalidRequest(errors)
@@ -83,12 +86,18 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
             "width": values["width"] if values["width"] != card.width else None,
             "height": values["height"] if values["height"] != card.height else None,
             "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),
+            "image_guidance_scale": _image_guidance(given, card),
             "stages": card.stages.get(values["sampler"], 1),
             "guidance_embedded": card.guidance_embedded,
             "guided_evaluations": count_guided(values, card),
             "extra_evaluations": card.extra_evaluations.get(values["sampler"], 0) if values["steps"] > 1 else 0,
         }
     )
+
+
+def _image_guidance(given: RequestFields, card: ModelCard) -> float | None:
+    """How far guidance leads toward the picture that a model edits; None for other models."""
+    return given.get("image_guidance_scale") or IMAGE_GUIDANCE if card.image_guidance else None
 
 
 def _model_defaults(given: RequestFields, card: ModelCard) -> dict[str, Any]:
@@ -213,6 +222,8 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "clip_skip", f"{skip} is over {card.max_clip_skip}, the most layers that can be skipped in {card.name}"
     if every > steps:
         yield "preview_every", f"{every} is over {steps}, the number of steps"
+    if values["seed_to"] is None and values["mix"] != DEFAULTS["mix"]:
+        yield "mix", f"{values['mix']:g} needs seed_to or variation"
     largest = MAX_SEED - (n - 1)
     if "seed" in values and values["seed"] > largest:
         yield "seed", f"{values['seed']} is over {largest}, which is 2^53 − n"

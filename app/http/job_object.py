@@ -23,7 +23,7 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
         "finished_at": job.finished_at,
         "queue_position": estimate.queue_position,
         "eta_seconds": estimate.eta_seconds,
-        "progress": {"step": job.step, "steps": request.steps, "fraction": job.step / request.steps},
+        "progress": {"step": job.step, "steps": request.run_steps, "fraction": request.fraction(job.step)},
         "attempt": job.attempt,
         "images": [{**asdict(image), "url": image_url(job.id, image.index)} for image in job.images],
         "timing": _timing(job),
@@ -42,8 +42,13 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
 def _timing(job: JobRecord) -> dict[str, Any]:
     started, finished = job.started_at, job.finished_at
     return {
-        "queued": started - job.created_at if started is not None else None,
-        "running": finished - started if started is not None and finished is not None else None,
+        "queued": _seconds(job.created_at, started),
+        "running": _seconds(started, finished),
         "evaluations": job.evaluations,
         "mean_batch": job.mean_batch,
     }
+
+
+def _seconds(start: float | None, end: float | None) -> float | None:
+    """Between two moments by Redis' clock, which may have been set back between them; None before the second."""
+    return max(0.0, end - start) if start is not None and end is not None else None

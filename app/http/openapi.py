@@ -19,7 +19,7 @@ FORBIDDEN = "The caller is not a local program, or is a page of another site. On
 UNAUTHORIZED = "The API key is missing or wrong."
 REDIS_AWAY = "Redis does not answer."
 BODY_REFUSALS = {
-    413: "The body exceeds 256 KiB, or 8 MiB where it is a picture.",
+    413: "The body exceeds 256 KiB, or 8 MiB where a picture is in it.",
     415: "The media type or coding of the body is not supported.",
     422: "Names each invalid field.",
 }

@@ -1,14 +1,18 @@
 /** Builds the page and connects its parts. */
 
-import { JobActions } from "./actions.js";
-import { announce, byId, closeMenus, prefersReducedMotion, setText } from "./dom.js";
-import { setUpLogin } from "./login.js";
-import { Form } from "./form.js";
-import { Gallery } from "./gallery.js";
-import { Jobs } from "./jobs.js";
-import { Server } from "./server.js";
-import { Viewer } from "./viewer.js";
-import { outageText, plural, statusText, titleOf } from "./text.js";
+import { JobActions } from "./stage/actions.js";
+import { announce, byId, closeMenus, prefersReducedMotion, setText } from "./shared/dom.js";
+import { setUpLogin } from "./shared/login.js";
+import { Form } from "./form/form.js";
+import { Gallery } from "./stage/gallery.js";
+import { Jobs } from "./stage/jobs.js";
+import { Server } from "./shared/server.js";
+import * as storage from "./shared/storage.js";
+import { acceptDrops } from "./stage/dropped.js";
+import { enlargeOnClick } from "./stage/enlarge.js";
+import { offerStarters, playOpening } from "./stage/opening.js";
+import { Viewer } from "./stage/viewer.js";
+import { outageText, plural, statusText, titleOf } from "./shared/text.js";
 
 const REFRESH_MS = 2000; // between two requests for the queue while jobs are queued or running
 
@@ -18,8 +22,13 @@ const form = new Form(submit);
 const actions = new JobActions({ jobs, form, server });
 const viewer = new Viewer(jobs, actions, server);
 const gallery = new Gallery(jobs, actions, choose, server);
-form.onSeedChange = () => viewer.preview(form.seed, form.card?.name);
-form.onSeedChange();
+const stopOpening = playOpening();
+form.onSeedChange = (byVisitor) => {
+  if (byVisitor) stopOpening();
+  viewer.preview(form.seed, form.card?.name, byVisitor);
+};
+acceptDrops({ jobs, form, choose });
+enlargeOnClick(viewer, actions);
 
 async function submit(body, key) {
   const entry = await jobs.start(body, key);
@@ -27,6 +36,7 @@ async function submit(body, key) {
 }
 
 function choose(entry) {
+  stopOpening();
   viewer.choose(entry);
   draw();
   const box = byId("xt").getBoundingClientRect();
@@ -65,6 +75,8 @@ jobs.addEventListener("milestone", ({ detail: { entry, what } }) => {
 
 server.addEventListener("change", () => {
   form.setModels(server.models, server.requestSchema);
+  form.serverChanged(server.state);
+  if (form.card) offerStarters(form.card, (subject) => form.start(subject));
   const text = outageText(server.state);
   byId("banner").hidden = !text;
   setText(byId("banner"), text ?? "");
@@ -88,6 +100,15 @@ async function restoreJobs() {
   if (!viewer.entry && jobs.all.length) choose(jobs.all[0]);
 }
 
+/** Show small pictures smooth or as pixels, as the visitor chose at the last visit. */
+function setSmooth(smooth) {
+  byId("smooth").setAttribute("aria-pressed", String(smooth));
+  document.body.dataset.smooth = String(smooth);
+  storage.saveSmooth(smooth);
+}
+
+setSmooth(storage.loadSmooth());
+byId("smooth").addEventListener("click", () => setSmooth(byId("smooth").getAttribute("aria-pressed") !== "true"));
 setUpLogin(server, restoreJobs);
 server.addEventListener("change", () => server.state !== "locked" && server.state !== "unreachable" && restoreJobs());
 document.addEventListener("keydown", (event) => {

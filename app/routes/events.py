@@ -17,9 +17,9 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from denoised.app.admission.submission import submit
-from denoised.app.http.errors import InvalidRequest, NotFound, Problem, store_problem
+from denoised.app.http.errors import BodyTooLarge, InvalidRequest, NotFound, Problem, store_problem
 from denoised.app.http.event_stream import QUIET_SECONDS, EventStreamResponse
-from denoised.app.http.requests.json_body import decode_json
+from denoised.app.http.requests.json_body import decode_large_json
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.schemas import ProblemObject
 from denoised.app.http.validation_errors import describe_unreadable_body, describe_validation_errors, format_value
@@ -35,7 +35,14 @@ FIRST_MESSAGE_SECONDS = 30.0
 SEQ = re.compile(r"[0-9]{1,100}")  # a Last-Event-ID of ours
 RECONNECT_MS = 1000  # until browsers reconnect to an SSE stream
 # WebSocket close codes (RFC 6455 and the IANA registry).
-NORMAL_CLOSURE, POLICY_VIOLATION, UNEXPECTED, SERVICE_RESTART, TRY_AGAIN_LATER = 1000, 1008, 1011, 1012, 1013
+NORMAL_CLOSURE, POLICY_VIOLATION, TOO_BIG, UNEXPECTED, SERVICE_RESTART, TRY_AGAIN_LATER = (
+    1000,
+    1008,
+    1009,
+    1011,
+    1012,
+    1013,
+)
 GONE = "the job is no longer stored"
 TEMPORARY_STATUSES = (429, 503, 507)
 
@@ -133,6 +140,8 @@ async def unknown_socket(websocket: WebSocket, path: str) -> None:
 
 async def _close_with_problem(websocket: WebSocket, problem: Problem) -> None:
     code = TRY_AGAIN_LATER if problem.status in TEMPORARY_STATUSES else POLICY_VIOLATION
+    if isinstance(problem, BodyTooLarge):
+        code = TOO_BIG
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
         await websocket.send_text(json.dumps(problem.body()))
         await websocket.close(code, problem.detail[:100])
@@ -149,7 +158,7 @@ async def _first_message(websocket: WebSocket) -> GenerateRequest:
     if text is None:
         raise InvalidRequest([("body", "a binary message was given (allowed: JSON text)")])
     try:
-        return GenerateRequest.model_validate(decode_json(text))
+        return GenerateRequest.model_validate(await run_in_threadpool(decode_large_json, text))
     except ValidationError as error:
         fields = GenerateRequest.model_fields
         raise InvalidRequest(describe_validation_errors(error.errors(), fields)) from error

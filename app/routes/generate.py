@@ -14,7 +14,7 @@ from denoised.app.admission.submission import submit
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.headers import IdempotencyKey, job_location
 from denoised.app.http.job_object import job_object
-from denoised.app.http.requests.json_body import JsonRoute
+from denoised.app.http.requests.form_body import FormRoute
 from denoised.app.http.requests.negotiation import Preference, preference_applied
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.schemas import JobObject, ProblemObject
@@ -27,7 +27,7 @@ from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import Format, RequestFields
 
-router = APIRouter(tags=["jobs"], route_class=JsonRoute)
+router = APIRouter(tags=["jobs"], route_class=FormRoute)
 
 _PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {

@@ -84,16 +84,19 @@ class SharedState:
         yield _gauge("batch_occupancy_ratio", "denoised_turn_images_total by denoised_turn_slots_total.", occupancy)
 
     def _queue(self, now: float) -> Iterator[Metric]:
-        depth, work, oldest, running = {}, {}, {}, {}
+        depth, work, oldest, running, drain = {}, {}, {}, {}, {}
         for model in self.models:
             waiting = self.snapshot.waiting[model]
             depth[model,] = float(len(waiting))
             work[model,] = float(sum(job.request.evaluations for job in waiting))
             oldest[model,] = max([0.0, *(now - job.created_at for job in waiting)])
             running[model,] = float(len(self.snapshot.started[model]))
+            if (seconds := self.snapshot.drain_seconds(model, self.workers)) is not None:
+                drain[model,] = seconds
         yield _gauges("queue_jobs", "Waiting jobs.", depth, ["model"])
         yield _gauges("queue_evaluations", "Evaluations that these need.", work, ["model"])
         yield _gauges("queue_oldest_seconds", "How long the oldest waiting job has waited.", oldest, ["model"])
+        yield _gauges("drain_seconds", "Time that the model's workers need for its waiting jobs.", drain, ["model"])
         yield _gauges("running_jobs", "Jobs that workers have started.", running, ["model"])
 
     def _workers(self) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""The playground at `/` and the API reference at `/docs`: the files of `app/playground/`, as they are.
+"""The playground at `/`, the course at `/learn` and the API reference at `/docs`: `app/playground/`, as it is.
 
 They are not built, and they load nothing from other sites.
 """
@@ -25,7 +25,7 @@ from denoised.app.services import Serving
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parents[1] / "playground"
-FRONT_PAGE, DOCS_PAGE = "index.html", "docs.html"
+FRONT_PAGE, LEARN_PAGE, DOCS_PAGE = "index.html", "learn.html", "docs.html"
 # The page fetches pictures with the API key and shows them as blobs. With Trusted Types, assigning a text where HTML is
 # expected throws.
 CONTENT_SECURITY_POLICY = (
@@ -57,14 +57,21 @@ class Asset:
 
 @cache
 def assets() -> Mapping[str, Asset]:
-    """The playground's files by name, read once."""
-    return {path.name: Asset.read(path) for path in sorted(FOLDER.iterdir()) if path.is_file()}
+    """The playground's files by their path below its folder, read once."""
+    files = sorted(path for path in FOLDER.rglob("*") if path.is_file())
+    return {path.relative_to(FOLDER).as_posix(): Asset.read(path) for path in files}
 
 
 @router.get("/")
 async def home(if_none_match: IfNoneMatch = None) -> Response:
     """The playground."""
     return _asset_response(assets()[FRONT_PAGE], if_none_match)
+
+
+@router.get("/learn")
+async def learn(if_none_match: IfNoneMatch = None) -> Response:
+    """The course "How it works". Like the playground, it is open, and asks for a key when it needs one."""
+    return _asset_response(assets()[LEARN_PAGE], if_none_match)
 
 
 @router.get("/docs")
@@ -85,7 +92,7 @@ async def request_schema() -> Response:
     return JSONResponse(GenerateRequest.model_json_schema()["properties"], headers={"Cache-Control": "no-cache"})
 
 
-@router.get("/playground/{name}")
+@router.get("/playground/{name:path}")
 async def file(name: str, if_none_match: IfNoneMatch = None) -> Response:
     """A file of the playground."""
     asset = assets().get(name)

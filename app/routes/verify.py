@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Request
@@ -11,16 +12,19 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from denoised.app.admission.input_pictures import with_given_files
 from denoised.app.admission.picture_parameters import PictureParameters, read_parameters
 from denoised.app.admission.submission import submit
-from denoised.app.http.errors import Conflict
+from denoised.app.http.errors import Conflict, InvalidRequest
 from denoised.app.http.headers import IdempotencyKey, job_location
+from denoised.app.http.requests.form_body import is_form, read_form
 from denoised.app.http.requests.negotiation import Preference, preference_applied
 from denoised.app.http.schemas import ProblemObject, Verification
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, wait_for_job
 from denoised.app.services import Owner, Serving
 from denoised.jobs.numerics import computation, digest_in
+from denoised.jobs.request import PICTURE_FIELDS
 from denoised.jobs.store.store import Outcome
 
 router = APIRouter(tags=["jobs"])
@@ -45,7 +49,14 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 @router.post("/verify", responses=RESPONSES, summary="Make a picture again and compare")
 async def verify(
-    body: Annotated[bytes, Body(media_type="image/png", description="a PNG from `POST /generate`")],
+    body: Annotated[
+        bytes,
+        Body(
+            media_type="image/png",
+            description="a PNG from `POST /generate`; or a form with it as `picture`, and as `image` and `mask` the "
+            "files that it was made from",
+        ),
+    ],
     request: Request,
     services: Serving,
     owner: Owner,
@@ -54,15 +65,40 @@ async def verify(
 ) -> Response:
     """Read the request that a PNG carries, submit it as `POST /generate` would, wait for the job, and compare the two
     files. If you disconnect early, the job is canceled, unless you sent an Idempotency-Key."""
+    inputs: dict[str, bytes] = {}
+    if is_form(request):
+        body, inputs = _parts(await read_form(request))
     parameters = await run_in_threadpool(read_parameters, body)
+    fields = with_given_files(parameters.fields(), inputs)
     wait = Preference.parse({"prefer": prefer or ""}, services.settings.max_wait).wait
     with services.streams.open(owner):
-        record, _ = await run_in_threadpool(submit, services, parameters.fields(), owner, idempotency_key)
+        record, _ = await run_in_threadpool(submit, services, fields, owner, idempotency_key)
         outcome = await wait_for_job(services, request, record, wait, pictures=1, cancel=idempotency_key is None)
     if outcome is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     verification = await run_in_threadpool(_compare, body, parameters, outcome)
     return JSONResponse(verification.model_dump(), headers={**job_location(record), **preference_applied(wait)})
+
+
+def _parts(form: Mapping[str, str | bytes]) -> tuple[bytes, dict[str, bytes]]:
+    """The picture of a form, and the files that it was made from by field.
+
+    Raises:
+        InvalidRequest: naming each part that is missing, unknown, or no file.
+    """
+    allowed = ("picture", *PICTURE_FIELDS)
+    errors = [
+        (name[:80], f"is not a part of this form (allowed: {', '.join(allowed)})")
+        for name in form
+        if name not in allowed
+    ]
+    errors += [(name, "is no file") for name, part in form.items() if name in allowed and isinstance(part, str)]
+    if "picture" not in form:
+        errors.append(("picture", "is missing"))
+    if errors:
+        raise InvalidRequest(errors)
+    files = {name: part for name, part in form.items() if isinstance(part, bytes)}
+    return files.pop("picture"), files
 
 
 def _compare(given: bytes, parameters: PictureParameters, outcome: Outcome) -> Verification:

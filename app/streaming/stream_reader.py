@@ -6,7 +6,9 @@ It is a thread with a blocking client, because a canceled coroutine could leave 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -28,6 +30,7 @@ Entry = tuple[bytes, Mapping[bytes, bytes]]
 PAGE_SIZE = 64  # entries of one stream that are read at once
 BLOCK_MS = 2000
 RETRY_SECONDS = 0.5  # after an error of Redis
+EXCLUDED_SECONDS = 2.0  # between checks whether an unreadable key has been replaced
 JOIN_SECONDS = 0.5
 WAKE_KEY_SECONDS = 3600
 
@@ -56,6 +59,7 @@ class StreamReader:
         self._lock = threading.Lock()
         self._failing = False
         self._excluded: set[str] = set()  # keys
+        self._checked_at = -math.inf  # when these were found (`time.monotonic`)
         self._unreadable = UnreadableLog()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -115,6 +119,8 @@ class StreamReader:
         """One read of all streams; after an error, a short wait."""
         try:
             try:
+                if self._excluded and time.monotonic() - self._checked_at > EXCLUDED_SECONDS:
+                    self._exclude_unreadable()
                 self._read()
             except redis.exceptions.ResponseError as error:
                 if "WRONGTYPE" not in str(error):
@@ -136,6 +142,7 @@ class StreamReader:
         with self._lock:
             names = [ENDS, *(events_key(job_id) for job_id in self._cursors)]
         self._excluded = {name for name in names if self._client.type(name) not in (b"stream", b"none")}
+        self._checked_at = time.monotonic()
         for name in self._excluded:
             self._unreadable.skip("stream", name, RecordError("it is not a stream"))
 

@@ -28,6 +28,9 @@ def generate(
         str | None,
         typer.Argument(metavar="[TEXT]", help="the prompt, or for a model of labels the label", show_default=False),
     ] = None,
+    prompts: Annotated[
+        Path | None, env("PROMPTS", "file of prompts (or labels), one per line; a job for each", metavar="FILE")
+    ] = None,
     out: Annotated[Path, env("OUT", "folder for the images")] = Path(),
     watch: Annotated[bool, env("WATCH", "show the images while they are denoised", "--watch")] = False,
     as_json: AsJson = False,
@@ -37,6 +40,7 @@ def generate(
 ) -> None:
     """Generate images, write them to a folder, and show them if the terminal can. Ctrl-C cancels the job.
 
+    More images than one job may hold, and --prompts, are several jobs; the same command continues an interrupted one.
     With --watch, --preview-every defaults to about 100 frames. With --json: the finished job, with the `file` of each
     image; with --watch also one line per event before it.
     """
@@ -44,13 +48,33 @@ def generate(
         from denoised.cli.generate import GenerateOptions, check_text, fields_from, generate_to_folder
 
         fields = fields_from(given)
-        check_text(text, fields)
-        generate_to_folder(client, GenerateOptions(fields, out, watch, as_json, text))
+        check_text(text, fields, prompts)
+        generate_to_folder(client, GenerateOptions(fields, out, watch, as_json, text, prompts))
+
+
+@cli.command(rich_help_panel=PANEL)
+def fetch(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="job ids from `denoised jobs`")],
+    out: Annotated[Path, env("OUT", "folder for the images")] = Path(),
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Write the images of finished jobs to a folder. No file is overwritten.
+
+    With --json: one line per job, with the `file` of each image.
+    """
+    with open_client("fetch", url, key) as client:
+        from denoised.cli.fetch import fetch_jobs
+
+        raise typer.Exit(fetch_jobs(client, job_ids, out, as_json))
 
 
 @cli.command(rich_help_panel=PANEL)
 def verify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG files written by `denoised generate`")],
+    image: Annotated[Path | None, env("IMAGE", "the picture that they were made from", metavar="FILE")] = None,
+    mask: Annotated[Path | None, env("MASK", "the mask that they were made with", metavar="FILE")] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -60,9 +84,9 @@ def verify(
     Exit code 0: all are equal. 1: some differ. 2: some could not be regenerated. With --json: one line per file.
     """
     with open_client("verify", url, key, error_code=2) as client:
-        from denoised.cli.verify import verify_files
+        from denoised.cli.verify import Inputs, verify_files
 
-        raise typer.Exit(verify_files(client, files, as_json))
+        raise typer.Exit(verify_files(client, files, as_json, Inputs(image, mask)))
 
 
 @cli.command(rich_help_panel=PANEL)

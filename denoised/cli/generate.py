@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +13,29 @@ import typer
 from PIL import Image
 
 from denoised.cli.console import INTERRUPTED, print_line, shows_pictures
+from denoised.cli.fetch import save_images, with_files
 from denoised.cli.halfblocks import Halfblocks
+from denoised.cli.job_series import JobSeries, read_prompts, run_series
 from denoised.cli.output_folder import OutputFolder
 from denoised.cli.progress import Display, LiveDisplay, NoDisplay, PlainLines
 from denoised.client import Client, Job, JobFinished, ServiceError
 from denoised.client.images import decode_image
 from denoised.client.job import require_success
 from denoised.client.model import Model
-from denoised.command_line.console import can_redraw, exit_with_error, print_json, print_status, stderr, stdout
+from denoised.command_line.console import (
+    can_redraw,
+    exit_with_error,
+    print_error,
+    print_json,
+    print_status,
+    stderr,
+    stdout,
+)
 from denoised.jobs.lora import LoraFields
-from denoised.jobs.request import FIELDS, RequestFields
+from denoised.jobs.request import FIELDS, MAX_SEED, RequestFields
 
 INDEX = re.compile("[0-9]{1,9}")
+NAMED_PICTURE = re.compile("(job|sha256):")  # of a picture that the server has
 WEIGHT = re.compile(r"-?[0-9]{0,9}\.?[0-9]{1,9}")
 MAX_FRAMES = 100  # approximate number of frames of a watched job
 
@@ -35,6 +47,7 @@ class GenerateOptions:
     fields: the request fields that were given.
     out: folder for the images.
     text: the prompt, or for a model of labels the label.
+    prompts: file of such texts, one per line.
     """
 
     fields: RequestFields
@@ -42,6 +55,7 @@ class GenerateOptions:
     watch: bool
     as_json: bool
     text: str | None = None
+    prompts: Path | None = None
 
     @property
     def draws_images(self) -> bool:
@@ -61,13 +75,15 @@ def fields_from(given: Mapping[str, Any]) -> RequestFields:
     for name in fields:
         if FIELDS[name].is_numbers:
             fields[name] = _numbers(name, fields[name])
+        elif FIELDS[name].is_picture and not NAMED_PICTURE.match(fields[name]):
+            fields[name] = picture_file(name, fields[name])
     if "loras" in fields:
         fields["loras"] = [parse_lora(text) for text in fields["loras"]]
     return cast(RequestFields, fields)
 
 
-def check_text(text: str | None, fields: RequestFields) -> None:
-    """Refuse a text together with the option that says the same.
+def check_text(text: str | None, fields: RequestFields, prompts: Path | None = None) -> None:
+    """Refuse a text, or a file of them, together with the option that says the same.
 
     Raises:
         typer.BadParameter: naming the option.
@@ -75,6 +91,10 @@ def check_text(text: str | None, fields: RequestFields) -> None:
     for name in ("prompt", "label"):
         if text is not None and name in fields:
             raise typer.BadParameter(f"give either TEXT or --{name}, not both")
+        if prompts is not None and (text is not None or name in fields):
+            raise typer.BadParameter(
+                f"give either --prompts or {'TEXT' if text is not None else f'--{name}'}, not both"
+            )
 
 
 def _numbers(name: str, text: str) -> list[float]:
@@ -84,6 +104,19 @@ def _numbers(name: str, text: str) -> list[float]:
     except ValueError:
         message = f"{text!r:.80} is not a comma-separated list of numbers"
         raise typer.BadParameter(message, param_hint=f"--{name.replace('_', '-')}") from None
+
+
+def picture_file(name: str, path: str) -> bytes:
+    """The bytes of a picture's file.
+
+    Raises:
+        typer.BadParameter: naming the option.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        message = f"{path!r:.80} cannot be read ({error.strerror})"
+        raise typer.BadParameter(message, param_hint=f"--{name}") from None
 
 
 def parse_lora(text: str) -> LoraFields:
@@ -127,11 +160,13 @@ def generate_to_folder(client: Client, options: GenerateOptions) -> None:
         OSError: if they cannot be written.
     """
     folder = OutputFolder(options.out)
-    fields = options.request()
-    if options.text is not None:
-        fields = resolve_text(fields, options.text, client.models())
-    elif INDEX.fullmatch(str(fields.get("label") or "")):
-        fields = resolve_label(fields, client.models())
+    models = client.models() if _needs_models(options) else []
+    requests = [_resolve(options.request(), text, models) for text in _texts(options)]
+    most = _most_images(requests[0], models)
+    if options.prompts is not None or (requests[0].get("n") or 1) > most:
+        _generate_series(client, options, JobSeries(options.out, requests, most), folder)
+        return
+    fields = requests[0]
     job = client.submit(**fields)
     for warning in job.warnings:
         print_status(f"warning: {warning.field}: {warning.message}")
@@ -141,15 +176,62 @@ def generate_to_folder(client: Client, options: GenerateOptions) -> None:
         _cancel_and_exit(client, job)
     if options.as_json and finished.status != "succeeded":
         print_json(finished.raw)
-    files = _save(client, require_success(finished), folder)
+    files = save_images(client, require_success(finished), folder)
     if options.as_json:
-        images = [{**image.raw, "file": str(path)} for image, (path, _) in zip(finished.images, files, strict=True)]
-        print_json({**finished.raw, "images": images})
+        print_json(with_files(finished, [path for path, _ in files]))
         return
     if options.draws_images:
         _draw([decode_image(data) for _, data in files])
     for path, _ in files:
         print_line(str(path))
+
+
+def _texts(options: GenerateOptions) -> Sequence[str | None]:
+    return [options.text] if options.prompts is None else read_prompts(options.prompts)
+
+
+def _needs_models(options: GenerateOptions) -> bool:
+    """Whether the request depends on what the models take."""
+    has_index = bool(INDEX.fullmatch(str(options.fields.get("label") or "")))
+    several = options.prompts is not None or (options.fields.get("n") or 1) > 1
+    return options.text is not None or has_index or several
+
+
+def _resolve(fields: RequestFields, text: str | None, models: Sequence[Model]) -> RequestFields:
+    if text is not None:
+        return resolve_text(fields, text, models)
+    return resolve_label(fields, models)
+
+
+def _most_images(fields: RequestFields, models: Sequence[Model]) -> int:
+    """The most images of one job; without a limit if no model is known."""
+    model = _named(fields.get("model"), models)
+    return MAX_SEED if model is None else model.max_images
+
+
+def _generate_series(client: Client, options: GenerateOptions, series: JobSeries, folder: OutputFolder) -> None:
+    """Make the images of several jobs, and say after each how many are done. Jobs that fail do not end the others."""
+    total, failures = len(series.parts), 0
+    done = total - len(series.unsaved)
+    if done:
+        print_status(f"{done} of {total} jobs are in {options.out} already")
+    with contextlib.closing(run_series(client, series)) as outcomes:
+        for part, outcome in outcomes:
+            done += 1
+            if isinstance(outcome, ServiceError):
+                print_error("generate", f"{part.title}: {outcome}")
+                failures += 1
+                continue
+            paths = [path for path, _ in save_images(client, outcome, folder)]
+            series.record(part, outcome, paths)
+            print_status(f"{done} of {total}: {part.title}")
+            if options.as_json:
+                print_json(with_files(outcome, paths))
+            else:
+                for path in paths:
+                    print_line(str(path))
+    if failures:
+        exit_with_error("generate", f"{failures} of {total} jobs made no images; repeat the command to try them again")
 
 
 def _follow(client: Client, job: Job, options: GenerateOptions) -> Job:
@@ -178,14 +260,6 @@ def _cancel_and_exit(client: Client, job: Job) -> NoReturn:
     except ServiceError as error:
         exit_with_error("generate", f"interrupted; {error}", INTERRUPTED)
     exit_with_error("generate", f"interrupted; job {job.id} was canceled", INTERRUPTED)
-
-
-def _save(client: Client, job: Job, folder: OutputFolder) -> list[tuple[Path, bytes]]:
-    saved = []
-    for image in job.images:
-        data = client.image(image)
-        saved.append((folder.save(job.title, image.seed, image.format, data), data))
-    return saved
 
 
 def _draw(images: Sequence[Image.Image]) -> None:

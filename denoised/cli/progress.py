@@ -142,11 +142,11 @@ def progress_line(job: Job, step: int, eta: float | None, width: int) -> Rendera
     running = job.status != "queued" or step > 0
     details = _estimate(None if running else job.queue_position, eta)
     if width < NARROW:
-        text = f"{step}/{job.steps}" if running else "queued"
+        text = f"{step}/{job.run_steps}" if running else "queued"
         return Text(", ".join([text, *details]), no_wrap=True, overflow="ellipsis")
     grid = Table.grid(padding=(0, 1))
-    bar = ProgressBar(total=job.steps, completed=step, width=BAR_WIDTH, pulse=not running)
-    steps = f"{step}/{job.steps}"
+    bar = ProgressBar(total=job.run_steps, completed=step, width=BAR_WIDTH, pulse=not running)
+    steps = f"{step}/{job.run_steps}"
     grid.add_row("running" if running else "queued ", bar, steps, Text(", ".join(details), style="cyan", no_wrap=True))
     return grid
 

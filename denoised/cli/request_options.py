@@ -11,7 +11,8 @@ from denoised.jobs.request import DEFAULTS
 from denoised.jobs.request_field import RequestField
 
 PLAIN = (int, float, bool)
-METAVARS = {"loras": "NAME[:WEIGHT]"}  # of repeatable options
+METAVARS = {"loras": "NAME[:WEIGHT]", "image": "FILE", "mask": "FILE"}
+MEANINGS = {"image": "file of the picture to start from, or job:ID/images/K"}  # where the command line differs
 
 
 def with_request_options(fields: Mapping[str, RequestField]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -36,11 +37,12 @@ def _option(field: RequestField) -> inspect.Parameter:
     notes = [field.limits] if field.limits else []
     if default not in (None, ()):
         notes.append(f"default: {_spelled(default)}")
-    help = f"{field.meaning} ({'; '.join(notes)})" if notes else field.meaning
+    meaning = MEANINGS.get(field.name, field.meaning)
+    help = f"{meaning} ({'; '.join(notes)})" if notes else meaning
     repeatable = get_origin(field.type) is list and not field.is_numbers  # numbers are one text with commas
     kind = field.type if field.type in PLAIN else list[str] if repeatable else str
     variable = field.flag.removeprefix("--") if repeatable else field.name
-    limits = {"metavar": METAVARS[field.name]} if repeatable else {}
+    limits = {"metavar": METAVARS[field.name]} if field.name in METAVARS else {}
     annotated: Any = Annotated
     annotation = annotated[kind | None, env(variable.upper(), help, flag, **limits)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

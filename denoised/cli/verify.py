@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,28 @@ from denoised.command_line.console import print_error, print_json
 EQUAL, DIFFERENT, ERROR = 0, 1, 2
 
 
-def verify_files(client: Client, files: Iterable[Path], as_json: bool) -> int:
+@dataclass(frozen=True)
+class Inputs:
+    """What images were made from; None for images made from nothing but noise."""
+
+    image: Path | None = None
+    mask: Path | None = None
+
+
+def verify_files(client: Client, files: Iterable[Path], as_json: bool, inputs: Inputs) -> int:
     """Verify files one after another and print one line per file. Returns the exit code."""
     code = EQUAL
     for file in files:
-        result = _verify(client, file)
+        result = _verify(client, file, inputs)
         _print_result(file, result, as_json)
         code = max(code, ERROR if "error" in result else EQUAL if result["match"] else DIFFERENT)
     return code
 
 
-def _verify(client: Client, file: Path) -> dict[str, Any]:
+def _verify(client: Client, file: Path, inputs: Inputs) -> dict[str, Any]:
     """The server's answer for a file, or {"error": the reason}."""
     try:
-        return dict(client.verify(file.read_bytes()).raw)
+        return dict(client.verify(file.read_bytes(), inputs.image, inputs.mask).raw)
     except ServiceError as error:
         return {"error": str(error)}
     except OSError as error:

@@ -23,7 +23,7 @@ from denoised.client.model import Model
 from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields
 from denoised.client.verification import VerificationResult
-from denoised.jobs.request import RequestFields
+from denoised.jobs.request import PictureSource, RequestFields
 
 T = TypeVar("T")
 
@@ -141,9 +141,11 @@ class AsyncClient:
         """As `Client.animation`."""
         return await self._run(self._exchange.animation(job_id, format, kind))
 
-    async def verify(self, picture: bytes) -> VerificationResult:
+    async def verify(
+        self, picture: bytes, image: PictureSource | None = None, mask: PictureSource | None = None
+    ) -> VerificationResult:
         """As `Client.verify`."""
-        return await self._run(self._exchange.verify(picture))
+        return await self._run(self._exchange.verify(picture, image, mask))
 
     async def models(self) -> list[Model]:
         """As `Client.models`."""

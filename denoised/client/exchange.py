@@ -12,10 +12,11 @@ from denoised.client.errors import InvalidResponse, RequestRejected, ServerBusy,
 from denoised.client.fleet import FleetStatus
 from denoised.client.job import Job
 from denoised.client.model import Model
+from denoised.client.pictures import encode_pictures, form_of, read
 from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
 from denoised.client.verification import VerificationResult
-from denoised.jobs.request import RequestFields
+from denoised.jobs.request import PictureSource, RequestFields
 
 GATEWAY_TIMEOUT = 504  # the server's status for a result that is not ready yet
 VERIFY_WAIT = 30  # seconds that the server waits in one `POST /verify`
@@ -35,7 +36,7 @@ class Exchange:
         """`POST /generate`. key: the idempotency key; None = a new one, so that a retry never creates a second job."""
         if label is not None and "label" in fields:
             raise TypeError("the label was given twice, by position and by name")
-        content = _to_json({"label": label, **fields})
+        content = _to_json({"label": label, **encode_pictures(fields)})
         headers = {"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
         return (yield from self._job(ApiCall("POST", "/generate", headers=headers, content=content)))
 
@@ -76,13 +77,17 @@ class Exchange:
         params = {"format": format, **({"kind": kind} if kind else {})}
         return (yield from self.download(f"{job_path(job_id)}/animation", params))
 
-    def verify(self, picture: bytes) -> Flow[VerificationResult]:
+    def verify(
+        self, picture: bytes, image: PictureSource | None = None, mask: PictureSource | None = None
+    ) -> Flow[VerificationResult]:
         """`POST /verify`, repeated until the result is ready. The idempotency key makes every repeat wait for the same
-        job."""
+        job. image, mask: those that the picture was made from."""
         key = uuid.uuid4().hex
+        inputs = {name: read(source) for name, source in (("image", image), ("mask", mask)) if source is not None}
+        content, media_type = form_of({"picture": picture, **inputs}) if inputs else (picture, "image/png")
         while True:
-            headers = {"Content-Type": "image/png", "Prefer": f"wait={VERIFY_WAIT}", "Idempotency-Key": key}
-            call = ApiCall("POST", "/verify", headers=headers, content=picture, timeout=VERIFY_WAIT + 30)
+            headers = {"Content-Type": media_type, "Prefer": f"wait={VERIFY_WAIT}", "Idempotency-Key": key}
+            call = ApiCall("POST", "/verify", headers=headers, content=content, timeout=VERIFY_WAIT + 30)
             try:
                 return VerificationResult.from_json((yield from self._json(call)))
             except ServerBusy as error:

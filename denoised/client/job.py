@@ -77,7 +77,8 @@ class Job(PictureRequest, Resource):
     created_at, started_at, finished_at: seconds since the epoch.
     queue_position: number of jobs ahead; None once it runs.
     eta_seconds: estimated seconds until it finishes.
-    step: the step that all of its images have reached, 0 … steps.
+    step: the step that all of its images have reached, 0 … run_steps.
+    run_steps: the steps that are run; fewer than `steps` from a picture.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Job(PictureRequest, Resource):
     queue_position: int | None
     eta_seconds: float | None
     step: int
+    run_steps: int
     attempt: int
     images: tuple[JobImage, ...]
     timing: JobTiming
@@ -110,6 +112,7 @@ class Job(PictureRequest, Resource):
     def _members(cls, raw: Any) -> dict[str, Any]:
         nested = {
             "step": raw["progress"]["step"],
+            "run_steps": raw["progress"]["steps"],
             "images": tuple(JobImage.from_json(image) for image in raw["images"]),
             "timing": JobTiming.from_json(raw["timing"]),
             "error": JobError.from_json(raw["error"]) if raw["error"] else None,

@@ -24,7 +24,7 @@ from denoised.client.model import Model
 from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields
 from denoised.client.verification import VerificationResult
-from denoised.jobs.request import RequestFields
+from denoised.jobs.request import PictureSource, RequestFields
 
 T = TypeVar("T")
 
@@ -152,10 +152,18 @@ class Client:
         """
         return self._run(self._exchange.animation(job_id, format, kind))
 
-    def verify(self, picture: bytes) -> VerificationResult:
+    def verify(
+        self, picture: bytes, image: PictureSource | None = None, mask: PictureSource | None = None
+    ) -> VerificationResult:
         """Regenerate a PNG from the request that it carries, and compare the bytes (`POST /verify`). Waits until the
-        result is ready."""
-        return self._run(self._exchange.verify(picture))
+        result is ready.
+
+        image, mask: the files that the PNG was made from, if it was; their paths or bytes.
+
+        Raises:
+            RequestRejected: 422 if it was made from a picture that is not given and not stored any more.
+        """
+        return self._run(self._exchange.verify(picture, image, mask))
 
     def models(self) -> list[Model]:
         """The models served by live workers; the first is the default (`GET /models`)."""

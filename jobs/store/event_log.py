@@ -5,7 +5,8 @@ Events are appended by the scripts that change a job (`jobs.store.scripts`), whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -41,8 +42,12 @@ class EventLog:
 
     def page(self, job_id: str, after: int, size: int = PAGE_BYTES) -> EventPage:
         """The stored events with seq > `after`, oldest first, until they exceed `size` bytes."""
-        with self._connection.reachable():
+        with self._stream(job_id):
             reply = self._read_events(keys=[keys.events(job_id)], args=[after, size, PAGE_EVENTS])
+            return self._page(job_id, reply)
+        return EventPage([], None)
+
+    def _page(self, job_id: str, reply: Any) -> EventPage:
         entries = [(entry_id, dict(zip(values[::2], values[1::2], strict=True))) for entry_id, values in reply]
         return EventPage(self.decode(job_id, entries), _seq(entries[-1][0]) if entries else None)
 
@@ -55,15 +60,17 @@ class EventLog:
 
     def read(self, job_id: str, after: int = 0, count: int = 500) -> list[dict[str, Any]]:
         """At most `count` stored events with seq > `after`, oldest first."""
-        with self._connection.reachable():
+        with self._stream(job_id):
             reply = self._connection.client.xrange(keys.events(job_id), min=f"{after + 1}-0", count=count)
-        return self.decode(job_id, cast("list[Entry]", reply))
+            return self.decode(job_id, cast("list[Entry]", reply))
+        return []
 
     def newest(self, job_id: str, count: int) -> list[dict[str, Any]]:
         """The last `count` stored events, newest first."""
-        with self._connection.reachable():
+        with self._stream(job_id):
             reply = self._connection.client.xrevrange(keys.events(job_id), count=count)
-        return self.decode(job_id, cast("list[Entry]", reply))
+            return self.decode(job_id, cast("list[Entry]", reply))
+        return []
 
     def decode(self, job_id: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Stream entries as the events of the HTTP contract (terminal ones lack `result`).
@@ -88,9 +95,19 @@ class EventLog:
 
     def last_seq(self, job_id: str) -> int:
         """The seq of the newest event, 0 when there are no events."""
-        with self._connection.reachable():
+        with self._stream(job_id):
             entries = cast("list[Entry]", self._connection.client.xrevrange(keys.events(job_id), count=1))
-        return _seq(entries[0][0]) if entries else 0
+            return _seq(entries[0][0]) if entries else 0
+        return 0
+
+    @contextlib.contextmanager
+    def _stream(self, job_id: str) -> Iterator[None]:
+        """Wrap a read of a job's events: a key that is not a stream holds none, until the job's next event."""
+        try:
+            with self._connection.reachable():
+                yield
+        except RecordError as error:
+            self._unreadable.skip("events", job_id, error)
 
 
 def _decode(job_id: str, entry_id: bytes, fields: Mapping[bytes, bytes]) -> dict[str, Any]:

@@ -64,10 +64,14 @@ class JobListing:
         """Some of the positions behind a cursor, newest first; [] at the end of the list."""
         highest, skipped = repr(after.created_at) if after is not None else "+inf", 0
         while True:
-            with self._connection.reachable():
-                reply = self._connection.client.zrevrangebyscore(
-                    keys.jobs(owner), highest, "-inf", skipped, count, withscores=True
-                )
+            try:
+                with self._connection.reachable():
+                    reply = self._connection.client.zrevrangebyscore(
+                        keys.jobs(owner), highest, "-inf", skipped, count, withscores=True
+                    )
+            except RecordError as error:
+                self._unreadable.skip("key", keys.jobs(owner), error)
+                return []
             cursors = [
                 JobCursor(score, job_id.decode(errors="replace"))
                 for job_id, score in cast("list[tuple[bytes, float]]", reply)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import cast
 
+from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.store_connection import StoreConnection
 
@@ -23,8 +25,18 @@ class ModelChoices:
             self._connection.client.set(keys.model_choice(owner), model, ex=KEPT_SECONDS)
 
     def chosen(self, owner: str) -> str | None:
-        """The model that a caller has chosen; None if it has chosen none."""
-        with self._connection.reachable():
-            name = cast("bytes | None", self._connection.client.getex(keys.model_choice(owner), ex=KEPT_SECONDS))
-        text = name.decode(errors="replace") if name is not None else ""
+        """The model that a caller has chosen; None if it has chosen none, or what is stored is damaged."""
+        try:
+            with self._connection.reachable():
+                name = self._connection.client.getrange(keys.model_choice(owner), 0, 4 * MAX_NAME)
+            text = cast(bytes, name).decode()
+        except (RecordError, UnicodeDecodeError):
+            return None  # damaged; the next choice replaces it
+        if text:
+            self._keep(owner)
         return text if 0 < len(text) <= MAX_NAME else None
+
+    def _keep(self, owner: str) -> None:
+        """Keep a choice that is used; a Redis that refuses writes lets it expire."""
+        with contextlib.suppress(StoreUnavailable), self._connection.reachable():
+            self._connection.client.expire(keys.model_choice(owner), KEPT_SECONDS)

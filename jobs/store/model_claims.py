@@ -6,23 +6,29 @@ give different pictures. Redis' clock decides when a claim has expired.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.script_prelude import PRELUDE
 from denoised.jobs.store.store_connection import StoreConnection
+
+LONGEST_SECONDS = 86_400  # of a claim; one that ends later is damaged, or Redis' clock was wrong when it was made
 
 # Claims or renews all of a worker's models, or none of them.
 # KEYS: the claims on each model. ARGV: seconds, the worker, then the digest of each model.
 # Returns nothing, or {position of the model, member, expiry} of a claim under another digest.
-CLAIM = """
-local time = redis.call('TIME')
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+CLAIM = (
+    PRELUDE
+    + f"""
+local now = clock()
 for i, key in ipairs(KEYS) do
+  own(key, 'zset')
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', key, now + {LONGEST_SECONDS}, '+inf')
   local members = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
   for k = 1, #members, 2 do
-    if string.match(members[k], '^(%S*) ') ~= ARGV[i + 2] then return {i, members[k], members[k + 1]} end
+    if string.match(members[k], '^(%S*) ') ~= ARGV[i + 2] then return {{i, members[k], members[k + 1]}} end
   end
 end
 for i, key in ipairs(KEYS) do
@@ -31,6 +37,7 @@ for i, key in ipairs(KEYS) do
 end
 return false
 """
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,17 @@ class ModelClaims:
         if not found:
             return None
         position, member, expiry = found
-        digest, _, other = member.decode().partition(" ")
+        digest, _, other = member.decode(errors="replace").partition(" ")
         return ModelClaim(list(digests)[position - 1], digest, other, float(expiry))
+
+    def shared(self, models: Iterable[str]) -> frozenset[str]:
+        """Those of these models that more than one worker claims."""
+        names = list(models)
+        with self._connection.reachable(), self._connection.client.pipeline(transaction=False) as pipe:
+            for model in names:
+                pipe.zcard(keys.claims(model))
+            counts = pipe.execute()
+        return frozenset(model for model, count in zip(names, counts, strict=True) if count > 1)
 
     def release(self, worker: str, digests: Mapping[str, str]) -> None:
         """Give up a worker's claims."""

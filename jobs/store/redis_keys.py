@@ -5,6 +5,8 @@
     denoised:job:{id}:events       stream   one entry per event, id = "{seq}-0"; a: attempt, e: JSON, f: format
     denoised:job:{id}:image:{k}    string   an encoded picture
     denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
+    denoised:input:{owner}:{sha256}:{shape}        string   a picture that a job starts from, as PNG of that shape
+    denoised:input:{owner}:{sha256}:{shape}:jobs   set      ids of the jobs that are not over and start from it
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
     denoised:jobs:{owner}          zset     job ids by created_at
@@ -24,13 +26,14 @@
     denoised:canceled              channel  ids of canceled jobs
 
 The keys of a finished job expire after `result_ttl`, and so does a resume point; the keys of a job that is not over
-never do. RQ's own keys (rq:*) belong to RQ.
+never do. A picture expires `result_ttl` after the last job that starts from it. RQ's own keys (rq:*) belong to RQ.
 """
 
 from __future__ import annotations
 
 CANCELED_CHANNEL = "denoised:canceled"
 ENDS = "denoised:ends"
+INPUTS = "denoised:input:"
 PROBE = "denoised:probe"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
@@ -52,6 +55,14 @@ def image(job_id: str, index: int) -> str:
 
 def resume(job_id: str) -> str:
     return f"denoised:job:{job_id}:resume"
+
+
+def input_picture(owner: str, digest: str, shape: str) -> str:
+    return f"{INPUTS}{owner}:{digest}:{shape}"
+
+
+def input_jobs(input_key: str) -> str:
+    return f"{input_key}:jobs"
 
 
 def jobs(owner: str) -> str:

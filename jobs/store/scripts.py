@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from denoised.jobs.format import FORMAT
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.script_prelude import PRELUDE
 
 EVENT_CAP = 50_000  # stored events of a job; older ones are dropped
 
@@ -13,23 +14,12 @@ MAX_RESUME_BYTES = 256 << 20
 MAX_PICTURE_BYTES = 64 << 20  # encoded; noise of 4096×5400 pixels in color takes as much
 MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its record says
 
-# Precedes every script that changes something.
-# clock: Redis' own, in seconds; no process's clock decides anything that another process sees.
-# pass_memory_limit: at `maxmemory` Redis refuses a script's first write if it may need memory. What was accepted must
-#   go on there (admission has reserved its memory), so these scripts begin with a write that frees memory.
-PRELUDE = f"""
-local function clock()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) + tonumber(time[2]) / 1000000
-end
-local function pass_memory_limit() redis.call('DEL', '{keys.PROBE}') end
-"""
-
 # Shared by START, START_ALONE, REQUEUE_UNSTARTED, UPDATE and READ.
 # number, add: treat a damaged value as zero, where HINCRBY would fail.
 # record_of: the record's fields and values, false when there are more of them than any record has.
 # xadd: replaces a key that is not a stream.
 # append: numbers an event after the newest one; a damaged `seq` is corrected from the stream.
+# release_inputs: lets the pictures expire that no other job starts from; `inputs` of the record names their keys.
 # finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
 # fail: ends a job that no worker ends itself.
 _SHARED = (
@@ -87,12 +77,24 @@ local function append(job, events, attempt, cap, event)
     redis.call('HSET', job, 'seq', string.format('%.0f', seq))
   end
 end
+local function release_inputs(job, ttl)
+  if redis.call('HSTRLEN', job, 'inputs') > {MAX_RECORD_BYTES} then return end
+  local read, inputs = pcall(cjson.decode, redis.call('HGET', job, 'inputs') or '')
+  if not read or type(inputs) ~= 'table' then return end
+  for _, key in pairs(inputs) do
+    if type(key) == 'string' and string.sub(key, 1, #'{keys.INPUTS}') == '{keys.INPUTS}' then
+      redis.pcall('SREM', key .. ':jobs', string.sub(job, #'{keys.job("")}' + 1))
+      if redis.call('EXISTS', key .. ':jobs') == 0 then redis.call('EXPIRE', key, ttl) end
+    end
+  end
+end
 local function finish(job, events, images, ttl, status)
   xadd('{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
   redis.call('EXPIRE', job, ttl)
   redis.call('EXPIRE', events, ttl)
   for i = 0, math.min(images, {MAX_IMAGES}) - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end
   redis.call('DEL', job .. ':resume')
+  release_inputs(job, ttl)
   local model = request_of(job).model
   local total = status .. ':' .. (type(model) == 'string' and #model <= 200 and model or '?')
   if failed(redis.pcall('HINCRBY', '{keys.JOB_TOTALS}', total, 1)) then

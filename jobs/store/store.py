@@ -7,6 +7,7 @@ terminal status never changes, and a worker whose attempt is over writes nothing
 from __future__ import annotations
 
 import logging
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,10 +23,12 @@ from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.idempotency import IdempotencyKeys
+from denoised.jobs.store.input_pictures import InputPictures, add_inputs
 from denoised.jobs.store.job_listing import JobListing
 from denoised.jobs.store.model_choices import ModelChoices
 from denoised.jobs.store.model_claims import ModelClaims
 from denoised.jobs.store.record_reader import RecordReader, bounded_value, decode_reply, raise_if_damaged
+from denoised.jobs.store.script_prelude import OWN
 from denoised.jobs.store.scripts import (
     MAX_PICTURE_BYTES,
     MAX_RESUME_BYTES,
@@ -42,6 +45,7 @@ from denoised.jobs.store.worker_scripts import REQUEUE_LOST
 
 log = logging.getLogger("denoised.jobs")
 
+NO_INPUTS: Mapping[str, bytes] = {}
 LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be listed for as long as its results are kept
 
 
@@ -101,6 +105,7 @@ class Store:
         self.listing = JobListing(self.connection)
         self._reader = RecordReader(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
+        self.inputs = InputPictures(self.connection)
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
@@ -110,6 +115,7 @@ class Store:
         self._requeue_unstarted = client.register_script(REQUEUE_UNSTARTED)
         self._update = client.register_script(UPDATE)
         self._requeue_lost = client.register_script(REQUEUE_LOST)
+        self._own = client.register_script(OWN)
 
     @property
     def client(self) -> redis.Redis:
@@ -130,8 +136,17 @@ class Store:
         pipeline.multi()
         return bool(free)
 
-    def create(self, job: JobRecord, queued_event: Mapping[str, Any], pipeline: Pipeline) -> None:
-        """Add a new job and its first event to a transaction."""
+    def create(
+        self,
+        job: JobRecord,
+        queued_event: Mapping[str, Any],
+        pipeline: Pipeline,
+        inputs: Mapping[str, bytes] = NO_INPUTS,
+    ) -> None:
+        """Add a new job, its first event and the pictures that it starts from to a transaction.
+
+        inputs: PNGs by key.
+        """
         fields: dict[Any, Any] = {**job.to_fields(), "seq": 1, "writes": 0}
         pipeline.hset(keys.job(job.id), mapping=fields)
         entry = {"a": job.attempt, "e": event_json("queued", queued_event), "f": FORMAT}
@@ -140,6 +155,7 @@ class Store:
         pipeline.zadd(keys.jobs(job.owner), {job.id: job.created_at})
         pipeline.zremrangebyscore(keys.jobs(job.owner), "-inf", job.created_at - listed)
         pipeline.expire(keys.jobs(job.owner), listed)
+        add_inputs(job.id, inputs, pipeline)
         pipeline.hincrby(keys.JOB_TOTALS, f"accepted:{job.request.model}", 1)
         pipeline.publish(keys.model_channel(job.request.model), job.id)
 
@@ -148,6 +164,9 @@ class Store:
         with self.reachable(), self.client.pipeline(transaction=False) as pipe:
             pipe.delete(keys.job(job.id), keys.events(job.id))
             pipe.zrem(keys.jobs(job.owner), job.id)
+            for key in job.inputs.values():
+                pipe.srem(keys.input_jobs(key), job.id)
+                pipe.expire(key, self.result_ttl)
             pipe.execute(raise_on_error=False)
 
     def job(self, job_id: str) -> JobRecord | None:
@@ -250,13 +269,16 @@ class Store:
         with self.reachable():
             return bounded_value(self.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES), MAX_RESUME_BYTES)
 
-    def requeue_lost(self, queue: QueueKeys, grace: float) -> int:
+    def requeue_lost(self, queue: QueueKeys, grace: float, latest: float = sys.float_info.max) -> int:
         """Requeue the jobs of lost workers at the front of their queue, in the order in which they were accepted.
 
-        grace: seconds that a job may spend between queue and lease. Returns how many there were.
+        grace: seconds that a job may spend between queue and lease.
+        latest: if it is later than this by Redis' clock, that was set, and nothing is requeued.
+
+        Returns how many there were.
         """
         names = [queue.waiting, queue.intermediate, queue.started, keys.intermediate(queue.model)]
-        args = [repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model)]
+        args = [repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model), repr(latest)]
         with self.reachable():
             return int(self._requeue_lost(keys=names, args=args))
 
@@ -266,6 +288,11 @@ class Store:
         """Return when Redis answers."""
         with self.reachable():
             self.client.ping()
+
+    def repair_keys(self, types: Mapping[str, str]) -> bool:
+        """Remove shared keys that have another type than they should. types: by key. Returns whether there were any."""
+        with self.reachable():
+            return bool(self._own(keys=list(types), args=list(types.values())))
 
     def check_writable(self) -> None:
         """Return when Redis accepts a write. Nothing is written, so this works at `maxmemory`, too."""

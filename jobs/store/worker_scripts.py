@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from denoised.jobs.store.scripts import PRELUDE
+from denoised.jobs.store.script_prelude import PRELUDE
 
 # Requeues the jobs of lost workers at the front of their queue, the oldest first.
 # KEYS: RQ's queue, its intermediate queue, its started registry; our hash of when ids were first seen in the
-# intermediate queue. ARGV: seconds an id may stay there, prefix of RQ's job hashes, prefix of our jobs, channel.
+# intermediate queue. ARGV: seconds an id may stay there, prefix of RQ's job hashes, prefix of our jobs, channel,
+# the latest time at which leases may be taken for expired.
 # Returns how many. An id leaves the intermediate queue as soon as its worker registers the lease; one without a lease
 # that stays there belonged to a worker that died in that instant.
 REQUEUE_LOST = (
     PRELUDE
     + """
 local queue, intermediate, started, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+own(queue, 'list') own(intermediate, 'list') own(started, 'zset') own(seen, 'hash')
 local now, grace = clock(), tonumber(ARGV[1])
+if now > tonumber(ARGV[5]) then return 0 end
 local held, expired = {}, {}
 local entries = redis.call('ZRANGE', started, 0, -1, 'WITHSCORES')
 for i = 1, #entries, 2 do
@@ -63,6 +66,7 @@ ADD_COUNTERS = (
     PRELUDE
     + """
 pass_memory_limit()
+own(KEYS[1], 'hash') own(KEYS[2], 'hash')
 for i = 2, #ARGV, 2 do
   local more = tonumber(ARGV[i + 1]) - (tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or 0) or 0)
   if more > 0 then
@@ -82,6 +86,7 @@ REPORT = (
     PRELUDE
     + """
 pass_memory_limit()
+own(KEYS[2], 'set') own(KEYS[3], 'set')
 redis.call('SADD', KEYS[2], ARGV[1])
 for i = 4, #ARGV do redis.call('SADD', KEYS[3], ARGV[i]) end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])

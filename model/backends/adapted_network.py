@@ -42,9 +42,11 @@ class _ActiveLora:
         if self.rows is None:
             y.add_(self._weighted(branch(x)))
         else:
+            # The other rows are neither read nor written.
             y.index_copy_(0, self.rows, y[self.rows] + self._weighted(branch(x[self.rows])))
 
     def _weighted(self, added: Tensor) -> Tensor:
+        # (n,) → (n, 1, …), one weight for each row.
         return self.weights.view(-1, *[1] * (added.dim() - 1)).to(added.dtype) * added
 
 

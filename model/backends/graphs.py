@@ -75,6 +75,7 @@ class GraphedUNet(nn.Module):
         for start in range(0, len(x), self.bucket):
             part = slice(start, min(start + self.bucket, len(x)))
             count = part.stop - start
+            # The graph reads these addresses. Rows beyond `count` keep what an earlier run left in them.
             self._x[:count].copy_(x[part])
             self._t[:count].copy_(t[part])
             if label is not None:
@@ -93,6 +94,7 @@ class GraphedUNet(nn.Module):
 
         with arithmetic(self._precision):
             side_stream = torch.cuda.Stream(self._x.device)
+            # Warm-up must not run on the default stream (torch.cuda.CUDAGraph), which writes the inputs before.
             side_stream.wait_stream(torch.cuda.current_stream(self._x.device))
             with torch.cuda.stream(side_stream):
                 for _ in range(WARM_UP):

@@ -104,6 +104,7 @@ class PerImage(nn.Module):
         if len(inputs[0]) == 1:
             output: Tensor = self._layer(*inputs)
             return output
+        # One (1, …) of each input: queries, keys and values of one image belong together.
         images = zip(*(each.split(1) for each in inputs), strict=True)
         return torch.cat([self._layer(*image) for image in images])
 
@@ -128,6 +129,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self._geometry = ([0, 0], [1, 1], [1, 1], 1)
+        # (O, I) → (O, I, 1, 1)
         self._weight = _packed(linear.weight.detach()[:, :, None, None].contiguous(), self._geometry)
         self._bias = linear.bias.detach() if linear.bias is not None else None
 
@@ -146,6 +148,7 @@ Geometry = tuple[list[int], list[int], list[int], int]
 
 def _packed(weight: Tensor, geometry: Geometry) -> Any:
     padding, stride, dilation, groups = geometry
+    # The reordered weight is opaque: only oneDNN's convolution can read it.
     mkldnn = weight.to_mkldnn()
     return torch._C._nn.mkldnn_reorder_conv2d_weight(mkldnn, padding, stride, dilation, groups, None)  # type: ignore[call-arg]
 

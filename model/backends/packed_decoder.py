@@ -31,6 +31,7 @@ def pack_decoder(autoencoder: Autoencoder) -> str | None:
         return f"no packed kernels for {device}"
     own = {"decoder": autoencoder.decoder, "post_quant_conv": autoencoder.post_quant_conv}
     latents = reference_latents(autoencoder, COMPARED_IMAGES)
+    # PyTorch's own output, before any layer is replaced.
     expected = _decode_each(autoencoder, latents)
     packed = pack(nn.ModuleDict({name: deepcopy(part) for name, part in own.items() if part is not None}))
     _replace(autoencoder, dict(packed.items()))

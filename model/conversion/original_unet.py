@@ -42,7 +42,7 @@ def read_unet_shapes(file: SingleFile, latents: int) -> TextUNetConfig:
     inputs = file.shape(f"{UNET}input_blocks.0.0.weight")[1]
     if inputs != LATENT_CHANNELS:
         content = OTHER_INPUTS.get(inputs, f"{inputs} channels")
-        raise CheckpointError(f"{file.path}: the U-Net takes {content}, which is not served")
+        raise CheckpointError(f"{file.path}: the U-Net takes {content}, which is not converted")
     levels, middle = _read_levels(file), _depth(file, "middle_block.1")
     attending = next((k for k, level in enumerate(levels) if level.depth), None)
     if attending is None or not middle:

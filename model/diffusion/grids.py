@@ -74,6 +74,10 @@ class Levels:
         """α, σ of level i, then α, σ of level i + 1."""
         return self.alpha[i], self.sigma[i], self.alpha[i + 1], self.sigma[i + 1]
 
+    def without_first(self, count: int) -> Levels:
+        """The levels from the one with index `count` on. A run there starts from a picture, not from noise alone."""
+        return replace(self, t=self.t[count:], alpha=self.alpha[count:], sigma=self.sigma[count:])
+
     @property
     def ratio(self) -> Float64:
         """ρ = σ/α (N + 1,), the noise level of Karras et al. 2022."""

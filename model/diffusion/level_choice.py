@@ -17,6 +17,7 @@ class LevelChoice:
         spacing: one of `SPACINGS`, for timesteps, or of `RATIO_SPACINGS`, for levels ρ between them.
         karras: True is the spacing "karras"; False is none of its levels.
         sigma_min, sigma_max, sigmas: see `RatioSpacing`.
+        skipped_steps: how many of the first steps are left out; a run that starts from a picture does.
     """
 
     spacing: str | None = None
@@ -24,6 +25,7 @@ class LevelChoice:
     sigma_min: float | None = None
     sigma_max: float | None = None
     sigmas: tuple[float, ...] | None = None
+    skipped_steps: int = 0
 
     def of(self, grid: Grid) -> Grid:
         """The grid of a request on a model whose own grid is `grid`.

@@ -84,6 +84,12 @@ class Plan:
             initial_scale=levels.initial_scale,
         )
 
+    @classmethod
+    def empty(cls, sampler: str) -> Plan:
+        """The plan of no evaluation: x is returned as it is."""
+        none = np.zeros(0)
+        return cls(sampler, none, none, none, np.zeros((0, 1, 4)), (), none)
+
     @property
     def evaluations(self) -> int:
         """N, the network evaluations for one image."""
@@ -92,7 +98,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """The number of intervals of the noise schedule; at most the number of evaluations."""
-        return self.step[-1]
+        return self.step[-1] if self.step else 0
 
     @cached_property
     def registers(self) -> int:

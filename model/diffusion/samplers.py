@@ -64,6 +64,11 @@ class Sampler:
     extra: int = 0
 
     @property
+    def levels_per_step(self) -> int:
+        """How many of its levels a step but the last has."""
+        return 2 if self.levels is midpoint_levels else 1
+
+    @property
     def takes_spacing(self) -> bool:
         """Whether a request chooses its levels; those of a distilled model are part of the model."""
         return self.levels is not distilled_levels
@@ -132,10 +137,14 @@ SAMPLERS = {
 }  # fmt: skip
 
 
-def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, grid: Grid, eta: float = 0.0) -> Plan:
+def compile_plan(
+    sampler: str, schedule: NoiseSchedule, steps: int, grid: Grid, eta: float = 0.0, skipped_steps: int = 0
+) -> Plan:
     """The plan of a sampler by name.
 
     steps: 1 … T; eta: 0 … 1, the share of DDPM's noise that DDIM adds, or γ of TCD.
+    skipped_steps: 0 … steps, the first steps that are left out. Multistep samplers begin at the first step that is left
+        with a single estimate, as at the start of every run.
 
     Raises:
         PlanError: for an unknown sampler, or steps, eta or a grid outside the limits.
@@ -144,6 +153,12 @@ def compile_plan(sampler: str, schedule: NoiseSchedule, steps: int, grid: Grid, 
         raise PlanError(f"sampler = {sampler!r} is not offered (offered: {', '.join(SAMPLERS)})")
     if not 0.0 <= eta <= 1.0:
         raise PlanError(f"eta = {eta} is outside 0 … 1")
+    if not 0 <= skipped_steps <= steps:
+        raise PlanError(f"skipped_steps = {skipped_steps} is outside 0 … {steps}")
     recipe = SAMPLERS[sampler]
     levels = recipe.levels(schedule, steps, grid)
+    if skipped_steps == steps:
+        return Plan.empty(sampler)
+    if skipped_steps:
+        levels = levels.without_first(skipped_steps * recipe.levels_per_step)
     return Plan.from_rows(sampler, levels, recipe.rows(levels, schedule, grid, eta))

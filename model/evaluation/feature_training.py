@@ -92,6 +92,7 @@ def _train_network(
         images = augment(data.images[index], config, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
             _, logits = network(images)
+        # In float32: the logarithm of a softmax in bfloat16 would have two digits.
         loss = F.cross_entropy(logits.float(), data.classes[index], label_smoothing=config.label_smoothing)
         loss.backward()
         optimizer.step()
@@ -118,5 +119,6 @@ def augment(images: Tensor, config: FeatureTraining, generator: torch.Generator)
 
 def _batches(count: int, config: FeatureTraining, generator: torch.Generator) -> Iterator[Tensor]:
     for _ in range(config.epochs):
+        # Whole batches only: the images of the rest come in other epochs.
         order = torch.randperm(count, generator=generator)
         yield from order[: count // config.batch * config.batch].split(config.batch)

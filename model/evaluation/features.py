@@ -63,9 +63,11 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images: (B, C, H, W) uint8. Returns features (B, d) and logits (B, K)."""
+        # (B, widths[0], H, W); each block halves height and width.
         x = F.relu(self.stem(to_unit(images)))
         for block in self.blocks:
             x = block(x)
+        # (B, widths[−1], h, w) → (B, widths[−1])
         features = x.mean(dim=(2, 3))
         return features, self.head(features)
 

@@ -122,6 +122,7 @@ def bits_per_dimension(
         raise PlanError(f"images of shape {tuple(images.shape[1:])} are not the model's {model.shape}")
     seeds = range(len(images)) if seeds is None else seeds
     noise = torch.stack([_dequantization_noise(model.shape, seed) for seed in seeds])
+    # Bytes and noise in [−½, 255½) → [−1, 1] and half a step beyond.
     x0 = (images.double() + noise.double()) / 127.5 - 1
     conditioning = model.encode([ConditioningRequest(label=label) for label in labels])
 

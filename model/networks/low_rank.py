@@ -41,6 +41,7 @@ class LoraLayer:
 
     def delta(self) -> Tensor:
         """scale·B·A in float32, of the weight's shape."""
+        # W' = W + (alpha/rank)·B·A (Hu et al. 2021, equation 3); in float32, because files often hold float16.
         product = self.up.float().flatten(1) @ self.down.float().flatten(1)  # (out, in·height·width)
         return (self.scale * product).view(self.up.shape[0], *self.down.shape[1:])
 
@@ -54,6 +55,7 @@ class LowRankBranch(nn.Module):
         out, rank = layer.up.shape[:2]
         self.down: nn.Module
         self.up: nn.Module
+        # On the meta device: the weights are assigned below, so none are drawn.
         new: dict[str, Any] = {"bias": False, "device": "meta"}
         if isinstance(base, nn.Conv2d):
             geometry: dict[str, Any] = {"stride": base.stride, "padding": base.padding}

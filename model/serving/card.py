@@ -61,6 +61,36 @@ class CardLora(BaseModel):
     digest: str
 
 
+class CardLevel(BaseModel):
+    """One resolution of a network.
+
+    Attributes:
+        height, width, channels: Of its tensors.
+        attention: Whether its positions attend to each other.
+        parameters: Of its layers.
+        multiplications: Of its layers, in one evaluation of one image.
+    """
+
+    height: int
+    width: int
+    channels: int
+    attention: bool
+    parameters: int
+    multiplications: int
+
+
+class CardNetwork(BaseModel):
+    """How a network is built.
+
+    Attributes:
+        parameters: Their number.
+        levels: From the highest resolution to the lowest.
+    """
+
+    parameters: int
+    levels: list[CardLevel]
+
+
 class ModelCard(BaseModel):
     """A model as a live worker serves it (`GET /models`).
 
@@ -73,6 +103,8 @@ class ModelCard(BaseModel):
         max_clip_skip: How many layers of its text encoder a request may leave out.
         guidance_embedded: Whether the network takes the guidance scale as an input, so that an image is one row of a
             batch at any scale and has no negative prompt.
+        pictures: What it does with a picture: `start` (its noise is added to it), `inpaint` (the network sees the part
+            of it that is kept, too), `edit` (the network sees all of it); empty if it takes none.
         image_guidance: Whether guidance leads toward an input image, too: a guided image is three rows of a batch.
         size_multiple: What the width and the height of a request are multiples of; None if the size is fixed.
         max_pixels: The largest width·height of a request; None if the size is fixed.
@@ -96,6 +128,7 @@ class ModelCard(BaseModel):
         digest: Of its weights, configs and classes (`model.checkpoints.digest`): equal for models that make the same
             pictures. Empty if unknown.
         description, data, license, credits: What its folder's card says (`CardFile`); empty if it says nothing.
+        network: How its network is built; None if unknown, as for models of latents.
         distilled: Whether it was trained for a few steps without guidance; None if unknown.
     """
 
@@ -108,6 +141,7 @@ class ModelCard(BaseModel):
     prompt_guide: PromptGuide = PromptGuide()
     max_clip_skip: int = 0
     guidance_embedded: bool = False
+    pictures: str = ""
     image_guidance: bool = False
     size_multiple: int | None = None
     max_pixels: int | None = None
@@ -134,6 +168,7 @@ class ModelCard(BaseModel):
     data: str = ""
     license: str = ""
     credits: list[str] = []
+    network: CardNetwork | None = None
     distilled: bool | None = None
 
     @computed_field  # type: ignore[prop-decorator]
@@ -149,6 +184,10 @@ class ModelCard(BaseModel):
             "height": self.size_multiple is not None,
             "clip_skip": self.max_clip_skip > 0,
             "emphasis": self.prompts,
+            "image": bool(self.pictures),
+            "strength": self.pictures in ("start", "inpaint"),
+            "mask": self.pictures in ("start", "inpaint"),
+            "image_guidance_scale": self.image_guidance,
         }
         return [name for name, takes in taken.items() if takes]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,15 +14,18 @@ from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.errors import PlanError
+from denoised.model.networks.evaluation_memory import EvaluationMemory
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.latent_pictures import LatentPictures
 from denoised.model.serving.lora_adapters import Adapters
+from denoised.model.serving.picture_inputs import EDIT, INPAINT, blank_inputs, picture_inputs
 from denoised.model.serving.plan_compiler import PlanCompiler
 from denoised.model.serving.prompt_encoder import PromptEncoder
-from denoised.model.serving.protocol import Pictures
+from denoised.model.serving.protocol import Picture, Pictures
 
 CONTEXT = "context"  # (B, M, C) hidden states of the text, which every model of this kind is conditioned on
+PICTURE = "picture"  # (B, E, h, w) of a U-Net that sees a picture next to the latents
 LORA_WEIGHTS = "lora_weights"  # (B, A) of a model with A adapters
 
 
@@ -45,6 +48,7 @@ class LatentModel:
         prediction_type: str,
         clipping: Clipping,
         card: ModelCard,
+        memory: EvaluationMemory,
         added_inputs: Sequence[str] = (),
         adapters: Adapters | None = None,
     ) -> None:
@@ -57,6 +61,7 @@ class LatentModel:
         self._prompts = prompts
         self._pictures = pictures
         self._plans = plans
+        self._memory = memory
         self._adapters = adapters
 
     @property
@@ -107,7 +112,24 @@ class LatentModel:
             "size_ids": torch.tensor([self._size_ids(request) for request in requests]),  # (B, 6)
             "guidance": torch.tensor([request.guidance_scale for request in requests]),  # (B,)
         }
-        return Conditioning({CONTEXT: context, **{name: added[name] for name in self.added_inputs}, **loras})
+        pictures = {}
+        if self.card.pictures in (EDIT, INPAINT):
+            blank = blank_inputs(self.card.pictures, self.shape_of(requests[0]))
+            pictures[PICTURE] = blank.expand(len(requests), -1, -1, -1)
+        return Conditioning(
+            {CONTEXT: context, **{name: added[name] for name in self.added_inputs}, **loras, **pictures}
+        )
+
+    def with_pictures(
+        self, conditioning: Conditioning, requests: Sequence[ConditioningRequest], pictures: Mapping[str, Picture]
+    ) -> Conditioning:
+        """Add `picture` (B, E, h, w), what the U-Net sees next to the latents; zeros in the rows without a picture."""
+        if self.card.pictures not in (EDIT, INPAINT) or "image" not in pictures:
+            return conditioning
+        inputs = picture_inputs(self.card.pictures, self._pictures, pictures["image"], pictures.get("mask")).cpu()
+        is_shown = [request.has_image or self.card.pictures == INPAINT for request in requests]
+        shown = torch.tensor(is_shown)[:, None, None, None]
+        return Conditioning({**conditioning.tensors, PICTURE: torch.where(shown, inputs, torch.zeros(()))})
 
     def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
         """Encode the prompts of several jobs in one evaluation of each text encoder, into the cache."""
@@ -117,10 +139,11 @@ class LatentModel:
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of latents x (B, C, H, W) at levels t, α, σ (B,)."""
         context, added = self._network_inputs(conditioning)
+        seen = self._seen(x, conditioning)
         if self._adapters is None:
-            output = self.backend(x, t, context, **added)
+            output = self.backend(seen, t, context, **added)
         else:
-            output = self._adapters.backend(self._loras(conditioning), x, t, context, **added)
+            output = self._adapters.backend(self._loras(conditioning), seen, t, context, **added)
         return self._estimate(output, x, alpha, sigma)
 
     @torch.inference_mode()
@@ -129,11 +152,18 @@ class LatentModel:
     ) -> Callable[[], Estimate]:
         """Begin what `denoise` does, in the background if the backend can, and return a function that waits for it."""
         context, added = self._network_inputs(conditioning)
+        seen = self._seen(x, conditioning)
         if self._adapters is None:
-            output = self.backend.begin(x, t, context, **added)
+            output = self.backend.begin(seen, t, context, **added)
         else:
-            output = self._adapters.backend.begin(self._loras(conditioning), x, t, context, **added)
+            output = self._adapters.backend.begin(self._loras(conditioning), seen, t, context, **added)
         return lambda: self._estimate(output(), x, alpha, sigma)
+
+    def _seen(self, x: Tensor, conditioning: Conditioning) -> Tensor:
+        """(B, C + E, H, W) what the U-Net sees: the latents, and the picture next to them if it takes one."""
+        if self.card.pictures not in (EDIT, INPAINT):
+            return x
+        return torch.cat([x, conditioning[PICTURE].to(x.device)], dim=1)
 
     def _loras(self, conditioning: Conditioning) -> Sequence[RowLoras]:
         """The adapters of each row; only for a model that has some."""
@@ -153,6 +183,14 @@ class LatentModel:
     def decode(self, x0: Tensor) -> Pictures:
         """Latents x_0 (B, C, h, w) → pictures (B, H, W, channels), by the autoencoder. Takes long."""
         return self._pictures.decode(x0)
+
+    def encode_pictures(self, pictures: Pictures) -> Tensor:
+        """Pictures (B, H, W, channels) → latents x_0 (B, C, h, w), by the autoencoder."""
+        return self._pictures.encode(pictures)
+
+    def evaluation_bytes(self, height: int, width: int) -> int:
+        """See `EvaluationMemory`."""
+        return self._memory.row_bytes(height, width)
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         """See `LatentPictures.limit`."""

@@ -1,4 +1,4 @@
-"""Latents as pictures: the autoencoder for finished images, one linear map for previews."""
+"""Latents as pictures and pictures as latents: the autoencoder, and one linear map for previews."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from denoised.model.backends.fixed_batch import fill
 from denoised.model.backends.numerics import PACKED, PER_IMAGE, fixed_batches
 from denoised.model.networks.autoencoder.autoencoder import Autoencoder
-from denoised.model.serving.pictures import to_uint8
+from denoised.model.serving.pictures import from_uint8, to_uint8
 from denoised.model.serving.protocol import Pictures
 
 # (red, green, blue) of each latent channel of Stable Diffusion 1, in −1 … 1, found by regression:
@@ -40,7 +40,8 @@ LIVE_MAPS = 5  # feature maps of the largest size that exist at once; 3.9 to 5.2
 
 
 class LatentPictures:
-    """Decodes latents. `decode` is not for two threads at a time: the decoder's thread owns it."""
+    """Decodes and encodes latents. `decode` is not for two threads at a time: the decoder's thread owns it, and the job
+    fetcher's thread owns `encode`."""
 
     def __init__(
         self,
@@ -76,6 +77,22 @@ class LatentPictures:
         parts = latents.split(self.limit(*latents.shape[-2:]))
         with self._on_own_stream():
             return to_uint8(torch.cat([self._decode(part.to(self._device)) for part in parts]))
+
+    def encode(self, pictures: Pictures) -> Tensor:
+        """(B, H, W, channels) bytes → (B, C, h, w): the mean of the encoder's distribution, scaled, one by one.
+
+        The mean, not a sample: it is the same for every seed, and the nearest to the picture.
+        """
+        return self.encode_pixels(from_uint8(pictures))
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: Tensor, *, scaled: bool = True) -> Tensor:
+        """`encode` of pixels (B, channels, H, W) in [−1, 1]. scaled: as the U-Net denoises them."""
+        pixels = pixels.to(self._device)
+        height, width = (side // self._autoencoder.config.downscale for side in pixels.shape[-2:])
+        tiled = self._needed_bytes(height, width) > self._decode_bytes
+        encoded = torch.cat([self._autoencoder.encode(each, tiled=tiled).mean for each in pixels.split(1)])
+        return self._autoencoder.config.scale(encoded) if scaled else encoded
 
     def limit(self, height: int, width: int) -> int:
         """How many latents of this size are decoded at once, at least 1."""

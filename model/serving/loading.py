@@ -6,27 +6,23 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from denoised.model.backends.numerics import Precision, with_kernels
 from denoised.model.backends.packed_decoder import decodes_fixed_batches, pack_decoder
+from denoised.model.backends.precision import DTYPES
 from denoised.model.backends.selection import select_backend
 from denoised.model.backends.text_backend import select_text_backend
 from denoised.model.backends.text_encoder_selection import select_text_encoder
-from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_to_image.pipelines import is_text_pipeline, unused_parts
 from denoised.model.checkpoints.text_to_image.text_pipeline import TextPipeline, read_text_pipeline
-from denoised.model.diffusion.grids import SPACINGS, Grid, noise_ratios, solver_levels
-from denoised.model.diffusion.noise import Float64, NoiseSchedule
-from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
-from denoised.model.diffusion.samplers import SAMPLERS
-from denoised.model.diffusion.spacings import RATIO_SPACINGS
-from denoised.model.serving.card import CardGrid, CardLatent, ModelCard
+from denoised.model.networks.evaluation_memory import RESIDUAL_MAPS, TRANSFORMER_MAPS, EvaluationMemory
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
+from denoised.model.serving.card import ModelCard
+from denoised.model.serving.card_facts import network_facts, pipeline_facts, said_by, sampler_facts
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import FIXED_BATCH, LatentPictures, published_rgb
 from denoised.model.serving.lora_adapters import FoundAdapters, find_adapters
@@ -37,8 +33,6 @@ from denoised.model.serving.prompt_encoder import ChunkEncoder, PromptEncoder
 log = logging.getLogger("denoised.worker")
 
 ZOO = Path(__file__).parents[1] / "zoo"
-SKETCHED_RATIOS = 65  # of the noise levels that a card names
-MAX_SCALE = 2  # how much wider and higher than its own size a latent model's images may be, in the mean
 
 
 @dataclass(frozen=True)
@@ -114,6 +108,7 @@ def load_model(
         height=height,
         channels=unet.config.in_channels,
         labels=checkpoint.classes.labels,
+        pictures="start",
         unconditional=checkpoint.classes.unconditional,
         timesteps=checkpoint.schedule.timesteps,
         prediction_type=noise.prediction_type,
@@ -121,8 +116,9 @@ def load_model(
         max_images=max_images,
         numerics=numerics,
         digest=checkpoint.digest,
+        network=network_facts(unet, height, width),
         distilled=False,
-        **_said_by(checkpoint.card),
+        **said_by(checkpoint.card),
         **sampler_facts(checkpoint.schedule, grid),
     )
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)
@@ -169,8 +165,8 @@ def load_text_for_serving(
         loras=found.listed,
         max_images=max_images,
         numerics=with_kernels(selection.numerics, text=prompts.kernels, decoder=pictures.kernels),
-        **_pipeline_facts(pipeline),
-        **_said_by(pipeline.card),
+        **pipeline_facts(pipeline),
+        **said_by(pipeline.card),
         **sampler_facts(pipeline.schedule, grid),
     )
     model = LatentModel(
@@ -182,73 +178,18 @@ def load_text_for_serving(
         noise.prediction_type,
         noise.clipping,
         card,
+        _evaluation_memory(unet.config, selection.precision),
         unet.config.added_inputs,
         found.adapt_unet(selection, unet),
     )
     return LoadedModel(model, selection.fallback, found.problems, selection.refused or prompts.refused)
 
 
-def _pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
-    """What the card says about the parts of a pipeline: its sizes, its inputs, its training and its defaults."""
-    unet, vae = pipeline.unet.config, pipeline.autoencoder.config
-    height, width = pipeline.image_size
-    return {
-        "width": width,
-        "height": height,
-        "channels": vae.out_channels,
-        "labels": [],
-        "prompts": True,
-        "prompt_guide": pipeline.card.prompt_guide,
-        "guidance_embedded": unet.time_cond_proj_dim is not None,
-        "size_multiple": vae.downscale * unet.downscale,
-        "max_pixels": MAX_SCALE**2 * width * height,
-        "latent": CardLatent(channels=vae.latent_channels, downscale=vae.downscale),
-        "timesteps": pipeline.schedule.timesteps,
-        "prediction_type": pipeline.noise.prediction_type,
-        "default": pipeline.default,
-        "digest": pipeline.digest,
-        "distilled": pipeline.distilled,
-    }
-
-
-def _said_by(card: CardFile) -> dict[str, Any]:
-    """What the folder's card says for people."""
-    return {key: getattr(card, key) for key in ("description", "data", "license", "credits")}
-
-
-def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
-    """What the card says about the samplers, which are the same for every model, and their grid."""
-    spacing, ratios = grid.ratio_spacing, noise_ratios(schedule)
-    taking_spacing = [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing]
-    visited = {name: sampler.visited_timesteps(schedule, grid) for name, sampler in SAMPLERS.items()}
-    return {
-        "samplers": list(SAMPLERS),
-        "sampler_descriptions": DESCRIPTIONS,
-        "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
-        "spacings": [*SPACINGS, *RATIO_SPACINGS],
-        "spacing_samplers": taking_spacing,
-        "karras_samplers": taking_spacing,
-        "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
-        "stages": {name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
-        "extra_evaluations": {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra},
-        "grid": CardGrid(
-            spacing=grid.spacing,
-            steps_offset=grid.steps_offset,
-            karras=spacing is not None and spacing.name == "karras",
-            ratio_spacing=spacing.name if spacing is not None else None,
-            sigma_min=float(ratios[0]),
-            sigma_max=float(ratios[-1]),
-            ratios=_sketch(ratios),
-            visited={name: count for name, count in visited.items() if count < schedule.timesteps},
-        ),
-    }
-
-
-def _sketch(ratios: Float64) -> list[float]:
-    """Some of the noise levels, at equal distances, in four digits."""
-    times = np.linspace(0, len(ratios) - 1, min(SKETCHED_RATIOS, len(ratios)))
-    sketched = np.exp(np.interp(times, np.arange(len(ratios)), np.log(ratios)))
-    return [float(f"{ratio:.4g}") for ratio in sketched]
+def _evaluation_memory(config: TextUNetConfig, precision: Precision) -> EvaluationMemory:
+    attends = ["CrossAttn" in kind for kind in config.down_block_types]
+    maps = [TRANSFORMER_MAPS if each else RESIDUAL_MAPS for each in attends]
+    layers = [config.layers(level) for level in range(config.levels)]
+    return EvaluationMemory(config.block_out_channels, layers, maps, DTYPES[precision].itemsize)
 
 
 def build_prompt_encoder(

@@ -74,6 +74,7 @@ class LoraLibrary:
             for name, weight in given.items():
                 if name not in self._files:
                     raise PlanError(f"loras: {name!r:.100} is not offered (offered: {', '.join(self._names[:20])})")
+                # Read here, in the thread that fetches jobs, so that the engine never waits for a disk.
                 self._read(name)
                 table[row, self._names.index(name)] = weight
         return table

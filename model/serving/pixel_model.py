@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,12 +16,13 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output, score_from_epsilon
 from denoised.model.errors import PlanError
+from denoised.model.networks.evaluation_memory import RESIDUAL_MAPS, EvaluationMemory
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
-from denoised.model.serving.pictures import to_uint8
+from denoised.model.serving.pictures import from_uint8, to_uint8
 from denoised.model.serving.plan_compiler import PlanCompiler
-from denoised.model.serving.protocol import Pictures
+from denoised.model.serving.protocol import Picture, Pictures
 
 LABEL = "label"  # the one tensor of this model's conditioning: (B,) int64
 
@@ -85,6 +86,12 @@ class PixelModel:
         """
         return Conditioning({LABEL: torch.tensor([self._label_index(request) for request in requests])})
 
+    def with_pictures(
+        self, conditioning: Conditioning, requests: Sequence[ConditioningRequest], pictures: Mapping[str, Picture]
+    ) -> Conditioning:
+        """The same conditioning: the network sees no picture but the noisy one."""
+        return conditioning
+
     def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
         """Nothing: classes need no network."""
 
@@ -134,6 +141,17 @@ class PixelModel:
     def decode(self, x0: Tensor) -> Pictures:
         """x_0 (B, C, H, W) in [−1, 1] → (B, H, W, C) bytes, (x + 1)·127.5 rounded half to even, as diffusers does."""
         return to_uint8(x0)
+
+    def encode_pictures(self, pictures: Pictures) -> Tensor:
+        """(B, H, W, C) bytes → x_0 (B, C, H, W) in [−1, 1]."""
+        return from_uint8(pictures)
+
+    def evaluation_bytes(self, height: int, width: int) -> int:
+        """See `EvaluationMemory`."""
+        config = self.unet.config
+        levels = len(config.block_out_channels)
+        layers, maps = [config.layers_per_block] * levels, [RESIDUAL_MAPS] * levels
+        return EvaluationMemory(config.block_out_channels, layers, maps).row_bytes(height, width)
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         """All images of a job: there is no decoder network."""

@@ -27,4 +27,4 @@ class PlanCompiler:
         self.compile = lru_cache(maxsize=CACHED_PLANS)(self._compile)
 
     def _compile(self, sampler: str, steps: int, eta: float, levels: LevelChoice) -> Plan:
-        return compile_plan(sampler, self.schedule, steps, levels.of(self.grid), eta)
+        return compile_plan(sampler, self.schedule, steps, levels.of(self.grid), eta, levels.skipped_steps)

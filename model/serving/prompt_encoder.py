@@ -100,10 +100,12 @@ class ChunkEncoder:
         """
         padded = [pad_chunks(self._tokenizer, list(prompt.chunks), count) for prompt in prompts]
         keys = [[self._key(chunk, prompt) for chunk in chunks] for chunks, prompt in zip(padded, prompts, strict=True)]
+        # Every sequence once, whatever the number of prompts that contain it.
         known = self._look_up([key for own in keys for key in own])
         encoded = []
         for chunks, own in zip(padded, keys, strict=True):
             states = [self._emphasized(chunk, known[key][0]) for chunk, key in zip(chunks, own, strict=True)]
+            # count sequences of (N, hidden_size) → (count·N, hidden_size).
             encoded.append((torch.cat(states), known[own[0]][1]))
         return encoded
 
@@ -119,6 +121,7 @@ class ChunkEncoder:
     def _look_up(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, States]:
         """The states of sequences, those that are not cached encoded together."""
         known = {key: self._encoded[key] for key in keys if key in self._encoded}
+        # Without duplicates, in the order of the prompts.
         missing = [key for key in dict.fromkeys(keys) if key not in known]
         for batch in self._batches(missing):
             known |= dict(zip(batch, self._evaluate(batch), strict=True))
@@ -210,7 +213,9 @@ class PromptEncoder:
         prompt; the others are filled up with sequences without text.
         """
         chunked = [self._chunk(request) for request in requests]
+        # K, the same for all encoders: their states are joined along the channels.
         longest = max(len(prompt.chunks) for each in chunked for prompt in each)
+        # By request → by encoder, because an encoder takes all prompts at once.
         columns = zip(self._encoders, zip(*chunked, strict=True), strict=True)
         encoded = [encoder.encode(prompts, longest) for encoder, prompts in columns]
         joined = [
@@ -231,6 +236,7 @@ class PromptEncoder:
 
     def _join(self, request: ConditioningRequest, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """One request's hidden states of all encoders, side by side, and the pooled vector of the last."""
+        # (K·N, C_1 + C_2), as in SDXL (Podell et al. 2023, section 2.1).
         context, pooled = torch.cat([states for states, _ in parts], dim=-1), parts[-1][1]
         if self._zero_without_negative and request.is_negative and not request.prompt:
             return torch.zeros_like(context), torch.zeros_like(pooled)

@@ -6,7 +6,7 @@ know neither what a conditioning holds nor what shape the network works in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 
 Pictures = npt.NDArray[np.uint8]  # (B, H, W, C)
+Picture = npt.NDArray[np.uint8]  # (H, W, C)
 
 
 class ServedModel(Protocol):
@@ -80,6 +81,15 @@ class ServedModel(Protocol):
         """
         ...
 
+    def with_pictures(
+        self, conditioning: Conditioning, requests: Sequence[ConditioningRequest], pictures: Mapping[str, Picture]
+    ) -> Conditioning:
+        """Add the pictures of a job to what `encode` has made of its requests, if the network sees them.
+
+        pictures: by request field, each (H, W, C).
+        """
+        ...
+
     def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
         """Do the work of `encode` for requests of several jobs together, so that `encode` of each is quick."""
         ...
@@ -94,6 +104,10 @@ class ServedModel(Protocol):
         """Begin what `denoise` does, and return a function that waits for the result."""
         ...
 
+    def evaluation_bytes(self, height: int, width: int) -> int:
+        """About how many bytes an evaluation takes for one row of this height and width, besides the weights."""
+        ...
+
     def decode(self, x0: Tensor) -> Pictures:
         """Decode finished images x_0 (B, C, H, W) into pictures (B, H, W, C). Called off the engine's thread.
 
@@ -103,6 +117,13 @@ class ServedModel(Protocol):
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
         """How many images x_0 of a shape (C, H, W) one call of `decode` should get, at least 1."""
+        ...
+
+    def encode_pictures(self, pictures: Pictures) -> Tensor:
+        """Encode pictures (B, H, W, C) into x_0 (B, C, h, w): the inverse of `decode`.
+
+        The result for a picture does not depend on the others.
+        """
         ...
 
     def preview(self, x0: Tensor) -> Pictures:

@@ -6,6 +6,7 @@ grids, tests and anyone who wants to read the algorithm in twenty lines.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -32,6 +33,18 @@ def count_evaluations(
     if not is_guided(guidance_scale):
         return plan.evaluations
     return sum(1 + is_within(plan.ratio(row), guidance_interval) for row in range(plan.evaluations))
+
+
+def mix_noise(noise: Tensor, other: Tensor, mix: float) -> Tensor:
+    """Spherical interpolation from one seed's noise to another's: cos(mix·π/2)·noise + sin(mix·π/2)·other.
+
+    Two draws of d components are at an angle of π/2 ± 1/√d. Taking π/2 for it gives unit variance for every mix, and
+    needs no sum over the components, whose last bit would depend on the machine.
+    """
+    if mix == 1:
+        return other
+    angle = mix * math.pi / 2
+    return math.cos(angle) * noise + math.sin(angle) * other
 
 
 @torch.inference_mode()
@@ -67,6 +80,7 @@ def sample(
 
     denoiser = _GuidedDenoiser(model, requests, guidance_scale, guidance_rescale)
     registers = torch.zeros(count, plan.registers, *shape, device=device)  # (B, R, C, H, W), x first
+    # x_T: the first draw of each image's generator. Every row that takes noise draws once more.
     registers[:, 0] = plan.initial_scale * draw()
     for row in range(plan.evaluations):
         t, alpha, sigma, log_variance_range = (
@@ -78,6 +92,7 @@ def sample(
         if estimate.variance_output is not None:
             z = apply_learned_variance(z, estimate.variance_output, log_variance_range)
         matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)  # (B, R, R+3)
+        # registers' = M·(registers, x̂_0, ε̂, z), for each image its own matrix.
         registers = advance(registers, estimate, z, matrices)
     return registers[:, 0]
 
@@ -92,6 +107,7 @@ class _GuidedDenoiser:
         self._conditioning = model.encode(requests)
         self._unconditional: Conditioning | None = None  # without guidance, or if the network takes the scale as input
         if is_guided(scale) and not model.card.guidance_embedded:
+            # In one call, so that all have the same number of token sequences.
             both = model.encode([*requests, *(request.unconditional() for request in requests)])
             halves = slice(len(requests)), slice(len(requests), None)
             self._conditioning, self._unconditional = (both.select(half) for half in halves)
@@ -106,6 +122,7 @@ class _GuidedDenoiser:
             scale = _filled(self._scale, count, x.device)
             phi = _filled(self._rescale, count, x.device) if self._rescale else None
             estimate = apply_guidance(estimate, unconditional, x, alpha, sigma, model.prediction_type, scale, phi)
+        # After guidance: a guided x̂_0 leaves the range of pixels more often.
         return model.clipping(estimate, x, alpha, sigma, torch.full((count,), guiding is not None, device=x.device))
 
 

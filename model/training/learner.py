@@ -1,6 +1,6 @@
-"""What every training run shares: a network, its optimizer, and all the state that a step depends on.
+"""What every training run shares: a network, its optimizers, and all the state that a step depends on.
 
-A `Learner` is its state: weights, their moving average, the optimizer's moments, the random generators and the step
+A `Learner` is its state: weights, their moving average, the optimizers' moments, the random generators and the step
 count. A run that loads a saved state continues as if it had never stopped. This module knows no data, files or
 progress bars.
 """
@@ -13,9 +13,11 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from denoised.model.errors import TrainingError
 from denoised.model.training.learning_config import LearningConfig
+from denoised.model.training.optimizers import make_optimizers
 
 
 class Learner(ABC):
@@ -37,13 +39,7 @@ class Learner(ABC):
         self.step = 0
         self.net = net.to(self.device)
         self.ema = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, config.beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizers = make_optimizers(config, self.net)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.amp_dtype = torch.float32
 
@@ -81,10 +77,10 @@ class Learner(ABC):
         Raises:
             TrainingError: if the gradient is not finite; the weights are then unchanged.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate(self.step)
+        self._set_learning_rate(self.config.rate(self.step))
         self.net.train()
         loss = self.backward()
+        # ‖g‖ over all parameters; a longer gradient is scaled down to clip_norm (Pascanu et al. 2013, algorithm 1).
         norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm))
         # Checked before the step: a NaN in the weights or in the moments could never be undone.
         if not math.isfinite(norm):
@@ -92,8 +88,10 @@ class Learner(ABC):
                 f"the gradient of step {self.step:,} is {norm}: --resume from the newest checkpoint with a lower "
                 f"--learning-rate than {self.config.learning_rate}"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+            # None, not zeros: the next backward pass writes its gradients instead of adding them.
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._update_average()
         return loss, norm
@@ -106,8 +104,9 @@ class Learner(ABC):
         """Everything the next step depends on, as named tensors on the CPU."""
         state = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         state |= {f"ema.{name}": value for name, value in self.ema.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        for kind, optimizer in self.optimizers.items():
+            for index, moments in optimizer.state_dict()["state"].items():
+                state |= {f"{kind}.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         state["generator"] = self.generator.get_state()
         # Dropout draws from torch's own generator.
         state["torch_rng"] = torch.get_rng_state()
@@ -121,14 +120,12 @@ class Learner(ABC):
         Raises:
             TrainingError: if the tensors do not fit this network.
         """
+        # First: a checkpoint of another network is refused before anything has changed.
         self._load_weights(_with_prefix(state, "net."), "the checkpoint")
         for name, value in _with_prefix(state, "ema.").items():
             self.ema[name].copy_(value)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _with_prefix(state, "optimizer.").items():
-            index, key = name.split(".", 1)
-            moments.setdefault(int(index), {})[key] = self._laid_out_as(int(index), value)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for kind, optimizer in self.optimizers.items():
+            _load_moments(optimizer, _with_prefix(state, f"{kind}."))
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_rng"])
         self.step = int(state["step"])
@@ -150,10 +147,10 @@ class Learner(ABC):
         except RuntimeError as error:
             raise TrainingError(f"{source} is of another network: {str(error).splitlines()[-1].strip()}") from error
 
-    def _laid_out_as(self, index: int, value: Tensor) -> Tensor:
-        """A moment in the memory format of its parameter: the fused optimizer reads both in the order of memory."""
-        parameter = self.optimizer.param_groups[0]["params"][index]
-        return torch.empty_like(parameter, device="cpu").copy_(value) if value.shape == parameter.shape else value
+    def _set_learning_rate(self, rate: float) -> None:
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -200,6 +197,21 @@ def stratified_timesteps(batch: int, timesteps: int, generator: torch.Generator)
     # (B,) in [0, 1), one value in each of B equal intervals.
     offset = (torch.arange(batch) + torch.rand((), generator=generator)) / batch
     return (offset * timesteps).long().clamp(max=timesteps - 1)
+
+
+def _load_moments(optimizer: Optimizer, state: dict[str, Tensor]) -> None:
+    """Restore an optimizer from its part of a checkpoint, "{index of the parameter}.{name of the moment}"."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = _laid_out_as(parameters[int(index)], value)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A moment in the memory format of its parameter: the fused optimizer reads both in the order of memory."""
+    return torch.empty_like(parameter, device="cpu").copy_(value) if value.shape == parameter.shape else value
 
 
 def _with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

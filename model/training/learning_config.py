@@ -9,12 +9,14 @@ from typing import TypeVar
 from denoised.model.training.learning_rate import LR_SCHEDULES, rate_factor
 from denoised.model.training.settings import setting
 
+OPTIMIZERS = ("adamw", "muon")
+
 
 @dataclass(frozen=True)
 class LearningConfig:
     """The settings of a `Learner`.
 
-    beta2, weight_decay: of AdamW.
+    beta2: of AdamW.
     clip_norm: a longer gradient is scaled down to this norm.
     """
 
@@ -23,6 +25,7 @@ class LearningConfig:
     learning_rate: float = setting(1e-3, "peak learning rate", at_least=0)
     lr_schedule: str = setting("cosine", "learning rate schedule", choices=LR_SCHEDULES)
     warmup: int = setting(500, "steps of linear warm-up of the learning rate", at_least=0)
+    optimizer: str = setting("adamw", "optimizer of the weights; muon learns more per image", choices=OPTIMIZERS)
     beta2: float = 0.99
     weight_decay: float = 0.0
     clip_norm: float = 1.0

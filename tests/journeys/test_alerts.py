@@ -44,9 +44,10 @@ def rules(ops: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def published(service: Any) -> set[str]:
-    """Names of the samples that a service publishes once it has done a job."""
+    """Names of the samples that a service publishes once it has done a job and reported its speed."""
     with service.client() as client:
         client.post("/generate", json={"model": "digits", "steps": 2}, headers={"Prefer": "wait=60"})
+        wait_for(lambda: "denoised_drain_seconds{" in client.get("/metrics").text, "a measured speed")
         lines = client.get("/metrics").text.splitlines()
     return {re.split(r"[{ ]", line, maxsplit=1)[0] for line in lines if not line.startswith("#")}
 

@@ -139,7 +139,7 @@ def test_the_store_persists_evicts_nothing_and_has_a_memory_limit(keyed: tuple[A
     assert 0 < limit < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("command", [["app", "api"], ["worker"]])
+@pytest.mark.parametrize("command", [["denoised.app", "api"], ["denoised.worker"]])
 def test_an_invalid_redis_url_is_a_one_line_error_without_its_password(command: list[str]) -> None:
     """urllib takes the text after the password's slash for a port, and its message repeats it."""
     environment = os.environ | {"REDIS_URL": "redis://:tuna/fish@127.0.0.1:6379/0"}

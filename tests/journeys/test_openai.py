@@ -202,3 +202,31 @@ def test_refusals_raise_the_exceptions_of_the_package(keyed: tuple[Any, str]) ->
         assert int(busy.value.response.headers["retry-after"]) >= 1
         for job in plain.get("/jobs").json()["jobs"]:
             plain.delete(f"/jobs/{job['id']}")
+
+
+def pixels(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.tobytes()
+
+
+def test_pictures_are_edited_and_varied(client: openai.OpenAI) -> None:
+    made = client.images.generate(prompt="three", **DIGITS)
+    assert made.data is not None
+    picture = base64.b64decode(made.data[0].b64_json or "")
+    mask = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (4, 0, 8, 8))  # the right half is made anew
+    out = io.BytesIO()
+    mask.save(out, "png")
+    edited = client.images.edit(image=picture, mask=out.getvalue(), prompt="seven", **DIGITS)
+    assert edited.data is not None
+    found, before = pixels(base64.b64decode(edited.data[0].b64_json or "")), pixels(picture)
+    halves = [
+        [data[row * 8 + part : row * 8 + part + 4] for row in range(8)] for data in (found, before) for part in (0, 4)
+    ]
+    assert halves[0] == halves[2]
+    assert halves[1] != halves[3]
+    varied = client.images.create_variation(image=("p.png", picture), n=2, model="digits", extra_body={"strength": 0.5})
+    assert varied.data is not None
+    assert len({picture.b64_json for picture in varied.data}) == 2
+    with client.images.edit(image=picture, prompt="seven", stream=True, partial_images=1, **DIGITS) as stream:
+        assert [event.type for event in stream] == ["image_edit.partial_image", "image_edit.completed"]

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import fork_server
 from tests.journeys.conftest import GARMENTS
 
 TIMEOUT = 300.0
@@ -27,7 +28,7 @@ def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "denoised", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    return fork_server.run(command, capture_output=True, text=True, timeout=TIMEOUT)
 
 
 def _until(condition: Callable[[], object], what: str) -> None:

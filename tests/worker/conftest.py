@@ -23,12 +23,14 @@ from tests.harness import request
 TIMEOUT = 120.0  # seconds; only a hang reaches it
 
 
-def _trajectories(model: FakeModel, job: str | None = None, **fields: Any) -> list[Trajectory]:
+def _trajectories(
+    model: FakeModel, job: str | None = None, pictures: dict[str, Any] | None = None, **fields: Any
+) -> list[Trajectory]:
     from denoised.worker.engine.trajectory import trajectories
 
     asked = request(model=model.card.name, **fields)
     record = JobRecord(id=job or uuid.uuid4().hex, owner="", request=asked, created_at=0.0)
-    return trajectories(record, model)
+    return trajectories(record, model, pictures=pictures or {})
 
 
 def _turns(engine: Engine) -> Iterator[Turn]:

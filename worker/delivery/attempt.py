@@ -66,6 +66,7 @@ class AttemptState:
     watched: a client follows the job's events, so that each turn is written at once.
     quarantined: it is the job's last attempt, which runs alone until it makes progress.
     over: nothing more is written.
+    decoding_seconds: of the decoder's batches that the job took part in; the decoder's thread adds to them.
     """
 
     record: JobRecord
@@ -76,6 +77,7 @@ class AttemptState:
     watched: bool = False
     quarantined: bool = False
     over: bool = False
+    decoding_seconds: float = 0.0
 
     @classmethod
     def begin(cls, started: StartedAttempt, model: ServedModel, numerics: str) -> AttemptState:
@@ -201,7 +203,7 @@ class AttemptState:
         update.fields |= {"evaluations": progress.evaluations, "mean_batch": progress.mean_batch}
         if stepped:
             update.fields["step"] = progress.step
-            event = {"step": progress.step, "steps": request.steps, "evaluations": progress.evaluations}
+            event = {"step": progress.step, "steps": request.run_steps, "evaluations": progress.evaluations}
             update.events.append({"type": "progress", **event})
         for item in items:
             update.events += frame_events(item, request, self.model)

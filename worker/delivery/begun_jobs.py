@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
@@ -15,7 +15,9 @@ from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.leases import Delivery
+from denoised.worker.delivery.stored_pictures import decode_stored
 from denoised.worker.engine.resume import ResumePoint, from_bytes
+from denoised.worker.engine.start_picture import InputPictures
 from denoised.worker.engine.trajectory import Trajectory, conditioning_requests, trajectories
 from denoised.worker.errors import ResumeError
 
@@ -27,10 +29,15 @@ RESUME_HEAD_BYTES = 4096
 
 @dataclass(frozen=True)
 class BegunJob:
-    """A job whose attempt has started, before its images are made."""
+    """A job whose attempt has started, before its images are made.
+
+    Attributes:
+        pictures: The PNGs that it starts from, by request field.
+    """
 
     delivery: Delivery
     started: StartedAttempt
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def prepare_prompts(jobs: Iterable[BegunJob], models: Mapping[str, ServedModel])
 def make_images(job: BegunJob, model: ServedModel) -> FetchedJob | Exception:
     """The unfinished images of a job; the error when this worker cannot make them, which concerns this job alone."""
     try:
-        images = _trajectories(job.started, model)
+        images = _trajectories(job.started, model, decode_stored(job.pictures, job.started.record, model.card))
     except Exception as error:
         return error
     return FetchedJob(job.delivery, job.started, images)
@@ -98,13 +105,13 @@ def adapt_to_model(record: JobRecord, card: ModelCard) -> JobRecord:
     return replace(record, request=replace(record.request, label=index))
 
 
-def _trajectories(started: StartedAttempt, model: ServedModel) -> list[Trajectory]:
-    """The unfinished images of a job, where they were saved; at their x_T when the resume point cannot be used."""
+def _trajectories(started: StartedAttempt, model: ServedModel, pictures: InputPictures) -> list[Trajectory]:
+    """The unfinished images of a job, where they were saved; at their beginning if the resume point is unusable."""
     record, resume_point = started.record, started.resume_point
     try:
         saved: Mapping[int, ResumePoint] = from_bytes(resume_point) if resume_point is not None else {}
-        return trajectories(record, model, saved)
+        return trajectories(record, model, saved, pictures)
     except ResumeError as error:
         fields = {"job": record.id, "request_id": record.request_id, "reason": str(error)}
         log.warning("resume point unusable", extra=fields)
-        return trajectories(record, model)
+        return trajectories(record, model, pictures=pictures)

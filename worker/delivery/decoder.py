@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,12 @@ TURNS_PER_OLDEST = 4  # every fourth batch begins with the image that has waited
 MAX_LIMITS = 256  # shapes for which a smaller batch is remembered
 
 Deliver = Callable[[AttemptState, Sequence[Picture], TrajectoryError | None], None]
+OnDecoded = Callable[[str, int, float], None]  # model, images, seconds
 Key = tuple[str, tuple[int, ...]]  # model and shape of the latents
+
+
+def no_record(model: str, images: int, seconds: float) -> None:
+    """Forget how long a batch took."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +58,14 @@ class DecoderThread(threading.Thread):
     """Decodes and encodes pictures, those of the jobs with the fewest first.
 
     deliver(attempt, pictures, error) is called, in this thread, for each job of a batch. error: of one of its images.
+    on_decoded(model, images, seconds) is called, in this thread, after each batch.
     Images of an attempt that is over are dropped.
     """
 
-    def __init__(self, deliver: Deliver) -> None:
+    def __init__(self, deliver: Deliver, on_decoded: OnDecoded = no_record) -> None:
         super().__init__(name="decoder", daemon=True)
         self._deliver = deliver
+        self._on_decoded = on_decoded
         self._changed = threading.Condition()  # guards the attributes below, except the last two
         self._waiting: list[FinishedImage] = []  # in order of arrival
         self._batch: list[FinishedImage] = []
@@ -126,8 +134,10 @@ class DecoderThread(threading.Thread):
     def _decode(self, batch: Sequence[FinishedImage]) -> None:
         """Decode and deliver a batch. If that fails, each half of it is decoded again, so that only the images that
         cause it fail."""
+        started = time.perf_counter()
         try:
             pictures = batch[0].attempt.model.decode(torch.stack([image.latents for image in batch]))
+            self._record(batch, time.perf_counter() - started)
         except Exception as raised:
             error = raised.with_traceback(None)  # its frames would keep the feature maps alive
         else:
@@ -141,6 +151,11 @@ class DecoderThread(threading.Thread):
             self._remember(batch[0].key, middle)
         for half in (batch[:middle], batch[middle:]):
             self._decode(half)
+
+    def _record(self, batch: Sequence[FinishedImage], seconds: float) -> None:
+        self._on_decoded(batch[0].key[0], len(batch), seconds)
+        for attempt in {id(image.attempt): image.attempt for image in batch}.values():
+            attempt.decoding_seconds += seconds
 
     def _remember(self, key: Key, limit: int) -> None:
         """Decode at most `limit` images of a key at once from now on."""

@@ -13,17 +13,18 @@ from denoised.jobs.store.store import QueueKeys, Store
 log = logging.getLogger("denoised.worker")
 
 ROUNDS = 8  # per lease
+CLOCK_STEP = 0.25  # leases; if Redis' clock differs from what was expected by more than this, it was set
 
 
 class Housekeeper(threading.Thread):
     """Runs `ROUNDS` rounds per lease until it is stopped.
 
     lease: in seconds.
-    renew(): extends this worker's leases.
+    renew(): extends this worker's leases, and returns Redis' time in seconds.
     report(): publishes that it is alive.
 
-    After an outage of Redis nothing is requeued for half a lease: leases have expired that nobody could renew, and
-    their workers renew them first.
+    After an outage of Redis, or a step of its clock, nothing is requeued for half a lease: leases have expired that
+    nobody could renew, and their workers renew them first.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Housekeeper(threading.Thread):
         store: Store,
         queues: Sequence[QueueKeys],
         lease: float,
-        renew: Callable[[], None],
+        renew: Callable[[], float],
         report: Callable[[], None],
     ) -> None:
         super().__init__(name="housekeeper", daemon=True)
@@ -42,6 +43,7 @@ class Housekeeper(threading.Thread):
         self._report = report
         self._stopped = threading.Event()
         self._requeue_after = 0.0
+        self._clock_offset: float | None = None  # of Redis' clock against `time.monotonic`
 
     def stop(self) -> None:
         self._stopped.set()
@@ -49,7 +51,7 @@ class Housekeeper(threading.Thread):
     def run(self) -> None:
         while not self._stopped.is_set():
             # Each by itself: a defect or a damaged key that stops one must not stop the others.
-            self._attempt(self._renew)
+            self._attempt(self._renew_leases)
             self._attempt(self._report)
             if time.monotonic() > self._requeue_after:
                 self._attempt(self._requeue_lost)
@@ -64,10 +66,20 @@ class Housekeeper(threading.Thread):
         except Exception:
             log.exception("housekeeping failed")
 
+    def _renew_leases(self) -> None:
+        before, offset = self._clock_offset, self._renew() - time.monotonic()
+        self._clock_offset = offset
+        if before is not None and abs(offset - before) > self._lease * CLOCK_STEP:
+            log.warning("the clock of Redis was set", extra={"seconds": round(offset - before, 3)})
+            self._requeue_after = time.monotonic() + self._lease / 2
+
     def _requeue_lost(self) -> None:
+        if self._clock_offset is None:
+            return
+        latest = time.monotonic() + self._clock_offset + self._lease * CLOCK_STEP
         for queue in self._queues:
             try:
-                count = self._store.requeue_lost(queue, grace=self._lease)
+                count = self._store.requeue_lost(queue, self._lease, latest)
             except RecordError as error:
                 log.warning("queue unreadable", extra={"model": queue.model, "reason": str(error)})
                 continue

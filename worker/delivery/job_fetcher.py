@@ -6,6 +6,7 @@ The engine says what it has capacity for; jobs fetched by its next turn take par
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
-from denoised.jobs.store.store import StartedAttempt, Store
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.begun_jobs import (
@@ -27,6 +28,7 @@ from denoised.worker.delivery.begun_jobs import (
 )
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.request_check import check_request
+from denoised.worker.delivery.stored_pictures import read_stored
 from denoised.worker.out_of_memory import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
@@ -34,14 +36,19 @@ log = logging.getLogger("denoised.worker")
 POLL_SECONDS = 0.25  # between two looks into a queue that was empty, unless `wake` is called
 MAX_TOGETHER = 8  # jobs whose prompts are encoded in one evaluation
 RETRY_SECONDS = 1.0  # between two tries while Redis does not answer
+DEFER_SECONDS = 0.05  # in which another worker may take the jobs of a model that is not in this one's batch
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a model's batch can take: so many images, or, while no slot is free, one more job that waits for one."""
+    """What a model's batch can take: so many images, or, while no slot is free, one more job that waits for one.
+
+    deferred: the batch holds other models alone, so a worker that has this one in its batch should take its jobs.
+    """
 
     images: int
     one_more: bool
+    deferred: bool = False
 
 
 class JobFetcher(threading.Thread):
@@ -79,6 +86,7 @@ class JobFetcher(threading.Thread):
         self._begun: deque[BegunJob] = deque()
         self._fetched: deque[FetchedJob] = deque()
         self._may_hold_jobs = dict.fromkeys(models, True)
+        self._known_since = dict.fromkeys(models, -math.inf)  # when a queue was last known to be no longer empty
         self._poll_at = dict.fromkeys(models, 0.0)  # when a queue that was empty is asked again
         self._one_more_used: set[str] = set()  # models whose `one_more` has been fetched
         self._failure: Exception | None = None
@@ -87,7 +95,10 @@ class JobFetcher(threading.Thread):
     def wake(self, model: str | None = None) -> None:
         """There may be new jobs, for one model or, without a name, for any."""
         with self._changed:
-            self._may_hold_jobs |= dict.fromkeys(self._may_hold_jobs if model is None else [model], True)
+            for name in self._may_hold_jobs if model is None else [model]:
+                if not self._may_hold_jobs[name]:
+                    self._known_since[name] = time.monotonic()
+                self._may_hold_jobs[name] = True
             self._changed.notify()
 
     def take_fetched(self) -> list[FetchedJob]:
@@ -117,7 +128,7 @@ class JobFetcher(threading.Thread):
             while not self._stopping.is_set():
                 with self._changed:
                     if not self._begun and not any(map(self._is_due, self._models)):
-                        self._changed.wait(POLL_SECONDS)
+                        self._changed.wait(self._idle_seconds())
                         continue
                 self._fetch()
         except Exception as error:
@@ -127,8 +138,22 @@ class JobFetcher(threading.Thread):
             self._notify()
 
     def _is_due(self, model: str) -> bool:
-        """Whether there is capacity for a job of a queue that may hold one."""
-        return self._has_capacity(model) and (self._may_hold_jobs[model] or time.monotonic() >= self._poll_at[model])
+        """Whether there is capacity for a job of a queue that may hold one, and no other worker should take it."""
+        if not self._has_capacity(model):
+            return False
+        if not self._may_hold_jobs[model]:
+            return time.monotonic() >= self._poll_at[model]
+        return not self._is_deferred(model) or time.monotonic() >= self._known_since[model] + DEFER_SECONDS
+
+    def _is_deferred(self, model: str) -> bool:
+        capacity = self._capacity.get(model)
+        return capacity is not None and capacity.deferred
+
+    def _idle_seconds(self) -> float:
+        """How long to wait for a change: until a deferred queue is due, if there is one."""
+        deferred = [name for name in self._models if self._may_hold_jobs[name] and self._is_deferred(name)]
+        left = [self._known_since[name] + DEFER_SECONDS - time.monotonic() for name in deferred]
+        return min([POLL_SECONDS, *(each for each in left if each > 0)])
 
     def _has_capacity(self, model: str) -> bool:
         capacity = self._capacity.get(model)
@@ -146,7 +171,7 @@ class JobFetcher(threading.Thread):
             if self._unstarted is not None:
                 self._start(self._unstarted)
             self._make_images()
-            for model in self._models:
+            for model in sorted(self._models, key=self._is_deferred):  # those in the batch first
                 self._fetch_from(model)
         except (StoreUnavailable, MemoryError) as error:
             # The batch continues.
@@ -199,7 +224,7 @@ class JobFetcher(threading.Thread):
             with self._changed:
                 if self._capacity.get(delivery.model, Capacity(0, False)).images <= 0:
                     self._one_more_used.add(delivery.model)
-                self._begun.append(BegunJob(delivery, started))
+                self._begun.append(started)
         self._unstarted = None
 
     def _make_images(self) -> None:
@@ -217,7 +242,7 @@ class JobFetcher(threading.Thread):
                     self._fetched.append(fetched)
             self._notify()
 
-    def _start_attempt(self, delivery: Delivery) -> StartedAttempt | Exception | None:
+    def _start_attempt(self, delivery: Delivery) -> BegunJob | Exception | None:
         """None when the job is over; the error when this worker cannot start it, which concerns this job alone."""
         model = self._models[delivery.model]
         try:
@@ -228,7 +253,7 @@ class JobFetcher(threading.Thread):
                 return None
             started = replace(started, record=adapt_to_model(started.record, model.card))
             check_request(started.record.request, model.card)
-            return started
+            return BegunJob(delivery, started, read_stored(self._store, started.record))
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -241,7 +266,10 @@ class JobFetcher(threading.Thread):
             delivery.ack()
             return
         log.warning("job not started: out of memory", extra={"job": delivery.job, "reason": str(error)})
-        queued = self._store.requeue_unstarted(delivery.job)
+        try:
+            queued = self._store.requeue_unstarted(delivery.job)
+        except RecordError:  # nothing can be made of it
+            queued = False
         self.short_of_memory = queued
         with self._changed:
             self._capacity = {}

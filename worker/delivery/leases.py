@@ -53,12 +53,19 @@ class Lease:
 
     accepted_at: when the job was accepted, in seconds since the epoch.
     spent: seconds of the evaluations that the job took part in.
+    overdue: it took longer than a job may, and has been failed.
     """
 
     delivery: Delivery
     attempt: AttemptState
     accepted_at: float
     spent: float = 0.0
+    overdue: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Of evaluations and of decoding."""
+        return self.spent + self.attempt.decoding_seconds
 
 
 class Leases:

@@ -57,6 +57,10 @@ class ModelNames:
         if other is not None:
             raise self._conflict(other)
 
+    def shared(self) -> frozenset[str]:
+        """The models that other live workers serve, too."""
+        return self._claims.shared(self._digests)
+
     def release(self) -> None:
         """Give up the claims."""
         self._claims.release(self._worker, self._digests)

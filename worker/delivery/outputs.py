@@ -31,7 +31,7 @@ def frame_events(item: Advanced, request: SamplingRequest, model: ServedModel) -
             "type": "frame",
             "image": item.trajectory.index,
             "step": item.step,
-            "steps": request.steps,
+            "steps": request.run_steps,
             "t": item.t,
             "sigma": item.sigma,
             "kind": kind,

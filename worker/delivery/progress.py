@@ -35,7 +35,7 @@ class AttemptProgress:
     def resume(self, record: JobRecord, trajectories: Sequence[Trajectory]) -> None:
         """Continue with the images that earlier attempts finished, and these trajectories for the others."""
         self.images = {image.index: image for image in record.images}
-        self.reached = [record.request.steps] * record.request.n
+        self.reached = [record.request.run_steps] * record.request.n
         for trajectory in trajectories:
             self.reached[trajectory.index] = trajectory.plan.step[trajectory.row - 1] if trajectory.row else 0
             if trajectory.row:
@@ -59,7 +59,7 @@ class AttemptProgress:
     def finish(self, image: Image) -> None:
         """Take in a finished image."""
         self.images[image.index] = image
-        del self.points[image.index]
+        self.points.pop(image.index, None)  # a picture that is returned as it is has none
 
     @property
     def mean_batch(self) -> float:

@@ -21,7 +21,7 @@ from denoised.jobs.errors import StoreFull, StoreUnavailable
 from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import FLUSH_SECONDS, AttemptState
-from denoised.worker.delivery.decoder import DecoderThread
+from denoised.worker.delivery.decoder import DecoderThread, OnDecoded, no_record
 from denoised.worker.delivery.outputs import Picture
 from denoised.worker.engine.turn import Advanced, Turn
 from denoised.worker.errors import TrajectoryError
@@ -47,13 +47,18 @@ class Publisher(threading.Thread):
     """
 
     def __init__(
-        self, store: Store, on_over: Callable[[AttemptState, JobUpdate | None], None], depth: int = 64
+        self,
+        store: Store,
+        on_over: Callable[[AttemptState, JobUpdate | None], None],
+        on_decoded: OnDecoded = no_record,
+        depth: int = 64,
     ) -> None:
+        """on_decoded: see `DecoderThread`; depth: turns that may wait to be written."""
         super().__init__(name="publisher", daemon=True)
         self._store = store
         self._on_over = on_over
         self._queue: queue.Queue[Item | None] = queue.Queue(depth)
-        self._decoder = DecoderThread(self._put_pictures)
+        self._decoder = DecoderThread(self._put_pictures, on_decoded)
         self._abandon = threading.Event()
         self._flushed_at = -math.inf  # when unwatched jobs were written last
         self._deadline = math.inf

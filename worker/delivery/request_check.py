@@ -39,9 +39,11 @@ def check_request(request: SamplingRequest, card: ModelCard) -> None:
 
 def _check_inputs(request: SamplingRequest, card: ModelCard) -> None:
     """Check the prompt, the adapters and the size."""
-    for name in ("prompt", "negative_prompt", "width", "height", "emphasis"):
+    for name in ("prompt", "negative_prompt", "width", "height", "emphasis", "image", "mask"):
         if getattr(request, name) not in (None, False) and name not in card.inputs:
             raise RecordError(f"{name} of the request was given, but {card.name} takes none")
+    if request.mask is not None and request.image is None:
+        raise RecordError("mask of the request was given without an image")
     for lora in request.loras:
         served = card.lora_digest(lora.name)
         if served is None:

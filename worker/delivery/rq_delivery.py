@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import redis
 from redis.client import Pipeline
 from redis.commands.core import Script
 
+from denoised.jobs.errors import RecordError
 from denoised.jobs.redis.deadline import reachable
+from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store.redis_keys import model_channel
 from denoised.jobs.store.store import QueueKeys
 from denoised.worker.delivery.rq_scripts import RENEW, REQUEUE, TAKE
@@ -55,13 +58,13 @@ class RqDelivery:
     def release(self) -> None:
         with reachable(), self.source.client.pipeline() as pipeline:
             self._end_lease(pipeline)
-            pipeline.execute()
+            raise_unless_damaged(pipeline.execute(raise_on_error=False))
 
     def ack(self) -> None:
         with reachable(), self.source.client.pipeline() as pipeline:
             self._end_lease(pipeline)
             pipeline.delete(f"{self.keys.job_prefix}{self.job}", self._lease_keys[2])
-            pipeline.execute()
+            raise_unless_damaged(pipeline.execute(raise_on_error=False))
 
     def requeue(self) -> None:
         names = [*self._lease_keys, self.source.names.of_worker, self.keys.waiting, f"{self.keys.job_prefix}{self.job}"]
@@ -108,3 +111,17 @@ class RqSource:
             job, waiting, dropped = cast("tuple[bytes, int, list[bytes]]", self._take(keys=names, args=args))
         delivery = RqDelivery(self, keys, job.decode(errors="replace"), execution, waiting > 0) if job else None
         return delivery, [each.decode(errors="replace") for each in dropped]
+
+
+def raise_unless_damaged(replies: Sequence[Any]) -> Sequence[Any]:
+    """The replies of a pipeline. One that reports a damaged key stays among them; the others were applied.
+
+    Raises:
+        StoreUnavailable: for any other error reply.
+    """
+    for reply in replies:
+        if isinstance(reply, redis.exceptions.RedisError):
+            error = store_error(reply)
+            if not isinstance(error, RecordError):
+                raise error
+    return replies

@@ -7,7 +7,7 @@ job's id is read, and all of it works while Redis has no memory left. The keys a
 
 from __future__ import annotations
 
-from denoised.jobs.store.scripts import PRELUDE
+from denoised.jobs.store.script_prelude import PRELUDE
 
 MAX_ID_BYTES = 200
 MAX_DROPPED = 100  # foreign entries that one call drops
@@ -21,6 +21,7 @@ TAKE = (
     PRELUDE
     + f"""
 pass_memory_limit()
+own(KEYS[1], 'list') own(KEYS[2], 'zset') own(KEYS[3], 'set')
 local ttl, dropped = tonumber(ARGV[2]), {{}}
 for _ = 1, {MAX_DROPPED} do
   local id = redis.call('LPOP', KEYS[1])
@@ -33,7 +34,7 @@ for _ = 1, {MAX_DROPPED} do
     redis.call('HSET', execution, 'id', ARGV[1], 'job_id', id, 'created_at', now, 'last_heartbeat', now,
                'worker_name', ARGV[3])
     redis.call('EXPIRE', execution, ttl)
-    if redis.call('TYPE', executions).ok ~= 'zset' then redis.call('DEL', executions) end
+    own(executions, 'zset')
     redis.call('ZADD', executions, now + ttl + 60, ARGV[1])
     redis.call('EXPIRE', executions, ttl + 60)
     redis.call('ZADD', KEYS[2], now + ttl, member)
@@ -51,14 +52,19 @@ return {{'', redis.call('LLEN', KEYS[1]), dropped}}
 )
 
 # Renews a lease, unless it is lost. KEYS: started registry, execution, executions of the job.
-# ARGV: execution id, seconds, the lease's member of the registry.
+# ARGV: execution id, seconds, the lease's member of the registry. The execution expires with the lease; while it is
+# there, the lease is held, even if somebody has removed it from the registry.
 RENEW = (
     PRELUDE
     + """
 pass_memory_limit()
+own(KEYS[1], 'zset') own(KEYS[3], 'zset')
 local now, ttl = clock(), tonumber(ARGV[2])
-redis.call('ZADD', KEYS[1], 'XX', now + ttl, ARGV[3])
-if redis.call('EXISTS', KEYS[2]) == 1 then
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('ZADD', KEYS[1], 'XX', now + ttl, ARGV[3])
+else
+  own(KEYS[2], 'hash')
+  redis.call('ZADD', KEYS[1], now + ttl, ARGV[3])
   redis.call('HSET', KEYS[2], 'last_heartbeat', now)
   redis.call('EXPIRE', KEYS[2], ttl)
 end
@@ -74,6 +80,7 @@ REQUEUE = (
     PRELUDE
     + """
 pass_memory_limit()
+own(KEYS[1], 'zset') own(KEYS[3], 'zset') own(KEYS[4], 'set') own(KEYS[5], 'list') own(KEYS[6], 'hash')
 redis.call('ZREM', KEYS[1], ARGV[2])
 redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[3], ARGV[1])

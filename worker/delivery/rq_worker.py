@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -24,17 +24,18 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from denoised.jobs.errors import RecordError, StoreError, StoreUnavailable
 from denoised.jobs.redis.deadline import reachable
-from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store.store import QueueKeys, Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
 from denoised.worker.delivery.model_names import ModelNames
-from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource
+from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource, raise_unless_damaged
+from denoised.worker.engine.batch import member_limit, reserved_slots
 from denoised.worker.engine.speed import Speed
 from denoised.worker.errors import ModelConflict
 from denoised.worker.loop import Loop
@@ -86,6 +87,7 @@ class BatchingWorker(BaseWorker):
         self.settings = settings
         self.loop = Loop(models, store, settings, name, self._take, speed or Speed())
         self._keys = {queue.name: _keys(queue) for queue in queues}
+        self._worker_sets = [REDIS_WORKER_KEYS, *(WORKERS_BY_QUEUE_KEY % queue.name for queue in queues)]
         self._source = RqSource(client, name, _names(client, self.executions_key), math.ceil(settings.lease) + 1)
         self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
         self._listener = Listener(client, models, wake=self.loop.wake, cancel=self.loop.cancel)
@@ -130,6 +132,7 @@ class BatchingWorker(BaseWorker):
         while not self.loop.stopping.is_set():
             try:
                 if self._names.acquire(self.loop.stopping):
+                    self.store.repair_keys(dict.fromkeys(self._worker_sets, "set"))
                     with reachable():
                         self.register_birth()  # type: ignore[no-untyped-call]
                     return True
@@ -151,20 +154,26 @@ class BatchingWorker(BaseWorker):
 
     # The housekeeper's thread
 
-    def _renew(self) -> None:
-        """Renew all leases in one round trip; with a slow Redis, one by one would take longer than a lease."""
+    def _renew(self) -> float:
+        """Renew all leases in one round trip; with a slow Redis, one by one would take longer than a lease.
+
+        Returns Redis' time in seconds.
+        """
         with reachable(), self.connection.pipeline(transaction=False) as pipeline:
             for lease in self.loop.leases.all():
                 lease.delivery.renew(pipeline)
             self.heartbeat(pipeline=pipeline)
             pipeline.time()
-            *_, (seconds, microseconds) = _raise_unless_damaged(pipeline.execute(raise_on_error=False))
-        self._clock_offset = seconds + microseconds / 1e6 - time.time()
+            *_, (seconds, microseconds) = raise_unless_damaged(pipeline.execute(raise_on_error=False))
+        now = float(seconds + microseconds / 1e6)
+        self._clock_offset = now - time.time()
+        return now
 
     def _report(self) -> None:
         """Publish what this worker does; stop if its models' names were taken while it was cut off from Redis."""
         try:
             self._names.renew()
+            self.loop.shared = self._names.shared()
         except ModelConflict as conflict:
             self._conflict = conflict
             self.loop.stop()
@@ -180,7 +189,9 @@ class BatchingWorker(BaseWorker):
             evaluations_per_second=self.loop.speed.per_second,
             reserved=self.loop.engine.batch.reserved,
             places=self.loop.engine.batch.max_members,
+            batches=_batches(self.loop),
             paces=self.loop.speed.paces(),
+            decode_seconds=self.loop.speed.decode_seconds(),
             counters=asdict(self.loop.counters),
             reported_at=time.time() + self._clock_offset,
         )
@@ -208,6 +219,12 @@ class BatchingWorker(BaseWorker):
             log.warning("worker not unregistered", extra={"reason": str(error)})
 
 
+def _batches(loop: Loop) -> dict[str, tuple[int, int, int]]:
+    """By model: slots of a turn, those of them that are reserved, and the images that can be admitted."""
+    slots = {model: loop.engine.batch.slots.of_model(model) for model in loop.models}
+    return {model: (count, reserved_slots(count), member_limit(count)) for model, count in slots.items()}
+
+
 def _keys(queue: Queue) -> QueueKeys:
     """RQ's keys of a queue."""
     return QueueKeys(
@@ -222,17 +239,3 @@ def _keys(queue: Queue) -> QueueKeys:
 def _names(client: redis.Redis, of_worker: str) -> RqNames:
     execution = Execution("", "", client).key.removesuffix(":")
     return RqNames(execution, ExecutionRegistry("", client).key, of_worker)
-
-
-def _raise_unless_damaged(replies: Sequence[Any]) -> Sequence[Any]:
-    """The replies of a pipeline. One that reports a damaged key stays among them; the others were applied.
-
-    Raises:
-        StoreUnavailable: for any other error reply.
-    """
-    for reply in replies:
-        if isinstance(reply, redis.exceptions.RedisError):
-            error = store_error(reply)
-            if not isinstance(error, RecordError):
-                raise error
-    return replies

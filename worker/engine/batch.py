@@ -7,6 +7,8 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from denoised.worker.engine.batch_slots import BatchSlots
+
 MEMBERS_PER_SLOT = 4  # of one model
 MIN_MEMBER_LIMIT = 64
 MAX_KEYS = 256  # whose last turn is remembered even if they have no members
@@ -58,7 +60,7 @@ class Entry(Generic[T]):
 
 
 class RunningBatch(Generic[T]):
-    """Chooses the members of each turn: at most `max_batch` members that fit into one evaluation.
+    """Chooses the members of each turn: at most `slots` members that fit into one evaluation.
 
     Members with equal `batch_key` fit: those of one model whose tensors have equal shapes. Each turn serves the key
     that was served longest ago. Below, "the members of a model" are those of one key.
@@ -74,17 +76,26 @@ class RunningBatch(Generic[T]):
     the half that has waited longest, and no member is passed over twice.
 
     Attributes:
-        max_batch: Slots of a turn: the images in one evaluation.
-        reserved: Slots for the members that have waited longest.
-        max_members: Members of one model beyond which no job is admitted. It bounds m, and memory.
+        slots: Images in one evaluation, by model and key.
+        max_batch: The slots of a model for which nothing else is known.
+        reserved: Of these slots, those for the members that have waited longest.
+        max_members: Members of such a model beyond which no job is admitted. It bounds m, and memory.
     """
 
-    def __init__(self, max_batch: int, min_pipelined: Mapping[str, int] | None = None) -> None:
-        """min_pipelined: the fewest members for which a model is pipelined; models not in it never are."""
+    def __init__(
+        self, max_batch: int, min_pipelined: Mapping[str, int] | None = None, slots: Mapping[str, int] | None = None
+    ) -> None:
+        """min_pipelined: the fewest members for which a model is pipelined; models not in it never are.
+
+        slots: images in one evaluation, of models for which that is not `max_batch`.
+        """
+        self.slots = BatchSlots(max_batch, slots)
         self.max_batch = max_batch
-        self.reserved = max(1, max_batch // SLOTS_PER_RESERVED)
-        self.max_members = max(MEMBERS_PER_SLOT * max_batch, MIN_MEMBER_LIMIT)
-        self._min_pipelined = {name: fewest for name, fewest in (min_pipelined or {}).items() if fewest <= max_batch}
+        self.reserved = reserved_slots(max_batch)
+        self.max_members = member_limit(max_batch)
+        fewest_of = (min_pipelined or {}).items()
+        self._min_pipelined = {name: fewest for name, fewest in fewest_of if fewest <= self.slots.of_model(name)}
+        self._turn_slots = max_batch
         self._entries: list[Entry[T]] = []
         self._arrivals = 0
         self._turn = 0
@@ -100,11 +111,11 @@ class RunningBatch(Generic[T]):
 
     def free_slots(self, model: str) -> int:
         """How many more members of a model would take part in each of its turns."""
-        return max(0, self.max_batch - self._count(model))
+        return max(0, self.slots.of_model(model) - self._count(model))
 
     def has_room(self, model: str) -> bool:
         """Whether one more job of a model may be admitted."""
-        return self._count(model) < self.max_members
+        return self._count(model) < member_limit(self.slots.of_model(model))
 
     @property
     def pending_evaluations(self) -> int:
@@ -136,7 +147,8 @@ class RunningBatch(Generic[T]):
             return []
         self._turn += 1
         self._last_turn[key] = self._turn
-        chosen = self._half(group) if pipelined else _choose_fairly(group, self.max_batch)
+        self._turn_slots = self.slots.of_key(group[0].member.model, key)
+        chosen = self._half(group) if pipelined else _choose_fairly(group, self._turn_slots)
         for entry in chosen:
             entry.last_turn, entry.started, entry.in_flight = self._turn, True, pipelined
         return [entry.member for entry in chosen]
@@ -149,7 +161,7 @@ class RunningBatch(Generic[T]):
     @property
     def turn_slots(self) -> int:
         """The slots of the turn that was chosen last."""
-        return -(-self.max_batch // 2) if self.in_flight else self.max_batch
+        return -(-self._turn_slots // 2) if self.in_flight else self._turn_slots
 
     def complete(self, members: Iterable[T]) -> list[T]:
         """End a turn of these members. Returns those of them that have not been evicted since."""
@@ -197,17 +209,27 @@ class RunningBatch(Generic[T]):
     def _half(self, group: list[Entry[T]]) -> list[Entry[T]]:
         """Choose the members of one of two pipelined turns from a model's waiting members."""
         count = self._count_key(group[0].member.batch_key)
-        if count > self.max_batch:
-            return _choose_fairly(group, -(-self.max_batch // 2))
+        if count > self._turn_slots:
+            return _choose_fairly(group, -(-self._turn_slots // 2))
         by_waiting = sorted(group, key=lambda entry: entry.waiting_order)
         return sorted(by_waiting[: -(-count // 2)], key=lambda entry: entry.arrival)
+
+
+def reserved_slots(slots: int) -> int:
+    """Those of a turn's slots that go to the members that have waited longest."""
+    return max(1, slots // SLOTS_PER_RESERVED)
+
+
+def member_limit(slots: int) -> int:
+    """Members of one model beyond which no job is admitted."""
+    return max(MEMBERS_PER_SLOT * slots, MIN_MEMBER_LIMIT)
 
 
 def _choose_fairly(group: list[Entry[T]], slots: int) -> list[Entry[T]]:
     """Choose the members of a turn, as `RunningBatch` explains. `group` and the result are in order of arrival."""
     if len(group) <= slots:
         return group
-    reserved = max(1, slots // SLOTS_PER_RESERVED)
+    reserved = reserved_slots(slots)
     by_length = _by_remaining_length(group)
     shortest, others = by_length[: slots - reserved], by_length[slots - reserved :]
     others.sort(key=lambda entry: entry.waiting_order)

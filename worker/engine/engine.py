@@ -6,9 +6,10 @@ trajectory, evaluates, and applies all the small matrices at once.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,7 +25,10 @@ from denoised.worker.engine.turn import Advanced, InFlightStep, PendingEvaluatio
 from denoised.worker.errors import TrajectoryError
 from denoised.worker.out_of_memory import is_out_of_memory
 
+log = logging.getLogger("denoised.worker")
+
 MAX_IN_FLIGHT = 2  # turns of a pipelined model
+MAX_FITTED = 256  # sizes for which the memory is not computed again
 
 
 class Engine:
@@ -34,15 +38,47 @@ class Engine:
     and publishes it, the network evaluates the other.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel], max_batch: int, *, pipelined: bool = True) -> None:
-        """pipelined: whether models that ask for it (`ServedModel.min_pipelined_images`) are pipelined."""
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        max_batch: int,
+        *,
+        pipelined: bool = True,
+        slots: Mapping[str, int] | None = None,
+        memory_bytes: int | None = None,
+    ) -> None:
+        """pipelined: whether models that ask for it (`ServedModel.min_pipelined_images`) are pipelined.
+
+        slots: images in one evaluation, of models for which that is not `max_batch`.
+        memory_bytes: that one evaluation may take; None is no limit.
+        """
         self.models = models
         fewest = {name: model.min_pipelined_images for name, model in models.items() if pipelined}
         min_pipelined = {name: count for name, count in fewest.items() if count is not None}
-        self.batch: RunningBatch[Trajectory] = RunningBatch(max_batch, min_pipelined)
+        self.batch: RunningBatch[Trajectory] = RunningBatch(max_batch, min_pipelined, slots)
+        self._memory_bytes = memory_bytes
+        self._fitted: set[tuple[Hashable, int]] = set()  # (key, rows of a member) whose slots fit into memory
         self._tables: dict[str, Table] = {}  # by model
         self._groups: dict[str, deque[Group]] = {}  # of each model's last turns
         self._in_flight: deque[InFlightStep] = deque()
+
+    def admit(self, members: Sequence[Trajectory]) -> None:
+        """Admit the images of a job to the batch, with no more slots for their size than fit into memory."""
+        for member in members:
+            self._fit(member)
+        self.batch.admit(members)
+
+    def _fit(self, member: Trajectory) -> None:
+        rows = 1 if member.guidance is None else 1 + len(member.guidance.others)
+        if self._memory_bytes is None or (member.batch_key, rows) in self._fitted:
+            return
+        if len(self._fitted) >= MAX_FITTED:
+            self._fitted.clear()
+        self._fitted.add((member.batch_key, rows))
+        height, width = member.registers.shape[-2:]
+        needed = rows * self.models[member.model].evaluation_bytes(height, width)
+        if needed and self._memory_bytes // needed < self.batch.slots.of_key(member.model, member.batch_key):
+            self.batch.slots.lower(member.batch_key, self._memory_bytes // needed)
 
     @torch.inference_mode()
     def step(self) -> Turn:
@@ -120,6 +156,11 @@ class Engine:
         middle = len(remaining) // 2
         left, right = (self._repeat(step, half) for half in (remaining[:middle], remaining[middle:]))
         failed = left.failed + right.failed
+        if is_out_of_memory(error) and not failed:
+            # Both halves had enough: it was the size of the batch, not one of its images.
+            self.batch.slots.lower(remaining[0].batch_key, middle)
+            fields = {"model": remaining[0].model, "images": middle}
+            log.warning("out of memory: a turn holds fewer images of this size", extra=fields)
         return Turn(left.rows + right.rows, advanced=left.advanced + right.advanced, failed=failed, halved=True)
 
     def _repeat(self, step: InFlightStep, members: Sequence[Trajectory]) -> Turn:

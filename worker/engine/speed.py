@@ -39,6 +39,7 @@ class Speed:
         self._rows = 0.0
         self._seconds = 0.0
         self._turns: dict[str, dict[int, TurnStatistics]] = {}  # by model, by bit length of the rows
+        self._decoding: dict[str, TurnStatistics] = {}  # by model; its "rows" are images
 
     def add(self, model: str, rows: int, seconds: float) -> None:
         """Include a turn of a model, with the time that the loop around it took."""
@@ -53,6 +54,14 @@ class Speed:
     def expect(self, model: str, paces: Iterable[tuple[int, float]]) -> None:
         """Start with (rows, seconds) of turns measured before the first job; the first turns here replace them."""
         self._turns[model] = {rows.bit_length(): TurnStatistics(1, rows, seconds) for rows, seconds in paces}
+
+    def add_decoding(self, model: str, images: int, seconds: float) -> None:
+        """Include a batch of finished images that were decoded. Another thread than that of the turns may call it."""
+        self._decoding.setdefault(model, TurnStatistics()).add(images, seconds)
+
+    def decode_seconds(self) -> dict[str, float]:
+        """By model: seconds for decoding one image, in batches as they were."""
+        return {model: batches.seconds / batches.rows for model, batches in list(self._decoding.items())}
 
     @property
     def per_second(self) -> float | None:

@@ -16,8 +16,11 @@ from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
-from denoised.model.serving.sampling import initial_noise
+from denoised.model.serving.sampling import initial_noise, mix_noise
 from denoised.worker.engine.resume import ResumePoint, check
+from denoised.worker.engine.start_picture import InputPictures, StartPicture
+
+NO_PICTURES: InputPictures = {}
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,29 @@ class Guidance:
         return cls(others, request.guidance_scale, request.guidance_rescale, interval, image_scale)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Seeds:
+    """What an image's noise is drawn from.
+
+    Attributes:
+        seed: Of the image's generator.
+        other: The seed whose first noise is mixed in, if there is one.
+        mix: How much of it, 0 … 1.
+    """
+
+    seed: int
+    other: int | None = None
+    mix: float = 0.0
+
+    def begin(self, shape: tuple[int, ...]) -> tuple[torch.Generator, Tensor]:
+        """The image's generator after its first draw, and the first noise."""
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = initial_noise(generator, shape)
+        if self.other is None:
+            return generator, noise
+        return generator, mix_noise(noise, initial_noise(torch.Generator().manual_seed(self.other), shape), self.mix)
+
+
 @dataclass(eq=False)
 class Trajectory:
     """The state of one image between two evaluations.
@@ -62,6 +88,8 @@ class Trajectory:
         guidance: None if the image is not guided.
         generator: Draws the image's noise.
         registers: (R, …) float32, x first, then what else the plan keeps between evaluations.
+        picture: What it starts from; None: noise alone.
+        noise: The first draw of the generator, if a part of the picture is kept; else None.
         row: The plan's next row.
     """
 
@@ -73,6 +101,8 @@ class Trajectory:
     guidance: Guidance | None
     generator: torch.Generator
     registers: Tensor
+    picture: StartPicture | None = None
+    noise: Tensor | None = None
     row: int = 0
     _drawn: Tensor | None = None
 
@@ -85,16 +115,23 @@ class Trajectory:
         model: str,
         plan: Plan,
         conditioning: Conditioning,
-        seed: int,
+        seeds: Seeds,
         shape: tuple[int, ...],
         device: torch.device,
         guidance: Guidance | None = None,
+        picture: StartPicture | None = None,
     ) -> Trajectory:
-        """A trajectory at x_T, the first draw of the image's own generator."""
-        generator = torch.Generator().manual_seed(seed)
+        """A trajectory at x_T, the first draw of the image's own generator, or at a picture with that noise."""
+        generator, noise = seeds.begin(shape)
         registers = torch.zeros(plan.registers, *shape)
-        registers[0] = plan.initial_scale * initial_noise(generator, shape)
-        return cls(job, index, model, plan, conditioning, guidance, generator, registers.to(device))
+        registers[0] = plan.initial_scale * noise
+        registers, noise = registers.to(device), noise.to(device)
+        if picture is not None:
+            registers[0] = picture.begin(plan, noise)
+        kept_noise = noise if picture is not None and picture.kept is not None else None
+        return cls(
+            job, index, model, plan, conditioning, guidance, generator, registers, picture=picture, noise=kept_noise
+        )
 
     def resume(self, saved: ResumePoint) -> None:
         """Continue where another attempt was: take over its registers, and skip the draws that it had taken.
@@ -171,23 +208,31 @@ class Trajectory:
         return self._drawn
 
     def advance(self, registers: Tensor) -> None:
-        """Store the outcome of the current row and go to the next one."""
-        self.registers = registers
+        """Store the outcome of the current row and go to the next one. What is kept of the picture is restored."""
         self.row += 1
+        if self.picture is not None and self.noise is not None:
+            registers = registers.clone()  # a view of the whole batch
+            registers[0] = self.picture.restore(registers[0], self.plan, self.row, self.noise)
+        self.registers = registers
         self._drawn = None
 
 
 def trajectories(
-    record: JobRecord, model: ServedModel, saved: Mapping[int, ResumePoint] | None = None
+    record: JobRecord,
+    model: ServedModel,
+    saved: Mapping[int, ResumePoint] | None = None,
+    pictures: InputPictures = NO_PICTURES,
 ) -> list[Trajectory]:
-    """One trajectory for each unfinished image of a job, at its resume point or at its x_T.
+    """One trajectory for each unfinished image of a job, at its resume point or at its beginning.
+
+    pictures: those that the request names.
 
     Raises:
         PlanError: if the request asks for a plan or a conditioning that this model does not offer.
         ResumeError: if a resume point was saved under another plan or shape.
     """
     finished = {image.index for image in record.images}
-    begun = [trajectory for trajectory in _begin_all(record, model) if trajectory.index not in finished]
+    begun = [trajectory for trajectory in _begin_all(record, model, pictures) if trajectory.index not in finished]
     for trajectory in begun:
         if saved and trajectory.index in saved:
             trajectory.resume(saved[trajectory.index])
@@ -196,7 +241,8 @@ def trajectories(
 
 def _level_choice(request: SamplingRequest) -> LevelChoice:
     sigmas = None if request.sigmas is None else tuple(request.sigmas)
-    return LevelChoice(request.spacing, request.karras, request.sigma_min, request.sigma_max, sigmas)
+    skipped = request.steps - request.run_steps
+    return LevelChoice(request.spacing, request.karras, request.sigma_min, request.sigma_max, sigmas, skipped)
 
 
 def conditioning_requests(request: SamplingRequest) -> list[ConditioningRequest]:
@@ -217,13 +263,14 @@ def conditioning_requests(request: SamplingRequest) -> list[ConditioningRequest]
     return [asked, *asked.compared()] if request.guided else [asked]
 
 
-def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
+def _begin_all(record: JobRecord, model: ServedModel, pictures: InputPictures) -> list[Trajectory]:
     request = record.request
     plan = model.plan(request.sampler, request.steps, request.eta, _level_choice(request))
     asked = conditioning_requests(request)
-    rows = model.encode(asked)
+    rows = model.with_pictures(model.encode(asked), asked, pictures)
     conditioning, others = rows.select(slice(0, 1)), rows.select(slice(1, None))
     guidance = Guidance.of(request, others) if len(asked) > 1 else None
+    picture = StartPicture.of(request, model, pictures)
     return [
         Trajectory.begin(
             job=record.id,
@@ -232,9 +279,10 @@ def _begin_all(record: JobRecord, model: ServedModel) -> list[Trajectory]:
             plan=plan,
             conditioning=conditioning,
             guidance=guidance,
-            seed=request.seed + index,
+            seeds=Seeds(request.seed + index, request.seed_to, request.mix),
             shape=model.shape_of(asked[0]),
             device=model.device,
+            picture=picture,
         )
         for index in range(request.n)
     ]

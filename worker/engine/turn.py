@@ -37,7 +37,7 @@ class Advanced(NamedTuple):
     def by(cls, trajectory: Trajectory, registers: Tensor, x_t: Tensor, denoised: Tensor) -> Advanced:
         """Advance a trajectory by one row."""
         trajectory.advance(registers)
-        result = registers[0] if trajectory.finished else None
+        result = trajectory.registers[0] if trajectory.finished else None
         return cls(trajectory, trajectory.row, trajectory.registers, x_t, denoised, result)
 
     @property

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 
 from denoised.app.compat.a1111.refusals import UNSERVED
 from denoised.app.http.requests.request_body import body_field
-from denoised.jobs.request import FIELDS, MAX_SEED
+from denoised.jobs.request import FIELDS, MAX_PICTURE_TEXT, MAX_SEED
 
 RANDOM_SEED = -1
 MAX_COUNT = 1024
@@ -59,6 +59,29 @@ class Txt2ImgRequest(BaseModel):
     def count(self) -> int:
         """The number of pictures."""
         return (self.batch_size or 1) * (self.n_iter or 1)
+
+
+class Img2ImgRequest(Txt2ImgRequest):
+    """`POST /sdapi/v1/img2img`. A field that is left out, or null, takes the model's default."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"description": _UNSERVED})
+
+    init_images: Annotated[
+        list[Annotated[StrictStr, Field(max_length=MAX_PICTURE_TEXT)]],
+        Field(min_length=1, max_length=1, description="the picture to start from, in base64"),
+    ]
+    mask: Annotated[
+        StrictStr | None,
+        Field(max_length=MAX_PICTURE_TEXT, description="a picture that is white where the image is made anew"),
+    ] = None
+    inpainting_mask_invert: Annotated[
+        StrictInt | StrictBool | None, Field(description="true or 1: black is where the image is made anew")
+    ] = None
+    denoising_strength: Annotated[float | None, body_field(FIELDS["strength"])] = None
+    image_cfg_scale: Annotated[
+        float | None,
+        Field(strict=True, allow_inf_nan=False, description="for models that edit a picture; others ignore it"),
+    ] = None
 
 
 class Txt2ImgResponse(BaseModel):

@@ -30,14 +30,14 @@ def read_progress(services: Services, owner: str, *, with_image: bool) -> Progre
     record = unfinished[0]
     estimate = services.queue.estimate(record, services.catalog.workers())
     return ProgressResponse(
-        progress=record.step / record.request.steps,
+        progress=record.request.fraction(record.step),
         eta_relative=estimate.eta_seconds or 0.0,
         state=ProgressState(
             job=record.id,
             job_count=1,
             job_timestamp=time.strftime("%Y%m%d%H%M%S", time.gmtime(record.created_at)),
             sampling_step=record.step,
-            sampling_steps=record.request.steps,
+            sampling_steps=record.request.run_steps,
         ),
         current_image=_newest_frame(services, record) if with_image else None,
     )

@@ -46,14 +46,14 @@ def generation_info(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]:
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": None,
+        "denoising_strength": request.strength if request.starts_from_picture else None,
         "extra_generation_params": {"Schedule type": schedule} if (schedule := _schedule_label(body)) else {},
         "index_of_first_image": 0,
         "infotexts": [_infotext(body, record, image.seed) for image in images],
         "styles": [],
         "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.gmtime(record.created_at)),
         "clip_skip": request.clip_skip + 1,
-        "is_using_inpainting_conditioning": False,
+        "is_using_inpainting_conditioning": request.mask is not None,
         "version": VERSION,
         "job": record.id,
         "ignored": ignored_fields(body.extra),
@@ -84,7 +84,8 @@ def echoed_parameters(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]
         "override_settings": {},
         "alwayson_scripts": {},
     }
-    given = {name: value for name, value in body.model_dump().items() if value is not None or name not in used}
+    members = body.model_dump(exclude={"init_images", "mask"})
+    given = {name: value for name, value in members.items() if value is not None or name not in used}
     fields: dict[str, Any] = json.loads(json.dumps({**used, **given}), parse_constant=lambda name: None)
     return fields
 
@@ -99,6 +100,7 @@ def _infotext(body: Txt2ImgRequest, record: JobRecord, seed: int) -> str:
         ("CFG scale", f"{request.guidance_scale:g}"),
         ("Seed", seed),
         ("Size", f"{first.width}x{first.height}"),
+        ("Denoising strength", f"{request.strength:g}" if request.starts_from_picture else None),
         ("Model hash", short_digest(record.digest)),
         ("Model", request.model),
         ("Clip skip", request.clip_skip + 1 if request.clip_skip else None),

@@ -1,4 +1,4 @@
-"""`/sdapi/v1/txt2img`, `progress` and `interrupt`, for programs that were written for AUTOMATIC1111's web UI.
+"""`/sdapi/v1/txt2img`, `img2img`, `progress` and `interrupt`, for programs written for AUTOMATIC1111's web UI.
 
 A request is translated to a `POST /generate` body and submitted as one. What the web UI does and this server does not
 is refused by its name when a request switches it on.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -17,19 +19,30 @@ from starlette.responses import JSONResponse, Response
 from denoised.app.admission.submission import submit
 from denoised.app.admission.validation import choose_card
 from denoised.app.compat.a1111 import caller_jobs
-from denoised.app.compat.a1111.a1111_schemas import ProgressResponse, Txt2ImgRequest, Txt2ImgResponse, WebUIError
+from denoised.app.compat.a1111.a1111_schemas import (
+    Img2ImgRequest,
+    ProgressResponse,
+    Txt2ImgRequest,
+    Txt2ImgResponse,
+    WebUIError,
+)
 from denoised.app.compat.a1111.checkpoints import OPTION, selected_model
 from denoised.app.compat.a1111.errors import PREFIX
 from denoised.app.compat.a1111.generation_info import echoed_parameters, generation_info
+from denoised.app.compat.a1111.img2img import translate_img2img
 from denoised.app.compat.a1111.translation import renamed, translate
-from denoised.app.http.errors import InvalidRequest, NotFound
+from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.headers import job_location
 from denoised.app.http.requests.json_body import JsonRoute
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord
+from denoised.jobs.request import RequestFields
 from denoised.jobs.store.store import Outcome
+from denoised.model.serving.card import ModelCard
+
+Translate = Callable[[ModelCard], RequestFields]
 
 router = APIRouter(prefix=f"{PREFIX}/v1", tags=["a1111"], route_class=JsonRoute)
 
@@ -50,8 +63,25 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 async def txt2img(body: Txt2ImgRequest, request: Request, services: Serving, owner: Owner) -> Response:
     """As in AUTOMATIC1111's web UI; for a model of labels, the prompt names one of them. If you disconnect early, the
     job is canceled."""
+    return await _respond(body, partial(translate, body), request, services, owner)
+
+
+@router.post("/img2img", responses=RESPONSES, response_model=Txt2ImgResponse, summary="Pictures from a picture")
+async def img2img(body: Img2ImgRequest, request: Request, services: Serving, owner: Owner) -> Response:
+    """As in AUTOMATIC1111's web UI. If you disconnect early, the job is canceled."""
+    return await _respond(body, partial(_translate_img2img, body, services), request, services, owner)
+
+
+def _translate_img2img(body: Img2ImgRequest, services: Services, card: ModelCard) -> RequestFields:
+    return translate_img2img(body, card, services)
+
+
+async def _respond(
+    body: Txt2ImgRequest, translate: Translate, request: Request, services: Services, owner: str
+) -> Response:
+    """Submit a request and wait for its pictures. translate: blocking; the same request for a model's card."""
     with services.streams.open(owner):
-        record = await run_in_threadpool(_submit, services, body, owner)
+        record = await run_in_threadpool(_submit, services, body, translate, owner)
         pictures = 0 if body.send_images is False else record.request.n
         outcome = await wait_for_job(services, request, record, None, pictures=pictures, cancel=True)
     if outcome is None:
@@ -65,12 +95,6 @@ async def txt2img(body: Txt2ImgRequest, request: Request, services: Serving, own
     headers = {**job_location(record), "X-Job-Id": record.id}
     # ASCII, because the request may contain unpaired surrogates.
     return Response(json.dumps(content), media_type="application/json", headers=headers)
-
-
-@router.post("/img2img", responses={404: _ERROR}, include_in_schema=False)
-def img2img() -> Response:
-    """Refused by its name."""
-    raise NotFound("img2img is not served (served: txt2img)")
 
 
 @router.get("/progress", response_model=ProgressResponse, summary="Progress of your job")
@@ -92,7 +116,7 @@ def interrupt(services: Serving, owner: Owner) -> Response:
     return JSONResponse({})
 
 
-def _submit(services: Services, body: Txt2ImgRequest, owner: str) -> JobRecord:
+def _submit(services: Services, body: Txt2ImgRequest, translate: Translate, owner: str) -> JobRecord:
     """Submit the translated request. Blocking.
 
     Raises:
@@ -106,7 +130,7 @@ def _submit(services: Services, body: Txt2ImgRequest, owner: str) -> JobRecord:
     except InvalidRequest as error:
         message = error.extra["errors"][0]["message"]
         raise InvalidRequest([(f"override_settings.{OPTION}", message)]) from error
-    fields = translate(body, card)
+    fields = translate(card)
     try:
         return submit(services, fields, owner, api=caller_jobs.API)[0]
     except InvalidRequest as error:

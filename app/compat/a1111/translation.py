@@ -43,6 +43,9 @@ NAMES = {
     "spacing": "scheduler",
     "karras": "scheduler",
     "loras": "prompt",
+    "image": "init_images",
+    "strength": "denoising_strength",
+    "image_guidance_scale": "image_cfg_scale",
 }
 FORMAT_OPTION = "samples_format"
 CLIP_OPTION = "CLIP_stop_at_last_layers"  # 1 reads the text encoder's last layer, where our clip_skip is 0

@@ -30,7 +30,8 @@ from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL, JobRecord
 from denoised.jobs.store.store import Outcome
 
-PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
+GENERATION, EDIT = "image_generation", "image_edit"
+"""What the names of events begin with."""
 
 
 class ImageStream(EventStreamResponse):
@@ -38,6 +39,7 @@ class ImageStream(EventStreamResponse):
 
     slot: as for `EventStreamResponse`.
     partial_images: the most intermediate pictures to send.
+    kind: `GENERATION` or `EDIT`.
     cancel: whether to cancel the job when the client disconnects, even before the first event.
     """
 
@@ -48,6 +50,7 @@ class ImageStream(EventStreamResponse):
         slot: AbstractContextManager[None],
         partial_images: int,
         headers: Mapping[str, str],
+        kind: str = GENERATION,
         *,
         cancel: bool,
     ) -> None:
@@ -55,6 +58,7 @@ class ImageStream(EventStreamResponse):
         self._services = services
         self._record = record
         self._partial_images = partial_images
+        self._kind = kind
         self._cancel = cancel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,11 +96,11 @@ class ImageStream(EventStreamResponse):
                 yield None
             elif event["type"] == "frame" and sent < self._partial_images and event["step"] < event["steps"]:
                 data = await run_in_threadpool(_convert_frame, base64.b64decode(event["data"]), format)
-                yield _image_event(PARTIAL, format, data, {"partial_image_index": sent})
+                yield _image_event(f"{self._kind}.partial_image", format, data, {"partial_image_index": sent})
                 sent += 1
             elif event["type"] in TERMINAL:
                 data = await run_in_threadpool(self._picture)
-                yield _image_event(COMPLETED, format, data, {"usage": Usage().model_dump()})
+                yield _image_event(f"{self._kind}.completed", format, data, {"usage": Usage().model_dump()})
             else:
                 yield None  # an event that this API does not send
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr
 
 from denoised.app.http.requests.request_body import StrictBody, body_field
-from denoised.jobs.request import FIELDS, Format
+from denoised.jobs.request import FIELDS, MAX_PICTURE_TEXT, Format
 
 EXAMPLES: list[JsonValue] = [
     {"prompt": "a sneaker, please"},
@@ -17,18 +17,15 @@ EXAMPLES: list[JsonValue] = [
 IGNORED = "accepted and ignored"
 
 
-class ImagesRequest(StrictBody):
-    """`POST /v1/images/generations`. Fields that are omitted or null take the model's default."""
+_PROMPT = Field(
+    max_length=32_000,
+    description="what the picture shows; for a model of labels, it names one in plain words, or is blank",
+)
 
-    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
 
-    prompt: Annotated[
-        StrictStr,
-        Field(
-            max_length=32_000,
-            description="what the picture shows; for a model of labels, it names one in plain words, or is blank",
-        ),
-    ]
+class PicturesRequest(StrictBody):
+    """The fields that the requests for pictures share. Fields that are omitted or null take the model's default."""
+
     model: Annotated[str | None, body_field(FIELDS["model"])] = None
     n: Annotated[int | None, body_field(FIELDS["n"])] = None
     size: Annotated[
@@ -46,6 +43,13 @@ class ImagesRequest(StrictBody):
     seed: Annotated[int | None, body_field(FIELDS["seed"])] = None
     steps: Annotated[int | None, body_field(FIELDS["steps"])] = None
     guidance_scale: Annotated[float | None, body_field(FIELDS["guidance_scale"])] = None
+    user: Annotated[StrictStr | None, Field(max_length=1000, description="accepted, neither stored nor logged")] = None
+
+
+class PromptedRequest(PicturesRequest):
+    """A request with a prompt, and options of OpenAI's that have little meaning here."""
+
+    prompt: Annotated[StrictStr, _PROMPT]
     background: Annotated[Literal["opaque", "auto"] | None, Field(description="pictures are opaque")] = None
     output_compression: Annotated[StrictInt | None, Field(ge=100, le=100, description="the compression is fixed")] = (
         None
@@ -57,10 +61,37 @@ class ImagesRequest(StrictBody):
     style: Annotated[Literal["vivid", "natural"] | None, Field(description=IGNORED)] = None
     moderation: Annotated[Literal["low", "auto"] | None, Field(description=IGNORED)] = None
     complexity: Annotated[Literal["low", "medium", "high"] | None, Field(description=IGNORED)] = None
-    user: Annotated[StrictStr | None, Field(max_length=1000, description="accepted, neither stored nor logged")] = None
     safety_identifier: Annotated[
         StrictStr | None, Field(max_length=1000, description="accepted, neither stored nor logged")
     ] = None
+
+
+class ImagesRequest(PromptedRequest):
+    """`POST /v1/images/generations`. Fields that are omitted or null take the model's default."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
+
+
+class EditRequest(PromptedRequest):
+    """`POST /v1/images/edits`, a form. Fields that are omitted take the model's default."""
+
+    image: Annotated[
+        StrictStr,
+        Field(max_length=MAX_PICTURE_TEXT, description="the picture, as a file; its transparent part is the mask"),
+    ]
+    mask: Annotated[
+        StrictStr | None,
+        Field(max_length=MAX_PICTURE_TEXT, description="a file that is transparent where the picture is made anew"),
+    ] = None
+    strength: Annotated[float | None, body_field(FIELDS["strength"])] = None
+    input_fidelity: Annotated[Literal["low", "high"] | None, Field(description=f"{IGNORED}; `strength` sets it")] = None
+
+
+class VariationRequest(PicturesRequest):
+    """`POST /v1/images/variations`, a form. Fields that are omitted take the model's default."""
+
+    image: Annotated[StrictStr, Field(max_length=MAX_PICTURE_TEXT, description="the picture, as a file")]
+    strength: Annotated[float | None, body_field(FIELDS["strength"])] = None
 
 
 class TokenDetails(BaseModel):

@@ -1,4 +1,4 @@
-"""`/v1/images/generations` and `/v1/models`, for programs that were written for the OpenAI API.
+"""`/v1/images/…` and `/v1/models`, for programs that were written for the OpenAI API.
 
 A request is translated to a `POST /generate` body and submitted as one. Options of OpenAI's that have no meaning here
 are ignored where that is harmless, and refused where the client would miss their effect.
@@ -7,8 +7,8 @@ are ignored where that is harmless, and refused where the client would miss thei
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,31 +18,36 @@ from starlette.responses import JSONResponse, Response
 from denoised.app.admission.submission import submit
 from denoised.app.admission.validation import choose_card
 from denoised.app.compat.openai.errors import PREFIX
-from denoised.app.compat.openai.image_stream import ImageStream
+from denoised.app.compat.openai.image_stream import EDIT, GENERATION, ImageStream
 from denoised.app.compat.openai.openai_schemas import (
+    EditRequest,
     ImageData,
     ImagesRequest,
     ImagesResponse,
     ModelEntries,
     ModelEntry,
     OpenAIError,
+    PicturesRequest,
+    VariationRequest,
 )
-from denoised.app.compat.prompts import label_of
+from denoised.app.compat.openai.translation import translate, translate_edit, translate_variation
 from denoised.app.http.errors import InvalidRequest, NotFound
 from denoised.app.http.headers import IdempotencyKey, job_location
+from denoised.app.http.requests.form_body import FormRoute
 from denoised.app.http.requests.json_body import JsonRoute
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, require_pictures, wait_for_job
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import JobRecord, image_url
-from denoised.jobs.request import MAX_PROMPT, RequestFields
+from denoised.jobs.request import RequestFields
 from denoised.jobs.store.store import Outcome
 from denoised.model.serving.card import ModelCard
 
-SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
+Translate = Callable[[ModelCard], RequestFields]
 
 router = APIRouter(prefix=PREFIX, tags=["openai"], route_class=JsonRoute)
+form_router = APIRouter(tags=["openai"], route_class=FormRoute)
 
 _ERROR: dict[str, Any] = {"model": OpenAIError}
 IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -75,13 +80,26 @@ async def generations(
 ) -> Response:
     """As in the OpenAI API; for a model of labels, the prompt names one of them. If you disconnect early, the job is
     canceled, unless you sent an Idempotency-Key."""
+    return await _respond(body, partial(translate, body), request, services, owner, idempotency_key)
+
+
+async def _respond(
+    body: PicturesRequest,
+    translate: Translate,
+    request: Request,
+    services: Services,
+    owner: str,
+    idempotency_key: str | None,
+    kind: str = GENERATION,
+) -> Response:
+    """Submit a request and wait for its pictures. translate: blocking; the same request for a model's card."""
     cancel = idempotency_key is None
     if body.stream:
-        record = await run_in_threadpool(_submit, services, body, owner, idempotency_key)
+        record = await run_in_threadpool(_submit, services, body.model, translate, owner, idempotency_key)
         slot = services.streams.open(owner)
-        return ImageStream(services, record, slot, body.partial_images or 0, _headers(record), cancel=cancel)
+        return ImageStream(services, record, slot, body.partial_images or 0, _headers(record), kind, cancel=cancel)
     with services.streams.open(owner):
-        record = await run_in_threadpool(_submit, services, body, owner, idempotency_key)
+        record = await run_in_threadpool(_submit, services, body.model, translate, owner, idempotency_key)
         base_url = str(request.base_url).rstrip("/") if body.response_format == "url" else None
         pictures = record.request.n if base_url is None else 0
         outcome = await wait_for_job(services, request, record, None, pictures=pictures, cancel=cancel)
@@ -89,6 +107,34 @@ async def generations(
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     require_pictures(outcome.record)
     return JSONResponse(_images(outcome, base_url).model_dump(exclude_none=True), headers=_headers(record))
+
+
+@form_router.post("/images/edits", responses=IMAGE_RESPONSES, response_model=ImagesResponse, summary="Edit a picture")
+async def edits(
+    body: EditRequest,
+    request: Request,
+    services: Serving,
+    owner: Owner,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """As in the OpenAI API, as a form: the part that is transparent in `mask`, or without one in `image`, is made anew;
+    an opaque picture is redrawn as a whole."""
+    translate = partial(_edit, body, services)
+    return await _respond(body, translate, request, services, owner, idempotency_key, EDIT)
+
+
+@form_router.post(
+    "/images/variations", responses=IMAGE_RESPONSES, response_model=ImagesResponse, summary="Variations of a picture"
+)
+async def variations(
+    body: VariationRequest,
+    request: Request,
+    services: Serving,
+    owner: Owner,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """As in the OpenAI API, as a form: the picture redrawn without a prompt."""
+    return await _respond(body, partial(translate_variation, body), request, services, owner, idempotency_key)
 
 
 @router.get("/models", response_model=ModelEntries, summary="Models that are served now, in the OpenAI format")
@@ -106,7 +152,11 @@ def get_model(model: str, services: Serving) -> Response:
     return JSONResponse(ModelEntry(id=model).model_dump())
 
 
-def _submit(services: Services, body: ImagesRequest, owner: str, key: str | None) -> JobRecord:
+def _edit(body: EditRequest, services: Services, card: ModelCard) -> RequestFields:
+    return translate_edit(body, card, services)
+
+
+def _submit(services: Services, model: str | None, translate: Translate, owner: str, key: str | None) -> JobRecord:
     """Submit the translated request. Blocking.
 
     Raises:
@@ -114,11 +164,11 @@ def _submit(services: Services, body: ImagesRequest, owner: str, key: str | None
     """
     try:
         fleet = services.catalog.fleet()
-        card = choose_card(body.model, fleet.cards, fleet.known)
+        card = choose_card(model, fleet.cards, fleet.known)
     except InvalidRequest as error:
         raise _model_not_found(error.detail) from error
     try:
-        record, _ = submit(services, translate(body, card), owner, key)
+        record, _ = submit(services, translate(card), owner, key)
     except InvalidRequest as error:
         raise _of_size(error) from error
     return record
@@ -128,53 +178,6 @@ def _of_size(error: InvalidRequest) -> InvalidRequest:
     """An error of width or height, which are one field here."""
     errors = [(each["field"], each["message"]) for each in error.extra["errors"]]
     return InvalidRequest([("size" if field in ("width", "height") else field, text) for field, text in errors])
-
-
-def translate(body: ImagesRequest, card: ModelCard) -> RequestFields:
-    """The same request in the fields of `POST /generate`.
-
-    Raises:
-        InvalidRequest: when a field does not fit the model or another field.
-    """
-    errors = list(_errors(body, card))
-    if errors:
-        raise InvalidRequest(errors)
-    steps = body.steps or card.default.steps
-    width, height = _size(body.size) or (None, None)
-    return {
-        "model": card.name,
-        "label": None if card.prompts else label_of(body.prompt, card),
-        "prompt": body.prompt if card.prompts else None,
-        "width": width if card.size_multiple else None,
-        "height": height if card.size_multiple else None,
-        "n": body.n,
-        "seed": body.seed,
-        "steps": body.steps,
-        "guidance_scale": body.guidance_scale,
-        "format": body.output_format,
-        "preview_every": max(1, steps // (body.partial_images + 1)) if body.partial_images else 0,
-    }
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    """The (width, height) of a text such as "512x768"; None for "auto" and for anything else."""
-    sides = SIZE.fullmatch(text or "")
-    return (int(sides[1]), int(sides[2])) if sides else None
-
-
-def _errors(body: ImagesRequest, card: ModelCard) -> Iterator[tuple[str, str]]:
-    size = f"{card.width}x{card.height}"
-    if body.size not in (None, "auto", size) and not (card.size_multiple and _size(body.size)):
-        multiples = f", or other multiples of {card.size_multiple}" if card.size_multiple else ""
-        yield "size", f"{format_value(body.size)} is not a size of {card.name} (allowed: auto, {size}{multiples})"
-    if card.prompts and len(body.prompt) > MAX_PROMPT:
-        yield "prompt", f"{len(body.prompt)} characters were given (allowed: {MAX_PROMPT})"
-    if body.stream and (body.n or 1) > 1:
-        yield "n", f"{body.n} was given, but a stream has one picture (allowed with stream: 1)"
-    if body.stream and body.response_format == "url":
-        yield "response_format", '"url" was given, but a stream carries pictures (allowed: "b64_json")'
-    if body.partial_images and not body.stream:
-        yield "partial_images", f"{body.partial_images} was given without stream (allowed without: 0)"
 
 
 def _images(outcome: Outcome, base_url: str | None) -> ImagesResponse:
@@ -203,3 +206,6 @@ def _headers(record: JobRecord) -> dict[str, str]:
 
 def _model_not_found(message: str) -> NotFound:
     return NotFound(message, param="model", code="model_not_found")
+
+
+router.include_router(form_router)

@@ -26,7 +26,8 @@ from denoised.app.settings import ApiSettings
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.store.store import Store
 
-OPEN_PATHS = ("/", "/healthz", "/readyz")
+PAGES = ("/", "/learn")  # that other sites may link to
+OPEN_PATHS = (*PAGES, "/healthz", "/readyz")
 OPEN_PREFIX = "/playground/"
 TICKET_PARAMETER = "ticket"
 OWNER_SCOPE_KEY = "denoised_owner"
@@ -141,7 +142,7 @@ class AuthMiddleware:
         allowed = origin is not None and self._is_allowed_origin(origin, host)
         if origin is not None and not allowed:
             raise Forbidden(f"Origin {origin[:80]!r} is not allowed; {LOCAL_ONLY}")
-        front_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        front_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in PAGES
         # To a browser, localhost and 127.0.0.1 are two sites; an allowed origin is cross-site, too.
         if headers.get("sec-fetch-site") == "cross-site" and not (front_page or allowed):
             raise Forbidden(f"the request comes from another site; {LOCAL_ONLY}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -11,9 +11,14 @@ from starlette.types import Message, Receive, Scope
 
 from denoised.app.http.errors import BadRequest, BodyTooLarge, UnsupportedMedia
 from denoised.app.settings import MAX_BODY, MAX_JSON_BODY
+from denoised.jobs.request import PICTURE_FIELDS
 
-PNG_ROUTES = {("POST", "/verify")}  # (method, path); every other route reads JSON
-PICTURE_ROUTES = PNG_ROUTES | {("POST", "/sdapi/v1/img2img")}  # whose bodies contain pictures
+# (method, path) of routes by the media types that they read; every other route reads JSON.
+PNG_ROUTES = {("POST", "/verify")}
+FORMS_ALONE = {("POST", "/v1/images/edits"), ("POST", "/v1/images/variations")}
+FORM_ROUTES = FORMS_ALONE | {("POST", "/generate"), ("POST", "/verify")}
+PICTURE_ROUTES = PNG_ROUTES | FORM_ROUTES | {("POST", "/sdapi/v1/img2img")}  # whose bodies contain pictures
+PICTURE_MEMBERS = {*PICTURE_FIELDS, "init_images"}
 MAX_LENGTH_DIGITS = 15  # of a Content-Length; longer ones are not converted to a number
 MAX_BUFFERED = 128 * 1024 * 1024  # bytes of all bodies that are being received or processed
 BUSY_SECONDS = "2"
@@ -41,12 +46,26 @@ def check_body(scope: Scope, headers: Headers) -> None:
     if length.isdecimal() and (len(length) > MAX_LENGTH_DIGITS or int(length) > limit):
         raise BodyTooLarge(f"the body has {length[:20]} bytes (allowed: {limit})")
     if (length != "0" or "transfer-encoding" in headers) and _is_routed(scope):
-        _check_media(headers, "image/png" if _is_one_of(scope, PNG_ROUTES) else "application/json")
+        forms = ["multipart/form-data"] if _is_one_of(scope, FORM_ROUTES) else []
+        _check_media(headers, ["image/png" if _is_one_of(scope, PNG_ROUTES) else "application/json", *forms])
 
 
 def max_body(scope: Scope) -> int:
     """The most bytes that the body of a request may have."""
     return MAX_BODY if _is_one_of(scope, PICTURE_ROUTES) else MAX_JSON_BODY
+
+
+def check_json_size(size: int, members: object) -> None:
+    """Refuse a large JSON body without a picture.
+
+    members: the decoded body.
+
+    Raises:
+        BodyTooLarge: when it exceeds the limit for JSON, and none of its members is a picture.
+    """
+    names = members.keys() if isinstance(members, dict) else set()
+    if size > MAX_JSON_BODY and names.isdisjoint(PICTURE_MEMBERS):
+        raise BodyTooLarge(f"the body has {size} bytes (allowed without a picture: {MAX_JSON_BODY})")
 
 
 class BodyBudget:
@@ -97,14 +116,15 @@ class LimitedBody:
         self._size = 0
 
 
-def _check_media(headers: Headers, supported: str) -> None:
+def _check_media(headers: Headers, supported: Sequence[str]) -> None:
     codings = [coding.strip().lower() for coding in headers.get("content-encoding", "").split(",")]
     if set(codings) - {"", "identity"}:
         detail = f"Content-Encoding {headers['content-encoding'][:80]!r} is not supported (supported: identity)"
         raise UnsupportedMedia(detail, headers={"Accept-Encoding": "identity"})
     media_type = headers.get("content-type", "")
-    if media_type.partition(";")[0].strip().lower() != supported:
-        raise UnsupportedMedia(f"Content-Type {media_type[:80]!r} is not supported (supported: {supported})")
+    if media_type.partition(";")[0].strip().lower() not in supported:
+        allowed = " and ".join(supported)
+        raise UnsupportedMedia(f"Content-Type {media_type[:80]!r} is not supported (supported: {allowed})")
 
 
 def _is_one_of(scope: Scope, routes: Collection[tuple[str, str]]) -> bool:

@@ -12,11 +12,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from denoised.app.http.errors import InvalidRequest
+from denoised.app.http.requests.body_limits import check_json_size
 from denoised.app.http.validation_errors import MAX_ERRORS, MAX_VALUE_LENGTH, format_value
+from denoised.app.settings import MAX_JSON_BODY
 
 
 def decode_json(text: str | bytes) -> Any:
@@ -29,12 +32,32 @@ def decode_json(text: str | bytes) -> Any:
     return json.loads(text, object_pairs_hook=_unique_members)
 
 
+def decode_large_json(text: str | bytes) -> Any:
+    """Decode JSON that may be over the limit for JSON, because a picture is in it. Takes long.
+
+    Raises:
+        BodyTooLarge: when it is over that limit and is not JSON, or no picture is in it.
+        InvalidRequest, ValueError, RecursionError: as `decode_json`, within the limit.
+    """
+    try:
+        members = decode_json(text)
+    except (ValueError, RecursionError):
+        check_json_size(len(text), None)
+        raise
+    check_json_size(len(text), members)
+    return members
+
+
 class JsonRequest(Request):
     """A request whose JSON body is decoded by `decode_json`."""
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            self._json = decode_json(await self.body())
+            body = await self.body()
+            if len(body) > MAX_JSON_BODY:
+                self._json = await run_in_threadpool(decode_large_json, body)
+            else:
+                self._json = decode_json(body)
         return self._json
 
 

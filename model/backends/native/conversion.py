@@ -68,6 +68,7 @@ class NativeConversion:
         layer; block `name` reads the columns `_columns[name]`."""
         blocks = list(self._blocks.values())
         layers = [block.time_emb_proj for block in blocks]
+        # (projected_channels, embed_dim), and (projected_channels,).
         weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
         # Every block applies the same activation to the same embedding, so once is enough.
         return nn.Sequential(per_image(blocks[0].activation), self._linear(weight, bias))
@@ -147,12 +148,14 @@ class NativeConversion:
     def _transformer_layer(self, name: str, layer: TransformerLayer, width: int) -> NativeTransformerLayer:
         gate, out = layer.ff.net[0], layer.ff.net[2]
         assert isinstance(gate, GatedLinear)
+        # `net` is GEGLU, dropout, linear (Shazeer 2020, equation 6): only two of the three have weights.
         norm1, norm2, norm3 = (NativeLayerNorm(norm, self.kernels) for norm in (layer.norm1, layer.norm2, layer.norm3))
         if layer.only_cross_attention:
             attn1: NativeSelfAttention | NativeTextAttention = self._text_attention(f"{name}.attn1", layer.attn1, width)
         else:
             attn1 = self._self_attention(layer.attn1, width)
         attn2 = self._text_attention(f"{name}.attn2", layer.attn2, width)
+        # (B, C, H, W) → (B, 2·inner, H, W), value and gate; and (B, inner, H, W) → (B, C, H, W).
         gate_conv, out_conv = self._pointwise([gate.proj], width), self._pointwise([out], width)
         return NativeTransformerLayer(LayerParts(norm1, attn1, norm2, attn2, norm3, gate_conv, out_conv), self.kernels)
 
@@ -168,6 +171,7 @@ class NativeConversion:
         width = self._out_widths[f"{name}.conv"] // 2 + 1  # of the small image's 2×2 convolution with a border of 1
         # Once for each of the four phases.
         bias = upsample.conv.bias.repeat(4) if upsample.conv.bias is not None else None
+        # Stride 1 and a border of 1, so that the phases of the first and the last row have their pixels.
         return NativeUpsample(self.kernels, self._convolution(subpixel_weights(upsample), bias, 1, 1, width))
 
     def _conv(self, name: str, conv: nn.Conv2d) -> NativeConv2d:
@@ -182,9 +186,11 @@ class NativeConversion:
         weights = [layer.weight.flatten(1) for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
         biases = [layer.bias for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
         bias = torch.cat([bias for bias in biases if bias is not None]) if biases[0] is not None else None
+        # (ΣO, I) → (ΣO, I, 1, 1): stride 1, no border.
         return self._convolution(torch.cat(weights)[:, :, None, None], bias, 1, 0, width)
 
     def _linear(self, weight: Tensor, bias: Tensor | None) -> NativeLinear:
+        # A row of the batch is a map of one pixel: (B, I) → (B, I, 1, 1).
         return NativeLinear(self._convolution(weight[:, :, None, None], bias, 1, 0, 1))
 
     def _convolution(

@@ -26,6 +26,7 @@ class EmbeddingCache:
         """embed: `UNet.embed`; project: (B, embed_dim) → (B, width), the activation and the layers of all blocks."""
         self._embed = embed
         self._project = project
+        # Four bytes for each float32.
         self.capacity = max(1, min(MAX_ENTRIES, CACHE_BYTES // (4 * width)))
         self._rows = torch.empty(self.capacity, width)
         self._index: dict[tuple[float, ...], int] = {}
@@ -34,7 +35,9 @@ class EmbeddingCache:
         """t, label: (B,). Returns (B, width)."""
         pairs = list(zip(t.tolist(), label.tolist(), strict=True)) if label is not None else [(x,) for x in t.tolist()]
         if any(pair not in self._index for pair in pairs):
+            # Reversed, so that the first occurrence of a pair is written last and stays.
             first = {pair: k for k, pair in reversed(list(enumerate(pairs)))}
+            # A batch that does not fit is computed as it is; the cache keeps what it has.
             if len(first) > self.capacity:
                 return self._compute(t, label)
             self._add(first, t, label)
@@ -55,4 +58,5 @@ class EmbeddingCache:
         self._index.update({pair: start + k for k, pair in enumerate(new)})
 
     def _compute(self, t: Tensor, label: Tensor | None) -> Tensor:
+        # (B,) → (B, embed_dim) → (B, width)
         return self._project(self._embed(t, label, torch.float32))

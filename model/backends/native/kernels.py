@@ -119,6 +119,7 @@ class Kernels:
     def call(self, name: str, batch: int, *arguments: Any) -> None:
         """Call a kernel of SIGNATURES or a tile's, with the arguments after the batch."""
         kernel, kinds = self._bound[name], self._kinds[name]
+        # Recorded calls are made, too, so that the layers after them read real values.
         kernel(batch, argument_list(kinds, arguments))
         if self._calls is not None:
             self._calls.append(KernelCall(kernel, kinds, arguments))
@@ -224,10 +225,14 @@ class Kernels:
     def attend(self, qkv: Tensor, heads: int) -> Tensor:
         """softmax(q·kᵀ/√D)·v. qkv: (B, 3·heads·D, H, W), D a multiple of LANES. Returns (B, heads·D, H, W)."""
         batch, channels, height, width = qkv.shape
+        # With the channels last a pixel's row is q, k, v, each (heads, D).
         tokens, depth = height * width, channels // (3 * heads)
+        # Rounded up to whole vectors.
         padded = -(-tokens // LANES) * LANES
         out = self.empty(batch, heads * depth, height, width)
+        # For each head: its keys, transposed, (D, padded), and one row of scores for each of QUERIES queries.
         scratch = self.scratch(batch, heads, depth + QUERIES, padded)
+        # Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
         scale = 1.0 / math.sqrt(depth)
         self.call(
             "denoised_attend", batch, qkv.data_ptr(), out.data_ptr(), scratch.data_ptr(), tokens, heads, depth, scale

@@ -44,6 +44,7 @@ class NativeConv2d(nn.Module):
         if len(self._bias) == self._channels and missing <= 0:
             return self._convolve(x, addend)
         if missing > 0:  # a map narrower than the tile
+            # The kernel computes whole tiles: zeros on the right make the row long enough; their outputs are cut off.
             y = self._convolve(channels_last(F.pad(x, (0, missing * self._tile.stride))), None)
             y = channels_last(y[..., : y.shape[3] - missing])
         else:
@@ -103,8 +104,10 @@ class NativeNorm(nn.Module):
         elif self._scale_shift:
             # (B, 2·C) → two of (B, C).
             scale, shift = projection.chunk(2, dim=1)
+            # GroupNorm(x)·(1 + s) + b (Nichol & Dhariwal 2021, arXiv:2102.09672).
             h = self._norm(x, scale=scale, shift=shift)
         else:
+            # GroupNorm(x + e), with e the same for all pixels of a channel (Ho et al. 2020, appendix B).
             h = self._norm(x, addend=projection)
         return h if self._activation is None else self._activation(h)
 
@@ -129,6 +132,7 @@ class FallbackNorm(nn.Module):
 
     def forward(self, x: Tensor, projection: Tensor | None = None) -> Tensor:
         if projection is not None and not self._scale_shift:
+            # (B, C) → (B, C, 1, 1), for every pixel.
             x = x + projection[:, :, None, None]
         h = F.group_norm(x.contiguous(), self._groups, self._weight, self._bias, self._eps)
         if projection is not None and self._scale_shift:
@@ -192,6 +196,7 @@ class NativeAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self._qkv(self._norm(x))  # (B, 3·heads·D, H, W)
         depth = qkv.shape[1] // (3 * self._heads)
+        # The kernel reads whole vectors of a head, and holds one row of q·kᵀ, (H·W), for each of a few queries.
         fits = depth % LANES == 0 and x.shape[2] * x.shape[3] <= MAX_TOKENS
         mixed = self._kernels.attend(qkv, self._heads) if fits else self._attend_in_torch(qkv)
         h = self._out(mixed, addend=channels_last(x))
@@ -237,6 +242,7 @@ class NativeUpsample(nn.Module):
         self._kernels = kernels
 
     def forward(self, x: Tensor, projections: Tensor) -> Tensor:
+        # The 2×2 convolution has a border of 1: (B, C, H, W) → (B, 4·C, H + 1, W + 1) → (B, C, 2·H, 2·W).
         return self._kernels.interleave(self._conv(x))
 
 
@@ -248,6 +254,7 @@ def subpixel_weights(upsample: Upsample) -> Tensor:
     """
     weight = upsample.conv.weight.detach()
     rows = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float64)  # (phase, row, k)
+    # W_ab[o, i, p, q] = Σ_kl rows[a, p, k]·rows[b, q, l]·W[o, i, k, l], in float64: the sums are rounded once.
     summed = torch.einsum("apk,bql,oikl->aboipq", rows, rows, weight.double())
     return summed.flatten(0, 2).to(weight.dtype)
 

@@ -30,7 +30,7 @@ class NativeUNet(nn.Module):
     def __init__(self, unet: UNet, shape: tuple[int, int, int]) -> None:
         """shape: (C, H, W) of the images that it is compiled for; larger ones work too, but not recorded."""
         super().__init__()
-        unet = deepcopy(unet)
+        unet = deepcopy(unet)  # `convert` changes it in place
         embed_dim = unet.time_embedding.linear_2.out_features
         conversion = NativeConversion(unet, [torch.zeros(1, *shape), torch.zeros(1, embed_dim)])
         project = conversion.embedding_projection()

@@ -83,6 +83,7 @@ class RecordedGraph:
     def run(self, *inputs: Tensor) -> Tensor:
         """Evaluate now. inputs: in the order of the recording, (B, …) each, with the same memory layout."""
         threads = torch.get_num_threads()
+        # The first half of the arenas is for `run`, the second for the pool: one may run in the background meanwhile.
         evaluation, _, output = self._evaluation(inputs, threads, first_arena=0)
         self._runner.run(evaluation, threads)
         return output
@@ -122,6 +123,7 @@ class RecordedGraph:
             input_count=len(bindings),
             output=IoBinding(whole.data_ptr(), self._output_binding.arena, self._output_binding.bytes),
             images=images,
+            # No more images at once than one thread's share, so that none of the threads is idle.
             chunk=min(self._chunk, -(-images // threads)),
             first_arena=first_arena,
             arena_bytes=self._arena_bytes,
@@ -132,11 +134,14 @@ class RecordedGraph:
     def _allocate(self, threads: int) -> None:
         """Allocate arenas for the threads of `run` and for as many of the pool, and point the calls into the first."""
         self._threads = threads
+        # float32, so four bytes each; one arena for each thread of `run`, and one for each of the pool.
         self._memory = torch.empty(2 * threads * self._arena_bytes // 4)
+        # Weights stay where they are. ctypes copies no pointer, so these arrays must live as long as the calls.
         self._arguments = [
             argument_list(call.kinds, [self._relocated(*each) for each in _typed_arguments(call)])
             for call in self._recorded
         ]
+        # One byte per argument: thread_pool.c adds a thread's distance from the first arena to these alone.
         self._in_arena = [bytes(self._is_in_arena(*each) for each in _typed_arguments(call)) for call in self._recorded]
         self._calls = (NativeCall * len(self._recorded))(
             *(
@@ -181,6 +186,7 @@ def _find_buffers(
     calls: Sequence[KernelCall], tensors: Sequence[Tensor], inputs: Sequence[Tensor], output: Tensor
 ) -> list[Buffer]:
     """The memory of all tensors, sorted by address, with the calls that use it."""
+    # Of the whole storage: a call may point into the middle, for a view of some columns.
     starts = {id(tensor): tensor.untyped_storage().data_ptr() for tensor in tensors}
     buffers = sorted(
         (
@@ -194,9 +200,12 @@ def _find_buffers(
     def use(pointer: int, time: int) -> None:
         k = bisect_right(addresses, pointer) - 1
         if k >= 0 and pointer < buffers[k].stop:
+            # A buffer is in use from the first call that names it to the last, whether they read or write.
             buffers[k].first_use = min(buffers[k].first_use, time)
             buffers[k].last_use = max(buffers[k].last_use, time)
 
+    # Inputs are there before the first call, and the output is read after the last: neither shares memory with a tensor
+    # that is written in between.
     for tensor in inputs:
         use(tensor.data_ptr(), -1)
     for time, call in enumerate(calls):

@@ -27,10 +27,12 @@ def record_graph(
         for tensor, value in zip(inputs, example, strict=True):
             tensor.copy_(value)
         output = evaluate(*inputs)
+        # The output is no result of a kernel, so PyTorch made it, and a replay would not write it.
         if _storage(output) not in {_storage(tensor) for tensor in results}:
             return None
         graph = RecordedGraph(kernels.runner, calls, [*results, *rows], inputs, output, chunk)
     # Anything else that the network did is missing in the graph, so that other inputs give another output.
+    # Two images unlike the recorded one: constants that were recorded in place of values differ.
     x = channels_last(torch.linspace(-1, 1, 2 * x.numel()).view(2, *x.shape[1:]))
     rows = [torch.cat([each / 2, each / 3]) for each in example[1:]]
     return graph if torch.equal(graph.run(x, *rows), evaluate(x, *rows)) else None

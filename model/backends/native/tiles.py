@@ -59,7 +59,9 @@ def tile_for(size: int, stride: int, channels: int, out_channels: int, out_width
         """Cycles for each weight of a row: half of one per vector, and two for everything else (measured). Of two
         equal shapes, the one that reads fewer weights counts."""
         pixels, vectors = shape
+        # Of one output row. The last tile of a row overlaps the one before it, so a rest costs as much as a whole tile.
         tiles = math.ceil(out_width / pixels) * (out_channels // LANES // vectors)
+        # Two multiply-adds of a vector start in each cycle, hence a half. In small tiles a sum waits for itself: 3.5.
         return tiles * max(pixels * vectors / 2 + 2, 3.5), vectors
 
     pixels, vectors = min(shapes, key=cycles)
@@ -91,6 +93,7 @@ def norm_chunk(channels: int, groups: int) -> int | None:
     """The channels of a norm's unit of work: whole groups and whole vectors. None if there is no such unit."""
     if channels % LANES:
         return None
+    # The smallest unit that ends where a group ends and where a vector ends.
     fewest = math.lcm(channels // groups, LANES)
     size = fewest if channels % fewest == 0 else channels
     return size if size <= MAX_CHUNK else None

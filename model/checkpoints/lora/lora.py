@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from denoised.model.checkpoints.lora.lora_base import wrong_base
 from denoised.model.checkpoints.lora.lora_names import LoraPart, parse_lora_name
 from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.low_rank import LoraLayer
@@ -43,10 +44,12 @@ def read_lora(
     alphas: alpha by "component.module", for dialects that do not store it as a tensor; without one it is the rank.
 
     Raises:
-        CheckpointError: for an unknown name, a half that is missing, and shapes that fit neither each other nor the
-            weight.
+        CheckpointError: for an adapter of another base model, an unknown name, a half that is missing, and shapes that
+            fit neither each other nor the weight.
     """
     targets = list(targets)
+    if reason := wrong_base(tensors, ((each.module, each.shape) for each in targets if each.component == "unet")):
+        raise CheckpointError(reason)
     names = _names_by_component(targets)
     parts: dict[tuple[str, str], dict[LoraPart, Tensor]] = {}
     for name, tensor in tensors.items():

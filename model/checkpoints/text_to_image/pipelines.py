@@ -19,6 +19,9 @@ TEXT_PIPELINES = {
     "StableDiffusionPipeline": ("",),
     "StableDiffusionXLPipeline": ("", "_2"),
     "LatentConsistencyModelPipeline": ("",),
+    "StableDiffusionInpaintPipeline": ("",),
+    "StableDiffusionXLInpaintPipeline": ("", "_2"),
+    "StableDiffusionInstructPix2PixPipeline": ("",),
 }
 # Parts that do not change the picture. The safety checker replaces pictures after they are made; it is not run.
 UNUSED_PARTS = ("safety_checker", "feature_extractor")
@@ -27,13 +30,10 @@ SERVED = f"pipelines of a U-Net and a scheduler, {', '.join(TEXT_PIPELINES)}"
 # Beginnings of class names, the more specific ones first, with what such a folder holds.
 OTHER_PIPELINES = (
     ("StableDiffusionXLImg2Img", "a Stable Diffusion XL model that redraws pictures, such as the refiner"),
-    ("StableDiffusionXLInpaint", "a Stable Diffusion XL model for inpainting"),
     ("StableDiffusionXLInstructPix2Pix", "a Stable Diffusion XL model that edits pictures by instructions"),
     ("StableDiffusionXL", "a Stable Diffusion XL model with further parts"),
     ("StableDiffusion3", "a Stable Diffusion 3 model, a transformer"),
-    ("StableDiffusionInpaint", "a model for inpainting"),
     ("StableDiffusionImg2Img", "a model that redraws pictures"),
-    ("StableDiffusionInstructPix2Pix", "a model that edits pictures by instructions"),
     ("StableDiffusionDepth2Img", "a model that needs depth maps"),
     ("StableDiffusionUpscale", "a model for upscaling"),
     ("StableDiffusionLatentUpscale", "a model for upscaling"),

@@ -58,14 +58,15 @@ def check_networks(
 
 def _check_channels(path: Path, unet: TextUNetConfig, vae: AutoencoderConfig) -> None:
     channels = vae.latent_channels
-    if unet.in_channels != channels:
+    served = (channels, 2 * channels, 2 * channels + 1)  # latents, and a picture, and a mask and a picture
+    if unet.in_channels not in served:
         content = OTHER_INPUTS.get(unet.in_channels, "other inputs than latents")
         raise CheckpointError(
             f"{path}: in_channels = {unet.in_channels}: the network takes {content}, which no request carries "
-            f"(supported: the {channels} latent channels)"
+            f"(supported: {', '.join(map(str, served))})"
         )
     if unet.out_channels != channels:
-        raise CheckpointError(f"{path}: out_channels = {unet.out_channels} is not in_channels = {channels}")
+        raise CheckpointError(f"{path}: out_channels = {unet.out_channels} is not {channels}, the latent channels")
     if vae.out_channels not in (1, 3):
         raise CheckpointError(f"{path}: the autoencoder's out_channels = {vae.out_channels} cannot be shown")
 

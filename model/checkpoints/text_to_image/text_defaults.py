@@ -18,6 +18,9 @@ GUIDANCE_SCALES = {
     "StableDiffusionPipeline": 7.5,
     "StableDiffusionXLPipeline": 5.0,
     "LatentConsistencyModelPipeline": 8.5,
+    "StableDiffusionInpaintPipeline": 7.5,
+    "StableDiffusionXLInpaintPipeline": 7.5,
+    "StableDiffusionInstructPix2PixPipeline": 7.5,
 }
 DISTILLED_STEPS = 4
 CONSISTENCY_SCHEDULERS = ("LCMScheduler", "TCDScheduler")

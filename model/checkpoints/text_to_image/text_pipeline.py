@@ -46,7 +46,7 @@ from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.text.tokenizer import TOKENIZER_FILES, TextTokenizer
 
 # What the U-Net of Stable Diffusion 1 and 2 attends to is after the final norm; what that of SDXL does is not.
-XL_PIPELINE = "StableDiffusionXLPipeline"
+XL_PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
 
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
@@ -100,7 +100,7 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
     unet_config = _read_config(paths["unet"], "UNet2DConditionModel", TextUNetConfig.from_dict)
     vae_config = _read_config(paths["vae"], "AutoencoderKL", AutoencoderConfig.from_dict)
     text_configs = [_read_config(paths[name], None, TextEncoderConfig.from_dict) for name in encoder_names]
-    check_networks(paths["unet"], unet_config, vae_config, text_configs, is_xl=kind == XL_PIPELINE)
+    check_networks(paths["unet"], unet_config, vae_config, text_configs, is_xl=kind in XL_PIPELINES)
     image_size = check_image_size(paths["unet"], unet_config, vae_config)
     noise, card = NoiseSettings.read(folder / SCHEDULER_CONFIG), read_card_file(folder)
     noise.check(unet_config)
@@ -121,7 +121,7 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
         autoencoder=autoencoder,
         text_encoders=tuple(each for each in networks.values() if isinstance(each, TextEncoder)),
         tokenizers=tokenizers,
-        is_xl=kind == XL_PIPELINE,
+        is_xl=kind in XL_PIPELINES,
         zero_without_negative=zero_without_negative,
         noise=noise,
         schedule=schedule,
@@ -151,7 +151,7 @@ def _zero_without_negative(folder: Path, kind: str) -> bool:
     if not isinstance(value, bool):
         key = f"force_zeros_for_empty_prompt = {abbreviate(value)}"
         raise CheckpointError(f"{folder / MODEL_INDEX}: {key} is neither true nor false")
-    return value and kind == XL_PIPELINE
+    return value and kind in XL_PIPELINES
 
 
 def _build_networks(

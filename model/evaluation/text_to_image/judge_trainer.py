@@ -105,6 +105,7 @@ class JudgeTrainer(Learner):
         count = min(MEASURED_PICTURES, self.pictures.combinations)
         combinations = np.random.default_rng(0).permutation(self.pictures.combinations)[:count]
         pixels = disturb(to_unit(self.pictures.on_colors(combinations)), self.config, generator)
+        # Its batch norms then use the averages of training.
         self.net.eval()  # the next step sets it back
         _, *logits = functional_call(self.net, self.ema, (pixels.to(self.device),))
         answers = correct_answers(self.pictures, combinations)
@@ -136,14 +137,17 @@ def disturb(pixels: Tensor, config: JudgeTrainingConfig, generator: torch.Genera
     """Pictures (B, 3, H, W) in [−1, 1], each moved, scaled, blurred and with noise by amounts of its own."""
     count, side = len(pixels), pixels.shape[-1]
     draws = torch.rand(count, 5, generator=generator)
+    # 1 ± config.scale, uniform: (B,).
     scale = 1 + config.scale * (2 * draws[:, 0] - 1)
     moves = 2 * config.shift / side * (2 * draws[:, 1:3] - 1)  # in the coordinates of the grid, −1 … 1
     theta = torch.zeros(count, 2, 3)
+    # (B, 2, 3): where in the input each output position reads, so a scale over 1 shrinks the drawing.
     theta[:, 0, 0] = theta[:, 1, 1] = scale
     theta[:, :, 2] = moves
     grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
     # Padding with the border's own pixels continues the background.
     moved = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # After the move, which blurs a little by itself; noise comes last, so that it is not blurred.
     blurred = gaussian_blur(moved, config.blur * draws[:, 3])
     noise = torch.randn(pixels.shape, generator=generator)
     return (blurred + config.noise * draws[:, 4].view(-1, 1, 1, 1) * noise).clamp(-1, 1)
@@ -158,6 +162,7 @@ def gaussian_blur(pixels: Tensor, sigma: Tensor) -> Tensor:
     reach = BLUR_TAPS // 2
     # One group for each channel of each picture: (1, B·C, H, W).
     flat = F.pad(pixels, (reach,) * 4, mode="replicate").reshape(1, count * channels, height + 2 * reach, -1)
+    # The Gaussian is separable: rows, then columns.
     across = F.conv2d(flat, weights.view(-1, 1, 1, BLUR_TAPS), groups=count * channels)
     down = F.conv2d(across, weights.view(-1, 1, BLUR_TAPS, 1), groups=count * channels)
     return down.reshape(count, channels, height, width)

@@ -89,6 +89,7 @@ class RealFeatures:
                 part = np.arange(start, min(start + REAL_BATCH, self._pictures.combinations))
                 parts.append(self._judge.judge(self._pictures.on_colors(part)).features)
                 advance(len(part))
+            # (D·K, d) → (D, K, d): combination k is drawing k // K on color k % K.
             self._features = torch.cat(parts).unflatten(0, (len(self._pictures), len(COLOR_NAMES)))
         return self._features
 

@@ -83,6 +83,7 @@ def rank_true_pictures(features: Tensor, candidates: Tensor, drawings: Tensor, b
         chosen = (backgrounds == color).nonzero()[:, 0]
         for part in chosen.split(DISTANCE_ROWS):
             distances = torch.cdist(features[part], candidates[:, color])  # (n, D)
+            # (n, 1), the distance to the true picture.
             true = distances.gather(1, drawings[part][:, None])
             ranks[part] = 1 + (distances < true).sum(dim=1)
     return Ranks(

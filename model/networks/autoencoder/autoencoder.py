@@ -64,6 +64,7 @@ class Autoencoder(nn.Module):
         tiled: encode images larger than `sample_size` in overlapping tiles, which bounds the memory.
         """
         if tiled and max(pixels.shape[-2:]) > self.config.sample_size:
+            # A tile of pixels becomes a tile of latents: mean and log-variance are blended alike.
             moments = evaluate_in_tiles(self._encode, pixels, self.config.sample_size, self.latent_tile)
         else:
             moments = self._encode(pixels)  # (B, 2·latent_channels, H/f, W/f)

@@ -31,10 +31,12 @@ def evaluate_in_tiles(network: Callable[[Tensor], Tensor], x: Tensor, tile: int,
             # A copy: blending writes to it, and the network may return its input.
             current = network(x[:, :, top : top + tile, left : left + tile]).clone()
             if above:
+                # First from above, then from the left, as in diffusers: in the corner both transitions are multiplied.
                 _blend(above[column], current, blend, dim=2)
             if tiles:
                 _blend(tiles[-1], current, blend, dim=3)
             tiles.append(current)
+        # Without the part that the next tile covers: it is blended into that tile.
         rows.append(torch.cat([each[:, :, :kept, :kept] for each in tiles], dim=3))
         above = tiles
     return torch.cat(rows, dim=2)

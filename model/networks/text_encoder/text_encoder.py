@@ -51,6 +51,7 @@ class TextEncoder(nn.Module):
         rows = torch.arange(len(tokens), device=tokens.device)
         pooled = last[rows, self.end_positions(tokens)]  # (B, hidden_size)
         if self.text_projection is not None:
+            # (B, projection_dim): into the space that texts and pictures share (Radford et al. 2021, figure 3).
             pooled = self.text_projection(pooled)
         return EncodedText(states, last, pooled)
 

@@ -76,6 +76,7 @@ class TextUNet(nn.Module):
         features = None
         if guidance is not None:
             assert self.config.time_cond_proj_dim is not None, "this network takes no guidance scale"
+            # (B, time_cond_proj_dim) sinusoids of the guidance scale (Meng et al. 2023, section 3.1).
             features = guidance_features(guidance, self.config.time_cond_proj_dim).to(dtype)
         # (B, block_out_channels[0]) sinusoids → (B, embed_dim); everything below is added to it.
         emb: Tensor = self.time_embedding(self.time_proj(t).to(dtype), features)
@@ -129,10 +130,12 @@ class TextUNet(nn.Module):
             skips.extend(block(skips[-1], emb, context) if attends else block(skips[-1], emb))
         h = skips[-1]  # the middle block reads the last skip tensor, and the first up block joins it again
         if self.mid_block is not None:
+            # (B, block_out_channels[−1], H/f, W/f) with f = config.downscale
             h = self.mid_block(h, emb, context)
         for block in self.up_blocks:
             attends = isinstance(block, CrossAttentionUpBlock)
             h = block(h, skips, emb, context) if attends else block(h, skips, emb)
+        # (B, block_out_channels[0], H, W) → (B, out_channels, H, W)
         return self.conv_out(self.conv_act(self.conv_norm_out(h)))
 
     def _embed_label(self, label: Tensor | None, dtype: torch.dtype) -> Tensor:

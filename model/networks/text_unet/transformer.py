@@ -38,9 +38,11 @@ class TokenAttention(nn.Module):
 
     def forward(self, tokens: Tensor, source: Tensor) -> Tensor:
         """tokens: (B, N, width); source: (B, M, source_dim). Returns (B, N, width)."""
+        # q: (B, heads, N, D); k, v: (B, heads, M, D).
         q, k, v = self._split(self.to_q(tokens)), self._split(self.to_k(source)), self._split(self.to_v(source))
         dtype = q.dtype
         if self.upcast:
+            # In float16 a product q·kᵀ can exceed 65,504, its largest number (Stable Diffusion 2).
             q, k, v = q.float(), k.float(), v.float()
         mixed = self.attend(q, k, v).to(dtype)  # (B, heads, N, D)
         return self.to_out[0](mixed.transpose(1, 2).flatten(2))
@@ -95,6 +97,7 @@ class TransformerLayer(nn.Module):
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         """tokens: (B, H·W, width); context: (B, M, context_dim). Returns (B, H·W, width)."""
         normed = self.norm1(tokens)
+        # x + f(norm(x)), three times: pre-norm, as in GPT-2.
         tokens = tokens + self.attn1(normed, context if self.only_cross_attention else normed)
         tokens = tokens + self.attn2(self.norm2(tokens), context)
         return tokens + self.ff(self.norm3(tokens))
@@ -127,6 +130,7 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x: (B, C, H, W); context: (B, M, context_dim). Returns (B, C, H, W)."""
         height, width = x.shape[-2:]
+        # (B, C, H, W). Linear projections see tokens, convolutions the map; both are the same product for each pixel.
         h = self.norm(x)
         tokens = self.proj_in(_to_tokens(h)) if self.linear_projection else _to_tokens(self.proj_in(h))
         for layer in self.transformer_blocks:

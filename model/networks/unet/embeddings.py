@@ -71,6 +71,7 @@ class LearnedTimesteps(Embedding):
     """One vector for each of T timesteps; a time between two of them takes the nearer one's."""
 
     def forward(self, t: Tensor) -> Tensor:
+        # Samplers ask for times between two timesteps; half goes to the even one.
         return super().forward(t.round().long())
 
 

@@ -58,6 +58,7 @@ class SkipDownBlock(nn.Module):
                 x = self.attentions[j](x)
             skips.append(x)
         if self.resnet_down is not None and self.skip_conv is not None:
+            # (B, 3, H/2, W/2)
             image = fir_downsample(image)
             skips.append(self.skip_conv(image) + self.resnet_down(x, emb))  # (B, out_channels, H/2, W/2)
         return skips, image
@@ -99,6 +100,7 @@ class SkipUpBlock(nn.Module):
         below, or None at the lowest level.
         """
         for resnet in self.resnets:
+            # (B, out_channels, H, W)
             x = resnet(x, emb, skips.pop())
         if self.attentions is not None:
             x = self.attentions[0](x)

@@ -93,6 +93,7 @@ class UNet(nn.Module):
         skips, image = [self.conv_in(x)], x  # image: the input at the size of the block, for Skip blocks
         for block in self.down_blocks:
             if isinstance(block, SkipDownBlock):
+                # image: (B, C, H/2, W/2) unless the block is the last.
                 added, image = block(skips[-1], emb, image)
                 skips.extend(added)
             else:
@@ -103,6 +104,7 @@ class UNet(nn.Module):
         """From the lowest resolution to the output (B, out_channels, H, W)."""
         h, image = skips[-1], None  # the mid block reads the last skip tensor, and the first up block joins it again
         if self.mid_block is not None:
+            # (B, channels[−1], H/f, W/f) with f = config.downscale
             h = self.mid_block(h, emb)
         for block in self.up_blocks:
             if isinstance(block, SkipUpBlock):

@@ -82,6 +82,7 @@ class ResnetBlock(nn.Module):
             x = torch.cat([x, skip], dim=1)  # (B, in_channels, H, W)
         h = self.activation(self.norm1(x))  # (B, in_channels, H, W)
         if self.resample is not None:
+            # Both paths change size, or their sum would have no shape; after the activation, as in BigGAN.
             x, h = self.resample(x), self.resample(h)
         h = self.conv1(h)  # (B, out_channels, H', W')
         # (B, out_channels, 1, 1), or twice the channels with scale and shift.
@@ -91,6 +92,7 @@ class ResnetBlock(nn.Module):
             scale, shift = projected.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
+            # The same number for every pixel of a channel.
             h = self.norm2(h + projected)
         h = self.conv2(self.dropout(self.activation(h)))
         if self.conv_shortcut is not None:

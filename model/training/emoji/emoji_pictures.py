@@ -85,6 +85,7 @@ class EmojiPictures:
         rgba = self.rgba[drawing].astype(np.float32)
         alpha = rgba[..., 3:] / 255  # (B, 64, 64, 1)
         background = np.array(list(COLORS.values()), dtype=np.float32)[color][:, None, None]  # (B, 1, 1, 3)
+        # The drawing over the color (Porter & Duff 1984), (B, 64, 64, 3).
         mixed = rgba[..., :3] * alpha + background * (1 - alpha)
         return torch.from_numpy(np.rint(mixed).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
 

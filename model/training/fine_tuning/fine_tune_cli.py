@@ -20,6 +20,11 @@ from denoised.model.progress import progress
 from denoised.model.serving.loading import build_prompt_encoder
 from denoised.model.training.datasets.captioned_folder import read_captioned_folder
 from denoised.model.training.datasets.image_folder import parse_color
+from denoised.model.training.fine_tuning.caption_encoding import (
+    CaptionEncoder,
+    FrozenCaptionEncoder,
+    TrainedCaptionEncoder,
+)
 from denoised.model.training.fine_tuning.fine_tuner import FineTuner
 from denoised.model.training.fine_tuning.fine_tuning_config import FineTuningConfig
 from denoised.model.training.fine_tuning.tuning_data import TuningData, encode_pictures
@@ -51,6 +56,8 @@ def fine_tune(
 ) -> None:
     """Fine-tune a text-to-image model on pictures with captions: its whole U-Net, or a low-rank adapter.
 
+    With --train-text-encoder, the text encoders are trained with it, as a part of the model or of the adapter.
+
     With --lora-rank, OUT/loras holds an adapter to serve with --loras; without, OUT/model holds a model to serve with
     --model. Ctrl-C saves a checkpoint and stops; --resume continues exactly from there. The exit code is 130 after
     Ctrl-C and 143 after SIGTERM, as shells expect.
@@ -66,7 +73,7 @@ def fine_tune(
         pipeline = _read_model(model)
         encoded = _encode(pipeline, data, config, device, console)
         config = _with_digests(config, pipeline.digest, encoded.digest, resume=resume)
-        learner = FineTuner(config, pipeline, build_prompt_encoder(pipeline, device), encoded, device)
+        learner = FineTuner(config, pipeline, _caption_encoder(config, pipeline, device), encoded, device)
         _prepare(learner, folder, resume=resume)
         _print(learner, console)
         schedule = RunSchedule(LOG_EVERY, checkpoint_every, sample_every=max(config.images, CHECKPOINT_EVERY))
@@ -82,6 +89,12 @@ def _read_model(folder: Path) -> TextPipeline:
     if not is_text_pipeline(folder):
         raise TrainingError(f"{folder} is not a text-to-image model: fine-tuning needs one that takes prompts")
     return read_text_pipeline(folder)
+
+
+def _caption_encoder(config: FineTuningConfig, pipeline: TextPipeline, device: str) -> CaptionEncoder:
+    if config.train_text_encoder:
+        return TrainedCaptionEncoder(pipeline, device)
+    return FrozenCaptionEncoder(build_prompt_encoder(pipeline, device))
 
 
 def _encode(pipeline: TextPipeline, data: Path, config: FineTuningConfig, device: str, console: Console) -> TuningData:
@@ -117,7 +130,9 @@ def _prepare(learner: FineTuner, folder: RunFolder, *, resume: bool) -> None:
 
 def _print(learner: FineTuner, console: Console) -> None:
     parameters = sum(p.numel() for p in learner.net.parameters())
-    what = f"adapter of rank {learner.config.lora_rank}" if learner.config.lora_rank else "U-Net"
+    config = learner.config
+    what = f"adapter of rank {config.lora_rank}" if config.lora_rank else "U-Net"
+    what += " with text encoders" if config.train_text_encoder else ""
     console.print(
         f"{what}: {len(learner.data.captions):,} pictures · {parameters / 1e6:.2f} M parameters · "
         f"{str(learner.amp_dtype).removeprefix('torch.')} · step {learner.step:,} of {learner.steps:,}",

@@ -1,6 +1,7 @@
 """The loss and the batches of a text-to-image model that is fine-tuned: its U-Net, or an adapter next to it.
 
-Text encoders and autoencoder stay as they are. This module knows no files and no progress bars.
+Text encoders are trained with it if the configuration says so. The autoencoder stays as it is. This module knows no
+files and no progress bars.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from denoised.model.checkpoints.text_to_image.text_pipeline import TextPipeline
 from denoised.model.diffusion.noise import level_tables
 from denoised.model.diffusion.predictions import add_noise, training_target
 from denoised.model.errors import TrainingError
-from denoised.model.serving.conditioning import ConditioningRequest
-from denoised.model.serving.prompt_encoder import PromptEncoder
+from denoised.model.serving.lora_adapters import ENCODERS
+from denoised.model.training.fine_tuning.caption_encoding import CaptionEncoder
 from denoised.model.training.fine_tuning.fine_tuning_config import FineTuningConfig
 from denoised.model.training.fine_tuning.lora_net import LoraNet
 from denoised.model.training.fine_tuning.tuning_data import TuningData
@@ -38,7 +39,8 @@ class Batch:
 class FineTuner(Learner):
     """A model that is fine-tuned.
 
-    net: the U-Net, or with a rank the branches of the adapter next to it.
+    net: the trained networks by component ("unet", "text_encoder", "text_encoder_2"), or with a rank the branches of
+        the adapter next to them.
 
     Raises:
         TrainingError: for a model that takes the guidance scale as an input: it was distilled, not trained on pictures.
@@ -51,7 +53,7 @@ class FineTuner(Learner):
         self,
         config: FineTuningConfig,
         pipeline: TextPipeline,
-        prompts: PromptEncoder,
+        text: CaptionEncoder,
         data: TuningData,
         device: str = "cpu",
     ) -> None:
@@ -60,10 +62,11 @@ class FineTuner(Learner):
             raise TrainingError("the model takes the guidance scale as an input, which fine-tuning would undo")
         torch.manual_seed(config.seed)
         self.unet = pipeline.unet.eval().to(device)
-        net: nn.Module = LoraNet(self.unet, config.lora_rank) if config.lora_rank else self.unet.requires_grad_(True)
-        super().__init__(config, net, device)
+        trained: dict[str, nn.Module] = {"unet": self.unet, **dict(zip(ENCODERS, text.networks, strict=False))}
+        net: nn.Module = nn.ModuleDict(trained).requires_grad_(True)
+        super().__init__(config, LoraNet(trained, config.lora_rank) if config.lora_rank else net, device)
         self.data = data
-        self._prompts = prompts
+        self._text = text
         self._prediction_type = pipeline.noise.prediction_type
         self._size = pipeline.image_size
         self._alpha, self._sigma = level_tables(pipeline.schedule, self.device)
@@ -79,12 +82,14 @@ class FineTuner(Learner):
         """The mean of ‖f_θ(x_t, t, text) − target‖²/d, where the target is what the model predicts: ε, v or x_0."""
         t = batch.t.to(self.device)
         x0, epsilon = batch.x0.to(self.device), batch.epsilon.to(self.device)
+        # (B,), as α_t and σ_t of x_t = α_t·x_0 + σ_t·ε.
         alpha, sigma = self._alpha[t], self._sigma[t]
         x = add_noise(x0, epsilon, alpha, sigma)
-        context, added = self._condition(batch.captions)
         with self.autocast():
+            context, added = self._condition(batch.captions)
             output = self.unet(x, t, context, **added)
         target = training_target(x0, epsilon, alpha, sigma, self._prediction_type)
+        # The difference in float32: in bfloat16 the square of a small error would vanish.
         return (output.float() - target).square().mean()
 
     @torch.no_grad()
@@ -102,16 +107,19 @@ class FineTuner(Learner):
 
     def _batch(self, index: Tensor, generator: torch.Generator, dropout: float) -> Batch:
         t = stratified_timesteps(len(index), len(self._alpha), generator)
+        # Stratified timesteps rise from row to row; permuted, none depends on a picture's place.
         t = t[torch.randperm(len(index), generator=generator)]
         dropped = (torch.rand(len(index), generator=generator) < dropout).tolist()
+        # The empty caption trains the unconditional branch of guidance (Ho & Salimans 2022, arXiv:2207.12598, alg. 1).
         captions = ["" if drop else self.data.captions[k] for k, drop in zip(index.tolist(), dropped, strict=True)]
         x0 = self.data.latents[index]
         return Batch(x0, torch.randn(x0.shape, generator=generator), t, captions)
 
     def _condition(self, captions: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Hidden states (B, M, C) of captions, and what else the U-Net takes."""
-        context, pooled = self._prompts.encode([ConditioningRequest(prompt=caption) for caption in captions])
+        context, pooled = self._text.encode(captions)
         height, width = map(float, self._size)
+        # (B, 6): size of the original, top and left of the crop, size of the target (Podell et al. 2023, section 2.2).
         size_ids = torch.tensor([[height, width, 0.0, 0.0, height, width]] * len(captions), device=self.device)
         added = {"pooled": pooled, "size_ids": size_ids}
         return context, {name: added[name] for name in self.added_inputs}

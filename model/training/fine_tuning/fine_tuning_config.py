@@ -29,6 +29,7 @@ class FineTuningConfig(LearningConfig):
     lora_rank: int = setting(
         0, "rank of a low-rank adapter; 0 trains all weights of the U-Net", at_least=0, at_most=1024
     )
+    train_text_encoder: bool = setting(False, "train the text encoders with the U-Net, whole or as part of the adapter")
     caption_dropout: float = setting(0.1, "share of images without their caption, for guidance", at_least=0, at_most=1)
     background: str = setting("white", "background color of transparent images: a name or #rrggbb")
     model_digest: str = ""

@@ -1,4 +1,4 @@
-"""The trainable branches of a low-rank adapter next to the attention projections of a frozen U-Net.
+"""The trainable branches of a low-rank adapter next to the attention projections of frozen networks.
 
 Source: Hu et al. 2021 (arXiv:2106.09685), section 4.1: A is drawn at random, B begins as zero.
 """
@@ -16,35 +16,36 @@ from torch import Tensor, nn
 
 from denoised.model.checkpoints.atomic import write_atomically
 from denoised.model.networks.low_rank import LoraLayer, LowRankBranch
-from denoised.model.networks.text_unet.text_unet import TextUNet
 
-# The layers that adapters of diffusers' and kohya's trainers change by default.
-TARGETS = re.compile(r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)")
+# The layers that adapters of diffusers' trainers change by default: of U-Nets and of text encoders.
+TARGETS = re.compile(r".*\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|self_attn\.(q_proj|k_proj|v_proj|out_proj))")
 DOT = "-"  # for a dot in the name of a branch, which names no path of modules
 
 
 class LoraNet(nn.Module):
     """The branches. alpha equals the rank, so that B·A is added as it is.
 
-    unet: gets a hook next to each projection, and no gradient.
+    networks: by component (`LoraLayer.component`); each gets a hook next to its projections, and no gradient.
     """
 
-    def __init__(self, unet: TextUNet, rank: int) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], rank: int) -> None:
         super().__init__()
-        unet.requires_grad_(False)
         self.branches = nn.ModuleDict()
-        for name, module in unet.named_modules():
-            if isinstance(module, nn.Linear) and TARGETS.fullmatch(name):
-                branch = LowRankBranch(initial_layer(name, module, rank), module)
-                self.branches[name.replace(".", DOT)] = branch.requires_grad_(True)
-                module.register_forward_hook(_adder(branch))
+        for component, network in networks.items():
+            network.requires_grad_(False)
+            for name, module in network.named_modules():
+                if isinstance(module, nn.Linear) and TARGETS.fullmatch(name):
+                    branch = LowRankBranch(initial_layer(component, name, module, rank), module)
+                    self.branches[f"{component}.{name}".replace(".", DOT)] = branch.requires_grad_(True)
+                    module.register_forward_hook(_adder(branch))
 
 
-def initial_layer(name: str, base: nn.Linear, rank: int) -> LoraLayer:
+def initial_layer(component: str, name: str, base: nn.Linear, rank: int) -> LoraLayer:
     """A is uniform within ±1/√in, as peft draws it; B is zero."""
     down = torch.empty(rank, base.in_features)
+    # The bound is √6/√((1 + a²)·in) = 1/√in for a = √5.
     nn.init.kaiming_uniform_(down, a=math.sqrt(5))
-    return LoraLayer("unet", name, down, torch.zeros(base.out_features, rank), alpha=float(rank))
+    return LoraLayer(component, name, down, torch.zeros(base.out_features, rank), alpha=float(rank))
 
 
 def save_lora(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -58,13 +59,14 @@ def save_lora(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def _file_name(name: str) -> str:
-    """`branches.mid_block-….to_q.down.weight` → `unet.mid_block.….to_q.lora_A.weight`."""
+    """`branches.unet-mid_block-….to_q.down.weight` → `unet.mid_block.….to_q.lora_A.weight`."""
     _, branch, half, _ = name.split(".")
-    return f"unet.{branch.replace(DOT, '.')}.{'lora_A' if half == 'down' else 'lora_B'}.weight"
+    return f"{branch.replace(DOT, '.')}.{'lora_A' if half == 'down' else 'lora_B'}.weight"
 
 
 def _adder(branch: LowRankBranch) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # h = W·x + (alpha/rank)·B·A·x (Hu et al. 2021, equation 3); zero at first, because B is.
         return output + branch(inputs[0])
 
     return add

@@ -49,9 +49,11 @@ def encode_pictures(
     """
     device, latents, digest = next(autoencoder.parameters()).device, [], hashlib.sha256()
     for picture in pictures:
+        # (1, 3, H, W) in [−1, 1].
         pixels = to_unit(read_image(picture.path, size, background)[None]).to(device)
         if autoencoder.config.in_channels == 1:
             pixels = pixels.mean(dim=1, keepdim=True)
+        # (1, C, h, w) in the U-Net's scale.
         latents.append(autoencoder.config.scale(autoencoder.encode(pixels).mean).float().cpu())
         with picture.path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest() + picture.caption.encode() + b"\0")

@@ -1,19 +1,21 @@
 """What a fine-tuning run writes besides its log: checkpoints, and a model folder or an adapter that can be served.
 
-OUT/model/                  a copy of the model that was fine-tuned, with the averaged weights of the U-Net in float16
+OUT/model/                  a copy of the model that was fine-tuned, with the averaged weights of the trained networks,
+                            its U-Net and perhaps its text encoders, in float16
 OUT/loras/OUT.safetensors   or, with a rank, the averaged adapter, named after the folder of the run
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from denoised.model.checkpoints.atomic import write_atomically
+from denoised.model.bounded_files import read_json
+from denoised.model.checkpoints.folders import MODEL_INDEX
+from denoised.model.checkpoints.text_to_image.pipeline_writing import TEXT_ENCODER_WEIGHTS, save_json, save_weights
 from denoised.model.checkpoints.weight_files import WEIGHTS
 from denoised.model.training.fine_tuning.fine_tuner import FineTuner
 from denoised.model.training.fine_tuning.lora_net import save_lora
@@ -42,20 +44,36 @@ def tuning_outputs(base: Path) -> RunOutputs[FineTuner]:
     return RunOutputs(save, _draw_nothing)
 
 
-def save_tuned_model(base: Path, path: Path, unet_weights: Mapping[str, Tensor]) -> None:
-    """Write a copy of a model folder with other weights of the U-Net. The other parts are copied once."""
-    if not (path / "model_index.json").exists():
-        shutil.copytree(base, path, ignore=_ignore_unet_weights, dirs_exist_ok=True)
-    tensors = {name: value.detach().half().cpu().contiguous() for name, value in unet_weights.items()}
-    write_atomically(
-        path / "unet" / WEIGHTS, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"})
-    )
+def save_tuned_model(base: Path, path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a copy of a model folder with other weights of some networks. The other parts are copied once.
+
+    weights: by component and name, such as `unet.conv_in.weight`.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in weights.items():
+        part, _, own = name.partition(".")
+        parts.setdefault(part, {})[own] = value.half()
+    if not (path / MODEL_INDEX).exists():
+        shutil.copytree(base, path, ignore=_ignore_weights_of(parts), dirs_exist_ok=True)
+    for part, tensors in parts.items():
+        save_weights(path / part / (WEIGHTS if part == "unet" else TEXT_ENCODER_WEIGHTS), tensors)
+        if part != "unet":
+            _name_float32(path / part / "config.json")
 
 
-def _ignore_unet_weights(folder: str, names: list[str]) -> set[str]:
-    if Path(folder).name != "unet":
-        return set()
-    return set(shutil.ignore_patterns(*WEIGHT_FILES)(folder, names))
+def _name_float32(config: Path) -> None:
+    """Have transformers compute in float32 whatever the type of the weights, as diffusers does with the U-Net."""
+    content = {name: value for name, value in read_json(config).items() if name != "torch_dtype"}
+    save_json(config, {**content, "dtype": "float32"})
+
+
+def _ignore_weights_of(parts: Collection[str]) -> Callable[[str, list[str]], set[str]]:
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        if Path(folder).name not in parts:
+            return set()
+        return set(shutil.ignore_patterns(*WEIGHT_FILES)(folder, names))
+
+    return ignored
 
 
 def _draw_nothing(learner: FineTuner, folder: RunFolder) -> None:

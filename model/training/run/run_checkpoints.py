@@ -29,6 +29,7 @@ def save_checkpoint(trainer: Trainer, folder: RunFolder) -> None:
 def save_state(learner: Learner, folder: RunFolder) -> None:
     """Write a checkpoint, then delete all but the newest two."""
     write_atomically(folder.checkpoint(learner.step), lambda temporary: save_file(learner.state(), temporary))
+    # After the new one is complete, so that a killed run always finds one.
     for old in folder.checkpoints()[:-KEPT_CHECKPOINTS]:
         old.unlink()
 

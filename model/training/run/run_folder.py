@@ -68,6 +68,7 @@ class RunFolder:
                 f"{self.path} already holds a run: continue it with --resume, or name another folder with --out"
             )
         try:
+            # The folder is created later, so the nearest one that exists shows whether that will work.
             existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
             with tempfile.TemporaryFile(dir=existing):
                 pass

@@ -32,6 +32,7 @@ class ReconstructionNet(nn.Module):
 
     def forward(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, LatentDistribution]:
         distribution = self.autoencoder.encode(pixels)
+        # z = μ + σ·noise keeps the draw differentiable (Kingma & Welling 2014, arXiv:1312.6114, section 2.4).
         return self.autoencoder.decode(distribution.sample(noise)), distribution
 
 
@@ -73,6 +74,7 @@ class AutoencoderTrainer(Learner):
         with self.autocast():
             output, distribution = self.net(pixels, noise)
         error = output.float() - pixels  # (B, 3, H, W)
+        # Differences of neighbors in a row, (B, 3, H, W − 1), and in a column, (B, 3, H − 1, W).
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         return error.abs().mean() + self.config.edge_weight * edges + self.config.kl_weight * _divergence(distribution)
 
@@ -81,6 +83,7 @@ class AutoencoderTrainer(Learner):
         """The signal-to-noise ratio of held-out pictures in dB, from the averaged weights: 10·log10(255²/MSE)."""
         original = self.held_out_pictures(MEASURED_PICTURES).float()
         restored = self.reconstruct(original.to(torch.uint8)).float()
+        # In units of a byte; the floor stands for 78 dB.
         error = (original - restored).square().mean().clamp(min=1e-3)
         return {"held_out_psnr": float(10 * torch.log10(255**2 / error))}
 
@@ -93,6 +96,7 @@ class AutoencoderTrainer(Learner):
         """Images (B, 3, H, W) uint8, encoded and decoded again by the averaged weights."""
         pixels = to_unit(images).to(self.device)
         noise = torch.zeros(self._latent_shape(len(pixels)), device=self.device)
+        # Zero noise: the mean of the latents. The averaged weights are used without a second network.
         output, _ = functional_call(self.net, self.ema, (pixels, noise))
         return ((output.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 

@@ -86,6 +86,7 @@ def fit_preview(latents: Float16, pictures: EmojiPictures, combinations: npt.NDA
     The color in [−1, 1] of the pixels that a latent covers is about (z, 1)·rows; each row has three numbers.
     """
     chosen = _spread(combinations)
+    # Least squares in float64 over B·h·w latents.
     inputs = torch.from_numpy(latents[chosen].astype(np.float32))  # (B, C, h, w)
     pixels = to_unit(pictures.on_colors(chosen))
     targets = torch.nn.functional.adaptive_avg_pool2d(pixels, (inputs.shape[-2], inputs.shape[-1]))  # (B, 3, h, w)
@@ -99,6 +100,7 @@ def fit_preview(latents: Float16, pictures: EmojiPictures, combinations: npt.NDA
 def _spread(combinations: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """About `SAMPLED_PICTURES` of the combinations, evenly spread and of all colors."""
     step = max(1, len(combinations) // SAMPLED_PICTURES)
+    # An odd step: an even one would leave out every second of the twelve colors.
     return combinations[:: step + (step % 2 == 0)]
 
 

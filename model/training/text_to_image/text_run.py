@@ -120,6 +120,7 @@ class TextRun:
         signum = run_learner(trainer, folder, schedule, self.console, AUTOENCODER_OUTPUTS)
         if signum is None:
             autoencoder = trainer.averaged_autoencoder()
+            # Held-out pictures must not shape the latents either.
             normalize_latents(autoencoder, pictures, trainer.trained)
             save_autoencoder(self.folder.path / "vae", autoencoder.config, autoencoder.state_dict())
         return signum

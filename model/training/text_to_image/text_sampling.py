@@ -50,10 +50,13 @@ def sample_captions(
     for row in range(plan.evaluations):
         x = registers[:, 0]
         both = _estimate(net, torch.cat([x, x]), plan.t[row], plan.alpha[row], plan.sigma[row], context)
+        # The rows with captions come first, then those without (B each).
         estimate = guide(*both.split(count), scale)
+        # (B, R, R + 3): the next registers from the registers, x̂_0, ε̂ and z.
         matrices = torch.from_numpy(plan.matrices[row]).float().to(device).expand(count, -1, -1)
         registers = advance(registers, estimate, torch.zeros_like(x), matrices)
     latents = data.autoencoder.config.unscale(registers[:, 0])
+    # (B, 3, H, W): [−1, 1] → bytes.
     pixels = ((data.autoencoder.decode(latents).cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).numpy()
 

@@ -102,6 +102,7 @@ class TextTrainer(Learner):
         initialize_text_encoder(net.text_encoder)
         super().__init__(config, net.to(memory_format=torch.channels_last), device)  # type: ignore[call-overload]
         self.data = data
+        # Indices of combinations; an epoch is one pass over them.
         self.trained = np.flatnonzero(~data.held_out)
         self.measured_combinations = held_out_examples(data, MEASURED_PICTURES)
         self.alpha, self.sigma = level_tables(config.schedule, self.device)
@@ -162,9 +163,11 @@ class TextTrainer(Learner):
         """(x_0, t, tokens, ε) of this step, on the CPU. Each combination comes once per epoch."""
         config, generator = self.config, self.generator
         index = shuffled_indices(len(self.trained), config.seed, self.images_seen, config.batch).numpy()
+        # A position in the epoch → a combination of drawing and color.
         combinations = self.trained[index]
         x0 = self.data.read_latents(combinations)
         t = stratified_timesteps(config.batch, TIMESTEPS, generator)
+        # Parts are left out at random, so that short captions work; everything, for the unconditional branch.
         captions = [draw_caption(self.data.pictures, int(each), self.dropout, generator) for each in combinations]
         epsilon = torch.randn(x0.shape, generator=generator)
         return x0, t, self.data.encode_captions(captions), epsilon

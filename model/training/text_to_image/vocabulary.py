@@ -42,6 +42,7 @@ def learn_merges(texts: Iterable[str], size: int = VOCABULARY_SIZE) -> list[tupl
 def build_vocabulary(merges: Iterable[tuple[str, str]]) -> dict[str, int]:
     """The ids of all tokens, in CLIP's order."""
     *characters, start, end = _fixed_tokens()
+    # A dictionary, because two merges may spell the same token, which has one id.
     merged = dict.fromkeys(first + second for first, second in merges)
     return {token: number for number, token in enumerate([*characters, *merged, start, end])}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -140,6 +140,35 @@ def test_turns_of_other_busy_models_are_included() -> None:
     assert shared is not None
     assert alone.turn_seconds(1) == pytest.approx(0.01)
     assert shared.turn_seconds(1) == pytest.approx(0.51)
+
+
+def test_each_model_has_its_own_slots() -> None:
+    """A model with small batches takes longer between two turns of another one than its own batch allows."""
+    paces = {"m": TURN_TIMES, "o": [(1.0, 0.5), (16.0, 8.0)]}
+    worker = report(paces=paces, batches={"m": [32, 8, 128], "o": [1, 1, 64]})
+    small, large = (WorkerPool.of_model(name, [worker, worker], ["m", "o"]) for name in "om")
+    assert small is not None
+    assert large is not None
+    assert (small.slots, small.reserved, small.places) == (2, 2, 128)
+    assert (large.slots, large.reserved, large.places) == (64, 16, 256)
+    assert large.other_models_seconds == pytest.approx(0.5)
+
+
+def test_decoding_is_included_one_job_after_the_other() -> None:
+    times = [(1.0, 0.01), (64.0, 0.01)]
+    plain = pool(times=times)
+    decoded = replace(plain, decode_seconds=0.5)
+    assert completion_times([], jobs((1, 10)), decoded) == {"0": pytest.approx(0.1 + 0.5)}
+    assert completion_times([], jobs((4, 10)), decoded) == {"0": pytest.approx(0.1 + 2.0)}
+    ends = completion_times([], jobs((1, 10), (2, 10), (1, 200)), decoded)
+    assert ends == {"0": pytest.approx(0.6), "1": pytest.approx(1.6), "2": pytest.approx(2.5)}
+
+
+def test_decoders_of_several_workers_share_the_pictures() -> None:
+    workers = [report(paces={"m": TURN_TIMES}, decode_seconds={"m": seconds}) for seconds in (0.4, 0.8)]
+    found = WorkerPool.of_model("m", workers)
+    assert found is not None
+    assert found.decode_seconds == pytest.approx(0.3)
 
 
 @given(st.floats(0.1, 500))

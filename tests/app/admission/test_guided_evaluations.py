@@ -17,7 +17,7 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.serving.card import ModelCard
-from denoised.model.serving.loading import sampler_facts
+from denoised.model.serving.card_facts import sampler_facts
 
 INTERVALS = [(0.5, 3.0), (0.0, 1.0), (1.0, 100.0), (0.19, 1.61), (50.0, 60.0)]
 SCHEDULES = {

@@ -14,7 +14,7 @@ from denoised.app.admission.request_warnings import find_warnings
 from denoised.app.admission.reservation import job_bytes
 from denoised.app.admission.validation import resolve
 from denoised.app.compat.openai.openai_schemas import ImagesRequest
-from denoised.app.compat.openai.routes import translate
+from denoised.app.compat.openai.translation import translate
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.jobs.errors import RecordError

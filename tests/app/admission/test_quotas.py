@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,18 @@ def test_retry_after_is_the_time_of_the_work_that_has_to_leave() -> None:
     assert retry_after(admission, Load("x", "me", 60), {"m": queue(50, 50)}) == 10
     assert retry_after(admission, Load("x", "me", 20), {"m": queue(50, 50)}, speed=None) == 10
     assert retry_after(admission, Load("x", "me", 20), {"m": queue(50, 50)}, speed=0.001) == 3600
+
+
+def test_work_of_a_large_model_takes_as_long_as_its_own_turns() -> None:
+    admission = Admission(ApiSettings(queue_limit=100))
+    paces = {"large": [(1.0, 2.0), (16.0, 32.0)], "small": [(1.0, 0.001), (16.0, 0.016)]}
+    names = ("large", "small", "new")
+    report = WorkerReport("w", [{"name": name} for name in names], 16, 0, 0, 10.0, paces=paces)
+    for model, seconds in (("large", 100), ("small", 1), ("new", 5)):
+        waiting = [replace(load, model=model) for load in queue(50, 50)]
+        with pytest.raises(TooBusy) as busy:
+            admission.check(Load("x", "me", 20), [], {model: waiting}, [report])
+        assert busy.value.headers["Retry-After"] == str(seconds), "50 evaluations have to leave"
 
 
 def test_a_key_has_its_own_limit_and_waits_for_the_work_ahead_of_its_jobs() -> None:

@@ -16,7 +16,7 @@ from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import PlanError
 from denoised.model.serving.card import CardGrid, ModelCard
-from denoised.model.serving.loading import sampler_facts
+from denoised.model.serving.card_facts import sampler_facts
 
 SOLVERS = [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels]
 LINEAR = NoiseSchedule.from_name("linear")

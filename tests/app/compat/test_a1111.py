@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from denoised.app.compat.a1111.a1111_schemas import Txt2ImgRequest
+from denoised.app.compat.a1111.a1111_schemas import Img2ImgRequest, Txt2ImgRequest
+from denoised.app.compat.a1111.img2img import translate_img2img
 from denoised.app.compat.a1111.sampler_names import SAMPLERS, find_sampler, split_name
 from denoised.app.compat.a1111.translation import renamed, translate
 from denoised.app.http.errors import InvalidRequest
@@ -434,10 +435,8 @@ def test_every_refusal_under_sdapi_is_an_error_object(
     fake_worker.serve()
     local, away = make_client(max_wait=0.1), make_client(redis_url=missing_redis_url)
     assert error(local.get("/sdapi/v1/nothing"), 404)["error"] == "Not Found"
-    assert (
-        "img2img is not served"
-        in error(local.post("/sdapi/v1/img2img", json={"init_images": ["x" * 300_000]}), 404)["detail"]
-    )
+    found = error(local.post("/sdapi/v1/img2img", json={"init_images": ["x" * 300_000]}), 422)
+    assert found["detail"][0]["loc"] == ["body", "init_images"]
     error(local.get(TXT2IMG), 405)
     error(local.post(TXT2IMG, content=b"{"), 415)
     error(local.get("/sdapi/v1/samplers", headers={"Host": "evil.example"}), 403)
@@ -619,3 +618,86 @@ def test_progress_and_interrupt_reach_the_callers_jobs_of_this_api_alone(
 def test_an_adapter_for_a_model_of_labels_is_refused_by_its_name(api: TestClient) -> None:
     (item,) = error(api.post(TXT2IMG, json={"prompt": "dog <lora:oil:1>"}), 422)["detail"]
     assert item["msg"].endswith('names the adapter "oil", but shoes takes no adapters')
+
+
+# img2img
+
+# What the package `webuiapi` sends for `img2img(images=[…])` besides.
+FROM_A_PICTURE = {
+    "resize_mode": 0,
+    "denoising_strength": 0.75,
+    "image_cfg_scale": 1.5,
+    "mask_blur": 4,
+    "inpainting_fill": 0,
+    "inpaint_full_res": True,
+    "inpaint_full_res_padding": 0,
+    "inpainting_mask_invert": 0,
+    "initial_noise_multiplier": 1,
+    "include_init_images": False,
+}
+IMG2IMG = "/sdapi/v1/img2img"
+
+
+def picture_text(shade: int = 0) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png(shade)).decode()}"
+
+
+@pytest.fixture
+def redrawing(make_client: MakeClient, fake_worker: Any, card_of: Callable[..., ModelCard]) -> TestClient:
+    fake_worker.serve(card_of(pictures="start"))
+    return make_client()
+
+
+def fields_of(body: dict[str, Any], api: TestClient, card: ModelCard) -> dict[str, Any]:
+    parsed = Img2ImgRequest.model_validate(body)
+    services = api.app.state.services  # type: ignore[attr-defined]
+    return {name: value for name, value in translate_img2img(parsed, card, services).items() if value is not None}
+
+
+def test_a_picture_is_redrawn_as_the_package_asks(
+    redrawing: TestClient, fake_worker: Any, card_of: Callable[..., ModelCard]
+) -> None:
+    body = {**CLIENT_DEFAULTS, **FROM_A_PICTURE, "init_images": [picture_text()]}
+    found = fields_of(body, redrawing, card_of(pictures="start"))
+    assert (found["image"], found["strength"], "mask" in found) == (picture_text(), 0.75, False)
+    left_out = {"prompt": "sneaker", "init_images": [picture_text()]}
+    assert fields_of(left_out, redrawing, card_of(pictures="start"))["strength"] == 0.75
+
+    thread = start_worker(redrawing, fake_worker, lambda job, attempt: fake_worker.finish(job, attempt, data=png(9)))
+    answer = redrawing.post(IMG2IMG, json=body)
+    thread.join()
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert base64.b64decode(found["images"][0]) == png(9)
+    assert "init_images" not in found["parameters"]
+    info = json.loads(found["info"])
+    assert info["denoising_strength"] == 0.75
+    assert "Denoising strength: 0.75" in info["infotexts"][0]
+
+
+def test_a_mask_is_inverted_and_what_is_not_served_of_it_is_named(
+    redrawing: TestClient, card_of: Callable[..., ModelCard]
+) -> None:
+    card = card_of(pictures="start")
+    served = {"inpainting_fill": 1, "inpaint_full_res": False, "inpainting_mask_invert": 1}
+    body = {"prompt": "sneaker", "init_images": [picture_text()], "mask": picture_text(40), **served}
+    mask = base64.b64decode(fields_of(body, redrawing, card)["mask"])
+    assert Image.open(io.BytesIO(mask)).getpixel((0, 0)) == 215
+    body = {**CLIENT_DEFAULTS, **FROM_A_PICTURE, "init_images": [picture_text()], "mask": picture_text()}
+    with pytest.raises(InvalidRequest) as refusal:
+        fields_of(body, redrawing, card)
+    assert [each["field"] for each in refusal.value.extra["errors"]] == ["inpaint_full_res", "inpainting_fill"]
+    with pytest.raises(InvalidRequest, match="resize_mode: 2"):
+        fields_of({**left_out_of(body), "resize_mode": 2}, redrawing, card)
+
+
+def left_out_of(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in ("mask", "resize_mode")}
+
+
+def test_errors_of_a_picture_name_the_web_uis_field(redrawing: TestClient) -> None:
+    found = error(
+        redrawing.post(IMG2IMG, json={"prompt": "sneaker", "init_images": ["https://example.org/a.png"]}), 422
+    )
+    assert found["detail"][0]["loc"] == ["body", "init_images"]
+    assert "URLs are not fetched" in found["detail"][0]["msg"]

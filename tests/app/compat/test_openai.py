@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from denoised.app.compat.openai.image_stream import ImageStream
 from denoised.app.compat.openai.openai_schemas import ImagesRequest
-from denoised.app.compat.openai.routes import translate
+from denoised.app.compat.openai.translation import translate
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.services import Services
 from denoised.jobs.store.update import JobUpdate
@@ -317,3 +317,63 @@ def test_a_url_has_the_host_that_the_client_used(api: TestClient, fake_worker: A
     (data,) = answer.json()["data"]
     assert data["url"] == f"http://localhost:81/jobs/{answer.headers['x-job-id']}/images/0"
     assert "b64_json" not in data
+
+
+# Edits and variations
+
+EDITS, VARIATIONS = "/v1/images/edits", "/v1/images/variations"
+
+
+def transparent(opaque: int = 200) -> bytes:
+    """A picture whose left half is transparent."""
+    image = Image.new("RGBA", (28, 28), (opaque, opaque, opaque, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 14, 28))
+    out = io.BytesIO()
+    image.save(out, "png")
+    return out.getvalue()
+
+
+@pytest.fixture
+def redrawing(make_client: MakeClient, fake_worker: Any, card_of: Any) -> TestClient:
+    fake_worker.serve(card_of(pictures="start"))
+    return make_client(max_wait=0.1)
+
+
+def submitted(api: TestClient, path: str, data: dict[str, Any], **files: bytes) -> dict[str, Any]:
+    """The newest job after a request; nothing works on it, so the client waits in vain."""
+    parts = {name: (f"{name}.png", content, "image/png") for name, content in files.items()}
+    answer = api.post(path, data=data, files=parts)
+    assert answer.status_code == 504, answer.text
+    job: dict[str, Any] = api.get("/jobs").json()["jobs"][0]
+    return job
+
+
+def test_what_is_transparent_is_made_anew(redrawing: TestClient, client: Any) -> None:
+    by_mask = submitted(redrawing, EDITS, {"prompt": "sneaker", "seed": "3"}, image=png(9), mask=transparent())
+    assert (by_mask["label"], by_mask["seed"], by_mask["strength"]) == ("sneaker", 3, 1.0)
+    (key,) = client.keys(f"denoised:input::{by_mask['mask'].removeprefix('sha256:')}:28x28x1")
+    mask = Image.open(io.BytesIO(client.get(key)))
+    assert (mask.getpixel((3, 3)), mask.getpixel((20, 3))) == (255, 0)
+    by_picture = submitted(redrawing, EDITS, {"prompt": "sneaker"}, image=transparent())
+    assert by_picture["mask"] == by_mask["mask"]
+    whole = submitted(redrawing, EDITS, {"prompt": "sneaker"}, image=png(9))
+    assert (whole["mask"], whole["strength"]) == (None, 0.8)
+
+
+def test_a_variation_redraws_a_picture_without_a_prompt(redrawing: TestClient) -> None:
+    job = submitted(redrawing, VARIATIONS, {"n": "2", "size": "28x28", "strength": "0.4"}, image=png(9))
+    assert (job["n"], job["label"], job["strength"]) == (2, None, 0.4)
+
+
+def test_an_edit_that_cannot_be_made_names_the_field(redrawing: TestClient) -> None:
+    def refused(data: dict[str, Any], **files: bytes) -> dict[str, Any]:
+        parts = {name: (f"{name}.png", content, "image/png") for name, content in files.items()}
+        return error(redrawing.post(EDITS, data=data, files=parts), 400)
+
+    assert refused({"prompt": "sneaker"}, mask=png())["param"] == "image"
+    assert refused({"prompt": "sneaker"}, image=b"GIF89a")["param"] == "image"
+    found = refused({"prompt": "sneaker"}, image=png(), mask=png())
+    assert (found["param"], "no transparent part" in found["message"]) == ("mask", True)
+    several = [("image[]", ("a.png", png())), ("image[]", ("b.png", png()))]
+    found = error(redrawing.post(EDITS, data={"prompt": "sneaker"}, files=several), 400)
+    assert (found["param"], found["message"]) == ("image", "image: 2 parts were given (allowed: 1)")

@@ -44,6 +44,15 @@ def test_the_queue_is_measured_in_jobs_evaluations_and_age(api: TestClient) -> N
     assert 0.05 <= value(samples, "queue_oldest_seconds", model="shoes") < 60
 
 
+def test_the_queue_drains_at_the_measured_speed(api: TestClient, fake_worker: Any, card_of: Any) -> None:
+    api.post("/generate", json={"steps": 7, "n": 2})
+    api.post("/generate", json={"steps": 3, "label": 0})  # guided: two rows per step
+    assert ("denoised_drain_seconds", (("model", "shoes"),)) not in scrape(api)
+    fake_worker.serve(card_of(), name="worker-2", speed=25.0)
+    time.sleep(1.1)  # until the cached fleet expires
+    assert value(scrape(api), "drain_seconds", model="shoes") == pytest.approx((14 + 6) / 25)
+
+
 def test_jobs_are_counted_by_status(api: TestClient, fake_worker: Any) -> None:
     ids = [api.post("/generate", json={}).json()["id"] for _ in range(5)]
     fake_worker.finish(ids[0], fake_worker.start(ids[0]))

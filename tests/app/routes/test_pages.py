@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,34 +15,55 @@ from denoised.app.routes.pages import FOLDER
 
 MakeClient = Callable[..., TestClient]
 
-FILES = sorted(path.name for path in FOLDER.iterdir())
+FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file())
+DATA = {name for name in FILES if Path(name).suffix in (".md", ".png", ".svg")}  # pictures and text
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".md": "text/markdown; charset=utf-8",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
 }
-
-
-PAGES = {"index.html": "main.js", "docs.html": "docs.js"}  # and its entry module
+NAMESPACES = ("http://www.w3.org/2000/svg", "http://www.w3.org/1998/Math/MathML")
+PAGES = {  # and its entry module
+    "index.html": "main.js",
+    "docs.html": "reference/docs.js",
+    "learn.html": "learn/course.js",
+    "reading.html": "learn/reading.js",
+}
 
 
 def _text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def _modules(entry: str) -> set[str]:
-    """The names of a module and of all modules that it imports."""
+def _modules(entry: str, imports: str = r'from "(\.[\w./-]+)"') -> set[str]:
+    """The names of a module and of all modules that it imports; imports: a regular expression of their paths."""
     found, ahead = set[str](), {entry}
     while ahead:
         found |= ahead
-        ahead = {other for name in ahead for other in re.findall(r'from "\./([\w.]+)"', _text(name))} - found
+        paths = {(name, path) for name in ahead for path in re.findall(imports, _text(name))}
+        ahead = {posixpath.normpath(posixpath.join(posixpath.dirname(name), path)) for name, path in paths} - found
     return found
 
 
-def test_the_front_page_is_the_playground(make_client: MakeClient) -> None:
-    answer = make_client(keys=("secret",)).get("/", headers={"Authorization": ""}, follow_redirects=False)
+def _all_modules(entry: str) -> set[str]:
+    """Those, and the modules that it loads when they are asked for."""
+    return _modules(entry, r'(?:from |import\()"(\.[\w./-]+)"')
+
+
+@pytest.mark.parametrize(("path", "page"), [("/", "index.html"), ("/learn", "learn.html")])
+def test_the_playground_and_the_course_are_open(path: str, page: str, make_client: MakeClient) -> None:
+    answer = make_client(keys=("secret",)).get(path, headers={"Authorization": ""}, follow_redirects=False)
     assert answer.status_code == 200
-    assert answer.content == (FOLDER / "index.html").read_bytes()
+    assert answer.content == (FOLDER / page).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["how-it-works.md", "pictures/film.png", "pictures/running-batch.svg"])
+def test_the_course_has_the_document_as_it_is(name: str, repository: Path) -> None:
+    """A copy: a symbolic link to `docs/` would point nowhere in the source distribution."""
+    assert (FOLDER / "learn" / name).read_bytes() == (repository / "docs" / name).read_bytes(), f"copy docs/{name}"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -68,7 +90,15 @@ def test_a_cached_file_is_a_304_and_a_changed_one_is_sent(path: str, make_client
 
 
 @pytest.mark.parametrize(
-    "path", ["/playground/", "/playground/no.js", "/playground/..%2fpage.py", "/playground/..%2f..%2f"]
+    "path",
+    [
+        "/playground/",
+        "/playground/no.js",
+        "/playground/..%2fpage.py",
+        "/playground/..%2f..%2f",
+        "/playground/learn",
+        "/playground/learn/../../pages.py",
+    ],
 )
 def test_no_other_file_is_served_from_the_folder(path: str, make_client: MakeClient) -> None:
     answer = make_client().get(path, follow_redirects=False)
@@ -83,32 +113,32 @@ def test_the_page_settings_say_whether_a_key_is_required(keys: tuple[str, ...], 
 
 @pytest.mark.parametrize(("page", "entry"), PAGES.items())
 def test_a_page_preloads_exactly_what_its_modules_import(page: str, entry: str) -> None:
-    preloaded = re.findall(r'modulepreload" href="/playground/([\w.]+)"', _text(page))
+    preloaded = re.findall(r'modulepreload" href="/playground/([\w./-]+)"', _text(page))
     assert set(preloaded) == _modules(entry) - {entry}
     assert len(preloaded) == len(set(preloaded))
     assert f'src="/playground/{entry}"' in _text(page)
 
 
 def test_every_file_belongs_to_a_page() -> None:
-    styles = {name for page in PAGES for name in re.findall(r'stylesheet" href="/playground/([\w.]+)"', _text(page))}
-    modules = {name for entry in PAGES.values() for name in _modules(entry)}
-    assert {*PAGES, *styles, *modules} == set(FILES)
+    styles = {name for page in PAGES for name in re.findall(r'stylesheet" href="/playground/([\w./-]+)"', _text(page))}
+    modules = {name for entry in PAGES.values() for name in _all_modules(entry)}
+    assert {*PAGES, *styles, *modules} == set(FILES) - DATA
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sorted(set(FILES) - DATA))
 def test_no_text_is_parsed_as_html_and_no_url_leads_to_another_site(name: str) -> None:
     text = (FOLDER / name).read_text(encoding="utf-8")
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function", text
     )
     addresses = set(re.findall(r"https?://[^\s\"')]+", text))
-    assert {address for address in addresses if not address.startswith("http://www.w3.org/2000/svg")} == set()
+    assert {address for address in addresses if not address.startswith(NAMESPACES)} == set()
 
 
 @pytest.mark.parametrize(("page", "entry"), PAGES.items())
 def test_every_id_that_a_module_uses_is_on_its_page(page: str, entry: str) -> None:
     ids = set(re.findall(r' id="([\w-]+)"', _text(page)))
-    for name in _modules(entry):
+    for name in _all_modules(entry):
         assert set(re.findall(r'byId\("([\w-]+)"\)', _text(name))) <= ids, name
 
 

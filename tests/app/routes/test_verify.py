@@ -246,7 +246,7 @@ def test_formats_that_carry_no_request_are_refused(kind: str, api: TestClient) -
     assert "supported: image/png" in check_problem(answer, 415)["detail"]
 
 
-@pytest.mark.parametrize("kind", ["", "application/json", "text/plain", "multipart/form-data", "image/apng", "image/*"])
+@pytest.mark.parametrize("kind", ["", "application/json", "text/plain", "image/apng", "image/*"])
 def test_a_body_without_the_png_media_type_is_refused(kind: str, api: TestClient) -> None:
     check_problem(api.post("/verify", content=MADE, headers={"Content-Type": kind}), 415)
 

@@ -17,7 +17,9 @@ def test_a_name_stands_for_one_digest_at_a_time(store: Store) -> None:
     assert (other.model, other.digest) == ("shoes", "a1")
     assert other.worker in ("one", "two")
     assert not store.client.exists(keys.claims("bags")), "all names or none"
+    assert claims.shared(["shoes", "hats", "bags"]) == {"shoes"}
     claims.release("one", {"shoes": "a1", "hats": "b2"})
+    assert claims.shared(["shoes", "hats"]) == frozenset()
     other = claims.claim("three", {"shoes": "c3"}, ttl=60)
     assert other is not None
     assert other.worker == "two"

@@ -21,13 +21,13 @@ from denoised import Client
 from denoised.model.checkpoints.text_to_image.text_pipeline import read_text_pipeline
 from tests import fork_server
 from tests.lora_adapters import kohya, peft, targets_of, write_lora
-from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, picture_of, save_pipeline
+from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, build_xl_pipeline, picture_of, save_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and peft
 
 STEPS = 6
 LEVELS = 2  # of 255, how far a pixel may be from diffusers'
-MODEL = "tiny-sd"
+MODEL, XL_MODEL = "tiny-sd", "tiny-xl"
 LORAS = [{"name": "style", "weight": 0.75}, {"name": "object", "weight": -0.5}]
 
 
@@ -49,10 +49,26 @@ def pipeline(folder: Path) -> StableDiffusionPipeline:
 
 
 @pytest.fixture(scope="module")
+def xl_pipeline(folder: Path) -> Any:
+    pipeline = save_pipeline(folder / XL_MODEL, build=build_xl_pipeline, unet={"layers_per_block": 2})
+    read = read_text_pipeline(folder / XL_MODEL)
+    networks = {"unet": read.unet, "text_encoder": read.text_encoders[0], "text_encoder_2": read.text_encoders[1]}
+    for seed, (name, dialect) in enumerate({"xl-kohya": kohya, "xl-peft": peft}.items()):
+        write_lora(
+            folder / f"loras/{name}.safetensors", targets_of(networks, "attn", "mlp"), dialect, rank=1, seed=seed
+        )
+    return pipeline
+
+
+@pytest.fixture(scope="module")
 def service(
-    pipeline: Any, folder: Path, start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    pipeline: Any,
+    xl_pipeline: Any,
+    folder: Path,
+    start_service: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    options = ("--model", str(folder / MODEL), "--loras", str(folder / "loras"))
+    options = ("--model", str(folder / MODEL), "--model", str(folder / XL_MODEL), "--loras", str(folder / "loras"))
     return start_service(tmp_path_factory.mktemp("loras") / "data", *options)
 
 
@@ -78,10 +94,13 @@ def test_the_card_lists_the_adapters_that_fit_and_the_log_names_the_others(servi
     assert [sorted(lora) for lora in cards[MODEL]["loras"]] == [["digest", "name"]] * 2
     assert [lora["name"] for lora in cards[MODEL]["loras"]] == ["object", "style"]
     assert "loras" in cards[MODEL]["inputs"]
+    assert [lora["name"] for lora in cards[XL_MODEL]["loras"]] == ["xl-kohya", "xl-peft"]
     assert cards["digits"]["loras"] == []
     log = service.log.read_text()
     assert f"{MODEL} does not offer an adapter" in log
     assert "other.safetensors: is a pickle, which can run code" in log
+    base = "this adapter is for a model whose text has 32 channels; the model is one whose text has 56 channels"
+    assert f"style.safetensors: {base}" in log
 
 
 def test_a_picture_is_that_of_diffusers_with_the_same_adapters(
@@ -96,6 +115,25 @@ def test_a_picture_is_that_of_diffusers_with_the_same_adapters(
     with service.client() as client:
         found = generate(client, loras=LORAS, **text)
         without = generate(client, **text)
+    assert np.abs(pixels(found) - expected.astype(int)).max() <= LEVELS
+    assert np.abs(pixels(found) - pixels(without)).max() > 5 * LEVELS
+
+
+@pytest.mark.parametrize("name", ["xl-kohya", "xl-peft"])
+def test_a_picture_of_stable_diffusion_xl_is_that_of_diffusers_with_the_same_adapter(
+    name: str, service: Any, xl_pipeline: Any, folder: Path
+) -> None:
+    """Both text encoders and the U-Net are changed."""
+    text = {"prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "guidance_scale": 5.0}
+    xl_pipeline.load_lora_weights(folder / "loras", weight_name=f"{name}.safetensors", adapter_name=name)
+    xl_pipeline.set_adapters([name], [3.0])
+    try:
+        expected = picture_of(xl_pipeline, 5, num_inference_steps=STEPS, **text)
+    finally:
+        xl_pipeline.unload_lora_weights()
+    with service.client() as client:
+        options = {"model": XL_MODEL, "sampler": "euler", **text}
+        found, without = generate(client, loras=[{"name": name, "weight": 3.0}], **options), generate(client, **options)
     assert np.abs(pixels(found) - expected.astype(int)).max() <= LEVELS
     assert np.abs(pixels(found) - pixels(without)).max() > 5 * LEVELS
 
@@ -174,7 +212,7 @@ def test_the_client_and_the_terminal_name_adapters(service: Any, tmp_path: Path)
 
 def test_a_client_of_the_web_ui_names_adapters_in_the_prompt(service: Any) -> None:
     program = webuiapi.WebUIApi(port=int(service.url.rpartition(":")[2]), steps=STEPS, sampler="DDIM")
-    assert [lora["name"] for lora in program.get_loras()] == ["object", "style"]
+    assert [lora["name"] for lora in program.get_loras()] == ["object", "style", "xl-kohya", "xl-peft"]
     options = {"seed": 5, "cfg_scale": 1.0, "eta": 0, "override_settings": {"sd_model_checkpoint": MODEL}}
     result = program.txt2img(prompt=f"{PROMPT} <lora:style:0.75><lora:object:-0.5>", **options)
     with service.client() as client:

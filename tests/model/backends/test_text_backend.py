@@ -40,9 +40,20 @@ def inputs(count: int, height: int, width: int, tokens: int) -> tuple[Tensor, Te
     return x, torch.linspace(3, 990, count), torch.randn(count, tokens, 24, generator=generator)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize(("height", "width", "tokens"), [(8, 8, 77), (2, 6, 77), (32, 32, 154), (18, 10, 77)])
-@pytest.mark.parametrize("kind", ["packed", "per image"])
+SHAPES = ((8, 8, 77), (2, 6, 77), (32, 32, 154), (18, 10, 77))  # height, width, tokens
+# Each shape and each number of threads once; the other pairs are slow tests.
+OFTEN = {("packed", *pair) for pair in zip(SHAPES, (2, 1, 3, 2), strict=True)} | {("per image", SHAPES[3], 3)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "height", "width", "tokens", "threads"),
+    [
+        pytest.param(kind, *shape, threads, marks=() if (kind, shape, threads) in OFTEN else pytest.mark.slow)
+        for kind in ("packed", "per image")
+        for shape in SHAPES
+        for threads in (1, 2, 3)
+    ],
+)
 @torch.inference_mode()
 def test_an_image_has_the_same_bits_in_a_batch_of_any_size(
     kind: str, height: int, width: int, tokens: int, threads: int, unet: TextUNet

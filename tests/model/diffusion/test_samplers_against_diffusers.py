@@ -30,6 +30,7 @@ from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.diffusion.singlestep import ddim_rows, euler_a_rows, euler_rows
 from denoised.model.diffusion.spacings import RatioSpacing
+from tests.pairs import every_pair
 
 # diffusers 0.42.1 converts tensors to numpy arrays in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array(_wrap)?__ (implementation|must):DeprecationWarning")
@@ -50,6 +51,8 @@ SCHEDULERS = {
     "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
 }
 STOCHASTIC = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, DPMSolverMultistepScheduler)
+SPACINGS = ("leading", "trailing", "linspace")
+LEVELS = ("karras", "exponential", "beta")
 SAME = [sampler for sampler in SCHEDULERS if sampler != "dpmpp_3m"]
 
 
@@ -100,19 +103,17 @@ def start() -> Tensor:
     return torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("sampler", SAME)
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("steps", [5, 20, 50])
+@pytest.mark.parametrize(("sampler", "spacing", "steps"), every_pair(SAME, SPACINGS, [5, 20, 50]))
 def test_a_run_ends_where_diffusers_ends(sampler: str, spacing: str, steps: int) -> None:
     """1e-5 over whole runs; diffusers rounds its noise levels to float32."""
     ours = follow(compile_plan(sampler, LINEAR, steps, Grid(spacing)), start())
     torch.testing.assert_close(ours, diffusers_run(sampler, steps, spacing, start()), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", [sampler for sampler in SAME if sampler != "euler_a"])
-@pytest.mark.parametrize("levels", ["karras", "exponential", "beta"])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("steps", [7, 12])
+@pytest.mark.parametrize(
+    ("sampler", "levels", "spacing", "steps"),
+    every_pair([sampler for sampler in SAME if sampler != "euler_a"], LEVELS, SPACINGS, [7, 12]),
+)
 def test_a_run_on_levels_between_timesteps_ends_where_diffusers_ends(
     sampler: str, levels: str, spacing: str, steps: int
 ) -> None:
@@ -179,9 +180,7 @@ def dpmpp_sde_of_diffusers(monkeypatch: pytest.MonkeyPatch, steps: int, **settin
     return x
 
 
-@pytest.mark.parametrize("levels", [None, "karras", "exponential", "beta"])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+@pytest.mark.parametrize(("steps", "spacing", "levels"), every_pair([1, 2, 5, 20], SPACINGS, [None, *LEVELS]))
 def test_dpmpp_sde_ends_where_diffusers_ends_with_the_same_brownian_motion(
     spacing: str, steps: int, levels: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,10 @@ def test_the_levels_are_those_of_diffusers() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("karras", [False, True])
-def test_every_plan_is_finite(sampler: str, spacing: str, karras: bool) -> None:
+def test_every_plan_is_finite(sampler: str, spacing: str) -> None:
     schedule = NoiseSchedule.from_name("squaredcos_cap_v2").with_zero_terminal_snr()
-    for steps in (1, 2, 3, 10, 50):
-        plan = compile_plan(sampler, schedule, steps, Grid(spacing, ratio_spacing=KARRAS if karras else None))
+    for ratio_spacing, steps in product((None, KARRAS), (1, 2, 3, 10, 50)):
+        plan = compile_plan(sampler, schedule, steps, Grid(spacing, ratio_spacing=ratio_spacing))
         assert np.isfinite(plan.matrices).all()
         assert np.isfinite(plan.t).all()
         assert np.isfinite(plan.log_variance_range).all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from denoised.model.evaluation.likelihood import (
 )
 from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.loading import ZOO, load_model
+from tests import fork_server
 
 LINEAR = NoiseSchedule.from_name("linear")
 COSINE = NoiseSchedule.from_name("squaredcos_cap_v2")
@@ -270,7 +270,7 @@ def test_piped_output_has_one_line_per_image(tmp_path: Path) -> None:
     picture = tmp_path / "gray.png"
     Image.new("L", (8, 8), 90).save(picture)
     command = [sys.executable, "-m", "denoised.model", "likelihood", "--model", str(ZOO / "digits"), "--steps", "25"]
-    done = subprocess.run([*command, str(picture)], capture_output=True, text=True, timeout=300, check=True)
+    done = fork_server.run([*command, str(picture)], capture_output=True, text=True, timeout=300, check=True)
     (line,) = done.stdout.splitlines()
     name, bits_per_dim = line.split("\t")
     assert name == str(picture)

@@ -7,9 +7,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import redis
 from rq.executions import ExecutionRegistry
 from rq.registry import StartedJobRegistry
 
+from denoised.jobs.store.store import QueueKeys, Store
+from denoised.worker.delivery.housekeeper import Housekeeper
 from tests.harness import Harness
 
 LEASE = 2.0
@@ -23,7 +26,9 @@ def harness(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterat
     harness.close()
 
 
-@pytest.mark.parametrize("ahead", [30.0, -30.0, 3600.0, -3600.0])
+@pytest.mark.parametrize(
+    "ahead", [pytest.param(30.0, marks=pytest.mark.slow), -30.0, 3600.0, pytest.param(-3600.0, marks=pytest.mark.slow)]
+)
 def test_a_wrong_clock_steals_no_job_and_loses_none(ahead: float, harness: Harness) -> None:
     """redis-semaphore#13: two workers hold jobs for three leases; each job is done in its first attempt."""
     model = f"clock{ahead:+.0f}"
@@ -88,3 +93,41 @@ def test_rq_finds_the_jobs_that_our_scripts_have_taken(harness: Harness) -> None
     assert harness.client.hget(f"rq:job:{job_id}", "status") == b"started"
     assert harness.finished(job_id).status == "succeeded"
     harness.until(lambda: harness.forgotten(job_id), "RQ to forget the job")
+
+
+def expired_lease(client: redis.Redis) -> QueueKeys:
+    """A queue whose only job has a lease that ended just now, by Redis' clock."""
+    queue = QueueKeys("stepped", "rq:queue:stepped", "rq:queue:stepped:intermediate", "rq:wip:stepped", "rq:job:")
+    client.delete(queue.waiting)
+    client.hset("rq:job:innocent", "status", "started")
+    client.zadd(queue.started, {"innocent:execution": time.time() - 0.01})
+    return queue
+
+
+def test_nothing_is_requeued_later_than_the_clock_can_be(client: redis.Redis) -> None:
+    """Redis' clock was set between the renewal of the leases and the look for lost ones."""
+    queue, store = expired_lease(client), Store(client)
+    assert store.requeue_lost(queue, 10.0, latest=time.time() - 1.0) == 0
+    assert store.requeue_lost(queue, 10.0, latest=time.time() + 1.0) == 1
+
+
+def test_after_a_step_of_redis_clock_other_workers_have_half_a_lease_to_renew(client: redis.Redis) -> None:
+    """A step ends every lease at once. Without the pause, the first worker to notice takes the jobs of all others."""
+    queue, lease = expired_lease(client), 2.0
+    client.zadd(queue.started, {"innocent:execution": time.time() + 3600})
+    step = 0.0
+    housekeeper = Housekeeper(Store(client), [queue], lease, lambda: time.time() + step, lambda: None)
+    housekeeper.start()
+    try:
+        time.sleep(lease / 4)
+        step = 10.0
+        time.sleep(lease / 4)
+        client.zadd(queue.started, {"innocent:execution": time.time() - 0.01})
+        stepped_at = time.monotonic()
+        while not client.llen(queue.waiting):
+            assert time.monotonic() - stepped_at < 10 * lease
+            time.sleep(0.01)
+        assert time.monotonic() - stepped_at > lease / 4, "it waited before it requeued"
+    finally:
+        housekeeper.stop()
+        housekeeper.join()

@@ -364,6 +364,15 @@ def test_a_stopping_worker_finishes_pictures_that_are_nearly_decoded(harness: Ha
     assert (harness.job(job).status, harness.job(job).attempt) == ("succeeded", 1)
 
 
+def test_decoding_counts_against_a_jobs_timeout(harness: Harness) -> None:
+    """Six pictures, one at a time: it fails while some of them wait."""
+    worker = harness.worker("long-decoding", decode_seconds=0.5, decoded_at_once=1, job_timeout=1.2)
+    job = harness.finished(harness.submit(model="long-decoding", steps=2, n=6))
+    assert job.error == {"code": "timeout", "message": "the job was not done within 1.2 s"}
+    assert harness.finished(harness.submit(model="long-decoding", steps=2, n=2)).status == "succeeded"
+    worker.kill()
+
+
 def test_no_more_jobs_are_fetched_than_the_decoder_has_slots_for(harness: Harness) -> None:
     worker = harness.worker("full", decode_seconds=SECONDS, max_batch=2)
     decoding = [harness.submit(model="full", steps=2) for _ in range(2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -146,6 +147,54 @@ def test_a_shared_key_of_another_type_ends_no_worker(name: str, harness: Harness
         harness.client.restore(name, 0, before, replace=True)
     assert harness.finished(harness.submit()).status == "succeeded"
     assert harness.workers[0].exit_code() is None
+
+
+SHARED = [
+    "rq:queue:fake",
+    "rq:queue:fake:intermediate",
+    "rq:wip:fake",
+    "rq:workers",
+    "rq:workers:fake",
+    keys.claims("fake"),
+    keys.intermediate("fake"),
+    keys.WORKERS,
+    keys.MODELS,
+    keys.ENGINE_TOTALS,
+    keys.JOB_TOTALS,
+    keys.ENDS,
+]
+
+
+@pytest.mark.parametrize("kind", ["string", "stream"])
+def test_shared_keys_of_another_type_delay_jobs_but_stop_none(kind: str, harness: Harness) -> None:
+    """All at once, and nobody repairs them. The lease of a running job is in the registry again at its next renewal."""
+    harness.worker("leased", seconds=0.02, lease=2.0)
+    running = harness.submit(model="leased", steps=200)
+    harness.until(lambda: harness.running(running), "the job to run")
+    for name in [*SHARED, "rq:wip:leased"]:
+        harness.client.delete(name)
+        _ = harness.client.set(name, b"\xff") if kind == "string" else harness.client.xadd(name, {"x": "y"})
+    harness.until(lambda: harness.client.type("rq:wip:leased") == b"zset", "the lease to be renewed")
+    assert [entry.startswith(running.encode()) for entry in harness.client.zrange("rq:wip:leased", 0, -1)] == [True]
+    harness.until(lambda: harness.client.type("rq:queue:fake") == b"none", "the queue to be repaired")
+    assert harness.finished(harness.submit()).status == "succeeded"
+    assert harness.worker("fake", max_batch=4).exit_code() is None
+    assert harness.finished(harness.submit()).status == "succeeded"
+    record = harness.finished(running)
+    assert (record.status, record.attempt) == ("succeeded", 1)
+    assert [worker.exit_code() for worker in harness.workers if worker.exit_code()] == []
+    harness.until(lambda: len(harness.store.workers.live()) >= 2, "the workers to report")
+
+
+def test_a_claim_on_a_model_that_nobody_can_have_made_stops_no_worker(harness: Harness) -> None:
+    far = {"another-digest worker-x": float("inf"), "another-digest worker-y": time.time() + 10**7, b"\xff": 1e300}
+    harness.client.zadd(keys.claims("claimed"), far)
+    worker = harness.worker("claimed", lease=1.0)
+    assert harness.finished(harness.submit(model="claimed")).status == "succeeded"
+    harness.client.zadd(keys.claims("claimed"), far)
+    harness.until(lambda: harness.client.zcard(keys.claims("claimed")) == 1, "the next renewal")
+    assert harness.finished(harness.submit(model="claimed")).status == "succeeded"
+    assert worker.exit_code() is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits a process by what /proc says (Linux)")

@@ -138,6 +138,36 @@ def test_without_a_free_slot_one_job_is_fetched_to_wait_for_one(fake_store: Fake
     assert fetcher.take_fetched() == []
 
 
+def test_a_model_that_is_not_in_the_batch_is_left_to_other_workers_for_a_moment(
+    fake_store: FakeStore, fetcher: JobFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("denoised.worker.delivery.job_fetcher.DEFER_SECONDS", 0.5)
+    monkeypatch.setattr("denoised.worker.delivery.job_fetcher.POLL_SECONDS", 60.0)
+    capacity = {"m": Capacity(4, one_more=True, deferred=True), "other": Capacity(4, one_more=True)}
+    fetcher.set_capacity(capacity)
+    wait_until(lambda: {"m", "other"} <= set(fake_store.polled))
+    fake_store.queues = {"m": [("a", 1)], "other": [("b", 1)]}
+    fetcher.wake()
+    assert [job.started.record.id for job in fetch(fetcher, 1)] == ["b"], "its model is in the batch"
+    fetcher.set_capacity(capacity)
+    fake_store.queues["m"] = []  # another worker has taken it
+    time.sleep(0.7)
+    assert fetcher.take_fetched() == []
+    fake_store.queues["m"] = [("c", 1)]
+    woken = time.monotonic()
+    fetcher.wake("m")
+    fetcher.set_capacity(capacity)
+    assert [job.started.record.id for job in fetch(fetcher, 1)] == ["c"], "no other worker has taken it"
+    assert time.monotonic() - woken >= 0.5
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 def test_a_fetched_job_has_its_images_where_an_earlier_attempt_saved_them(
     fake_store: FakeStore, fetcher: JobFetcher, model: Any, trajectories_of: Callable[..., list[Trajectory]]
 ) -> None:

@@ -411,7 +411,7 @@ def test_after_a_lost_worker_each_turn_is_saved_and_progress_ends_the_quarantine
     monkeypatch.setattr("denoised.worker.delivery.attempt.RECOVERY_SECONDS", 0.0)
     assert not active.recovering
     bench.turn()
-    monkeypatch.setattr("denoised.worker.delivery.attempt.FIRST_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("denoised.worker.delivery.attempt.SAVE_SECONDS", 0.0)
     bench.turn()
     bench.publisher.close(FLUSH)
     after = bench.store.job(record.id)

@@ -18,7 +18,7 @@ from denoised.model.diffusion.predictions import Estimate
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.worker.engine.engine import Engine
-from denoised.worker.engine.trajectory import Guidance, Trajectory
+from denoised.worker.engine.trajectory import Guidance, Seeds, Trajectory
 from denoised.worker.engine.turn import Turn
 
 Trajectories = Callable[..., list[Trajectory]]
@@ -380,7 +380,7 @@ def two_register_trajectory(model: Any, seed: int) -> Trajectory:
         plan=two_register_plan(6),
         conditioning=model.encode([ConditioningRequest(label=1)]),
         guidance=Guidance(model.encode([ConditioningRequest()]), 2.0),
-        seed=seed,
+        seeds=Seeds(seed),
         shape=model.shape,
         device=model.device,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from denoised.model.serving.conditioning import ConditioningRequest
-from denoised.worker.engine.trajectory import Trajectory
+from denoised.worker.engine.trajectory import Seeds, Trajectory
 
 DEVICES = ["cpu", "meta"]  # a meta tensor has no numbers, so none can be drawn on it
 
@@ -39,7 +39,7 @@ def begin(model: Any, device: str) -> Trajectory:
         model="fake",
         plan=model.plan("ddpm", 9, 0.0),
         conditioning=model.encode([ConditioningRequest(label=1)]),
-        seed=7,
+        seeds=Seeds(7),
         shape=model.shape,
         device=torch.device(device),
     )

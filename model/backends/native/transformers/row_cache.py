@@ -25,7 +25,9 @@ class RowCache:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """inputs: (B, …) each, on the CPU. Returns (B, N)."""
+        # Bytes, not values: NaN would equal nothing, and −0 would equal 0.
         keys = [b"".join(part.contiguous().numpy().tobytes() for part in row) for row in zip(*inputs, strict=True)]
+        # Emptied before the first row of the batch is added, so that no row of this batch is lost.
         if len(self._index) + len(set(keys) - self._index.keys()) > len(self._rows):
             self._index.clear()
         for position, key in enumerate(keys):
@@ -34,6 +36,7 @@ class RowCache:
         return self._rows[[self._index[key] for key in keys]]
 
     def _add(self, key: bytes, row: Tensor, batch: int) -> None:
+        # An inference tensor could not be written to outside of inference mode later.
         with torch.inference_mode(False):
             if len(self._index) == len(self._rows):  # none yet, or too few for this batch
                 entries = max(batch, min(MAX_ENTRIES, CACHE_BYTES // (4 * row.shape[1])))

@@ -47,6 +47,7 @@ class NativeTextUNet(nn.Module):
         self._kernels.compile()
         self._projections: dict[tuple[str, ...], RowCache] = {}  # by the names of the added inputs
         self._texts: dict[int, RowCache] = {}  # by the number of tokens
+        # float32, so four bytes each.
         weights = sum(each.numel() for each in unet.parameters())
         self._chunk = CHUNK if 4 * weights > CACHED_WEIGHTS else 1
         self._graphs: dict[tuple[torch.Size, int], RecordedGraph | None] = {}  # by shape of the latents and text
@@ -81,6 +82,7 @@ class NativeTextUNet(nn.Module):
             )
         if count not in self._texts:
             self._texts[count] = RowCache(self._text_projection)
+        # (B, projected_channels), by t and the added inputs; the text's keys and values do not depend on them.
         projections = self._projections[names](t, *(added[name] for name in names))
         return channels_last(x), projections, self._texts[count](context)
 
@@ -106,6 +108,7 @@ def fits(unet: TextUNet, shape: tuple[int, int, int]) -> bool:
     """
     norms = [part for part in unet.modules() if isinstance(part, nn.GroupNorm)]
     attentions = [part for part in unet.modules() if isinstance(part, TokenAttention)]
+    # Each level halves height and width.
     pixels = shape[1] * shape[2] // 4 ** _first_attending_level(unet)
     return (
         bool(attentions)

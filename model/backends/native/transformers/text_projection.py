@@ -32,6 +32,7 @@ class TextColumns:
     def split(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """The keys (B, width·padded) and the values (B, width·M) in the rows (B, …) of `TextProjection`."""
         both = text.shape[1] // self.total  # the number of values and the padded number of keys
+        # both = M + padded(M), and M is at most padded(M): half of it, rounded up to whole vectors, is padded(M) again.
         padded = padded_count((both + 1) // 2)
         start = self.start * both
         middle, stop = start + self.width * padded, start + self.width * both
@@ -54,6 +55,7 @@ class TextProjection:
         padding = padded_count(context.shape[1]) - context.shape[1]
         rows = []
         for keys, values in zip(parts[::2], parts[1::2], strict=True):
+            # q·kᵀ reads a vector of keys for one channel; softmax(…)·v reads a vector of channels for one token.
             rows.append(F.pad(keys, (0, padding)).flatten(1))  # (heads, D, padded): the channels are in this order
             rows.append(values.transpose(1, 2).flatten(1))  # (M, heads, D)
         return torch.cat(rows, dim=1)

@@ -37,9 +37,11 @@ def attend_text(kernels: Kernels, q: Tensor, keys: Tensor, values: Tensor, heads
     multiple of LANES; values: (B, M·heads·D). Both are columns of one tensor. Returns (B, heads·D, H, W).
     """
     batch, channels, height, width = q.shape
+    # M tokens of the text; D channels of a head.
     count, depth = values.shape[1] // channels, channels // heads
     assert keys.stride(0) == values.stride(0), "keys and values are columns of one tensor"
     out = kernels.empty(batch, channels, height, width)
+    # One row of scores q·kᵀ for each of the queries that a thread holds at once.
     scratch = kernels.scratch(batch, heads, QUERIES, padded_count(count))
     kernels.call(
         "denoised_attend_text",
@@ -49,6 +51,7 @@ def attend_text(kernels: Kernels, q: Tensor, keys: Tensor, values: Tensor, heads
         values.data_ptr(),
         out.data_ptr(),
         scratch.data_ptr(),
+        # The distance of two images in the rows of all attentions' keys and values.
         keys.stride(0),
         height * width,
         count,

@@ -55,7 +55,9 @@ class NativeTextAttention(nn.Module):
 
     def forward(self, normed: Tensor, text: Tensor, addend: Tensor) -> Tensor:
         """normed, addend: (B, C, H, W); text: (B, columns of all attentions). Returns the output plus the addend."""
+        # (B, width·padded) and (B, width·M).
         keys, values = self._columns.split(text)
+        # (B, heads·D, H, W)
         mixed = attend_text(self._kernels, self._query(normed), keys, values, self._heads)
         return self._out(mixed, addend=addend)
 
@@ -83,8 +85,10 @@ class NativeTransformerLayer(nn.Module):
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """x: (B, C, H, W); text: (B, columns of all attentions). Returns (B, C, H, W)."""
         parts = self._parts
+        # x + f(norm(x)), three times. The sum is part of each last convolution: one pass less over memory.
         x = parts.attn1(parts.norm1(x), text, addend=x)
         x = parts.attn2(parts.norm2(x), text, addend=x)
+        # (B, C, H, W) → (B, 8·C, H, W) → (B, 4·C, H, W) → (B, C, H, W)
         return parts.out(gated_gelu(self._kernels, parts.gate(parts.norm3(x))), addend=x)
 
 
@@ -100,6 +104,7 @@ class NativeSpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         x = channels_last(x)
+        # (B, heads·D, H, W), with heads·D ≤ C
         h = self._proj_in(self._norm(x))
         for layer in self._layers:
             h = layer(h, text)

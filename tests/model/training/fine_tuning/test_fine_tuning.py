@@ -21,7 +21,7 @@ from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import CONTEXT
 from denoised.model.serving.loading import load_for_serving
 from denoised.model.training.datasets.captioned_folder import read_captioned_folder
-from tests.text_pipelines import PROMPT, save_pipeline
+from tests.text_pipelines import PROMPT, build_xl_pipeline, save_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and peft
 
@@ -65,6 +65,18 @@ def whole(folder: Path) -> Path:
     return run(folder, folder / "whole", "--images", 240, "--learning-rate", 0.003)
 
 
+@pytest.fixture(scope="module")
+def text_adapter(folder: Path) -> Path:
+    """A run of an adapter of U-Net and text encoder."""
+    return run(folder, folder / "words", "--images", 120, "--learning-rate", 0.02, *_options("text adapter"))
+
+
+@pytest.fixture(scope="module")
+def text_whole(folder: Path) -> Path:
+    """A run of the whole U-Net and the whole text encoder."""
+    return run(folder, folder / "whole-words", "--images", 120, "--learning-rate", 0.003, *_options("text whole"))
+
+
 def losses(out: Path) -> list[float]:
     with (out / "metrics.csv").open() as file:
         return [float(row["fixed_loss"]) for row in csv.DictReader(file)]
@@ -82,21 +94,25 @@ def noise() -> torch.Tensor:
     return torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
 
 
-@pytest.mark.parametrize("kind", ["adapter", "whole"])
+KINDS = ["adapter", "whole", "text adapter", "text whole"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_falls(kind: str, folder: Path, request: pytest.FixtureRequest) -> None:
-    out = request.getfixturevalue(kind)
-    short = run(folder, folder / f"{kind}-start", "--images", 4, "--learning-rate", 0, *_rank(kind))
+    out = request.getfixturevalue(kind.replace(" ", "_"))
+    short = run(folder, folder / f"{kind}-start", "--images", 4, "--learning-rate", 0, *_options(kind))
     (before,), after = losses(short), losses(out)[-1]
     assert after < 0.9 * before
 
 
-def _rank(kind: str) -> tuple[str, ...]:
-    return ("--lora-rank", "4") if kind == "adapter" else ()
+def _options(kind: str) -> tuple[str, ...]:
+    rank = ("--lora-rank", "4") if kind.endswith("adapter") else ()
+    return (*rank, "--train-text-encoder") if kind.startswith("text") else rank
 
 
-@pytest.mark.parametrize("kind", ["adapter", "whole"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_is_exact(kind: str, folder: Path, tmp_path: Path) -> None:
-    options = (*_rank(kind), "--learning-rate", 0.01, "--caption-dropout", 0.5)
+    options = (*_options(kind), "--learning-rate", 0.01, "--caption-dropout", 0.5)
     at_once = run(folder, tmp_path / "at_once", "--images", 24, *options)
     paused = run(folder, tmp_path / "paused", "--images", 12, *options)
     fine_tune("--model", folder / "model", "--data", folder / "pictures", "--out", paused, "--resume", "--images", 24)
@@ -126,6 +142,63 @@ def test_a_whole_model_is_a_folder_for_us_and_for_diffusers(folder: Path, whole:
     assert {tensor.dtype for tensor in load_file(next((whole / "model/unet").glob("*.safetensors"))).values()} == {
         torch.float16
     }
+
+
+@torch.inference_mode()
+def test_an_adapter_of_the_text_encoder_is_served_at_once_and_equals_that_of_diffusers(
+    folder: Path, text_adapter: Path
+) -> None:
+    names = set(load_file(text_adapter / "loras" / "words.safetensors"))
+    assert {name.partition(".")[0] for name in names} == {"unet", "text_encoder"}
+    found, context = output_of(folder / "model", text_adapter / "loras", {"words": 0.7})
+    plain, plain_context = output_of(folder / "model", None, {})
+    assert (context - plain_context).abs().max() > 0.01
+    assert (found - plain).abs().max() > 0.01
+    theirs = StableDiffusionPipeline.from_pretrained(folder / "model", local_files_only=True)
+    theirs.load_lora_weights(text_adapter / "loras", weight_name="words.safetensors", adapter_name="words")
+    theirs.set_adapters(["words"], [0.7])
+    torch.testing.assert_close(context, theirs.encode_prompt(PROMPT, "cpu", 1, False)[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, theirs.unet(noise(), T, context).sample, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_whole_model_with_its_text_encoder_is_a_folder_for_us_and_for_diffusers(
+    folder: Path, text_whole: Path
+) -> None:
+    found, context = output_of(text_whole / "model", None, {})
+    _, plain_context = output_of(folder / "model", None, {})
+    assert (context - plain_context).abs().max() > 0.01
+    theirs = StableDiffusionPipeline.from_pretrained(text_whole / "model", local_files_only=True)
+    torch.testing.assert_close(context, theirs.encode_prompt(PROMPT, "cpu", 1, False)[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, theirs.unet(noise(), T, context).sample, rtol=0, atol=1e-4)
+    weights = [
+        path for part in ("unet", "text_encoder") for path in (text_whole / "model" / part).glob("*.safetensors")
+    ]
+    assert {tensor.dtype for path in weights for tensor in load_file(path).values()} == {torch.float16}
+
+
+def test_without_the_option_the_text_encoder_stays_as_it_is(folder: Path, whole: Path, adapter: Path) -> None:
+    own, copied = (load_file(path / "text_encoder/model.safetensors") for path in (folder / "model", whole / "model"))
+    assert all(torch.equal(own[name], copied[name]) for name in own)
+    assert {name.partition(".")[0] for name in load_file(adapter / "loras/squares.safetensors")} == {"unet"}
+
+
+@pytest.mark.parametrize("rank", [(), ("--lora-rank", "2")])
+def test_both_text_encoders_of_xl_are_trained_and_served(rank: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
+    save_pipeline(tmp_path / "xl", build=build_xl_pipeline)
+    common = ("--model", tmp_path / "xl", "--data", folder / "pictures", "--out", tmp_path / "out", *TINY, *rank)
+    output = fine_tune(*common, "--images", 12, "--learning-rate", 0.02, "--train-text-encoder")
+    assert "with text encoders" in output
+    if rank:
+        model = load_for_serving(tmp_path / "xl", loras=tmp_path / "out/loras").model
+    else:
+        model = load_for_serving(tmp_path / "out/model").model
+    plain = load_for_serving(tmp_path / "xl").model.encode([ConditioningRequest(prompt=PROMPT)])
+    found = model.encode([ConditioningRequest(prompt=PROMPT, loras={"out": 1.0} if rank else {})])
+    changed = (found[CONTEXT] - plain[CONTEXT])[0].abs().amax(dim=0)  # (32 + 24,) of the two encoders
+    assert changed[:32].max() > 1e-3
+    assert changed[32:].max() > 1e-3
+    assert (found["pooled"] - plain["pooled"]).abs().max() > 1e-3
 
 
 def test_another_model_or_other_pictures_cannot_be_resumed_with(folder: Path, adapter: Path, tmp_path: Path) -> None:

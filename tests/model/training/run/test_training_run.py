@@ -30,6 +30,7 @@ from denoised.model.training.run.run_folder import RunFolder
 from denoised.model.training.run.training_run import RunSchedule, run_training
 from denoised.model.training.trainer import Trainer
 from denoised.model.training.training_config import TrainingConfig
+from tests import fork_server
 
 CONFIG = TrainingConfig(preset="tiny", images=160, batch=8, warmup=2, precision="float32")
 SCHEDULE = RunSchedule(log_every=40, checkpoint_every=40, sample_every=80)
@@ -212,8 +213,8 @@ def test_resuming_without_a_run_is_refused(dataset: Dataset, tmp_path: Path) -> 
 def test_the_command_trains_a_model_that_can_be_served(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ("--data", str(pictures), "--out", str(out), "--images", "64", "--sample-every", "32", *TINY)
-    command = (*COMMAND, *arguments)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=ONE_THREAD)
+    command = [*COMMAND, *arguments]
+    done = fork_server.run(command, capture_output=True, text=True, timeout=300, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     lines = [line.strip() for line in done.stdout.splitlines()[-3:]]
     assert lines[-1] == "denoised serve --model models/my-run"
@@ -317,8 +318,8 @@ def test_a_stopped_run_exits_with_the_signals_code_and_resumes_to_the_same_weigh
     """
     out = tmp_path / "run"
     common = ("--data", str(pictures), "--out", str(out), *TINY, "--lr-schedule", "constant")
-    endless = (*COMMAND, *common, "--images", "100000000", "--checkpoint-every", "80")
-    process = subprocess.Popen(endless, stdout=subprocess.DEVNULL, env=ONE_THREAD)
+    endless = [*COMMAND, *common, "--images", "100000000", "--checkpoint-every", "80"]
+    process = fork_server.Popen(endless, stdout=subprocess.DEVNULL, env=ONE_THREAD)
     try:
         while len(RunFolder(out).checkpoints()) < 2 and process.poll() is None:  # the first is of step 0
             time.sleep(0.02)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from denoised.model.diffusion.predictions import epsilon_from_x0, v_target
 from denoised.model.training.emoji.captions import full_caption
+from denoised.model.training.text_to_image import text_trainer
 from denoised.model.training.text_to_image.text_sampling import sample_captions
 from denoised.model.training.text_to_image.text_trainer import CaptionedLatents, TextTrainer
 from denoised.model.training.text_to_image.text_training_config import TextTrainingConfig
@@ -72,13 +73,16 @@ def test_the_networks_are_trained_together(captioned: CaptionedLatents) -> None:
     assert unchanged == []
 
 
-def test_measuring_and_sampling_change_no_number_of_a_run(captioned: CaptionedLatents) -> None:
+def test_measuring_and_sampling_change_no_number_of_a_run(
+    captioned: CaptionedLatents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_trainer, "MEASURED_PICTURES", 8)
     quiet, busy = TextTrainer(CONFIG, captioned), TextTrainer(CONFIG, captioned)
-    for _ in range(2):
-        quiet.train_step()
-        busy.train_step()
-        busy.measure()
-        sample_captions(busy.averaged_net(), captioned, CONFIG, ["goat"], steps=2)
+    run(quiet, 2)
+    run(busy, 1)
+    busy.measure()
+    sample_captions(busy.averaged_net(), captioned, CONFIG, ["goat"], steps=2)
+    run(busy, 1)
     for name, value in quiet.state().items():
         assert torch.equal(value, busy.state()[name]), name
 

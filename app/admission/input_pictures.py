@@ -1,0 +1,166 @@
+"""The pictures that a request starts from: where they come from, and what the store keeps of them.
+
+A picture is given as base64 (a data URL, too), as `job:ID/images/K`, which is a picture of one of the caller's own
+jobs, or as `sha256:DIGEST`, which is one that the caller has given before and that is still stored. A URL is never
+fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from denoised.app.http.errors import InvalidRequest, NotFound
+from denoised.app.http.validation_errors import format_value
+from denoised.app.job_access.lookup import find_job
+from denoised.app.services import Services
+from denoised.jobs.errors import PictureError
+from denoised.jobs.picture_reading import NAMES, PictureShape, read_picture
+from denoised.jobs.record import RequestWarning
+from denoised.jobs.request import PICTURE_FIELDS, RequestFields, SamplingRequest
+from denoised.jobs.request_limits import PICTURE_DIGEST
+from denoised.jobs.store.input_pictures import input_key
+from denoised.model.serving.card import ModelCard
+
+DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)
+JOB_PICTURE = re.compile(r"job:([0-9a-zA-Z]{1,64})/images/([0-9]{1,4})", re.ASCII)
+URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{1,15}://")
+SOURCES = f"{NAMES} in base64, or job:ID/images/K"
+
+
+@dataclass(frozen=True)
+class GivenPicture:
+    """A picture of a request.
+
+    Attributes:
+        digest: Of the file, `sha256:` before it.
+        data: The file; None if it is to be found in the store.
+    """
+
+    digest: str
+    data: bytes | None
+
+    @classmethod
+    def of(cls, data: bytes) -> GivenPicture:
+        return cls(f"sha256:{hashlib.sha256(data).hexdigest()}", data)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The pictures of an accepted request.
+
+    Attributes:
+        keys: In the store, by request field.
+        pictures: PNGs by key.
+        warnings: What was changed to fit the model.
+    """
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    warnings: tuple[RequestWarning, ...] = ()
+
+
+def find_pictures(services: Services, fields: RequestFields, owner: str) -> dict[str, GivenPicture]:
+    """The pictures of a request by field. Blocking.
+
+    Raises:
+        InvalidRequest: naming the field, for a text that is neither a file in base64 nor the name of a picture.
+    """
+    texts = {name: str(fields[name]) for name in PICTURE_FIELDS if fields.get(name) is not None}  # type: ignore[literal-required]
+    found = {}
+    for name, text in texts.items():
+        try:
+            found[name] = _find(services, text, owner)
+        except PictureError as error:
+            raise InvalidRequest([(name, f"{format_value(text)}: {error}")]) from error
+    return found
+
+
+def with_digests(fields: RequestFields, given: Mapping[str, GivenPicture]) -> RequestFields:
+    """The request with the digest of each picture in its place."""
+    return cast(RequestFields, {**fields, **{name: picture.digest for name, picture in given.items()}})
+
+
+def with_given_files(fields: RequestFields, files: Mapping[str, bytes]) -> RequestFields:
+    """The request of a picture with the files that it was made from in the place of their digests.
+
+    Raises:
+        InvalidRequest: naming a file that is another one, or that the picture was not made from.
+    """
+    errors = []
+    for name, data in files.items():
+        named, digest = cast("Any", fields).get(name), GivenPicture.of(data).digest
+        if named is None:
+            errors.append((name, f"was given, but the picture was made without {name}"))
+        elif named != digest:
+            errors.append((name, f"the file has {digest}, but the picture was made from {named}"))
+    if errors:
+        raise InvalidRequest(errors)
+    return cast(RequestFields, {**fields, **{name: base64.b64encode(data).decode() for name, data in files.items()}})
+
+
+def read_inputs(
+    services: Services, given: Mapping[str, GivenPicture], request: SamplingRequest, card: ModelCard, owner: str
+) -> Inputs:
+    """Read the pictures as the model takes them. Blocking, and slow.
+
+    Raises:
+        InvalidRequest: naming the field, for a file that cannot be used, or a picture that is no longer stored.
+        Unavailable: when too many pictures are being read.
+    """
+    width, height = request.width or card.width, request.height or card.height
+    keys, pictures, warnings = {}, {}, []
+    for name, picture in given.items():
+        shape = PictureShape(width, height, 1 if name == "mask" else card.channels)
+        key = input_key(owner, picture.digest, shape)
+        try:
+            png, changes = _read(services, picture, key, shape)
+        except PictureError as error:
+            raise InvalidRequest([(name, str(error))]) from error
+        keys[name], pictures[key] = key, png
+        if changes:
+            warnings.append(RequestWarning(name, changes))
+    return Inputs(keys, pictures, tuple(warnings))
+
+
+def _find(services: Services, text: str, owner: str) -> GivenPicture:
+    if PICTURE_DIGEST.fullmatch(text):
+        return GivenPicture(text, None)
+    if match := JOB_PICTURE.fullmatch(text):
+        return GivenPicture.of(_job_picture(services, match[1], int(match[2]), owner))
+    if URL.match(text):
+        raise PictureError(f"URLs are not fetched (allowed: {SOURCES})")
+    if prefix := DATA_URL.match(text):
+        text = text[prefix.end() :]
+    try:
+        return GivenPicture.of(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise PictureError(f"it is not base64 ({error}; allowed: {SOURCES})") from error
+
+
+def _job_picture(services: Services, job_id: str, index: int, owner: str) -> bytes:
+    try:
+        record = find_job(services, job_id, owner)
+    except NotFound as error:
+        raise PictureError(error.detail) from error
+    data = services.store.image(record.id, index)
+    if data is None:
+        raise PictureError(f"job {record.id} ({record.status}) has no image {index}")
+    return data
+
+
+def _read(services: Services, picture: GivenPicture, key: str, shape: PictureShape) -> tuple[bytes, str]:
+    """The picture as a PNG of a shape, and what was done for that."""
+    if picture.data is None:
+        stored = services.store.inputs.read(key)
+        if stored is None:
+            raise PictureError(f"the file with {picture.digest} is not stored here any more; send it along")
+        return stored, ""
+    with services.picture_slots.open():
+        found = read_picture(picture.data, shape)
+    return found.png, found.changes

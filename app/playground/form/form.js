@@ -1,0 +1,275 @@
+/** The request form, built from the cards of the served models and the JSON Schema of the request. */
+
+import { Adapters } from "./adapters.js";
+import { byId, setText } from "../shared/dom.js";
+import { factsOfModel } from "../shared/text.js";
+import { randomId, sentence } from "../shared/api.js";
+import { Fields, parseNumber } from "./fields.js";
+import { chip, labelInputs } from "./labels.js";
+import { Prompt } from "./prompt.js";
+import { Retry } from "./retry.js";
+import { describeSampler, offerSamplers } from "./samplers.js";
+import * as storage from "../shared/storage.js";
+
+const MAX_SEED = Number.MAX_SAFE_INTEGER;
+const MAX_FRAMES = 60; // per job
+const AWAY = [0, 503]; // statuses of a server, store or worker that may come back
+const DOUBLE_CLICK_MS = 800; // within which a second press counts as the same one
+
+export class Form {
+  /** @type {any[]} */
+  #models = [];
+  #fields = new Fields({});
+  #prompt = new Prompt(() => this.#showApplicable());
+  #adapters = new Adapters();
+  #retry = new Retry(byId("form-error"));
+  #lastPress = { at: -Infinity, body: /** @type {any} */ (null), key: "" };
+  #seedUsed = false;
+  #busy = false;
+
+  /** Called when the seed or the picture size changes. @type {(byVisitor: boolean) => void} */
+  onSeedChange = () => {};
+
+  /** @param {(body: any, key: string) => Promise<void>} submit */
+  constructor(submit) {
+    this.form = byId("form");
+    this.submit = submit;
+    this.choice = storage.loadChoice();
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.generate();
+    });
+    byId("n").addEventListener("input", () => this.#showCount());
+    byId("sampler").addEventListener("change", () => this.#showApplicable());
+    byId("steps").addEventListener("input", () => this.card && describeSampler(this.card, this.#steps));
+    byId("dice").addEventListener("click", () => this.rollSeed(true));
+    byId("lock").addEventListener("click", () => this.lockSeed(!this.locked));
+    byId("seed").addEventListener("input", () => {
+      this.lockSeed(true);
+      if (this.seed !== null) this.onSeedChange(true);
+    });
+    byId("defaults").addEventListener("click", () => this.#defaults());
+    this.rollSeed();
+  }
+
+  /** The card of the selected model; null while no model is served. */
+  get card() {
+    const name = byId("models").querySelector("input:checked")?.value;
+    return this.#models.find((model) => model.name === name) ?? this.#models[0] ?? null;
+  }
+
+  /** The selected label; null means none. */
+  get label() {
+    const list = byId("labels").querySelector("input[list]");
+    if (list) return list.value.trim() || null;
+    const index = byId("labels").querySelector("input:checked")?.value ?? "";
+    return index === "" ? null : this.card.labels[Number(index)];
+  }
+
+  /** The prompt; null without one, and for a model that takes none. */
+  get prompt() {
+    return this.#prompt.value;
+  }
+
+  get seed() {
+    const text = byId("seed").value.trim();
+    return /^\d{1,16}$/.test(text) && Number(text) <= MAX_SEED ? Number(text) : null;
+  }
+
+  get locked() {
+    return byId("lock").getAttribute("aria-pressed") === "true";
+  }
+
+  lockSeed(locked) {
+    byId("lock").setAttribute("aria-pressed", String(locked));
+    byId("lock").title = locked ? "Let the seed change again" : "Keep this seed";
+    setText(byId("seed-hint"), locked ? "This seed is used for every request." : "Every request gets a new random seed.");
+  }
+
+  /** Draw a new random seed. */
+  rollSeed(byVisitor = false) {
+    byId("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]);
+    this.#seedUsed = false;
+    this.onSeedChange(byVisitor);
+  }
+
+  /**
+   * Show the models that are served now. The selection is kept if its model is still served.
+   * @param {any[]} models their cards @param {Record<string, any>} properties of the request's JSON Schema
+   */
+  setModels(models, properties) {
+    if (!models.length || JSON.stringify(models) === JSON.stringify(this.#models)) return;
+    const first = !this.#models.length;
+    if (first) this.#fields = new Fields(properties);
+    const before = first ? this.choice.model : this.card?.name;
+    const label = first ? this.choice.label : this.label;
+    this.#models = models;
+    byId("model-field").hidden = models.length < 2;
+    byId("models").replaceChildren(...models.map((model) => chip("model", model.name, model.name, model.name === (models.some((each) => each.name === before) ? before : models[0].name), () => this.#chooseModel())));
+    this.#chooseModel(label);
+    if (first) this.#restoreChoice();
+    delete byId("choices").dataset.waiting;
+  }
+
+  /** Say what the server is doing, to a press that waits for it. @param {string} state of the server */
+  serverChanged(state) {
+    this.#retry.serverChanged(state);
+  }
+
+  /** Choose a label or write a prompt, and generate. @param {string} subject */
+  start(subject) {
+    const index = this.card.labels.indexOf(subject);
+    if (index >= 0) byId("labels").querySelector(`input[value="${index}"]`)?.click();
+    else this.#prompt.value = subject;
+    return this.generate();
+  }
+
+  /** Fill the form with a job's request; `locked` keeps its seed. */
+  load(job, locked = true) {
+    const radio = [...byId("models").querySelectorAll("input")].find((input) => input.value === job.model);
+    if (radio) radio.checked = true;
+    this.#chooseModel(job.label);
+    this.#prompt.value = job.prompt;
+    this.#adapters.show(this.card, job.loras ?? []);
+    this.#setFields(job);
+    byId("seed").value = String(job.seed);
+    this.lockSeed(locked);
+    this.onSeedChange(false);
+  }
+
+  /** Submit the form's request. A double click submits once. */
+  async generate() {
+    if (this.#busy) return;
+    if (!this.card) return this.#retry.hold(() => this.generate(), "No model is served yet.");
+    const recent = performance.now() - this.#lastPress.at < DOUBLE_CLICK_MS;
+    if (!recent || JSON.stringify(this.request()) !== JSON.stringify(this.#lastPress.body)) {
+      this.clearErrors();
+      if (this.#seedUsed && !this.locked) this.rollSeed();
+      if (this.seed === null) return this.showErrors([{ field: "seed", message: `a seed is a whole number from 0 to ${MAX_SEED}` }]);
+      this.#lastPress = { at: -Infinity, body: this.request(), key: randomId() };
+    }
+    this.#lastPress.at = performance.now();
+    await this.#send(this.#lastPress);
+  }
+
+  /** Submit a press. If the server is away, the same press is sent again when it is back. */
+  async #send(press) {
+    this.#retry.drop();
+    this.#busy = true;
+    this.form.setAttribute("aria-busy", "true");
+    try {
+      await this.submit(press.body, press.key);
+      this.#seedUsed = true;
+      storage.saveChoice({ ...press.body, seed: undefined });
+    } catch (error) {
+      if (AWAY.includes(error.status)) this.#retry.hold(() => this.#send(press), error.message);
+      else this.showErrors(error.fields ?? [], error.message);
+    } finally {
+      this.#busy = false;
+      this.form.removeAttribute("aria-busy");
+    }
+  }
+
+  /** The request. */
+  request() {
+    const { card } = this;
+    const steps = parseNumber(byId("steps").value) ?? card.default.steps;
+    return {
+      ...this.#fields.request(card),
+      model: card.name,
+      label: this.label,
+      ...(this.prompt === null ? {} : { prompt: this.prompt }),
+      ...(this.#adapters.value.length ? { loras: this.#adapters.value } : {}),
+      n: Number(byId("n").value),
+      seed: this.seed,
+      sampler: byId("sampler").value,
+      steps,
+      preview_every: Number.isInteger(steps) ? Math.max(1, Math.ceil(steps / MAX_FRAMES)) : 1,
+      preview: "both",
+    };
+  }
+
+  /** Show each error next to its field, and the others below the form. */
+  showErrors(fields, summary = "") {
+    const unplaced = fields.filter(({ field, message }) => {
+      const place = document.getElementById(`${field.split(".")[0]}-error`);
+      if (!place) return true;
+      setText(place, sentence(message));
+      document.getElementById(field)?.setAttribute("aria-invalid", "true");
+      if (byId("more").contains(place)) byId("more").open = true;
+      return false;
+    });
+    const placed = fields.length > unplaced.length;
+    const [first] = unplaced;
+    const text = first ? `${titleOfField(first.field)}: ${sentence(first.message)}` : placed ? "Some fields need attention: see above." : summary;
+    setText(byId("form-error"), text);
+    this.form.querySelector("[aria-invalid='true']")?.focus();
+  }
+
+  clearErrors() {
+    for (const place of this.form.querySelectorAll(".error")) setText(place, "");
+    for (const field of this.form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  }
+
+  #chooseModel(label = this.choice.label) {
+    const { card } = this;
+    const labels = labelInputs(card, label, () => this.#showApplicable());
+    byId("labels").className = labels.every((each) => each.matches(".chip")) ? "chips" : "";
+    byId("labels").replaceChildren(...labels);
+    byId("label-field").hidden = !card.labels.length;
+    this.#prompt.show(card);
+    this.#adapters.show(card);
+    byId("n").max = String(card.max_images);
+    this.#showCount();
+    offerSamplers(card);
+    setText(byId("model-facts"), factsOfModel(card));
+    this.#defaults();
+    this.onSeedChange(false);
+  }
+
+  #defaults() {
+    const { card } = this;
+    byId("steps").placeholder = `1 … ${card.timesteps}`;
+    this.#fields.reset(card);
+    this.#setFields(card.default);
+  }
+
+  /** Restore the values of the last visit if the model is the same. */
+  #restoreChoice() {
+    if (this.choice.model !== this.card.name) return;
+    if (this.choice.prompt) this.#prompt.value = this.choice.prompt;
+    this.#adapters.show(this.card, this.choice.loras ?? []);
+    this.#setFields(this.choice);
+  }
+
+  #setFields(values) {
+    const offered = this.card.samplers.includes(values.sampler);
+    for (const name of offered ? ["n", "steps", "sampler"] : ["n", "steps"]) {
+      if (values[name] !== undefined && values[name] !== null) byId(name).value = String(values[name]);
+    }
+    this.#fields.load(values);
+    this.#showCount();
+    this.#showApplicable();
+  }
+
+  /** Show only the fields that apply to the current selection. */
+  #showApplicable() {
+    describeSampler(this.card, this.#steps);
+    this.#fields.showApplicable(this.card, { conditioned: this.label !== null || this.prompt !== null, sampler: byId("sampler").value });
+  }
+
+  /** The number of steps in the form, or the model's; not a number if the text is none. */
+  get #steps() {
+    return Number(parseNumber(byId("steps").value) ?? this.card.default.steps);
+  }
+
+  #showCount() {
+    setText(byId("n-value"), byId("n").value);
+  }
+}
+
+/** A field's name as the form shows it: "guidance_scale" is "Guidance". */
+function titleOfField(name) {
+  const label = document.querySelector(`label[for="${CSS.escape(name.split(".")[0])}"]`);
+  return label?.textContent?.trim() || name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+}

@@ -1,0 +1,109 @@
+/** The API page: `/openapi.json` for people to read. */
+
+import { json, key } from "../shared/api.js";
+import { curl } from "./curl.js";
+import { announce, byId, el, setText } from "../shared/dom.js";
+import { fieldList, nameOf, paragraphs, propertyList, typeOf } from "./schema.js";
+
+const RETRY_MS = 2000; // between two tries while the server does not respond
+
+async function load() {
+  try {
+    show(await json("/openapi.json"));
+  } catch (error) {
+    if (error.status === 401) return showLogin(error);
+    showBanner(error.message);
+    setTimeout(load, RETRY_MS);
+  }
+}
+
+function showBanner(text) {
+  byId("banner").hidden = !text;
+  setText(byId("banner"), text);
+}
+
+function showLogin(error) {
+  showBanner("");
+  byId("login").hidden = false;
+  setText(byId("login-error"), key.get() ? error.message : "");
+  key.clear();
+  byId("key").focus();
+}
+
+function show(document) {
+  showBanner("");
+  byId("login").hidden = true;
+  byId("about").replaceChildren(el("p", { class: "facts" }, `Version ${document.info.version}`), ...paragraphs(document.info.description));
+  const operations = operationsOf(document);
+  const groups = Map.groupBy(operations, (operation) => operation.group);
+  const objects = Object.entries(document.components?.schemas ?? {});
+  byId("operations").replaceChildren(
+    ...[...groups].map(([name, list]) => section(name, list.map((operation) => describe(operation, document)))),
+    section("objects", objects.map(([name, schema]) => describeObject(name, schema))),
+  );
+  announce(`${operations.length} operations`);
+  openFragment();
+}
+
+/** All operations in the order of the document, each with its method, path and group. */
+function operationsOf(document) {
+  return Object.entries(document.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, operation]) => ({ ...operation, method, path, group: operation.tags?.[0] ?? "others" })));
+}
+
+const section = (name, children) => el("section", { class: "group", "aria-label": name }, el("h2", {}, name), ...children);
+
+function describe(operation, document) {
+  const { method, path, summary, description, parameters = [], requestBody, responses } = operation;
+  const types = Object.entries(requestBody?.content ?? {});
+  const example = types.map(([, { schema }]) => resolved(schema, document)?.examples?.[0]).find(Boolean);
+  return el("details", { class: "operation panel", id: operation.operationId },
+    el("summary", {}, el("code", { class: "method" }, method.toUpperCase()), " ", el("code", { class: "path" }, path), " ", el("span", { class: "hint" }, summary ?? "")),
+    ...paragraphs(description),
+    ...part("Parameters", parameters.length && fieldList(parameters.map(describeParameter))),
+    ...types.flatMap(([type, { schema }]) => part(`Body: ${type}`, describeBody(schema, document))),
+    ...part("Responses", fieldList(Object.entries(responses).sort().map(describeResponse))),
+    ...part("curl", el("pre", {}, el("code", {}, curl(method, path, requestBody, example, Boolean(operation.security))))),
+  );
+}
+
+const part = (title, content) => (content ? [el("h3", {}, title), content] : []);
+
+const describeParameter = ({ name, in: where, required, schema, description }) =>
+  ({ name, schema, text: description, note: `${where}${required ? ", required" : ""}` });
+
+function describeBody(schema, document) {
+  const named = resolved(schema, document);
+  return named?.properties ? propertyList(named, { inRequest: true }) : el("p", { class: "hint" }, ...typeOf(schema ?? {}));
+}
+
+function describeResponse([status, { description, content = {} }]) {
+  const types = Object.entries(content);
+  const named = types.map(([, { schema }]) => schema).find((schema) => schema?.$ref);
+  return { name: status, schema: named, text: description, note: types.map(([type]) => type).join(", ") };
+}
+
+const resolved = (schema, document) => (schema?.$ref ? document.components.schemas[nameOf(schema.$ref)] : schema);
+
+function describeObject(name, schema) {
+  return el("details", { class: "operation panel", id: name },
+    el("summary", {}, el("code", { class: "path" }, name)),
+    ...paragraphs(schema.description),
+    schema.properties ? propertyList(schema) : el("p", {}, ...typeOf(schema)));
+}
+
+/** Open the operation or object that the URL's fragment names. */
+function openFragment() {
+  const named = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!named?.matches("details")) return;
+  named.open = true;
+  named.scrollIntoView();
+}
+
+byId("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key.set(byId("key").value.trim());
+  load();
+});
+addEventListener("hashchange", openFragment);
+load();

@@ -1,0 +1,136 @@
+/** The actions on a job: a row of buttons in the viewer, a menu in the gallery. */
+
+import { el, menu } from "../shared/dom.js";
+import { picture, save } from "../shared/pictures.js";
+import { request, sleep, verify } from "../shared/api.js";
+import { curl, fileName, python } from "./snippets.js";
+import { verificationText } from "../shared/text.js";
+
+const ANIMATIONS = [["WebP", "webp"], ["GIF", "gif"], ["APNG", "apng"]];
+const VARIATIONS = 9; // pictures: a square with the chosen seed in the middle
+const MAX_SEED = Number.MAX_SAFE_INTEGER;
+
+/** What each action does. */
+export class JobActions {
+  /** @param {{jobs: any, form: any, server: any}} page */
+  constructor({ jobs, form, server }) {
+    Object.assign(this, { jobs, form, server });
+  }
+
+  download = (entry) => this.#reportErrors(entry, async () => {
+    for (const image of entry.job.images) {
+      save(await picture(image), fileName(entry.job, image.index));
+      await sleep(entry.job.images.length > 1 ? 200 : 0); // browsers drop downloads that start together
+    }
+  });
+
+  animation = (entry, format) => this.#reportErrors(entry, async () => {
+    const response = await request(`/jobs/${entry.job.id}/animation?format=${format}`, { timeout: 60_000 });
+    save(await response.blob(), fileName(entry.job, 0, format === "apng" ? "apng" : format));
+  });
+
+  copy = (entry, language) => this.#reportErrors(entry, async () => {
+    const text = (language === "curl" ? curl : python)(entry.job, Object.keys(this.server.requestSchema), location.origin, this.server.needsKey);
+    if (await copyToClipboard(text)) this.jobs.setNote(entry, "plain", language === "curl" ? "Copied the curl command to the clipboard." : "Copied the Python program to the clipboard.");
+  });
+
+  repeat = (entry) => {
+    this.form.load(entry.job);
+    this.form.generate();
+  };
+
+  /** The same request with neighboring seeds. */
+  vary = (entry) => {
+    const n = Math.min(VARIATIONS, this.form.card?.max_images ?? VARIATIONS);
+    const seed = Math.max(0, Math.min(entry.job.seed - Math.floor(n / 2), MAX_SEED - n));
+    this.form.load({ ...entry.job, seed, n });
+    this.form.generate();
+  };
+
+  verify = (entry) => this.#reportErrors(entry, async () => {
+    const { images } = entry.job;
+    const outcomes = [];
+    for (const image of images) {
+      const counter = images.length > 1 ? ` (${outcomes.length + 1} of ${images.length})` : "";
+      this.jobs.setNote(entry, "plain", `The server is making the picture again from the file and comparing the bytes${counter} …`);
+      outcomes.push(await verify(await picture(image)));
+    }
+    this.jobs.setNote(entry, outcomes.every((outcome) => outcome.match) ? "good" : "bad", verificationText(outcomes));
+  });
+
+  async #reportErrors(entry, action) {
+    try {
+      await action();
+    } catch (error) {
+      this.jobs.setNote(entry, "bad", error.message);
+    }
+  }
+}
+
+/** The buttons of one entry. They are rebuilt only when the possible actions change, so that the focus stays. */
+export class ActionBar {
+  #shownKey = "";
+
+  constructor(container, actions) {
+    this.container = container;
+    this.actions = actions;
+  }
+
+  show(entry) {
+    const key = entry?.ended ? `${entry.job.id} ${entry.status} ${entry.missing}` : "";
+    if (key === this.#shownKey) return;
+    this.#shownKey = key;
+    this.container.replaceChildren(...(key ? this.#buttons(entry) : []));
+  }
+
+  #buttons(entry) {
+    const { actions } = this;
+    const button = (text, action, title) => el("button", { type: "button", title, onclick: () => action(entry) }, text);
+    const available = entry.status === "succeeded" && !entry.missing;
+    return [
+      available && button("Download", actions.download, "Save the pictures"),
+      available && menu("Animation", ANIMATIONS.map(([text, format]) => [text, () => actions.animation(entry, format)])),
+      menu("Copy", [["as curl", () => actions.copy(entry, "curl")], ["as Python", () => actions.copy(entry, "python")]]),
+      button("Repeat", actions.repeat, "Generate again with this seed"),
+      button("Vary", actions.vary, "The same request with neighboring seeds"),
+      available && canVerify(entry) && button("Verify", actions.verify, "Make it again and compare every byte"),
+    ].filter(Boolean);
+  }
+}
+
+/** The same actions as menu items. */
+export function menuItems(entry, actions, jobs) {
+  const available = entry.status === "succeeded" && !entry.missing;
+  const remove = ["Remove from this list", () => jobs.remove(entry)];
+  if (!entry.ended) return [["Cancel", () => jobs.cancel(entry)]];
+  return [
+    ...(available ? [["Download", () => actions.download(entry)], ...ANIMATIONS.map(([text, format]) => [`Animation as ${text}`, () => actions.animation(entry, format)]), null] : []),
+    ["Copy as curl", () => actions.copy(entry, "curl")],
+    ["Copy as Python", () => actions.copy(entry, "python")],
+    null,
+    ["Repeat with this seed", () => actions.repeat(entry)],
+    ["Vary", () => actions.vary(entry)],
+    ...(available && canVerify(entry) ? [["Verify", () => actions.verify(entry)]] : []),
+    null,
+    remove,
+  ];
+}
+
+const canVerify = (entry) => entry.job.format === "png";
+
+/** Copy a text to the clipboard. If the browser forbids that, show the text so that the visitor can copy it. */
+async function copyToClipboard(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = el("textarea", { readonly: true, "aria-label": "Text to copy" });
+    area.value = text;
+    const dialog = el("dialog", { "aria-label": "Copy this" }, el("p", {}, "This browser does not let this page write to the clipboard. Copy the text yourself."), area, el("form", { method: "dialog" }, el("button", { class: "primary" }, "Close")));
+    dialog.addEventListener("close", () => dialog.remove());
+    document.body.append(dialog);
+    dialog.showModal();
+    area.select();
+    return false;
+  }
+}

@@ -1,0 +1,42 @@
+"""The pictures that jobs start from, each stored once per caller, digest and shape.
+
+A picture is kept while a job that starts from it is not over, and `result_ttl` longer (`jobs.store.scripts.finish`).
+Another caller cannot name it: its key holds the owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from redis.client import Pipeline
+
+from denoised.jobs.picture_reading import PictureShape
+from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.record_reader import bounded_value
+from denoised.jobs.store.scripts import MAX_PICTURE_BYTES
+from denoised.jobs.store.store_connection import StoreConnection
+
+
+def input_key(owner: str, digest: str, shape: PictureShape) -> str:
+    """The key of a picture. digest: `sha256:` and that of the file that the caller gave."""
+    return keys.input_picture(owner, digest.removeprefix("sha256:"), f"{shape.width}x{shape.height}x{shape.channels}")
+
+
+class InputPictures:
+    """Every method raises StoreUnavailable when Redis does not answer in time."""
+
+    def __init__(self, connection: StoreConnection) -> None:
+        self._connection = connection
+
+    def read(self, key: str) -> bytes | None:
+        """The PNG of a picture; None when it is not stored, or is larger than any picture."""
+        with self._connection.reachable():
+            found = self._connection.client.getrange(key, 0, MAX_PICTURE_BYTES)
+        return bounded_value(found, MAX_PICTURE_BYTES)
+
+
+def add_inputs(job: str, pictures: Mapping[str, bytes], pipeline: Pipeline) -> None:
+    """Add the pictures that a new job starts from to a transaction. pictures: PNGs by key."""
+    for key, png in pictures.items():
+        pipeline.set(key, png)  # without a time to live: an expiring one is kept again
+        pipeline.sadd(keys.input_jobs(key), job)

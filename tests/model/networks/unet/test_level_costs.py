@@ -1,0 +1,47 @@
+"""What the levels of a U-Net cost, against a count by hand and torch's own counter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from denoised.model.networks.unet.level_costs import level_costs
+from denoised.model.networks.unet.unet import UNet
+from denoised.model.networks.unet.unet_config import UNetConfig
+
+CONFIG = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 8,
+}
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_the_levels_add_up_to_the_whole_network(classes: int | None) -> None:
+    unet = UNet(UNetConfig.from_dict({**CONFIG, "num_class_embeds": classes}))
+    levels = level_costs(unet, 8, 8)
+    assert [(level.height, level.width, level.channels) for level in levels] == [(8, 8, 8), (4, 4, 16)]
+    assert [level.attention for level in levels] == [False, True]
+    assert sum(level.parameters for level in levels) == sum(parameter.numel() for parameter in unet.parameters())
+    label = None if classes is None else torch.zeros(1, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(torch.randn(1, 1, 8, 8), torch.ones(1), label)
+    # torch counts a multiplication and its addition as two; it may leave attention out on a CPU.
+    attention = sum(2 * 2 * 16 * 16 * 16 for _ in range(4))
+    assert 2 * sum(level.multiplications for level in levels) in (
+        counter.get_total_flops(),
+        counter.get_total_flops() + attention,
+    )
+
+
+def test_counting_leaves_no_hook_behind() -> None:
+    unet = UNet(UNetConfig.from_dict(CONFIG))
+    level_costs(unet, 8, 8)
+    assert not any(module._forward_hooks for module in unet.modules())
