@@ -158,7 +158,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
 def _sampling(model: Model) -> str:
     """The defaults of a model: "unipc_3, 6 steps geometric, guidance 2 in 0.2 … 2"."""
     default = model.default
-    levels = "of their own levels" if default.sigmas else default.spacing or ""
+    levels = "at its own levels" if default.sigmas else default.spacing or ""
     parts = [default.sampler, f"{default.steps} steps {levels}".rstrip()]
     if default.guidance_scale != 1:
         interval = default.guidance_interval

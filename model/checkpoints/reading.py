@@ -140,7 +140,7 @@ def _check_levels(path: Path, default: Defaults, schedule: NoiseSchedule) -> Non
     sigmas = tuple(default.sigmas) if default.sigmas is not None else None
     if sigmas is not None and len(sigmas) != default.steps:
         raise CheckpointError(f"{path}: default.steps = {default.steps}, but there are {len(sigmas)} default.sigmas")
-    if default.sigmas is None and default.spacing is default.sigma_min is default.sigma_max is None:
+    if all(value is None for value in (sigmas, default.spacing, default.sigma_min, default.sigma_max)):
         return
     if not SAMPLERS[default.sampler].takes_spacing:
         raise CheckpointError(f"{path}: default.sampler = {default.sampler!r} takes no noise levels")

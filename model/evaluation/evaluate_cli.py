@@ -113,6 +113,8 @@ def _as_asked(default: Measurement, asked: Mapping[str, Any]) -> Measurement:
     given = {name: value for name, value in asked.items() if value is not None}
     if given.keys() & {"sampler", "spacing", "sigmas"}:
         default = replace(default, spacing="", sigma_min=None, sigma_max=None, sigmas=())
+    if given.keys() & {"sigma_min", "sigma_max"}:
+        default = replace(default, sigmas=())
     if "guidance_scale" in given:
         default = replace(default, guidance_interval=())
     if "sigmas" in given:

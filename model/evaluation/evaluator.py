@@ -202,7 +202,7 @@ class Evaluator:
 
 
 def default_levels(default: Defaults, steps: int | None = None) -> LevelChoice:
-    """The noise levels that a card's defaults name: their own, unless others steps are asked for, or by a spacing."""
+    """The noise levels that a card's defaults name one by one; for another number of steps, those of its spacing."""
     if default.sigmas is not None and steps in (None, len(default.sigmas)):
         return LevelChoice(sigmas=tuple(default.sigmas))
     return LevelChoice(default.spacing, None, default.sigma_min, default.sigma_max)
