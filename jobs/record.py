@@ -50,6 +50,7 @@ class JobRecord:
     watched: whether a client follows its events, now or earlier.
     digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
     api: the API of another program that it came through; None for our own.
+    no_memory_on: the worker that ran out of memory with it; if another does, too, the job fails.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
     inputs: the keys of the pictures that it starts from, by request field (`jobs.store.input_pictures`).
     """
@@ -74,6 +75,7 @@ class JobRecord:
     watched: bool = False
     digest: str | None = None
     api: str | None = None
+    no_memory_on: str | None = None
     warnings: tuple[RequestWarning, ...] = ()
     reserved_bytes: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -127,6 +129,7 @@ class JobRecord:
             request_id=flat.get("request_id"),
             digest=flat.get("digest"),
             api=flat.get("api"),
+            no_memory_on=flat.get("no_memory_on"),
             request=request,
             images=_images(flat.get("images", "[]")),
             error=_texts("error", flat["error"]) if "error" in flat else None,
@@ -176,7 +179,7 @@ _INTS = ("attempt", "step", "evaluations", "losses", "max_attempts", "reserved_b
 MAX_JSON = 1 << 20  # characters of a JSON field
 MAX_DIGITS = 15
 LATEST = 1e11  # seconds since the epoch, and any duration
-_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", "api", *_FLOATS, *_INTS)
+_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", "api", "no_memory_on", *_FLOATS, *_INTS)
 _REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
 
 

@@ -56,6 +56,14 @@ class RequestField:
         """Whether the value is a list of numbers."""
         return bool(self.type == list[float])
 
+    def allows(self, value: object) -> bool:
+        """Whether a value is one of the choices, or a number within the limits, as far as the field has any."""
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return True
+        return (self.ge is None or value >= self.ge) and (self.le is None or value <= self.le)
+
     @property
     def limits(self) -> str:
         """The allowed values in words: "0 … 1", "1 or more", "png, webp or jpeg"; empty if there is no limit."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from denoised.model.errors import CheckpointError
+from denoised.model.errors import CheckpointError, abbreviate
 
 MAX_BYTES = 1024**2  # of a config
 MAX_BRACKETS = 20_000  # of a JSON file: each list costs the garbage collector, which scans all that torch has made
@@ -63,9 +64,22 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
     if (brackets := written.count(b"[") + written.count(b"{")) > MAX_BRACKETS:
         raise CheckpointError(f"{path}: holds {brackets} lists and objects (allowed: {MAX_BRACKETS})")
     try:
-        content = json.loads(written.decode())
+        content = json.loads(written.decode(), object_pairs_hook=unique_members)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a JSON object")
     return content
+
+
+def unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `json.loads`: of a key that occurs twice, readers would take one or the other value.
+
+    Raises:
+        ValueError: naming such a key.
+    """
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {abbreviate(repeated)} occurs twice")
+    return members

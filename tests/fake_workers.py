@@ -7,6 +7,7 @@ of x for each row, as the row's fingerprint.
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import rq.utils
 import torch
@@ -31,6 +32,7 @@ from denoised.model.serving.card import CardLatent
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import Pictures
 from denoised.worker.delivery.rq_worker import BatchingWorker
+from denoised.worker.engine.canary import Canary
 from denoised.worker.settings import WorkerSettings
 from tests.fake_model import FakeModel
 
@@ -38,7 +40,9 @@ from tests.fake_model import FakeModel
 class FaultyModel(FakeModel):
     """A row of class `kill_class` at a timestep below `kill_below` kills its worker, like a fault in a kernel; a row of
     class `oom_class`, or more than `max_rows` rows at once, allocate 64 MiB and run out of memory. A job of class
-    `unstartable_class` finds no memory to start. With `decode_seconds` it has latents, which take so long to decode."""
+    `unstartable_class` finds no memory to start. A row of `fatal_class` breaks the device: from then on, everything
+    on it fails; one of `corrupting_class` makes all its results NaN. An `undecodable` model has no memory to decode.
+    With `decode_seconds` it has latents, which take so long to decode."""
 
     def __init__(
         self,
@@ -54,8 +58,12 @@ class FaultyModel(FakeModel):
         digest: str,
         decode_seconds: float | None,
         decoded_at_once: int,
+        fatal_class: int,
+        corrupting_class: int,
+        undecodable: bool,
     ) -> None:
-        super().__init__(name, seconds=seconds, nan_class=3)
+        super().__init__(name, nan_class=3)
+        self._seconds_served = seconds
         self._unstartable_class = unstartable_class
         self._weight = 1 + len(digest) / 8
         if digest:
@@ -64,14 +72,33 @@ class FaultyModel(FakeModel):
         self.min_pipelined_images = min_pipelined_images
         self._kill_class, self._below = kill_class, kill_below
         self._oom_class, self._max_rows = oom_class, max_rows
-        self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
+        self._fatal_class, self._corrupting_class = fatal_class, corrupting_class
+        self._is_dead = self._is_corrupt = False
+        self._undecodable = undecodable
+        self._rows: IO[str] = io.StringIO()  # of the canary
         self._decode_seconds = decode_seconds or 0.0
         self._decoded_at_once = decoded_at_once
         if decode_seconds is not None:
             self.card = self.card.model_copy(update={"latent": CardLatent(channels=1, downscale=1)})
 
+    def begin_serving(self, folder: Path) -> None:
+        """From now on evaluations take their time and are logged."""
+        self._seconds = self._seconds_served
+        self._rows = (folder / f"{os.getpid()}.rows").open("a", buffering=1)
+
+    def preview(self, x0: Tensor) -> Pictures:
+        self._raise_if_dead()
+        return super().preview(x0)
+
+    def _raise_if_dead(self) -> None:
+        if self._is_dead:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nFor debugging, …")
+
     def decode(self, x0: Tensor) -> Pictures:
         time.sleep(self._decode_seconds)
+        self._raise_if_dead()
+        if self._undecodable:
+            raise MemoryError
         return super().decode(x0)
 
     def decode_limit(self, shape: tuple[int, int, int]) -> int:
@@ -87,10 +114,15 @@ class FaultyModel(FakeModel):
         levels = zip(t.tolist(), labels, strict=True)
         if any(label == self._kill_class and level < self._below for level, label in levels):
             os.kill(os.getpid(), signal.SIGKILL)
+        self._is_dead = self._is_dead or self._fatal_class in labels
+        self._is_corrupt = self._is_corrupt or self._corrupting_class in labels
+        self._raise_if_dead()
         if self._oom_class in labels or len(x) > self._max_rows:
             taken = torch.ones(16, 1 << 20)
             raise torch.OutOfMemoryError(f"out of memory after {taken.nbytes} bytes")
         estimate = super().denoise(x * self._weight, t, alpha, sigma, conditioning)
+        if self._is_corrupt:
+            estimate = Estimate(estimate.x0 * float("nan"), estimate.epsilon)
         self.calls.clear()
         self._rows.write(json.dumps([time.time(), x.double().flatten(1).sum(1).tolist()]) + "\n")
         return estimate
@@ -135,8 +167,11 @@ def work(
     if more_mib is not None:
         limit_memory(more_mib)
     models = {name: FaultyModel(name, folder, **traits) for name in names}
+    canaries = [canary for canary in map(Canary.record, models.values()) if canary is not None]
+    for model in models.values():
+        model.begin_serving(folder)
     client = connect(url, timeout=5.0)
-    BatchingWorker(models, client, Store(client, result_ttl), WorkerSettings(**settings)).work()
+    BatchingWorker(models, client, Store(client, result_ttl), WorkerSettings(**settings), canaries=canaries).work()
 
 
 def reap(folder: Path) -> None:

@@ -138,6 +138,9 @@ class Harness:
         unstartable_class: int = -1,
         decode_seconds: float | None = None,
         decoded_at_once: int = 16,
+        fatal_class: int = -1,
+        corrupting_class: int = -1,
+        undecodable: bool = False,
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation.
 
@@ -145,6 +148,8 @@ class Harness:
         more_mib: MiB of address space that it may still allocate (Linux); None = no limit.
         decoded_at_once: images in a batch of that decoder.
         decode_seconds: of the models' decoder; None: they are models of pixels.
+        fatal_class: its rows break the device; corrupting_class: they make all results of the device NaN.
+        undecodable: whether the decoder has no memory.
         digest: of the models, whose weight depends on its length; unknown if empty.
         """
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
@@ -154,6 +159,7 @@ class Harness:
         options |= {"min_pipelined_images": min_pipelined_images, "clock_ahead": clock_ahead, "more_mib": more_mib}
         options |= {"digest": digest, "unstartable_class": unstartable_class, "decode_seconds": decode_seconds}
         options["decoded_at_once"] = decoded_at_once
+        options |= {"fatal_class": fatal_class, "corrupting_class": corrupting_class, "undecodable": undecodable}
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None
         self._launcher.stdin.write(json.dumps(options) + "\n")

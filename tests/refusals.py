@@ -24,6 +24,8 @@ REPLIES: dict[str, list[str]] = {
         "IOERR error or timeout reading from target instance",
         "ERR max number of clients reached",
         "ERR max daily request limit exceeded",
+        "ERR Error running script (call to f_ab12): @user_script:1: Script killed by user with SCRIPT KILL...",
+        "ERR Error compiling script or Script killed by user with SCRIPT KILL. script: ab12, on @user_script:1.",
     ],
     "full": [
         "OOM command not allowed when used memory > 'maxmemory'.",
@@ -33,6 +35,8 @@ REPLIES: dict[str, list[str]] = {
     "never": [
         "NOPERM this user has no permissions to run the 'evalsha' command",
         "NOPERM No permissions to access a key",
+        "ERR ACL failure in script: User default has no permissions to run the 'get' command script: ab12, on "
+        "@user_script:97.",
         "NOAUTH Authentication required.",
         "WRONGPASS invalid username-password pair or user is disabled.",
         "MOVED 3999 127.0.0.1:6381",

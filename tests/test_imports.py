@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,7 @@ def _targets(module: str, names: list[str]) -> Iterator[str]:
         yield f"{module}.{name}" if path.with_suffix(".py").exists() else module
 
 
+@cache
 def ours(repository: Path) -> dict[str, set[str]]:
     """All modules of the project with what each imports."""
     return {

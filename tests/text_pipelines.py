@@ -155,7 +155,11 @@ def build_pipeline(
 
 
 def build_xl_pipeline(
-    tokenizer_folder: Path, *, unet: dict[str, Any] | None = None, text: Sequence[dict[str, Any]] = ({}, {})
+    tokenizer_folder: Path,
+    *,
+    unet: dict[str, Any] | None = None,
+    vae: dict[str, Any] | None = None,
+    text: Sequence[dict[str, Any]] = ({}, {}),
 ) -> StableDiffusionXLPipeline:
     """A `StableDiffusionXLPipeline` of 16×16 pixels with two tokenizers, which pad differently, and two encoders."""
     write_vocabulary(tokenizer_folder)
@@ -166,7 +170,7 @@ def build_xl_pipeline(
     second = {"hidden_size": 24, "projection_dim": 20, "hidden_act": "gelu", **text[1]}
     parts = {
         "unet": UNet2DConditionModel(**{**XL_UNET, **(unet or {})}),
-        "vae": AutoencoderKL(**{**AUTOENCODER, "scaling_factor": 0.13025}),
+        "vae": AutoencoderKL(**{**AUTOENCODER, "scaling_factor": 0.13025, **(vae or {})}),
         "text_encoder": build_text_encoder(tokenizers[0], **text[0]),
         "text_encoder_2": build_text_encoder(tokenizers[1], CLIPTextModelWithProjection, **second),
     }

@@ -14,6 +14,7 @@ from denoised.command_line.options import SingleCommand, env
 from denoised.command_line.service_options import DEFAULT_REDIS, MAX_SECONDS, Loras, MaxBatch, Models, ResultTtl
 from denoised.jobs.log import log_to_stderr
 from denoised.worker.engine.speed import Speed
+from denoised.worker.error_kinds import is_out_of_memory
 
 if TYPE_CHECKING:
     from denoised.model.serving.protocol import ServedModel
@@ -63,6 +64,10 @@ def worker(
         _serve(models, device, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
         exit_with_error("worker", error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        exit_with_error("worker", "there is not enough memory for this worker: serve fewer models, or raise its limit")
 
 
 def _load(
@@ -94,6 +99,7 @@ def _serve(
     from denoised.jobs.store.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.engine.batch_size import measure_all
+    from denoised.worker.engine.canary import Canary
     from denoised.worker.engine.memory_budget import evaluation_budget
     from denoised.worker.settings import WorkerSettings
 
@@ -103,7 +109,8 @@ def _serve(
     speed, memory_bytes = Speed(), evaluation_budget(device)
     slots = measure_all(models, speed, memory_bytes) if max_batch is None else dict.fromkeys(models, max_batch)
     settings = WorkerSettings(max(slots.values()), slots, memory_bytes, lease, job_timeout)
-    BatchingWorker(models, client, store, settings, speed).work()
+    canaries = [canary for canary in map(Canary.record, models.values()) if canary is not None]
+    BatchingWorker(models, client, store, settings, speed, canaries).work()
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

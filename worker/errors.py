@@ -1,6 +1,7 @@
 """The errors of a worker.
 
 WorkerError
+├── DeviceError        the device fails, or computes wrong results; the worker leaves
 ├── ModelConflict      another worker serves another model under the same name
 ├── ResumeError        a resume point cannot be used; the job starts over
 └── TrajectoryError    one image cannot be made (has a `code`); other jobs in its batch are unaffected
@@ -9,6 +10,18 @@ WorkerError
 
 class WorkerError(Exception):
     """Base of all errors of this package."""
+
+
+class DeviceError(WorkerError):
+    """The device fails at what it did when the worker started.
+
+    Attributes:
+        has_wrong_results: It does not fail, but computes another result, so that none of its results can be trusted.
+    """
+
+    def __init__(self, message: str, *, has_wrong_results: bool = False) -> None:
+        super().__init__(message)
+        self.has_wrong_results = has_wrong_results
 
 
 class ModelConflict(WorkerError):

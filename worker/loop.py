@@ -18,12 +18,16 @@ from denoised.worker.delivery.begun_jobs import FetchedJob
 from denoised.worker.delivery.draining import jobs_to_requeue
 from denoised.worker.delivery.job_fetcher import Capacity, JobFetcher
 from denoised.worker.delivery.leases import Delivery, Lease, Leases
+from denoised.worker.delivery.memory_declines import MemoryDeclines
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.delivery.settlement import Settlement
+from denoised.worker.device_health import DeviceHealth
+from denoised.worker.engine.canary import Canary
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.speed import Speed
 from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Turn
+from denoised.worker.errors import DeviceError
 from denoised.worker.quarantine import Quarantine
 from denoised.worker.settings import WorkerSettings
 
@@ -41,9 +45,11 @@ class Loop:
     """Models and their running batch. One thread runs it; others may call `wake`, `stop` and `cancel`.
 
     name: the worker's.
-    take(model): the next delivery from that model's queue, None when it is empty.
+    take(model, waited): see `JobFetcher`.
+    canaries: of the models; without any, the device is not checked.
     load: (trajectories, pending evaluations), for other threads, which must not touch the batch.
     shared: the models that other live workers serve, too; another thread sets it.
+    failure: why the device cannot be used any more, which ends `run`; None while it is sound.
     """
 
     def __init__(
@@ -52,25 +58,37 @@ class Loop:
         store: Store,
         settings: WorkerSettings,
         name: str,
-        take: Callable[[str], Delivery | None],
+        take: Callable[[str, float], Delivery | None],
         speed: Speed,
+        canaries: Sequence[Canary] = (),
     ) -> None:
         self.models = models
         self.settings = settings
-        self.engine = Engine(models, settings.max_batch, slots=settings.slots, memory_bytes=settings.memory_bytes)
+        self._woken = threading.Event()
+        self._device = DeviceHealth(canaries, self._woken.set)
+        self.engine = Engine(
+            models,
+            settings.max_batch,
+            slots=settings.slots,
+            memory_bytes=settings.memory_bytes,
+            check_device=self._device.check,
+        )
         self.leases = Leases()
         self.speed = speed
         self.counters = Counters()
         self.load = (0, 0)
         self.shared: frozenset[str] = frozenset()
         self.stopping = threading.Event()
-        self._woken = threading.Event()
-        self._settlement = Settlement(store, self.leases, self._woken.set)
-        self.publisher = Publisher(store, self._settlement.settle, speed.add_decoding)
-        self._fetcher = JobFetcher(store, models, take, name, self._woken.set, self.stopping)
+        device, declines = self._device, MemoryDeclines(name, lambda: self.shared)
+        self._settlement = Settlement(store, self.leases, self._woken.set, device.record_success)
+        self.publisher = Publisher(store, self._settlement.settle, speed.add_decoding, device=device, declines=declines)
+        self._fetcher = JobFetcher(
+            store, models, take, name, self._woken.set, self.stopping, device=device, declines=declines
+        )
         self._quarantine = Quarantine(store, self.leases, name)
         self._turn_ended: float | None = None  # None while the batch is empty
         self._deadline: float | None = None  # set by `stop`
+        self.failure: DeviceError | None = None
 
     def wake(self, model: str | None = None) -> None:
         """There may be new jobs, for one model or, without a name, for any."""
@@ -100,7 +118,11 @@ class Loop:
                     self._woken.wait(IDLE_SECONDS)
                     self._woken.clear()
             self._drain()
+        except DeviceError as error:
+            self.failure = error
+            self._give_back_all(error)
         finally:
+            self._device.close()
             left = FLUSH_SECONDS if self._deadline is None else self._deadline - time.monotonic()
             written = self.publisher.close(min(FLUSH_SECONDS, max(0.0, left)))
         return written
@@ -109,6 +131,7 @@ class Loop:
 
     def _turn(self) -> bool:
         """One evaluation of the batch. False when there is nothing to evaluate."""
+        self._device.answer()
         self._evict()
         self._save_recovering()
         self._begin(self._quarantine.take_ready())
@@ -117,6 +140,7 @@ class Loop:
         if not turn.rows and not turn.failed:
             self._turn_ended = None
             return False
+        self._device.answer(trajectory.job for trajectory, _ in turn.failed)
         self._measure(turn, started)
         leases = self.leases.of(sorted(_jobs(turn)))
         for lease in leases:
@@ -200,15 +224,9 @@ class Loop:
         return self._fetcher.short_of_memory
 
     def _admit(self, job: FetchedJob) -> None:
-        record, model = job.started.record, self.models[job.delivery.model]
-        attempt = AttemptState.begin(job.started, model, model.card.numerics)
-        occupied = self._quarantine.occupied
-        lease = Lease(job.delivery, attempt, record.created_at)
-        replaced = self.leases.add(lease)
-        if replaced is not None:
-            # Our lease had expired while this worker was slow, and RQ delivered the job to us again.
-            replaced.attempt.over = True
-            self._settlement.release(replaced)
+        record, occupied = job.started.record, self._quarantine.occupied
+        lease = self._hold(job)
+        attempt = lease.attempt
         self.engine.batch.evict(record.id)
         attempt.resume(job.trajectories)
         if occupied:
@@ -225,6 +243,17 @@ class Loop:
         self.counters.queue_seconds += job.started.waited
         fields = {"model": record.request.model, "images": record.request.n, "attempt": record.attempt}
         log.info("job started", extra={**attempt.log_fields, **fields})
+
+    def _hold(self, job: FetchedJob) -> Lease:
+        model = self.models[job.delivery.model]
+        attempt = AttemptState.begin(job.started, model, model.card.numerics)
+        lease = Lease(job.delivery, attempt, job.started.record.created_at)
+        replaced = self.leases.add(lease)
+        if replaced is not None:
+            # Our lease had expired while this worker was slow, and RQ delivered the job to us again.
+            replaced.attempt.over = True
+            self._settlement.release(replaced)
+        return lease
 
     def _begin(self, images: Sequence[Trajectory]) -> None:
         """Admit images to the batch; those that an earlier attempt has finished go to the decoder."""
@@ -254,6 +283,16 @@ class Loop:
         self.publisher.finish_decoding(max(0.0, end - time.monotonic()))
         for lease in self.leases.all():
             self._requeue(lease)  # without effect where the job's end is being written
+
+    def _give_back_all(self, error: DeviceError) -> None:
+        """Return every job to its queue. Their tensors cannot be read any more."""
+        log.error("the device has failed; all jobs go back to the queue", extra={"reason": str(error)})
+        self.stop()
+        self._fetcher.join(FETCH_SECONDS)
+        for job in self._fetcher.take_fetched():
+            self._hold(job)
+        for lease in self.leases.all():
+            self.publisher.give_back(lease.attempt, has_wrong_results=error.has_wrong_results)
 
     def _requeue(self, lease: Lease) -> None:
         self.engine.batch.evict(lease.attempt.id)

@@ -11,13 +11,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from PIL import Image
+from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from denoised.jobs.store.event_log import EventLog
 
 Kind = Literal["x0", "xt"]
 Pictures = dict[int, bytes]  # PNGs by image index
 
+# Loaded at the start: a format whose library finds no memory when it is first used is lost to Pillow for good.
+PLUGINS = (GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 FRAME_MS, LAST_FRAME_MS = 80, 1500
 MIN_SIDE = 224  # pixels; smaller pictures are enlarged by an integer factor
 GUTTER_DIVISOR = 14  # a contact sheet's gutter is the picture's height divided by this

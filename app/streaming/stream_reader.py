@@ -18,6 +18,7 @@ import redis
 from denoised.app.streaming.event_listener import Event
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog
+from denoised.jobs.redis.refusals import connection_problem
 from denoised.jobs.store.redis_keys import ENDS
 from denoised.jobs.store.redis_keys import events as events_key
 from denoised.jobs.store.redis_keys import wake as wake_key
@@ -129,7 +130,7 @@ class StreamReader:
             self._failing = False
         except redis.exceptions.RedisError as error:
             if not self._failing:
-                log.warning("events are delayed: %s", error)
+                log.warning("events are delayed: %s", connection_problem(error))
             self._failing = True
             self._stopped.wait(RETRY_SECONDS)
         except Exception:

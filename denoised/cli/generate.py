@@ -77,6 +77,9 @@ def fields_from(given: Mapping[str, Any]) -> RequestFields:
             fields[name] = _numbers(name, fields[name])
         elif FIELDS[name].is_picture and not NAMED_PICTURE.match(fields[name]):
             fields[name] = picture_file(name, fields[name])
+        elif not FIELDS[name].allows(fields[name]):
+            message = f"{fields[name]!s:.80} was given (allowed: {FIELDS[name].limits})"
+            raise typer.BadParameter(message, param_hint=FIELDS[name].flag or f"--{name.replace('_', '-')}")
     if "loras" in fields:
         fields["loras"] = [parse_lora(text) for text in fields["loras"]]
     return cast(RequestFields, fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import httpx
@@ -10,6 +11,7 @@ from denoised.client.api_call import ApiCall, Flow, Outcome, Pause
 from denoised.client.errors import ConnectionFailed, ServerBusy, ServiceError
 from denoised.client.responses import error_from_response
 
+ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")  # which httpx passes on from the system
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds between tries if the server names no time
 
 OnWait = Callable[[float, ServiceError], None]
@@ -64,7 +66,7 @@ class RetryPolicy:
 
     def connection_failed(self, error: Exception) -> ConnectionFailed:
         """A transport error with this server's URL and what to do."""
-        cause = str(error) or type(error).__name__
+        cause = ERROR_NUMBER.sub("", str(error)) or type(error).__name__
         return ConnectionFailed(
             f"no server answers at {self.url} ({cause}): start one with 'denoised serve', or name another with --url"
         )

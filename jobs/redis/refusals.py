@@ -24,9 +24,10 @@ FULL_CODES = frozenset({"OOM"})
 NEVER_CODES = frozenset({"NOPERM", "NOAUTH", "WRONGPASS", "DENIED", "NOPROTO", "MOVED", "ASK", "CROSSSLOT"})
 DAMAGED_CODES = frozenset({"WRONGTYPE"})
 # Replies of the generic code ERR, and of errors in a script, by their text.
+_PASSING_TEXT = re.compile(r"script killed by user", re.I)
 _NEVER_TEXT = re.compile(
-    r"unknown (\w+ )?(sub)?command|the user executing the script|AUTH.* without any password|cluster support"
-    r"|DB index is out of range|SELECT is not allowed|non local key",
+    r"unknown (\w+ )?(sub)?command|the user executing the script|ACL failure in script|AUTH.* without any password"
+    r"|cluster support|DB index is out of range|SELECT is not allowed|non local key",
     re.I,
 )
 _DAMAGED_TEXT = re.compile(
@@ -35,6 +36,8 @@ _DAMAGED_TEXT = re.compile(
     r"|user_script|Error running script|Lua redis lib|resulting score is not a number|min or max is not",
     re.I,
 )
+_NUMBERED = re.compile(r"^Error -?\d+ (connecting to .*?|while \w+ .*?)\. (.*?)\.?$", re.S)
+_READING = re.compile(r"^Error (while reading from .*?) ?: \(-?\d+, '(.*)'\)$", re.S)
 _PIPELINE_PREFIX = " of pipeline caused error: "  # redis-py puts the command before it
 _ABORTED_CODE = re.compile(r"Transaction discarded because of: ([A-Z]+) ")
 _SCRIPT_CODE = re.compile(r"(?:@user_script[^-]*|Error running script[^-]*)-([A-Z]+) ")  # Redis 6
@@ -57,8 +60,15 @@ def store_error(error: redis.exceptions.RedisError) -> StoreError:
     if isinstance(error, redis.exceptions.AuthenticationError | redis.exceptions.NoPermissionError):
         return StoreRefused(f"Redis refuses access ({error})")
     if isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
-        return StoreUnavailable(f"Redis does not answer ({error})")
+        return StoreUnavailable(f"Redis does not answer ({connection_problem(error)})")
     return _reply_error(error_code(error), str(error))
+
+
+def connection_problem(error: redis.exceptions.RedisError) -> str:
+    """What redis-py says about a connection, without the number of the system's error: "connecting to …: refused"."""
+    text = str(error)
+    found = _NUMBERED.match(text) or _READING.match(text)
+    return f"{found[1]}: {found[2]}" if found else text
 
 
 def _reply_error(code: str, text: str) -> StoreError:
@@ -67,6 +77,6 @@ def _reply_error(code: str, text: str) -> StoreError:
         return StoreFull(f"Redis has no memory left ({reply})")
     if code in NEVER_CODES or (code == "ERR" and _NEVER_TEXT.search(text)):
         return StoreRefused(f"Redis refuses a command for good ({reply})")
-    if code in DAMAGED_CODES or (code == "ERR" and _DAMAGED_TEXT.search(text)):
+    if code in DAMAGED_CODES or (code == "ERR" and not _PASSING_TEXT.search(text) and _DAMAGED_TEXT.search(text)):
         return RecordError(f"Redis cannot apply a command to a stored value ({reply})")
     return StoreUnavailable(f"Redis refuses a command for now ({reply})")

@@ -18,7 +18,7 @@ local function pass_memory_limit() redis.call('DEL', '{keys.PROBE}') end
 local function own(key, kind)
   local found = redis.call('TYPE', key).ok
   if found == kind or found == 'none' then return false end
-  redis.log(redis.LOG_WARNING, 'denoised removes ' .. key .. ': it is a ' .. found .. ' (expected: ' .. kind .. ')')
+  redis.log(redis.LOG_WARNING, key .. ' is removed: it is a ' .. found .. ' (denoised expects: ' .. kind .. ')')
   redis.call('DEL', key)
   return true
 end

@@ -19,6 +19,7 @@ MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its 
 # record_of: the record's fields and values, false when there are more of them than any record has.
 # xadd: replaces a key that is not a stream.
 # append: numbers an event after the newest one; a damaged `seq` is corrected from the stream.
+# check_rights: raises NOPERM before anything is written, so that the call can be repeated (Redis 7 and newer).
 # release_inputs: lets the pictures expire that no other job starts from; `inputs` of the record names their keys.
 # finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
 # fail: ends a job that no worker ends itself.
@@ -60,13 +61,23 @@ local function xadd(key, ...)
   end
   return reply
 end
+local function check_rights(job, events)
+  if not redis.acl_check_cmd then return end
+  local commands = {{{{'HSET', job, 'x', ''}}, {{'XADD', events, '*', 'x', ''}}, {{'SET', job .. ':resume', ''}},
+                    {{'EXPIRE', job, '1'}}, {{'DEL', job .. ':resume'}}}}
+  for _, command in ipairs(commands) do
+    if not redis.acl_check_cmd(unpack(command)) then redis.call(unpack(command)) end  -- raises it
+  end
+end
 local function append(job, events, attempt, cap, event)
   local function entry(seq)
     local id = string.format('%.0f', seq) .. '-0'
     return xadd(events, 'MAXLEN', '~', cap, id, 'a', attempt, 'e', event, 'f', {FORMAT})
   end
   local seq = add(job, 'seq', 1)
-  if failed(entry(seq)) then
+  local reply = entry(seq)
+  if failed(reply) then
+    if string.find(reply.err, 'ACL', 1, true) or string.find(reply.err, 'NOPERM', 1, true) then error(reply.err) end
     local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
     seq = (last and tonumber(string.match(last[1], '^%d+')) or seq - 1) + 1
     if failed(entry(seq)) then
@@ -147,6 +158,7 @@ local function reply(attempt)
 end
 local status = redis.call('HGET', job, 'status')
 if status ~= 'queued' and status ~= 'running' then return {0} end
+check_rights(job, events)
 pass_memory_limit()
 local attempt = number(job, 'attempt')
 if redis.call('HGET', job, 'execution') == ARGV[5] then return reply(attempt) end
@@ -189,6 +201,7 @@ local status = redis.call('HGET', KEYS[1], 'status')
 if number(KEYS[1], 'attempt') ~= tonumber(ARGV[1]) then return 0 end
 if status == 'running' then return 1 end
 if status ~= 'queued' then return 0 end
+check_rights(KEYS[1], KEYS[2])
 pass_memory_limit()
 redis.call('HSET', KEYS[1], 'status', 'running')
 append(KEYS[1], KEYS[2], ARGV[1], EVENT_CAP, ARGV[2])
@@ -204,6 +217,7 @@ REQUEUE_UNSTARTED = (
 local job, events = KEYS[1], KEYS[2]
 local status = redis.call('HGET', job, 'status')
 if status ~= 'queued' and status ~= 'running' then return 0 end
+check_rights(job, events)
 pass_memory_limit()
 local losses, most = add(job, 'losses', 1), number(job, 'max_attempts')
 if most > 0 and losses >= most then
@@ -229,6 +243,7 @@ UPDATE = (
 local job, events, update = KEYS[1], KEYS[2], cjson.decode(ARGV[1])
 local status, watched = unpack(redis.call('HMGET', job, 'status', 'watched'))
 if status ~= 'queued' and status ~= 'running' then return 0 end
+check_rights(job, events)
 local function applied()
   return 1 + (watched == '1' and 2 or 0) + (is_quarantined(job) and 4 or 0)
 end
@@ -262,26 +277,3 @@ if update.ttl > 0 then finish(job, events, update.images, update.ttl, update.sta
 return applied()
 """
 )
-
-# Marks a job as watched, unless Redis refuses writes now: then its worker writes its events less often.
-# KEYS: job. Returns the seq of its newest event, 0 when there is no such job.
-WATCH = """
-local seq = redis.call('HGET', KEYS[1], 'seq')
-if not seq then return 0 end
-redis.pcall('HSET', KEYS[1], 'watched', 1)
-return tonumber(seq) or 0
-"""
-
-# Reads a page of events. KEYS: the events. ARGV: the seq before it, its largest size in bytes and in entries.
-# Always returns the first entry, however large.
-READ_EVENTS = """
-local page, size, from = {}, 0, string.format('%.0f', ARGV[1] + 1) .. '-0'
-while size < tonumber(ARGV[2]) and #page < tonumber(ARGV[3]) do
-  local entry = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 1)[1]
-  if not entry then break end
-  for _, value in ipairs(entry[2]) do size = size + #value end
-  page[#page + 1] = entry
-  from = '(' .. entry[1]
-end
-return page
-"""

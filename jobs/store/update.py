@@ -73,6 +73,16 @@ class JobUpdate:
         self.status, self.error = status, error
         self.events.append({"type": status})
 
+    def requeue(self) -> None:
+        """Return the job to its queue. What was saved before stays."""
+        self.status = "queued"
+        self.events.append({"type": "queued", "queue_position": 0, "eta_seconds": None})
+
+    def start_over(self) -> None:
+        """Return the job to its queue, and have its next attempt use nothing that this or an earlier one has made."""
+        self.fields, self.events, self.images, self.resume = {"numerics": ""}, [], {}, None
+        self.requeue()
+
     def keys(self) -> list[str]:
         """KEYS of `jobs.store.scripts.UPDATE`."""
         images = [keys.image(self.job, index) for index in self.images]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from denoised.command_line.rejected_values import describe_error, describe_unknown_name
-from denoised.model.bounded_files import read_bounded
+from denoised.model.bounded_files import read_json
 from denoised.model.checkpoints.atomic import write_text_atomically
 from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 from denoised.model.errors import CheckpointError, abbreviate, shorten
@@ -108,7 +108,7 @@ def read_card_file(folder: Path) -> CardFile:
     if not path.exists():
         return CardFile()
     try:
-        return CardFile.model_validate_json(read_bounded(path))
+        return CardFile.model_validate(read_json(path))
     except ValidationError as error:
         raise invalid_card(path, error, CardFile) from error
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from denoised.model.bounded_files import read_json
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
 from denoised.model.checkpoints.card_file import invalid_card
 from denoised.model.checkpoints.weights import read_weights
@@ -161,8 +162,8 @@ def save_features(folder: Path, space: FeatureSpace) -> None:
 
 def _read_card(path: Path) -> FeatureCard:
     try:
-        return FeatureCard.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}: name a folder written by denoised train-features") from error
+        return FeatureCard.model_validate(read_json(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: name a folder written by denoised train-features") from error
     except ValidationError as error:
         raise invalid_card(path, error, FeatureCard) from error

@@ -16,13 +16,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from denoised.model.bounded_files import MAX_TOKENIZER_BYTES, read_bounded, read_json
 from denoised.model.errors import CheckpointError, abbreviate, shorten
+from denoised.model.text.tokenizer_checks import SPACES, WORDS, check_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 200_000  # of a vocabulary, and merges; CLIP has 49,408
 MAX_LENGTH = 77  # of all published CLIP encoders, start and end token included
-# Special tokens, contractions, runs of letters, single digits, runs of anything else but spaces.
-WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def build_clip_tokenizer(vocabulary: Mapping[str, int], merges: list[tuple[str, 
     )
     # The stubs of `tokenizers` declare these properties read-only.
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        [normalizers.NFC(), normalizers.Replace(Regex(SPACES), " "), normalizers.Lowercase()]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -140,6 +139,7 @@ def _load_tokenizer(folder: Path, names: Mapping[str, str]) -> Tokenizer:
     whole, vocabulary, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
     if whole.exists():
         text = _read_text(whole)
+        check_tokenizer(whole, text)
         with _refused(folder):
             return Tokenizer.from_str(text)
     if vocabulary.exists() and merges.exists():

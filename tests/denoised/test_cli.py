@@ -253,6 +253,31 @@ def test_without_a_server_every_command_prints_one_line_and_exits_with_3(command
             assert "denoised serve" in one_line(outcome)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-n", "0"], "-n: 0 was given (allowed: 1 or more)"),
+        (["--steps", "-3"], "-3 was given (allowed: 1 or more)"),
+        (["--eta", "nan"], "nan was given (allowed: 0 … 1)"),
+        (["--guidance-scale", "21"], "21.0 was given (allowed: 1 … 20)"),
+        (["--format", "tiff"], "tiff was given (allowed: png, webp or jpeg)"),
+        (["--guidance-interval", "low"], "'low' is not a comma-separated list of numbers"),
+    ],
+)
+def test_a_value_that_no_server_takes_is_wrong_usage_without_a_server(options: list[str], words: str) -> None:
+    outcome = invoke("generate", "--url", "http://127.0.0.1:9", *options)
+    assert outcome.exit_code == 2
+    assert words in one_line(outcome)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://no-such-host.invalid", "http://[::1]:9"])
+def test_no_message_has_the_number_of_a_system_error(url: str, tmp_path: Path) -> None:
+    outcomes = [invoke(*command, "--url", url) for command in (["jobs"], ["generate"], ["top", "--once"])]
+    outcomes.append(invoke("verify", "--url", url, tmp_path / "missing.png"))
+    outcomes.append(invoke("generate", "--url", url, "--out", "/dev/null/x"))
+    assert not [outcome.stderr for outcome in outcomes if re.search(r"Errno|Error -?\d|/proc/", outcome.stderr)]
+
+
 def test_a_busy_server_is_exit_code_4(start_server: Callable[..., str], fake_worker: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("denoised.cli.console.RETRY_SECONDS", 0.0)
     outcome = invoke("generate", "--url", start_server())

@@ -143,7 +143,7 @@ def test_without_a_home_kernels_are_not_cached(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("prefix", ["", os.pathsep])
+@pytest.mark.parametrize("prefix", [pytest.param("", marks=pytest.mark.slow), os.pathsep])
 def test_modules_in_the_working_directory_are_not_imported(
     run: Run, tmp_path: Path, repository: Path, prefix: str
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -14,7 +14,14 @@ from denoised.jobs.request import SamplingRequest
 from denoised.jobs.store.store import StartedAttempt
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.outputs import Picture, decode_finished, encode_image, frame_events, image_event
+from denoised.worker.delivery.outputs import (
+    Picture,
+    decode_finished,
+    encode_image,
+    encoding_failure,
+    frame_events,
+    image_event,
+)
 from denoised.worker.delivery.progress import AttemptProgress
 from denoised.worker.engine.resume import to_bytes
 from denoised.worker.engine.trajectory import Trajectory
@@ -124,13 +131,19 @@ class AttemptState:
         self.progress.resume(self.record, trajectories)
 
     def record_step(
-        self, batch: int, items: Sequence[Advanced], error: TrajectoryError | None, seconds: float = 0.0
+        self,
+        batch: int,
+        items: Sequence[Advanced],
+        error: TrajectoryError | None,
+        seconds: float = 0.0,
+        is_sound_after: Callable[[Exception], bool] = lambda problem: True,
     ) -> None:
         """Add the job's part of a turn to the pending update, its end included.
 
         batch: rows in the turn's evaluation.
         error: of one of the job's images.
         seconds: that the turn took.
+        is_sound_after: whether an error of encoding is not the device's; otherwise it is raised.
 
         Pictures of latents are added later, by `record_pictures`.
         """
@@ -142,8 +155,10 @@ class AttemptState:
         try:
             self._add_progress(batch, items, update)
         except Exception as problem:
+            if not is_sound_after(problem):
+                raise
             log.exception("picture could not be encoded", extra=self.log_fields)
-            error = TrajectoryError("encoding_failed", f"{type(problem).__name__}: {problem}")
+            error = encoding_failure(problem)
         self._close_update(update, error, is_urgent=is_urgent)
 
     def record_pictures(self, pictures: Sequence[Picture], error: TrajectoryError | None) -> None:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.encoding import Pixels
-from denoised.worker.delivery.outputs import Picture, encode_image
+from denoised.worker.delivery.outputs import Picture, encode_image, encoding_failure
+from denoised.worker.device_health import DeviceHealth
+from denoised.worker.error_kinds import is_out_of_memory
 from denoised.worker.errors import TrajectoryError
-from denoised.worker.out_of_memory import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
 
@@ -62,10 +63,12 @@ class DecoderThread(threading.Thread):
     Images of an attempt that is over are dropped.
     """
 
-    def __init__(self, deliver: Deliver, on_decoded: OnDecoded = no_record) -> None:
+    def __init__(self, deliver: Deliver, on_decoded: OnDecoded = no_record, device: DeviceHealth | None = None) -> None:
+        """device: by default one that is always sound."""
         super().__init__(name="decoder", daemon=True)
         self._deliver = deliver
         self._on_decoded = on_decoded
+        self._device = device or DeviceHealth()
         self._changed = threading.Condition()  # guards the attributes below, except the last two
         self._waiting: list[FinishedImage] = []  # in order of arrival
         self._batch: list[FinishedImage] = []
@@ -143,6 +146,8 @@ class DecoderThread(threading.Thread):
         else:
             self._deliver_all(batch, list(pictures))
             return
+        if not self._device.is_sound_after(error):
+            return  # the engine's thread returns the jobs to their queue
         if len(batch) == 1:
             self._fail(batch, _as_trajectory_error(error))
             return
@@ -179,8 +184,7 @@ class DecoderThread(threading.Thread):
             encoded = [encode_image(index, pixels, request, numerics) for index, pixels in pictures.items()]
         except Exception as error:
             log.exception("picture could not be encoded", extra=attempt.log_fields)
-            failure = TrajectoryError("encoding_failed", f"{type(error).__name__}: {error}")
-            self._deliver(attempt, [], failure)
+            self._deliver(attempt, [], encoding_failure(error))
         else:
             self._deliver(attempt, encoded, None)
 

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
+from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 Pixels = npt.NDArray[np.uint8]
 
 PARAMETERS = "parameters"
+# Loaded at the start: a format whose library finds no memory when it is first used is lost to Pillow for good.
+PLUGINS = (PngImagePlugin, JpegImagePlugin, WebPImagePlugin)
 
 
 def encode(pixels: Pixels, format: str, parameters: dict[str, Any]) -> bytes:

@@ -6,7 +6,6 @@ The engine says what it has capacity for; jobs fetched by its next turn take par
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import Counter, deque
@@ -15,28 +14,29 @@ from dataclasses import dataclass, replace
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.store.store import Store
-from denoised.jobs.store.update import JobUpdate
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.begun_jobs import (
     BegunJob,
     FetchedJob,
     adapt_to_model,
-    failure_of,
     make_images,
     prepare_prompts,
     resume_limit,
 )
 from denoised.worker.delivery.leases import Delivery
+from denoised.worker.delivery.memory_declines import PAUSE_SECONDS, MemoryDeclines
 from denoised.worker.delivery.request_check import check_request
 from denoised.worker.delivery.stored_pictures import read_stored
-from denoised.worker.out_of_memory import is_out_of_memory
+from denoised.worker.delivery.unstarted_jobs import end_unstarted, give_back
+from denoised.worker.device_health import DeviceHealth
+from denoised.worker.error_kinds import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
 
 POLL_SECONDS = 0.25  # between two looks into a queue that was empty, unless `wake` is called
 MAX_TOGETHER = 8  # jobs whose prompts are encoded in one evaluation
 RETRY_SECONDS = 1.0  # between two tries while Redis does not answer
-DEFER_SECONDS = 0.05  # in which another worker may take the jobs of a model that is not in this one's batch
+DEFER_SECONDS = 0.05  # that a job of a model which is not in the batch waits for a worker that has it there
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class JobFetcher(threading.Thread):
     """Fetches jobs while there is capacity.
 
     models: the served models by name.
-    take(model): the next delivery from that model's queue, None when it is empty.
+    take(model, waited): the next delivery from that model's queue, None when it is empty, or when its first job has not
+        waited so many seconds.
     name: the worker's.
     notify(): called, in this thread, after each job.
     stopping: nothing is fetched once it is set.
@@ -68,11 +69,14 @@ class JobFetcher(threading.Thread):
         self,
         store: Store,
         models: Mapping[str, ServedModel],
-        take: Callable[[str], Delivery | None],
+        take: Callable[[str, float], Delivery | None],
         name: str,
         notify: Callable[[], None],
         stopping: threading.Event,
+        device: DeviceHealth | None = None,
+        declines: MemoryDeclines | None = None,
     ) -> None:
+        """device: by default one that is always sound; declines: the jobs that are left to other workers."""
         super().__init__(name="job fetcher", daemon=True)
         self._store = store
         self._models = models
@@ -80,14 +84,16 @@ class JobFetcher(threading.Thread):
         self._worker = name
         self._notify = notify
         self._stopping = stopping
+        self._device = device or DeviceHealth()
+        self._declines = declines
         self.short_of_memory = False
         self._changed = threading.Condition()  # guards the attributes below, except the last
         self._capacity: Mapping[str, Capacity] = {}
         self._begun: deque[BegunJob] = deque()
         self._fetched: deque[FetchedJob] = deque()
         self._may_hold_jobs = dict.fromkeys(models, True)
-        self._known_since = dict.fromkeys(models, -math.inf)  # when a queue was last known to be no longer empty
         self._poll_at = dict.fromkeys(models, 0.0)  # when a queue that was empty is asked again
+        self._paused_until = dict.fromkeys(models, 0.0)  # after a job was put back for other workers
         self._one_more_used: set[str] = set()  # models whose `one_more` has been fetched
         self._failure: Exception | None = None
         self._unstarted: Delivery | None = None  # taken off its queue, not started: Redis stopped answering
@@ -95,10 +101,7 @@ class JobFetcher(threading.Thread):
     def wake(self, model: str | None = None) -> None:
         """There may be new jobs, for one model or, without a name, for any."""
         with self._changed:
-            for name in self._may_hold_jobs if model is None else [model]:
-                if not self._may_hold_jobs[name]:
-                    self._known_since[name] = time.monotonic()
-                self._may_hold_jobs[name] = True
+            self._may_hold_jobs |= dict.fromkeys(self._may_hold_jobs if model is None else [model], True)
             self._changed.notify()
 
     def take_fetched(self) -> list[FetchedJob]:
@@ -138,21 +141,18 @@ class JobFetcher(threading.Thread):
             self._notify()
 
     def _is_due(self, model: str) -> bool:
-        """Whether there is capacity for a job of a queue that may hold one, and no other worker should take it."""
-        if not self._has_capacity(model):
+        """Whether there is capacity for a job of a queue that may hold one."""
+        if not self._has_capacity(model) or time.monotonic() < self._paused_until[model]:
             return False
-        if not self._may_hold_jobs[model]:
-            return time.monotonic() >= self._poll_at[model]
-        return not self._is_deferred(model) or time.monotonic() >= self._known_since[model] + DEFER_SECONDS
+        return self._may_hold_jobs[model] or time.monotonic() >= self._poll_at[model]
 
     def _is_deferred(self, model: str) -> bool:
         capacity = self._capacity.get(model)
         return capacity is not None and capacity.deferred
 
     def _idle_seconds(self) -> float:
-        """How long to wait for a change: until a deferred queue is due, if there is one."""
-        deferred = [name for name in self._models if self._may_hold_jobs[name] and self._is_deferred(name)]
-        left = [self._known_since[name] + DEFER_SECONDS - time.monotonic() for name in deferred]
+        """How long to wait for a change: until the next queue is asked again."""
+        left = [self._poll_at[name] - time.monotonic() for name in self._models if self._has_capacity(name)]
         return min([POLL_SECONDS, *(each for each in left if each > 0)])
 
     def _has_capacity(self, model: str) -> bool:
@@ -193,10 +193,18 @@ class JobFetcher(threading.Thread):
         with self._changed:
             if not self._is_due(model):
                 return False
+            woken, deferred = self._may_hold_jobs[model], self._is_deferred(model)
             self._may_hold_jobs[model] = False  # unless `wake` is called from here on
-            self._poll_at[model] = time.monotonic() + POLL_SECONDS
-        delivery = self._take_from(model)
+            # A job that is left to other workers for a moment may still be there afterward.
+            self._poll_at[model] = time.monotonic() + (DEFER_SECONDS if woken and deferred else POLL_SECONDS)
+        delivery = self._take_from(model, DEFER_SECONDS if deferred else 0.0)
         if delivery is None:
+            return False
+        if self._declines is not None and self._declines.is_declined(delivery.job):
+            delivery.requeue()
+            with self._changed:
+                self._may_hold_jobs[model] = True
+                self._paused_until[model] = time.monotonic() + PAUSE_SECONDS
             return False
         if delivery.more:
             with self._changed:
@@ -204,10 +212,10 @@ class JobFetcher(threading.Thread):
         self._start(delivery)
         return True
 
-    def _take_from(self, model: str) -> Delivery | None:
+    def _take_from(self, model: str, waited: float) -> Delivery | None:
         """The next delivery; None, too, when the queue's key is damaged."""
         try:
-            return self._take(model)
+            return self._take(model, waited)
         except RecordError as error:
             log.warning("queue unreadable", extra={"model": model, "reason": str(error)})
             return None
@@ -235,7 +243,10 @@ class JobFetcher(threading.Thread):
             job = self._begun[0]
             fetched = make_images(job, self._models[job.delivery.model])
             if isinstance(fetched, Exception):
-                self._end_unstarted(job.delivery, fetched)
+                if self._device.is_sound_after(fetched):
+                    self._end_unstarted(job.delivery, fetched)
+                else:
+                    give_back(self._store, job)
             with self._changed:
                 self._begun.popleft()
                 if isinstance(fetched, FetchedJob):
@@ -261,28 +272,11 @@ class JobFetcher(threading.Thread):
 
     def _end_unstarted(self, delivery: Delivery, error: Exception) -> None:
         """Fail a job that could not be started, or requeue it if another worker may have the memory."""
-        if not is_out_of_memory(error):
-            self._fail(delivery.job, error)
-            delivery.ack()
-            return
-        log.warning("job not started: out of memory", extra={"job": delivery.job, "reason": str(error)})
-        try:
-            queued = self._store.requeue_unstarted(delivery.job)
-        except RecordError:  # nothing can be made of it
-            queued = False
-        self.short_of_memory = queued
-        with self._changed:
-            self._capacity = {}
-        (delivery.requeue if queued else delivery.ack)()
-        self._notify()
+        queued = end_unstarted(self._store, delivery, error)
+        if is_out_of_memory(error):
+            self.short_of_memory = queued
+            with self._changed:
+                self._capacity = {}
+            self._notify()
         if queued:
             self._stopping.wait(RETRY_SECONDS)  # other workers take it first
-
-    def _fail(self, job_id: str, error: Exception) -> None:
-        code, message = failure_of(error)
-        log.warning("job unservable", extra={"job": job_id, "code": code, "reason": message})
-        if code == "internal_error":
-            log.error("an attempt could not be started", exc_info=error, extra={"job": job_id})
-        update = JobUpdate(job_id)
-        update.end("failed", {"code": code, "message": message})
-        self._store.write(update)

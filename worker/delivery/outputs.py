@@ -14,6 +14,8 @@ from denoised.jobs.request import SamplingRequest
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.encoding import Pixels, encode, encode_frame
 from denoised.worker.engine.turn import Advanced
+from denoised.worker.error_kinds import is_out_of_memory
+from denoised.worker.errors import TrajectoryError
 
 Picture = tuple[Image, bytes]
 """A finished image and its file."""
@@ -62,6 +64,13 @@ def encode_image(index: int, pixels: Pixels, request: SamplingRequest, numerics:
         sha256=hashlib.sha256(data).hexdigest(),
     )
     return image, data
+
+
+def encoding_failure(error: Exception) -> TrajectoryError:
+    """What to report when a picture could not be encoded."""
+    if is_out_of_memory(error):
+        return TrajectoryError("out_of_memory", "the worker has not enough memory to encode a picture of this job")
+    return TrajectoryError("encoding_failed", f"{type(error).__name__}: {error}")
 
 
 def image_event(job: str, image: Image) -> dict[str, Any]:

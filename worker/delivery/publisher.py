@@ -22,7 +22,9 @@ from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import FLUSH_SECONDS, AttemptState
 from denoised.worker.delivery.decoder import DecoderThread, OnDecoded, no_record
+from denoised.worker.delivery.memory_declines import MemoryDeclines
 from denoised.worker.delivery.outputs import Picture
+from denoised.worker.device_health import DeviceHealth
 from denoised.worker.engine.turn import Advanced, Turn
 from denoised.worker.errors import TrajectoryError
 
@@ -34,6 +36,7 @@ POLL_SECONDS = 0.25  # how often a caller that waits for room in the queue check
 Item = tuple[Callable[[], None], list[AttemptState]]
 Results = dict[str, tuple[list[Advanced], TrajectoryError | None]]  # by job
 REFUSED = UpdateResult(0)
+NO_FIELDS: Mapping[str, str] = {}
 
 
 class Publisher(threading.Thread):
@@ -52,13 +55,18 @@ class Publisher(threading.Thread):
         on_over: Callable[[AttemptState, JobUpdate | None], None],
         on_decoded: OnDecoded = no_record,
         depth: int = 64,
+        device: DeviceHealth | None = None,
+        declines: MemoryDeclines | None = None,
     ) -> None:
-        """on_decoded: see `DecoderThread`; depth: turns that may wait to be written."""
+        """on_decoded: see `DecoderThread`; depth: turns that may wait to be written; device: by default one that is
+        always sound; declines: the jobs that are left to other workers for lack of memory."""
         super().__init__(name="publisher", daemon=True)
         self._store = store
         self._on_over = on_over
         self._queue: queue.Queue[Item | None] = queue.Queue(depth)
-        self._decoder = DecoderThread(self._put_pictures, on_decoded)
+        self._device = device or DeviceHealth()
+        self._declines = declines
+        self._decoder = DecoderThread(self._put_pictures, on_decoded, self._device)
         self._abandon = threading.Event()
         self._flushed_at = -math.inf  # when unwatched jobs were written last
         self._deadline = math.inf
@@ -80,6 +88,13 @@ class Publisher(threading.Thread):
     def requeue(self, attempt: AttemptState) -> None:
         """Queue that this worker stops and another continues a job."""
         self._put((lambda: self._requeue(attempt), [attempt]))
+
+    def give_back(self, attempt: AttemptState, *, has_wrong_results: bool) -> None:
+        """Queue that the device has failed, and another worker continues from the last resume point that was saved.
+
+        has_wrong_results: the next attempt starts over, since nothing can be trusted that this worker has made.
+        """
+        self._put((lambda: self._give_back(attempt, has_wrong_results), [attempt]))
 
     def abandon(self, attempt: AttemptState) -> None:
         """Queue that a job has ended elsewhere (it was canceled): nothing more is written for it."""
@@ -137,26 +152,43 @@ class Publisher(threading.Thread):
             try:
                 action()
             except Exception as error:
-                log.exception("turn not published")
-                self._fail_all(attempts, error)
+                if self._device.is_sound_after(error):
+                    log.exception("turn not published")
+                    self._fail_all(attempts, error)
             self._queue.task_done()
 
     def _publish(self, turn: Turn, attempts: list[AttemptState]) -> None:
         active = [attempt for attempt in attempts if not attempt.over]
-        results, flush = _by_job(turn), self._is_flush_due()
+        results, flush, declined = _by_job(turn), self._is_flush_due(), dict[str, Mapping[str, str]]()
         for attempt in active:
             items, error = results[attempt.id]
-            attempt.record_step(turn.batch, items, error, turn.seconds)
+            declined[attempt.id] = self._decline(attempt, error)
+            error = None if declined[attempt.id] else error
+            attempt.record_step(turn.batch, items, error, turn.seconds, self._device.is_sound_after)
             if error is None and (finished := attempt.finished_latents(items)):
                 self._decoder.submit(attempt, finished)
-        self._write_pending([attempt for attempt in active if flush or attempt.watched or attempt.needs_flush])
+        due = [attempt for attempt in active if flush or attempt.watched or attempt.needs_flush]
+        self._write_pending([attempt for attempt in due if not declined[attempt.id]])
+        for attempt in active:
+            if declined[attempt.id]:
+                self._requeue(attempt, declined[attempt.id])
 
     def _publish_pictures(
         self, attempt: AttemptState, pictures: Sequence[Picture], error: TrajectoryError | None
     ) -> None:
-        if not attempt.over:
-            attempt.record_pictures(pictures, error)
-            self._write_pending([attempt])
+        if attempt.over:
+            return
+        if declined := self._decline(attempt, error):
+            self._requeue(attempt, declined)
+            return
+        attempt.record_pictures(pictures, error)
+        self._write_pending([attempt])
+
+    def _decline(self, attempt: AttemptState, error: TrajectoryError | None) -> Mapping[str, str]:
+        """The fields to requeue a job with if another worker may have the memory for it; {} otherwise."""
+        if self._declines is None or error is None or error.code != "out_of_memory":
+            return {}
+        return self._declines.decline(attempt.record)
 
     def _write_pending(self, due: Sequence[AttemptState]) -> None:
         """Write the pending updates of some jobs."""
@@ -192,14 +224,21 @@ class Publisher(threading.Thread):
                 with contextlib.suppress(Exception):
                     self._end(attempt)  # or its lease would be renewed forever
 
-    def _requeue(self, attempt: AttemptState) -> None:
+    def _requeue(self, attempt: AttemptState, fields: Mapping[str, str] = NO_FIELDS) -> None:
         if attempt.over:
             return
         update = attempt.take_pending_update()
-        update.status = "queued"
-        update.fields |= {"step": attempt.progress.step, "evaluations": attempt.progress.evaluations}
+        update.fields |= {"step": attempt.progress.step, "evaluations": attempt.progress.evaluations, **fields}
         attempt.save(update)
-        update.events.append({"type": "queued", "queue_position": 0, "eta_seconds": None})
+        update.requeue()
+        (result,) = self._write([update])
+        self._end(attempt, update, result)
+
+    def _give_back(self, attempt: AttemptState, has_wrong_results: bool) -> None:
+        if attempt.over:
+            return
+        update = attempt.take_pending_update()
+        (update.start_over if has_wrong_results else update.requeue)()
         (result,) = self._write([update])
         self._end(attempt, update, result)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +15,7 @@ from redis.commands.core import Script
 from denoised.jobs.errors import RecordError
 from denoised.jobs.redis.deadline import reachable
 from denoised.jobs.redis.refusals import store_error
+from denoised.jobs.store.redis_keys import job as job_key
 from denoised.jobs.store.redis_keys import model_channel
 from denoised.jobs.store.store import QueueKeys
 from denoised.worker.delivery.rq_scripts import RENEW, REQUEUE, TAKE
@@ -93,6 +95,24 @@ class RqSource:
         self.lease_seconds = lease_seconds
         self.requeue: Script = client.register_script(REQUEUE)
         self._take: Script = client.register_script(TAKE)
+
+    def waiting_seconds(self, keys: QueueKeys) -> float | None:
+        """How long the next job of a queue has waited since it was accepted; None when the queue is empty.
+
+        Raises:
+            StoreUnavailable: when Redis does not answer, or refuses.
+        """
+        with reachable(), self.client.pipeline(transaction=False) as pipeline:
+            pipeline.lindex(keys.waiting, 0)
+            pipeline.time()
+            job, (seconds, microseconds) = pipeline.execute()
+            if job is None:
+                return None
+            created = self.client.hget(job_key(job.decode(errors="replace")), "created_at")
+        try:
+            return float(seconds + microseconds / 1e6 - float(cast(bytes, created)))
+        except (TypeError, ValueError):
+            return math.inf  # no record of ours: `take` drops it
 
     def take(self, keys: QueueKeys) -> tuple[RqDelivery | None, list[str]]:
         """The next job of a queue with a lease on it, None when the queue is empty; and the ids of entries that were

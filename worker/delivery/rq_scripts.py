@@ -16,7 +16,7 @@ MAX_DROPPED = 100  # foreign entries that one call drops
 # KEYS: queue, started registry, the worker's executions. ARGV: execution, seconds of the lease, worker, and RQ's
 # prefixes of jobs, of executions, and of the executions of a job.
 # Returns the job's id ("" when the queue is empty), how many jobs are left, and the entries that were dropped, because
-# they are not jobs.
+# they are not jobs. The id leaves the queue last: if a command before is refused (NOPERM), the job is still there.
 TAKE = (
     PRELUDE
     + f"""
@@ -24,7 +24,7 @@ pass_memory_limit()
 own(KEYS[1], 'list') own(KEYS[2], 'zset') own(KEYS[3], 'set')
 local ttl, dropped = tonumber(ARGV[2]), {{}}
 for _ = 1, {MAX_DROPPED} do
-  local id = redis.call('LPOP', KEYS[1])
+  local id = redis.call('LINDEX', KEYS[1], 0)
   if not id then break end
   local job = ARGV[4] .. id
   if #id <= {MAX_ID_BYTES} and string.match(id, '^[%w_-]+$') and redis.call('TYPE', job).ok == 'hash' then
@@ -42,9 +42,11 @@ for _ = 1, {MAX_DROPPED} do
     redis.call('EXPIRE', KEYS[3], ttl + 60)
     redis.call('HSET', job, 'status', 'started', 'worker_name', ARGV[3])
     redis.call('PERSIST', job)
+    redis.call('LPOP', KEYS[1])
     return {{id, redis.call('LLEN', KEYS[1]), dropped}}
   end
   redis.call('DEL', job)
+  redis.call('LPOP', KEYS[1])
   dropped[#dropped + 1] = string.sub(id, 1, {MAX_ID_BYTES})
 end
 return {{'', redis.call('LLEN', KEYS[1]), dropped}}

@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -36,6 +36,7 @@ from denoised.worker.delivery.listener import Listener
 from denoised.worker.delivery.model_names import ModelNames
 from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource, raise_unless_damaged
 from denoised.worker.engine.batch import member_limit, reserved_slots
+from denoised.worker.engine.canary import Canary
 from denoised.worker.engine.speed import Speed
 from denoised.worker.errors import ModelConflict
 from denoised.worker.loop import Loop
@@ -70,6 +71,7 @@ class BatchingWorker(BaseWorker):
 
     models: the served models by name; each has a queue of that name.
     speed: what is known of their speed already.
+    canaries: with which the device is checked after errors.
     """
 
     def __init__(
@@ -79,13 +81,14 @@ class BatchingWorker(BaseWorker):
         store: Store,
         settings: WorkerSettings,
         speed: Speed | None = None,
+        canaries: Sequence[Canary] = (),
     ) -> None:
         queues = [Queue(name, connection=client, serializer=JSONSerializer, job_class=InertJob) for name in models]
         name = f"worker-{uuid4().hex[:12]}"
         super().__init__(queues, name=name, connection=client, serializer=JSONSerializer, job_class=InertJob)
         self.store = store
         self.settings = settings
-        self.loop = Loop(models, store, settings, name, self._take, speed or Speed())
+        self.loop = Loop(models, store, settings, name, self._take, speed or Speed(), canaries)
         self._keys = {queue.name: _keys(queue) for queue in queues}
         self._worker_sets = [REDIS_WORKER_KEYS, *(WORKERS_BY_QUEUE_KEY % queue.name for queue in queues)]
         self._source = RqSource(client, name, _names(client, self.executions_key), math.ceil(settings.lease) + 1)
@@ -101,6 +104,7 @@ class BatchingWorker(BaseWorker):
 
         Raises:
             ModelConflict: when another worker serves another model under the name of one of these.
+            DeviceError: when the device has failed; the jobs are back in their queues.
         """
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
@@ -117,6 +121,8 @@ class BatchingWorker(BaseWorker):
             self._listener.stop()
             if written:
                 self._leave()
+        if self.loop.failure is not None:
+            raise self.loop.failure
         if self._conflict is not None:
             raise self._conflict
         return self.loop.speed.total > 0
@@ -143,9 +149,14 @@ class BatchingWorker(BaseWorker):
 
     # Queues
 
-    def _take(self, model: str) -> RqDelivery | None:
-        """Take a job off a model's queue and get a lease on it. None when the queue is empty."""
+    def _take(self, model: str, waited: float = 0.0) -> RqDelivery | None:
+        """Take a job off a model's queue and get a lease on it. None when the queue is empty.
+
+        waited: seconds that the job must have waited; None, too, when it has not.
+        """
         while True:
+            if waited and (self._source.waiting_seconds(self._keys[model]) or 0.0) < waited:
+                return None
             delivery, dropped = self._source.take(self._keys[model])
             for job_id in dropped:
                 log.warning("foreign queue entry dropped", extra={"model": model, "job": job_id})

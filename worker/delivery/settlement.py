@@ -16,12 +16,15 @@ log = logging.getLogger("denoised.worker")
 
 
 class Settlement:
-    """Called from the publisher's thread. settled(): called after each job."""
+    """Called from the publisher's thread. settled(): called after each job; on_success(): before, if it succeeded."""
 
-    def __init__(self, store: Store, leases: Leases, settled: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, leases: Leases, settled: Callable[[], None], on_success: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._leases = leases
         self._settled = settled
+        self._on_success = on_success
 
     def settle(self, attempt: AttemptState, last: JobUpdate | None) -> None:
         """Settle the delivery of an attempt that is over here. last: see `Publisher`."""
@@ -34,6 +37,8 @@ class Settlement:
             elif last.status == "queued":
                 _requeue(lease)
             else:
+                if last.status == "succeeded":
+                    self._on_success()
                 lease.delivery.ack()
                 _log_end(lease, last.status, last.error, attempt.progress.evaluations)
         except StoreError as error:

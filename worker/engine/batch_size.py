@@ -74,7 +74,7 @@ def _within_memory(model: ServedModel, images: int, memory_bytes: int | None) ->
     row = model.evaluation_bytes(*model.shape[1:])
     if memory_bytes is None or not row:
         return images
-    rows = _job(model, 1).request.rows_per_evaluation
+    rows = job_of_defaults(model, 1).request.rows_per_evaluation
     return max(1, min(images, memory_bytes // (row * rows)))
 
 
@@ -132,7 +132,7 @@ def choose_max_batch(paces: list[Pace], tried: Sequence[int] = CPU_SIZES) -> int
 
 def _fastest_turn(model: ServedModel, images: int, end: float) -> Pace:
     """The fastest of TURNS, or of fewer if `end` comes before; inf seconds if the network fails at that size."""
-    engine, job = Engine({model.card.name: model}, images, pipelined=False), _job(model, images)
+    engine, job = Engine({model.card.name: model}, images, pipelined=False), job_of_defaults(model, images)
     engine.batch.admit(trajectories(job, model))
     clock = time.thread_time if model.device.type == "cpu" else time.perf_counter
     fastest = _turn_seconds(engine, clock)
@@ -152,7 +152,7 @@ def _turn_seconds(engine: Engine, clock: Callable[[], float]) -> float:
     return clock() - started
 
 
-def _job(model: ServedModel, images: int) -> JobRecord:
+def job_of_defaults(model: ServedModel, images: int) -> JobRecord:
     """A job of that many images with the card's defaults, so that guidance counts as it does in most requests."""
     card = model.card
     guided = card.unconditional or card.prompts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,8 +22,8 @@ from denoised.worker.engine.batch import RunningBatch
 from denoised.worker.engine.group import Group, Table
 from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Advanced, InFlightStep, PendingEvaluation, Turn
+from denoised.worker.error_kinds import is_out_of_memory, may_be_the_devices
 from denoised.worker.errors import TrajectoryError
-from denoised.worker.out_of_memory import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
 
@@ -46,17 +46,21 @@ class Engine:
         pipelined: bool = True,
         slots: Mapping[str, int] | None = None,
         memory_bytes: int | None = None,
+        check_device: Callable[[str], None] = lambda model: None,
     ) -> None:
         """pipelined: whether models that ask for it (`ServedModel.min_pipelined_images`) are pipelined.
 
         slots: images in one evaluation, of models for which that is not `max_batch`.
         memory_bytes: that one evaluation may take; None is no limit.
+        check_device: called with the model's name after an error that may come from the device; it raises DeviceError
+            if the device is not sound.
         """
         self.models = models
         fewest = {name: model.min_pipelined_images for name, model in models.items() if pipelined}
         min_pipelined = {name: count for name, count in fewest.items() if count is not None}
         self.batch: RunningBatch[Trajectory] = RunningBatch(max_batch, min_pipelined, slots)
         self._memory_bytes = memory_bytes
+        self._check_device = check_device
         self._fitted: set[tuple[Hashable, int]] = set()  # (key, rows of a member) whose slots fit into memory
         self._tables: dict[str, Table] = {}  # by model
         self._groups: dict[str, deque[Group]] = {}  # of each model's last turns
@@ -82,7 +86,11 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> Turn:
-        """Choose, evaluate, advance, retire."""
+        """Choose, evaluate, advance, retire.
+
+        Raises:
+            DeviceError: if `check_device` does; the members stay as they are.
+        """
         self._begin_turns()
         if not self._in_flight:
             return Turn()
@@ -151,6 +159,8 @@ class Engine:
                 return self._advance(step.evaluation, remaining)
             except Exception as raised:
                 error = raised.with_traceback(None)
+        if may_be_the_devices(error):
+            self._check_device(remaining[0].model)
         if len(remaining) == 1:
             return Turn(failed=[(remaining[0], _as_trajectory_error(error))])
         middle = len(remaining) // 2

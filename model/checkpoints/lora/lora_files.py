@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from denoised.model.bounded_files import MAX_BRACKETS, check_regular
+from denoised.model.bounded_files import MAX_BRACKETS, check_regular, unique_members
 from denoised.model.checkpoints.digest import DIGITS
 from denoised.model.checkpoints.lora.lora import LoraTarget, read_lora
 from denoised.model.checkpoints.weight_files import find_shards
@@ -142,7 +142,7 @@ def _settings(path: Path) -> dict[str, Any]:
     if len(text) > MAX_METADATA or text.count("[") + text.count("{") > MAX_BRACKETS:
         raise CheckpointError(f"{ADAPTER_METADATA} is too large (allowed: {MAX_METADATA} characters)")
     try:
-        settings = json.loads(text)
+        settings = json.loads(text, object_pairs_hook=unique_members)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{ADAPTER_METADATA} is not valid JSON ({error})") from error
     if not isinstance(settings, dict):

@@ -13,7 +13,7 @@ Weights may be in float16 or bfloat16; the networks are in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,7 +98,7 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
     encoder_names = encoder_parts(kind)
     paths = {name: folder / name / "config.json" for name in ("unet", "vae", *encoder_names)}
     unet_config = _read_config(paths["unet"], "UNet2DConditionModel", TextUNetConfig.from_dict)
-    vae_config = _read_config(paths["vae"], "AutoencoderKL", AutoencoderConfig.from_dict)
+    vae_config = _as_read_by(kind, _read_config(paths["vae"], "AutoencoderKL", AutoencoderConfig.from_dict))
     text_configs = [_read_config(paths[name], None, TextEncoderConfig.from_dict) for name in encoder_names]
     check_networks(paths["unet"], unet_config, vae_config, text_configs, is_xl=kind in XL_PIPELINES)
     image_size = check_image_size(paths["unet"], unet_config, vae_config)
@@ -143,6 +143,14 @@ def _read_config(path: Path, kind: str | None, parse: Callable[[Mapping[str, Any
         return parse(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _as_read_by(kind: str, vae: AutoencoderConfig) -> AutoencoderConfig:
+    """The config without what diffusers' pipeline of this kind ignores: all of them divide latents by `scaling_factor`,
+    that of XL also reads `latents_mean` and `latents_std`, and none reads `shift_factor`."""
+    if kind in XL_PIPELINES:
+        return replace(vae, shift_factor=None)
+    return replace(vae, shift_factor=None, latents_mean=None, latents_std=None)
 
 
 def _zero_without_negative(folder: Path, kind: str) -> bool:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from denoised.model.bounded_files import read_bounded
+from denoised.model.bounded_files import read_json
 from denoised.model.checkpoints.atomic import write_atomically, write_text_atomically
 from denoised.model.checkpoints.card_file import invalid_card
 from denoised.model.checkpoints.weights import read_weights
@@ -134,7 +134,7 @@ def load_judge(folder: Path, device: str = "cpu") -> Judge:
         CheckpointError: naming the file, the key and the cause in one line.
     """
     try:
-        card = JudgeCard.model_validate_json(read_bounded(folder / CARD))
+        card = JudgeCard.model_validate(read_json(folder / CARD))
     except ValidationError as error:
         raise invalid_card(folder / CARD, error, JudgeCard) from error
     with torch.device("meta"):

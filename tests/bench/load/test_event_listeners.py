@@ -7,6 +7,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from bench.load.closed_loop import closed_loop, mean_batch
 from bench.load.event_listeners import count_types, listening_loop
 from bench.load.servers import start_denoised, worker_pid
@@ -25,6 +27,7 @@ def test_events_are_counted_by_type_whatever_they_contain() -> None:
     assert count_types("".join(f"event: x\ndata: {json.dumps(event)}\n\n" for event in events).encode()) == expected
 
 
+@pytest.mark.slow
 def test_listeners_receive_every_frame_over_both_transports_and_jobs_report_their_batch(
     tmp_path: Path,
 ) -> None:

@@ -70,3 +70,21 @@ def test_a_reply_for_which_there_is_no_memory_is_a_memory_error() -> None:
     """hiredis says so of a reply that it cannot allocate."""
     with pytest.raises(MemoryError), reachable():
         raise redis.exceptions.InvalidResponse("Out of memory")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Error 111 connecting to 127.0.0.1:1. Connection refused.", "connecting to 127.0.0.1:1: Connection refused"),
+        ("Error -2 connecting to a.b:1. Name or service not known.", "connecting to a.b:1: Name or service not known"),
+        ("Error 32 while writing to socket. Broken pipe.", "while writing to socket: Broken pipe"),
+        (
+            "Error while reading from 127.0.0.1:1 : (104, 'Connection reset by peer')",
+            "while reading from 127.0.0.1:1: Connection reset by peer",
+        ),
+        ("Connection closed by server.", "Connection closed by server."),
+    ],
+)
+def test_a_broken_connection_is_told_without_the_number_of_the_error(text: str, words: str) -> None:
+    error = store_error(redis.exceptions.ConnectionError(text))
+    assert str(error) == f"Redis does not answer ({words})"

@@ -135,6 +135,13 @@ def test_a_config_that_is_huge_or_deep(refusal: Callable[..., str], file: str, c
     assert file in refusal(lambda root: (root / file).write_bytes(content))
 
 
+@pytest.mark.parametrize("file", [CONFIG, SCHEDULER, "model_card.json", "model_index.json"])
+def test_a_key_that_occurs_twice(refusal: Callable[..., str], file: str) -> None:
+    """Readers would take one value or the other: labels, for example."""
+    content = '{"a": {"labels": ["x"], "labels": ["y"]}}'
+    assert "the key 'labels' occurs twice" in refusal(lambda root: (root / file).write_text(content))
+
+
 @pytest.mark.parametrize("header", [90 * MIB, 5 * MIB, 2**63, 2**64 - 1])
 def test_weights_whose_header_is_out_of_all_proportion(refusal: Callable[..., str], header: int) -> None:
     def change(root: Path) -> None:

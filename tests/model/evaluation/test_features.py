@@ -124,7 +124,7 @@ def refusal(folder: Path) -> str:
 
 
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path).startswith(f"{tmp_path / CARD}: No such file")
+    assert refusal(tmp_path).startswith(f"{tmp_path / CARD}: missing")
 
 
 def test_a_card_with_an_unknown_or_missing_key_is_refused(written: Path) -> None:
@@ -135,7 +135,9 @@ def test_a_card_with_an_unknown_or_missing_key_is_refused(written: Path) -> None
     (written / CARD).write_text(json.dumps(card))
     assert refusal(written).startswith(f"{written / CARD}: labels: ")
     (written / CARD).write_text("{")
-    assert refusal(written).startswith(f"{written / CARD}: file: ")
+    assert refusal(written).startswith(f"{written / CARD}: not valid JSON")
+    (written / CARD).write_text('{"labels": ["a"], "labels": ["b"]}')
+    assert "the key 'labels' occurs twice" in refusal(written)
 
 
 def test_missing_extra_and_wrongly_shaped_tensors_are_named(written: Path) -> None:

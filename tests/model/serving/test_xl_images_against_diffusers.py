@@ -17,7 +17,15 @@ from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.loading import load_text_model
 from denoised.model.serving.sampling import sample
 from tests.model.serving.text_pictures import LEVELS, SCHEDULERS, STEPS, difference, picture, picture_of_scheduler
-from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, SCHEDULER, build_xl_pipeline, picture_of, save_pipeline
+from tests.text_pipelines import (
+    NEGATIVE_PROMPT,
+    PROMPT,
+    SCHEDULER,
+    build_pipeline,
+    build_xl_pipeline,
+    picture_of,
+    save_pipeline,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -68,6 +76,27 @@ def test_without_a_negative_prompt_guidance_leads_away_from_zeros_if_the_folder_
     conditioning = model.encode([request, request.unconditional()])
     assert bool((conditioning["context"][1] == 0).all()) is zeros
     assert bool((conditioning["pooled"][1] == 0).all()) is zeros
+
+
+@pytest.mark.parametrize("build", [build_pipeline, build_xl_pipeline])
+@pytest.mark.parametrize(
+    "vae",
+    [
+        {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.9, 1.1, 0.7, 1.3]},
+        {"shift_factor": 0.4, "scaling_factor": 0.5},
+    ],
+    ids=["mean and deviation", "shift"],
+)
+def test_latents_are_scaled_as_the_pipeline_of_the_folder_does_it(
+    vae: dict[str, Any], build: Any, tmp_path: Path
+) -> None:
+    """Only that of XL reads mean and deviation, and none reads the shift."""
+    theirs = save_pipeline(tmp_path / "model", build=build, vae=vae)
+    theirs.scheduler = DDIMScheduler.from_config(SCHEDULER)
+    text = {"prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "guidance_scale": 5.0}
+    expected = picture_of(theirs, 5, num_inference_steps=STEPS, **text)
+    found = picture(load_text_model(tmp_path / "model"), sampler="ddim", steps=STEPS, guidance_scale=5.0)
+    assert difference(found, expected) <= LEVELS
 
 
 def test_another_size_changes_the_size_ids_as_in_diffusers(

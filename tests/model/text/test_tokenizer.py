@@ -159,3 +159,53 @@ def test_a_folder_that_is_no_tokenizer_is_refused(tmp_path: Path, write: Callabl
     (folder / "vocab.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match="not valid JSON"):
         TextTokenizer.from_folder(folder)
+
+
+def replaced(step: dict[str, Any], count: int = 1) -> dict[str, Any]:
+    return {"type": "Sequence", "normalizers": [step] * count}
+
+
+EVIL: dict[str, tuple[dict[str, Any], str]] = {
+    "a pattern that backtracks": (
+        {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}},
+        "is none of CLIP's: vocab.json and merges.txt need no pattern",
+    ),
+    "a pattern of cubic time": (
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": r"\s*\s*\s*x"}, "content": " "}},
+        "is none of CLIP's",
+    ),
+    "a text that doubles": (
+        {"normalizer": replaced({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}, 12)},
+        "is none of CLIP's",
+    ),
+    "spaces that grow": (
+        {"normalizer": replaced({"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " a " * 100}, 4)},
+        "normalizer replaces by",
+    ),
+    "a thousand steps": ({"normalizer": replaced({"type": "NFC"}, 1000)}, "has 1001 steps"),
+    "a step with a table": (
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        "normalizer is 'Precompiled', which CLIP has not",
+    ),
+    "merges left out by chance": ({"dropout": 0.5}, "dropout is 0.5: equal prompts would have different tokens"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), EVIL.values(), ids=EVIL.keys())
+def test_a_tokenizer_does_no_more_than_clips(
+    changes: dict[str, Any], message: str, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A file of a stranger's folder decides neither how long a prompt takes nor how large it becomes."""
+    CLIPTokenizer.from_pretrained(write(model_max_length=77)).save_pretrained(tmp_path)
+    TextTokenizer.from_folder(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    content["model"]["dropout"] = changes.get("dropout")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | changes), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=message):
+        TextTokenizer.from_folder(tmp_path)
+
+
+def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE", "type": "WordLevel"}}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match="the key 'type' occurs twice"):
+        TextTokenizer.from_folder(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import time
 import zlib
@@ -172,8 +173,10 @@ def test_shared_keys_of_another_type_delay_jobs_but_stop_none(kind: str, harness
     running = harness.submit(model="leased", steps=200)
     harness.until(lambda: harness.running(running), "the job to run")
     for name in [*SHARED, "rq:wip:leased"]:
-        harness.client.delete(name)
-        _ = harness.client.set(name, b"\xff") if kind == "string" else harness.client.xadd(name, {"x": "y"})
+        with harness.client.pipeline() as pipeline:
+            pipeline.delete(name)
+            _ = pipeline.set(name, b"\xff") if kind == "string" else pipeline.xadd(name, {"x": "y"})
+            pipeline.execute()
     harness.until(lambda: harness.client.type("rq:wip:leased") == b"zset", "the lease to be renewed")
     assert [entry.startswith(running.encode()) for entry in harness.client.zrange("rq:wip:leased", 0, -1)] == [True]
     harness.until(lambda: harness.client.type("rq:queue:fake") == b"none", "the queue to be repaired")
@@ -208,6 +211,25 @@ def test_a_worker_under_a_memory_limit_goes_on_when_a_reply_does_not_fit(harness
     worker.signal(signal.SIGCONT)
     assert harness.finished(small).status == "succeeded"
     assert harness.finished(big).status == "succeeded", "it starts over"
+    assert worker.exit_code() is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits a process by what /proc says (Linux)")
+def test_a_worker_without_memory_for_more_answers_and_goes_on(harness: Harness) -> None:
+    """A cap that leaves nothing: no library can be loaded any more. Pillow then lost WebP for good."""
+    worker = harness.worker("tight")
+    assert harness.finished(harness.submit(model="tight")).status == "succeeded"
+    (line,) = [
+        line for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines() if line.startswith("VmSize")
+    ]
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (int(line.split()[1]) * 1024, resource.RLIM_INFINITY))
+    formats = ("webp", "jpeg", "png")
+    jobs = [harness.submit(model="tight", format=format, n=n, preview_every=1) for format in formats for n in (1, 16)]
+    for record in map(harness.finished, jobs):
+        assert record.status == "succeeded" or (record.error or {}).get("code") == "out_of_memory", record.error
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    for format in formats:
+        assert harness.finished(harness.submit(model="tight", format=format)).status == "succeeded"
     assert worker.exit_code() is None
 
 

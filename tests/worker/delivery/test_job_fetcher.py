@@ -56,9 +56,12 @@ class FakeStore:
         self.outage: Exception | None = None
         self.deliveries: list[Delivery] = []
         self.polled: list[str] = []
+        self.queued_at = 0.0  # when the jobs were queued
 
-    def take(self, model: str) -> Any:
+    def take(self, model: str, waited: float) -> Any:
         self.polled.append(model)
+        if time.monotonic() - self.queued_at < waited:
+            return None
         if not self.queues[model]:
             return None
         job, images = self.queues[model].pop(0)
@@ -142,30 +145,15 @@ def test_a_model_that_is_not_in_the_batch_is_left_to_other_workers_for_a_moment(
     fake_store: FakeStore, fetcher: JobFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("denoised.worker.delivery.job_fetcher.DEFER_SECONDS", 0.5)
-    monkeypatch.setattr("denoised.worker.delivery.job_fetcher.POLL_SECONDS", 60.0)
     capacity = {"m": Capacity(4, one_more=True, deferred=True), "other": Capacity(4, one_more=True)}
     fetcher.set_capacity(capacity)
-    wait_until(lambda: {"m", "other"} <= set(fake_store.polled))
+    queued_at = fake_store.queued_at = time.monotonic()
     fake_store.queues = {"m": [("a", 1)], "other": [("b", 1)]}
     fetcher.wake()
     assert [job.started.record.id for job in fetch(fetcher, 1)] == ["b"], "its model is in the batch"
     fetcher.set_capacity(capacity)
-    fake_store.queues["m"] = []  # another worker has taken it
-    time.sleep(0.7)
-    assert fetcher.take_fetched() == []
-    fake_store.queues["m"] = [("c", 1)]
-    woken = time.monotonic()
-    fetcher.wake("m")
-    fetcher.set_capacity(capacity)
-    assert [job.started.record.id for job in fetch(fetcher, 1)] == ["c"], "no other worker has taken it"
-    assert time.monotonic() - woken >= 0.5
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    assert [job.started.record.id for job in fetch(fetcher, 1)] == ["a"], "no other worker has taken it"
+    assert 0.5 <= time.monotonic() - queued_at < TIMEOUT
 
 
 def test_a_fetched_job_has_its_images_where_an_earlier_attempt_saved_them(
@@ -334,7 +322,7 @@ def test_the_engine_does_not_wait_for_a_hanging_redis(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_defect_in_the_fetchers_thread_is_raised_in_the_engine(fake_store: FakeStore, fetcher: JobFetcher) -> None:
-    fake_store.take = lambda model: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    fake_store.take = lambda model, waited: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     fetcher._take = fake_store.take
     fetcher.set_capacity({"m": Capacity(1, one_more=False)})
     fetcher.join(TIMEOUT)

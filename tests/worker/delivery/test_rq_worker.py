@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,13 @@ def test_a_job_is_taken_in_three_round_trips_and_leaves_the_queue_with_its_lease
     assert sorted(held) == sorted(ids)
     assert harness.client.llen("rq:queue:untaken:intermediate") == 0
     assert worker._take("untaken") is None
+    assert worker._take("untaken", 0.05) is None
+    harness.submit(model="untaken")
+    assert worker._take("untaken", 60.0) is None, "another worker may take it for a minute"
+    time.sleep(0.1)
+    delivery = worker._take("untaken", 0.05)
+    assert delivery is not None
+    delivery.ack()
     for delivery in taken:
         delivery.ack()
     assert all(harness.forgotten(job_id) for job_id in ids)
