@@ -134,7 +134,6 @@ def test_a_text_model_gets_prompt_and_size(painter: ModelCard) -> None:
         "height": 48,
         "n": 6,
         "seed": 3,
-        "sampler": "ddim",
         "steps": 4,
         "guidance_scale": 5.0,
         "preview_every": 0,
