@@ -44,6 +44,7 @@ class WorkerReport:
     decode_seconds: by model of latents, for one image.
     counters: the values of `Counters`.
     reported_at: seconds since the epoch.
+    device: where its networks are evaluated, such as cpu or cuda:1; "" in reports of earlier versions.
     requires: names of fields that a reader has to know to make sense of the report.
     """
 
@@ -60,6 +61,7 @@ class WorkerReport:
     decode_seconds: Mapping[str, float] = field(default_factory=dict)
     counters: Mapping[str, float] = field(default_factory=dict)
     reported_at: float = 0.0
+    device: str = ""
     format: int = FORMAT
     requires: Sequence[str] = field(default_factory=list)
 

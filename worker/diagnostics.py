@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -41,13 +41,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", action="append")
     parser.add_argument("--loras", type=Path, default=os.environ.get("DENOISED_LORAS") or None)
     parser.add_argument("--precision", default=os.environ.get("DENOISED_PRECISION", "float32"))
+    parser.add_argument("--threads")
+    parser.add_argument("--without-models", action="store_true")
     options = parser.parse_args(arguments)
+    if options.without_models:
+        _print(examine_device(options.device, options.precision, options.threads))
+        return
     named = [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     folders, missing = _find_models(options.model or named)
-    found_here = examine(options.device, [*bundled(), *folders], options.precision, options.loras)
-    for found in (*missing, *found_here):
+    _print(missing)
+    _print(examine(options.device, [*bundled(), *folders], options.precision, options.loras, options.threads))
+
+
+def _print(findings: Iterable[dict[str, str | None]]) -> None:
+    """Print findings, each as soon as it is known."""
+    for found in findings:
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
+
+
+def examine_device(device: str, precision: Precision, threads: str | None = None) -> Iterator[dict[str, str | None]]:
+    """Check a device alone."""
+    yield _device(device, precision)
+    yield _cuda(device)
+    yield _threads(threads)
 
 
 def _find_models(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str | None]]]:
@@ -66,17 +83,21 @@ def _find_models(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str |
 
 
 def examine(
-    device: str, folders: Sequence[Path], precision: Precision = "float32", loras: Path | None = None
+    device: str,
+    folders: Sequence[Path],
+    precision: Precision = "float32",
+    loras: Path | None = None,
+    threads: str | None = None,
 ) -> Iterator[dict[str, str | None]]:
     """Check the device, processor, compiler and cache; then load each model folder as a worker does.
 
-    loras: a folder of low-rank adapters.
+    loras: a folder of low-rank adapters; threads: of the network; None = as DENOISED_THREADS says.
     """
     checked = _device(device, precision)
     yield checked
     yield _cuda(device)
     yield _processor()
-    yield _threads()
+    yield _threads(threads)
     yield _compiler()
     yield _cache()
     usable = device if checked["state"] == "ok" else "cpu"
@@ -117,14 +138,14 @@ def _processor() -> dict[str, str | None]:
     return finding("processor", "ok", capability)
 
 
-def _threads() -> dict[str, str | None]:
-    given = os.environ.get("DENOISED_THREADS", "") or "0"
+def _threads(threads: str | None) -> dict[str, str | None]:
+    given = (os.environ.get("DENOISED_THREADS", "") if threads is None else threads) or "0"
     if not given.isdecimal():
         return finding("threads", "problem", f"DENOISED_THREADS={given!r} is not a number", "0 means one per core")
-    threads = int(given) or torch.get_num_threads()
+    count = int(given) or torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    counts = f"{threads} threads for the network, {cores} cores for this process"
-    if threads > cores:
+    counts = f"{count} threads for the network, {cores} cores for this process"
+    if count > cores:
         return finding("threads", "warning", f"{counts}: they wait for each other", f"DENOISED_THREADS={cores}")
     return finding("threads", "ok", counts)
 

@@ -40,6 +40,7 @@ def load_models(
             does not support, or two folders with the same name.
     """
     check_device(device, precision)
+    select_device(device)
     models: dict[str, ServedModel] = {}
     for name, folder in named_folders((*bundled(), *folders)).items():
         loaded = load_for_serving(
@@ -84,6 +85,13 @@ def bundled(zoo: Path = ZOO) -> list[Path]:
 
 def _position(name: str) -> int:
     return ORDER.index(name) if name in ORDER else 0
+
+
+def select_device(device: str) -> None:
+    """Make a CUDA device the current one of this thread, which evaluates the networks and records their graphs."""
+    parsed = torch.device(device)
+    if parsed.type == "cuda" and parsed.index is not None:
+        torch.cuda.set_device(parsed)
 
 
 def check_device(device: str, precision: Precision) -> None:

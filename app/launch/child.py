@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from denoised.app.launch.cores import pin
+
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0  # seconds before a restart; doubles with each
 HEALTHY_SECONDS = 10.0  # a child that runs longer than this starts over with FIRST_BACKOFF
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
@@ -23,6 +25,7 @@ class Child:
     module: run as `python -P -m module`, so that no file in the working directory replaces one of ours.
     environment: added to this process's environment.
     stops_last: stopped after all other children.
+    cores: that it may run on, where the platform can pin a process; None = all.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Child:
     arguments: list[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     stops_last: bool = False
+    cores: frozenset[int] | None = None
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
     _restart_at: float = 0.0
@@ -42,9 +46,14 @@ class Child:
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=self._prepare,
         )
         self._started_at = time.monotonic()
+
+    def _prepare(self) -> None:
+        """In the child process, before its program."""
+        die_with_parent()
+        pin(self.cores)
 
     @property
     def exit_code(self) -> int | None:

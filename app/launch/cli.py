@@ -16,6 +16,7 @@ from denoised.app.launch.options import (
     ApiKeysFile,
     DataDir,
     Device,
+    Devices,
     Host,
     MaxAttempts,
     MaxQueue,
@@ -51,11 +52,12 @@ def serve(
     loras: Loras = None,
     max_batch: MaxBatch = None,
     device: Device = None,
+    devices: Devices = None,
     precision: Precision = None,
     redis_url: RedisUrl = None,
     trust_network: TrustNetwork = False,
 ) -> None:
-    """Start an embedded Valkey, the API and one worker on this machine."""
+    """Start an embedded Valkey, the API and workers on this machine: one, or one per device with --devices."""
     from denoised.app.launch.errors import ChildStartError, LaunchError
     from denoised.app.launch.serve import run_service
     from denoised.app.launch.serve_settings import ServeSettings
@@ -65,7 +67,16 @@ def serve(
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     models = model or sorted(_split(os.environ.get("DENOISED_MODELS", "")))
     settings = ServeSettings(
-        host, port, folder, redis_url, arguments, trust_network, _requires_key(), models, precision or "float32"
+        host,
+        port,
+        folder,
+        redis_url,
+        arguments,
+        trust_network,
+        _requires_key(),
+        models,
+        precision or "float32",
+        devices,
     )
     log_to_stderr()
     try:
@@ -144,6 +155,7 @@ def doctor(
     loras: Loras = None,
     max_batch: MaxBatch = None,
     device: Device = None,
+    devices: Devices = None,
     precision: Precision = None,
     redis_url: RedisUrl = None,
     trust_network: TrustNetwork = False,
@@ -160,7 +172,7 @@ def doctor(
 
     folder = _data_folder("doctor", data_dir)
     arguments = _worker_arguments(model, loras, device, precision)
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, _requires_key())
+    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, _requires_key(), devices=devices)
     raise typer.Exit(print_findings(run_checks(settings), as_json))
 
 

@@ -14,14 +14,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import httpx
 
 from denoised.app.launch.addresses import local_url
+from denoised.app.launch.cores import pin
 from denoised.app.launch.data_lock import is_locked
+from denoised.app.launch.devices import DEFAULT_DEVICE, WorkerDevice, find_devices
 from denoised.app.launch.errors import LaunchError, StoreAbsent
 from denoised.app.launch.preflight import check_clock, check_data_dir, check_host, check_port, check_store
 from denoised.app.launch.serve_settings import ServeSettings
@@ -62,7 +64,7 @@ def run_checks(settings: ServeSettings) -> Iterator[Finding]:
     yield from _check_store(settings)
     yield _check_port(settings)
     yield _check_clock()
-    yield from _check_worker(settings.worker_arguments)
+    yield from _check_workers(settings)
 
 
 def _check_host(settings: ServeSettings) -> Finding:
@@ -211,14 +213,27 @@ def _check_skew(seconds: float) -> Finding:
     return Finding("clock", "ok", "the clocks of the store and of this machine agree")
 
 
-def _check_worker(arguments: Sequence[str]) -> Iterator[Finding]:
+def _check_workers(settings: ServeSettings) -> Iterator[Finding]:
+    """The findings about the worker of each device; the models are loaded on the first."""
+    try:
+        devices = find_devices(settings.devices) if importlib.util.find_spec("torch") is not None else [DEFAULT_DEVICE]
+    except LaunchError as error:
+        yield _problem("devices", error)
+        return
+    for k, device in enumerate(devices):
+        arguments = [*settings.worker_arguments, *device.arguments, *(["--without-models"] if k else [])]
+        for found in _check_worker(arguments, device):
+            yield replace(found, check=f"{found.check} {device.name}") if len(devices) > 1 else found
+
+
+def _check_worker(arguments: Sequence[str], device: WorkerDevice = DEFAULT_DEVICE) -> Iterator[Finding]:
     """The findings of `worker.diagnostics`."""
     if importlib.util.find_spec("torch") is None:
         advice = "to run a worker here: pip install 'denoised[worker]'; the API does not need it"
         yield Finding("torch", "warning", "not installed: no worker can run on this machine", advice)
         return
     command = [sys.executable, "-P", "-m", "denoised.worker.diagnostics", *arguments]
-    environment = {**TORCH_ENVIRONMENT, **os.environ, "PYTHONIOENCODING": "utf-8"}
+    environment = {**TORCH_ENVIRONMENT, **os.environ, "PYTHONIOENCODING": "utf-8", **device.environment}
     try:
         done = subprocess.run(
             command,
@@ -228,6 +243,7 @@ def _check_worker(arguments: Sequence[str]) -> Iterator[Finding]:
             errors="replace",
             timeout=WORKER_TIMEOUT,
             check=False,
+            preexec_fn=lambda: pin(device.cores),
         )
     except subprocess.TimeoutExpired:
         yield Finding(

@@ -21,6 +21,10 @@ DataDir = Annotated[
     Path | None, env("DATA_DIR", "folder for the queue and the results (default: denoised in the user's data folder)")
 ]
 Device = Annotated[str | None, env("DEVICE", "torch device: cpu, cuda, cuda:1, mps")]
+Devices = Annotated[
+    str | None,
+    env("DEVICES", "one worker per device, in place of --device: all or 0,1 = CUDA devices; cpu:2 = two on the CPU"),
+]
 Precision = Annotated[
     Literal["float32", "tf32", "bfloat16", "float16"] | None,
     env("PRECISION", "precision of the networks: tf32 and float16 on a CUDA device [default: float32]"),

@@ -1,10 +1,10 @@
-"""`denoised serve`: store, API and worker as child processes of one supervisor."""
+"""`denoised serve`: store, API and workers as child processes of one supervisor."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -12,6 +12,7 @@ import httpx
 from denoised.app.launch.addresses import local_url
 from denoised.app.launch.child import Child
 from denoised.app.launch.data_lock import DataDirectoryLock
+from denoised.app.launch.devices import WorkerDevice, find_devices
 from denoised.app.launch.preflight import (
     check_clock,
     check_data_dir,
@@ -34,18 +35,18 @@ NO_API_KEYS = {"DENOISED_API_KEYS": ""}  # for the children that do not need the
 
 
 def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> None:
-    """Run store, API and worker until SIGINT or SIGTERM.
+    """Run store, API and workers until SIGINT or SIGTERM.
 
     Raises:
         LaunchError: if they cannot start.
     """
-    folders = check_before_start(settings)
+    folders, devices = check_before_start(settings), find_devices(settings.devices)
     with DataDirectoryLock(settings.data_dir), reachable_socket(settings.data_dir) as socket:
         supervisor = Supervisor()
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda *_: supervisor.request_stop())
         try:
-            _start_all(supervisor, settings, folders, socket)
+            _start_all(supervisor, settings, folders, devices, socket)
             if not supervisor.stopping:
                 print_line(ready_message(settings.host, settings.port, settings.requires_key))
             supervisor.watch()
@@ -90,7 +91,13 @@ def ready_message(host: str, port: int, requires_key: bool) -> str:
     )
 
 
-def _start_all(supervisor: Supervisor, settings: ServeSettings, folders: Sequence[str], socket: Path) -> None:
+def _start_all(
+    supervisor: Supervisor,
+    settings: ServeSettings,
+    folders: Sequence[str],
+    devices: Sequence[WorkerDevice],
+    socket: Path,
+) -> None:
     redis_url = settings.redis_url
     if redis_url is None:
         redis_url = _start_store(supervisor, settings.data_dir, socket)
@@ -98,11 +105,24 @@ def _start_all(supervisor: Supervisor, settings: ServeSettings, folders: Sequenc
     api_arguments = ["api", "--host", settings.host, "--port", str(settings.port)]
     api_arguments += ["--trust-network"] if settings.trust_network else []
     supervisor.start(Child("api", "denoised.app", api_arguments, environment))
-    worker_environment = TORCH_ENVIRONMENT | os.environ | environment | NO_API_KEYS
-    worker_arguments = [*settings.worker_arguments, *(text for folder in folders for text in ("--model", folder))]
-    supervisor.start(Child("worker", "denoised.worker", worker_arguments, worker_environment))
+    for device in devices:
+        supervisor.start(worker_child(settings, folders, device, environment))
     url = local_url(settings.host, settings.port)
     supervisor.wait_until(lambda: _is_ready(url), "the service was ready", SERVICE_START_SECONDS)
+
+
+def worker_child(
+    settings: ServeSettings, folders: Sequence[str], device: WorkerDevice, environment: Mapping[str, str]
+) -> Child:
+    """The worker of a device."""
+    arguments = [*settings.worker_arguments, *(text for folder in folders for text in ("--model", folder))]
+    return Child(
+        f"worker {device.name}".strip(),
+        "denoised.worker",
+        [*arguments, *device.arguments],
+        {**TORCH_ENVIRONMENT, **os.environ, **environment, **NO_API_KEYS, **device.environment},
+        cores=device.cores,
+    )
 
 
 def _start_store(supervisor: Supervisor, data_dir: Path, socket: Path) -> str:

@@ -17,6 +17,7 @@ class ServeSettings:
     requires_key: whether the API requires a key.
     models: folders, and names on a hub, served in addition to the bundled models; downloaded and checked before
         anything starts.
+    devices: one worker on each; see `devices.find_devices`. None = one worker.
     precision: passed to `denoised worker` too; decides which weights are downloaded.
     """
 
@@ -29,3 +30,4 @@ class ServeSettings:
     requires_key: bool = False
     models: Sequence[str] = ()
     precision: str = "float32"
+    devices: str | None = None

@@ -33,6 +33,7 @@ class WorkerObject(BaseModel):
     the worker started."""
 
     name: Annotated[str, Field(description="random; drawn when the worker starts")]
+    device: Annotated[str, Field(description="where its networks are evaluated, such as cpu or cuda:1")]
     models: list[str]
     reported_at: Annotated[float, Field(description="when the worker reported this, by Redis' clock, as `at`")]
     max_batch: Annotated[int, Field(description="batch slots: images per evaluation")]
@@ -75,6 +76,7 @@ def _queue_object(model: str, jobs: Sequence[JobRecord]) -> dict[str, Any]:
 def _worker_object(report: WorkerReport) -> dict[str, Any]:
     return {
         "name": report.name,
+        "device": report.device,
         "models": [card["name"] for card in report.models],
         "reported_at": report.reported_at,
         "max_batch": report.max_batch,

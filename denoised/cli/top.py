@@ -152,14 +152,15 @@ def _snapshots(client: Client, interval: float) -> Iterator[TopSnapshot]:
 def _workers(snapshot: TopSnapshot, console: Console) -> RenderableType:
     if not snapshot.fleet.workers:
         return Text("no worker: start one with 'denoised worker', or everything with 'denoised serve'", style="yellow")
-    headings = ["worker", "", ">batch", ">evals/s", ">evals/turn", ">turns/s", ">pending", ">jobs", "models"]
+    headings = ["worker", "device", "", ">batch", ">evals/s", ">evals/turn", ">turns/s", ">pending", ">jobs", "models"]
     rows = [_row(worker, snapshot.rates.get(worker.name)) for worker in snapshot.fleet.workers]
-    return fit_table(console, headings, rows, ["models", "", ">jobs", ">turns/s", ">pending"])
+    return fit_table(console, headings, rows, ["models", "", ">jobs", ">turns/s", ">pending", "device"])
 
 
 def _row(worker: WorkerStatus, rates: WorkerRates | None) -> list[RenderableType]:
     return [
         Text(printable(worker.name.removeprefix("worker-"))),
+        Text(printable(worker.device)),
         ProgressBar(total=worker.max_batch, completed=min(worker.trajectories, worker.max_batch), width=BAR_WIDTH),
         f"{worker.trajectories}/{worker.max_batch}",
         *_numbers(rates),
@@ -198,4 +199,5 @@ def _print_plain(snapshot: TopSnapshot) -> None:
         speed = "?" if rates is None else f"{rates.evaluations:.1f}"
         rows = "?" if rates is None or rates.rows is None else f"{rates.rows:.1f}"
         batch = f"batch={worker.trajectories}/{worker.max_batch} pending={worker.pending_evaluations}"
-        typer.echo(f"worker {printable(worker.name)} {batch} evaluations/s={speed} evaluations/turn={rows}")
+        device = f"device={printable(worker.device).replace(' ', '_') or UNKNOWN}"
+        typer.echo(f"worker {printable(worker.name)} {device} {batch} evaluations/s={speed} evaluations/turn={rows}")

@@ -32,6 +32,7 @@ class WorkerStatus(Resource):
     turns, turn_seconds: counters of turns, and of the seconds they took.
     images, slots: counters of batch slots filled, and of batch slots available, summed over the turns.
     jobs: counter of jobs started.
+    device: where its networks are evaluated, such as cpu or cuda:1; "" from earlier servers.
     """
 
     name: str
@@ -46,6 +47,7 @@ class WorkerStatus(Resource):
     slots: int
     turn_seconds: float
     jobs: int
+    device: str = ""
 
     @classmethod
     def _members(cls, raw: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import httpx
@@ -10,8 +9,8 @@ import httpx
 from denoised.client.api_call import ApiCall, Flow, Outcome, Pause
 from denoised.client.errors import ConnectionFailed, ServerBusy, ServiceError
 from denoised.client.responses import error_from_response
+from denoised.command_line.system_errors import describe_system_error
 
-ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")  # which httpx passes on from the system
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds between tries if the server names no time
 
 OnWait = Callable[[float, ServiceError], None]
@@ -66,7 +65,7 @@ class RetryPolicy:
 
     def connection_failed(self, error: Exception) -> ConnectionFailed:
         """A transport error with this server's URL and what to do."""
-        cause = ERROR_NUMBER.sub("", str(error)) or type(error).__name__
+        cause = describe_system_error(error) or type(error).__name__
         return ConnectionFailed(
             f"no server answers at {self.url} ({cause}): start one with 'denoised serve', or name another with --url"
         )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from denoised.command_line.system_errors import describe_system_error
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -49,15 +51,8 @@ def exit_with_error(command: str, error: object, code: int = FAILED) -> NoReturn
 
 def print_error(command: str, error: object) -> None:
     """Print an error as one line on stderr, in red on a terminal."""
-    text = printable(f"{' '.join(['denoised', *command.split()])}: {describe_error(error)}")
+    text = printable(f"{' '.join(['denoised', *command.split()])}: {describe_system_error(error)}")
     stderr().print(text, style="red", markup=False, soft_wrap=True)
-
-
-def describe_error(error: object) -> str:
-    """An error in words: one of the system without its number, and with the file that it is about."""
-    if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
 
 
 def print_status(text: str) -> None:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from denoised.command_line.system_errors import describe_system_error
 from denoised.model.errors import HubError, HubUnreachable
 from denoised.model.hub.hub_name import HubName
 
@@ -46,7 +47,7 @@ def hub_errors(name: HubName, endpoint: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise _http_error(name, endpoint, error.response.status_code) from error
     except (httpx2.TransportError, FileMetadataError, LocalEntryNotFoundError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = describe_system_error(error).partition("\n")[0]
         raise HubUnreachable(f"{name}: {endpoint} cannot be reached ({reason or type(error).__name__})") from error
 
 

@@ -154,6 +154,7 @@ def load_text_for_serving(
     noise, grid = pipeline.noise, pipeline.noise.grid(pipeline.unet.config)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
     found = find_adapters(loras, unet, pipeline.text_encoders)
+    # Before the prompt encoder and the decoder: all three are packed, and the U-Net is the largest.
     selection = select_text_backend(
         unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed), precision=precision
     )

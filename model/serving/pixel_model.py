@@ -108,6 +108,7 @@ class PixelModel:
 
         A pipelined evaluation gives each image to one thread, so for few images it takes longer than `denoise`.
         """
+        # (B, out_channels, H, W) when it is called.
         output = self.backend.begin(x, t, self._labels(conditioning))
         return lambda: self._estimate(output(), x, alpha, sigma)
 

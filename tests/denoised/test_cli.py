@@ -147,7 +147,7 @@ def test_top_prints_a_line_for_the_queue_and_one_per_worker(run: Run, fake_worke
     assert outcome.exit_code == 0
     assert outcome.stdout.splitlines() == [
         "queue jobs=0 evaluations=0",
-        "worker worker-1 batch=0/16 pending=0 evaluations/s=? evaluations/turn=?",
+        "worker worker-1 device=– batch=0/16 pending=0 evaluations/s=? evaluations/turn=?",
     ]
 
 

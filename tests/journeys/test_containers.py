@@ -50,7 +50,7 @@ def commands(repository: Path) -> dict[str, list[str]]:
 
 def test_only_the_api_is_published_and_only_on_this_machine(compose: dict[str, Any]) -> None:
     ports = {name: service.get("ports", []) for name, service in compose["services"].items()}
-    assert ports == {"valkey": [], "api": ["127.0.0.1:8000:8000"], "worker": []}
+    assert ports == {"valkey": [], "api": ["127.0.0.1:8000:8000"], "worker": [], "worker-gpu": []}
 
 
 def test_the_store_has_a_password_and_evicts_nothing(compose: dict[str, Any]) -> None:
@@ -71,6 +71,19 @@ def test_every_service_has_a_health_check_and_the_worker_has_time_to_drain(compo
     assert float(services["worker"]["stop_grace_period"].rstrip("s")) > DRAIN_SECONDS
     for name in ("api", "worker"):
         assert services[name]["depends_on"] == {"valkey": {"condition": "service_healthy"}}
+
+
+def test_the_profile_gpu_reserves_one_gpu_for_a_worker_like_the_others(compose: dict[str, Any]) -> None:
+    worker, gpu = compose["services"]["worker"], compose["services"]["worker-gpu"]
+    assert gpu["profiles"] == ["gpu"]
+    assert "profiles" not in worker
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["device_ids"], device["capabilities"]) == ("nvidia", ["0"], ["gpu"])
+    added = {"profiles", "deploy", "environment"}
+    assert {name: value for name, value in gpu.items() if name not in added} == {
+        name: value for name, value in worker.items() if name != "environment"
+    }
+    assert gpu["environment"] == worker["environment"] | {"DENOISED_DEVICE": "cuda"}
 
 
 def test_images_run_as_an_unprivileged_user_and_the_api_has_no_torch(repository: Path) -> None:

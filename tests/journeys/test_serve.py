@@ -63,6 +63,33 @@ def test_children_are_named_and_restarted(service: Any) -> None:
         assert done.json()["status"] == "succeeded"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one worker per core")
+def test_every_device_has_a_worker_that_is_restarted_by_itself(
+    start_service: Callable[..., Any], tmp_path: Path
+) -> None:
+    service = start_service(tmp_path / "data", "--devices", "cpu:2")
+    with service.client() as client:
+
+        def names() -> set[str]:
+            return {worker["name"] for worker in client.get("/workers").json()["workers"]}
+
+        _until(lambda: len(names()) == 2, "both workers")
+        before = names()
+        first, second = [pid for pid, command in service.children().items() if "-m denoised.worker" in command]
+        os.kill(first, signal.SIGTERM)
+        _until(lambda: len(names()) == 2 and len(names() & before) == 1, "another worker in place of the first")
+        assert _alive(second)
+        assert {worker["device"] for worker in client.get("/workers").json()["workers"]} == {"cpu"}
+
+
+def test_devices_that_are_not_here_are_one_line(tmp_path: Path) -> None:
+    refused = _serve("--port", str(_free_port()), "--data-dir", str(tmp_path), "--devices", "cpu:999")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("denoised serve: devices = 'cpu:999': this machine has ")
+    assert refused.stderr.count("\n") == 1
+
+
 def test_readiness_checks_during_startup_are_not_logged(service: Any) -> None:
     before, ready, _ = service.log.read_text().partition("denoised is ready on")
     assert ready

@@ -35,6 +35,7 @@ from denoised.worker.delivery.housekeeper import Housekeeper
 from denoised.worker.delivery.listener import Listener
 from denoised.worker.delivery.model_names import ModelNames
 from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource, raise_unless_damaged
+from denoised.worker.devices import device_label
 from denoised.worker.engine.batch import member_limit, reserved_slots
 from denoised.worker.engine.canary import Canary
 from denoised.worker.engine.speed import Speed
@@ -96,6 +97,7 @@ class BatchingWorker(BaseWorker):
         self._listener = Listener(client, models, wake=self.loop.wake, cancel=self.loop.cancel)
         digests = {name: model.card.digest for name, model in models.items()}
         self._names = ModelNames(store, name, digests, settings.lease)
+        self._device = device_label(next((str(model.device) for model in models.values()), "cpu"))
         self._conflict: ModelConflict | None = None
         self._housekeeper = Housekeeper(store, list(self._keys.values()), settings.lease, self._renew, self._report)
 
@@ -204,6 +206,7 @@ class BatchingWorker(BaseWorker):
             paces=self.loop.speed.paces(),
             decode_seconds=self.loop.speed.decode_seconds(),
             counters=asdict(self.loop.counters),
+            device=self._device,
             reported_at=time.time() + self._clock_offset,
         )
         if not self.loop.stopping.is_set():

@@ -78,7 +78,9 @@ def _shared(body: PicturesRequest, card: ModelCard) -> RequestFields:
 
 
 def _prompt(prompt: str, card: ModelCard) -> RequestFields:
-    return {"prompt": prompt} if card.prompts else {"label": label_of(prompt, card)}
+    if card.prompts:
+        return {"label": None, "prompt": prompt}
+    return {"label": label_of(prompt, card), "prompt": None}
 
 
 def _alpha(name: str, text: str) -> bytes | None:

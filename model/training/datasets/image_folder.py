@@ -15,7 +15,9 @@ from denoised.model.training.datasets.dataset import WHERE_TO_GET, Dataset
 from denoised.model.training.datasets.images import read_image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-PREVIEW_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information", "thumbs"}
+# Of file managers, systems and file servers, in lower case; whole names, since a class may be called "#1".
+PREVIEW_FOLDERS = {"__macosx", "thumbs", "$recycle.bin", "lost+found", "system volume information"}
+PREVIEW_FOLDERS |= {"@eadir", "@tmp", "@recycle", "@sharebin", "@recently-snapshot", "#recycle", "#snapshot"}
 LISTED = 5  # hidden names in a message
 UNREADABLE = ("refuse", "skip")  # what to do about files that cannot be read
 

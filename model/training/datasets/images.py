@@ -46,7 +46,8 @@ def read_image(path: Path, size: int | tuple[int, int], background: tuple[int, i
     except UnidentifiedImageError as error:
         raise DataError(f"{path} (none of {', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise a dozen kinds of errors for broken files
-        raise DataError(f"{path} ({' '.join(str(error).split()) or type(error).__name__})") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise DataError(f"{path} ({' '.join(reason.split()) or type(error).__name__})") from error
     shape = (size, size) if isinstance(size, int) else size
     cropped = ImageOps.fit(flat, shape, method=Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(cropped)).permute(2, 0, 1)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from denoised.command_line.system_errors import describe_system_error
 from denoised.model.checkpoints.atomic import write_text_atomically
 from denoised.model.errors import TrainingError
 from denoised.model.training.learning_config import Config, LearningConfig
@@ -100,7 +101,7 @@ class RunFolder:
         try:
             return config_type(**json.loads(self.config_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise TrainingError(f"{self.path} holds no run to resume ({error})") from error
+            raise TrainingError(f"{self.path} holds no run to resume ({describe_system_error(error)})") from error
 
     def config_to_resume(self, given: Mapping[str, Any], config_type: type[Config]) -> Config:
         """The run's own settings with a new length or learning rate, where one is given.

@@ -30,7 +30,7 @@ from denoised.jobs.redis.connection import connect
 @pytest.fixture
 def findings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, list[Finding]]]:
     """`findings(port=…)` runs the checks, except those of the worker. Returns the findings by check."""
-    monkeypatch.setattr(diagnostics, "_check_worker", lambda arguments: iter(()))
+    monkeypatch.setattr(diagnostics, "_check_worker", lambda *arguments: iter(()))
 
     def findings(**fields: Any) -> dict[str, list[Finding]]:
         given = {"host": "127.0.0.1", "port": 1, "data_dir": tmp_path, "redis_url": None, **fields}

@@ -35,6 +35,7 @@ def test_queues_and_workers_are_reported(api: TestClient, fake_worker: Any, card
     (worker,) = fleet["workers"]
     assert worker == {
         "name": "worker-1",
+        "device": "",
         "models": ["shoes", "hats"],
         "reported_at": 1234.5,
         "max_batch": 16,

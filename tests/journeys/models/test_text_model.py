@@ -123,7 +123,17 @@ def test_a_picture_of_stable_diffusion_xl_is_that_of_diffusers(
 def test_the_model_is_listed_with_its_inputs(service: Any) -> None:
     with service.client() as client:
         (card,) = [model for model in client.get("/models").json() if model["name"] == MODEL]
-    assert card["inputs"] == ["prompt", "negative_prompt", "width", "height", "clip_skip", "emphasis"]
+    assert card["inputs"] == [
+        "prompt",
+        "negative_prompt",
+        "width",
+        "height",
+        "clip_skip",
+        "emphasis",
+        "image",
+        "strength",
+        "mask",
+    ]
     assert (card["size_multiple"], card["max_pixels"]) == (4, 1024)
     assert card["latent"] == {"channels": 4, "downscale": 2}
     off = {"guidance_rescale": 0.0, "guidance_interval": None}

@@ -31,8 +31,8 @@ AUTOENCODER = AutoencoderConfig(block_out_channels=(128, 256, 512, 512), sample_
 # Pixels along each side, or a part of the refusal.
 OUTCOMES: dict[str, int | str] = {
     "sd 1": 512,
-    "sd 1 inpainting": "takes a mask and a picture next to the latents, for inpainting",
-    "instruct-pix2pix": "takes a picture next to the latents, to edit it",
+    "sd 1 inpainting": 512,
+    "instruct-pix2pix": 512,
     "sd 2.1 base": 512,
     "sd 2.1 at 768": 768,
     "sd 2 depth": "takes depth maps next to the latents",

@@ -193,7 +193,17 @@ def test_a_prompt_is_encoded_once(ours: LatentModel, monkeypatch: pytest.MonkeyP
 
 def test_the_card_says_what_the_model_takes(ours: LatentModel) -> None:
     card = ours.card
-    assert card.inputs == ["prompt", "negative_prompt", "width", "height", "clip_skip", "emphasis"]
+    assert card.inputs == [
+        "prompt",
+        "negative_prompt",
+        "width",
+        "height",
+        "clip_skip",
+        "emphasis",
+        "image",
+        "strength",
+        "mask",
+    ]
     assert card.max_clip_skip == 2
     assert (card.name, card.width, card.height, card.channels) == ("tiny-sd", 16, 16, 3)
     assert (card.size_multiple, card.max_pixels) == (4, 1024)

@@ -145,7 +145,17 @@ def test_the_pooled_vector_of_a_long_prompt_is_that_of_its_first_sequence(ours: 
 
 def test_the_card_has_the_defaults_of_the_pipeline(ours: LatentModel) -> None:
     card = ours.card
-    assert card.inputs == ["prompt", "negative_prompt", "width", "height", "clip_skip", "emphasis"]
+    assert card.inputs == [
+        "prompt",
+        "negative_prompt",
+        "width",
+        "height",
+        "clip_skip",
+        "emphasis",
+        "image",
+        "strength",
+        "mask",
+    ]
     assert (card.max_clip_skip, card.guidance_embedded) == (1, False)
     assert (card.default.sampler, card.default.steps, card.default.guidance_scale) == ("euler", 50, 5.0)
 

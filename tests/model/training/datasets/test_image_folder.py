@@ -59,6 +59,22 @@ def test_what_other_programs_hide_is_no_data_and_is_reported_once(tmp_path: Path
     assert line.startswith("hidden files and folders: $RECYCLE.BIN, .git, .ipynb_checkpoints, .thumbnails, @eaDir and ")
 
 
+def test_the_trash_of_a_file_server_is_no_data_but_a_class_may_begin_with_its_sign(tmp_path: Path) -> None:
+    for name in ("#1", "@home", "$5"):
+        picture(tmp_path / name / "a.png", 1)
+        for trash in ("#recycle", "@Recycle", "#snapshot", "@tmp"):
+            picture(tmp_path / name / trash / "b.png", 2)
+            picture(tmp_path / trash / "c.png", 3)
+    data = load_dataset(tmp_path, 8)
+    assert (data.labels, len(data)) == (("#1", "$5", "@home"), 3)
+
+
+def test_a_link_to_nothing_is_told_without_the_number_of_the_error(tmp_path: Path) -> None:
+    picture(tmp_path / "pear" / "a.png", 1)
+    (tmp_path / "pear" / "b.png").symlink_to(tmp_path / "gone.png")
+    assert "b.png (No such file or directory)" in refusal(tmp_path)
+
+
 def test_a_fifo_among_the_images_is_not_waited_for(tmp_path: Path) -> None:
     picture(tmp_path / "pear" / "a.png", 1)
     os.mkfifo(tmp_path / "pear" / "b.png")
