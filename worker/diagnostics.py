@@ -138,8 +138,8 @@ def _processor() -> dict[str, str | None]:
     return finding("processor", "ok", capability)
 
 
-def _threads(threads: str | None) -> dict[str, str | None]:
-    given = (os.environ.get("DENOISED_THREADS", "") if threads is None else threads) or "0"
+def _threads(text: str | None) -> dict[str, str | None]:
+    given = (os.environ.get("DENOISED_THREADS", "") if text is None else text) or "0"
     if not given.isdecimal():
         return finding("threads", "problem", f"DENOISED_THREADS={given!r} is not a number", "0 means one per core")
     count = int(given) or torch.get_num_threads()
