@@ -332,7 +332,10 @@ def test_the_command_trains_a_feature_network(data: Path, tmp_path: Path) -> Non
         ((), "name one of --model, --pictures, --training and --noise"),
         (("--noise", "--training"), "name one of --model, --pictures, --training and --noise"),
         (("--noise", "--precision", "half"), "precision = 'half' is not known (known: float32, bfloat16)"),
-        (("--noise", "--features", "/nowhere"), "/nowhere/features.json: missing: name a folder written by denoised train-features"),
+        (
+            ("--noise", "--features", "/nowhere"),
+            "/nowhere/features.json: missing: name a folder written by denoised train-features",
+        ),
         (("--training", "--samples", "21"), "samples = 21, but there are 20 training images"),
         (("--noise", "--samples", "3"), "3 images are too few: at least 4"),
         (
