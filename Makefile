@@ -66,7 +66,7 @@ train: install ## train on Fashion-MNIST, or resume that run (DATA=, OUT=, optio
 		$(BIN)/denoised train --data "$$DATA" --out "$$OUT" $$resume $(ARGS)
 
 quality: install ## measure the bundled model with every sampler and write docs/quality.md (resumable)
-	@GOMP_SPINCOUNT=10000 $(BIN)/python -m denoised.model quality --data "$$DATA" --precision bfloat16 $(ARGS)
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m denoised.model quality --data "$$DATA" $(ARGS)
 
 emoji: install ## export a run as the bundled emoji model, choose its defaults and write docs/quality-emoji.md (RUN=, JUDGE=)
 	@$(BIN)/denoised export-text --run "$$RUN" --out model/zoo/emoji

@@ -159,12 +159,16 @@ class RequestFields(TypedDict, total=False):
             "Guidance interval",
             min_length=2,
             max_length=2,
+            default_with="guidance_scale",
         ),
     ]
     spacing: Annotated[
         Spacing | None,
         RequestField(
-            "spacing of the noise levels; the model's own if left out", "Spacing", samplers="spacing_samplers"
+            "spacing of the noise levels; the model's own if left out",
+            "Spacing",
+            samplers="spacing_samplers",
+            default_with="sampler",
         ),
     ]
     karras: Annotated[
@@ -182,6 +186,7 @@ class RequestFields(TypedDict, total=False):
             "Lowest noise level",
             ge=0,
             samplers="spacing_samplers",
+            default_with="sampler",
         ),
     ]
     sigma_max: Annotated[
@@ -191,6 +196,7 @@ class RequestFields(TypedDict, total=False):
             "Highest noise level",
             ge=0,
             samplers="spacing_samplers",
+            default_with="sampler",
         ),
     ]
     sigmas: Annotated[
@@ -201,6 +207,7 @@ class RequestFields(TypedDict, total=False):
             min_length=1,
             max_length=MAX_LEVELS + 1,
             samplers="spacing_samplers",
+            default_with="sampler",
         ),
     ]
     format: Annotated[Format | None, RequestField("file format; only PNG files carry their request", "File format")]

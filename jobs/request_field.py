@@ -21,6 +21,8 @@ class RequestField:
             `app.admission.validation`.
         min_length, max_length: Of a text, in characters; of a list, in items.
         of_model: The default is the one in the model's card, not one that `SamplingRequest` has.
+        default_with: The field whose choice it belongs to. If a request leaves that field out, a default in the card
+            applies; if a request names it, the card's default does not, and None stays None.
         input: Only models whose card lists the field under `inputs` take it.
         is_picture: The text is a file in base64, or names a picture.
         samplers: The card's list of those samplers that take the field; empty if all do, which a list of None also
@@ -36,6 +38,7 @@ class RequestField:
     min_length: int | None = None
     max_length: int | None = None
     of_model: bool = False
+    default_with: str = ""
     input: bool = False
     is_picture: bool = False
     samplers: str = ""

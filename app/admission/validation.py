@@ -67,8 +67,9 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
     errors += [*_size_errors(values, card), *_limit_errors(values, card), *_grid_errors(values, card)]
     errors += _lora_errors(given.get("loras") or [], card)
+    levels = {**_default_levels(given, card), **given}
     errors += picture_errors(given, card)
-    errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(given, card)]
+    errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(levels, card)]
     if errors:
         raise InvalidRequest(errors)
     label = card.class_index(values["label"]) if "label" in values else None
@@ -102,6 +103,7 @@ def _image_guidance(given: RequestFields, card: ModelCard) -> float | None:
 def _model_defaults(given: RequestFields, card: ModelCard) -> dict[str, Any]:
     """The defaults from the card. Guidance stays off where it has no effect, and its rescaling with it."""
     defaults = {name: getattr(card.default, name) for name, field in FIELDS.items() if field.of_model}
+    defaults |= _default_levels(given, card)
     if not card.guidance_embedded and not (_has_condition(given) and card.unconditional):
         defaults["guidance_scale"] = 1.0
     if given.get("guidance_scale", defaults["guidance_scale"]) == 1.0:
@@ -109,6 +111,20 @@ def _model_defaults(given: RequestFields, card: ModelCard) -> dict[str, Any]:
     elif given.get("guidance_scale") is None and card.default.guidance_interval is not None:
         defaults["guidance_interval"] = list(card.default.guidance_interval)
     return defaults
+
+
+def _default_levels(given: RequestFields, card: ModelCard) -> dict[str, Any]:
+    """The card's noise levels, which belong to its sampler: for requests that name neither a sampler nor levels.
+
+    Pictures name their sampler, so those that were made before a card had levels are made again as they were.
+    """
+    if any(given.get(name) is not None for name in ("sampler", "spacing", "karras", "sigmas")):
+        return {}
+    own, bounds = card.default, {"sigma_min": given.get("sigma_min"), "sigma_max": given.get("sigma_max")}
+    if own.sigmas is not None and given.get("steps") is None and bounds == {"sigma_min": None, "sigma_max": None}:
+        return {"sigmas": list(own.sigmas)}
+    levels = {name: getattr(own, name) for name in ("spacing", *bounds)}
+    return {name: value for name, value in levels.items() if value is not None}
 
 
 def _has_condition(given: RequestFields) -> bool:

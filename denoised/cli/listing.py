@@ -132,7 +132,7 @@ def _local_time(seconds: float) -> str:
 
 def _facts(model: Model) -> list[tuple[str, str]]:
     """Names and values; a value that the model does not have is empty."""
-    guide, default = model.prompt_guide, model.default
+    guide = model.prompt_guide
     sizes = f"multiples of {model.size_multiple}, width·height up to {model.max_pixels}" if model.size_multiple else ""
     return [
         ("name", model.name),
@@ -145,7 +145,7 @@ def _facts(model: Model) -> list[tuple[str, str]]:
         ("prompts", guide.template),
         *((part, ", ".join(values)) for part, values in guide.parts.items()),
         *(("example", f'denoised generate "{example}" --model {model.name}') for example in guide.examples),
-        ("default", f"{default.sampler}, {default.steps} steps, guidance {default.guidance_scale:g}"),
+        ("default", _sampling(model)),
         ("samplers", ", ".join(model.samplers)),
         ("max n", str(model.max_images)),
         ("workers", str(model.workers)),
@@ -155,15 +155,25 @@ def _facts(model: Model) -> list[tuple[str, str]]:
     ]
 
 
-def _summary(model: Model) -> tuple[str, ...]:
+def _sampling(model: Model) -> str:
+    """The defaults of a model: "unipc_3, 6 steps geometric, guidance 2 in 0.2 … 2"."""
     default = model.default
-    guidance = f", guidance {default.guidance_scale:g}" if default.guidance_scale != 1 else ""
+    levels = "at its own levels" if default.sigmas else default.spacing or ""
+    parts = [default.sampler, f"{default.steps} steps {levels}".rstrip()]
+    if default.guidance_scale != 1:
+        interval = default.guidance_interval
+        within = f" in {interval[0]:g} … {interval[1]:g}" if interval else ""
+        parts.append(f"guidance {default.guidance_scale:g}{within}")
+    return ", ".join(parts)
+
+
+def _summary(model: Model) -> tuple[str, ...]:
     return (
         model.name,
         f"{model.width}×{model.height}×{model.channels}",
         "prompts" if "prompt" in model.inputs else str(len(model.labels)),
         ", ".join(model.loras) or MISSING,
-        f"{default.sampler}, {default.steps} steps{guidance}",
+        _sampling(model),
         str(model.max_images),
         str(model.workers),
     )

@@ -18,6 +18,10 @@ class ModelDefaults(Resource):
     guidance_scale: float
     guidance_rescale: float = 0.0
     guidance_interval: Sequence[float] | None = None
+    spacing: str | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    sigmas: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,12 @@ class Defaults(BaseModel):
         steps: at least 1; at most the training timesteps.
         guidance_scale: 1 … 20; 1 is no guidance.
         guidance_rescale: φ, 0 … 1; 0 is no rescaling.
-        guidance_interval: the noise levels σ/α, low and high, between which guidance is on; null: all.
+        guidance_interval: the noise levels σ/α, low and high, between which guidance is on; null: all. It applies to
+            requests that leave out `guidance_scale`.
+        spacing: of the noise levels; null: as the scheduler's file says. It applies with the three below to requests
+            that leave out `sampler` and name no levels.
+        sigma_min, sigma_max: the lowest and the highest noise level σ/α; null: those of the spacing.
+        sigmas: the noise levels themselves, falling, for requests that leave out `steps`, too; null: by the spacing.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -40,6 +45,10 @@ class Defaults(BaseModel):
     guidance_scale: float = Field(default=1.0, ge=1.0, le=20.0)
     guidance_rescale: float = Field(default=0.0, ge=0.0, le=1.0)
     guidance_interval: tuple[float, float] | None = None
+    spacing: str | None = None
+    sigma_min: float | None = Field(default=None, ge=0.0)
+    sigma_max: float | None = Field(default=None, ge=0.0)
+    sigmas: list[FiniteFloat] | None = Field(default=None, min_length=1, max_length=1000)
 
     @field_validator("guidance_interval")
     @classmethod

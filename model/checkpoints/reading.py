@@ -20,9 +20,11 @@ from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.checkpoints.unet_config_file import image_size, read_unet_config
 from denoised.model.checkpoints.weight_files import find_weights
 from denoised.model.checkpoints.weights import read_weights
+from denoised.model.diffusion.grids import Grid
+from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
-from denoised.model.diffusion.samplers import SAMPLERS
-from denoised.model.errors import CheckpointError
+from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.errors import CheckpointError, PlanError
 from denoised.model.networks.unet.score_network import ScoreUNet
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.networks.unet.unet_config import UNetConfig
@@ -128,7 +130,26 @@ def resolve_defaults(
     changes: dict[str, object] = {"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)}
     if not unconditional:
         changes |= {"guidance_scale": 1.0, "guidance_rescale": 0.0, "guidance_interval": None}
-    return card.default.model_copy(update=changes)
+    default = card.default.model_copy(update=changes)
+    _check_levels(path, default, schedule)
+    return default
+
+
+def _check_levels(path: Path, default: Defaults, schedule: NoiseSchedule) -> None:
+    """Refuse noise levels that the sampler of the defaults does not visit on this schedule."""
+    sigmas = tuple(default.sigmas) if default.sigmas is not None else None
+    if sigmas is not None and len(sigmas) != default.steps:
+        raise CheckpointError(f"{path}: default.steps = {default.steps}, but there are {len(sigmas)} default.sigmas")
+    if all(value is None for value in (sigmas, default.spacing, default.sigma_min, default.sigma_max)):
+        return
+    if not SAMPLERS[default.sampler].takes_spacing:
+        raise CheckpointError(f"{path}: default.sampler = {default.sampler!r} takes no noise levels")
+    spaced = LevelChoice(default.spacing, None, default.sigma_min, default.sigma_max)
+    for levels in (spaced, LevelChoice(sigmas=sigmas)):
+        try:
+            compile_plan(default.sampler, schedule, default.steps, levels.of(Grid("trailing")))
+        except PlanError as error:
+            raise CheckpointError(f"{path}: default: {error}") from error
 
 
 def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule) -> None:

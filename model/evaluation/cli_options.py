@@ -30,3 +30,20 @@ def check_precision(precision: str) -> None:
     """Raise an EvaluationError for an unknown precision."""
     if precision not in PRECISIONS:
         raise EvaluationError(f"precision = {precision!r} is not known (known: {', '.join(PRECISIONS)})")
+
+
+def parse_numbers(name: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:
+    """The numbers of an option such as "0.2,2"; None if it is left out.
+
+    Raises:
+        EvaluationError: for other text, or another number of numbers.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or (count is not None and len(numbers) != count):
+        raise EvaluationError(f"{name} = {text!r} is not {count or 'a list of'} numbers separated by commas")
+    return numbers

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,8 +15,9 @@ from rich.table import Table
 
 from denoised.command_line.options import option
 from denoised.model.command_line import report_errors
-from denoised.model.diffusion.guidance import is_guided
+from denoised.model.diffusion.grids import SPACINGS
 from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.cli_options import (
     DataOption,
@@ -23,12 +25,13 @@ from denoised.model.evaluation.cli_options import (
     FeaturesOption,
     PrecisionOption,
     check_precision,
+    parse_numbers,
 )
 from denoised.model.evaluation.data_splits import shuffle
 from denoised.model.evaluation.evaluator import Evaluator, class_indices
 from denoised.model.evaluation.features import FASHION_FEATURES
 from denoised.model.evaluation.metrics import RELIABLE_COUNT
-from denoised.model.evaluation.quality_table import MODEL, NOISE, TRAINING, Measurement, Result
+from denoised.model.evaluation.quality_table import NOISE, TRAINING, Measurement, Result, describe
 from denoised.model.evaluation.requirements import require_packages
 from denoised.model.progress import progress
 from denoised.model.training.datasets.sources import load_dataset
@@ -50,6 +53,18 @@ def evaluate(
     guidance_scale: Annotated[
         float | None, option("--guidance-scale", help="1 = off … 20 (default: the card's)", min=1.0, max=20.0)
     ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        option("--guidance-interval", help="low,high: noise levels with guidance (default: the card's)"),
+    ] = None,
+    spacing: Annotated[
+        str | None, option("--spacing", help=f"{', '.join((*SPACINGS, *RATIO_SPACINGS))} (default: the card's)")
+    ] = None,
+    sigma_min: Annotated[float | None, option("--sigma-min", help="lowest noise level of the spacing")] = None,
+    sigma_max: Annotated[float | None, option("--sigma-max", help="highest noise level of the spacing")] = None,
+    sigmas: Annotated[
+        str | None, option("--sigmas", help="the noise levels, highest first, comma-separated, instead of steps")
+    ] = None,
     seed: Annotated[int, option("--seed", help="seed of the first image; each further image uses the next")] = 0,
     batch: Annotated[int, option("--batch", help="images per evaluation of the network", min=1)] = 64,
     precision: PrecisionOption = "float32",
@@ -69,8 +84,18 @@ def evaluate(
             result, count = _score_folder(evaluator, pictures, measurement)
         else:
             if evaluator.model is not None:
-                measurement = _model_measurement(
-                    evaluator, sampler, steps, samples, eta, guidance_scale, seed, precision
+                asked: dict[str, Any] = {
+                    "sampler": sampler,
+                    "eta": eta,
+                    "guidance_scale": guidance_scale,
+                    "guidance_interval": parse_numbers("guidance_interval", guidance_interval, count=2),
+                    "spacing": spacing,
+                    "sigma_min": sigma_min,
+                    "sigma_max": sigma_max,
+                    "sigmas": parse_numbers("sigmas", sigmas),
+                }
+                measurement = _as_asked(
+                    evaluator.default_measurement(samples, steps=steps, seed=seed, arithmetic=precision), asked
                 )
             else:
                 measurement = evaluator.baseline_measurement(TRAINING if training else NOISE, samples, seed)
@@ -80,28 +105,21 @@ def evaluate(
         _print_result(measurement, result, count, evaluator, as_json)
 
 
-def _model_measurement(
-    evaluator: Evaluator,
-    sampler: str | None,
-    steps: int | None,
-    samples: int,
-    eta: float,
-    guidance_scale: float | None,
-    seed: int,
-    precision: str,
-) -> Measurement:
-    """A measurement of the model; settings that are not given are its card's."""
-    assert evaluator.model is not None
-    default = evaluator.model.card.default
-    return evaluator.model_measurement(
-        sampler or default.sampler,
-        steps or default.steps,
-        samples,
-        eta=eta,
-        guidance_scale=guidance_scale or default.guidance_scale,
-        seed=seed,
-        arithmetic=precision,
-    )
+def _as_asked(default: Measurement, asked: Mapping[str, Any]) -> Measurement:
+    """A measurement with the card's defaults changed as asked; None leaves a setting to the card.
+
+    The card's noise levels go with its sampler, and its guidance interval with its scale, as in requests.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given.keys() & {"sampler", "spacing", "sigmas"}:
+        default = replace(default, spacing="", sigma_min=None, sigma_max=None, sigmas=())
+    if given.keys() & {"sigma_min", "sigma_max"}:
+        default = replace(default, sigmas=())
+    if "guidance_scale" in given:
+        default = replace(default, guidance_interval=())
+    if "sigmas" in given:
+        given["steps"] = len(given["sigmas"])
+    return replace(default, **given)
 
 
 def _score_folder(evaluator: Evaluator, folder: Path, measurement: Measurement) -> tuple[Result, int]:
@@ -111,17 +129,6 @@ def _score_folder(evaluator: Evaluator, folder: Path, measurement: Measurement) 
     chosen = shuffle(dataset, measurement.seed, measurement.samples)
     requested = class_indices(chosen.classes.tolist(), chosen.labels, evaluator.space.card.labels)
     return evaluator.score_images(chosen.images, requested, measurement.seed, started), len(chosen)
-
-
-def describe(measurement: Measurement) -> str:
-    """One line for people: "5,000 by ddim, 10 steps, float32"."""
-    if measurement.source != MODEL:
-        return f"{measurement.samples:,} of {measurement.source}"
-    guidance = f", guidance {measurement.guidance_scale:g}" if is_guided(measurement.guidance_scale) else ""
-    return (
-        f"{measurement.samples:,} by {measurement.sampler}, {measurement.steps} steps{guidance}, "
-        f"{measurement.arithmetic}"
-    )
 
 
 def _warn_if_unreliable(console: Console, images: int, test: int) -> None:
@@ -150,8 +157,18 @@ def _print_result(measurement: Measurement, result: Result, count: int, evaluato
         ("recall", f"{result.recall:.4f}"),
         ("class accuracy", accuracy),
         ("compared with", f"{len(evaluator.test):,} test images of {evaluator.test.source}"),
-        ("evaluations per image and guidance branch", str(result.evaluations) if result.evaluations else "–"),
+        ("evaluations per image", str(result.evaluations) if result.evaluations else "–"),
         ("seconds", f"{result.seconds:.0f}"),
     ):
         table.add_row(name, value)
     Console().print(table)
+    if result.class_precision:
+        Console().print(_class_table(result, evaluator.space.card.labels))
+
+
+def _class_table(result: Result, labels: Sequence[str]) -> Table:
+    """Precision and recall of each class."""
+    table = Table("class", "precision", "recall")
+    for label, precision, recall in zip(labels, result.class_precision, result.class_recall, strict=True):
+        table.add_row(label, f"{precision:.4f}", f"{recall:.4f}")
+    return table

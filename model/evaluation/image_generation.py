@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.model.serving.sampling import sample
 
@@ -18,6 +19,8 @@ PRECISIONS = ("float32", "bfloat16")
 class GenerationSettings:
     """How images are sampled.
 
+    guidance_interval: the noise levels ρ in (low, high] at which guidance is on; None: all.
+    levels: the noise levels that are visited.
     seed: of the first image; image k uses seed + k.
     batch: images per evaluation of the network.
     precision: of the network's arithmetic, one of PRECISIONS.
@@ -27,6 +30,8 @@ class GenerationSettings:
     steps: int = 50
     eta: float = 0.0
     guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
+    levels: LevelChoice = MODELS_OWN
     seed: int = 0
     batch: int = 64
     precision: str = "float32"
@@ -48,7 +53,7 @@ def generate_images(
     advance: called with the number of images after each batch.
 
     Raises:
-        PlanError: for a sampler, steps or η that the model does not offer.
+        PlanError: for a sampler, steps, η or levels that the model does not offer.
     """
     images: list[Tensor] = []
     for start in range(0, len(labels), settings.batch):
@@ -62,6 +67,8 @@ def generate_images(
                 steps=settings.steps,
                 eta=settings.eta,
                 guidance_scale=settings.guidance_scale,
+                guidance_interval=settings.guidance_interval,
+                levels=settings.levels,
             )
         images.append(torch.from_numpy(model.decode(x0)))
         advance(len(part))

@@ -7,6 +7,7 @@ rounded to bytes before. `model.evaluation.evaluator` produces the features.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,8 @@ class Scores:
     kid, kid_std: mean and standard deviation over subsets; about 0 for equal distributions.
     precision, recall: 0 … 1.
     class_accuracy: 0 … 1; None if no classes were requested.
+    class_precision, class_recall: of the images of each class against the reference images of that class, by index;
+        empty if classes are unknown, or some class has too few images. Sets of equal size are comparable.
     """
 
     fid: float
@@ -40,13 +43,22 @@ class Scores:
     precision: float
     recall: float
     class_accuracy: float | None = None
+    class_precision: tuple[float, ...] = ()
+    class_recall: tuple[float, ...] = ()
 
 
-def compute_scores(generated: Features, reference: Features, requested: Tensor | None = None, seed: int = 0) -> Scores:
+def compute_scores(
+    generated: Features,
+    reference: Features,
+    requested: Tensor | None = None,
+    seed: int = 0,
+    reference_classes: Tensor | None = None,
+) -> Scores:
     """All metrics of `generated` against `reference`.
 
     requested: (N,) the class requested for each generated image.
     seed: of KID's subsets.
+    reference_classes: (M,) the class of each reference image.
 
     Raises:
         EvaluationError: if a set is too small, or torchmetrics is not installed.
@@ -56,6 +68,11 @@ def compute_scores(generated: Features, reference: Features, requested: Tensor |
             raise EvaluationError(f"{len(features)} {name} are too few: at least {NEIGHBORS + 1}")
     kid, kid_std = kernel_distance(generated.values, reference.values, seed)
     precision, recall = precision_recall(generated.values, reference.values)
+    by_class = (
+        list(_scores_by_class(generated.values, reference.values, requested, reference_classes))
+        if requested is not None and reference_classes is not None
+        else []
+    )
     return Scores(
         fid=frechet_distance(generated.values, reference.values),
         kid=kid,
@@ -63,6 +80,8 @@ def compute_scores(generated: Features, reference: Features, requested: Tensor |
         precision=precision,
         recall=recall,
         class_accuracy=float((generated.classes == requested).double().mean()) if requested is not None else None,
+        class_precision=tuple(precision for precision, _ in by_class),
+        class_recall=tuple(recall for _, recall in by_class),
     )
 
 
@@ -119,6 +138,17 @@ def precision_recall(generated: Tensor, reference: Tensor, k: int = NEIGHBORS) -
     """
     generated, reference = generated.double(), reference.double()
     return _fraction_inside(generated, reference, k), _fraction_inside(reference, generated, k)
+
+
+def _scores_by_class(
+    generated: Tensor, reference: Tensor, requested: Tensor, reference_classes: Tensor
+) -> Iterator[tuple[float, float]]:
+    """Precision and recall of each class; none at all if one has too few images for a manifold."""
+    pairs = [
+        (generated[requested == k], reference[reference_classes == k]) for k in range(int(reference_classes.max()) + 1)
+    ]
+    if all(min(len(made), len(real)) > NEIGHBORS for made, real in pairs):
+        yield from (precision_recall(made, real) for made, real in pairs)
 
 
 def _fraction_inside(points: Tensor, manifold: Tensor, k: int) -> float:

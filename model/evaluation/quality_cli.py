@@ -18,17 +18,17 @@ from denoised.model.evaluation.cli_options import (
     PrecisionOption,
     check_precision,
 )
-from denoised.model.evaluation.evaluate_cli import describe
 from denoised.model.evaluation.evaluator import Evaluator
 from denoised.model.evaluation.features import FASHION_FEATURES
-from denoised.model.evaluation.quality_report import TABLE, ReportSubject, write_report
+from denoised.model.evaluation.quality_headline import ReportSubject
+from denoised.model.evaluation.quality_report import TABLE, write_report
 from denoised.model.evaluation.quality_sweep import (
     SWEEP_SAMPLES,
     headline_measurements,
     measure_once,
     sweep_measurements,
 )
-from denoised.model.evaluation.quality_table import Measurement, read_results
+from denoised.model.evaluation.quality_table import Measurement, describe, read_results
 from denoised.model.evaluation.requirements import require_packages
 from denoised.model.progress import progress
 from denoised.model.serving.loading import ZOO
@@ -84,7 +84,7 @@ def _subject(evaluator: Evaluator, model: Path, samples: int) -> ReportSubject:
 def _measurements(evaluator: Evaluator, samplers: list[str], samples: int, precision: str) -> list[Measurement]:
     assert evaluator.model is not None
     return [
-        *headline_measurements(evaluator, evaluator.model, precision),
+        *headline_measurements(evaluator, precision),
         *sweep_measurements(evaluator, evaluator.model, samplers, samples, precision),
     ]
 

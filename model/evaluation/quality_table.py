@@ -7,6 +7,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from denoised.model.diffusion.guidance import is_guided
+from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.errors import EvaluationError
 from denoised.model.result_table import read_table, write_table
 
@@ -21,6 +23,10 @@ class Measurement:
     weights, features: the first digits of the SHA-256 of the model's and the feature network's weights.
     samples: number of images.
     arithmetic: precision of the network.
+    spacing: of the noise levels; empty: the model's own.
+    sigma_min, sigma_max: the lowest and the highest level ρ = σ/α; None: those of the spacing.
+    sigmas: the levels themselves, in six digits, instead of all of these; empty if they are not named.
+    guidance_interval: the levels (low, high] at which guidance is on; empty: all.
     """
 
     source: str
@@ -33,15 +39,31 @@ class Measurement:
     samples: int
     seed: int
     arithmetic: str
+    spacing: str = ""
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    sigmas: tuple[float, ...] = ()
+    guidance_interval: tuple[float, ...] = ()
+
+    @property
+    def levels(self) -> LevelChoice:
+        """The noise levels that the images are made at."""
+        return LevelChoice(self.spacing or None, None, self.sigma_min, self.sigma_max, self.sigmas or None)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The levels at which guidance is on; None: all."""
+        return (self.guidance_interval[0], self.guidance_interval[1]) if self.guidance_interval else None
 
 
 @dataclass(frozen=True)
 class Result:
     """The outcome of a measurement.
 
-    evaluations: of the network, per image and guidance branch.
+    evaluations: of the network, per image; guidance costs another one wherever it is on.
     fid, kid, kid_std, precision, recall, class_accuracy: as in `Scores`.
     seconds: time taken.
+    class_precision, class_recall: of each class, as in `Scores`; empty if no classes were requested.
     """
 
     evaluations: int
@@ -52,11 +74,40 @@ class Result:
     recall: float
     class_accuracy: float | None
     seconds: float
+    class_precision: tuple[float, ...] = ()
+    class_recall: tuple[float, ...] = ()
 
 
 Results = dict[Measurement, Result]
 Parsed = TypeVar("Parsed", Measurement, Result)
 COLUMNS = tuple(field.name for kind in (Measurement, Result) for field in fields(kind))
+
+
+def describe(measurement: Measurement) -> str:
+    """One line for people: "5,000 by unipc_3, 6 steps geometric, guidance 2 in 0.2 … 2, float32"."""
+    if measurement.source != MODEL:
+        return f"{measurement.samples:,} of {measurement.source}"
+    return f"{measurement.samples:,} by {describe_sampling(measurement)}, {measurement.arithmetic}"
+
+
+def describe_sampling(measurement: Measurement) -> str:
+    """How the images are made: "unipc_3, 6 steps geometric, guidance 2 in 0.2 … 2"."""
+    bounds = [f"{sigma:g}" if sigma is not None else "" for sigma in (measurement.sigma_max, measurement.sigma_min)]
+    parts = [measurement.spacing, f"from {bounds[0]} to {bounds[1]}" if any(bounds) else ""]
+    if measurement.sigmas:
+        parts = ["of " + " ".join(f"{sigma:g}" for sigma in measurement.sigmas)]
+    text = " ".join([f"{measurement.sampler}, {measurement.steps} steps", *filter(None, parts)])
+    guidance = describe_guidance(measurement)
+    return f"{text}, guidance {guidance}" if guidance else text
+
+
+def describe_guidance(measurement: Measurement) -> str:
+    """Scale and interval of the guidance, "2 in 0.2 … 2"; empty without guidance."""
+    if not is_guided(measurement.guidance_scale):
+        return ""
+    interval = measurement.interval
+    within = f" in {interval[0]:g} … {interval[1]:g}" if interval is not None else ""
+    return f"{measurement.guidance_scale:g}{within}"
 
 
 def read_results(path: Path) -> Results:
@@ -77,6 +128,8 @@ def write_results(path: Path, results: Results) -> None:
 def _format(value: object) -> object:
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return " ".join(f"{number:.6g}" for number in value)
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
@@ -87,5 +140,6 @@ def _parse(kind: type[Parsed], line: dict[str, str]) -> Parsed:
         "int": int,
         "float": float,
         "float | None": lambda text: float(text) if text else None,
+        "tuple[float, ...]": lambda text: tuple(map(float, text.split())),
     }
     return kind(**{field.name: parsers[str(field.type)](line[field.name]) for field in fields(kind)})

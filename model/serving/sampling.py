@@ -15,7 +15,7 @@ from torch import Tensor
 
 from denoised.model.diffusion.guidance import apply_guidance, is_guided, is_within
 from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
-from denoised.model.diffusion.plans import advance, apply_learned_variance
+from denoised.model.diffusion.plans import Plan, advance, apply_learned_variance
 from denoised.model.diffusion.predictions import Estimate
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
@@ -24,6 +24,15 @@ from denoised.model.serving.protocol import ServedModel
 def initial_noise(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
     """One draw of unit noise in an image's own shape: always on the CPU and in float32, whatever device follows."""
     return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+
+def count_evaluations(
+    plan: Plan, guidance_scale: float = 1.0, guidance_interval: tuple[float, float] | None = None
+) -> int:
+    """Evaluations of the network for one image: one for each row of the plan, and another where guidance is on."""
+    if not is_guided(guidance_scale):
+        return plan.evaluations
+    return sum(1 + is_within(plan.ratio(row), guidance_interval) for row in range(plan.evaluations))
 
 
 def mix_noise(noise: Tensor, other: Tensor, mix: float) -> Tensor:

@@ -328,6 +328,9 @@ def test_axe_finds_nothing_serious_in_either_color_scheme_or_on_a_phone(
     assert lightness > 200 if scheme == "light" else lightness < 50
     generate(page, "sandal", seed=3, steps=6, n=4)
     finished(page)
+    job = jobs_of(quiet)[0]
+    chosen = (job["sampler"], job["spacing"], job["guidance_scale"], job["guidance_interval"])
+    assert chosen == ("unipc_3", "geometric", 2.0, [0.2, 2.0]), "the levels and the guidance of the card"
     assert violations(page) == []
     page.set_viewport_size({"width": 360, "height": 780})
     assert overflow(page) <= 0

@@ -35,7 +35,7 @@ def test_a_post_is_accepted_and_becomes_a_picture(service: Any) -> None:
         done = _finished(client, job["id"])
         assert done["status"] == "succeeded"
         assert done["progress"] == {"step": 6, "steps": 6, "fraction": 1.0}
-        assert done["timing"]["evaluations"] == 3 * 6 * 2
+        assert done["timing"]["evaluations"] == 3 * (6 + 2)  # two of six levels are guided
         JobObject.model_validate(done)
         assert [image["seed"] for image in done["images"]] == [7, 8, 9]
         for image in done["images"]:

@@ -87,7 +87,7 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
         "height": height,
         "n": body.count,
         "seed": None if body.seed == RANDOM_SEED else body.seed,
-        "sampler": sampler.sampler if sampler is not None else None,
+        "sampler": sampler.sampler if sampler is not None and _names_sampler(body) else None,
         "steps": body.steps,
         "eta": body.eta if sampler is not None and sampler.sampler in card.eta_samplers else None,
         "format": _format(settings),
@@ -185,6 +185,11 @@ def _sampler(
     if not schedule.is_offered(sampler.sampler, card):
         errors.append(("scheduler", f"{schedule.label} was given, but {sampler.name} takes no such levels"))
     return sampler, schedule
+
+
+def _names_sampler(body: Txt2ImgRequest) -> bool:
+    """Whether the sampler is not left to the card, whose noise levels go with it."""
+    return bool(split_name(body.sampler_name or body.sampler_index or "")[0])
 
 
 def _offered_schedules(card: ModelCard) -> str:

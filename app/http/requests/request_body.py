@@ -49,11 +49,12 @@ def with_fields(fields: Mapping[str, RequestField]) -> Callable[[type[M]], type[
 def body_field(field: RequestField) -> Any:
     """A request field for pydantic: strict (a number is never a string or a boolean), and null if left out.
 
-    The JSON Schema carries what the page's form needs to know besides: `x-of-model`, `x-input`, `x-picture` and
-    `x-samplers` as `RequestField` explains them.
+    The JSON Schema carries what the page's form needs to know besides: `x-of-model`, `x-default-with`, `x-input`,
+    `x-picture` and `x-samplers` as `RequestField` explains them.
     """
     notes = {
         "x-of-model": field.of_model,
+        "x-default-with": field.default_with,
         "x-input": field.input,
         "x-picture": field.is_picture,
         "x-samplers": field.samplers,

@@ -38,10 +38,11 @@ export class Fields {
     if (output) setText(output, field.value);
   }
 
-  /** Set the fields in `values`; null leaves the default that `reset` set. */
+  /** Set the fields in `values`; null leaves the default that `reset` set, except one that belongs to a named field. */
   load(values) {
-    for (const name of this.schemas.keys()) {
-      if (values[name] !== undefined && values[name] !== null) this.set(name, values[name]);
+    for (const [name, schema] of this.schemas) {
+      const value = schema["x-default-with"] && values[schema["x-default-with"]] !== undefined ? values[name] ?? "" : values[name];
+      if (value !== undefined && value !== null) this.set(name, value);
     }
   }
 
@@ -55,19 +56,33 @@ export class Fields {
     }
   }
 
-  /** The values that differ from a model's defaults. @param {any} card */
+  /**
+   * The values that differ from a model's defaults, and those that belong together: a card's default of a field such as
+   * the spacing applies only if the request leaves out the sampler, which the form always names.
+   * @param {any} card
+   */
   request(card) {
-    const body = {};
+    const body = {}, values = new Map();
     for (const [name, schema] of this.schemas) {
       const value = parse(byId(name).value, typeOf(schema));
-      if (!byId(`${name}-field`).hidden && value !== undefined && value !== this.#default(name, card)) body[name] = value;
+      if (!byId(`${name}-field`).hidden && value !== undefined) values.set(name, value);
+    }
+    if (values.get("guidance_scale") === 1) values.delete("guidance_interval"); // refused without guidance
+    for (const [name, value] of values) {
+      const named = this.schemas.get(name)["x-default-with"] || this.#isCompanion(name, card);
+      if (named || value !== this.#default(name, card)) body[name] = value;
     }
     return body;
   }
 
+  /** Whether the card has a default that applies only if the request leaves out this field. */
+  #isCompanion(name, card) {
+    return [...this.schemas].some(([other, schema]) => schema["x-default-with"] === name && (card.default[other] ?? null) !== null);
+  }
+
   #default(name, card) {
     const schema = this.schemas.get(name);
-    return schema["x-of-model"] ? card.default[name] : schema.default;
+    return schema["x-of-model"] || schema["x-default-with"] ? card.default[name] : schema.default;
   }
 }
 

@@ -231,7 +231,7 @@ export class Form {
     const { card } = this;
     byId("steps").placeholder = `1 … ${card.timesteps}`;
     this.#fields.reset(card);
-    this.#setFields({ sampler: card.default.sampler, steps: card.default.steps });
+    this.#setFields(card.default);
   }
 
   /** Restore the values of the last visit if the model is the same. */

@@ -36,7 +36,7 @@ export function propertyList(schema, { inRequest = false } = {}) {
   const required = new Set(schema.required ?? []);
   return fieldList(Object.entries(schema.properties ?? {}).map(([name, each]) => {
     const hasDefault = each.default !== undefined && each.default !== null;
-    return { name, schema: each, text: each.description, note: each["x-of-model"] ? "default: the model’s" : hasDefault ? `default ${json(each.default)}` : inRequest && required.has(name) ? "required" : "" };
+    return { name, schema: each, text: each.description, note: each["x-of-model"] || each["x-default-with"] ? "default: the model’s" : hasDefault ? `default ${json(each.default)}` : inRequest && required.has(name) ? "required" : "" };
   }));
 }
 

@@ -329,7 +329,9 @@ SCALARS = (
     | st.text()
     | st.sampled_from(["ddim", "ddpm", "png", "sneaker", "both"])
 )
-BODIES = st.dictionaries(st.sampled_from(list(GenerateRequest.model_fields)), SCALARS | st.lists(SCALARS, max_size=2))
+# A variation is replaced by the fields of its image before (`app.admission.variations`).
+NAMES = [name for name in GenerateRequest.model_fields if name != "variation"]
+BODIES = st.dictionaries(st.sampled_from(NAMES), SCALARS | st.lists(SCALARS, max_size=2))
 
 
 @settings(max_examples=150, deadline=None)
@@ -395,3 +397,32 @@ def test_a_card_has_a_default_interval_for_its_default_guidance(card_of: Any) ->
     assert parsed({"label": 0, "guidance_interval": [0, 1]}, card).guidance_interval == [0.0, 1.0]
     assert parsed({"label": 0, "guidance_scale": 3}, card).guidance_interval is None
     assert parsed({}, card).guidance_interval is None
+
+
+def test_the_levels_of_a_card_go_with_its_sampler(card_of: Any) -> None:
+    """A picture names its sampler, so the levels of a card that came later do not change it."""
+    own = {"sampler": "ddim", "steps": 20, "guidance_scale": 2.5, "spacing": "beta", "sigma_max": 30.0}
+    card = card_of(default=own)
+    plain = parsed({"label": 0}, card)
+    assert (plain.spacing, plain.sigma_min, plain.sigma_max) == ("beta", None, 30.0)
+    assert parsed({"steps": 7}, card).spacing == "beta"
+    lower = parsed({"sigma_max": 9.0}, card)
+    assert (lower.spacing, lower.sigma_max) == ("beta", 9.0)
+    for named in ({"sampler": "ddim"}, {"spacing": "trailing"}, {"karras": False}, {"sigmas": [2.0, 1.0]}):
+        request = parsed(named, card)
+        assert (request.spacing, request.sigma_max) == (named.get("spacing"), None)
+    older = {"label": 0, "sampler": "ddim", "steps": 20, "guidance_scale": 2.5, "guidance_rescale": 0.0, "seed": 3}
+    assert parsed(older, card) == parsed(older, card_of())
+    again = {**plain.parameters(0, ""), "model": None}
+    del again["numerics"]
+    assert parsed(again, card_of()).spacing == "beta", "the picture names the levels"
+
+
+def test_a_card_names_its_levels_one_by_one(card_of: Any) -> None:
+    own = {"sampler": "ddim", "steps": 3, "sigmas": [20.0, 3.0, 0.2], "spacing": "beta"}
+    card = card_of(default=own)
+    plain = parsed({}, card)
+    assert (plain.sigmas, plain.steps, plain.spacing) == ([20.0, 3.0, 0.2], 3, None)
+    for named in ({"steps": 9}, {"sigma_max": 5.0}):
+        assert (parsed(named, card).sigmas, parsed(named, card).spacing) == (None, "beta")
+    assert parsed({"sampler": "ddim", "steps": 9}, card).spacing is None

@@ -134,7 +134,6 @@ def test_a_text_model_gets_prompt_and_size(painter: ModelCard) -> None:
         "height": 48,
         "n": 6,
         "seed": 3,
-        "sampler": "ddim",
         "steps": 4,
         "guidance_scale": 5.0,
         "preview_every": 0,
@@ -188,8 +187,8 @@ def test_guidance_toward_nothing_is_left_out(painter: ModelCard) -> None:
         ("Heun Karras", None, {"sampler": "heun", "karras": True}),
         ("langevin", "automatic", {"sampler": "langevin"}),
         ("", "Karras", {"sampler": "ddim"}),
-        ("", "Automatic", {"sampler": "ddim"}),
-        (None, None, {"sampler": "ddim"}),
+        ("", "Automatic", {}),  # the card's sampler, with the card's noise levels
+        (None, None, {}),
     ],
 )
 def test_samplers_and_schedules_have_the_web_uis_names(

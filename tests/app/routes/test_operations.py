@@ -82,7 +82,8 @@ def test_models_are_those_of_live_workers_with_the_number_of_workers(
     fake_worker.serve(card_of(name="boots", digest="3c4d"), name="d")
     boots = next(model for model in make_client().get("/models").json() if model["name"] == "boots")
     assert (boots["digest"], boots["workers"]) == ("1a2b", 1), "another model of that name is not counted"
-    off = {"guidance_rescale": 0.0, "guidance_interval": None}
+    levels = dict.fromkeys(("spacing", "sigma_min", "sigma_max", "sigmas"))
+    off = {"guidance_rescale": 0.0, "guidance_interval": None, **levels}
     assert shoes["default"] == {"sampler": "ddim", "steps": 20, "guidance_scale": 2.5, **off}
 
 

@@ -125,6 +125,19 @@ def test_class_accuracy_is_the_fraction_classified_as_requested() -> None:
     assert compute_scores(features, features).class_accuracy is None
 
 
+def test_each_class_is_compared_with_the_reference_images_of_that_class() -> None:
+    """Class 0 lies on its reference images, class 1 far away from them, though on those of class 0."""
+    near = standard(20, 3)
+    generated = Features(torch.cat([near, near]), torch.zeros(40))
+    reference = Features(torch.cat([near, near + 100]), torch.zeros(40))
+    classes = torch.arange(40) // 20
+    scores = compute_scores(generated, reference, classes, reference_classes=classes)
+    assert (scores.class_precision, scores.class_recall) == ((1.0, 0.0), (1.0, 0.0))
+    assert compute_scores(generated, reference, classes).class_precision == ()
+    few = torch.cat([torch.zeros(3), torch.ones(37)]).long()
+    assert compute_scores(generated, reference, few, reference_classes=classes).class_recall == (), "3 of class 0"
+
+
 def test_too_few_images_are_refused() -> None:
     few, enough = (Features(standard(n, 2).float(), torch.zeros(n)) for n in (3, 9))
     with pytest.raises(EvaluationError, match="3 images are too few: at least 4"):
@@ -180,7 +193,7 @@ from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.metrics import frechet_distance, kernel_distance
 from denoised.model.evaluation.quality_plot import write_plot
 x = torch.eye(4)
-for call in (lambda: frechet_distance(x, x), lambda: kernel_distance(x, x), lambda: write_plot(None, "", 0, [])):
+for call in (lambda: frechet_distance(x, x), lambda: kernel_distance(x, x), lambda: write_plot(None, "", [])):
     try:
         call()
     except EvaluationError as error:

@@ -20,14 +20,16 @@ from typer.testing import CliRunner
 from typer.testing import Result as CliResult
 
 from denoised.model.__main__ import app
-from denoised.model.checkpoints.card_file import CardFile, Defaults, read_card_file
+from denoised.model.checkpoints.card_file import CardFile, Defaults, read_card_file, write_card_file
+from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.evaluator import Evaluator, class_indices, digest
 from denoised.model.evaluation.feature_training import FeatureTraining, train_feature_network
 from denoised.model.evaluation.features import FASHION_FEATURES, WEIGHTS, FeatureCard, load_features, save_features
+from denoised.model.evaluation.quality_headline import ReportSubject
 from denoised.model.evaluation.quality_plot import spread_out
-from denoised.model.evaluation.quality_report import ReportSubject, render_quality_page, write_report
+from denoised.model.evaluation.quality_report import render_quality_page, write_report
 from denoised.model.evaluation.quality_sweep import (
     BUDGETS,
     SWEEP_SAMPLES,
@@ -48,10 +50,12 @@ from denoised.model.evaluation.quality_table import (
 )
 from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import ZOO, load_model
+from denoised.model.serving.sampling import count_evaluations
 from denoised.model.training.datasets.dataset import Dataset
 
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
+TRAILING = LevelChoice("trailing")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 MEASUREMENT = Measurement(MODEL, "aa", "bb", "ddim", 5, 0.0, 1.5, 100, 7, "float32")
 RESULT = Result(5, 1.25, 0.5, 0.125, 0.75, 0.25, 0.5, 3.0)
@@ -85,14 +89,18 @@ def invoke(*arguments: object) -> CliResult:
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "quality.csv"
+    levels = {"spacing": "geometric", "sigma_min": 0.1, "sigmas": (40.0, 3.25), "guidance_interval": (0.2, 2.0)}
     rows: Results = {
         MEASUREMENT: RESULT,
+        dataclasses.replace(MEASUREMENT, **levels): dataclasses.replace(
+            RESULT, class_precision=(0.5, 0.25), class_recall=(1.0, 0.0)
+        ),
         dataclasses.replace(MEASUREMENT, seed=8): dataclasses.replace(RESULT, class_accuracy=None),
     }
     assert read_results(path) == {}
     write_results(path, rows)
     assert read_results(path) == rows
-    assert len(path.read_text().splitlines()) == 3
+    assert len(path.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(
@@ -114,12 +122,23 @@ def test_a_broken_table_is_refused(tmp_path: Path, corrupt: Callable[[str], str]
 
 def test_steps_are_the_most_that_the_budget_of_evaluations_allows(folder: Callable[..., Path]) -> None:
     model = load_model(folder())
-    assert [steps_within(model, "ddim", budget) for budget in BUDGETS] == [5, 10, 20]
-    assert [steps_within(model, "heun", budget) for budget in BUDGETS] == [3, 5, 10]  # 2N − 1 evaluations
+    assert [steps_within(model, "ddim", budget, TRAILING) for budget in BUDGETS] == list(BUDGETS)
+    assert [steps_within(model, "heun", budget, TRAILING) for budget in BUDGETS] == [2, 3, 3, 4, 5, 10]  # 2N − 1
+    assert [steps_within(model, "ddim", budget, TRAILING, 2.0) for budget in BUDGETS] == [2, 2, 3, 4, 5, 10]
     for sampler in SAMPLERS:
         for budget in BUDGETS:
-            steps = steps_within(model, sampler, budget)
+            steps = steps_within(model, sampler, budget, MODELS_OWN)
             assert steps is None or model.plan(sampler, steps, 0.0).evaluations <= budget
+
+
+def test_a_guidance_interval_leaves_more_steps_within_the_budget(folder: Callable[..., Path]) -> None:
+    """Six levels from 40 to .1 by a factor of 3.3: two of them lie in (.2, 2]."""
+    model, levels = load_model(folder()), LevelChoice("geometric", sigma_min=0.1, sigma_max=40.0)
+    plan = model.plan("unipc_3", 6, 0.0, levels)
+    assert count_evaluations(plan) == 6
+    assert count_evaluations(plan, 2.0) == 12
+    assert count_evaluations(plan, 2.0, (0.2, 2.0)) == 8
+    assert steps_within(model, "unipc_3", 8, levels, 2.0, (0.2, 2.0)) == 6
 
 
 def test_the_sweep_measures_every_sampler_at_every_budget(
@@ -130,15 +149,53 @@ def test_the_sweep_measures_every_sampler_at_every_budget(
     asked = sweep_measurements(evaluator, evaluator.model, list(SAMPLERS), samples=12)
     assert {q.sampler for q in asked} == set(SAMPLERS)
     assert {(q.source, q.guidance_scale, q.eta, q.samples) for q in asked} == {(MODEL, 1.0, 0.0, 12)}
+    assert {q.spacing for q in asked if q.sampler == "ddim"} == {"geometric", "trailing"}
+    assert {q.spacing for q in asked if q.sampler == "lcm"} == {""}, "it has levels of its own"
     assert len(set(asked)) == len(asked)
-    at_the_top = headline_measurements(evaluator, evaluator.model, "bfloat16")
+    at_the_top = headline_measurements(evaluator, "float32")
     assert [(q.source, q.samples) for q in at_the_top] == [
         (NOISE, 10_000),
         (TRAINING, 10_000),
-        (TRAINING, 1_000),
+        (TRAINING, 2_000),
+        (MODEL, 2_000),
+        (MODEL, 10_000),
         (MODEL, 2_000),
         (MODEL, 10_000),
     ]
+
+
+def test_the_sweep_takes_the_guidance_of_the_card_too(data: Path, features: Path, folder: Callable[..., Path]) -> None:
+    path = folder()
+    default = Defaults(guidance_scale=2.0, guidance_interval=(0.2, 2.0))
+    write_card_file(path, read_card_file(path).model_copy(update={"default": default}))
+    evaluator = Evaluator(data, features, path)
+    assert evaluator.model is not None
+    asked = sweep_measurements(evaluator, evaluator.model, ["ddim"], samples=12)
+    assert {(q.guidance_scale, q.guidance_interval) for q in asked} == {(1.0, ()), (2.0, (0.2, 2.0))}
+    guided = [q for q in asked if q.guidance_interval and q.spacing == "geometric"]
+    plans = [evaluator.model.plan("ddim", q.steps, 0.0, q.levels) for q in guided]
+    counts = [count_evaluations(plan, 2.0, q.interval) for plan, q in zip(plans, guided, strict=True)]
+    assert len(counts) >= 4
+    assert max(counts) <= max(BUDGETS)
+    assert all(plan.evaluations < count for plan, count in zip(plans, counts, strict=True))
+
+
+def test_the_defaults_of_a_card_are_measured_as_a_request_gets_them(
+    data: Path, features: Path, folder: Callable[..., Path]
+) -> None:
+    path = folder()
+    default = Defaults(
+        sampler="unipc_3", steps=3, guidance_scale=2.0, guidance_interval=(0.2, 2.0), spacing="geometric", sigma_max=9.0
+    )
+    write_card_file(path, read_card_file(path).model_copy(update={"default": default}))
+    evaluator = Evaluator(data, features, path)
+    asked = evaluator.default_measurement(12)
+    assert (asked.sampler, asked.steps, asked.spacing, asked.sigma_max) == ("unipc_3", 3, "geometric", 9.0)
+    assert asked.levels == LevelChoice("geometric", sigma_max=9.0)
+    assert asked.interval == (0.2, 2.0)
+    result = evaluator.measure(asked)
+    assert result.evaluations == 4  # 9, .95 and .1, and the level in (.2, 2] once more
+    assert len(result.class_precision) == len(result.class_recall) == 3
 
 
 def test_nothing_is_measured_twice(data: Path, features: Path, folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -148,7 +205,7 @@ def test_nothing_is_measured_twice(data: Path, features: Path, folder: Callable[
     reported: list[int] = []
     first = measure_once(evaluator, path, measurement, reported.append)
     assert reported == [8, 4]
-    assert first.evaluations == 3
+    assert first.evaluations == 6
     assert first.class_accuracy is not None
     again = measure_once(evaluator, path, measurement, reported.append)
     assert reported == [8, 4], "nothing was generated"
@@ -209,12 +266,37 @@ def test_the_command_measures_a_model(data: Path, features: Path, folder: Callab
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    asked = {"sampler": "ddim", "steps": 2, "guidance_scale": 2.0, "samples": 9, "seed": 5, "evaluations": 2}
+    asked = {"sampler": "ddim", "steps": 2, "guidance_scale": 2.0, "samples": 9, "seed": 5, "evaluations": 4}
     assert {key: found[key] for key in asked} == asked
     evaluator = Evaluator(data, features, folder(), batch=4)
     result = evaluator.measure(evaluator.model_measurement("ddim", 2, 9, guidance_scale=2.0, seed=5))
     assert found["fid"] == pytest.approx(result.fid, rel=1e-4)
     assert found["class_accuracy"] == result.class_accuracy
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"sampler": "unipc_3", "steps": 3, "spacing": "geometric", "guidance_interval": [0.2, 2.0]}),
+        (("--steps", 4), {"sampler": "unipc_3", "steps": 4, "spacing": "geometric", "sigma_max": 9.0}),
+        (("--sampler", "ddim"), {"sampler": "ddim", "spacing": "", "sigma_max": None, "guidance_scale": 2.0}),
+        (("--guidance-scale", 3), {"guidance_scale": 3.0, "guidance_interval": [], "spacing": "geometric"}),
+        (("--guidance-interval", "0.5,3"), {"guidance_scale": 2.0, "guidance_interval": [0.5, 3.0]}),
+        (("--spacing", "karras", "--sigma-max", 5), {"spacing": "karras", "sigma_max": 5.0, "sampler": "unipc_3"}),
+        (("--sigmas", "9,1"), {"sigmas": [9.0, 1.0], "steps": 2, "spacing": ""}),
+    ],
+)
+def test_the_command_takes_the_levels_of_the_card_or_those_that_are_named(
+    data: Path, features: Path, folder: Callable[..., Path], options: tuple[object, ...], expected: dict[str, object]
+) -> None:
+    path = folder()
+    default = Defaults(
+        sampler="unipc_3", steps=3, guidance_scale=2.0, guidance_interval=(0.2, 2.0), spacing="geometric", sigma_max=9.0
+    )
+    write_card_file(path, read_card_file(path).model_copy(update={"default": default}))
+    where = ("evaluate", "--data", data, "--features", features, "--model", path, "--samples", 6, "--json")
+    found = json.loads(invoke(*where, *options).stdout)
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_the_command_measures_a_folder_of_pictures_and_noise(
@@ -250,9 +332,17 @@ def test_the_command_trains_a_feature_network(data: Path, tmp_path: Path) -> Non
         ((), "name one of --model, --pictures, --training and --noise"),
         (("--noise", "--training"), "name one of --model, --pictures, --training and --noise"),
         (("--noise", "--precision", "half"), "precision = 'half' is not known (known: float32, bfloat16)"),
-        (("--noise", "--features", "/nowhere"), "/nowhere/features.json: No such file or directory"),
+        (
+            ("--noise", "--features", "/nowhere"),
+            "/nowhere/features.json: missing: name a folder written by denoised train-features",
+        ),
         (("--training", "--samples", "21"), "samples = 21, but there are 20 training images"),
         (("--noise", "--samples", "3"), "3 images are too few: at least 4"),
+        (
+            ("--model", str(ZOO / "digits"), "--guidance-interval", "1"),
+            "guidance_interval = '1' is not 2 numbers separated by commas",
+        ),
+        (("--model", str(ZOO / "digits"), "--sigmas", "9,x"), "sigmas = '9,x' is not a list of numbers separated by"),
     ],
 )
 def test_an_invalid_option_is_reported_in_one_line(
@@ -268,15 +358,15 @@ def test_an_invalid_option_is_reported_in_one_line(
 @pytest.fixture
 def subject() -> ReportSubject:
     card = FeatureCard(labels=["a", "b"], image_shape=(1, 8, 8), widths=[4], test_accuracy=0.9, test_images=50)
-    default = Defaults(sampler="ddim", steps=20, guidance_scale=1.5)
+    default = Defaults(sampler="ddim", steps=4, guidance_scale=1.5, guidance_interval=(0.2, 2.0))
     return ReportSubject("boots", "aa", "bb", CardFile(default=default), card, samples=100)
 
 
-def rows_of(subject: ReportSubject, accuracy: float = 0.95, fid: float = 1.0) -> Results:
+def rows_of(subject: ReportSubject, accuracy: float = 0.95, fid: float = 0.07) -> Results:
     """Noise at FID 100, the model at `fid`, and a small sweep."""
-    asked = dataclasses.replace(MEASUREMENT, steps=20, seed=0)
+    asked = dataclasses.replace(MEASUREMENT, steps=4, seed=0, guidance_interval=(0.2, 2.0))
     noise = Measurement(NOISE, "", "bb", "", 0, 0.0, 0.0, 10_000, 0, "")
-    scores = dataclasses.replace(RESULT, evaluations=20, fid=fid, class_accuracy=accuracy)
+    scores = dataclasses.replace(RESULT, evaluations=6, fid=fid, class_accuracy=accuracy)
     rows = {
         noise: dataclasses.replace(RESULT, evaluations=0, fid=100.0, class_accuracy=None),
         dataclasses.replace(asked, samples=10_000): scores,
@@ -284,7 +374,7 @@ def rows_of(subject: ReportSubject, accuracy: float = 0.95, fid: float = 1.0) ->
     }
     for k, sampler in enumerate(SAMPLERS):
         for budget in BUDGETS:
-            measurement = Measurement(MODEL, "aa", "bb", sampler, budget, 0.0, 1.0, subject.samples, 0, "bfloat16")
+            measurement = Measurement(MODEL, "aa", "bb", sampler, budget, 0.0, 1.0, subject.samples, 0, "float32")
             rows[measurement] = dataclasses.replace(RESULT, evaluations=budget, fid=(k + 1) / budget)
     return rows
 
@@ -292,8 +382,9 @@ def rows_of(subject: ReportSubject, accuracy: float = 0.95, fid: float = 1.0) ->
 @pytest.mark.parametrize(
     ("accuracy", "fid", "expected"),
     [
-        (0.95, 1.0, ("(20: met)", "(95.00%: met)", "(1.000%: met)")),
-        (0.92, 2.5, ("(20: met)", "(92.00%: not met)", "(2.500%: not met)")),
+        (0.95, 0.07, ("of at least 96% (not met)", "of at least 94% (met)", "(0.070%: met)")),
+        (0.965, 0.09, ("of at least 96% (met)", "of at least 94% (not met)", "(0.090%: met)")),
+        (0.92, 2.5, ("of at least 96% (not met)", "of at least 94% (not met)", "(2.500%: not met)")),
     ],
 )
 def test_the_report_says_which_targets_are_met(
@@ -302,8 +393,21 @@ def test_the_report_says_which_targets_are_met(
     text = render_quality_page(subject, rows_of(subject, accuracy, fid))
     for part in expected:
         assert part in text
-    assert "| uniform noise | 10,000 | 100 | 100.000% |" in text
-    assert "| training images | 1,000 | not measured yet |" in text
+    assert "| uniform noise | 10,000 | – | 100 | 100.000% |" in text
+    assert "| training images | 2,000 | not measured yet |" in text
+    assert "| the card's defaults: ddim, 4 steps, guidance 1.5 in 0.2 … 2 | 2,000 | 6 |" in text
+    assert "| the defaults before: dpmpp_2m, 20 steps trailing, guidance 1.5 | 2,000 | not measured yet |" in text
+
+
+def test_classes_stand_beside_those_of_training_images(subject: ReportSubject) -> None:
+    rows = rows_of(subject)
+    assert "Each class by itself" not in render_quality_page(subject, rows)
+    real = Measurement(TRAINING, "", "bb", "", 0, 0.0, 0.0, 2_000, 0, "")
+    rows[real] = dataclasses.replace(RESULT, class_precision=(0.9, 0.8), class_recall=(0.7, 0.6))
+    asked = dataclasses.replace(subject.default, samples=2_000, arithmetic="float32")
+    rows[asked] = dataclasses.replace(rows[asked], class_precision=(0.5, 0.4), class_recall=(0.3, 0.2))
+    text = render_quality_page(subject, rows)
+    assert "| a | 0.900 | 0.500 | 0.700 | 0.300 |\n| b | 0.800 | 0.400 | 0.600 | 0.200 |\n" in text
 
 
 def test_the_report_says_when_nothing_is_measured(subject: ReportSubject) -> None:
@@ -341,7 +445,7 @@ def test_an_interrupted_sweep_continues_to_the_same_report(
     data: Path, features: Path, folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted after every third row; what is in the table is never measured again."""
-    for name, count in (("HEADLINE_SAMPLES", 12), ("HEADLINE_ACCURACY_SAMPLES", 8), ("FEW_TRAINING_IMAGES", 4)):
+    for name, count in (("HEADLINE_SAMPLES", 12), ("HEADLINE_ACCURACY_SAMPLES", 8)):
         monkeypatch.setattr(f"denoised.model.evaluation.quality_sweep.{name}", count)
     measured: list[Measurement] = []
     limits = [1]
@@ -360,14 +464,14 @@ def test_an_interrupted_sweep_continues_to_the_same_report(
         assert list(read_results(out / "quality.csv")) == measured
         assert len(measured) == limits[-1]
         limits.append(limits[-1] + 3)
-    assert limits == [1, 4, 7, 10]
-    assert len(set(measured)) == len(measured) == 5 + len(BUDGETS)
+    assert limits == [1, 4, 7, 10, 13, 16, 19]
+    assert len(set(measured)) == len(measured) == 7 + 2 * len(BUDGETS)
     assert list(read_results(out / "quality.csv")) == measured
     text = (out / "quality.md").read_text()
     (out / "quality.md").unlink()
     assert invoke(*command, "--no-measure").exit_code == 0
     assert (out / "quality.md").read_text() == text
-    assert text.count("| `ddim` |") == len(BUDGETS)
+    assert text.count("| `ddim` |") == 2 * len(BUDGETS)
 
 
 def test_overlapping_labels_are_moved_apart() -> None:
