@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from denoised.jobs.request import PictureRequest
 from tests.journeys.conftest import TIMEOUT, wait_for
 
 pytestmark = pytest.mark.browser
@@ -111,6 +113,12 @@ def pixels(page: Page, canvas: str) -> str:
 def jobs_of(service: Any) -> list[dict[str, Any]]:
     with service.client() as client:
         return list(client.get("/jobs", params={"limit": 100}).json()["jobs"])
+
+
+def submitted(service: Any, **body: Any) -> dict[str, Any]:
+    """The job of a request that names nothing else."""
+    with service.client() as client:
+        return dict(client.post("/generate", json=body).json())
 
 
 def violations(page: Page) -> list[str]:
@@ -328,9 +336,10 @@ def test_axe_finds_nothing_serious_in_either_color_scheme_or_on_a_phone(
     assert lightness > 200 if scheme == "light" else lightness < 50
     generate(page, "sandal", seed=3, steps=6, n=4)
     finished(page)
-    job = jobs_of(quiet)[0]
-    chosen = (job["sampler"], job["spacing"], job["guidance_scale"], job["guidance_interval"])
-    assert chosen == ("unipc_3", "geometric", 2.0, [0.2, 2.0]), "the levels and the guidance of the card"
+    chosen, by_default = jobs_of(quiet)[0], submitted(quiet, label="sandal", seed=3, n=4)
+    names = [each.name for each in fields(PictureRequest)]
+    assert {name: chosen[name] for name in names} == {name: by_default[name] for name in names}
+    assert (chosen["sampler"], chosen["spacing"], chosen["guidance_interval"]) == ("unipc_3", "geometric", [0.2, 2.0])
     assert violations(page) == []
     page.set_viewport_size({"width": 360, "height": 780})
     assert overflow(page) <= 0

@@ -101,7 +101,8 @@ function inputFor(name, schema, attributes) {
   const optional = schema.default === null && !schema["x-of-model"];
   if (choices) return select(attributes, choices.map((choice) => [choice, choice]), optional);
   if (type === "boolean") return select(attributes, [["true", "on"], ["false", "off"]], optional);
-  if (minimum === undefined || maximum === undefined) return el("input", { ...attributes, autocomplete: "off" });
+  // A slider cannot be empty, so a field that may stay empty is a text field.
+  if (optional || minimum === undefined || maximum === undefined) return el("input", { ...attributes, autocomplete: "off" });
   const output = el("output", { id: `${name}-value`, for: name });
   const step = type === "integer" ? 1 : sliderStep(maximum - minimum);
   const input = el("input", { ...attributes, type: "range", min: minimum, max: maximum, step, oninput: () => setText(output, input.value) });
