@@ -131,7 +131,7 @@ def test_unsupported_options_are_refused_with_an_explanation(client: openai.Open
     with pytest.raises(openai.BadRequestError, match="a stream has one picture"):
         client.images.generate(prompt="a bag", model=GARMENTS, n=2, stream=True)
     with pytest.raises(openai.NotFoundError):
-        client.post("/images/variations", cast_to=object)
+        client.post("/audio/speech", cast_to=object)
 
 
 def test_the_asynchronous_client_can_stream(service: Any) -> None:
