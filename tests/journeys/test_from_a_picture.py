@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from denoised import Client
 from tests import fork_server
+from tests.journeys.conftest import wait_for
 
 DIGITS: dict[str, Any] = {"model": "digits", "steps": 6, "sampler": "euler"}
 SIDE = 8
@@ -162,9 +162,8 @@ def test_a_file_of_prompts_continues_where_it_was_interrupted(service: Any, tmp_
     options = ["--prompts", prompts, "--model", "digits", "--steps", 400, "--sampler", "euler", "-n", 4, "--out", out]
     command = [sys.executable, "-m", "denoised", "generate", *map(str, options), "--url", service.url]
     process = fork_server.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
-    while not list(out.glob("*.png")) and time.monotonic() < end:
-        time.sleep(0.02)
+    record = out / "denoised-jobs.jsonl"
+    wait_for(lambda: record.exists() and '"files"' in record.read_text(), "the first saved job")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     before = {path.name: path.read_bytes() for path in out.glob("*.png")}
