@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import re
 
+import torch
+
 from denoised.jobs.errors import StoreError
 from denoised.model.errors import ModelError
 from denoised.worker.errors import WorkerError
@@ -17,7 +19,7 @@ _ALLOCATION = re.compile(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be allocated."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM

@@ -119,7 +119,7 @@ def picture_file(name: str, path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        message = f"{path!r:.80} cannot be read ({error.strerror})"
+        message = f"{path!r} cannot be read ({error.strerror})"
         raise typer.BadParameter(message, param_hint=f"--{name}") from None
 
 

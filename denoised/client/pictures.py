@@ -35,7 +35,7 @@ def read(source: PictureSource) -> bytes:
     try:
         return Path(source).read_bytes()
     except OSError as error:
-        raise ServiceError(f"{os.fspath(source)!r:.80} cannot be read ({error.strerror})") from error
+        raise ServiceError(f"{os.fspath(source)!r} cannot be read ({error.strerror})") from error
 
 
 def form_of(parts: Mapping[str, bytes]) -> tuple[bytes, str]:

@@ -141,7 +141,7 @@ def test_pictures_are_fetched_and_nothing_is_overwritten(client: Client, service
     Path(first[0]).write_bytes(b"mine")
     assert Path(run(service, "fetch", job.id, "--out", tmp_path).stdout.split()[0]).name == "7-1-2.png"
     assert Path(first[0]).read_bytes() == b"mine"
-    running = client.submit(**{**DIGITS, "steps": 1000}, n=16)
+    running = client.submit(**{**DIGITS, "sampler": "langevin", "steps": 1000}, n=16)  # 80,000 evaluations
     assert f"job {running.id} is " in run(service, "fetch", running.id, "--out", tmp_path, code=1).stderr
     client.cancel(running.id)
     assert "not found" in run(service, "fetch", "nothing", "--out", tmp_path, code=1).stderr
