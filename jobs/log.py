@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line on stderr.
+"""Structured logs: one JSON object per line on stderr; on a terminal, plain lines for people.
 
 JSON escapes every control character and everything beyond ASCII, so that neither a client, a file nor an exception
 can forge a line or control a terminal. The `extra={…}` of a call becomes members of the object.
@@ -38,12 +38,35 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
+class PlainLines(logging.Formatter):
+    """For a terminal: local time, level, event, and the members of `extra` as name=value, in one line.
+
+    Control characters and everything beyond ASCII are escaped as in JSON. An exception is its last line alone.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
+        words = [f"{name}={_escaped(value)}" for name, value in extra.items()]
+        if record.exc_info and record.exc_info[1] is not None:
+            words.append(_escaped(f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"))
+        return "  ".join([time, record.levelname.lower(), _escaped(record.getMessage()), *words])
+
+
+def _escaped(value: object) -> str:
+    return json.dumps(str(value)).strip('"').replace('\\"', '"').replace("\x7f", "\\u007f")
+
+
 def log_to_stderr() -> None:
-    """Log this process to stderr: its own events, libraries' messages, warnings, and uncaught exceptions."""
+    """Log this process to stderr: its own events, libraries' messages, warnings, and uncaught exceptions.
+
+    Events that are no problem are left out on a terminal.
+    """
+    on_terminal = sys.stderr.isatty()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(PlainLines() if on_terminal else JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("denoised").setLevel(logging.INFO)
+    logging.getLogger("denoised").setLevel(logging.WARNING if on_terminal else logging.INFO)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = lambda hook: _uncaught(hook.exc_type, hook.exc_value, hook.exc_traceback)

@@ -27,6 +27,7 @@ SHEETS = PLAYGROUND / "learn" / "examples"
 COLUMNS = 8
 MODEL, LABEL, TIME = "fashion-mnist", "sneaker", 300
 SEED, FILM_STEPS = 7, 28
+ENLARGED, GAP = 7, 12  # factor, and pixels between two pictures
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
     garments = load_idx(folder)
     sneaker = garments.labels.index(LABEL)
     save_film(sneaker)
+    save_moving_film()
     save_feature_maps(to_unit(garments.images[garments.classes == sneaker][:1]), sneaker)
 
 
@@ -81,6 +83,22 @@ def save_film(label: int) -> None:
     columns.append(torch.cat([x[0, 0], x[0, 0]]))
     pixels = (127.5 * (torch.cat(columns, dim=1).clamp(-1, 1) + 1)).round().byte()
     Image.fromarray(pixels.numpy()).save(PLAYGROUND / "stage" / "film.png", optimize=True)
+
+
+def save_moving_film() -> None:
+    """The film of the first sight for the README: x_t and x̂_0 side by side, enlarged."""
+    with Image.open(PLAYGROUND / "stage" / "film.png") as film:
+        side, large = film.height // 2, ENLARGED * film.height // 2
+        frames = []
+        for k in range(film.width // side):
+            frame = Image.new("L", (2 * large + GAP, large), 255)
+            for row in range(2):
+                tile = film.crop((k * side, row * side, (k + 1) * side, (row + 1) * side))
+                frame.paste(tile.resize((large, large), Image.Resampling.NEAREST), (row * (large + GAP), 0))
+            frames.append(frame.convert("RGB"))
+    durations = [500, *[90] * (len(frames) - 2), 1800]  # ms
+    path = PLAYGROUND.parents[1] / "docs" / "pictures" / "film.webp"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, lossless=True)
 
 
 def _bytes(maps: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NoReturn, cast
 import typer
 from PIL import Image
 
-from denoised.cli.console import INTERRUPTED, print_line, shows_pictures
+from denoised.cli.console import INTERRUPTED, duration, print_line, shows_pictures
 from denoised.cli.fetch import save_images, with_files
 from denoised.cli.halfblocks import Halfblocks
 from denoised.cli.job_series import JobSeries, read_prompts, run_series
@@ -187,6 +188,20 @@ def generate_to_folder(client: Client, options: GenerateOptions) -> None:
         _draw([decode_image(data) for _, data in files])
     for path, _ in files:
         print_line(str(path))
+    _print_summary(finished, files[0][0])
+
+
+def _print_summary(job: Job, first: Path) -> None:
+    """On a terminal: the seed, the time, and how to check the first file, unless that is wider than the terminal.
+
+    Only PNG files carry their request.
+    """
+    seeds = f"seed {job.seed}" if job.n == 1 else f"seeds {job.seed} … {job.seed + job.n - 1}"
+    ran = "" if job.timing.running is None else f", {duration(job.timing.running)}"
+    check = f"; to check it: denoised verify {shlex.quote(str(first))}" if first.suffix == ".png" else ""
+    text = f"{seeds}{ran}{check}"
+    if can_redraw(stderr()) and len(text) <= stderr().width:
+        print_status(text)
 
 
 def _texts(options: GenerateOptions) -> Sequence[str | None]:

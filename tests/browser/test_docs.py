@@ -55,6 +55,30 @@ def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_wor
     assert done.stdout == b"202", (line, done.stderr)
 
 
+def test_a_visitor_searches_tries_and_copies(open_page: Open, service: Any) -> None:
+    page = open_page(f"{service.url}/docs", permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_label("Search").fill("generate pictures")
+    page.locator("summary", has_text="Generate pictures").click()
+    opened = page.locator("details[open]")
+    expect(page.locator("summary", has_text="/healthz")).to_be_hidden()
+    expect(opened.get_by_text("Fast and exact, a good first choice.")).to_be_visible()  # a value of `sampler`
+    for language, text in (("Python", "httpx.Client"), ("JavaScript", "await fetch"), ("curl", "curl -sS")):
+        opened.get_by_role("button", name=language, exact=True).click()
+        expect(opened.locator("pre").first).to_contain_text(text)
+    opened.get_by_role("button", name="Copy").click()
+    expect(opened.get_by_text("Copied.")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == opened.locator("pre").first.inner_text()
+    opened.get_by_label("Body").fill('{"model": "digits", "label": "3", "steps": 2}')
+    opened.get_by_role("button", name="Send").click()
+    picture = opened.get_by_role("img", name="The picture in the response")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("it => it.decode().then(() => it.naturalWidth)") == 8
+    page.get_by_label("Search").fill("models that are served now")
+    page.locator("summary", has_text="GET /models").click()
+    page.locator("details[open]:visible").get_by_role("button", name="Send").click()
+    expect(page.locator("details[open]:visible .answer pre")).to_contain_text('"name": "fashion-mnist"')
+
+
 @pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_axe_finds_nothing_serious_on_it(scheme: str, open_page: Open, service: Any) -> None:
     page = open_page(f"{service.url}/docs", color_scheme=scheme, reduced_motion="reduce")

@@ -117,7 +117,7 @@ def test_the_mathematics_of_the_page_is_that_of_the_model(open_page: Open, servi
 
 def test_a_visitor_reads_the_cards_in_order_by_link_and_by_keyboard(open_page: Open, service: Any) -> None:
     page = open_page(service.url)
-    page.get_by_role("link", name="How it works").click()
+    page.get_by_role("link", name="How it works", exact=True).click()
     expect(page.locator("#card-title")).to_have_text("Examples in, more like them out")
     expect(page.locator("#list a")).to_have_count(len(CARDS))
     assert [str(link.get_attribute("href")) for link in page.locator("#list a").all()] == [f"#{name}" for name in CARDS]

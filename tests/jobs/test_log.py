@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoised.jobs.log import REQUEST_ID, JsonLines
+from denoised.jobs.log import REQUEST_ID, JsonLines, PlainLines
 
 
 def line(message: str, *args: Any, error: BaseException | None = None, **extra: Any) -> str:
@@ -51,6 +53,33 @@ def test_a_line_names_the_request_being_answered() -> None:
     finally:
         REQUEST_ID.reset(token)
     assert "request_id" not in json.loads(line("x"))
+
+
+@given(st.text(st.characters()), st.text(st.characters()))
+def test_every_line_on_a_terminal_is_one_of_printable_ascii(message: str, value: str) -> None:
+    fields = {"name": "denoised.test", "levelname": "WARNING", "msg": "said %s", "args": (message,), "prompt": value}
+    record = logging.makeLogRecord(fields)
+    record.exc_info = (ValueError, ValueError(value), None)
+    text = PlainLines().format(record)
+    assert all(" " <= character <= "~" for character in text)
+    assert "warning  said " in text
+
+
+def test_a_terminal_gets_plain_lines_of_problems_alone() -> None:
+    program = """
+import logging
+from denoised.jobs.log import log_to_stderr
+log_to_stderr()
+logging.getLogger("denoised.worker").info("serving digits")
+logging.getLogger("denoised.serve").warning("child exited; restarting it", extra={"child": "worker"})
+"""
+    terminal, other = os.openpty()
+    with subprocess.Popen([sys.executable, "-c", program], stderr=other) as process:
+        os.close(other)
+        assert process.wait(60) == 0
+    shown = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  warning  child exited; restarting it  child=worker\r\n", shown), shown
 
 
 PROGRAM = """

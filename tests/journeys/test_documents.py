@@ -232,9 +232,10 @@ def _anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_links_to_every_page(documents: dict[str, str]) -> None:
-    linked = set(re.findall(r"\]\((docs/\w[\w-]*\.md)", documents["README.md"]))
-    assert linked == {name for name in documents if name.startswith("docs/")}
+def test_the_readme_links_to_an_index_of_every_page(documents: dict[str, str]) -> None:
+    assert "](docs/index.md)" in documents["README.md"]
+    linked = {f"docs/{name}" for name in re.findall(r"\]\((\w[\w-]*\.md)", documents["docs/index.md"])}
+    assert linked == {name for name in documents if name.startswith("docs/")} - {"docs/index.md"}
 
 
 def _json_blocks(text: str) -> list[dict[str, Any]]:

@@ -109,14 +109,17 @@ def at(service: Any) -> tuple[str, str]:
 
 
 def test_a_terminal_shows_a_bar_then_the_image_then_its_file(at: tuple[str, str], tmp_path: Path) -> None:
-    out = str(tmp_path)
-    written = shown("generate", "--label", "sneaker", "--seed", "7", "--steps", "12", "--out", out, *at)
+    out = "."
+    written = shown(
+        "generate", "--label", "sneaker", "--seed", "7", "--steps", "12", "--out", out, *at, folder=tmp_path
+    )
     assert "/12" in written
     assert "━" in written
     lines = written.splitlines()
     pixels = [line for line in lines if HALF_BLOCK in line]
     assert [line.count(HALF_BLOCK) for line in pixels] == [28] * 14
-    assert lines[-1] == f"{out}/sneaker-7.png"
+    assert lines[-2] == "sneaker-7.png"
+    assert re.fullmatch(r"seed 7, [\d.]+ s; to check it: denoised verify sneaker-7\.png", lines[-1]), lines[-1]
     with Image.open(tmp_path / "sneaker-7.png") as picture:
         levels = [picture.getpixel((x, 0)) for x in range(28)]
     first = [int(red) for red, run in re.findall(r"38;2;(\d+);[^m]*m(▀+)", pixels[0]) for _ in run]

@@ -1,8 +1,8 @@
 /** The API page: `/openapi.json` for people to read. */
 
 import { json, key } from "../shared/api.js";
-import { curl } from "./curl.js";
 import { announce, byId, el, setText } from "../shared/dom.js";
+import { examples, trial } from "./examples.js";
 import { fieldList, nameOf, paragraphs, propertyList, typeOf } from "./schema.js";
 
 const RETRY_MS = 2000; // between two tries while the server does not respond
@@ -41,6 +41,7 @@ function show(document) {
     ...[...groups].map(([name, list]) => section(name, list.map((operation) => describe(operation, document)))),
     section("objects", objects.map(([name, schema]) => describeObject(name, schema))),
   );
+  byId("search").addEventListener("input", search);
   announce(`${operations.length} operations`);
   openFragment();
 }
@@ -60,14 +61,23 @@ function describe(operation, document) {
   return el("details", { class: "operation panel", id: operation.operationId },
     el("summary", {}, el("code", { class: "method" }, method.toUpperCase()), " ", el("code", { class: "path" }, path), " ", el("span", { class: "hint" }, summary ?? "")),
     ...paragraphs(description),
+    ...part("Request", examples({ method, path, body: requestBody, example, needsKey: Boolean(operation.security) })),
+    ...part("Try it", trial({ method, path, parameters, example })),
     ...part("Parameters", parameters.length && fieldList(parameters.map(describeParameter))),
     ...types.flatMap(([type, { schema }]) => part(`Body: ${type}`, describeBody(schema, document))),
+    ...(path === "/generate" ? part("Values of sampler", samplerList()) : []),
     ...part("Responses", fieldList(Object.entries(responses).sort().map(describeResponse))),
-    ...part("curl", el("pre", {}, el("code", {}, curl(method, path, requestBody, example, Boolean(operation.security))))),
   );
 }
 
 const part = (title, content) => (content ? [el("h3", {}, title), content] : []);
+
+/** The samplers of the first model, each with what it is good for; filled when the server has answered. */
+function samplerList() {
+  const list = el("div");
+  json("/models").then(([card]) => card && list.replaceChildren(fieldList(Object.entries(card.sampler_descriptions).map(([name, text]) => ({ name, text })))), () => {});
+  return list;
+}
 
 const describeParameter = ({ name, in: where, required, schema, description }) =>
   ({ name, schema, text: description, note: `${where}${required ? ", required" : ""}` });
@@ -90,6 +100,20 @@ function describeObject(name, schema) {
     el("summary", {}, el("code", { class: "path" }, name)),
     ...paragraphs(schema.description),
     schema.properties ? propertyList(schema) : el("p", {}, ...typeOf(schema)));
+}
+
+/** Show the operations and objects whose text contains every word of the search. */
+function search() {
+  const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  let count = 0;
+  for (const group of document.querySelectorAll(".group")) {
+    for (const each of group.querySelectorAll("details")) {
+      each.hidden = !words.every((word) => each.textContent.toLowerCase().includes(word));
+      if (!each.hidden) count += 1;
+    }
+    group.hidden = !group.querySelector("details:not([hidden])");
+  }
+  setText(byId("found"), words.length ? `${count} found` : "");
 }
 
 /** Open the operation or object that the URL's fragment names. */
