@@ -64,7 +64,7 @@ def test_the_first_sight_is_a_film_and_one_click_makes_a_picture(open_page: Open
     page.locator("#scrubber").press("Home")
     expect(page.locator("#xt-caption")).to_have_text("The network sees xt", use_inner_text=True)
     page.locator("#scrubber").press("End")
-    expect(page.locator("#cards small")).to_contain_text("DPM++ 2M, 20 steps")
+    expect(page.locator("#cards small")).to_contain_text("UniPC 3, 6 steps")
     page.get_by_role("button", name="Smooth").click()
     assert page.locator("#xt").evaluate("it => getComputedStyle(it).imageRendering") == "auto"
     page.locator("#xt").click()

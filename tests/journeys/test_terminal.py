@@ -127,7 +127,7 @@ def test_a_terminal_shows_a_bar_then_the_image_then_its_file(at: tuple[str, str]
 
 
 def test_watch_shows_frame_after_frame(at: tuple[str, str], tmp_path: Path) -> None:
-    request = ["--label", "bag", "--steps", "16", "--watch", "--preview", "both", "--out", str(tmp_path)]
+    request = ["--label", "bag", "--steps", "60", "--watch", "--preview", "both", "--out", str(tmp_path)]
     written = shown("generate", *request, *at)
     frames = CURSOR_UP.split(written)
     assert len({frame for frame in frames if HALF_BLOCK in frame}) >= 3, "each another picture"

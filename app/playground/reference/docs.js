@@ -42,6 +42,7 @@ function show(document) {
     section("objects", objects.map(([name, schema]) => describeObject(name, schema))),
   );
   byId("search").addEventListener("input", search);
+  search(); // for what was typed before the operations were there
   announce(`${operations.length} operations`);
   openFragment();
 }

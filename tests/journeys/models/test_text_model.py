@@ -136,8 +136,8 @@ def test_the_model_is_listed_with_its_inputs(service: Any) -> None:
     ]
     assert (card["size_multiple"], card["max_pixels"]) == (4, 1024)
     assert card["latent"] == {"channels": 4, "downscale": 2}
-    off = {"guidance_rescale": 0.0, "guidance_interval": None}
-    assert card["default"] == {"sampler": "plms", "steps": 50, "guidance_scale": 7.5, **off}
+    own = dict.fromkeys(("guidance_interval", "spacing", "sigma_min", "sigma_max", "sigmas"))
+    assert card["default"] == {"sampler": "plms", "steps": 50, "guidance_scale": 7.5, "guidance_rescale": 0.0, **own}
 
 
 def test_an_image_has_the_same_bytes_alone_and_among_others(service: Any) -> None:
