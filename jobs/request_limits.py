@@ -1,7 +1,7 @@
 """The limits of a stored request: those of its fields, and upper bounds that hold for every model.
 
-Whoever may write to Redis can queue a request that no front end has checked. It must not cost a process more memory or
-time than one that was checked. The limits of one model are checked by `app.admission.validation` and, on what comes
+Anyone who may write to Redis can queue a request that no front end has checked. It must not cost a process more memory
+or time than one that was checked. The limits of one model are checked by `app.admission.validation` and, on what comes
 out of the queue, by `worker.delivery.request_check`.
 """
 

@@ -4,7 +4,7 @@ The one place that decides it, for the front end and for the workers:
 
 - "Not now" passes by itself: no connection, a timeout, and replies such as LOADING, MISCONF, BUSY or READONLY. The
   front end answers 503 with Retry-After, a worker waits and continues. A code that is unknown here counts as "not now".
-- OOM is "not now", too, but reading still works, and a client is told that nothing new fits.
+- OOM is "not now", too, but reading still works, and the answer to a client says that nothing new fits.
 - "Never" needs an operator: rights, the password, cluster mode. Programs refuse to start with it. If it appears later,
   they treat it as "not now", because an operator may correct it while they run.
 - A damaged value concerns its own record alone: a key of another type, a number that is none.

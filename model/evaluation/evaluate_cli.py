@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -83,29 +83,27 @@ def evaluate(
             measurement = evaluator.baseline_measurement("pictures", samples, seed)
             result, count = _score_folder(evaluator, pictures, measurement)
         else:
+            measurement = evaluator.baseline_measurement(TRAINING if training else NOISE, samples, seed)
             if evaluator.model is not None:
-                asked: dict[str, Any] = {
-                    "sampler": sampler,
-                    "eta": eta,
-                    "guidance_scale": guidance_scale,
-                    "guidance_interval": parse_numbers("guidance_interval", guidance_interval, count=2),
-                    "spacing": spacing,
-                    "sigma_min": sigma_min,
-                    "sigma_max": sigma_max,
-                    "sigmas": parse_numbers("sigmas", sigmas),
-                }
+                default = evaluator.default_measurement(samples, steps=steps, seed=seed, arithmetic=precision)
                 measurement = _as_asked(
-                    evaluator.default_measurement(samples, steps=steps, seed=seed, arithmetic=precision), asked
+                    default,
+                    sampler=sampler,
+                    eta=eta,
+                    guidance_scale=guidance_scale,
+                    guidance_interval=parse_numbers("guidance_interval", guidance_interval, count=2),
+                    spacing=spacing,
+                    sigma_min=sigma_min,
+                    sigma_max=sigma_max,
+                    sigmas=parse_numbers("sigmas", sigmas),
                 )
-            else:
-                measurement = evaluator.baseline_measurement(TRAINING if training else NOISE, samples, seed)
             with progress(console, describe(measurement), samples, "images") as advance:
                 result, count = evaluator.measure(measurement, advance), samples
         _warn_if_unreliable(console, count, len(evaluator.test))
         _print_result(measurement, result, count, evaluator, as_json)
 
 
-def _as_asked(default: Measurement, asked: Mapping[str, Any]) -> Measurement:
+def _as_asked(default: Measurement, **asked: Any) -> Measurement:
     """A measurement with the card's defaults changed as asked; None leaves a setting to the card.
 
     The card's noise levels go with its sampler, and its guidance interval with its scale, as in requests.

@@ -1,4 +1,4 @@
-"""The first tables of `docs/quality.md`: the model with its card's defaults beside training images and noise."""
+"""The first tables of `docs/quality.md`: the model with its card's defaults next to training images and noise."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _verdict(met: bool) -> str:
 
 
 def render_classes(subject: ReportSubject, results: Results) -> str:
-    """Precision and recall of each class, beside those of training images; empty if they are not measured yet."""
+    """Precision and recall of each class, next to those of training images; empty if they are not measured yet."""
     few = HEADLINE_ACCURACY_SAMPLES
     real = find_result(results, baseline(subject, TRAINING), few)
     made = find_result(results, subject.default, few)

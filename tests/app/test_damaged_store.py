@@ -264,7 +264,7 @@ def test_a_shared_key_of_another_type_costs_one_request_at_most(kind: str, api: 
 
 @pytest.mark.parametrize("kind", ["string", "set", "hash", "list", "zset"])
 def test_damaged_events_are_none(kind: str, api: TestClient, fake_worker: Any) -> None:
-    """The job and its picture stay; a client that follows its events is not told to try again forever."""
+    """The job and its picture stay; a client that follows its events is not asked to try again forever."""
     job_id = fake_worker.succeeded(preview_every=1)
     fake_worker.client.delete(keys.events(job_id))
     fake_worker.client.copy(make(fake_worker.client, kind), keys.events(job_id))
@@ -285,7 +285,7 @@ def test_an_idempotency_key_with_a_damaged_job_can_be_replaced(api: TestClient, 
 def test_an_idempotency_key_reveals_no_job_of_another_caller(
     make_client: Callable[..., TestClient], fake_worker: Any
 ) -> None:
-    """Whoever may write to Redis can bind a key to any job, and so does a key that was restored from another store."""
+    """Who may write to Redis can bind a key to any job, and a restored key names a job of another store."""
     fake_worker.serve()
     api = make_client(keys=("first-key-of-the-test", "second-key-of-the-test"))
     secret = api.post("/generate", json={}).json()["id"]

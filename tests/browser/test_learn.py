@@ -217,8 +217,8 @@ def test_every_other_card_does_what_it_says(open_page: Open, service: Any) -> No
 
     page = card(open_page, service, "level")
     right = page.get_by_text("asked with the right level").inner_text()
-    slide(page, "Told level", "End")
-    expect(page.locator(".says")).to_contain_text("Told too much noise")
+    slide(page, "Level given to the network", "End")
+    expect(page.locator(".says")).to_contain_text("Given too much noise")
     wrong = page.locator("figcaption").nth(1).inner_text()
     assert float(wrong.rsplit(" ", 1)[1]) > float(right.rsplit(" ", 1)[1])
     done(page)

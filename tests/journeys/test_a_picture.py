@@ -202,7 +202,7 @@ def test_a_wrong_first_message_is_answered_with_its_problem(service: Any) -> Non
 
 
 def _finished(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    """The job at its end, told by its own events (SSE)."""
+    """The job at its end, as its own events report it (SSE)."""
     with client.stream("GET", f"/jobs/{job_id}/events", headers={"Accept": "text/event-stream"}) as stream:
         lines = [line for line in stream.iter_lines() if line.startswith("data: ")]
     return dict(json.loads(lines[-1].removeprefix("data: "))["result"])

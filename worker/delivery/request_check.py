@@ -10,7 +10,7 @@ from denoised.model.serving.card import ModelCard
 def check_request(request: SamplingRequest, card: ModelCard) -> None:
     """Check that a request is one that the front end accepts for this model.
 
-    A request comes from Redis: another version, or whoever may write there, may have queued anything.
+    A request comes from Redis: another version, or anyone who may write there, may have queued anything.
 
     Raises:
         RecordError: naming the field, its value and the limit.

@@ -1,7 +1,7 @@
 """The pictures that a job starts from, read from the store.
 
-The front end has written them as PNGs of the model's size (`jobs.picture_reading`). Whoever may write to Redis may have
-written anything, so the size is checked before anything is decoded.
+The front end has written them as PNGs of the model's size (`jobs.picture_reading`). Other programs may write to Redis,
+too, so the size is checked before anything is decoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-/** The labels of a model: chips, of which a search finds some if there are many. */
+/** The labels of a model: chips, with a search if there are many. */
 
 import { el } from "../shared/dom.js";
 

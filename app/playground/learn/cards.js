@@ -56,7 +56,7 @@ export const CARDS = [
     id: "guess", title: "Guess the noise", section: "guess-the-noise", needsModel: true,
     before: "The network learns by playing one game millions of times: here is a noisy picture; which noise is in it?",
     task: "You first: find the noise that was added. Then let the network guess.",
-    after: "Whoever knows the noise can subtract it, so the network can win only by knowing what pictures look like.",
+    after: "If you know the noise, you can subtract it, so the network can win only by knowing what pictures look like.",
     formulas: [
       ["\\min_\\theta \\mathbb E \\lVert \\varepsilon - \\hat\\varepsilon_\\theta(x_t, t) \\rVert^2", "the loss: the squared error of the guess"],
       ["\\hat x_0 = \\frac{x_t - \\sigma_t \\hat\\varepsilon}{\\alpha_t}", "the picture that is left when the guess is subtracted"],
@@ -78,7 +78,7 @@ export const CARDS = [
     id: "level", title: "How noisy is it?", section: "how-noisy-is-it", needsModel: false,
     before: "The network gets two things, the noisy picture and its noise level, because the best answer depends on both.",
     task: "Tell the denoiser a wrong level, and compare where it sends the same noisy points.",
-    after: "Told too low a level, it takes noise for detail and answers with whatever example is nearest; told too high a level, it throws detail away and answers with the average.",
+    after: "Given too low a level, it takes noise for detail and answers with whatever example is nearest; given too high a level, it throws detail away and answers with the average.",
     formulas: [["\\hat\\varepsilon_\\theta(x_t, t)", "the same network for all levels: $t$ is an input, as sines and cosines"]],
     load: () => import("./cards/level.js"),
   },

@@ -1,4 +1,4 @@
-"""Which base model an adapter was made for, told by the width of the text that its cross-attention reads."""
+"""Which base model an adapter was made for, recognized by the width of the text that its cross-attention reads."""
 
 from __future__ import annotations
 

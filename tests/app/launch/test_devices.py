@@ -28,7 +28,7 @@ CORES = len(available_cores())
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with two CUDA devices, of which the second one is called by its id."""
+    """A machine with two CUDA devices; the second one is called by its id."""
     monkeypatch.setattr(devices, "list_cuda_devices", lambda: ["0", "GPU-5f"])
 
 

@@ -1,4 +1,4 @@
-"""The bundled emoji: what the card says about the model, and that it draws what it is told."""
+"""The bundled emoji: what the card says about the model, and that it draws what captions ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of a job as the store has them: whoever may write there may have written anything."""
+"""The pictures of a job as the store has them: anyone who may write there may have written anything."""
 
 from __future__ import annotations
 

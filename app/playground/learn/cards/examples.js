@@ -1,4 +1,4 @@
-/** Card 1: pictures of the training set beside pictures that the model makes. */
+/** Card 1: pictures of the training set next to pictures that the model makes. */
 
 import { el } from "../../shared/dom.js";
 import { randomSeed } from "../math/random.js";

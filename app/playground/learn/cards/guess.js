@@ -17,7 +17,7 @@ export function mount(stage, { network, signal, done }) {
   stage.append(yourGuess(network), el("h3", {}, "The network’s guess"), ...networkGuess(network, signal, done));
 }
 
-/** Four noises, one of which is in the picture. */
+/** Four noises; one is in the picture. */
 function yourGuess({ card }) {
   const { element, say } = status("Look at the plain parts of the picture: which pattern is there?");
   const level = levelOf(card, Math.round(SHARE * (card.timesteps - 1)));
@@ -59,7 +59,7 @@ function yourGuess({ card }) {
   return box;
 }
 
-/** ε̂ of the running network beside the noise that is there, at each level of a film, and the loss. */
+/** ε̂ of the running network next to the noise that is there, at each level of a film, and the loss. */
 function networkGuess(network, signal, done) {
   const { element, say } = status("It sees the noisy picture and the level, and nothing else.");
   const [seen, guessed, real, error] = [["What it sees", "it sees xₜ"], ["Its guess", "its guess ε̂"], ["The noise that is there", "the noise ε in it"], ["The difference", "the difference"]].map(([name, caption]) => frame(name, { caption }));

@@ -23,14 +23,14 @@ export function mount(stage, { done }) {
   const captions = [el("figcaption"), el("figcaption")];
   const text = (t) => `t = ${t}, σ = ${COSINE[t].sigma.toFixed(2)}`;
   const real = slider({ label: "Real level", min: 50, max: 900, value: 350, text, oninput: show });
-  const told = slider({ label: "Told level", min: 10, max: 980, value: 60, text, oninput: () => { show(); done(); } });
+  const given = slider({ label: "Level given to the network", min: 10, max: 980, value: 60, text, oninput: () => { show(); done(); } });
 
   function show() {
     const level = COSINE[real.value];
     const normal = normalNumbers(11);
     const clean = Array.from({ length: SHOWN }, (_, k) => points[Math.floor((k * points.length) / SHOWN)]);
     const noisy = clean.map((point) => point.map((each) => level.alpha * each + level.sigma * normal()));
-    const errors = [real.value, told.value].map((t, i) => {
+    const errors = [real.value, given.value].map((t, i) => {
       // A denoiser answers with x̂_0; moves lead there from the noisy point.
       const answers = noisy.map(([x, y]) => mixture.at(x, y, COSINE[t]).denoised);
       planes[i].level = COSINE[t];
@@ -40,12 +40,12 @@ export function mount(stage, { done }) {
       return Math.sqrt(answers.reduce((sum, [x, y], k) => sum + (x - clean[k][0]) ** 2 + (y - clean[k][1]) ** 2, 0) / SHOWN);
     });
     captions[0].textContent = `asked with the right level: off by ${errors[0].toFixed(2)}`;
-    captions[1].textContent = `asked with σ = ${COSINE[told.value].sigma.toFixed(2)}: off by ${errors[1].toFixed(2)}`;
-    const ratio = COSINE[told.value].sigma / level.sigma;
-    say(ratio < 0.85 ? "Told too little noise, it trusts the noisy points and answers with the nearest example, often a wrong one." : ratio > 1.12 ? "Told too much noise, it trusts nothing: the answers crowd in the middle." : "This is the right level, or close to it.", ratio >= 0.85 && ratio <= 1.12 ? "good" : "");
+    captions[1].textContent = `asked with σ = ${COSINE[given.value].sigma.toFixed(2)}: off by ${errors[1].toFixed(2)}`;
+    const ratio = COSINE[given.value].sigma / level.sigma;
+    say(ratio < 0.85 ? "Given too little noise, it trusts the noisy points and answers with the nearest example, often a wrong one." : ratio > 1.12 ? "Given too much noise, it trusts nothing: the answers crowd in the middle." : "This is the right level, or close to it.", ratio >= 0.85 && ratio <= 1.12 ? "good" : "");
   }
 
-  stage.append(el("div", { class: "two" }, real.element, told.element), el("div", { class: "two" }, ...planes.map((plane, i) => el("figure", { class: "frame" }, plane.element, captions[i]))), element,
+  stage.append(el("div", { class: "two" }, real.element, given.element), el("div", { class: "two" }, ...planes.map((plane, i) => el("figure", { class: "frame" }, plane.element, captions[i]))), element,
     el("p", { class: "hint" }, "The background is the density that the denoiser believes in; lines lead from each noisy point to its answer. The denoiser is exact: it is computed from the points, not learned."));
   show();
 }

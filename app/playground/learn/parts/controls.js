@@ -42,7 +42,7 @@ export function slider({ label, min, max, step = 1, value, text = String, oninpu
 }
 
 /**
- * Chips of which one is chosen.
+ * Chips; one is chosen.
  * @param {{label: string, options: [string, string][], value: string, onchange?: (value: string) => void}} options pairs of value and text
  */
 export function choice({ label, options, value, onchange = () => {} }) {
