@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT, check_requires, parse_json, read_dataclass
-from denoised.jobs.request import FORMATS, SamplingRequest
+from denoised.jobs.request import FORMATS
 from denoised.jobs.request_limits import check_limits
+from denoised.jobs.sampling_request import SamplingRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 TERMINAL: tuple[Status, ...] = ("succeeded", "failed", "canceled")

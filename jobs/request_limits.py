@@ -12,8 +12,9 @@ from dataclasses import fields
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.lora import LORA_FIELDS
-from denoised.jobs.request import FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, PICTURE_FIELDS, SamplingRequest
+from denoised.jobs.request import FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, PICTURE_FIELDS
 from denoised.jobs.request_field import RequestField
+from denoised.jobs.sampling_request import SamplingRequest
 
 # Upper bounds for every model, where a field has none of its own.
 UPPER: dict[str, float] = {

@@ -20,7 +20,7 @@ from rq.serializers import JSONSerializer
 from denoised.app.admission.job_queue import JobQueue
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.connection import connect
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.store import Store
 from tests.fork_server import Popen
 

@@ -23,7 +23,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError | ImportError) and _ALLOCATION.search(str(error)) is not None
+    try:
+        return isinstance(error, RuntimeError | ImportError) and _ALLOCATION.search(str(error)) is not None
+    except MemoryError:  # nothing is left to read the message with
+        return True
 
 
 def may_be_the_devices(error: BaseException) -> bool:

@@ -22,8 +22,9 @@ from denoised.app.services import Services
 from denoised.jobs.errors import PictureError
 from denoised.jobs.picture_reading import NAMES, PictureShape, read_picture
 from denoised.jobs.record import RequestWarning
-from denoised.jobs.request import PICTURE_FIELDS, RequestFields, SamplingRequest
+from denoised.jobs.request import PICTURE_FIELDS, RequestFields
 from denoised.jobs.request_limits import PICTURE_DIGEST
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.input_pictures import input_key
 from denoised.model.serving.card import ModelCard
 

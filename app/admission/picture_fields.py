@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from denoised.app.http.validation_errors import format_value
-from denoised.jobs.request import DEFAULTS, RequestFields
+from denoised.jobs.request import RequestFields
+from denoised.jobs.sampling_request import DEFAULTS
 from denoised.model.serving.card import ModelCard
 
 NEEDS_IMAGE = ("strength", "mask")  # without a picture they would have no effect

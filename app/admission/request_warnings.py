@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from denoised.app.admission.noise_levels import STARTS_OF_ITS_OWN, spacing_of_levels
 from denoised.jobs.record import RequestWarning
-from denoised.jobs.request import TIMESTEP_SPACINGS, SamplingRequest
+from denoised.jobs.request import TIMESTEP_SPACINGS
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.card import ModelCard
 
 LOW_START = 0.9  # of the model's timesteps; 10 leading steps of 1,000 start at 900

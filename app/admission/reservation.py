@@ -6,7 +6,8 @@ that are not over may still write (`jobs.redis.memory`).
 
 from __future__ import annotations
 
-from denoised.jobs.request import PICTURE_FIELDS, SamplingRequest
+from denoised.jobs.request import PICTURE_FIELDS
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.scripts import EVENT_CAP
 from denoised.model.serving.card import ModelCard
 

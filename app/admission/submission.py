@@ -23,7 +23,8 @@ from denoised.app.services import Services
 from denoised.jobs.errors import RecordError
 from denoised.jobs.log import REQUEST_ID
 from denoised.jobs.record import JobRecord, QueueEstimate
-from denoised.jobs.request import RequestFields, SamplingRequest, without_defaults
+from denoised.jobs.request import RequestFields
+from denoised.jobs.sampling_request import SamplingRequest, without_defaults
 from denoised.jobs.store.store import Store
 from denoised.model.serving.card import ModelCard
 

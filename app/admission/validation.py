@@ -12,7 +12,8 @@ from denoised.app.admission.picture_fields import picture_errors
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
 from denoised.jobs.lora import Lora, LoraFields
-from denoised.jobs.request import DEFAULTS, FIELDS, MAX_SEED, TIMESTEP_SPACINGS, RequestFields, SamplingRequest
+from denoised.jobs.request import FIELDS, MAX_SEED, TIMESTEP_SPACINGS, RequestFields
+from denoised.jobs.sampling_request import DEFAULTS, SamplingRequest
 from denoised.model.serving.card import ModelCard
 
 DRAWN_SEEDS = 2**32

@@ -11,7 +11,8 @@ from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.lookup import find_job
 from denoised.app.services import Services
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import FIELDS, RequestFields, without_defaults
+from denoised.jobs.request import FIELDS, RequestFields
+from denoised.jobs.sampling_request import without_defaults
 
 KEPT_NOISE = 0.8  # `mix` of a variation
 OF_ITS_OWN = ("n", "seed", "seed_to", "mix")  # fields of a variation that are not those of the image

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bench.load.workloads import GUIDANCE, ImageRequest
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import trajectories

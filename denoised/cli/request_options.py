@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_origin
 
 from denoised.command_line.options import env
-from denoised.jobs.request import DEFAULTS
 from denoised.jobs.request_field import RequestField
+from denoised.jobs.sampling_request import DEFAULTS
 
 PLAIN = (int, float, bool)
 METAVARS = {"loras": "NAME[:WEIGHT]", "image": "FILE", "mask": "FILE"}

@@ -27,7 +27,7 @@ from denoised.app.main import create_app
 from denoised.app.services import Services
 from denoised.app.settings import ApiSettings
 from denoised.jobs.record import Image, JobRecord, QueueEstimate
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate
 from denoised.jobs.worker_report import WorkerReport

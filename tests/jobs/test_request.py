@@ -9,7 +9,8 @@ from typing import Any, get_type_hints
 
 from denoised.jobs.lora import Lora
 from denoised.jobs.numerics import computation, digest_in, with_format
-from denoised.jobs.request import DEFAULTS, FIELDS, PictureRequest, RequestFields, SamplingRequest, without_defaults
+from denoised.jobs.request import FIELDS, PictureRequest, RequestFields
+from denoised.jobs.sampling_request import DEFAULTS, SamplingRequest, without_defaults
 
 REQUEST = SamplingRequest(
     model="shoes", label=0, label_name="sneaker", seed=7, sampler="ddim", steps=4, guidance_scale=1.0

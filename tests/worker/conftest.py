@@ -12,7 +12,7 @@ import redis
 import torch
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.store import Store
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import Trajectory

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.store import StartedAttempt
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from denoised.jobs.record import Image, image_url
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.encoding import Pixels, encode, encode_frame
 from denoised.worker.engine.turn import Advanced

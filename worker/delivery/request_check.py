@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.card import ModelCard
 
 

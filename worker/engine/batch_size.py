@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.speed import Speed

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.diffusion.guidance import is_within
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.plans import Plan

@@ -20,8 +20,9 @@ from pydantic import (
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import MAX_ERRORS, describe_unknown_fields
 from denoised.jobs.lora import LORA_FIELDS, LoraFields
-from denoised.jobs.request import DEFAULTS, FIELDS, RequestFields
+from denoised.jobs.request import FIELDS, RequestFields
 from denoised.jobs.request_field import RequestField
+from denoised.jobs.sampling_request import DEFAULTS
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -20,7 +20,8 @@ from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.jobs.errors import RecordError
 from denoised.jobs.lora import Lora
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import MAX_PROMPT, SamplingRequest
+from denoised.jobs.request import MAX_PROMPT
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.card import CardLora, ModelCard
 from denoised.worker.delivery.request_check import check_request
 

@@ -16,7 +16,8 @@ from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.validation_errors import describe_validation_errors
-from denoised.jobs.request import RequestFields, SamplingRequest
+from denoised.jobs.request import RequestFields
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.card import ModelCard
 
 Card = Callable[..., ModelCard]

@@ -20,7 +20,7 @@ from denoised.jobs.record import TERMINAL, Image, JobRecord
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.redis.deadline import REDIS_DEADLINE, RedisDeadline
 from denoised.jobs.redis.fitness import check_fitness
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.job_listing import JobCursor
 from denoised.jobs.store.store import QueueKeys, Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult, final_update

@@ -10,7 +10,7 @@ import pytest
 
 from denoised.jobs.lora import Lora
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.checkpoints.text_to_image.text_pipeline import read_text_pipeline
 from denoised.model.serving.loading import load_for_serving
 from denoised.model.serving.protocol import ServedModel

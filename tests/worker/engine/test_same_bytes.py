@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import SamplingRequest
+from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.serving.pixel_model import PixelModel
 from denoised.worker.delivery.encoding import encode

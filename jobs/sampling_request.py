@@ -1,0 +1,116 @@
+"""The validated request: every default of `jobs.request` filled in, and what follows from it.
+
+The store and the workers know requests in this form. Imports only the standard library and `jobs.request`, because the
+client shares this file with the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from denoised.jobs.request import FIELDS, PictureRequest, RequestFields
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingRequest(PictureRequest):
+    """A validated request, every default filled in.
+
+    Attributes:
+        label: The class index; None = unconditional.
+        label_name: The class name of `label`.
+        preview_every: A frame every k-th step; 0 = none.
+        preview: What frames show: x0, xt or both.
+        stages: Evaluations in each step but the last, which has one.
+        extra_evaluations: Evaluations of an image besides those of its steps.
+        guidance_embedded: The network takes the guidance scale as an input.
+        guided_evaluations: Evaluations of an image within `guidance_interval`; None: all.
+    """
+
+    label: int | None
+    label_name: str | None
+    preview_every: int = 0
+    preview: str = "x0"
+    stages: int = 1
+    extra_evaluations: int = 0
+    guidance_embedded: bool = False
+    guided_evaluations: int | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance is on, so that each evaluation has an unconditional row too."""
+        return self.guidance_scale != 1.0 and not self.guidance_embedded
+
+    @property
+    def rows_per_evaluation(self) -> int:
+        """Rows that an image takes in a batch of the network: one without guidance, two with it, three with a
+        guidance toward text and one toward an input image."""
+        if not self.guided:
+            return 1
+        return 2 if self.image_guidance_scale is None else 3
+
+    @property
+    def run_steps(self) -> int:
+        """The last steps of the plan that are run; all of them unless the request starts from a picture."""
+        return count_run_steps(self.steps, self.strength if self.starts_from_picture else 1.0)
+
+    @property
+    def starts_from_picture(self) -> bool:
+        """Whether the first noise is added to a picture; a network that takes the picture as input starts from noise
+        alone."""
+        return self.image is not None and self.image_guidance_scale is None
+
+    @property
+    def plan_rows(self) -> int:
+        """Evaluations of an image, however many rows each has."""
+        if not self.run_steps:
+            return 0
+        extra = self.extra_evaluations if self.run_steps > 1 else 0
+        return self.stages * (self.run_steps - 1) + 1 + extra
+
+    def fraction(self, step: int) -> float:
+        """The part of the job that is done after so many steps, 0 … 1."""
+        return step / self.run_steps if self.run_steps else 1.0
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluated rows of the whole job: one of each image and row of its plan, and more where guidance is on."""
+        guided = self.plan_rows if self.guided_evaluations is None else min(self.guided_evaluations, self.plan_rows)
+        return self.n * (self.plan_rows + (self.rows_per_evaluation - 1) * guided)
+
+    def parameters(self, index: int, numerics: str) -> dict[str, Any]:
+        """The request that makes image `index` again, without the fields that equal their defaults.
+
+        How the image was asked for leaves no trace: image k of a job and the image of a job with seed + k carry the
+        same parameters, with or without previews.
+        """
+        members = {**self.members(), "n": 1, "seed": self.seed + index}
+        given = {name: value for name, value in members.items() if not _is_default(name, value)}
+        return {"model": given.pop("model"), "label": self.label_name, **given, "numerics": numerics}
+
+
+def count_run_steps(steps: int, strength: float) -> int:
+    """The steps that are run from a picture: the whole part of steps·strength, as in diffusers, but one at least unless
+    the strength is 0."""
+    return max(int(steps * strength), 1 if strength > 0 else 0)
+
+
+DEFAULTS: Mapping[str, Any] = {
+    each.name: each.default
+    for each in fields(SamplingRequest)
+    if each.default is not MISSING and each.name in FIELDS and not FIELDS[each.name].of_model
+}
+"""The defaults that do not depend on the model."""
+
+
+def without_defaults(given: RequestFields) -> dict[str, Any]:
+    """The fields of a request whose values differ from the defaults."""
+    return {name: value for name, value in given.items() if value is not None and not _is_default(name, value)}
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Whether a JSON value is the default of a field; the default of a list is no item."""
+    if isinstance(value, list):
+        return not value
+    return name in DEFAULTS and bool(value == DEFAULTS[name])
