@@ -1,9 +1,10 @@
 """The request for pictures. Every field is defined here, once: its type, range, default and meaning.
 
 `RequestFields` is what a client may send. `PictureRequest` is the same request with every default filled in; the store
-and the workers know it as `jobs.sampling_request.SamplingRequest`. Everything else that lists fields is derived from them: the body of `POST /generate`
-and its OpenAPI schema, the job object, the parameters in a PNG, the signature of `denoised.Client.generate`, the
-options of `denoised generate` and the form of the page. `docs/architecture.md` says how to add a field.
+and the workers know it as `jobs.sampling_request.SamplingRequest`. Everything else that lists fields is derived from
+these: the body of `POST /generate` and its OpenAPI schema, the job object, the parameters in a PNG, the signature of
+`denoised.Client.generate`, the options of `denoised generate` and the form of the page. `docs/architecture.md` says
+how to add a field.
 
 Imports only the standard library, `jobs.request_field` and `jobs.lora`, because the client shares this file with the
 server.
