@@ -10,7 +10,7 @@ from denoised.app.admission.noise_levels import outside_levels
 from denoised.app.admission.validation import resolve
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import format_value
-from denoised.jobs.request import FIELDS, RequestFields
+from denoised.jobs.request import FIELDS, MAX_SEED, RequestFields
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.task_request import DEFAULT_INTEGRATION_STEPS, DEFAULT_PROBES, Task
 from denoised.model.serving.card import ModelCard
@@ -83,9 +83,14 @@ def _level_errors(task: Task, given: Mapping[str, Any], card: ModelCard) -> Erro
 
 
 def _count_errors(task: Task, given: Mapping[str, Any], card: ModelCard) -> Errors:
-    """More estimates or steps than the model takes."""
-    probes, steps = given.get("probes") or 0, given.get("steps") or 0
-    if task == "likelihood" and probes > card.max_images:
+    """More estimates or steps than the model takes, and a seed that leaves none for the last estimate."""
+    if task != "likelihood":
+        return
+    probes, steps = given.get("probes") or DEFAULT_PROBES, given.get("steps") or 0
+    if probes > card.max_images:
         yield "probes", f"{probes} is over {card.max_images}, the most images of one job"
-    if task == "likelihood" and steps > card.timesteps:
+    if steps > card.timesteps:
         yield "steps", f"{steps} is over {card.timesteps}, the model's number of training timesteps"
+    largest = MAX_SEED - (probes - 1)
+    if (given.get("seed") or 0) > largest:
+        yield "seed", f"{given['seed']} is over {largest}, which is 2^53 − probes"

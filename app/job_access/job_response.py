@@ -14,6 +14,7 @@ from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.headers import job_location
 from denoised.app.http.job_object import job_object
 from denoised.app.http.requests.negotiation import preference_applied
+from denoised.app.http.schemas import JobObject, ProblemObject
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, job_gone, require_pictures, wait_for_job
@@ -24,6 +25,23 @@ from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import Format
 
 F = TypeVar("F", bound=Mapping[str, Any])
+
+_PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
+JOB_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": JobObject,
+        "description": "The finished job (`Prefer: wait=S`), or the picture itself (`Accept: image/…`).",
+        "content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}},
+    },
+    202: {"model": JobObject, "description": "Accepted; follow `links.events`."},
+    406: {**_PROBLEM, "description": "`Accept` names neither JSON nor a picture format."},
+    422: {**_PROBLEM, "description": "Names each invalid field, its value and the limit."},
+    429: {**_PROBLEM, "description": "The queue is full; see `Retry-After`."},
+    500: {**_PROBLEM, "description": "The client waited for a picture and the job failed; `code` names the cause."},
+    503: {**_PROBLEM, "description": "No worker serves the model, Redis is away, or the server is restarting."},
+    504: {**_PROBLEM, "description": "The picture is not ready in time; `job` names the job, which continues."},
+    507: {**_PROBLEM, "description": "Redis is out of memory."},
+}
 
 
 def single_picture_fields(fields: F, formats: Sequence[Format]) -> F:

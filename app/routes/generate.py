@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 from starlette.concurrency import run_in_threadpool
@@ -15,31 +15,18 @@ from denoised.app.http.job_object import job_object
 from denoised.app.http.requests.form_body import FormRoute
 from denoised.app.http.requests.negotiation import Preference
 from denoised.app.http.requests.request_body import GenerateRequest
-from denoised.app.http.schemas import JobObject, ProblemObject
-from denoised.app.job_access.job_response import respond_after_wait, respond_with_picture, single_picture_fields
+from denoised.app.job_access.job_response import (
+    JOB_RESPONSES,
+    respond_after_wait,
+    respond_with_picture,
+    single_picture_fields,
+)
 from denoised.app.services import Owner, Serving
 
 router = APIRouter(tags=["jobs"], route_class=FormRoute)
 
-_PROBLEM: dict[str, Any] = {"model": ProblemObject, "content": {"application/problem+json": {}}}
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": JobObject,
-        "description": "The finished job (`Prefer: wait=S`), or the picture itself (`Accept: image/…`).",
-        "content": {"image/png": {}, "image/webp": {}, "image/jpeg": {}},
-    },
-    202: {"model": JobObject, "description": "Accepted; follow `links.events`."},
-    406: {**_PROBLEM, "description": "`Accept` names neither JSON nor a picture format."},
-    422: {**_PROBLEM, "description": "Names each invalid field, its value and the limit."},
-    429: {**_PROBLEM, "description": "The queue is full; see `Retry-After`."},
-    500: {**_PROBLEM, "description": "The client waited for a picture and the job failed; `code` names the cause."},
-    503: {**_PROBLEM, "description": "No worker serves the model, Redis is away, or the server is restarting."},
-    504: {**_PROBLEM, "description": "The picture is not ready in time; `job` names the job, which continues."},
-    507: {**_PROBLEM, "description": "Redis is out of memory."},
-}
 
-
-@router.post("/generate", status_code=202, responses=RESPONSES, summary="Generate pictures")
+@router.post("/generate", status_code=202, responses=JOB_RESPONSES, summary="Generate pictures")
 async def generate(
     body: GenerateRequest,
     request: Request,

@@ -16,17 +16,21 @@ from denoised.app.http.requests.form_body import FormRoute
 from denoised.app.http.requests.negotiation import Preference, asks_for_no_wait
 from denoised.app.http.requests.task_body import LikelihoodRequest, NoiseRequest, ScoreRequest, TaskBody
 from denoised.app.http.schemas import JobObject
-from denoised.app.job_access.job_response import respond_after_wait, respond_with_picture, single_picture_fields
-from denoised.app.routes.generate import RESPONSES
+from denoised.app.job_access.job_response import (
+    JOB_RESPONSES,
+    respond_after_wait,
+    respond_with_picture,
+    single_picture_fields,
+)
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.request import RequestFields
 
 router = APIRouter(tags=["jobs"], route_class=FormRoute)
 
-NOW = {**RESPONSES, 200: {"model": JobObject, "description": "The finished job, with `arrays` and `result`."}}
+NOW = {**JOB_RESPONSES, 200: {"model": JobObject, "description": "The finished job, with `arrays` and `result`."}}
 NOW |= {202: {"model": JobObject, "description": "Not finished in time, or `Prefer: respond-async`."}}
-LATER = {**RESPONSES, 200: {"model": JobObject, "description": "The finished job (`Prefer: wait=S`)."}}
-WITH_PICTURE = {**NOW, 200: {**RESPONSES[200], "description": "The finished job, or the picture (`Accept: image/…`)."}}
+LATER = {**JOB_RESPONSES, 200: {"model": JobObject, "description": "The finished job (`Prefer: wait=S`)."}}
+PICTURE = {**JOB_RESPONSES[200], "description": "The finished job, or the noisy picture (`Accept: image/…`)."}
 
 Prefer = Annotated[
     str | None,
@@ -37,7 +41,7 @@ Accept = Annotated[
 ]
 
 
-@router.post("/noise", responses=WITH_PICTURE, summary="Add noise to a picture")
+@router.post("/noise", responses={**NOW, 200: PICTURE}, summary="Add noise to a picture")
 async def noise(
     body: NoiseRequest,
     request: Request,
