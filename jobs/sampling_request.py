@@ -22,7 +22,7 @@ class SamplingRequest(PictureRequest):
         label: The class index; None = unconditional.
         label_name: The class name of `label`.
         preview_every: A frame every k-th step; 0 = none.
-        preview: What frames show: x0, xt or both.
+        preview: What frames show: x0, xt, both, or all: both and the predicted noise.
         stages: Evaluations in each step but the last, which has one.
         extra_evaluations: Evaluations of an image besides those of its steps.
         guidance_embedded: The network takes the guidance scale as an input.

@@ -42,7 +42,7 @@ def job_bytes(request: SamplingRequest, card: ModelCard) -> int:
 def _frames(request: SamplingRequest) -> int:
     if not request.preview_every:
         return 0
-    kinds = 2 if request.preview == "both" else 1
+    kinds = {"both": 2, "all": 3}.get(request.preview, 1)
     return min(request.n * (request.run_steps // request.preview_every) * kinds, EVENT_CAP)
 
 

@@ -223,6 +223,9 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "n", f"{n} is over {card.max_images}, the most images of one job"
     if (skip := values["clip_skip"]) > card.max_clip_skip and "clip_skip" in card.inputs:
         yield "clip_skip", f"{skip} is over {card.max_clip_skip}, the most layers that can be skipped in {card.name}"
+    if (preview := values["preview"]) not in card.previews:
+        known = ", ".join(card.previews)
+        yield "preview", f"{format_value(preview)} is not known to the workers of {card.name} (allowed: {known})"
     if every > steps:
         yield "preview_every", f"{every} is over {steps}, the number of steps"
     if values["seed_to"] is None and values["mix"] != DEFAULTS["mix"]:

@@ -141,7 +141,7 @@ class Client:
         """The stored frames of a job as an animation (`GET /jobs/{id}/animation`).
 
         format: webp, gif or apng.
-        kind: x0 or xt.
+        kind: x0, xt or eps.
 
         Raises:
             RequestRejected: 409 if the job has no frames (it was submitted without preview_every).

@@ -193,12 +193,13 @@ class Engine:
         # The largest magnitude is finite only if all are; isfinite of every element takes six times as long.
         finite = registers.flatten(1).abs().amax(dim=1).isfinite().tolist()
         turn, still = Turn(len(group.conditioning)), set(map(id, remaining))
-        parts = zip(group.members, finite, group.parted(registers), x_t.unbind(0), estimate.x0.unbind(0), strict=True)
-        for trajectory, is_finite, own, own_x_t, denoised in parts:
+        estimates = zip(estimate.x0.unbind(0), estimate.epsilon.unbind(0), strict=True)
+        parts = zip(group.members, finite, group.parted(registers), x_t.unbind(0), estimates, strict=True)
+        for trajectory, is_finite, own, own_x_t, own_estimate in parts:
             if id(trajectory) not in still:
                 continue
             if is_finite:
-                turn.advanced.append(Advanced.by(trajectory, own, own_x_t, denoised))
+                turn.advanced.append(Advanced.by(trajectory, own, own_x_t, own_estimate))
             else:
                 text = f"the network's output is not finite at step {trajectory.row + 1}"
                 turn.failed.append((trajectory, TrajectoryError("nan_output", text)))
