@@ -142,8 +142,10 @@ def _input_errors(given: RequestFields, card: ModelCard) -> Errors:
 
 
 def _given_inputs(given: RequestFields) -> dict[str, object]:
-    """The fields that only some models take. A default, which every job object carries, asks for nothing."""
-    asked = {name: value for name, value in given.items() if value not in (None, [], DEFAULTS.get(name))}
+    """The fields that only some models take. A default, which every job object carries, asks for nothing. Fields of
+    other tasks than making images are none of them."""
+    own = {name: value for name, value in given.items() if name in FIELDS}
+    asked = {name: value for name, value in own.items() if value not in (None, [], DEFAULTS.get(name))}
     return {name: value for name, value in asked.items() if FIELDS[name].input}
 
 
