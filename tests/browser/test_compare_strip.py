@@ -19,7 +19,8 @@ CANVASES = "() => [...document.querySelectorAll('#strip canvas')].map((each) => 
 # The requests of a comparison of a job, for a card whose samplers take different fields.
 REQUESTS = """async ([job, axis]) => {
   const { requestsOf } = await import("/playground/stage/strip.js");
-  const card = { timesteps: 30, samplers: ["ddim", "heun", "lcm"], spacing_samplers: ["ddim", "heun"], karras_samplers: ["ddim"], eta_samplers: ["ddim"] };
+  const taken = { spacing_samplers: ["ddim", "heun"], karras_samplers: ["ddim"], eta_samplers: ["ddim"] };
+  const card = { timesteps: 30, samplers: ["ddim", "heun", "lcm"], ...taken };
   return requestsOf(job, card, axis, Object.keys(job));
 }"""
 JOB = {
