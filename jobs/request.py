@@ -24,6 +24,7 @@ Spacing = Literal["leading", "trailing", "linspace", "sgm_uniform", "karras", "e
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
 Format = Literal["png", "webp", "jpeg"]
 PreviewKind = Literal["x0", "xt", "both"]
+Priority = Literal["low", "normal", "high"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
@@ -217,6 +218,7 @@ class RequestFields(TypedDict, total=False):
         PreviewKind | None,
         RequestField("what frames show: x0 (the prediction of the finished picture), xt (the noisy picture) or both"),
     ]
+    priority: Annotated[Priority | None, RequestField("order among your own jobs")]
 
 
 @dataclass(frozen=True, kw_only=True)
