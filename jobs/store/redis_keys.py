@@ -4,6 +4,7 @@
                                             `worker`, `saved_step`, `saved_evaluations`
     denoised:job:{id}:events       stream   one entry per event, id = "{seq}-0"; a: attempt, e: JSON, f: format
     denoised:job:{id}:image:{k}    string   an encoded picture
+    denoised:job:{id}:array:{k}:{name}      string   numbers of image k as an .npy file (`jobs.record.ARRAY_NAMES`)
     denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
     denoised:input:{owner}:{sha256}:{shape}        string   a picture that a job starts from, as PNG of that shape
     denoised:input:{owner}:{sha256}:{shape}:jobs   set      ids of the jobs that are not over and start from it
@@ -53,6 +54,10 @@ def events(job_id: str) -> str:
 
 def image(job_id: str, index: int) -> str:
     return f"denoised:job:{job_id}:image:{index}"
+
+
+def array(job_id: str, index: int, name: str) -> str:
+    return f"denoised:job:{job_id}:array:{index}:{name}"
 
 
 def resume(job_id: str) -> str:

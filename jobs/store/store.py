@@ -21,6 +21,7 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT
 from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.array_files import ArrayFiles
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.idempotency import IdempotencyKeys
 from denoised.jobs.store.input_pictures import InputPictures, add_inputs
@@ -106,6 +107,7 @@ class Store:
         self._reader = RecordReader(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
         self.inputs = InputPictures(self.connection)
+        self.arrays = ArrayFiles(self.connection)
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
