@@ -70,6 +70,7 @@ class JobRecord:
     no_memory_on: the worker that ran out of memory with it; if another does, too, the job fails.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
     inputs: the keys of the pictures that it starts from, by request field (`jobs.store.input_pictures`).
+    weight: of its caller's key; callers that wait are served in proportion to it.
     arrays: what it has computed besides pictures.
     result: the numbers that it has come to; only of tasks other than making images.
     """
@@ -98,6 +99,7 @@ class JobRecord:
     warnings: tuple[RequestWarning, ...] = ()
     reserved_bytes: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
     arrays: tuple[ArrayFile, ...] = ()
     result: Mapping[str, Any] | None = None
 
@@ -159,6 +161,7 @@ class JobRecord:
             watched=flat.get("watched") == "1",
             warnings=_warnings(flat.get("warnings", "[]")),
             inputs=_texts("inputs", flat.get("inputs", "{}")),
+            weight=_weight(flat.get("weight", "1")),
             arrays=_arrays(flat.get("arrays", "[]")),
             result=_result(flat["result"]) if "result" in flat else None,
             **number,  # type: ignore[arg-type]
@@ -170,6 +173,13 @@ def _finite(name: str, number: float) -> float:
     if not 0 <= number <= LATEST:
         raise ValueError(f"{name} is {number} (allowed: 0 … {LATEST:.0f})")
     return number
+
+
+def _weight(text: str) -> float:
+    weight = float(text)
+    if not 1 / MAX_WEIGHT <= weight <= MAX_WEIGHT:
+        raise ValueError(f"weight is {weight} (allowed: {1 / MAX_WEIGHT} … {MAX_WEIGHT:g})")
+    return weight
 
 
 def _whole(name: str, text: str) -> int:
@@ -216,13 +226,26 @@ def _warnings(text: str) -> tuple[RequestWarning, ...]:
     return tuple(RequestWarning(str(warning.field), str(warning.message)) for warning in warnings)
 
 
+MAX_WEIGHT = 1000.0
 _FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")
 _INTS = ("attempt", "step", "evaluations", "losses", "max_attempts", "reserved_bytes")
 MAX_JSON = 1 << 20  # characters of a JSON field
 MAX_DIGITS = 15
 MAX_SIDE = 16_384  # of an array
 LATEST = 1e11  # seconds since the epoch, and any duration
-_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", "api", "no_memory_on", *_FLOATS, *_INTS)
+_PLAIN = (
+    "id",
+    "owner",
+    "status",
+    "numerics",
+    "request_id",
+    "digest",
+    "api",
+    "no_memory_on",
+    "weight",
+    *_FLOATS,
+    *_INTS,
+)
 _REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
 
 

@@ -24,6 +24,7 @@ Spacing = Literal["leading", "trailing", "linspace", "sgm_uniform", "karras", "e
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
 Format = Literal["png", "webp", "jpeg"]
 PreviewKind = Literal["x0", "xt", "both", "all"]
+Priority = Literal["low", "normal", "high"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
@@ -220,6 +221,7 @@ class RequestFields(TypedDict, total=False):
             " both and eps (the noise that is predicted)"
         ),
     ]
+    priority: Annotated[Priority | None, RequestField("order among your own jobs")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from denoised.jobs.request import FIELDS, PictureRequest, RequestFields
 from denoised.jobs.task_request import EVALUATIONS_PER_STEP, TASK_FIELDS, Task
+
+PRIORITIES = ("high", "normal", "low")
+"""In the order in which a caller's own jobs are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,7 @@ class SamplingRequest(PictureRequest):
         label_name: The class name of `label`.
         preview_every: A frame every k-th step; 0 = none.
         preview: What frames show: x0, xt, both, or all: both and the predicted noise.
+        priority: Among the jobs of the same caller: high, normal or low.
         stages: Evaluations in each step but the last, which has one.
         extra_evaluations: Evaluations of an image besides those of its steps.
         guidance_embedded: The network takes the guidance scale as an input.
@@ -37,6 +42,7 @@ class SamplingRequest(PictureRequest):
     label_name: str | None
     preview_every: int = 0
     preview: str = "x0"
+    priority: str = "normal"
     stages: int = 1
     extra_evaluations: int = 0
     guidance_embedded: bool = False
@@ -91,7 +97,7 @@ class SamplingRequest(PictureRequest):
         """The part of the job that is done after so many steps, 0 … 1."""
         return step / self.run_steps if self.run_steps else 1.0
 
-    @property
+    @cached_property
     def evaluations(self) -> int:
         """Evaluated rows of the whole job: one of each image and row of its plan, and more where guidance is on."""
         guided = self.plan_rows if self.guided_evaluations is None else min(self.guided_evaluations, self.plan_rows)

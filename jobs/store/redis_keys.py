@@ -13,6 +13,8 @@
     denoised:jobs:{owner}          zset     job ids by created_at
     denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
     denoised:between:{model}       hash     job ids in RQ's intermediate queue, and when each was first seen there
+    denoised:turns:{model}         zset     callers with waiting jobs, by position (`jobs.store.waiting_lists`)
+    denoised:credits:{model}       hash     the evaluations that each of them may still draw in its turn
     denoised:workers               set      names of workers
     denoised:models                set      names of all models ever served
     denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
@@ -80,6 +82,14 @@ def idempotency(owner: str, key_hash: str) -> str:
 
 def intermediate(model: str) -> str:
     return f"denoised:between:{model}"
+
+
+def turns(model: str) -> str:
+    return f"denoised:turns:{model}"
+
+
+def caller_credits(model: str) -> str:
+    return f"denoised:credits:{model}"
 
 
 def worker(name: str) -> str:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.sampling_request import SamplingRequest
+from denoised.jobs.sampling_request import PRIORITIES, SamplingRequest
 from denoised.model.diffusion.guidance import is_within
 from denoised.model.diffusion.plans import Plan
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
 from denoised.model.serving.sampling import initial_noise, mix_noise
+from denoised.worker.engine.fair_slots import ANONYMOUS, Caller
 from denoised.worker.engine.resume import ResumePoint, check
 from denoised.worker.engine.start_picture import InputPictures
 from denoised.worker.engine.task_start import Start, plan_of, starts_of
@@ -91,6 +92,7 @@ class Trajectory:
         picture: What it starts from; None: noise alone.
         noise: The first draw of the generator, if a part of the picture is kept; else None.
         row: The plan's next row.
+        caller: Whose job it is of.
     """
 
     job: str
@@ -104,6 +106,7 @@ class Trajectory:
     picture: Start | None = None
     noise: Tensor | None = None
     row: int = 0
+    caller: Caller = ANONYMOUS
     _drawn: Tensor | None = None
 
     @classmethod
@@ -120,6 +123,7 @@ class Trajectory:
         device: torch.device,
         guidance: Guidance | None = None,
         picture: Start | None = None,
+        caller: Caller = ANONYMOUS,
     ) -> Trajectory:
         """A trajectory at x_T, the first draw of the image's own generator, or at a picture with that noise."""
         generator, noise = seeds.begin(shape)
@@ -130,9 +134,8 @@ class Trajectory:
             first = picture.begin(plan, noise)
             registers[: len(first)] = first
         kept_noise = noise if picture is not None and picture.kept is not None else None
-        return cls(
-            job, index, model, plan, conditioning, guidance, generator, registers, picture=picture, noise=kept_noise
-        )
+        start = (registers, picture, kept_noise)
+        return cls(job, index, model, plan, conditioning, guidance, generator, *start, caller=caller)
 
     def resume(self, saved: ResumePoint) -> None:
         """Continue where another attempt was: take over its registers, and skip the draws that it had taken.
@@ -162,6 +165,11 @@ class Trajectory:
     def guided(self) -> bool:
         """Whether guidance is on at its row."""
         return not self.finished and self.evaluations_of(self.row) > 1
+
+    @property
+    def rows(self) -> int:
+        """Of the network's batch that its next evaluation takes."""
+        return self.evaluations_of(self.row)
 
     def evaluations_of(self, row: int) -> int:
         """How many rows of the network's batch the image takes at a row of its plan: two with guidance, three with
@@ -278,6 +286,7 @@ def _begin_all(record: JobRecord, model: ServedModel, pictures: InputPictures) -
             shape=model.shape_of(asked[0]),
             device=model.device,
             picture=starts[index],
+            caller=Caller(record.owner, record.weight, PRIORITIES.index(request.priority)),
         )
         for index in range(request.n)
     ]
