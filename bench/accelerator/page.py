@@ -10,7 +10,6 @@ from bench.load.workloads import REAL_TRAFFIC, THREE_STEP_COUNTS
 from bench.results import sample_names as names
 from bench.results.report import cell, format_range, machines
 from bench.results.samples import SampleKey, SampleSeries, SampleTable
-from denoised.model.backends.graphs import BUCKET
 from denoised.model.backends.numerics import PRECISIONS
 
 DOCUMENT, TABLE = Path("performance-cuda.md"), Path("performance-cuda.csv")
@@ -23,12 +22,12 @@ sampler, requests and peers are those of [performance.md](performance.md). Here 
 three precisions: float32 with IEEE convolutions and matrix products (torch's own default for convolutions is TF32),
 TF32, or bfloat16 in the network and float32 in the sampler."""
 
-EVALUATIONS = f"""\
+EVALUATIONS = """\
 ## Time of one evaluation of the network, ms
 
 The times include waiting for the device. Each value is the median of the rounds, in which the subjects take turns,
-followed by the minimum and maximum in parentheses. denoised always evaluates {BUCKET} images at a time
-(docs/decisions.md says why) and compiles nothing."""
+followed by the minimum and maximum in parentheses. denoised compiles nothing. The figures are older than its tiles:
+when they were measured, it always evaluated 64 images at a time."""
 
 METHOD = """\
 ## Method
@@ -43,6 +42,9 @@ METHOD = """\
   compiled before a server reports that it is ready: (a) for 1 row and for the 2 rows of guidance, in a thread of its
   own, since CUDA graphs belong to a thread; (b) for 4, 16 and 32 rows, where other batches are padded with rows of
   zeros; (c) for 256 images. denoised compiles nothing and needs no such time to start.
+- All figures of denoised are from 2026-11-26, when each evaluation was one graph of 64 images. Since 2026-11-30, B
+  images of this network are ⌈B/16⌉ tiles of 16 images, up to four in one replay (docs/decisions.md says why). That has
+  not been measured on a GPU.
 - (c) uses the batch size and memory format that are fastest for it, out of 16, 64 and 256 images, even if sixteen
   clients could not fill it. It waits for the device only after every eighth evaluation, has no sampler and makes no
   images.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from denoised.model.networks.unet.unet import UNet
@@ -28,14 +29,21 @@ class Backend(Protocol):
 
 
 class EagerBackend:
-    """The network's own forward pass, as PyTorch runs it."""
+    """The network's own forward pass, as PyTorch runs it, for the whole batch or for each image by itself.
+
+    PyTorch's kernels depend on the size of the batch. One image at a time, its bits do not.
+    """
 
     min_pipelined_images: int | None = None
 
-    def __init__(self, unet: UNet) -> None:
+    def __init__(self, unet: UNet, *, per_image: bool = False) -> None:
         self._unet = unet
+        self._per_image = per_image
 
     def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if self._per_image:
+            rows = [slice(row, row + 1) for row in range(len(x))]
+            return torch.cat([self._unet(x[row], t[row], None if label is None else label[row]) for row in rows])
         output: Tensor = self._unet(x, t, label)
         return output
 

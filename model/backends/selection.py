@@ -15,7 +15,7 @@ from denoised.model.backends.backend import Backend, EagerBackend
 from denoised.model.backends.comparison import ReferenceRows
 from denoised.model.backends.graphs import GraphedUNet
 from denoised.model.backends.native.network import NativeUNet
-from denoised.model.backends.numerics import EAGER, GRAPHS, NATIVE, PACKED, Precision, numerics
+from denoised.model.backends.numerics import EAGER, GRAPHS, NATIVE, PACKED, PER_IMAGE, Precision, numerics
 from denoised.model.backends.packed import can_pack, pack
 from denoised.model.backends.precision import arithmetic
 from denoised.model.errors import KernelError
@@ -74,9 +74,10 @@ def _for_cuda(unet: UNet, shape: tuple[int, int, int], timesteps: int, device: s
     with arithmetic("float32"):
         reference = ReferenceRows.of(unet, shape, timesteps)
     try:
-        graphed = GraphedUNet(unet, shape, precision)
+        graphed = GraphedUNet(unet, shape, timesteps, precision)
         reference.check(graphed, GRAPHS, precision)
     except KernelError as error:
         torch.backends.cudnn.allow_tf32 = False
-        return Selection(EagerBackend(unet), numerics(device, EAGER), f"{error}; it is served in float32")
-    return Selection(graphed, numerics(device, f"{GRAPHS}-{graphed.bucket}", precision))
+        backend = EagerBackend(unet, per_image=True)
+        return Selection(backend, numerics(device, PER_IMAGE), f"{error}; it is served in float32, image by image")
+    return Selection(graphed, numerics(device, f"{GRAPHS}-{graphed.tiling.rows}", precision))

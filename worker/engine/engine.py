@@ -182,8 +182,10 @@ class Engine:
         group, rows, x_t = evaluation.group, evaluation.plan_rows, evaluation.x_t
         level = rows.level
         model = self.models[group.members[0].model]
-        estimate = _merge_guidance(evaluation, model.prediction_type)
-        estimate = model.clipping(estimate, x_t, level.alpha, level.sigma, group.is_guided)
+        merged = _merge_guidance(evaluation, model.prediction_type)
+        estimate = model.clipping(merged, x_t, level.alpha, level.sigma, group.is_guided)
+        if group.unclipped is not None:
+            estimate = estimate.replace(group.unclipped, merged.select(group.unclipped))
         z = group.drawn(x_t)
         if estimate.variance_output is not None:
             z = apply_learned_variance(z, estimate.variance_output, rows.log_variance_range)
@@ -191,12 +193,13 @@ class Engine:
         # The largest magnitude is finite only if all are; isfinite of every element takes six times as long.
         finite = registers.flatten(1).abs().amax(dim=1).isfinite().tolist()
         turn, still = Turn(len(group.conditioning)), set(map(id, remaining))
-        parts = zip(group.members, finite, group.parted(registers), x_t.unbind(0), estimate.x0.unbind(0), strict=True)
-        for trajectory, is_finite, own, own_x_t, denoised in parts:
+        estimates = zip(estimate.x0.unbind(0), estimate.epsilon.unbind(0), strict=True)
+        parts = zip(group.members, finite, group.parted(registers), x_t.unbind(0), estimates, strict=True)
+        for trajectory, is_finite, own, own_x_t, own_estimate in parts:
             if id(trajectory) not in still:
                 continue
             if is_finite:
-                turn.advanced.append(Advanced.by(trajectory, own, own_x_t, denoised))
+                turn.advanced.append(Advanced.by(trajectory, own, own_x_t, own_estimate))
             else:
                 text = f"the network's output is not finite at step {trajectory.row + 1}"
                 turn.failed.append((trajectory, TrajectoryError("nan_output", text)))

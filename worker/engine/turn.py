@@ -23,6 +23,7 @@ class Advanced(NamedTuple):
         registers: (R, …) after the row.
         x_t: (…) what the network saw.
         denoised: (…) x̂_0, its estimate, with guidance and clipped.
+        epsilon: (…) ε̂, its estimate of the noise in x_t, with guidance.
         result: (…) x_0 if that was the plan's last row, else None.
     """
 
@@ -31,14 +32,15 @@ class Advanced(NamedTuple):
     registers: Tensor
     x_t: Tensor
     denoised: Tensor
+    epsilon: Tensor
     result: Tensor | None
 
     @classmethod
-    def by(cls, trajectory: Trajectory, registers: Tensor, x_t: Tensor, denoised: Tensor) -> Advanced:
-        """Advance a trajectory by one row."""
+    def by(cls, trajectory: Trajectory, registers: Tensor, x_t: Tensor, estimate: tuple[Tensor, Tensor]) -> Advanced:
+        """Advance a trajectory by one row. estimate: x̂_0 and ε̂."""
         trajectory.advance(registers)
         result = trajectory.registers[0] if trajectory.finished else None
-        return cls(trajectory, trajectory.row, trajectory.registers, x_t, denoised, result)
+        return cls(trajectory, trajectory.row, trajectory.registers, x_t, *estimate, result)
 
     @property
     def step(self) -> int:

@@ -22,6 +22,7 @@ from denoised.model.backends.graphs import GraphedUNet, evaluate_in_precision, i
 from denoised.model.backends.native.network import NativeUNet
 from denoised.model.backends.numerics import PRECISIONS, Precision
 from denoised.model.backends.packed import can_pack, pack
+from denoised.model.backends.tile_size import Tiling
 from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.writing import save_model
 from denoised.model.errors import KernelError
@@ -194,16 +195,16 @@ def test_every_recorded_graph_computes_the_function_of_the_network(name: str, pr
     x, t, label = (part.cuda() if part is not None else None for part in rows(name))
     assert x is not None
     assert t is not None
-    unet = deepcopy(network(name)).cuda()
-    graphed = GraphedUNet(unet, (unet.config.in_channels, 16, 16), precision, bucket=8)
+    unet, timesteps = deepcopy(network(name)).cuda(), int(last_timestep(name)) + 1
+    graphed = GraphedUNet(unet, (unet.config.in_channels, 16, 16), timesteps, precision, Tiling(4, 2))
     expected = network(name)(*rows(name))
     assert (
         relative(graphed(x, t, label).cpu(), expected)
         < {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 0.1, "float16": 1e-2}[precision]
     )
-    selected = selection.select_backend(unet, (unet.config.in_channels, 16, 16), 1000, "cuda", precision)
+    selected = selection.select_backend(unet, (unet.config.in_channels, 16, 16), timesteps, "cuda", precision)
     assert selected.fallback is None
-    assert selected.numerics.startswith("graphs-64/")
+    assert selected.numerics.startswith("graphs-16/")
 
 
 @EVERY

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from denoised.model.backends.graphs import GraphedUNet
 from denoised.model.backends.numerics import PRECISIONS, Precision
+from denoised.model.backends.tile_size import Tiling
 from denoised.model.errors import KernelError
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.loading import ZOO, load_model
@@ -37,7 +38,7 @@ def test_the_bundled_model_is_the_same_function_as_on_a_cpu(precision: Precision
     x, t, label = inputs(70, model.shape, "cpu")  # more than a run takes
     expected = model.unet(x, t, label)
     assert isinstance(model.unet, UNet)
-    graphed = GraphedUNet(model.unet.to("cuda"), model.shape, precision)
+    graphed = GraphedUNet(model.unet.to("cuda"), model.shape, model.card.timesteps, precision)
     assert relative(graphed(x.cuda(), t.cuda(), label.cuda()), expected) < RELATIVE[precision]
 
 
@@ -46,11 +47,11 @@ def test_the_bundled_model_is_the_same_function_as_on_a_cpu(precision: Precision
 def test_an_image_has_the_same_bits_in_any_batch_and_place(config: Any) -> None:
     torch.manual_seed(0)
     unet = UNet(config).eval().requires_grad_(False).to("cuda")
-    graphed = GraphedUNet(unet, (3, 16, 16), bucket=8)
+    graphed = GraphedUNet(unet, (3, 16, 16), 1000, tiles=Tiling(4, 4))
     x, t, label = inputs(21, (3, 16, 16))
     torch.testing.assert_close(graphed(x, t, label), unet(x, t, label), atol=1e-3, rtol=1e-3)
     alone = torch.cat([graphed(x[k : k + 1], t[k : k + 1], label[k : k + 1]) for k in range(21)])
-    for size in (1, 2, 7, 8, 9, 21):
+    for size in (1, 2, 7, 8, 9, 16, 21):
         members = torch.randperm(21)[:size].cuda()
         assert torch.equal(graphed(x[members], t[members], label[members]), alone[members]), size
 
@@ -58,7 +59,8 @@ def test_an_image_has_the_same_bits_in_any_batch_and_place(config: Any) -> None:
 @CUDA
 def test_nan_stays_in_the_image_that_it_came_from_and_leaves_with_it() -> None:
     torch.manual_seed(0)
-    graphed = GraphedUNet(UNet(ATTENTION).eval().requires_grad_(False).to("cuda"), (3, 16, 16), bucket=4)
+    unet = UNet(ATTENTION).eval().requires_grad_(False).to("cuda")
+    graphed = GraphedUNet(unet, (3, 16, 16), 1000, tiles=Tiling(2, 2))
     x, t, label = inputs(4, (3, 16, 16))
     sound = graphed(x, t, label)
     broken = x.clone()
@@ -72,4 +74,4 @@ def test_nan_stays_in_the_image_that_it_came_from_and_leaves_with_it() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_without_a_gpu_the_error_gives_the_reason() -> None:
     with pytest.raises(KernelError, match="the network cannot be recorded on cpu"):
-        GraphedUNet(UNet(ATTENTION).eval().requires_grad_(False), (3, 16, 16))
+        GraphedUNet(UNet(ATTENTION).eval().requires_grad_(False), (3, 16, 16), 1000)
