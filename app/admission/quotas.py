@@ -20,7 +20,7 @@ from denoised.app.settings import ApiSettings
 from denoised.jobs.record import JobRecord
 from denoised.jobs.worker_report import WorkerReport
 
-LIMITS = ("jobs", "jobs_per_key", "evaluations", "evaluations_per_key", "streams_per_key")
+LIMITS = ("jobs", "jobs_per_key", "evaluations", "evaluations_per_key", "streams_per_key", "input_bytes_per_key")
 # Retry-After, in seconds.
 DEFAULT_RETRY_AFTER = 10  # before any worker has measured its speed
 MAX_RETRY_AFTER = 3600
