@@ -217,6 +217,13 @@ def test_each_field_explains_itself_and_a_sampler_warns_of_too_few_steps(open_pa
     page.locator("#more > summary").click()
     expect(page.locator("#sampler optgroup").first).to_have_attribute("label", "Few steps")
     expect(page.locator("#sampler-hint")).to_contain_text("Good with 6 to 20 steps")
+    options = page.locator("#sampler option").all_text_contents()
+    assert {"DPM++ 2M, good from 15 steps", "UniPC 3, good from 6 steps", "Langevin, good from 100 steps"} <= set(
+        options
+    )
+    assert {"Euler", "LCM"} <= set(options), "what is said of distilled models is not said of all"
+    expect(page.locator("#seed-hint")).to_have_text("The first noise is drawn from it. Every request gets a new one.")
+    expect(page.locator("#guidance_scale-hint")).to_contain_text("Strength of the label or the prompt")
     expect(page.locator("#steps-hint")).to_contain_text("How often the network is asked")
     expect(page.locator("#model-facts")).to_have_text("28×28 pixels · data: Fashion-MNIST · weights: Apache-2.0")
     page.locator("#sampler").select_option("langevin")

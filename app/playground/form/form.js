@@ -88,7 +88,7 @@ export class Form {
   lockSeed(locked) {
     byId("lock").setAttribute("aria-pressed", String(locked));
     byId("lock").title = locked ? "Let the seed change again" : "Keep this seed";
-    setText(byId("seed-hint"), locked ? "This seed is used for every request." : "Every request gets a new random seed.");
+    setText(byId("seed-hint"), `The first noise is drawn from it. ${locked ? "This one is kept: the same settings give the same picture." : "Every request gets a new one."}`);
   }
 
   /** Draw a new random seed. */
@@ -109,7 +109,7 @@ export class Form {
     const before = first ? this.choice.model : this.card?.name;
     const label = first ? this.choice.label : this.label;
     this.#models = models;
-    byId("model-field").hidden = models.length < 2;
+    byId("model-field").hidden = false;
     byId("models").replaceChildren(...models.map((model) => chip("model", model.name, model.name, model.name === (models.some((each) => each.name === before) ? before : models[0].name), () => this.#chooseModel())));
     this.#chooseModel(label);
     if (first) this.#restoreChoice();

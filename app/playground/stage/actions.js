@@ -37,6 +37,20 @@ export class JobActions {
     new Enlarged(entry, this).show(index);
   });
 
+  /** Run the seed of a job over steps, guidance or samplers. @param {"steps" | "guidance" | "samplers"} axis */
+  compare = (entry, axis) => this.#reportErrors(entry, async () => {
+    const { Strip } = await import("./strip.js");
+    this.strip ??= new Strip(byId("strip"), this);
+    await this.strip.compare(entry.job, axis);
+  });
+
+  /** The comparisons that make sense for a job, as [text, axis] pairs; none while its model is not served. */
+  comparisons({ job }) {
+    const card = this.server.models.find((model) => model.name === job.model);
+    const guided = (job.label !== null || job.prompt) && (card?.guidance_embedded || card?.unconditional);
+    return card ? [["Steps", "steps"], ...(guided ? [["Guidance", "guidance"]] : []), ["Samplers", "samplers"]] : [];
+  }
+
   /** Offer a picture as the start of the next job. */
   startFrom = (entry, index = 0) => this.#reportErrors(entry, async () => {
     const image = entry.job.images[index];
@@ -98,7 +112,8 @@ export class ActionBar {
   }
 
   show(entry) {
-    const key = entry?.ended ? `${entry.job.id} ${entry.status} ${entry.missing} ${this.actions.form.picture.isTaken}` : "";
+    this.container.classList.toggle("reserved", Boolean(entry) && !entry.ended); // the place of the buttons, so that nothing moves at the end
+    const key = entry ? `${entry.job.id} ${entry.ended && entry.status} ${entry.missing} ${this.actions.form.picture.isTaken}` : "";
     if (key === this.#shownKey) return;
     this.#shownKey = key;
     this.container.replaceChildren(...(key ? this.#buttons(entry) : []));
@@ -107,7 +122,8 @@ export class ActionBar {
   #buttons(entry) {
     const { actions } = this;
     const button = (text, action, title) => el("button", { type: "button", title, onclick: () => action(entry) }, text);
-    const available = entry.status === "succeeded" && !entry.missing;
+    const available = (entry.status === "succeeded" && !entry.missing) || !entry.ended;
+    const comparisons = actions.comparisons(entry);
     return [
       available && (entry.job.n > 1
         ? menu("Download", [["One grid", () => actions.grid(entry)], ["Each picture", () => actions.download(entry)]])
@@ -115,6 +131,7 @@ export class ActionBar {
       available && button(entry.job.image ? "Before and after" : "Enlarge", (each) => actions.enlarge(each), "Show one picture large"),
       available && menu("Animation", ANIMATIONS.map(([text, format]) => [text, () => actions.animation(entry, format)])),
       menu("Copy", [["as curl", () => actions.copy(entry, "curl")], ["as Python", () => actions.copy(entry, "python")]]),
+      comparisons.length > 0 && menu("Compare", comparisons.map(([text, axis]) => [text, () => actions.compare(entry, axis)])),
       button("Repeat", actions.repeat, "Generate again with this seed"),
       button("Vary", actions.vary, "The same request with neighboring seeds"),
       available && canVerify(entry) && button("Verify", actions.verify, "Make it again and compare every byte"),
