@@ -37,10 +37,10 @@ def read_unet_shapes(file: SingleFile, latents: int) -> TextUNetConfig:
     latents: along each side of the pictures that it was trained on.
 
     Raises:
-        CheckpointError: for a network of another architecture, and for one that takes more than latents.
+        CheckpointError: for a network of another architecture, and for one with inputs that are not served.
     """
     inputs = file.shape(f"{UNET}input_blocks.0.0.weight")[1]
-    if inputs != LATENT_CHANNELS:
+    if (file.family is Family.SDXL, inputs) not in PIPELINES:
         content = OTHER_INPUTS.get(inputs, f"{inputs} channels")
         raise CheckpointError(f"{file.path}: the U-Net takes {content}, which is not converted")
     levels, middle = _read_levels(file), _depth(file, "middle_block.1")
