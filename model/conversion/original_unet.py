@@ -16,7 +16,15 @@ from denoised.model.conversion.tensor_source import Sources, TensorSource
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
-LATENT_CHANNELS = 4
+# diffusers' pipeline by whether the model is XL, and by the U-Net's input channels: 4 latents, and next to them a
+# picture, or a mask and a picture.
+PIPELINES = {
+    (False, 4): "StableDiffusionPipeline",
+    (False, 8): "StableDiffusionInstructPix2PixPipeline",
+    (False, 9): "StableDiffusionInpaintPipeline",
+    (True, 4): "StableDiffusionXLPipeline",
+    (True, 9): "StableDiffusionXLInpaintPipeline",
+}
 HEADS = 8  # of each attention, in Stable Diffusion 1
 HEAD_CHANNELS = 64  # of each head, in 2 and XL
 SIZE_FEATURES = 256  # sinusoids of each of SDXL's six sizes
