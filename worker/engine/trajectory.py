@@ -160,7 +160,7 @@ class Trajectory:
     @property
     def guided(self) -> bool:
         """Whether guidance is on at its row."""
-        return not self.finished and self.evaluations_of(self.row) > 1
+        return self.guidance is not None and not self.finished and self.evaluations_of(self.row) > 1
 
     def evaluations_of(self, row: int) -> int:
         """How many rows of the network's batch the image takes at a row of its plan: two with guidance, three with

@@ -21,24 +21,35 @@ class Advanced(NamedTuple):
         trajectory: The trajectory.
         row: The next row of its plan.
         registers: (R, …) after the row.
-        x_t: (…) what the network saw.
-        denoised: (…) x̂_0, its estimate, with guidance and clipped.
+        position: Of the image in the tensors of the turn.
+        turn_x_t, turn_denoised: (B, …) see `x_t` and `denoised`.
         result: (…) x_0 if that was the plan's last row, else None.
     """
 
     trajectory: Trajectory
     row: int
     registers: Tensor
-    x_t: Tensor
-    denoised: Tensor
+    position: int
+    turn_x_t: Tensor
+    turn_denoised: Tensor
     result: Tensor | None
 
     @classmethod
-    def by(cls, trajectory: Trajectory, registers: Tensor, x_t: Tensor, denoised: Tensor) -> Advanced:
-        """Advance a trajectory by one row."""
+    def by(cls, trajectory: Trajectory, registers: Tensor, position: int, x_t: Tensor, denoised: Tensor) -> Advanced:
+        """Advance a trajectory by one row. position: of the image in the turn's x_t and x̂_0 (B, …)."""
         trajectory.advance(registers)
         result = trajectory.registers[0] if trajectory.finished else None
-        return cls(trajectory, trajectory.row, trajectory.registers, x_t, denoised, result)
+        return cls(trajectory, trajectory.row, trajectory.registers, position, x_t, denoised, result)
+
+    @property
+    def x_t(self) -> Tensor:
+        """(…) what the network saw."""
+        return self.turn_x_t[self.position]
+
+    @property
+    def denoised(self) -> Tensor:
+        """(…) x̂_0, its estimate, with guidance and clipped."""
+        return self.turn_denoised[self.position]
 
     @property
     def step(self) -> int:
