@@ -38,7 +38,7 @@ serve: install ## start store, API and worker on http://127.0.0.1:8000 (options:
 	@$(BIN)/denoised serve $(ARGS)
 
 test: install ## run the tests (a selection: ARGS="tests/model" or ARGS="-k plans")
-	OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-browser: install ## run all tests of the playground in Chromium (Debian: apt install chromium)
 	$(PYTEST) -m browser $(ARGS)

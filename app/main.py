@@ -23,6 +23,7 @@ from denoised.app.http.openapi import DocumentedAPI
 from denoised.app.http.requests.query_parameters import check_query
 from denoised.app.routes import (
     animation,
+    arrays,
     events,
     generate,
     jobs,
@@ -31,6 +32,7 @@ from denoised.app.routes import (
     operations,
     pages,
     pictures,
+    tasks,
     verify,
     workers,
 )
@@ -42,9 +44,11 @@ picture emerges from noise, and fetch the picture. The same request and seed giv
 `numerics` string."""
 ROUTES = (
     generate,
+    tasks,
     verify,
     jobs,
     pictures,
+    arrays,
     animation,
     pages,
     events,

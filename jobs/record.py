@@ -17,6 +17,7 @@ from denoised.jobs.request_limits import check_limits
 from denoised.jobs.sampling_request import SamplingRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+ARRAY_NAMES = ("x_t", "x0", "epsilon", "score")
 TERMINAL: tuple[Status, ...] = ("succeeded", "failed", "canceled")
 
 
@@ -29,6 +30,21 @@ class Image:
     width: int
     height: int
     format: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """Numbers that a job has computed for one of its images, stored as an .npy file of float32.
+
+    index: of the image.
+    name: one of `ARRAY_NAMES`.
+    shape: (channels, height, width).
+    """
+
+    index: int
+    name: str
+    shape: list[int]
     sha256: str
 
 
@@ -54,6 +70,9 @@ class JobRecord:
     no_memory_on: the worker that ran out of memory with it; if another does, too, the job fails.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
     inputs: the keys of the pictures that it starts from, by request field (`jobs.store.input_pictures`).
+    weight: of its caller's key; callers that wait are served in proportion to it.
+    arrays: what it has computed besides pictures.
+    result: the numbers that it has come to; only of tasks other than making images.
     """
 
     id: str
@@ -80,6 +99,9 @@ class JobRecord:
     warnings: tuple[RequestWarning, ...] = ()
     reserved_bytes: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
+    arrays: tuple[ArrayFile, ...] = ()
+    result: Mapping[str, Any] | None = None
 
     @property
     def terminal(self) -> bool:
@@ -95,6 +117,8 @@ class JobRecord:
             "watched": int(self.watched),
             "warnings": json.dumps([asdict(warning) for warning in self.warnings]) if self.warnings else None,
             "inputs": json.dumps(dict(self.inputs)) if self.inputs else None,
+            "arrays": json.dumps([asdict(array) for array in self.arrays]) if self.arrays else None,
+            "result": json.dumps(dict(self.result)) if self.result is not None else None,
             "format": FORMAT,
             "requires": json.dumps(required_fields(self.request)),
         }
@@ -137,6 +161,9 @@ class JobRecord:
             watched=flat.get("watched") == "1",
             warnings=_warnings(flat.get("warnings", "[]")),
             inputs=_texts("inputs", flat.get("inputs", "{}")),
+            weight=_weight(flat.get("weight", "1")),
+            arrays=_arrays(flat.get("arrays", "[]")),
+            result=_result(flat["result"]) if "result" in flat else None,
             **number,  # type: ignore[arg-type]
             **count,
         )
@@ -146,6 +173,13 @@ def _finite(name: str, number: float) -> float:
     if not 0 <= number <= LATEST:
         raise ValueError(f"{name} is {number} (allowed: 0 … {LATEST:.0f})")
     return number
+
+
+def _weight(text: str) -> float:
+    weight = float(text)
+    if not 1 / MAX_WEIGHT <= weight <= MAX_WEIGHT:
+        raise ValueError(f"weight is {weight} (allowed: {1 / MAX_WEIGHT} … {MAX_WEIGHT:g})")
+    return weight
 
 
 def _whole(name: str, text: str) -> int:
@@ -162,6 +196,23 @@ def _images(text: str) -> tuple[Image, ...]:
     return images
 
 
+def _arrays(text: str) -> tuple[ArrayFile, ...]:
+    arrays = tuple(read_dataclass(ArrayFile, array) for array in parse_json(text, MAX_JSON))
+    for array in arrays:
+        if array.name not in ARRAY_NAMES:
+            raise ValueError(f"the name of an array is {array.name!r:.60} (allowed: {', '.join(ARRAY_NAMES)})")
+        if len(array.shape) != 3 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in array.shape):
+            raise ValueError(f"the shape of an array is {array.shape!r:.60} (allowed: three sides, 1 … {MAX_SIDE})")
+    return arrays
+
+
+def _result(text: str) -> dict[str, Any]:
+    result = parse_json(text, MAX_JSON)
+    if not isinstance(result, dict):
+        raise ValueError("result is not an object")
+    return result
+
+
 def _texts(name: str, text: str) -> dict[str, str]:
     """A field that holds an object of texts."""
     texts = parse_json(text, MAX_JSON)
@@ -175,12 +226,26 @@ def _warnings(text: str) -> tuple[RequestWarning, ...]:
     return tuple(RequestWarning(str(warning.field), str(warning.message)) for warning in warnings)
 
 
+MAX_WEIGHT = 1000.0
 _FLOATS = ("created_at", "started_at", "finished_at", "mean_batch")
 _INTS = ("attempt", "step", "evaluations", "losses", "max_attempts", "reserved_bytes")
 MAX_JSON = 1 << 20  # characters of a JSON field
 MAX_DIGITS = 15
+MAX_SIDE = 16_384  # of an array
 LATEST = 1e11  # seconds since the epoch, and any duration
-_PLAIN = ("id", "owner", "status", "numerics", "request_id", "digest", "api", "no_memory_on", *_FLOATS, *_INTS)
+_PLAIN = (
+    "id",
+    "owner",
+    "status",
+    "numerics",
+    "request_id",
+    "digest",
+    "api",
+    "no_memory_on",
+    "weight",
+    *_FLOATS,
+    *_INTS,
+)
 _REQUEST_FIELDS = frozenset(each.name for each in fields(SamplingRequest))
 
 
@@ -209,3 +274,8 @@ class QueueEstimate:
 
 def image_url(job: str, index: int) -> str:
     return f"/jobs/{job}/images/{index}"
+
+
+def array_url(job: str, array: ArrayFile, suffix: str = "npy") -> str:
+    """suffix: `npy` for the numbers, `png` for a picture of them."""
+    return f"{image_url(job, array.index)}/{array.name}.{suffix}"

@@ -26,7 +26,8 @@ Spacing = Literal[
 ]  # fmt: skip
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
 Format = Literal["png", "webp", "jpeg"]
-PreviewKind = Literal["x0", "xt", "both"]
+PreviewKind = Literal["x0", "xt", "both", "all"]
+Priority = Literal["low", "normal", "high"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
@@ -218,8 +219,12 @@ class RequestFields(TypedDict, total=False):
     preview_every: Annotated[int | None, RequestField("send a frame every k-th step; 0 = no frames", ge=0)]
     preview: Annotated[
         PreviewKind | None,
-        RequestField("what frames show: x0 (the prediction of the finished picture), xt (the noisy picture) or both"),
+        RequestField(
+            "what frames show: x0 (the prediction of the finished picture), xt (the noisy picture), both, or all:"
+            " both and eps (the noise that is predicted)"
+        ),
     ]
+    priority: Annotated[Priority | None, RequestField("order among your own jobs")]
 
 
 @dataclass(frozen=True, kw_only=True)

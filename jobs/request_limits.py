@@ -33,6 +33,8 @@ UPPER: dict[str, float] = {
     "clip_skip": 1000,
     "image_guidance_scale": 100,
     "guided_evaluations": 2_000_000,
+    "t": 10_000_000,
+    "sigma": MAX_SIGMA,
 }
 LOWER: dict[str, float] = {
     "stages": 1,
@@ -42,6 +44,8 @@ LOWER: dict[str, float] = {
     "guidance_interval": 0,
     "image_guidance_scale": 0,
     "guided_evaluations": 0,
+    "t": 0,
+    "sigma": 0,
 }
 PICTURE_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 MAX_TEXT = 1000  # characters, where a field has no limit of its own

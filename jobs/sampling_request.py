@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from denoised.jobs.request import FIELDS, PictureRequest, RequestFields
+from denoised.jobs.task_request import EVALUATIONS_PER_STEP, TASK_FIELDS, Task
+
+PRIORITIES = ("high", "normal", "low")
+"""In the order in which a caller's own jobs are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,21 +26,31 @@ class SamplingRequest(PictureRequest):
         label: The class index; None = unconditional.
         label_name: The class name of `label`.
         preview_every: A frame every k-th step; 0 = none.
-        preview: What frames show: x0, xt or both.
+        preview: What frames show: x0, xt, both, or all: both and the predicted noise.
+        priority: Among the jobs of the same caller: high, normal or low.
         stages: Evaluations in each step but the last, which has one.
         extra_evaluations: Evaluations of an image besides those of its steps.
         guidance_embedded: The network takes the guidance scale as an input.
         guided_evaluations: Evaluations of an image within `guidance_interval`; None: all.
+        task: What is made: images, or for `POST /noise`, `/score` and `/likelihood` something else of a picture. An
+            estimate of a likelihood counts as an image.
+        t, sigma: The noise level of that: a timestep, or σ/α; one of them, and neither for a likelihood.
+        adds_noise: Whether the seed's noise is added to the picture of a score.
     """
 
     label: int | None
     label_name: str | None
     preview_every: int = 0
     preview: str = "x0"
+    priority: str = "normal"
     stages: int = 1
     extra_evaluations: int = 0
     guidance_embedded: bool = False
     guided_evaluations: int | None = None
+    task: Task = "generate"
+    t: float | None = None
+    sigma: float | None = None
+    adds_noise: bool = True
 
     @property
     def guided(self) -> bool:
@@ -53,6 +68,8 @@ class SamplingRequest(PictureRequest):
     @property
     def run_steps(self) -> int:
         """The last steps of the plan that are run; all of them unless the request starts from a picture."""
+        if self.task != "generate":
+            return {"noise": 0, "score": 1, "likelihood": self.steps}[self.task]
         return count_run_steps(self.steps, self.strength if self.starts_from_picture else 1.0)
 
     @property
@@ -62,8 +79,15 @@ class SamplingRequest(PictureRequest):
         return self.image is not None and self.image_guidance_scale is None
 
     @property
+    def makes_pictures(self) -> bool:
+        """Whether each image of the job ends as a picture; a likelihood is a number."""
+        return self.task != "likelihood"
+
+    @property
     def plan_rows(self) -> int:
         """Evaluations of an image, however many rows each has."""
+        if self.task == "likelihood":
+            return EVALUATIONS_PER_STEP * self.steps + 2
         if not self.run_steps:
             return 0
         extra = self.extra_evaluations if self.run_steps > 1 else 0
@@ -73,7 +97,7 @@ class SamplingRequest(PictureRequest):
         """The part of the job that is done after so many steps, 0 … 1."""
         return step / self.run_steps if self.run_steps else 1.0
 
-    @property
+    @cached_property
     def evaluations(self) -> int:
         """Evaluated rows of the whole job: one of each image and row of its plan, and more where guidance is on."""
         guided = self.plan_rows if self.guided_evaluations is None else min(self.guided_evaluations, self.plan_rows)
@@ -87,7 +111,18 @@ class SamplingRequest(PictureRequest):
         """
         members = {**self.members(), "n": 1, "seed": self.seed + index}
         given = {name: value for name, value in members.items() if not _is_default(name, value)}
+        if self.task != "generate":
+            return self._task_parameters(given, numerics)
         return {"model": given.pop("model"), "label": self.label_name, **given, "numerics": numerics}
+
+    def _task_parameters(self, given: Mapping[str, Any], numerics: str) -> dict[str, Any]:
+        """`parameters` of another task than making images. given: members that do not equal their defaults."""
+        own = {name: value for name, value in given.items() if name in TASK_FIELDS[self.task]}
+        if not self.adds_noise:
+            del own["seed"]
+        level = {name: value for name, value in (("t", self.t), ("sigma", self.sigma)) if value is not None}
+        label = {} if self.label_name is None else {"label": self.label_name}
+        return {"task": self.task, "model": own.pop("model"), **label, **own, **level, "numerics": numerics}
 
 
 def count_run_steps(steps: int, strength: float) -> int:

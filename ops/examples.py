@@ -1,8 +1,8 @@
 """Make the pictures that the pages show: python ops/examples.py [FOLDER WITH FASHION-MNIST]
 
 Training pictures: a row for each class, eight columns in the order of the data set. Feature maps: a row for each level
-of the bundled model's network, its first eight channels on the way down. The film of the first sight: a row of x_t and
-a row of x̂_0.
+of the bundled model's network, its first eight channels on the way down. The film of the first sight: a row of x_t, a
+row of x̂_0 and a row of ε̂/3.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SHEETS = PLAYGROUND / "learn" / "examples"
 COLUMNS = 8
 MODEL, LABEL, TIME = "fashion-mnist", "sneaker", 300
 SEED, FILM_STEPS = 7, 28
+NOISE_RANGE = 3.0  # of ε̂: −3 is black, 3 is white
 ENLARGED, GAP = 7, 12  # factor, and pixels between two pictures
 
 
@@ -76,19 +77,20 @@ def save_film(label: int) -> None:
         with torch.no_grad():
             estimate = model.denoise(x, *level, conditioning)
         x0 = estimate.x0.clamp(-1, 1)
-        columns.append(torch.cat([x[0, 0], x0[0, 0]]))
+        columns.append(torch.cat([x[0, 0], x0[0, 0], estimate.epsilon[0, 0] / NOISE_RANGE]))
         following = row + 1 < plan.evaluations
         alpha, sigma = (float(plan.alpha[row + 1]), float(plan.sigma[row + 1])) if following else (1.0, 0.0)
         x = alpha * x0 + sigma * estimate.epsilon
-    columns.append(torch.cat([x[0, 0], x[0, 0]]))
-    pixels = (127.5 * (torch.cat(columns, dim=1).clamp(-1, 1) + 1)).round().byte()
+    columns.append(torch.cat([x[0, 0], x[0, 0], torch.zeros_like(x[0, 0])]))
+    # Noise hardly compresses: 16 levels of gray take half of the bytes of 256.
+    pixels = 17 * (7.5 * (torch.cat(columns, dim=1).clamp(-1, 1) + 1)).round().byte()
     Image.fromarray(pixels.numpy()).save(PLAYGROUND / "stage" / "film.png", optimize=True)
 
 
 def save_moving_film() -> None:
     """The film of the first sight for the README: x_t and x̂_0 side by side, enlarged."""
     with Image.open(PLAYGROUND / "stage" / "film.png") as film:
-        side, large = film.height // 2, ENLARGED * film.height // 2
+        side, large = film.height // 3, ENLARGED * film.height // 3
         frames = []
         for k in range(film.width // side):
             frame = Image.new("L", (2 * large + GAP, large), 255)

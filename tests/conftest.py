@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -65,25 +64,3 @@ def pytest_collection_finish() -> None:
     """From now on the garbage collector leaves out what exists already: modules and tests, half a second at a time."""
     gc.freeze()
     gc.enable()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one module that share an expensive fixture, or the running service, in one process, and those
-    of all modules that share a trained network. All other tests are distributed one by one (pytest-xdist, `--dist
-    loadgroup`)."""
-    for item in items:
-        expensive = _expensive_fixtures(item)
-        if TRAINED in expensive:
-            item.add_marker(pytest.mark.xdist_group(TRAINED))
-        elif expensive:
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
-
-
-CHEAP = frozenset({"one_thread"})  # module-scoped, but made in no time
-TRAINED = "trained"  # a network that modules share, which takes seconds to train
-COSTLY = frozenset({"service", TRAINED})  # shared by modules: a process makes it once, whatever the number of modules
-
-
-def _expensive_fixtures(item: pytest.Item) -> set[str]:
-    definitions: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
-    return {name for name, each in definitions.items() if each[-1].scope == "module" or name in COSTLY} - CHEAP

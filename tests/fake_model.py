@@ -40,6 +40,7 @@ class FakeModel:
     """
 
     min_pipelined_images: int | None = None
+    schedule = SCHEDULE
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ import typer
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import SingleCommand, env
 from denoised.command_line.service_options import DEFAULT_REDIS, MAX_SECONDS, Loras, MaxBatch, Models, ResultTtl
-from denoised.jobs.log import log_to_stderr
+from denoised.jobs.log import LogFormat, log_to_stderr
 from denoised.worker.engine.speed import Speed
 from denoised.worker.error_kinds import is_out_of_memory
 
@@ -38,6 +38,9 @@ Lease = Annotated[
 ]
 JobTimeout = Annotated[float, env("JOB_TIMEOUT", "longest time that a job may run, in seconds", min=1, max=MAX_SECONDS)]
 RedisUrl = Annotated[str, typer.Option(envvar="REDIS_URL", help="URL of the Redis or Valkey server")]
+LogFormatOption = Annotated[
+    LogFormat, env("LOG_FORMAT", "json or text; auto: text with warnings only on a terminal, json elsewhere")
+]
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -55,9 +58,10 @@ def worker(
     job_timeout: JobTimeout = 600.0,
     result_ttl: ResultTtl = 86_400,
     redis_url: RedisUrl = DEFAULT_REDIS,
+    log_format: LogFormatOption = "auto",
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
-    log_to_stderr()
+    log_to_stderr(log_format)
     names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
         models = _load(names, loras, device, max_images, precision, threads)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import Counters
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.begun_jobs import FetchedJob
+from denoised.worker.delivery.capacity import Capacity, Take
 from denoised.worker.delivery.draining import jobs_to_requeue
-from denoised.worker.delivery.job_fetcher import Capacity, JobFetcher
-from denoised.worker.delivery.leases import Delivery, Lease, Leases
+from denoised.worker.delivery.job_fetcher import JobFetcher
+from denoised.worker.delivery.leases import Lease, Leases
 from denoised.worker.delivery.memory_declines import MemoryDeclines
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.delivery.settlement import Settlement
@@ -45,7 +46,7 @@ class Loop:
     """Models and their running batch. One thread runs it; others may call `wake`, `stop` and `cancel`.
 
     name: the worker's.
-    take(model, waited): see `JobFetcher`.
+    take: see `JobFetcher`.
     canaries: of the models; without any, the device is not checked.
     load: (trajectories, pending evaluations), for other threads, which must not touch the batch.
     shared: the models that other live workers serve, too; another thread sets it.
@@ -58,7 +59,7 @@ class Loop:
         store: Store,
         settings: WorkerSettings,
         name: str,
-        take: Callable[[str, float], Delivery | None],
+        take: Take,
         speed: Speed,
         canaries: Sequence[Canary] = (),
     ) -> None:
@@ -204,10 +205,11 @@ class Loop:
     def _capacity_of(self, model: str) -> Capacity:
         """A model's free slots. Finished images take slots, too, so that they do not pile up before the decoder."""
         batch, undecoded = self.engine.batch, self._undecoded(model)
-        has_room = batch.has_room(model) and undecoded < batch.slots.of_model(model)
+        has_room = batch.has_room_for_others(model) and undecoded < batch.slots.of_model(model)
         present = {member.model for member in batch.members}
         deferred = model in self.shared and bool(present) and model not in present
-        return Capacity(max(0, batch.free_slots(model) - undecoded), has_room, deferred)
+        images, passed_over = max(0, batch.free_slots(model) - undecoded), batch.owners_at_limit(model)
+        return Capacity(images, has_room, deferred, passed_over)
 
     def _undecoded(self, *models: str) -> int:
         """How many images of these models have left the batch but have no picture yet: the decoder has them."""

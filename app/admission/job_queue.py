@@ -1,6 +1,7 @@
 """The producer's side of the queue. One of the two files that import RQ.
 
-There is one RQ queue per model. An RQ job has only an id: the request is in the store, as JSON, and RQ's serializer is
+There is one RQ queue per model, caller and priority (`jobs.store.waiting_lists`). An RQ job has an id, its cost and its
+weight: the request is in the store, as JSON, and RQ's serializer is
 JSON too, so nothing that is read from Redis is ever executed.
 """
 
@@ -8,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, cast
 
 import redis
@@ -29,6 +32,7 @@ from denoised.jobs.redis.memory import Memory
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.store import NO_INPUTS, Store
+from denoised.jobs.store.waiting_lists import COST, JOIN, READ_LISTS, WEIGHT, CallerQueue, draw_order, queue_name
 from denoised.jobs.worker_report import WorkerReport
 
 log = logging.getLogger("denoised.api")
@@ -90,9 +94,11 @@ class JobQueue:
         job = replace(job, max_attempts=self._max_attempts)
         queued = {"queue_position": estimate.queue_position, "eta_seconds": estimate.eta_seconds}
         with self._store.reachable():  # RQ reads the version of Redis at the first enqueue
-            self._queue(job.request.model).enqueue_job(rq_job, pipeline=pipeline)
+            self._queue_of(job).enqueue_job(rq_job, pipeline=pipeline)
+        pipeline.hset(Job.key_for(job.id), mapping={COST: job.request.evaluations, WEIGHT: repr(job.weight)})
+        pipeline.eval(JOIN, 1, keys.turns(job.request.model), job.owner)
         self._store.create(job, queued, pipeline, inputs)
-        written = [str(arguments[1]) for arguments, _ in cast("Any", pipeline).command_stack]
+        written = [_written_key(arguments) for arguments, _ in cast("Any", pipeline).command_stack]
         try:
             with self._store.reachable():
                 replies = pipeline.execute(raise_on_error=False)
@@ -120,7 +126,7 @@ class JobQueue:
             if not isinstance(error, RecordError):
                 raise error
             log.warning("damaged key", extra={"job": job.id, "key": key, "reason": str(error)})
-        queue = self._queue(job.request.model)
+        queue = self._queue_of(job)
         shared = {queue.key: "list", queue.redis_queues_keys: "set", keys.jobs(job.owner): "zset"}
         shared |= {keys.input_jobs(key): "set" for key in job.inputs.values()}
         self._store.repair_keys({**shared, keys.JOB_TOTALS: "hash"})
@@ -135,7 +141,7 @@ class JobQueue:
         with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
             for model in models:
                 queue = self._queue(model)
-                pipeline.lrange(queue.key, 0, -1)
+                pipeline.eval(READ_LISTS, 3, queue.key, keys.turns(model), keys.caller_credits(model))
                 # RQ's own method would also clean up the registry, which is the workers' task.
                 pipeline.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
             pipeline.info("memory")
@@ -143,16 +149,25 @@ class JobQueue:
             *replies, memory, (seconds, microseconds) = self._readable(pipeline.execute(raise_on_error=False))
         store_time = seconds + microseconds / 1e6
         self._clock_offset = store_time - time.time()
-        waiting = [[job_id.decode(errors="replace") for job_id in reply] for reply in replies[::2]]
-        started = [_job_ids(reply) for reply in replies[1::2]]
-        self._cache_records([job_id for ids in (*waiting, *started) for job_id in ids])
+        waiting, started = replies[::2], [_job_ids(reply) for reply in replies[1::2]]
+        lists = [ids for queues in waiting for _, _, _, *lists in queues for ids in lists]
+        self._cache_records([*(_text(job_id) for ids in lists for job_id in ids), *chain(*started)])
+        queues = {
+            model: [self._caller_queue(*each) for each in reply] for model, reply in zip(models, waiting, strict=True)
+        }
         return QueueSnapshot(
             taken_at,
-            {model: self._cached_records(ids) for model, ids in zip(models, waiting, strict=True)},
+            {model: draw_order(each) for model, each in queues.items()},
             {model: self._cached_records(ids) for model, ids in zip(models, started, strict=True)},
             Memory.of(memory),
             store_time,
+            queues,
         )
+
+    def _caller_queue(self, owner: bytes, is_new: int, credit: bytes, *lists: Sequence[bytes]) -> CallerQueue:
+        """A part of the reply of `READ_LISTS`, with the records that can be read."""
+        records = tuple(self._cached_records(list(map(_text, ids))) for ids in lists)
+        return CallerQueue(_text(owner), records, bool(is_new), _credit(credit))
 
     def _readable(self, replies: Sequence[Any]) -> list[Any]:
         """The replies to a snapshot; a queue whose key is damaged is empty."""
@@ -171,14 +186,15 @@ class JobQueue:
         """Remove a canceled job from its queue, if it is still there."""
         try:
             with self._store.reachable():
-                if self._queue(job.request.model).remove(job.id):
+                # Front ends of earlier versions added all jobs to the model's own queue.
+                if self._queue_of(job).remove(job.id) or self._queue(job.request.model).remove(job.id):
                     self._client.delete(Job.key_for(job.id))  # Job.delete raises when its worker has just died
         except RecordError as error:  # then it is in no queue, or RQ's job is no hash
             self._unreadable.skip("key", f"queue of {job.id}", error)
 
     def estimate_new(self, job: JobRecord, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueEstimate:
         """The estimate for a job that is not in the queue yet."""
-        return self._forecast(job.request.model, snapshot.with_job(job), workers).estimate(job.id)
+        return self._forecast(job.request.model, snapshot.with_job(job), workers, until=job.id).estimate(job.id)
 
     def estimate(self, job: JobRecord, workers: Sequence[WorkerReport]) -> QueueEstimate:
         """The queue position of a queued job, and the seconds until a job is done."""
@@ -202,9 +218,11 @@ class JobQueue:
         running = max(0.0, time.time() + self._clock_offset - job.started_at)
         return round(running * max(0, job.request.run_steps - job.step) / job.step, 2)
 
-    def _forecast(self, model: str, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueForecast:
+    def _forecast(
+        self, model: str, snapshot: QueueSnapshot, workers: Sequence[WorkerReport], until: str | None = None
+    ) -> QueueForecast:
         evaluations = self._store.listing.active_evaluations([job.id for job in snapshot.running(model)])
-        return snapshot.forecast(model, workers, evaluations)
+        return snapshot.forecast(model, workers, evaluations, until)
 
     def _cached_records(self, job_ids: Sequence[str]) -> list[JobRecord]:
         return [record for job_id in job_ids if (record := self._records.get(job_id)) is not None]
@@ -218,11 +236,36 @@ class JobQueue:
         while len(self._records) > max(MAX_CACHED_RECORDS, len(job_ids)):
             self._records.popitem(last=False)
 
+    def _queue_of(self, job: JobRecord) -> Queue:
+        """The queue of a job's caller and priority."""
+        name = queue_name(job.request.model, job.owner, job.request.priority)
+        queue, own = self._queue(job.request.model), Queue(name, connection=self._client, serializer=JSONSerializer)
+        own.redis_server_version = queue.get_redis_server_version()
+        return own
+
     def _queue(self, model: str) -> Queue:
-        """Cached, because the object caches the version of Redis."""
+        """A model's own queue; cached, because the object caches the version of Redis."""
         if model not in self._queues:
             self._queues[model] = Queue(model, connection=self._client, serializer=JSONSerializer)
         return self._queues[model]
+
+
+def _written_key(arguments: Sequence[Any]) -> str:
+    """The key that a command of a transaction writes to; a script names it after its text and the number of keys."""
+    return str(arguments[3] if arguments[0] == "EVAL" else arguments[1])
+
+
+def _credit(text: bytes) -> float | None:
+    """A caller's credit; None before its first turn, or if it is damaged."""
+    try:
+        credit = float(text)
+    except ValueError:
+        return None
+    return credit if math.isfinite(credit) else None
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="replace")
 
 
 def _job_ids(executions: Sequence[bytes]) -> list[str]:

@@ -70,7 +70,7 @@ def _bound_errors(given: Mapping[str, Any], card: ModelCard) -> Errors:
             yield name, f"{value:g} needs a spacing with bounds (one of: {join_names(bounded)})"
         return
     for name, value in bounds.items():
-        yield from ((name, message) for message in _outside(value, card.grid))
+        yield from ((name, message) for message in outside_levels(value, card.grid))
     low = bounds.get("sigma_min", card.grid.sigma_min)
     high = bounds.get("sigma_max", card.grid.sigma_max)
     if bounds and low is not None and high is not None and MIN_BOUNDS_RATIO * low > high:
@@ -89,12 +89,12 @@ def _sigma_errors(sigmas: Sequence[float], steps: int | None, grid: CardGrid) ->
             yield "sigmas", f"{after:g} after {before:g} does not fall (allowed: from the noisiest level down)"
             return
     for sigma in (sigmas[0], sigmas[-1]):
-        for message in _outside(sigma, grid):
+        for message in outside_levels(sigma, grid):
             yield "sigmas", message
             return
 
 
-def _outside(sigma: float, grid: CardGrid) -> Iterator[str]:
+def outside_levels(sigma: float, grid: CardGrid) -> Iterator[str]:
     low, high = grid.sigma_min, grid.sigma_max
     if low is not None and high is not None and not low <= sigma <= high:
         yield f"{sigma:g} is outside the model's noise levels (allowed: {low:.6g} … {high:.6g})"

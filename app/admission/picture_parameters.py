@@ -18,6 +18,7 @@ from denoised.app.http.requests.json_body import decode_json
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.validation_errors import describe_validation_errors
 from denoised.jobs.request import MAX_SEED
+from denoised.jobs.task_request import PICTURE_TASKS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEYWORD = b"parameters\0"
@@ -55,13 +56,20 @@ def read_parameters(data: bytes) -> PictureParameters:
     text = _text(found[0])
     try:
         with contextlib.suppress(ValueError, RecursionError):  # pydantic names these errors
-            decode_json(text)
+            _check_task(decode_json(text))
         return PictureParameters.model_validate_json(text)
     except InvalidRequest as error:
         raise InvalidRequest([(_field(each["field"]), each["message"]) for each in error.extra["errors"]]) from error
     except ValidationError as error:
         problems = describe_validation_errors(error.errors(), PictureParameters.model_fields)
         raise InvalidRequest([(_field(field), message) for field, message in problems]) from error
+
+
+def _check_task(parameters: object) -> None:
+    """Refuse the picture of another task than making images, whose request `POST /generate` does not take."""
+    task = parameters.get("task") if isinstance(parameters, dict) else None
+    if task in PICTURE_TASKS:
+        raise InvalidRequest([("task", f"the picture comes from POST /{task} (allowed: one from POST /generate)")])
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

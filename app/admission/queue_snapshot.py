@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from denoised.app.admission.estimate import RemainingWork, WorkerPool, completion_times
 from denoised.app.admission.quotas import Load
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.memory import Memory
+from denoised.jobs.sampling_request import PRIORITIES
+from denoised.jobs.store.waiting_lists import CallerQueue, draw_order, with_job
 from denoised.jobs.worker_report import WorkerReport
 
 
@@ -20,10 +22,11 @@ class QueueSnapshot:
 
     Attributes:
         taken_at: by `time.monotonic`.
-        waiting: the queues, the next job first.
+        waiting: the jobs in the order in which workers draw them, if no others arrive.
         started: jobs that workers hold, including those that are being requeued.
         memory: of Redis.
         store_time: Redis' clock at that moment, in seconds since the epoch.
+        queues: the lists of the callers, in the order of their turns.
     """
 
     taken_at: float
@@ -31,6 +34,7 @@ class QueueSnapshot:
     started: Mapping[str, Sequence[JobRecord]]
     memory: Memory
     store_time: float = 0.0
+    queues: Mapping[str, Sequence[CallerQueue]] = field(default_factory=dict)
 
     @property
     def busy(self) -> list[str]:
@@ -49,19 +53,34 @@ class QueueSnapshot:
         return sum((jobs | {load.job: load.reserved_bytes for load in pending}).values())
 
     def with_job(self, job: JobRecord) -> QueueSnapshot:
-        """This snapshot with one more job at the end of its model's queue."""
+        """This snapshot with one more job at the end of its caller's list."""
         model = job.request.model
-        return replace(self, waiting={**self.waiting, model: [*self.waiting.get(model, ()), job]})
+        queues = with_job(self.queues.get(model, ()), job)
+        return replace(
+            self,
+            waiting={**self.waiting, model: draw_order(queues)},
+            queues={**self.queues, model: queues},
+        )
 
-    def forecast(self, model: str, workers: Iterable[WorkerReport], evaluations: Mapping[str, int]) -> QueueForecast:
-        """Positions and completion times of a model's jobs. evaluations: completed ones of each running job."""
+    def forecast(
+        self,
+        model: str,
+        workers: Iterable[WorkerReport],
+        evaluations: Mapping[str, int],
+        until: str | None = None,
+    ) -> QueueForecast:
+        """Positions and completion times of a model's jobs.
+
+        evaluations: completed ones of each running job.
+        until: see `completion_times`.
+        """
         waiting = self.waiting[model]
         positions = {job.id: position for position, job in enumerate(waiting)}
         pool = WorkerPool.of_model(model, workers, self.busy)
         if pool is None:
             return QueueForecast(self.taken_at, positions, {})
         running = [_remaining(job, evaluations[job.id]) for job in self.running(model) if job.id in evaluations]
-        return QueueForecast(self.taken_at, positions, completion_times(running, map(_total, waiting), pool))
+        return QueueForecast(self.taken_at, positions, completion_times(running, map(_total, waiting), pool, until))
 
     def drain_seconds(self, model: str, workers: Iterable[WorkerReport]) -> float | None:
         """The time that the workers of a model need for its waiting jobs, in full turns; None before any measured."""
@@ -106,7 +125,15 @@ def _total(job: JobRecord) -> RemainingWork:
     """The work of a job that has not started."""
     request = job.request
     turns = max(1, request.plan_rows)  # a picture that is returned as it is needs none, which one turn approximates
-    return RemainingWork(job.id, request.n, turns=turns, rows=max(1.0, request.evaluations / (request.n * turns)))
+    return RemainingWork(
+        job.id,
+        request.n,
+        turns=turns,
+        rows=max(1.0, request.evaluations / (request.n * turns)),
+        owner=job.owner,
+        weight=job.weight,
+        urgency=PRIORITIES.index(request.priority),
+    )
 
 
 def _remaining(job: JobRecord, completed: int) -> RemainingWork:

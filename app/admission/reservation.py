@@ -17,6 +17,9 @@ FRAME_BYTES = 512  # a frame's event and the head of its PNG, besides its pixels
 PICTURE_BYTES = 2048  # a picture's file head, its parameters, and its share of the record
 INCOMPRESSIBLE = 1.02  # a PNG of noise is a little larger than its pixels
 REGISTERS = 4  # float32 tensors of an image's size that a resume point holds at most
+TASK_REGISTERS = 6  # likewise, of an integration
+ARRAYS = {"generate": 0, "noise": 1, "score": 4, "likelihood": 0}  # of float32 that an image has besides its picture
+ARRAY_HEAD_BYTES = 512  # of an .npy file, and the array's share of the record
 MAX_RESUME_IMAGE_BYTES = 4 << 20  # larger pictures are made from latents, which are smaller
 
 
@@ -29,7 +32,9 @@ def job_bytes(request: SamplingRequest, card: ModelCard) -> int:
     pixels = (request.width or card.width) * (request.height or card.height) * card.channels
     events = min(request.run_steps * max(1, request.stages) + request.n + 4, EVENT_CAP) * EVENT_BYTES
     pictures = request.n * int(pixels * INCOMPRESSIBLE + PICTURE_BYTES)
-    resume = request.n * min(4 * REGISTERS * pixels, MAX_RESUME_IMAGE_BYTES)
+    registers = TASK_REGISTERS if request.task == "likelihood" else REGISTERS
+    resume = request.n * min(4 * registers * pixels, MAX_RESUME_IMAGE_BYTES)
+    pictures += request.n * ARRAYS[request.task] * (4 * pixels + ARRAY_HEAD_BYTES)
     inputs = sum(int(pixels * INCOMPRESSIBLE + PICTURE_BYTES) for name in PICTURE_FIELDS if getattr(request, name))
     return RECORD_BYTES + events + _frames(request) * _frame_bytes(pixels) + resume + pictures + inputs
 
@@ -37,7 +42,7 @@ def job_bytes(request: SamplingRequest, card: ModelCard) -> int:
 def _frames(request: SamplingRequest) -> int:
     if not request.preview_every:
         return 0
-    kinds = 2 if request.preview == "both" else 1
+    kinds = {"both": 2, "all": 3}.get(request.preview, 1)
     return min(request.n * (request.run_steps // request.preview_every) * kinds, EVENT_CAP)
 
 

@@ -15,6 +15,7 @@ from denoised.app.admission.input_pictures import Inputs, find_pictures, read_in
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.request_warnings import find_warnings
 from denoised.app.admission.reservation import job_bytes
+from denoised.app.admission.task_validation import cards_of_tasks, resolve_task
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.admission.variations import expand_variation
 from denoised.app.http.errors import InvalidRequest, Unavailable
@@ -26,6 +27,7 @@ from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import RequestFields
 from denoised.jobs.sampling_request import SamplingRequest, without_defaults
 from denoised.jobs.store.store import Store
+from denoised.jobs.task_request import Task
 from denoised.model.serving.card import ModelCard
 
 log = logging.getLogger("denoised.api")
@@ -42,12 +44,14 @@ def submit(
     *,
     watched: bool = False,
     api: str | None = None,
+    task: Task = "generate",
 ) -> tuple[JobRecord, QueueEstimate]:
     """Accept a request, or find the job that an earlier request with the same Idempotency-Key created. Blocking.
 
     key: the Idempotency-Key.
     watched: the caller follows the job's events from the first one.
     api: the API of another program that the request came through.
+    task: what is asked for; other tasks than making images have fields of their own (`jobs.task_request`).
 
     Raises:
         InvalidRequest: for fields that do not fit the model, or a key that was used with another body.
@@ -57,14 +61,16 @@ def submit(
     """
     if services.draining:
         raise Unavailable("the server is restarting; nothing was accepted, try again", headers={"Retry-After": "2"})
-    claim = IdempotencyClaim.of(fields, owner, key) if key is not None else None
+    claim = IdempotencyClaim.of(fields, owner, key, task) if key is not None else None
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
     fields = expand_variation(services, fields, owner)
     fleet = services.catalog.fleet()
-    card = choose_card(fields.get("model"), fleet.cards, fleet.known, fields)
+    cards = fleet.cards if task == "generate" else cards_of_tasks(fleet.cards, fields.get("model"))
+    card = choose_card(fields.get("model"), cards, fleet.known, fields)
     given = find_pictures(services, fields, owner)
-    request = resolve(with_digests(fields, given), card)
+    named = with_digests(fields, given)
+    request = resolve(named, card) if task == "generate" else resolve_task(task, named, card)
     inputs = read_inputs(services, given, request, card, owner)
     job = replace(_new_job(request, card, owner, inputs), watched=watched, api=api)
     with services.admission.accepting(Load.of(job)) as pending:
@@ -83,7 +89,7 @@ def _new_job(request: SamplingRequest, card: ModelCard, owner: str, inputs: Inpu
         request,
         time.time(),
         request_id=REQUEST_ID.get() or None,
-        warnings=(*inputs.warnings, *find_warnings(request, card)),
+        warnings=(*inputs.warnings, *(find_warnings(request, card) if request.task == "generate" else ())),
         reserved_bytes=job_bytes(request, card),
         digest=card.digest or None,
         inputs=inputs.keys,
@@ -125,9 +131,10 @@ class IdempotencyClaim:
         return _sha256(self.key)
 
     @classmethod
-    def of(cls, fields: RequestFields, owner: str, key: str) -> IdempotencyClaim:
+    def of(cls, fields: RequestFields, owner: str, key: str, task: Task = "generate") -> IdempotencyClaim:
         """The claim for a request. Requests that differ only in explicit defaults are equal."""
-        return cls(owner, key, _sha256(json.dumps(without_defaults(fields), sort_keys=True)))
+        given = without_defaults(fields) | ({} if task == "generate" else {"task": task})
+        return cls(owner, key, _sha256(json.dumps(given, sort_keys=True)))
 
     def find_job(self, store: Store) -> JobRecord | None:
         """The job of an earlier equal request, if there was one."""

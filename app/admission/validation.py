@@ -142,8 +142,10 @@ def _input_errors(given: RequestFields, card: ModelCard) -> Errors:
 
 
 def _given_inputs(given: RequestFields) -> dict[str, object]:
-    """The fields that only some models take. A default, which every job object carries, asks for nothing."""
-    asked = {name: value for name, value in given.items() if value not in (None, [], DEFAULTS.get(name))}
+    """The fields that only some models take. A default, which every job object carries, asks for nothing. Fields of
+    other tasks than making images are none of them."""
+    own = {name: value for name, value in given.items() if name in FIELDS}
+    asked = {name: value for name, value in own.items() if value not in (None, [], DEFAULTS.get(name))}
     return {name: value for name, value in asked.items() if FIELDS[name].input}
 
 
@@ -221,6 +223,9 @@ def _limit_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         yield "n", f"{n} is over {card.max_images}, the most images of one job"
     if (skip := values["clip_skip"]) > card.max_clip_skip and "clip_skip" in card.inputs:
         yield "clip_skip", f"{skip} is over {card.max_clip_skip}, the most layers that can be skipped in {card.name}"
+    if (preview := values["preview"]) not in card.previews:
+        known = ", ".join(card.previews)
+        yield "preview", f"{format_value(preview)} is not known to the workers of {card.name} (allowed: {known})"
     if every > steps:
         yield "preview_every", f"{every} is over {steps}, the number of steps"
     if values["seed_to"] is None and values["mix"] != DEFAULTS["mix"]:

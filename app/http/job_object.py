@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from denoised.jobs.record import JobRecord, QueueEstimate, image_url
+from denoised.jobs.record import ArrayFile, JobRecord, QueueEstimate, array_url, image_url
 
 
 def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[str, Any]:
@@ -18,6 +18,9 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
         "model": request.model,
         "label": request.label_name,
         **request.members(),
+        "task": request.task,
+        "t": request.t,
+        "sigma": request.sigma,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
@@ -26,6 +29,8 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
         "progress": {"step": job.step, "steps": request.run_steps, "fraction": request.fraction(job.step)},
         "attempt": job.attempt,
         "images": [{**asdict(image), "url": image_url(job.id, image.index)} for image in job.images],
+        "arrays": [_array_object(job.id, array) for array in job.arrays],
+        "result": dict(job.result) if job.result is not None else None,
         "timing": _timing(job),
         "numerics": job.numerics,
         "error": dict(job.error) if job.error else None,
@@ -36,6 +41,19 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
             "cancel": base,
             "animation": f"{base}/animation",
         },
+    }
+
+
+def _array_object(job_id: str, array: ArrayFile) -> dict[str, Any]:
+    """An array as clients see it."""
+    return {
+        "index": array.index,
+        "name": array.name,
+        "shape": array.shape,
+        "dtype": "float32",
+        "sha256": array.sha256,
+        "url": array_url(job_id, array),
+        "picture": array_url(job_id, array, "png"),
     }
 
 

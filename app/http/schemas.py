@@ -47,6 +47,36 @@ class ImageObject(BaseModel):
     url: str
 
 
+class ArrayObject(BaseModel):
+    index: Annotated[int, Field(description="of the image")]
+    name: Literal["x_t", "x0", "epsilon", "score"]
+    shape: Annotated[list[int], Field(description="channels, height, width")]
+    dtype: Literal["float32"]
+    sha256: Annotated[str, Field(description="of the .npy file")]
+    url: Annotated[str, Field(description="the .npy file")]
+    picture: Annotated[str, Field(description="the array as a PNG: gray is 0, white and black are ± its largest size")]
+
+
+class NoiseLevelObject(BaseModel):
+    t: float
+    alpha: float
+    sigma: float
+    ratio: Annotated[float | None, Field(description="σ/α; null where α = 0")]
+
+
+class ResultObject(BaseModel):
+    """The numbers that a job has come to. Those of other tasks are left out."""
+
+    space: Annotated[Literal["pixels", "latents"], Field(description="what the arrays, or the density, are of")]
+    level: Annotated[NoiseLevelObject | None, Field(description="noise and score")] = None
+    score_norm: Annotated[float | None, Field(description="score: ‖∇ log p‖₂")] = None
+    epsilon_norm: Annotated[float | None, Field(description="score: ‖ε̂‖₂")] = None
+    dimensions: Annotated[int | None, Field(description="likelihood: pixels·channels, or latents")] = None
+    bits_per_dimension: Annotated[float | None, Field(description="likelihood: the mean of the estimates")] = None
+    standard_error: Annotated[float | None, Field(description="likelihood: of the mean")] = None
+    estimates: Annotated[list[float] | None, Field(description="likelihood: one for each probe")] = None
+
+
 class Timing(BaseModel):
     queued: float | None
     running: float | None
@@ -85,7 +115,12 @@ class JobObject(BaseModel):
     eta_seconds: float | None
     progress: Progress
     attempt: int
+    task: Literal["generate", "noise", "score", "likelihood"]
+    t: Annotated[float | None, Field(description="the timestep that noise or a score was asked for at")]
+    sigma: Annotated[float | None, Field(description="the same as a noise level σ/α")]
     images: list[ImageObject]
+    arrays: Annotated[list[ArrayObject], Field(description="noise and score: what was computed for each image")]
+    result: Annotated[ResultObject | None, Field(description="null until the job has ended, and for pictures alone")]
     timing: Timing
     numerics: str | None
     error: ErrorObject | None

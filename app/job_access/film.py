@@ -15,7 +15,7 @@ from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImag
 
 from denoised.jobs.store.event_log import EventLog
 
-Kind = Literal["x0", "xt"]
+Kind = Literal["x0", "xt", "eps"]
 Pictures = dict[int, bytes]  # PNGs by image index
 
 # Loaded at the start: a format whose library finds no memory when it is first used is lost to Pillow for good.

@@ -18,6 +18,7 @@ from denoised.app.launch.options import (
     Device,
     Devices,
     Host,
+    LogFormatOption,
     MaxAttempts,
     MaxQueue,
     MaxQueuePerKey,
@@ -56,12 +57,14 @@ def serve(
     precision: Precision = None,
     redis_url: RedisUrl = None,
     trust_network: TrustNetwork = False,
+    log_format: LogFormatOption = "auto",
 ) -> None:
     """Start an embedded Valkey, the API and workers on this machine: one, or one per device with --devices."""
     from denoised.app.launch.errors import ChildStartError, LaunchError
     from denoised.app.launch.serve import run_service
     from denoised.app.launch.serve_settings import ServeSettings
 
+    log_to_stderr(log_format)
     folder = _data_folder("serve", data_dir)
     arguments = _worker_arguments(None, loras, device, precision)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
@@ -77,8 +80,8 @@ def serve(
         models,
         precision or "float32",
         devices,
+        log_format,
     )
-    log_to_stderr()
     try:
         run_service(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
     except ChildStartError as error:
@@ -105,8 +108,10 @@ def api(
     max_streams_per_key: MaxStreamsPerKey = 256,
     max_attempts: MaxAttempts = 3,
     result_ttl: ResultTtl = 86_400,
+    log_format: LogFormatOption = "auto",
 ) -> None:
     """Start only the HTTP front end, on a Redis shared with the workers."""
+    log_to_stderr(log_format)
     from denoised.app.settings import ApiSettings
 
     settings = ApiSettings(
@@ -179,11 +184,12 @@ def doctor(
 @cli.command(hidden=True)
 def store(
     data_dir: Annotated[Path, typer.Option(help="folder for its files and its Unix socket")],
+    log_format: LogFormatOption = "auto",
 ) -> None:
     """Run the embedded Valkey, as a child process of `serve`."""
     from denoised.app.launch.embedded_store import run
 
-    log_to_stderr()
+    log_to_stderr(log_format)
     raise typer.Exit(run(data_dir))
 
 
@@ -198,7 +204,6 @@ def _serve_api(settings: ApiSettings, trust_network: bool) -> None:
     from denoised.app.launch.http_server import run_api
     from denoised.app.launch.preflight import check_clock, check_host, check_port, check_store
 
-    log_to_stderr()
     try:
         check_host(settings.host, bool(settings.api_keys), trust_network)
         check_port(settings.host, settings.port)

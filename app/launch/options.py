@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from denoised.command_line.options import env
+from denoised.jobs.log import LogFormat
 
 Host = Annotated[str, env("HOST", "address to listen on")]
 Port = Annotated[int, env("PORT", "port to listen on", min=1, max=65535)]
@@ -15,6 +16,10 @@ TrustNetwork = Annotated[
     bool, env("TRUST_NETWORK", "listen on the network without API keys, because something else controls access")
 ]
 RedisUrl = Annotated[str | None, typer.Option(envvar="REDIS_URL", help="URL of an external Redis or Valkey")]
+
+LogFormatOption = Annotated[
+    LogFormat, env("LOG_FORMAT", "json or text; auto: text with warnings only on a terminal, json elsewhere")
+]
 
 # Of `serve` and `doctor`.
 DataDir = Annotated[

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from denoised.jobs.log import LogFormat
+
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -19,6 +21,7 @@ class ServeSettings:
         anything starts.
     devices: one worker on each; see `devices.find_devices`. None = one worker.
     precision: passed to `denoised worker` too; decides which weights are downloaded.
+    log_format: of this process and of all that it starts.
     """
 
     host: str
@@ -31,3 +34,4 @@ class ServeSettings:
     models: Sequence[str] = ()
     precision: str = "float32"
     devices: str | None = None
+    log_format: LogFormat = "auto"

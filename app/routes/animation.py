@@ -37,7 +37,7 @@ async def animation(
     services: Serving,
     format: Annotated[Literal["webp", "gif", "apng"], Query()] = "webp",
     kind: Annotated[
-        Kind | None, Query(description="`x0` or `xt`; by default `xt` if the job kept it, else `x0`")
+        Kind | None, Query(description="`x0`, `xt` or `eps`; by default `xt` if the job kept it, else `x0`")
     ] = None,
     sheet: Annotated[bool, Query(description="a contact sheet, which ends with the finished pictures")] = False,
 ) -> Response:

@@ -36,6 +36,7 @@ EXIT_CODES = (
 UNAUTHORIZED, INVALID = 401, 422  # HTTP statuses
 RETRY_SECONDS = 60.0  # how long commands retry a busy server
 SHOWN_TEXT = 60  # characters of a text that may be long
+UNITS = {"d": 86_400, "h": 3600, "min": 60, "s": 1}  # seconds
 TOO_FEW_COLORS = ("standard", None)
 
 
@@ -92,15 +93,26 @@ def shorten(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: 0.4 s, 12 s, 3:05 min, 2:10 h."""
-    if seconds < 10:
+    """A duration for people: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min, 3 d."""
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
+    largest, next_largest = _units(seconds)
+    return f"{largest} {next_largest}".rstrip()
+
+
+def age(seconds: float) -> str:
+    """A duration in its largest unit: 12 s, 3 min, 2 h, 3 d."""
+    return _units(seconds)[0]
+
+
+def _units(seconds: float) -> tuple[str, str]:
+    """A duration in its largest unit, and the rest in the unit below, empty if there is none."""
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+    for large, small in (("d", "h"), ("h", "min"), ("min", "s")):
+        if whole >= UNITS[large]:
+            rest = whole % UNITS[large] // UNITS[small]
+            return f"{whole // UNITS[large]} {large}", f"{rest} {small}" if rest else ""
+    return f"{whole} s", ""
 
 
 def _print_retry(command: str, seconds: float, error: ServiceError) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 import typer
 from rich.text import Text
 
-from denoised.cli.console import OK, duration, exit_code, print_line, shorten
+from denoised.cli.console import OK, age, duration, exit_code, print_line, shorten
 from denoised.cli.tables import fit_table
 from denoised.client import Client, Job, Model, ServiceError
 from denoised.client.errors import RequestRejected
@@ -26,8 +26,14 @@ def print_jobs(client: Client, limit: int, status: Status | None, as_json: bool)
     if as_json:
         print_json({"jobs": [job.raw for job in listed]})
         return
-    rows = [(job.id, job.status, job.model, _shown(job), str(job.n), _steps(job), _age(job)) for job in listed]
-    _print(["id", "status", "model", "label", ">n", ">step", ">age"], rows, ["model", ">n", "label", ">age"])
+    if can_redraw(stdout()):
+        rows = [(job.id, _state(job), job.model, _shown(job), str(job.n), _age(job)) for job in listed]
+        _print(
+            ["id", "status", "model", "picture", ">n", ">age"], rows, [">n", "model", "picture"], ["picture", "model"]
+        )
+    else:  # the columns that programs have always read
+        steps = [(job.id, job.status, job.model, _shown(job), str(job.n), _steps(job), _age(job)) for job in listed]
+        _print(["id", "status", "model", "label", ">n", ">step", ">age"], steps)
 
 
 def print_job(client: Client, job_id: str, as_json: bool) -> None:
@@ -82,6 +88,11 @@ def _shown(job: Job) -> str:
     return job.label or shorten(job.prompt or MISSING)
 
 
+def _state(job: Job) -> str:
+    """The status, with the steps of a running job."""
+    return f"{job.status} {_steps(job)}" if job.status == "running" else job.status
+
+
 def _steps(job: Job) -> str:
     return f"{job.step}/{job.run_steps}"
 
@@ -92,7 +103,7 @@ def _seeds(job: Job) -> str:
 
 
 def _age(job: Job) -> str:
-    return duration(max(0.0, time.time() - job.created_at))
+    return age(max(0.0, time.time() - job.created_at))
 
 
 def _details(job: Job) -> list[tuple[str, str]]:
@@ -114,7 +125,7 @@ def _details(job: Job) -> list[tuple[str, str]]:
         ("sampler", f"{job.sampler}, {job.steps} steps{guidance}"),
         ("progress", f"step {_steps(job)}" + (f", attempt {job.attempt}" if job.attempt > 1 else "")),
         ("remaining", "" if job.eta_seconds is None else f"about {duration(job.eta_seconds)}"),
-        ("created", _local_time(job.created_at)),
+        ("created", f"{_local_time(job.created_at)} ({_age(job)} ago)"),
         ("waited", "" if timing.queued is None else duration(timing.queued)),
         ("ran", "" if timing.running is None else duration(timing.running)),
         ("evaluations", f"{timing.evaluations}{batch}"),
@@ -126,8 +137,8 @@ def _details(job: Job) -> list[tuple[str, str]]:
 
 
 def _local_time(seconds: float) -> str:
-    """Seconds since the epoch as local time."""
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
+    """Seconds since the epoch as local time: Mon 30 Nov 2026, 14:03:10."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%a %d %b %Y, %H:%M:%S")
 
 
 def _facts(model: Model) -> list[tuple[str, str]]:
@@ -179,12 +190,17 @@ def _summary(model: Model) -> tuple[str, ...]:
     )
 
 
-def _print(headings: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str] = ()) -> None:
+def _print(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    optional: Sequence[str] = (),
+    shortened: Sequence[str] = (),
+) -> None:
     """Print rows as a table on a terminal, else as tab-separated lines."""
     console = stdout()
     if not can_redraw(console):
         for row in rows:
             typer.echo("\t".join(printable(cell) for cell in row))
     elif rows:
-        cells = [[Text(printable(cell), style=COLORS.get(cell, "")) for cell in row] for row in rows]
-        console.print(fit_table(console, headings, cells, optional))
+        cells = [[Text(printable(cell), style=COLORS.get(cell.split(" ")[0], "")) for cell in row] for row in rows]
+        console.print(fit_table(console, headings, cells, optional, shortened))

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from denoised.cli import commands
+from denoised.cli import commands, task_commands
 from denoised.cli.console import EXIT_CODES
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import CommandGroup
@@ -136,6 +136,7 @@ for _program in PROGRAMS:
     _add_program(*_program)
 
 cli.add_typer(commands.cli)
+cli.add_typer(task_commands.cli)
 
 
 def main() -> None:

@@ -128,10 +128,10 @@ class LiveDisplay:
         return None if eta is None else max(0.0, eta - (time.monotonic() - self._polled_at))
 
     def _pictures(self) -> list[RenderableType]:
-        """The frames, x_t above x̂_0 if the job has both."""
+        """The frames: x_t above x̂_0 above ε̂, as far as the job has them."""
         rows: Sequence[Sequence[Image.Image]] = [
             [picture for _, picture in sorted(self._frames[kind].items())]
-            for kind in ("xt", "x0")
+            for kind in ("xt", "x0", "eps")
             if kind in self._frames
         ]
         return [Halfblocks(rows, max(2, self._console.height - RESERVED_LINES)), Text()] if rows else []

@@ -15,7 +15,7 @@ from denoised.client.errors import (
 )
 from denoised.client.events import Event, Frame, ImageFinished, JobFinished, JobProgress, JobQueued, JobStarted
 from denoised.client.fleet import FleetStatus, QueueStatus, WorkerStatus
-from denoised.client.job import Job, JobError, JobImage, JobTiming, JobWarning
+from denoised.client.job import Job, JobArray, JobError, JobImage, JobTiming, JobWarning
 from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
 from denoised.client.synchronous import Client
 from denoised.client.verification import VerificationResult
@@ -33,6 +33,7 @@ __all__ = [
     "ImageFinished",
     "InvalidResponse",
     "Job",
+    "JobArray",
     "JobCanceled",
     "JobError",
     "JobFailed",

@@ -18,12 +18,13 @@ from denoised.client.events import Event, JobFinished
 from denoised.client.exchange import Exchange
 from denoised.client.fleet import FleetStatus
 from denoised.client.images import decode_image
-from denoised.client.job import Job, JobImage, Status, require_success
+from denoised.client.job import Job, JobArray, JobImage, Status, require_success
 from denoised.client.model import Model
 from denoised.client.retries import OnWait, RetryPolicy
-from denoised.client.signature import lists_fields
+from denoised.client.signature import lists_fields, lists_fields_of
 from denoised.client.verification import VerificationResult
 from denoised.jobs.request import PictureSource, RequestFields
+from denoised.jobs.task_request import TASK_FIELDS, LikelihoodFields, NoiseFields, ScoreFields
 
 T = TypeVar("T")
 
@@ -65,12 +66,7 @@ class AsyncClient:
     async def generate(self, label: str | int | None = None, /, **fields: Unpack[RequestFields]) -> list[Image.Image]:
         """As `Client.generate`. If the task is canceled, the job is canceled."""
         job = await self.submit(label, **fields)
-        try:
-            finished = require_success(await self.wait(job.id))
-        except (asyncio.CancelledError, GeneratorExit):
-            with contextlib.suppress(ServiceError):
-                await self.cancel(job.id)
-            raise
+        finished = await self._completed(job)
         return [decode_image(await self.image(image)) for image in finished.images]
 
     @lists_fields
@@ -147,6 +143,25 @@ class AsyncClient:
         """As `Client.verify`."""
         return await self._run(self._exchange.verify(picture, image, mask))
 
+    @lists_fields_of(TASK_FIELDS["noise"])
+    async def noise(self, image: PictureSource, /, **fields: Unpack[NoiseFields]) -> Job:
+        """As `Client.noise`."""
+        return await self._completed(await self._run(self._exchange.task("noise", image, fields)))
+
+    @lists_fields_of(TASK_FIELDS["score"])
+    async def score(self, image: PictureSource, /, **fields: Unpack[ScoreFields]) -> Job:
+        """As `Client.score`."""
+        return await self._completed(await self._run(self._exchange.task("score", image, fields)))
+
+    @lists_fields_of(TASK_FIELDS["likelihood"])
+    async def likelihood(self, image: PictureSource, /, **fields: Unpack[LikelihoodFields]) -> Job:
+        """As `Client.likelihood`."""
+        return await self._completed(await self._run(self._exchange.task("likelihood", image, fields)))
+
+    async def array(self, array: JobArray) -> bytes:
+        """As `Client.array`."""
+        return await self._run(self._exchange.download(array.url))
+
     async def models(self) -> list[Model]:
         """As `Client.models`."""
         return await self._run(self._exchange.models())
@@ -154,6 +169,15 @@ class AsyncClient:
     async def workers(self) -> FleetStatus:
         """As `Client.workers`."""
         return await self._run(self._exchange.workers())
+
+    async def _completed(self, job: Job) -> Job:
+        """A job once it has succeeded; it is canceled if the wait for it is interrupted."""
+        try:
+            return require_success(await self.wait(job.id))
+        except (asyncio.CancelledError, GeneratorExit):
+            with contextlib.suppress(ServiceError):
+                await self.cancel(job.id)
+            raise
 
     async def _lines(self, stream: EventStream) -> AsyncGenerator[Event, None]:
         call = stream.call

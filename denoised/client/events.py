@@ -63,7 +63,8 @@ class Frame(Event):
 
     image: index of the image in the job.
     t, sigma: timestep and noise level.
-    kind: `x0` = x̂_0, the network's current prediction; `xt` = x_t, the noisy image.
+    kind: `x0` = x̂_0, the network's current prediction; `xt` = x_t, the noisy image;
+        `eps` = ε̂, the noise that is predicted in it, −3 … 3 as black … white.
     data: an image file of `media_type`.
     """
 

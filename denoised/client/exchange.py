@@ -17,6 +17,7 @@ from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
 from denoised.client.verification import VerificationResult
 from denoised.jobs.request import PictureSource, RequestFields
+from denoised.jobs.task_request import PictureTask
 
 GATEWAY_TIMEOUT = 504  # the server's status for a result that is not ready yet
 VERIFY_WAIT = 30  # seconds that the server waits in one `POST /verify`
@@ -39,6 +40,12 @@ class Exchange:
         content = _to_json({"label": label, **encode_pictures(fields)})
         headers = {"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
         return (yield from self._job(ApiCall("POST", "/generate", headers=headers, content=content)))
+
+    def task(self, task: PictureTask, image: PictureSource, fields: Mapping[str, Any]) -> Flow[Job]:
+        """`POST /noise`, `/score` or `/likelihood`: the job, which may not be finished yet."""
+        content = _to_json(encode_pictures({**fields, "image": image}))
+        headers = {"Content-Type": "application/json", "Prefer": "respond-async", "Idempotency-Key": uuid.uuid4().hex}
+        return (yield from self._job(ApiCall("POST", f"/{task}", headers=headers, content=content)))
 
     def job(self, job_id: str) -> Flow[Job]:
         """`GET /jobs/{id}`."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from denoised.client.errors import JobCanceled, JobFailed
-from denoised.client.resource import Resource
+from denoised.client.resource import Raw, Resource
 from denoised.jobs.lora import Lora
 from denoised.jobs.request import PictureRequest
 
@@ -70,6 +70,30 @@ class JobWarning(Resource):
     message: str
 
 
+@dataclass(frozen=True)
+class JobArray(Resource):
+    """Numbers that a job has computed for one of its images.
+
+    index: of the image.
+    name: `x_t`, `x0` (x̂_0), `epsilon` (ε̂) or `score`.
+    shape: channels, height, width.
+    url: path of the .npy file; `Client.array` reads it.
+    picture: path of a PNG: gray is 0, white and black are ± the largest magnitude.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+    url: str
+    picture: str
+
+    @classmethod
+    def _members(cls, raw: Any) -> dict[str, Any]:
+        return super()._members(raw) | {"shape": tuple(raw["shape"])}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job(PictureRequest, Resource):
     """A job: queued → running → succeeded | failed | canceled. Its request's fields are members, too.
@@ -79,6 +103,10 @@ class Job(PictureRequest, Resource):
     eta_seconds: estimated seconds until it finishes.
     step: the step that all of its images have reached, 0 … run_steps.
     run_steps: the steps that are run; fewer than `steps` from a picture.
+    task: `generate`, `noise`, `score` or `likelihood`.
+    t, sigma: the noise level of noise and scores, as a timestep or as σ/α.
+    arrays: what noise and scores consist of besides pictures.
+    result: the numbers that noise, a score or a likelihood has come to; None until then.
     """
 
     id: str
@@ -97,6 +125,22 @@ class Job(PictureRequest, Resource):
     error: JobError | None
     numerics: str | None = None
     warnings: tuple[JobWarning, ...] = ()
+    task: str = "generate"
+    t: float | None = None
+    sigma: float | None = None
+    arrays: tuple[JobArray, ...] = ()
+    result: Raw | None = None
+
+    def array(self, name: str, index: int = 0) -> JobArray:
+        """An array of an image, by name.
+
+        Raises:
+            KeyError: if the job has none of that name.
+        """
+        for array in self.arrays:
+            if (array.name, array.index) == (name, index):
+                return array
+        raise KeyError(f"job {self.id} ({self.status}, {self.task}) has no array {name!r} of image {index}")
 
     @property
     def title(self) -> str:
@@ -117,6 +161,7 @@ class Job(PictureRequest, Resource):
             "timing": JobTiming.from_json(raw["timing"]),
             "error": JobError.from_json(raw["error"]) if raw["error"] else None,
             "loras": tuple(Lora(**lora) for lora in raw.get("loras", ())),
+            "arrays": tuple(JobArray.from_json(array) for array in raw.get("arrays", ())),
             "warnings": tuple(JobWarning.from_json(warning) for warning in raw.get("warnings", ())),
         }
         return super()._members(raw) | nested

@@ -19,12 +19,13 @@ from denoised.client.events import Event, JobFinished
 from denoised.client.exchange import Exchange
 from denoised.client.fleet import FleetStatus
 from denoised.client.images import decode_image
-from denoised.client.job import Job, JobImage, Status, require_success
+from denoised.client.job import Job, JobArray, JobImage, Status, require_success
 from denoised.client.model import Model
 from denoised.client.retries import OnWait, RetryPolicy
-from denoised.client.signature import lists_fields
+from denoised.client.signature import lists_fields, lists_fields_of
 from denoised.client.verification import VerificationResult
 from denoised.jobs.request import PictureSource, RequestFields
+from denoised.jobs.task_request import TASK_FIELDS, LikelihoodFields, NoiseFields, ScoreFields
 
 T = TypeVar("T")
 
@@ -78,12 +79,7 @@ class Client:
             JobFailed, JobCanceled: if the job ends without images.
         """
         job = self.submit(label, **fields)
-        try:
-            finished = require_success(self.wait(job.id))
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            with contextlib.suppress(ServiceError):
-                self.cancel(job.id)
-            raise
+        finished = self._completed(job)
         return [decode_image(self.image(image)) for image in finished.images]
 
     @lists_fields
@@ -145,7 +141,7 @@ class Client:
         """The stored frames of a job as an animation (`GET /jobs/{id}/animation`).
 
         format: webp, gif or apng.
-        kind: x0 or xt.
+        kind: x0, xt or eps.
 
         Raises:
             RequestRejected: 409 if the job has no frames (it was submitted without preview_every).
@@ -165,6 +161,33 @@ class Client:
         """
         return self._run(self._exchange.verify(picture, image, mask))
 
+    @lists_fields_of(TASK_FIELDS["noise"])
+    def noise(self, image: PictureSource, /, **fields: Unpack[NoiseFields]) -> Job:
+        """Add the noise of a level to a picture, and wait for it (`POST /noise`). The finished job has the noisy
+        pictures as `images`, and the array `x_t` for each.
+
+        image: a file's path or bytes, or job:ID/images/K.
+
+        Raises:
+            JobFailed, JobCanceled: if the job ends without a result."""
+        return self._completed(self._run(self._exchange.task("noise", image, fields)))
+
+    @lists_fields_of(TASK_FIELDS["score"])
+    def score(self, image: PictureSource, /, **fields: Unpack[ScoreFields]) -> Job:
+        """The score ∇ log p_t of a picture at a noise level (`POST /score`). The finished job has the arrays `x_t`,
+        `x0`, `epsilon` and `score`, x̂_0 as its image, and the norms in `result`. Errors: as `noise`."""
+        return self._completed(self._run(self._exchange.task("score", image, fields)))
+
+    @lists_fields_of(TASK_FIELDS["likelihood"])
+    def likelihood(self, image: PictureSource, /, **fields: Unpack[LikelihoodFields]) -> Job:
+        """The likelihood of a picture under a model (`POST /likelihood`). The `result` of the finished job has
+        `bits_per_dimension` and `standard_error`. Errors: as `noise`."""
+        return self._completed(self._run(self._exchange.task("likelihood", image, fields)))
+
+    def array(self, array: JobArray) -> bytes:
+        """The .npy file of a member of `Job.arrays`; `numpy.load` reads it."""
+        return self._run(self._exchange.download(array.url))
+
     def models(self) -> list[Model]:
         """The models served by live workers; the first is the default (`GET /models`)."""
         return self._run(self._exchange.models())
@@ -172,6 +195,15 @@ class Client:
     def workers(self) -> FleetStatus:
         """The queues and the live workers (`GET /workers`)."""
         return self._run(self._exchange.workers())
+
+    def _completed(self, job: Job) -> Job:
+        """A job once it has succeeded; it is canceled if the wait for it is interrupted."""
+        try:
+            return require_success(self.wait(job.id))
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            with contextlib.suppress(ServiceError):
+                self.cancel(job.id)
+            raise
 
     def _all_jobs(self, limit: int | None, status: Status | None) -> Iterator[Job]:
         cursor: str | None = None

@@ -4,6 +4,7 @@
                                             `worker`, `saved_step`, `saved_evaluations`
     denoised:job:{id}:events       stream   one entry per event, id = "{seq}-0"; a: attempt, e: JSON, f: format
     denoised:job:{id}:image:{k}    string   an encoded picture
+    denoised:job:{id}:array:{k}:{name}      string   numbers of image k as an .npy file (`jobs.record.ARRAY_NAMES`)
     denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
     denoised:input:{owner}:{sha256}:{shape}        string   a picture that a job starts from, as PNG of that shape
     denoised:input:{owner}:{sha256}:{shape}:jobs   set      ids of the jobs that are not over and start from it
@@ -12,6 +13,8 @@
     denoised:jobs:{owner}          zset     job ids by created_at
     denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
     denoised:between:{model}       hash     job ids in RQ's intermediate queue, and when each was first seen there
+    denoised:turns:{model}         zset     callers with waiting jobs, by position (`jobs.store.waiting_lists`)
+    denoised:credits:{model}       hash     the evaluations that each of them may still draw in its turn
     denoised:workers               set      names of workers
     denoised:models                set      names of all models ever served
     denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
@@ -53,6 +56,10 @@ def image(job_id: str, index: int) -> str:
     return f"denoised:job:{job_id}:image:{index}"
 
 
+def array(job_id: str, index: int, name: str) -> str:
+    return f"denoised:job:{job_id}:array:{index}:{name}"
+
+
 def resume(job_id: str) -> str:
     return f"denoised:job:{job_id}:resume"
 
@@ -75,6 +82,14 @@ def idempotency(owner: str, key_hash: str) -> str:
 
 def intermediate(model: str) -> str:
     return f"denoised:between:{model}"
+
+
+def turns(model: str) -> str:
+    return f"denoised:turns:{model}"
+
+
+def caller_credits(model: str) -> str:
+    return f"denoised:credits:{model}"
 
 
 def worker(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from denoised.jobs.format import FORMAT
+from denoised.jobs.record import ARRAY_NAMES
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.script_prelude import PRELUDE
 
@@ -103,7 +104,11 @@ local function finish(job, events, images, ttl, status)
   xadd('{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
   redis.call('EXPIRE', job, ttl)
   redis.call('EXPIRE', events, ttl)
-  for i = 0, math.min(images, {MAX_IMAGES}) - 1 do redis.call('EXPIRE', job .. ':image:' .. i, ttl) end
+  local arrays = redis.call('HEXISTS', job, 'arrays') == 1 and {{{", ".join(map(repr, ARRAY_NAMES))}}} or {{}}
+  for i = 0, math.min(images, {MAX_IMAGES}) - 1 do
+    redis.call('EXPIRE', job .. ':image:' .. i, ttl)
+    for _, name in ipairs(arrays) do redis.call('EXPIRE', job .. ':array:' .. i .. ':' .. name, ttl) end
+  end
   redis.call('DEL', job .. ':resume')
   release_inputs(job, ttl)
   local model = request_of(job).model
@@ -180,6 +185,7 @@ else
 end
 if redis.call('HGET', job, 'numerics') ~= ARGV[3] then
   redis.call('HSET', job, 'images', '[]', 'saved_step', 0, 'saved_evaluations', 0)
+  redis.call('HDEL', job, 'arrays')
   redis.call('DEL', resume)
 end
 drop_unusable_point()
@@ -233,7 +239,8 @@ return 1
 )
 
 # Applies a `JobUpdate`.
-# KEYS: job, events, then one key for each blob. ARGV: the update as JSON, then the blobs: images, then a resume point.
+# KEYS: job, events, then one key for each blob. ARGV: the update as JSON, then the blobs: images, arrays, then a resume
+# point.
 # Returns the flags of `UpdateResult`. At `maxmemory`, only an update that is `essential`, or that comes from outside (a
 # cancel, say), is applied. A resume point further than the job was at any loss is progress and resets the losses,
 # unless it may be no further: see `exact` at START.

@@ -21,6 +21,7 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT
 from denoised.jobs.record import JobRecord, check_runnable
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.array_files import ArrayFiles
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.idempotency import IdempotencyKeys
 from denoised.jobs.store.input_pictures import InputPictures, add_inputs
@@ -53,7 +54,7 @@ LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be lis
 class QueueKeys:
     """RQ's keys of a model's queue.
 
-    waiting: jobs that no worker has taken.
+    waiting: jobs that no worker has taken: the list of callers without a key, whose name that of the others begin with.
     intermediate: jobs that a worker is taking at this moment.
     started: leases of the jobs taken.
     job_prefix: of RQ's job hashes.
@@ -106,6 +107,7 @@ class Store:
         self._reader = RecordReader(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
         self.inputs = InputPictures(self.connection)
+        self.arrays = ArrayFiles(self.connection)
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
@@ -270,14 +272,15 @@ class Store:
             return bounded_value(self.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES), MAX_RESUME_BYTES)
 
     def requeue_lost(self, queue: QueueKeys, grace: float, latest: float = sys.float_info.max) -> int:
-        """Requeue the jobs of lost workers at the front of their queue, in the order in which they were accepted.
+        """Requeue the jobs of lost workers at the front of their lists, in the order in which they were accepted.
 
         grace: seconds that a job may spend between queue and lease.
         latest: if it is later than this by Redis' clock, that was set, and nothing is requeued.
 
         Returns how many there were.
         """
-        names = [queue.waiting, queue.intermediate, queue.started, keys.intermediate(queue.model)]
+        lists = [keys.intermediate(queue.model), keys.turns(queue.model), keys.caller_credits(queue.model)]
+        names = [queue.waiting, queue.intermediate, queue.started, *lists]
         args = [repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model), repr(latest)]
         with self.reachable():
             return int(self._requeue_lost(keys=names, args=args))

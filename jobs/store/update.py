@@ -35,6 +35,7 @@ class JobUpdate:
     fields: of the job's record.
     events: appended in this order.
     images: encoded pictures by index.
+    arrays: .npy files by image index and name.
     status: a new status, if any.
     error: `code` and `message` of a failure.
     image_count: images of the whole job, to let all of them expire at its end.
@@ -48,6 +49,7 @@ class JobUpdate:
     fields: dict[str, Any] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     images: dict[int, bytes] = field(default_factory=dict)
+    arrays: dict[tuple[int, str], bytes] = field(default_factory=dict)
     status: Status | None = None
     error: Mapping[str, str] | None = None
     image_count: int = 0
@@ -80,14 +82,15 @@ class JobUpdate:
 
     def start_over(self) -> None:
         """Return the job to its queue, and have its next attempt use nothing that this or an earlier one has made."""
-        self.fields, self.events, self.images, self.resume = {"numerics": ""}, [], {}, None
+        self.fields, self.events, self.images, self.arrays, self.resume = {"numerics": ""}, [], {}, {}, None
         self.requeue()
 
     def keys(self) -> list[str]:
         """KEYS of `jobs.store.scripts.UPDATE`."""
         images = [keys.image(self.job, index) for index in self.images]
+        arrays = [keys.array(self.job, index, name) for index, name in self.arrays]
         resume = [] if self.resume is None else [keys.resume(self.job)]
-        return [keys.job(self.job), keys.events(self.job), *images, *resume]
+        return [keys.job(self.job), keys.events(self.job), *images, *arrays, *resume]
 
     def arguments(self, result_ttl: int) -> list[str | bytes]:
         """ARGV of `jobs.store.scripts.UPDATE`. result_ttl: seconds that a finished job is kept."""
@@ -104,7 +107,8 @@ class JobUpdate:
             "essential": self.essential,
             "resume_ttl": result_ttl if self.resume is not None else 0,
         }
-        return [json.dumps(spec), *self.images.values(), *([] if self.resume is None else [self.resume])]
+        blobs = [*self.images.values(), *self.arrays.values()]
+        return [json.dumps(spec), *blobs, *([] if self.resume is None else [self.resume])]
 
 
 def final_update(record: JobRecord, status: Status, error: Mapping[str, str] | None = None) -> JobUpdate:

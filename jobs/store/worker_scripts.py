@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.waiting_lists import WAITING_LISTS
 
-# Requeues the jobs of lost workers at the front of their queue, the oldest first.
+# Requeues the jobs of lost workers at the front of their lists, the oldest first.
 # KEYS: RQ's queue, its intermediate queue, its started registry; our hash of when ids were first seen in the
-# intermediate queue. ARGV: seconds an id may stay there, prefix of RQ's job hashes, prefix of our jobs, channel,
-# the latest time at which leases may be taken for expired.
+# intermediate queue; turns and credits of the waiting lists. ARGV: seconds an id may stay there, prefix of RQ's job
+# hashes, prefix of our jobs, channel, the latest time at which leases may be taken for expired.
 # Returns how many. An id leaves the intermediate queue as soon as its worker registers the lease; one without a lease
 # that stays there belonged to a worker that died in that instant.
 REQUEUE_LOST = (
-    PRELUDE
+    WAITING_LISTS
     + """
 local queue, intermediate, started, seen = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 own(queue, 'list') own(intermediate, 'list') own(started, 'zset') own(seen, 'hash')
@@ -44,7 +45,9 @@ end
 local jobs = {}
 for id in pairs(lost) do
   redis.call('LREM', intermediate, 0, id)
-  if redis.call('EXISTS', ARGV[2] .. id) == 1 and not redis.call('LPOS', queue, id) then
+  local _, list = place_of(queue, ARGV[2] .. id)
+  own(list, 'list')
+  if redis.call('EXISTS', ARGV[2] .. id) == 1 and not redis.call('LPOS', list, id) then
     local created = redis.pcall('HGET', ARGV[3] .. id, 'created_at')
     created = type(created) == 'string' and tonumber(created) or 0
     jobs[#jobs + 1] = {id = id, created = created == created and created or 0}
@@ -53,7 +56,7 @@ end
 table.sort(jobs, function(a, b) return a.created > b.created end)
 for _, job in ipairs(jobs) do
   redis.call('HSET', ARGV[2] .. job.id, 'status', 'queued')
-  redis.call('LPUSH', queue, job.id)
+  put_back(queue, KEYS[5], KEYS[6], ARGV[2] .. job.id, job.id)
   redis.call('PUBLISH', ARGV[4], job.id)
 end
 return #jobs

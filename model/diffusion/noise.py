@@ -83,7 +83,7 @@ def named_betas(name: str, timesteps: int, start: float | None = None, end: floa
     return betas
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The noise levels t = 0 … T − 1 of a model; the noise grows with t.
 

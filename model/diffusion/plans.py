@@ -58,6 +58,7 @@ class Plan:
         log_variance_range: (N,) float64, log of the factor on z at a variance output of 1; 0 where the variance
             is fixed.
         initial_scale: x_T is this times unit noise.
+        clips: whether x̂_0 may be clipped; False where the network's own estimate is asked for.
     """
 
     sampler: str
@@ -68,6 +69,7 @@ class Plan:
     step: tuple[int, ...]
     log_variance_range: Float64
     initial_scale: float = 1.0
+    clips: bool = True
 
     @classmethod
     def from_rows(cls, sampler: str, levels: Levels, rows: Sequence[Row]) -> Plan:

@@ -21,16 +21,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from denoised.model.diffusion.likelihood_plan import FlowLevels, bits, dequantization_noise, probe_signs
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.errors import PlanError
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.pixel_model import PixelModel
-
-BYTE_WIDTH = 2 / 255  # of one byte value in [−1, 1], since bytes are k/127.5 − 1
 
 # ε̂(x, t, α, σ) for images x (B, …) at one noise level.
 NoisePredictor = Callable[[Tensor, float, float, float], Tensor]
@@ -121,7 +119,7 @@ def bits_per_dimension(
     if tuple(images.shape[1:]) != model.shape:
         raise PlanError(f"images of shape {tuple(images.shape[1:])} are not the model's {model.shape}")
     seeds = range(len(images)) if seeds is None else seeds
-    noise = torch.stack([_dequantization_noise(model.shape, seed) for seed in seeds])
+    noise = torch.stack([dequantization_noise(model.shape, seed) for seed in seeds])
     # Bytes and noise in [−½, 255½) → [−1, 1] and half a step beyond.
     x0 = (images.double() + noise.double()) / 127.5 - 1
     conditioning = model.encode([ConditioningRequest(label=label) for label in labels])
@@ -133,11 +131,6 @@ def bits_per_dimension(
     x0 = x0.float().to(model.device)
     flow = log_density(epsilon, model.schedule, x0, steps=steps, probes=probes, seeds=seeds)
     return bits(flow.log_density, math.prod(model.shape))
-
-
-def bits(log_density: Tensor, dimensions: int) -> Tensor:
-    """Convert nats of a density on [−1, 1] to bits per dimension of bytes, by P(byte) = p·BYTE_WIDTH."""
-    return -log_density / (dimensions * math.log(2)) - math.log2(BYTE_WIDTH)
 
 
 def log_density(
@@ -161,9 +154,10 @@ def log_density(
     for name, value in (("steps", steps), ("probes", probes)):
         if value < 1:
             raise PlanError(f"{name} = {value} is not at least 1")
-    ratio, t = _levels(schedule, steps)
+    levels = FlowLevels.of(schedule, steps)
+    ratio, t = levels.ratio, levels.t
     seeds = range(len(x0)) if seeds is None else seeds
-    signs = torch.stack([_signs(x0.shape[1:], probes, seed) for seed in seeds], dim=1).to(x0)  # (probes, B, …)
+    signs = torch.stack([probe_signs(x0.shape[1:], probes, seed) for seed in seeds], dim=1).to(x0)  # (probes, B, …)
     x, integral = _integrate(epsilon, x0 / math.sqrt(1 + ratio[0] ** 2), ratio, t, signs)  # from α·x0
     dimensions = x0[0].numel()
     # log N(x; 0, I) as a density of x̄: d·log α is the logarithm of the Jacobian of x = αx̄.
@@ -195,17 +189,6 @@ def _integrate(
     return x, integral
 
 
-def _levels(schedule: NoiseSchedule, steps: int) -> tuple[list[float], list[float]]:
-    """ρ (steps + 1,), ascending in equal steps of log ρ, and the timesteps t there.
-
-    The last level is that of the last timestep with α > 0: where α = 0, ρ is infinite.
-    """
-    finite = schedule.alpha > 0
-    table = schedule.sigma[finite] / schedule.alpha[finite]
-    ratio = np.geomspace(table[0], table[-1], steps + 1)
-    return ratio.tolist(), np.interp(np.log(ratio), np.log(table), np.arange(len(table))).tolist()
-
-
 def _slope(epsilon: NoisePredictor, x: Tensor, t: float, ratio: float) -> Tensor:
     """dx/du at x = αx̄, u = log ρ: α·ρ·ε̂ + x·d(log α)/du = σ·(ε̂ − σ·x)."""
     alpha = 1 / math.sqrt(1 + ratio**2)  # α² + σ² = 1 and σ/α = ρ
@@ -230,14 +213,3 @@ def _slope_and_divergence(
     # slope = σ·ε̂ − σ²·x, and ρ·∂ε̂/∂x̄ = ρ·α·∂ε̂/∂x = σ·∂ε̂/∂x: add σ² for each dimension.
     variance = ratio**2 / (1 + ratio**2)
     return slope.detach(), torch.stack(traces).mean(0) + variance * x[0].numel()
-
-
-def _signs(shape: Sequence[int], probes: int, seed: int) -> Tensor:
-    """Random signs of one image: (probes, *shape) of ±1."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 2, (probes, *shape), generator=generator) * 2 - 1
-
-
-def _dequantization_noise(shape: Sequence[int], seed: int) -> Tensor:
-    """Uniform noise in [−½, ½) for one image."""
-    return torch.rand(tuple(shape), generator=torch.Generator().manual_seed(seed)) - 0.5

@@ -124,6 +124,7 @@ class ModelCard(BaseModel):
         grid: The noise levels that it visits by default.
         stages: Evaluations per step of the samplers with more than one; the last step always takes one.
         extra_evaluations: Evaluations that some samplers take besides, in a run of more than one step.
+        previews: The values of `preview` that its workers know.
         default: The request's defaults.
         max_images: In one request.
         numerics: What the last bits of its images depend on besides the request.
@@ -162,6 +163,7 @@ class ModelCard(BaseModel):
     grid: CardGrid = CardGrid()
     stages: dict[str, int] = {}
     extra_evaluations: dict[str, int] = {}
+    previews: list[str] = ["x0", "xt", "both"]
     default: Defaults
     max_images: int
     numerics: str

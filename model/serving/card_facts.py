@@ -20,6 +20,7 @@ from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.card import CardGrid, CardLatent, CardLevel, CardNetwork
 from denoised.model.serving.picture_inputs import EDIT, input_kind
 
+PREVIEWS = ["x0", "xt", "both", "all"]
 SKETCHED_RATIOS = 65  # of the noise levels that a card names
 MAX_SCALE = 2  # how much wider and higher than its own size a latent model's images may be, in the mean
 
@@ -61,11 +62,12 @@ def said_by(card: CardFile) -> dict[str, Any]:
 
 
 def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
-    """What the card says about the samplers, which are the same for every model, and their grid."""
+    """What the card says about the samplers and the frames, which are the same for every model, and their grid."""
     spacing, ratios = grid.ratio_spacing, noise_ratios(schedule)
     taking_spacing = [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing]
     visited = {name: sampler.visited_timesteps(schedule, grid) for name, sampler in SAMPLERS.items()}
     return {
+        "previews": PREVIEWS,
         "samplers": list(SAMPLERS),
         "sampler_descriptions": DESCRIPTIONS,
         "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],

@@ -11,6 +11,7 @@ from denoised.model.backends.adapted_network import RowLoras
 from denoised.model.backends.text_backend import TextBackend
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
+from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
 from denoised.model.errors import PlanError
@@ -75,6 +76,11 @@ class LatentModel:
         assert latent is not None
         width, height = request.width or self.card.width, request.height or self.card.height
         return latent.channels, height // latent.downscale, width // latent.downscale
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels of its training."""
+        return self._plans.schedule
 
     @property
     def min_pipelined_images(self) -> int | None:

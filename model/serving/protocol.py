@@ -16,6 +16,7 @@ from torch import Tensor
 
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
+from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.predictions import Estimate
 from denoised.model.serving.card import ModelCard
@@ -45,6 +46,11 @@ class ServedModel(Protocol):
 
     def shape_of(self, request: ConditioningRequest) -> tuple[int, int, int]:
         """(C, H, W) of the tensor that is denoised for a request."""
+        ...
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels of its training."""
         ...
 
     @property

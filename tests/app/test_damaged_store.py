@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -44,8 +44,8 @@ RECORD_FIELDS = (
     "seq",
 )
 # Each value in every second field, and each field with every second value; the other pairs are slow tests.
-FIELDS_BY_VALUE = [
-    pytest.param(value, RECORD_FIELDS[half::2], id=f"{name}-{half}", marks=marks)
+HALVES = [
+    pytest.param(value, half, id=f"{name}-{half}", marks=marks)
     for k, (name, value) in enumerate(VALUES.items())
     for half in (0, 1)
     for marks in [() if half == k % 2 else pytest.mark.slow]
@@ -61,11 +61,11 @@ def check_routes(api: TestClient, job_id: str) -> None:
         assert answer.status_code in (200, 404, 503)
 
 
-@pytest.mark.parametrize(("value", "fields"), FIELDS_BY_VALUE)
+@pytest.mark.parametrize(("value", "half"), HALVES)
 def test_a_damaged_field_of_a_record_costs_its_job_alone(
-    value: bytes, fields: Sequence[str], api: TestClient, fake_worker: Any
+    value: bytes, half: int, api: TestClient, fake_worker: Any
 ) -> None:
-    for field in fields:
+    for field in RECORD_FIELDS[half::2]:
         job_id, sound = fake_worker.succeeded(), fake_worker.succeeded()
         fake_worker.client.hset(keys.job(job_id), field, value)
         check_routes(api, job_id)
@@ -75,9 +75,11 @@ def test_a_damaged_field_of_a_record_costs_its_job_alone(
     assert api.post("/generate", json={}).status_code == 202
 
 
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
-def test_a_damaged_record_in_the_queue_costs_no_request(value: bytes, api: TestClient, fake_worker: Any) -> None:
-    for field in ("request", "created_at", "evaluations", "status"):
+@pytest.mark.parametrize(("value", "half"), HALVES)
+def test_a_damaged_record_in_the_queue_costs_no_request(
+    value: bytes, half: int, api: TestClient, fake_worker: Any
+) -> None:
+    for field in ("request", "created_at", "evaluations", "status")[half::2]:
         job_id = api.post("/generate", json={}).json()["id"]
         sound = api.post("/generate", json={}).json()["id"]
         fake_worker.client.hset(keys.job(job_id), field, value)
@@ -120,13 +122,13 @@ def test_a_queued_request_out_of_range_breaks_no_estimate(
     check_routes(api, job_id)
 
 
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
+@pytest.mark.parametrize(("value", "half"), HALVES)
 def test_a_damaged_worker_report_or_a_field_of_one_costs_itself(
-    value: bytes, api: TestClient, fake_worker: Any
+    value: bytes, half: int, api: TestClient, fake_worker: Any
 ) -> None:
     fake_worker.serve(name="bad")
     whole = json.loads(fake_worker.client.get(keys.worker("bad")))
-    texts = [value] + [json.dumps({**whole, name: as_json(value)}).encode() for name in whole]
+    texts = [value] + [json.dumps({**whole, name: as_json(value)}).encode() for name in list(whole)[half::2]]
     for text in texts:
         fake_worker.client.set(keys.worker("bad"), text)
         api.app.state.services.catalog._fleet.__dict__["read_at"] = float("-inf")  # type: ignore[attr-defined]

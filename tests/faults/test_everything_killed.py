@@ -26,7 +26,10 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 
 def post_until_it_dies(serve: Serve, acknowledged: list[dict[str, Any]]) -> None:
-    with httpx.Client(base_url=serve.url, timeout=10, trust_env=False) as client, contextlib.suppress(httpx.HTTPError):
+    with (
+        httpx.Client(base_url=serve.url, timeout=10, trust_env=False, verify=False) as client,
+        contextlib.suppress(httpx.HTTPError),
+    ):
         for seed in range(10_000):
             answer = client.post("/generate", json={**GARMENTS, "steps": 5, "seed": seed, "preview_every": 5})
             if answer.status_code == 202:
@@ -41,7 +44,7 @@ def test_every_acknowledged_job_is_done_after_a_restart_of_everything(
     acknowledged: list[dict[str, Any]] = []
     until_ready = []
     for _ in range(rounds):
-        with httpx.Client(base_url=serve.url, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=serve.url, timeout=60, trust_env=False, verify=False) as client:
             done = client.post(
                 "/generate",
                 json={**GARMENTS, "steps": 4, "preview_every": 1},
@@ -60,12 +63,12 @@ def test_every_acknowledged_job_is_done_after_a_restart_of_everything(
         posting.join()
         serve.start()
         until_ready.append(serve.ready())
-        with httpx.Client(base_url=serve.url, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=serve.url, timeout=60, trust_env=False, verify=False) as client:
             assert client.get(done["images"][0]["url"]).content == picture.content
             again = client.get(f"/jobs/{done['id']}/events", headers={"Accept": "text/event-stream"}).text
             assert again == events
             client.delete(f"/jobs/{long['id']}")
-    with httpx.Client(base_url=serve.url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=serve.url, timeout=60, trust_env=False, verify=False) as client:
         ended = [_ended(client, job["id"]) for job in acknowledged]
         report(kills=rounds, acknowledged=len(ended), latest_ready_seconds=round(max(until_ready), 1))
         assert {job["status"] for job in ended if job["steps"] == 5} == {"succeeded"}

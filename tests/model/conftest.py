@@ -49,6 +49,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def one_thread_again(one_thread: None) -> Iterator[None]:
+    """Undo what a test of several threads sets: they would slow down the tests after it."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def stir() -> Callable[..., None]:
     """`stir(net, seed=0)`: draw all weights of a network at random."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from denoised.jobs.record import JobRecord
+from denoised.jobs.record import ArrayFile, JobRecord
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.store import StartedAttempt
 from denoised.jobs.store.update import JobUpdate, UpdateResult
@@ -23,6 +25,7 @@ from denoised.worker.delivery.outputs import (
     image_event,
 )
 from denoised.worker.delivery.progress import AttemptProgress
+from denoised.worker.delivery.task_outputs import arrays_of, encode_array, likelihood_result, result_at_level
 from denoised.worker.engine.resume import to_bytes
 from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Advanced
@@ -109,7 +112,9 @@ class AttemptState:
 
     @property
     def unfinished(self) -> int:
-        """How many images have no picture yet."""
+        """How many images have no picture yet, or are not through their plan if they make none."""
+        if not self.request.makes_pictures:
+            return self.request.n - self.progress.count_ended(self.request.plan_rows)
         return self.request.n - len(self.progress.images)
 
     @property
@@ -169,7 +174,7 @@ class AttemptState:
 
     def finished_latents(self, items: Sequence[Advanced]) -> Mapping[int, Tensor]:
         """Those images of a turn that wait for a decoder now: x_0 (C, h, w) by index."""
-        if self.model.card.latent is None:
+        if self.model.card.latent is None or not self.request.makes_pictures:
             return {}
         return {item.trajectory.index: item.result for item in items if item.result is not None}
 
@@ -222,23 +227,41 @@ class AttemptState:
             update.events.append({"type": "progress", **event})
         for item in items:
             update.events += frame_events(item, request, self.model)
-        if self.model.card.latent is None:
+        if self.model.card.latent is None and request.makes_pictures:
             finished = decode_finished(items, self.model).items()
             self._add_pictures([encode_image(index, own, request, self.numerics) for index, own in finished], update)
 
     def _add_pictures(self, pictures: Sequence[Picture], update: JobUpdate) -> None:
         for image, data in pictures:
-            self.progress.finish(image)
+            self.progress.finish(image, self._add_arrays(image.index, update))
             update.images[image.index] = data
             update.fields["images"] = self.progress.images_json()
             update.events.append(image_event(self.id, image))
+            if self.progress.arrays:
+                update.fields["arrays"] = self.progress.arrays_json()
+
+    def _add_arrays(self, index: int, update: JobUpdate) -> list[ArrayFile]:
+        """Add what a finished image has besides its picture."""
+        if self.request.task == "generate":
+            return []
+        arrays = arrays_of(self.request, self.model, self.progress.points[index].registers)
+        files = [encode_array(index, name, array) for name, array in arrays.items()]
+        update.arrays |= {(index, file.name): data for file, data in files}
+        update.fields["result"] = json.dumps(result_at_level(self.request, self.model, arrays))
+        return [file for file, _ in files]
 
     def _close_update(self, update: JobUpdate, error: TrajectoryError | None, *, is_urgent: bool) -> None:
         """Add the job's end or, where it is due, a resume point, and keep the update until it is taken."""
         if error is not None:
             update.end("failed", {"code": error.code, "message": str(error)})
         elif not self.unfinished:
+            if not self.request.makes_pictures:
+                update.fields["result"] = json.dumps(self._likelihood())
             update.end("succeeded")
         elif is_urgent or self.writes.save_is_due:
             self.save(update)
         self.writes.pending, self.writes.is_urgent = update, is_urgent or bool(update.images)
+
+    def _likelihood(self) -> dict[str, Any]:
+        points = self.progress.points
+        return likelihood_result(self.request, self.model, [points[k].registers for k in range(self.request.n)])

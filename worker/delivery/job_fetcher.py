@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.store.store import Store
@@ -23,6 +23,7 @@ from denoised.worker.delivery.begun_jobs import (
     prepare_prompts,
     resume_limit,
 )
+from denoised.worker.delivery.capacity import DEFER_SECONDS, POLL_SECONDS, Capacity, Take, poll_seconds
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.memory_declines import PAUSE_SECONDS, MemoryDeclines
 from denoised.worker.delivery.request_check import check_request
@@ -33,30 +34,15 @@ from denoised.worker.error_kinds import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
 
-POLL_SECONDS = 0.25  # between two looks into a queue that was empty, unless `wake` is called
 MAX_TOGETHER = 8  # jobs whose prompts are encoded in one evaluation
 RETRY_SECONDS = 1.0  # between two tries while Redis does not answer
-DEFER_SECONDS = 0.05  # that a job of a model which is not in the batch waits for a worker that has it there
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a model's batch can take: so many images, or, while no slot is free, one more job that waits for one.
-
-    deferred: the batch holds other models alone, so a worker that has this one in its batch should take its jobs.
-    """
-
-    images: int
-    one_more: bool
-    deferred: bool = False
 
 
 class JobFetcher(threading.Thread):
     """Fetches jobs while there is capacity.
 
     models: the served models by name.
-    take(model, waited): the next delivery from that model's queue, None when it is empty, or when its first job has not
-        waited so many seconds.
+    take: takes a job off the queue of a model.
     name: the worker's.
     notify(): called, in this thread, after each job.
     stopping: nothing is fetched once it is set.
@@ -69,7 +55,7 @@ class JobFetcher(threading.Thread):
         self,
         store: Store,
         models: Mapping[str, ServedModel],
-        take: Callable[[str, float], Delivery | None],
+        take: Take,
         name: str,
         notify: Callable[[], None],
         stopping: threading.Event,
@@ -193,11 +179,10 @@ class JobFetcher(threading.Thread):
         with self._changed:
             if not self._is_due(model):
                 return False
-            woken, deferred = self._may_hold_jobs[model], self._is_deferred(model)
+            woken, capacity = self._may_hold_jobs[model], self._capacity[model]
             self._may_hold_jobs[model] = False  # unless `wake` is called from here on
-            # A job that is left to other workers for a moment may still be there afterward.
-            self._poll_at[model] = time.monotonic() + (DEFER_SECONDS if woken and deferred else POLL_SECONDS)
-        delivery = self._take_from(model, DEFER_SECONDS if deferred else 0.0)
+            self._poll_at[model] = time.monotonic() + poll_seconds(capacity, woken=woken)
+        delivery = self._take_from(model, capacity)
         if delivery is None:
             return False
         if self._declines is not None and self._declines.is_declined(delivery.job):
@@ -212,10 +197,10 @@ class JobFetcher(threading.Thread):
         self._start(delivery)
         return True
 
-    def _take_from(self, model: str, waited: float) -> Delivery | None:
+    def _take_from(self, model: str, capacity: Capacity) -> Delivery | None:
         """The next delivery; None, too, when the queue's key is damaged."""
         try:
-            return self._take(model, waited)
+            return self._take(model, DEFER_SECONDS if capacity.deferred else 0.0, sorted(capacity.passed_over))
         except RecordError as error:
             log.warning("queue unreadable", extra={"model": model, "reason": str(error)})
             return None

@@ -17,6 +17,9 @@ from denoised.worker.engine.turn import Advanced
 from denoised.worker.error_kinds import is_out_of_memory
 from denoised.worker.errors import TrajectoryError
 
+NOISE_RANGE = 3.0  # of ε̂ in a frame: −3 is black, 3 is white; 0.3 % of normal noise is beyond
+KINDS = {"both": ("x0", "xt"), "all": ("x0", "xt", "eps")}  # of frames, by what a request names; others name one
+
 Picture = tuple[Image, bytes]
 """A finished image and its file."""
 
@@ -26,8 +29,8 @@ def frame_events(item: Advanced, request: SamplingRequest, model: ServedModel) -
     every = request.preview_every
     if not every or not item.completed or item.step % every:
         return []
-    tensors = {"x0": item.denoised, "xt": item.x_t}
-    kinds = tensors if request.preview == "both" else [request.preview]
+    tensors = {"x0": item.denoised, "xt": item.x_t, "eps": item.epsilon / NOISE_RANGE}
+    kinds = KINDS.get(request.preview, (request.preview,))
     return [
         {
             "type": "frame",

@@ -79,6 +79,9 @@ class Publisher(threading.Thread):
 
     def decode(self, attempt: AttemptState, finished: Mapping[int, Tensor]) -> None:
         """Have images decoded that an earlier attempt has finished: x_0 (C, h, w) by index."""
+        if not attempt.request.makes_pictures:
+            self._put_pictures(attempt, [], None)
+            return
         self._decoder.submit(attempt, finished)
 
     def fail(self, attempt: AttemptState, code: str, message: str) -> None:

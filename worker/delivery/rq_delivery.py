@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
@@ -15,19 +14,20 @@ from redis.commands.core import Script
 from denoised.jobs.errors import RecordError
 from denoised.jobs.redis.deadline import reachable
 from denoised.jobs.redis.refusals import store_error
-from denoised.jobs.store.redis_keys import job as job_key
-from denoised.jobs.store.redis_keys import model_channel
+from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.store import QueueKeys
+from denoised.jobs.store.waiting_lists import RESTORE_TURNS
 from denoised.worker.delivery.rq_scripts import RENEW, REQUEUE, TAKE
 
 
 @dataclass(frozen=True)
 class RqNames:
-    """What RQ's keys of executions begin with, and the set of this worker's executions."""
+    """What RQ's keys of executions begin with, the set of this worker's executions, and that of all queues."""
 
     execution: str
     executions: str
     of_worker: str
+    queues: str
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class RqDelivery:
     """RQ's side of a job that this worker has taken (see `worker.delivery.leases.Delivery`)."""
 
     source: RqSource
-    keys: QueueKeys
+    queue: QueueKeys
     job: str
     execution: str
     more: bool
 
     @property
     def model(self) -> str:
-        return self.keys.model
+        return self.queue.model
 
     @property
     def _member(self) -> str:
@@ -51,7 +51,7 @@ class RqDelivery:
     @property
     def _lease_keys(self) -> list[str]:
         names = self.source.names
-        return [self.keys.started, f"{names.execution}{self._member}", f"{names.executions}{self.job}"]
+        return [self.queue.started, f"{names.execution}{self._member}", f"{names.executions}{self.job}"]
 
     def renew(self, pipeline: Pipeline) -> None:
         names = self._lease_keys
@@ -65,13 +65,20 @@ class RqDelivery:
     def ack(self) -> None:
         with reachable(), self.source.client.pipeline() as pipeline:
             self._end_lease(pipeline)
-            pipeline.delete(f"{self.keys.job_prefix}{self.job}", self._lease_keys[2])
+            pipeline.delete(f"{self.queue.job_prefix}{self.job}", self._lease_keys[2])
             raise_unless_damaged(pipeline.execute(raise_on_error=False))
 
     def requeue(self) -> None:
-        names = [*self._lease_keys, self.source.names.of_worker, self.keys.waiting, f"{self.keys.job_prefix}{self.job}"]
+        names = [
+            *self._lease_keys,
+            self.source.names.of_worker,
+            self.queue.waiting,
+            f"{self.queue.job_prefix}{self.job}",
+        ]
+        names += [keys.turns(self.model), keys.caller_credits(self.model)]
+        channel = keys.model_channel(self.model)
         with reachable():
-            self.source.requeue(keys=names, args=[self.execution, self._member, self.job, model_channel(self.model)])
+            self.source.requeue(keys=names, args=[self.execution, self._member, self.job, channel])
 
     def _end_lease(self, pipeline: Pipeline) -> None:
         started, execution, executions = self._lease_keys
@@ -95,28 +102,16 @@ class RqSource:
         self.lease_seconds = lease_seconds
         self.requeue: Script = client.register_script(REQUEUE)
         self._take: Script = client.register_script(TAKE)
+        self._restore_turns: Script = client.register_script(RESTORE_TURNS)
 
-    def waiting_seconds(self, keys: QueueKeys) -> float | None:
-        """How long the next job of a queue has waited since it was accepted; None when the queue is empty.
-
-        Raises:
-            StoreUnavailable: when Redis does not answer, or refuses.
-        """
-        with reachable(), self.client.pipeline(transaction=False) as pipeline:
-            pipeline.lindex(keys.waiting, 0)
-            pipeline.time()
-            job, (seconds, microseconds) = pipeline.execute()
-            if job is None:
-                return None
-            created = self.client.hget(job_key(job.decode(errors="replace")), "created_at")
-        try:
-            return float(seconds + microseconds / 1e6 - float(cast(bytes, created)))
-        except (TypeError, ValueError):
-            return math.inf  # no record of ours: `take` drops it
-
-    def take(self, keys: QueueKeys) -> tuple[RqDelivery | None, list[str]]:
-        """The next job of a queue with a lease on it, None when the queue is empty; and the ids of entries that were
+    def take(
+        self, queue: QueueKeys, waited: float = 0.0, passed_over: Iterable[str] = ()
+    ) -> tuple[RqDelivery | None, list[str]]:
+        """The next job of a model with a lease on it, None when there is none; and the ids of entries that were
         dropped, because they are not jobs.
+
+        waited: seconds that the job must have waited; None, too, when it has not.
+        passed_over: callers whose jobs are not taken now.
 
         If the reply is lost, the lease expires, and `Store.requeue_lost` finds the job.
 
@@ -124,13 +119,28 @@ class RqSource:
             StoreUnavailable: when Redis does not answer, or refuses.
         """
         execution = uuid4().hex
-        names = [keys.waiting, keys.started, self.names.of_worker]
-        args: list[str | int] = [execution, self.lease_seconds, self.worker, keys.job_prefix]
-        args += [self.names.execution, self.names.executions]
+        names = [
+            queue.waiting,
+            queue.started,
+            self.names.of_worker,
+            keys.turns(queue.model),
+            keys.caller_credits(queue.model),
+        ]
+        args: list[str | int] = [execution, self.lease_seconds, self.worker, queue.job_prefix]
+        args += [self.names.execution, self.names.executions, keys.job(""), repr(waited), *passed_over]
         with reachable():
-            job, waiting, dropped = cast("tuple[bytes, int, list[bytes]]", self._take(keys=names, args=args))
-        delivery = RqDelivery(self, keys, job.decode(errors="replace"), execution, waiting > 0) if job else None
+            job, more, dropped = cast("tuple[bytes, int, list[bytes]]", self._take(keys=names, args=args))
+        delivery = RqDelivery(self, queue, job.decode(errors="replace"), execution, more > 0) if job else None
         return delivery, [each.decode(errors="replace") for each in dropped]
+
+    def restore_turns(self, queue: QueueKeys) -> None:
+        """Let the callers wait that have jobs in a list, in case their turns were lost.
+
+        Raises:
+            StoreUnavailable: when Redis does not answer, or refuses.
+        """
+        with reachable():
+            self._restore_turns(keys=[queue.waiting, keys.turns(queue.model), self.names.queues])
 
 
 def raise_unless_damaged(replies: Sequence[Any]) -> Sequence[Any]:

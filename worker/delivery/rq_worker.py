@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -151,15 +151,10 @@ class BatchingWorker(BaseWorker):
 
     # Queues
 
-    def _take(self, model: str, waited: float = 0.0) -> RqDelivery | None:
-        """Take a job off a model's queue and get a lease on it. None when the queue is empty.
-
-        waited: seconds that the job must have waited; None, too, when it has not.
-        """
+    def _take(self, model: str, waited: float = 0.0, passed_over: Iterable[str] = ()) -> RqDelivery | None:
+        """Take the next job of a model and get a lease on it; see `RqSource.take`."""
         while True:
-            if waited and (self._source.waiting_seconds(self._keys[model]) or 0.0) < waited:
-                return None
-            delivery, dropped = self._source.take(self._keys[model])
+            delivery, dropped = self._source.take(self._keys[model], waited, passed_over)
             for job_id in dropped:
                 log.warning("foreign queue entry dropped", extra={"model": model, "job": job_id})
             if delivery is not None or not dropped:
@@ -187,6 +182,8 @@ class BatchingWorker(BaseWorker):
         try:
             self._names.renew()
             self.loop.shared = self._names.shared()
+            for queue in self._keys.values():
+                self._source.restore_turns(queue)
         except ModelConflict as conflict:
             self._conflict = conflict
             self.loop.stop()
@@ -252,4 +249,4 @@ def _keys(queue: Queue) -> QueueKeys:
 
 def _names(client: redis.Redis, of_worker: str) -> RqNames:
     execution = Execution("", "", client).key.removesuffix(":")
-    return RqNames(execution, ExecutionRegistry("", client).key, of_worker)
+    return RqNames(execution, ExecutionRegistry("", client).key, of_worker, Queue.redis_queues_keys)

@@ -8,18 +8,25 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from denoised.worker.engine.batch_slots import BatchSlots
+from denoised.worker.engine.fair_slots import Caller, FairSlots
 
 MEMBERS_PER_SLOT = 4  # of one model
 MIN_MEMBER_LIMIT = 64
+CALLERS_AT_LIMIT = 2  # so many callers at their limit fill the batch
 MAX_KEYS = 256  # whose last turn is remembered even if they have no members
 SLOTS_PER_RESERVED = 4  # one slot in so many is reserved for the members that have waited longest
 
 
 class Member(Protocol):
-    """What the batch needs to know about a trajectory."""
+    """What the batch needs to know about a trajectory.
+
+    Attributes:
+        rows: That its next evaluation takes.
+    """
 
     job: str
     model: str
+    caller: Caller
 
     @property
     def batch_key(self) -> Hashable: ...
@@ -29,6 +36,9 @@ class Member(Protocol):
 
     @property
     def pending_evaluations(self) -> int: ...
+
+    @property
+    def rows(self) -> int: ...
 
 
 T = TypeVar("T", bound=Member)
@@ -65,8 +75,9 @@ class RunningBatch(Generic[T]):
     Members with equal `batch_key` fit: those of one model whose tensors have equal shapes. Each turn serves the key
     that was served longest ago. Below, "the members of a model" are those of one key.
 
-    If a model has more members than slots, most slots go to the jobs that are nearest to their end, so that a short
-    job never waits for a long one. `reserved` slots, a quarter, go to the members that have waited longest, so that
+    If a model has more members than slots, most slots are divided among the callers (`FairSlots`). Those of a caller go
+    to its jobs of the highest priority, and among these to the ones that are nearest to their end, so that a short job
+    never waits for a long one. `reserved` slots, a quarter, go to the members that have waited longest, so that
     none starves: while a member waits, at most ⌊(m − 1) / reserved⌋ turns of its model pass, where m is the number of
     the model's members when it began to wait. Each of those turns serves `reserved` members that had waited longer,
     and a member that arrives later has waited less.
@@ -79,7 +90,8 @@ class RunningBatch(Generic[T]):
         slots: Images in one evaluation, by model and key.
         max_batch: The slots of a model for which nothing else is known.
         reserved: Of these slots, those for the members that have waited longest.
-        max_members: Members of such a model beyond which no job is admitted. It bounds m, and memory.
+        max_members: Members of such a model beyond which no job of their caller is admitted. Twice as many, of all
+            callers, bound m, and memory.
     """
 
     def __init__(
@@ -101,6 +113,7 @@ class RunningBatch(Generic[T]):
         self._arrivals = 0
         self._turn = 0
         self._last_turn: dict[Hashable, int] = {}  # by key
+        self._fair_slots = FairSlots()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -114,9 +127,19 @@ class RunningBatch(Generic[T]):
         """How many more members of a model would take part in each of its turns."""
         return max(0, self.slots.of_model(model) - self._count(model))
 
-    def has_room(self, model: str) -> bool:
-        """Whether one more job of a model may be admitted."""
-        return self._count(model) < member_limit(self.slots.of_model(model))
+    def has_room(self, model: str, owner: str = "") -> bool:
+        """Whether one more job of a model and a caller may be admitted."""
+        return self.has_room_for_others(model) and owner not in self.owners_at_limit(model)
+
+    def has_room_for_others(self, model: str) -> bool:
+        """Whether one more job of a model may be admitted, of a caller that is not at its limit."""
+        return self._count(model) < CALLERS_AT_LIMIT * member_limit(self.slots.of_model(model))
+
+    def owners_at_limit(self, model: str) -> frozenset[str]:
+        """The callers that have as many members of a model as a caller may have."""
+        limit = member_limit(self.slots.of_model(model))
+        counts = Counter(entry.member.caller.owner for entry in self._entries if entry.member.model == model)
+        return frozenset(owner for owner, count in counts.items() if count >= limit)
 
     @property
     def pending_evaluations(self) -> int:
@@ -149,7 +172,10 @@ class RunningBatch(Generic[T]):
         self._turn += 1
         self._last_turn[key] = self._turn
         self._turn_slots = self.slots.of_key(group[0].member.model, key)
-        chosen = self._half(group) if pipelined else _choose_fairly(group, self._turn_slots)
+        chosen = self._half(group) if pipelined else self._choose_fairly(group, self._turn_slots)
+        self._fair_slots.count(
+            [entry.member for entry in chosen], {entry.member.caller.owner for entry in self._entries}
+        )
         for entry in chosen:
             entry.last_turn, entry.started, entry.in_flight = self._turn, True, pipelined
         self._in_flight += len(chosen) * pipelined
@@ -218,9 +244,20 @@ class RunningBatch(Generic[T]):
         """Choose the members of one of two pipelined turns from a model's waiting members."""
         count = self._count_key(group[0].member.batch_key)
         if count > self._turn_slots:
-            return _choose_fairly(group, -(-self._turn_slots // 2))
+            return self._choose_fairly(group, -(-self._turn_slots // 2))
         by_waiting = sorted(group, key=lambda entry: entry.waiting_order)
         return sorted(by_waiting[: -(-count // 2)], key=lambda entry: entry.arrival)
+
+    def _choose_fairly(self, group: list[Entry[T]], slots: int) -> list[Entry[T]]:
+        """Choose the members of a turn. `group` and the result are in order of arrival."""
+        if len(group) <= slots:
+            return group
+        reserved = reserved_slots(slots)
+        entries = {id(entry.member): entry for entry in group}
+        by_length = [entry.member for entry in _by_remaining_length(group)]
+        chosen = [entries.pop(id(member)) for member in self._fair_slots.choose(by_length, slots - reserved)]
+        others = sorted(entries.values(), key=lambda entry: entry.waiting_order)
+        return sorted(chosen + others[:reserved], key=lambda entry: entry.arrival)
 
 
 def reserved_slots(slots: int) -> int:
@@ -229,19 +266,8 @@ def reserved_slots(slots: int) -> int:
 
 
 def member_limit(slots: int) -> int:
-    """Members of one model beyond which no job is admitted."""
+    """Members of one model and caller beyond which no job of them is admitted."""
     return max(MEMBERS_PER_SLOT * slots, MIN_MEMBER_LIMIT)
-
-
-def _choose_fairly(group: list[Entry[T]], slots: int) -> list[Entry[T]]:
-    """Choose the members of a turn, as `RunningBatch` explains. `group` and the result are in order of arrival."""
-    if len(group) <= slots:
-        return group
-    reserved = reserved_slots(slots)
-    by_length = _by_remaining_length(group)
-    shortest, others = by_length[: slots - reserved], by_length[slots - reserved :]
-    others.sort(key=lambda entry: entry.waiting_order)
-    return sorted(shortest + others[:reserved], key=lambda entry: entry.arrival)
 
 
 def _by_remaining_length(group: list[Entry[T]]) -> list[Entry[T]]:
@@ -251,5 +277,6 @@ def _by_remaining_length(group: list[Entry[T]]) -> list[Entry[T]]:
     for entry in group:
         member = entry.member
         remaining[member.job] = max(remaining.get(member.job, 0), member.pending_evaluations)
-    rank = {job: k for k, job in enumerate(sorted(remaining, key=lambda job: remaining[job]))}
+    urgency = {entry.member.job: entry.member.caller.urgency for entry in group}
+    rank = {job: k for k, job in enumerate(sorted(remaining, key=lambda job: (urgency[job], remaining[job])))}
     return sorted(group, key=lambda entry: (rank[entry.member.job], -entry.member.pending_evaluations, entry.arrival))

@@ -182,8 +182,10 @@ class Engine:
         group, rows, x_t = evaluation.group, evaluation.plan_rows, evaluation.x_t
         level = rows.level
         model = self.models[group.members[0].model]
-        estimate = _merge_guidance(evaluation, model.prediction_type)
-        estimate = model.clipping(estimate, x_t, level.alpha, level.sigma, group.is_guided)
+        merged = _merge_guidance(evaluation, model.prediction_type)
+        estimate = model.clipping(merged, x_t, level.alpha, level.sigma, group.is_guided)
+        if group.unclipped is not None:
+            estimate = estimate.replace(group.unclipped, merged.select(group.unclipped))
         z = group.drawn(x_t)
         if estimate.variance_output is not None:
             z = apply_learned_variance(z, estimate.variance_output, rows.log_variance_range)
@@ -197,7 +199,7 @@ class Engine:
             if id(trajectory) in evicted:
                 continue
             if is_finite:
-                turn.advanced.append(Advanced.by(trajectory, own, position, x_t, estimate.x0))
+                turn.advanced.append(Advanced.by(trajectory, own, position, x_t, estimate))
             else:
                 text = f"the network's output is not finite at step {trajectory.row + 1}"
                 turn.failed.append((trajectory, TrajectoryError("nan_output", text)))

@@ -117,6 +117,7 @@ class Group:
             with the input image alone of each of the D members with two guidances.
         is_guided: (B,) bool, at the row that each member had when the group was made; None if G = 0.
         guided: None if G = 0.
+        unclipped: (U,) the indices of the members whose x̂_0 is not clipped; None if U = 0.
         registers: The most registers that a member's plan has.
     """
 
@@ -134,6 +135,8 @@ class Group:
         self.conditioning = Conditioning.stack(conditioning).to(device)
         self.is_guided = torch.tensor(self._guided_members, device=device) if guidance else None
         self.guided = _guided(len(members), guidance, device) if guidance else None
+        unclipped = [k for k, member in enumerate(members) if not member.plan.clips]
+        self.unclipped = torch.tensor(unclipped, device=device) if unclipped else None
         self._table, self._device = table, device
         self._draws = not all(member.plan.is_deterministic for member in members)
         self._zeros: Tensor | None = None

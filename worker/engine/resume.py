@@ -74,9 +74,10 @@ def check(saved: ResumePoint, plan: Plan, shape: tuple[int, ...]) -> None:
     Raises:
         ResumeError: if it was saved under another plan or shape.
     """
-    if not 0 < saved.row <= plan.evaluations:
+    first = min(1, plan.evaluations)
+    if not first <= saved.row <= plan.evaluations:
         raise ResumeError(
-            f"the resume point is at row {saved.row} of {plan.evaluations} (allowed: 1 … {plan.evaluations})"
+            f"the resume point is at row {saved.row} of {plan.evaluations} (allowed: {first} … {plan.evaluations})"
         )
     expected = (plan.registers, *shape)
     if tuple(saved.registers.shape) != expected or saved.registers.dtype != torch.float32:

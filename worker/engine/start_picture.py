@@ -45,12 +45,12 @@ class StartPicture:
         return cls(x0, kept, adds_noise=request.strength < 1)
 
     def begin(self, plan: Plan, noise: Tensor) -> Tensor:
-        """x (C, h, w) at the first row of a plan. noise: unit noise of that shape."""
+        """x (1, C, h, w) at the first row of a plan. noise: unit noise (C, h, w)."""
         if not plan.evaluations:
-            return self.x0
+            return self.x0[None]
         if not self.adds_noise:
-            return plan.initial_scale * noise
-        return self._noised(plan, 0, noise)
+            return plan.initial_scale * noise[None]
+        return self._noised(plan, 0, noise)[None]
 
     def restore(self, x: Tensor, plan: Plan, row: int, noise: Tensor) -> Tensor:
         """x (C, h, w) with the kept part as the forward process has it at a row; at the end, the picture itself.

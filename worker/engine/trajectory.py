@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.sampling_request import SamplingRequest
+from denoised.jobs.sampling_request import PRIORITIES, SamplingRequest
 from denoised.model.diffusion.guidance import is_within
-from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.plans import Plan
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
 from denoised.model.serving.sampling import initial_noise, mix_noise
+from denoised.worker.engine.fair_slots import ANONYMOUS, Caller
 from denoised.worker.engine.resume import ResumePoint, check
-from denoised.worker.engine.start_picture import InputPictures, StartPicture
+from denoised.worker.engine.start_picture import InputPictures
+from denoised.worker.engine.task_start import Start, plan_of, starts_of
 
 NO_PICTURES: InputPictures = {}
 
@@ -91,6 +92,7 @@ class Trajectory:
         picture: What it starts from; None: noise alone.
         noise: The first draw of the generator, if a part of the picture is kept; else None.
         row: The plan's next row.
+        caller: Whose job it is of.
     """
 
     job: str
@@ -101,9 +103,10 @@ class Trajectory:
     guidance: Guidance | None
     generator: torch.Generator
     registers: Tensor
-    picture: StartPicture | None = None
+    picture: Start | None = None
     noise: Tensor | None = None
     row: int = 0
+    caller: Caller = ANONYMOUS
     _drawn: Tensor | None = None
 
     @classmethod
@@ -119,7 +122,8 @@ class Trajectory:
         shape: tuple[int, ...],
         device: torch.device,
         guidance: Guidance | None = None,
-        picture: StartPicture | None = None,
+        picture: Start | None = None,
+        caller: Caller = ANONYMOUS,
     ) -> Trajectory:
         """A trajectory at x_T, the first draw of the image's own generator, or at a picture with that noise."""
         generator, noise = seeds.begin(shape)
@@ -127,11 +131,11 @@ class Trajectory:
         registers[0] = plan.initial_scale * noise
         registers, noise = registers.to(device), noise.to(device)
         if picture is not None:
-            registers[0] = picture.begin(plan, noise)
+            first = picture.begin(plan, noise)
+            registers[: len(first)] = first
         kept_noise = noise if picture is not None and picture.kept is not None else None
-        return cls(
-            job, index, model, plan, conditioning, guidance, generator, registers, picture=picture, noise=kept_noise
-        )
+        start = (registers, picture, kept_noise)
+        return cls(job, index, model, plan, conditioning, guidance, generator, *start, caller=caller)
 
     def resume(self, saved: ResumePoint) -> None:
         """Continue where another attempt was: take over its registers, and skip the draws that it had taken.
@@ -161,6 +165,11 @@ class Trajectory:
     def guided(self) -> bool:
         """Whether guidance is on at its row."""
         return self.guidance is not None and not self.finished and self.evaluations_of(self.row) > 1
+
+    @property
+    def rows(self) -> int:
+        """Of the network's batch that its next evaluation takes."""
+        return self.evaluations_of(self.row)
 
     def evaluations_of(self, row: int) -> int:
         """How many rows of the network's batch the image takes at a row of its plan: two with guidance, three with
@@ -239,12 +248,6 @@ def trajectories(
     return begun
 
 
-def _level_choice(request: SamplingRequest) -> LevelChoice:
-    sigmas = None if request.sigmas is None else tuple(request.sigmas)
-    skipped = request.steps - request.run_steps
-    return LevelChoice(request.spacing, request.karras, request.sigma_min, request.sigma_max, sigmas, skipped)
-
-
 def conditioning_requests(request: SamplingRequest) -> list[ConditioningRequest]:
     """What the network is conditioned on in each row of an evaluation: the request's own, then those that guidance
     compares it with."""
@@ -265,12 +268,12 @@ def conditioning_requests(request: SamplingRequest) -> list[ConditioningRequest]
 
 def _begin_all(record: JobRecord, model: ServedModel, pictures: InputPictures) -> list[Trajectory]:
     request = record.request
-    plan = model.plan(request.sampler, request.steps, request.eta, _level_choice(request))
+    plan = plan_of(request, model)
     asked = conditioning_requests(request)
     rows = model.with_pictures(model.encode(asked), asked, pictures)
     conditioning, others = rows.select(slice(0, 1)), rows.select(slice(1, None))
     guidance = Guidance.of(request, others) if len(asked) > 1 else None
-    picture = StartPicture.of(request, model, pictures)
+    starts = starts_of(request, model, pictures)
     return [
         Trajectory.begin(
             job=record.id,
@@ -282,7 +285,8 @@ def _begin_all(record: JobRecord, model: ServedModel, pictures: InputPictures) -
             seeds=Seeds(request.seed + index, request.seed_to, request.mix),
             shape=model.shape_of(asked[0]),
             device=model.device,
-            picture=picture,
+            picture=starts[index],
+            caller=Caller(record.owner, record.weight, PRIORITIES.index(request.priority)),
         )
         for index in range(request.n)
     ]

@@ -22,7 +22,8 @@ class Advanced(NamedTuple):
         row: The next row of its plan.
         registers: (R, …) after the row.
         position: Of the image in the tensors of the turn.
-        turn_x_t, turn_denoised: (B, …) see `x_t` and `denoised`.
+        turn_x_t: (B, …) see `x_t`.
+        turn_estimate: (B, …) see `denoised` and `epsilon`.
         result: (…) x_0 if that was the plan's last row, else None.
     """
 
@@ -31,15 +32,15 @@ class Advanced(NamedTuple):
     registers: Tensor
     position: int
     turn_x_t: Tensor
-    turn_denoised: Tensor
+    turn_estimate: Estimate
     result: Tensor | None
 
     @classmethod
-    def by(cls, trajectory: Trajectory, registers: Tensor, position: int, x_t: Tensor, denoised: Tensor) -> Advanced:
-        """Advance a trajectory by one row. position: of the image in the turn's x_t and x̂_0 (B, …)."""
+    def by(cls, trajectory: Trajectory, registers: Tensor, position: int, x_t: Tensor, estimate: Estimate) -> Advanced:
+        """Advance a trajectory by one row. position: of the image in the turn's x_t and estimate."""
         trajectory.advance(registers)
         result = trajectory.registers[0] if trajectory.finished else None
-        return cls(trajectory, trajectory.row, trajectory.registers, position, x_t, denoised, result)
+        return cls(trajectory, trajectory.row, trajectory.registers, position, x_t, estimate, result)
 
     @property
     def x_t(self) -> Tensor:
@@ -49,7 +50,12 @@ class Advanced(NamedTuple):
     @property
     def denoised(self) -> Tensor:
         """(…) x̂_0, its estimate, with guidance and clipped."""
-        return self.turn_denoised[self.position]
+        return self.turn_estimate.x0[self.position]
+
+    @property
+    def epsilon(self) -> Tensor:
+        """(…) ε̂, its estimate of the noise in x_t, with guidance."""
+        return self.turn_estimate.epsilon[self.position]
 
     @property
     def step(self) -> int:

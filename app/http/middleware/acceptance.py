@@ -10,7 +10,7 @@ from denoised.app.http.errors import NotAcceptable, Problem
 from denoised.app.http.requests.negotiation import JSON, PROBLEM, AcceptedTypes
 
 SAFE_METHODS = ("GET", "HEAD")
-NEGOTIATED_PATHS = ("/generate",)  # routes that choose the type of their response themselves
+NEGOTIATED_PATHS = ("/generate", "/noise")  # routes that choose the type of their response themselves
 
 
 class AcceptMiddleware:

@@ -15,7 +15,16 @@ from denoised.jobs.request import PICTURE_FIELDS
 
 # (method, path) of routes by the media types that they read; every other route reads JSON.
 PNG_ROUTES = {("POST", "/verify")}
-FORM_ROUTES = {("POST", path) for path in ("/generate", "/verify", "/v1/images/edits", "/v1/images/variations")}
+FORM_PATHS = (
+    "/generate",
+    "/verify",
+    "/noise",
+    "/score",
+    "/likelihood",
+    "/v1/images/edits",
+    "/v1/images/variations",
+)
+FORM_ROUTES = {("POST", path) for path in FORM_PATHS}
 PICTURE_ROUTES = PNG_ROUTES | FORM_ROUTES | {("POST", "/sdapi/v1/img2img")}  # whose bodies contain pictures
 PICTURE_MEMBERS = {*PICTURE_FIELDS, "init_images"}
 MAX_LENGTH_DIGITS = 15  # of a Content-Length; longer ones are not converted to a number

@@ -82,6 +82,11 @@ def etag_matches(if_none_match: str | None, etag: str) -> bool:
     return etag in tags or "*" in tags
 
 
+def asks_for_no_wait(prefer: str) -> bool:
+    """Whether `Prefer` contains `respond-async` (RFC 7240, 4.1)."""
+    return any(part.partition(";")[0].strip().lower() == "respond-async" for part in prefer.split(","))
+
+
 def preference_applied(wait: float | None) -> dict[str, str]:
     """The header that states the granted wait in seconds; empty when none was asked for."""
     return {} if wait is None else {"Preference-Applied": f"wait={wait:g}"}

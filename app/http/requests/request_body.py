@@ -134,9 +134,18 @@ class GenerateRequest(StrictBody):
     @field_validator("label", mode="before", check_fields=False)
     @classmethod
     def _check_label(cls, value: object) -> object:
-        longest = FIELDS["label"].max_length
-        if isinstance(value, bool) or not isinstance(value, str | int | None):
-            raise ValueError("should be a class name, a class index or null")
-        if isinstance(value, str) and longest is not None and len(value) > longest:
-            raise ValueError(f"a class name has at most {longest} characters, not {len(value)}")
-        return value
+        return check_label(value)
+
+
+def check_label(value: object) -> object:
+    """The value of a label.
+
+    Raises:
+        ValueError: for anything but a text that is not too long, a whole number or null.
+    """
+    longest = FIELDS["label"].max_length
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise ValueError("should be a class name, a class index or null")
+    if isinstance(value, str) and longest is not None and len(value) > longest:
+        raise ValueError(f"a class name has at most {longest} characters, not {len(value)}")
+    return value

@@ -3,11 +3,11 @@
 import { byId, el, setText } from "../shared/dom.js";
 
 /** Fields with their own element in the form, or that the form fills in itself. */
-const OWN = ["model", "label", "prompt", "loras", "n", "seed", "sampler", "steps", "preview_every", "preview"];
+const OWN = ["model", "label", "prompt", "loras", "strength", "n", "seed", "sampler", "steps", "preview_every", "preview"];
 const MAX_SLIDER_STEPS = 200;
 
-/** Fields that have a meaning only with a picture or a job, which the form cannot name. */
-const NOT_OFFERED = ["strength", "variation"];
+/** Fields that have a meaning only with a job, which the form cannot name. */
+const NOT_OFFERED = ["variation"];
 
 /** The schema's properties that `Fields` shows, as [name, schema] pairs. */
 const shown = (properties) =>

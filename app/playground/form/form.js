@@ -9,10 +9,12 @@ import { chip, labelInputs } from "./labels.js";
 import { Prompt } from "./prompt.js";
 import { Retry } from "./retry.js";
 import { describeSampler, offerSamplers } from "./samplers.js";
+import { StartPicture } from "./start-picture.js";
 import * as storage from "../shared/storage.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
 const MAX_FRAMES = 60; // per job
+const MAX_NOISES = 4; // pictures of a job whose predicted noise is shown: frames of noise are large
 const AWAY = [0, 503]; // statuses of a server, store or worker that may come back
 const DOUBLE_CLICK_MS = 800; // within which a second press counts as the same one
 
@@ -22,6 +24,8 @@ export class Form {
   #fields = new Fields({});
   #prompt = new Prompt(() => this.#showApplicable());
   #adapters = new Adapters();
+  /** The picture that the next job starts from. */
+  picture = new StartPicture(() => this.#size);
   #retry = new Retry(byId("form-error"));
   #lastPress = { at: -Infinity, body: /** @type {any} */ (null), key: "" };
   #seedUsed = false;
@@ -49,6 +53,7 @@ export class Form {
       if (this.seed !== null) this.onSeedChange(true);
     });
     byId("defaults").addEventListener("click", () => this.#defaults());
+    byId("fields").addEventListener("input", () => this.picture.resize());
     this.rollSeed();
   }
 
@@ -83,7 +88,7 @@ export class Form {
   lockSeed(locked) {
     byId("lock").setAttribute("aria-pressed", String(locked));
     byId("lock").title = locked ? "Let the seed change again" : "Keep this seed";
-    setText(byId("seed-hint"), locked ? "This seed is used for every request." : "Every request gets a new random seed.");
+    setText(byId("seed-hint"), `The first noise is drawn from it. ${locked ? "This one is kept: the same settings give the same picture." : "Every request gets a new one."}`);
   }
 
   /** Draw a new random seed. */
@@ -104,7 +109,7 @@ export class Form {
     const before = first ? this.choice.model : this.card?.name;
     const label = first ? this.choice.label : this.label;
     this.#models = models;
-    byId("model-field").hidden = models.length < 2;
+    byId("model-field").hidden = false;
     byId("models").replaceChildren(...models.map((model) => chip("model", model.name, model.name, model.name === (models.some((each) => each.name === before) ? before : models[0].name), () => this.#chooseModel())));
     this.#chooseModel(label);
     if (first) this.#restoreChoice();
@@ -132,6 +137,7 @@ export class Form {
     this.#prompt.value = job.prompt;
     this.#adapters.show(this.card, job.loras ?? []);
     this.#setFields(job);
+    this.picture.load(job);
     byId("seed").value = String(job.seed);
     this.lockSeed(locked);
     this.onSeedChange(false);
@@ -160,7 +166,7 @@ export class Form {
     try {
       await this.submit(press.body, press.key);
       this.#seedUsed = true;
-      storage.saveChoice({ ...press.body, seed: undefined });
+      storage.saveChoice({ ...press.body, seed: undefined, image: undefined, mask: undefined });
     } catch (error) {
       if (AWAY.includes(error.status)) this.#retry.hold(() => this.#send(press), error.message);
       else this.showErrors(error.fields ?? [], error.message);
@@ -176,6 +182,7 @@ export class Form {
     const steps = parseNumber(byId("steps").value) ?? card.default.steps;
     return {
       ...this.#fields.request(card),
+      ...this.picture.request(),
       model: card.name,
       label: this.label,
       ...(this.prompt === null ? {} : { prompt: this.prompt }),
@@ -185,7 +192,7 @@ export class Form {
       sampler: byId("sampler").value,
       steps,
       preview_every: Number.isInteger(steps) ? Math.max(1, Math.ceil(steps / MAX_FRAMES)) : 1,
-      preview: "both",
+      preview: card.previews?.includes("all") && Number(byId("n").value) <= MAX_NOISES ? "all" : "both",
     };
   }
 
@@ -219,6 +226,7 @@ export class Form {
     byId("label-field").hidden = !card.labels.length;
     this.#prompt.show(card);
     this.#adapters.show(card);
+    this.picture.show(card);
     byId("n").max = String(card.max_images);
     this.#showCount();
     offerSamplers(card);
@@ -256,6 +264,12 @@ export class Form {
   #showApplicable() {
     describeSampler(this.card, this.#steps);
     this.#fields.showApplicable(this.card, { conditioned: this.label !== null || this.prompt !== null, sampler: byId("sampler").value });
+  }
+
+  /** The width and height that the form asks for. @returns {[number, number]} */
+  get #size() {
+    const asked = ["width", "height"].map((name) => (byId(`${name}-field`)?.hidden === false ? Number(byId(name).value) : 0));
+    return [asked[0] || this.card.width, asked[1] || this.card.height];
   }
 
   /** The number of steps in the form, or the model's; not a number if the text is none. */

@@ -17,7 +17,14 @@ export function offerSamplers(card) {
   const others = card.samplers.filter((name) => !grouped.includes(name));
   const groups = Object.entries(others.length ? { ...GROUPS, Others: others } : GROUPS).map(([label, names]) => [label, names.filter((name) => card.samplers.includes(name))]);
   byId("sampler").replaceChildren(...groups.filter(([, names]) => names.length).map(([label, names]) =>
-    el("optgroup", { label }, ...names.map((name) => el("option", { value: name }, samplerName(name))))));
+    el("optgroup", { label }, ...names.map((name) => el("option", { value: name }, nameWithSteps(name, card.sampler_descriptions?.[name] ?? ""))))));
+}
+
+/** "DPM++ 2M, good from 15 steps": what its description says, apart from what it says of certain models. */
+function nameWithSteps(name, description) {
+  const found = description.split(". ").filter((each) => !each.includes("models")).map((each) => /(\d+)(?: to \d+)? steps/.exec(each)?.[1]);
+  const steps = MIN_STEPS[name] ?? found.find(Boolean);
+  return steps ? `${samplerName(name)}, good from ${steps} steps` : samplerName(name);
 }
 
 /** Say what the chosen sampler is good for, and whether the steps are too few for it. @param {any} card @param {number} steps */

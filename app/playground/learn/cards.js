@@ -55,7 +55,7 @@ export const CARDS = [
   {
     id: "guess", title: "Guess the noise", section: "guess-the-noise", needsModel: true,
     before: "The network learns by playing one game millions of times: here is a noisy picture; which noise is in it?",
-    task: "You first: find the noise that was added. Then let the network guess.",
+    task: "You first: find the noise that was added. Then let the network guess, in a picture that it makes or in one of yours.",
     after: "If you know the noise, you can subtract it, so the network can win only by knowing what pictures look like.",
     formulas: [
       ["\\min_\\theta \\mathbb E \\lVert \\varepsilon - \\hat\\varepsilon_\\theta(x_t, t) \\rVert^2", "the loss: the squared error of the guess"],
@@ -66,7 +66,7 @@ export const CARDS = [
   {
     id: "score", title: "The noise shows the way", section: "the-noise-shows-the-way", needsModel: true,
     before: "Noise leads away from the pictures, so the predicted noise with its sign turned around is the way uphill.",
-    task: "Move the slider to follow the arrows, a part of the way or all of it.",
+    task: "Ask about a picture that the network makes or one of yours, and follow the arrows, a part of the way or all of it.",
     after: "These are the arrows of the plane again, one coordinate for each pixel: up means brighter, down means darker.",
     formulas: [
       ["\\nabla \\log p_t(x_t) = -\\frac{\\hat\\varepsilon}{\\sigma_t}", "the score is the predicted noise, turned around and divided by its level"],

@@ -40,6 +40,14 @@ export class TileCanvas {
     for (let i = 0; i < count; i += 1) context.putImageData(gaussianNoise(context, seed + i, width, height), ...this.#corner(i, count, width, height));
   }
 
+  /** Gray: there is nothing to show. */
+  blank() {
+    this.#pictures = [];
+    const context = this.#resized(1, 28, 28);
+    context.fillStyle = "#808080";
+    context.fillRect(0, 0, 28, 28);
+  }
+
   /** A question mark: there is no prediction yet. */
   questionMark() {
     this.#pictures = [];

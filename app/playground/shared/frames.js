@@ -1,4 +1,4 @@
-/** A job's frames by step, kind and image: the noisy picture (`xt`) and the network's prediction (`x0`). */
+/** A job's frames by step, kind and image: the noisy picture (`xt`), the network's prediction (`x0`) and the noise that it predicts (`eps`). */
 
 export class Frames {
   constructor() {
@@ -10,12 +10,21 @@ export class Frames {
     this.blobs = new Map();
   }
 
+  /** @type {Set<string>} */
+  #kinds = new Set();
+
   get length() {
     return this.steps.length;
   }
 
+  /** Whether frames of a kind have arrived. */
+  has(kind) {
+    return this.#kinds.has(kind);
+  }
+
   /** @param {{step: number, sigma: number, kind: string, image: number, media_type: string, data: string}} event */
   add(event) {
+    this.#kinds.add(event.kind);
     this.blobs.set(keyOf(event.step, event.kind, event.image), new Blob([decodeBase64(event.data)], { type: event.media_type }));
     const index = this.indexOf(event.step);
     if (this.steps[index] === event.step) return;

@@ -25,7 +25,8 @@ export const seedsOf = (job) => (job.n === 1 ? `seed ${job.seed}` : `seeds ${job
 /** A job's request in one line. */
 export function factsOf(job) {
   const guided = job.guidance_scale === 1 ? null : `guidance ${formatNumber(job.guidance_scale)}`;
-  return [job.model, seedsOf(job), plural(job.steps, "step"), samplerName(job.sampler), guided].filter(Boolean).join(" · ");
+  const started = job.image ? `from a picture, strength ${formatNumber(job.strength)}${job.mask ? ", masked" : ""}` : null;
+  return [job.model, seedsOf(job), plural(job.steps, "step"), samplerName(job.sampler), guided, started].filter(Boolean).join(" · ");
 }
 
 /** A job's seed, and how it was sampled: what tells two cards of one subject apart. */

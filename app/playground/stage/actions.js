@@ -1,10 +1,10 @@
 /** The actions on a job: a row of buttons in the viewer, a menu in the gallery. */
 
-import { el, menu } from "../shared/dom.js";
+import { announce, byId, el, menu } from "../shared/dom.js";
 import { picture, save } from "../shared/pictures.js";
 import { request, sleep, verify } from "../shared/api.js";
 import { curl, fileName, python } from "./snippets.js";
-import { verificationText } from "../shared/text.js";
+import { titleOf, verificationText } from "../shared/text.js";
 
 const ANIMATIONS = [["WebP", "webp"], ["GIF", "gif"], ["APNG", "apng"]];
 const VARIATIONS = 9; // pictures: a square with the chosen seed in the middle
@@ -22,6 +22,41 @@ export class JobActions {
       save(await picture(image), fileName(entry.job, image.index));
       await sleep(entry.job.images.length > 1 ? 200 : 0); // browsers drop downloads that start together
     }
+  });
+
+  /** All pictures of a job in one file. */
+  grid = (entry) => this.#reportErrors(entry, async () => {
+    const { gridOf } = await import("./grid.js");
+    const { job } = entry;
+    save(await gridOf(await Promise.all(job.images.map(picture))), fileName(job, 0, "png").replace(/-\d+\.png$/, `-${job.seed}-to-${job.seed + job.n - 1}.png`));
+  });
+
+  /** Open a picture in a dialog, in comparison with the one that the job started from. */
+  enlarge = (entry, index = 0) => this.#reportErrors(entry, async () => {
+    const { Enlarged } = await import("./enlarged.js");
+    new Enlarged(entry, this).show(index);
+  });
+
+  /** Run the seed of a job over steps, guidance or samplers. @param {"steps" | "guidance" | "samplers"} axis */
+  compare = (entry, axis) => this.#reportErrors(entry, async () => {
+    const { Strip } = await import("./strip.js");
+    this.strip ??= new Strip(byId("strip"), this);
+    await this.strip.compare(entry.job, axis);
+  });
+
+  /** The comparisons that make sense for a job, as [text, axis] pairs; none while its model is not served. */
+  comparisons({ job }) {
+    const card = this.server.models.find((model) => model.name === job.model);
+    const guided = (job.label !== null || job.prompt) && (card?.guidance_embedded || card?.unconditional);
+    return card ? [["Steps", "steps"], ...(guided ? [["Guidance", "guidance"]] : []), ["Samplers", "samplers"]] : [];
+  }
+
+  /** Offer a picture as the start of the next job. */
+  startFrom = (entry, index = 0) => this.#reportErrors(entry, async () => {
+    const image = entry.job.images[index];
+    await this.form.picture.choose(await picture(image), `${titleOf(entry.job)}, seed ${image.seed}`);
+    byId("image-field").scrollIntoView({ block: "nearest" });
+    announce("Start picture chosen");
   });
 
   animation = (entry, format) => this.#reportErrors(entry, async () => {
@@ -77,7 +112,8 @@ export class ActionBar {
   }
 
   show(entry) {
-    const key = entry?.ended ? `${entry.job.id} ${entry.status} ${entry.missing}` : "";
+    this.container.classList.toggle("reserved", Boolean(entry) && !entry.ended); // the place of the buttons, so that nothing moves at the end
+    const key = entry ? `${entry.job.id} ${entry.ended && entry.status} ${entry.missing} ${this.actions.form.picture.isTaken}` : "";
     if (key === this.#shownKey) return;
     this.#shownKey = key;
     this.container.replaceChildren(...(key ? this.#buttons(entry) : []));
@@ -86,14 +122,20 @@ export class ActionBar {
   #buttons(entry) {
     const { actions } = this;
     const button = (text, action, title) => el("button", { type: "button", title, onclick: () => action(entry) }, text);
-    const available = entry.status === "succeeded" && !entry.missing;
+    const available = (entry.status === "succeeded" && !entry.missing) || !entry.ended;
+    const comparisons = actions.comparisons(entry);
     return [
-      available && button("Download", actions.download, "Save the pictures"),
+      available && (entry.job.n > 1
+        ? menu("Download", [["One grid", () => actions.grid(entry)], ["Each picture", () => actions.download(entry)]])
+        : button("Download", actions.download, "Save the picture")),
+      available && button(entry.job.image ? "Before and after" : "Enlarge", (each) => actions.enlarge(each), "Show one picture large"),
       available && menu("Animation", ANIMATIONS.map(([text, format]) => [text, () => actions.animation(entry, format)])),
       menu("Copy", [["as curl", () => actions.copy(entry, "curl")], ["as Python", () => actions.copy(entry, "python")]]),
+      comparisons.length > 0 && menu("Compare", comparisons.map(([text, axis]) => [text, () => actions.compare(entry, axis)])),
       button("Repeat", actions.repeat, "Generate again with this seed"),
       button("Vary", actions.vary, "The same request with neighboring seeds"),
       available && canVerify(entry) && button("Verify", actions.verify, "Make it again and compare every byte"),
+      available && actions.form.picture.isTaken && button("Start from it", (each) => actions.startFrom(each), "Use this picture as the start of the next"),
     ].filter(Boolean);
   }
 }
@@ -104,7 +146,7 @@ export function menuItems(entry, actions, jobs) {
   const remove = ["Remove from this list", () => jobs.remove(entry)];
   if (!entry.ended) return [["Cancel", () => jobs.cancel(entry)]];
   return [
-    ...(available ? [["Download", () => actions.download(entry)], ...ANIMATIONS.map(([text, format]) => [`Animation as ${text}`, () => actions.animation(entry, format)]), null] : []),
+    ...(available ? [...downloads(entry, actions), ...ANIMATIONS.map(([text, format]) => [`Animation as ${text}`, () => actions.animation(entry, format)]), null] : []),
     ["Copy as curl", () => actions.copy(entry, "curl")],
     ["Copy as Python", () => actions.copy(entry, "python")],
     null,
@@ -115,6 +157,10 @@ export function menuItems(entry, actions, jobs) {
     remove,
   ];
 }
+
+const downloads = (entry, actions) => (entry.job.n > 1
+  ? [["Download one grid", () => actions.grid(entry)], ["Download each picture", () => actions.download(entry)]]
+  : [["Download", () => actions.download(entry)]]);
 
 const canVerify = (entry) => entry.job.format === "png";
 

@@ -3,7 +3,7 @@
 import { byId, el, prefersReducedMotion } from "../shared/dom.js";
 import { request } from "../shared/api.js";
 
-const FILM = "/playground/stage/film.png"; // a row of x_t and a row of x̂_0, made by ops/examples.py
+const FILM = "/playground/stage/film.png"; // a row of x_t, one of x̂_0 and one of ε̂, made by ops/examples.py
 const SIZE = 28;
 const PLAY_MS = 2600;
 const HOLD_MS = 250; // of noise before it begins
@@ -19,7 +19,7 @@ export function playOpening() {
 async function play(isStopped) {
   const film = await createImageBitmap(await (await request(FILM)).blob());
   const frames = film.width / SIZE;
-  const show = (k) => ["xt", "x0"].forEach((id, row) => {
+  const show = (k) => ["xt", "x0", "eps"].forEach((id, row) => {
     const canvas = byId(id);
     if (canvas.width !== SIZE || canvas.height !== SIZE) [canvas.width, canvas.height] = [SIZE, SIZE];
     canvas.getContext("2d").drawImage(film, k * SIZE, row * SIZE, SIZE, SIZE, 0, 0, SIZE, SIZE);

@@ -30,6 +30,7 @@ export class Viewer {
     this.server = server;
     this.xt = new TileCanvas(byId("xt"));
     this.x0 = new TileCanvas(byId("x0"));
+    this.eps = new TileCanvas(byId("eps"));
     this.scrubber = byId("scrubber");
     this.actionBar = new ActionBar(byId("viewer-actions"), actions);
     this.scrubber.addEventListener("input", () => {
@@ -56,7 +57,7 @@ export class Viewer {
     this.#noise = { seed, size: this.server.size(model) };
     if (!this.entry && draw) {
       this.xt.noise(seed, this.#noise.size);
-      this.x0.questionMark();
+      this.#unknown();
     }
   }
 
@@ -80,6 +81,7 @@ export class Viewer {
     byId("viewer").dataset.state = entry.ended ? "ended" : "live";
     if (!this.#pinned) this.#position = this.#newest;
     byId("viewer").dataset.finished = String(entry.status === "succeeded" && this.#position >= entry.frames.length);
+    byId("viewer").dataset.noise = entry.frames.length && !entry.frames.has("eps") ? "missing" : "shown";
     setText(byId("viewer-title"), titleOf(job));
     setText(byId("viewer-facts"), factsOf(job));
     this.#transport();
@@ -104,13 +106,19 @@ export class Viewer {
     if (this.#drawnKey === "empty") return;
     this.#drawnKey = "empty";
     byId("viewer").dataset.state = "empty";
-    byId("viewer").dataset.finished = "false";
+    Object.assign(byId("viewer").dataset, { finished: "false", noise: "shown" });
     setText(byId("viewer-title"), "Every picture starts as noise");
     setText(byId("viewer-facts"), "Choose what it shows and generate: the noise clears step by step.");
     setText(byId("viewer-note"), "");
     this.actionBar.show(null);
     this.xt.noise(this.#noise.seed, this.#noise.size);
+    this.#unknown();
+  }
+
+  /** Nothing is predicted yet. */
+  #unknown() {
     this.x0.questionMark();
+    this.eps.questionMark();
   }
 
   #transport() {
@@ -132,8 +140,8 @@ export class Viewer {
   /** The number of frames that a running job will have when it ends. */
   #expected() {
     const { frames, job } = this.entry;
-    const every = frames.length > 1 ? frames.steps[1] - frames.steps[0] : Math.max(1, Math.ceil(job.steps / 60));
-    return Math.floor(job.steps / every);
+    const every = frames.length > 1 ? frames.steps[1] - frames.steps[0] : Math.max(1, Math.ceil(job.progress.steps / 60));
+    return Math.floor(job.progress.steps / every);
   }
 
   #curve(ended) {
@@ -152,11 +160,11 @@ export class Viewer {
 
   #progress() {
     const { frames, job, ended, rate, status } = this.entry;
-    const texts = { queued: queueText(job.queue_position), running: `step ${job.progress.step} of ${job.steps}` };
+    const texts = { queued: queueText(job.queue_position), running: `step ${job.progress.step} of ${job.progress.steps}` };
     const positioned = frames.length && (ended || this.#pinned);
     setText(byId("step-text"), positioned ? this.#positionText() : ended ? capital(endText(status)) : capital(texts[job.status]) + (job.attempt > 1 ? ` · attempt ${job.attempt}` : ""));
     const stalled = ended || job.status === "queued" ? null : rate.stalledSeconds(performance.now());
-    const seconds = stalled !== null ? null : job.status === "queued" ? (job.eta_seconds ?? null) : rate.secondsLeft(job.steps - job.progress.step);
+    const seconds = stalled !== null ? null : job.status === "queued" ? (job.eta_seconds ?? null) : rate.secondsLeft(job.progress.steps - job.progress.step);
     const parts = [];
     if (stalled !== null) parts.push(`no progress for ${Math.round(stalled)} s; if its worker was lost, another one continues`);
     if (!ended && stalled === null && job.status === "running" && rate.evaluationsPerSecond) parts.push(`${Math.round(rate.evaluationsPerSecond)} evaluations/s`);
@@ -167,9 +175,9 @@ export class Viewer {
 
   #positionText() {
     const { frames, job, status } = this.entry;
-    if (this.#position >= frames.length) return `Finished · step ${job.steps} of ${job.steps} · noise σ 0`;
+    if (this.#position >= frames.length) return `Finished · step ${job.progress.steps} of ${job.progress.steps} · noise σ 0`;
     const ended = this.#pinned || status === "succeeded" ? "" : `${endText(status)} · `;
-    return capital(`${ended}step ${frames.steps[this.#position]} of ${job.steps} · noise σ ${formatNumber(frames.sigmas[this.#position])}`);
+    return capital(`${ended}step ${frames.steps[this.#position]} of ${job.progress.steps} · noise σ ${formatNumber(frames.sigmas[this.#position])}`);
   }
 
   #note() {
@@ -189,12 +197,15 @@ export class Viewer {
     [this.#drawnKey, this.#drawnAt] = [key, now];
     if (this.#position >= frames.length && job.images?.length && entry.status === "succeeded") {
       pictures(job).then((blobs) => this.#drawnKey === key && (this.xt.show(blobs), this.x0.show(blobs)));
+      this.eps.blank();
     } else if (frames.length) {
       this.xt.show(frames.pictures("xt", this.#position, job.n));
       this.x0.show(frames.pictures("x0", this.#position, job.n));
+      if (frames.has("eps")) this.eps.show(frames.pictures("eps", this.#position, job.n));
+      else this.eps.blank();
     } else if (!entry.ended) {
       this.xt.noise(job.seed, this.server.size(job.model), job.n);
-      this.x0.questionMark();
+      this.#unknown();
     }
   }
 

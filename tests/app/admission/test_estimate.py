@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from denoised.app.admission.estimate import RemainingWork, WorkerPool, completion_times, turn_seconds, turn_times
 from denoised.jobs.worker_report import WorkerReport
 from denoised.worker.engine.batch import RunningBatch
+from denoised.worker.engine.fair_slots import ANONYMOUS, Caller
 
 TURN_TIMES = [(1.0, 0.01), (16.0, 0.085)]
 
@@ -24,6 +25,8 @@ class Runner:
     job: str
     pending_evaluations: int
     model: str = "m"
+    caller: Caller = ANONYMOUS
+    rows: int = 1
 
     @property
     def batch_key(self) -> str:

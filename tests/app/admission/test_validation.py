@@ -70,6 +70,12 @@ def test_a_conditional_model_requires_a_label(card_of: Card) -> None:
         assert [error["field"] for error in caught.value.extra["errors"]] == [field]
 
 
+def test_frames_of_noise_need_workers_that_know_them(card_of: Card) -> None:
+    assert parsed({"preview": "all"}, card_of(previews=["x0", "xt", "both", "all"])).preview == "all"
+    message = refused({"preview": "all"}, card_of())["preview"]  # a card that says nothing: workers of before
+    assert message == '"all" is not known to the workers of shoes (allowed: x0, xt, both)'
+
+
 def test_a_request_counts_its_evaluations(card_of: Card) -> None:
     """Two stages a step but for the last, guidance twice, every image."""
     assert parsed({"steps": 10, "n": 3}, card_of()).evaluations == 30
@@ -197,7 +203,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("preview_every", {"preview_every": -1}, "0"),
     ("preview_every", {"preview_every": 21}, "20"),
     ("preview_every", {"steps": 5, "preview_every": 6}, "5"),
-    ("preview", {"preview": "x1"}, "x0, xt or both"),
+    ("preview", {"preview": "x1"}, "x0, xt, both or all"),
     ("model", {"model": 7}, "string"),
     ("model", {"model": ""}, "1"),
     ("text", {"text": "a shoe"}, 'not a field of this request (given: "a shoe"; allowed: model, label, prompt, '),

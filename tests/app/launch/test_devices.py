@@ -89,11 +89,13 @@ def test_what_is_not_a_device_is_refused(text: str, message: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA devices is refused")
-@pytest.mark.parametrize("text", ["all", "0"])
-def test_without_a_cuda_device_the_cpu_is_advised(text: str) -> None:
-    assert list_cuda_devices() == []
-    with pytest.raises(LaunchError, match="no CUDA device is available here: use --devices cpu:1"):
-        find_devices(text)
+def test_without_a_cuda_device_the_cpu_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list_cuda_devices()  # a process that imports torch, so only once
+    assert found == []
+    monkeypatch.setattr(devices, "list_cuda_devices", lambda: found)
+    for text in ("all", "0"):
+        with pytest.raises(LaunchError, match="no CUDA device is available here: use --devices cpu:1"):
+            find_devices(text)
 
 
 def test_devices_that_cannot_be_listed_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,8 +90,13 @@ def test_a_row_is_that_of_the_merged_weights(kind: str, unet: TextUNet, layers: 
         torch.testing.assert_close(found[own] / scale, expected / scale, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "threads"), [((8, 12, 77), 1), ((2, 2, 154), 2)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "size", "threads"),
+    [
+        *((kind, (8, 12, 77), 1) for kind in KINDS),
+        *(pytest.param(kind, (2, 2, 154), 2, marks=() if kind == "packed" else pytest.mark.slow) for kind in KINDS),
+    ],
+)
 @torch.inference_mode()
 def test_a_row_has_the_same_bits_alone_and_in_any_mix(
     kind: str, size: tuple[int, int, int], threads: int, unet: TextUNet, layers: dict[str, list[LoraLayer]]

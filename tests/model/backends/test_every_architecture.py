@@ -157,13 +157,21 @@ def test_every_cpu_backend_computes_the_function_of_the_network(name: str) -> No
         for _ in range(2):  # the second time from its recorded graph, if it has one
             assert relative(backend(x, t, label), expected) < 1e-4, which
         assert relative(backend.begin(x, t, label)(), expected) < 1e-4, which
+        together = backend(x, t, label)
         for k in range(len(x)):
             one = backend(x[k : k + 1], t[k : k + 1], label[k : k + 1] if label is not None else None)
-            assert torch.equal(one, backend(x, t, label)[k : k + 1]), (which, "the same bits alone")
+            assert torch.equal(one, together[k : k + 1]), (which, "the same bits alone")
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)])
-@EVERY
+@pytest.mark.parametrize(
+    ("name", "precision", "dtype"),
+    [
+        # Architectures take turns; the other half of the pairs are slow tests.
+        pytest.param(name, precision, dtype, marks=() if k % 2 == half else pytest.mark.slow)
+        for k, name in enumerate(CASES)
+        for half, (precision, dtype) in enumerate([("bfloat16", torch.bfloat16), ("float16", torch.float16)])
+    ],
+)
 @torch.inference_mode()
 def test_layers_in_half_precision_compute_the_function_of_the_network(
     name: str, precision: Precision, dtype: torch.dtype

@@ -106,9 +106,15 @@ def test_it_is_the_same_function(config: TextUNetConfig, height: int, width: int
 
 
 @needs_compiler
-@EVERY
 @torch.inference_mode()
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 8)])
+@pytest.mark.parametrize(
+    ("config", "height", "width"),
+    [
+        pytest.param(config, side, side, id=f"{name}-{side}", marks=() if (k + side // 8) % 2 else pytest.mark.slow)
+        for k, (name, config) in enumerate(CONFIGS.items())
+        for side in (8, 16)
+    ],
+)
 def test_an_image_has_the_same_bits_in_any_batch_place_and_number_of_threads(
     config: TextUNetConfig, height: int, width: int
 ) -> None:

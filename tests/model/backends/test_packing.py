@@ -14,9 +14,8 @@ from denoised.model.networks.unet.unet_config import UNetConfig
 from tests.model.networks.unet.configs import ATTENTION, NCSNPP, RESNETS
 from tests.rounding import assert_rounded, in_float64, terms_of
 
-EVERY = pytest.mark.parametrize(
-    "config", [ATTENTION, RESNETS, NCSNPP], ids=["attention", "resnet resampling", "ncsnpp"]
-)
+CONFIGS = {"attention": ATTENTION, "resnet resampling": RESNETS, "ncsnpp": NCSNPP}
+EVERY = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.device("cpu")), reason="this torch has no oneDNN")
 
@@ -35,18 +34,20 @@ def test_packed_rows_have_the_same_bits_at_every_batch_size_and_place(config: UN
 
 
 SIDES = ((16, 16), (6, 10), (14, 14), (20, 20), (12, 12), (32, 32))
-# Each number of threads with two of the sides; the other pairs are slow tests.
-OFTEN = set(zip(SIDES, (2, 3, 5, 2, 3, 5), strict=True))
 
 
-@EVERY
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    ("sides", "threads"),
+    ("config", "sides", "threads"),
     [
-        pytest.param(sides, threads, marks=() if (sides, threads) in OFTEN else pytest.mark.slow)
-        for sides in SIDES
-        for threads in (2, 3, 5)
+        # Each architecture with two of the sides and of the numbers of threads; the others are slow tests.
+        pytest.param(
+            CONFIGS[name], sides, threads, id=f"{name}-{sides}-{threads}", marks=() if quick else pytest.mark.slow
+        )
+        for i, name in enumerate(CONFIGS)
+        for j, sides in enumerate(SIDES)
+        for k, threads in enumerate((2, 3, 5))
+        for quick in [i == j % 3 and k == (j % 3 + j // 3) % 3]
     ],
 )
 def test_neither_the_threads_nor_odd_sides_change_a_bit(

@@ -255,13 +255,21 @@ def test_a_file_that_is_not_a_json_object(folder: Folder, file: str, content: st
     assert refusal(root).startswith(f"{root / file}: ")
 
 
-@pytest.mark.parametrize("value", ["x", None, {}, [1], -1, 2.5, 1e30, float("nan")])
-def test_no_value_of_any_key_breaks_the_loader(folder: Folder, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("value", "half"),
+    [
+        # Each value for every second key, and each key with every second value; the other pairs are slow tests.
+        pytest.param(value, half, marks=() if half == k % 2 else pytest.mark.slow)
+        for k, value in enumerate(["x", None, {}, [1], -1, 2.5, 1e30, float("nan")])
+        for half in (0, 1)
+    ],
+)
+def test_no_value_of_any_key_breaks_the_loader(folder: Folder, value: Any, half: int) -> None:
     """Whatever a file holds, the value is refused by name or it is valid."""
     root = folder()
     for file in (CONFIG, SCHEDULER, CARD):
         whole = (root / file).read_text()
-        for key in json.loads(whole):
+        for key in list(json.loads(whole))[half::2]:
             rewrite(root, file, **{key: value})
             try:
                 load_model(root)

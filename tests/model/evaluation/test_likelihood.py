@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from denoised.model.diffusion.likelihood_plan import BYTE_WIDTH, bits
 from denoised.model.diffusion.noise import BETAS, NoiseSchedule
 from denoised.model.errors import PlanError
 from denoised.model.evaluation.likelihood import (
-    BYTE_WIDTH,
     NoisePredictor,
-    bits,
     bits_per_dimension,
     estimate_error,
     log_density,

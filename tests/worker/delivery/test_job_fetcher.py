@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,8 @@ from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import StartedAttempt
 from denoised.worker.delivery.begun_jobs import FetchedJob
-from denoised.worker.delivery.job_fetcher import Capacity, JobFetcher
+from denoised.worker.delivery.capacity import Capacity
+from denoised.worker.delivery.job_fetcher import JobFetcher
 from denoised.worker.engine import resume
 from denoised.worker.engine.trajectory import Trajectory
 from tests.harness import request
@@ -58,7 +59,7 @@ class FakeStore:
         self.polled: list[str] = []
         self.queued_at = 0.0  # when the jobs were queued
 
-    def take(self, model: str, waited: float) -> Any:
+    def take(self, model: str, waited: float = 0.0, passed_over: Iterable[str] = ()) -> Any:
         self.polled.append(model)
         if time.monotonic() - self.queued_at < waited:
             return None
@@ -145,6 +146,7 @@ def test_a_model_that_is_not_in_the_batch_is_left_to_other_workers_for_a_moment(
     fake_store: FakeStore, fetcher: JobFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("denoised.worker.delivery.job_fetcher.DEFER_SECONDS", 0.5)
+    monkeypatch.setattr("denoised.worker.delivery.capacity.DEFER_SECONDS", 0.5)
     capacity = {"m": Capacity(4, one_more=True, deferred=True), "other": Capacity(4, one_more=True)}
     fetcher.set_capacity(capacity)
     queued_at = fake_store.queued_at = time.monotonic()
@@ -261,6 +263,7 @@ def test_an_empty_queue_is_not_polled_early_because_another_is(
     fake_store: FakeStore, fetcher: JobFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("denoised.worker.delivery.job_fetcher.POLL_SECONDS", 10 * TIMEOUT)
+    monkeypatch.setattr("denoised.worker.delivery.capacity.POLL_SECONDS", 10 * TIMEOUT)
     fetcher.set_capacity({"m": Capacity(9, one_more=False), "other": Capacity(9, one_more=False)})
     while len(fake_store.polled) < 2:
         time.sleep(0.005)
@@ -322,7 +325,7 @@ def test_the_engine_does_not_wait_for_a_hanging_redis(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_defect_in_the_fetchers_thread_is_raised_in_the_engine(fake_store: FakeStore, fetcher: JobFetcher) -> None:
-    fake_store.take = lambda model, waited: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    fake_store.take = lambda model, waited, passed_over: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     fetcher._take = fake_store.take
     fetcher.set_capacity({"m": Capacity(1, one_more=False)})
     fetcher.join(TIMEOUT)

@@ -141,7 +141,10 @@ def test_frames_come_every_kth_step_only(
     assert [event["step"] for event in only(bench.store.events.read(record.id), "frame")] == expected
 
 
-@pytest.mark.parametrize(("preview", "kinds"), [("x0", ["x0"]), ("xt", ["xt"]), ("both", ["x0", "xt"])])
+KINDS = {"x0": ["x0"], "xt": ["xt"], "both": ["x0", "xt"], "all": ["x0", "xt", "eps"]}
+
+
+@pytest.mark.parametrize(("preview", "kinds"), KINDS.items())
 def test_a_frame_has_the_fields_of_the_contract(
     preview: str, kinds: list[str], bench: PublisherBench, create: Create
 ) -> None:

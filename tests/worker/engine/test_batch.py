@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from denoised.worker.engine.batch import RunningBatch
+from denoised.worker.engine.fair_slots import ANONYMOUS, Caller
 
 MODELS = ("cats", "dogs", "fish")
 
@@ -34,6 +35,8 @@ class Image:
     started: bool = False
     passed: int = 0
     limit: int | None = None
+    caller: Caller = ANONYMOUS
+    rows: int = 1
 
     @property
     def batch_key(self) -> str:

@@ -177,11 +177,11 @@ def test_the_largest_job_of_a_model_has_a_resume_point_within_the_limit(model: S
 
 
 def test_frames_are_small_previews(model: ServedModel) -> None:
-    record = job("a", model, steps=2, preview_every=1, preview="both")
+    record = job("a", model, steps=2, preview_every=1, preview="all")
     engine = Engine({"tiny-sd": model}, 4)
     engine.batch.admit(trajectories(record, model))
     (item,) = engine.step().advanced
     frames = frame_events(item, record.request, model)
-    assert [frame["kind"] for frame in frames] == ["x0", "xt"]
+    assert [frame["kind"] for frame in frames] == ["x0", "xt", "eps"]
     pictures = [Image.open(io.BytesIO(base64.b64decode(frame["data"]))) for frame in frames]
-    assert [(picture.size, picture.mode) for picture in pictures] == [((8, 8), "RGB")] * 2
+    assert [(picture.size, picture.mode) for picture in pictures] == [((8, 8), "RGB")] * 3

@@ -4,6 +4,7 @@ import { el } from "../../shared/dom.js";
 import { normalNumbers, randomSeed } from "../math/random.js";
 import { levelOf } from "../math/schedule.js";
 import { actionButton } from "../parts/action.js";
+import { askedPicture } from "../parts/asked.js";
 import { lineChart } from "../parts/chart.js";
 import { button, row, slider, status } from "../parts/controls.js";
 import { combined, frame, mean, strip } from "../parts/pictures.js";
@@ -11,7 +12,6 @@ import { trainingPictures } from "../parts/training.js";
 
 const CHOICES = 4;
 const SHARE = 0.42; // of the timesteps: the noise is plain to see, and so is something of the picture
-const STEPS = 20;
 
 export function mount(stage, { network, signal, done }) {
   stage.append(yourGuess(network), el("h3", {}, "The network’s guess"), ...networkGuess(network, signal, done));
@@ -64,6 +64,8 @@ function networkGuess(network, signal, done) {
   const { element, say } = status("It sees the noisy picture and the level, and nothing else.");
   const [seen, guessed, real, error] = [["What it sees", "it sees xₜ"], ["Its guess", "its guess ε̂"], ["The noise that is there", "the noise ε in it"], ["The difference", "the difference"]].map(([name, caption]) => frame(name, { caption }));
   const chart = el("div");
+  const asked = askedPicture(network);
+  const hint = el("p", { class: "hint" });
   let film = null;
   const position = slider({ label: "Noise level", min: 0, max: 0, value: 0, oninput: show, text: (k) => (film ? levelText(film.predictions[k]) : "no guess yet") });
   position.input.disabled = true;
@@ -80,22 +82,22 @@ function networkGuess(network, signal, done) {
   }
 
   const ask = actionButton("Let the network guess", async () => {
-    say("The network guesses at twenty levels, from noise to picture …");
-    const subject = network.subjects[Math.floor(Math.random() * network.subjects.length)] ?? null;
-    film = await network.predictions(subject, randomSeed(), STEPS, { signal });
+    say("The network guesses at many levels, from noise to picture …");
+    const { isOwn } = asked;
+    film = await asked.predictions({ signal });
+    hint.textContent = isOwn ? "The noise that is there was added to your picture, as in training." : "The noise that is there is what lies between xₜ and the picture at the end of the film. In training, the picture is given beforehand, so the loss there is higher.";
     const losses = film.predictions.map((each, k) => /** @type {[number, number]} */ ([k, lossOf(each, film.picture)]));
-    film.chart = lineChart("The loss at each level of the film", losses, { low: "much noise", high: "little noise" });
+    film.chart = lineChart("The loss at each level", losses, { low: "much noise", high: "little noise" });
     chart.replaceChildren(el("p", { class: "hint" }, "The loss at each level:"), film.chart.element);
     position.range(film.predictions.length - 1, false);
-    position.input.value = String(Math.round(0.45 * STEPS));
+    position.input.value = String(Math.round(0.45 * film.predictions.length));
     position.set(position.value);
     show();
     done();
   }, { say, signal });
 
   if (!network.isOfPixels) return [el("p", { class: "hint" }, "This model denoises latents, whose noise is no picture. Choose a model of pixels.")];
-  return [row(ask, position.element), strip([seen, guessed, real, error]), element, chart,
-    el("p", { class: "hint" }, "The noise that is there is what lies between xₜ and the picture at the end of the film. In training, the picture is given beforehand, so the loss there is higher.")];
+  return [asked.element, row(ask, position.element), strip([seen, guessed, real, error]), element, chart, hint];
 }
 
 const levelText = ({ t, sigma }) => `t = ${Math.round(t)}, σ = ${sigma.toFixed(2)}`;

@@ -7,11 +7,12 @@ import { COSINE } from "../math/schedule.js";
 import { PRESETS } from "../math/shapes.js";
 import { slider, status } from "../parts/controls.js";
 import { Plane } from "../parts/plane.js";
+import { wrongLevel } from "../parts/wrong-level.js";
 
 const SPREAD = 0.05;
 const SHOWN = 60; // noisy points
 
-export function mount(stage, { done }) {
+export function mount(stage, { network, signal, done }) {
   const { element, say } = status();
   const points = PRESETS["Two moons"]();
   const mixture = new Mixture(points, SPREAD);
@@ -47,5 +48,6 @@ export function mount(stage, { done }) {
 
   stage.append(el("div", { class: "two" }, real.element, given.element), el("div", { class: "two" }, ...planes.map((plane, i) => el("figure", { class: "frame" }, plane.element, captions[i]))), element,
     el("p", { class: "hint" }, "The background is the density that the denoiser believes in; lines lead from each noisy point to its answer. The denoiser is exact: it is computed from the points, not learned."));
+  if (network?.readsPictures) stage.append(wrongLevel(network, { signal, done }));
   show();
 }

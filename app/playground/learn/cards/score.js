@@ -1,12 +1,11 @@
 /** Card 6: ε̂ as a heat map and as arrows, and the way that −ε̂/σ shows. */
 
 import { el } from "../../shared/dom.js";
-import { randomSeed } from "../math/random.js";
 import { actionButton } from "../parts/action.js";
+import { askedPicture } from "../parts/asked.js";
 import { choice, row, slider, status } from "../parts/controls.js";
 import { combined, frame, mean, strip } from "../parts/pictures.js";
 
-const STEPS = 20;
 const MOST_ARROWS = 14; // along each side
 const ARROW_SCALE = 2.5; // the value of an arrow as long as its pixel
 
@@ -19,6 +18,7 @@ export function mount(stage, { network, signal, done }) {
   const moved = frame("The picture on its way", { caption: "" });
   const map = frame("Heat map", { caption: "" });
   const arrows = frame("Arrows", { caption: "arrows of the score" });
+  const asked = askedPicture(network);
   let film = null;
   const sign = choice({ label: "Heat map of", options: [["noise", "predicted noise ε̂"], ["score", "score −ε̂/σ"]], value: "noise", onchange: show });
   const level = slider({ label: "Noise level", min: 0, max: 0, value: 0, oninput: () => show(), text: (k) => (film ? `σ = ${film.predictions[k].sigma.toFixed(2)}` : "–") });
@@ -43,17 +43,16 @@ export function mount(stage, { network, signal, done }) {
   }
 
   const ask = actionButton("Ask the network", async () => {
-    say("The network predicts the noise at twenty levels …");
-    const subject = network.subjects[Math.floor(Math.random() * network.subjects.length)] ?? null;
-    film = await network.predictions(subject, randomSeed(), STEPS, { signal });
+    say("The network predicts the noise at many levels …");
+    film = await asked.predictions({ signal });
     level.range(film.predictions.length - 1, false);
-    level.set(Math.round(0.55 * STEPS));
+    level.set(Math.round(0.55 * film.predictions.length));
     way.input.disabled = false;
     way.set(0);
     show();
   }, { say, signal });
 
-  stage.append(row(ask, level.element), strip([moved, map, arrows]), sign.element, way.element, element);
+  stage.append(asked.element, row(ask, level.element), strip([moved, map, arrows]), sign.element, way.element, element);
 }
 
 /** An arrow for every second pixel, or fewer in larger pictures: up for brighter, down for darker. */

@@ -2,9 +2,14 @@
 
 import * as api from "../../shared/api.js";
 import { follow } from "../../shared/events.js";
+import { toBase64 } from "../../shared/inputs.js";
 import { picture as pictureFile } from "../../shared/pictures.js";
 import { torchNormals } from "../math/random.js";
-import { combined, decode, fromPlanes } from "./pictures.js";
+import { floatsOf } from "./npy.js";
+import { combined, decode, encode, fromPlanes } from "./pictures.js";
+
+const AT_ONCE = 2; // requests
+const SCORE_MS = 90_000; // for one evaluation on a busy server
 
 /** What the network saw and predicted at one step. @typedef {import("./pictures.js").Picture} Picture
  *  @typedef {{step: number, t: number, alpha: number, sigma: number, xt: Picture, x0: Picture, epsilon: Picture}} Prediction */
@@ -38,6 +43,11 @@ export class Network {
 
   get isOfPixels() {
     return !this.card.latent;
+  }
+
+  /** Whether it can be asked about a picture (`POST /score`). */
+  get readsPictures() {
+    return this.isOfPixels && this.card.pictures === "start";
   }
 
   /** The request's fields that name a subject; none for an unconditional picture. @param {string | null} subject */
@@ -100,5 +110,52 @@ export class Network {
       if (next) xt = combined((d, e) => Math.sqrt(1 - next.sigma ** 2) * d + next.sigma * e, x0, epsilon);
     }
     return { predictions, picture: (await this.finished(run))[0], run };
+  }
+
+  /**
+   * What the network predicts of a picture with the noise of a seed, at several levels, from much noise to little.
+   * @param {Picture} source @returns {Promise<{predictions: Prediction[], picture: Picture}>} the picture as it was sent, in 8 bits
+   */
+  async noised(source, seed, count, { signal }) {
+    const file = await encode(source);
+    const image = await toBase64(file);
+    const times = Array.from({ length: count }, (_, k) => Math.round((this.card.timesteps - 1) * (1 - (k + 0.5) / count)));
+    const predictions = [];
+    for (let k = 0; k < count; k += AT_ONCE) {
+      if (signal.aborted) throw new DOMException("The card was closed.", "AbortError");
+      predictions.push(...(await Promise.all(times.slice(k, k + AT_ONCE).map((t) => this.score({ image, t, seed })))));
+    }
+    return { predictions: predictions.map((each, step) => ({ ...each, step })), picture: await decode(file, this.card.channels) };
+  }
+
+  /** Add the noise of a seed to a picture. @param {Picture} source @returns {Promise<{job: string, xt: Picture}>} */
+  async noise(source, t, seed) {
+    const job = await this.#ask("/noise", { image: await toBase64(await encode(source)), t, seed });
+    return { job: job.id, xt: await this.#array(job, "x_t") };
+  }
+
+  /**
+   * One evaluation. With a seed, its noise is added first; without one, the picture is x_t.
+   * @param {{image: string, t: number, seed?: number}} fields image: base64, or `job:ID/images/K` @returns {Promise<Omit<Prediction, "step">>}
+   */
+  async score(fields) {
+    const subject = this.card.unconditional ? null : this.subjects[0];
+    const job = await this.#ask("/score", { ...this.asked(subject), ...fields });
+    const [xt, epsilon] = await Promise.all(["x_t", "epsilon"].map((name) => this.#array(job, name)));
+    const { t, alpha, sigma } = job.result.level;
+    return { t, alpha, sigma, xt, epsilon, x0: combined((x, e) => (x - sigma * e) / alpha, xt, epsilon) };
+  }
+
+  /** The finished job of a request about a picture. */
+  async #ask(path, fields) {
+    const body = JSON.stringify({ model: this.card.name, ...fields });
+    const job = await api.json(path, { method: "POST", headers: { "Content-Type": "application/json", Prefer: "wait=60" }, body, timeout: SCORE_MS });
+    if (job.status !== "succeeded") throw new Error(job.error?.message ?? "The server is busy. Try again in a moment.");
+    return job;
+  }
+
+  async #array(job, name) {
+    const { url, shape: [channels, height, width] } = job.arrays.find((each) => each.name === name);
+    return fromPlanes(floatsOf(await (await api.request(url)).arrayBuffer()), width, height, channels);
   }
 }

@@ -25,6 +25,13 @@ export async function decode(blob, channels) {
   return fromSource(bitmap, bitmap.width, bitmap.height, channels);
 }
 
+/** @param {Picture} source @returns {Promise<Blob>} a PNG of it, in 8 bits */
+export function encode(source) {
+  const canvas = document.createElement("canvas");
+  paint(canvas, source);
+  return new Promise((resolve, reject) => canvas.toBlob((file) => (file ? resolve(file) : reject(new Error("The picture cannot be sent."))), "image/png"));
+}
+
 /** The pixels of a canvas, image or bitmap, scaled so that it fills the size. @returns {Picture} */
 export function fromSource(source, width, height, channels) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });

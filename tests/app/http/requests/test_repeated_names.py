@@ -26,6 +26,9 @@ BODIES = {
 }
 PATHS = [
     "/generate",
+    "/likelihood",
+    "/noise",
+    "/score",
     "/v1/images/edits",
     "/v1/images/generations",
     "/v1/images/variations",

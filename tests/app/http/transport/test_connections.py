@@ -45,7 +45,7 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def only_job(url: str) -> dict[str, Any]:
-    (job,) = httpx.get(f"{url}/jobs", trust_env=False).json()["jobs"]
+    (job,) = httpx.get(f"{url}/jobs", trust_env=False, verify=False).json()["jobs"]
     return dict(job)
 
 
@@ -87,7 +87,7 @@ def test_a_half_closed_client_that_waits_gets_its_answer(wait: str, seconds: flo
 def test_a_client_that_closes_both_sides_cancels_its_job(url: str) -> None:
     with connected(url) as connection:
         connection.sendall(body("{}", "Accept: image/png"))
-        until(lambda: httpx.get(f"{url}/jobs", trust_env=False).json()["jobs"])
+        until(lambda: httpx.get(f"{url}/jobs", trust_env=False, verify=False).json()["jobs"])
     until(lambda: only_job(url)["status"] == "canceled", 8.0)
 
 
@@ -129,7 +129,7 @@ def test_a_stream_that_sends_little_of_what_happens_notices_a_client_that_is_gon
 
 
 def listeners(url: str) -> int:
-    lines = httpx.get(f"{url}/metrics", trust_env=False, timeout=60).text.splitlines()
+    lines = httpx.get(f"{url}/metrics", trust_env=False, verify=False, timeout=60).text.splitlines()
     (value,) = [line.split()[1] for line in lines if line.startswith("denoised_listeners ")]
     return int(float(value))
 
@@ -220,7 +220,9 @@ def test_waiting_for_a_job_is_not_limited_by_the_deadlines_of_a_request(url: str
         1.5, lambda: fake_worker.finish(only_job(url)["id"], fake_worker.start(only_job(url)["id"]))
     )
     ending.start()
-    answer = httpx.post(f"{url}/generate", json={}, headers={"Prefer": "wait=30"}, trust_env=False, timeout=30)
+    answer = httpx.post(
+        f"{url}/generate", json={}, headers={"Prefer": "wait=30"}, trust_env=False, verify=False, timeout=30
+    )
     ending.join()
     assert answer.json()["status"] == "succeeded"
 
@@ -306,7 +308,7 @@ def test_idle_connections_make_room_for_requests(limited: str, caplog: pytest.Lo
     with ExitStack() as stack:
         idle = [stack.enter_context(connected(limited)) for _ in range(60)]
         for _ in range(5):
-            assert httpx.get(f"{limited}/models", trust_env=False).status_code == 200
+            assert httpx.get(f"{limited}/models", trust_env=False, verify=False).status_code == 200
         idle[0].setblocking(False)
         assert idle[0].recv(1) == b"", "the oldest was closed"
     records = [record for record in caplog.records if record.message == "too many connections"]
@@ -319,7 +321,7 @@ def test_half_sent_requests_make_room_for_requests(limited: str) -> None:
         for k in range(60):
             slow = stack.enter_context(connected(limited))
             slow.sendall((f"{POST}Content-Length: 100\r\n\r\n" if k % 2 else POST).encode())
-        assert httpx.get(f"{limited}/models", trust_env=False).status_code == 200
+        assert httpx.get(f"{limited}/models", trust_env=False, verify=False).status_code == 200
 
 
 def test_over_the_limit_only_the_health_is_told(limited: str, fake_worker: Any) -> None:
@@ -330,16 +332,16 @@ def test_over_the_limit_only_the_health_is_told(limited: str, fake_worker: Any) 
             listener.sendall(f"GET /jobs/{job_id}/events HTTP/1.1\r\n{HOST}\r\n\r\n".encode())
             assert listener.recv(10)
         for path in ("/healthz", "/readyz"):
-            assert httpx.get(limited + path, trust_env=False).status_code == 200
-        refused = httpx.get(f"{limited}/models", trust_env=False)
+            assert httpx.get(limited + path, trust_env=False, verify=False).status_code == 200
+        refused = httpx.get(f"{limited}/models", trust_env=False, verify=False)
         assert refused.status_code == 503
         assert refused.headers["content-type"] == "application/problem+json"
         assert refused.headers["retry-after"]
         assert "too many connections" in refused.json()["detail"]
         more = [stack.enter_context(connected(limited)) for _ in range(RESERVED_FOR_HEALTH + 5)]
-        assert httpx.get(f"{limited}/healthz", trust_env=False).status_code == 200
+        assert httpx.get(f"{limited}/healthz", trust_env=False, verify=False).status_code == 200
         assert more
-    until(lambda: httpx.get(f"{limited}/models", trust_env=False).status_code == 200)
+    until(lambda: httpx.get(f"{limited}/models", trust_env=False, verify=False).status_code == 200)
 
 
 # Streams
@@ -349,7 +351,7 @@ def test_each_key_may_open_so_many_streams(start_server: Callable[..., str], fak
     fake_worker.serve()
     url = start_server(keys=("one", "two"), max_streams_per_key=3)
     one, two = ({"Authorization": f"Bearer {key}"} for key in ("one", "two"))
-    with ExitStack() as stack, httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with ExitStack() as stack, httpx.Client(base_url=url, trust_env=False, verify=False, timeout=30) as client:
         job = client.post("/generate", json={}, headers=one).json()["links"]["events"]
         for _ in range(3):
             stack.enter_context(client.stream("GET", job, headers=one))
@@ -364,7 +366,7 @@ def test_each_key_may_open_so_many_streams(start_server: Callable[..., str], fak
         assert client.post("/generate", json={}, headers={**two, "Prefer": "wait=0"}).status_code == 202
         metrics = client.get("/metrics", headers=one).text
         assert 'denoised_refusals_total{limit="streams_per_key"} 4.0' in metrics
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=url, trust_env=False, verify=False, timeout=30) as client:
         until(lambda: client.post("/generate", json={}, headers={**one, "Prefer": "wait=0"}).status_code == 202)
 
 
@@ -380,7 +382,7 @@ def test_a_client_that_reads_nothing_is_dropped(
         until(lambda: listeners(url) == 3)
         until(lambda: listeners(url) == 0)
         assert stuck
-    answer = httpx.get(f"{url}/jobs/{job_id}/events", trust_env=False, headers={"Last-Event-ID": "60"})
+    answer = httpx.get(f"{url}/jobs/{job_id}/events", trust_env=False, verify=False, headers={"Last-Event-ID": "60"})
     assert "event: frame" in answer.text, "others still get everything"
 
 

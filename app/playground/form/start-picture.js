@@ -1,0 +1,128 @@
+/** The picture that a job starts from, and its mask. The editor is loaded when the first picture is chosen. */
+
+import { byId, setText } from "../shared/dom.js";
+import { drawFitted, knownInput, pngFile, rememberInput, toBase64 } from "../shared/inputs.js";
+
+const MAX_BYTES = 5_500_000; // of a file: in base64 it fits into a request of 8 MiB, with a mask
+const MAX_SIDE = 2048; // of a larger picture, reduced here
+export const DEFAULT_STRENGTH = 0.8;
+export const TYPES = ["image/png", "image/jpeg", "image/webp"];
+
+export class StartPicture {
+  /** @type {import("./picture-editor.js").PictureEditor | null} */
+  #editor = null;
+  /** @type {{base64: string, file: Blob | null} | null} */
+  #picture = null;
+  #card = /** @type {any} */ (null);
+  #sizeOf;
+
+  /** @param {() => [number, number]} sizeOf the width and height that the form asks for */
+  constructor(sizeOf) {
+    this.#sizeOf = sizeOf;
+    const input = byId("image-file");
+    byId("image-choose").addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      const [file] = input.files;
+      input.value = "";
+      if (file) this.choose(file).catch((error) => setText(byId("image-error"), `${file.name}: ${error.message}`));
+    });
+  }
+
+  /** Whether the selected model starts from pictures. */
+  get isTaken() {
+    return this.#takes("image");
+  }
+
+  /** Offer what a model takes. A picture that was chosen stays. @param {any} card */
+  show(card) {
+    this.#card = card;
+    byId("image-field").hidden = !this.isTaken;
+    this.resize();
+  }
+
+  /** Follow the form's width and height. */
+  resize() {
+    if (this.#card) this.#editor?.show({ size: this.#sizeOf(), masks: this.#takes("mask"), strength: this.#takes("strength") });
+  }
+
+  /**
+   * Start from a file. A file that is too large for a request is reduced.
+   * @param {Blob & {name?: string}} file @throws {Error} if the browser cannot read it as a picture
+   */
+  async choose(file, name = file.name ?? "the picture") {
+    setText(byId("image-error"), "");
+    const bitmap = await createImageBitmap(file).catch(() => null);
+    if (!bitmap || !TYPES.includes(file.type)) throw new Error("Only PNG, JPEG and WebP pictures can be used.");
+    const sent = file.size > MAX_BYTES ? await reduced(bitmap) : file;
+    [this.#picture, this.#loaded] = [{ base64: await toBase64(sent), file: sent }, null];
+    const editor = await this.#open();
+    editor.open(bitmap, sent === file ? name : `${name}, reduced to ${MAX_SIDE} pixels`);
+    this.resize();
+  }
+
+  remove() {
+    [this.#picture, this.#loaded] = [null, null];
+    this.#editor?.close();
+    setText(byId("image-choose"), "Choose a file …");
+  }
+
+  /** Show the picture and the mask of a job. Those that this tab did not send are named by their digest. @param {any} job */
+  load({ image, mask = null, strength = DEFAULT_STRENGTH }) {
+    if (!image) return this.remove();
+    const known = knownInput(image);
+    this.#picture = known ?? { base64: image, file: null };
+    this.#loaded = { mask: mask && (knownInput(mask)?.base64 ?? mask), strength };
+    this.#show(known?.file ?? null, knownInput(mask)?.file ?? null, strength).catch((error) => setText(byId("image-error"), error.message));
+  }
+
+  /** What the job had, until its editor has been loaded. */
+  #loaded = /** @type {{mask: string | null, strength: number} | null} */ (null);
+
+  async #show(file, mask, strength) {
+    const loaded = this.#loaded;
+    const editor = await this.#open();
+    const bitmaps = await Promise.all([file, mask].map((each) => (each ? createImageBitmap(each) : null)));
+    if (this.#loaded !== loaded || !loaded) return;
+    editor.open(bitmaps[0], file ? "the same picture" : "The server has this picture; this tab does not.");
+    this.resize();
+    editor.load({ mask: bitmaps[1], maskText: loaded.mask, strength });
+    this.#loaded = null;
+  }
+
+  /** The request's fields. */
+  request() {
+    if (!this.isTaken || !this.#picture) return {};
+    const { strength, mask } = this.#loaded ?? { strength: this.#editor?.strength ?? DEFAULT_STRENGTH, mask: this.#editor?.mask() ?? null };
+    return {
+      image: this.#picture.base64,
+      ...(this.#takes("strength") ? { strength } : {}),
+      ...(this.#takes("mask") && mask ? { mask } : {}),
+    };
+  }
+
+  /** Remember what was sent with a job. @param {any} body @param {any} job */
+  sent(body, job) {
+    if (!body.image) return;
+    if (this.#picture?.file && body.image === this.#picture.base64) rememberInput(job.image, { base64: body.image, file: this.#picture.file });
+    if (body.mask && !body.mask.startsWith("sha256:")) rememberInput(job.mask, { base64: body.mask, file: pngFile(body.mask) });
+  }
+
+  #takes(name) {
+    return (this.#card?.inputs ?? []).includes(name);
+  }
+
+  async #open() {
+    const { PictureEditor } = await import("./picture-editor.js");
+    this.#editor ??= new PictureEditor(byId("image-editor"), () => this.remove());
+    setText(byId("image-choose"), "Another file …");
+    return this.#editor;
+  }
+}
+
+/** A picture as a smaller JPEG file. @returns {Promise<Blob>} */
+async function reduced(bitmap) {
+  const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
+  const canvas = Object.assign(document.createElement("canvas"), { width: Math.round(bitmap.width * scale), height: Math.round(bitmap.height * scale) });
+  drawFitted(canvas.getContext("2d"), bitmap, canvas.width, canvas.height);
+  return new Promise((resolve, reject) => canvas.toBlob((file) => (file ? resolve(file) : reject(new Error("The picture cannot be reduced."))), "image/jpeg", 0.95));
+}
