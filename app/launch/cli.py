@@ -119,6 +119,7 @@ def api(
         host=host,
         port=port,
         api_keys=_key_ring(api_keys, api_keys_file),
+        api_keys_file=api_keys_file,
         allowed_hosts=frozenset(name.lower() for name in _split(allowed_hosts)),
         allowed_origins=frozenset(_split(allowed_origins)),
         max_wait=max_wait,

@@ -11,6 +11,8 @@
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
     denoised:jobs:{owner}          zset     job ids by created_at
+    denoised:usage:{owner}         hash     evaluations accepted in the current minute and day (`jobs.store.usage`)
+    denoised:kept:{owner}          zset     "{job}:{images}" by the time at which these expire; inf before the end
     denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
     denoised:between:{model}       hash     job ids in RQ's intermediate queue, and when each was first seen there
     denoised:turns:{model}         zset     callers with waiting jobs, by position (`jobs.store.waiting_lists`)
@@ -37,6 +39,7 @@ from __future__ import annotations
 CANCELED_CHANNEL = "denoised:canceled"
 ENDS = "denoised:ends"
 INPUTS = "denoised:input:"
+KEPT = "denoised:kept:"
 PROBE = "denoised:probe"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
@@ -82,6 +85,14 @@ def idempotency(owner: str, key_hash: str) -> str:
 
 def intermediate(model: str) -> str:
     return f"denoised:between:{model}"
+
+
+def usage(owner: str) -> str:
+    return f"denoised:usage:{owner}"
+
+
+def kept_images(owner: str) -> str:
+    return f"{KEPT}{owner}"
 
 
 def turns(model: str) -> str:
