@@ -26,6 +26,7 @@ class ApiSettings:
         max_queue, max_queue_per_key: the most jobs that may wait; None = half of `max_queue` per API key.
         queue_limit, queue_limit_per_key: the most network evaluations that may wait.
         max_streams_per_key: the most event streams and waiting requests of one API key at once.
+        max_input_bytes_per_key: the most bytes of pictures that jobs of one API key start from and that are stored.
         max_attempts: of a job.
         result_ttl: seconds for which the results of an ended job are kept.
     """
@@ -43,6 +44,7 @@ class ApiSettings:
     queue_limit: int = 100_000
     queue_limit_per_key: int = 50_000
     max_streams_per_key: int = 256
+    max_input_bytes_per_key: int = 256 * 1024 * 1024
     max_attempts: int = 3
     result_ttl: int = 86_400
 

@@ -23,7 +23,8 @@ from denoised.jobs.store.usage import UsageCounters
 from denoised.jobs.worker_report import WorkerReport
 
 COUNTED = ("evaluations_per_minute", "evaluations_per_day", "images")  # in the order of `UsageCounters.charge`
-LIMITS = ("jobs", "jobs_per_key", "evaluations", "evaluations_per_key", "streams_per_key", *COUNTED)
+QUEUED = ("jobs", "jobs_per_key", "evaluations", "evaluations_per_key")
+LIMITS = (*QUEUED, "streams_per_key", "input_bytes_per_key", *COUNTED)
 # Retry-After, in seconds.
 DEFAULT_RETRY_AFTER = 10  # before any worker has measured its speed
 MAX_RETRY_AFTER = 3600

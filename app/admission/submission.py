@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from denoised.app.admission.input_pictures import Inputs, find_pictures, read_inputs, with_digests
+from denoised.app.admission.input_pictures import Inputs, count_inputs, find_pictures, read_inputs, with_digests
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.request_warnings import find_warnings
 from denoised.app.admission.reservation import job_bytes
@@ -57,7 +57,7 @@ def submit(
     Raises:
         InvalidRequest: for fields that do not fit the model, or a key that was used with another body.
         Unavailable: when no live worker serves the model, or the server is shutting down.
-        TooBusy: when the queue is full.
+        TooBusy: when the queue is full, or the API key has too many pictures stored.
         StoreUnavailable: when Redis does not answer or is out of memory; nothing was accepted.
     """
     if services.draining:
@@ -79,6 +79,7 @@ def submit(
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers, limits)
         snapshot.memory.check_room(snapshot.reserved_bytes(pending), job.reserved_bytes)
+        count_inputs(services, owner, inputs)
         job = replace(job, created_at=snapshot.store_time)
         estimate = services.queue.estimate_new(job, snapshot, workers)
         with _charged(services, job, limits) as refund:

@@ -20,6 +20,7 @@ from denoised.app.launch.options import (
     Host,
     LogFormatOption,
     MaxAttempts,
+    MaxInputBytesPerKey,
     MaxQueue,
     MaxQueuePerKey,
     MaxStreamsPerKey,
@@ -106,6 +107,7 @@ def api(
     queue_limit: QueueLimit = 100_000,
     queue_limit_per_key: QueueLimitPerKey = 50_000,
     max_streams_per_key: MaxStreamsPerKey = 256,
+    max_input_bytes_per_key: MaxInputBytesPerKey = 256 * 1024 * 1024,
     max_attempts: MaxAttempts = 3,
     result_ttl: ResultTtl = 86_400,
     log_format: LogFormatOption = "auto",
@@ -128,6 +130,7 @@ def api(
         queue_limit=queue_limit,
         queue_limit_per_key=queue_limit_per_key,
         max_streams_per_key=max_streams_per_key,
+        max_input_bytes_per_key=max_input_bytes_per_key,
         max_attempts=max_attempts,
         result_ttl=result_ttl,
     )

@@ -35,6 +35,7 @@ PROGRAMS = (
     ("train", MODEL, ("train",), "Train a model.", TRAIN),
     ("train-text", MODEL, ("train",), "Train the text-to-image model on drawings of emoji.", TRAIN),
     ("export-text", MODEL, ("train",), "Write the model folder of a run of train-text.", TRAIN),
+    ("ema", MODEL, ("train",), "Write the model of a training run with another average of its weights.", TRAIN),
     ("fine-tune", MODEL, ("train",), "Fine-tune a text-to-image model on pictures with captions.", TRAIN),
     ("train-features", MODEL, ("train",), "Train the feature network that image metrics compare with.", TRAIN),
     ("train-judge", MODEL, ("train",), "Train the network that names what emoji show.", TRAIN),

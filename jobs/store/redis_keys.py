@@ -8,6 +8,7 @@
     denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
     denoised:input:{owner}:{sha256}:{shape}        string   a picture that a job starts from, as PNG of that shape
     denoised:input:{owner}:{sha256}:{shape}:jobs   set      ids of the jobs that are not over and start from it
+    denoised:stored:{owner}        hash     bytes of a caller's pictures by key, and in all: `stored`, `counted_at`
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
     denoised:jobs:{owner}          zset     job ids by created_at
@@ -73,6 +74,10 @@ def input_picture(owner: str, digest: str, shape: str) -> str:
 
 def input_jobs(input_key: str) -> str:
     return f"{input_key}:jobs"
+
+
+def stored_inputs(owner: str) -> str:
+    return f"denoised:stored:{owner}"
 
 
 def jobs(owner: str) -> str:

@@ -107,7 +107,7 @@ class Store:
         self.listing = JobListing(self.connection)
         self._reader = RecordReader(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
-        self.inputs = InputPictures(self.connection)
+        self.inputs = InputPictures(self.connection, result_ttl)
         self.arrays = ArrayFiles(self.connection)
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
