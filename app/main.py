@@ -33,6 +33,7 @@ from denoised.app.routes import (
     pages,
     pictures,
     tasks,
+    usage,
     verify,
     workers,
 )
@@ -54,6 +55,7 @@ ROUTES = (
     events,
     models,
     operations,
+    usage,
     workers,
     openai_routes,
     a1111_routes,
@@ -70,7 +72,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.relay.start()
+        watching = services.watch_keys()
         yield
+        watching.cancel()
         await services.relay.stop()
 
     app = DocumentedAPI(
@@ -94,6 +98,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_middleware(
         AuthMiddleware,
         settings=settings,
+        keys=services.keys,
         store=services.store,
         formats=formats,
         basic_prefixes=(A1111_ERRORS.prefix,),

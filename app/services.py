@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from denoised.app.admission.picture_slots import PictureSlots
 from denoised.app.admission.quotas import Admission
 from denoised.app.admission.stream_quota import StreamQuota
 from denoised.app.http.http_metrics import HttpMetrics
+from denoised.app.http.live_keys import LiveKeys
 from denoised.app.http.middleware.auth import OWNER_SCOPE_KEY
 from denoised.app.job_access.rendering_slots import RenderingSlots
 from denoised.app.settings import ApiSettings
@@ -37,6 +39,7 @@ class Services:
     """
 
     settings: ApiSettings
+    keys: LiveKeys
     store: Store
     catalog: Catalog
     queue: JobQueue
@@ -58,6 +61,7 @@ class Services:
         admission = Admission(settings)
         return cls(
             settings=settings,
+            keys=LiveKeys(settings.api_keys, settings.api_keys_file),
             store=store,
             catalog=Catalog(store),
             queue=JobQueue(client, store, settings.max_attempts),
@@ -73,6 +77,10 @@ class Services:
         """Report not ready and end all streams. Call it in the event loop."""
         self.draining = True
         self.relay.close_listeners()
+
+    def watch_keys(self) -> asyncio.Task[None]:
+        """Follow the key file; streams that were opened with a key that is revoked end."""
+        return asyncio.create_task(self.keys.watch(self.relay.revoke))
 
 
 def _services(connection: HTTPConnection) -> Services:

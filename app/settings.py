@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from denoised.app.http.api_keys import KeyRing
 
@@ -18,12 +19,14 @@ class ApiSettings:
     """Settings of one front end.
 
     Attributes:
-        api_keys: hashes of the accepted keys; none = only local programs are served.
+        api_keys: hashes of the keys that are accepted at the start; none = only local programs are served.
+        api_keys_file: where some of them come from; it is read again when it changes.
         allowed_hosts, allowed_origins: accepted in addition to the local ones.
         max_wait: seconds for which a client may wait for a job.
         max_queue, max_queue_per_key: the most jobs that may wait; None = half of `max_queue` per API key.
         queue_limit, queue_limit_per_key: the most network evaluations that may wait.
         max_streams_per_key: the most event streams and waiting requests of one API key at once.
+        max_input_bytes_per_key: the most bytes of pictures that jobs of one API key start from and that are stored.
         max_attempts: of a job.
         result_ttl: seconds for which the results of an ended job are kept.
     """
@@ -32,6 +35,7 @@ class ApiSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: KeyRing = field(default_factory=KeyRing)
+    api_keys_file: Path | None = None
     allowed_hosts: frozenset[str] = field(default_factory=frozenset)
     allowed_origins: frozenset[str] = field(default_factory=frozenset)
     max_wait: float = 60.0
@@ -40,6 +44,7 @@ class ApiSettings:
     queue_limit: int = 100_000
     queue_limit_per_key: int = 50_000
     max_streams_per_key: int = 256
+    max_input_bytes_per_key: int = 256 * 1024 * 1024
     max_attempts: int = 3
     result_ttl: int = 86_400
 

@@ -29,7 +29,7 @@ from bench.results.plots import write_plots
 from bench.results.report import DOCUMENT, TABLE, render_page
 from bench.results.samples import SampleRecorder, SampleTable, read_samples, replace_section, write_samples
 from bench.run_length import FULL, QUICK
-from bench.sections import kernels, load_sections, memory_growth, startup_time, text_sections
+from bench.sections import kernels, load_sections, memory_growth, startup_time, text_sections, turn_cost
 from denoised.model.checkpoints.atomic import write_text_atomically
 
 BUSY = 0.7  # load average above which other programs disturb the measurement
@@ -42,6 +42,7 @@ SECTIONS: dict[str, Callable[[BenchmarkRun, SampleRecorder], None]] = {
     names.LISTENERS: load_sections.measure_listeners,
     names.MEMORY: memory_growth.measure_memory,
     names.READINESS: startup_time.measure_startup,
+    names.TURNS: turn_cost.measure_turns,
     names.TEXT_KERNELS: text_sections.measure_text_kernels,
     names.TEXT_LOADS: text_sections.measure_text_loads,
 }

@@ -20,7 +20,10 @@ from typing import Annotated, Any, Literal, TypedDict, get_args
 from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request_field import RequestField, fields_of
 
-Spacing = Literal["leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric"]
+Spacing = Literal[
+    "leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric",
+    "ays_sd", "ays_sdxl",
+]  # fmt: skip
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
 Format = Literal["png", "webp", "jpeg"]
 PreviewKind = Literal["x0", "xt", "both", "all"]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Annotated, Literal, TypedDict, get_args
 
 from denoised.jobs.lora import LoraFields
-from denoised.jobs.request import FIELDS, Format, PictureSource
+from denoised.jobs.request import FIELDS, Format, PictureSource, Priority
 from denoised.jobs.request_field import RequestField, fields_of
 
 Task = Literal["generate", "noise", "score", "likelihood"]
@@ -37,6 +37,7 @@ class NoiseFields(TypedDict, total=False):
     width: int | None
     height: int | None
     format: Format | None
+    priority: Priority | None
 
 
 class ScoreFields(TypedDict, total=False):
@@ -57,6 +58,7 @@ class ScoreFields(TypedDict, total=False):
     width: int | None
     height: int | None
     format: Format | None
+    priority: Priority | None
 
 
 class LikelihoodFields(TypedDict, total=False):
@@ -74,6 +76,7 @@ class LikelihoodFields(TypedDict, total=False):
     seed: int | None
     width: int | None
     height: int | None
+    priority: Priority | None
 
 
 class _OwnFields(TypedDict, total=False):

@@ -15,6 +15,7 @@ from denoised.model.evaluation.text_to_image.evaluate_text_cli import evaluate_t
 from denoised.model.evaluation.text_to_image.text_quality_cli import quality_text
 from denoised.model.evaluation.text_to_image.train_judge_cli import train_judge
 from denoised.model.training.fine_tuning.fine_tune_cli import fine_tune
+from denoised.model.training.run.ema_cli import ema
 from denoised.model.training.text_to_image.export_text_cli import export_text
 from denoised.model.training.text_to_image.train_text_cli import train_text
 from denoised.model.training.train_cli import train
@@ -31,6 +32,7 @@ for _command in (
     train,
     train_text,
     export_text,
+    ema,
     fine_tune,
     train_features,
     train_judge,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from denoised.app.admission.job_queue import JobQueue
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.sampling_request import SamplingRequest
+from denoised.jobs.store.redis_keys import input_picture
 from denoised.jobs.store.store import Store
 from tests.fork_server import Popen
 
 TIMEOUT = 120.0  # seconds; only a hang reaches it
+NO_PICTURES: Mapping[str, bytes] = {}
 LABELS = ["apple", "bean", "carrot", "daikon"]
 
 
@@ -176,11 +179,14 @@ class Harness:
         lines = [line for line in Path(self._log.name).read_text().splitlines() if line.startswith("{")]
         return [line for line in map(json.loads, lines) if line.get("job") == job_id]
 
-    def submit(self, **fields: Any) -> str:
-        """Enqueue a job as the front end does; returns its id."""
+    def submit(self, pictures: Mapping[str, bytes] = NO_PICTURES, **fields: Any) -> str:
+        """Enqueue a job as the front end does; returns its id. pictures: PNGs of the model's size by request field."""
         job_id = uuid.uuid4().hex
-        record = JobRecord(job_id, "", request(**fields), created_at=time.time(), request_id=f"for {job_id}")
-        self.queue.enqueue(record, QueueEstimate(0, None))
+        digests = {name: f"sha256:{hashlib.sha256(png).hexdigest()}" for name, png in pictures.items()}
+        keys = {name: input_picture("", digest.removeprefix("sha256:"), name) for name, digest in digests.items()}
+        asked = request(**{**fields, **digests})
+        record = JobRecord(job_id, "", asked, time.time(), request_id=f"for {job_id}", inputs=keys)
+        self.queue.enqueue(record, QueueEstimate(0, None), {keys[name]: png for name, png in pictures.items()})
         return record.id
 
     def job(self, job_id: str) -> JobRecord:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from denoised.app.admission.noise_levels import UNBOUNDED, spacing_of_levels
+from denoised.app.admission.noise_levels import UNIFORM, spacing_of_levels
 from denoised.jobs.request import TIMESTEP_SPACINGS
 from denoised.jobs.sampling_request import count_run_steps
 from denoised.model.serving.card import CardGrid, ModelCard
@@ -60,7 +60,10 @@ def _levels(values: Mapping[str, Any], card: ModelCard) -> list[float]:
     own = [_ratio_at(grid, t, card.timesteps) for t in _timesteps(values, card)]
     if spacing is None or not card.takes_spacing(values["sampler"]):
         return own
-    if spacing == UNBOUNDED:
+    if spacing in grid.published:
+        levels = grid.published[spacing]
+        return [_interpolated(levels, k / steps * (len(levels) - 1)) for k in range(steps)]
+    if spacing == UNIFORM:
         stride = (card.timesteps - 1) / steps
         return [_ratio_at(grid, card.timesteps - 1 - k * stride, card.timesteps) for k in range(steps)]
     low, high = _bounds(spacing, values, own, card)
@@ -94,9 +97,13 @@ def _total(values: Mapping[str, Any], card: ModelCard) -> int:
 
 def _ratio_at(grid: CardGrid, t: float, timesteps: int) -> float:
     """ρ at a timestep: log ρ is interpolated between those of the card."""
-    position = t / max(1, timesteps - 1) * (len(grid.ratios) - 1)
-    below = min(int(position), len(grid.ratios) - 2)
-    low, high = math.log(grid.ratios[below]), math.log(grid.ratios[below + 1])
+    return _interpolated(grid.ratios, t / max(1, timesteps - 1) * (len(grid.ratios) - 1))
+
+
+def _interpolated(ratios: Sequence[float], position: float) -> float:
+    """ρ at a position 0 … len(ratios) − 1; log ρ is linear between them."""
+    below = min(int(position), len(ratios) - 2)
+    low, high = math.log(ratios[below]), math.log(ratios[below + 1])
     return math.exp(low + (high - low) * (position - below))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from denoised.app.http.errors import InvalidRequest, NotFound
+from denoised.app.http.errors import InvalidRequest, NotFound, TooBusy
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.lookup import find_job
 from denoised.app.services import Services
@@ -31,6 +31,7 @@ from denoised.model.serving.card import ModelCard
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)
 JOB_PICTURE = re.compile(r"job:([0-9a-zA-Z]{1,64})/images/([0-9]{1,4})", re.ASCII)
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{1,15}://")
+RETRY_AFTER = 60  # seconds; pictures expire one by one
 SOURCES = f"{NAMES} in base64, or job:ID/images/K"
 
 
@@ -127,6 +128,24 @@ def read_inputs(
         if changes:
             warnings.append(RequestWarning(name, changes))
     return Inputs(keys, pictures, tuple(warnings))
+
+
+def count_inputs(services: Services, owner: str, inputs: Inputs) -> None:
+    """Count the pictures of a job that is about to be accepted. Blocking.
+
+    Raises:
+        TooBusy: when the API key would have more bytes of pictures stored than it may.
+    """
+    limit = services.settings.max_input_bytes_per_key
+    if not services.settings.api_keys or not inputs.pictures:
+        return
+    sizes = {key: len(png) for key, png in inputs.pictures.items()}
+    stored = services.store.inputs.quota.add(owner, sizes, limit)
+    if not stored.fit:
+        services.admission.refused["input_bytes_per_key"] += 1
+        text = f"this key has {stored.bytes} bytes of pictures stored, and this job has {sum(sizes.values())}"
+        left = max(0, limit - stored.bytes)
+        raise TooBusy(f"{text} (allowed together: {limit}; left: {left}). They expire with their jobs", RETRY_AFTER)
 
 
 def _find(services: Services, text: str, owner: str) -> GivenPicture:

@@ -128,6 +128,7 @@ class JobQueue:
             log.warning("damaged key", extra={"job": job.id, "key": key, "reason": str(error)})
         queue = self._queue_of(job)
         shared = {queue.key: "list", queue.redis_queues_keys: "set", keys.jobs(job.owner): "zset"}
+        shared[keys.kept_images(job.owner)] = "zset"
         shared |= {keys.input_jobs(key): "set" for key in job.inputs.values()}
         self._store.repair_keys({**shared, keys.JOB_TOTALS: "hash"})
         if {key for key, _ in errors} & {queue.key, keys.job(job.id), keys.events(job.id), Job.key_for(job.id)}:

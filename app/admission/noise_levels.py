@@ -10,10 +10,11 @@ from denoised.app.http.validation_errors import format_value, join_names
 from denoised.jobs.request import MAX_LEVELS, TIMESTEP_SPACINGS
 from denoised.model.serving.card import CardGrid, ModelCard
 
-UNBOUNDED = "sgm_uniform"  # a spacing of levels that has no bounds to choose
+UNIFORM = "sgm_uniform"
+UNBOUNDED = (UNIFORM, "ays_sd", "ays_sdxl")  # spacings of levels that have no bounds to choose
 # Levels that are closer make steps of rounding error; the same as in `model.diffusion.spacings`.
 MIN_BOUNDS_RATIO, MIN_LEVEL_RATIO = 1.01, 1 + 1e-7
-STARTS_OF_ITS_OWN = ("edm", "geometric", UNBOUNDED)  # whatever the timesteps
+STARTS_OF_ITS_OWN = ("edm", "geometric", *UNBOUNDED)  # whatever the timesteps
 CHOICES = ("spacing", "karras", "sigma_min", "sigma_max")
 
 Errors = Iterator[tuple[str, str]]
@@ -63,8 +64,8 @@ def level_errors(given: Mapping[str, Any], card: ModelCard) -> Errors:
 def _bound_errors(given: Mapping[str, Any], card: ModelCard) -> Errors:
     bounds = {name: given[name] for name in ("sigma_min", "sigma_max") if given.get(name) is not None}
     spacing = spacing_of_levels(given.get("spacing"), given.get("karras"), card.grid)
-    if bounds and spacing in (None, UNBOUNDED):
-        bounded = [name for name in card.spacings if name not in (*TIMESTEP_SPACINGS, UNBOUNDED)]
+    if bounds and spacing in (None, *UNBOUNDED):
+        bounded = [name for name in card.spacings if name not in (*TIMESTEP_SPACINGS, *UNBOUNDED)]
         for name, value in bounds.items():
             yield name, f"{value:g} needs a spacing with bounds (one of: {join_names(bounded)})"
         return

@@ -12,18 +12,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from denoised.app.admission.estimate import WorkerPool
 from denoised.app.http.errors import TooBusy
+from denoised.app.http.key_limits import KeyLimits
 from denoised.app.settings import ApiSettings
 from denoised.jobs.record import JobRecord
+from denoised.jobs.store.usage import UsageCounters
 from denoised.jobs.worker_report import WorkerReport
 
-LIMITS = ("jobs", "jobs_per_key", "evaluations", "evaluations_per_key", "streams_per_key")
+COUNTED = ("evaluations_per_minute", "evaluations_per_day", "images")  # in the order of `UsageCounters.charge`
+QUEUED = ("jobs", "jobs_per_key", "evaluations", "evaluations_per_key")
+LIMITS = (*QUEUED, "streams_per_key", "input_bytes_per_key", *COUNTED)
 # Retry-After, in seconds.
 DEFAULT_RETRY_AFTER = 10  # before any worker has measured its speed
 MAX_RETRY_AFTER = 3600
+DEFAULT_LIMITS = KeyLimits()
+COUNTED_TEXTS = (
+    "evaluations of this key were accepted in this minute",
+    "evaluations of this key were accepted today (UTC)",
+    "images of this key are kept",
+)
 
 
 @dataclass(frozen=True)
@@ -95,12 +105,18 @@ class Admission:
                 del self._pending[load.job]
 
     def check(
-        self, load: Load, before: Sequence[Load], queues: Mapping[str, Sequence[Load]], workers: Iterable[WorkerReport]
+        self,
+        load: Load,
+        before: Sequence[Load],
+        queues: Mapping[str, Sequence[Load]],
+        workers: Iterable[WorkerReport],
+        limits: KeyLimits = DEFAULT_LIMITS,
     ) -> None:
         """Check whether a job fits into the quotas. A job that exceeds a limit by itself fits into an empty queue.
 
         before: the jobs that are being accepted.
         queues: the waiting jobs by model, the next one first.
+        limits: of the caller's key.
 
         Raises:
             TooBusy: when it does not fit.
@@ -114,8 +130,32 @@ class Admission:
         self._check_evaluations(everybody, load, settings.queue_limit, waiting, speed)
         if settings.api_keys:
             own = [each for each in everybody if each.owner == load.owner]
-            self._check_jobs(own, settings.queue_share, waiting, speed, load.owner)
-            self._check_evaluations(own, load, settings.queue_limit_per_key, waiting, speed, load.owner)
+            most_jobs, most_evaluations = self.waiting_limits(limits)
+            self._check_jobs(own, most_jobs, waiting, speed, load.owner)
+            self._check_evaluations(own, load, most_evaluations, waiting, speed, load.owner)
+
+    def waiting_limits(self, limits: KeyLimits) -> tuple[int, int]:
+        """The most jobs and evaluations of a key that may wait."""
+        settings = self._settings
+        return limits.jobs or settings.queue_share, limits.evaluations or settings.queue_limit_per_key
+
+    def charge(self, usage: UsageCounters, job: JobRecord, limits: KeyLimits) -> None:
+        """Count a job of a key against its evaluations in a minute and in a day, and its images.
+
+        Raises:
+            TooBusy: when it exceeds one of them; then nothing is counted.
+        """
+        allowed = (limits.per_minute, limits.per_day, limits.images)
+        exceeded, before = usage.charge(job.owner, job.request.evaluations, job.request.n, allowed)
+        if not exceeded:
+            return
+        used, most = (before.minute, before.day, before.images)[exceeded - 1], allowed[exceeded - 1] or 0
+        text, needed = COUNTED_TEXTS[exceeded - 1], (job.request.evaluations, job.request.evaluations, job.request.n)
+        retry_after = DEFAULT_RETRY_AFTER if used.resets_in is None else math.ceil(used.resets_in)
+        detail = f"{used.count} {text}, and this job needs {needed[exceeded - 1]} (allowed: {most})"
+        with self._lock:
+            self.refused[COUNTED[exceeded - 1]] += 1
+        raise TooBusy(detail, max(1, retry_after), quota=_quota(COUNTED[exceeded - 1], most, used.count))
 
     def _check_jobs(
         self, ahead: Sequence[Load], limit: int, waiting: Sequence[Load], speed: FleetSpeed, owner: str | None = None
@@ -124,7 +164,9 @@ class Admission:
         if len(ahead) >= limit:
             text = f"{len(ahead)} jobs{_of_key(owner)} are waiting (allowed: {limit})"
             first = [each for each in waiting if owner in (None, each.owner)][: len(ahead) + 1 - limit]
-            self._refuse("jobs", owner, text, _retry_after(waiting, _evaluations(first), speed, owner))
+            self._refuse(
+                "jobs", owner, text, _retry_after(waiting, _evaluations(first), speed, owner), limit, len(ahead)
+            )
 
     def _check_evaluations(
         self,
@@ -138,12 +180,19 @@ class Admission:
         if excess := _excess(ahead, load, limit):
             text = f"{_evaluations(ahead)} evaluations{_of_key(owner)} are waiting, and this job needs"
             text += f" {load.evaluations} (allowed: {limit})"
-            self._refuse("evaluations", owner, text, _retry_after(waiting, excess, speed, owner))
+            retry_after = _retry_after(waiting, excess, speed, owner)
+            self._refuse("evaluations", owner, text, retry_after, limit, _evaluations(ahead))
 
-    def _refuse(self, limit: str, owner: str | None, text: str, retry_after: int) -> NoReturn:
+    def _refuse(self, what: str, owner: str | None, text: str, retry_after: int, allowed: int, used: int) -> NoReturn:
+        name = what if owner is None else f"{what}_per_key"
         with self._lock:
-            self.refused[limit if owner is None else f"{limit}_per_key"] += 1
-        raise TooBusy(text, retry_after)
+            self.refused[name] += 1
+        raise TooBusy(text, retry_after, quota=_quota(name, allowed, used))
+
+
+def _quota(name: str, allowed: int, used: int) -> dict[str, Any]:
+    """What a refusal says about the quota that it is for."""
+    return {"name": name, "allowed": allowed, "used": used, "left": max(0, allowed - used)}
 
 
 def _of_key(owner: str | None) -> str:

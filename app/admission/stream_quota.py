@@ -24,6 +24,15 @@ class StreamQuota:
         self._refused = refused
         self._open: Counter[str] = Counter()
 
+    @property
+    def allowed(self) -> int | None:
+        """The most streams and waiting requests of a key; None without API keys."""
+        return self._most
+
+    def used(self, owner: str) -> int:
+        """How many a key has open in this process."""
+        return self._open[owner]
+
     @contextmanager
     def open(self, owner: str) -> Iterator[None]:
         """Count a stream, or a request that waits for its job, while the context is open.

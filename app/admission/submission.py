@@ -8,10 +8,10 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from denoised.app.admission.input_pictures import Inputs, find_pictures, read_inputs, with_digests
+from denoised.app.admission.input_pictures import Inputs, count_inputs, find_pictures, read_inputs, with_digests
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.request_warnings import find_warnings
 from denoised.app.admission.reservation import job_bytes
@@ -19,9 +19,10 @@ from denoised.app.admission.task_validation import cards_of_tasks, resolve_task
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.admission.variations import expand_variation
 from denoised.app.http.errors import InvalidRequest, Unavailable
+from denoised.app.http.key_limits import KeyLimits
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Services
-from denoised.jobs.errors import RecordError
+from denoised.jobs.errors import JobUnconfirmed, RecordError, StoreUnavailable
 from denoised.jobs.log import REQUEST_ID
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request import RequestFields
@@ -56,7 +57,7 @@ def submit(
     Raises:
         InvalidRequest: for fields that do not fit the model, or a key that was used with another body.
         Unavailable: when no live worker serves the model, or the server is shutting down.
-        TooBusy: when the queue is full.
+        TooBusy: when the queue is full, or the API key has too many pictures stored.
         StoreUnavailable: when Redis does not answer or is out of memory; nothing was accepted.
     """
     if services.draining:
@@ -72,14 +73,45 @@ def submit(
     named = with_digests(fields, given)
     request = resolve(named, card) if task == "generate" else resolve_task(task, named, card)
     inputs = read_inputs(services, given, request, card, owner)
-    job = replace(_new_job(request, card, owner, inputs), watched=watched, api=api)
+    limits = services.keys.limits(owner)
+    job = replace(_new_job(request, card, owner, inputs), watched=watched, api=api, weight=limits.weight)
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
-        services.admission.check(Load.of(job), pending, snapshot.loads(), workers)
+        services.admission.check(Load.of(job), pending, snapshot.loads(), workers, limits)
         snapshot.memory.check_room(snapshot.reserved_bytes(pending), job.reserved_bytes)
+        count_inputs(services, owner, inputs)
         job = replace(job, created_at=snapshot.store_time)
         estimate = services.queue.estimate_new(job, snapshot, workers)
-        return _accept(services, job, estimate, claim, inputs)
+        with _charged(services, job, limits) as refund:
+            record, estimate = _accept(services, job, estimate, claim, inputs)
+            if record.created_at != job.created_at:
+                refund()  # it is the job of a concurrent equal request
+            return record, estimate
+
+
+@contextlib.contextmanager
+def _charged(services: Services, job: JobRecord, limits: KeyLimits) -> Iterator[Callable[[], None]]:
+    """Count a job of a key while it is accepted; the value takes that back, as an error does.
+
+    Raises:
+        TooBusy: when the key has used up one of its quotas.
+    """
+
+    def refund() -> None:
+        with contextlib.suppress(StoreUnavailable):
+            services.store.usage.refund(job.owner, job.request.evaluations)
+
+    if not job.owner:
+        yield lambda: None
+        return
+    services.admission.charge(services.store.usage, job, limits)
+    try:
+        yield refund
+    except JobUnconfirmed:
+        raise  # it may have been accepted
+    except Exception:
+        refund()
+        raise
 
 
 def _new_job(request: SamplingRequest, card: ModelCard, owner: str, inputs: Inputs) -> JobRecord:

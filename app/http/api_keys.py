@@ -10,9 +10,11 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from denoised.app.http.key_limits import KeyLimits, KeyOptionError
 
 PREFIX = "denoised_"  # lets people and secret scanners recognize a key
 ALGORITHM = "sha256"
@@ -37,9 +39,11 @@ class KeyRing:
 
     Attributes:
         names: key hash → name of the owner.
+        limits: By name, of those that have any.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, KeyLimits] = field(default_factory=dict)
 
     @classmethod
     def from_keys(cls, keys: Iterable[str], where: str = "the keys") -> KeyRing:
@@ -52,8 +56,10 @@ class KeyRing:
 
     @classmethod
     def read(cls, path: Path) -> KeyRing:
-        """From a file with one key per line: NAME:sha256:HASH, as `denoised key` prints it, or a plain key. A line that
-        begins with # is a comment.
+        """From a file with one key per line: NAME:sha256:HASH, as `denoised key` prints it, or a plain key, and options
+        after it, separated by spaces (`app.http.key_limits`). A line that begins with # is a comment.
+
+        The options belong to the name: of two lines with one name, those of the last line that has any.
 
         Raises:
             KeyFileError: when the file cannot be read or a line is invalid.
@@ -63,13 +69,19 @@ class KeyRing:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise KeyFileError(f"{path} cannot be read ({reason})") from error
-        return cls(dict(_entries(lines, path)))
+        entries = list(_entries(lines, path))
+        limits = {name: options for _, name, options in entries if options is not None}
+        return cls({digits: name for digits, name, _ in entries}, limits)
 
     def __bool__(self) -> bool:
         return bool(self.names)
 
     def __or__(self, other: KeyRing) -> KeyRing:
-        return KeyRing({**self.names, **other.names})
+        return KeyRing({**self.names, **other.names}, {**self.limits, **other.limits})
+
+    def without(self, other: KeyRing) -> KeyRing:
+        """The keys that the other ring does not have."""
+        return KeyRing({digits: name for digits, name in self.names.items() if digits not in other.names})
 
     def owner(self, key: str) -> str | None:
         """The owner of a key, None if it is unknown. All hashes are compared, so the duration reveals nothing."""
@@ -90,12 +102,20 @@ def new_key(name: str) -> tuple[str, str]:
     return key, f"{name}:{ALGORITHM}:{key_hash(key)}"
 
 
-def _entries(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str]]:
-    """The (hash, name) of each line that has a key."""
+def _entries(lines: Iterable[str], path: Path) -> Iterator[tuple[str, str, KeyLimits | None]]:
+    """The (hash, name, options) of each line that has a key; None without options."""
     for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if text and not text.startswith("#"):
-            yield _entry(text, f"{path}, line {number}")
+        words = line.split()
+        if words and not words[0].startswith("#"):
+            where = f"{path}, line {number}"
+            yield *_entry(words[0], where), _options(words[1:], where)
+
+
+def _options(words: Sequence[str], where: str) -> KeyLimits | None:
+    try:
+        return KeyLimits.parse(words) if words else None
+    except KeyOptionError as error:
+        raise KeyFileError(f"{where}: {error}") from error
 
 
 def _entry(text: str, where: str) -> tuple[str, str]:

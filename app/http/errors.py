@@ -115,9 +115,9 @@ class InvalidRequest(Problem):
 class TooBusy(Problem):
     status = 429
 
-    def __init__(self, detail: str, retry_after: int) -> None:
-        """retry_after: seconds."""
-        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+    def __init__(self, detail: str, retry_after: int, **extra: Any) -> None:
+        """retry_after: seconds. extra: further members of the problem object."""
+        super().__init__(detail, headers={"Retry-After": str(retry_after)}, **extra)
 
 
 class InternalError(Problem):

@@ -55,6 +55,9 @@ QueueLimit = Annotated[int, env("QUEUE_LIMIT", "most network evaluations in the 
 QueueLimitPerKey = Annotated[
     int, env("QUEUE_LIMIT_PER_KEY", "most network evaluations in the queue per API key", min=1)
 ]
+MaxInputBytesPerKey = Annotated[
+    int, env("MAX_INPUT_BYTES_PER_KEY", "most bytes of pictures that an API key may have stored for its jobs", min=1)
+]
 MaxStreamsPerKey = Annotated[
     int, env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1)
 ]

@@ -26,7 +26,7 @@ from denoised.app.http.validation_errors import describe_unreadable_body, descri
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.job_access.waiting import wait_for_disconnect
 from denoised.app.services import Owner, Services, Serving
-from denoised.app.streaming.event_listener import JobGone, ServerClosing
+from denoised.app.streaming.event_listener import JobGone, KeyRevoked, ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 
 router = APIRouter(tags=["events"])
@@ -44,6 +44,7 @@ NORMAL_CLOSURE, POLICY_VIOLATION, TOO_BIG, UNEXPECTED, SERVICE_RESTART, TRY_AGAI
     1013,
 )
 GONE = "the job is no longer stored"
+REVOKED = "the API key was revoked"
 TEMPORARY_STATUSES = (429, 503, 507)
 
 After = Annotated[int, Query(ge=0, description="only events with a higher seq")]
@@ -93,6 +94,8 @@ async def _sse_events(services: Services, job_id: str, after: int) -> AsyncItera
                 yield None if event is None else _encode(event)
         except JobGone:
             yield format_sse_event(comment=GONE)
+        except KeyRevoked:
+            yield format_sse_event(comment=REVOKED)
 
 
 def _encode(event: dict[str, Any]) -> bytes:
@@ -187,6 +190,8 @@ async def _send_until_end(websocket: WebSocket, services: Services, job_id: str,
             await websocket.close(NORMAL_CLOSURE)
         except JobGone:
             await websocket.close(UNEXPECTED, GONE)
+        except KeyRevoked:
+            await websocket.close(POLICY_VIOLATION, REVOKED)
         except ServerClosing:
             await websocket.close(SERVICE_RESTART, "the server is restarting")
         except StoreUnavailable:

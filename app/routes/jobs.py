@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -15,7 +16,7 @@ from denoised.app.http.schemas import JobList, JobObject, ProblemObject
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.services import Owner, Services, Serving
-from denoised.jobs.record import JobRecord
+from denoised.jobs.record import LATEST, JobRecord
 from denoised.jobs.store.job_listing import JobCursor
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -49,10 +50,18 @@ def list_jobs(
         Query(description="`next_cursor` of the previous page", json_schema_extra={"pattern": CURSOR}),
     ] = None,
     status: Annotated[Status | None, Query(description="only jobs with this status")] = None,
+    model: Annotated[
+        str | None, Query(description="only jobs of the model with this name", min_length=1, max_length=200)
+    ] = None,
+    since: Annotated[
+        float | None,
+        Query(description="only jobs with a `created_at` of at least this", ge=0, le=LATEST, allow_inf_nan=False),
+    ] = None,
 ) -> Response:
-    """One page of your jobs. With `status`, a page may have fewer than `limit` jobs, or none, and still not be the
-    last one, whose `next_cursor` is null."""
-    page, last = _page(services, owner, limit, status, _parse_cursor(cursor) if cursor is not None else None)
+    """One page of your jobs. With `status` or `model`, a page may have fewer than `limit` jobs, or none, and still not
+    be the last one, whose `next_cursor` is null."""
+    selection = Selection(status, model, since or 0.0)
+    page, last = _page(services, owner, limit, selection, _parse_cursor(cursor) if cursor is not None else None)
     next_cursor = _cursor(last) if last is not None else None
     return JSONResponse({"jobs": [_estimated_job(services, record) for record in page], "next_cursor": next_cursor})
 
@@ -80,15 +89,34 @@ def delete_job(record: PathJob, services: Serving) -> Response:
     return JSONResponse(job_object(latest))
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which jobs to list. status, model: None for all; since: seconds since the epoch."""
+
+    status: str | None = None
+    model: str | None = None
+    since: float = 0.0
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether jobs between the selected ones are left out."""
+        return self.status is not None or self.model is not None
+
+    def contains(self, record: JobRecord) -> bool:
+        return self.status in (None, record.status) and self.model in (None, record.request.model)
+
+
 def _page(
-    services: Services, owner: str, limit: int, status: str | None, after: JobCursor | None
+    services: Services, owner: str, limit: int, selection: Selection, after: JobCursor | None
 ) -> tuple[list[JobRecord], JobRecord | None]:
     """The jobs of a page, and the job after which the next page begins; None when this page is the last."""
-    stride, read, found = limit + 1 if status is None else STRIDE, 0, list[JobRecord]()
+    stride, read, found = STRIDE if selection.is_sparse else limit + 1, 0, list[JobRecord]()
     while True:
         records = services.store.listing.page(owner, stride, after)
         for record in records:
-            if status in (None, record.status):
+            if record.created_at < selection.since:
+                return found, None  # all that follow are older
+            if selection.contains(record):
                 if len(found) == limit:
                     return found, found[-1]
                 found.append(record)

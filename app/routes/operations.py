@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from denoised.app.http.api_keys import key_hash
+from denoised.app.http.live_keys import KEY
 from denoised.app.http.schemas import Readiness
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.errors import StoreUnavailable
@@ -57,7 +58,7 @@ def tickets(services: Serving, owner: Owner) -> Response:
     """Browsers cannot send an API key with a WebSocket handshake. They append `?ticket=` to its URL instead, once,
     within 30 s."""
     ticket = secrets.token_urlsafe(24)
-    services.store.tickets.issue(key_hash(ticket), owner, TICKET_SECONDS)
+    services.store.tickets.issue(key_hash(ticket), f"{owner} {KEY.get()}".strip(), TICKET_SECONDS)
     return JSONResponse({"ticket": ticket, "expires_in": TICKET_SECONDS})
 
 

@@ -22,6 +22,10 @@ class JobGone(Exception):
     """The job is no longer stored: it expired, or the store was emptied."""
 
 
+class KeyRevoked(Exception):
+    """The API key that the listener came with is no longer accepted."""
+
+
 class EventListener:
     """A bounded buffer of live events.
 
@@ -29,13 +33,15 @@ class EventListener:
         behind: the buffer overflowed and was dropped; the missing events have to be read from the store.
     """
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, job_id: str, key: str = "") -> None:
+        """key: the hash of the API key that it came with."""
         self.job_id = job_id
+        self.key = key
         self.behind = False
         self._buffer: deque[Event] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
-        self._end: type[ServerClosing | JobGone] | None = None
+        self._end: type[ServerClosing | JobGone | KeyRevoked] | None = None
 
     def offer(self, event: Event) -> None:
         """Buffer an event; when the buffer is full, drop all of it and set `behind`."""
@@ -61,12 +67,18 @@ class EventListener:
         """Let `next` raise JobGone once the buffer is empty."""
         self._finish(JobGone)
 
+    def key_is_revoked(self) -> None:
+        """Let `next` raise KeyRevoked, and drop the buffer."""
+        self._drop()
+        self._finish(KeyRevoked)
+
     async def next(self, timeout: float | None = None) -> Event | None:
         """The next event; None when none arrives within `timeout` seconds, or when the listener is `behind`.
 
         Raises:
             ServerClosing: on shutdown.
             JobGone: when the job is no longer stored.
+            KeyRevoked: when the listener's key is no longer accepted.
         """
         if not self._buffer and self._end is None and not self.behind:
             self._changed.clear()
@@ -83,7 +95,7 @@ class EventListener:
         self._bytes -= _size(event)
         return event
 
-    def _finish(self, end: type[ServerClosing | JobGone]) -> None:
+    def _finish(self, end: type[ServerClosing | JobGone | KeyRevoked]) -> None:
         self._end = self._end or end
         self._changed.set()
 

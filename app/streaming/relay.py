@@ -21,6 +21,7 @@ import redis
 from starlette.concurrency import run_in_threadpool
 
 from denoised.app.http.job_object import job_object
+from denoised.app.http.live_keys import KEY
 from denoised.app.streaming.end_notifications import EndNotifications
 from denoised.app.streaming.event_listener import Event, EventListener, JobGone, ServerClosing
 from denoised.app.streaming.stream_reader import StreamReader
@@ -69,6 +70,13 @@ class Relay:
                 listener.close()
         self._ends.notify_all()
 
+    def revoke(self, keys: frozenset[str]) -> None:
+        """End the streams that came with these keys, given by their hashes."""
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                if listener.key in keys:
+                    listener.key_is_revoked()
+
     async def stop(self) -> None:
         """End the reader; afterward it does not call into the loop, which may be closed."""
         self.close_listeners()
@@ -100,6 +108,7 @@ class Relay:
         Raises:
             ServerClosing: on shutdown.
             JobGone: when the job is no longer stored.
+            KeyRevoked: when the API key of the current request is no longer accepted.
             StoreUnavailable: when Redis does not answer in time.
         """
         async with self._listening(job_id) as listener:
@@ -157,7 +166,7 @@ class Relay:
         if self._closing:
             raise ServerClosing
         REDIS_DEADLINE.set(None)  # the deadline of the request does not limit a stream
-        listener = EventListener(job_id)
+        listener = EventListener(job_id, KEY.get())
         self._listeners.setdefault(job_id, set()).add(listener)
         try:
             yield listener

@@ -48,6 +48,9 @@ METHOD = """\
 - denoised's engine alone runs without a queue, store and images, with as many trajectories as the served run.
 - The convolutions alone are all of the network's convolutions, one after another, on inputs that are already in
   oneDNN's blocked layout.
+- A turn of the engine has a network that does nothing. Its CPU time is that of the engine's thread with one PyTorch
+  thread, the median of 30 turns, in which an image of each of 1, 16 or 64 jobs takes a step. The publisher encodes the
+  watched frames in another thread.
 - For the time of one evaluation, the subjects take turns in one process; denoised's network is the one the worker
   runs."""
 
@@ -62,6 +65,7 @@ def render_page(table: SampleTable) -> str:
         _evaluation_table(table),
         f"![Images per second against the batch size]({BATCH_PLOT})",
         f"![Time against the size of the image]({SIZE_PLOT})",
+        _turn_table(table),
         *text_tables(table),
         METHOD,
         machines(table),
@@ -93,6 +97,24 @@ def _target_row(target: Target, values: Sequence[float] | None) -> str:
         return f"| {target.description} | not measured yet | {limit} | |"
     verdict = "met" if target.is_met(tuple(values)) else "**not met**"
     return f"| {target.description} | {format_range(values, target.unit)} | {limit} | {verdict} |"
+
+
+def _turn_table(table: SampleTable) -> str:
+    batches = [names.batch(images) for images in names.TURN_BATCHES]
+    samplers = dict.fromkeys(key.subject for key in table if key.section == names.TURNS)
+    heading = "## CPU time of a turn of the engine without the network, ms"
+    if not samplers:
+        return f"{heading}\n\nNot measured yet."
+    lines = [
+        heading,
+        "",
+        f"| | {' | '.join(batches)} | {' | '.join(f'{batch}, frames watched' for batch in batches)} |",
+        f"|---|{'---|' * (2 * len(batches))}",
+    ]
+    for sampler in samplers:
+        keys = [SampleKey(names.TURNS, batch, sampler, each) for each in names.TURN_QUANTITIES for batch in batches]
+        lines.append(f"| {sampler} | {' | '.join(cell(table.get(key)) for key in keys)} |")
+    return "\n".join(lines)
 
 
 def text_tables(table: SampleTable) -> list[str]:

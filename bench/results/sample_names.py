@@ -6,6 +6,7 @@ from __future__ import annotations
 KERNELS, SHAPES, LOADS, CLIENTS, LISTENERS = "kernels", "shapes", "loads", "clients", "listeners"
 MEMORY, READINESS = "memory", "ready"
 TEXT_KERNELS, TEXT_LOADS = "text-kernels", "text-loads"
+TURNS = "turns"
 ONE_EVALUATION = "evaluations"  # on an accelerator, before LOADS
 
 # Loads.
@@ -29,6 +30,11 @@ COMPILED_WITH_GRAPHS = "diffusers, compiled with CUDA graphs"
 EAGER = (CONTIGUOUS, CHANNELS_LAST)
 TABLE_BATCHES = (1, 16)
 MILLISECONDS = "ms"
+
+# The engine's work in one turn.
+TURN_BATCHES = (1, 16, 64)
+TURN, WATCHED_TURN = "ms per turn", "ms per turn, frames watched"
+TURN_QUANTITIES = (TURN, WATCHED_TURN)
 
 # Startup and memory.
 WORKER_START = "start"

@@ -92,6 +92,21 @@ def _text(condition: str, quantity: str) -> Compute:
     return values
 
 
+def _watched_turn(images: int) -> Compute:
+    """The sampler that takes the most CPU time in a turn."""
+
+    def values(table: SampleTable) -> Values | None:
+        condition, quantity = names.batch(images), names.WATCHED_TURN
+        found = [
+            series
+            for key, series in table.items()
+            if (key.section, key.condition, key.quantity) == (names.TURNS, condition, quantity)
+        ]
+        return max(found, key=lambda series: series.median).samples if found else None
+
+    return values
+
+
 def _memory_growth(table: SampleTable) -> Values | None:
     found = [series for key, series in table.items() if (key.section, key.quantity) == (names.MEMORY, names.GROWTH)]
     return found[0].samples if found else None
@@ -99,6 +114,12 @@ def _memory_growth(table: SampleTable) -> Values | None:
 
 _LOADS, _EVALUATIONS = names.LOADS, names.EVALUATIONS
 _EVERY_PATH = (*names.EAGER, names.COMPILED)
+
+TURN_LIMITS = (
+    (1, 0.1, ""),
+    (16, 0.15, ""),
+    (64, 0.3, "drawing the noise of 64 images takes .4 ms, and applying plans with four registers .2 ms"),
+)
 
 TARGETS = (
     Target(
@@ -155,6 +176,14 @@ TARGETS = (
            _seconds_to_ready(names.FIRST_START)),
     Target("the same, later starts", 8.0, " s", False, _seconds_to_ready(names.LATER_START)),
     Target("growth of a worker's memory over 10,000 jobs, after the first 500", 2.0, " %", False, _memory_growth),
+    *(
+        Target(
+            f"CPU time of a turn without the network, the slowest sampler, frames watched, batch {images}", limit,
+            " ms", False, _watched_turn(images),
+            reason=reason,
+        )
+        for images, limit, reason in TURN_LIMITS
+    ),
     Target(
         "text to image: evaluations/s relative to (b), three step counts", 1.8, "×", True,
         _ratio(names.TEXT_LOADS, THREE_STEP_COUNTS.name, _EVALUATIONS, names.BATCHING),

@@ -34,6 +34,7 @@ from denoised.command_line.console import (
 )
 from denoised.jobs.lora import LoraFields
 from denoised.jobs.request import FIELDS, MAX_SEED, RequestFields
+from denoised.jobs.request_field import RequestField
 
 INDEX = re.compile("[0-9]{1,9}")
 NAMED_PICTURE = re.compile("(job|sha256):")  # of a picture that the server has
@@ -70,17 +71,17 @@ class GenerateOptions:
         return {"preview_every": max(1, (self.fields.get("steps") or 0) // MAX_FRAMES), **self.fields}
 
 
-def fields_from(given: Mapping[str, Any]) -> RequestFields:
-    """The request fields among the options that were given."""
+def fields_from(given: Mapping[str, Any], known: Mapping[str, RequestField] = FIELDS) -> RequestFields:
+    """The request fields among the options that were given. known: those of the request."""
     fields = {name: value for name, value in given.items() if value is not None}
     for name in fields:
-        if FIELDS[name].is_numbers:
+        if known[name].is_numbers:
             fields[name] = _numbers(name, fields[name])
-        elif FIELDS[name].is_picture and not NAMED_PICTURE.match(fields[name]):
+        elif known[name].is_picture and not NAMED_PICTURE.match(fields[name]):
             fields[name] = picture_file(name, fields[name])
-        elif not FIELDS[name].allows(fields[name]):
-            message = f"{fields[name]!s:.80} was given (allowed: {FIELDS[name].limits})"
-            raise typer.BadParameter(message, param_hint=FIELDS[name].flag or f"--{name.replace('_', '-')}")
+        elif not known[name].allows(fields[name]):
+            message = f"{fields[name]!s:.80} was given (allowed: {known[name].limits})"
+            raise typer.BadParameter(message, param_hint=known[name].flag or f"--{name.replace('_', '-')}")
     if "loras" in fields:
         fields["loras"] = [parse_lora(text) for text in fields["loras"]]
     return cast(RequestFields, fields)

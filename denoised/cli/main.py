@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from denoised.cli import commands
+from denoised.cli import commands, task_commands
 from denoised.cli.console import EXIT_CODES
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import CommandGroup
@@ -35,6 +35,7 @@ PROGRAMS = (
     ("train", MODEL, ("train",), "Train a model.", TRAIN),
     ("train-text", MODEL, ("train",), "Train the text-to-image model on drawings of emoji.", TRAIN),
     ("export-text", MODEL, ("train",), "Write the model folder of a run of train-text.", TRAIN),
+    ("ema", MODEL, ("train",), "Write the model of a training run with another average of its weights.", TRAIN),
     ("fine-tune", MODEL, ("train",), "Fine-tune a text-to-image model on pictures with captions.", TRAIN),
     ("train-features", MODEL, ("train",), "Train the feature network that image metrics compare with.", TRAIN),
     ("train-judge", MODEL, ("train",), "Train the network that names what emoji show.", TRAIN),
@@ -135,6 +136,7 @@ for _program in PROGRAMS:
     _add_program(*_program)
 
 cli.add_typer(commands.cli)
+cli.add_typer(task_commands.cli)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`denoised top`: the queues and the workers, refreshed until Ctrl-C.
+"""`denoised top`: the queues, the workers and the quotas, refreshed until Ctrl-C.
 
 Rates are differences between two reports of a worker, over the worker's own clock.
 """
@@ -21,13 +21,22 @@ from rich.text import Text
 from denoised.cli.console import shorten
 from denoised.cli.progress import progress_line
 from denoised.cli.tables import GAP, fit_table
-from denoised.client import Client, FleetStatus, Job, WorkerStatus
+from denoised.client import Client, FleetStatus, Job, KeyUsage, RequestRejected, WorkerStatus
 from denoised.command_line.console import can_redraw, print_json, printable, stdout
 
 SHOWN_JOBS = 8  # most of the caller's unfinished jobs that are shown
 FETCHED_JOBS = 30  # the caller's newest jobs, among which the unfinished ones are searched
 BAR_WIDTH = 12  # columns
 UNKNOWN = "–"
+FORBIDDEN, NOT_FOUND = 403, 404
+QUOTAS = {  # the columns of the table of keys
+    "jobs_per_key": "waiting",
+    "evaluations_per_key": "evaluations",
+    "evaluations_per_minute": "this minute",
+    "evaluations_per_day": "today",
+    "images": "images",
+    "streams_per_key": "streams",
+}
 
 
 @dataclass(frozen=True)
@@ -78,16 +87,23 @@ class TopSnapshot:
 
     rates: by worker name.
     jobs: the caller's unfinished jobs.
+    usage: of all keys, if the caller may see it; else of its own.
     """
 
     fleet: FleetStatus
     rates: dict[str, WorkerRates]
     jobs: Sequence[Job]
+    usage: Sequence[KeyUsage] = ()
 
     def raw(self) -> dict[str, Any]:
-        """As JSON: the object of `GET /workers`, with the rates and the caller's unfinished jobs added."""
+        """As JSON: the object of `GET /workers`, with the rates, the caller's unfinished jobs and the usage added."""
         workers = [{**worker.raw, "rates": self._rates_json(worker.name)} for worker in self.fleet.workers]
-        return {**self.fleet.raw, "workers": workers, "jobs": [job.raw for job in self.jobs]}
+        return {
+            **self.fleet.raw,
+            "workers": workers,
+            "jobs": [job.raw for job in self.jobs],
+            "usage": [usage.raw for usage in self.usage],
+        }
 
     def _rates_json(self, name: str) -> dict[str, float | None] | None:
         rates = self.rates.get(name)
@@ -136,6 +152,8 @@ def _render(snapshot: TopSnapshot, url: str, console: Console) -> RenderableType
         Text(),
         _queues(fleet, console),
     ]
+    if snapshot.usage:
+        parts += [Text(), _usage(snapshot.usage, console)]
     return Group(*parts, *([Text(), _jobs(snapshot.jobs, console)] if snapshot.jobs else []))
 
 
@@ -145,8 +163,35 @@ def _snapshots(client: Client, interval: float) -> Iterator[TopSnapshot]:
         started = time.monotonic()
         fleet = client.workers()
         own_jobs = [job for job in client.jobs(FETCHED_JOBS) if not job.is_finished][:SHOWN_JOBS]
-        yield TopSnapshot(fleet, tracker.update(fleet), own_jobs)
+        yield TopSnapshot(fleet, tracker.update(fleet), own_jobs, _fetch_usage(client))
         time.sleep(max(0.0, interval - (time.monotonic() - started)))
+
+
+def _fetch_usage(client: Client) -> list[KeyUsage]:
+    """The usage of all keys, or of the caller's own if it may not see those; none of a server without keys."""
+    try:
+        return [usage for usage in client.usage_of_all_keys() if usage.key]
+    except RequestRejected as error:
+        if error.status == FORBIDDEN:
+            return [client.usage()]
+        if error.status == NOT_FOUND:  # a server of an earlier version
+            return []
+        raise
+
+
+def _usage(usage: Sequence[KeyUsage], console: Console) -> RenderableType:
+    rows: list[list[RenderableType]] = [[Text(printable(each.key)), f"{each.weight:g}", *_used(each)] for each in usage]
+    headings = ["key", ">weight", *(f">{heading}" for heading in QUOTAS.values())]
+    return fit_table(console, headings, rows, [">streams", ">weight", ">images"])
+
+
+def _used(usage: KeyUsage) -> list[str]:
+    """What is used of each quota, and what is allowed."""
+    quotas = [usage.quota(name) for name in QUOTAS]
+    return [
+        UNKNOWN if quota is None else f"{quota.used:,}" + ("" if quota.allowed is None else f"/{quota.allowed:,}")
+        for quota in quotas
+    ]
 
 
 def _workers(snapshot: TopSnapshot, console: Console) -> RenderableType:
@@ -190,7 +235,7 @@ def _jobs(jobs: Sequence[Job], console: Console) -> RenderableType:
 
 
 def _print_plain(snapshot: TopSnapshot) -> None:
-    """Print a line for the queues and one per worker, as name=value."""
+    """Print a line for the queues, one per worker and one per key, as name=value."""
     fleet = snapshot.fleet
     waiting = sum(queue.jobs for queue in fleet.waiting)
     typer.echo(f"queue jobs={waiting} evaluations={sum(queue.evaluations for queue in fleet.waiting)}")
@@ -201,3 +246,6 @@ def _print_plain(snapshot: TopSnapshot) -> None:
         batch = f"batch={worker.trajectories}/{worker.max_batch} pending={worker.pending_evaluations}"
         device = f"device={printable(worker.device).replace(' ', '_') or UNKNOWN}"
         typer.echo(f"worker {printable(worker.name)} {device} {batch} evaluations/s={speed} evaluations/turn={rows}")
+    for usage in snapshot.usage:
+        used = " ".join(f"{quota.name}={quota.used}/{quota.allowed or UNKNOWN}" for quota in usage.quotas)
+        typer.echo(f"key {printable(usage.key)} weight={usage.weight:g} {used}")

@@ -18,6 +18,7 @@ from denoised.client.fleet import FleetStatus, QueueStatus, WorkerStatus
 from denoised.client.job import Job, JobArray, JobError, JobImage, JobTiming, JobWarning
 from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
 from denoised.client.synchronous import Client
+from denoised.client.usage import KeyUsage, Quota
 from denoised.client.verification import VerificationResult
 from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request import RequestFields
@@ -44,12 +45,14 @@ __all__ = [
     "JobStarted",
     "JobTiming",
     "JobWarning",
+    "KeyUsage",
     "Lora",
     "LoraFields",
     "Model",
     "ModelDefaults",
     "ModelPromptGuide",
     "QueueStatus",
+    "Quota",
     "RequestFields",
     "RequestRejected",
     "ServerBusy",

@@ -22,6 +22,7 @@ from denoised.client.job import Job, JobArray, JobImage, Status, require_success
 from denoised.client.model import Model
 from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields, lists_fields_of
+from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import TASK_FIELDS, LikelihoodFields, NoiseFields, ScoreFields
@@ -169,6 +170,14 @@ class AsyncClient:
     async def workers(self) -> FleetStatus:
         """As `Client.workers`."""
         return await self._run(self._exchange.workers())
+
+    async def usage(self) -> KeyUsage:
+        """As `Client.usage`."""
+        return await self._run(self._exchange.usage())
+
+    async def usage_of_all_keys(self) -> list[KeyUsage]:
+        """As `Client.usage_of_all_keys`."""
+        return await self._run(self._exchange.usage_of_all_keys())
 
     async def _completed(self, job: Job) -> Job:
         """A job once it has succeeded; it is canceled if the wait for it is interrupted."""

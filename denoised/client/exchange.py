@@ -15,6 +15,7 @@ from denoised.client.model import Model
 from denoised.client.pictures import encode_pictures, form_of, read
 from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
+from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import PictureTask
@@ -72,6 +73,15 @@ class Exchange:
     def workers(self) -> Flow[FleetStatus]:
         """`GET /workers`."""
         return FleetStatus.from_json((yield from self._json(ApiCall("GET", "/workers"))))
+
+    def usage(self) -> Flow[KeyUsage]:
+        """`GET /usage`."""
+        return KeyUsage.from_json((yield from self._json(ApiCall("GET", "/usage"))))
+
+    def usage_of_all_keys(self) -> Flow[list[KeyUsage]]:
+        """`GET /usage/keys`."""
+        answer = yield from self._json(ApiCall("GET", "/usage/keys"))
+        return [KeyUsage.from_json(usage) for usage in require_member(answer, "keys")]
 
     def download(self, path: str, params: Mapping[str, str] | None = None) -> Flow[bytes]:
         """The bytes at a path of this server. Absolute URLs are rejected, since the API key would be sent along."""

@@ -23,6 +23,7 @@ from denoised.client.job import Job, JobArray, JobImage, Status, require_success
 from denoised.client.model import Model
 from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields, lists_fields_of
+from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import TASK_FIELDS, LikelihoodFields, NoiseFields, ScoreFields
@@ -195,6 +196,18 @@ class Client:
     def workers(self) -> FleetStatus:
         """The queues and the live workers (`GET /workers`)."""
         return self._run(self._exchange.workers())
+
+    def usage(self) -> KeyUsage:
+        """The quotas of your key and what is left of them (`GET /usage`)."""
+        return self._run(self._exchange.usage())
+
+    def usage_of_all_keys(self) -> list[KeyUsage]:
+        """The same for all keys that use something (`GET /usage/keys`).
+
+        Raises:
+            RequestRejected: 403 if your key has not the option `operator`.
+        """
+        return self._run(self._exchange.usage_of_all_keys())
 
     def _completed(self, job: Job) -> Job:
         """A job once it has succeeded; it is canceled if the wait for it is interrupted."""

@@ -12,6 +12,7 @@ from redis.client import Pipeline
 
 from denoised.jobs.picture_reading import PictureShape
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.input_quota import InputQuota
 from denoised.jobs.store.record_reader import bounded_value
 from denoised.jobs.store.scripts import MAX_PICTURE_BYTES
 from denoised.jobs.store.store_connection import StoreConnection
@@ -23,10 +24,15 @@ def input_key(owner: str, digest: str, shape: PictureShape) -> str:
 
 
 class InputPictures:
-    """Every method raises StoreUnavailable when Redis does not answer in time."""
+    """Every method raises StoreUnavailable when Redis does not answer in time.
 
-    def __init__(self, connection: StoreConnection) -> None:
+    quota: how many bytes each caller has stored.
+    """
+
+    def __init__(self, connection: StoreConnection, result_ttl: int) -> None:
+        """result_ttl: seconds that a finished job is kept."""
         self._connection = connection
+        self.quota = InputQuota(connection, result_ttl)
 
     def read(self, key: str) -> bytes | None:
         """The PNG of a picture; None when it is not stored, or is larger than any picture."""

@@ -8,9 +8,12 @@
     denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
     denoised:input:{owner}:{sha256}:{shape}        string   a picture that a job starts from, as PNG of that shape
     denoised:input:{owner}:{sha256}:{shape}:jobs   set      ids of the jobs that are not over and start from it
+    denoised:stored:{owner}        hash     bytes of a caller's pictures by key, and in all: `stored`, `counted_at`
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
     denoised:jobs:{owner}          zset     job ids by created_at
+    denoised:usage:{owner}         hash     evaluations accepted in the current minute and day (`jobs.store.usage`)
+    denoised:kept:{owner}          zset     "{job}:{images}" by the time at which these expire; inf before the end
     denoised:idempotency:{owner}:{hash}     string   job id and body hash, 24 h
     denoised:between:{model}       hash     job ids in RQ's intermediate queue, and when each was first seen there
     denoised:turns:{model}         zset     callers with waiting jobs, by position (`jobs.store.waiting_lists`)
@@ -37,6 +40,7 @@ from __future__ import annotations
 CANCELED_CHANNEL = "denoised:canceled"
 ENDS = "denoised:ends"
 INPUTS = "denoised:input:"
+KEPT = "denoised:kept:"
 PROBE = "denoised:probe"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
@@ -72,6 +76,10 @@ def input_jobs(input_key: str) -> str:
     return f"{input_key}:jobs"
 
 
+def stored_inputs(owner: str) -> str:
+    return f"denoised:stored:{owner}"
+
+
 def jobs(owner: str) -> str:
     return f"denoised:jobs:{owner}"
 
@@ -82,6 +90,14 @@ def idempotency(owner: str, key_hash: str) -> str:
 
 def intermediate(model: str) -> str:
     return f"denoised:between:{model}"
+
+
+def usage(owner: str) -> str:
+    return f"denoised:usage:{owner}"
+
+
+def kept_images(owner: str) -> str:
+    return f"{KEPT}{owner}"
 
 
 def turns(model: str) -> str:

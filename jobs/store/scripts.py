@@ -13,6 +13,7 @@ MAX_RECORD_BYTES = 4 << 20  # of all fields of a job's record together; a record
 MAX_RECORD_FIELDS = 100
 MAX_RESUME_BYTES = 256 << 20
 MAX_PICTURE_BYTES = 64 << 20  # encoded; noise of 4096×5400 pixels in color takes as much
+MAX_OWNER_BYTES = 100
 MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its record says
 
 # Shared by START, START_ALONE, REQUEUE_UNSTARTED, UPDATE and READ.
@@ -22,6 +23,7 @@ MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its 
 # append: numbers an event after the newest one; a damaged `seq` is corrected from the stream.
 # check_rights: raises NOPERM before anything is written, so that the call can be repeated (Redis 7 and newer).
 # release_inputs: lets the pictures expire that no other job starts from; `inputs` of the record names their keys.
+# keep_images: the images of a job count as kept by its caller until they expire; only of jobs that succeed.
 # finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
 # fail: ends a job that no worker ends itself.
 _SHARED = (
@@ -100,6 +102,17 @@ local function release_inputs(job, ttl)
     end
   end
 end
+local function keep_images(job, ttl, status)
+  local owner = redis.call('HSTRLEN', job, 'owner') <= {MAX_OWNER_BYTES} and redis.call('HGET', job, 'owner') or ''
+  if owner == '' then return end
+  local count = tonumber(request_of(job).n) or 0
+  local member = string.sub(job, #'{keys.job("")}' + 1) .. ':' .. string.format('%.0f', count)
+  if status == 'succeeded' then
+    redis.pcall('ZADD', '{keys.KEPT}' .. owner, 'XX', clock() + tonumber(ttl), member)
+  else
+    redis.pcall('ZREM', '{keys.KEPT}' .. owner, member)
+  end
+end
 local function finish(job, events, images, ttl, status)
   xadd('{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
   redis.call('EXPIRE', job, ttl)
@@ -111,6 +124,7 @@ local function finish(job, events, images, ttl, status)
   end
   redis.call('DEL', job .. ':resume')
   release_inputs(job, ttl)
+  keep_images(job, ttl, status)
   local model = request_of(job).model
   local total = status .. ':' .. (type(model) == 'string' and #model <= 200 and model or '?')
   if failed(redis.pcall('HINCRBY', '{keys.JOB_TOTALS}', total, 1)) then

@@ -41,6 +41,7 @@ from denoised.jobs.store.scripts import (
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.tickets import Tickets
 from denoised.jobs.store.update import JobUpdate, UpdateResult, event_json, final_update
+from denoised.jobs.store.usage import UsageCounters, keep_images
 from denoised.jobs.store.worker_registry import WorkerRegistry
 from denoised.jobs.store.worker_scripts import REQUEUE_LOST
 
@@ -106,11 +107,12 @@ class Store:
         self.listing = JobListing(self.connection)
         self._reader = RecordReader(self.connection)
         self.idempotency = IdempotencyKeys(self.connection)
-        self.inputs = InputPictures(self.connection)
+        self.inputs = InputPictures(self.connection, result_ttl)
         self.arrays = ArrayFiles(self.connection)
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
+        self.usage = UsageCounters(self.connection)
         self.model_choices = ModelChoices(self.connection)
         self._start = client.register_script(START)
         self._start_alone = client.register_script(START_ALONE)
@@ -157,6 +159,7 @@ class Store:
         pipeline.zadd(keys.jobs(job.owner), {job.id: job.created_at})
         pipeline.zremrangebyscore(keys.jobs(job.owner), "-inf", job.created_at - listed)
         pipeline.expire(keys.jobs(job.owner), listed)
+        keep_images(job, pipeline, 2 * listed)
         add_inputs(job.id, inputs, pipeline)
         pipeline.hincrby(keys.JOB_TOTALS, f"accepted:{job.request.model}", 1)
         pipeline.publish(keys.model_channel(job.request.model), job.id)
@@ -166,6 +169,7 @@ class Store:
         with self.reachable(), self.client.pipeline(transaction=False) as pipe:
             pipe.delete(keys.job(job.id), keys.events(job.id))
             pipe.zrem(keys.jobs(job.owner), job.id)
+            pipe.zrem(keys.kept_images(job.owner), f"{job.id}:{job.request.n}")
             for key in job.inputs.values():
                 pipe.srem(keys.input_jobs(key), job.id)
                 pipe.expire(key, self.result_ttl)

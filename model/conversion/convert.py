@@ -24,7 +24,7 @@ from denoised.model.checkpoints.text_to_image.pipeline_writing import (
 from denoised.model.checkpoints.writing import DIFFUSERS_VERSION
 from denoised.model.conversion.original_autoencoder import autoencoder_sources, read_autoencoder_shapes
 from denoised.model.conversion.original_text_encoders import OriginalTextEncoder, read_text_encoders
-from denoised.model.conversion.original_unet import read_unet_shapes, unet_sources
+from denoised.model.conversion.original_unet import PIPELINES, read_unet_shapes, unet_sources
 from denoised.model.conversion.scheduler_content import (
     Prediction,
     PredictionChoice,
@@ -172,7 +172,7 @@ def _check_unused(file: SingleFile, used: set[str]) -> int:
 def _write(conversion: Conversion, folder: Path, vocabulary: Vocabulary) -> None:
     file = conversion.file
     index: dict[str, Any] = {
-        "_class_name": "StableDiffusionXLPipeline" if file.family is Family.SDXL else "StableDiffusionPipeline",
+        "_class_name": PIPELINES[file.family is Family.SDXL, conversion.unet_config.in_channels],
         "_diffusers_version": DIFFUSERS_VERSION,
     }
     if file.family is Family.SDXL:

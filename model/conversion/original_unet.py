@@ -16,7 +16,15 @@ from denoised.model.conversion.tensor_source import Sources, TensorSource
 from denoised.model.errors import CheckpointError
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
-LATENT_CHANNELS = 4
+# diffusers' pipeline by whether the model is XL, and by the U-Net's input channels: 4 latents, and next to them a
+# picture, or a mask and a picture.
+PIPELINES = {
+    (False, 4): "StableDiffusionPipeline",
+    (False, 8): "StableDiffusionInstructPix2PixPipeline",
+    (False, 9): "StableDiffusionInpaintPipeline",
+    (True, 4): "StableDiffusionXLPipeline",
+    (True, 9): "StableDiffusionXLInpaintPipeline",
+}
 HEADS = 8  # of each attention, in Stable Diffusion 1
 HEAD_CHANNELS = 64  # of each head, in 2 and XL
 SIZE_FEATURES = 256  # sinusoids of each of SDXL's six sizes
@@ -37,10 +45,10 @@ def read_unet_shapes(file: SingleFile, latents: int) -> TextUNetConfig:
     latents: along each side of the pictures that it was trained on.
 
     Raises:
-        CheckpointError: for a network of another architecture, and for one that takes more than latents.
+        CheckpointError: for a network of another architecture, and for one with inputs that are not served.
     """
     inputs = file.shape(f"{UNET}input_blocks.0.0.weight")[1]
-    if inputs != LATENT_CHANNELS:
+    if (file.family is Family.SDXL, inputs) not in PIPELINES:
         content = OTHER_INPUTS.get(inputs, f"{inputs} channels")
         raise CheckpointError(f"{file.path}: the U-Net takes {content}, which is not converted")
     levels, middle = _read_levels(file), _depth(file, "middle_block.1")

@@ -24,10 +24,13 @@ class Clipping:
     limit: float | None = 1.0
     quantile: float | None = None
 
-    def __call__(self, estimate: Estimate, x_t: Tensor, alpha: Tensor, sigma: Tensor, guided: Tensor) -> Estimate:
+    def __call__(
+        self, estimate: Estimate, x_t: Tensor, alpha: Tensor, sigma: Tensor, guided: Tensor | None
+    ) -> Estimate:
         """Clip x̂_0 of a batch.
 
-        x_t: (B, C, H, W) at levels alpha, sigma (B,); guided: (B,) bool, the images with guidance.
+        x_t: (B, C, H, W) at levels alpha, sigma (B,); guided: (B,) bool, the images with guidance; None
+        if there are none.
 
         Without guidance ε̂ stays the network's own, as in diffusers' DDIM. With guidance x̂_0
         overshoots early, and following the ε̂ of the overshot x̂_0 gives wrong images: there
@@ -36,6 +39,8 @@ class Clipping:
         if self.limit is None:
             return estimate
         x0 = self._threshold(estimate.x0) if self.quantile is not None else estimate.x0.clamp(-self.limit, self.limit)
+        if guided is None:
+            return replace(estimate, x0=x0)
         # (B, C, H, W): x_t = α·x̂_0 + σ·ε̂ holds again for the clipped x̂_0.
         consistent = epsilon_from_x0(x_t, x0, alpha, sigma)
         return replace(estimate, x0=x0, epsilon=torch.where(guided[:, None, None, None], consistent, estimate.epsilon))

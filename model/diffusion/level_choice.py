@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from denoised.model.diffusion.grids import SPACINGS, Grid
+from denoised.model.diffusion.published_levels import PUBLISHED_LEVELS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS, RatioSpacing
 from denoised.model.errors import PlanError
 
@@ -14,7 +15,8 @@ class LevelChoice:
     """The levels that a request asks for. None leaves a choice to the model.
 
     Attributes:
-        spacing: one of `SPACINGS`, for timesteps, or of `RATIO_SPACINGS`, for levels ρ between them.
+        spacing: one of `SPACINGS`, for timesteps, or of `RATIO_SPACINGS` or `PUBLISHED_LEVELS`, for levels ρ
+            between them.
         karras: True is the spacing "karras"; False is none of its levels.
         sigma_min, sigma_max, sigmas: see `RatioSpacing`.
         skipped_steps: how many of the first steps are left out; a run that starts from a picture does.
@@ -46,10 +48,10 @@ class LevelChoice:
     def _ratio_spacing(self, grid: Grid) -> str | None:
         if self.karras:
             return "karras"
-        if self.spacing in RATIO_SPACINGS:
+        if self.spacing in RATIO_SPACINGS or self.spacing in PUBLISHED_LEVELS:
             return self.spacing
         if self.spacing is not None and self.spacing not in SPACINGS:
-            known = ", ".join((*SPACINGS, *RATIO_SPACINGS))
+            known = ", ".join((*SPACINGS, *RATIO_SPACINGS, *PUBLISHED_LEVELS))
             raise PlanError(f"spacing = {self.spacing!r} is not supported (supported: {known})")
         name = grid.ratio_spacing.name if grid.ratio_spacing is not None else None
         # A spacing of timesteps keeps a model's Karras levels, which `karras` turns off, and replaces all others.

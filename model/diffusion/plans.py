@@ -92,7 +92,7 @@ class Plan:
         none = np.zeros(0)
         return cls(sampler, none, none, none, np.zeros((0, 1, 4)), (), none)
 
-    @property
+    @cached_property
     def evaluations(self) -> int:
         """N, the network evaluations for one image."""
         return len(self.t)
@@ -110,6 +110,11 @@ class Plan:
     def draws_noise(self, row: int) -> bool:
         """Whether a row takes fresh noise z."""
         return self._draws_noise[row]
+
+    @cached_property
+    def is_deterministic(self) -> bool:
+        """Whether no row takes fresh noise."""
+        return not any(self._draws_noise)
 
     @cached_property
     def _draws_noise(self) -> list[bool]:
@@ -135,12 +140,9 @@ def advance(registers: Tensor, estimate: Estimate, z: Tensor, matrices: Tensor) 
     count = registers.shape[1]
     columns = [*(registers[:, j] for j in range(count)), estimate.x0, estimate.epsilon, z]
     weights = matrices[..., None, None, None]  # (B, R, R + 3, 1, 1, 1)
-    out = torch.empty_like(registers)  # (B, R, C, H, W)
-    for i in range(count):
-        total = weights[:, i, 0] * columns[0]
-        for j in range(1, count + 3):
-            total = total + weights[:, i, j] * columns[j]
-        out[:, i] = total
+    out = weights[:, :, 0] * columns[0][:, None]  # (B, R, C, H, W)
+    for j in range(1, count + 3):
+        out += weights[:, :, j] * columns[j][:, None]
     return out
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from denoised.model.diffusion.noise import Float64
+from denoised.model.diffusion.published_levels import PUBLISHED_LEVELS, published_ratios, published_spacings
 from denoised.model.errors import PlanError
 
 KARRAS_EXPONENT = 7.0
@@ -97,7 +98,7 @@ class RatioSpacing:
     """Which noise levels a plan visits instead of training timesteps.
 
     Attributes:
-        name: one of `RATIO_SPACINGS`.
+        name: one of `RATIO_SPACINGS` or `PUBLISHED_LEVELS`.
         sigma_min, sigma_max: the lowest and the highest ρ; None: those of the spacing, see `bounds`.
         sigmas: the levels ρ themselves, falling, without the 0 at the end; None: by the formula of the name.
     """
@@ -127,7 +128,10 @@ class RatioSpacing:
         """
         if self.sigmas is not None:
             return self._own(table, steps)
-        if self.name == SGM_UNIFORM and self.sigma_min is None and self.sigma_max is None:
+        bounded = self.sigma_min is not None or self.sigma_max is not None
+        if self.name in PUBLISHED_LEVELS and not bounded:
+            return self._published(table, steps)
+        if self.name == SGM_UNIFORM and not bounded:
             t = np.linspace(len(table) - 1, 0, steps + 1)[:-1]
             return np.asarray(np.exp(np.interp(t, np.arange(len(table)), np.log(table))), dtype=np.float64)
         if self.name not in FORMULAS:
@@ -164,6 +168,15 @@ class RatioSpacing:
                 f"{lowest:g} … {highest:g}"
             )
         return low, high
+
+    def _published(self, table: Float64, steps: int) -> Float64:
+        if self.name not in published_spacings(table):
+            high, low = PUBLISHED_LEVELS[self.name][0], PUBLISHED_LEVELS[self.name][-1]
+            raise PlanError(
+                f"spacing = {self.name!r} is for noise levels of {low:g} … {high:g} (the schedule's: {table[0]:.4g} … "
+                f"{table[-1]:.4g})"
+            )
+        return np.clip(published_ratios(self.name, steps), table[0], table[-1])
 
     def _own(self, table: Float64, steps: int) -> Float64:
         assert self.sigmas is not None

@@ -23,6 +23,7 @@ class CardGrid(BaseModel):
         sigma_min, sigma_max: The lowest and the highest noise level σ/α of training; None if unknown.
         ratios: Noise levels σ/α of training at equal distances from the first timestep to the last, rounded; for
             estimates.
+        published: The spacings of the model's family whose levels others have published: falling, the last one the end.
         visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
             steps visits all.
     """
@@ -34,6 +35,7 @@ class CardGrid(BaseModel):
     sigma_min: float | None = None
     sigma_max: float | None = None
     ratios: list[float] = []
+    published: dict[str, list[float]] = {}
     visited: dict[str, int] = {}
 
 

@@ -11,6 +11,7 @@ from denoised.model.checkpoints.card_file import CardFile
 from denoised.model.checkpoints.text_to_image.text_pipeline import TextPipeline
 from denoised.model.diffusion.grids import SPACINGS, Grid, noise_ratios, solver_levels
 from denoised.model.diffusion.noise import Float64, NoiseSchedule
+from denoised.model.diffusion.published_levels import published_spacings
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
@@ -70,7 +71,7 @@ def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
         "samplers": list(SAMPLERS),
         "sampler_descriptions": DESCRIPTIONS,
         "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
-        "spacings": [*SPACINGS, *RATIO_SPACINGS],
+        "spacings": [*SPACINGS, *RATIO_SPACINGS, *published_spacings(ratios)],
         "spacing_samplers": taking_spacing,
         "karras_samplers": taking_spacing,
         "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
@@ -84,6 +85,7 @@ def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
             sigma_min=float(ratios[0]),
             sigma_max=float(ratios[-1]),
             ratios=_sketch(ratios),
+            published=published_spacings(ratios),
             visited={name: count for name, count in visited.items() if count < schedule.timesteps},
         ),
     }

@@ -18,6 +18,9 @@ from torch.optim import Optimizer
 from denoised.model.errors import TrainingError
 from denoised.model.training.learning_config import LearningConfig
 from denoised.model.training.optimizers import make_optimizers
+from denoised.model.training.power_averages import PowerAverages, update_average
+
+POWER = "power."  # before the names of the tensors of `PowerAverages` in a checkpoint
 
 
 class Learner(ABC):
@@ -25,6 +28,7 @@ class Learner(ABC):
 
     net: the network that is trained.
     ema: its weights averaged over the steps, by name; these are sampled from and exported.
+    power_averages: the averages whose snapshots `denoised ema` combines; None if the run keeps no snapshots.
     step: number of steps done.
     generator: the random numbers of the batches.
     amp_dtype: dtype of the matrix products.
@@ -39,6 +43,7 @@ class Learner(ABC):
         self.step = 0
         self.net = net.to(self.device)
         self.ema = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+        self.power_averages = PowerAverages(self.net) if config.snapshots else None
         self.optimizers = make_optimizers(config, self.net)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.amp_dtype = torch.float32
@@ -93,7 +98,9 @@ class Learner(ABC):
             # None, not zeros: the next backward pass writes its gradients instead of adding them.
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self._update_average()
+        update_average(self.ema, self.net, ema_decay(self.config.ema_decay, self.step))
+        if self.power_averages is not None:
+            self.power_averages.update(self.net, self.step)
         return loss, norm
 
     def autocast(self) -> torch.autocast:
@@ -104,6 +111,8 @@ class Learner(ABC):
         """Everything the next step depends on, as named tensors on the CPU."""
         state = {f"net.{name}": value for name, value in self.net.state_dict().items()}
         state |= {f"ema.{name}": value for name, value in self.ema.items()}
+        if self.power_averages is not None:
+            state |= {f"{POWER}{name}": value for name, value in self.power_averages.tensors().items()}
         for kind, optimizer in self.optimizers.items():
             for index, moments in optimizer.state_dict()["state"].items():
                 state |= {f"{kind}.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
@@ -124,6 +133,7 @@ class Learner(ABC):
         self._load_weights(_with_prefix(state, "net."), "the checkpoint")
         for name, value in _with_prefix(state, "ema.").items():
             self.ema[name].copy_(value)
+        self._load_power_averages(_with_prefix(state, POWER))
         for kind, optimizer in self.optimizers.items():
             _load_moments(optimizer, _with_prefix(state, f"{kind}."))
         self.generator.set_state(state["generator"])
@@ -152,17 +162,12 @@ class Learner(ABC):
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        """ema ← d·ema + (1 − d)·weights; buffers are copied, since the mean of buffers belongs to no step."""
-        decay = ema_decay(self.config.ema_decay, self.step)
-        learned = dict(self.net.named_parameters())
-        for name, value in self.net.state_dict().items():
-            if name in learned:
-                # ema + (1 − d)·(w − ema), the same as d·ema + (1 − d)·w.
-                self.ema[name].lerp_(value, 1 - decay)
-            else:
-                self.ema[name].copy_(value)
+    def _load_power_averages(self, tensors: dict[str, Tensor]) -> None:
+        """Continue the averages, or do without them in a run that began without: they weigh all of its steps."""
+        if self.power_averages is not None and tensors:
+            self.power_averages.load(tensors)
+        else:
+            self.power_averages = None
 
 
 def ema_decay(decay: float, step: int) -> float:

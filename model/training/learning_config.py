@@ -10,6 +10,7 @@ from denoised.model.training.learning_rate import LR_SCHEDULES, rate_factor
 from denoised.model.training.settings import setting
 
 OPTIMIZERS = ("adamw", "muon")
+SNAPSHOTS, MAX_SNAPSHOTS = "how often the averages for denoised ema are stored; 0 for never", 256
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class LearningConfig:
 
     beta2: of AdamW.
     clip_norm: a longer gradient is scaled down to this norm.
+    snapshots: how often the averages for `denoised ema` are stored in a run.
     """
 
     images: int = setting(1_000_000, "number of images to train on, counting repetitions", at_least=1)
@@ -30,6 +32,7 @@ class LearningConfig:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = setting(0.999, "decay of the moving average of the weights", at_least=0, at_most=1)
+    snapshots: int = 0
     seed: int = setting(0, "seed of the initial weights, the order of the images and the noise")
     precision: str = setting(
         "auto", "precision of the matrix products; auto times both", choices=("auto", "float32", "bfloat16")

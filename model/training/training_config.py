@@ -14,7 +14,7 @@ from denoised.model.diffusion.noise import BETAS, NoiseSchedule
 from denoised.model.diffusion.predictions import PREDICTION_TYPES
 from denoised.model.errors import TrainingError
 from denoised.model.training.datasets.image_folder import UNREADABLE
-from denoised.model.training.learning_config import LearningConfig
+from denoised.model.training.learning_config import MAX_SNAPSHOTS, SNAPSHOTS, LearningConfig
 from denoised.model.training.presets import FROM_PRESET, PRESETS
 from denoised.model.training.settings import setting, unknown, validate_settings
 
@@ -39,6 +39,7 @@ class TrainingConfig(LearningConfig):
         0.1, "fraction of images trained without their label, for guidance", at_least=0, at_most=1
     )
     dropout: float = 0.0
+    snapshots: int = setting(16, SNAPSHOTS, at_least=0, at_most=MAX_SNAPSHOTS)
     # Digits, letters and scenes with a left and a right must not be mirrored.
     flip: bool = setting(False, "mirror half of the images at random; not for digits or letters")
     size: int = setting(64, "side length of the images, for a folder of images", at_least=1, at_most=MAX_SIDE)

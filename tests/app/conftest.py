@@ -188,8 +188,10 @@ def make_client(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., 
     """`make_client(keys=…, **settings)`: a client of a new app; it sends the first of the keys."""
     with ExitStack() as stack:
 
-        def make_client(keys: tuple[str, ...] = (), redis_url: str = valkey_url, **settings: Any) -> TestClient:
-            app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.from_keys(keys), **settings))
+        def make_client(
+            keys: tuple[str, ...] = (), redis_url: str = valkey_url, ring: KeyRing | None = None, **settings: Any
+        ) -> TestClient:
+            app = create_app(ApiSettings(redis_url=redis_url, api_keys=ring or KeyRing.from_keys(keys), **settings))
             headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
             browser = TestClient(app, base_url="http://127.0.0.1:8000", headers=headers)
             stack.callback(app.state.services.store.client.close)
@@ -199,10 +201,15 @@ def make_client(valkey_url: str, client: redis.Redis) -> Iterator[Callable[..., 
 
 
 def _listening(
-    stack: ExitStack, redis_url: str, keys: tuple[str, ...] = (), limit: ConnectionLimit | None = None, **settings: Any
+    stack: ExitStack,
+    redis_url: str,
+    keys: tuple[str, ...] = (),
+    ring: KeyRing | None = None,
+    limit: ConnectionLimit | None = None,
+    **settings: Any,
 ) -> str:
     """The URL of an app that runs in a thread of this process until the stack is closed. limit: of connections."""
-    app = create_app(ApiSettings(redis_url=redis_url, api_keys=KeyRing.from_keys(keys), **settings))
+    app = create_app(ApiSettings(redis_url=redis_url, api_keys=ring or KeyRing.from_keys(keys), **settings))
     protocols: dict[str, Any] = {"http": partial(HttpProtocol, limit=limit), "ws": SocketProtocol}
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2, **protocols))
     thread = threading.Thread(target=server.run)

@@ -117,6 +117,12 @@ def test_a_painted_part_is_made_anew_the_rest_is_kept_and_both_are_compared(open
     assert again["id"] != job["id"]
     assert again["images"][0]["sha256"] == job["images"][0]["sha256"]
     expect(page.locator(".mask-tools [role=status]")).to_contain_text("of the picture is made anew")
+    page.get_by_role("button", name="Remove", exact=True).click()
+    with service.client() as client:
+        drop(page, client.get(job["images"][0]["url"]).content, "made-here.png", "image/png")
+    expect(page.locator("#viewer-note")).to_have_text("Verified: made again, every byte is the same.")
+    expect(page.locator(".editor")).to_contain_text("the same picture")
+    expect(page.locator("#strength-value")).to_have_text("1")
 
 
 def test_a_mask_is_painted_without_a_pointer(open_page: Open, service: Any) -> None:

@@ -21,13 +21,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from denoised.app.admission import catalog
+from denoised.app.http.api_keys import KeyRing, key_hash
+from denoised.app.http.key_limits import KeyLimits
 from denoised.cli.console import age, duration
 from denoised.cli.generate import resolve_label, resolve_text
 from denoised.cli.halfblocks import GAP, UPPER, Halfblocks, fit_size
 from denoised.cli.main import cli
 from denoised.cli.tables import fit_table
 from denoised.cli.top import WorkerRates
-from denoised.client import WorkerStatus
+from denoised.client import Client, RequestRejected, WorkerStatus
 from denoised.client.model import Model
 from denoised.command_line.console import printable
 from denoised.jobs.store.update import final_update
@@ -149,6 +151,28 @@ def test_top_prints_a_line_for_the_queue_and_one_per_worker(run: Run, fake_worke
         "queue jobs=0 evaluations=0",
         "worker worker-1 device=– batch=0/16 pending=0 evaluations/s=? evaluations/turn=?",
     ]
+
+
+def test_top_shows_an_operator_what_all_keys_use_and_others_their_own(
+    start_server: Callable[..., str], fake_worker: Any
+) -> None:
+    fake_worker.serve()
+    names = {key_hash("boss-key"): "boss", key_hash("my-key"): "me"}
+    limits = {"boss": KeyLimits(operator=True), "me": KeyLimits(weight=2.0, per_day=5000)}
+    url = start_server(ring=KeyRing(names, limits))
+    with Client(url, key="my-key") as client:
+        client.submit(steps=10, sampler="ddim", guidance_scale=1.0)
+        assert client.usage().quota("evaluations_per_day") is not None
+        with pytest.raises(RequestRejected, match="operator"):
+            client.usage_of_all_keys()
+    for key in ("boss-key", "my-key"):
+        shown = invoke("top", "--once", "--interval", "0.5", "--url", url, "--key", key)
+        assert shown.exit_code == 0, shown.stderr
+        line = shown.stdout.splitlines()[-1]
+        assert line.startswith("key me weight=2 jobs_per_key=1/500 evaluations_per_key=10/50000 ")
+        assert " evaluations_per_day=10/5000 " in line
+    (usage,) = json.loads(invoke("top", "--once", "--json", "--url", url, "--key", "boss-key").stdout)["usage"]
+    assert (usage["key"], usage["weight"]) == ("me", 2.0)
 
 
 @pytest.mark.parametrize(

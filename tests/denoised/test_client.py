@@ -35,7 +35,9 @@ from denoised import (
     JobQueued,
     JobStarted,
     JobTiming,
+    KeyUsage,
     QueueStatus,
+    Quota,
     RequestFields,
     RequestRejected,
     ServerBusy,
@@ -45,6 +47,7 @@ from denoised import (
 )
 from denoised.app.http import schemas
 from denoised.app.http.requests.request_body import GenerateRequest
+from denoised.app.routes.usage import QuotaObject, UsageObject
 from denoised.app.routes.workers import FleetObject, QueueObject, WorkerObject
 from denoised.client import exchange, retries
 from denoised.client.events import parse_event
@@ -158,6 +161,8 @@ def test_the_keywords_are_the_fields_of_a_request() -> None:
         (FleetStatus, FleetObject, set()),
         (QueueStatus, QueueObject, set()),
         (WorkerStatus, WorkerObject, {"queue_seconds"}),
+        (KeyUsage, UsageObject, set()),
+        (Quota, QuotaObject, set()),
     ],
 )
 def test_results_have_the_members_that_the_api_documents(ours: Any, theirs: Any, left_out: set[str]) -> None:
@@ -389,6 +394,8 @@ def test_the_asynchronous_client_returns_the_same(url: str) -> None:
             assert len([job async for job in client.jobs(limit=2)]) == 2
             assert [model.name for model in await client.models()] == ["shoes"]
             assert (await client.workers()).workers[0].name == "worker-1"
+            assert (await client.usage()).quotas[0].name == "jobs"
+            assert [usage.key for usage in await client.usage_of_all_keys()] == [""]
 
     asyncio.run(scenario())
 

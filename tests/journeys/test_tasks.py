@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -141,3 +145,49 @@ def test_the_asynchronous_client_does_the_same(service: Any, client: Client, pic
     (noise, score, likelihood), data = asyncio.run(ask())
     assert [job.task for job in (noise, score, likelihood)] == ["noise", "score", "likelihood"]
     assert data == client.array(score.array("x_t"))
+
+
+def run(service: Any, *arguments: Any, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "denoised", *map(str, arguments), "--url", service.url]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.returncode == code, outcome.stderr
+    return outcome
+
+
+def test_the_terminal_writes_the_files_and_prints_the_numbers(service: Any, picture: bytes, tmp_path: Path) -> None:
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    photo.write_bytes(picture)
+    asked = ("--model", "digits", "--t", "300", "--seed", "7", "--out", out)
+    noise = run(service, "noise", photo, *asked).stdout.splitlines()
+    assert [Path(line).name for line in noise[:2]] == ["digits-7.png", "digits-xt-7.npy"]
+    assert noise[2].startswith("t 300, α 0.8")
+    score = run(service, "score", photo, *asked, "--label", "3", "--json")
+    names = [Path(path).name for path in json.loads(score.stdout)["files"]]
+    assert names == [
+        "3-7.png",
+        *("3-xt-7.npy", "3-xt-7.png", "3-x0-7.npy", "3-epsilon-7.npy", "3-epsilon-7.png"),
+        *("3-score-7.npy", "3-score-7.png"),
+    ]
+    assert np.load(out / "3-score-7.npy").shape == (1, SIDE, SIDE)
+    likelihood = run(service, "picture-likelihood", photo, "--model", "digits", "--steps", "5", "--probes", "2")
+    assert likelihood.stdout.endswith("bits per dimension (64 dimensions of pixels, 2 estimates)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("noise", "missing.png", "--t", "3"), "'missing.png' cannot be read (No such file or directory)"),
+        (("noise", "photo.png"), "t: is missing (allowed: 0 … 999, or sigma, a noise level σ/α)"),
+        (("score", "photo.png", "--t", "-1"), "-1.0 was given (allowed: 0 or more)"),
+        (("picture-likelihood", "photo.png", "--probes", "1"), "1 was given (allowed: 2 or more)"),
+    ],
+)
+def test_the_terminal_names_what_is_wrong_in_one_line(
+    service: Any, picture: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any, message: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").write_bytes(picture)
+    error = run(service, *arguments, code=2).stderr
+    assert message in error
+    assert error.count("\n") == 1

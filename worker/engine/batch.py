@@ -109,6 +109,7 @@ class RunningBatch(Generic[T]):
         self._min_pipelined = {name: fewest for name, fewest in fewest_of if fewest <= self.slots.of_model(name)}
         self._turn_slots = max_batch
         self._entries: list[Entry[T]] = []
+        self._in_flight = 0  # entries
         self._arrivals = 0
         self._turn = 0
         self._last_turn: dict[Hashable, int] = {}  # by key
@@ -177,12 +178,13 @@ class RunningBatch(Generic[T]):
         )
         for entry in chosen:
             entry.last_turn, entry.started, entry.in_flight = self._turn, True, pipelined
+        self._in_flight += len(chosen) * pipelined
         return [entry.member for entry in chosen]
 
     @property
     def in_flight(self) -> bool:
         """Whether a pipelined turn has been chosen and is not complete."""
-        return any(entry.in_flight for entry in self._entries)
+        return self._in_flight > 0
 
     @property
     def turn_slots(self) -> int:
@@ -194,20 +196,26 @@ class RunningBatch(Generic[T]):
         turn = set(map(id, members))
         completed = [entry for entry in self._entries if id(entry.member) in turn]
         for entry in completed:
+            self._in_flight -= entry.in_flight
             entry.in_flight = False
         return [entry.member for entry in completed]
 
     def retire(self) -> list[T]:
         """Remove and return the finished members."""
         finished = [member for member in self.members if member.finished]
-        self._entries = [entry for entry in self._entries if not entry.member.finished]
+        if finished:
+            self._keep([entry for entry in self._entries if not entry.member.finished])
         return finished
 
     def evict(self, job: str) -> list[T]:
         """Remove and return all members of a job, finished or not."""
         evicted = [member for member in self.members if member.job == job]
-        self._entries = [entry for entry in self._entries if entry.member.job != job]
+        self._keep([entry for entry in self._entries if entry.member.job != job])
         return evicted
+
+    def _keep(self, entries: list[Entry[T]]) -> None:
+        self._entries = entries
+        self._in_flight = sum(entry.in_flight for entry in entries)
 
     def _count(self, model: str) -> int:
         return sum(entry.member.model == model for entry in self._entries)

@@ -192,14 +192,14 @@ class Engine:
         registers = advance(evaluation.registers, estimate, z, rows.matrices)
         # The largest magnitude is finite only if all are; isfinite of every element takes six times as long.
         finite = registers.flatten(1).abs().amax(dim=1).isfinite().tolist()
-        turn, still = Turn(len(group.conditioning)), set(map(id, remaining))
-        estimates = zip(estimate.x0.unbind(0), estimate.epsilon.unbind(0), strict=True)
-        parts = zip(group.members, finite, group.parted(registers), x_t.unbind(0), estimates, strict=True)
-        for trajectory, is_finite, own, own_x_t, own_estimate in parts:
-            if id(trajectory) not in still:
+        turn = Turn(len(group.conditioning))
+        evicted = set(map(id, group.members)) - set(map(id, remaining)) if len(remaining) < len(group.members) else ()
+        parts = zip(group.members, finite, group.parted(registers), strict=True)
+        for position, (trajectory, is_finite, own) in enumerate(parts):
+            if id(trajectory) in evicted:
                 continue
             if is_finite:
-                turn.advanced.append(Advanced.by(trajectory, own, own_x_t, own_estimate))
+                turn.advanced.append(Advanced.by(trajectory, own, position, x_t, estimate))
             else:
                 text = f"the network's output is not finite at step {trajectory.row + 1}"
                 turn.failed.append((trajectory, TrajectoryError("nan_output", text)))

@@ -5,6 +5,7 @@ No step of a turn goes through the trajectories one by one where a table can be 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ class Group:
         members: The B trajectories.
         conditioning: Of (B + G + D) rows: every member's, then the unconditional one of each guided member, then that
             with the input image alone of each of the D members with two guidances.
-        is_guided: (B,) bool, at the row that each member had when the group was made.
+        is_guided: (B,) bool, at the row that each member had when the group was made; None if G = 0.
         guided: None if G = 0.
         unclipped: (U,) the indices of the members whose x̂_0 is not clipped; None if U = 0.
         registers: The most registers that a member's plan has.
@@ -132,17 +133,19 @@ class Group:
         conditioning += [each.others.select(slice(-1, None)) for each in guidance.values()]
         conditioning += [each.others.select(slice(0, 1)) for each in guidance.values() if len(each.others) == 2]
         self.conditioning = Conditioning.stack(conditioning).to(device)
-        self.is_guided = torch.tensor(self._guided_members, device=device)
+        self.is_guided = torch.tensor(self._guided_members, device=device) if guidance else None
         self.guided = _guided(len(members), guidance, device) if guidance else None
         unclipped = [k for k, member in enumerate(members) if not member.plan.clips]
         self.unclipped = torch.tensor(unclipped, device=device) if unclipped else None
         self._table, self._device = table, device
+        self._draws = not all(member.plan.is_deterministic for member in members)
+        self._zeros: Tensor | None = None
+        # The registers after the last turn, and the members' parts of them.
+        self._registers, self._parts = zeros, list[Tensor]()
 
     def is_of(self, members: Sequence[Trajectory]) -> bool:
         """Whether the group has these members, in this order, with guidance at the rows of the same ones."""
-        same = len(members) == len(self.members)
-        same = same and all(one is other for one, other in zip(members, self.members, strict=True))
-        return same and [member.guided for member in members] == self._guided_members
+        return _are(members, self.members) and [member.guided for member in members] == self._guided_members
 
     def rows(self) -> Rows:
         """Every member's next row."""
@@ -152,23 +155,34 @@ class Group:
 
     def stacked(self) -> Tensor:
         """(B, R, …) every member's registers; plans with fewer get zeros, which change no bit of a sum."""
-        if self._alike:
-            return torch.stack([member.registers for member in self.members])
         own = [member.registers for member in self.members]
+        if _are(own, self._parts):
+            return self._registers
+        if self._alike:
+            return torch.stack(own)
         parts = [part for both in zip(own, self._padding, strict=True) for part in both]
         return torch.cat(parts).view(len(own), self.registers, *own[0].shape[1:])
 
     def parted(self, registers: Tensor) -> list[Tensor]:
-        """The inverse of `stacked`."""
-        if self._alike:
-            return list(registers.unbind(0))
-        return [own[: member.plan.registers] for own, member in zip(registers, self.members, strict=True)]
+        """The inverse of `stacked`, which returns these registers again if each member takes its part of them."""
+        parts = list(registers.unbind(0))
+        if not self._alike:
+            parts = [own[: member.plan.registers] for own, member in zip(parts, self.members, strict=True)]
+        self._registers, self._parts = registers, parts
+        return parts
 
     def drawn(self, like: Tensor) -> Tensor:
         """(B, …) every member's z."""
-        if not any(member.draws for member in self.members):
-            return torch.zeros_like(like)
+        if not self._draws or not any(member.draws for member in self.members):
+            if self._zeros is None:
+                self._zeros = torch.zeros_like(like)
+            return self._zeros
         return torch.stack([member.draw() for member in self.members]).to(self._device)
+
+
+def _are(some: Sequence[object], others: Sequence[object]) -> bool:
+    """Whether these are the same objects, in the same order."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def _guided(count: int, guidance: dict[int, Guidance], device: torch.device) -> Guided:

@@ -164,7 +164,7 @@ class Trajectory:
     @property
     def guided(self) -> bool:
         """Whether guidance is on at its row."""
-        return not self.finished and self.evaluations_of(self.row) > 1
+        return self.guidance is not None and not self.finished and self.evaluations_of(self.row) > 1
 
     @property
     def rows(self) -> int:

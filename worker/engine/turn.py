@@ -21,26 +21,41 @@ class Advanced(NamedTuple):
         trajectory: The trajectory.
         row: The next row of its plan.
         registers: (R, …) after the row.
-        x_t: (…) what the network saw.
-        denoised: (…) x̂_0, its estimate, with guidance and clipped.
-        epsilon: (…) ε̂, its estimate of the noise in x_t, with guidance.
+        position: Of the image in the tensors of the turn.
+        turn_x_t: (B, …) see `x_t`.
+        turn_estimate: (B, …) see `denoised` and `epsilon`.
         result: (…) x_0 if that was the plan's last row, else None.
     """
 
     trajectory: Trajectory
     row: int
     registers: Tensor
-    x_t: Tensor
-    denoised: Tensor
-    epsilon: Tensor
+    position: int
+    turn_x_t: Tensor
+    turn_estimate: Estimate
     result: Tensor | None
 
     @classmethod
-    def by(cls, trajectory: Trajectory, registers: Tensor, x_t: Tensor, estimate: tuple[Tensor, Tensor]) -> Advanced:
-        """Advance a trajectory by one row. estimate: x̂_0 and ε̂."""
+    def by(cls, trajectory: Trajectory, registers: Tensor, position: int, x_t: Tensor, estimate: Estimate) -> Advanced:
+        """Advance a trajectory by one row. position: of the image in the turn's x_t and estimate."""
         trajectory.advance(registers)
         result = trajectory.registers[0] if trajectory.finished else None
-        return cls(trajectory, trajectory.row, trajectory.registers, x_t, *estimate, result)
+        return cls(trajectory, trajectory.row, trajectory.registers, position, x_t, estimate, result)
+
+    @property
+    def x_t(self) -> Tensor:
+        """(…) what the network saw."""
+        return self.turn_x_t[self.position]
+
+    @property
+    def denoised(self) -> Tensor:
+        """(…) x̂_0, its estimate, with guidance and clipped."""
+        return self.turn_estimate.x0[self.position]
+
+    @property
+    def epsilon(self) -> Tensor:
+        """(…) ε̂, its estimate of the noise in x_t, with guidance."""
+        return self.turn_estimate.epsilon[self.position]
 
     @property
     def step(self) -> int:

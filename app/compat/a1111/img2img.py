@@ -28,6 +28,9 @@ SERVED: Mapping[str, tuple[str, tuple[object, ...]]] = {
 SERVED_WITH_MASK: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "inpaint_full_res": ("inpainting of the masked part alone, enlarged", (None, False, 0)),
     "inpainting_fill": ("filling the masked part before it is redrawn", (1,)),
+    # 4 is what the web UI and its clients send unasked. A mask that is blurred and then read as black or white is
+    # nearly the mask itself.
+    "mask_blur": ("a mask with soft edges", (None, 0, 4)),
 }
 
 

@@ -19,13 +19,13 @@ from starlette.types import Receive, Scope, Send
 
 from denoised.app.compat.openai.errors import error_object
 from denoised.app.compat.openai.openai_schemas import Usage
-from denoised.app.http.errors import NotFound, Problem, Unavailable, store_problem
+from denoised.app.http.errors import NotFound, Problem, Unauthorized, Unavailable, store_problem
 from denoised.app.http.event_stream import QUIET_SECONDS, EventStreamResponse
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import require_pictures
 from denoised.app.services import Services
-from denoised.app.streaming.event_listener import JobGone, ServerClosing
+from denoised.app.streaming.event_listener import JobGone, KeyRevoked, ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL, JobRecord
 from denoised.jobs.store.store import Outcome
@@ -78,6 +78,8 @@ class ImageStream(EventStreamResponse):
             yield _error_event(Unavailable(f"the server is restarting; job {job_id} continues", job=job_id))
         except JobGone:
             yield _error_event(NotFound(f"job {self._record.id} is no longer stored"))
+        except KeyRevoked:
+            yield _error_event(Unauthorized("the API key was revoked"))
         except StoreUnavailable as error:
             yield _error_event(store_problem(error, self._record.id))
         except Problem as problem:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from denoised.app.http.api_keys import key_hash
 from denoised.app.http.error_formats import ErrorFormats
 from denoised.app.http.errors import Forbidden, Problem, Unauthorized, store_problem
+from denoised.app.http.live_keys import KEY, LiveKeys
 from denoised.app.http.requests.body_limits import BodyBudget, check_body, check_framing, max_body
 from denoised.app.http.requests.field_lines import combine_field_lines
 from denoised.app.http.requests.local_hosts import LOCALHOST, is_local, normalized, split_netloc
@@ -45,6 +46,7 @@ class AuthMiddleware:
         self,
         app: ASGIApp,
         settings: ApiSettings,
+        keys: LiveKeys,
         store: Store,
         formats: ErrorFormats,
         basic_prefixes: Sequence[str] = (),
@@ -52,6 +54,7 @@ class AuthMiddleware:
         self._app = app
         self._basic_prefixes = tuple(f"{prefix}/" for prefix in basic_prefixes)
         self._settings = settings
+        self._keys = keys
         self._store = store
         self._formats = formats
         self._bodies = BodyBudget()
@@ -84,7 +87,8 @@ class AuthMiddleware:
         combine_field_lines(scope)
         headers = Headers(scope=scope)
         owner = ""
-        if not self._settings.api_keys:
+        KEY.set("")
+        if not self._keys.required:
             self._check_local(scope, headers)
         elif not _is_open(scope):
             owner = await self._owner(scope, headers)
@@ -95,9 +99,10 @@ class AuthMiddleware:
         """The owner of the request's API key or ticket."""
         key = self._key(scope, headers)
         if key:
-            owner = self._settings.api_keys.owner(key)
+            owner = self._keys.current.owner(key)
             if owner is None:
                 raise Unauthorized("the API key is unknown")
+            KEY.set(key_hash(key))
             return owner
         ticket = parse_qs(scope["query_string"].decode("latin-1")).get(TICKET_PARAMETER, [""])[0]
         if scope["type"] == "websocket" and ticket:
@@ -130,7 +135,12 @@ class AuthMiddleware:
             raise store_problem(error) from error
         if owner is None:
             raise Unauthorized("the ticket is unknown, expired or already used")
-        return owner
+        # Tickets of earlier versions name no key.
+        name, _, key = owner.partition(" ")
+        if key and key not in self._keys.current.names:
+            raise Unauthorized("the API key of the ticket was revoked")
+        KEY.set(key)
+        return name
 
     def _check_local(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")

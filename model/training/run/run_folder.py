@@ -5,6 +5,7 @@ metrics.csv                             step, images, loss, gradient norm, learn
 loss.png                                the loss curve, if matplotlib is installed
 samples/00012800.png                    a grid of samples from the averaged weights; the last one is of the end
 checkpoints/step-00000100.safetensors   the newest two, each written atomically
+snapshots/step-00000100.safetensors     averages of the weights that `denoised ema` combines
 model/                                  the averaged weights as a diffusers folder, ready to serve
 """
 
@@ -57,6 +58,13 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("step-*.safetensors"))
+
+    def snapshot(self, step: int) -> Path:
+        return self.path / "snapshots" / f"step-{step:08d}.safetensors"
+
+    def snapshots(self) -> list[Path]:
+        """Complete snapshots, oldest first."""
+        return sorted((self.path / "snapshots").glob("step-*.safetensors"))
 
     def check_new(self) -> None:
         """Check that a new run can be created here, before its data are read. Creates nothing.
@@ -119,9 +127,12 @@ class RunFolder:
         return dataclasses.replace(stored, **given)
 
     def discard_after(self, step: int) -> None:
-        """Remove partially written files, and the metrics of steps after `step`, which will be repeated."""
+        """Remove partially written files, and snapshots and metrics of steps after `step`, which will be repeated."""
         for temporary in self.path.rglob(".*.tmp"):
             temporary.unlink()
+        for snapshot in self.snapshots():
+            if snapshot > self.snapshot(step):
+                snapshot.unlink()
         if not self.metrics_file.exists():
             return
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)

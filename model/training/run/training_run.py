@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from denoised.model.training.learner import Learner
+from denoised.model.training.power_averages import snapshot_steps
 from denoised.model.training.run.loss_plot import can_plot, save_loss_plot
 from denoised.model.training.run.metrics_log import MetricsLog
 from denoised.model.training.run.run_checkpoints import save_checkpoint
 from denoised.model.training.run.run_folder import RunFolder
 from denoised.model.training.run.sample_grid import save_sample_grid
+from denoised.model.training.run.snapshots import save_snapshot
 from denoised.model.training.trainer import Trainer
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner)
@@ -86,6 +88,8 @@ def _log_save_and_sample(
     learner: AnyLearner, folder: RunFolder, schedule: RunSchedule, log: MetricsLog, outputs: RunOutputs[AnyLearner]
 ) -> None:
     """Do what is due after the last step."""
+    if learner.step in snapshot_steps(learner.config.snapshots, learner.steps):
+        save_snapshot(learner, folder)
     if _is_due(learner, schedule.log_every):
         log.write(learner)
     if _is_due(learner, schedule.checkpoint_every):

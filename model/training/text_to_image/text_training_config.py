@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from denoised.model.checkpoints.writing import scheduler_config
 from denoised.model.diffusion.noise import NoiseSchedule
-from denoised.model.training.learning_config import OPTIMIZERS, LearningConfig
+from denoised.model.training.learning_config import MAX_SNAPSHOTS, OPTIMIZERS, SNAPSHOTS, LearningConfig
 from denoised.model.training.learning_rate import LR_SCHEDULES
 from denoised.model.training.settings import setting
 from denoised.model.training.text_to_image.text_presets import TEXT_PRESETS, TextPreset
@@ -48,6 +48,7 @@ class TextTrainingConfig(LearningConfig):
     optimizer: str = setting("muon", "optimizer of U-Net and text encoder", choices=OPTIMIZERS)
     warmup: int = setting(1000, "steps of linear warm-up of the learning rate", at_least=0)
     ema_decay: float = setting(0.9995, "decay of the moving average of the weights", at_least=0, at_most=1)
+    snapshots: int = setting(16, SNAPSHOTS, at_least=0, at_most=MAX_SNAPSHOTS)
     autoencoder_images: int = setting(160_000, "number of images that the autoencoder is trained on", at_least=1)
     autoencoder_batch: int = setting(32, "images per step of the autoencoder", at_least=1)
     autoencoder_learning_rate: float = setting(1e-3, "peak learning rate of the autoencoder", at_least=0)

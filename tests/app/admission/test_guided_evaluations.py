@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.guidance import is_within
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.published_levels import PUBLISHED_LEVELS
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.serving.card import ModelCard
@@ -89,6 +91,17 @@ def test_every_spacing_is_counted(name: str, spacing: str) -> None:
                 assert counted is not None
                 off = abs(counted - true_count(schedule, "leading", values))
                 assert off <= tolerance(sampler, 30), (values, counted)
+
+
+@pytest.mark.parametrize("spacing", PUBLISHED_LEVELS)
+def test_published_levels_are_counted(spacing: str) -> None:
+    schedule = SCHEDULES["stable-diffusion"]
+    for sampler, steps, interval in product(("ddim", "euler", "dpmpp_2m", "heun"), (1, 10, 23), INTERVALS):
+        values = {"sampler": sampler, "steps": steps, "guidance_interval": interval, "spacing": spacing}
+        counted = count_guided(values, card_of(schedule))
+        assert counted is not None
+        # A stage of Heun's method at the level after its step is counted between the two.
+        assert abs(counted - true_count(schedule, "leading", values)) <= (sampler == "heun"), values
 
 
 def test_named_levels_are_counted_exactly() -> None:

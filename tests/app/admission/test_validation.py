@@ -177,6 +177,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("karras", {"spacing": "karras", "karras": False}, 'contradicts spacing = "karras" (allowed: leading'),
     ("sigma_min", {"sigma_min": 0.1}, "0.1 needs a spacing with bounds (one of: karras, beta)"),
     ("sigma_max", {"spacing": "sgm_uniform", "sigma_max": 10}, "10 needs a spacing with bounds"),
+    ("spacing", {"spacing": "ays_sd"}, '"ays_sd" is not offered by'),
     ("sigma_max", {"spacing": "beta", "sigma_max": 200}, "200 is outside the model's noise levels"),
     ("sigma_min", {"spacing": "beta", "sigma_min": 5, "sigma_max": 2}, "5 is not below sigma_max = 2"),
     ("sigma_min", {"spacing": "beta", "sigma_min": 1.999, "sigma_max": 2}, "1.999 is not below sigma_max = 2 by a"),

@@ -686,6 +686,8 @@ def test_a_mask_is_inverted_and_what_is_not_served_of_it_is_named(
     with pytest.raises(InvalidRequest) as refusal:
         fields_of(body, redrawing, card)
     assert [each["field"] for each in refusal.value.extra["errors"]] == ["inpaint_full_res", "inpainting_fill"]
+    with pytest.raises(InvalidRequest, match="mask_blur: 12 was given, but a mask with soft edges is not served"):
+        fields_of({**body, **served, "mask_blur": 12}, redrawing, card)
     with pytest.raises(InvalidRequest, match="resize_mode: 2"):
         fields_of({**left_out_of(body), "resize_mode": 2}, redrawing, card)
 

@@ -177,3 +177,41 @@ def test_an_idempotency_key_stands_for_one_picture(api: TestClient) -> None:
     first = api.post("/generate", json={"image": text(png())}, headers=headers).json()["id"]
     assert api.post("/generate", json={"image": text(png())}, headers=headers).json()["id"] == first
     assert api.post("/generate", json={"image": text(png(1))}, headers=headers).status_code == 422
+
+
+def test_a_key_has_so_many_bytes_of_pictures_stored(
+    make_client: Callable[..., TestClient], fake_worker: Any, card_of: Callable[..., ModelCard], client: redis.Redis
+) -> None:
+    """Each counts as 4 KiB at least, once for all jobs that start from it, until it has expired."""
+    fake_worker.serve(card_of(pictures="start"))
+    api = make_client(keys=("one-key-one-key-one-key", "two-key-two-key-two-key"), max_input_bytes_per_key=9000)
+
+    def ask(level: int, key: str = "one-key-one-key-one-key") -> Any:
+        headers = {"Authorization": f"Bearer {key}"}
+        return api.post("/generate", json={"image": text(png(level))}, headers=headers)
+
+    first = ask(1)
+    assert [first.status_code, ask(2).status_code, ask(1).status_code] == [202, 202, 202]
+    refused = ask(3)
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "60"
+    assert "8192 bytes of pictures stored" in refused.json()["detail"]
+    assert "(allowed together: 9000; left: 808)" in refused.json()["detail"]
+    assert ask(3, "two-key-two-key-two-key").status_code == 202
+    assert api.post("/generate", json={"image": text(png(2)), "strength": 0.5}).status_code == 202
+    (own,) = [
+        each for each in client.keys("denoised:input:*") if digest(png(1))[7:].encode() in each and b":jobs" not in each
+    ]
+    client.delete(own)  # as if it had expired
+    (stored,) = [each for each in client.keys("denoised:stored:*") if client.hexists(each, own)]
+    client.hset(stored, "counted_at", 0)
+    assert ask(3).status_code == 202
+    assert ask(4).status_code == 429
+
+
+def test_without_keys_pictures_have_no_limit_of_their_own(
+    make_client: Callable[..., TestClient], fake_worker: Any, card_of: Callable[..., ModelCard]
+) -> None:
+    fake_worker.serve(card_of(pictures="start"))
+    api = make_client(max_input_bytes_per_key=1)
+    assert api.post("/generate", json={"image": text(png())}).status_code == 202

@@ -112,6 +112,40 @@ def test_jobs_of_one_status_are_listed_page_by_page(
     assert api.get("/jobs", params={"status": "failed"}).json()["jobs"] == []
 
 
+def test_jobs_of_one_model_and_since_a_moment_are_listed(
+    api: TestClient, fake_worker: Any, card_of: Callable[..., Any]
+) -> None:
+    fake_worker.serve(card_of(), card_of(name="hats"))
+    shoes, hats = ([api.post("/generate", json={"model": name}).json() for _ in range(3)] for name in ("shoes", "hats"))
+
+    def listed(**params: object) -> list[str]:
+        answer = api.get("/jobs", params=params).json()  # type: ignore[arg-type]
+        return [job["id"] for job in answer["jobs"]]
+
+    assert listed(model="shoes") == [job["id"] for job in reversed(shoes)]
+    assert listed(model="hats", limit=2) == [job["id"] for job in hats[:0:-1]]
+    assert listed(model="socks") == []
+    since = shoes[2]["created_at"]
+    assert listed(since=since) == [job["id"] for job in [*hats[::-1], shoes[2]]]
+    assert listed(since=since, model="shoes", status="queued") == [shoes[2]["id"]]
+    assert listed(since=hats[2]["created_at"] + 1) == []
+    pages, cursor = [], None
+    while True:
+        page = api.get("/jobs", params={"since": since, "limit": 1, **({"cursor": cursor} if cursor else {})}).json()
+        pages += page["jobs"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert [job["id"] for job in pages] == listed(since=since)
+
+
+@pytest.mark.parametrize("params", [{"since": "nan"}, {"since": "-1"}, {"since": "yesterday"}, {"model": ""}])
+def test_a_wrong_filter_is_refused(api: TestClient, params: dict[str, str]) -> None:
+    answer = api.get("/jobs", params=params)
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == list(params)
+
+
 def test_an_unknown_status_is_refused_with_the_known_ones(api: TestClient) -> None:
     (error,) = api.get("/jobs", params={"status": "lost"}).json()["errors"]
     assert error["field"] == "status"

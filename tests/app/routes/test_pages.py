@@ -122,7 +122,8 @@ def test_a_page_preloads_exactly_what_its_modules_import(page: str, entry: str) 
 def test_every_file_belongs_to_a_page() -> None:
     styles = {name for page in PAGES for name in re.findall(r'stylesheet" href="/playground/([\w./-]+)"', _text(page))}
     modules = {name for entry in PAGES.values() for name in _all_modules(entry)}
-    assert {*PAGES, *styles, *modules} == set(FILES) - DATA
+    on_demand = {name for module in modules for name in re.findall(r'"/playground/([\w./-]+\.css)"', _text(module))}
+    assert {*PAGES, *styles, *modules, *on_demand} == set(FILES) - DATA
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - DATA))

@@ -7,6 +7,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,32 @@ def test_the_folder_is_served(converted: tuple[Conversion, dict[str, Tensor], Pa
     assert card.default.sampler == SAMPLERS[conversion.file.family]
 
 
+@pytest.mark.parametrize(
+    ("family", "inputs", "pipeline", "pictures"),
+    [
+        (Family.SD1, 8, "StableDiffusionInstructPix2PixPipeline", "edit"),
+        (Family.SD1, 9, "StableDiffusionInpaintPipeline", "inpaint"),
+        (Family.SDXL, 9, "StableDiffusionXLInpaintPipeline", "inpaint"),
+    ],
+)
+def test_models_that_see_a_picture_become_their_pipelines(
+    family: Family,
+    inputs: int,
+    pipeline: str,
+    pictures: str,
+    small: dict[Family, OriginalModel],
+    tokenizer: Path,
+    tmp_path: Path,
+) -> None:
+    tensors = write_checkpoint(tmp_path / "model.safetensors", replace(small[family], inputs=inputs))
+    conversion = plan_conversion(SingleFile.open(tmp_path / "model.safetensors"), None)
+    write_conversion(conversion, tmp_path / "model", tokenizer)
+    assert json.loads((tmp_path / "model" / "model_index.json").read_text())["_class_name"] == pipeline
+    found = load_file(tmp_path / "model" / FILES["unet"])["conv_in.weight"]
+    assert torch.equal(found, tensors[f"{UNET}input_blocks.0.0.weight"])
+    assert load_text_model(tmp_path / "model").card.pictures == pictures
+
+
 def test_half_precision_stays(small: dict[Family, OriginalModel], tokenizer: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
     tensors = write_checkpoint(path, small[Family.SD1])
@@ -249,8 +276,8 @@ REFUSALS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
         name.removeprefix(VAE): tensor for name, tensor in tensors.items() if name.startswith(VAE)
     },
     "is a low-rank adapter": lambda tensors: {"lora_unet_down_blocks_0.lora_up.weight": tensors["betas"]},
-    "a mask and a picture next to the latents, for inpainting": changed(
-        f"{UNET}input_blocks.0.0.weight", torch.zeros(64, 9, 3, 3)
+    "depth maps next to the latents, which is not converted": changed(
+        f"{UNET}input_blocks.0.0.weight", torch.zeros(64, 5, 3, 3)
     ),
     "lacks 'model.diffusion_model.out.0.weight'": without(f"{UNET}out.0.weight"),
     "'model.diffusion_model.time_embed.0.weight' has shape (7, 7), which does not fit": changed(

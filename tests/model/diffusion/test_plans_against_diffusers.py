@@ -182,6 +182,12 @@ def test_advancing_a_batch_gives_the_bits_of_advancing_each_image_alone(register
     whole = advance(kept, Estimate(x0, epsilon), z, matrices)
     expected = torch.einsum("bij,bj...->bi...", matrices, torch.cat([kept, *(y[:, None] for y in (x0, epsilon, z))], 1))
     torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-5)
+    columns = [*kept.unbind(1), x0, epsilon, z]
+    for i in range(registers):
+        total = matrices[:, i, 0, None, None, None] * columns[0]
+        for j in range(1, registers + 3):
+            total = total + matrices[:, i, j, None, None, None] * columns[j]
+        assert torch.equal(whole[:, i], total), "products and sums are rounded one by one, from the first column on"
     for k in range(count):
         row = slice(k, k + 1)
         alone = advance(kept[row], Estimate(x0[row], epsilon[row]), z[row], matrices[row])

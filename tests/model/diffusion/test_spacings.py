@@ -14,14 +14,17 @@ from diffusers import (
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from diffusers.schedulers import AysSchedules
 from scipy import stats
 
 from denoised.model.diffusion.grids import SPACINGS, Grid, noise_ratios, ratio_levels
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.noise import BETAS, NoiseSchedule
+from denoised.model.diffusion.published_levels import PUBLISHED_LEVELS
 from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
 from denoised.model.diffusion.spacings import RATIO_SPACINGS, RatioSpacing, beta_quantile
 from denoised.model.errors import PlanError
+from denoised.model.serving.card_facts import sampler_facts
 
 LINEAR = NoiseSchedule.from_name("linear")
 STABLE = NoiseSchedule.from_name("scaled_linear", start=0.00085, end=0.012)
@@ -58,6 +61,52 @@ def test_sgm_uniform_is_uniform_in_time_without_its_end() -> None:
     levels = ratio_levels(STABLE, 4, Grid("leading", ratio_spacing=RatioSpacing("sgm_uniform")))
     assert levels.t == pytest.approx([999, 749.25, 499.5, 249.75], rel=1e-12)
     assert levels.ratio[1] == pytest.approx(table[749] ** 0.75 * table[750] ** 0.25, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "family"), [("ays_sd", "StableDiffusion"), ("ays_sdxl", "StableDiffusionXL")])
+def test_published_levels_are_those_of_diffusers(name: str, family: str) -> None:
+    """Ten steps; the first level of the rounded list is a little above the schedule's."""
+    published = AysSchedules[f"{family}Sigmas"]
+    assert published[-1] == 0
+    found = ratios(RatioSpacing(name), 10)
+    assert found == pytest.approx(published[:-1], abs=5e-4)
+    assert found[1:] == pytest.approx(published[1:-1], rel=1e-12)
+    timesteps = AysSchedules[f"{family}Timesteps"]
+    assert found == pytest.approx(noise_ratios(STABLE)[timesteps], rel=0.03), "their timesteps are rounded"
+
+
+@pytest.mark.parametrize("name", PUBLISHED_LEVELS)
+def test_published_levels_between_are_linear_in_the_logarithm(name: str) -> None:
+    own = ratios(RatioSpacing(name), 10)
+    assert ratios(RatioSpacing(name), 5) == pytest.approx(own[::2], rel=1e-12)
+    twice = ratios(RatioSpacing(name), 20)
+    assert twice[::2] == pytest.approx(own, rel=1e-12)
+    assert twice[3:-1:2] == pytest.approx(np.sqrt(own[1:-1] * own[2:]), rel=1e-12)
+    assert ratios(RatioSpacing(name), 1) == pytest.approx([noise_ratios(STABLE)[-1]])
+
+
+@pytest.mark.parametrize("name", PUBLISHED_LEVELS)
+@pytest.mark.parametrize("sampler", WITH_SPACING)
+def test_every_sampler_takes_published_levels(sampler: str, name: str) -> None:
+    for base, steps in product(SPACINGS, (1, 2, 9, 10, 1000)):
+        grid = LevelChoice(name).of(Grid(base))
+        assert np.isfinite(compile_plan(sampler, STABLE, steps, grid).matrices.astype(np.float32)).all(), (base, steps)
+        assert (np.diff(SAMPLERS[sampler].levels(STABLE, steps, grid).ratio) < 0).all(), (base, steps)
+
+
+@pytest.mark.parametrize(
+    "schedule", [LINEAR, COSINE, STABLE.with_zero_terminal_snr()], ids=["linear", "cosine", "zero"]
+)
+def test_published_levels_are_for_their_schedule_alone(schedule: NoiseSchedule) -> None:
+    with pytest.raises(PlanError, match=r"spacing = 'ays_sd' is for noise levels of 0.029 … 14.615 \(the schedule's: "):
+        ratios(RatioSpacing("ays_sd"), 10, schedule)
+    assert sampler_facts(schedule, Grid())["spacings"] == [*SPACINGS, *RATIO_SPACINGS]
+    assert sampler_facts(STABLE, Grid())["spacings"] == [*SPACINGS, *RATIO_SPACINGS, "ays_sd", "ays_sdxl"]
+
+
+def test_published_levels_take_no_bounds() -> None:
+    with pytest.raises(PlanError, match="spacing = 'ays_sdxl' takes no bounds"):
+        ratios(RatioSpacing("ays_sdxl", sigma_max=5.0), 10)
 
 
 def test_geometric_levels_fall_by_one_factor_between_their_bounds() -> None:

@@ -14,6 +14,7 @@ from denoised.model.errors import TrainingError
 from denoised.model.training.datasets.dataset import Dataset
 from denoised.model.training.learner import ema_decay, shuffled_indices
 from denoised.model.training.learning_config import OPTIMIZERS
+from denoised.model.training.power_averages import PowerAverages
 from denoised.model.training.trainer import Trainer
 from denoised.model.training.training_config import TrainingConfig, validate
 
@@ -125,10 +126,12 @@ def test_buffers_are_copied_not_averaged(dataset: Dataset) -> None:
     trainer = Trainer(CONFIG, dataset)
     trainer.net.register_buffer("running", torch.tensor([1.0]))
     trainer.ema["running"] = torch.tensor([0.0])
+    trainer.power_averages = PowerAverages(trainer.net)
     for value in (1.0, 5.0):
         trainer.net.running.fill_(value)
         trainer.train_step()
         assert trainer.ema["running"].item() == value
+        assert all(average["running"].item() == value for average in trainer.power_averages.values.values())
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8])

@@ -78,6 +78,7 @@ def test_guided_members_have_a_second_row_without_their_label(members: list[Traj
     guided = [k for k, member in enumerate(members) if member.guided]
     assert group.guided.index.tolist() == guided
     assert group.guided.order.tolist() == [0, 1, 2, 3, *guided]
+    assert group.is_guided is not None
     assert group.is_guided.tolist() == [member.guided for member in members]
     labels = [int(member.conditioning["label"]) for member in members] + [len(LABELS)] * len(guided)
     assert group.conditioning["label"].tolist() == labels
@@ -96,3 +97,15 @@ def test_an_empty_engine_keeps_no_tensors_of_former_members(model: Any, members:
     while len(engine.batch):
         engine.step()
     assert engine._groups == {}
+
+
+def test_registers_are_stacked_again_only_if_a_member_has_others(members: list[Trajectory]) -> None:
+    group = Group(members, Table(CPU), CPU)
+    stacked = group.stacked()
+    for member, own in zip(members, group.parted(stacked), strict=True):
+        member.registers = own
+    assert group.stacked() is stacked
+    members[1].registers = members[1].registers + 1
+    again = group.stacked()
+    assert torch.equal(again[0], stacked[0])
+    assert torch.equal(again[1, : members[1].plan.registers], members[1].registers)

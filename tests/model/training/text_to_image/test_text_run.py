@@ -108,6 +108,21 @@ def test_the_weights_are_stored_in_float16(run: Path) -> None:
         assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}, file
 
 
+def test_another_average_of_u_net_and_text_encoder(run: Path, tmp_path: Path) -> None:
+    """The width .1 is that of the newest snapshot."""
+    outcome = CliRunner().invoke(app, ["ema", str(run), "--width", "0.1", "--out", str(tmp_path)])
+    assert outcome.exit_code == 0, outcome.output
+    newest = load_file(RunFolder(run).snapshots()[-1])
+    for part, file in (("unet", "diffusion_pytorch_model.safetensors"), ("text_encoder", "model.safetensors")):
+        found, before = load_file(tmp_path / part / file), load_file(run / "model" / part / file)
+        assert set(found) == set(before)
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor, newest[f"0.10/{part}.{name}"], atol=1e-6, rtol=1e-3)
+        assert any(not torch.equal(found[name], before[name]) for name in found)
+    assert json.loads((tmp_path / "model_card.json").read_text())["training"]["ema_width"] == 0.1
+    assert load_file(tmp_path / "vae" / "diffusion_pytorch_model.safetensors").keys()
+
+
 def test_diffusers_loads_the_folder_and_every_part_gives_equal_output(
     run: Path, pipeline: StableDiffusionPipeline, net: TextToImageNet
 ) -> None:
