@@ -14,6 +14,7 @@ import pytest
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 SHORT, LONG = 3, 500  # random cases per operation
+QUICK_PHASES = "examples,fuzzing,stateful"  # `coverage`, two thousand cases, takes two thirds of the time
 
 
 def fuzz(target: Any, examples: int, folder: Path, *more: str) -> None:
@@ -45,7 +46,12 @@ def fuzz(target: Any, examples: int, folder: Path, *more: str) -> None:
 
 
 def test_the_service_conforms_to_its_openapi_document(target: Any, tmp_path: Path) -> None:
-    fuzz(target, SHORT, tmp_path, "--generation-deterministic")
+    fuzz(target, SHORT, tmp_path, "--generation-deterministic", "--phases", QUICK_PHASES)
+
+
+@pytest.mark.slow
+def test_the_service_conforms_to_each_constraint_of_its_openapi_document(target: Any, tmp_path: Path) -> None:
+    fuzz(target, SHORT, tmp_path, "--generation-deterministic", "--phases", "coverage")
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
 import socket
 import struct
@@ -29,6 +28,15 @@ def programs_survive(target: Any) -> Iterator[None]:
     """Runs after all examples of a test."""
     yield
     target.check_alive()
+
+
+@pytest.fixture(scope="module")
+def ended_job(target: Any) -> str:
+    """The id of a job that is over."""
+    with target.client() as client:
+        answer = client.post("/generate", json={"model": "digits", "steps": 1})
+        client.delete(answer.headers["location"])
+        return str(answer.json()["id"])
 
 
 # Bodies
@@ -208,8 +216,10 @@ def test_invalid_frames_end_only_their_socket(sent: list[bytes], target: Any) ->
 
 @quick
 @given(sent=FRAME_LISTS)
-def test_a_listener_that_sends_invalid_frames_ends_only_its_socket(sent: list[bytes], target: Any) -> None:
-    check_frames(sent, f"/jobs/{_ended_job(target)}/events", target)
+def test_a_listener_that_sends_invalid_frames_ends_only_its_socket(
+    sent: list[bytes], target: Any, ended_job: str
+) -> None:
+    check_frames(sent, f"/jobs/{ended_job}/events", target)
 
 
 @pytest.mark.slow
@@ -237,13 +247,6 @@ def test_almost_valid_handshakes_are_refused(target: Any) -> None:
         shake = f"GET /generate HTTP/1.1\r\nHost: a\r\n{lines}Authorization: Bearer {target.key}\r\n\r\n"
         answer = _exchange(target, shake.encode("latin-1"))
         assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 101")) or not answer, answer[:200]
-
-
-def _ended_job(target: Any) -> str:
-    with target.client() as client:
-        answer = client.post("/generate", json={"model": "digits", "steps": 1}, headers={"Idempotency-Key": "ended"})
-        client.delete(answer.headers["location"])
-        return str(json.loads(answer.text)["id"])
 
 
 def _connected(target: Any) -> socket.socket:

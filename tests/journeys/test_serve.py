@@ -20,6 +20,7 @@ from tests import fork_server
 from tests.journeys.conftest import GARMENTS
 
 TIMEOUT = 300.0
+SMALL_BATCH = {"DENOISED_MAX_BATCH": "16"}  # not measured by the worker
 
 
 def _serve(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -147,21 +148,31 @@ def test_a_model_folder_that_cannot_be_served_is_one_line(tmp_path: Path) -> Non
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.parametrize(
+    "signals",
+    [
+        [signal.SIGTERM],
+        pytest.param([signal.SIGTERM, signal.SIGINT], marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
 def test_stopping_during_a_job_leaves_no_process_and_the_next_start_resumes_the_job(
-    start_service: Callable[..., Any], tmp_path: Path
+    signals: list[signal.Signals], start_service: Callable[..., Any], tmp_path: Path
 ) -> None:
     data_dir = tmp_path / ("a-folder-of-a-very-long-name-" * 4)  # too long for a Unix socket's 107 bytes
-    service = start_service(data_dir, popen=subprocess.Popen)
+    service = start_service(data_dir, popen=subprocess.Popen, environment=SMALL_BATCH)
     with service.client() as client:
         job_id = client.post("/generate", json={**GARMENTS, "steps": 1000, "n": 4, "seed": 5}).json()["id"]
-    _stop_during(service, job_id, 1, signal.SIGTERM)
-    _stop_during(start_service(data_dir), job_id, 2, signal.SIGINT)
-    service = start_service(data_dir)
+    for attempt, signum in enumerate(signals, start=1):
+        _stop_during(service, job_id, attempt, signum)
+        service = start_service(data_dir)
     with service.client() as client:
         _until(lambda: _job(client, job_id)["status"] == "running", "the job to resume")
-        assert _job(client, job_id)["attempt"] == 3
+        assert _job(client, job_id)["attempt"] == len(signals) + 1
         assert client.delete(f"/jobs/{job_id}").json()["status"] == "canceled"
-    assert service.stop() == 0
+    processes = service.children()
+    assert service.stop(signal.SIGINT) == 0
+    _until(lambda: not any(_alive(pid) for pid in processes), "every process to exit")
 
 
 def _stop_during(service: Any, job_id: str, attempt: int, signum: int) -> None:
@@ -183,7 +194,7 @@ def _job(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def test_killing_the_supervisor_stops_its_children(start_service: Callable[..., Any], tmp_path: Path) -> None:
-    service = start_service(tmp_path / "data", popen=subprocess.Popen)
+    service = start_service(tmp_path / "data", popen=subprocess.Popen, environment=SMALL_BATCH)
     processes = service.children()
     service.process.kill()
     service.process.wait()

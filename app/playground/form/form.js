@@ -14,7 +14,7 @@ import * as storage from "../shared/storage.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
 const MAX_FRAMES = 60; // per job
-const MAX_NOISES = 4; // pictures of a job whose predicted noise is shown: frames of noise are large
+const MAX_NOISE = 50_000; // samples of predicted noise in the frames of one step: noise hardly compresses
 const AWAY = [0, 503]; // statuses of a server, store or worker that may come back
 const DOUBLE_CLICK_MS = 800; // within which a second press counts as the same one
 
@@ -192,7 +192,7 @@ export class Form {
       sampler: byId("sampler").value,
       steps,
       preview_every: Number.isInteger(steps) ? Math.max(1, Math.ceil(steps / MAX_FRAMES)) : 1,
-      preview: card.previews?.includes("all") && Number(byId("n").value) <= MAX_NOISES ? "all" : "both",
+      preview: card.previews?.includes("all") && Number(byId("n").value) * samplesOfFrame(card, this.#size) <= MAX_NOISE ? "all" : "both",
     };
   }
 
@@ -280,6 +280,11 @@ export class Form {
   #showCount() {
     setText(byId("n-value"), byId("n").value);
   }
+}
+
+/** The samples of one frame; frames of latents have a pixel for each. */
+function samplesOfFrame({ latent, channels }, [width, height]) {
+  return latent ? (3 * width * height) / latent.downscale ** 2 : channels * width * height;
 }
 
 /** A field's name as the form shows it: "guidance_scale" is "Guidance". */

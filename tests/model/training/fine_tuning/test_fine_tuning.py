@@ -110,7 +110,10 @@ def _options(kind: str) -> tuple[str, ...]:
     return (*rank, "--train-text-encoder") if kind.startswith("text") else rank
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in ("adapter", "text whole") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
+)
 def test_a_resumed_run_is_exact(kind: str, folder: Path, tmp_path: Path) -> None:
     options = (*_options(kind), "--learning-rate", 0.01, "--caption-dropout", 0.5)
     at_once = run(folder, tmp_path / "at_once", "--images", 24, *options)
@@ -183,7 +186,7 @@ def test_without_the_option_the_text_encoder_stays_as_it_is(folder: Path, whole:
     assert {name.partition(".")[0] for name in load_file(adapter / "loras/squares.safetensors")} == {"unet"}
 
 
-@pytest.mark.parametrize("rank", [(), ("--lora-rank", "2")])
+@pytest.mark.parametrize("rank", [pytest.param((), marks=pytest.mark.slow), ("--lora-rank", "2")])
 def test_both_text_encoders_of_xl_are_trained_and_served(rank: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
     save_pipeline(tmp_path / "xl", build=build_xl_pipeline)
     common = ("--model", tmp_path / "xl", "--data", folder / "pictures", "--out", tmp_path / "out", *TINY, *rank)
