@@ -144,7 +144,7 @@ def test_a_stopping_front_end_is_unready_at_once_and_exits_in_time(site: Site, r
     site.until(lambda: _readiness(api.url) != (200, []), "the end of readiness")
     unready = time.monotonic() - started
     readiness = _readiness(api.url)
-    refused = httpx.post(f"{api.url}/generate", json={"model": "fake"}, trust_env=False)
+    refused = httpx.post(f"{api.url}/generate", json={"model": "fake"}, trust_env=False, verify=False)
     assert api.process is not None
     code = api.process.wait(60)
     took = time.monotonic() - started
@@ -162,5 +162,5 @@ def test_a_stopping_front_end_is_unready_at_once_and_exits_in_time(site: Site, r
 
 
 def _readiness(url: str) -> tuple[int, list[str]]:
-    answer = httpx.get(f"{url}/readyz", trust_env=False)
+    answer = httpx.get(f"{url}/readyz", trust_env=False, verify=False)
     return answer.status_code, answer.json()["reasons"]

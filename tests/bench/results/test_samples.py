@@ -22,7 +22,7 @@ from bench.results.samples import (
     replace_section,
     write_samples,
 )
-from bench.results.targets import TARGETS
+from bench.results.targets import TARGETS, TURN_LIMITS
 
 MACHINE = Machine("A processor, with a comma", 2, "x86_64 (AVX2)", "2.13.0")
 
@@ -61,6 +61,7 @@ def exactly_on_target() -> SampleTable:
         (names.MEMORY, "10,000 jobs", names.DENOISED, names.GROWTH, 2),
         (names.READINESS, names.FIRST_START, names.DENOISED, names.READY, 20),
         (names.READINESS, names.LATER_START, names.DENOISED, names.READY, 8),
+        *((names.TURNS, names.batch(images), "ddim", names.WATCHED_TURN, limit) for images, limit, _ in TURN_LIMITS),
         (names.TEXT_LOADS, three, names.DENOISED, rate, 180),
         (names.TEXT_LOADS, three, names.BATCHING, rate, 100),
         (names.TEXT_LOADS, real, names.DENOISED, rate, 350),
