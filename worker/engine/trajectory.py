@@ -168,8 +168,8 @@ class Trajectory:
 
     @property
     def rows(self) -> int:
-        """Of the network's batch that its next evaluation takes."""
-        return self.evaluations_of(self.row)
+        """Of the network's batch that its next evaluation takes; 0 when it is finished."""
+        return 0 if self.finished else self.evaluations_of(self.row)
 
     def evaluations_of(self, row: int) -> int:
         """How many rows of the network's batch the image takes at a row of its plan: two with guidance, three with
