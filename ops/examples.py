@@ -2,7 +2,7 @@
 
 Training pictures: a row for each class, eight columns in the order of the data set. Feature maps: a row for each level
 of the bundled model's network, its first eight channels on the way down. The film of the first sight: a row of x_t, a
-row of x̂_0 and a row of ε̂/3.
+row of x̂_0, both decoded, and a row of ε̂/3.
 """
 
 from __future__ import annotations
@@ -10,25 +10,30 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from denoised.model.diffusion.guidance import guide
 from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.diffusion.plans import advance
 from denoised.model.serving.conditioning import ConditioningRequest
-from denoised.model.serving.loading import ZOO, load_model
+from denoised.model.serving.loading import ZOO, load_model, load_text_model
 from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.datasets.idx_files import load_idx
 from denoised.model.training.datasets.sources import load_digits
 
 PLAYGROUND = Path(__file__).resolve().parent.parent / "app" / "playground"
 SHEETS = PLAYGROUND / "learn" / "examples"
+FILM = PLAYGROUND / "stage" / "film.webp"
 COLUMNS = 8
 MODEL, LABEL, TIME = "fashion-mnist", "sneaker", 300
-SEED, FILM_STEPS = 7, 28
+FILM_PROMPT, SEED, FILM_STEPS = "fox, flat style, on a blue background", 5, 20
 NOISE_RANGE = 3.0  # of ε̂: −3 is black, 3 is white
-ENLARGED, GAP = 7, 12  # factor, and pixels between two pictures
+ENLARGED, GAP = 4, 12  # factor, and pixels between two pictures
+QUALITY = 55  # of the film's WebP, because the page has few bytes for it
 
 
 def main() -> None:
@@ -37,7 +42,7 @@ def main() -> None:
         save_sheet(name, dataset.images, dataset.classes)
     garments = load_idx(folder)
     sneaker = garments.labels.index(LABEL)
-    save_film(sneaker)
+    save_film()
     save_moving_film()
     save_feature_maps(to_unit(garments.images[garments.classes == sneaker][:1]), sneaker)
 
@@ -65,42 +70,47 @@ def save_feature_maps(x0: Tensor, label: int) -> None:
     Image.fromarray(torch.cat(rows).byte().numpy()).save(SHEETS / f"{MODEL}-features.png", optimize=True)
 
 
-def save_film(label: int) -> None:
-    """A run of DDIM from the noise of SEED, and the finished picture at the end."""
-    model = load_model(ZOO / MODEL)
-    conditioning = model.encode([ConditioningRequest(label=label)])
+def save_film() -> None:
+    """A guided run of DDIM from the noise of SEED, and the finished picture at the end."""
+    model = load_text_model(ZOO / "emoji")
+    request = ConditioningRequest(prompt=FILM_PROMPT)
+    conditioning = model.encode([request, request.unconditional()])
+    scale = torch.tensor([model.card.default.guidance_scale])
     plan = model.plan("ddim", FILM_STEPS, 0.0)
-    x = torch.randn(1, *model.shape, generator=torch.Generator().manual_seed(SEED))
-    columns: list[Tensor] = []
+    x = plan.initial_scale * torch.randn(1, *model.shape, generator=torch.Generator().manual_seed(SEED))
+    latents: list[Tensor] = []  # x_t and x̂_0 of each step
+    noise: list[Tensor] = []  # ε̂/3 of each step
     for row in range(plan.evaluations):
         level = [torch.tensor([float(values[row])]) for values in (plan.t, plan.alpha, plan.sigma)]
-        with torch.no_grad():
-            estimate = model.denoise(x, *level, conditioning)
-        x0 = estimate.x0.clamp(-1, 1)
-        columns.append(torch.cat([x[0, 0], x0[0, 0], estimate.epsilon[0, 0] / NOISE_RANGE]))
-        following = row + 1 < plan.evaluations
-        alpha, sigma = (float(plan.alpha[row + 1]), float(plan.sigma[row + 1])) if following else (1.0, 0.0)
-        x = alpha * x0 + sigma * estimate.epsilon
-    columns.append(torch.cat([x[0, 0], x[0, 0], torch.zeros_like(x[0, 0])]))
-    # Noise hardly compresses: 16 levels of gray take half of the bytes of 256.
-    pixels = 17 * (7.5 * (torch.cat(columns, dim=1).clamp(-1, 1) + 1)).round().byte()
-    Image.fromarray(pixels.numpy()).save(PLAYGROUND / "stage" / "film.png", optimize=True)
+        both = model.denoise(x.expand(2, -1, -1, -1), *(each.expand(2) for each in level), conditioning)
+        estimate = guide(both.select(slice(0, 1)), both.select(slice(1, 2)), scale)
+        latents += [x, estimate.x0]
+        noise.append(estimate.epsilon / NOISE_RANGE)
+        x = advance(x[:, None], estimate, torch.zeros_like(x), torch.from_numpy(plan.matrices[row]).float()[None])[:, 0]
+    pixels = model.decode(torch.cat([*latents, x, x]))  # (2·N, H, W, 3)
+    small = model.preview(torch.cat([*noise, torch.zeros_like(x)]))  # (N, h, w, 3)
+    side = model.card.height // small.shape[1]
+    rows = [
+        np.concatenate(list(each), axis=1)
+        for each in (pixels[::2], pixels[1::2], small.repeat(side, 1).repeat(side, 2))
+    ]
+    Image.fromarray(np.concatenate(rows)).save(FILM, quality=QUALITY, method=6)
 
 
 def save_moving_film() -> None:
     """The film of the first sight for the README: x_t and x̂_0 side by side, enlarged."""
-    with Image.open(PLAYGROUND / "stage" / "film.png") as film:
+    with Image.open(FILM) as film:
         side, large = film.height // 3, ENLARGED * film.height // 3
         frames = []
         for k in range(film.width // side):
-            frame = Image.new("L", (2 * large + GAP, large), 255)
+            frame = Image.new("RGB", (2 * large + GAP, large), "white")
             for row in range(2):
                 tile = film.crop((k * side, row * side, (k + 1) * side, (row + 1) * side))
-                frame.paste(tile.resize((large, large), Image.Resampling.NEAREST), (row * (large + GAP), 0))
-            frames.append(frame.convert("RGB"))
-    durations = [500, *[90] * (len(frames) - 2), 1800]  # ms
+                frame.paste(tile.resize((large, large), Image.Resampling.BICUBIC), (row * (large + GAP), 0))
+            frames.append(frame)
+    durations = [500, *[120] * (len(frames) - 2), 1800]  # ms
     path = PLAYGROUND.parents[1] / "docs" / "pictures" / "film.webp"
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, lossless=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=80, method=6)
 
 
 def _bytes(maps: Tensor) -> Tensor:

@@ -81,6 +81,7 @@ server.addEventListener("change", () => {
   const text = outageText(server.state);
   byId("banner").hidden = !text;
   setText(byId("banner"), text ?? "");
+  document.body.dataset.met = "";
   draw();
 });
 

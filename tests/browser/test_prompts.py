@@ -85,7 +85,7 @@ def test_chips_write_the_prompt_and_follow_it(drawing: Any, open_page: Any) -> N
 def test_an_example_fills_the_prompt_and_its_chips(drawing: Any, open_page: Any) -> None:
     page = open_page(drawing.url)
     choose(page, "painter")
-    page.get_by_role("button", name="rocket", exact=True).click()
+    page.locator("#examples").get_by_role("button", name="rocket", exact=True).click()
     expect(page.locator("#prompt")).to_have_value("rocket, noto style, on a red background")
     expect(chip(page, "Style", "noto")).to_be_checked()
     expect(chip(page, "Background", "red")).to_be_checked()
@@ -94,7 +94,7 @@ def test_an_example_fills_the_prompt_and_its_chips(drawing: Any, open_page: Any)
 def test_another_model_replaces_examples_and_keeps_what_was_written(drawing: Any, open_page: Any) -> None:
     page = open_page(drawing.url)
     choose(page, "painter")
-    page.get_by_role("button", name="goat", exact=True).click()
+    page.locator("#examples").get_by_role("button", name="goat", exact=True).click()
     choose(page, "plain")
     expect(page.locator("#prompt")).to_have_value("a quiet street at night")
     expect(page.get_by_role("group", name="Style", exact=True)).to_have_count(0)

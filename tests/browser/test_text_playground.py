@@ -24,6 +24,7 @@ def text_service(start_service: Callable[..., Any], tmp_path_factory: pytest.Tem
 def test_text_options_are_shown_for_text_models_alone_and_reach_the_job(open_page: Open, text_service: Any) -> None:
     page = open_page(text_service.url)
     page.set_default_timeout(60_000)
+    page.get_by_role("radio", name="fashion-mnist", exact=True).check()
     page.locator("#more > summary").click()
     for name in ("negative_prompt", "clip_skip", "emphasis", "width", "height"):
         expect(page.locator(f"#{name}")).to_be_hidden()

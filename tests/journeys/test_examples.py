@@ -325,9 +325,9 @@ def test_the_readme_writes_its_pictures(site: Any, workspaces: dict[str, Workspa
     folder = workspaces["README.md"].folder / "page"
     if not workspaces["README.md"].done:
         pytest.skip("the README's examples were not run")
-    with Image.open(folder / "sneaker.png") as picture:
-        assert (picture.format, picture.size) == ("PNG", (28, 28))
-    assert len(list((folder / "boots").glob("*.png"))) == 4
+    with Image.open(folder / "goat.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (64, 64))
+    assert len(list((folder / "goats").glob("*.png"))) == 4
 
 
 def test_a_page_with_wrong_output_fails(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_all_logs_share_the_request_id_and_contain_no_secret(keyed: tuple[Any, s
         assert secret not in text
     assert all(" " <= character <= "~" or character in "\n…" for character in text)
     greeting, lines = _parted(text)
-    assert len(greeting) == 2
+    assert len(greeting) == 3, "ready, the models, and a command"
     through = [line["event"] for line in lines if line.get("request_id") == "through-all"]
     assert sorted(through) == ["job accepted", "job over", "job started", "request"]
     assert {line["owner"] for line in lines if line["event"] == "job accepted"} == {"phone"}
@@ -78,11 +78,12 @@ def test_all_logs_share_the_request_id_and_contain_no_secret(keyed: tuple[Any, s
 
 def test_the_printed_command_sends_the_key_when_keys_are_required(keyed: tuple[Any, str, str], tmp_path: Path) -> None:
     service, key, _ = keyed
-    ready, line = _parted(service.log.read_text())[0]
+    ready, _, line = _parted(service.log.read_text())[0]
     assert f"docs: {service.url}/playground/docs.html" in ready, "the page that a browser can open"
     environment = os.environ | {"DENOISED_API_KEY": key}
     subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, check=True, timeout=TIMEOUT_SECONDS)
-    assert (tmp_path / "sneaker.png").read_bytes().startswith(b"\x89PNG")
+    (made,) = tmp_path.iterdir()
+    assert made.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_openai_api_logs_the_request_id_and_metrics_contain_no_secret(keyed: tuple[Any, str, str]) -> None:

@@ -34,7 +34,7 @@ export const cardFacts = (job) => `${seedsOf(job)}\n${samplerName(job.sampler)},
 
 /** A model's size, data and license in one line. */
 export function factsOfModel({ width, height, data = "", license = "" }) {
-  const named = data.split(/[(,]/)[0].trim();
+  const named = data.split(/\(|, /)[0].trim();
   const terms = license.split(". ")[0].replace(/,? as the project$/, "");
   return [`${width}×${height} pixels`, named && `data: ${named}`, terms && terms.charAt(0).toLowerCase() + terms.slice(1)].filter(Boolean).join(" · ");
 }

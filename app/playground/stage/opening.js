@@ -3,8 +3,7 @@
 import { byId, el, prefersReducedMotion } from "../shared/dom.js";
 import { request } from "../shared/api.js";
 
-const FILM = "/playground/stage/film.png"; // a row of x_t, one of x̂_0 and one of ε̂, made by ops/examples.py
-const SIZE = 28;
+const FILM = "/playground/stage/film.webp"; // a row of x_t, one of x̂_0 and one of ε̂, made by ops/examples.py
 const PLAY_MS = 2600;
 const HOLD_MS = 250; // of noise before it begins
 const STARTERS = 4;
@@ -18,11 +17,12 @@ export function playOpening() {
 
 async function play(isStopped) {
   const film = await createImageBitmap(await (await request(FILM)).blob());
-  const frames = film.width / SIZE;
+  const size = film.height / 3; // of a picture, in pixels
+  const frames = film.width / size;
   const show = (k) => ["xt", "x0", "eps"].forEach((id, row) => {
     const canvas = byId(id);
-    if (canvas.width !== SIZE || canvas.height !== SIZE) [canvas.width, canvas.height] = [SIZE, SIZE];
-    canvas.getContext("2d").drawImage(film, k * SIZE, row * SIZE, SIZE, SIZE, 0, 0, SIZE, SIZE);
+    if (canvas.width !== size || canvas.height !== size) [canvas.width, canvas.height] = [size, size];
+    canvas.getContext("2d").drawImage(film, k * size, row * size, size, size, 0, 0, size, size);
   });
   if (isStopped()) return;
   if (prefersReducedMotion()) return show(Math.round(0.6 * frames));
@@ -42,8 +42,11 @@ async function play(isStopped) {
 export function offerStarters(card, onStart) {
   const subjects = card.labels.length ? spread(card.labels) : (card.prompt_guide?.examples ?? []).slice(0, STARTERS);
   byId("starters-line").dataset.offered = String(subjects.length > 0);
-  byId("starters").replaceChildren(...subjects.map((subject) => el("button", { type: "button", class: "example", onclick: () => onStart(subject) }, subject)));
+  byId("starters").replaceChildren(...subjects.map((subject) => el("button", { type: "button", class: "example", title: subject, onclick: () => onStart(subject) }, nameOf(card, subject))));
 }
+
+/** A label, or what a prompt shows: its first part. */
+const nameOf = (card, subject) => card.labels.length ? subject : subject.split(",")[0];
 
 /** A few labels from the whole list. */
 const spread = (labels) => Array.from({ length: Math.min(STARTERS, labels.length) }, (_, k) => labels[Math.floor(((k + 0.75) * labels.length) / STARTERS) % labels.length]);

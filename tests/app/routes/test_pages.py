@@ -16,13 +16,14 @@ from denoised.app.routes.pages import FOLDER
 MakeClient = Callable[..., TestClient]
 
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file())
-DATA = {name for name in FILES if Path(name).suffix in (".md", ".png", ".svg")}  # pictures and text
+DATA = {name for name in FILES if Path(name).suffix in (".md", ".png", ".webp", ".svg")}  # pictures and text
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".md": "text/markdown; charset=utf-8",
     ".png": "image/png",
+    ".webp": "image/webp",
     ".svg": "image/svg+xml",
 }
 NAMESPACES = ("http://www.w3.org/2000/svg", "http://www.w3.org/1998/Math/MathML")
