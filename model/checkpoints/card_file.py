@@ -129,7 +129,7 @@ def invalid_card(path: Path, error: ValidationError, model: type[BaseModel]) -> 
 
 
 def _keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """The keys of the object at a path of keys, all of which name models."""
+    """The keys of the object at a path of keys; every one names a model."""
     for key in path:
         nested = model.model_fields[str(key)].annotation
         assert isinstance(nested, type)

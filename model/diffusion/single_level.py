@@ -45,7 +45,7 @@ class SingleLevel:
 @lru_cache(maxsize=256)
 def estimate_plan(level: SingleLevel) -> Plan:
     """The plan of one row that keeps x̂_0, ε̂ and x_t, in this order, as registers. x̂_0 is not clipped."""
-    matrix = np.zeros((1, 3, 6))  # columns: three registers, of which x_t is the first; x̂_0, ε̂, z
+    matrix = np.zeros((1, 3, 6))  # columns: three registers (x_t is the first); x̂_0, ε̂, z
     matrix[0, X0, 3], matrix[0, EPSILON, 4], matrix[0, X_T, 0] = 1.0, 1.0, 1.0
     return _plan("score", level, matrix)
 

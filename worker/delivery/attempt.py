@@ -16,7 +16,7 @@ from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.store import StartedAttempt
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.outputs import (
+from denoised.worker.delivery.pictures.outputs import (
     Picture,
     decode_finished,
     encode_image,
@@ -24,8 +24,8 @@ from denoised.worker.delivery.outputs import (
     frame_events,
     image_event,
 )
+from denoised.worker.delivery.pictures.task_outputs import arrays_of, encode_array, likelihood_result, result_at_level
 from denoised.worker.delivery.progress import AttemptProgress
-from denoised.worker.delivery.task_outputs import arrays_of, encode_array, likelihood_result, result_at_level
 from denoised.worker.engine.resume import to_bytes
 from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Advanced

@@ -26,8 +26,8 @@ from denoised.worker.delivery.begun_jobs import (
 from denoised.worker.delivery.capacity import DEFER_SECONDS, POLL_SECONDS, Capacity, Take, poll_seconds
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.memory_declines import PAUSE_SECONDS, MemoryDeclines
+from denoised.worker.delivery.pictures.stored_pictures import read_stored
 from denoised.worker.delivery.request_check import check_request
-from denoised.worker.delivery.stored_pictures import read_stored
 from denoised.worker.delivery.unstarted_jobs import end_unstarted, give_back
 from denoised.worker.device_health import DeviceHealth
 from denoised.worker.error_kinds import is_out_of_memory

@@ -1,8 +1,8 @@
 """Writes the results of turns to Redis: progress, frames, pictures, ends of jobs.
 
 It runs in a thread of its own, so that encoding and Redis do not delay the next evaluation; latents are decoded in
-another one (`worker.delivery.decoder`). All updates of one turn are one round trip. While Redis does not answer, it
-tries again; the engine waits only when the queue between the two threads is full.
+another one (`worker.delivery.pictures.decoder`). All updates of one turn are one round trip. While Redis does not
+answer, it tries again; the engine waits only when the queue between the two threads is full.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from denoised.jobs.errors import StoreFull, StoreUnavailable
 from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.worker.delivery.attempt import FLUSH_SECONDS, AttemptState
-from denoised.worker.delivery.decoder import DecoderThread, OnDecoded, no_record
 from denoised.worker.delivery.memory_declines import MemoryDeclines
-from denoised.worker.delivery.outputs import Picture
+from denoised.worker.delivery.pictures.decoder import DecoderThread, OnDecoded, no_record
+from denoised.worker.delivery.pictures.outputs import Picture
 from denoised.worker.device_health import DeviceHealth
 from denoised.worker.engine.turn import Advanced, Turn
 from denoised.worker.errors import TrajectoryError

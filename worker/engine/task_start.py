@@ -38,7 +38,7 @@ class Start(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """A picture of which something is computed. x0: (C, h, w)."""
+    """A picture that something is computed from. x0: (C, h, w)."""
 
     x0: Tensor
 

@@ -53,7 +53,7 @@ class TextReport:
         captions: how many were drawn.
         drawn: of the model's pictures, with their captions.
         unseen_drawings, unseen_colors: the same for captions whose object is never trained on in that style, and for
-            those of which only the background is new; None if there are none.
+            those where only the background is new; None if there are none.
         shuffled: of the model's pictures, with each other's captions: what chance gives.
         real: of the real pictures of the same captions: what the judge itself can do.
         ranks: of the true pictures, see `Ranks`.

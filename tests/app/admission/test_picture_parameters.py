@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from denoised.app.admission.picture_parameters import MAX_TEXT_BYTES, SIGNATURE, read_parameters
 from denoised.app.http.errors import InvalidRequest, UnsupportedMedia
 from denoised.jobs.sampling_request import SamplingRequest
-from denoised.worker.delivery.encoding import encode
+from denoised.worker.delivery.pictures.encoding import encode
 
 PARAMETERS = {"model": "shoes", "seed": 7, "numerics": "fake"}
 PIXELS = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28, 1)

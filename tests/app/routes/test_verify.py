@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from denoised.app.routes.verify import same_pixels
 from denoised.jobs.store.update import final_update
-from denoised.worker.delivery.encoding import encode
+from denoised.worker.delivery.pictures.encoding import encode
 
 MakeClient = Callable[..., TestClient]
 TIMEOUT_SECONDS = 60.0

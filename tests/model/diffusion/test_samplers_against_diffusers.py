@@ -144,7 +144,7 @@ def test_plms_ends_where_pndm_without_runge_kutta_steps_ends(steps: int, offset:
 
 
 class Brownian:
-    """The Brownian motion of diffusers' class, of which torchsde is no dependency here: two draws for each step."""
+    """The Brownian motion of diffusers' class, without its dependency torchsde: two draws for each step."""
 
     def __init__(self, x: Tensor) -> None:
         self._like, self._generator = x, torch.Generator().manual_seed(0)

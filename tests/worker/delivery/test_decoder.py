@@ -15,7 +15,7 @@ from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import StartedAttempt, Store
 from denoised.model.serving.card import CardLatent
 from denoised.worker.delivery.attempt import AttemptState
-from denoised.worker.delivery.decoder import TURNS_PER_OLDEST, DecoderThread
+from denoised.worker.delivery.pictures.decoder import TURNS_PER_OLDEST, DecoderThread
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.resume import from_bytes

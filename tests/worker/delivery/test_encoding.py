@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from denoised.jobs.sampling_request import SamplingRequest
-from denoised.worker.delivery.encoding import encode, encode_frame
+from denoised.worker.delivery.pictures.encoding import encode, encode_frame
 
 Pixels = npt.NDArray[np.uint8]
 JSON = st.recursive(

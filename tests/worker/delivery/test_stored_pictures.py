@@ -14,7 +14,7 @@ from PIL import Image
 from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import Store
-from denoised.worker.delivery.stored_pictures import decode_stored, read_stored
+from denoised.worker.delivery.pictures.stored_pictures import decode_stored, read_stored
 from tests.fake_model import FakeModel
 
 DIGEST = "sha256:" + "0" * 64

@@ -13,7 +13,7 @@ from denoised.jobs.record import JobRecord
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.serving.pixel_model import PixelModel
-from denoised.worker.delivery.encoding import encode
+from denoised.worker.delivery.pictures.encoding import encode
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import trajectories
 from denoised.worker.model_loading import load_models

@@ -17,7 +17,7 @@ from denoised.model.diffusion.predictions import Estimate, x0_from_epsilon
 from denoised.model.errors import PlanError
 from denoised.model.evaluation.likelihood import log_density as log_density_with_gradients
 from denoised.model.serving.conditioning import Conditioning
-from denoised.worker.delivery.task_outputs import arrays_of, likelihood_result, result_at_level
+from denoised.worker.delivery.pictures.task_outputs import arrays_of, likelihood_result, result_at_level
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.resume import ResumePoint, from_bytes, to_bytes
 from denoised.worker.engine.trajectory import Trajectory

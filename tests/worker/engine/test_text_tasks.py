@@ -15,7 +15,7 @@ from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.loading import load_for_serving
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.task_outputs import arrays_of, likelihood_result, result_at_level
+from denoised.worker.delivery.pictures.task_outputs import arrays_of, likelihood_result, result_at_level
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.trajectory import Trajectory, trajectories
 from tests.text_pipelines import PROMPT, save_pipeline

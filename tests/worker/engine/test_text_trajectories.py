@@ -18,8 +18,8 @@ from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.loading import load_for_serving
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.begun_jobs import resume_limit
-from denoised.worker.delivery.encoding import encode
-from denoised.worker.delivery.outputs import decode_finished, frame_events
+from denoised.worker.delivery.pictures.encoding import encode
+from denoised.worker.delivery.pictures.outputs import decode_finished, frame_events
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.resume import ResumePoint, from_bytes, to_bytes
 from denoised.worker.engine.trajectory import trajectories

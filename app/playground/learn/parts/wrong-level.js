@@ -16,14 +16,14 @@ export function wrongLevel(network, { signal, done }) {
   const [clean, noisy, right, wrong] = ["The picture", "The noisy picture", "Asked with its level", "Asked with the other level"].map((name) => frame(name, { caption: name.toLowerCase() }));
   const text = (t) => `t = ${t}, σ = ${levelOf(card, t).sigma.toFixed(2)}`;
   const real = slider({ label: "Noise in the picture", min: 0, max: last, value: Math.round(0.35 * last), text });
-  const told = slider({ label: "Level told to the network", min: 0, max: last, value: Math.round(0.06 * last), text });
+  const given = slider({ label: "Level given to the network", min: 0, max: last, value: Math.round(0.06 * last), text });
   let picture = /** @type {import("./pictures.js").Picture | null} */ (null);
 
   const ask = actionButton("Ask twice", async () => {
     if (!picture) return;
     say("The same noisy picture goes to the network twice …");
     const source = picture;
-    const [t, other] = [real.value, told.value];
+    const [t, other] = [real.value, given.value];
     const { job, xt } = await network.noise(source, t, randomSeed());
     const answers = await Promise.all([t, other].map((each) => network.score({ image: `job:${job}/images/0`, t: each })));
     noisy.show(xt);
@@ -32,13 +32,13 @@ export function wrongLevel(network, { signal, done }) {
       return Math.sqrt(mean((a, b) => (Math.max(-1, Math.min(1, a)) - b) ** 2, x0, source));
     });
     right.caption(`its level, t = ${t}: off by ${errors[0].toFixed(2)}`);
-    wrong.caption(`told t = ${other}: off by ${errors[1].toFixed(2)}`);
-    say(other < t ? "Told less noise than there is, the network leaves noise in the picture." : other > t ? "Told more noise than there is, it takes detail for noise, and smooths it away." : "This is the right level: both answers are the same.", other === t ? "good" : "");
+    wrong.caption(`given t = ${other}: off by ${errors[1].toFixed(2)}`);
+    say(other < t ? "Given a level with less noise than there is, the network leaves noise in the picture." : other > t ? "Given a level with more noise than there is, it takes detail for noise, and smooths it away." : "This is the right level: both answers are the same.", other === t ? "good" : "");
     done();
   }, { say, signal });
 
   return el("div", { class: "stage-part" }, el("h3", {}, "The same with a picture"),
     pictureChooser(card, (chosen) => { picture = combined((each) => Math.round(127.5 * (each + 1)) / 127.5 - 1, chosen); clean.show(chosen); }),
-    row(real.element, told.element, ask), strip([clean, noisy, right, wrong]), element,
+    row(real.element, given.element, ask), strip([clean, noisy, right, wrong]), element,
     el("p", { class: "hint" }, "Both times the network sees the noisy picture as a file of 8 bits, cut off at black and white."));
 }

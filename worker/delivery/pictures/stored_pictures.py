@@ -18,7 +18,7 @@ from denoised.jobs.record import JobRecord
 from denoised.jobs.request import PICTURE_FIELDS
 from denoised.jobs.store.store import Store
 from denoised.model.serving.card import ModelCard
-from denoised.worker.delivery.encoding import Pixels
+from denoised.worker.delivery.pictures.encoding import Pixels
 
 
 def read_stored(store: Store, record: JobRecord) -> dict[str, bytes]:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from denoised.worker.delivery.attempt import AttemptState
-from denoised.worker.delivery.encoding import Pixels
-from denoised.worker.delivery.outputs import Picture, encode_image, encoding_failure
+from denoised.worker.delivery.pictures.encoding import Pixels
+from denoised.worker.delivery.pictures.outputs import Picture, encode_image, encoding_failure
 from denoised.worker.device_health import DeviceHealth
 from denoised.worker.error_kinds import is_out_of_memory
 from denoised.worker.errors import TrajectoryError

@@ -12,7 +12,7 @@ import torch
 from denoised.jobs.record import Image, image_url
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.encoding import Pixels, encode, encode_frame
+from denoised.worker.delivery.pictures.encoding import Pixels, encode, encode_frame
 from denoised.worker.engine.turn import Advanced
 from denoised.worker.error_kinds import is_out_of_memory
 from denoised.worker.errors import TrajectoryError
