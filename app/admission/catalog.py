@@ -63,9 +63,9 @@ class Fleet:
                 if (found := _read_card(worker.name, card, unreadable)) is not None:
                     cards[found.name] = offered_by_both(cards[found.name], found) if found.name in cards else found
         for name, model in kept.items():
-            card = _read_card(name, model.report.models[0], unreadable) if queue_without_worker else None
-            if card is not None:
-                cards[name] = card
+            last = _read_card(name, model.report.models[0], unreadable) if queue_without_worker else None
+            if last is not None:
+                cards[name] = last
         return cls(time.monotonic(), workers, list(cards.values()), known, kept)
 
 
