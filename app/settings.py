@@ -29,6 +29,7 @@ class ApiSettings:
         max_input_bytes_per_key: the most bytes of pictures that jobs of one API key start from and that are stored.
         max_attempts: of a job.
         result_ttl: seconds for which the results of an ended job are kept.
+        queue_without_worker: whether jobs are accepted for a model that was served before and has no live worker now.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -47,6 +48,7 @@ class ApiSettings:
     max_input_bytes_per_key: int = 256 * 1024 * 1024
     max_attempts: int = 3
     result_ttl: int = 86_400
+    queue_without_worker: bool = False
 
     @property
     def queue_share(self) -> int:

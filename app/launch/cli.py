@@ -29,6 +29,7 @@ from denoised.app.launch.options import (
     Precision,
     QueueLimit,
     QueueLimitPerKey,
+    QueueWithoutWorker,
     RedisUrl,
     TrustNetwork,
 )
@@ -109,6 +110,7 @@ def api(
     max_streams_per_key: MaxStreamsPerKey = 256,
     max_input_bytes_per_key: MaxInputBytesPerKey = 256 * 1024 * 1024,
     max_attempts: MaxAttempts = 3,
+    queue_without_worker: QueueWithoutWorker = False,
     result_ttl: ResultTtl = 86_400,
     log_format: LogFormatOption = "auto",
 ) -> None:
@@ -133,6 +135,7 @@ def api(
         max_input_bytes_per_key=max_input_bytes_per_key,
         max_attempts=max_attempts,
         result_ttl=result_ttl,
+        queue_without_worker=queue_without_worker,
     )
     _serve_api(settings, trust_network)
 

@@ -61,4 +61,11 @@ MaxInputBytesPerKey = Annotated[
 MaxStreamsPerKey = Annotated[
     int, env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1)
 ]
+QueueWithoutWorker = Annotated[
+    bool,
+    env(
+        "QUEUE_WITHOUT_WORKER",
+        "accept jobs for models that were served before and have no worker now, because workers start on demand",
+    ),
+]
 MaxAttempts = Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1, max=1000)]
