@@ -1,28 +1,19 @@
-"""A U-Net on a CUDA device as recorded graphs of launches, for tiles of a fixed number of images.
-
-With a small network a GPU waits for Python: 160 launches take 5 ms, and the GPU works for 1.5 of them. Recorded once
-(`torch.cuda.CUDAGraph`), they are launched together. Kernels differ from one batch size to another, and an image's last
-bits with them, so there is only one size, the tile of T images. A second graph evaluates two tiles on two streams, each
-with the kernels of one, and so on up to K tiles: a batch of up to K·T images is one replay, and a lone image pays for
-one tile. T and K follow from the network (`model.backends.tile_size`). The constructor checks the bits on the device.
-"""
+"""A U-Net on a CUDA device as recorded graphs (`model.backends.tiled_graphs`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from denoised.model.backends.numerics import Precision
-from denoised.model.backends.precision import DTYPES, arithmetic
+from denoised.model.backends.precision import DTYPES
 from denoised.model.backends.tile_size import Tiling, row_cost, tiling
+from denoised.model.backends.tiled_graphs import Inputs, TiledGraphs
 from denoised.model.errors import KernelError
 from denoised.model.networks.unet.unet import UNet
-
-WARM_UP = 3  # evaluations before the recording, in which libraries load and choose their kernels
-ORDERS = 4  # of the rows that the constructor compares, for each number of tiles
 
 
 class GraphedUNet(nn.Module):
@@ -55,99 +46,48 @@ class GraphedUNet(nn.Module):
         self.tiling = tiles or tiling(row_cost(unet, shape))
         self._classes = unet.config.num_class_embeds or 0
         self._takes_labels = unet.class_embedding is not None
-        self._last_t = timesteps - 1
-        self._precision = precision
+        self._first_t, self._last_t = min(1.0, timesteps - 1), timesteps - 1
         self._shape = shape
-        device, rows = next(unet.parameters()).device, self.tiling.replay_rows
-        # The graphs read and write at these addresses. They lie outside the graphs' memory, which all graphs share.
-        self._x = torch.zeros(rows, *shape, device=device)
-        self._t = torch.full((rows,), min(1.0, self._last_t), device=device)
-        self._label = torch.zeros(rows, dtype=torch.long, device=device)
-        self._output = torch.zeros(rows, unet.config.out_channels, *shape[1:], device=device)
+        self._device = next(unet.parameters()).device
+        example = {"x": torch.zeros(1, *shape), "t": torch.full((1,), float(self._first_t))}
+        if self._takes_labels:
+            example["label"] = torch.zeros(1, dtype=torch.long)
+        example = {name: tensor.to(self._device) for name, tensor in example.items()}
         try:
             self._unet = in_precision(unet, precision)  # kept alive: the graphs read its weights
-            self._graphs = self._record()
-            self._check()
+            pool = torch.cuda.graph_pool_handle()
+            output = (unet.config.out_channels, *shape[1:])
+            self._graphs = TiledGraphs(self._evaluate, example, output, self.tiling, precision, pool)
+            self._graphs.check(self._draw)
         except RuntimeError as error:
-            raise KernelError(f"the network cannot be recorded on {device} ({str(error).splitlines()[0]})") from error
+            reason = str(error).splitlines()[0]
+            raise KernelError(f"the network cannot be recorded on {self._device} ({reason})") from error
 
     def begin(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Callable[[], Tensor]:
         """Launch an evaluation; the device works on it while the host goes on."""
         output = self(x, t, label)
         return lambda: output
 
-    @torch.no_grad()
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """As `UNet.forward`, for x (B, *shape); not by two threads at a time."""
         assert tuple(x.shape[1:]) == self._shape, (x.shape, self._shape)
-        out = x.new_empty(len(x), *self._output.shape[1:])
-        for start in range(0, len(x), self.tiling.replay_rows):
-            part = slice(start, min(start + self.tiling.replay_rows, len(x)))
-            count = part.stop - start
-            # Rows beyond `count` keep what an earlier replay left in them.
-            self._x[:count].copy_(x[part])
-            self._t[:count].copy_(t[part])
-            if label is not None:
-                self._label[:count].copy_(label[part])
-            self._graphs[-(-count // self.tiling.rows)].replay()
-            out[part].copy_(self._output[:count])
-        return out
+        inputs = {"x": x, "t": t}
+        if label is not None and self._takes_labels:
+            inputs["label"] = label
+        return self._graphs(inputs)
 
-    @torch.no_grad()
-    def _record(self) -> dict[int, torch.cuda.CUDAGraph]:
-        """The graph of each number of tiles, 1 … K."""
-        device = self._x.device
-        with arithmetic(self._precision):
-            streams = [torch.cuda.Stream(device) for _ in range(self.tiling.tiles)]
-            for _ in range(WARM_UP):
-                self._evaluate_tiles(streams)
-            # One pool, because graphs never run at the same time and leave no tensors in it.
-            pool, graphs = torch.cuda.graph_pool_handle(), {}
-            for tiles in range(self.tiling.tiles, 0, -1):
-                graphs[tiles] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graphs[tiles], pool=pool):
-                    self._evaluate_tiles(streams[:tiles])
-        return graphs
+    def _evaluate(self, inputs: Inputs) -> Tensor:
+        return evaluate_in_precision(self._unet, inputs["x"], inputs["t"], inputs.get("label"))
 
-    def _evaluate_tiles(self, streams: Sequence[torch.cuda.Stream]) -> None:
-        """Evaluate the first tiles, each on a stream of its own; the current stream waits for all."""
-        origin = torch.cuda.current_stream(self._x.device)
-        for index, stream in enumerate(streams):
-            stream.wait_stream(origin)
-            with torch.cuda.stream(stream):
-                self._evaluate_tile(slice(index * self.tiling.rows, (index + 1) * self.tiling.rows))
-        for stream in streams:
-            origin.wait_stream(stream)
-
-    def _evaluate_tile(self, rows: slice) -> None:
-        # Copies are aligned alike for every tile. Kernels may depend on the alignment of their input.
-        x, t = self._x[rows].clone(), self._t[rows].clone()
-        label = self._label[rows].clone() if self._takes_labels else None
-        self._output[rows].copy_(evaluate_in_precision(self._unet, x, t, label))
-
-    def _check(self) -> None:
-        """Check that an image has the same bits at every place of every graph, next to any others, and alone.
-
-        Raises:
-            KernelError: if it has not.
-        """
-        generator, device, size = torch.Generator().manual_seed(0), self._x.device, self.tiling.rows
-        rows = self.tiling.replay_rows + size // 2 + 1  # the last replay is not full
-        x = torch.randn(rows, *self._shape, generator=generator).to(device)
-        t = torch.linspace(min(1.0, self._last_t), self._last_t, rows, device=device)
-        label = torch.arange(rows, device=device) % max(self._classes, 1)
-        alone = torch.cat(
-            [self.forward(x[row : row + 1], t[row : row + 1], label[row : row + 1]) for row in range(rows)]
-        )
-        for tiles in range(1, self.tiling.tiles + 1):
-            for _ in range(ORDERS):
-                order = torch.randperm(rows, generator=generator).to(device)
-                for count in (rows, tiles * size, tiles * size - size // 2):
-                    own = order[:count]
-                    found = self.forward(x[own], t[own], label[own])
-                    # As integers, NaN equals itself.
-                    if not torch.equal(found.view(torch.int32), alone[own].view(torch.int32)):
-                        raise KernelError(f"the bits of an image depend on its neighbors on {device}")
+    def _draw(self, rows: int, generator: torch.Generator) -> Inputs:
+        """Inputs for the comparison: unit noise, all timesteps, all classes."""
+        inputs = {
+            "x": torch.randn(rows, *self._shape, generator=generator).to(self._device),
+            "t": torch.linspace(self._first_t, self._last_t, rows, device=self._device),
+        }
+        if self._takes_labels:
+            inputs["label"] = torch.arange(rows, device=self._device) % max(self._classes, 1)
+        return inputs
 
 
 def in_precision(unet: UNet, precision: Precision) -> UNet:

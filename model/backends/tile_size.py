@@ -6,12 +6,15 @@ and the size of its images alone. A *replay* evaluates up to K tiles next to eac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.networks.unet.unet import UNet
 
 # A lone image pays for a tile. On an H100 the launches of a graph take 1.5 ms, and the bundled network reaches 20
@@ -66,27 +69,40 @@ def _fits(cost: RowCost, rows: int, limits: int) -> bool:
     return rows * cost.flop <= limits * TILE_FLOP and rows * cost.map_bytes <= limits * TILE_BYTES
 
 
-@torch.no_grad()
 def row_cost(unet: UNet, shape: tuple[int, int, int]) -> RowCost:
     """The cost of an image (C, H, W), counted from the shapes of the layers and their outputs.
 
     It depends on neither the device, the precision nor the version of PyTorch.
     """
+    with torch.device("meta"):  # shapes without numbers
+        copy = UNet(unet.config).eval()  # without what a subclass does around the layers
+        inputs = {"x": torch.empty(1, *shape), "t": torch.ones(1)}
+        if copy.class_embedding is not None:
+            inputs["label"] = torch.zeros(1, dtype=torch.long)
+    return _count(copy, inputs)
+
+
+def text_row_cost(config: TextUNetConfig, inputs: Mapping[str, Tensor]) -> RowCost:
+    """The cost of an evaluation of a `TextUNet`, as `row_cost` counts it. inputs: of any number of rows, by name."""
+    with torch.device("meta"):
+        network = TextUNet(config).eval()
+    return _count(network, {name: tensor[:1].to("meta", torch.float32) for name, tensor in inputs.items()})
+
+
+@torch.no_grad()
+def _count(network: nn.Module, inputs: Mapping[str, Tensor]) -> RowCost:
+    """The cost of a network on the meta device for one row."""
     flop, map_bytes = 0.0, 0.0
 
-    def count(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    def count(layer: nn.Module, given: Any, output: Tensor) -> None:
         nonlocal flop, map_bytes
         assert isinstance(layer.weight, Tensor)
         places = output.numel() / layer.weight.shape[0]  # pixels or tokens
         flop += 2 * layer.weight.numel() * places
         map_bytes += 4 * output.numel()
 
-    with torch.device("meta"):  # shapes without numbers
-        copy = UNet(unet.config).eval()  # without what a subclass does around the layers
-        x, t = torch.empty(1, *shape), torch.ones(1)
-        label = torch.zeros(1, dtype=torch.long) if copy.class_embedding is not None else None
-    for layer in copy.modules():
+    for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(count)
-    copy(x, t, label)
+    network(**inputs)
     return RowCost(flop, map_bytes)
