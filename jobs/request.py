@@ -6,8 +6,8 @@ these: the body of `POST /generate` and its OpenAPI schema, the job object, the 
 `denoised.Client.generate`, the options of `denoised generate` and the form of the page. `docs/architecture.md` says
 how to add a field.
 
-Imports only the standard library, `jobs.request_field` and `jobs.lora`, because the client shares this file with the
-server.
+Imports only the standard library, `jobs.request_field`, `jobs.lora` and `jobs.control`, because the client shares this
+file with the server.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from typing import Annotated, Any, Literal, TypedDict, get_args
 
+from denoised.jobs.control import MAX_CONTROLS, Control, ControlFields, control_picture
 from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request_field import RequestField, fields_of
 
@@ -66,6 +67,16 @@ class RequestFields(TypedDict, total=False):
         list[LoraFields] | None,
         RequestField(
             "low-rank adapters (LoRA) of the model", "Adapters", max_length=MAX_LORAS, input=True, flag="--lora"
+        ),
+    ]
+    controls: Annotated[
+        list[ControlFields] | None,
+        RequestField(
+            "ControlNets of the model, each with its control picture",
+            "ControlNets",
+            max_length=MAX_CONTROLS,
+            input=True,
+            flag="--control",
         ),
     ]
     clip_skip: Annotated[
@@ -256,6 +267,7 @@ class PictureRequest:
     prompt: str | None = None
     negative_prompt: str | None = None
     loras: tuple[Lora, ...] = ()
+    controls: tuple[Control, ...] = ()
     clip_skip: int = 0
     emphasis: bool = False
     width: int | None = None
@@ -273,7 +285,8 @@ class PictureRequest:
     def members(self) -> dict[str, Any]:
         """The fields of this class by name as JSON values, without those that `SamplingRequest` adds."""
         members = {each.name: getattr(self, each.name) for each in fields(PictureRequest)}
-        return {**members, "loras": [asdict(lora) for lora in self.loras]}
+        loras, controls = [asdict(lora) for lora in self.loras], [asdict(control) for control in self.controls]
+        return {**members, "loras": loras, "controls": controls}
 
 
 FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)
@@ -281,3 +294,23 @@ FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)
 
 PICTURE_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_picture)
 """The fields whose value is a picture."""
+
+
+def pictures_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The pictures of a request by name: its fields, and those of its ControlNets (`control_picture`).
+
+    fields: of the request, by name; a ControlNet is an object or a `Control`.
+    """
+    named = {name: fields[name] for name in PICTURE_FIELDS if fields.get(name) is not None}
+    controls = [each.image if isinstance(each, Control) else each["image"] for each in fields.get("controls") or ()]
+    return {**named, **{control_picture(k): image for k, image in enumerate(controls)}}
+
+
+def with_pictures(fields: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request with other values for its pictures, by the names of `pictures_of`."""
+    own = {name: value for name, value in pictures.items() if name in PICTURE_FIELDS}
+    controls = [
+        {**each, "image": pictures.get(control_picture(k), each.get("image"))}
+        for k, each in enumerate(fields.get("controls") or ())
+    ]
+    return {**fields, **own, **({"controls": controls} if controls else {})}

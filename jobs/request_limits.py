@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 
+from denoised.jobs.control import CONTROL_FIELDS, MAX_CONTROLS
 from denoised.jobs.errors import RecordError
 from denoised.jobs.lora import LORA_FIELDS
 from denoised.jobs.request import FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, PICTURE_FIELDS
@@ -68,6 +69,7 @@ def check_limits(request: SamplingRequest) -> None:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(each.name, value, FIELDS.get(each.name))
     _check_loras(request)
+    _check_controls(request)
     if request.seed + request.n - 1 > MAX_SEED:
         raise RecordError(f"the last seed of the request is over {MAX_SEED}")
 
@@ -95,6 +97,17 @@ def _check_loras(request: SamplingRequest) -> None:
     names = [lora.name for lora in request.loras]
     if len(set(names)) < len(names):
         raise RecordError("loras of the request names an adapter twice")
+
+
+def _check_controls(request: SamplingRequest) -> None:
+    if len(request.controls) > MAX_CONTROLS:
+        raise RecordError(f"controls of the request has {len(request.controls)} items (allowed: {MAX_CONTROLS})")
+    for control in request.controls:
+        _check_text("controls.name", control.name, CONTROL_FIELDS["name"])
+        _check_text("controls.digest", control.digest, CONTROL_FIELDS["digest"])
+        _check_digest("controls.image", control.image)
+        for name in ("scale", "start", "end"):
+            _check_number(f"controls.{name}", getattr(control, name), CONTROL_FIELDS[name])
 
 
 def _check_text(name: str, text: str, field: RequestField | None) -> None:

@@ -17,7 +17,14 @@ HEAVY = {"torch", "numpy", "safetensors", "diffusers"}
 COMMAND_LINE = "denoised.command_line"
 # What each package may import of the others; a name with a dot is the one module of it.
 ALLOWED = {
-    "denoised": {"jobs.request", "jobs.request_field", "jobs.sampling_request", "jobs.task_request", "jobs.lora"},
+    "denoised": {
+        "jobs.request",
+        "jobs.request_field",
+        "jobs.sampling_request",
+        "jobs.task_request",
+        "jobs.lora",
+        "jobs.control",
+    },
     "app": {"jobs", "model.serving.card", COMMAND_LINE},
     "jobs": set[str](),
     "worker": {"jobs", "model", COMMAND_LINE},

@@ -11,7 +11,15 @@ import typer
 
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import SingleCommand, env
-from denoised.command_line.service_options import DEFAULT_REDIS, MAX_SECONDS, Loras, MaxBatch, Models, ResultTtl
+from denoised.command_line.service_options import (
+    DEFAULT_REDIS,
+    MAX_SECONDS,
+    Controlnets,
+    Loras,
+    MaxBatch,
+    Models,
+    ResultTtl,
+)
 from denoised.jobs.log import LogFormat, log_to_stderr
 from denoised.worker.engine.speed import Speed
 from denoised.worker.error_kinds import is_out_of_memory
@@ -49,6 +57,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def worker(
     model: Models = None,
     loras: Loras = None,
+    controlnets: Controlnets = None,
     max_batch: MaxBatch = None,
     max_images: MaxImages = 16,
     device: Device = "cpu",
@@ -64,7 +73,7 @@ def worker(
     log_to_stderr(log_format)
     names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
-        models = _load(names, loras, device, max_images, precision, threads)
+        models = _load(names, loras, controlnets, device, max_images, precision, threads)
         _serve(models, device, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
         exit_with_error("worker", error)
@@ -75,7 +84,13 @@ def worker(
 
 
 def _load(
-    names: list[str], loras: Path | None, device: str, max_images: int, precision: Precision, threads: int
+    names: list[str],
+    loras: Path | None,
+    controls: Path | None,
+    device: str,
+    max_images: int,
+    precision: Precision,
+    threads: int,
 ) -> dict[str, ServedModel]:
     import torch
 
@@ -86,7 +101,9 @@ def _load(
     if threads:
         torch.set_num_threads(threads)
     folders = resolve_models(names, logging_puller(log), precision)
-    return load_models(folders, device=device, max_images=max_images, precision=precision, loras=loras)
+    return load_models(
+        folders, device=device, max_images=max_images, precision=precision, loras=loras, controls=controls
+    )
 
 
 def _serve(

@@ -11,6 +11,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,6 +30,22 @@ SLOW_CAPABILITIES = ("DEFAULT", "NO AVX")  # names that PyTorch gives to CPUs wi
 GIB = 1024**3
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Folders of weights for the models that take a prompt; None for none.
+
+    Attributes:
+        loras: Low-rank adapters.
+        controls: ControlNets.
+    """
+
+    loras: Path | None = None
+    controls: Path | None = None
+
+
+NO_WEIGHTS = Weights()
+
+
 def finding(check: str, state: str, message: str, advice: str | None = None) -> dict[str, str | None]:
     """One line of the output. advice: what to do about it."""
     return {"check": check, "state": state, "message": message, "advice": advice}
@@ -40,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default=os.environ.get("DENOISED_DEVICE", "cpu"))
     parser.add_argument("--model", action="append")
     parser.add_argument("--loras", type=Path, default=os.environ.get("DENOISED_LORAS") or None)
+    parser.add_argument("--controlnets", type=Path, default=os.environ.get("DENOISED_CONTROLNETS") or None)
     parser.add_argument("--precision", default=os.environ.get("DENOISED_PRECISION", "float32"))
     parser.add_argument("--threads")
     parser.add_argument("--without-models", action="store_true")
@@ -50,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     named = [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     folders, missing = _find_models(options.model or named)
     _print(missing)
-    _print(examine(options.device, [*bundled(), *folders], options.precision, options.loras, options.threads))
+    weights = Weights(options.loras, options.controlnets)
+    _print(examine(options.device, [*bundled(), *folders], options.precision, weights, options.threads))
 
 
 def _print(findings: Iterable[dict[str, str | None]]) -> None:
@@ -86,12 +105,12 @@ def examine(
     device: str,
     folders: Sequence[Path],
     precision: Precision = "float32",
-    loras: Path | None = None,
+    weights: Weights = NO_WEIGHTS,
     threads: str | None = None,
 ) -> Iterator[dict[str, str | None]]:
     """Check the device, processor, compiler and cache; then load each model folder as a worker does.
 
-    loras: a folder of low-rank adapters; threads: of the network; None = as DENOISED_THREADS says.
+    threads: of the network; None = as DENOISED_THREADS says.
     """
     checked = _device(device, precision)
     yield checked
@@ -101,7 +120,7 @@ def examine(
     yield _compiler()
     yield _cache()
     usable = device if checked["state"] == "ok" else "cpu"
-    yield from _models(folders, usable, precision if usable == device else "float32", loras)
+    yield from _models(folders, usable, precision if usable == device else "float32", weights)
 
 
 def _device(device: str, precision: Precision) -> dict[str, str | None]:
@@ -168,21 +187,23 @@ def _cache() -> dict[str, str | None]:
 
 
 def _models(
-    folders: Sequence[Path], device: str, precision: Precision, loras: Path | None
+    folders: Sequence[Path], device: str, precision: Precision, weights: Weights
 ) -> Iterator[dict[str, str | None]]:
     """Load each folder; then check that all of them can be served together."""
     for folder in folders:
-        yield from _model(folder, device, precision, loras)
+        yield from _model(folder, device, precision, weights)
     try:
         named_folders(folders)
     except CheckpointError as error:
         yield finding("models", "problem", str(error), "rename a folder, or leave it out")
 
 
-def _model(folder: Path, device: str, precision: Precision, loras: Path | None) -> Iterator[dict[str, str | None]]:
+def _model(folder: Path, device: str, precision: Precision, weights: Weights) -> Iterator[dict[str, str | None]]:
     check = f"model {model_name(folder) if folder.exists() else folder.absolute().name}"
     try:
-        loaded = load_for_serving(folder, device=device, precision=precision, loras=loras)
+        loaded = load_for_serving(
+            folder, device=device, precision=precision, loras=weights.loras, controls=weights.controls
+        )
     except ModelError as error:
         advice = "repair that file, or leave the folder out" if folder.exists() else "name a folder that exists"
         yield finding(check, "problem", str(error), advice)
@@ -201,6 +222,11 @@ def _model(folder: Path, device: str, precision: Precision, loras: Path | None) 
         yield finding(f"adapters of {card.name}", "ok", ", ".join(lora.name for lora in card.loras))
     for problem in loaded.lora_problems:
         yield finding(f"adapters of {card.name}", "warning", problem, "it is not offered with this model")
+    if card.controls:
+        names = ", ".join(control.name for control in card.controls)
+        yield finding(f"ControlNets of {card.name}", "ok", names)
+    for problem in loaded.control_problems:
+        yield finding(f"ControlNets of {card.name}", "warning", problem, "it is not offered with this model")
 
 
 if __name__ == "__main__":

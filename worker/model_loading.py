@@ -29,11 +29,12 @@ def load_models(
     max_images: int,
     precision: Precision = "float32",
     loras: Path | None = None,
+    controls: Path | None = None,
 ) -> dict[str, ServedModel]:
     """Load the bundled models and those of `folders`, by name, in the order in which they are listed.
 
     max_images: in one request.
-    loras: a folder of low-rank adapters for the models that take a prompt.
+    loras, controls: folders of low-rank adapters and of ControlNets for the models that take a prompt.
 
     Raises:
         CheckpointError: for a folder that cannot be served or read, a device that is not available, a precision that it
@@ -44,10 +45,18 @@ def load_models(
     models: dict[str, ServedModel] = {}
     for name, folder in named_folders((*bundled(), *folders)).items():
         loaded = load_for_serving(
-            folder, device=device, name=name, max_images=max_images, precision=precision, loras=loras
+            folder,
+            device=device,
+            name=name,
+            max_images=max_images,
+            precision=precision,
+            loras=loras,
+            controls=controls,
         )
         for problem in loaded.lora_problems:
             log.warning("%s does not offer an adapter: %s", name, problem)
+        for problem in loaded.control_problems:
+            log.warning("%s does not offer a ControlNet: %s", name, problem)
         if loaded.fallback is not None:
             log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
         if loaded.refused_precision is not None:

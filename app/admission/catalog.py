@@ -82,8 +82,11 @@ def _read_card(worker: str, card: dict[str, Any], unreadable: UnreadableLog) -> 
 
 def offered_by_both(card: ModelCard, other: ModelCard) -> ModelCard:
     """The card of a model that several workers serve: any of them may get a job, so all must have its adapters."""
-    common = [lora for lora in card.loras if lora in other.loras]
-    return card if common == card.loras else card.model_copy(update={"loras": common})
+    loras = [lora for lora in card.loras if lora in other.loras]
+    controls = [control for control in card.controls if control in other.controls]
+    if loras == card.loras and controls == card.controls:
+        return card
+    return card.model_copy(update={"loras": loras, "controls": controls})
 
 
 class Catalog:

@@ -13,16 +13,17 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from denoised.app.http.errors import InvalidRequest, NotFound, TooBusy
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.lookup import find_job
 from denoised.app.services import Services
+from denoised.jobs.control import control_index
 from denoised.jobs.errors import PictureError
 from denoised.jobs.picture_reading import NAMES, PictureShape, read_picture
 from denoised.jobs.record import RequestWarning
-from denoised.jobs.request import PICTURE_FIELDS, RequestFields
+from denoised.jobs.request import RequestFields, pictures_of, with_pictures
 from denoised.jobs.request_limits import PICTURE_DIGEST
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.input_pictures import input_key
@@ -57,7 +58,7 @@ class Inputs:
     """The pictures of an accepted request.
 
     Attributes:
-        keys: In the store, by request field.
+        keys: In the store, by the names of `jobs.request.pictures_of`.
         pictures: PNGs by key.
         warnings: What was changed to fit the model.
     """
@@ -68,12 +69,12 @@ class Inputs:
 
 
 def find_pictures(services: Services, fields: RequestFields, owner: str) -> dict[str, GivenPicture]:
-    """The pictures of a request by field. Blocking.
+    """The pictures of a request, by the names of `jobs.request.pictures_of`. Blocking.
 
     Raises:
         InvalidRequest: naming the field, for a text that is neither a file in base64 nor the name of a picture.
     """
-    texts = {name: str(fields[name]) for name in PICTURE_FIELDS if fields.get(name) is not None}  # type: ignore[literal-required]
+    texts = {name: str(text) for name, text in pictures_of(fields).items()}
     found = {}
     for name, text in texts.items():
         try:
@@ -85,7 +86,7 @@ def find_pictures(services: Services, fields: RequestFields, owner: str) -> dict
 
 def with_digests(fields: RequestFields, given: Mapping[str, GivenPicture]) -> RequestFields:
     """The request with the digest of each picture in its place."""
-    return cast(RequestFields, {**fields, **{name: picture.digest for name, picture in given.items()}})
+    return cast(RequestFields, with_pictures(fields, {name: picture.digest for name, picture in given.items()}))
 
 
 def with_given_files(fields: RequestFields, files: Mapping[str, bytes]) -> RequestFields:
@@ -94,16 +95,18 @@ def with_given_files(fields: RequestFields, files: Mapping[str, bytes]) -> Reque
     Raises:
         InvalidRequest: naming a file that is another one, or that the picture was not made from.
     """
-    errors = []
+    errors, pictures = [], pictures_of(fields)
     for name, data in files.items():
-        named, digest = cast("Any", fields).get(name), GivenPicture.of(data).digest
+        named, digest = pictures.get(name), GivenPicture.of(data).digest
         if named is None:
             errors.append((name, f"was given, but the picture was made without {name}"))
         elif named != digest:
             errors.append((name, f"the file has {digest}, but the picture was made from {named}"))
     if errors:
         raise InvalidRequest(errors)
-    return cast(RequestFields, {**fields, **{name: base64.b64encode(data).decode() for name, data in files.items()}})
+    return cast(
+        RequestFields, with_pictures(fields, {name: base64.b64encode(data).decode() for name, data in files.items()})
+    )
 
 
 def read_inputs(
@@ -118,7 +121,7 @@ def read_inputs(
     width, height = request.width or card.width, request.height or card.height
     keys, pictures, warnings = {}, {}, []
     for name, picture in given.items():
-        shape = PictureShape(width, height, 1 if name == "mask" else card.channels)
+        shape = PictureShape(width, height, _channels(name, request, card))
         key = input_key(owner, picture.digest, shape)
         try:
             png, changes = _read(services, picture, key, shape)
@@ -128,6 +131,15 @@ def read_inputs(
         if changes:
             warnings.append(RequestWarning(name, changes))
     return Inputs(keys, pictures, tuple(warnings))
+
+
+def _channels(name: str, request: SamplingRequest, card: ModelCard) -> int:
+    """Channels of a picture of the request as the model takes it."""
+    if (index := control_index(name)) is None:
+        return 1 if name == "mask" else card.channels
+    offered = card.control(request.controls[index].name)
+    assert offered is not None
+    return offered.channels
 
 
 def count_inputs(services: Services, owner: str, inputs: Inputs) -> None:

@@ -6,7 +6,7 @@ that are not over may still write (`jobs.redis.memory`).
 
 from __future__ import annotations
 
-from denoised.jobs.request import PICTURE_FIELDS
+from denoised.jobs.request import pictures_of
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.scripts import EVENT_CAP
 from denoised.model.serving.card import ModelCard
@@ -35,7 +35,7 @@ def job_bytes(request: SamplingRequest, card: ModelCard) -> int:
     registers = TASK_REGISTERS if request.task == "likelihood" else REGISTERS
     resume = request.n * min(4 * registers * pixels, MAX_RESUME_IMAGE_BYTES)
     pictures += request.n * ARRAYS[request.task] * (4 * pixels + ARRAY_HEAD_BYTES)
-    inputs = sum(int(pixels * INCOMPRESSIBLE + PICTURE_BYTES) for name in PICTURE_FIELDS if getattr(request, name))
+    inputs = len(pictures_of(vars(request))) * int(pixels * INCOMPRESSIBLE + PICTURE_BYTES)
     return RECORD_BYTES + events + _frames(request) * _frame_bytes(pixels) + resume + pictures + inputs
 
 

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from denoised.app.admission.control_fields import control_errors, control_values
 from denoised.app.admission.guided_evaluations import count_guided
 from denoised.app.admission.noise_levels import learned_errors, level_errors, without_end
 from denoised.app.admission.picture_fields import picture_errors
@@ -68,6 +69,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     errors = [*_input_errors(given, card), *_label_errors(given, card), *_sampler_errors(values, card)]
     errors += [*_size_errors(values, card), *_limit_errors(values, card), *_grid_errors(values, card)]
     errors += _lora_errors(given.get("loras") or [], card)
+    errors += control_errors(given.get("controls") or [], card)
     levels = {**_default_levels(given, card), **given}
     errors += picture_errors(given, card)
     errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(levels, card)]
@@ -85,6 +87,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
             "prompt": values["prompt"] or None,
             "negative_prompt": values["negative_prompt"] or None,
             "loras": _loras(given.get("loras") or [], card),
+            "controls": control_values(given.get("controls") or [], card),
             "width": values["width"] if values["width"] != card.width else None,
             "height": values["height"] if values["height"] != card.height else None,
             "seed": values.get("seed", secrets.randbelow(DRAWN_SEEDS)),

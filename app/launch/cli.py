@@ -35,7 +35,7 @@ from denoised.app.launch.options import (
 )
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import AsJson, CommandGroup
-from denoised.command_line.service_options import DEFAULT_REDIS, Loras, MaxBatch, Models, ResultTtl
+from denoised.command_line.service_options import DEFAULT_REDIS, Controlnets, Loras, MaxBatch, Models, ResultTtl
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.log import log_to_stderr
 
@@ -53,6 +53,7 @@ def serve(
     data_dir: DataDir = None,
     model: Models = None,
     loras: Loras = None,
+    controlnets: Controlnets = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     devices: Devices = None,
@@ -68,7 +69,7 @@ def serve(
 
     log_to_stderr(log_format)
     folder = _data_folder("serve", data_dir)
-    arguments = _worker_arguments(None, loras, device, precision)
+    arguments = _worker_arguments(None, loras, controlnets, device, precision)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     models = model or sorted(_split(os.environ.get("DENOISED_MODELS", "")))
     settings = ServeSettings(
@@ -165,6 +166,7 @@ def doctor(
     data_dir: DataDir = None,
     model: Models = None,
     loras: Loras = None,
+    controlnets: Controlnets = None,
     max_batch: MaxBatch = None,
     device: Device = None,
     devices: Devices = None,
@@ -183,7 +185,7 @@ def doctor(
     from denoised.app.launch.serve_settings import ServeSettings
 
     folder = _data_folder("doctor", data_dir)
-    arguments = _worker_arguments(model, loras, device, precision)
+    arguments = _worker_arguments(model, loras, controlnets, device, precision)
     settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, _requires_key(), devices=devices)
     raise typer.Exit(print_findings(run_checks(settings), as_json))
 
@@ -228,11 +230,12 @@ def _requires_key() -> bool:
 
 
 def _worker_arguments(
-    model: list[str] | None, loras: Path | None, device: str | None, precision: str | None
+    model: list[str] | None, loras: Path | None, controlnets: Path | None, device: str | None, precision: str | None
 ) -> list[str]:
     """Options passed to the worker."""
     arguments = [] if device is None else ["--device", device]
     arguments += [] if loras is None else ["--loras", str(loras)]
+    arguments += [] if controlnets is None else ["--controlnets", str(controlnets)]
     arguments += [] if precision is None else ["--precision", precision]
     return arguments + [text for name in model or [] for text in ("--model", name)]
 

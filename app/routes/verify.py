@@ -23,6 +23,7 @@ from denoised.app.http.schemas import ProblemObject, Verification
 from denoised.app.job_access.picture_response import picture_response
 from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, wait_for_job
 from denoised.app.services import Owner, Serving
+from denoised.jobs.control import MAX_CONTROLS, control_picture
 from denoised.jobs.numerics import computation, digest_in
 from denoised.jobs.request import PICTURE_FIELDS
 from denoised.jobs.store.store import Outcome
@@ -53,8 +54,8 @@ async def verify(
         bytes,
         Body(
             media_type="image/png",
-            description="a PNG from `POST /generate`; or a form with it as `picture`, and as `image` and `mask` the "
-            "files that it was made from",
+            description="a PNG from `POST /generate`; or a form with it as `picture`, and as `image`, `mask` and "
+            "`controls.K.image` the files that it was made from",
         ),
     ],
     request: Request,
@@ -86,7 +87,7 @@ def _parts(form: Mapping[str, str | bytes]) -> tuple[bytes, dict[str, bytes]]:
     Raises:
         InvalidRequest: naming each part that is missing, unknown, or no file.
     """
-    allowed = ("picture", *PICTURE_FIELDS)
+    allowed = ("picture", *PICTURE_FIELDS, *map(control_picture, range(MAX_CONTROLS)))
     errors = [
         (name[:80], f"is not a part of this form (allowed: {', '.join(allowed)})")
         for name in form

@@ -75,6 +75,10 @@ def verify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="PNG files written by `denoised generate`")],
     image: Annotated[Path | None, env("IMAGE", "the picture that they were made from", metavar="FILE")] = None,
     mask: Annotated[Path | None, env("MASK", "the mask that they were made with", metavar="FILE")] = None,
+    control: Annotated[
+        list[Path] | None,
+        env("CONTROL", "the picture of each of their ControlNets, in order", "--control", metavar="FILE"),
+    ] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -86,7 +90,7 @@ def verify(
     with open_client("verify", url, key, error_code=2) as client:
         from denoised.cli.verify import Inputs, verify_files
 
-        raise typer.Exit(verify_files(client, files, as_json, Inputs(image, mask)))
+        raise typer.Exit(verify_files(client, files, as_json, Inputs(image, mask, control or ())))
 
 
 @cli.command(rich_help_panel=PANEL)

@@ -32,6 +32,7 @@ from denoised.command_line.console import (
     stderr,
     stdout,
 )
+from denoised.jobs.control import ControlFields
 from denoised.jobs.lora import LoraFields
 from denoised.jobs.request import FIELDS, MAX_SEED, RequestFields
 from denoised.jobs.request_field import RequestField
@@ -84,6 +85,8 @@ def fields_from(given: Mapping[str, Any], known: Mapping[str, RequestField] = FI
             raise typer.BadParameter(message, param_hint=known[name].flag or f"--{name.replace('_', '-')}")
     if "loras" in fields:
         fields["loras"] = [parse_lora(text) for text in fields["loras"]]
+    if "controls" in fields:
+        fields["controls"] = [parse_control(text) for text in fields["controls"]]
     return cast(RequestFields, fields)
 
 
@@ -128,6 +131,23 @@ def parse_lora(text: str) -> LoraFields:
     """The adapter in `NAME` or `NAME:WEIGHT`; what follows a colon is part of the name unless it is a number."""
     name, colon, weight = text.rpartition(":")
     return {"name": name, "weight": float(weight)} if colon and WEIGHT.fullmatch(weight) else {"name": text}
+
+
+def parse_control(text: str) -> ControlFields:
+    """The ControlNet in `NAME=FILE` or `NAME=FILE:SCALE`; FILE may also name a picture that the server has.
+
+    Raises:
+        typer.BadParameter: for a text without a file, or a file that cannot be read.
+    """
+    name, equals, source = text.partition("=")
+    if not equals or not name or not source:
+        raise typer.BadParameter(f"{text!r:.80} was given (allowed: NAME=FILE[:SCALE])", param_hint="--control")
+    path, colon, scale = source.rpartition(":")
+    has_scale = bool(colon and WEIGHT.fullmatch(scale))
+    path = path if has_scale else source
+    image = path if NAMED_PICTURE.match(path) else picture_file("control", path)
+    control: ControlFields = {"name": name, "image": image}
+    return {**control, "scale": float(scale)} if has_scale else control
 
 
 def resolve_text(fields: RequestFields, text: str, models: Sequence[Model]) -> RequestFields:

@@ -11,7 +11,7 @@ from denoised.jobs.request_field import RequestField
 from denoised.jobs.sampling_request import DEFAULTS
 
 PLAIN = (int, float, bool)
-METAVARS = {"loras": "NAME[:WEIGHT]", "image": "FILE", "mask": "FILE"}
+METAVARS = {"loras": "NAME[:WEIGHT]", "controls": "NAME=FILE[:SCALE]", "image": "FILE", "mask": "FILE"}
 MEANINGS = {"image": "file of the picture to start from, or job:ID/images/K"}  # where the command line differs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ class Inputs:
 
     image: Path | None = None
     mask: Path | None = None
+    controls: Sequence[Path] = ()
 
 
 def verify_files(client: Client, files: Iterable[Path], as_json: bool, inputs: Inputs) -> int:
@@ -35,7 +36,7 @@ def verify_files(client: Client, files: Iterable[Path], as_json: bool, inputs: I
 def _verify(client: Client, file: Path, inputs: Inputs) -> dict[str, Any]:
     """The server's answer for a file, or {"error": the reason}."""
     try:
-        return dict(client.verify(file.read_bytes(), inputs.image, inputs.mask).raw)
+        return dict(client.verify(file.read_bytes(), inputs.image, inputs.mask, inputs.controls).raw)
     except ServiceError as error:
         return {"error": str(error)}
     except OSError as error:

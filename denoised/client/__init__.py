@@ -20,6 +20,7 @@ from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
 from denoised.client.synchronous import Client
 from denoised.client.usage import KeyUsage, Quota
 from denoised.client.verification import VerificationResult
+from denoised.jobs.control import Control, ControlFields
 from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request import RequestFields
 
@@ -28,6 +29,8 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ConnectionFailed",
+    "Control",
+    "ControlFields",
     "Event",
     "FleetStatus",
     "Frame",

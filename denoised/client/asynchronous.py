@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Self, TypeVar, Unpack
 
 import httpx
@@ -139,10 +139,14 @@ class AsyncClient:
         return await self._run(self._exchange.animation(job_id, format, kind))
 
     async def verify(
-        self, picture: bytes, image: PictureSource | None = None, mask: PictureSource | None = None
+        self,
+        picture: bytes,
+        image: PictureSource | None = None,
+        mask: PictureSource | None = None,
+        controls: Sequence[PictureSource] = (),
     ) -> VerificationResult:
         """As `Client.verify`."""
-        return await self._run(self._exchange.verify(picture, image, mask))
+        return await self._run(self._exchange.verify(picture, image, mask, controls))
 
     @lists_fields_of(TASK_FIELDS["noise"])
     async def noise(self, image: PictureSource, /, **fields: Unpack[NoiseFields]) -> Job:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from denoised.client.api_call import ApiCall, Flow
@@ -17,6 +17,7 @@ from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
 from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
+from denoised.jobs.control import control_picture
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import PictureTask
 
@@ -95,12 +96,17 @@ class Exchange:
         return (yield from self.download(f"{job_path(job_id)}/animation", params))
 
     def verify(
-        self, picture: bytes, image: PictureSource | None = None, mask: PictureSource | None = None
+        self,
+        picture: bytes,
+        image: PictureSource | None = None,
+        mask: PictureSource | None = None,
+        controls: Sequence[PictureSource] = (),
     ) -> Flow[VerificationResult]:
         """`POST /verify`, repeated until the result is ready. The idempotency key makes every repeat wait for the same
-        job. image, mask: those that the picture was made from."""
+        job. image, mask, controls: those that the picture was made from."""
         key = uuid.uuid4().hex
-        inputs = {name: read(source) for name, source in (("image", image), ("mask", mask)) if source is not None}
+        named = {"image": image, "mask": mask, **{control_picture(k): source for k, source in enumerate(controls)}}
+        inputs = {name: read(source) for name, source in named.items() if source is not None}
         content, media_type = form_of({"picture": picture, **inputs}) if inputs else (picture, "image/png")
         while True:
             headers = {"Content-Type": media_type, "Prefer": f"wait={VERIFY_WAIT}", "Idempotency-Key": key}

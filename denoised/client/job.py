@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from denoised.client.errors import JobCanceled, JobFailed
 from denoised.client.resource import Raw, Resource
+from denoised.jobs.control import Control
 from denoised.jobs.lora import Lora
 from denoised.jobs.request import PictureRequest
 
@@ -161,6 +162,7 @@ class Job(PictureRequest, Resource):
             "timing": JobTiming.from_json(raw["timing"]),
             "error": JobError.from_json(raw["error"]) if raw["error"] else None,
             "loras": tuple(Lora(**lora) for lora in raw.get("loras", ())),
+            "controls": tuple(Control(**control) for control in raw.get("controls", ())),
             "arrays": tuple(JobArray.from_json(array) for array in raw.get("arrays", ())),
             "warnings": tuple(JobWarning.from_json(warning) for warning in raw.get("warnings", ())),
         }

@@ -48,6 +48,7 @@ class Model(Resource):
     max_pixels: largest allowed width·height; None if the size is fixed.
     prompt_guide: examples of prompts, and their parts to choose from.
     loras: names of the low-rank adapters that a request can name.
+    controls: names of the ControlNets that a request can name.
     labels: class names; the index of a name is the class index.
     timesteps: largest allowed `steps`.
     max_images: largest allowed `n`.
@@ -75,6 +76,7 @@ class Model(Resource):
     max_pixels: int | None = None
     prompt_guide: ModelPromptGuide = ModelPromptGuide(raw={})
     loras: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
     description: str = ""
     data: str = ""
     license: str = ""
@@ -87,6 +89,7 @@ class Model(Resource):
             "inputs": tuple(raw.get("inputs", ["label"] if raw["labels"] else [])),
             "prompt_guide": ModelPromptGuide.from_json(raw.get("prompt_guide", {})),
             "loras": tuple(lora["name"] for lora in raw.get("loras", ())),
+            "controls": tuple(control["name"] for control in raw.get("controls", ())),
             "default": ModelDefaults.from_json(raw["default"]),
         }
         return super()._members(raw) | nested

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from denoised.client.errors import ServiceError
-from denoised.jobs.request import PICTURE_FIELDS, PictureSource
+from denoised.jobs.request import PictureSource, pictures_of, with_pictures
 
 
 def encode_pictures(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,8 +20,8 @@ def encode_pictures(fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ServiceError: when a file cannot be read.
     """
-    pictures = {name: fields[name] for name in PICTURE_FIELDS if isinstance(fields.get(name), bytes | os.PathLike)}
-    return {**fields, **{name: base64.b64encode(read(source)).decode() for name, source in pictures.items()}}
+    pictures = {name: source for name, source in pictures_of(fields).items() if isinstance(source, bytes | os.PathLike)}
+    return with_pictures(fields, {name: base64.b64encode(read(source)).decode() for name, source in pictures.items()})
 
 
 def read(source: PictureSource) -> bytes:

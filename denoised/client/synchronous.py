@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Self, TypeVar, Unpack
 
@@ -150,17 +150,22 @@ class Client:
         return self._run(self._exchange.animation(job_id, format, kind))
 
     def verify(
-        self, picture: bytes, image: PictureSource | None = None, mask: PictureSource | None = None
+        self,
+        picture: bytes,
+        image: PictureSource | None = None,
+        mask: PictureSource | None = None,
+        controls: Sequence[PictureSource] = (),
     ) -> VerificationResult:
         """Regenerate a PNG from the request that it carries, and compare the bytes (`POST /verify`). Waits until the
         result is ready.
 
-        image, mask: the files that the PNG was made from, if it was; their paths or bytes.
+        image, mask, controls: the files that the PNG was made from, if it was; their paths or bytes. controls: one for
+            each of its ControlNets, in their order.
 
         Raises:
             RequestRejected: 422 if it was made from a picture that is not given and not stored any more.
         """
-        return self._run(self._exchange.verify(picture, image, mask))
+        return self._run(self._exchange.verify(picture, image, mask, controls))
 
     @lists_fields_of(TASK_FIELDS["noise"])
     def noise(self, image: PictureSource, /, **fields: Unpack[NoiseFields]) -> Job:

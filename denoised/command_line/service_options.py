@@ -23,6 +23,7 @@ Models = Annotated[
     ),
 ]
 Loras = Annotated[Path | None, env("LORAS", "folder of low-rank adapters (LoRA) for the models that take a prompt")]
+Controlnets = Annotated[Path | None, env("CONTROLNETS", "folder of ControlNets for the models that take a prompt")]
 MaxBatch = Annotated[
     int | None, env("MAX_BATCH", "largest batch, in images; measured at startup if not set", min=1, max=1024)
 ]

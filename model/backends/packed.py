@@ -46,6 +46,8 @@ def pack(network: Network) -> Network:
             for index, item in enumerate(child):
                 if isinstance(item, nn.Linear):
                     child[index] = PackedLinear(item)
+                elif isinstance(item, nn.Conv2d):
+                    child[index] = PackedConv2d(item)
                 else:
                     pack(item)
         else:

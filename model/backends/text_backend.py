@@ -21,6 +21,7 @@ from denoised.model.backends.numerics import NATIVE, PACKED, PER_IMAGE, Precisio
 from denoised.model.backends.packed import can_pack, pack
 from denoised.model.backends.precision import arithmetic, converted, set_arithmetic
 from denoised.model.errors import KernelError
+from denoised.model.networks.text_unet.residuals import Residuals
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.networks.text_unet.text_unet_config import SIZE_IDS
 
@@ -57,7 +58,11 @@ class WholeBatchTextUNet:
         self._unet = unet
 
     def __call__(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
-        output: Tensor = self._unet(x, t, context, **added)
+        return self.controlled(None, x, t, context, **added)
+
+    def controlled(self, residuals: Residuals | None, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
+        """The network with residuals of ControlNets."""
+        output: Tensor = self._unet(x, t, context, residuals=residuals, **added)
         return output
 
     def begin(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Callable[[], Tensor]:
@@ -76,14 +81,25 @@ class PerImageTextUNet:
         self._dtype = unet.conv_in.weight.dtype
 
     def __call__(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
+        return self.controlled(None, x, t, context, **added)
+
+    def controlled(self, residuals: Residuals | None, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Tensor:
+        """The network with residuals of ControlNets."""
         x, context = x.to(self._dtype), context.to(self._dtype)
-        rows = [slice(row, row + 1) for row in range(len(x))]
-        return torch.cat([self._unet(x[row], t[row], context[row], **_rows(added, row)) for row in rows]).float()
+        outputs = []
+        for row in range(len(x)):
+            own, its = slice(row, row + 1), residuals.select([row]) if residuals is not None else None
+            outputs.append(self._unet(x[own], t[own], context[own], residuals=its, **_rows(added, own)))
+        return torch.cat(outputs).float()
 
     def begin(self, x: Tensor, t: Tensor, context: Tensor, **added: Tensor) -> Callable[[], Tensor]:
         """Evaluate at once: nothing runs in the background."""
         output = self(x, t, context, **added)
         return lambda: output
+
+
+ModuleBackend = WholeBatchTextUNet | PerImageTextUNet
+"""A backend that is a module's forward pass: it takes adapters and residuals."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +109,8 @@ class TextSelection:
     Attributes:
         backend: It evaluates the network from now on; the network itself may have lost its weights to it.
         numerics: What its bits depend on (`model.backends.numerics`).
-        adaptable: What evaluates it for rows with adapters: the forward pass of `network`; `backend` itself unless that
-            is compiled.
+        adaptable: What evaluates it for rows with adapters or ControlNets: the forward pass of `network`; `backend`
+            itself unless that is compiled. None if the network has no other form than the compiled one.
         network: Its layers can be hooked (`adapted_network`).
         packed: Whether that module is packed.
         fallback: Why a faster backend is not available; None if this is the fastest.
@@ -104,7 +120,7 @@ class TextSelection:
 
     backend: TextBackend
     numerics: str
-    adaptable: TextBackend
+    adaptable: ModuleBackend | None
     network: nn.Module
     packed: bool
     fallback: str | None = None
@@ -119,7 +135,8 @@ def select_text_backend(
 
     In a precision in which the network computes something else, such as numbers that overflow, it is served in float32.
 
-    timesteps: T of the training; adapted: whether there are adapters, for which compiled kernels have no place.
+    timesteps: T of the training; adapted: whether there are adapters or ControlNets, for which compiled kernels have no
+    place.
     """
     if torch.device(device).type == "cuda":
         set_arithmetic(precision)
@@ -150,10 +167,10 @@ def _select_float32(unet: TextUNet, timesteps: int, device: str, *, adapted: boo
             native, reason = None, str(error)
     if native is not None and not adapted:
         unet.to("meta")  # frees the weights: the kernels have packed copies of their own
-        return TextSelection(native, numerics(device, NATIVE), native, unet, packed=False)
+        return TextSelection(native, numerics(device, NATIVE), None, unet, packed=False)
     selection = _select_uncompiled(unet, timesteps, device)
     if native is not None:
-        # Rows without adapters run on the compiled kernels, rows with adapters on the module with layers to hook.
+        # Plain rows run on the compiled kernels, rows with adapters or ControlNets on the module.
         return replace(selection, backend=native, numerics=numerics(device, NATIVE), fallback=None)
     reasons = [each for each in (reason, selection.fallback) if each is not None]
     return replace(selection, fallback="; ".join(reasons) or None)

@@ -66,6 +66,15 @@ def read_weights(
     return {key: _finite(tensors[key]).to(expected[key].dtype, copy=True) for key in expected}
 
 
+def check_weights(source: Path, expected: Mapping[str, Tensor], rename: Rename = modernize_tensor_name) -> None:
+    """Check the keys, shapes and types of the tensors that a network expects, without reading their values.
+
+    The arguments and errors are those of `read_weights`.
+    """
+    stored = [tensor for file in find_shards(source) for tensor in stored_tensors(file)]
+    _compare(source, _by_current_names(stored, expected, rename), expected)
+
+
 def stored_tensors(path: Path) -> list[StoredTensor]:
     """The tensors of one file, not read yet.
 

@@ -65,6 +65,20 @@ class CardLora(BaseModel):
     digest: str
 
 
+class CardControl(BaseModel):
+    """A ControlNet that requests can name.
+
+    Attributes:
+        name: Of its folder.
+        digest: Of its config and weights.
+        channels: Of its control picture: 3 (RGB) or 1 (gray).
+    """
+
+    name: str
+    digest: str
+    channels: int = 3
+
+
 class CardLevel(BaseModel):
     """One resolution of a network.
 
@@ -114,6 +128,7 @@ class ModelCard(BaseModel):
         max_pixels: The largest width·height of a request; None if the size is fixed.
         latent: What it denoises; None for a model of pixels.
         loras: The adapters that it offers, by name.
+        controls: The ControlNets that it offers, by name.
         unconditional: Whether it can make an image without a label; guidance needs that too.
         timesteps: T of its training.
         prediction_type: What the network predicts: `epsilon`, `v_prediction` or `sample`.
@@ -152,6 +167,7 @@ class ModelCard(BaseModel):
     max_pixels: int | None = None
     latent: CardLatent | None = None
     loras: list[CardLora] = []
+    controls: list[CardControl] = []
     unconditional: bool = True
     timesteps: int
     prediction_type: str
@@ -186,6 +202,7 @@ class ModelCard(BaseModel):
             "prompt": self.prompts,
             "negative_prompt": self.prompts and not self.guidance_embedded,
             "loras": bool(self.loras),
+            "controls": bool(self.controls),
             "width": self.size_multiple is not None,
             "height": self.size_multiple is not None,
             "clip_skip": self.max_clip_skip > 0,
@@ -200,6 +217,10 @@ class ModelCard(BaseModel):
     def lora_digest(self, name: str) -> str | None:
         """The digest of an adapter; None if the model does not offer it."""
         return next((lora.digest for lora in self.loras if lora.name == name), None)
+
+    def control(self, name: str) -> CardControl | None:
+        """A ControlNet; None if the model does not offer it."""
+        return next((control for control in self.controls if control.name == name), None)
 
     def takes_spacing(self, sampler: str) -> bool:
         """Whether a request with this sampler chooses its noise levels."""

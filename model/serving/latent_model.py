@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from denoised.model.backends.adapted_network import RowLoras
+from denoised.model.backends.control_backend import evaluate_controls
 from denoised.model.backends.text_backend import TextBackend
 from denoised.model.diffusion.clipping import Clipping
 from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
@@ -18,6 +20,7 @@ from denoised.model.errors import PlanError
 from denoised.model.networks.evaluation_memory import EvaluationMemory
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
+from denoised.model.serving.control_library import ControlLibrary
 from denoised.model.serving.latent_pictures import LatentPictures
 from denoised.model.serving.lora_adapters import Adapters
 from denoised.model.serving.picture_inputs import EDIT, INPAINT, blank_inputs, picture_inputs
@@ -52,7 +55,9 @@ class LatentModel:
         memory: EvaluationMemory,
         added_inputs: Sequence[str] = (),
         adapters: Adapters | None = None,
+        controls: ControlLibrary | None = None,
     ) -> None:
+        """adapters: what evaluates the U-Net with adapters or ControlNets; None without any."""
         self.backend = backend
         self.device = device
         self.prediction_type = prediction_type
@@ -64,6 +69,7 @@ class LatentModel:
         self._plans = plans
         self._memory = memory
         self._adapters = adapters
+        self._controls = controls
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,13 +135,33 @@ class LatentModel:
     def with_pictures(
         self, conditioning: Conditioning, requests: Sequence[ConditioningRequest], pictures: Mapping[str, Picture]
     ) -> Conditioning:
-        """Add `picture` (B, E, h, w), what the U-Net sees next to the latents; zeros in the rows without a picture."""
+        """Add `picture` (B, E, h, w), what the U-Net sees next to the latents, zeros in the rows without a picture; and
+        ControlNets, with what they make of their pictures.
+
+        Raises:
+            PlanError: for a ControlNet that the model does not offer.
+            CheckpointError: for one that cannot be read any more.
+        """
+        conditioning = self._with_controls(conditioning, requests, pictures)
         if self.card.pictures not in (EDIT, INPAINT) or "image" not in pictures:
             return conditioning
         inputs = picture_inputs(self.card.pictures, self._pictures, pictures["image"], pictures.get("mask")).cpu()
         is_shown = [request.has_image or self.card.pictures == INPAINT for request in requests]
         shown = torch.tensor(is_shown)[:, None, None, None]
-        return Conditioning({**conditioning.tensors, PICTURE: torch.where(shown, inputs, torch.zeros(()))})
+        tensors = {**conditioning.tensors, PICTURE: torch.where(shown, inputs, torch.zeros(()))}
+        return replace(conditioning, tensors=tensors)
+
+    def _with_controls(
+        self, conditioning: Conditioning, requests: Sequence[ConditioningRequest], pictures: Mapping[str, Picture]
+    ) -> Conditioning:
+        asked = requests[0].controls
+        if not asked:
+            return conditioning
+        if self._controls is None:
+            raise PlanError(f"controls: {self.card.name} offers no ControlNets")
+        found = self._controls.controls(asked, [pictures[each.picture] for each in asked])
+        rows = (tuple(each for each in found if each.is_seen_by(request)) for request in requests)
+        return replace(conditioning, controls=tuple(rows))
 
     def prepare(self, requests: Sequence[ConditioningRequest]) -> None:
         """Encode the prompts of several jobs in one evaluation of each text encoder, into the cache."""
@@ -144,42 +170,36 @@ class LatentModel:
     @torch.inference_mode()
     def denoise(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimate (x̂_0, ε̂) of latents x (B, C, H, W) at levels t, α, σ (B,)."""
-        context, added = self._network_inputs(conditioning)
-        seen = self._seen(x, conditioning)
-        if self._adapters is None:
-            output = self.backend(seen, t, context, **added)
-        else:
-            output = self._adapters.backend(self._loras(conditioning), seen, t, context, **added)
-        return self._estimate(output, x, alpha, sigma)
+        backend, inputs, options = self._evaluation(x, t, conditioning)
+        return self._estimate(backend(*inputs, **options), x, alpha, sigma)
 
     @torch.inference_mode()
     def begin(
         self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
     ) -> Callable[[], Estimate]:
         """Begin what `denoise` does, in the background if the backend can, and return a function that waits for it."""
-        context, added = self._network_inputs(conditioning)
-        seen = self._seen(x, conditioning)
-        if self._adapters is None:
-            output = self.backend.begin(seen, t, context, **added)
-        else:
-            output = self._adapters.backend.begin(self._loras(conditioning), seen, t, context, **added)
+        backend, inputs, options = self._evaluation(x, t, conditioning)
+        output = backend.begin(*inputs, **options)
         return lambda: self._estimate(output(), x, alpha, sigma)
+
+    def _evaluation(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> tuple[Any, list[Any], dict[str, Any]]:
+        """What evaluates the U-Net, and with which inputs. ControlNets are evaluated here."""
+        tensors = conditioning.to(self.device)
+        context, added = tensors[CONTEXT], {name: tensors[name] for name in self.added_inputs}
+        inputs = [self._seen(x, tensors), t, context]
+        if self._adapters is None:
+            return self.backend, inputs, added
+        controls = [[each.of_row() for each in own] for own in conditioning.row_controls]
+        # They see the latents alone, whatever the U-Net sees next to them.
+        residuals = evaluate_controls(controls, x, t, context, added)
+        loras = self._adapters.library.rows(conditioning[LORA_WEIGHTS])
+        return self._adapters.backend, [loras, *inputs], {**added, "residuals": residuals}
 
     def _seen(self, x: Tensor, conditioning: Conditioning) -> Tensor:
         """(B, C + E, H, W) what the U-Net sees: the latents, and the picture next to them if it takes one."""
         if self.card.pictures not in (EDIT, INPAINT):
             return x
-        return torch.cat([x, conditioning[PICTURE].to(x.device)], dim=1)
-
-    def _loras(self, conditioning: Conditioning) -> Sequence[RowLoras]:
-        """The adapters of each row; only for a model that has some."""
-        assert self._adapters is not None
-        return self._adapters.library.rows(conditioning[LORA_WEIGHTS])
-
-    def _network_inputs(self, conditioning: Conditioning) -> tuple[Tensor, dict[str, Tensor]]:
-        """The hidden states of the text, and the inputs in `added_inputs`."""
-        tensors = conditioning.to(self.device)
-        return tensors[CONTEXT], {name: tensors[name] for name in self.added_inputs}
+        return torch.cat([x, conditioning[PICTURE]], dim=1)
 
     def _size_ids(self, request: ConditioningRequest) -> tuple[float, ...]:
         """SDXL's: height and width of the original, top and left of the crop, height and width of the target."""

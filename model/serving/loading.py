@@ -23,6 +23,7 @@ from denoised.model.networks.evaluation_memory import RESIDUAL_MAPS, TRANSFORMER
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.card_facts import network_facts, pipeline_facts, said_by, sampler_facts
+from denoised.model.serving.control_library import ControlLibrary, select_control_nets
 from denoised.model.serving.latent_model import LatentModel
 from denoised.model.serving.latent_pictures import FIXED_BATCH, LatentPictures, published_rgb
 from denoised.model.serving.lora_adapters import FoundAdapters, find_adapters
@@ -43,6 +44,7 @@ class LoadedModel:
         model: On the fastest backend of its device; its card names the numerics.
         fallback: Why a faster backend is not available on this machine; None if this is the fastest.
         lora_problems: Why some adapters are left out.
+        control_problems: Why some ControlNets are left out.
         refused_precision: Why it, or a part of it, is served in float32 although another precision was asked for.
     """
 
@@ -50,6 +52,7 @@ class LoadedModel:
     fallback: str | None
     lora_problems: Sequence[str] = ()
     refused_precision: str | None = None
+    control_problems: Sequence[str] = ()
 
 
 def load_for_serving(
@@ -60,10 +63,11 @@ def load_for_serving(
     max_images: int = 16,
     precision: Precision = "float32",
     loras: Path | None = None,
+    controls: Path | None = None,
 ) -> LoadedModel:
     """Load a model on the fastest backend that gives an image the same bits at every batch size.
 
-    loras: a folder of low-rank adapters; models of pixels take none.
+    loras: a folder of low-rank adapters; controls: a folder of ControlNets. Models of pixels take none.
     precision: of U-Net and text encoders, one that the device has (`model.backends.precision`); decoders have float32.
 
     Raises:
@@ -73,7 +77,13 @@ def load_for_serving(
         if unused := unused_parts(Path(folder)):
             log.info("%s: not run: %s", folder, ", ".join(unused))
         return load_text_for_serving(
-            folder, device=device, name=name, max_images=max_images, loras=loras, precision=precision
+            folder,
+            device=device,
+            name=name,
+            max_images=max_images,
+            loras=loras,
+            controls=controls,
+            precision=precision,
         )
     model = load_model(folder, device=device, name=name, max_images=max_images)
     selection = select_backend(model.unet, model.shape, model.card.timesteps, device, precision)
@@ -146,24 +156,28 @@ def load_text_for_serving(
     name: str | None,
     max_images: int,
     loras: Path | None = None,
+    controls: Path | None = None,
     precision: Precision = "float32",
 ) -> LoadedModel:
-    """`load_text_model` with adapters, in a precision, and with the reasons for what is not as fast or as asked for."""
+    """`load_text_model` with adapters and ControlNets, in a precision, and with the reasons for what is not as fast or
+    as asked for."""
     folder = Path(folder)
     pipeline = read_text_pipeline(folder)
     noise, grid = pipeline.noise, pipeline.noise.grid(pipeline.unet.config)
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
     found = find_adapters(loras, unet, pipeline.text_encoders)
+    vae = pipeline.autoencoder.config
+    nets = select_control_nets(controls, pipeline.unet.config, vae.latent_channels, vae.downscale)
+    adapted = bool(found.listed or nets.fitting)
     # Before the prompt encoder and the decoder: all three are packed, and the U-Net is the largest.
-    selection = select_text_backend(
-        unet, pipeline.schedule.timesteps, device, adapted=bool(found.listed), precision=precision
-    )
+    selection = select_text_backend(unet, pipeline.schedule.timesteps, device, adapted=adapted, precision=precision)
     prompts = build_prompt_encoder(pipeline, device, found, selection.precision)
     pictures = _build_pictures(pipeline, device)
     card = ModelCard(
         name=name or model_name(folder),
         max_clip_skip=max(0, prompts.max_clip_skip),
         loras=found.listed,
+        controls=nets.listed,
         max_images=max_images,
         numerics=with_kernels(selection.numerics, text=prompts.kernels, decoder=pictures.kernels),
         **pipeline_facts(pipeline),
@@ -179,17 +193,20 @@ def load_text_for_serving(
         noise.prediction_type,
         noise.clipping,
         card,
-        _evaluation_memory(unet.config, selection.precision),
+        _evaluation_memory(unet.config, selection.precision, controlled=bool(nets.fitting)),
         unet.config.added_inputs,
-        found.adapt_unet(selection, unet),
+        found.adapt_unet(selection, unet) if adapted else None,
+        ControlLibrary(nets.fitting, torch.device(device), selection.precision),
     )
-    return LoadedModel(model, selection.fallback, found.problems, selection.refused or prompts.refused)
+    refused = selection.refused or prompts.refused
+    return LoadedModel(model, selection.fallback, found.problems, refused, nets.problems)
 
 
-def _evaluation_memory(config: TextUNetConfig, precision: Precision) -> EvaluationMemory:
+def _evaluation_memory(config: TextUNetConfig, precision: Precision, *, controlled: bool) -> EvaluationMemory:
     attends = ["CrossAttn" in kind for kind in config.down_block_types]
     maps = [TRANSFORMER_MAPS if each else RESIDUAL_MAPS for each in attends]
-    layers = [config.layers(level) for level in range(config.levels)]
+    # A ControlNet's residuals are as large as the skip tensors of the U-Net, and exist next to them.
+    layers = [config.layers(level) * (2 if controlled else 1) for level in range(config.levels)]
     return EvaluationMemory(config.block_out_channels, layers, maps, DTYPES[precision].itemsize)
 
 

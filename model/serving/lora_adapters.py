@@ -54,13 +54,12 @@ class FoundAdapters:
         """A text encoder with the adapters. index: of the encoder; geometry: it as it was read."""
         return self._adapt(ENCODERS[index], selection.network, geometry, packed=selection.packed)
 
-    def adapt_unet(self, selection: TextSelection, unet: TextUNet) -> Adapters | None:
-        """What evaluates the U-Net with adapters; None if there are none.
+    def adapt_unet(self, selection: TextSelection, unet: TextUNet) -> Adapters:
+        """What evaluates the U-Net with adapters or residuals, by a backend that was selected for them.
 
         unet: the network as it was read; it may have lost its weights to the backend.
         """
-        if not self.listed:
-            return None
+        assert selection.adaptable is not None
         network = self._adapt(UNET, selection.network, unet, packed=selection.packed)
         return Adapters(self.library, AdaptedBackend(selection.backend, selection.adaptable, network))
 

@@ -16,9 +16,10 @@ from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.pictures.stored_pictures import decode_stored
+from denoised.worker.engine.conditioning_requests import conditioning_requests
 from denoised.worker.engine.resume import ResumePoint, from_bytes
 from denoised.worker.engine.start_picture import InputPictures
-from denoised.worker.engine.trajectory import Trajectory, conditioning_requests, trajectories
+from denoised.worker.engine.trajectory import Trajectory, trajectories
 from denoised.worker.errors import ResumeError
 
 log = logging.getLogger("denoised.worker")

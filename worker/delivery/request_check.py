@@ -55,6 +55,16 @@ def _check_inputs(request: SamplingRequest, card: ModelCard) -> None:
                 f"the adapter {lora.name!r:.60} has changed since the job was accepted (digest {lora.digest}; here "
                 f"{served})"
             )
+    for control in request.controls:
+        offered = card.control(control.name)
+        if offered is None:
+            name = f"{control.name!r:.60}"
+            raise RecordError(f"controls of the request names {name}, which {card.name} does not offer here")
+        if control.digest != offered.digest:
+            raise RecordError(
+                f"the ControlNet {control.name!r:.60} has changed since the job was accepted (digest {control.digest}; "
+                f"here {offered.digest})"
+            )
     width, height = request.width or card.width, request.height or card.height
     for name, side in (("width", request.width), ("height", request.height)):
         if side is not None and not card.takes_side(side):

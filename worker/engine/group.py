@@ -129,9 +129,11 @@ class Group:
         self._padding = [zeros[member.plan.registers :] for member in members]
         self._guided_members = [member.guided for member in members]
         guidance = {k: each.guidance for k, each in enumerate(members) if each.guidance is not None and each.guided}
-        conditioning = [member.conditioning for member in members]
-        conditioning += [each.others.select(slice(-1, None)) for each in guidance.values()]
-        conditioning += [each.others.select(slice(0, 1)) for each in guidance.values() if len(each.others) == 2]
+        self._applying = [member.applying for member in members]
+        others = {k: members[k].now(each.others) for k, each in guidance.items()}
+        conditioning = [member.now(member.conditioning) for member in members]
+        conditioning += [each.select(slice(-1, None)) for each in others.values()]
+        conditioning += [each.select(slice(0, 1)) for each in others.values() if len(each) == 2]
         self.conditioning = Conditioning.stack(conditioning).to(device)
         self.is_guided = torch.tensor(self._guided_members, device=device) if guidance else None
         self.guided = _guided(len(members), guidance, device) if guidance else None
@@ -144,8 +146,13 @@ class Group:
         self._registers, self._parts = zeros, list[Tensor]()
 
     def is_of(self, members: Sequence[Trajectory]) -> bool:
-        """Whether the group has these members, in this order, with guidance at the rows of the same ones."""
-        return _are(members, self.members) and [member.guided for member in members] == self._guided_members
+        """Whether the group has these members, in this order, with guidance and ControlNets at the rows of the same
+        ones."""
+        return (
+            _are(members, self.members)
+            and [member.guided for member in members] == self._guided_members
+            and [member.applying for member in members] == self._applying
+        )
 
     def rows(self) -> Rows:
         """Every member's next row."""

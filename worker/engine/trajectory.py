@@ -13,9 +13,10 @@ from denoised.jobs.record import JobRecord
 from denoised.jobs.sampling_request import PRIORITIES, SamplingRequest
 from denoised.model.diffusion.guidance import is_within
 from denoised.model.diffusion.plans import Plan
-from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
+from denoised.model.serving.conditioning import Conditioning
 from denoised.model.serving.protocol import ServedModel
 from denoised.model.serving.sampling import initial_noise, mix_noise
+from denoised.worker.engine.conditioning_requests import conditioning_requests
 from denoised.worker.engine.fair_slots import ANONYMOUS, Caller
 from denoised.worker.engine.resume import ResumePoint, check
 from denoised.worker.engine.start_picture import InputPictures
@@ -167,6 +168,15 @@ class Trajectory:
         return self.guidance is not None and not self.finished and self.evaluations_of(self.row) > 1
 
     @property
+    def applying(self) -> tuple[bool, ...]:
+        """Whether each of the ControlNets that it is conditioned on applies to its row."""
+        return self.conditioning.applying(self.row, self.plan.evaluations)
+
+    def now(self, conditioning: Conditioning) -> Conditioning:
+        """A conditioning of its own as it is at its row."""
+        return conditioning.at(self.row, self.plan.evaluations)
+
+    @property
     def rows(self) -> int:
         """Of the network's batch that its next evaluation takes; 0 when it is finished."""
         return 0 if self.finished else self.evaluations_of(self.row)
@@ -246,24 +256,6 @@ def trajectories(
         if saved and trajectory.index in saved:
             trajectory.resume(saved[trajectory.index])
     return begun
-
-
-def conditioning_requests(request: SamplingRequest) -> list[ConditioningRequest]:
-    """What the network is conditioned on in each row of an evaluation: the request's own, then those that guidance
-    compares it with."""
-    asked = ConditioningRequest(
-        label=request.label,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        loras={lora.name: lora.weight for lora in request.loras},
-        width=request.width,
-        height=request.height,
-        clip_skip=request.clip_skip,
-        emphasis=request.emphasis,
-        guidance_scale=request.guidance_scale,
-        has_image=request.image_guidance_scale is not None,
-    )
-    return [asked, *asked.compared()] if request.guided else [asked]
 
 
 def _begin_all(record: JobRecord, model: ServedModel, pictures: InputPictures) -> list[Trajectory]:

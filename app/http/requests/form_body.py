@@ -1,6 +1,7 @@
 """A request body as a form with files (`multipart/form-data`, RFC 7578), read as the JSON body of the same route.
 
-A part with a picture becomes the field of its name, in base64. The text of another part becomes a text where the field
+A part with a picture becomes the field of its name, in base64; `controls.K.image` is the picture of the K-th item of
+`controls`. The text of another part becomes a text where the field
 takes one, else the JSON that it is: a number, true or false, a list.
 """
 
@@ -22,6 +23,7 @@ from starlette.types import Message
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.requests.json_body import JsonRequest, JsonRoute
 from denoised.app.settings import MAX_BODY
+from denoised.jobs.control import control_index
 
 FORM = "multipart/form-data"
 MAX_FILES = 8
@@ -42,7 +44,8 @@ class FormRequest(JsonRequest):
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
             parts = await read_form(Request(self._original, _replay(await self.body())))
-            self._json = {name: _member(part, is_text=name in self._texts) for name, part in parts.items()}
+            members = {name: _member(part, is_text=name in self._texts) for name, part in parts.items()}
+            self._json = _with_control_pictures(members)
         return self._json
 
 
@@ -83,6 +86,19 @@ async def read_form(request: Request) -> dict[str, str | bytes]:
     if repeated:
         raise InvalidRequest([(name[:80], f"{names.count(name)} parts were given (allowed: 1)") for name in repeated])
     return dict(parts)
+
+
+def _with_control_pictures(members: dict[str, Any]) -> dict[str, Any]:
+    """Members with those that are named `controls.K.image` in the items of `controls`, as far as there are such items;
+    the check of the fields refuses the others."""
+    controls = members.get("controls")
+    if not isinstance(controls, list):
+        return members
+    for name in list(members):
+        index = control_index(name)
+        if index is not None and index < len(controls) and isinstance(controls[index], dict):
+            controls[index] = {**controls[index], "image": members.pop(name)}
+    return members
 
 
 def _member(part: str | bytes, *, is_text: bool) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, TypeVar, cast, get_origin
 
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic import (
 
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import MAX_ERRORS, describe_unknown_fields
+from denoised.jobs.control import CONTROL_FIELDS, ControlFields
 from denoised.jobs.lora import LORA_FIELDS, LoraFields
 from denoised.jobs.request import FIELDS, RequestFields
 from denoised.jobs.request_field import RequestField
@@ -35,11 +36,17 @@ EXAMPLES: list[JsonValue] = [
 ]
 
 
-def with_fields(fields: Mapping[str, RequestField]) -> Callable[[type[M]], type[M]]:
-    """A class decorator that adds request fields to a model; each takes null, too, for its default."""
+def with_fields(fields: Mapping[str, RequestField], required: Collection[str] = ()) -> Callable[[type[M]], type[M]]:
+    """A class decorator that adds request fields to a model; each takes null, too, for its default.
+
+    required: fields that take a text and have no default.
+    """
 
     def extended(model: type[M]) -> type[M]:
-        members: dict[str, Any] = {name: (_annotation(field), body_field(field)) for name, field in fields.items()}
+        members: dict[str, Any] = {
+            name: (StrictStr, _required_text(field)) if name in required else (_annotation(field), body_field(field))
+            for name, field in fields.items()
+        }
         return create_model(
             model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **members
         )
@@ -79,11 +86,17 @@ def body_field(field: RequestField) -> Any:
     )
 
 
+def _required_text(field: RequestField) -> Any:
+    return Field(description=field.meaning, min_length=field.min_length, max_length=field.max_length)
+
+
 def _annotation(field: RequestField) -> Any:
     if field.is_numbers:
         return list[LevelNumber] | None
     if field.type == list[LoraFields]:
         return list[LoraBody] | None
+    if field.type == list[ControlFields]:
+        return list[ControlBody] | None
     return (StrictStr | StrictInt if field.type == str | int else field.type) | None
 
 
@@ -107,18 +120,14 @@ class StrictBody(BaseModel):
         return value
 
 
-@with_fields({name: field for name, field in LORA_FIELDS.items() if name != "name"})
+@with_fields(LORA_FIELDS, required=["name"])
 class LoraBody(StrictBody):
     """A low-rank adapter of the request."""
 
-    name: Annotated[
-        StrictStr,
-        Field(
-            description=LORA_FIELDS["name"].meaning,
-            min_length=LORA_FIELDS["name"].min_length,
-            max_length=LORA_FIELDS["name"].max_length,
-        ),
-    ]
+
+@with_fields(CONTROL_FIELDS, required=["name", "image"])
+class ControlBody(StrictBody):
+    """A ControlNet of the request, with its control picture."""
 
 
 @with_fields(FIELDS)

@@ -10,27 +10,17 @@ and the size ids; Meng et al. 2023 (arXiv:2210.03142) for the guidance scale as 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from denoised.model.networks.text_unet.cross_attention_blocks import (
-    CrossAttentionDownBlock,
-    CrossAttentionMidBlock,
-    CrossAttentionUpBlock,
-)
+from denoised.model.networks.text_unet.contracting_path import ContractingPath
+from denoised.model.networks.text_unet.cross_attention_blocks import CrossAttentionUpBlock
+from denoised.model.networks.text_unet.residuals import Residuals
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
-from denoised.model.networks.text_unet.text_unet_embeddings import (
-    GuidedTimestepEmbedding,
-    build_added_embedding,
-    build_label_embedding,
-    guidance_features,
-)
-from denoised.model.networks.unet.embeddings import SinusoidalFeatures
-from denoised.model.networks.unet.unet_blocks import DownBlock, UpBlock
+from denoised.model.networks.unet.unet_blocks import UpBlock
 from denoised.model.networks.unet.unet_layers import ACTIVATIONS, group_norm
 
 
-class TextUNet(nn.Module):
+class TextUNet(ContractingPath):
     """f_θ(x_t, t, text) → a tensor like the latents x_t: the noise, v or x_0, as the scheduler file says.
 
     Raises:
@@ -38,58 +28,13 @@ class TextUNet(nn.Module):
     """
 
     def __init__(self, config: TextUNetConfig) -> None:
-        super().__init__()
-        self.config = config
-        channels = config.block_out_channels
-        embed_dim = config.time_embedding_dim or 4 * channels[0]
-        # (B, C, H, W) → (B, channels[0], H, W); the names of the modules are those of the tensors in a checkpoint.
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
-        self.time_proj = SinusoidalFeatures(channels[0], config.flip_sin_to_cos, config.freq_shift)
-        self.time_embedding = GuidedTimestepEmbedding(
-            channels[0], embed_dim, activation=config.act_fn, guidance_dim=config.time_cond_proj_dim
-        )
-        self.class_embedding = build_label_embedding(config, embed_dim)
-        self.add_time_proj, self.add_embedding = build_added_embedding(config, embed_dim)
-        # The highest resolution first; each block but the last halves height and width.
-        self.down_blocks = nn.ModuleList(_build_down_block(config, i, embed_dim) for i in range(config.levels))
-        self.mid_block = _build_mid_block(config, embed_dim)
+        super().__init__(config)
+        channels, embed_dim = config.block_out_channels, config.embed_dim
         # The lowest resolution first; each block but the last doubles height and width.
         self.up_blocks = nn.ModuleList(_build_up_block(config, i, embed_dim) for i in reversed(range(config.levels)))
         self.conv_norm_out = group_norm(config.norm_num_groups, channels[0], config.norm_eps)
         self.conv_act = ACTIVATIONS[config.act_fn]()
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
-
-    def embed(
-        self,
-        t: Tensor,
-        dtype: torch.dtype,
-        *,
-        label: Tensor | None = None,
-        pooled: Tensor | None = None,
-        size_ids: Tensor | None = None,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
-        """The embedding (B, embed_dim) that every block receives; `forward` has the arguments.
-
-        dtype: of the network.
-        """
-        features = None
-        if guidance is not None:
-            assert self.config.time_cond_proj_dim is not None, "this network takes no guidance scale"
-            # (B, time_cond_proj_dim) sinusoids of the guidance scale (Meng et al. 2023, section 3.1).
-            features = guidance_features(guidance, self.config.time_cond_proj_dim).to(dtype)
-        # (B, block_out_channels[0]) sinusoids → (B, embed_dim); everything below is added to it.
-        emb: Tensor = self.time_embedding(self.time_proj(t).to(dtype), features)
-        if self.class_embedding is not None:
-            emb = emb + self._embed_label(label, dtype)
-        else:
-            assert label is None, "a label was given to a network without classes"
-        if self.add_embedding is not None:
-            emb = emb + self._embed_added(pooled, size_ids, dtype)
-        else:
-            assert pooled is None, "pooled text was given to a network without an added embedding"
-            assert size_ids is None, "size ids were given to a network without an added embedding"
-        return emb
 
     def forward(
         self,
@@ -101,6 +46,7 @@ class TextUNet(nn.Module):
         pooled: Tensor | None = None,
         size_ids: Tensor | None = None,
         guidance: Tensor | None = None,
+        residuals: Residuals | None = None,
     ) -> Tensor:
         """Evaluate the network.
 
@@ -112,78 +58,28 @@ class TextUNet(nn.Module):
         size_ids: (B, K) numbers of SDXL: the original height and width, the top and left of the crop, and the target
             height and width; the refiner has an aesthetic score instead of the last two.
         guidance: (B,) guidance scales of a distilled network; without them the network takes no scale into account.
+        residuals: of ControlNets.
 
         Returns (B, out_channels, H, W).
         """
         emb = self.embed(t, x.dtype, label=label, pooled=pooled, size_ids=size_ids, guidance=guidance)
-        return self.evaluate(x, emb, context)
+        return self.evaluate(x, emb, context, residuals=residuals)
 
-    def evaluate(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:
+    def evaluate(self, x: Tensor, emb: Tensor, context: Tensor, *, residuals: Residuals | None = None) -> Tensor:
         """`forward` with an embedding that was made before: emb (B, embed_dim) of `embed`."""
         if self.config.center_input_sample:
             x = 2 * x - 1.0  # [0, 1] → [−1, 1]
         # The U-Net of Ho et al. 2020 (arXiv:2006.11239), appendix B, with cross-attention to the text (Rombach et al.
         # 2022, arXiv:2112.10752, section 3.3).
-        skips = [self.conv_in(x)]  # (B, block_out_channels[0], H, W)
-        for block in self.down_blocks:
-            attends = isinstance(block, CrossAttentionDownBlock)
-            skips.extend(block(skips[-1], emb, context) if attends else block(skips[-1], emb))
-        h = skips[-1]  # the middle block reads the last skip tensor, and the first up block joins it again
-        if self.mid_block is not None:
-            # (B, block_out_channels[−1], H/f, W/f) with f = config.downscale
-            h = self.mid_block(h, emb, context)
+        skips = self.descend(self.conv_in(x), emb, context)
+        h = self.turn(skips[-1], emb, context)  # the first up block joins the last skip tensor again
+        if residuals is not None:
+            skips, h = residuals.add_to(skips, h)
         for block in self.up_blocks:
             attends = isinstance(block, CrossAttentionUpBlock)
             h = block(h, skips, emb, context) if attends else block(h, skips, emb)
         # (B, block_out_channels[0], H, W) → (B, out_channels, H, W)
         return self.conv_out(self.conv_act(self.conv_norm_out(h)))
-
-    def _embed_label(self, label: Tensor | None, dtype: torch.dtype) -> Tensor:
-        assert label is not None, "this network needs a label for every image"
-        assert self.class_embedding is not None
-        if self.config.class_embed_type == "timestep":
-            label = self.time_proj(label).to(dtype)  # (B, features)
-        return self.class_embedding(label).to(dtype)
-
-    def _embed_added(self, pooled: Tensor | None, size_ids: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Pooled text and sinusoids of the size ids, in one vector (Podell et al. 2023, section 2.2)."""
-        assert pooled is not None, "this network needs pooled text"
-        assert size_ids is not None, "this network needs size ids"
-        assert self.add_time_proj is not None
-        assert self.add_embedding is not None
-        sizes = self.add_time_proj(size_ids.flatten()).view(len(pooled), -1)  # (B, K·addition_time_embed_dim)
-        return self.add_embedding(torch.cat([pooled, sizes], dim=-1).to(dtype))
-
-
-def _build_down_block(config: TextUNetConfig, level: int, embed_dim: int) -> nn.Module:
-    channels = config.block_out_channels
-    in_channels, out_channels, last = channels[max(level - 1, 0)], channels[level], level == config.levels - 1
-    residual = config.residual(config.layers(level))
-    if config.down_block_types[level] == "DownBlock2D":
-        return DownBlock(in_channels, out_channels, residual, embed_dim, attend=False, last=last)
-    return CrossAttentionDownBlock(
-        in_channels,
-        out_channels,
-        residual,
-        embed_dim,
-        transformer=config.transformer(level),
-        transformer_layers=config.transformer_layers(level),
-        last=last,
-    )
-
-
-def _build_mid_block(config: TextUNetConfig, embed_dim: int) -> CrossAttentionMidBlock | None:
-    if config.mid_block_type is None:
-        return None
-    attends = config.mid_block_type == "UNetMidBlock2DCrossAttn"
-    return CrossAttentionMidBlock(
-        config.block_out_channels[-1],
-        config.residual(1),
-        embed_dim,
-        transformer=config.transformer(-1, middle=True) if attends else None,
-        transformer_layers=config.mid_transformer_layers(),
-        scale=config.mid_block_scale_factor,
-    )
 
 
 def _build_up_block(config: TextUNetConfig, level: int, embed_dim: int) -> nn.Module:

@@ -176,6 +176,11 @@ class TextUNetConfig:
         return len(self.block_out_channels)
 
     @property
+    def embed_dim(self) -> int:
+        """Width of the embedding that every block receives."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
+
+    @property
     def downscale(self) -> int:
         """The number that height and width must be multiples of: 2^(levels − 1)."""
         return int(2 ** (self.levels - 1))

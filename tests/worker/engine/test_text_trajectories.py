@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -22,9 +22,12 @@ from denoised.worker.delivery.pictures.encoding import encode
 from denoised.worker.delivery.pictures.outputs import decode_finished, frame_events
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.resume import ResumePoint, from_bytes, to_bytes
+from denoised.worker.engine.start_picture import InputPictures
 from denoised.worker.engine.trajectory import trajectories
 from denoised.worker.engine.turn import Turn
 from tests.text_pipelines import NEGATIVE_PROMPT, PROMPT, build_xl_pipeline, save_pipeline
+
+NO_INPUTS: Mapping[str, InputPictures] = {}
 
 SAMPLERS = ("ddim", "euler", "dpmpp_2m", "plms", "euler_a")
 PROMPTS = (None, PROMPT, "a (fox:1.3)", ", ".join([PROMPT] * 20))  # the last one has several sequences of tokens
@@ -85,13 +88,23 @@ def files(turn: Turn, requests: dict[str, SamplingRequest], model: ServedModel) 
     return found
 
 
-def digests(model: ServedModel, jobs: Sequence[JobRecord], max_batch: int, chance: random.Random) -> dict[str, str]:
-    """The SHA-256 of every image's PNG, with the jobs admitted one by one at random turns."""
+def digests(
+    model: ServedModel,
+    jobs: Sequence[JobRecord],
+    max_batch: int,
+    chance: random.Random,
+    pictures: Mapping[str, InputPictures] = NO_INPUTS,
+) -> dict[str, str]:
+    """The SHA-256 of every image's PNG, with the jobs admitted one by one at random turns.
+
+    pictures: those of each job by its id.
+    """
     engine = Engine({"tiny-sd": model}, max_batch)
     requests, waiting, found = {each.id: each.request for each in jobs}, list(jobs), dict[str, str]()
     while waiting or len(engine.batch):
         while waiting and (not len(engine.batch) or chance.random() < 0.3):
-            engine.batch.admit(trajectories(waiting.pop(), model))
+            record = waiting.pop()
+            engine.batch.admit(trajectories(record, model, pictures=pictures.get(record.id, {})))
         turn = engine.step()
         assert not turn.failed
         assert not turn.halved

@@ -12,25 +12,24 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
+from denoised.jobs.control import control_index
 from denoised.jobs.errors import RecordError
 from denoised.jobs.picture_reading import PictureShape
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import PICTURE_FIELDS
+from denoised.jobs.request import pictures_of
 from denoised.jobs.store.store import Store
 from denoised.model.serving.card import ModelCard
 from denoised.worker.delivery.pictures.encoding import Pixels
 
 
 def read_stored(store: Store, record: JobRecord) -> dict[str, bytes]:
-    """The PNGs of a job's pictures, by request field.
+    """The PNGs of a job's pictures, by the names of `pictures_of`.
 
     Raises:
         RecordError: when one is not stored.
     """
     found = {}
-    for name in PICTURE_FIELDS:
-        if getattr(record.request, name) is None:
-            continue
+    for name in pictures_of(vars(record.request)):
         data = store.inputs.read(record.inputs[name]) if name in record.inputs else None
         if data is None:
             raise RecordError(f"{name} of the request is not stored here any more")
@@ -45,8 +44,16 @@ def decode_stored(pngs: Mapping[str, bytes], record: JobRecord, card: ModelCard)
         RecordError: for anything but a PNG of the job's size.
     """
     width, height = record.request.width or card.width, record.request.height or card.height
-    shapes = {name: PictureShape(width, height, 1 if name == "mask" else card.channels) for name in pngs}
+    channels = {name: _channels(name, record, card) for name in pngs}
+    shapes = {name: PictureShape(width, height, count) for name, count in channels.items()}
     return {name: _decode(name, pngs[name], shape) for name, shape in shapes.items()}
+
+
+def _channels(name: str, record: JobRecord, card: ModelCard) -> int:
+    if (index := control_index(name)) is None:
+        return 1 if name == "mask" else card.channels
+    offered = card.control(record.request.controls[index].name)
+    return offered.channels if offered is not None else card.channels
 
 
 def _decode(name: str, png: bytes, shape: PictureShape) -> Pixels:
