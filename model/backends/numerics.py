@@ -11,7 +11,7 @@ Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # Backends: `model.backends.native`, `model.backends.packed`, PyTorch's own kernels, the same for each image by itself
-# (`model.backends.text_backend`), `model.backends.graphs`.
+# (`model.backends.text_backend`), `model.backends.tiled_graphs`.
 NATIVE, PACKED, EAGER, PER_IMAGE, GRAPHS = "native", "packed", "eager", "per-image", "graphs"
 
 

@@ -13,8 +13,8 @@ from denoised.model.backends.numerics import Precision, with_kernels
 from denoised.model.backends.packed_decoder import decodes_fixed_batches, pack_decoder
 from denoised.model.backends.precision import DTYPES
 from denoised.model.backends.selection import select_backend
-from denoised.model.backends.text_backend import select_text_backend
 from denoised.model.backends.text_encoder_selection import select_text_encoder
+from denoised.model.backends.text_selection import select_text_backend
 from denoised.model.checkpoints.folders import model_name
 from denoised.model.checkpoints.reading import read_checkpoint
 from denoised.model.checkpoints.text_to_image.pipelines import is_text_pipeline, unused_parts

@@ -11,8 +11,8 @@ from torch import nn
 
 from denoised.model.backends.adapted_backend import AdaptedBackend
 from denoised.model.backends.adapted_network import AdaptedNetwork
-from denoised.model.backends.text_backend import TextSelection
 from denoised.model.backends.text_encoder_selection import EncoderSelection
+from denoised.model.backends.text_selection import TextSelection
 from denoised.model.checkpoints.lora.lora_targets import lora_targets
 from denoised.model.networks.low_rank import LoraLayer
 from denoised.model.networks.text_encoder.text_encoder import TextEncoder

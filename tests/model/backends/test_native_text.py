@@ -15,7 +15,7 @@ from denoised.model.backends.native.kernels import Kernels
 from denoised.model.backends.native.transformers.row_cache import RowCache
 from denoised.model.backends.native.transformers.text_network import NativeTextUNet, fits
 from denoised.model.backends.native.transformers.transformer_kernels import gated_gelu, layer_norm
-from denoised.model.backends.text_backend import select_text_backend
+from denoised.model.backends.text_selection import select_text_backend
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.training.text_to_image.text_presets import TEXT_PRESETS, text_unet_config

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from denoised.model.backends.numerics import PRECISIONS, Precision
 from denoised.model.backends.precision import refusal
-from denoised.model.backends.text_backend import select_text_backend
+from denoised.model.backends.text_selection import select_text_backend
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.serving.conditioning import ConditioningRequest
 from denoised.model.serving.latent_model import LatentModel

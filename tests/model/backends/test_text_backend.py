@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from denoised.model.backends.packed import pack
-from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend, check_backend, select_text_backend
+from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend
+from denoised.model.backends.text_selection import check_backend, select_text_backend
 from denoised.model.errors import KernelError
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from tests.model.networks.text_unet.text_unet_configs import TWO_LEVEL_UNET

@@ -21,6 +21,7 @@ from denoised.model.backends.tile_size import (
     row_cost,
     tiling,
 )
+from denoised.model.backends.tiled_graphs import TiledGraphs
 from denoised.model.errors import KernelError
 from denoised.model.networks.unet.score_network import ScoreUNet
 from denoised.model.networks.unet.unet import UNet
@@ -96,14 +97,14 @@ def test_a_network_whose_bits_depend_on_the_place_is_refused(
 def test_a_graph_of_two_tiles_that_differs_from_that_of_one_is_refused(
     device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate, calls = GraphedUNet._evaluate_tile, []
+    evaluate, calls = TiledGraphs._evaluate_tile, []
 
-    def off_in_the_second_tile(graphed: GraphedUNet, rows: slice) -> None:
+    def off_in_the_second_tile(graphed: TiledGraphs, rows: slice) -> None:
         evaluate(graphed, rows)
         calls.append(rows)
         graphed._output[rows] += 1e-6 if rows.start else 0.0
 
-    monkeypatch.setattr(GraphedUNet, "_evaluate_tile", off_in_the_second_tile)
+    monkeypatch.setattr(TiledGraphs, "_evaluate_tile", off_in_the_second_tile)
     with pytest.raises(KernelError, match="the bits of an image depend on its neighbors"):
         GraphedUNet(network(), SHAPE, 1000, tiles=Tiling(2, 2))
     assert calls

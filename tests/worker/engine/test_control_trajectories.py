@@ -66,9 +66,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["compiled", "packed", "one by one"])
 def model(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> LatentModel:
     if request.param != "compiled":
-        monkeypatch.setattr("denoised.model.backends.text_backend.fits", lambda unet, shape: False)
+        monkeypatch.setattr("denoised.model.backends.text_selection.fits", lambda unet, shape: False)
     if request.param == "one by one":
-        for module in ("text_backend", "control_backend"):
+        for module in ("text_selection", "control_backend"):
             monkeypatch.setattr(f"denoised.model.backends.{module}.can_pack", lambda device: False)
     return load(folder)
 
