@@ -6,7 +6,8 @@ that are not over may still write (`jobs.redis.memory`).
 
 from __future__ import annotations
 
-from denoised.jobs.request import pictures_of
+from denoised.jobs.array_reading import FLOAT_BYTES
+from denoised.jobs.request import ARRAY, pictures_of
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.scripts import EVENT_CAP
 from denoised.model.serving.card import ModelCard
@@ -35,7 +36,8 @@ def job_bytes(request: SamplingRequest, card: ModelCard) -> int:
     registers = TASK_REGISTERS if request.task == "likelihood" else REGISTERS
     resume = request.n * min(4 * registers * pixels, MAX_RESUME_IMAGE_BYTES)
     pictures += request.n * ARRAYS[request.task] * (4 * pixels + ARRAY_HEAD_BYTES)
-    inputs = len(pictures_of(vars(request))) * int(pixels * INCOMPRESSIBLE + PICTURE_BYTES)
+    given = pictures_of(vars(request))
+    inputs = FLOAT_BYTES * pixels * (ARRAY in given) + len(given) * int(pixels * INCOMPRESSIBLE + PICTURE_BYTES)
     return RECORD_BYTES + events + _frames(request) * _frame_bytes(pixels) + resume + pictures + inputs
 
 

@@ -154,7 +154,7 @@ class AsyncClient:
         return await self._completed(await self._run(self._exchange.task("noise", image, fields)))
 
     @lists_fields_of(TASK_FIELDS["score"])
-    async def score(self, image: PictureSource, /, **fields: Unpack[ScoreFields]) -> Job:
+    async def score(self, image: PictureSource | None = None, /, **fields: Unpack[ScoreFields]) -> Job:
         """As `Client.score`."""
         return await self._completed(await self._run(self._exchange.task("score", image, fields)))
 

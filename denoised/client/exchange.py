@@ -43,7 +43,7 @@ class Exchange:
         headers = {"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
         return (yield from self._job(ApiCall("POST", "/generate", headers=headers, content=content)))
 
-    def task(self, task: PictureTask, image: PictureSource, fields: Mapping[str, Any]) -> Flow[Job]:
+    def task(self, task: PictureTask, image: PictureSource | None, fields: Mapping[str, Any]) -> Flow[Job]:
         """`POST /noise`, `/score` or `/likelihood`: the job, which may not be finished yet."""
         content = _to_json(encode_pictures({**fields, "image": image}))
         headers = {"Content-Type": "application/json", "Prefer": "respond-async", "Idempotency-Key": uuid.uuid4().hex}

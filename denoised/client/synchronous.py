@@ -179,9 +179,10 @@ class Client:
         return self._completed(self._run(self._exchange.task("noise", image, fields)))
 
     @lists_fields_of(TASK_FIELDS["score"])
-    def score(self, image: PictureSource, /, **fields: Unpack[ScoreFields]) -> Job:
-        """The score ∇ log p_t of a picture at a noise level (`POST /score`). The finished job has the arrays `x_t`,
-        `x0`, `epsilon` and `score`, x̂_0 as its image, and the norms in `result`. Errors: as `noise`."""
+    def score(self, image: PictureSource | None = None, /, **fields: Unpack[ScoreFields]) -> Job:
+        """The score ∇ log p_t of a picture at a noise level, or at a point of your own, `x_t=` the path or the bytes of
+        an .npy file (`POST /score`). The finished job has the arrays `x_t`, `x0`, `epsilon` and `score`, x̂_0 as its
+        image, and the norms in `result`. Errors: as `noise`."""
         return self._completed(self._run(self._exchange.task("score", image, fields)))
 
     @lists_fields_of(TASK_FIELDS["likelihood"])
