@@ -106,6 +106,23 @@ def test_the_score_of_gaussian_data_is_the_closed_form(trajectories_of: Make, t:
     assert result["space"] == "pixels"
 
 
+@pytest.mark.parametrize("t", [3.0, 250.0, 990.0])
+def test_the_score_at_a_given_point_is_the_closed_form_of_gaussian_data(trajectories_of: Make, t: float) -> None:
+    """Far from the data, too: the point is not limited to what a picture can hold."""
+    model = GaussianModel(limit=0.1)
+    point = 5 * torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(2))
+    fields: dict[str, Any] = {"task": "score", "t": t, "x_t": DIGEST}
+    pictures = {"x_t": point.flatten().numpy()}
+    registers = run(model, trajectories_of(model, "a", pictures=pictures, **fields))["a", 0]
+    found = dict(arrays_of(request_of(**fields), model, registers))
+    alpha, sigma = float(SCHEDULE.alpha[int(t)]), float(SCHEDULE.sigma[int(t)])
+    score = -(point.double() - alpha * MU) / (alpha**2 * WIDTHS.double() ** 2 + sigma**2)
+    np.testing.assert_array_equal(found["x_t"], point.numpy())
+    np.testing.assert_allclose(found["score"], score.numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(PlanError, match="x_t has 15 numbers"):
+        trajectories_of(model, "a", pictures={"x_t": pictures["x_t"][1:]}, **fields)
+
+
 def test_a_guided_score_follows_the_guided_noise_prediction(model: FakeModel, trajectories_of: Make) -> None:
     def epsilon(**fields: Any) -> Tensor:
         return run(model, trajectories_of(model, "a", task="score", t=500.0, **fields, **IMAGE))["a", 0][1]
