@@ -88,7 +88,6 @@ cli = typer.Typer(
     help="denoised, the denoising daemon: serves diffusion models over HTTP.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
