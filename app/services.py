@@ -66,7 +66,7 @@ class Services:
             settings=settings,
             keys=LiveKeys(settings.api_keys, settings.api_keys_file),
             store=store,
-            catalog=Catalog(store),
+            catalog=Catalog(store, settings.queue_without_worker),
             queue=JobQueue(client, store, settings.max_attempts),
             admission=admission,
             streams=StreamQuota(settings, admission.refused),

@@ -31,6 +31,7 @@ class ApiSettings:
         max_attempts: of a job.
         result_ttl: seconds for which the results of an ended job are kept.
         webhooks: who may receive them.
+        queue_without_worker: whether jobs are accepted for a model that was served before and has no live worker now.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -50,6 +51,7 @@ class ApiSettings:
     max_attempts: int = 3
     result_ttl: int = 86_400
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    queue_without_worker: bool = False
 
     @property
     def queue_share(self) -> int:

@@ -22,7 +22,7 @@ from denoised.jobs.request_field import RequestField, fields_of
 
 Spacing = Literal[
     "leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric",
-    "ays_sd", "ays_sdxl",
+    "ays_sd", "ays_sdxl", "learned",
 ]  # fmt: skip
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
 Format = Literal["png", "webp", "jpeg"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from denoised.app.admission.input_pictures import Inputs, count_inputs, find_pictures, read_inputs, with_digests
 from denoised.app.admission.quotas import Load
-from denoised.app.admission.request_warnings import find_warnings
+from denoised.app.admission.request_warnings import find_warnings, unserved_warning
 from denoised.app.admission.reservation import job_bytes
 from denoised.app.admission.task_validation import cards_of_tasks, resolve_task
 from denoised.app.admission.validation import choose_card, resolve
@@ -77,6 +77,8 @@ def submit(
     inputs = read_inputs(services, given, request, card, owner)
     limits = services.keys.limits(owner)
     job = replace(_new_job(request, card, owner, inputs), watched=watched, api=api, weight=limits.weight)
+    if card.name not in fleet.served:
+        job = replace(job, warnings=(*job.warnings, unserved_warning(card)))
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers, limits)

@@ -29,6 +29,7 @@ from denoised.app.launch.options import (
     Precision,
     QueueLimit,
     QueueLimitPerKey,
+    QueueWithoutWorker,
     RedisUrl,
     TrustNetwork,
     WebhookHosts,
@@ -114,6 +115,7 @@ def api(
     max_streams_per_key: MaxStreamsPerKey = 256,
     max_input_bytes_per_key: MaxInputBytesPerKey = 256 * 1024 * 1024,
     max_attempts: MaxAttempts = 3,
+    queue_without_worker: QueueWithoutWorker = False,
     result_ttl: ResultTtl = 86_400,
     webhook_hosts: WebhookHosts = "",
     webhook_private_hosts: WebhookPrivateHosts = "",
@@ -143,6 +145,7 @@ def api(
         max_attempts=max_attempts,
         result_ttl=result_ttl,
         webhooks=_webhooks(webhook_hosts, webhook_private_hosts, webhook_secrets, webhook_timeout),
+        queue_without_worker=queue_without_worker,
     )
     _serve_api(settings, trust_network)
 

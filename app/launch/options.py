@@ -73,4 +73,11 @@ WebhookSecrets = Annotated[
 WebhookTimeout = Annotated[
     float, env("WEBHOOK_TIMEOUT", "time that an attempt to deliver a webhook may take, in seconds", min=0.1, max=60)
 ]
+QueueWithoutWorker = Annotated[
+    bool,
+    env(
+        "QUEUE_WITHOUT_WORKER",
+        "accept jobs for models that were served before and have no worker now, because workers start on demand",
+    ),
+]
 MaxAttempts = Annotated[int, env("MAX_ATTEMPTS", "attempts per job if workers are lost", min=1, max=1000)]

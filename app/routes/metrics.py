@@ -21,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
+from denoised.app.admission.catalog import Fleet
 from denoised.app.admission.queue_snapshot import QueueSnapshot
 from denoised.app.services import Services, Serving
 from denoised.app.webhooks.sender import OUTCOMES
@@ -50,7 +51,8 @@ class SharedState:
     """The state in Redis, which every API process reports alike."""
 
     models: Sequence[str]
-    workers: Sequence[WorkerReport]
+    fleet: Fleet
+    queued_without_worker: bool
     snapshot: QueueSnapshot
     engine: Mapping[str, float]
     jobs: Mapping[tuple[str, str], int]
@@ -67,12 +69,18 @@ class SharedState:
         engine, jobs = services.store.workers.totals()
         return cls(
             models=models,
-            workers=services.catalog.workers(),
+            fleet=services.catalog.fleet(),
+            queued_without_worker=services.settings.queue_without_worker,
             snapshot=services.queue.snapshot(models),
             engine=asdict(Counters()) | engine,
             jobs=jobs,
             webhooks=services.webhooks.pending(),
         )
+
+    @property
+    def workers(self) -> Sequence[WorkerReport]:
+        """The live workers."""
+        return self.fleet.workers
 
     def families(self, now: float) -> Iterator[Metric]:
         """All metrics. now: seconds since the epoch."""
@@ -95,18 +103,28 @@ class SharedState:
             work[model,] = float(sum(job.request.evaluations for job in waiting))
             oldest[model,] = max([0.0, *(now - job.created_at for job in waiting)])
             running[model,] = float(len(self.snapshot.started[model]))
-            if (seconds := self.snapshot.drain_seconds(model, self.workers)) is not None:
+            if (seconds := self.snapshot.drain_seconds(model, self.fleet.pools)) is not None:
                 drain[model,] = seconds
         yield _gauges("queue_jobs", "Waiting jobs.", depth, ["model"])
         yield _gauges("queue_evaluations", "Evaluations that these need.", work, ["model"])
         yield _gauges("queue_oldest_seconds", "How long the oldest waiting job has waited.", oldest, ["model"])
-        yield _gauges("drain_seconds", "Time that the model's workers need for its waiting jobs.", drain, ["model"])
+        yield _gauges(
+            "drain_seconds",
+            "Time that the model's workers need for its waiting jobs; without any, the last one.",
+            drain,
+            ["model"],
+        )
         yield _gauges("running_jobs", "Jobs that workers have started.", running, ["model"])
 
     def _workers(self) -> Iterator[Metric]:
         serving = [card["name"] for worker in self.workers for card in worker.models]
         alive = {(model,): float(serving.count(model)) for model in self.models}
         yield _gauges("workers", "Live workers that serve the model.", alive, ["model"])
+        yield _gauge(
+            "queue_without_worker",
+            "Whether jobs are accepted for a model that has no worker now.",
+            float(self.queued_without_worker),
+        )
         yield _gauge("slots", "Batch slots of all live workers.", _sum(self.workers, "max_batch"))
         yield _gauge("running_images", "Images that workers have admitted.", _sum(self.workers, "trajectories"))
         yield _gauge(

@@ -21,6 +21,7 @@
     denoised:credits:{model}       hash     the evaluations that each of them may still draw in its turn
     denoised:workers               set      names of workers
     denoised:models                set      names of all models ever served
+    denoised:cards                 hash     by model, its card and speed as last reported (`jobs.store.kept_models`)
     denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
     denoised:choice:{owner}  string   the model that a caller has chosen as its default, 30 d after the last use
@@ -46,6 +47,7 @@ PROBE = "denoised:probe"
 WEBHOOKS = "denoised:webhooks:"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
+KEPT_MODELS = "denoised:cards"
 ENGINE_TOTALS = "denoised:totals:engine"
 JOB_TOTALS = "denoised:totals:jobs"
 
