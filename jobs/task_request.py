@@ -38,6 +38,7 @@ class NoiseFields(TypedDict, total=False):
     height: int | None
     format: Format | None
     priority: Priority | None
+    webhook: str | None
 
 
 class ScoreFields(TypedDict, total=False):
@@ -60,6 +61,7 @@ class ScoreFields(TypedDict, total=False):
     height: int | None
     format: Format | None
     priority: Priority | None
+    webhook: str | None
 
 
 class LikelihoodFields(TypedDict, total=False):
@@ -78,6 +80,7 @@ class LikelihoodFields(TypedDict, total=False):
     width: int | None
     height: int | None
     priority: Priority | None
+    webhook: str | None
 
 
 class _OwnFields(TypedDict, total=False):

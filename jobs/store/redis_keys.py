@@ -9,6 +9,7 @@
     denoised:input:{owner}:{sha256}:{shape}        string   a picture that a job starts from, as PNG of that shape
     denoised:input:{owner}:{sha256}:{shape}:jobs   set      ids of the jobs that are not over and start from it
     denoised:stored:{owner}        hash     bytes of a caller's pictures by key, and in all: `stored`, `counted_at`
+    denoised:webhooks:{origin}     zset     ids of ended jobs whose webhook goes there, by when it is due
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
     denoised:jobs:{owner}          zset     job ids by created_at
@@ -20,6 +21,7 @@
     denoised:credits:{model}       hash     the evaluations that each of them may still draw in its turn
     denoised:workers               set      names of workers
     denoised:models                set      names of all models ever served
+    denoised:cards                 hash     by model, its card and speed as last reported (`jobs.store.kept_models`)
     denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
     denoised:choice:{owner}  string   the model that a caller has chosen as its default, 30 d after the last use
@@ -42,8 +44,10 @@ ENDS = "denoised:ends"
 INPUTS = "denoised:input:"
 KEPT = "denoised:kept:"
 PROBE = "denoised:probe"
+WEBHOOKS = "denoised:webhooks:"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
+KEPT_MODELS = "denoised:cards"
 ENGINE_TOTALS = "denoised:totals:engine"
 JOB_TOTALS = "denoised:totals:jobs"
 
@@ -78,6 +82,10 @@ def input_jobs(input_key: str) -> str:
 
 def stored_inputs(owner: str) -> str:
     return f"denoised:stored:{owner}"
+
+
+def webhooks(origin: str) -> str:
+    return f"{WEBHOOKS}{origin}"
 
 
 def jobs(owner: str) -> str:
