@@ -24,8 +24,9 @@ from denoised.jobs.control import control_index
 from denoised.jobs.errors import ArrayError, PictureError
 from denoised.jobs.picture_reading import NAMES, PictureShape, read_picture
 from denoised.jobs.record import RequestWarning
-from denoised.jobs.request import ARRAY, RequestFields, pictures_of, with_pictures
+from denoised.jobs.request import ARRAY, RequestFields
 from denoised.jobs.request_limits import PICTURE_DIGEST
+from denoised.jobs.request_pictures import pictures_of, with_pictures
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.input_pictures import input_key
 from denoised.model.serving.card import ModelCard
@@ -59,7 +60,7 @@ class Inputs:
     """The pictures of an accepted request.
 
     Attributes:
-        keys: In the store, by the names of `jobs.request.pictures_of`.
+        keys: In the store, by the names of `jobs.request_pictures.pictures_of`.
         pictures: PNGs by key.
         warnings: What was changed to fit the model.
     """
@@ -70,7 +71,7 @@ class Inputs:
 
 
 def find_pictures(services: Services, fields: RequestFields, owner: str) -> dict[str, GivenPicture]:
-    """The pictures of a request, by the names of `jobs.request.pictures_of`. Blocking.
+    """The pictures of a request, by the names of `jobs.request_pictures.pictures_of`. Blocking.
 
     Raises:
         InvalidRequest: naming the field, for a text that is neither a file in base64 nor the name of a picture.

@@ -7,7 +7,8 @@ that are not over may still write (`jobs.redis.memory`).
 from __future__ import annotations
 
 from denoised.jobs.array_reading import FLOAT_BYTES
-from denoised.jobs.request import ARRAY, pictures_of
+from denoised.jobs.request import ARRAY
+from denoised.jobs.request_pictures import pictures_of
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.scripts import EVENT_CAP
 from denoised.model.serving.card import ModelCard

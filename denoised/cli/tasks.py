@@ -11,7 +11,8 @@ import typer
 
 from denoised.cli.console import print_line
 from denoised.cli.fetch import save_images
-from denoised.cli.generate import NAMED_PICTURE, fields_from, resolve_label
+from denoised.cli.generate import fields_from, resolve_label
+from denoised.cli.network_options import NAMED_PICTURE
 from denoised.cli.output_folder import OutputFolder
 from denoised.client import Client, Job
 from denoised.command_line.console import print_json

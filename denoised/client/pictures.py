@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 
 from denoised.client.errors import ServiceError
-from denoised.jobs.request import PictureSource, pictures_of, with_pictures
+from denoised.jobs.request import PictureSource
+from denoised.jobs.request_pictures import pictures_of, with_pictures
 
 
 def encode_pictures(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from denoised.jobs.control import control_index
 from denoised.jobs.errors import RecordError
 from denoised.jobs.picture_reading import PictureShape
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import ARRAY, pictures_of
+from denoised.jobs.request import ARRAY
+from denoised.jobs.request_pictures import pictures_of
 from denoised.jobs.store.store import Store
 from denoised.model.serving.card import ModelCard
 from denoised.worker.delivery.pictures.encoding import Pixels
