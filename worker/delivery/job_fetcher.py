@@ -242,7 +242,7 @@ class JobFetcher(threading.Thread):
         """None when the job is over; the error when this worker cannot start it, which concerns this job alone."""
         model = self._models[delivery.model]
         try:
-            started = self._store.start_attempt(
+            started = self._store.attempts.start(
                 delivery.job, self._worker, model.card.numerics, delivery.execution, resume_limit(model)
             )
             if started is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,6 +29,13 @@ def png(mode: str = "L", size: tuple[int, int] = (4, 4), format: str = "png") ->
     return out.getvalue()
 
 
+def png_of_size(width: int, height: int) -> bytes:
+    """A small PNG whose header claims another size."""
+    data = png()
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
 @pytest.fixture
 def record(request_of: Callable[..., Any]) -> JobRecord:
     inputs = {"image": "denoised:input::0:4x4x1"}
@@ -49,7 +58,15 @@ def test_a_picture_that_is_gone_fails_its_job_by_name(store: Store, record: JobR
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"no picture", png()[:40], png("RGB"), png(size=(4, 5)), png(size=(20_000, 20_000)), png(format="gif")],
+    [
+        b"",
+        b"no picture",
+        png()[:40],
+        png("RGB"),
+        png(size=(4, 5)),
+        png_of_size(20_000, 20_000),
+        png(format="gif"),
+    ],
     ids=["empty", "text", "cut", "color", "size", "huge", "gif"],
 )
 def test_anything_but_a_png_of_the_jobs_size_is_refused(data: bytes, record: JobRecord) -> None:
