@@ -60,7 +60,7 @@ def list_jobs(
 ) -> Response:
     """One page of your jobs. With `status` or `model`, a page may have fewer than `limit` jobs, or none, and still not
     be the last one, whose `next_cursor` is null."""
-    selection = Selection(status, model, since or 0.0)
+    selection = JobFilter(status, model, since or 0.0)
     page, last = _page(services, owner, limit, selection, _parse_cursor(cursor) if cursor is not None else None)
     next_cursor = _cursor(last) if last is not None else None
     return JSONResponse({"jobs": [_estimated_job(services, record) for record in page], "next_cursor": next_cursor})
@@ -90,7 +90,7 @@ def delete_job(record: PathJob, services: Serving) -> Response:
 
 
 @dataclass(frozen=True)
-class Selection:
+class JobFilter:
     """Which jobs to list. status, model: None for all; since: seconds since the epoch."""
 
     status: str | None = None
@@ -107,7 +107,7 @@ class Selection:
 
 
 def _page(
-    services: Services, owner: str, limit: int, selection: Selection, after: JobCursor | None
+    services: Services, owner: str, limit: int, selection: JobFilter, after: JobCursor | None
 ) -> tuple[list[JobRecord], JobRecord | None]:
     """The jobs of a page, and the job after which the next page begins; None when this page is the last."""
     stride, read, found = STRIDE if selection.is_sparse else limit + 1, 0, list[JobRecord]()

@@ -16,7 +16,7 @@ from PIL import Image
 from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import Store
-from denoised.worker.delivery.pictures.stored_pictures import decode_stored, read_stored
+from denoised.worker.delivery.pictures.stored_pictures import decode_stored, read_stored_pictures
 from tests.fake_model import FakeModel
 
 DIGEST = "sha256:" + "0" * 64
@@ -44,16 +44,16 @@ def record(request_of: Callable[..., Any]) -> JobRecord:
 
 def test_the_pixels_are_those_that_were_stored(store: Store, record: JobRecord) -> None:
     store.client.set("denoised:input::0:4x4x1", png())
-    found = decode_stored(read_stored(store, record), record, CARD)
+    found = decode_stored(read_stored_pictures(store, record), record, CARD)
     assert np.array_equal(found["image"], np.full((4, 4, 1), 7))
     assert JobRecord.from_fields(record.to_fields()).inputs == record.inputs
 
 
 def test_a_picture_that_is_gone_fails_its_job_by_name(store: Store, record: JobRecord) -> None:
     with pytest.raises(RecordError, match="image of the request is not stored"):
-        read_stored(store, record)
+        read_stored_pictures(store, record)
     with pytest.raises(RecordError, match="image of the request is not stored"):
-        read_stored(store, replace(record, inputs={}))
+        read_stored_pictures(store, replace(record, inputs={}))
 
 
 @pytest.mark.parametrize(
