@@ -72,9 +72,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.relay.start()
+        services.start_sweeper()
         watching = services.watch_keys()
         yield
         watching.cancel()
+        services.stop_sweeper()
         await services.relay.stop()
 
     app = DocumentedAPI(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from denoised.app.http.api_keys import KeyRing
+from denoised.jobs.results.settings import ResultSettings
 
 # Bytes.
 MAX_BODY = 8 * 1024 * 1024  # of a picture, or of a request with pictures
@@ -29,6 +30,7 @@ class ApiSettings:
         max_input_bytes_per_key: the most bytes of pictures that jobs of one API key start from and that are stored.
         max_attempts: of a job.
         result_ttl: seconds for which the results of an ended job are kept.
+        results: where they are kept.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -47,6 +49,7 @@ class ApiSettings:
     max_input_bytes_per_key: int = 256 * 1024 * 1024
     max_attempts: int = 3
     result_ttl: int = 86_400
+    results: ResultSettings = field(default_factory=ResultSettings)
 
     @property
     def queue_share(self) -> int:

@@ -47,6 +47,7 @@ PROGRAMS = (
 MODULES = {
     "server": (
         "fastapi",
+        "fsspec",
         "prometheus_client",
         "pydantic",
         "python_multipart",
@@ -57,6 +58,7 @@ MODULES = {
         "websockets",
     ),
     "worker": (
+        "fsspec",
         "httpx2",
         "huggingface_hub",
         "numpy",
