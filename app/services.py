@@ -21,6 +21,7 @@ from denoised.app.job_access.rendering_slots import RenderingSlots
 from denoised.app.settings import ApiSettings
 from denoised.app.streaming.relay import Relay
 from denoised.app.streaming.stream_reader import BLOCK_MS
+from denoised.app.webhooks.sender import WebhookSender
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.results.result_store import ResultStore
 from denoised.jobs.results.sweeper import Sweeper
@@ -52,6 +53,7 @@ class Services:
     frames: EventLog
     renderings: RenderingSlots
     metrics: HttpMetrics
+    webhooks: WebhookSender
     sweeper: Sweeper | None = None
     picture_slots: PictureSlots = field(default_factory=PictureSlots)
     draining: bool = field(default=False)
@@ -64,19 +66,21 @@ class Services:
         result_store = ResultStore(settings.results.url, RESULT_SECONDS) if settings.results.url is not None else None
         store = Store(client, settings.result_ttl, settings.results, result_store)
         admission = Admission(settings)
+        webhooks = WebhookSender(store, settings.webhooks)
         return cls(
             settings=settings,
             keys=LiveKeys(settings.api_keys, settings.api_keys_file),
             store=store,
-            catalog=Catalog(store),
+            catalog=Catalog(store, settings.queue_without_worker),
             queue=JobQueue(client, store, settings.max_attempts),
             admission=admission,
             streams=StreamQuota(settings, admission.refused),
-            relay=Relay(store, reader),
+            relay=Relay(store, reader, webhooks.wake),
             frames=EventLog(StoreConnection(reader)),
             renderings=RenderingSlots(),
             metrics=HttpMetrics(),
             sweeper=Sweeper(store.results) if result_store is not None else None,
+            webhooks=webhooks,
         )
 
     def drain(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from denoised.app.http.api_keys import KeyRing
+from denoised.app.webhooks.webhook_settings import WebhookSettings
 from denoised.jobs.results.settings import ResultSettings
 
 # Bytes.
@@ -31,6 +32,8 @@ class ApiSettings:
         max_attempts: of a job.
         result_ttl: seconds for which the results of an ended job are kept.
         results: where they are kept.
+        webhooks: who may receive them.
+        queue_without_worker: whether jobs are accepted for a model that was served before and has no live worker now.
     """
 
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -50,6 +53,8 @@ class ApiSettings:
     max_attempts: int = 3
     result_ttl: int = 86_400
     results: ResultSettings = field(default_factory=ResultSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    queue_without_worker: bool = False
 
     @property
     def queue_share(self) -> int:

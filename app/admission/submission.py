@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 from denoised.app.admission.input_pictures import Inputs, count_inputs, find_pictures, read_inputs, with_digests
 from denoised.app.admission.quotas import Load
-from denoised.app.admission.request_warnings import find_warnings
+from denoised.app.admission.request_warnings import find_warnings, unserved_warning
 from denoised.app.admission.reservation import job_bytes, picture_bytes
 from denoised.app.admission.task_validation import cards_of_tasks, resolve_task
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.admission.variations import expand_variation
+from denoised.app.admission.webhook_check import check_webhook
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.key_limits import KeyLimits
 from denoised.app.http.validation_errors import format_value
@@ -62,6 +63,7 @@ def submit(
     """
     if services.draining:
         raise Unavailable("the server is restarting; nothing was accepted, try again", headers={"Retry-After": "2"})
+    fields = check_webhook(fields, services.settings.webhooks.origins)
     claim = IdempotencyClaim.of(fields, owner, key, task) if key is not None else None
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
@@ -75,6 +77,8 @@ def submit(
     inputs = read_inputs(services, given, request, card, owner)
     limits = services.keys.limits(owner)
     job = replace(_new_job(services, request, card, owner, inputs), watched=watched, api=api, weight=limits.weight)
+    if card.name not in fleet.served:
+        job = replace(job, warnings=(*job.warnings, unserved_warning(card)))
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers, limits)

@@ -81,8 +81,8 @@ class Api(Program):
 
     redis_url: str
     log: Path
-    settings: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -92,7 +92,10 @@ class Api(Program):
         command = [sys.executable, "-m", "denoised", "api", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = fork_server.Popen(
-                command, env={**os.environ, "REDIS_URL": self.redis_url, **self.settings}, stdout=log, stderr=log
+                command,
+                env={**os.environ, **self.environment, "REDIS_URL": self.redis_url},
+                stdout=log,
+                stderr=log,
             )
 
     def client(self, timeout: float = TIMEOUT) -> httpx.Client:
@@ -103,9 +106,14 @@ class Site:
     """A Valkey behind a proxy; APIs and workers of fake models use the proxy, the test itself does not."""
 
     def __init__(
-        self, folder: Path, stack: ExitStack, apis: int = 1, results: ResultSettings = IN_REDIS, **settings: str
+        self,
+        folder: Path,
+        stack: ExitStack,
+        apis: int = 1,
+        environment: Mapping[str, str] | None = None,
+        results: ResultSettings = IN_REDIS,
     ) -> None:
-        """settings: of the APIs, as environment variables."""
+        """environment: of the APIs. results: where those of all programs lie."""
         self.valkey = Valkey(folder / "valkey")
         self.valkey.start()
         stack.callback(self.valkey.close)
@@ -116,8 +124,8 @@ class Site:
         self.harness = Harness(direct, folder, workers_url=through, results=results)
         stack.callback(self.harness.close)
         self.until(self.answers, "Valkey")
-        settings |= {"DENOISED_RESULTS_URL": results.url or ""}
-        self.apis = [Api(through, folder / f"api-{k}.log", settings) for k in range(apis)]
+        given = {"DENOISED_RESULTS_URL": results.url or "", **(environment or {})}
+        self.apis = [Api(through, folder / f"api-{k}.log", environment=given) for k in range(apis)]
         for api in self.apis:
             api.start()
             stack.callback(api.close)
