@@ -1,10 +1,10 @@
-"""Which models live workers serve now; read from Redis at most once a second."""
+"""Which models live workers serve now, and what is known of the others; read from Redis at most once a second."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from denoised.command_line.rejected_values import describe_error
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog
+from denoised.jobs.store.kept_models import KeptModel
 from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard
@@ -26,25 +27,46 @@ class Fleet:
     Attributes:
         read_at: the moment, by `time.monotonic`.
         workers: their reports, by name.
-        cards: one per served model; the first is the default.
+        cards: one per model that takes jobs; the first is the default.
         known: the name of every model that was ever served.
+        kept: what is known of those that no live worker serves, by name.
     """
 
     read_at: float
     workers: Sequence[WorkerReport]
     cards: Sequence[ModelCard]
     known: Sequence[str]
+    kept: Mapping[str, KeptModel] = field(default_factory=dict)
+
+    @property
+    def served(self) -> set[str]:
+        """The models that live workers serve."""
+        return {card["name"] for worker in self.workers for card in worker.models}
+
+    @property
+    def pools(self) -> list[WorkerReport]:
+        """The live workers, and for each model that none of them serves, the last that did."""
+        return [*self.workers, *(each.report for each in self.kept.values())]
 
     @classmethod
-    def read(cls, store: Store, unreadable: UnreadableLog) -> Fleet:
-        """A card that this version cannot read is skipped."""
-        workers = store.workers.live()
+    def read(cls, store: Store, unreadable: UnreadableLog, queue_without_worker: bool = False) -> Fleet:
+        """A card that this version cannot read is skipped.
+
+        queue_without_worker: whether models that no live worker serves take jobs.
+        """
+        workers, known = store.workers.live(), store.workers.known_models()
+        served = {card["name"] for worker in workers for card in worker.models}
+        kept = store.workers.kept.read(name for name in known if name not in served)
         cards: dict[str, ModelCard] = {}
         for worker in workers:
             for card in worker.models:
-                if (read := _read_card(worker.name, card, unreadable)) is not None:
-                    cards[read.name] = offered_by_both(cards[read.name], read) if read.name in cards else read
-        return cls(time.monotonic(), workers, list(cards.values()), store.workers.known_models())
+                if (found := _read_card(worker.name, card, unreadable)) is not None:
+                    cards[found.name] = offered_by_both(cards[found.name], found) if found.name in cards else found
+        for name, model in kept.items():
+            last = _read_card(name, model.report.models[0], unreadable) if queue_without_worker else None
+            if last is not None:
+                cards[name] = last
+        return cls(time.monotonic(), workers, list(cards.values()), known, kept)
 
 
 def _read_card(worker: str, card: dict[str, Any], unreadable: UnreadableLog) -> ModelCard | None:
@@ -67,20 +89,23 @@ def offered_by_both(card: ModelCard, other: ModelCard) -> ModelCard:
 class Catalog:
     """The reports of workers, cached for CACHE_SECONDS. Thread-safe; at worst, two threads read at once.
 
+    queue_without_worker: see `Fleet.read`.
+
     Raises:
         StoreUnavailable: from every method, when Redis does not answer in time.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, queue_without_worker: bool = False) -> None:
         self._store = store
+        self._queue_without_worker = queue_without_worker
         self._unreadable = UnreadableLog()
         self._fleet = Fleet(float("-inf"), (), (), ())
 
     def fleet(self) -> Fleet:
-        """The current fleet; an empty one is not cached."""
+        """The current fleet; one without workers is not cached."""
         fleet = self._fleet
         if time.monotonic() - fleet.read_at > CACHE_SECONDS or not fleet.workers:
-            fleet = self._fleet = Fleet.read(self._store, self._unreadable)
+            fleet = self._fleet = Fleet.read(self._store, self._unreadable, self._queue_without_worker)
         return fleet
 
     def workers(self) -> Sequence[WorkerReport]:

@@ -21,6 +21,11 @@ def find_warnings(request: SamplingRequest, card: ModelCard) -> Iterator[Request
     yield from _distilled_warnings(request, card)
 
 
+def unserved_warning(card: ModelCard) -> RequestWarning:
+    """The warning of a job that is accepted for a model without a live worker."""
+    return RequestWarning("model", f"no worker serves {card.name} now; the job waits until one starts")
+
+
 def _prompt_warnings(request: SamplingRequest) -> Iterator[RequestWarning]:
     """Without guidance, the network is never evaluated with the negative prompt."""
     if request.negative_prompt is not None and not request.guided:

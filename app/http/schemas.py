@@ -154,7 +154,7 @@ class Verification(BaseModel):
 
 
 class ModelObject(ModelCard):
-    """A model that live workers serve. workers: how many of them."""
+    """A model that takes jobs. workers: how many live workers serve it; its jobs wait for one if there is none."""
 
     workers: int
 

@@ -21,8 +21,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
+from denoised.app.admission.catalog import Fleet
 from denoised.app.admission.queue_snapshot import QueueSnapshot
 from denoised.app.services import Services, Serving
+from denoised.app.webhooks.sender import OUTCOMES
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL
 from denoised.jobs.worker_report import Counters, WorkerReport
@@ -49,10 +51,12 @@ class SharedState:
     """The state in Redis, which every API process reports alike."""
 
     models: Sequence[str]
-    workers: Sequence[WorkerReport]
+    fleet: Fleet
+    queued_without_worker: bool
     snapshot: QueueSnapshot
     engine: Mapping[str, float]
     jobs: Mapping[tuple[str, str], int]
+    webhooks: int
 
     @classmethod
     def read(cls, services: Services) -> SharedState:
@@ -65,11 +69,18 @@ class SharedState:
         engine, jobs = services.store.workers.totals()
         return cls(
             models=models,
-            workers=services.catalog.workers(),
+            fleet=services.catalog.fleet(),
+            queued_without_worker=services.settings.queue_without_worker,
             snapshot=services.queue.snapshot(models),
             engine=asdict(Counters()) | engine,
             jobs=jobs,
+            webhooks=services.webhooks.pending(),
         )
+
+    @property
+    def workers(self) -> Sequence[WorkerReport]:
+        """The live workers."""
+        return self.fleet.workers
 
     def families(self, now: float) -> Iterator[Metric]:
         """All metrics. now: seconds since the epoch."""
@@ -77,6 +88,7 @@ class SharedState:
         yield from self._workers()
         jobs = {(model, status): self.jobs.get((status, model), 0) for model in self.models for status in STATUSES}
         yield _counter("jobs", "Jobs by status; accepted counts all of them.", jobs, ["model", "status"])
+        yield _gauge("webhooks_pending", "Webhooks that are not delivered yet.", self.webhooks)
         for name, (metric, text) in ENGINE_COUNTERS.items():
             yield _counter(metric, text, {(): self.engine[name]}, [])
         slots = self.engine["slots"]
@@ -91,18 +103,28 @@ class SharedState:
             work[model,] = float(sum(job.request.evaluations for job in waiting))
             oldest[model,] = max([0.0, *(now - job.created_at for job in waiting)])
             running[model,] = float(len(self.snapshot.started[model]))
-            if (seconds := self.snapshot.drain_seconds(model, self.workers)) is not None:
+            if (seconds := self.snapshot.drain_seconds(model, self.fleet.pools)) is not None:
                 drain[model,] = seconds
         yield _gauges("queue_jobs", "Waiting jobs.", depth, ["model"])
         yield _gauges("queue_evaluations", "Evaluations that these need.", work, ["model"])
         yield _gauges("queue_oldest_seconds", "How long the oldest waiting job has waited.", oldest, ["model"])
-        yield _gauges("drain_seconds", "Time that the model's workers need for its waiting jobs.", drain, ["model"])
+        yield _gauges(
+            "drain_seconds",
+            "Time that the model's workers need for its waiting jobs; without any, the last one.",
+            drain,
+            ["model"],
+        )
         yield _gauges("running_jobs", "Jobs that workers have started.", running, ["model"])
 
     def _workers(self) -> Iterator[Metric]:
         serving = [card["name"] for worker in self.workers for card in worker.models]
         alive = {(model,): float(serving.count(model)) for model in self.models}
         yield _gauges("workers", "Live workers that serve the model.", alive, ["model"])
+        yield _gauge(
+            "queue_without_worker",
+            "Whether jobs are accepted for a model that has no worker now.",
+            float(self.queued_without_worker),
+        )
         yield _gauge("slots", "Batch slots of all live workers.", _sum(self.workers, "max_batch"))
         yield _gauge("running_images", "Images that workers have admitted.", _sum(self.workers, "trajectories"))
         yield _gauge(
@@ -120,12 +142,14 @@ class ScrapeCollector(Collector):
         shared: None when Redis does not answer.
         listeners: open streams of this process.
         refused: requests answered with 429 by this process, by limit.
+        webhook_attempts: of this process, by outcome.
         now: seconds since the epoch.
     """
 
     shared: SharedState | None
     listeners: int
     refused: Mapping[str, int]
+    webhook_attempts: Mapping[str, int]
     now: float = field(default_factory=time.time)
 
     def collect(self) -> Iterator[Metric]:
@@ -133,6 +157,8 @@ class ScrapeCollector(Collector):
         yield _gauge("listeners", "Open event streams of this process.", self.listeners)
         refused = {(limit,): float(count) for limit, count in self.refused.items()}
         yield _counter("refusals", "Requests that this process answered with 429, by limit.", refused, ["limit"])
+        attempts = {(outcome,): float(self.webhook_attempts[outcome]) for outcome in OUTCOMES}
+        yield _counter("webhook_attempts", "Attempts of this process to deliver webhooks.", attempts, ["outcome"])
         if self.shared is not None:
             yield from self.shared.families(self.now)
 
@@ -147,7 +173,8 @@ class ScrapeCollector(Collector):
 )
 async def metrics(services: Serving) -> Response:
     """Always 200, even while Redis is away (`denoised_redis_up 0`)."""
-    scrape = ScrapeCollector(await _shared_state(services), services.relay.listeners, services.admission.refused)
+    shared, refused = await _shared_state(services), services.admission.refused
+    scrape = ScrapeCollector(shared, services.relay.listeners, refused, services.webhooks.attempts)
     registry = CollectorRegistry()
     registry.register(scrape)
     content = generate_latest(services.metrics.registry) + generate_latest(registry)

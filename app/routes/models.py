@@ -1,4 +1,4 @@
-"""`GET /models`: the models that live workers serve."""
+"""`GET /models`: the models that take jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from denoised.app.services import Serving
 router = APIRouter(tags=["operations", "models"])
 
 
-@router.get("/models", response_model=list[ModelObject], summary="Models that are served now")
+@router.get("/models", response_model=list[ModelObject], summary="Models that take jobs")
 def models(services: Serving) -> Response:
-    """The models that live workers serve; the first is the default."""
+    """The models that live workers serve; the first is the default. Where the server accepts jobs without a worker
+    (`DENOISED_QUEUE_WITHOUT_WORKER`), models that were served before are listed, too, with 0 `workers`."""
     return JSONResponse(services.catalog.listing())

@@ -47,8 +47,9 @@ async def healthz() -> Response:
 )
 def readyz(services: Serving) -> Response:
     """200 when a job can be accepted and run; otherwise 503 with the reasons: Redis does not answer (`redis`) or is a
-    read-only replica (`redis_read_only`), no worker is alive (`no_worker`), events no longer arrive in this process
-    (`events`), or it is shutting down (`draining`)."""
+    read-only replica (`redis_read_only`), no worker is alive (`no_worker`; where jobs are accepted without one, only
+    until a first one has been), events no longer arrive in this process (`events`), or it is shutting down
+    (`draining`)."""
     reasons = _reasons_not_ready(services)
     return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
@@ -68,7 +69,8 @@ def _reasons_not_ready(services: Services) -> list[str]:
         reasons.append("events")
     try:
         services.store.check_writable()
-        if not services.catalog.workers():
+        fleet = services.catalog.fleet()
+        if not fleet.workers and not fleet.cards:
             reasons.append("no_worker")
     except StoreUnavailable as error:
         read_only = isinstance(error.__cause__, redis.exceptions.ReadOnlyError)

@@ -39,6 +39,7 @@ PROGRAMS = (
     ("fine-tune", MODEL, ("train",), "Fine-tune a text-to-image model on pictures with captions.", TRAIN),
     ("train-features", MODEL, ("train",), "Train the feature network that image metrics compare with.", TRAIN),
     ("train-judge", MODEL, ("train",), "Train the network that names what emoji show.", TRAIN),
+    ("learn-levels", MODEL, ("train",), "Fit the noise levels of a sampler to a model.", TRAIN),
     ("evaluate", MODEL, ("train",), "Measure the quality of a model's images: FID, KID, …", TRAIN),
     ("evaluate-text", MODEL, ("train",), "Measure whether an emoji model draws what captions ask for.", TRAIN),
     ("likelihood", MODEL, ("train",), "Compute the bits per dimension of images under a model.", TRAIN),
@@ -47,6 +48,7 @@ PROGRAMS = (
 MODULES = {
     "server": (
         "fastapi",
+        "fsspec",
         "prometheus_client",
         "pydantic",
         "python_multipart",
@@ -57,6 +59,7 @@ MODULES = {
         "websockets",
     ),
     "worker": (
+        "fsspec",
         "httpx2",
         "huggingface_hub",
         "numpy",
@@ -75,6 +78,7 @@ MODULES = {
         "pydantic",
         "resvg_py",
         "safetensors",
+        "scipy",
         "sklearn",
         "tokenizers",
         "torch",
@@ -88,7 +92,6 @@ cli = typer.Typer(
     help="denoised, the denoising daemon: serves diffusion models over HTTP.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -7,6 +7,7 @@ from denoised.client.configuration import DEFAULT_URL
 from denoised.client.errors import (
     ConnectionFailed,
     InvalidResponse,
+    InvalidWebhook,
     JobCanceled,
     JobFailed,
     RequestRejected,
@@ -20,6 +21,7 @@ from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
 from denoised.client.synchronous import Client
 from denoised.client.usage import KeyUsage, Quota
 from denoised.client.verification import VerificationResult
+from denoised.client.webhook import WebhookDelivery, verify_webhook
 from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request import RequestFields
 
@@ -33,6 +35,7 @@ __all__ = [
     "Frame",
     "ImageFinished",
     "InvalidResponse",
+    "InvalidWebhook",
     "Job",
     "JobArray",
     "JobCanceled",
@@ -58,5 +61,7 @@ __all__ = [
     "ServerBusy",
     "ServiceError",
     "VerificationResult",
+    "WebhookDelivery",
     "WorkerStatus",
+    "verify_webhook",
 ]

@@ -7,56 +7,28 @@ from __future__ import annotations
 
 import sys
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 from denoised.jobs.record import JobRecord, check_runnable
+from denoised.jobs.results.results import Results
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.queue_keys import QueueKeys
 from denoised.jobs.store.record_reader import bounded_value, decode_reply
 from denoised.jobs.store.scripts.job_scripts import MAX_RESUME_BYTES, REQUEUE_UNSTARTED, START, START_ALONE
 from denoised.jobs.store.scripts.worker_scripts import REQUEUE_LOST
+from denoised.jobs.store.started_attempt import StartedAttempt
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.update import event_json
-
-
-@dataclass(frozen=True)
-class QueueKeys:
-    """RQ's keys of a model's queue.
-
-    waiting: jobs that no worker has taken: the list of callers without a key, whose name that of the others begin with.
-    intermediate: jobs that a worker is taking at this moment.
-    started: leases of the jobs taken.
-    job_prefix: of RQ's job hashes.
-    """
-
-    model: str
-    waiting: str
-    intermediate: str
-    started: str
-    job_prefix: str
-
-
-@dataclass(frozen=True)
-class StartedAttempt:
-    """An attempt that a worker has started.
-
-    resume_point: where an earlier attempt was saved, None when there is no such point.
-    quarantined: it is the job's last attempt; it must be alone in its worker, and call `Attempts.start_alone` then.
-    waited: seconds since the job was accepted, by Redis' clock.
-    """
-
-    record: JobRecord
-    resume_point: bytes | None
-    quarantined: bool = False
-    waited: float = 0.0
 
 
 class Attempts:
     """Every method raises StoreUnavailable when Redis does not answer in time."""
 
-    def __init__(self, connection: StoreConnection, result_ttl: int) -> None:
-        """result_ttl: seconds that a finished job is kept."""
+    def __init__(self, connection: StoreConnection, results: Results, result_ttl: int) -> None:
+        """results: where resume points lie. result_ttl: seconds that a finished job is kept."""
         self._connection = connection
+        self._results = results
         self._result_ttl = result_ttl
         client = connection.client
         self._start = client.register_script(START)
@@ -92,6 +64,8 @@ class Attempts:
         flat = decode_reply(fields)
         check_runnable(flat)
         record = replace(JobRecord.from_fields(flat), attempt=attempt)
+        if resume_point is not None:  # one that is lost counts as damaged
+            resume_point = self._results.value(job_id, resume_point, resume_limit) or b""
         return StartedAttempt(record, resume_point, record.status == "queued", float(waited))
 
     def start_alone(self, job_id: str, attempt: int, worker: str) -> bool:
@@ -113,9 +87,8 @@ class Attempts:
     def resume_point(self, job_id: str) -> bytes | None:
         """Where the job's images were saved last, None when they were not."""
         with self._connection.reachable():
-            return bounded_value(
-                self._connection.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES), MAX_RESUME_BYTES
-            )
+            found = self._connection.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES)
+        return self._results.value(job_id, bounded_value(found, MAX_RESUME_BYTES), MAX_RESUME_BYTES)
 
     def requeue_lost(self, queue: QueueKeys, grace: float, latest: float = sys.float_info.max) -> int:
         """Requeue the jobs of lost workers at the front of their lists, in the order in which they were accepted.

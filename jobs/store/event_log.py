@@ -1,6 +1,6 @@
 """The events of jobs: one Redis stream per job, entry id = "{seq}-0".
 
-Events are appended by the scripts that change a job (`jobs.store.scripts`), which number them without gaps.
+Events are appended by the scripts that change a job (`jobs.store.scripts.job_scripts`), which number them without gaps.
 """
 
 from __future__ import annotations

@@ -18,6 +18,11 @@ from redis.client import Pipeline
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT
 from denoised.jobs.record import JobRecord
+from denoised.jobs.results.ledger import Ledger
+from denoised.jobs.results.reference import MAX_BYTES as MAX_REFERENCE_BYTES
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.results import Results
+from denoised.jobs.results.settings import ResultSettings
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.array_files import ArrayFiles
 from denoised.jobs.store.attempts import Attempts
@@ -34,10 +39,12 @@ from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.tickets import Tickets
 from denoised.jobs.store.update import JobUpdate, UpdateResult, event_json, final_update
 from denoised.jobs.store.usage import UsageCounters, keep_images
+from denoised.jobs.store.webhook_queue import WebhookQueue
 from denoised.jobs.store.worker_registry import WorkerRegistry
 
 log = logging.getLogger("denoised.jobs")
 
+IN_REDIS = ResultSettings()
 NO_INPUTS: Mapping[str, bytes] = {}
 LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be listed for as long as its results are kept
 
@@ -58,22 +65,30 @@ class Store:
         RecordError: from methods that return one job, when its record cannot be read.
     """
 
-    def __init__(self, client: redis.Redis, result_ttl: int = 86_400) -> None:
-        """result_ttl: seconds that a finished job is kept."""
+    def __init__(
+        self,
+        client: redis.Redis,
+        result_ttl: int = 86_400,
+        results: ResultSettings = IN_REDIS,
+        result_store: ResultStore | None = None,
+    ) -> None:
+        """result_ttl: seconds that a finished job is kept. result_store: where large values lie; None = in Redis."""
         self.result_ttl = result_ttl
         self.connection = StoreConnection(client)
+        self.results = Results(Ledger(self.connection, results), result_store)
         self.events = EventLog(self.connection)
         self.listing = JobListing(self.connection)
-        self.attempts = Attempts(self.connection, result_ttl)
-        self._reader = RecordReader(self.connection)
+        self.attempts = Attempts(self.connection, self.results, result_ttl)
+        self._reader = RecordReader(self.connection, self.results)
         self.idempotency = IdempotencyKeys(self.connection)
         self.inputs = InputPictures(self.connection, result_ttl)
-        self.arrays = ArrayFiles(self.connection)
+        self.arrays = ArrayFiles(self.connection, self.results)
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
         self.usage = UsageCounters(self.connection)
         self.model_choices = ModelChoices(self.connection)
+        self.webhooks = WebhookQueue(self.connection)
         self._update = client.register_script(UPDATE)
         self._own = client.register_script(OWN)
 
@@ -144,7 +159,14 @@ class Store:
         """An encoded picture; None when it is not finished, has expired, or is larger than any picture."""
         with self.reachable():
             found = self.client.getrange(keys.image(job_id, index), 0, MAX_PICTURE_BYTES)
-        return bounded_value(found, MAX_PICTURE_BYTES)
+        return self.results.value(job_id, bounded_value(found, MAX_PICTURE_BYTES), MAX_PICTURE_BYTES)
+
+    def image_link(self, job_id: str, index: int, seconds: int, media_type: str, filename: str) -> str | None:
+        """A URL of a picture that lies outside Redis; None when it is in Redis, or where it lies has no URLs."""
+        with self.reachable():
+            found = self.client.getrange(keys.image(job_id, index), 0, MAX_REFERENCE_BYTES)
+        reply = bounded_value(found, MAX_REFERENCE_BYTES)
+        return self.results.link(job_id, reply, seconds, media_type, filename)
 
     def cancel(self, job_id: str) -> JobRecord | None:
         """Cancel a job that is not over. Returns its record afterward, None when it is unknown."""
@@ -168,8 +190,10 @@ class Store:
         An update of a job whose keys are damaged is refused, and logged.
         """
 
+        moved = self.results.move_out(updates)
+
         def queue_commands(pipe: Pipeline) -> None:
-            for update in updates:
+            for update in moved:
                 names = update.keys()
                 pipe.evalsha(self._update.sha, len(names), *names, *update.arguments(self.result_ttl))
 
@@ -178,7 +202,9 @@ class Store:
         for update, reply in zip(updates, replies, strict=True):
             if isinstance(reply, RecordError):
                 log.warning("update refused", extra={"job": update.job, "reason": str(reply)})
-        return [UpdateResult(0 if isinstance(reply, RecordError) else reply) for reply in replies]
+        results = [UpdateResult(0 if isinstance(reply, RecordError) else reply) for reply in replies]
+        self.results.written(moved, results)
+        return results
 
     # Redis itself
 

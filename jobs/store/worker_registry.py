@@ -13,6 +13,7 @@ from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.format import UnreadableLog
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.kept_models import KeptModels
 from denoised.jobs.store.scripts.worker_scripts import ADD_COUNTERS, REPORT
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.worker_report import MAX_REPORT_BYTES, WorkerReport
@@ -21,9 +22,14 @@ COUNTED_SECONDS = 86_400  # longer than a worker may be cut off and come back
 
 
 class WorkerRegistry:
-    """Every method raises StoreUnavailable when Redis does not answer in time."""
+    """Every method raises StoreUnavailable when Redis does not answer in time.
+
+    Attributes:
+        kept: What remains of models that no worker serves.
+    """
 
     def __init__(self, connection: StoreConnection) -> None:
+        self.kept = KeptModels(connection)
         self._connection = connection
         self._add_counters = connection.client.register_script(ADD_COUNTERS)
         self._report = connection.client.register_script(REPORT)

@@ -185,6 +185,12 @@ def test_workers_are_scaled_by_a_query_of_metrics_that_exist(
     assert (spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"]) in objects
     (trigger,) = spec["triggers"]
     query = trigger["metadata"]["query"]
+    assert spec["minReplicaCount"] == 0
+    (patch,) = read(folder / "keda" / "api.yaml")
+    assert (patch["kind"], patch["metadata"]["name"]) in objects
+    assert patch["spec"]["template"]["spec"]["containers"][0]["env"] == [
+        {"name": "DENOISED_QUEUE_WITHOUT_WORKER", "value": "true"}
+    ]
     metrics = (repository / "docs" / "operations.md").read_text(encoding="utf-8")
     for name in ("denoised_drain_seconds", "denoised_workers"):
         assert name in query

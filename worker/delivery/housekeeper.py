@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
-from denoised.jobs.store.attempts import QueueKeys
+from denoised.jobs.store.queue_keys import QueueKeys
 from denoised.jobs.store.store import Store
 
 log = logging.getLogger("denoised.worker")

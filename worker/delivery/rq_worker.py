@@ -28,7 +28,9 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from denoised.jobs.errors import RecordError, StoreError, StoreUnavailable
 from denoised.jobs.redis.deadline import reachable
-from denoised.jobs.store.attempts import QueueKeys
+from denoised.jobs.results.sweeper import Sweeper
+from denoised.jobs.store.kept_models import kept_models
+from denoised.jobs.store.queue_keys import QueueKeys
 from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
@@ -44,6 +46,7 @@ from denoised.worker.errors import ModelConflict
 from denoised.worker.loop import Loop
 from denoised.worker.settings import WorkerSettings
 
+KEEP_SECONDS = 60.0  # between two times that the models' cards and speeds are kept for a time without workers
 REGISTER_SECONDS = 1.0  # between two tries to register while Redis refuses
 
 log = logging.getLogger("denoised.worker")
@@ -100,6 +103,7 @@ class BatchingWorker(BaseWorker):
         self._names = ModelNames(store, name, digests, settings.lease)
         self._device = device_label(next((str(model.device) for model in models.values()), "cpu"))
         self._conflict: ModelConflict | None = None
+        self._keep_at = 0.0  # by `time.monotonic`
         self._housekeeper = Housekeeper(store, list(self._keys.values()), settings.lease, self._renew, self._report)
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
@@ -115,6 +119,9 @@ class BatchingWorker(BaseWorker):
             return False
         for thread in (self.loop.publisher, self._housekeeper, self._listener):
             thread.start()
+        sweeper = Sweeper(self.store.results)
+        if self.store.results.store is not None:
+            sweeper.start()
         log.info("serving %s, %d batch slots", ", ".join(self.loop.models), self.settings.max_batch)
         written = False
         try:
@@ -122,6 +129,7 @@ class BatchingWorker(BaseWorker):
         finally:
             self._housekeeper.stop()
             self._listener.stop()
+            sweeper.stop()
             if written:
                 self._leave()
         if self.loop.failure is not None:
@@ -190,8 +198,25 @@ class BatchingWorker(BaseWorker):
             self.loop.stop()
         except RecordError as error:
             log.warning("claims unreadable", extra={"reason": str(error)})
+        report = self._current_report()
+        if not self.loop.stopping.is_set():
+            self.store.workers.report(report, ttl=self.settings.lease)
+            self._keep_models(report)
+        self.store.workers.add_counters(self.name, asdict(self.loop.counters))
+
+    def _keep_models(self, report: WorkerReport) -> None:
+        """Now and then, keep what the front end needs to know of the models while no worker serves them."""
+        if time.monotonic() < self._keep_at:
+            return
+        try:
+            self.store.workers.kept.keep(kept_models(report))
+            self._keep_at = time.monotonic() + KEEP_SECONDS
+        except RecordError as error:
+            log.warning("models not kept", extra={"reason": str(error)})
+
+    def _current_report(self) -> WorkerReport:
         running, pending = self.loop.load
-        report = WorkerReport(
+        return WorkerReport(
             name=self.name,
             models=[model.card.model_dump() for model in self.loop.models.values()],
             max_batch=self.settings.max_batch,
@@ -207,9 +232,6 @@ class BatchingWorker(BaseWorker):
             device=self._device,
             reported_at=time.time() + self._clock_offset,
         )
-        if not self.loop.stopping.is_set():
-            self.store.workers.report(report, ttl=self.settings.lease)
-        self.store.workers.add_counters(self.name, asdict(self.loop.counters))
 
     # Start and stop
 
@@ -223,6 +245,7 @@ class BatchingWorker(BaseWorker):
     def _leave(self) -> None:
         try:
             self.store.workers.add_counters(self.name, asdict(self.loop.counters))
+            self.store.workers.kept.keep(kept_models(self._current_report()))
             self.store.workers.remove(self.name)
             self._names.release()
             with reachable():

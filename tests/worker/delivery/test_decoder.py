@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store.attempts import StartedAttempt
+from denoised.jobs.store.started_attempt import StartedAttempt
 from denoised.jobs.store.store import Store
 from denoised.model.serving.card import CardLatent
 from denoised.worker.delivery.attempt import AttemptState
