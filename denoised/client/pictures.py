@@ -15,7 +15,7 @@ from denoised.jobs.request import PictureSource
 from denoised.jobs.request_pictures import pictures_of, with_pictures
 
 
-def encode_pictures(fields: Mapping[str, Any]) -> dict[str, Any]:
+def encode_picture_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a request with each file of a picture in base64.
 
     Raises:
