@@ -79,7 +79,7 @@ def test_a_visitor_searches_tries_and_copies(open_page: Open, service: Any) -> N
     picture = opened.get_by_role("img", name="The picture in the response")
     expect(picture).to_be_visible()
     assert picture.evaluate("it => it.decode().then(() => it.naturalWidth)") == 8
-    page.get_by_label("Search").fill("models that take jobs")
+    page.get_by_label("Search").fill("DENOISED_QUEUE_WITHOUT_WORKER")
     page.locator("summary", has_text="GET /models").click()
     page.locator("details[open]:visible").get_by_role("button", name="Send").click()
     with service.client() as client:
