@@ -26,6 +26,8 @@ from torch import Tensor
 from denoised.jobs.log import log_to_stderr
 from denoised.jobs.numerics import with_format
 from denoised.jobs.redis.connection import connect
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.settings import ResultSettings
 from denoised.jobs.store.store import Store
 from denoised.model.diffusion.predictions import Estimate
 from denoised.model.serving.card import CardLatent
@@ -61,8 +63,10 @@ class FaultyModel(FakeModel):
         fatal_class: int,
         corrupting_class: int,
         undecodable: bool,
+        shape: Sequence[int],
     ) -> None:
-        super().__init__(name, nan_class=3)
+        channels, height, width = shape
+        super().__init__(name, nan_class=3, shape=(channels, height, width))
         self._seconds_served = seconds
         self._unstartable_class = unstartable_class
         self._weight = 1 + len(digest) / 8
@@ -158,6 +162,7 @@ def work(
     result_ttl: int,
     clock_ahead: float,
     more_mib: int | None,
+    results: dict[str, Any],
     **traits: Any,
 ) -> None:
     log_to_stderr()
@@ -171,7 +176,10 @@ def work(
     for model in models.values():
         model.begin_serving(folder)
     client = connect(url, timeout=5.0)
-    BatchingWorker(models, client, Store(client, result_ttl), WorkerSettings(**settings), canaries=canaries).work()
+    places = ResultSettings(**results)
+    result_store = ResultStore(places.url, 1.0) if places.url is not None else None
+    store = Store(client, result_ttl, places, result_store)
+    BatchingWorker(models, client, store, WorkerSettings(**settings), canaries=canaries).work()
 
 
 def reap(folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from denoised.jobs.numerics import with_format
 from denoised.model.backends.numerics import Precision
-from denoised.model.backends.precision import refusal
+from denoised.model.backends.precision import precision_refusal
 from denoised.model.checkpoints.folders import model_name, model_source
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO, load_for_serving
@@ -105,5 +105,5 @@ def check_device(device: str, precision: Precision) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"device {device!r} cannot be used here ({reason})") from error
-    if (refused := refusal(device, precision)) is not None:
+    if (refused := precision_refusal(device, precision)) is not None:
         raise CheckpointError(refused)

@@ -48,6 +48,7 @@ PROGRAMS = (
 MODULES = {
     "server": (
         "fastapi",
+        "fsspec",
         "prometheus_client",
         "pydantic",
         "python_multipart",
@@ -58,6 +59,7 @@ MODULES = {
         "websockets",
     ),
     "worker": (
+        "fsspec",
         "httpx2",
         "huggingface_hub",
         "numpy",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 from denoised.jobs.store.store_connection import StoreConnection
 
 LONGEST_SECONDS = 86_400  # of a claim; one that ends later is damaged, or Redis' clock was wrong when it was made

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 
 log = logging.getLogger("denoised.worker")
 
@@ -79,7 +80,7 @@ class Housekeeper(threading.Thread):
         latest = time.monotonic() + self._clock_offset + self._lease * CLOCK_STEP
         for queue in self._queues:
             try:
-                count = self._store.requeue_lost(queue, self._lease, latest)
+                count = self._store.attempts.requeue_lost(queue, self._lease, latest)
             except RecordError as error:
                 log.warning("queue unreadable", extra={"model": queue.model, "reason": str(error)})
                 continue

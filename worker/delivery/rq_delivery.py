@@ -15,7 +15,7 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.redis.deadline import reachable
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.store import QueueKeys
+from denoised.jobs.store.queue_keys import QueueKeys
 from denoised.jobs.store.waiting_lists import RESTORE_TURNS
 from denoised.worker.delivery.rq_scripts import RENEW, REQUEUE, TAKE
 
@@ -113,7 +113,7 @@ class RqSource:
         waited: seconds that the job must have waited; None, too, when it has not.
         passed_over: callers whose jobs are not taken now.
 
-        If the reply is lost, the lease expires, and `Store.requeue_lost` finds the job.
+        If the reply is lost, the lease expires, and `Attempts.requeue_lost` finds the job.
 
         Raises:
             StoreUnavailable: when Redis does not answer, or refuses.
