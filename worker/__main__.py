@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import SingleCommand, env
-from denoised.command_line.service_options import DEFAULT_REDIS, MAX_SECONDS, Loras, MaxBatch, Models, ResultTtl
+from denoised.command_line.service_options import (
+    DEFAULT_REDIS,
+    MAX_SECONDS,
+    Loras,
+    MaxBatch,
+    Models,
+    ModelsFolder,
+    ResultTtl,
+)
 from denoised.jobs.log import LogFormat, log_to_stderr
 from denoised.worker.engine.speed import Speed
 from denoised.worker.error_kinds import is_out_of_memory
-
-if TYPE_CHECKING:
-    from denoised.model.serving.protocol import ServedModel
 
 log = logging.getLogger("denoised.worker")
 
@@ -42,12 +47,14 @@ LogFormatOption = Annotated[
     LogFormat, env("LOG_FORMAT", "json or text; auto: text with warnings only on a terminal, json elsewhere")
 ]
 
+
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @cli.command(cls=SingleCommand)
 def worker(
     model: Models = None,
+    models_folder: ModelsFolder = None,
     loras: Loras = None,
     max_batch: MaxBatch = None,
     max_images: MaxImages = 16,
@@ -64,8 +71,9 @@ def worker(
     log_to_stderr(log_format)
     names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
-        models = _load(names, loras, device, max_images, precision, threads)
-        _serve(models, device, redis_url, max_batch, lease, job_timeout, result_ttl)
+        folders = _find_folders(names, precision, threads)
+        loads = {"device": device, "max_images": max_images, "precision": precision, "loras": loras}
+        _serve(folders, loads, models_folder, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
         exit_with_error("worker", error)
     except Exception as error:
@@ -74,24 +82,22 @@ def worker(
         exit_with_error("worker", "there is not enough memory for this worker: serve fewer models, or raise its limit")
 
 
-def _load(
-    names: list[str], loras: Path | None, device: str, max_images: int, precision: Precision, threads: int
-) -> dict[str, ServedModel]:
+def _find_folders(names: list[str], precision: Precision, threads: int) -> list[Path]:
+    """The folders of the models that are named; those on a hub are downloaded."""
     import torch
 
     from denoised.model.hub.model_sources import resolve_models
     from denoised.model.hub.terminal import logging_puller
-    from denoised.worker.model_loading import load_models
 
     if threads:
         torch.set_num_threads(threads)
-    folders = resolve_models(names, logging_puller(log), precision)
-    return load_models(folders, device=device, max_images=max_images, precision=precision, loras=loras)
+    return resolve_models(names, logging_puller(log), precision)
 
 
 def _serve(
-    models: dict[str, ServedModel],
-    device: str,
+    folders: list[Path],
+    loads: dict[str, Any],
+    models_folder: Path | None,
     redis_url: str,
     max_batch: int | None,
     lease: float,
@@ -105,16 +111,22 @@ def _serve(
     from denoised.worker.engine.batch_size import measure_all
     from denoised.worker.engine.canary import Canary
     from denoised.worker.engine.memory_budget import evaluation_budget
+    from denoised.worker.model_loading import bundled, load_models, named_folders
+    from denoised.worker.models.loading import LoadOptions, loading_of
+    from denoised.worker.models.model_folders import ModelFolders
     from denoised.worker.settings import WorkerSettings
 
+    models = load_models(folders, **loads)
     client = connect(redis_url, timeout=5.0)
     check_fitness(client)
     store = Store(client, result_ttl)
-    speed, memory_bytes = Speed(), evaluation_budget(device)
+    speed, memory_bytes = Speed(), evaluation_budget(loads["device"])
     slots = measure_all(models, speed, memory_bytes) if max_batch is None else dict.fromkeys(models, max_batch)
     settings = WorkerSettings(max(slots.values()), slots, memory_bytes, lease, job_timeout)
     canaries = [canary for canary in map(Canary.record, models.values()) if canary is not None]
-    BatchingWorker(models, client, store, settings, speed, canaries).work()
+    watched = ModelFolders(named_folders([*bundled(), *folders]), models_folder)
+    loading = loading_of(watched, LoadOptions(**loads), speed, memory_bytes, max_batch)
+    BatchingWorker(models, client, store, settings, speed, canaries, loading).work()
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

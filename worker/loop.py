@@ -29,6 +29,10 @@ from denoised.worker.engine.speed import Speed
 from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Turn
 from denoised.worker.errors import DeviceError
+from denoised.worker.free_capacity import capacity_of, undecoded
+from denoised.worker.models.live_models import LiveModels
+from denoised.worker.models.model_changes import ModelChanges
+from denoised.worker.models.ready_model import ReadyModel
 from denoised.worker.quarantine import Quarantine
 from denoised.worker.settings import WorkerSettings
 
@@ -63,12 +67,13 @@ class Loop:
         speed: Speed,
         canaries: Sequence[Canary] = (),
     ) -> None:
-        self.models = models
+        self.models = LiveModels(models)
         self.settings = settings
         self._woken = threading.Event()
+        self.changes = ModelChanges(self._woken.set)
         self._device = DeviceHealth(canaries, self._woken.set)
         self.engine = Engine(
-            models,
+            self.models,
             settings.max_batch,
             slots=settings.slots,
             memory_bytes=settings.memory_bytes,
@@ -84,7 +89,7 @@ class Loop:
         self._settlement = Settlement(store, self.leases, self._woken.set, device.record_success)
         self.publisher = Publisher(store, self._settlement.settle, speed.add_decoding, device=device, declines=declines)
         self._fetcher = JobFetcher(
-            store, models, take, name, self._woken.set, self.stopping, device=device, declines=declines
+            store, self.models, take, name, self._woken.set, self.stopping, device=device, declines=declines
         )
         self._quarantine = Quarantine(store, self.leases, name)
         self._turn_ended: float | None = None  # None while the batch is empty
@@ -115,7 +120,7 @@ class Loop:
             while not self.stopping.is_set():
                 self._admit_fetched()
                 if not self._turn():
-                    self.load = (self._undecoded(*self.models), 0)
+                    self.load = (undecoded(self.models, self.engine.batch, self.leases), 0)
                     self._woken.wait(IDLE_SECONDS)
                     self._woken.clear()
             self._drain()
@@ -124,6 +129,7 @@ class Loop:
             self._give_back_all(error)
         finally:
             self._device.close()
+            self.changes.close()
             left = FLUSH_SECONDS if self._deadline is None else self._deadline - time.monotonic()
             written = self.publisher.close(min(FLUSH_SECONDS, max(0.0, left)))
         return written
@@ -148,7 +154,7 @@ class Loop:
             lease.spent += turn.seconds
         self.publisher.publish(turn, [lease.attempt for lease in leases])
         batch = self.engine.batch
-        self.load = (len(batch) + self._undecoded(*self.models), batch.pending_evaluations)
+        self.load = (len(batch) + undecoded(self.models, self.engine.batch, self.leases), batch.pending_evaluations)
         return True
 
     def _measure(self, turn: Turn, started: float) -> None:
@@ -196,28 +202,22 @@ class Loop:
         for job in self._fetcher.take_fetched():
             self._admit(job)
         self._fetcher.set_capacity(self._capacity())
+        self.changes.step(self._is_held, self.models, self._apply)
+
+    def _is_held(self, model: str) -> bool:
+        """Whether a job of a model is here, or on its way."""
+        return self._fetcher.holds(model) or any(lease.delivery.model == model for lease in self.leases.all())
+
+    def _apply(self, name: str, ready: ReadyModel | None) -> None:
+        self._device.replace(name, None if ready is None else ready.canary)
+        self.models.put(name, None if ready is None else ready.model)
+        self.engine.replace_model(name, self.settings.max_batch if ready is None else ready.slots)
 
     def _capacity(self) -> dict[str, Capacity]:
         if self._quarantine.occupied or self._awaits_memory():
             return {}
-        return {model: self._capacity_of(model) for model in self.models}
-
-    def _capacity_of(self, model: str) -> Capacity:
-        """A model's free slots. Finished images take slots, too, so that they do not pile up before the decoder."""
-        batch, undecoded = self.engine.batch, self._undecoded(model)
-        has_room = batch.has_room_for_others(model) and undecoded < batch.slots.of_model(model)
-        present = {member.model for member in batch.members}
-        deferred = model in self.shared and bool(present) and model not in present
-        images, passed_over = max(0, batch.free_slots(model) - undecoded), batch.owners_at_limit(model)
-        return Capacity(images, has_room, deferred, passed_over)
-
-    def _undecoded(self, *models: str) -> int:
-        """How many images of these models have left the batch but have no picture yet: the decoder has them."""
-        held = [lease.attempt for lease in self.leases.all() if lease.attempt.model.card.latent is not None]
-        unfinished = sum(attempt.unfinished for attempt in held if attempt.request.model in models)
-        jobs = {attempt.id for attempt in held}
-        members = sum(image.job in jobs and image.model in models for image in self.engine.batch.members)
-        return max(0, unfinished - members)
+        names = [model for model in self.models if model not in self.changes.retired]
+        return {model: capacity_of(model, self.engine.batch, self.leases, self.shared) for model in names}
 
     def _awaits_memory(self) -> bool:
         """Whether a job could not be started next to those that still run."""

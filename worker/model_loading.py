@@ -43,20 +43,29 @@ def load_models(
     select_device(device)
     models: dict[str, ServedModel] = {}
     for name, folder in named_folders((*bundled(), *folders)).items():
-        loaded = load_for_serving(
-            folder, device=device, name=name, max_images=max_images, precision=precision, loras=loras
-        )
-        for problem in loaded.lora_problems:
-            log.warning("%s does not offer an adapter: %s", name, problem)
-        if loaded.fallback is not None:
-            log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
-        if loaded.refused_precision is not None:
-            log.warning("%s: %s; it is served in float32", name, loaded.refused_precision)
-        model = loaded.model
-        numerics = with_format(model.card.numerics, model.card.digest)
-        model.card = model.card.model_copy(update={"numerics": numerics})
-        models[name] = model
+        models[name] = load_named(name, folder, device, max_images, precision, loras)
     return models
+
+
+def load_named(
+    name: str, folder: Path, device: str, max_images: int, precision: Precision, loras: Path | None
+) -> ServedModel:
+    """Load one model under a name; what is slower or less than asked for is logged.
+
+    Raises:
+        CheckpointError: for a folder that cannot be served or read.
+    """
+    loaded = load_for_serving(folder, device=device, name=name, max_images=max_images, precision=precision, loras=loras)
+    for problem in loaded.lora_problems:
+        log.warning("%s does not offer an adapter: %s", name, problem)
+    if loaded.fallback is not None:
+        log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
+    if loaded.refused_precision is not None:
+        log.warning("%s: %s; it is served in float32", name, loaded.refused_precision)
+    model = loaded.model
+    numerics = with_format(model.card.numerics, model.card.digest)
+    model.card = model.card.model_copy(update={"numerics": numerics})
+    return model
 
 
 def named_folders(folders: Sequence[Path]) -> dict[str, Path]:

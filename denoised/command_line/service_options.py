@@ -22,6 +22,10 @@ Models = Annotated[
         "models; repeatable [env var: DENOISED_MODELS]",
     ),
 ]
+ModelsFolder = Annotated[
+    Path | None,
+    env("MODELS_FOLDER", "folder of model folders, which are served, replaced and removed as they change"),
+]
 Loras = Annotated[Path | None, env("LORAS", "folder of low-rank adapters (LoRA) for the models that take a prompt")]
 MaxBatch = Annotated[
     int | None, env("MAX_BATCH", "largest batch, in images; measured at startup if not set", min=1, max=1024)

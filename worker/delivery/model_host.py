@@ -1,0 +1,75 @@
+"""What the thread that loads models changes of the worker around it: names, queues and their registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rq.worker.base import BaseWorker
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY, register
+
+from denoised.jobs.redis.deadline import reachable
+from denoised.jobs.store.model_claims import ModelClaim
+from denoised.worker.delivery.leases import Delivery
+from denoised.worker.delivery.listener import Listener
+from denoised.worker.delivery.model_names import ModelNames
+from denoised.worker.delivery.worker_queues import WorkerQueues
+
+
+class ModelHost:
+    """See `worker.models.model_loader.Host`.
+
+    take: takes the next job of a model.
+    changed(): called after the models have changed.
+    """
+
+    def __init__(
+        self,
+        worker: BaseWorker,
+        names: ModelNames,
+        queues: WorkerQueues,
+        listener: Listener,
+        take: Callable[[str], Delivery | None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._worker = worker
+        self._names = names
+        self._queues = queues
+        self._listener = listener
+        self._take = take
+        self._changed = changed
+
+    def claim(self, model: str, digest: str) -> ModelClaim | None:
+        """Claim the name of one more model; the claim of another worker that serves other files, if there is one."""
+        return self._names.add(model, digest)
+
+    def switch(self, model: str, digest: str, *, drained: bool) -> str:
+        """A step toward another digest of a model."""
+        return self._names.switch(model, digest, drained=drained)
+
+    def keep(self, model: str) -> None:
+        """Give up a switch."""
+        self._names.keep(model)
+
+    def open_queue(self, model: str) -> None:
+        """Take jobs of one more model."""
+        self._queues.add(model)
+        self._update()
+
+    def close_queue(self, model: str) -> None:
+        """Take no more jobs of a model, and give up its name."""
+        self._queues.remove(model)
+        self._names.drop(model)
+        with reachable():
+            self._worker.connection.srem(WORKERS_BY_QUEUE_KEY % model, self._worker.key)
+        self._update()
+
+    def take(self, model: str) -> Delivery | None:
+        """The next waiting job of any model."""
+        return self._take(model)
+
+    def _update(self) -> None:
+        self._worker.queues = self._queues.queues
+        self._listener.listen_to(queue.name for queue in self._queues.queues)
+        with reachable():
+            register(self._worker)
+        self._changed()
