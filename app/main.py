@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from denoised.app.compat.a1111 import list_routes as a1111_list_routes
 from denoised.app.compat.a1111 import routes as a1111_routes
@@ -36,6 +37,7 @@ from denoised.app.routes import (
     tasks,
     usage,
     verify,
+    webhooks,
     workers,
 )
 from denoised.app.services import Services
@@ -49,6 +51,7 @@ ROUTES = (
     tasks,
     verify,
     jobs,
+    webhooks,
     pictures,
     arrays,
     animation,
@@ -74,9 +77,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.relay.start()
+        services.webhooks.start()
         watching = services.watch_keys()
         yield
         watching.cancel()
+        await run_in_threadpool(services.webhooks.stop)
         await services.relay.stop()
 
     app = DocumentedAPI(
@@ -92,6 +97,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.services = services
     app.state.error_formats = formats
     error_responses.install(app, formats)
+    app.webhooks.include_router(webhooks.sent)
     for module in ROUTES:
         app.include_router(module.router)
     # The last one is the outermost.

@@ -21,6 +21,7 @@ from denoised.app.job_access.rendering_slots import RenderingSlots
 from denoised.app.settings import ApiSettings
 from denoised.app.streaming.relay import Relay
 from denoised.app.streaming.stream_reader import BLOCK_MS
+from denoised.app.webhooks.sender import WebhookSender
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.store import Store
@@ -49,6 +50,7 @@ class Services:
     frames: EventLog
     renderings: RenderingSlots
     metrics: HttpMetrics
+    webhooks: WebhookSender
     picture_slots: PictureSlots = field(default_factory=PictureSlots)
     draining: bool = field(default=False)
 
@@ -59,6 +61,7 @@ class Services:
         reader = connect(settings.redis_url, timeout=BLOCK_MS / 1000 + 2)
         store = Store(client, settings.result_ttl)
         admission = Admission(settings)
+        webhooks = WebhookSender(store, settings.webhooks)
         return cls(
             settings=settings,
             keys=LiveKeys(settings.api_keys, settings.api_keys_file),
@@ -67,10 +70,11 @@ class Services:
             queue=JobQueue(client, store, settings.max_attempts),
             admission=admission,
             streams=StreamQuota(settings, admission.refused),
-            relay=Relay(store, reader),
+            relay=Relay(store, reader, webhooks.wake),
             frames=EventLog(StoreConnection(reader)),
             renderings=RenderingSlots(),
             metrics=HttpMetrics(),
+            webhooks=webhooks,
         )
 
     def drain(self) -> None:

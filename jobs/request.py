@@ -22,7 +22,7 @@ from denoised.jobs.request_field import RequestField, fields_of
 
 Spacing = Literal[
     "leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric",
-    "ays_sd", "ays_sdxl",
+    "ays_sd", "ays_sdxl", "learned",
 ]  # fmt: skip
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
 Format = Literal["png", "webp", "jpeg"]
@@ -36,6 +36,7 @@ MAX_PROMPT = 2000  # characters
 MAX_SIGMA = 1e9  # of the noisiest level; a model's own range is narrower
 MAX_LEVELS = 1000
 MAX_LORAS = 4
+MAX_WEBHOOK = 2000  # characters of a URL
 PictureSource = str | bytes | PathLike[str]
 """A picture in the client: a file's path or its bytes, or a text that the server reads. The body has a text."""
 MAX_PICTURE_TEXT = 12 * 1024 * 1024  # characters of a picture in base64; the body of a request is smaller
@@ -225,6 +226,15 @@ class RequestFields(TypedDict, total=False):
         ),
     ]
     priority: Annotated[Priority | None, RequestField("order among your own jobs")]
+    webhook: Annotated[
+        str | None,
+        RequestField(
+            "URL that the job is posted to when it has ended, of a host that the operator allows",
+            "Webhook",
+            min_length=1,
+            max_length=MAX_WEBHOOK,
+        ),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

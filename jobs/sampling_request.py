@@ -28,6 +28,7 @@ class SamplingRequest(PictureRequest):
         preview_every: A frame every k-th step; 0 = none.
         preview: What frames show: x0, xt, both, or all: both and the predicted noise.
         priority: Among the jobs of the same caller: high, normal or low.
+        webhook: The URL that the job is posted to when it has ended, in the form of `app.webhooks.target`.
         stages: Evaluations in each step but the last, which has one.
         extra_evaluations: Evaluations of an image besides those of its steps.
         guidance_embedded: The network takes the guidance scale as an input.
@@ -43,6 +44,7 @@ class SamplingRequest(PictureRequest):
     preview_every: int = 0
     preview: str = "x0"
     priority: str = "normal"
+    webhook: str | None = None
     stages: int = 1
     extra_evaluations: int = 0
     guidance_embedded: bool = False

@@ -38,6 +38,7 @@ class NoiseFields(TypedDict, total=False):
     height: int | None
     format: Format | None
     priority: Priority | None
+    webhook: str | None
 
 
 class ScoreFields(TypedDict, total=False):
@@ -59,6 +60,7 @@ class ScoreFields(TypedDict, total=False):
     height: int | None
     format: Format | None
     priority: Priority | None
+    webhook: str | None
 
 
 class LikelihoodFields(TypedDict, total=False):
@@ -77,6 +79,7 @@ class LikelihoodFields(TypedDict, total=False):
     width: int | None
     height: int | None
     priority: Priority | None
+    webhook: str | None
 
 
 class _OwnFields(TypedDict, total=False):

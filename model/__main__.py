@@ -9,6 +9,7 @@ from denoised.command_line.console import escape_unencodable
 from denoised.command_line.options import CommandGroup
 from denoised.model.evaluation.evaluate_cli import evaluate
 from denoised.model.evaluation.features_cli import train_features
+from denoised.model.evaluation.level_fitting.learn_levels_cli import learn_levels
 from denoised.model.evaluation.likelihood_cli import likelihood
 from denoised.model.evaluation.quality_cli import quality
 from denoised.model.evaluation.text_to_image.evaluate_text_cli import evaluate_text
@@ -41,6 +42,7 @@ for _command in (
     quality,
     quality_text,
     likelihood,
+    learn_levels,
 ):
     app.command()(_command)
 

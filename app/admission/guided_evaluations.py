@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from denoised.app.admission.noise_levels import UNIFORM, spacing_of_levels
+from denoised.app.admission.noise_levels import LEARNED, UNIFORM, spacing_of_levels
 from denoised.jobs.request import TIMESTEP_SPACINGS
 from denoised.jobs.sampling_request import count_run_steps
 from denoised.model.serving.card import CardGrid, ModelCard
@@ -63,6 +63,8 @@ def _levels(values: Mapping[str, Any], card: ModelCard) -> list[float]:
     if spacing in grid.published:
         levels = grid.published[spacing]
         return [_interpolated(levels, k / steps * (len(levels) - 1)) for k in range(steps)]
+    if (learned := card.learned_sigmas(values["sampler"], steps)) and spacing == LEARNED:
+        return learned
     if spacing == UNIFORM:
         stride = (card.timesteps - 1) / steps
         return [_ratio_at(grid, card.timesteps - 1 - k * stride, card.timesteps) for k in range(steps)]

@@ -11,7 +11,8 @@ from denoised.jobs.request import MAX_LEVELS, TIMESTEP_SPACINGS
 from denoised.model.serving.card import CardGrid, ModelCard
 
 UNIFORM = "sgm_uniform"
-UNBOUNDED = (UNIFORM, "ays_sd", "ays_sdxl")  # spacings of levels that have no bounds to choose
+LEARNED = "learned"  # fitted to a sampler and a number of steps of the model
+UNBOUNDED = (UNIFORM, "ays_sd", "ays_sdxl", LEARNED)  # spacings of levels that have no bounds to choose
 # Levels that are closer make steps of rounding error; the same as in `model.diffusion.spacings`.
 MIN_BOUNDS_RATIO, MIN_LEVEL_RATIO = 1.01, 1 + 1e-7
 STARTS_OF_ITS_OWN = ("edm", "geometric", *UNBOUNDED)  # whatever the timesteps
@@ -61,13 +62,25 @@ def level_errors(given: Mapping[str, Any], card: ModelCard) -> Errors:
     yield from _sigma_errors(without_end(given["sigmas"]), given.get("steps"), card.grid)
 
 
+def learned_errors(values: Mapping[str, Any], card: ModelCard) -> Errors:
+    """The spacing `learned` for a sampler or a number of steps that no levels were fitted for.
+
+    values: the fields of the request, defaults filled in.
+    """
+    sampler, steps = values["sampler"], values["steps"]
+    if values.get("spacing") != LEARNED or LEARNED not in card.spacings or card.learned_sigmas(sampler, steps):
+        return
+    fitted = join_names([f"{each.sampler} in {len(each.sigmas)} steps" for each in card.grid.learned])
+    yield "spacing", f'"learned" has no levels for {sampler} in {steps} steps (allowed with: {fitted})'
+
+
 def _bound_errors(given: Mapping[str, Any], card: ModelCard) -> Errors:
     bounds = {name: given[name] for name in ("sigma_min", "sigma_max") if given.get(name) is not None}
     spacing = spacing_of_levels(given.get("spacing"), given.get("karras"), card.grid)
     if bounds and spacing in (None, *UNBOUNDED):
         bounded = [name for name in card.spacings if name not in (*TIMESTEP_SPACINGS, *UNBOUNDED)]
         for name, value in bounds.items():
-            yield name, f"{value:g} needs a spacing with bounds (one of: {join_names(bounded)})"
+            yield name, f"{value:g} needs a spacing with bounds (one of: {join_names(bounded) or 'none'})"
         return
     for name, value in bounds.items():
         yield from ((name, message) for message in outside_levels(value, card.grid))

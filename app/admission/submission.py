@@ -18,6 +18,7 @@ from denoised.app.admission.reservation import job_bytes
 from denoised.app.admission.task_validation import cards_of_tasks, resolve_task
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.admission.variations import expand_variation
+from denoised.app.admission.webhook_check import check_webhook
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.key_limits import KeyLimits
 from denoised.app.http.validation_errors import format_value
@@ -62,6 +63,7 @@ def submit(
     """
     if services.draining:
         raise Unavailable("the server is restarting; nothing was accepted, try again", headers={"Retry-After": "2"})
+    fields = check_webhook(fields, services.settings.webhooks.origins)
     claim = IdempotencyClaim.of(fields, owner, key, task) if key is not None else None
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())

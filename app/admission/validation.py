@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from denoised.app.admission.guided_evaluations import count_guided
-from denoised.app.admission.noise_levels import level_errors, without_end
+from denoised.app.admission.noise_levels import learned_errors, level_errors, without_end
 from denoised.app.admission.picture_fields import picture_errors
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
@@ -71,6 +71,7 @@ def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
     levels = {**_default_levels(given, card), **given}
     errors += picture_errors(given, card)
     errors += [*_guidance_errors(given, values["guidance_scale"], card), *level_errors(levels, card)]
+    errors += learned_errors(values, card)
     if errors:
         raise InvalidRequest(errors)
     label = card.class_index(values["label"]) if "label" in values else None

@@ -32,6 +32,10 @@ from denoised.app.launch.options import (
     QueueWithoutWorker,
     RedisUrl,
     TrustNetwork,
+    WebhookHosts,
+    WebhookPrivateHosts,
+    WebhookSecrets,
+    WebhookTimeout,
 )
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import AsJson, CommandGroup
@@ -42,6 +46,7 @@ from denoised.jobs.log import log_to_stderr
 if TYPE_CHECKING:
     from denoised.app.http.api_keys import KeyRing
     from denoised.app.settings import ApiSettings
+    from denoised.app.webhooks.webhook_settings import WebhookSettings
 
 cli = typer.Typer(cls=CommandGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -112,6 +117,10 @@ def api(
     max_attempts: MaxAttempts = 3,
     queue_without_worker: QueueWithoutWorker = False,
     result_ttl: ResultTtl = 86_400,
+    webhook_hosts: WebhookHosts = "",
+    webhook_private_hosts: WebhookPrivateHosts = "",
+    webhook_secrets: WebhookSecrets = "",
+    webhook_timeout: WebhookTimeout = 10.0,
     log_format: LogFormatOption = "auto",
 ) -> None:
     """Start only the HTTP front end, on a Redis shared with the workers."""
@@ -135,6 +144,7 @@ def api(
         max_input_bytes_per_key=max_input_bytes_per_key,
         max_attempts=max_attempts,
         result_ttl=result_ttl,
+        webhooks=_webhooks(webhook_hosts, webhook_private_hosts, webhook_secrets, webhook_timeout),
         queue_without_worker=queue_without_worker,
     )
     _serve_api(settings, trust_network)
@@ -252,6 +262,17 @@ def _data_folder(command: str, given: Path | None) -> Path:
 
 def _split(text: str) -> set[str]:
     return {item.strip() for item in text.split(",") if item.strip()}
+
+
+def _webhooks(hosts: str, private_hosts: str, secrets: str, timeout: float) -> WebhookSettings:
+    from denoised.app.webhooks.webhook_settings import WebhookSettings, WebhookSettingsError
+
+    os.environ.pop("DENOISED_WEBHOOK_SECRETS", None)
+    newest_first = [secret.strip() for secret in secrets.split(",") if secret.strip()]
+    try:
+        return WebhookSettings.parse(_split(hosts), _split(private_hosts), newest_first, timeout)
+    except WebhookSettingsError as error:
+        exit_with_error("api", error)
 
 
 def _key_ring(keys: str, file: Path | None) -> KeyRing:

@@ -61,6 +61,18 @@ MaxInputBytesPerKey = Annotated[
 MaxStreamsPerKey = Annotated[
     int, env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1)
 ]
+WebhookHosts = Annotated[
+    str, env("WEBHOOK_HOSTS", "hosts that may receive webhooks: host, host:port or http://host:port, comma-separated")
+]
+WebhookPrivateHosts = Annotated[
+    str, env("WEBHOOK_PRIVATE_HOSTS", "the same for hosts whose addresses are private, comma-separated")
+]
+WebhookSecrets = Annotated[
+    str, env("WEBHOOK_SECRETS", "what the secrets of webhooks are derived from, the newest first, comma-separated")
+]
+WebhookTimeout = Annotated[
+    float, env("WEBHOOK_TIMEOUT", "time that an attempt to deliver a webhook may take, in seconds", min=0.1, max=60)
+]
 QueueWithoutWorker = Annotated[
     bool,
     env(

@@ -41,7 +41,7 @@ from denoised.jobs.store.store import Store
 from denoised.model.serving.card import ModelCard
 
 STORE_START_SECONDS, SERVICE_START_SECONDS = 60.0, 180.0
-NO_API_KEYS = {"DENOISED_API_KEYS": ""}  # for the children that do not need the keys
+NO_SECRETS = {"DENOISED_API_KEYS": "", "DENOISED_WEBHOOK_SECRETS": ""}  # for the children that do not need them
 
 
 def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> None:
@@ -169,7 +169,7 @@ def worker_child(
         f"worker {device.name}".strip(),
         "denoised.worker",
         [*arguments, *device.arguments],
-        {**TORCH_ENVIRONMENT, **os.environ, **environment, **NO_API_KEYS, **device.environment},
+        {**TORCH_ENVIRONMENT, **os.environ, **environment, **NO_SECRETS, **device.environment},
         cores=device.cores,
     )
 
@@ -177,7 +177,7 @@ def worker_child(
 def _start_store(supervisor: Supervisor, data_dir: Path, socket: Path, environment: Mapping[str, str]) -> str:
     # The other children write to the store until they exit.
     arguments = ["store", "--data-dir", str(data_dir)]
-    supervisor.start(Child("store", "denoised.app", arguments, {**environment, **NO_API_KEYS}, stops_last=True))
+    supervisor.start(Child("store", "denoised.app", arguments, {**environment, **NO_SECRETS}, stops_last=True))
     url = socket_url(socket)
     supervisor.wait_until(lambda: _store_answers(url), "the store answered", STORE_START_SECONDS)
     return url

@@ -42,7 +42,8 @@ SKIPPABLE = ("frame", "progress")
 class Relay:
     """The listeners of this process. Apart from `start` and the properties, used in the event loop only."""
 
-    def __init__(self, store: Store, reader_client: redis.Redis) -> None:
+    def __init__(self, store: Store, reader_client: redis.Redis, on_ends: Callable[[], None] = lambda: None) -> None:
+        """on_ends: called in the event loop when jobs have ended, of any front end."""
         self._store = store
         self._reader = StreamReader(
             store,
@@ -52,6 +53,7 @@ class Relay:
         )
         self._listeners: dict[str, set[EventListener]] = {}
         self._ends = EndNotifications()
+        self._on_ends = on_ends
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gone_check: asyncio.Task[None] | None = None
@@ -243,3 +245,4 @@ class Relay:
 
     def _job_ended(self, job_ids: list[str]) -> None:
         self._ends.notify(job_ids)
+        self._on_ends()

@@ -7,6 +7,7 @@ from denoised.client.configuration import DEFAULT_URL
 from denoised.client.errors import (
     ConnectionFailed,
     InvalidResponse,
+    InvalidWebhook,
     JobCanceled,
     JobFailed,
     RequestRejected,
@@ -21,6 +22,7 @@ from denoised.client.model_order import ModelOrder, ModelState
 from denoised.client.synchronous import Client
 from denoised.client.usage import KeyUsage, Quota
 from denoised.client.verification import VerificationResult
+from denoised.client.webhook import WebhookDelivery, verify_webhook
 from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request import RequestFields
 
@@ -34,6 +36,7 @@ __all__ = [
     "Frame",
     "ImageFinished",
     "InvalidResponse",
+    "InvalidWebhook",
     "Job",
     "JobArray",
     "JobCanceled",
@@ -61,5 +64,7 @@ __all__ = [
     "ServerBusy",
     "ServiceError",
     "VerificationResult",
+    "WebhookDelivery",
     "WorkerStatus",
+    "verify_webhook",
 ]

@@ -25,6 +25,7 @@ from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields, lists_fields_of
 from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
+from denoised.client.webhook import WebhookDelivery
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import TASK_FIELDS, LikelihoodFields, NoiseFields, ScoreFields
 
@@ -191,6 +192,14 @@ class AsyncClient:
     async def usage_of_all_keys(self) -> list[KeyUsage]:
         """As `Client.usage_of_all_keys`."""
         return await self._run(self._exchange.usage_of_all_keys())
+
+    async def webhook(self, job_id: str) -> WebhookDelivery:
+        """As `Client.webhook`."""
+        return await self._run(self._exchange.webhook(job_id))
+
+    async def webhook_secrets(self) -> list[str]:
+        """As `Client.webhook_secrets`."""
+        return await self._run(self._exchange.webhook_secrets())
 
     async def _completed(self, job: Job) -> Job:
         """A job once it has succeeded; it is canceled if the wait for it is interrupted."""

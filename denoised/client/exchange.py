@@ -19,6 +19,7 @@ from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
 from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
+from denoised.client.webhook import WebhookDelivery
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import PictureTask
 
@@ -89,6 +90,15 @@ class Exchange:
         """`GET /usage/keys`."""
         answer = yield from self._json(ApiCall("GET", "/usage/keys"))
         return [KeyUsage.from_json(usage) for usage in require_member(answer, "keys")]
+
+    def webhook(self, job_id: str) -> Flow[WebhookDelivery]:
+        """`GET /jobs/{id}/webhook`."""
+        return WebhookDelivery.from_json((yield from self._json(ApiCall("GET", f"{job_path(job_id)}/webhook"))))
+
+    def webhook_secrets(self) -> Flow[list[str]]:
+        """`GET /webhooks/secrets`."""
+        answer = yield from self._json(ApiCall("GET", "/webhooks/secrets"))
+        return [str(secret) for secret in require_member(answer, "secrets")]
 
     def download(self, path: str, params: Mapping[str, str] | None = None) -> Flow[bytes]:
         """The bytes at a path of this server. Absolute URLs are rejected, since the API key would be sent along."""

@@ -26,6 +26,7 @@ from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields, lists_fields_of
 from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
+from denoised.client.webhook import WebhookDelivery
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import TASK_FIELDS, LikelihoodFields, NoiseFields, ScoreFields
 
@@ -226,6 +227,18 @@ class Client:
             RequestRejected: 403 if your key has not the option `operator`.
         """
         return self._run(self._exchange.usage_of_all_keys())
+
+    def webhook(self, job_id: str) -> WebhookDelivery:
+        """How the delivery of a job's webhook stands (`GET /jobs/{id}/webhook`).
+
+        Raises:
+            RequestRejected: 404 if the job has no webhook, or is unknown.
+        """
+        return self._run(self._exchange.webhook(job_id))
+
+    def webhook_secrets(self) -> list[str]:
+        """The secrets that your webhooks are signed with, for `verify_webhook` (`GET /webhooks/secrets`)."""
+        return self._run(self._exchange.webhook_secrets())
 
     def _completed(self, job: Job) -> Job:
         """A job once it has succeeded; it is canceled if the wait for it is interrupted."""

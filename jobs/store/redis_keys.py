@@ -9,6 +9,7 @@
     denoised:input:{owner}:{sha256}:{shape}        string   a picture that a job starts from, as PNG of that shape
     denoised:input:{owner}:{sha256}:{shape}:jobs   set      ids of the jobs that are not over and start from it
     denoised:stored:{owner}        hash     bytes of a caller's pictures by key, and in all: `stored`, `counted_at`
+    denoised:webhooks:{origin}     zset     ids of ended jobs whose webhook goes there, by when it is due
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
     denoised:jobs:{owner}          zset     job ids by created_at
@@ -45,6 +46,7 @@ ENDS = "denoised:ends"
 INPUTS = "denoised:input:"
 KEPT = "denoised:kept:"
 PROBE = "denoised:probe"
+WEBHOOKS = "denoised:webhooks:"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
 MODEL_ORDERS = "denoised:orders"
@@ -83,6 +85,10 @@ def input_jobs(input_key: str) -> str:
 
 def stored_inputs(owner: str) -> str:
     return f"denoised:stored:{owner}"
+
+
+def webhooks(origin: str) -> str:
+    return f"{WEBHOOKS}{origin}"
 
 
 def jobs(owner: str) -> str:

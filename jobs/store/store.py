@@ -42,6 +42,7 @@ from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.tickets import Tickets
 from denoised.jobs.store.update import JobUpdate, UpdateResult, event_json, final_update
 from denoised.jobs.store.usage import UsageCounters, keep_images
+from denoised.jobs.store.webhook_queue import WebhookQueue
 from denoised.jobs.store.worker_registry import WorkerRegistry
 from denoised.jobs.store.worker_scripts import REQUEUE_LOST
 
@@ -114,6 +115,7 @@ class Store:
         self.tickets = Tickets(self.connection)
         self.usage = UsageCounters(self.connection)
         self.model_choices = ModelChoices(self.connection)
+        self.webhooks = WebhookQueue(self.connection)
         self._start = client.register_script(START)
         self._start_alone = client.register_script(START_ALONE)
         self._requeue_unstarted = client.register_script(REQUEUE_UNSTARTED)

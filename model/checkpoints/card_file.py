@@ -58,6 +58,24 @@ class Defaults(BaseModel):
         return interval
 
 
+class LearnedLevels(BaseModel):
+    """Noise levels that were fitted to a model (`denoised learn-levels`): what the spacing `learned` means.
+
+    Attributes:
+        sampler: the sampler that they were fitted for.
+        sigmas: the noise levels σ/α, falling, without the 0 at the end; a run of as many steps visits them.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    sampler: str
+    sigmas: list[FiniteFloat] = Field(min_length=1, max_length=100)
+
+    def fits(self, sampler: str, steps: int) -> bool:
+        """Whether a run with this sampler and number of steps can visit them."""
+        return (self.sampler, len(self.sigmas)) == (sampler, steps)
+
+
 class CardFile(BaseModel):
     """`model_card.json`; every key may be missing.
 
@@ -68,6 +86,7 @@ class CardFile(BaseModel):
         unconditional: whether the last of the U-Net's `num_class_embeds` means "no label"; null: see
             `model.checkpoints.labels`.
         default: see `Defaults`.
+        learned_levels: see `LearnedLevels`; at most one list for each sampler and number of steps.
         latent_rgb: for previews of latents: the (red, green, blue) of each latent channel, in −1 … 1, and in one more
             row those of zero latents.
         data, license: what the model was trained on, and the license of its weights.
@@ -84,6 +103,7 @@ class CardFile(BaseModel):
     labels: list[str] = []
     unconditional: bool | None = None
     default: Defaults = Defaults()
+    learned_levels: list[LearnedLevels] = Field(default=[], max_length=100)
     latent_rgb: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = []
     data: _Text = ""
     license: _Text = ""

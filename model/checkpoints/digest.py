@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from denoised.model.bounded_files import MAX_TOKENIZER_BYTES, read_bounded, read_json
+from denoised.model.checkpoints.card_file import LearnedLevels
 from denoised.model.checkpoints.labels import Classes
 
 DIGITS = 12
@@ -35,8 +36,14 @@ def pipeline_digest(
     return _digest({**contents, **(settings or {})}, weights)
 
 
-def model_digest(unet_config: Path, scheduler_config: Path, weights: Mapping[str, Tensor], classes: Classes) -> str:
-    """The first digits of a SHA-256 over a model's config, scheduler, classes and weights.
+def model_digest(
+    unet_config: Path,
+    scheduler_config: Path,
+    weights: Mapping[str, Tensor],
+    classes: Classes,
+    learned: Sequence[LearnedLevels] = (),
+) -> str:
+    """The first digits of a SHA-256 over a model's config, scheduler, classes, learned noise levels and weights.
 
     weights: float32, under their current names, so that shards, precision and old names in the files do not count.
     Comments in the configs do not count either: keys that begin with an underscore, except the class.
@@ -49,8 +56,14 @@ def model_digest(unet_config: Path, scheduler_config: Path, weights: Mapping[str
         "scheduler": _content(scheduler_config),
         "labels": classes.labels,
         "unconditional": classes.unconditional,
+        **learned_settings(learned),
     }
     return _digest(facts, weights)
+
+
+def learned_settings(learned: Sequence[LearnedLevels]) -> dict[str, Any]:
+    """What the pictures of the spacing `learned` depend on; empty without such levels, as in folders of old."""
+    return {"learned_levels": [each.model_dump() for each in learned]} if learned else {}
 
 
 def _digest(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
+from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, LearnedLevels, read_card_file
 from denoised.model.checkpoints.digest import model_digest
 from denoised.model.checkpoints.folders import find_files
 from denoised.model.checkpoints.labels import Classes, read_classes
@@ -83,7 +84,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         noise=noise,
         schedule=schedule,
         classes=classes,
-        digest=model_digest(files.unet_config, files.scheduler_config, weights, classes),
+        digest=model_digest(files.unet_config, files.scheduler_config, weights, classes, card.learned_levels),
         image_size=sides,
         default=default,
         card=card,
@@ -132,6 +133,7 @@ def resolve_defaults(
         changes |= {"guidance_scale": 1.0, "guidance_rescale": 0.0, "guidance_interval": None}
     default = card.default.model_copy(update=changes)
     _check_levels(path, default, schedule)
+    _check_learned_levels(path, card.learned_levels, schedule)
     return default
 
 
@@ -150,6 +152,20 @@ def _check_levels(path: Path, default: Defaults, schedule: NoiseSchedule) -> Non
             compile_plan(default.sampler, schedule, default.steps, levels.of(Grid("trailing")))
         except PlanError as error:
             raise CheckpointError(f"{path}: default: {error}") from error
+
+
+def _check_learned_levels(path: Path, learned: Sequence[LearnedLevels], schedule: NoiseSchedule) -> None:
+    """Refuse levels that their sampler does not visit on this schedule, and two lists for the same requests."""
+    for index, each in enumerate(learned):
+        where, steps = f"{path}: learned_levels.{index}", len(each.sigmas)
+        if each.sampler not in SAMPLERS or not SAMPLERS[each.sampler].takes_spacing:
+            raise CheckpointError(f"{where}.sampler = {each.sampler!r} is not a sampler that takes noise levels")
+        if any(other.fits(each.sampler, steps) for other in learned[:index]):
+            raise CheckpointError(f"{where} is the second list of {steps} levels for {each.sampler}")
+        try:
+            compile_plan(each.sampler, schedule, steps, LevelChoice(sigmas=tuple(each.sigmas)).of(Grid("trailing")))
+        except PlanError as error:
+            raise CheckpointError(f"{where}: {error}") from error
 
 
 def _check_timestep_rows(path: Path, config: UNetConfig, schedule: NoiseSchedule) -> None:

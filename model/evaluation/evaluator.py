@@ -30,7 +30,7 @@ from denoised.model.evaluation.image_generation import (
     generate_images,
     uniform_noise,
 )
-from denoised.model.evaluation.metrics import compute_scores
+from denoised.model.evaluation.metrics import compute_scores, frechet_distance
 from denoised.model.evaluation.quality_table import MODEL, NOISE, TRAINING, Measurement, Result
 from denoised.model.serving.loading import load_model
 from denoised.model.serving.pixel_model import PixelModel
@@ -134,6 +134,15 @@ class Evaluator:
         started = perf_counter()
         images, requested = self._images(measurement, advance)
         return self.score_images(images, requested, measurement.seed, started, self._evaluations(measurement))
+
+    def fid(self, measurement: Measurement) -> float:
+        """The FID alone, for many measurements in a row.
+
+        Raises:
+            ModelError: as `measure`.
+        """
+        images, _ = self._images(measurement, lambda count: None)
+        return frechet_distance(self.space.extract(images).values, self.reference.values)
 
     def score_images(
         self, images: Tensor, requested: Tensor | None, seed: int, started: float, evaluations: int = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, computed_field
 
-from denoised.model.checkpoints.card_file import Defaults
+from denoised.model.checkpoints.card_file import Defaults, LearnedLevels
 from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
 from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 
@@ -24,6 +24,7 @@ class CardGrid(BaseModel):
         ratios: Noise levels σ/α of training at equal distances from the first timestep to the last, rounded; for
             estimates.
         published: The spacings of the model's family whose levels others have published: falling, the last one the end.
+        learned: The noise levels that were fitted to the model, for the spacing `learned`.
         visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
             steps visits all.
     """
@@ -36,6 +37,7 @@ class CardGrid(BaseModel):
     sigma_max: float | None = None
     ratios: list[float] = []
     published: dict[str, list[float]] = {}
+    learned: list[LearnedLevels] = []
     visited: dict[str, int] = {}
 
 
@@ -206,6 +208,10 @@ class ModelCard(BaseModel):
     def takes_side(self, pixels: int) -> bool:
         """Whether an image may be so wide or high; see `max_pixels` for both together."""
         return self.size_multiple is not None and pixels > 0 and pixels % self.size_multiple == 0
+
+    def learned_sigmas(self, sampler: str, steps: int) -> list[float] | None:
+        """The levels of the spacing `learned`; None if none were fitted for this sampler and number of steps."""
+        return next((each.sigmas for each in self.grid.learned if each.fits(sampler, steps)), None)
 
     def class_index(self, label: str | int) -> int | None:
         """The index of the class that a label means (`model.checkpoints.labels`); None if it means none or several."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from denoised.model.checkpoints.card_file import CardFile
+from denoised.model.checkpoints.card_file import CardFile, LearnedLevels
 from denoised.model.checkpoints.text_to_image.text_pipeline import TextPipeline
 from denoised.model.diffusion.grids import SPACINGS, Grid, noise_ratios, solver_levels
 from denoised.model.diffusion.noise import Float64, NoiseSchedule
@@ -19,6 +20,7 @@ from denoised.model.networks.unet.level_costs import level_costs
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.card import CardGrid, CardLatent, CardLevel, CardNetwork
 from denoised.model.serving.picture_inputs import EDIT, input_kind
+from denoised.model.serving.plan_compiler import LEARNED
 
 PREVIEWS = ["x0", "xt", "both", "all"]
 SKETCHED_RATIOS = 65  # of the noise levels that a card names
@@ -61,7 +63,7 @@ def said_by(card: CardFile) -> dict[str, Any]:
     return {key: getattr(card, key) for key in ("description", "data", "license", "credits")}
 
 
-def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
+def sampler_facts(schedule: NoiseSchedule, grid: Grid, learned: Sequence[LearnedLevels] = ()) -> dict[str, Any]:
     """What the card says about the samplers and the frames, which are the same for every model, and their grid."""
     spacing, ratios = grid.ratio_spacing, noise_ratios(schedule)
     taking_spacing = [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing]
@@ -71,7 +73,7 @@ def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
         "samplers": list(SAMPLERS),
         "sampler_descriptions": DESCRIPTIONS,
         "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
-        "spacings": [*SPACINGS, *RATIO_SPACINGS, *published_spacings(ratios)],
+        "spacings": [*SPACINGS, *RATIO_SPACINGS, *published_spacings(ratios), *([LEARNED] if learned else [])],
         "spacing_samplers": taking_spacing,
         "karras_samplers": taking_spacing,
         "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
@@ -86,6 +88,7 @@ def sampler_facts(schedule: NoiseSchedule, grid: Grid) -> dict[str, Any]:
             sigma_max=float(ratios[-1]),
             ratios=_sketch(ratios),
             published=published_spacings(ratios),
+            learned=list(learned),
             visited={name: count for name, count in visited.items() if count < schedule.timesteps},
         ),
     }

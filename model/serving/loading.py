@@ -119,7 +119,7 @@ def load_model(
         network=network_facts(unet, height, width),
         distilled=False,
         **said_by(checkpoint.card),
-        **sampler_facts(checkpoint.schedule, grid),
+        **sampler_facts(checkpoint.schedule, grid, checkpoint.card.learned_levels),
     )
     return PixelModel(unet.to(device), checkpoint.schedule, noise.prediction_type, grid, noise.clipping, card)
 
@@ -168,14 +168,14 @@ def load_text_for_serving(
         numerics=with_kernels(selection.numerics, text=prompts.kernels, decoder=pictures.kernels),
         **pipeline_facts(pipeline),
         **said_by(pipeline.card),
-        **sampler_facts(pipeline.schedule, grid),
+        **sampler_facts(pipeline.schedule, grid, pipeline.card.learned_levels),
     )
     model = LatentModel(
         selection.backend,
         torch.device(device),
         prompts,
         pictures,
-        PlanCompiler(pipeline.schedule, grid),
+        PlanCompiler(pipeline.schedule, grid, card.grid.learned),
         noise.prediction_type,
         noise.clipping,
         card,

@@ -52,7 +52,7 @@ class PixelModel:
         self.clipping = clipping
         self.card = card
         self.device = next(unet.parameters()).device
-        self._plans = PlanCompiler(schedule, grid)
+        self._plans = PlanCompiler(schedule, grid, card.grid.learned)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
+from denoised.model.checkpoints.card_file import LearnedLevels
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.samplers import compile_plan
+from denoised.model.errors import PlanError
 
 CACHED_PLANS = 256
+LEARNED = "learned"
 
 
 class PlanCompiler:
@@ -19,12 +24,23 @@ class PlanCompiler:
     Attributes:
         schedule: The noise levels of training.
         grid: Which of them a request visits if it says nothing else.
+        learned: Those that were fitted to the model, for the spacing `learned`.
     """
 
-    def __init__(self, schedule: NoiseSchedule, grid: Grid) -> None:
+    def __init__(self, schedule: NoiseSchedule, grid: Grid, learned: Sequence[LearnedLevels] = ()) -> None:
         self.schedule = schedule
         self.grid = grid
+        self.learned = tuple(learned)
         self.compile = lru_cache(maxsize=CACHED_PLANS)(self._compile)
 
     def _compile(self, sampler: str, steps: int, eta: float, levels: LevelChoice) -> Plan:
+        if levels.spacing == LEARNED:
+            levels = replace(levels, spacing=None, sigmas=self._learned_sigmas(sampler, steps))
         return compile_plan(sampler, self.schedule, steps, levels.of(self.grid), eta, levels.skipped_steps)
+
+    def _learned_sigmas(self, sampler: str, steps: int) -> tuple[float, ...]:
+        fitted = next((each for each in self.learned if each.fits(sampler, steps)), None)
+        if fitted is None:
+            known = ", ".join(f"{each.sampler} in {len(each.sigmas)} steps" for each in self.learned) or "none"
+            raise PlanError(f"spacing = 'learned' has no levels for {sampler} in {steps} steps (levels for: {known})")
+        return tuple(fitted.sigmas)

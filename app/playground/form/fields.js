@@ -6,8 +6,8 @@ import { byId, el, setText } from "../shared/dom.js";
 const OWN = ["model", "label", "prompt", "loras", "strength", "n", "seed", "sampler", "steps", "preview_every", "preview"];
 const MAX_SLIDER_STEPS = 200;
 
-/** Fields that have a meaning only with a job, which the form cannot name. */
-const NOT_OFFERED = ["variation"];
+/** Fields that have a meaning only with a job, which the form cannot name, or for a program that is told of its end. */
+const NOT_OFFERED = ["variation", "webhook"];
 
 /** The schema's properties that `Fields` shows, as [name, schema] pairs. */
 const shown = (properties) =>

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from denoised.model.bounded_files import read_json
 from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults, read_card_file
-from denoised.model.checkpoints.digest import pipeline_digest
+from denoised.model.checkpoints.digest import learned_settings, pipeline_digest
 from denoised.model.checkpoints.folders import MODEL_INDEX, SCHEDULER_CONFIG
 from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.checkpoints.text_to_image.pipelines import encoder_parts, pipeline_class, tokenizer_parts
@@ -113,6 +113,8 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
     check_memory(folder, networks.values())
     weights = _load_weights(folder, networks)
     configs = [*paths.values(), folder / SCHEDULER_CONFIG]
+    settings = {"zero_without_negative": True} if zero_without_negative else {}
+    settings |= learned_settings(card.learned_levels)
     unet, autoencoder = networks["unet"], networks["vae"]
     assert isinstance(unet, TextUNet)
     assert isinstance(autoencoder, Autoencoder)
@@ -125,7 +127,7 @@ def read_text_pipeline(folder: Path) -> TextPipeline:
         zero_without_negative=zero_without_negative,
         noise=noise,
         schedule=schedule,
-        digest=_digest(configs, tokenizer_folders, weights, zero_without_negative),
+        digest=_digest(configs, tokenizer_folders, weights, settings),
         image_size=image_size,
         default=default,
         distilled=is_distilled(noise) or unet_config.time_cond_proj_dim is not None,
@@ -209,8 +211,8 @@ def _digest(
     configs: list[Path],
     tokenizers: list[Path],
     weights: Mapping[str, Mapping[str, Tensor]],
-    zero_without_negative: bool,
+    settings: Mapping[str, Any],
 ) -> str:
     files = [folder / name for folder in tokenizers for name in TOKENIZER_FILES if (folder / name).exists()]
     named = {f"{part}.{name}": tensor for part, each in weights.items() for name, tensor in each.items()}
-    return pipeline_digest([*configs, *files], named, {"zero_without_negative": True} if zero_without_negative else {})
+    return pipeline_digest([*configs, *files], named, settings)

@@ -11,6 +11,7 @@ from denoised.app.admission.guided_evaluations import count_guided
 from denoised.app.admission.queue_snapshot import _total
 from denoised.app.admission.validation import resolve
 from denoised.jobs.record import JobRecord
+from denoised.model.checkpoints.card_file import LearnedLevels
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.guidance import is_within
 from denoised.model.diffusion.level_choice import LevelChoice
@@ -128,3 +129,10 @@ def test_admission_and_the_estimate_use_the_count() -> None:
     work = _total(JobRecord("a", "", part, 0.0))
     assert (work.turns, work.evaluations) == (20, part.evaluations)
     assert 1 < work.rows < 2
+
+
+def test_learned_levels_are_counted_exactly() -> None:
+    card = card_of(SCHEDULES["linear"])
+    card.grid.learned = [LearnedLevels(sampler="euler", sigmas=[12.0, 5.0, 3.0, 1.0])]
+    values = {"sampler": "euler", "steps": 4, "spacing": "learned", "guidance_interval": (1.0, 5.0)}
+    assert count_guided(values, card) == 2

@@ -434,3 +434,20 @@ def test_a_card_names_its_levels_one_by_one(card_of: Any) -> None:
     for named in ({"steps": 9}, {"sigma_max": 5.0}):
         assert (parsed(named, card).sigmas, parsed(named, card).spacing) == (None, "beta")
     assert parsed({"sampler": "ddim", "steps": 9}, card).spacing is None
+
+
+def test_learned_levels_are_for_the_requests_that_they_were_fitted_to(card_of: Any) -> None:
+    grid = {"sigma_min": 0.01, "sigma_max": 157.4, "learned": [{"sampler": "heun", "sigmas": [9.0, 1.0]}]}
+    card = card_of(spacings=["trailing", "learned"], grid=grid)
+    assert parsed({"sampler": "heun", "steps": 2, "spacing": "learned"}, card).spacing == "learned"
+    allowed = "(allowed with: heun in 2 steps)"
+    for named, found in (
+        ({"sampler": "heun", "steps": 3}, "heun in 3"),
+        ({"steps": 2}, "ddim in 2"),
+        ({}, "ddim in 20"),
+    ):
+        message = f'"learned" has no levels for {found} steps {allowed}'
+        assert refused({**named, "spacing": "learned"}, card) == {"spacing": message}
+    bounded = refused({"sampler": "heun", "steps": 2, "spacing": "learned", "sigma_max": 5}, card)
+    assert bounded == {"sigma_max": "5 needs a spacing with bounds (one of: none)"}
+    assert "not offered by shoes (offered: leading" in refused({"spacing": "learned"}, card_of())["spacing"]

@@ -118,6 +118,23 @@ def test_a_folder_in_place_of_the_weights(folder: Folder) -> None:
         ({"default": {"sampler": "lcm", "spacing": "karras"}}, "default.sampler = 'lcm' takes no noise levels"),
         ({"default": {"steps": 3, "sigmas": [9, 1]}}, "default.steps = 3, but there are 2 default.sigmas"),
         ({"default": {"steps": 2, "sigmas": [1, 9]}}, "default: sigmas are not 2 falling values within "),
+        (
+            {"default": {"spacing": "learned"}},
+            "default: spacing = 'learned' is not supported (supported: leading, trail",
+        ),
+        (
+            {"learned_levels": [{"sampler": "lcm", "sigmas": [9, 1]}]},
+            "learned_levels.0.sampler = 'lcm' is not a sampler",
+        ),
+        (
+            {"learned_levels": [{"sampler": "ddim", "sigmas": [1, 9]}]},
+            "learned_levels.0: sigmas are not 2 falling values",
+        ),
+        ({"learned_levels": [{"sampler": "ddim", "sigmas": []}]}, "learned_levels.0.sigmas: "),
+        (
+            {"learned_levels": [{"sampler": "ddim", "sigmas": [9, 1]}, {"sampler": "ddim", "sigmas": [8, 1]}]},
+            "learned_levels.1 is the second list of 2 levels for ddim",
+        ),
         ({"prompt_guide": {"parts": {"A": ["x"]}}}, "prompt_guide.parts.A.[key]: 'A' was given (allowed: text that "),
         ({"default": []}, "default: should be a JSON object (given: [])"),
     ],

@@ -55,6 +55,9 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     ),
     "a setting of the network": lambda folder: rewrite(folder, "unet/config.json", norm_eps=1e-3),
     "the labels' order": lambda folder: rewrite(folder, "model_card.json", labels=["bag", "boot", "coat"]),
+    "learned noise levels": lambda folder: rewrite(
+        folder, "model_card.json", learned_levels=[{"sampler": "euler", "sigmas": [9, 1]}]
+    ),
     "the null class": lambda folder: rewrite(folder, "model_card.json", unconditional=False),
 }
 

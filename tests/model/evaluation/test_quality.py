@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,19 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from typer.testing import CliRunner
-from typer.testing import Result as CliResult
 
-from denoised.model.__main__ import app
 from denoised.model.checkpoints.card_file import CardFile, Defaults, read_card_file, write_card_file
 from denoised.model.diffusion.level_choice import MODELS_OWN, LevelChoice
 from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.evaluator import Evaluator, class_indices, digest
-from denoised.model.evaluation.feature_training import FeatureTraining, train_feature_network
-from denoised.model.evaluation.features import FASHION_FEATURES, WEIGHTS, FeatureCard, load_features, save_features
+from denoised.model.evaluation.features import FASHION_FEATURES, WEIGHTS, FeatureCard, load_features
 from denoised.model.evaluation.quality_headline import ReportSubject
 from denoised.model.evaluation.quality_plot import spread_out
 from denoised.model.evaluation.quality_report import render_quality_page, write_report
@@ -52,6 +45,7 @@ from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import ZOO, load_model
 from denoised.model.serving.sampling import count_evaluations
 from denoised.model.training.datasets.dataset import Dataset
+from tests.model_commands import run_command
 
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -59,32 +53,6 @@ TRAILING = LevelChoice("trailing")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 MEASUREMENT = Measurement(MODEL, "aa", "bb", "ddim", 5, 0.0, 1.5, 100, 7, "float32")
 RESULT = Result(5, 1.25, 0.5, 0.125, 0.75, 0.25, 0.5, 3.0)
-
-
-@pytest.fixture
-def data(tmp_path: Path, dataset: Dataset) -> Path:
-    """The stripes as IDX files; the test images are the training images."""
-    folder = tmp_path / "stripes"
-    folder.mkdir()
-    for name, values in (("images-idx3", dataset.images[:, 0]), ("labels-idx1", dataset.classes.to(torch.uint8))):
-        array = values.numpy()
-        content = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-        for split in ("train", "t10k"):
-            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(content))
-    return folder
-
-
-@pytest.fixture
-def features(tmp_path: Path, dataset: Dataset) -> Path:
-    config = FeatureTraining(epochs=20, batch=10, shift=0, learning_rate=1e-2)
-    named = dataclasses.replace(dataset, labels=("0", "1", "2"))
-    save_features(tmp_path / "space", train_feature_network(named, named, config))
-    return tmp_path / "space"
-
-
-def invoke(*arguments: object) -> CliResult:
-    """Run a command of `python -m denoised.model` in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -248,7 +216,7 @@ def test_a_model_of_another_shape_than_the_features_is_refused(
 
 
 def test_equal_sets_give_zero(data: Path, features: Path) -> None:
-    done = invoke("evaluate", "--data", data, "--features", features, "--training", "--samples", 20, "--json")
+    done = run_command("evaluate", "--data", data, "--features", features, "--training", "--samples", 20, "--json")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     # 20 pictures leave most of 128 dimensions empty; the square root of rounding errors there is all that is left.
@@ -295,7 +263,7 @@ def test_the_command_takes_the_levels_of_the_card_or_those_that_are_named(
     )
     write_card_file(path, read_card_file(path).model_copy(update={"default": default}))
     where = ("evaluate", "--data", data, "--features", features, "--model", path, "--samples", 6, "--json")
-    found = json.loads(invoke(*where, *options).stdout)
+    found = json.loads(run_command(*where, *options).stdout)
     assert {name: found[name] for name in expected} == expected
 
 
@@ -307,17 +275,17 @@ def test_the_command_measures_a_folder_of_pictures_and_noise(
         sub.mkdir(parents=True, exist_ok=True)
         Image.fromarray(dataset.images[k, 0].numpy()).save(sub / f"{k}.png")
     where = ("evaluate", "--data", data, "--features", features)
-    same = json.loads(invoke(*where, "--pictures", tmp_path / "pictures", "--json").stdout)
+    same = json.loads(run_command(*where, "--pictures", tmp_path / "pictures", "--json").stdout)
     assert abs(same["fid"]) < 1e-4
     assert (same["samples"], same["class_accuracy"]) == (20, 1.0)
-    noise = invoke(*where, "--noise", "--samples", 20)
+    noise = run_command(*where, "--noise", "--samples", 20)
     assert noise.exit_code == 0, noise.stderr
     assert "– (no labels)" in noise.stdout
     assert "20 test images of stripes" in noise.stdout
 
 
 def test_the_command_trains_a_feature_network(data: Path, tmp_path: Path) -> None:
-    done = invoke(
+    done = run_command(
         "train-features", "--data", data, "--out", tmp_path / "mine", "--batch", 10, "--epochs", 20, "--shift", 0
     )
     assert done.exit_code == 0, done.stderr
@@ -348,7 +316,7 @@ def test_the_command_trains_a_feature_network(data: Path, tmp_path: Path) -> Non
 def test_an_invalid_option_is_reported_in_one_line(
     data: Path, features: Path, options: tuple[str, ...], expected: str
 ) -> None:
-    done = invoke("evaluate", "--data", data, "--features", features, *options)
+    done = run_command("evaluate", "--data", data, "--features", features, *options)
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"denoised evaluate: {expected}")
@@ -460,7 +428,7 @@ def test_an_interrupted_sweep_continues_to_the_same_report(
     monkeypatch.setattr(Evaluator, "measure", interrupted)
     out = tmp_path / "docs"
     command = ("quality", "--data", data, "--features", features, "--model", folder(), "--out", out, "--samples", 9)
-    while invoke(*command, "--samplers", "ddim").exit_code != 0:
+    while run_command(*command, "--samplers", "ddim").exit_code != 0:
         assert list(read_results(out / "quality.csv")) == measured
         assert len(measured) == limits[-1]
         limits.append(limits[-1] + 3)
@@ -469,7 +437,7 @@ def test_an_interrupted_sweep_continues_to_the_same_report(
     assert list(read_results(out / "quality.csv")) == measured
     text = (out / "quality.md").read_text()
     (out / "quality.md").unlink()
-    assert invoke(*command, "--no-measure").exit_code == 0
+    assert run_command(*command, "--no-measure").exit_code == 0
     assert (out / "quality.md").read_text() == text
     assert text.count("| `ddim` |") == 2 * len(BUDGETS)
 

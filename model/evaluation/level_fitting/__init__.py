@@ -1,0 +1,1 @@
+"""Noise levels fitted to a model: the spacing `learned`."""
