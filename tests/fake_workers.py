@@ -164,6 +164,7 @@ def work(
     clock_ahead: float,
     more_mib: int | None,
     watched: str | None,
+    budget: int | None,
     **traits: Any,
 ) -> None:
     log_to_stderr()
@@ -180,9 +181,14 @@ def work(
     store, loading = Store(client, result_ttl), None
     if watched is not None:
         load = partial(load_model, served_from=folder, slots=settings["max_batch"], traits=traits)
-        loading = Loading(ModelFolders(dict.fromkeys(names, folder), Path(watched)), load)
+        loading = Loading(ModelFolders(dict.fromkeys(names, folder), Path(watched)), load, weigh, budget)
     worker = BatchingWorker(models, client, store, WorkerSettings(**settings), canaries=canaries, loading=loading)
     worker.work()
+
+
+def weigh(folder: Path) -> int:
+    told = folder / "model.json"
+    return int(json.loads(told.read_text())["weight"]) if told.exists() else 0
 
 
 def load_model(name: str, folder: Path, served_from: Path, slots: int, traits: dict[str, Any]) -> ReadyModel:

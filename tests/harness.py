@@ -57,11 +57,13 @@ def start(
     return 0 if begun is None else begun.record.attempt
 
 
-def write_model(folder: Path, digest: str, seconds: float = 0.0, refused: str = "") -> Path:
+def write_model(folder: Path, digest: str, seconds: float = 0.0, refused: str = "", weight: int = 1) -> Path:
     """A folder that workers of fake models load, in `seconds`, or refuse. An older one is replaced."""
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True)
-    (part / "model.json").write_text(json.dumps({"digest": digest, "seconds": seconds, "refused": refused}))
+    (part / "model.json").write_text(
+        json.dumps({"digest": digest, "seconds": seconds, "refused": refused, "weight": weight})
+    )
     if folder.exists():
         old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
         folder.rename(old)
@@ -157,6 +159,7 @@ class Harness:
         corrupting_class: int = -1,
         undecodable: bool = False,
         watched: Path | None = None,
+        budget: int | None = None,
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation.
 
@@ -167,6 +170,7 @@ class Harness:
         fatal_class: its rows break the device; corrupting_class: they make all results of the device NaN.
         undecodable: whether the decoder has no memory.
         watched: a folder of model folders as `write_model` makes them.
+        budget: the weight of models in memory; those of the start have none.
         digest: of the models, whose weight depends on its length; unknown if empty.
         """
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
@@ -177,6 +181,7 @@ class Harness:
         options |= {"digest": digest, "unstartable_class": unstartable_class, "decode_seconds": decode_seconds}
         options["decoded_at_once"] = decoded_at_once
         options |= {"fatal_class": fatal_class, "corrupting_class": corrupting_class, "undecodable": undecodable}
+        options["budget"] = budget
         options["watched"] = None if watched is None else str(watched)
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None

@@ -37,6 +37,16 @@ PrecisionOption = Annotated[
     ),
 ]
 Threads = Annotated[int, env("THREADS", "CPU threads of the network; 0 = one per core", min=0, max=1024)]
+GIB = 1024**3
+ModelMemory = Annotated[
+    float | None,
+    env(
+        "MODEL_MEMORY",
+        "GiB for the weights of models; those used longest ago leave, until jobs wait for them [default: no limit]",
+        min=0.001,
+        max=100_000,
+    ),
+]
 Lease = Annotated[
     float,
     env("LEASE", "seconds after which the jobs of a worker that no longer reports go to another", min=1, max=3600),
@@ -55,6 +65,7 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def worker(
     model: Models = None,
     models_folder: ModelsFolder = None,
+    model_memory: ModelMemory = None,
     loras: Loras = None,
     max_batch: MaxBatch = None,
     max_images: MaxImages = 16,
@@ -72,7 +83,8 @@ def worker(
     names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
         folders = _find_folders(names, precision, threads)
-        loads = {"device": device, "max_images": max_images, "precision": precision, "loras": loras}
+        budget = None if model_memory is None else int(model_memory * GIB)
+        loads = {"device": device, "max_images": max_images, "precision": precision, "loras": loras, "budget": budget}
         _serve(folders, loads, models_folder, redis_url, max_batch, lease, job_timeout, result_ttl)
     except _expected_errors() as error:
         exit_with_error("worker", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from denoised.jobs.numerics import with_format
 from denoised.model.backends.numerics import Precision
 from denoised.model.backends.precision import refusal
 from denoised.model.checkpoints.folders import model_name, model_source
+from denoised.model.checkpoints.weight_count import weight_bytes
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.model.serving.protocol import ServedModel
@@ -29,21 +31,30 @@ def load_models(
     max_images: int,
     precision: Precision = "float32",
     loras: Path | None = None,
+    budget: int | None = None,
 ) -> dict[str, ServedModel]:
     """Load the bundled models and those of `folders`, by name, in the order in which they are listed.
 
     max_images: in one request.
     loras: a folder of low-rank adapters for the models that take a prompt.
+    budget: bytes of weights; models beyond it are left out. None is no limit.
 
     Raises:
-        CheckpointError: for a folder that cannot be served or read, a device that is not available, a precision that it
-            does not support, or two folders with the same name.
+        CheckpointError: if no model fits into the budget; for a folder that cannot be served or read, a device that is
+            not available, a precision that it does not support, or two folders with the same name.
     """
     check_device(device, precision)
     select_device(device)
     models: dict[str, ServedModel] = {}
+    left = math.inf if budget is None else budget
     for name, folder in named_folders((*bundled(), *folders)).items():
+        weight = 0 if budget is None else weight_bytes(folder, precision)
+        if weight > left:
+            continue
+        left -= weight
         models[name] = load_named(name, folder, device, max_images, precision, loras)
+    if not models:
+        raise CheckpointError(f"no model fits into {budget} bytes (--model-memory)")
     return models
 
 

@@ -36,7 +36,7 @@ class ModelStateObject(BaseModel):
         str,
         Field(
             description="loading; serving; draining (its running jobs end before it is replaced or removed); waiting "
-            "(for another worker); failed"
+            "(for another worker); unloading and unloaded (to make room; it is loaded when jobs wait for it); failed"
         ),
     ]
     reason: Annotated[str, Field(description="why it is not served, or why the last change of its folder was refused")]

@@ -85,7 +85,7 @@ def _wait(client: Client, order: ModelOrder) -> list[tuple[str, ModelState]]:
 
 
 def _is_settled(state: ModelState, order: ModelOrder) -> bool:
-    return state.generation >= order.generation and state.state in ("serving", "failed", "waiting")
+    return state.generation >= order.generation and state.state in ("serving", "failed", "waiting", "unloaded")
 
 
 def _states(client: Client, model: str) -> Iterator[tuple[str, ModelState]]:

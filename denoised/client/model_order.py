@@ -25,7 +25,7 @@ class ModelState(Resource):
     """A model on one worker.
 
     state: `loading`, `serving`, `draining` (its running jobs end before it is replaced or removed), `waiting` (for
-        another worker) or `failed`.
+        another worker), `unloading`, `unloaded` (until jobs wait for it) or `failed`.
     reason: why it is not served, or why the last change of its folder was refused; empty if nothing is wrong.
     digest: of the weights that are served.
     generation: of the last order that the worker has followed.

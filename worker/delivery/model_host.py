@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rq.worker.base import BaseWorker
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY, register
-
-from denoised.jobs.redis.deadline import reachable
 from denoised.jobs.store.model_claims import ModelClaim
-from denoised.worker.delivery.leases import Delivery
+from denoised.worker.delivery.leases import Delivery, Leases
 from denoised.worker.delivery.listener import Listener
 from denoised.worker.delivery.model_names import ModelNames
 from denoised.worker.delivery.worker_queues import WorkerQueues
@@ -19,24 +15,28 @@ class ModelHost:
     """See `worker.models.model_loader.Host`.
 
     take: takes the next job of a model.
-    changed(): called after the models have changed.
+    changed(): registers the worker with the queues that it has now.
+    waits: whether jobs wait for a model.
+    leases: on the jobs that the worker holds.
     """
 
     def __init__(
         self,
-        worker: BaseWorker,
         names: ModelNames,
         queues: WorkerQueues,
         listener: Listener,
         take: Callable[[str], Delivery | None],
         changed: Callable[[], None],
+        waits: Callable[[str], bool],
+        leases: Leases,
     ) -> None:
-        self._worker = worker
         self._names = names
         self._queues = queues
         self._listener = listener
         self._take = take
         self._changed = changed
+        self._waits = waits
+        self._leases = leases
 
     def claim(self, model: str, digest: str) -> ModelClaim | None:
         """Claim the name of one more model; the claim of another worker that serves other files, if there is one."""
@@ -59,17 +59,20 @@ class ModelHost:
         """Take no more jobs of a model, and give up its name."""
         self._queues.remove(model)
         self._names.drop(model)
-        with reachable():
-            self._worker.connection.srem(WORKERS_BY_QUEUE_KEY % model, self._worker.key)
         self._update()
 
     def take(self, model: str) -> Delivery | None:
         """The next waiting job of any model."""
         return self._take(model)
 
+    def waits(self, model: str) -> bool:
+        """Whether jobs wait for a model."""
+        return self._waits(model)
+
+    def is_used(self, model: str) -> bool:
+        """Whether a job holds a model."""
+        return any(lease.delivery.model == model for lease in self._leases.all())
+
     def _update(self) -> None:
-        self._worker.queues = self._queues.queues
         self._listener.listen_to(queue.name for queue in self._queues.queues)
-        with reachable():
-            register(self._worker)
         self._changed()

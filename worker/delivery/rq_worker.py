@@ -12,7 +12,8 @@ import math
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from types import FrameType
 from typing import Any
 from uuid import uuid4
@@ -21,14 +22,15 @@ import redis
 from rq import Queue
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job, JobStatus
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
-from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY, register
 
 from denoised.jobs.errors import RecordError, StoreError, StoreUnavailable
 from denoised.jobs.redis.deadline import reachable
 from denoised.jobs.store.kept_models import kept_models
-from denoised.jobs.store.store import Store
+from denoised.jobs.store.store import QueueKeys, Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import ROUNDS, Housekeeper
@@ -36,9 +38,9 @@ from denoised.worker.delivery.listener import Listener
 from denoised.worker.delivery.model_host import ModelHost
 from denoised.worker.delivery.model_names import ModelNames
 from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource, raise_unless_damaged
+from denoised.worker.delivery.worker_description import describe_loop
 from denoised.worker.delivery.worker_queues import WorkerQueues
 from denoised.worker.devices import device_label
-from denoised.worker.engine.batch import member_limit, reserved_slots
 from denoised.worker.engine.canary import Canary
 from denoised.worker.engine.speed import Speed
 from denoised.worker.errors import ModelConflict
@@ -91,7 +93,7 @@ class BatchingWorker(BaseWorker):
         loading: Loading | None = None,
     ) -> None:
         name = f"worker-{uuid4().hex[:12]}"
-        self._queues = WorkerQueues(client, models, InertJob)
+        self._queues = WorkerQueues(models, partial(_queue, client), _keys)
         super().__init__(
             self._queues.queues, name=name, connection=client, serializer=JSONSerializer, job_class=InertJob
         )
@@ -110,7 +112,15 @@ class BatchingWorker(BaseWorker):
         self._housekeeper = Housekeeper(store, lambda: self._queues.served, settings.lease, self._renew, self._report)
         self._loader: ModelLoader | None = None
         if loading is not None:
-            host = ModelHost(self, self._names, self._queues, self._listener, self._take, self._keep_soon)
+            host = ModelHost(
+                self._names,
+                self._queues,
+                self._listener,
+                self._take,
+                self._register_queues,
+                self._waits,
+                self.loop.leases,
+            )
             seconds = min(ROUND_SECONDS, settings.lease / ROUNDS)
             self._loader = ModelLoader(loading, self.loop.models, self.loop.changes, store, host, seconds)
 
@@ -176,6 +186,9 @@ class BatchingWorker(BaseWorker):
             if delivery is not None or not dropped:
                 return delivery
 
+    def _waits(self, model: str) -> bool:
+        return self._source.waits(self._queues.keys_of(model))
+
     # The housekeeper's thread
 
     def _renew(self) -> float:
@@ -211,7 +224,15 @@ class BatchingWorker(BaseWorker):
             self._keep_models(report)
         self.store.workers.add_counters(self.name, asdict(self.loop.counters))
 
-    def _keep_soon(self) -> None:
+    def _register_queues(self) -> None:
+        """Register the queues of this worker's models with RQ, and keep the models soon."""
+        left = {queue.name for queue in self.queues} - {queue.name for queue in self._queues.queues}
+        self.queues = self._queues.queues
+        with reachable(), self.connection.pipeline() as pipeline:
+            for name in left:
+                pipeline.srem(WORKERS_BY_QUEUE_KEY % name, self.key)
+            register(self, pipeline)
+            pipeline.execute()
         self._keep_at = 0.0
 
     def _keep_models(self, report: WorkerReport) -> None:
@@ -225,24 +246,10 @@ class BatchingWorker(BaseWorker):
             log.warning("models not kept", extra={"reason": str(error)})
 
     def _current_report(self) -> WorkerReport:
-        running, pending = self.loop.load
-        return WorkerReport(
-            name=self.name,
-            models=[model.card.model_dump() for model in self.loop.models.values()],
-            max_batch=self.settings.max_batch,
-            trajectories=running,
-            pending_evaluations=pending,
-            evaluations_per_second=self.loop.speed.per_second,
-            reserved=self.loop.engine.batch.reserved,
-            places=self.loop.engine.batch.max_members,
-            batches=_batches(self.loop),
-            paces=self.loop.speed.paces(),
-            decode_seconds=self.loop.speed.decode_seconds(),
-            counters=asdict(self.loop.counters),
-            device=self._device,
-            states=[] if self._loader is None else self._loader.states(),
-            reported_at=time.time() + self._clock_offset,
-        )
+        loader = self._loader
+        report = describe_loop(self.loop, self.name, self._device, time.time() + self._clock_offset)
+        cards = report.models if loader is None else [card.model_dump() for card in loader.cards()]
+        return replace(report, models=cards, states=[] if loader is None else loader.states())
 
     # Start and stop
 
@@ -265,10 +272,19 @@ class BatchingWorker(BaseWorker):
             log.warning("worker not unregistered", extra={"reason": str(error)})
 
 
-def _batches(loop: Loop) -> dict[str, tuple[int, int, int]]:
-    """By model: slots of a turn, those of them that are reserved, and the images that can be admitted."""
-    slots = {model: loop.engine.batch.slots.of_model(model) for model in loop.models}
-    return {model: (count, reserved_slots(count), member_limit(count)) for model, count in slots.items()}
+def _queue(client: redis.Redis, name: str) -> Queue:
+    return Queue(name, connection=client, serializer=JSONSerializer, job_class=InertJob)
+
+
+def _keys(queue: Queue) -> QueueKeys:
+    """RQ's keys of a queue."""
+    return QueueKeys(
+        model=queue.name,
+        waiting=queue.key,
+        intermediate=queue.intermediate_queue_key,
+        started=StartedJobRegistry(queue=queue).key,
+        job_prefix=str(Job.key_for("")),
+    )
 
 
 def _names(client: redis.Redis, of_worker: str) -> RqNames:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from denoised.model.backends.numerics import Precision
+from denoised.model.checkpoints.weight_count import weight_bytes
 from denoised.worker.engine.batch_size import measure_all
 from denoised.worker.engine.canary import Canary
 from denoised.worker.engine.speed import Speed
@@ -25,10 +26,15 @@ class LoadOptions:
     max_images: int
     precision: Precision
     loras: Path | None
+    budget: int | None = None
 
 
 def loading_of(
-    folders: ModelFolders, options: LoadOptions, speed: Speed, memory_bytes: int | None, max_batch: int | None
+    folders: ModelFolders,
+    options: LoadOptions,
+    speed: Speed,
+    memory_bytes: int | None,
+    max_batch: int | None,
 ) -> Loading:
     """Load models like those of the start. max_batch: images in a turn; None: it is measured."""
     threads = torch.get_num_threads()
@@ -42,4 +48,7 @@ def loading_of(
         slots = max_batch or measure_all({name: model}, speed, memory_bytes)[name]
         return ReadyModel(model, slots, Canary.record(model))
 
-    return Loading(folders, load, prepare)
+    def weigh(folder: Path) -> int:
+        return weight_bytes(folder, options.precision)
+
+    return Loading(folders, load, weigh, options.budget, prepare)

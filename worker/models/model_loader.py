@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,17 @@ from denoised.jobs.errors import StoreError
 from denoised.jobs.store.model_claims import DONE, DRAIN, ModelClaim
 from denoised.jobs.store.model_list import NO_ORDER, ModelOrder
 from denoised.jobs.store.store import Store
-from denoised.model.errors import ModelError
+from denoised.model.errors import CheckpointError, ModelError
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.unstarted_jobs import end_unstarted
 from denoised.worker.error_kinds import is_out_of_memory
 from denoised.worker.errors import ModelRemoved
+from denoised.worker.models.entry import Entry
 from denoised.worker.models.model_changes import ModelChanges
 from denoised.worker.models.model_folders import FoundModel, ModelFolders
+from denoised.worker.models.model_memory import ModelMemory
 from denoised.worker.models.ready_model import ReadyModel
 
 log = logging.getLogger("denoised.worker")
@@ -41,11 +44,15 @@ class Loading:
 
     Attributes:
         load: Loads the model of a folder under a name, measures and checks it; raises ModelError.
+        weigh: The bytes of a folder's weights; raises ModelError.
+        budget: Bytes of weights in memory; None: all models stay.
         prepare: Called once, in the thread that loads.
     """
 
     folders: ModelFolders
     load: Callable[[str, Path], ReadyModel]
+    weigh: Callable[[Path], int] = lambda folder: 0
+    budget: int | None = None
     prepare: Callable[[], None] = lambda: None
 
 
@@ -70,38 +77,11 @@ class Host(Protocol):
     def take(self, model: str) -> Delivery | None:
         """The next waiting job of any model."""
 
+    def waits(self, model: str) -> bool:
+        """Whether jobs wait for a model."""
 
-@dataclass
-class Entry:
-    """A model that should be served.
-
-    Attributes:
-        version: Of the folder, when it was read last.
-        card: Of the model that is served; None before there is one.
-        next: A loaded model that is not served yet.
-        state: `loading`, `serving`, `draining` (its running jobs end before it is replaced or removed), `waiting` (for
-            another worker) or `failed`.
-        reason: Why it is not served, or why its folder's last change was refused.
-    """
-
-    found: FoundModel
-    version: tuple[object, int] | None = None
-    card: ModelCard | None = None
-    next: ReadyModel | None = None
-    state: str = "loading"
-    reason: str = ""
-
-    def describe(self) -> dict[str, Any]:
-        """As worker reports have it."""
-        digest = "" if self.card is None else self.card.digest
-        generation = 0 if self.version is None else self.version[1]
-        return {
-            "model": self.found.name,
-            "state": self.state,
-            "reason": self.reason,
-            "digest": digest,
-            "generation": generation,
-        }
+    def is_used(self, model: str) -> bool:
+        """Whether a job holds a model."""
 
 
 class ModelLoader(threading.Thread):
@@ -124,8 +104,10 @@ class ModelLoader(threading.Thread):
         self._host = host
         self._round_seconds = round_seconds
         self._stopped = threading.Event()
+        self._memory = ModelMemory(loading.budget, models, changes, host.is_used, host.waits)
         self._entries = {
-            name: Entry(FoundModel(name, Path()), card=model.card, state="serving") for name, model in models.items()
+            name: Entry(FoundModel(name, Path()), card=model.card, state="serving", loaded_at=time.monotonic())
+            for name, model in models.items()
         }
 
     def stop(self) -> None:
@@ -134,6 +116,10 @@ class ModelLoader(threading.Thread):
     def states(self) -> list[dict[str, Any]]:
         """All models that should be served, for the worker's report. Thread-safe."""
         return [entry.describe() for entry in list(self._entries.values())]
+
+    def cards(self) -> list[ModelCard]:
+        """Of all models that take jobs, those that are not in memory included. Thread-safe."""
+        return [entry.card for entry in list(self._entries.values()) if entry.card is not None]
 
     def run(self) -> None:
         self._loading.prepare()
@@ -154,15 +140,29 @@ class ModelLoader(threading.Thread):
         for name in [name for name in self._entries if name in removed or name not in {*found, *settling}]:
             self._remove(name, ordered=name in removed)
         for name, each in found.items():
+            self._adopt(each, orders.get(name, NO_ORDER))
+        for name, each in found.items():
             if name not in removed and not self._stopped.is_set():
                 self._want(each, orders.get(name, NO_ORDER))
-        for entry in list(self._entries.values()):
-            if entry.next is not None:
-                self._offer(entry, entry.next)
+                entry = self._entries[name]
+                if entry.next is not None:
+                    self._offer(entry, entry.next)
+        self._memory.note_use(self._entries.values())
+        wanted = self._memory.wanted(self._entries.values())
+        if wanted is not None and self._load(wanted) and wanted.next is not None:
+            self._offer(wanted, wanted.next)
+        self._memory.end_round(self._entries.values())
         for name in removed - self._entries.keys():
             self._fail_waiting(name)
 
     # One step of a model
+
+    def _adopt(self, found: FoundModel, order: ModelOrder) -> None:
+        """Note what was read when the worker started."""
+        entry = self._entries.get(found.name)
+        if entry is not None and entry.version is None and entry.card is not None:
+            entry.found, entry.version = found, (found.fingerprint, order.generation)
+            entry.bytes = self._weigh(entry)
 
     def _want(self, found: FoundModel, order: ModelOrder) -> None:
         """Read a folder that is new, or that has changed."""
@@ -170,36 +170,52 @@ class ModelLoader(threading.Thread):
         entry = self._entries.get(found.name)
         if entry is None:
             entry = self._entries[found.name] = Entry(found)
-        elif entry.version is None:  # it was read when the worker started
-            entry.found, entry.version = found, version
         if entry.state == "draining" and entry.next is None:  # it was removed, and is back before it was gone
             self._changes.resume(found.name)
             entry.state = "serving"
         if entry.version == version:
             return
         entry.found = found
-        self._load(entry)
-        entry.version = version  # from here on, the report says that the order was followed
+        if self._load(entry):
+            entry.version = version  # from here on, the report says that the order was followed
 
-    def _load(self, entry: Entry) -> None:
-        name = entry.found.name
+    def _weigh(self, entry: Entry) -> int:
+        if self._loading.budget is None:
+            return 0
+        try:
+            return self._loading.weigh(entry.found.folder)
+        except (ModelError, OSError):
+            return 0  # the loading says what is wrong
+
+    def _load(self, entry: Entry) -> bool:
+        """Load a model, or make room for it first. Returns whether it was loaded, or refused."""
+        name, is_here = entry.name, entry.name in self._models
         entry.state = entry.state if entry.card is not None else "loading"
+        entry.bytes = self._weigh(entry)
+        if not self._memory.has_room(self._entries.values(), entry) and self._memory.refusal(entry) is None:
+            return False
         log.info("loading model", extra={"model": name})
         self._discard(entry)
+        started = time.monotonic()
         try:
+            if (refusal := self._memory.refusal(entry)) is not None:
+                raise CheckpointError(f"{entry.found.folder}: {refusal}")
             ready = self._loading.load(name, entry.found.folder)
         except Exception as error:
             if not isinstance(error, ModelError | OSError) and not is_out_of_memory(error):
                 log.exception("a model could not be loaded", extra={"model": name})
             entry.reason = str(error) or type(error).__name__
-            entry.state = "failed" if entry.card is None else "serving"
+            entry.state = "failed" if not is_here else "serving"
             log.warning("model refused", extra={"model": name, "reason": entry.reason})
-            return
+            return True
         entry.reason = ""
-        if ready.model.card == entry.card:
+        entry.loaded_at = entry.used_at = time.monotonic()
+        entry.load_seconds = entry.loaded_at - started
+        if is_here and ready.model.card == entry.card:
             log.info("model unchanged", extra={"model": name, "digest": ready.model.card.digest})
-            return
+            return True
         entry.next, entry.state = ready, "loading"
+        return True
 
     def _offer(self, entry: Entry, ready: ReadyModel) -> None:
         """Serve a loaded model as soon as its name, and the running jobs, allow it."""
@@ -220,7 +236,7 @@ class ModelLoader(threading.Thread):
     def _is_drained(self, entry: Entry, name: str, digest: str) -> bool:
         """Whether no job runs with the old weights any more, here and on the other workers that serve the model."""
         assert entry.card is not None
-        drained = name in self._changes.drained
+        drained = name in self._changes.drained or name not in self._models
         answer = (DONE if drained else DRAIN) if entry.card.digest == digest else ""
         answer = answer or self._host.switch(name, digest, drained=drained)
         if answer == DRAIN:
@@ -250,8 +266,10 @@ class ModelLoader(threading.Thread):
             entry.next, entry.state = None, "draining"
             self._host.keep(name)
             self._changes.retire(name)
-            if name not in self._changes.drained or not self._changes.make(name, None):
+            in_memory = name in self._models
+            if in_memory and (name not in self._changes.drained or not self._changes.make(name, None)):
                 return
+            self._changes.resume(name)
             self._host.close_queue(name)
         del self._entries[name]
         if ordered:
