@@ -77,10 +77,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.relay.start()
+        services.start_sweeper()
         services.webhooks.start()
         watching = services.watch_keys()
         yield
         watching.cancel()
+        services.stop_sweeper()
         await run_in_threadpool(services.webhooks.stop)
         await services.relay.stop()
 

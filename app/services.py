@@ -23,11 +23,14 @@ from denoised.app.streaming.relay import Relay
 from denoised.app.streaming.stream_reader import BLOCK_MS
 from denoised.app.webhooks.sender import WebhookSender
 from denoised.jobs.redis.connection import connect
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.sweeper import Sweeper
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.store import Store
 from denoised.jobs.store.store_connection import StoreConnection
 
 COMMAND_SECONDS = 0.9  # timeout of one command to Redis, so that a request fails within two seconds
+RESULT_SECONDS = 0.9  # timeout of a connection to the place for results
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Services:
     renderings: RenderingSlots
     metrics: HttpMetrics
     webhooks: WebhookSender
+    sweeper: Sweeper | None = None
     picture_slots: PictureSlots = field(default_factory=PictureSlots)
     draining: bool = field(default=False)
 
@@ -59,7 +63,8 @@ class Services:
         """Create all services without connecting to Redis."""
         client = connect(settings.redis_url, timeout=COMMAND_SECONDS)
         reader = connect(settings.redis_url, timeout=BLOCK_MS / 1000 + 2)
-        store = Store(client, settings.result_ttl)
+        result_store = ResultStore(settings.results.url, RESULT_SECONDS) if settings.results.url is not None else None
+        store = Store(client, settings.result_ttl, settings.results, result_store)
         admission = Admission(settings)
         webhooks = WebhookSender(store, settings.webhooks)
         return cls(
@@ -74,6 +79,7 @@ class Services:
             frames=EventLog(StoreConnection(reader)),
             renderings=RenderingSlots(),
             metrics=HttpMetrics(),
+            sweeper=Sweeper(store.results) if result_store is not None else None,
             webhooks=webhooks,
         )
 
@@ -81,6 +87,15 @@ class Services:
         """Report not ready and end all streams. Call it in the event loop."""
         self.draining = True
         self.relay.close_listeners()
+
+    def start_sweeper(self) -> None:
+        """Begin to delete results outside Redis that have expired."""
+        if self.sweeper is not None:
+            self.sweeper.start()
+
+    def stop_sweeper(self) -> None:
+        if self.sweeper is not None:
+            self.sweeper.stop()
 
     def watch_keys(self) -> asyncio.Task[None]:
         """Follow the key file; streams that were opened with a key that is revoked end."""

@@ -27,6 +27,8 @@ from torch import Tensor
 from denoised.jobs.log import log_to_stderr
 from denoised.jobs.numerics import with_format
 from denoised.jobs.redis.connection import connect
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.settings import ResultSettings
 from denoised.jobs.store.store import Store
 from denoised.model.diffusion.predictions import Estimate
 from denoised.model.errors import CheckpointError
@@ -66,8 +68,10 @@ class FaultyModel(FakeModel):
         fatal_class: int,
         corrupting_class: int,
         undecodable: bool,
+        shape: Sequence[int],
     ) -> None:
-        super().__init__(name, nan_class=3)
+        channels, height, width = shape
+        super().__init__(name, nan_class=3, shape=(channels, height, width))
         self._seconds_served = seconds
         self._unstartable_class = unstartable_class
         self._weight = 1 + len(digest) / 8
@@ -165,6 +169,7 @@ def work(
     more_mib: int | None,
     watched: str | None,
     budget: int | None,
+    results: dict[str, Any],
     **traits: Any,
 ) -> None:
     log_to_stderr()
@@ -178,7 +183,9 @@ def work(
     for model in models.values():
         model.begin_serving(folder)
     client = connect(url, timeout=5.0)
-    store, loading = Store(client, result_ttl), None
+    places = ResultSettings(**results)
+    result_store = ResultStore(places.url, 1.0) if places.url is not None else None
+    store, loading = Store(client, result_ttl, places, result_store), None
     if watched is not None:
         load = partial(load_model, served_from=folder, slots=settings["max_batch"], traits=traits)
         loading = Loading(ModelFolders(dict.fromkeys(names, folder), Path(watched)), load, weigh, budget)

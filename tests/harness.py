@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from rq.serializers import JSONSerializer
 from denoised.app.admission.job_queue import JobQueue
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.connection import connect
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.settings import ResultSettings
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.redis_keys import input_picture
-from denoised.jobs.store.store import Store
+from denoised.jobs.store.store import IN_REDIS, Store
 from tests.fork_server import Popen
 
 TIMEOUT = 120.0  # seconds; only a hang reaches it
@@ -118,9 +120,12 @@ class Harness:
         folder: Path,
         workers_url: str | None = None,
         result_ttl: int = 86_400,
+        results: ResultSettings = IN_REDIS,
     ) -> None:
         self.client = connect(url, timeout=30.0)
-        self.store = Store(self.client, result_ttl)
+        result_store = ResultStore(results.url, 5.0) if results.url is not None else None
+        self.store = Store(self.client, result_ttl, results, result_store)
+        self._results = results
         self.queue = JobQueue(self.client, self.store, max_attempts=3)
         self.workers: list[WorkerProcess] = []
         self._url = workers_url or url
@@ -160,6 +165,7 @@ class Harness:
         undecodable: bool = False,
         watched: Path | None = None,
         budget: int | None = None,
+        shape: tuple[int, int, int] = (1, 4, 4),
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation.
 
@@ -171,6 +177,7 @@ class Harness:
         undecodable: whether the decoder has no memory.
         watched: a folder of model folders as `write_model` makes them.
         budget: the weight of models in memory; those of the start have none.
+        shape: (C, H, W) of their images.
         digest: of the models, whose weight depends on its length; unknown if empty.
         """
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
@@ -180,6 +187,8 @@ class Harness:
         options |= {"min_pipelined_images": min_pipelined_images, "clock_ahead": clock_ahead, "more_mib": more_mib}
         options |= {"digest": digest, "unstartable_class": unstartable_class, "decode_seconds": decode_seconds}
         options["decoded_at_once"] = decoded_at_once
+        options["shape"] = shape
+        options["results"] = asdict(self._results)
         options |= {"fatal_class": fatal_class, "corrupting_class": corrupting_class, "undecodable": undecodable}
         options["budget"] = budget
         options["watched"] = None if watched is None else str(watched)

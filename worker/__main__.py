@@ -13,18 +13,26 @@ from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import SingleCommand, env
 from denoised.command_line.service_options import (
     DEFAULT_REDIS,
+    GIB,
     MAX_SECONDS,
     Loras,
     MaxBatch,
+    MaxFrameBytes,
+    MaxPictureBytes,
+    MaxResumeBytes,
     Models,
     ModelsFolder,
+    ResultsUrl,
     ResultTtl,
 )
 from denoised.jobs.log import LogFormat, log_to_stderr
+from denoised.jobs.results.settings import ResultSettings
 from denoised.worker.engine.speed import Speed
 from denoised.worker.error_kinds import is_out_of_memory
 
 log = logging.getLogger("denoised.worker")
+
+RESULT_SECONDS = 5.0  # timeout of a connection to the place for results
 
 MaxImages = Annotated[int, env("MAX_IMAGES", "most images per request", min=1, max=1024)]
 Device = Annotated[str, env("DEVICE", "cpu, cuda, cuda:1, mps")]
@@ -37,7 +45,6 @@ PrecisionOption = Annotated[
     ),
 ]
 Threads = Annotated[int, env("THREADS", "CPU threads of the network; 0 = one per core", min=0, max=1024)]
-GIB = 1024**3
 ModelMemory = Annotated[
     float | None,
     env(
@@ -76,6 +83,10 @@ def worker(
     job_timeout: JobTimeout = 600.0,
     result_ttl: ResultTtl = 86_400,
     redis_url: RedisUrl = DEFAULT_REDIS,
+    results_url: ResultsUrl = None,
+    max_frame_bytes: MaxFrameBytes = 20 * GIB,
+    max_picture_bytes: MaxPictureBytes = 100 * GIB,
+    max_resume_bytes: MaxResumeBytes = 10 * GIB,
     log_format: LogFormatOption = "auto",
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
@@ -85,7 +96,8 @@ def worker(
         folders = _find_folders(names, precision, threads)
         budget = None if model_memory is None else int(model_memory * GIB)
         loads = {"device": device, "max_images": max_images, "precision": precision, "loras": loras, "budget": budget}
-        _serve(folders, loads, models_folder, redis_url, max_batch, lease, job_timeout, result_ttl)
+        results = ResultSettings(results_url or None, max_frame_bytes, max_picture_bytes, max_resume_bytes)
+        _serve(folders, loads, models_folder, redis_url, max_batch, lease, job_timeout, result_ttl, results)
     except _expected_errors() as error:
         exit_with_error("worker", error)
     except Exception as error:
@@ -115,9 +127,11 @@ def _serve(
     lease: float,
     job_timeout: float,
     result_ttl: int,
+    results: ResultSettings,
 ) -> None:
     from denoised.jobs.redis.connection import connect
     from denoised.jobs.redis.fitness import check_fitness
+    from denoised.jobs.results.result_store import ResultStore
     from denoised.jobs.store.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.engine.batch_size import measure_all
@@ -131,7 +145,10 @@ def _serve(
     models = load_models(folders, **loads)
     client = connect(redis_url, timeout=5.0)
     check_fitness(client)
-    store = Store(client, result_ttl)
+    result_store = ResultStore(results.url, RESULT_SECONDS) if results.url is not None else None
+    store = Store(client, result_ttl, results, result_store)
+    if result_store is not None:
+        store.results.join()
     speed, memory_bytes = Speed(), evaluation_budget(loads["device"])
     slots = measure_all(models, speed, memory_bytes) if max_batch is None else dict.fromkeys(models, max_batch)
     settings = WorkerSettings(max(slots.values()), slots, memory_bytes, lease, job_timeout)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from denoised.app.admission.input_pictures import Inputs, count_inputs, find_pictures, read_inputs, with_digests
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.request_warnings import find_warnings, unserved_warning
-from denoised.app.admission.reservation import job_bytes
+from denoised.app.admission.reservation import job_bytes, picture_bytes
 from denoised.app.admission.task_validation import cards_of_tasks, resolve_task
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.admission.variations import expand_variation
@@ -76,13 +76,14 @@ def submit(
     request = resolve(named, card) if task == "generate" else resolve_task(task, named, card)
     inputs = read_inputs(services, given, request, card, owner)
     limits = services.keys.limits(owner)
-    job = replace(_new_job(request, card, owner, inputs), watched=watched, api=api, weight=limits.weight)
+    job = replace(_new_job(services, request, card, owner, inputs), watched=watched, api=api, weight=limits.weight)
     if card.name not in fleet.served:
         job = replace(job, warnings=(*job.warnings, unserved_warning(card)))
     with services.admission.accepting(Load.of(job)) as pending:
         snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers, limits)
         snapshot.memory.check_room(snapshot.reserved_bytes(pending), job.reserved_bytes)
+        services.store.results.reserve(job.id, picture_bytes(request, card))
         count_inputs(services, owner, inputs)
         job = replace(job, created_at=snapshot.store_time)
         estimate = services.queue.estimate_new(job, snapshot, workers)
@@ -118,7 +119,7 @@ def _charged(services: Services, job: JobRecord, limits: KeyLimits) -> Iterator[
         raise
 
 
-def _new_job(request: SamplingRequest, card: ModelCard, owner: str, inputs: Inputs) -> JobRecord:
+def _new_job(services: Services, request: SamplingRequest, card: ModelCard, owner: str, inputs: Inputs) -> JobRecord:
     return JobRecord(
         uuid.uuid4().hex,
         owner,
@@ -126,7 +127,7 @@ def _new_job(request: SamplingRequest, card: ModelCard, owner: str, inputs: Inpu
         time.time(),
         request_id=REQUEST_ID.get() or None,
         warnings=(*inputs.warnings, *(find_warnings(request, card) if request.task == "generate" else ())),
-        reserved_bytes=job_bytes(request, card),
+        reserved_bytes=job_bytes(request, card, large_values=services.store.results.store is None),
         digest=card.digest or None,
         inputs=inputs.keys,
     )

@@ -31,6 +31,7 @@ from denoised.app.launch.options import (
     QueueLimitPerKey,
     QueueWithoutWorker,
     RedisUrl,
+    ResultLinks,
     TrustNetwork,
     WebhookHosts,
     WebhookPrivateHosts,
@@ -39,7 +40,18 @@ from denoised.app.launch.options import (
 )
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import AsJson, CommandGroup
-from denoised.command_line.service_options import DEFAULT_REDIS, Loras, MaxBatch, Models, ResultTtl
+from denoised.command_line.service_options import (
+    DEFAULT_REDIS,
+    GIB,
+    Loras,
+    MaxBatch,
+    MaxFrameBytes,
+    MaxPictureBytes,
+    MaxResumeBytes,
+    Models,
+    ResultsUrl,
+    ResultTtl,
+)
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.log import log_to_stderr
 
@@ -63,6 +75,7 @@ def serve(
     devices: Devices = None,
     precision: Precision = None,
     redis_url: RedisUrl = None,
+    results_url: ResultsUrl = None,
     trust_network: TrustNetwork = False,
     log_format: LogFormatOption = "auto",
 ) -> None:
@@ -88,6 +101,7 @@ def serve(
         precision or "float32",
         devices,
         log_format,
+        results_url or None,
     )
     try:
         run_service(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
@@ -117,6 +131,11 @@ def api(
     max_attempts: MaxAttempts = 3,
     queue_without_worker: QueueWithoutWorker = False,
     result_ttl: ResultTtl = 86_400,
+    results_url: ResultsUrl = None,
+    max_frame_bytes: MaxFrameBytes = 20 * GIB,
+    max_picture_bytes: MaxPictureBytes = 100 * GIB,
+    max_resume_bytes: MaxResumeBytes = 10 * GIB,
+    result_links: ResultLinks = 0,
     webhook_hosts: WebhookHosts = "",
     webhook_private_hosts: WebhookPrivateHosts = "",
     webhook_secrets: WebhookSecrets = "",
@@ -126,6 +145,7 @@ def api(
     """Start only the HTTP front end, on a Redis shared with the workers."""
     log_to_stderr(log_format)
     from denoised.app.settings import ApiSettings
+    from denoised.jobs.results.settings import ResultSettings
 
     settings = ApiSettings(
         redis_url=redis_url or DEFAULT_REDIS,
@@ -144,6 +164,7 @@ def api(
         max_input_bytes_per_key=max_input_bytes_per_key,
         max_attempts=max_attempts,
         result_ttl=result_ttl,
+        results=ResultSettings(results_url or None, max_frame_bytes, max_picture_bytes, max_resume_bytes, result_links),
         webhooks=_webhooks(webhook_hosts, webhook_private_hosts, webhook_secrets, webhook_timeout),
         queue_without_worker=queue_without_worker,
     )
@@ -180,6 +201,7 @@ def doctor(
     devices: Devices = None,
     precision: Precision = None,
     redis_url: RedisUrl = None,
+    results_url: ResultsUrl = None,
     trust_network: TrustNetwork = False,
     as_json: AsJson = False,
 ) -> None:
@@ -194,7 +216,17 @@ def doctor(
 
     folder = _data_folder("doctor", data_dir)
     arguments = _worker_arguments(model, loras, device, precision)
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, _requires_key(), devices=devices)
+    settings = ServeSettings(
+        host,
+        port,
+        folder,
+        redis_url,
+        arguments,
+        trust_network,
+        _requires_key(),
+        devices=devices,
+        results_url=results_url or None,
+    )
     raise typer.Exit(print_findings(run_checks(settings), as_json))
 
 
@@ -219,7 +251,7 @@ def main() -> None:
 def _serve_api(settings: ApiSettings, trust_network: bool) -> None:
     from denoised.app.launch.errors import LaunchError, StoreAbsent
     from denoised.app.launch.http_server import run_api
-    from denoised.app.launch.preflight import check_clock, check_host, check_port, check_store
+    from denoised.app.launch.preflight import check_clock, check_host, check_port, check_results, check_store
 
     try:
         check_host(settings.host, bool(settings.api_keys), trust_network)
@@ -227,6 +259,8 @@ def _serve_api(settings: ApiSettings, trust_network: bool) -> None:
         check_clock()
         with contextlib.suppress(StoreAbsent):  # the API answers 503 until Redis is there
             check_store(settings.redis_url)
+            if settings.results.url is not None:
+                check_results(settings.results.url, settings.redis_url)
         run_api(settings)
     except (LaunchError, StoreUnavailable) as error:
         exit_with_error("api", error)

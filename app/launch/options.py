@@ -36,6 +36,15 @@ Precision = Annotated[
 ]
 
 # Of `api`.
+ResultLinks = Annotated[
+    int,
+    env(
+        "RESULT_LINKS",
+        "redirect pictures to links of the bucket that are valid for so many seconds; 0 = send the pictures",
+        min=0,
+        max=604_800,
+    ),
+]
 ApiKeys = Annotated[
     str, env("API_KEYS", "accepted keys, comma-separated; without keys, only programs on this machine are served")
 ]

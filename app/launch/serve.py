@@ -27,6 +27,7 @@ from denoised.app.launch.preflight import (
     check_host,
     check_models,
     check_port,
+    check_results,
     check_store,
     find_model,
 )
@@ -83,6 +84,8 @@ def check_before_start(settings: ServeSettings) -> list[str]:
     check_clock()
     if settings.redis_url is not None:
         check_store(settings.redis_url)
+    if settings.results_url is not None:
+        check_results(settings.results_url, settings.redis_url)
     folders = [find_model(model, settings.precision) for model in settings.models]
     check_models(folders)
     return folders
@@ -150,6 +153,8 @@ def _start_all(
     if redis_url is None:
         redis_url = _start_store(supervisor, settings.data_dir, socket, logging)
     environment = {"REDIS_URL": redis_url, **logging}
+    if settings.results_url is not None:
+        environment["DENOISED_RESULTS_URL"] = settings.results_url
     api_arguments = ["api", "--host", settings.host, "--port", str(settings.port)]
     api_arguments += ["--trust-network"] if settings.trust_network else []
     supervisor.start(Child("api", "denoised.app", api_arguments, environment))

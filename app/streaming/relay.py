@@ -122,7 +122,8 @@ class Relay:
                 async for event in self._stored(job_id, min(seq, last - 1), last, max_lag):
                     if event["seq"] > seq:
                         seq = event["seq"]
-                        yield await self._with_result(event)
+                        if (complete := await self._complete(event)) is not None:
+                            yield complete
                     if event["type"] in TERMINAL:
                         return
                 max_lag = MAX_LAG
@@ -133,7 +134,8 @@ class Relay:
                             yield None
                     elif live["seq"] > seq:
                         seq = live["seq"]
-                        yield await self._with_result(live)
+                        if (complete := await self._complete(live)) is not None:
+                            yield complete
                     if live is not None and live["type"] in TERMINAL:
                         return
 
@@ -209,8 +211,10 @@ class Relay:
                     yield event
             seq = page.last
 
-    async def _with_result(self, event: Event) -> Event:
-        """The event; a terminal one with the job as `result`."""
+    async def _complete(self, event: Event) -> Event | None:
+        """The event; a terminal one with the job as `result`, a frame with its picture, None if that is deleted."""
+        if event["type"] == "frame" and "data" not in event:
+            return await run_in_threadpool(self._store.results.with_frame, event)
         if event["type"] in TERMINAL:
             record = await run_in_threadpool(self._store.job, event["job"])
             return {**event, "result": job_object(record) if record is not None else None}

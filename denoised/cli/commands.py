@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from denoised.cli.console import open_client
+from denoised.cli.offered_values import ListingCommand, list_missing, list_unknown
 from denoised.cli.options import DEFAULT_URL, Key, Url
 from denoised.cli.request_options import with_request_options
 from denoised.command_line.options import AsJson, env
@@ -22,7 +23,7 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="a job id from `denoise
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
 
-@cli.command(rich_help_panel=PANEL)
+@cli.command(rich_help_panel=PANEL, cls=ListingCommand)
 @with_request_options(FIELDS)
 def generate(
     text: Annotated[
@@ -43,14 +44,21 @@ def generate(
 
     More images than one job may hold, and --prompts, are several jobs; the same command continues an interrupted one.
     With --watch, --preview-every defaults to about 100 frames. With --json: the finished job, with the `file` of each
-    image; with --watch also one line per event before it.
+    image; with --watch also one line per event before it. --model, --sampler and --label without a value list those
+    that the server offers.
     """
     with open_client("generate", url, key) as client:
         from denoised.cli.generate import GenerateOptions, check_text, fields_from, generate_to_folder
+        from denoised.client import ServiceError
 
+        list_missing(client, given, as_json)
         fields = fields_from(given)
         check_text(text, fields, prompts)
-        generate_to_folder(client, GenerateOptions(fields, out, watch, as_json, text, prompts))
+        try:
+            generate_to_folder(client, GenerateOptions(fields, out, watch, as_json, text, prompts))
+        except ServiceError as error:
+            list_unknown(error, client, given)
+            raise
 
 
 @cli.command(rich_help_panel=PANEL)

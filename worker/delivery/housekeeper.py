@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 
 log = logging.getLogger("denoised.worker")
 

@@ -15,7 +15,7 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.redis.deadline import reachable
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.store import QueueKeys
+from denoised.jobs.store.queue_keys import QueueKeys
 from denoised.jobs.store.waiting_lists import HAS_WAITING, RESTORE_TURNS
 from denoised.worker.delivery.rq_scripts import RENEW, REQUEUE, TAKE
 

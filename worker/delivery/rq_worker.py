@@ -29,8 +29,10 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY, regi
 
 from denoised.jobs.errors import RecordError, StoreError, StoreUnavailable
 from denoised.jobs.redis.deadline import reachable
+from denoised.jobs.results.sweeper import Sweeper
 from denoised.jobs.store.kept_models import kept_models
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.housekeeper import ROUNDS, Housekeeper
@@ -138,6 +140,9 @@ class BatchingWorker(BaseWorker):
         for thread in (self.loop.publisher, self._housekeeper, self._listener, self._loader):
             if thread is not None:
                 thread.start()
+        sweeper = Sweeper(self.store.results)
+        if self.store.results.store is not None:
+            sweeper.start()
         log.info("serving %s, %d batch slots", ", ".join(self.loop.models), self.settings.max_batch)
         written = False
         try:
@@ -147,6 +152,7 @@ class BatchingWorker(BaseWorker):
             self._listener.stop()
             if self._loader is not None:
                 self._loader.stop()
+            sweeper.stop()
             if written:
                 self._leave()
         if self.loop.failure is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.store.store import StartedAttempt, Store
+from denoised.jobs.store.started_attempt import StartedAttempt
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate
 from denoised.worker.delivery.begun_jobs import BegunJob, failure_of
 from denoised.worker.delivery.leases import Delivery

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from denoised.jobs.store.store import QueueKeys
+from denoised.jobs.store.queue_keys import QueueKeys
 
 
 class WorkerQueues:

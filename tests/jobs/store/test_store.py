@@ -22,7 +22,8 @@ from denoised.jobs.redis.deadline import REDIS_DEADLINE, RedisDeadline
 from denoised.jobs.redis.fitness import check_fitness
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.job_listing import JobCursor
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult, final_update
 from denoised.jobs.worker_report import WorkerReport
 from tests.harness import start

@@ -11,7 +11,8 @@ import redis
 from rq.executions import ExecutionRegistry
 from rq.registry import StartedJobRegistry
 
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.worker.delivery.housekeeper import Housekeeper
 from tests.harness import Harness
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store.store import StartedAttempt, Store
+from denoised.jobs.store.started_attempt import StartedAttempt
+from denoised.jobs.store.store import Store
 from denoised.model.serving.card import CardLatent
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.pictures.decoder import TURNS_PER_OLDEST, DecoderThread

@@ -21,7 +21,8 @@ from denoised.app.admission.job_queue import JobQueue
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.sampling_request import PRIORITIES
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource
 from denoised.worker.engine.batch import RunningBatch

@@ -13,7 +13,7 @@ import torch
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store.store import StartedAttempt
+from denoised.jobs.store.started_attempt import StartedAttempt
 from denoised.worker.delivery.begun_jobs import FetchedJob
 from denoised.worker.delivery.capacity import Capacity
 from denoised.worker.delivery.job_fetcher import JobFetcher
