@@ -55,7 +55,7 @@ def start(
     store: Store, job_id: str, worker: str = "worker", numerics: str = "fake", execution: str | None = None
 ) -> int:
     """Begin an attempt as a worker does; its number, 0 when the job is over."""
-    begun = store.start_attempt(job_id, worker, numerics, execution)
+    begun = store.attempts.start(job_id, worker, numerics, execution)
     return 0 if begun is None else begun.record.attempt
 
 

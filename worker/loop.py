@@ -1,4 +1,4 @@
-"""The engine's thread: admits jobs, runs turns, publishes their results; when it stops, it finishes or requeues jobs.
+"""The engine's thread: runs turns, publishes their results; when it stops, it finishes or requeues jobs.
 
 It knows no queue: the caller passes `take`, and each job goes back through its `Delivery`.
 """
@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import Counters
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.attempt import AttemptState
-from denoised.worker.delivery.begun_jobs import FetchedJob
+from denoised.worker.batch_admission import BatchAdmission
 from denoised.worker.delivery.capacity import Capacity, Take
 from denoised.worker.delivery.draining import jobs_to_requeue
 from denoised.worker.delivery.job_fetcher import JobFetcher
-from denoised.worker.delivery.leases import Lease, Leases
+from denoised.worker.delivery.leases import Leases
 from denoised.worker.delivery.memory_declines import MemoryDeclines
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.delivery.settlement import Settlement
@@ -26,7 +25,6 @@ from denoised.worker.device_health import DeviceHealth
 from denoised.worker.engine.canary import Canary
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.speed import Speed
-from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Turn
 from denoised.worker.errors import DeviceError
 from denoised.worker.free_capacity import capacity_of, undecoded
@@ -91,7 +89,9 @@ class Loop:
         self._fetcher = JobFetcher(
             store, self.models, take, name, self._woken.set, self.stopping, device=device, declines=declines
         )
-        self._quarantine = Quarantine(store, self.leases, name)
+        self._admission = BatchAdmission(
+            models, self.engine, self.leases, self.publisher, self._settlement, Quarantine(store, self.leases, name)
+        )
         self._turn_ended: float | None = None  # None while the batch is empty
         self._deadline: float | None = None  # set by `stop`
         self.failure: DeviceError | None = None
@@ -119,8 +119,13 @@ class Loop:
             self._fetcher.start()
             while not self.stopping.is_set():
                 self._admit_fetched()
+                self._fetcher.set_capacity(self._capacity())
                 if not self._turn():
+<<<<<<< HEAD
                     self.load = (undecoded(self.models, self.engine.batch, self.leases), 0)
+=======
+                    self.load = (self._admission.undecoded(*self.models), 0)
+>>>>>>> main
                     self._woken.wait(IDLE_SECONDS)
                     self._woken.clear()
             self._drain()
@@ -141,7 +146,7 @@ class Loop:
         self._device.answer()
         self._evict()
         self._save_recovering()
-        self._begin(self._quarantine.take_ready())
+        self._admission.begin_quarantined()
         started = time.monotonic()
         turn = self.engine.step()
         if not turn.rows and not turn.failed:
@@ -154,7 +159,11 @@ class Loop:
             lease.spent += turn.seconds
         self.publisher.publish(turn, [lease.attempt for lease in leases])
         batch = self.engine.batch
+<<<<<<< HEAD
         self.load = (len(batch) + undecoded(self.models, self.engine.batch, self.leases), batch.pending_evaluations)
+=======
+        self.load = (len(batch) + self._admission.undecoded(*self.models), batch.pending_evaluations)
+>>>>>>> main
         return True
 
     def _measure(self, turn: Turn, started: float) -> None:
@@ -198,8 +207,8 @@ class Loop:
     # New jobs
 
     def _admit_fetched(self) -> None:
-        """Admit the fetched jobs, then say what there is capacity for."""
         for job in self._fetcher.take_fetched():
+<<<<<<< HEAD
             self._admit(job)
         self._fetcher.set_capacity(self._capacity())
         self.changes.step(self._is_held, self.models, self._apply)
@@ -221,62 +230,30 @@ class Loop:
 
     def _awaits_memory(self) -> bool:
         """Whether a job could not be started next to those that still run."""
+=======
+            if self._admission.admit(job):
+                self.counters.jobs += 1
+                self.counters.queue_seconds += job.started.waited
+
+    def _capacity(self) -> dict[str, Capacity]:
+        """What there is capacity for; nothing while a fetched job had no memory to start next to those that run."""
+>>>>>>> main
         if not self.leases.all():
             self._fetcher.short_of_memory = False
-        return self._fetcher.short_of_memory
-
-    def _admit(self, job: FetchedJob) -> None:
-        record, occupied = job.started.record, self._quarantine.occupied
-        lease = self._hold(job)
-        attempt = lease.attempt
-        self.engine.batch.evict(record.id)
-        attempt.resume(job.trajectories)
-        if occupied:
-            self._requeue(lease)  # it was fetched just before the quarantine began
-            return
-        if attempt.quarantined:
-            for other in self.leases.all():
-                if other is not lease:
-                    self._requeue(other)
-            self._quarantine.wait(lease, job.trajectories)
-        else:
-            self._begin(job.trajectories)
-        self.counters.jobs += 1
-        self.counters.queue_seconds += job.started.waited
-        fields = {"model": record.request.model, "images": record.request.n, "attempt": record.attempt}
-        log.info("job started", extra={**attempt.log_fields, **fields})
-
-    def _hold(self, job: FetchedJob) -> Lease:
-        model = self.models[job.delivery.model]
-        attempt = AttemptState.begin(job.started, model, model.card.numerics)
-        lease = Lease(job.delivery, attempt, job.started.record.created_at)
-        replaced = self.leases.add(lease)
-        if replaced is not None:
-            # Our lease had expired while this worker was slow, and RQ delivered the job to us again.
-            replaced.attempt.over = True
-            self._settlement.release(replaced)
-        return lease
-
-    def _begin(self, images: Sequence[Trajectory]) -> None:
-        """Admit images to the batch; those that an earlier attempt has finished go to the decoder."""
-        self.engine.admit([image for image in images if not image.finished])
-        finished = {image.index: image.registers[0] for image in images if image.finished}
-        if finished and (lease := self.leases.get(images[0].job)) is not None:
-            self.publisher.decode(lease.attempt, finished)
+        return {} if self._fetcher.short_of_memory else self._admission.capacity(self.shared)
 
     # The end
 
     def _drain(self) -> None:
         """Requeue the jobs that would take long, finish the others."""
         self._fetcher.join(FETCH_SECONDS)
-        for job in self._fetcher.take_fetched():
-            self._admit(job)
+        self._admit_fetched()
         pending = self.engine.batch.pending_by_job()
         long = jobs_to_requeue(pending, FINISH_SECONDS * (self.speed.per_second or 0.0))
         for lease in self.leases.all():
             if lease.attempt.id in long:
-                self._requeue(lease)
-        self._quarantine.clear()
+                self._admission.requeue(lease)
+        self._admission.clear()
         end = time.monotonic() + FINISH_SECONDS
         if self._deadline is not None:
             end = min(end, self._deadline - FLUSH_SECONDS)
@@ -284,7 +261,7 @@ class Loop:
             pass
         self.publisher.finish_decoding(max(0.0, end - time.monotonic()))
         for lease in self.leases.all():
-            self._requeue(lease)  # without effect where the job's end is being written
+            self._admission.requeue(lease)  # without effect where the job's end is being written
 
     def _give_back_all(self, error: DeviceError) -> None:
         """Return every job to its queue. Their tensors cannot be read any more."""
@@ -292,13 +269,9 @@ class Loop:
         self.stop()
         self._fetcher.join(FETCH_SECONDS)
         for job in self._fetcher.take_fetched():
-            self._hold(job)
+            self._admission.hold(job)
         for lease in self.leases.all():
             self.publisher.give_back(lease.attempt, has_wrong_results=error.has_wrong_results)
-
-    def _requeue(self, lease: Lease) -> None:
-        self.engine.batch.evict(lease.attempt.id)
-        self.publisher.requeue(lease.attempt)
 
 
 def _jobs(turn: Turn) -> set[str]:

@@ -11,7 +11,7 @@ import torch
 
 from denoised.jobs.numerics import with_format
 from denoised.model.backends.numerics import Precision
-from denoised.model.backends.precision import refusal
+from denoised.model.backends.precision import precision_refusal
 from denoised.model.checkpoints.folders import model_name, model_source
 from denoised.model.checkpoints.weight_count import weight_bytes
 from denoised.model.errors import CheckpointError
@@ -125,5 +125,5 @@ def check_device(device: str, precision: Precision) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"device {device!r} cannot be used here ({reason})") from error
-    if (refused := refusal(device, precision)) is not None:
+    if (refused := precision_refusal(device, precision)) is not None:
         raise CheckpointError(refused)

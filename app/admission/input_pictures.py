@@ -53,7 +53,7 @@ class GivenPicture:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RequestPictures:
     """The pictures of an accepted request.
 
     Attributes:
@@ -108,7 +108,7 @@ def with_given_files(fields: RequestFields, files: Mapping[str, bytes]) -> Reque
 
 def read_inputs(
     services: Services, given: Mapping[str, GivenPicture], request: SamplingRequest, card: ModelCard, owner: str
-) -> Inputs:
+) -> RequestPictures:
     """Read the pictures as the model takes them. Blocking, and slow.
 
     Raises:
@@ -127,10 +127,10 @@ def read_inputs(
         keys[name], pictures[key] = key, png
         if changes:
             warnings.append(RequestWarning(name, changes))
-    return Inputs(keys, pictures, tuple(warnings))
+    return RequestPictures(keys, pictures, tuple(warnings))
 
 
-def count_inputs(services: Services, owner: str, inputs: Inputs) -> None:
+def count_inputs(services: Services, owner: str, inputs: RequestPictures) -> None:
     """Count the pictures of a job that is about to be accepted. Blocking.
 
     Raises:

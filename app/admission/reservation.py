@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from denoised.jobs.request import PICTURE_FIELDS
 from denoised.jobs.sampling_request import SamplingRequest
-from denoised.jobs.store.scripts import EVENT_CAP
+from denoised.jobs.store.scripts.job_scripts import EVENT_CAP
 from denoised.model.serving.card import ModelCard
 
 RECORD_BYTES = 4096  # the record, RQ's job and lease

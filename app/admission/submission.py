@@ -11,7 +11,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from denoised.app.admission.input_pictures import Inputs, count_inputs, find_pictures, read_inputs, with_digests
+from denoised.app.admission.input_pictures import (
+    RequestPictures,
+    count_inputs,
+    find_pictures,
+    read_inputs,
+    with_digests,
+)
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.request_warnings import find_warnings, unserved_warning
 from denoised.app.admission.reservation import job_bytes, picture_bytes
@@ -119,7 +125,9 @@ def _charged(services: Services, job: JobRecord, limits: KeyLimits) -> Iterator[
         raise
 
 
-def _new_job(services: Services, request: SamplingRequest, card: ModelCard, owner: str, inputs: Inputs) -> JobRecord:
+def _new_job(
+    services: Services, request: SamplingRequest, card: ModelCard, owner: str, inputs: RequestPictures
+) -> JobRecord:
     return JobRecord(
         uuid.uuid4().hex,
         owner,
@@ -134,7 +142,7 @@ def _new_job(services: Services, request: SamplingRequest, card: ModelCard, owne
 
 
 def _accept(
-    services: Services, job: JobRecord, estimate: QueueEstimate, claim: IdempotencyClaim | None, inputs: Inputs
+    services: Services, job: JobRecord, estimate: QueueEstimate, claim: IdempotencyClaim | None, inputs: RequestPictures
 ) -> tuple[JobRecord, QueueEstimate]:
     """Enqueue a job, or find the one that a concurrent equal request created."""
     if claim is None:

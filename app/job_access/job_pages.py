@@ -33,7 +33,7 @@ PageCursor = Annotated[
 
 
 @dataclass(frozen=True)
-class Selection:
+class JobFilter:
     """Which jobs to list. status, model: None for all; since: seconds since the epoch; webhook: only jobs with one."""
 
     status: str | None = None
@@ -54,7 +54,7 @@ class Selection:
 
 
 def read_page(
-    services: Services, owner: str, limit: int, selection: Selection, cursor: str | None
+    services: Services, owner: str, limit: int, selection: JobFilter, cursor: str | None
 ) -> tuple[list[JobRecord], str | None]:
     """The jobs of a page, and the cursor of the next page; None when this page is the last. Blocking."""
     after = _parse(cursor) if cursor is not None else None

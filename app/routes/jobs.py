@@ -11,7 +11,7 @@ from denoised.app.http.errors import Conflict
 from denoised.app.http.job_object import job_object
 from denoised.app.http.schemas import JobList, JobObject, ProblemObject
 from denoised.app.job_access.cancellation import cancel_job
-from denoised.app.job_access.job_pages import PageCursor, PageLimit, Selection, read_page
+from denoised.app.job_access.job_pages import JobFilter, PageCursor, PageLimit, read_page
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.services import Owner, Services, Serving
 from denoised.jobs.record import LATEST, JobRecord
@@ -43,7 +43,7 @@ def list_jobs(
 ) -> Response:
     """One page of your jobs. With `status` or `model`, a page may have fewer than `limit` jobs, or none, and still not
     be the last one, whose `next_cursor` is null."""
-    selection = Selection(status, model, since or 0.0)
+    selection = JobFilter(status, model, since or 0.0)
     page, next_cursor = read_page(services, owner, limit, selection, cursor)
     return JSONResponse({"jobs": [_estimated_job(services, record) for record in page], "next_cursor": next_cursor})
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from denoised.app.http.errors import NotFound
 from denoised.app.http.schemas import JobObject, ProblemObject
-from denoised.app.job_access.job_pages import PageCursor, PageLimit, Selection, read_page
+from denoised.app.job_access.job_pages import JobFilter, PageCursor, PageLimit, read_page
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.services import Owner, Services, Serving
 from denoised.app.webhooks.signature import caller_secret
@@ -70,7 +70,7 @@ def get_delivery(record: PathJob, services: Serving) -> Response:
 def list_deliveries(services: Serving, owner: Owner, limit: PageLimit = 20, cursor: PageCursor = None) -> Response:
     """One page of deliveries, those of the newest jobs first. A page may have fewer than `limit` deliveries, or none,
     and still not be the last one, whose `next_cursor` is null."""
-    records, next_cursor = read_page(services, owner, limit, Selection(webhook=True), cursor)
+    records, next_cursor = read_page(services, owner, limit, JobFilter(webhook=True), cursor)
     return JSONResponse({"deliveries": _deliveries(services, records), "next_cursor": next_cursor})
 
 

@@ -93,9 +93,9 @@ def verify(
     Exit code 0: all are equal. 1: some differ. 2: some could not be regenerated. With --json: one line per file.
     """
     with open_client("verify", url, key, error_code=2) as client:
-        from denoised.cli.verify import Inputs, verify_files
+        from denoised.cli.verify import PictureFiles, verify_files
 
-        raise typer.Exit(verify_files(client, files, as_json, Inputs(image, mask)))
+        raise typer.Exit(verify_files(client, files, as_json, PictureFiles(image, mask)))
 
 
 @cli.command(rich_help_panel=PANEL)

@@ -18,7 +18,7 @@ from denoised.cli.fetch import save_images, with_files
 from denoised.cli.halfblocks import Halfblocks
 from denoised.cli.job_series import JobSeries, read_prompts, run_series
 from denoised.cli.output_folder import OutputFolder
-from denoised.cli.progress import Display, LiveDisplay, NoDisplay, PlainLines
+from denoised.cli.progress import Display, LiveDisplay, NoDisplay, ProgressLines
 from denoised.client import Client, Job, JobFinished, ServiceError
 from denoised.client.images import decode_image
 from denoised.client.job import require_success
@@ -270,7 +270,7 @@ def _display(client: Client, job: Job, options: GenerateOptions) -> Display:
     console = stdout() if options.draws_images else stderr()
     if can_redraw(console):
         return LiveDisplay(console, client, job)
-    return NoDisplay() if options.as_json else PlainLines()
+    return NoDisplay() if options.as_json else ProgressLines()
 
 
 def _cancel_and_exit(client: Client, job: Job) -> NoReturn:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from datetime import datetime
 
-from denoised.cli.console import OK, age, duration, exit_code, print_line, shorten
+from denoised.cli.console import OK, age, duration, exit_code, print_line, truncate
 from denoised.cli.tables import print_rows
 from denoised.client import Client, Job, Model, ServiceError
 from denoised.client.errors import RequestRejected
@@ -90,7 +90,7 @@ def _cancel(client: Client, job_id: str, as_json: bool) -> int:
 
 def _shown(job: Job) -> str:
     """The label, or the beginning of the prompt."""
-    return job.label or shorten(job.prompt or MISSING)
+    return job.label or truncate(job.prompt or MISSING)
 
 
 def _state(job: Job) -> str:

@@ -13,8 +13,12 @@ from denoised.client.errors import InvalidResponse, RequestRejected, ServerBusy,
 from denoised.client.fleet import FleetStatus
 from denoised.client.job import Job
 from denoised.client.model import Model
+<<<<<<< HEAD
 from denoised.client.model_order import ModelOrder
 from denoised.client.pictures import encode_pictures, form_of, read
+=======
+from denoised.client.pictures import encode_picture_fields, form_of, read
+>>>>>>> main
 from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
 from denoised.client.usage import KeyUsage
@@ -41,13 +45,13 @@ class Exchange:
         """`POST /generate`. key: the idempotency key; None = a new one, so that a retry never creates a second job."""
         if label is not None and "label" in fields:
             raise TypeError("the label was given twice, by position and by name")
-        content = _to_json({"label": label, **encode_pictures(fields)})
+        content = _to_json({"label": label, **encode_picture_fields(fields)})
         headers = {"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
         return (yield from self._job(ApiCall("POST", "/generate", headers=headers, content=content)))
 
     def task(self, task: PictureTask, image: PictureSource, fields: Mapping[str, Any]) -> Flow[Job]:
         """`POST /noise`, `/score` or `/likelihood`: the job, which may not be finished yet."""
-        content = _to_json(encode_pictures({**fields, "image": image}))
+        content = _to_json(encode_picture_fields({**fields, "image": image}))
         headers = {"Content-Type": "application/json", "Prefer": "respond-async", "Idempotency-Key": uuid.uuid4().hex}
         return (yield from self._job(ApiCall("POST", f"/{task}", headers=headers, content=content)))
 

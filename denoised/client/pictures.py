@@ -14,7 +14,7 @@ from denoised.client.errors import ServiceError
 from denoised.jobs.request import PICTURE_FIELDS, PictureSource
 
 
-def encode_pictures(fields: Mapping[str, Any]) -> dict[str, Any]:
+def encode_picture_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a request with each file of a picture in base64.
 
     Raises:

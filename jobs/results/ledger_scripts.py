@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 
 # Shared by the scripts of this module. The kind of an object is what its file's name begins with.
 # count: adds to the bytes of a kind; a damaged value is zero.

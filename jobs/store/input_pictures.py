@@ -1,6 +1,6 @@
 """The pictures that jobs start from, each stored once per caller, digest and shape.
 
-A picture is kept while a job that starts from it is not over, and `result_ttl` longer (`jobs.store.scripts.finish`).
+A picture is kept while a job that starts from it is not over, and `result_ttl` longer (`job_scripts.finish`).
 Another caller cannot name it: its key holds the owner.
 """
 
@@ -14,7 +14,7 @@ from denoised.jobs.picture_reading import PictureShape
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.input_quota import InputQuota
 from denoised.jobs.store.record_reader import bounded_value
-from denoised.jobs.store.scripts import MAX_PICTURE_BYTES
+from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES
 from denoised.jobs.store.store_connection import StoreConnection
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 from denoised.jobs.store.store_connection import StoreConnection
 
 DRAIN, DONE = "drain", "done"

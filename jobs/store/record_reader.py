@@ -11,7 +11,7 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
 from denoised.jobs.results.results import Results
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.scripts import MAX_PICTURE_BYTES, MAX_RECORD_BYTES, MAX_RECORD_FIELDS, READ
+from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES, MAX_RECORD_BYTES, MAX_RECORD_FIELDS, READ
 from denoised.jobs.store.store_connection import StoreConnection
 
 
@@ -85,7 +85,7 @@ def raise_if_damaged(record: JobRecord | RecordError | None) -> JobRecord | None
 
 
 def decode_reply(reply: Any) -> dict[str, str]:
-    """The reply of `jobs.store.scripts.READ` as text; bytes that are not UTF-8 become replacement characters.
+    """The reply of `job_scripts.READ` as text; bytes that are not UTF-8 become replacement characters.
 
     Raises:
         RecordError: when the key is not a hash, or the record is larger than any record is.

@@ -12,7 +12,7 @@ class StartedAttempt:
     """An attempt that a worker has started.
 
     resume_point: where an earlier attempt was saved, None when there is no such point.
-    quarantined: it is the job's last attempt; it must be alone in its worker, and call `Store.start_alone` then.
+    quarantined: it is the job's last attempt; it must be alone in its worker, and call `Attempts.start_alone` then.
     waited: seconds since the job was accepted, by Redis' clock.
     """
 

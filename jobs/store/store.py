@@ -7,19 +7,17 @@ terminal status never changes, and a worker whose attempt is over writes nothing
 from __future__ import annotations
 
 import logging
-import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 from redis.client import Pipeline
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT
-from denoised.jobs.record import JobRecord, check_runnable
+from denoised.jobs.record import JobRecord
 from denoised.jobs.results.ledger import Ledger
 from denoised.jobs.results.reference import MAX_BYTES as MAX_REFERENCE_BYTES
 from denoised.jobs.results.result_store import ResultStore
@@ -27,31 +25,22 @@ from denoised.jobs.results.results import Results
 from denoised.jobs.results.settings import ResultSettings
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.array_files import ArrayFiles
+from denoised.jobs.store.attempts import Attempts
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.idempotency import IdempotencyKeys
 from denoised.jobs.store.input_pictures import InputPictures, add_inputs
 from denoised.jobs.store.job_listing import JobListing
 from denoised.jobs.store.model_choices import ModelChoices
 from denoised.jobs.store.model_claims import ModelClaims
-from denoised.jobs.store.queue_keys import QueueKeys
-from denoised.jobs.store.record_reader import RecordReader, bounded_value, decode_reply, raise_if_damaged
-from denoised.jobs.store.script_prelude import OWN
-from denoised.jobs.store.scripts import (
-    MAX_PICTURE_BYTES,
-    MAX_RESUME_BYTES,
-    REQUEUE_UNSTARTED,
-    START,
-    START_ALONE,
-    UPDATE,
-)
-from denoised.jobs.store.started_attempt import StartedAttempt
+from denoised.jobs.store.record_reader import RecordReader, bounded_value, raise_if_damaged
+from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES, UPDATE
+from denoised.jobs.store.scripts.script_prelude import OWN
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.tickets import Tickets
 from denoised.jobs.store.update import JobUpdate, UpdateResult, event_json, final_update
 from denoised.jobs.store.usage import UsageCounters, keep_images
 from denoised.jobs.store.webhook_queue import WebhookQueue
 from denoised.jobs.store.worker_registry import WorkerRegistry
-from denoised.jobs.store.worker_scripts import REQUEUE_LOST
 
 log = logging.getLogger("denoised.jobs")
 
@@ -89,6 +78,7 @@ class Store:
         self.results = Results(Ledger(self.connection, results), result_store)
         self.events = EventLog(self.connection)
         self.listing = JobListing(self.connection)
+        self.attempts = Attempts(self.connection, self.results, result_ttl)
         self._reader = RecordReader(self.connection, self.results)
         self.idempotency = IdempotencyKeys(self.connection)
         self.inputs = InputPictures(self.connection, result_ttl)
@@ -99,11 +89,7 @@ class Store:
         self.usage = UsageCounters(self.connection)
         self.model_choices = ModelChoices(self.connection)
         self.webhooks = WebhookQueue(self.connection)
-        self._start = client.register_script(START)
-        self._start_alone = client.register_script(START_ALONE)
-        self._requeue_unstarted = client.register_script(REQUEUE_UNSTARTED)
         self._update = client.register_script(UPDATE)
-        self._requeue_lost = client.register_script(REQUEUE_LOST)
         self._own = client.register_script(OWN)
 
     @property
@@ -194,54 +180,6 @@ class Store:
 
     # The workers' side
 
-    def start_attempt(
-        self,
-        job_id: str,
-        worker: str,
-        numerics: str,
-        execution: str | None = None,
-        resume_limit: int = MAX_RESUME_BYTES,
-    ) -> StartedAttempt | None:
-        """Start an attempt where the last one was saved, if that had the same numerics, else from the beginning.
-
-        None when the job is over (canceled, say, or failed now since it keeps losing workers). Repeated for the same
-        `execution`, since a reply was lost, it starts nothing more. A resume point of more than `resume_limit` bytes is
-        dropped unread.
-
-        Raises:
-            RecordError: when the attempt has started but this version cannot run the job.
-        """
-        names = [keys.job(job_id), keys.events(job_id), keys.resume(job_id)]
-        started = event_json("started", {"worker": worker})
-        args = [worker, started, numerics, str(self.result_ttl), execution or uuid.uuid4().hex, str(resume_limit)]
-        with self.reachable():
-            attempt, *found = cast("list[Any]", self._start(keys=names, args=args))
-        if not attempt:
-            return None
-        fields, resume_point, waited = found
-        flat = decode_reply(fields)
-        check_runnable(flat)
-        record = replace(JobRecord.from_fields(flat), attempt=attempt)
-        if resume_point is not None:  # one that is lost counts as damaged
-            resume_point = self.results.value(job_id, resume_point, resume_limit) or b""
-        return StartedAttempt(record, resume_point, record.status == "queued", float(waited))
-
-    def start_alone(self, job_id: str, attempt: int, worker: str) -> bool:
-        """Let a quarantined attempt run: from now on losing its worker counts. False when it is not current."""
-        started = event_json("started", {"worker": worker})
-        with self.reachable():
-            return bool(self._start_alone(keys=[keys.job(job_id), keys.events(job_id)], args=[attempt, started]))
-
-    def requeue_unstarted(self, job_id: str) -> bool:
-        """Requeue a job that a worker had no memory to start, which counts like a lost worker.
-
-        False when the job is over, or has failed now: this was the last of `max_attempts`.
-        """
-        queued = event_json("queued", {"queue_position": 0, "eta_seconds": None})
-        with self.reachable():
-            names = [keys.job(job_id), keys.events(job_id)]
-            return bool(self._requeue_unstarted(keys=names, args=[queued, self.result_ttl]))
-
     def write(self, update: JobUpdate) -> bool:
         """Apply an update. False when it is refused: the job is over or belongs to another attempt."""
         return bool(self.write_all([update])[0])
@@ -267,26 +205,6 @@ class Store:
         results = [UpdateResult(0 if isinstance(reply, RecordError) else reply) for reply in replies]
         self.results.written(moved, results)
         return results
-
-    def resume_point(self, job_id: str) -> bytes | None:
-        """Where the job's images were saved last, None when they were not."""
-        with self.reachable():
-            found = self.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES)
-        return self.results.value(job_id, bounded_value(found, MAX_RESUME_BYTES), MAX_RESUME_BYTES)
-
-    def requeue_lost(self, queue: QueueKeys, grace: float, latest: float = sys.float_info.max) -> int:
-        """Requeue the jobs of lost workers at the front of their lists, in the order in which they were accepted.
-
-        grace: seconds that a job may spend between queue and lease.
-        latest: if it is later than this by Redis' clock, that was set, and nothing is requeued.
-
-        Returns how many there were.
-        """
-        lists = [keys.intermediate(queue.model), keys.turns(queue.model), keys.caller_credits(queue.model)]
-        names = [queue.waiting, queue.intermediate, queue.started, *lists]
-        args = [repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model), repr(latest)]
-        with self.reachable():
-            return int(self._requeue_lost(keys=names, args=args))
 
     # Redis itself
 

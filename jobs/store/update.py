@@ -10,7 +10,7 @@ from typing import Any
 
 from denoised.jobs.record import TERMINAL, JobRecord, Status
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.scripts import EVENT_CAP
+from denoised.jobs.store.scripts.job_scripts import EVENT_CAP
 
 
 class UpdateResult(IntFlag):
@@ -98,14 +98,14 @@ class JobUpdate:
         self.requeue()
 
     def keys(self) -> list[str]:
-        """KEYS of `jobs.store.scripts.UPDATE`."""
+        """KEYS of `jobs.store.scripts.job_scripts.UPDATE`."""
         images = [keys.image(self.job, index) for index in self.images]
         arrays = [keys.array(self.job, index, name) for index, name in self.arrays]
         resume = [] if self.resume is None else [keys.resume(self.job)]
         return [keys.job(self.job), keys.events(self.job), *images, *arrays, *resume]
 
     def arguments(self, result_ttl: int) -> list[str | bytes]:
-        """ARGV of `jobs.store.scripts.UPDATE`. result_ttl: seconds that a finished job is kept."""
+        """ARGV of `jobs.store.scripts.job_scripts.UPDATE`. result_ttl: seconds that a finished job is kept."""
         error = {} if self.error is None else {"error": json.dumps(dict(self.error))}
         spec = {
             "attempt": self.attempt,

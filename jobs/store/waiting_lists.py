@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from denoised.jobs.record import MAX_WEIGHT, JobRecord
 from denoised.jobs.sampling_request import PRIORITIES
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 
 QUANTUM = 64  # evaluations; smaller jobs of a caller that begins to wait are next, larger ones take part in the turns
 NEW = -(2**40)  # positions of callers that begin to wait count up from here; those of the others from 1

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.scripts.webhook_scripts import CLAIM_WEBHOOKS, SETTLE_WEBHOOK
 from denoised.jobs.store.store_connection import StoreConnection
-from denoised.jobs.store.webhook_scripts import CLAIM_WEBHOOKS, SETTLE_WEBHOOK
 
 DeliveryStatus = Literal["waiting", "pending", "delivered", "failed"]
 

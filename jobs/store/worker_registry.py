@@ -14,9 +14,12 @@ from denoised.jobs.format import UnreadableLog
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.kept_models import KeptModels
+<<<<<<< HEAD
 from denoised.jobs.store.model_list import ModelList
+=======
+from denoised.jobs.store.scripts.worker_scripts import ADD_COUNTERS, REPORT
+>>>>>>> main
 from denoised.jobs.store.store_connection import StoreConnection
-from denoised.jobs.store.worker_scripts import ADD_COUNTERS, REPORT
 from denoised.jobs.worker_report import MAX_REPORT_BYTES, WorkerReport
 
 COUNTED_SECONDS = 86_400  # longer than a worker may be cut off and come back

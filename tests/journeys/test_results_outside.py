@@ -76,7 +76,7 @@ def test_jobs_of_a_killed_worker_end_with_the_same_bytes(place: str, open_site: 
     expected = [harness.sha256(harness.submit(**fields)) for fields in jobs]
     ids = [harness.submit(**fields) for fields in jobs]
     for job_id in ids:
-        harness.until(lambda job_id=job_id: harness.store.resume_point(job_id), "its first resume point")  # type: ignore[misc]
+        harness.until(lambda job_id=job_id: harness.store.attempts.resume_point(job_id), "its first resume point")  # type: ignore[misc]
     victim.kill()
     assert not any(harness.job(job_id).terminal for job_id in ids)
     heir = harness.worker("fake", seconds=0.01, lease=2.0)
@@ -86,7 +86,7 @@ def test_jobs_of_a_killed_worker_end_with_the_same_bytes(place: str, open_site: 
     assert len(evaluations) < 120, "it continued where the other was"
     for job_id in ids:
         check_events(harness.events(job_id))
-        assert harness.store.resume_point(job_id) is None
+        assert harness.store.attempts.resume_point(job_id) is None
     kept = harness.store.results.ledger.bytes_by_kind()
     assert (kept["resume"], kept["image"] > 0) == (0, True)
 

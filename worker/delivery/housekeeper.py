@@ -81,7 +81,7 @@ class Housekeeper(threading.Thread):
         latest = time.monotonic() + self._clock_offset + self._lease * CLOCK_STEP
         for queue in self._queues():
             try:
-                count = self._store.requeue_lost(queue, self._lease, latest)
+                count = self._store.attempts.requeue_lost(queue, self._lease, latest)
             except RecordError as error:
                 log.warning("queue unreadable", extra={"model": queue.model, "reason": str(error)})
                 continue

@@ -26,7 +26,7 @@ from denoised.worker.delivery.begun_jobs import (
 from denoised.worker.delivery.capacity import DEFER_SECONDS, POLL_SECONDS, Capacity, Take, poll_seconds
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.memory_declines import PAUSE_SECONDS, MemoryDeclines
-from denoised.worker.delivery.pictures.stored_pictures import read_stored
+from denoised.worker.delivery.pictures.stored_pictures import read_stored_pictures
 from denoised.worker.delivery.request_check import check_request
 from denoised.worker.delivery.unstarted_jobs import end_unstarted, give_back
 from denoised.worker.device_health import DeviceHealth
@@ -262,14 +262,14 @@ class JobFetcher(threading.Thread):
         """None when the job is over; the error when this worker cannot start it, which concerns this job alone."""
         model = self._models[delivery.model]
         try:
-            started = self._store.start_attempt(
+            started = self._store.attempts.start(
                 delivery.job, self._worker, model.card.numerics, delivery.execution, resume_limit(model)
             )
             if started is None:
                 return None
             started = replace(started, record=adapt_to_model(started.record, model.card))
             check_request(started.record.request, model.card)
-            return BegunJob(delivery, started, read_stored(self._store, started.record))
+            return BegunJob(delivery, started, read_stored_pictures(self._store, started.record))
         except StoreUnavailable:
             raise
         except Exception as error:

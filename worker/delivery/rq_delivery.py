@@ -114,7 +114,7 @@ class RqSource:
         waited: seconds that the job must have waited; None, too, when it has not.
         passed_over: callers whose jobs are not taken now.
 
-        If the reply is lost, the lease expires, and `Store.requeue_lost` finds the job.
+        If the reply is lost, the lease expires, and `Attempts.requeue_lost` finds the job.
 
         Raises:
             StoreUnavailable: when Redis does not answer, or refuses.

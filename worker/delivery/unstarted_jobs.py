@@ -23,7 +23,7 @@ def end_unstarted(store: Store, delivery: Delivery, error: Exception) -> bool:
         return False
     log.warning("job not started: out of memory", extra={"job": delivery.job, "reason": str(error)})
     try:
-        queued = store.requeue_unstarted(delivery.job)
+        queued = store.attempts.requeue_unstarted(delivery.job)
     except RecordError:  # nothing can be made of it
         queued = False
     (delivery.requeue if queued else delivery.ack)()

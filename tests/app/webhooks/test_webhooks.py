@@ -119,7 +119,7 @@ def test_a_worker_that_is_lost_too_often_ends_a_job_with_a_webhook(
     api = open_api(receiver, max_attempts=1)
     job = post(api, receiver)
     fake_worker.start(job)
-    assert fake_worker.store.start_attempt(job, "worker-2", "fake") is None  # the first was lost
+    assert fake_worker.store.attempts.start(job, "worker-2", "fake") is None  # the first was lost
     until(lambda: receiver.received, "the webhook")
     assert json.loads(receiver.received[0].body)["error"]["code"] == "worker_lost"
 

@@ -78,7 +78,7 @@ def test_pictures_frames_arrays_and_resume_points_lie_outside_redis_and_read_the
     outcome = store.outcome(job.id, 2)
     assert outcome is not None
     assert outcome.pictures == {0: PICTURE}
-    assert store.resume_point(job.id) == b"point" * 1000
+    assert store.attempts.resume_point(job.id) == b"point" * 1000
     events = store.events.read(job.id)
     complete = [store.results.with_frame(event) for event in events]
     shown = [base64.b64decode(event["data"]) for event in complete if event is not None and event["type"] == "frame"]
@@ -122,7 +122,7 @@ def test_a_stale_attempt_deletes_nothing_of_the_current_one(store: Store, create
     current.save(b"current", 2, 2)
     assert store.write(current)
     assert not store.write(saved(job, 9, b"stale"))
-    assert store.resume_point(job.id) == b"current"
+    assert store.attempts.resume_point(job.id) == b"current"
 
 
 def test_a_canceled_job_frees_its_resume_point_at_once(store: Store, create: Create) -> None:
@@ -200,11 +200,11 @@ def test_resume_points_beyond_their_budget_are_left_out_and_the_job_goes_on(
     update = saved(second, 1, b"p" * 100)
     update.fields["step"] = 1
     assert store.write(update)
-    assert store.resume_point(second.id) is None
+    assert store.attempts.resume_point(second.id) is None
     assert store.client.hmget(keys.job(second.id), "step", "saved_step") == [b"1", b"0"]
     store.cancel(first.id)
     assert store.write(saved(second, 2, b"p" * 100))
-    assert store.resume_point(second.id) == b"p" * 100
+    assert store.attempts.resume_point(second.id) == b"p" * 100
 
 
 def test_no_job_is_accepted_whose_pictures_have_no_room(open_store: Callable[..., Store], create: Create) -> None:
@@ -284,7 +284,7 @@ def test_a_lost_or_shortened_object_is_no_picture(store: Store, create: Create) 
     place.write({f"{folder}/image-0-1": PICTURE[:-1]})
     assert store.image(job.id, 0) is None
     place.delete([f"{folder}/resume-1-1"])
-    started = store.start_attempt(job.id, "another worker", "fake")
+    started = store.attempts.start(job.id, "another worker", "fake")
     assert started is not None
     assert started.resume_point == b"", "it counts as damaged: the job starts over"
 

@@ -108,8 +108,8 @@ def expired_lease(client: redis.Redis) -> QueueKeys:
 def test_nothing_is_requeued_later_than_the_clock_can_be(client: redis.Redis) -> None:
     """Redis' clock was set between the renewal of the leases and the look for lost ones."""
     queue, store = expired_lease(client), Store(client)
-    assert store.requeue_lost(queue, 10.0, latest=time.time() - 1.0) == 0
-    assert store.requeue_lost(queue, 10.0, latest=time.time() + 1.0) == 1
+    assert store.attempts.requeue_lost(queue, 10.0, latest=time.time() - 1.0) == 0
+    assert store.attempts.requeue_lost(queue, 10.0, latest=time.time() + 1.0) == 1
 
 
 def test_after_a_step_of_redis_clock_other_workers_have_half_a_lease_to_renew(client: redis.Redis) -> None:

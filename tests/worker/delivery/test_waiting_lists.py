@@ -201,7 +201,7 @@ def test_jobs_of_lost_workers_go_back_to_the_front_of_their_lists(
     for delivery in lost:
         assert delivery is not None
         client.zadd(QUEUE.started, {f"{delivery.job}:{delivery.execution}": 1.0})
-    assert Store(client).requeue_lost(QUEUE, 10.0) == 2
+    assert Store(client).attempts.requeue_lost(QUEUE, 10.0) == 2
     assert client.llen("rq:queue:fake") == 0
     assert client.llen("rq:queue:fake/ann/high") == 1
     drawn = drain(source)

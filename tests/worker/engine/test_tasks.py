@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from denoised.model.diffusion.likelihood_plan import bits, dequantization_noise, log_density, probe_signs
+from denoised.model.diffusion.likelihood_plan import bits, dequantization_noise, log_density_of_registers, probe_signs
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.predictions import Estimate, x0_from_epsilon
 from denoised.model.errors import PlanError
-from denoised.model.evaluation.likelihood import log_density as log_density_with_gradients
+from denoised.model.evaluation.likelihood import log_density
 from denoised.model.serving.conditioning import Conditioning
 from denoised.worker.delivery.pictures.task_outputs import arrays_of, likelihood_result, result_at_level
 from denoised.worker.engine.engine import Engine
@@ -140,7 +140,7 @@ def test_the_likelihood_of_gaussian_data_is_the_closed_form(trajectories_of: Mak
     # The path begins at the lowest level, where the data are wider by its noise.
     widths = (WIDTHS.double() ** 2 + (SCHEDULE.sigma[0] / SCHEDULE.alpha[0]) ** 2).sqrt()
     exact = float(torch.distributions.Normal(MU, widths).log_prob(pixels).sum())
-    assert log_density(found, SCHEDULE, 60) == pytest.approx(exact, abs=0.01)
+    assert log_density_of_registers(found, SCHEDULE, 60) == pytest.approx(exact, abs=0.01)
 
 
 def test_the_likelihood_equals_the_one_by_gradients(trajectories_of: Make) -> None:
@@ -160,8 +160,8 @@ def test_the_likelihood_equals_the_one_by_gradients(trajectories_of: Make) -> No
     def epsilon(x: Tensor, t: float, alpha: float, sigma: float) -> Tensor:
         return sigma * x * (1 + torch.sin(x) / 2)
 
-    flow = log_density_with_gradients(epsilon, SCHEDULE, pixels[None], steps=40, seeds=[2])
-    assert log_density(found, SCHEDULE, 40) == pytest.approx(float(flow.log_density), abs=0.02)
+    flow = log_density(epsilon, SCHEDULE, pixels[None], steps=40, seeds=[2])
+    assert log_density_of_registers(found, SCHEDULE, 40) == pytest.approx(float(flow.log_density), abs=0.02)
 
 
 def test_the_standard_error_is_that_of_the_estimates(trajectories_of: Make) -> None:
@@ -169,7 +169,7 @@ def test_the_standard_error_is_that_of_the_estimates(trajectories_of: Make) -> N
     found = run(model, trajectories_of(model, "a", task="likelihood", steps=10, n=3, seed=4, **IMAGE))
     request = request_of(task="likelihood", steps=10, n=3, image=DIGEST)
     result = likelihood_result(request, model, [found["a", index] for index in range(3)])
-    each = [bits(log_density(found["a", index], SCHEDULE, 10), 16) for index in range(3)]
+    each = [bits(log_density_of_registers(found["a", index], SCHEDULE, 10), 16) for index in range(3)]
     assert result["estimates"] == each
     assert result["bits_per_dimension"] == pytest.approx(np.mean(each))
     assert result["standard_error"] == pytest.approx(np.std(each, ddof=1) / math.sqrt(3))
@@ -212,6 +212,6 @@ def test_a_schedule_that_ends_in_noise_alone_has_levels_to_its_last_finite_one(t
 
     model = ZeroTerminal()
     found = run(model, trajectories_of(model, "a", task="likelihood", steps=5, **IMAGE))["a", 0]
-    assert math.isfinite(log_density(found, model.schedule, 5))
+    assert math.isfinite(log_density_of_registers(found, model.schedule, 5))
     noise = run(model, trajectories_of(model, "b", task="noise", t=999.0, **IMAGE))["b", 0][0]
     assert torch.equal(noise, torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(7)))

@@ -21,7 +21,7 @@ from denoised.model.serving.card import ModelCard
 from denoised.worker.delivery.pictures.encoding import Pixels
 
 
-def read_stored(store: Store, record: JobRecord) -> dict[str, bytes]:
+def read_stored_pictures(store: Store, record: JobRecord) -> dict[str, bytes]:
     """The PNGs of a job's pictures, by request field.
 
     Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from denoised.jobs.format import FORMAT
 from denoised.jobs.record import ARRAY_NAMES
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
-from denoised.jobs.store.webhook_scripts import QUEUE_WEBHOOK
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.webhook_scripts import QUEUE_WEBHOOK
 
 EVENT_CAP = 50_000  # stored events of a job; older ones are dropped
 

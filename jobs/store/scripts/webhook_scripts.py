@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 
 MAX_ORIGIN = 300  # characters of scheme, host and port
 
