@@ -27,7 +27,6 @@ from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.speed import Speed
 from denoised.worker.engine.turn import Turn
 from denoised.worker.errors import DeviceError
-from denoised.worker.free_capacity import capacity_of, undecoded
 from denoised.worker.models.live_models import LiveModels
 from denoised.worker.models.model_changes import ModelChanges
 from denoised.worker.models.ready_model import ReadyModel
@@ -52,6 +51,7 @@ class Loop:
     canaries: of the models; without any, the device is not checked.
     load: (trajectories, pending evaluations), for other threads, which must not touch the batch.
     shared: the models that other live workers serve, too; another thread sets it.
+    last_used: when a job of a model came last, by `time.monotonic`.
     failure: why the device cannot be used any more, which ends `run`; None while it is sound.
     """
 
@@ -79,6 +79,7 @@ class Loop:
         )
         self.leases = Leases()
         self.speed = speed
+        self.last_used: dict[str, float] = {}
         self.counters = Counters()
         self.load = (0, 0)
         self.shared: frozenset[str] = frozenset()
@@ -90,7 +91,12 @@ class Loop:
             store, self.models, take, name, self._woken.set, self.stopping, device=device, declines=declines
         )
         self._admission = BatchAdmission(
-            models, self.engine, self.leases, self.publisher, self._settlement, Quarantine(store, self.leases, name)
+            self.models,
+            self.engine,
+            self.leases,
+            self.publisher,
+            self._settlement,
+            Quarantine(store, self.leases, name),
         )
         self._turn_ended: float | None = None  # None while the batch is empty
         self._deadline: float | None = None  # set by `stop`
@@ -120,12 +126,9 @@ class Loop:
             while not self.stopping.is_set():
                 self._admit_fetched()
                 self._fetcher.set_capacity(self._capacity())
+                self.changes.step(self._is_held, self.models, self._apply)
                 if not self._turn():
-<<<<<<< HEAD
-                    self.load = (undecoded(self.models, self.engine.batch, self.leases), 0)
-=======
                     self.load = (self._admission.undecoded(*self.models), 0)
->>>>>>> main
                     self._woken.wait(IDLE_SECONDS)
                     self._woken.clear()
             self._drain()
@@ -159,11 +162,7 @@ class Loop:
             lease.spent += turn.seconds
         self.publisher.publish(turn, [lease.attempt for lease in leases])
         batch = self.engine.batch
-<<<<<<< HEAD
-        self.load = (len(batch) + undecoded(self.models, self.engine.batch, self.leases), batch.pending_evaluations)
-=======
         self.load = (len(batch) + self._admission.undecoded(*self.models), batch.pending_evaluations)
->>>>>>> main
         return True
 
     def _measure(self, turn: Turn, started: float) -> None:
@@ -208,10 +207,19 @@ class Loop:
 
     def _admit_fetched(self) -> None:
         for job in self._fetcher.take_fetched():
-<<<<<<< HEAD
-            self._admit(job)
-        self._fetcher.set_capacity(self._capacity())
-        self.changes.step(self._is_held, self.models, self._apply)
+            self.last_used[job.delivery.model] = time.monotonic()
+            if self._admission.admit(job):
+                self.counters.jobs += 1
+                self.counters.queue_seconds += job.started.waited
+
+    def _capacity(self) -> dict[str, Capacity]:
+        """What there is capacity for; nothing while a fetched job had no memory to start next to those that run."""
+        if not self.leases.all():
+            self._fetcher.short_of_memory = False
+        if self._fetcher.short_of_memory:
+            return {}
+        capacity = self._admission.capacity(self.shared)
+        return {model: each for model, each in capacity.items() if model not in self.changes.retired}
 
     def _is_held(self, model: str) -> bool:
         """Whether a job of a model is here, or on its way."""
@@ -221,26 +229,6 @@ class Loop:
         self._device.replace(name, None if ready is None else ready.canary)
         self.models.put(name, None if ready is None else ready.model)
         self.engine.replace_model(name, self.settings.max_batch if ready is None else ready.slots)
-
-    def _capacity(self) -> dict[str, Capacity]:
-        if self._quarantine.occupied or self._awaits_memory():
-            return {}
-        names = [model for model in self.models if model not in self.changes.retired]
-        return {model: capacity_of(model, self.engine.batch, self.leases, self.shared) for model in names}
-
-    def _awaits_memory(self) -> bool:
-        """Whether a job could not be started next to those that still run."""
-=======
-            if self._admission.admit(job):
-                self.counters.jobs += 1
-                self.counters.queue_seconds += job.started.waited
-
-    def _capacity(self) -> dict[str, Capacity]:
-        """What there is capacity for; nothing while a fetched job had no memory to start next to those that run."""
->>>>>>> main
-        if not self.leases.all():
-            self._fetcher.short_of_memory = False
-        return {} if self._fetcher.short_of_memory else self._admission.capacity(self.shared)
 
     # The end
 

@@ -13,12 +13,8 @@ from denoised.client.errors import InvalidResponse, RequestRejected, ServerBusy,
 from denoised.client.fleet import FleetStatus
 from denoised.client.job import Job
 from denoised.client.model import Model
-<<<<<<< HEAD
 from denoised.client.model_order import ModelOrder
-from denoised.client.pictures import encode_pictures, form_of, read
-=======
 from denoised.client.pictures import encode_picture_fields, form_of, read
->>>>>>> main
 from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
 from denoised.client.usage import KeyUsage

@@ -11,7 +11,7 @@ from typing import cast
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog, parse_json, read_dataclass
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 from denoised.jobs.store.store_connection import StoreConnection
 
 MAX_ORDER_BYTES = 1000

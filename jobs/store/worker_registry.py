@@ -14,11 +14,8 @@ from denoised.jobs.format import UnreadableLog
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.kept_models import KeptModels
-<<<<<<< HEAD
 from denoised.jobs.store.model_list import ModelList
-=======
 from denoised.jobs.store.scripts.worker_scripts import ADD_COUNTERS, REPORT
->>>>>>> main
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.worker_report import MAX_REPORT_BYTES, WorkerReport
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from denoised.jobs.store.model_claims import ModelClaim
 from denoised.worker.delivery.leases import Delivery, Leases
@@ -18,6 +18,7 @@ class ModelHost:
     changed(): registers the worker with the queues that it has now.
     waits: whether jobs wait for a model.
     leases: on the jobs that the worker holds.
+    last_used: when a job of a model came last, by `time.monotonic`.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class ModelHost:
         changed: Callable[[], None],
         waits: Callable[[str], bool],
         leases: Leases,
+        last_used: Mapping[str, float],
     ) -> None:
         self._names = names
         self._queues = queues
@@ -37,6 +39,7 @@ class ModelHost:
         self._changed = changed
         self._waits = waits
         self._leases = leases
+        self._last_used = last_used
 
     def claim(self, model: str, digest: str) -> ModelClaim | None:
         """Claim the name of one more model; the claim of another worker that serves other files, if there is one."""
@@ -72,6 +75,10 @@ class ModelHost:
     def is_used(self, model: str) -> bool:
         """Whether a job holds a model."""
         return any(lease.delivery.model == model for lease in self._leases.all())
+
+    def used_at(self, model: str) -> float:
+        """When a job of a model came last, by `time.monotonic`; 0 if none ever did."""
+        return self._last_used.get(model, 0.0)
 
     def _update(self) -> None:
         self._listener.listen_to(queue.name for queue in self._queues.queues)

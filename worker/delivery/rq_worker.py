@@ -122,6 +122,7 @@ class BatchingWorker(BaseWorker):
                 self._register_queues,
                 self._waits,
                 self.loop.leases,
+                self.loop.last_used,
             )
             seconds = min(ROUND_SECONDS, settings.lease / ROUNDS)
             self._loader = ModelLoader(loading, self.loop.models, self.loop.changes, store, host, seconds)

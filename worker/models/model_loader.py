@@ -83,6 +83,9 @@ class Host(Protocol):
     def is_used(self, model: str) -> bool:
         """Whether a job holds a model."""
 
+    def used_at(self, model: str) -> float:
+        """When a job of a model came last, by `time.monotonic`; 0 if none ever did."""
+
 
 class ModelLoader(threading.Thread):
     """models: those that were loaded before the worker began to serve, and those in memory from then on."""
@@ -104,7 +107,7 @@ class ModelLoader(threading.Thread):
         self._host = host
         self._round_seconds = round_seconds
         self._stopped = threading.Event()
-        self._memory = ModelMemory(loading.budget, models, changes, host.is_used, host.waits)
+        self._memory = ModelMemory(loading.budget, models, changes, host.is_used, host.used_at, host.waits)
         self._entries = {
             name: Entry(FoundModel(name, Path()), card=model.card, state="serving", loaded_at=time.monotonic())
             for name, model in models.items()

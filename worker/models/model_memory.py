@@ -21,7 +21,7 @@ class ModelMemory:
 
     budget: bytes of weights; None: all models stay in memory.
     models: those in memory.
-    is_used(model): whether a job holds it; waits(model): whether jobs wait for it.
+    is_used(model): whether a job holds it; used_at(model): when one came last; waits(model): whether jobs wait for it.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class ModelMemory:
         models: Container[str],
         changes: ModelChanges,
         is_used: Callable[[str], bool],
+        used_at: Callable[[str], float],
         waits: Callable[[str], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -37,6 +38,7 @@ class ModelMemory:
         self._models = models
         self._changes = changes
         self._is_used = is_used
+        self._used_at = used_at
         self._waits = waits
         self._clock = clock
         self._is_short = False  # whether somebody asked for room in this round that was not there
@@ -44,8 +46,8 @@ class ModelMemory:
     def note_use(self, entries: Iterable[Entry]) -> None:
         """Note which models jobs hold now."""
         for entry in entries:
-            if self._budget is not None and entry.name in self._models and self._is_used(entry.name):
-                entry.used_at = self._clock()
+            used_at = self._clock() if self._is_used(entry.name) else self._used_at(entry.name)
+            entry.used_at = max(entry.used_at, used_at)
 
     def wanted(self, entries: Iterable[Entry]) -> Entry | None:
         """A model that is not in memory although jobs wait for it: the one that was used longest ago."""
@@ -82,7 +84,7 @@ class ModelMemory:
         self._is_short = False
 
     def _may_leave(self, entry: Entry) -> bool:
-        if entry.next is not None or entry.state not in ("serving", "unloading"):
+        if not entry.bytes or entry.next is not None or entry.state not in ("serving", "unloading"):
             return False
         stay = max(STAY_SECONDS, STAY_LOADS * entry.load_seconds)
         is_busy = self._is_used(entry.name) or self._waits(entry.name)
