@@ -165,10 +165,12 @@ class Harness:
         undecodable: bool = False,
         watched: Path | None = None,
         budget: int | None = None,
+        url: str | None = None,
         shape: tuple[int, int, int] = (1, 4, 4),
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation.
 
+        url: of the store, if not the one of all workers.
         clock_ahead: seconds by which its clock is wrong.
         more_mib: MiB of address space that it may still allocate (Linux); None = no limit.
         decoded_at_once: images in a batch of that decoder.
@@ -181,7 +183,7 @@ class Harness:
         digest: of the models, whose weight depends on its length; unknown if empty.
         """
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
-        options = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
+        options = {"url": url or self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
         options |= {"seconds": seconds, "kill_class": kill_class, "kill_below": kill_below}
         options |= {"oom_class": oom_class, "max_rows": max_rows}
         options |= {"min_pipelined_images": min_pipelined_images, "clock_ahead": clock_ahead, "more_mib": more_mib}

@@ -86,7 +86,7 @@ def submit(
     if card.name not in fleet.served:
         job = replace(job, warnings=(*job.warnings, unserved_warning(card)))
     with services.admission.accepting(Load.of(job)) as pending:
-        snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
+        snapshot, workers = services.queue.view(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers, limits)
         snapshot.memory.check_room(snapshot.reserved_bytes(pending), job.reserved_bytes)
         services.store.results.reserve(job.id, picture_bytes(request, card))

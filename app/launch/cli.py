@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from denoised.app.launch.arguments import data_folder, requires_key, worker_arguments
 from denoised.app.launch.options import (
     AllowedHosts,
     AllowedOrigins,
@@ -52,7 +53,7 @@ from denoised.command_line.service_options import (
     ResultsUrl,
     ResultTtl,
 )
-from denoised.jobs.errors import StoreUnavailable
+from denoised.jobs.errors import StoreError
 from denoised.jobs.log import log_to_stderr
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def serve(
     from denoised.app.launch.serve_settings import ServeSettings
 
     log_to_stderr(log_format)
-    folder = _data_folder("serve", data_dir)
-    arguments = _worker_arguments(None, loras, device, precision)
+    folder = data_folder("serve", data_dir)
+    arguments = worker_arguments(None, loras, device, precision)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     models = model or sorted(_split(os.environ.get("DENOISED_MODELS", "")))
     settings = ServeSettings(
@@ -96,7 +97,7 @@ def serve(
         redis_url,
         arguments,
         trust_network,
-        _requires_key(),
+        requires_key(),
         models,
         precision or "float32",
         devices,
@@ -214,8 +215,8 @@ def doctor(
     from denoised.app.launch.doctor_report import print_findings
     from denoised.app.launch.serve_settings import ServeSettings
 
-    folder = _data_folder("doctor", data_dir)
-    arguments = _worker_arguments(model, loras, device, precision)
+    folder = data_folder("doctor", data_dir)
+    arguments = worker_arguments(model, loras, device, precision)
     settings = ServeSettings(
         host,
         port,
@@ -223,7 +224,7 @@ def doctor(
         redis_url,
         arguments,
         trust_network,
-        _requires_key(),
+        requires_key(),
         devices=devices,
         results_url=results_url or None,
     )
@@ -262,36 +263,8 @@ def _serve_api(settings: ApiSettings, trust_network: bool) -> None:
             if settings.results.url is not None:
                 check_results(settings.results.url, settings.redis_url)
         run_api(settings)
-    except (LaunchError, StoreUnavailable) as error:
+    except (LaunchError, StoreError) as error:
         exit_with_error("api", error)
-
-
-def _requires_key() -> bool:
-    """Whether the environment holds keys for the API."""
-    return any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
-
-
-def _worker_arguments(
-    model: list[str] | None, loras: Path | None, device: str | None, precision: str | None
-) -> list[str]:
-    """Options passed to the worker."""
-    arguments = [] if device is None else ["--device", device]
-    arguments += [] if loras is None else ["--loras", str(loras)]
-    arguments += [] if precision is None else ["--precision", precision]
-    return arguments + [text for name in model or [] for text in ("--model", name)]
-
-
-def _data_folder(command: str, given: Path | None) -> Path:
-    """The folder given, or `denoised` in the user's data folder."""
-    if given is not None:
-        return given.absolute()
-    base = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if base.is_absolute():  # the XDG base directory specification ignores other values
-        return base / "denoised"
-    try:
-        return Path.home() / ".local" / "share" / "denoised"
-    except RuntimeError:  # no HOME, and the user id has no entry in the password database
-        exit_with_error(command, "this user has no home folder: choose a folder with --data-dir")
 
 
 def _split(text: str) -> set[str]:

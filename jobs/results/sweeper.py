@@ -22,6 +22,7 @@ class Sweeper(threading.Thread):
         self._results = results
         self._pause = pause
         self._stopped = threading.Event()
+        self._failing = False
 
     def stop(self) -> None:
         self._stopped.set()
@@ -35,7 +36,10 @@ class Sweeper(threading.Thread):
         try:
             while self._results.delete_due(JOBS) == JOBS and not self._stopped.is_set():
                 pass
+            self._failing = False
         except StoreError as error:
-            log.warning("results of expired jobs are deleted later", extra={"reason": str(error)})
+            if not self._failing:
+                log.warning("results of expired jobs are deleted later", extra={"reason": str(error)})
+            self._failing = True
         except Exception:
             log.exception("defect")

@@ -125,6 +125,30 @@ return 0
 """
 )
 
+# The lengths and the ends of the lists of a model. KEYS: queue, turns. Writes nothing.
+# Returns for each caller its name, and for each of its lists, of the highest priority first, the length, the first and
+# the last job id ("" if there are none).
+READ_ENDS = (
+    WAITING_LISTS
+    + """
+local found, present = {}, {}
+local function add(owner)
+  local parts = {owner}
+  for _, priority in ipairs(PRIORITIES) do
+    local list = list_of(KEYS[1], owner, priority)
+    parts[#parts + 1] = redis.call('LLEN', list)
+    parts[#parts + 1] = redis.call('LINDEX', list, 0) or ''
+    parts[#parts + 1] = redis.call('LINDEX', list, -1) or ''
+  end
+  found[#found + 1] = parts
+  present[owner] = true
+end
+for _, owner in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do add(owner) end
+if not present[''] then add('') end
+return found
+"""
+)
+
 # Lets the callers wait whose lists are not empty, in case the turns were lost.
 # KEYS: queue, turns, RQ's set of all queues. Returns how many there were.
 RESTORE_TURNS = (
