@@ -59,6 +59,20 @@ def start(
     return 0 if begun is None else begun.record.attempt
 
 
+def write_model(folder: Path, digest: str, seconds: float = 0.0, refused: str = "", weight: int = 1) -> Path:
+    """A folder that workers of fake models load, in `seconds`, or refuse. An older one is replaced."""
+    part = folder.with_name(f".{folder.name}.part")
+    part.mkdir(parents=True)
+    (part / "model.json").write_text(
+        json.dumps({"digest": digest, "seconds": seconds, "refused": refused, "weight": weight})
+    )
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        folder.rename(old)
+    part.rename(folder)
+    return folder
+
+
 @dataclass
 class WorkerProcess:
     """A worker's process, a child of the launcher (tests/fake_workers.py)."""
@@ -149,6 +163,8 @@ class Harness:
         fatal_class: int = -1,
         corrupting_class: int = -1,
         undecodable: bool = False,
+        watched: Path | None = None,
+        budget: int | None = None,
         url: str | None = None,
         shape: tuple[int, int, int] = (1, 4, 4),
     ) -> WorkerProcess:
@@ -161,6 +177,8 @@ class Harness:
         decode_seconds: of the models' decoder; None: they are models of pixels.
         fatal_class: its rows break the device; corrupting_class: they make all results of the device NaN.
         undecodable: whether the decoder has no memory.
+        watched: a folder of model folders as `write_model` makes them.
+        budget: the weight of models in memory; those of the start have none.
         shape: (C, H, W) of their images.
         digest: of the models, whose weight depends on its length; unknown if empty.
         """
@@ -174,6 +192,8 @@ class Harness:
         options["shape"] = shape
         options["results"] = asdict(self._results)
         options |= {"fatal_class": fatal_class, "corrupting_class": corrupting_class, "undecodable": undecodable}
+        options["budget"] = budget
+        options["watched"] = None if watched is None else str(watched)
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None
         self._launcher.stdin.write(json.dumps(options) + "\n")

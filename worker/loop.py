@@ -27,6 +27,9 @@ from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.speed import Speed
 from denoised.worker.engine.turn import Turn
 from denoised.worker.errors import DeviceError
+from denoised.worker.models.live_models import LiveModels
+from denoised.worker.models.model_changes import ModelChanges
+from denoised.worker.models.ready_model import ReadyModel
 from denoised.worker.quarantine import Quarantine
 from denoised.worker.settings import WorkerSettings
 
@@ -48,6 +51,7 @@ class Loop:
     canaries: of the models; without any, the device is not checked.
     load: (trajectories, pending evaluations), for other threads, which must not touch the batch.
     shared: the models that other live workers serve, too; another thread sets it.
+    last_used: when a job of a model came last, by `time.monotonic`.
     failure: why the device cannot be used any more, which ends `run`; None while it is sound.
     """
 
@@ -61,12 +65,13 @@ class Loop:
         speed: Speed,
         canaries: Sequence[Canary] = (),
     ) -> None:
-        self.models = models
+        self.models = LiveModels(models)
         self.settings = settings
         self._woken = threading.Event()
+        self.changes = ModelChanges(self._woken.set)
         self._device = DeviceHealth(canaries, self._woken.set)
         self.engine = Engine(
-            models,
+            self.models,
             settings.max_batch,
             slots=settings.slots,
             memory_bytes=settings.memory_bytes,
@@ -74,6 +79,7 @@ class Loop:
         )
         self.leases = Leases()
         self.speed = speed
+        self.last_used: dict[str, float] = {}
         self.counters = Counters()
         self.load = (0, 0)
         self.shared: frozenset[str] = frozenset()
@@ -82,10 +88,15 @@ class Loop:
         self._settlement = Settlement(store, self.leases, self._woken.set, device.record_success)
         self.publisher = Publisher(store, self._settlement.settle, speed.add_decoding, device=device, declines=declines)
         self._fetcher = JobFetcher(
-            store, models, take, name, self._woken.set, self.stopping, device=device, declines=declines
+            store, self.models, take, name, self._woken.set, self.stopping, device=device, declines=declines
         )
         self._admission = BatchAdmission(
-            models, self.engine, self.leases, self.publisher, self._settlement, Quarantine(store, self.leases, name)
+            self.models,
+            self.engine,
+            self.leases,
+            self.publisher,
+            self._settlement,
+            Quarantine(store, self.leases, name),
         )
         self._turn_ended: float | None = None  # None while the batch is empty
         self._deadline: float | None = None  # set by `stop`
@@ -115,6 +126,7 @@ class Loop:
             while not self.stopping.is_set():
                 self._admit_fetched()
                 self._fetcher.set_capacity(self._capacity())
+                self.changes.step(self._is_held, self.models, self._apply)
                 if not self._turn():
                     self.load = (self._admission.undecoded(*self.models), 0)
                     self._woken.wait(IDLE_SECONDS)
@@ -125,6 +137,7 @@ class Loop:
             self._give_back_all(error)
         finally:
             self._device.close()
+            self.changes.close()
             left = FLUSH_SECONDS if self._deadline is None else self._deadline - time.monotonic()
             written = self.publisher.close(min(FLUSH_SECONDS, max(0.0, left)))
         return written
@@ -194,6 +207,7 @@ class Loop:
 
     def _admit_fetched(self) -> None:
         for job in self._fetcher.take_fetched():
+            self.last_used[job.delivery.model] = time.monotonic()
             if self._admission.admit(job):
                 self.counters.jobs += 1
                 self.counters.queue_seconds += job.started.waited
@@ -202,7 +216,19 @@ class Loop:
         """What there is capacity for; nothing while a fetched job had no memory to start next to those that run."""
         if not self.leases.all():
             self._fetcher.short_of_memory = False
-        return {} if self._fetcher.short_of_memory else self._admission.capacity(self.shared)
+        if self._fetcher.short_of_memory:
+            return {}
+        capacity = self._admission.capacity(self.shared)
+        return {model: each for model, each in capacity.items() if model not in self.changes.retired}
+
+    def _is_held(self, model: str) -> bool:
+        """Whether a job of a model is here, or on its way."""
+        return self._fetcher.holds(model) or any(lease.delivery.model == model for lease in self.leases.all())
+
+    def _apply(self, name: str, ready: ReadyModel | None) -> None:
+        self._device.replace(name, None if ready is None else ready.canary)
+        self.models.put(name, None if ready is None else ready.model)
+        self.engine.replace_model(name, self.settings.max_batch if ready is None else ready.slots)
 
     # The end
 

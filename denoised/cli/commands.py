@@ -12,6 +12,7 @@ from denoised.cli.offered_values import ListingCommand, list_missing, list_unkno
 from denoised.cli.options import DEFAULT_URL, Key, Url
 from denoised.cli.request_options import with_request_options
 from denoised.command_line.options import AsJson, env
+from denoised.command_line.service_options import ModelsFolder
 from denoised.jobs.request import FIELDS
 
 cli = typer.Typer()
@@ -150,23 +151,35 @@ def cancel(
 
 @cli.command(rich_help_panel=PANEL)
 def models(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="[NAME]", help="show only this model, with its labels or prompts", show_default=False),
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME] | add|remove|reload NAME...",
+            help="show only this model, with its labels or prompts; or order something about models, as an operator",
+            show_default=False,
+        ),
     ] = None,
+    models_folder: ModelsFolder = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """List the models served now; the first is the default. With NAME: show one model's labels, or how its prompts
-    are written, and its samplers.
+    are written, and its samplers. Operators: `models remove NAME` serves a model no more, `models add NAME` serves it
+    again, `models reload NAME` reads its files again; `models add ./FOLDER` links a folder into --models-folder.
 
     When piped: one line per model, with tab-separated columns. With --json: {"models": […]}.
     """
     with open_client("models", url, key) as client:
         from denoised.cli.listing import print_models
+        from denoised.cli.model_orders import order_models, order_of
 
-        print_models(client, as_json, name)
+        order = order_of(words or [])
+        if order is not None:
+            raise typer.Exit(order_models(client, *order, models_folder, as_json))
+        if words is not None and len(words) > 1:
+            raise typer.BadParameter(f"{words[0]!r} is not add, remove or reload", param_hint="NAME")
+        print_models(client, as_json, words[0] if words else None)
 
 
 @cli.command(rich_help_panel=PANEL)

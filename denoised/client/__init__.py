@@ -18,6 +18,7 @@ from denoised.client.events import Event, Frame, ImageFinished, JobFinished, Job
 from denoised.client.fleet import FleetStatus, QueueStatus, WorkerStatus
 from denoised.client.job import Job, JobArray, JobError, JobImage, JobTiming, JobWarning
 from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
+from denoised.client.model_order import ModelOrder, ModelState
 from denoised.client.synchronous import Client
 from denoised.client.usage import KeyUsage, Quota
 from denoised.client.verification import VerificationResult
@@ -56,7 +57,9 @@ __all__ = [
     "LoraFields",
     "Model",
     "ModelDefaults",
+    "ModelOrder",
     "ModelPromptGuide",
+    "ModelState",
     "QueueStatus",
     "Quota",
     "RequestFields",

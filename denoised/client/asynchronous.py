@@ -20,6 +20,7 @@ from denoised.client.fleet import FleetStatus
 from denoised.client.images import decode_image
 from denoised.client.job import Job, JobArray, JobImage, Status, require_success
 from denoised.client.model import Model
+from denoised.client.model_order import ModelOrder
 from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields, lists_fields_of
 from denoised.client.usage import KeyUsage
@@ -171,6 +172,18 @@ class AsyncClient:
     async def models(self) -> list[Model]:
         """As `Client.models`."""
         return await self._run(self._exchange.models())
+
+    async def add_model(self, name: str) -> ModelOrder:
+        """As `Client.add_model`."""
+        return await self._run(self._exchange.order_model("PUT", name))
+
+    async def remove_model(self, name: str) -> ModelOrder:
+        """As `Client.remove_model`."""
+        return await self._run(self._exchange.order_model("DELETE", name))
+
+    async def reload_model(self, name: str) -> ModelOrder:
+        """As `Client.reload_model`."""
+        return await self._run(self._exchange.order_model("POST", name, "/reload"))
 
     async def workers(self) -> FleetStatus:
         """As `Client.workers`."""

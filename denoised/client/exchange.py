@@ -6,12 +6,14 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from denoised.client.api_call import ApiCall, Flow
 from denoised.client.errors import InvalidResponse, RequestRejected, ServerBusy, ServiceError
 from denoised.client.fleet import FleetStatus
 from denoised.client.job import Job
 from denoised.client.model import Model
+from denoised.client.model_order import ModelOrder
 from denoised.client.pictures import encode_picture_fields, form_of, read
 from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
@@ -71,6 +73,11 @@ class Exchange:
         if not isinstance(answer, list):
             raise InvalidResponse("the server's answer is not a list of models: is it denoised?")
         return [Model.from_json(model) for model in answer]
+
+    def order_model(self, method: str, name: str, action: str = "") -> Flow[ModelOrder]:
+        """`PUT /models/{name}`, `DELETE /models/{name}`, or `POST /models/{name}/reload`. action: what follows."""
+        path = f"/models/{quote(name, safe='')}{action}"
+        return ModelOrder.from_json((yield from self._json(ApiCall(method, path))))
 
     def workers(self) -> Flow[FleetStatus]:
         """`GET /workers`."""

@@ -21,6 +21,7 @@ from denoised.client.fleet import FleetStatus
 from denoised.client.images import decode_image
 from denoised.client.job import Job, JobArray, JobImage, Status, require_success
 from denoised.client.model import Model
+from denoised.client.model_order import ModelOrder
 from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields, lists_fields_of
 from denoised.client.usage import KeyUsage
@@ -199,6 +200,23 @@ class Client:
     def models(self) -> list[Model]:
         """The models served by live workers; the first is the default (`GET /models`)."""
         return self._run(self._exchange.models())
+
+    def add_model(self, name: str) -> ModelOrder:
+        """Serve a model that was removed, or try again to load one that was refused (`PUT /models/{name}`).
+
+        Raises:
+            RequestRejected: 403 without an operator's key, 404 if no worker ever had the model.
+        """
+        return self._run(self._exchange.order_model("PUT", name))
+
+    def remove_model(self, name: str) -> ModelOrder:
+        """Serve a model no more (`DELETE /models/{name}`): running jobs finish, waiting ones fail. Errors: as
+        `add_model`."""
+        return self._run(self._exchange.order_model("DELETE", name))
+
+    def reload_model(self, name: str) -> ModelOrder:
+        """Read a model's folder again (`POST /models/{name}/reload`). Errors: as `add_model`."""
+        return self._run(self._exchange.order_model("POST", name, "/reload"))
 
     def workers(self) -> FleetStatus:
         """The queues and the live workers (`GET /workers`)."""

@@ -22,6 +22,10 @@ Models = Annotated[
         "models; repeatable [env var: DENOISED_MODELS]",
     ),
 ]
+ModelsFolder = Annotated[
+    Path | None,
+    env("MODELS_FOLDER", "folder of model folders, which are served, replaced and removed as they change"),
+]
 Loras = Annotated[Path | None, env("LORAS", "folder of low-rank adapters (LoRA) for the models that take a prompt")]
 Controlnets = Annotated[Path | None, env("CONTROLNETS", "folder of ControlNets for the models that take a prompt")]
 MaxBatch = Annotated[

@@ -78,6 +78,7 @@ def kept_models(report: WorkerReport) -> dict[str, KeptModel]:
             paces=_only(report.paces, name),
             decode_seconds=_only(report.decode_seconds, name),
             counters={},
+            states=[],
         )
         found[name] = KeptModel(place, own)
     return found

@@ -26,8 +26,10 @@
     denoised:credits:{model}       hash     the evaluations that each of them may still draw in its turn
     denoised:workers               set      names of workers
     denoised:models                set      names of all models ever served
+    denoised:orders                hash     by model, what operators ordered: `removed`, `generation` (`model_list`)
     denoised:cards                 hash     by model, its card and speed as last reported (`jobs.store.kept_models`)
     denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
+    denoised:next:{model}          zset     "{digest} {worker} {phase}" of the workers that wait to serve other weights
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
     denoised:choice:{owner}  string   the model that a caller has chosen as its default, 30 d after the last use
     denoised:wake:{reader}         stream   one entry: this reader of events must read its list again; 1 h
@@ -56,6 +58,7 @@ RESULTS_DUE = "denoised:results:due"
 WEBHOOKS = "denoised:webhooks:"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
+MODEL_ORDERS = "denoised:orders"
 KEPT_MODELS = "denoised:cards"
 ENGINE_TOTALS = "denoised:totals:engine"
 JOB_TOTALS = "denoised:totals:jobs"
@@ -151,6 +154,10 @@ def wake(reader: str) -> str:
 
 def claims(model: str) -> str:
     return f"denoised:claims:{model}"
+
+
+def next_claims(model: str) -> str:
+    return f"denoised:next:{model}"
 
 
 def model_channel(model: str) -> str:

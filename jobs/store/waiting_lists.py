@@ -111,6 +111,20 @@ return found
 """
 )
 
+# Whether anything waits for a model. KEYS: queue, turns. Writes nothing.
+HAS_WAITING = (
+    WAITING_LISTS
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
+for _, owner in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  for _, priority in ipairs(PRIORITIES) do
+    if redis.call('EXISTS', list_of(KEYS[1], owner, priority)) == 1 then return 1 end
+  end
+end
+return 0
+"""
+)
+
 # The lengths and the ends of the lists of a model. KEYS: queue, turns. Writes nothing.
 # Returns for each caller its name, and for each of its lists, of the highest priority first, the length, the first and
 # the last job id ("" if there are none).

@@ -117,7 +117,7 @@ def test_after_a_step_of_redis_clock_other_workers_have_half_a_lease_to_renew(cl
     queue, lease = expired_lease(client), 2.0
     client.zadd(queue.started, {"innocent:execution": time.time() + 3600})
     step = 0.0
-    housekeeper = Housekeeper(Store(client), [queue], lease, lambda: time.time() + step, lambda: None)
+    housekeeper = Housekeeper(Store(client), lambda: [queue], lease, lambda: time.time() + step, lambda: None)
     housekeeper.start()
     try:
         time.sleep(lease / 4)
