@@ -1,6 +1,6 @@
 # Two images from one file:
-#   docker build --target api    -t denoised-api .       the HTTP front end, with the extra [server]
-#   docker build --target worker -t denoised-worker .    a worker, with the extra [worker]
+#   docker build --target api    -t denoised-api .       the HTTP front end, with the extras [server,s3]
+#   docker build --target worker -t denoised-worker .    a worker, with the extras [worker,s3]
 # requirements.lock pins every version.
 
 FROM python:3.12-slim AS python
@@ -22,7 +22,7 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 # install the dependencies again.
 FROM python AS requirements
 COPY pyproject.toml ./
-RUN python -c "import pathlib, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; [pathlib.Path(f'{extra}.txt').write_text('\n'.join(p['dependencies'] + p['optional-dependencies'][extra])) for extra in ('server', 'worker')]"
+RUN python -c "import pathlib, tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; [pathlib.Path(f'{extra}.txt').write_text('\n'.join(p['dependencies'] + p['optional-dependencies'][extra] + p['optional-dependencies']['s3'])) for extra in ('server', 'worker')]"
 
 
 FROM python AS base
@@ -41,7 +41,7 @@ ARG TORCH=torch
 COPY --from=requirements /srv/denoised/worker.txt ./
 RUN pip install --constraint requirements.lock --requirement worker.txt "${TORCH}"
 # --no-index: fails if the extra needs a package that is not installed yet.
-RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-index "$(echo /wheels/*.whl)[worker]"
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-index "$(echo /wheels/*.whl)[worker,s3]"
 USER denoised
 # The worker is the container's only process, so the container's state already says whether it runs. Whether it serves
 # is known to the API, which reads the worker's lease: GET /readyz.
@@ -52,7 +52,7 @@ CMD ["denoised", "worker"]
 FROM base AS api
 COPY --from=requirements /srv/denoised/server.txt ./
 RUN pip install --constraint requirements.lock --requirement server.txt
-RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-index "$(echo /wheels/*.whl)[server]"
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels pip install --no-index "$(echo /wheels/*.whl)[server,s3]"
 USER denoised
 # Set DENOISED_API_KEYS, or DENOISED_TRUST_NETWORK if the port is published only on this machine.
 ENV DENOISED_HOST=0.0.0.0 DENOISED_PORT=8000

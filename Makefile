@@ -27,7 +27,7 @@ PROCESSES ?= 3
 PYTEST := PYTHONDONTWRITEBYTECODE= GOMP_SPINCOUNT=10000 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality emoji bench lock
+.PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality emoji bench scale lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ emoji: install ## export a run as the bundled emoji model, choose its defaults a
 
 bench: install $(PEERS)/.installed ## benchmark denoised and its peers and write docs/performance.md (short: ARGS=--quick)
 	@GOMP_SPINCOUNT=10000 $(BIN)/python -m bench $(ARGS)
+
+scale: install ## measure many workers, jobs and listeners on one Valkey and write docs/scale.md (short: ARGS=--quick)
+	@GOMP_SPINCOUNT=10000 $(BIN)/python -m bench.scale $(ARGS)
 
 lock: install ## update the requirements.lock files after a change of pyproject.toml (newest versions: ARGS=--upgrade)
 	@$(BIN)/python ops/lock.py $(ARGS)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from denoised.app.compat.a1111 import list_routes as a1111_list_routes
 from denoised.app.compat.a1111 import routes as a1111_routes
@@ -28,6 +29,7 @@ from denoised.app.routes import (
     generate,
     jobs,
     metrics,
+    model_orders,
     models,
     operations,
     pages,
@@ -35,6 +37,7 @@ from denoised.app.routes import (
     tasks,
     usage,
     verify,
+    webhooks,
     workers,
 )
 from denoised.app.services import Services
@@ -48,12 +51,14 @@ ROUTES = (
     tasks,
     verify,
     jobs,
+    webhooks,
     pictures,
     arrays,
     animation,
     pages,
     events,
     models,
+    model_orders,
     operations,
     usage,
     workers,
@@ -72,9 +77,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services.relay.start()
+        services.start_sweeper()
+        services.webhooks.start()
         watching = services.watch_keys()
         yield
         watching.cancel()
+        services.stop_sweeper()
+        await run_in_threadpool(services.webhooks.stop)
         await services.relay.stop()
 
     app = DocumentedAPI(
@@ -90,6 +99,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.services = services
     app.state.error_formats = formats
     error_responses.install(app, formats)
+    app.webhooks.include_router(webhooks.sent)
     for module in ROUTES:
         app.include_router(module.router)
     # The last one is the outermost.

@@ -21,12 +21,16 @@ from denoised.app.job_access.rendering_slots import RenderingSlots
 from denoised.app.settings import ApiSettings
 from denoised.app.streaming.relay import Relay
 from denoised.app.streaming.stream_reader import BLOCK_MS
+from denoised.app.webhooks.sender import WebhookSender
 from denoised.jobs.redis.connection import connect
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.sweeper import Sweeper
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.store import Store
 from denoised.jobs.store.store_connection import StoreConnection
 
 COMMAND_SECONDS = 0.9  # timeout of one command to Redis, so that a request fails within two seconds
+RESULT_SECONDS = 0.9  # timeout of a connection to the place for results
 
 
 @dataclass
@@ -49,6 +53,8 @@ class Services:
     frames: EventLog
     renderings: RenderingSlots
     metrics: HttpMetrics
+    webhooks: WebhookSender
+    sweeper: Sweeper | None = None
     picture_slots: PictureSlots = field(default_factory=PictureSlots)
     draining: bool = field(default=False)
 
@@ -57,8 +63,10 @@ class Services:
         """Create all services without connecting to Redis."""
         client = connect(settings.redis_url, timeout=COMMAND_SECONDS)
         reader = connect(settings.redis_url, timeout=BLOCK_MS / 1000 + 2)
-        store = Store(client, settings.result_ttl)
+        result_store = ResultStore(settings.results.url, RESULT_SECONDS) if settings.results.url is not None else None
+        store = Store(client, settings.result_ttl, settings.results, result_store)
         admission = Admission(settings)
+        webhooks = WebhookSender(store, settings.webhooks)
         return cls(
             settings=settings,
             keys=LiveKeys(settings.api_keys, settings.api_keys_file),
@@ -67,16 +75,27 @@ class Services:
             queue=JobQueue(client, store, settings.max_attempts),
             admission=admission,
             streams=StreamQuota(settings, admission.refused),
-            relay=Relay(store, reader),
+            relay=Relay(store, reader, webhooks.wake),
             frames=EventLog(StoreConnection(reader)),
             renderings=RenderingSlots(),
             metrics=HttpMetrics(),
+            sweeper=Sweeper(store.results) if result_store is not None else None,
+            webhooks=webhooks,
         )
 
     def drain(self) -> None:
         """Report not ready and end all streams. Call it in the event loop."""
         self.draining = True
         self.relay.close_listeners()
+
+    def start_sweeper(self) -> None:
+        """Begin to delete results outside Redis that have expired."""
+        if self.sweeper is not None:
+            self.sweeper.start()
+
+    def stop_sweeper(self) -> None:
+        if self.sweeper is not None:
+            self.sweeper.stop()
 
     def watch_keys(self) -> asyncio.Task[None]:
         """Follow the key file; streams that were opened with a key that is revoked end."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from denoised.app.http.api_keys import KeyRing
+from denoised.app.webhooks.webhook_settings import WebhookSettings
+from denoised.jobs.results.settings import ResultSettings
 
 # Bytes.
 MAX_BODY = 8 * 1024 * 1024  # of a picture, or of a request with pictures
@@ -29,6 +31,8 @@ class ApiSettings:
         max_input_bytes_per_key: the most bytes of pictures that jobs of one API key start from and that are stored.
         max_attempts: of a job.
         result_ttl: seconds for which the results of an ended job are kept.
+        results: where they are kept.
+        webhooks: who may receive them.
         queue_without_worker: whether jobs are accepted for a model that was served before and has no live worker now.
     """
 
@@ -48,6 +52,8 @@ class ApiSettings:
     max_input_bytes_per_key: int = 256 * 1024 * 1024
     max_attempts: int = 3
     result_ttl: int = 86_400
+    results: ResultSettings = field(default_factory=ResultSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     queue_without_worker: bool = False
 
     @property

@@ -47,5 +47,9 @@ class RecordError(StoreError):
     """A record is damaged, or requires a feature that this version does not know."""
 
 
+class ArrayError(StoreError):
+    """A file that cannot be used as an array; the message says why, in one line."""
+
+
 class PictureError(StoreError):
     """A file is no picture, too large, animated or damaged; the message says which."""

@@ -43,7 +43,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
-class PlainLines(logging.Formatter):
+class PlainFormatter(logging.Formatter):
     """For people: local time, level, event, and the members of `extra` as name=value, in one line.
 
     Control characters and everything beyond ASCII are escaped as in JSON. An exception is its last line alone.
@@ -76,7 +76,7 @@ def log_to_stderr(format: LogFormat = "auto") -> None:
     on_terminal = sys.stderr.isatty()
     quiet = on_terminal and format == "auto"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainLines(_prefix(on_terminal)) if quiet or format == "text" else JsonLines())
+    handler.setFormatter(PlainFormatter(_prefix(on_terminal)) if quiet or format == "text" else JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("denoised").setLevel(logging.WARNING if quiet else logging.INFO)
     logging.captureWarnings(True)

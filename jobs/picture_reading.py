@@ -38,6 +38,11 @@ class PictureShape:
     channels: int
 
     @property
+    def key(self) -> str:
+        """Its name in keys of the store."""
+        return f"{self.width}x{self.height}x{self.channels}"
+
+    @property
     def mode(self) -> str:
         """Pillow's mode of such a picture."""
         return "L" if self.channels == 1 else "RGB"

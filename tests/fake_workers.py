@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,13 +27,19 @@ from torch import Tensor
 from denoised.jobs.log import log_to_stderr
 from denoised.jobs.numerics import with_format
 from denoised.jobs.redis.connection import connect
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.settings import ResultSettings
 from denoised.jobs.store.store import Store
 from denoised.model.diffusion.predictions import Estimate
+from denoised.model.errors import CheckpointError
 from denoised.model.serving.card import CardLatent
 from denoised.model.serving.conditioning import Conditioning, ConditioningRequest
 from denoised.model.serving.protocol import Pictures
 from denoised.worker.delivery.rq_worker import BatchingWorker
 from denoised.worker.engine.canary import Canary
+from denoised.worker.models.model_folders import ModelFolders
+from denoised.worker.models.model_loader import Loading
+from denoised.worker.models.ready_model import ReadyModel
 from denoised.worker.settings import WorkerSettings
 from tests.fake_model import FakeModel
 
@@ -61,8 +68,10 @@ class FaultyModel(FakeModel):
         fatal_class: int,
         corrupting_class: int,
         undecodable: bool,
+        shape: Sequence[int],
     ) -> None:
-        super().__init__(name, nan_class=3)
+        channels, height, width = shape
+        super().__init__(name, nan_class=3, shape=(channels, height, width))
         self._seconds_served = seconds
         self._unstartable_class = unstartable_class
         self._weight = 1 + len(digest) / 8
@@ -158,6 +167,9 @@ def work(
     result_ttl: int,
     clock_ahead: float,
     more_mib: int | None,
+    watched: str | None,
+    budget: int | None,
+    results: dict[str, Any],
     **traits: Any,
 ) -> None:
     log_to_stderr()
@@ -171,7 +183,33 @@ def work(
     for model in models.values():
         model.begin_serving(folder)
     client = connect(url, timeout=5.0)
-    BatchingWorker(models, client, Store(client, result_ttl), WorkerSettings(**settings), canaries=canaries).work()
+    places = ResultSettings(**results)
+    result_store = ResultStore(places.url, 1.0) if places.url is not None else None
+    store, loading = Store(client, result_ttl, places, result_store), None
+    if watched is not None:
+        load = partial(load_model, served_from=folder, slots=settings["max_batch"], traits=traits)
+        loading = Loading(ModelFolders(dict.fromkeys(names, folder), Path(watched)), load, weigh, budget)
+    worker = BatchingWorker(models, client, store, WorkerSettings(**settings), canaries=canaries, loading=loading)
+    worker.work()
+
+
+def weigh(folder: Path) -> int:
+    told = folder / "model.json"
+    return int(json.loads(told.read_text())["weight"]) if told.exists() else 0
+
+
+def load_model(name: str, folder: Path, served_from: Path, slots: int, traits: dict[str, Any]) -> ReadyModel:
+    """A model of a folder that `tests.harness.write_model` has made; those of the start are as they were."""
+    if not (folder / "model.json").exists():
+        return ReadyModel(FaultyModel(name, served_from, **traits), slots)
+    told = json.loads((folder / "model.json").read_text())
+    time.sleep(told["seconds"])
+    if told["refused"]:
+        raise CheckpointError(f"{folder}: {told['refused']}")
+    model = FaultyModel(name, served_from, **{**traits, "digest": told["digest"]})
+    canary = Canary.record(model)
+    model.begin_serving(served_from)
+    return ReadyModel(model, slots, canary)
 
 
 def reap(folder: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from rq.serializers import JSONSerializer
 from denoised.app.admission.job_queue import JobQueue
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.connection import connect
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.settings import ResultSettings
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.redis_keys import input_picture
-from denoised.jobs.store.store import Store
+from denoised.jobs.store.store import IN_REDIS, Store
 from tests.fork_server import Popen
 
 TIMEOUT = 120.0  # seconds; only a hang reaches it
@@ -53,8 +55,22 @@ def start(
     store: Store, job_id: str, worker: str = "worker", numerics: str = "fake", execution: str | None = None
 ) -> int:
     """Begin an attempt as a worker does; its number, 0 when the job is over."""
-    begun = store.start_attempt(job_id, worker, numerics, execution)
+    begun = store.attempts.start(job_id, worker, numerics, execution)
     return 0 if begun is None else begun.record.attempt
+
+
+def write_model(folder: Path, digest: str, seconds: float = 0.0, refused: str = "", weight: int = 1) -> Path:
+    """A folder that workers of fake models load, in `seconds`, or refuse. An older one is replaced."""
+    part = folder.with_name(f".{folder.name}.part")
+    part.mkdir(parents=True)
+    (part / "model.json").write_text(
+        json.dumps({"digest": digest, "seconds": seconds, "refused": refused, "weight": weight})
+    )
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        folder.rename(old)
+    part.rename(folder)
+    return folder
 
 
 @dataclass
@@ -104,9 +120,12 @@ class Harness:
         folder: Path,
         workers_url: str | None = None,
         result_ttl: int = 86_400,
+        results: ResultSettings = IN_REDIS,
     ) -> None:
         self.client = connect(url, timeout=30.0)
-        self.store = Store(self.client, result_ttl)
+        result_store = ResultStore(results.url, 5.0) if results.url is not None else None
+        self.store = Store(self.client, result_ttl, results, result_store)
+        self._results = results
         self.queue = JobQueue(self.client, self.store, max_attempts=3)
         self.workers: list[WorkerProcess] = []
         self._url = workers_url or url
@@ -144,25 +163,37 @@ class Harness:
         fatal_class: int = -1,
         corrupting_class: int = -1,
         undecodable: bool = False,
+        watched: Path | None = None,
+        budget: int | None = None,
+        url: str | None = None,
+        shape: tuple[int, int, int] = (1, 4, 4),
     ) -> WorkerProcess:
         """Start a worker of fake models that take `seconds` for an evaluation.
 
+        url: of the store, if not the one of all workers.
         clock_ahead: seconds by which its clock is wrong.
         more_mib: MiB of address space that it may still allocate (Linux); None = no limit.
         decoded_at_once: images in a batch of that decoder.
         decode_seconds: of the models' decoder; None: they are models of pixels.
         fatal_class: its rows break the device; corrupting_class: they make all results of the device NaN.
         undecodable: whether the decoder has no memory.
+        watched: a folder of model folders as `write_model` makes them.
+        budget: the weight of models in memory; those of the start have none.
+        shape: (C, H, W) of their images.
         digest: of the models, whose weight depends on its length; unknown if empty.
         """
         settings = {"lease": lease, "job_timeout": job_timeout, "max_batch": max_batch}
-        options = {"url": self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
+        options = {"url": url or self._url, "names": models, "settings": settings, "result_ttl": self._result_ttl}
         options |= {"seconds": seconds, "kill_class": kill_class, "kill_below": kill_below}
         options |= {"oom_class": oom_class, "max_rows": max_rows}
         options |= {"min_pipelined_images": min_pipelined_images, "clock_ahead": clock_ahead, "more_mib": more_mib}
         options |= {"digest": digest, "unstartable_class": unstartable_class, "decode_seconds": decode_seconds}
         options["decoded_at_once"] = decoded_at_once
+        options["shape"] = shape
+        options["results"] = asdict(self._results)
         options |= {"fatal_class": fatal_class, "corrupting_class": corrupting_class, "undecodable": undecodable}
+        options["budget"] = budget
+        options["watched"] = None if watched is None else str(watched)
         assert self._launcher.stdin is not None
         assert self._launcher.stdout is not None
         self._launcher.stdin.write(json.dumps(options) + "\n")

@@ -24,6 +24,7 @@ ALLOWED = {
         "jobs.task_request",
         "jobs.lora",
         "jobs.control",
+        "jobs.request_pictures",
     },
     "app": {"jobs", "model.serving.card", COMMAND_LINE},
     "jobs": set[str](),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,21 +13,27 @@ from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import SingleCommand, env
 from denoised.command_line.service_options import (
     DEFAULT_REDIS,
+    GIB,
     MAX_SECONDS,
     Controlnets,
     Loras,
     MaxBatch,
+    MaxFrameBytes,
+    MaxPictureBytes,
+    MaxResumeBytes,
     Models,
+    ModelsFolder,
+    ResultsUrl,
     ResultTtl,
 )
 from denoised.jobs.log import LogFormat, log_to_stderr
+from denoised.jobs.results.settings import ResultSettings
 from denoised.worker.engine.speed import Speed
 from denoised.worker.error_kinds import is_out_of_memory
 
-if TYPE_CHECKING:
-    from denoised.model.serving.protocol import ServedModel
-
 log = logging.getLogger("denoised.worker")
+
+RESULT_SECONDS = 5.0  # timeout of a connection to the place for results
 
 MaxImages = Annotated[int, env("MAX_IMAGES", "most images per request", min=1, max=1024)]
 Device = Annotated[str, env("DEVICE", "cpu, cuda, cuda:1, mps")]
@@ -40,6 +46,15 @@ PrecisionOption = Annotated[
     ),
 ]
 Threads = Annotated[int, env("THREADS", "CPU threads of the network; 0 = one per core", min=0, max=1024)]
+ModelMemory = Annotated[
+    float | None,
+    env(
+        "MODEL_MEMORY",
+        "GiB for the weights of models; those used longest ago leave, until jobs wait for them [default: no limit]",
+        min=0.001,
+        max=100_000,
+    ),
+]
 Lease = Annotated[
     float,
     env("LEASE", "seconds after which the jobs of a worker that no longer reports go to another", min=1, max=3600),
@@ -50,12 +65,15 @@ LogFormatOption = Annotated[
     LogFormat, env("LOG_FORMAT", "json or text; auto: text with warnings only on a terminal, json elsewhere")
 ]
 
+
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @cli.command(cls=SingleCommand)
 def worker(
     model: Models = None,
+    models_folder: ModelsFolder = None,
+    model_memory: ModelMemory = None,
     loras: Loras = None,
     controlnets: Controlnets = None,
     max_batch: MaxBatch = None,
@@ -67,14 +85,22 @@ def worker(
     job_timeout: JobTimeout = 600.0,
     result_ttl: ResultTtl = 86_400,
     redis_url: RedisUrl = DEFAULT_REDIS,
+    results_url: ResultsUrl = None,
+    max_frame_bytes: MaxFrameBytes = 20 * GIB,
+    max_picture_bytes: MaxPictureBytes = 100 * GIB,
+    max_resume_bytes: MaxResumeBytes = 10 * GIB,
     log_format: LogFormatOption = "auto",
 ) -> None:
     """Serve models from the queue until SIGTERM; then finish the running jobs or return them to the queue."""
     log_to_stderr(log_format)
     names = model or [item.strip() for item in os.environ.get("DENOISED_MODELS", "").split(",") if item.strip()]
     try:
-        models = _load(names, loras, controlnets, device, max_images, precision, threads)
-        _serve(models, device, redis_url, max_batch, lease, job_timeout, result_ttl)
+        folders = _find_folders(names, precision, threads)
+        budget = None if model_memory is None else int(model_memory * GIB)
+        weights = {"loras": loras, "controls": controlnets}
+        loads = {"device": device, "max_images": max_images, "precision": precision, **weights, "budget": budget}
+        results = ResultSettings(results_url or None, max_frame_bytes, max_picture_bytes, max_resume_bytes)
+        _serve(folders, loads, models_folder, redis_url, max_batch, lease, job_timeout, result_ttl, results)
     except _expected_errors() as error:
         exit_with_error("worker", error)
     except Exception as error:
@@ -83,55 +109,56 @@ def worker(
         exit_with_error("worker", "there is not enough memory for this worker: serve fewer models, or raise its limit")
 
 
-def _load(
-    names: list[str],
-    loras: Path | None,
-    controls: Path | None,
-    device: str,
-    max_images: int,
-    precision: Precision,
-    threads: int,
-) -> dict[str, ServedModel]:
+def _find_folders(names: list[str], precision: Precision, threads: int) -> list[Path]:
+    """The folders of the models that are named; those on a hub are downloaded."""
     import torch
 
     from denoised.model.hub.model_sources import resolve_models
     from denoised.model.hub.terminal import logging_puller
-    from denoised.worker.model_loading import load_models
 
     if threads:
         torch.set_num_threads(threads)
-    folders = resolve_models(names, logging_puller(log), precision)
-    return load_models(
-        folders, device=device, max_images=max_images, precision=precision, loras=loras, controls=controls
-    )
+    return resolve_models(names, logging_puller(log), precision)
 
 
 def _serve(
-    models: dict[str, ServedModel],
-    device: str,
+    folders: list[Path],
+    loads: dict[str, Any],
+    models_folder: Path | None,
     redis_url: str,
     max_batch: int | None,
     lease: float,
     job_timeout: float,
     result_ttl: int,
+    results: ResultSettings,
 ) -> None:
     from denoised.jobs.redis.connection import connect
     from denoised.jobs.redis.fitness import check_fitness
+    from denoised.jobs.results.result_store import ResultStore
     from denoised.jobs.store.store import Store
     from denoised.worker.delivery.rq_worker import BatchingWorker
     from denoised.worker.engine.batch_size import measure_all
     from denoised.worker.engine.canary import Canary
     from denoised.worker.engine.memory_budget import evaluation_budget
+    from denoised.worker.model_loading import bundled, load_models, named_folders
+    from denoised.worker.models.loading import LoadOptions, loading_of
+    from denoised.worker.models.model_folders import ModelFolders
     from denoised.worker.settings import WorkerSettings
 
+    models = load_models(folders, **loads)
     client = connect(redis_url, timeout=5.0)
     check_fitness(client)
-    store = Store(client, result_ttl)
-    speed, memory_bytes = Speed(), evaluation_budget(device)
+    result_store = ResultStore(results.url, RESULT_SECONDS) if results.url is not None else None
+    store = Store(client, result_ttl, results, result_store)
+    if result_store is not None:
+        store.results.join()
+    speed, memory_bytes = Speed(), evaluation_budget(loads["device"])
     slots = measure_all(models, speed, memory_bytes) if max_batch is None else dict.fromkeys(models, max_batch)
     settings = WorkerSettings(max(slots.values()), slots, memory_bytes, lease, job_timeout)
     canaries = [canary for canary in map(Canary.record, models.values()) if canary is not None]
-    BatchingWorker(models, client, store, settings, speed, canaries).work()
+    watched = ModelFolders(named_folders([*bundled(), *folders]), models_folder)
+    loading = loading_of(watched, LoadOptions(**loads), speed, memory_bytes, max_batch)
+    BatchingWorker(models, client, store, settings, speed, canaries, loading).work()
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

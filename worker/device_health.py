@@ -25,7 +25,7 @@ class DeviceHealth:
 
     def __init__(self, canaries: Sequence[Canary] = (), wake: Callable[[], None] = lambda: None) -> None:
         self.failure: DeviceError | None = None
-        self._canaries = canaries
+        self._canaries = {canary.model.card.name: canary for canary in canaries}
         self._wake = wake
         self._changed = threading.Condition()  # guards the attributes below
         self._asked = 0  # requests by other threads so far
@@ -34,6 +34,11 @@ class DeviceHealth:
         self._failed: set[str] = set()  # jobs since the last that succeeded
 
     # The engine's thread
+
+    def replace(self, model: str, canary: Canary | None) -> None:
+        """The canary of a model that was loaded; None if it was removed, or cannot be checked."""
+        others = {name: each for name, each in self._canaries.items() if name != model}
+        self._canaries = others if canary is None else {**others, model: canary}
 
     def check(self, model: str | None = None) -> None:
         """Evaluate the canary of a model, or without a name all of them.
@@ -45,8 +50,8 @@ class DeviceHealth:
             asked = self._asked
             self._failed.clear()
         try:
-            for canary in self._canaries:
-                if self.failure is None and model in (None, canary.model.card.name):
+            for name, canary in self._canaries.items():
+                if self.failure is None and model in (None, name):
                     canary.check()
         except DeviceError as error:
             self.failure = error

@@ -3,6 +3,7 @@
 WorkerError
 ├── DeviceError        the device fails, or computes wrong results; the worker leaves
 ├── ModelConflict      another worker serves another model under the same name
+├── ModelRemoved       a job waited for a model that operators have removed
 ├── ResumeError        a resume point cannot be used; the job starts over
 └── TrajectoryError    one image cannot be made (has a `code`); other jobs in its batch are unaffected
 """
@@ -26,6 +27,10 @@ class DeviceError(WorkerError):
 
 class ModelConflict(WorkerError):
     """Another worker serves a model with another digest under the same name."""
+
+
+class ModelRemoved(WorkerError):
+    """A job waited for a model that operators have removed."""
 
 
 class ResumeError(WorkerError):

@@ -1,4 +1,4 @@
-"""The engine's thread: admits jobs, runs turns, publishes their results; when it stops, it finishes or requeues jobs.
+"""The engine's thread: runs turns, publishes their results; when it stops, it finishes or requeues jobs.
 
 It knows no queue: the caller passes `take`, and each job goes back through its `Delivery`.
 """
@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import Counters
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.attempt import AttemptState
-from denoised.worker.delivery.begun_jobs import FetchedJob
+from denoised.worker.batch_admission import BatchAdmission
 from denoised.worker.delivery.capacity import Capacity, Take
 from denoised.worker.delivery.draining import jobs_to_requeue
 from denoised.worker.delivery.job_fetcher import JobFetcher
-from denoised.worker.delivery.leases import Lease, Leases
+from denoised.worker.delivery.leases import Leases
 from denoised.worker.delivery.memory_declines import MemoryDeclines
 from denoised.worker.delivery.publisher import Publisher
 from denoised.worker.delivery.settlement import Settlement
@@ -26,9 +25,11 @@ from denoised.worker.device_health import DeviceHealth
 from denoised.worker.engine.canary import Canary
 from denoised.worker.engine.engine import Engine
 from denoised.worker.engine.speed import Speed
-from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Turn
 from denoised.worker.errors import DeviceError
+from denoised.worker.models.live_models import LiveModels
+from denoised.worker.models.model_changes import ModelChanges
+from denoised.worker.models.ready_model import ReadyModel
 from denoised.worker.quarantine import Quarantine
 from denoised.worker.settings import WorkerSettings
 
@@ -50,6 +51,7 @@ class Loop:
     canaries: of the models; without any, the device is not checked.
     load: (trajectories, pending evaluations), for other threads, which must not touch the batch.
     shared: the models that other live workers serve, too; another thread sets it.
+    last_used: when a job of a model came last, by `time.monotonic`.
     failure: why the device cannot be used any more, which ends `run`; None while it is sound.
     """
 
@@ -63,12 +65,13 @@ class Loop:
         speed: Speed,
         canaries: Sequence[Canary] = (),
     ) -> None:
-        self.models = models
+        self.models = LiveModels(models)
         self.settings = settings
         self._woken = threading.Event()
+        self.changes = ModelChanges(self._woken.set)
         self._device = DeviceHealth(canaries, self._woken.set)
         self.engine = Engine(
-            models,
+            self.models,
             settings.max_batch,
             slots=settings.slots,
             memory_bytes=settings.memory_bytes,
@@ -76,6 +79,7 @@ class Loop:
         )
         self.leases = Leases()
         self.speed = speed
+        self.last_used: dict[str, float] = {}
         self.counters = Counters()
         self.load = (0, 0)
         self.shared: frozenset[str] = frozenset()
@@ -84,9 +88,16 @@ class Loop:
         self._settlement = Settlement(store, self.leases, self._woken.set, device.record_success)
         self.publisher = Publisher(store, self._settlement.settle, speed.add_decoding, device=device, declines=declines)
         self._fetcher = JobFetcher(
-            store, models, take, name, self._woken.set, self.stopping, device=device, declines=declines
+            store, self.models, take, name, self._woken.set, self.stopping, device=device, declines=declines
         )
-        self._quarantine = Quarantine(store, self.leases, name)
+        self._admission = BatchAdmission(
+            self.models,
+            self.engine,
+            self.leases,
+            self.publisher,
+            self._settlement,
+            Quarantine(store, self.leases, name),
+        )
         self._turn_ended: float | None = None  # None while the batch is empty
         self._deadline: float | None = None  # set by `stop`
         self.failure: DeviceError | None = None
@@ -114,8 +125,10 @@ class Loop:
             self._fetcher.start()
             while not self.stopping.is_set():
                 self._admit_fetched()
+                self._fetcher.set_capacity(self._capacity())
+                self.changes.step(self._is_held, self.models, self._apply)
                 if not self._turn():
-                    self.load = (self._undecoded(*self.models), 0)
+                    self.load = (self._admission.undecoded(*self.models), 0)
                     self._woken.wait(IDLE_SECONDS)
                     self._woken.clear()
             self._drain()
@@ -124,6 +137,7 @@ class Loop:
             self._give_back_all(error)
         finally:
             self._device.close()
+            self.changes.close()
             left = FLUSH_SECONDS if self._deadline is None else self._deadline - time.monotonic()
             written = self.publisher.close(min(FLUSH_SECONDS, max(0.0, left)))
         return written
@@ -135,7 +149,7 @@ class Loop:
         self._device.answer()
         self._evict()
         self._save_recovering()
-        self._begin(self._quarantine.take_ready())
+        self._admission.begin_quarantined()
         started = time.monotonic()
         turn = self.engine.step()
         if not turn.rows and not turn.failed:
@@ -148,7 +162,7 @@ class Loop:
             lease.spent += turn.seconds
         self.publisher.publish(turn, [lease.attempt for lease in leases])
         batch = self.engine.batch
-        self.load = (len(batch) + self._undecoded(*self.models), batch.pending_evaluations)
+        self.load = (len(batch) + self._admission.undecoded(*self.models), batch.pending_evaluations)
         return True
 
     def _measure(self, turn: Turn, started: float) -> None:
@@ -192,91 +206,42 @@ class Loop:
     # New jobs
 
     def _admit_fetched(self) -> None:
-        """Admit the fetched jobs, then say what there is capacity for."""
         for job in self._fetcher.take_fetched():
-            self._admit(job)
-        self._fetcher.set_capacity(self._capacity())
+            self.last_used[job.delivery.model] = time.monotonic()
+            if self._admission.admit(job):
+                self.counters.jobs += 1
+                self.counters.queue_seconds += job.started.waited
 
     def _capacity(self) -> dict[str, Capacity]:
-        if self._quarantine.occupied or self._awaits_memory():
-            return {}
-        return {model: self._capacity_of(model) for model in self.models}
-
-    def _capacity_of(self, model: str) -> Capacity:
-        """A model's free slots. Finished images take slots, too, so that they do not pile up before the decoder."""
-        batch, undecoded = self.engine.batch, self._undecoded(model)
-        has_room = batch.has_room_for_others(model) and undecoded < batch.slots.of_model(model)
-        present = {member.model for member in batch.members}
-        deferred = model in self.shared and bool(present) and model not in present
-        images, passed_over = max(0, batch.free_slots(model) - undecoded), batch.owners_at_limit(model)
-        return Capacity(images, has_room, deferred, passed_over)
-
-    def _undecoded(self, *models: str) -> int:
-        """How many images of these models have left the batch but have no picture yet: the decoder has them."""
-        held = [lease.attempt for lease in self.leases.all() if lease.attempt.model.card.latent is not None]
-        unfinished = sum(attempt.unfinished for attempt in held if attempt.request.model in models)
-        jobs = {attempt.id for attempt in held}
-        members = sum(image.job in jobs and image.model in models for image in self.engine.batch.members)
-        return max(0, unfinished - members)
-
-    def _awaits_memory(self) -> bool:
-        """Whether a job could not be started next to those that still run."""
+        """What there is capacity for; nothing while a fetched job had no memory to start next to those that run."""
         if not self.leases.all():
             self._fetcher.short_of_memory = False
-        return self._fetcher.short_of_memory
+        if self._fetcher.short_of_memory:
+            return {}
+        capacity = self._admission.capacity(self.shared)
+        return {model: each for model, each in capacity.items() if model not in self.changes.retired}
 
-    def _admit(self, job: FetchedJob) -> None:
-        record, occupied = job.started.record, self._quarantine.occupied
-        lease = self._hold(job)
-        attempt = lease.attempt
-        self.engine.batch.evict(record.id)
-        attempt.resume(job.trajectories)
-        if occupied:
-            self._requeue(lease)  # it was fetched just before the quarantine began
-            return
-        if attempt.quarantined:
-            for other in self.leases.all():
-                if other is not lease:
-                    self._requeue(other)
-            self._quarantine.wait(lease, job.trajectories)
-        else:
-            self._begin(job.trajectories)
-        self.counters.jobs += 1
-        self.counters.queue_seconds += job.started.waited
-        fields = {"model": record.request.model, "images": record.request.n, "attempt": record.attempt}
-        log.info("job started", extra={**attempt.log_fields, **fields})
+    def _is_held(self, model: str) -> bool:
+        """Whether a job of a model is here, or on its way."""
+        return self._fetcher.holds(model) or any(lease.delivery.model == model for lease in self.leases.all())
 
-    def _hold(self, job: FetchedJob) -> Lease:
-        model = self.models[job.delivery.model]
-        attempt = AttemptState.begin(job.started, model, model.card.numerics)
-        lease = Lease(job.delivery, attempt, job.started.record.created_at)
-        replaced = self.leases.add(lease)
-        if replaced is not None:
-            # Our lease had expired while this worker was slow, and RQ delivered the job to us again.
-            replaced.attempt.over = True
-            self._settlement.release(replaced)
-        return lease
-
-    def _begin(self, images: Sequence[Trajectory]) -> None:
-        """Admit images to the batch; those that an earlier attempt has finished go to the decoder."""
-        self.engine.admit([image for image in images if not image.finished])
-        finished = {image.index: image.registers[0] for image in images if image.finished}
-        if finished and (lease := self.leases.get(images[0].job)) is not None:
-            self.publisher.decode(lease.attempt, finished)
+    def _apply(self, name: str, ready: ReadyModel | None) -> None:
+        self._device.replace(name, None if ready is None else ready.canary)
+        self.models.put(name, None if ready is None else ready.model)
+        self.engine.replace_model(name, self.settings.max_batch if ready is None else ready.slots)
 
     # The end
 
     def _drain(self) -> None:
         """Requeue the jobs that would take long, finish the others."""
         self._fetcher.join(FETCH_SECONDS)
-        for job in self._fetcher.take_fetched():
-            self._admit(job)
+        self._admit_fetched()
         pending = self.engine.batch.pending_by_job()
         long = jobs_to_requeue(pending, FINISH_SECONDS * (self.speed.per_second or 0.0))
         for lease in self.leases.all():
             if lease.attempt.id in long:
-                self._requeue(lease)
-        self._quarantine.clear()
+                self._admission.requeue(lease)
+        self._admission.clear()
         end = time.monotonic() + FINISH_SECONDS
         if self._deadline is not None:
             end = min(end, self._deadline - FLUSH_SECONDS)
@@ -284,7 +249,7 @@ class Loop:
             pass
         self.publisher.finish_decoding(max(0.0, end - time.monotonic()))
         for lease in self.leases.all():
-            self._requeue(lease)  # without effect where the job's end is being written
+            self._admission.requeue(lease)  # without effect where the job's end is being written
 
     def _give_back_all(self, error: DeviceError) -> None:
         """Return every job to its queue. Their tensors cannot be read any more."""
@@ -292,13 +257,9 @@ class Loop:
         self.stop()
         self._fetcher.join(FETCH_SECONDS)
         for job in self._fetcher.take_fetched():
-            self._hold(job)
+            self._admission.hold(job)
         for lease in self.leases.all():
             self.publisher.give_back(lease.attempt, has_wrong_results=error.has_wrong_results)
-
-    def _requeue(self, lease: Lease) -> None:
-        self.engine.batch.evict(lease.attempt.id)
-        self.publisher.requeue(lease.attempt)
 
 
 def _jobs(turn: Turn) -> set[str]:

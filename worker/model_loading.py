@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 
 from denoised.jobs.numerics import with_format
 from denoised.model.backends.numerics import Precision
-from denoised.model.backends.precision import refusal
+from denoised.model.backends.precision import precision_refusal
 from denoised.model.checkpoints.folders import model_name, model_source
+from denoised.model.checkpoints.weight_count import weight_bytes
 from denoised.model.errors import CheckpointError
 from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.model.serving.protocol import ServedModel
@@ -30,42 +32,62 @@ def load_models(
     precision: Precision = "float32",
     loras: Path | None = None,
     controls: Path | None = None,
+    budget: int | None = None,
 ) -> dict[str, ServedModel]:
     """Load the bundled models and those of `folders`, by name, in the order in which they are listed.
 
     max_images: in one request.
     loras, controls: folders of low-rank adapters and of ControlNets for the models that take a prompt.
+    budget: bytes of weights; models beyond it are left out. None is no limit.
 
     Raises:
-        CheckpointError: for a folder that cannot be served or read, a device that is not available, a precision that it
-            does not support, or two folders with the same name.
+        CheckpointError: if no model fits into the budget; for a folder that cannot be served or read, a device that is
+            not available, a precision that it does not support, or two folders with the same name.
     """
     check_device(device, precision)
     select_device(device)
     models: dict[str, ServedModel] = {}
+    left = math.inf if budget is None else budget
     for name, folder in named_folders((*bundled(), *folders)).items():
-        loaded = load_for_serving(
-            folder,
-            device=device,
-            name=name,
-            max_images=max_images,
-            precision=precision,
-            loras=loras,
-            controls=controls,
-        )
-        for problem in loaded.lora_problems:
-            log.warning("%s does not offer an adapter: %s", name, problem)
-        for problem in loaded.control_problems:
-            log.warning("%s does not offer a ControlNet: %s", name, problem)
-        if loaded.fallback is not None:
-            log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
-        if loaded.refused_precision is not None:
-            log.warning("%s: %s; it is served in float32", name, loaded.refused_precision)
-        model = loaded.model
-        numerics = with_format(model.card.numerics, model.card.digest)
-        model.card = model.card.model_copy(update={"numerics": numerics})
-        models[name] = model
+        weight = 0 if budget is None else weight_bytes(folder, precision)
+        if weight > left:
+            continue
+        left -= weight
+        models[name] = load_named(name, folder, device, max_images, precision, loras, controls)
+    if not models:
+        raise CheckpointError(f"no model fits into {budget} bytes (--model-memory)")
     return models
+
+
+def load_named(
+    name: str,
+    folder: Path,
+    device: str,
+    max_images: int,
+    precision: Precision,
+    loras: Path | None,
+    controls: Path | None = None,
+) -> ServedModel:
+    """Load one model under a name; what is slower or less than asked for is logged.
+
+    Raises:
+        CheckpointError: for a folder that cannot be served or read.
+    """
+    loaded = load_for_serving(
+        folder, device=device, name=name, max_images=max_images, precision=precision, loras=loras, controls=controls
+    )
+    for problem in loaded.lora_problems:
+        log.warning("%s does not offer an adapter: %s", name, problem)
+    for problem in loaded.control_problems:
+        log.warning("%s does not offer a ControlNet: %s", name, problem)
+    if loaded.fallback is not None:
+        log.warning("%s: %s; its evaluations take longer", name, loaded.fallback)
+    if loaded.refused_precision is not None:
+        log.warning("%s: %s; it is served in float32", name, loaded.refused_precision)
+    model = loaded.model
+    numerics = with_format(model.card.numerics, model.card.digest)
+    model.card = model.card.model_copy(update={"numerics": numerics})
+    return model
 
 
 def named_folders(folders: Sequence[Path]) -> dict[str, Path]:
@@ -114,5 +136,5 @@ def check_device(device: str, precision: Precision) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"device {device!r} cannot be used here ({reason})") from error
-    if (refused := refusal(device, precision)) is not None:
+    if (refused := precision_refusal(device, precision)) is not None:
         raise CheckpointError(refused)

@@ -53,7 +53,7 @@ class Quarantine:
         """Record that the attempt runs. Until then losing this worker does not count against the job."""
         record = lease.attempt.record
         try:
-            if self._store.start_alone(record.id, record.attempt, self._worker):
+            if self._store.attempts.start_alone(record.id, record.attempt, self._worker):
                 return True
             self._leases.mark_leaving(record.id)
         except StoreError as error:

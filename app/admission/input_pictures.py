@@ -19,12 +19,14 @@ from denoised.app.http.errors import InvalidRequest, NotFound, TooBusy
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.lookup import find_job
 from denoised.app.services import Services
+from denoised.jobs.array_reading import ArrayShape, read_array
 from denoised.jobs.control import control_index
-from denoised.jobs.errors import PictureError
+from denoised.jobs.errors import ArrayError, PictureError
 from denoised.jobs.picture_reading import NAMES, PictureShape, read_picture
 from denoised.jobs.record import RequestWarning
-from denoised.jobs.request import RequestFields, pictures_of, with_pictures
+from denoised.jobs.request import ARRAY, RequestFields
 from denoised.jobs.request_limits import PICTURE_DIGEST
+from denoised.jobs.request_pictures import pictures_of, with_pictures
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.input_pictures import input_key
 from denoised.model.serving.card import ModelCard
@@ -54,11 +56,11 @@ class GivenPicture:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RequestPictures:
     """The pictures of an accepted request.
 
     Attributes:
-        keys: In the store, by the names of `jobs.request.pictures_of`.
+        keys: In the store, by the names of `jobs.request_pictures.pictures_of`.
         pictures: PNGs by key.
         warnings: What was changed to fit the model.
     """
@@ -69,7 +71,7 @@ class Inputs:
 
 
 def find_pictures(services: Services, fields: RequestFields, owner: str) -> dict[str, GivenPicture]:
-    """The pictures of a request, by the names of `jobs.request.pictures_of`. Blocking.
+    """The pictures of a request, by the names of `jobs.request_pictures.pictures_of`. Blocking.
 
     Raises:
         InvalidRequest: naming the field, for a text that is neither a file in base64 nor the name of a picture.
@@ -111,7 +113,7 @@ def with_given_files(fields: RequestFields, files: Mapping[str, bytes]) -> Reque
 
 def read_inputs(
     services: Services, given: Mapping[str, GivenPicture], request: SamplingRequest, card: ModelCard, owner: str
-) -> Inputs:
+) -> RequestPictures:
     """Read the pictures as the model takes them. Blocking, and slow.
 
     Raises:
@@ -121,16 +123,25 @@ def read_inputs(
     width, height = request.width or card.width, request.height or card.height
     keys, pictures, warnings = {}, {}, []
     for name, picture in given.items():
-        shape = PictureShape(width, height, _channels(name, request, card))
+        shape = _shape(name, width, height, request, card)
         key = input_key(owner, picture.digest, shape)
         try:
             png, changes = _read(services, picture, key, shape)
-        except PictureError as error:
+        except (PictureError, ArrayError) as error:
             raise InvalidRequest([(name, str(error))]) from error
         keys[name], pictures[key] = key, png
         if changes:
             warnings.append(RequestWarning(name, changes))
-    return Inputs(keys, pictures, tuple(warnings))
+    return RequestPictures(keys, pictures, tuple(warnings))
+
+
+def _shape(name: str, width: int, height: int, request: SamplingRequest, card: ModelCard) -> PictureShape | ArrayShape:
+    """What the model takes for an input of a request. width, height: of the request in pixels."""
+    if name != ARRAY:
+        return PictureShape(width, height, _channels(name, request, card))
+    if card.latent is None:
+        return ArrayShape(card.channels, height, width)
+    return ArrayShape(card.latent.channels, height // card.latent.downscale, width // card.latent.downscale)
 
 
 def _channels(name: str, request: SamplingRequest, card: ModelCard) -> int:
@@ -142,7 +153,7 @@ def _channels(name: str, request: SamplingRequest, card: ModelCard) -> int:
     return offered.channels
 
 
-def count_inputs(services: Services, owner: str, inputs: Inputs) -> None:
+def count_inputs(services: Services, owner: str, inputs: RequestPictures) -> None:
     """Count the pictures of a job that is about to be accepted. Blocking.
 
     Raises:
@@ -186,13 +197,15 @@ def _job_picture(services: Services, job_id: str, index: int, owner: str) -> byt
     return data
 
 
-def _read(services: Services, picture: GivenPicture, key: str, shape: PictureShape) -> tuple[bytes, str]:
-    """The picture as a PNG of a shape, and what was done for that."""
+def _read(services: Services, picture: GivenPicture, key: str, shape: PictureShape | ArrayShape) -> tuple[bytes, str]:
+    """The picture as a PNG of a shape, and what was done for that; or the numbers of an array."""
     if picture.data is None:
         stored = services.store.inputs.read(key)
         if stored is None:
             raise PictureError(f"the file with {picture.digest} is not stored here any more; send it along")
         return stored, ""
     with services.picture_slots.open():
+        if isinstance(shape, ArrayShape):
+            return read_array(picture.data, shape), ""
         found = read_picture(picture.data, shape)
     return found.png, found.changes

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,10 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from denoised.app.admission.queue_replies import credit_of, job_ids_of, text_of, written_key
 from denoised.app.admission.queue_snapshot import QueueForecast, QueueSnapshot
+from denoised.app.admission.queue_totals import QueueTotals
+from denoised.app.admission.totals_reader import TotalsReader
 from denoised.jobs.errors import JobUnconfirmed, RecordError, StoreUnavailable
 from denoised.jobs.format import UnreadableLog
 from denoised.jobs.record import JobRecord, QueueEstimate
@@ -32,13 +34,23 @@ from denoised.jobs.redis.memory import Memory
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.store import NO_INPUTS, Store
-from denoised.jobs.store.waiting_lists import COST, JOIN, READ_LISTS, WEIGHT, CallerQueue, draw_order, queue_name
+from denoised.jobs.store.waiting_lists import (
+    COST,
+    JOIN,
+    READ_ENDS,
+    READ_LISTS,
+    WEIGHT,
+    CallerQueue,
+    draw_order,
+    queue_name,
+)
 from denoised.jobs.worker_report import WorkerReport
 
 log = logging.getLogger("denoised.api")
 
 MAX_FORECAST_AGE = 0.5  # seconds; an older forecast is not used for a job's estimate
 MAX_CACHED_RECORDS = 10_000
+LONG_QUEUE = 200  # waiting jobs, from which on admission reads their totals alone
 FUNCTION = "denoised.sample"  # RQ requires a name; our worker class never calls it
 
 
@@ -58,6 +70,8 @@ class JobQueue:
         self._queues: dict[str, Queue] = {}
         self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
         self._unreadable = UnreadableLog()
+        self._totals = TotalsReader(client, store, Queue.redis_queue_namespace_prefix, store.listing.records)
+        self._waiting = 0  # jobs, when the queues were read last
 
     def enqueue(self, job: JobRecord, estimate: QueueEstimate, inputs: Mapping[str, bytes] = NO_INPUTS) -> None:
         """Accept a job with a new id: its record, first event and queue entry are written in one transaction.
@@ -98,7 +112,7 @@ class JobQueue:
         pipeline.hset(Job.key_for(job.id), mapping={COST: job.request.evaluations, WEIGHT: repr(job.weight)})
         pipeline.eval(JOIN, 1, keys.turns(job.request.model), job.owner)
         self._store.create(job, queued, pipeline, inputs)
-        written = [_written_key(arguments) for arguments, _ in cast("Any", pipeline).command_stack]
+        written = [written_key(arguments) for arguments, _ in cast("Any", pipeline).command_stack]
         try:
             with self._store.reachable():
                 replies = pipeline.execute(raise_on_error=False)
@@ -136,6 +150,32 @@ class JobQueue:
             self._store.discard(job)
             raise StoreUnavailable(f"Redis refuses a place in the queue of {job.request.model}, which was damaged")
 
+    def view(self, models: Sequence[str]) -> QueueSnapshot | QueueTotals:
+        """The queues of some models as admission needs them: a snapshot, or totals if many jobs wait."""
+        view = self.totals(models) if self._waiting > LONG_QUEUE else self.snapshot(models)
+        self._waiting = view.jobs
+        return view
+
+    def totals(self, models: Sequence[str]) -> QueueTotals:
+        """The totals of the queues. One round trip, and more for the jobs that are new in them."""
+        with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
+            for model in models:
+                queue = self._queue(model)
+                pipeline.eval(READ_ENDS, 2, queue.key, keys.turns(model))
+                pipeline.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
+            pipeline.info("memory")
+            pipeline.time()
+            *replies, memory, (seconds, microseconds) = self._readable(pipeline.execute(raise_on_error=False))
+        started = [job_ids_of(reply) for reply in replies[1::2]]
+        self._cache_records(list(chain(*started)))
+        ends = zip(models, replies[::2], strict=True)
+        return QueueTotals(
+            {model: self._totals.callers(model, reply) for model, reply in ends},
+            {model: self._cached_records(ids) for model, ids in zip(models, started, strict=True)},
+            Memory.of(memory),
+            seconds + microseconds / 1e6,
+        )
+
     def snapshot(self, models: Sequence[str]) -> QueueSnapshot:
         """The queues of some models. One round trip, and a second one for records that are not cached."""
         taken_at = time.monotonic()
@@ -150,9 +190,9 @@ class JobQueue:
             *replies, memory, (seconds, microseconds) = self._readable(pipeline.execute(raise_on_error=False))
         store_time = seconds + microseconds / 1e6
         self._clock_offset = store_time - time.time()
-        waiting, started = replies[::2], [_job_ids(reply) for reply in replies[1::2]]
+        waiting, started = replies[::2], [job_ids_of(reply) for reply in replies[1::2]]
         lists = [ids for queues in waiting for _, _, _, *lists in queues for ids in lists]
-        self._cache_records([*(_text(job_id) for ids in lists for job_id in ids), *chain(*started)])
+        self._cache_records([*(text_of(job_id) for ids in lists for job_id in ids), *chain(*started)])
         queues = {
             model: [self._caller_queue(*each) for each in reply] for model, reply in zip(models, waiting, strict=True)
         }
@@ -167,8 +207,8 @@ class JobQueue:
 
     def _caller_queue(self, owner: bytes, is_new: int, credit: bytes, *lists: Sequence[bytes]) -> CallerQueue:
         """A part of the reply of `READ_LISTS`, with the records that can be read."""
-        records = tuple(self._cached_records(list(map(_text, ids))) for ids in lists)
-        return CallerQueue(_text(owner), records, bool(is_new), _credit(credit))
+        records = tuple(self._cached_records(list(map(text_of, ids))) for ids in lists)
+        return CallerQueue(text_of(owner), records, bool(is_new), credit_of(credit))
 
     def _readable(self, replies: Sequence[Any]) -> list[Any]:
         """The replies to a snapshot; a queue whose key is damaged is empty."""
@@ -193,8 +233,12 @@ class JobQueue:
         except RecordError as error:  # then it is in no queue, or RQ's job is no hash
             self._unreadable.skip("key", f"queue of {job.id}", error)
 
-    def estimate_new(self, job: JobRecord, snapshot: QueueSnapshot, workers: Sequence[WorkerReport]) -> QueueEstimate:
+    def estimate_new(
+        self, job: JobRecord, snapshot: QueueSnapshot | QueueTotals, workers: Sequence[WorkerReport]
+    ) -> QueueEstimate:
         """The estimate for a job that is not in the queue yet."""
+        if isinstance(snapshot, QueueTotals):
+            return snapshot.estimate(job, workers)
         return self._forecast(job.request.model, snapshot.with_job(job), workers, until=job.id).estimate(job.id)
 
     def estimate(self, job: JobRecord, workers: Sequence[WorkerReport]) -> QueueEstimate:
@@ -249,26 +293,3 @@ class JobQueue:
         if model not in self._queues:
             self._queues[model] = Queue(model, connection=self._client, serializer=JSONSerializer)
         return self._queues[model]
-
-
-def _written_key(arguments: Sequence[Any]) -> str:
-    """The key that a command of a transaction writes to; a script names it after its text and the number of keys."""
-    return str(arguments[3] if arguments[0] == "EVAL" else arguments[1])
-
-
-def _credit(text: bytes) -> float | None:
-    """A caller's credit; None before its first turn, or if it is damaged."""
-    try:
-        credit = float(text)
-    except ValueError:
-        return None
-    return credit if math.isfinite(credit) else None
-
-
-def _text(name: bytes) -> str:
-    return name.decode(errors="replace")
-
-
-def _job_ids(executions: Sequence[bytes]) -> list[str]:
-    """The distinct job ids of the entries of RQ's registry."""
-    return list(dict.fromkeys(entry.decode(errors="replace").rpartition(":")[0] for entry in executions))

@@ -41,6 +41,11 @@ class QueueSnapshot:
         """The models that have waiting or started jobs."""
         return [model for model in self.waiting if self.waiting[model] or self.started.get(model)]
 
+    @property
+    def jobs(self) -> int:
+        """The number of all waiting jobs."""
+        return sum(map(len, self.waiting.values()))
+
     def loads(self) -> dict[str, list[Load]]:
         """The waiting jobs in the form that quotas count."""
         return {model: [Load.of(record) for record in records] for model, records in self.waiting.items()}

@@ -38,13 +38,19 @@ COUNTED_TEXTS = (
 
 @dataclass(frozen=True)
 class Load:
-    """The work of one waiting job. reserved_bytes: of Redis' memory; model: its name, if that is known."""
+    """The work of one waiting job, or of several of one caller.
+
+    reserved_bytes: of Redis' memory.
+    model: its name, if that is known.
+    jobs: how many they are.
+    """
 
     job: str
     owner: str
     evaluations: int
     reserved_bytes: int = 0
     model: str = ""
+    jobs: int = 1
 
     @classmethod
     def of(cls, record: JobRecord) -> Load:
@@ -161,12 +167,11 @@ class Admission:
         self, ahead: Sequence[Load], limit: int, waiting: Sequence[Load], speed: FleetSpeed, owner: str | None = None
     ) -> None:
         """ahead: the jobs that count, of all callers or of `owner`."""
-        if len(ahead) >= limit:
-            text = f"{len(ahead)} jobs{_of_key(owner)} are waiting (allowed: {limit})"
-            first = [each for each in waiting if owner in (None, each.owner)][: len(ahead) + 1 - limit]
-            self._refuse(
-                "jobs", owner, text, _retry_after(waiting, _evaluations(first), speed, owner), limit, len(ahead)
-            )
+        if (count := sum(each.jobs for each in ahead)) >= limit:
+            text = f"{count} jobs{_of_key(owner)} are waiting (allowed: {limit})"
+            own = [each for each in waiting if owner in (None, each.owner)]
+            excess = _evaluations_of_first(own, count + 1 - limit)
+            self._refuse("jobs", owner, text, _retry_after(waiting, excess, speed, owner), limit, count)
 
     def _check_evaluations(
         self,
@@ -207,16 +212,30 @@ def _excess(ahead: Iterable[Load], load: Load, limit: int) -> int:
 
 def _retry_after(waiting: Sequence[Load], excess: int, speed: FleetSpeed, owner: str | None = None) -> int:
     """Seconds until `excess` evaluations (of `owner`) have left the queue, together with all work ahead of them."""
-    total, freed = 0.0, 0
+    total, freed = 0.0, 0.0
     for load in waiting:
         if freed >= excess:
             break
         seconds = speed.seconds(load)
         if seconds is None:
             return DEFAULT_RETRY_AFTER
-        total += seconds
-        freed += load.evaluations if owner in (None, load.owner) else 0
+        # Of several jobs, as many as are needed; callers take turns, so others are drawn meanwhile.
+        part = min(1.0, (excess - freed) / max(1, load.evaluations)) if load.jobs > 1 else 1.0
+        total += part * seconds
+        freed += part * load.evaluations if owner in (None, load.owner) else 0
     return min(MAX_RETRY_AFTER, max(1, math.ceil(round(total, 6))))
+
+
+def _evaluations_of_first(loads: Iterable[Load], jobs: int) -> int:
+    """The evaluations of the first jobs."""
+    total = 0.0
+    for load in loads:
+        taken = min(jobs, load.jobs)
+        total += load.evaluations * taken / load.jobs
+        jobs -= taken
+        if jobs <= 0:
+            break
+    return math.ceil(total)
 
 
 def _evaluations(loads: Iterable[Load]) -> int:

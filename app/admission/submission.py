@@ -11,13 +11,20 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from denoised.app.admission.input_pictures import Inputs, count_inputs, find_pictures, read_inputs, with_digests
+from denoised.app.admission.input_pictures import (
+    RequestPictures,
+    count_inputs,
+    find_pictures,
+    read_inputs,
+    with_digests,
+)
 from denoised.app.admission.quotas import Load
 from denoised.app.admission.request_warnings import find_warnings, unserved_warning
-from denoised.app.admission.reservation import job_bytes
+from denoised.app.admission.reservation import job_bytes, picture_bytes
 from denoised.app.admission.task_validation import cards_of_tasks, resolve_task
 from denoised.app.admission.validation import choose_card, resolve
 from denoised.app.admission.variations import expand_variation
+from denoised.app.admission.webhook_check import check_webhook
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.key_limits import KeyLimits
 from denoised.app.http.validation_errors import format_value
@@ -62,6 +69,7 @@ def submit(
     """
     if services.draining:
         raise Unavailable("the server is restarting; nothing was accepted, try again", headers={"Retry-After": "2"})
+    fields = check_webhook(fields, services.settings.webhooks.origins)
     claim = IdempotencyClaim.of(fields, owner, key, task) if key is not None else None
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
@@ -74,13 +82,14 @@ def submit(
     request = resolve(named, card) if task == "generate" else resolve_task(task, named, card)
     inputs = read_inputs(services, given, request, card, owner)
     limits = services.keys.limits(owner)
-    job = replace(_new_job(request, card, owner, inputs), watched=watched, api=api, weight=limits.weight)
+    job = replace(_new_job(services, request, card, owner, inputs), watched=watched, api=api, weight=limits.weight)
     if card.name not in fleet.served:
         job = replace(job, warnings=(*job.warnings, unserved_warning(card)))
     with services.admission.accepting(Load.of(job)) as pending:
-        snapshot, workers = services.queue.snapshot(fleet.known), fleet.workers
+        snapshot, workers = services.queue.view(fleet.known), fleet.workers
         services.admission.check(Load.of(job), pending, snapshot.loads(), workers, limits)
         snapshot.memory.check_room(snapshot.reserved_bytes(pending), job.reserved_bytes)
+        services.store.results.reserve(job.id, picture_bytes(request, card))
         count_inputs(services, owner, inputs)
         job = replace(job, created_at=snapshot.store_time)
         estimate = services.queue.estimate_new(job, snapshot, workers)
@@ -116,7 +125,9 @@ def _charged(services: Services, job: JobRecord, limits: KeyLimits) -> Iterator[
         raise
 
 
-def _new_job(request: SamplingRequest, card: ModelCard, owner: str, inputs: Inputs) -> JobRecord:
+def _new_job(
+    services: Services, request: SamplingRequest, card: ModelCard, owner: str, inputs: RequestPictures
+) -> JobRecord:
     return JobRecord(
         uuid.uuid4().hex,
         owner,
@@ -124,14 +135,14 @@ def _new_job(request: SamplingRequest, card: ModelCard, owner: str, inputs: Inpu
         time.time(),
         request_id=REQUEST_ID.get() or None,
         warnings=(*inputs.warnings, *(find_warnings(request, card) if request.task == "generate" else ())),
-        reserved_bytes=job_bytes(request, card),
+        reserved_bytes=job_bytes(request, card, large_values=services.store.results.store is None),
         digest=card.digest or None,
         inputs=inputs.keys,
     )
 
 
 def _accept(
-    services: Services, job: JobRecord, estimate: QueueEstimate, claim: IdempotencyClaim | None, inputs: Inputs
+    services: Services, job: JobRecord, estimate: QueueEstimate, claim: IdempotencyClaim | None, inputs: RequestPictures
 ) -> tuple[JobRecord, QueueEstimate]:
     """Enqueue a job, or find the one that a concurrent equal request created."""
     if claim is None:

@@ -10,7 +10,7 @@ from denoised.app.admission.noise_levels import outside_levels
 from denoised.app.admission.validation import resolve
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import format_value
-from denoised.jobs.request import FIELDS, MAX_SEED, RequestFields
+from denoised.jobs.request import ARRAY, FIELDS, MAX_SEED, RequestFields
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.task_request import DEFAULT_INTEGRATION_STEPS, DEFAULT_PROBES, Task
 from denoised.model.serving.card import ModelCard
@@ -57,11 +57,15 @@ def _of_task(request: SamplingRequest, task: Task, given: Mapping[str, Any]) -> 
         return replace(request, steps=steps, n=probes)
     t, sigma = (None if given.get(name) is None else float(given[name]) for name in ("t", "sigma"))
     adds_noise = task == "noise" or given.get("seed") is not None
-    return replace(request, steps=1, adds_noise=adds_noise, t=t, sigma=sigma)
+    return replace(request, steps=1, adds_noise=adds_noise, t=t, sigma=sigma, x_t=given.get(ARRAY))
 
 
 def _picture_errors(given: Mapping[str, Any]) -> Errors:
-    if given.get("image") is None:
+    if given.get(ARRAY) is not None:
+        for name in ("image", "seed"):
+            if given.get(name) is not None:
+                yield name, f"{format_value(given[name])} was given with {ARRAY} (allowed: one of them)"
+    elif given.get("image") is None:
         yield "image", "is missing (allowed: a PNG, JPEG or WebP in base64, or job:ID/images/K)"
 
 

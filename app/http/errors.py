@@ -27,6 +27,7 @@ from typing import Any
 
 from denoised.jobs.errors import JobUnconfirmed, StoreFull, StoreUnavailable
 from denoised.jobs.log import REQUEST_ID
+from denoised.jobs.results.failures import WHO as RESULT_STORE
 
 
 class Problem(Exception):
@@ -145,14 +146,23 @@ class StorageFull(Problem):
 
 def store_problem(error: StoreUnavailable, job: str | None = None) -> Problem:
     """The problem to answer when a command to Redis failed. job: the id of a job that was accepted before."""
-    why = "refuses commands" if str(error).startswith("Redis refuses") else "does not answer"
+    who, why = _refusal(error)
     if job is not None:
-        return _unavailable(f"Redis {why}; job {job} was accepted and continues", job)
+        return _unavailable(f"{who} {why}; job {job} was accepted and continues", job)
     if isinstance(error, JobUnconfirmed):
-        return _unavailable(f"Redis {why}; job {error.job} may have been accepted, ask for it", error.job)
+        return _unavailable(f"{who} {why}; job {error.job} may have been accepted, ask for it", error.job)
     if isinstance(error, StoreFull):
-        return StorageFull("Redis is out of memory; nothing was accepted, jobs accepted earlier continue")
-    return Unavailable(f"Redis {why}; nothing was accepted, try again", headers={"Retry-After": "2"})
+        full = "out of memory" if who == "Redis" else "full"
+        return StorageFull(f"{who} is {full}; nothing was accepted, jobs accepted earlier continue")
+    return Unavailable(f"{who} {why}; nothing was accepted, try again", headers={"Retry-After": "2"})
+
+
+def _refusal(error: StoreUnavailable) -> tuple[str, str]:
+    """Who cannot be used now, and why."""
+    text = str(error)
+    if text.startswith(RESULT_STORE):
+        return RESULT_STORE, "refuses access" if "refuses" in text else "does not answer"
+    return "Redis", "refuses commands" if text.startswith("Redis refuses") else "does not answer"
 
 
 def _unavailable(detail: str, job: str) -> Unavailable:

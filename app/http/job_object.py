@@ -21,6 +21,7 @@ def job_object(job: JobRecord, estimate: QueueEstimate | None = None) -> dict[st
         "task": request.task,
         "t": request.t,
         "sigma": request.sigma,
+        "x_t": request.x_t,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,

@@ -118,6 +118,7 @@ class JobObject(BaseModel):
     task: Literal["generate", "noise", "score", "likelihood"]
     t: Annotated[float | None, Field(description="the timestep that noise or a score was asked for at")]
     sigma: Annotated[float | None, Field(description="the same as a noise level σ/α")]
+    x_t: Annotated[str | None, Field(description="score: the SHA-256 of the array that it was asked for")]
     images: list[ImageObject]
     arrays: Annotated[list[ArrayObject], Field(description="noise and score: what was computed for each image")]
     result: Annotated[ResultObject | None, Field(description="null until the job has ended, and for pictures alone")]

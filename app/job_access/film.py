@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from denoised.jobs.results.results import Results
 from denoised.jobs.store.event_log import EventLog
 
 Kind = Literal["x0", "xt", "eps"]
@@ -28,7 +29,7 @@ MAX_PICTURE_PIXELS = 2**25  # of one stored picture
 MAX_PIXELS = 2**26  # of all frames of an animation together, as shown; of a larger one, every k-th frame is shown
 
 
-def read_stages(log: EventLog, job_id: str, kind: Kind | None) -> list[Pictures]:
+def read_stages(log: EventLog, results: Results, job_id: str, kind: Kind | None) -> list[Pictures]:
     """The frames of one kind in the order of their steps; those of a later attempt replace those of an earlier one.
 
     kind: None = `xt` if the job kept any, else `x0`.
@@ -38,7 +39,10 @@ def read_stages(log: EventLog, job_id: str, kind: Kind | None) -> list[Pictures]
         if kind is None and event.get("kind") == "xt" and chosen == "x0":
             chosen = "xt"
             found.clear()
-        if event.get("kind") == chosen and (frame := _decoded(event)) is not None:
+        if event.get("kind") != chosen:
+            continue
+        complete = results.with_frame(event)
+        if complete is not None and (frame := _decoded(complete)) is not None:
             step, image, data = frame
             found.setdefault(step, {})[image] = data
     return [found[step] for step in sorted(found)]

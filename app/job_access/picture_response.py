@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from denoised.app.http.errors import NotFound
+from denoised.app.http.requests.negotiation import etag_matches
 from denoised.app.services import Services
 from denoised.jobs.record import JobRecord
 from denoised.jobs.request import MEDIA_TYPES
@@ -19,6 +20,23 @@ def stored_picture_response(services: Services, record: JobRecord, index: int) -
     """
     data = services.store.image(record.id, index)
     return picture_response(Outcome(record, {} if data is None else {index: data}), index)
+
+
+def linked_picture_response(
+    services: Services, record: JobRecord, index: int, if_none_match: str | None
+) -> Response | None:
+    """A redirect to a picture in a bucket; None if the server sends it, or the client has it. Blocking."""
+    seconds = services.settings.results.link_seconds
+    image = next((image for image in record.images if image.index == index), None)
+    if not seconds or image is None or etag_matches(if_none_match, f'"{image.sha256}"'):
+        return None
+    media_type, name = MEDIA_TYPES[image.format], f"{image.seed}.{image.format}"
+    link = services.store.image_link(record.id, index, seconds, media_type, name)
+    if link is None:
+        return None
+    # A client must not keep a link longer than it is valid.
+    headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, no-store"}
+    return RedirectResponse(link, headers=headers)
 
 
 def picture_response(outcome: Outcome, index: int) -> Response:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from denoised.app.launch.arguments import data_folder, requires_key, worker_arguments
 from denoised.app.launch.options import (
     AllowedHosts,
     AllowedOrigins,
@@ -31,17 +32,35 @@ from denoised.app.launch.options import (
     QueueLimitPerKey,
     QueueWithoutWorker,
     RedisUrl,
+    ResultLinks,
     TrustNetwork,
+    WebhookHosts,
+    WebhookPrivateHosts,
+    WebhookSecrets,
+    WebhookTimeout,
 )
 from denoised.command_line.console import escape_unencodable, exit_with_error
 from denoised.command_line.options import AsJson, CommandGroup
-from denoised.command_line.service_options import DEFAULT_REDIS, Controlnets, Loras, MaxBatch, Models, ResultTtl
-from denoised.jobs.errors import StoreUnavailable
+from denoised.command_line.service_options import (
+    DEFAULT_REDIS,
+    GIB,
+    Controlnets,
+    Loras,
+    MaxBatch,
+    MaxFrameBytes,
+    MaxPictureBytes,
+    MaxResumeBytes,
+    Models,
+    ResultsUrl,
+    ResultTtl,
+)
+from denoised.jobs.errors import StoreError
 from denoised.jobs.log import log_to_stderr
 
 if TYPE_CHECKING:
     from denoised.app.http.api_keys import KeyRing
     from denoised.app.settings import ApiSettings
+    from denoised.app.webhooks.webhook_settings import WebhookSettings
 
 cli = typer.Typer(cls=CommandGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,6 +78,7 @@ def serve(
     devices: Devices = None,
     precision: Precision = None,
     redis_url: RedisUrl = None,
+    results_url: ResultsUrl = None,
     trust_network: TrustNetwork = False,
     log_format: LogFormatOption = "auto",
 ) -> None:
@@ -68,8 +88,8 @@ def serve(
     from denoised.app.launch.serve_settings import ServeSettings
 
     log_to_stderr(log_format)
-    folder = _data_folder("serve", data_dir)
-    arguments = _worker_arguments(None, loras, controlnets, device, precision)
+    folder = data_folder("serve", data_dir)
+    arguments = worker_arguments(None, loras, controlnets, device, precision)
     arguments += [] if max_batch is None else ["--max-batch", str(max_batch)]
     models = model or sorted(_split(os.environ.get("DENOISED_MODELS", "")))
     settings = ServeSettings(
@@ -79,11 +99,12 @@ def serve(
         redis_url,
         arguments,
         trust_network,
-        _requires_key(),
+        requires_key(),
         models,
         precision or "float32",
         devices,
         log_format,
+        results_url or None,
     )
     try:
         run_service(settings, print_line=lambda text: print(text, flush=True))  # noqa: T201
@@ -113,11 +134,21 @@ def api(
     max_attempts: MaxAttempts = 3,
     queue_without_worker: QueueWithoutWorker = False,
     result_ttl: ResultTtl = 86_400,
+    results_url: ResultsUrl = None,
+    max_frame_bytes: MaxFrameBytes = 20 * GIB,
+    max_picture_bytes: MaxPictureBytes = 100 * GIB,
+    max_resume_bytes: MaxResumeBytes = 10 * GIB,
+    result_links: ResultLinks = 0,
+    webhook_hosts: WebhookHosts = "",
+    webhook_private_hosts: WebhookPrivateHosts = "",
+    webhook_secrets: WebhookSecrets = "",
+    webhook_timeout: WebhookTimeout = 10.0,
     log_format: LogFormatOption = "auto",
 ) -> None:
     """Start only the HTTP front end, on a Redis shared with the workers."""
     log_to_stderr(log_format)
     from denoised.app.settings import ApiSettings
+    from denoised.jobs.results.settings import ResultSettings
 
     settings = ApiSettings(
         redis_url=redis_url or DEFAULT_REDIS,
@@ -136,6 +167,8 @@ def api(
         max_input_bytes_per_key=max_input_bytes_per_key,
         max_attempts=max_attempts,
         result_ttl=result_ttl,
+        results=ResultSettings(results_url or None, max_frame_bytes, max_picture_bytes, max_resume_bytes, result_links),
+        webhooks=_webhooks(webhook_hosts, webhook_private_hosts, webhook_secrets, webhook_timeout),
         queue_without_worker=queue_without_worker,
     )
     _serve_api(settings, trust_network)
@@ -172,6 +205,7 @@ def doctor(
     devices: Devices = None,
     precision: Precision = None,
     redis_url: RedisUrl = None,
+    results_url: ResultsUrl = None,
     trust_network: TrustNetwork = False,
     as_json: AsJson = False,
 ) -> None:
@@ -184,9 +218,19 @@ def doctor(
     from denoised.app.launch.doctor_report import print_findings
     from denoised.app.launch.serve_settings import ServeSettings
 
-    folder = _data_folder("doctor", data_dir)
-    arguments = _worker_arguments(model, loras, controlnets, device, precision)
-    settings = ServeSettings(host, port, folder, redis_url, arguments, trust_network, _requires_key(), devices=devices)
+    folder = data_folder("doctor", data_dir)
+    arguments = worker_arguments(model, loras, controlnets, device, precision)
+    settings = ServeSettings(
+        host,
+        port,
+        folder,
+        redis_url,
+        arguments,
+        trust_network,
+        requires_key(),
+        devices=devices,
+        results_url=results_url or None,
+    )
     raise typer.Exit(print_findings(run_checks(settings), as_json))
 
 
@@ -211,7 +255,7 @@ def main() -> None:
 def _serve_api(settings: ApiSettings, trust_network: bool) -> None:
     from denoised.app.launch.errors import LaunchError, StoreAbsent
     from denoised.app.launch.http_server import run_api
-    from denoised.app.launch.preflight import check_clock, check_host, check_port, check_store
+    from denoised.app.launch.preflight import check_clock, check_host, check_port, check_results, check_store
 
     try:
         check_host(settings.host, bool(settings.api_keys), trust_network)
@@ -219,42 +263,26 @@ def _serve_api(settings: ApiSettings, trust_network: bool) -> None:
         check_clock()
         with contextlib.suppress(StoreAbsent):  # the API answers 503 until Redis is there
             check_store(settings.redis_url)
+            if settings.results.url is not None:
+                check_results(settings.results.url, settings.redis_url)
         run_api(settings)
-    except (LaunchError, StoreUnavailable) as error:
+    except (LaunchError, StoreError) as error:
         exit_with_error("api", error)
-
-
-def _requires_key() -> bool:
-    """Whether the environment holds keys for the API."""
-    return any(os.environ.get(name) for name in ("DENOISED_API_KEYS", "DENOISED_API_KEYS_FILE"))
-
-
-def _worker_arguments(
-    model: list[str] | None, loras: Path | None, controlnets: Path | None, device: str | None, precision: str | None
-) -> list[str]:
-    """Options passed to the worker."""
-    arguments = [] if device is None else ["--device", device]
-    arguments += [] if loras is None else ["--loras", str(loras)]
-    arguments += [] if controlnets is None else ["--controlnets", str(controlnets)]
-    arguments += [] if precision is None else ["--precision", precision]
-    return arguments + [text for name in model or [] for text in ("--model", name)]
-
-
-def _data_folder(command: str, given: Path | None) -> Path:
-    """The folder given, or `denoised` in the user's data folder."""
-    if given is not None:
-        return given.absolute()
-    base = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if base.is_absolute():  # the XDG base directory specification ignores other values
-        return base / "denoised"
-    try:
-        return Path.home() / ".local" / "share" / "denoised"
-    except RuntimeError:  # no HOME, and the user id has no entry in the password database
-        exit_with_error(command, "this user has no home folder: choose a folder with --data-dir")
 
 
 def _split(text: str) -> set[str]:
     return {item.strip() for item in text.split(",") if item.strip()}
+
+
+def _webhooks(hosts: str, private_hosts: str, secrets: str, timeout: float) -> WebhookSettings:
+    from denoised.app.webhooks.webhook_settings import WebhookSettings, WebhookSettingsError
+
+    os.environ.pop("DENOISED_WEBHOOK_SECRETS", None)
+    newest_first = [secret.strip() for secret in secrets.split(",") if secret.strip()]
+    try:
+        return WebhookSettings.parse(_split(hosts), _split(private_hosts), newest_first, timeout)
+    except WebhookSettingsError as error:
+        exit_with_error("api", error)
 
 
 def _key_ring(keys: str, file: Path | None) -> KeyRing:

@@ -25,7 +25,14 @@ from denoised.app.launch.cores import pin
 from denoised.app.launch.data_lock import is_locked
 from denoised.app.launch.devices import DEFAULT_DEVICE, WorkerDevice, find_devices
 from denoised.app.launch.errors import LaunchError, StoreAbsent
-from denoised.app.launch.preflight import check_clock, check_data_dir, check_host, check_port, check_store
+from denoised.app.launch.preflight import (
+    check_clock,
+    check_data_dir,
+    check_host,
+    check_port,
+    check_results,
+    check_store,
+)
 from denoised.app.launch.serve_settings import ServeSettings
 from denoised.app.launch.socket_address import reachable_socket, socket_url
 from denoised.command_line.service_options import TORCH_ENVIRONMENT
@@ -62,6 +69,7 @@ def run_checks(settings: ServeSettings) -> Iterator[Finding]:
     yield _check_host(settings)
     yield _check_data_dir(settings.data_dir)
     yield from _check_store(settings)
+    yield from _check_results(settings)
     yield _check_port(settings)
     yield _check_clock()
     yield from _check_workers(settings)
@@ -165,6 +173,18 @@ def _check_persistence(info: Mapping[str, Any]) -> Finding:
     return Finding(
         "store persistence", "warning", message, "redis-cli CONFIG SET appendonly yes, and set it in redis.conf"
     )
+
+
+def _check_results(settings: ServeSettings) -> Iterator[Finding]:
+    """Check the place for results, and with an external Redis also that the other programs use the same."""
+    if settings.results_url is None:
+        return
+    try:
+        check_results(settings.results_url, settings.redis_url)
+    except LaunchError as error:
+        yield _problem("results", error)
+        return
+    yield Finding("results", "ok", f"{settings.results_url} can be written, read and deleted")
 
 
 def _check_port(settings: ServeSettings) -> Finding:

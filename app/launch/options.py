@@ -36,6 +36,15 @@ Precision = Annotated[
 ]
 
 # Of `api`.
+ResultLinks = Annotated[
+    int,
+    env(
+        "RESULT_LINKS",
+        "redirect pictures to links of the bucket that are valid for so many seconds; 0 = send the pictures",
+        min=0,
+        max=604_800,
+    ),
+]
 ApiKeys = Annotated[
     str, env("API_KEYS", "accepted keys, comma-separated; without keys, only programs on this machine are served")
 ]
@@ -60,6 +69,18 @@ MaxInputBytesPerKey = Annotated[
 ]
 MaxStreamsPerKey = Annotated[
     int, env("MAX_STREAMS_PER_KEY", "most event streams and waiting requests that an API key may have open", min=1)
+]
+WebhookHosts = Annotated[
+    str, env("WEBHOOK_HOSTS", "hosts that may receive webhooks: host, host:port or http://host:port, comma-separated")
+]
+WebhookPrivateHosts = Annotated[
+    str, env("WEBHOOK_PRIVATE_HOSTS", "the same for hosts whose addresses are private, comma-separated")
+]
+WebhookSecrets = Annotated[
+    str, env("WEBHOOK_SECRETS", "what the secrets of webhooks are derived from, the newest first, comma-separated")
+]
+WebhookTimeout = Annotated[
+    float, env("WEBHOOK_TIMEOUT", "time that an attempt to deliver a webhook may take, in seconds", min=0.1, max=60)
 ]
 QueueWithoutWorker = Annotated[
     bool,

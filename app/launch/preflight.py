@@ -21,6 +21,8 @@ from denoised.app.launch.errors import ChildStartError, LaunchError, StoreAbsent
 from denoised.jobs.errors import StoreError, StoreUnavailable
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.redis.fitness import check_fitness
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.store.store import Store
 
 FULL_DISK = 100 * 1024**2  # free bytes
 EARLIEST_TIME = 1_735_689_600  # 2025-01-01: an earlier clock was never set
@@ -112,6 +114,24 @@ def check_store(redis_url: str) -> None:
         raise StoreAbsent(f"{error}: start it, or correct REDIS_URL") from error
     except StoreError as error:
         raise LaunchError(str(error)) from error
+
+
+def check_results(url: str, redis_url: str | None) -> None:
+    """Check that results can be written to a place and read there, and that it is the one that other programs use.
+
+    redis_url: None = the Redis that knows that does not run yet.
+
+    Raises:
+        LaunchError: if they cannot, or it is another one.
+    """
+    try:
+        place = ResultStore(url, STORE_TIMEOUT)
+        if redis_url is None:
+            place.check()
+        else:
+            Store(connect(redis_url, STORE_TIMEOUT), result_store=place).results.join()
+    except StoreError as error:
+        raise LaunchError(f"{error}: correct DENOISED_RESULTS_URL={url}, or what it names") from error
 
 
 def find_model(name: str, precision: str) -> str:

@@ -27,6 +27,7 @@ from denoised.app.launch.preflight import (
     check_host,
     check_models,
     check_port,
+    check_results,
     check_store,
     find_model,
 )
@@ -41,7 +42,7 @@ from denoised.jobs.store.store import Store
 from denoised.model.serving.card import ModelCard
 
 STORE_START_SECONDS, SERVICE_START_SECONDS = 60.0, 180.0
-NO_API_KEYS = {"DENOISED_API_KEYS": ""}  # for the children that do not need the keys
+NO_SECRETS = {"DENOISED_API_KEYS": "", "DENOISED_WEBHOOK_SECRETS": ""}  # for the children that do not need them
 
 
 def run_service(settings: ServeSettings, print_line: Callable[[str], None]) -> None:
@@ -83,6 +84,8 @@ def check_before_start(settings: ServeSettings) -> list[str]:
     check_clock()
     if settings.redis_url is not None:
         check_store(settings.redis_url)
+    if settings.results_url is not None:
+        check_results(settings.results_url, settings.redis_url)
     folders = [find_model(model, settings.precision) for model in settings.models]
     check_models(folders)
     return folders
@@ -150,6 +153,8 @@ def _start_all(
     if redis_url is None:
         redis_url = _start_store(supervisor, settings.data_dir, socket, logging)
     environment = {"REDIS_URL": redis_url, **logging}
+    if settings.results_url is not None:
+        environment["DENOISED_RESULTS_URL"] = settings.results_url
     api_arguments = ["api", "--host", settings.host, "--port", str(settings.port)]
     api_arguments += ["--trust-network"] if settings.trust_network else []
     supervisor.start(Child("api", "denoised.app", api_arguments, environment))
@@ -169,7 +174,7 @@ def worker_child(
         f"worker {device.name}".strip(),
         "denoised.worker",
         [*arguments, *device.arguments],
-        {**TORCH_ENVIRONMENT, **os.environ, **environment, **NO_API_KEYS, **device.environment},
+        {**TORCH_ENVIRONMENT, **os.environ, **environment, **NO_SECRETS, **device.environment},
         cores=device.cores,
     )
 
@@ -177,7 +182,7 @@ def worker_child(
 def _start_store(supervisor: Supervisor, data_dir: Path, socket: Path, environment: Mapping[str, str]) -> str:
     # The other children write to the store until they exit.
     arguments = ["store", "--data-dir", str(data_dir)]
-    supervisor.start(Child("store", "denoised.app", arguments, {**environment, **NO_API_KEYS}, stops_last=True))
+    supervisor.start(Child("store", "denoised.app", arguments, {**environment, **NO_SECRETS}, stops_last=True))
     url = socket_url(socket)
     supervisor.wait_until(lambda: _store_answers(url), "the store answered", STORE_START_SECONDS)
     return url
@@ -193,6 +198,6 @@ def _store_answers(url: str) -> bool:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=2, trust_env=False).status_code == 200
+        return httpx.get(f"{url}/readyz", timeout=2, trust_env=False, verify=False).status_code == 200  # plain HTTP
     except httpx.HTTPError:
         return False

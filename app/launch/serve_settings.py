@@ -22,6 +22,7 @@ class ServeSettings:
     devices: one worker on each; see `devices.find_devices`. None = one worker.
     precision: passed to `denoised worker` too; decides which weights are downloaded.
     log_format: of this process and of all that it starts.
+    results_url: where pictures, frames and resume points lie; None = in Redis.
     """
 
     host: str
@@ -35,3 +36,4 @@ class ServeSettings:
     precision: str = "float32"
     devices: str | None = None
     log_format: LogFormat = "auto"
+    results_url: str | None = None

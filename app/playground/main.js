@@ -100,6 +100,7 @@ async function restoreJobs() {
   restored = true;
   await jobs.refresh().catch(() => { restored = false; });
   if (!viewer.entry && jobs.all.length) choose(jobs.all[0]);
+  actions.restoreComparison();
 }
 
 /** Show small pictures smooth or as pixels, as the visitor chose at the last visit. */

@@ -52,7 +52,7 @@ async def animation(
 
 
 def _render(services: Services, record: JobRecord, pillow_format: str, kind: Kind | None, sheet: bool) -> bytes:
-    stages = read_stages(services.frames, record.id, kind)
+    stages = read_stages(services.frames, services.store.results, record.id, kind)
     if sheet and (stages or kind is None) and len(record.images) == record.request.n:
         stages.append(_finished_pictures(services, record))
     film = render(stages, record.request.n, pillow_format, gutters=sheet) if stages else None

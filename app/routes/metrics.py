@@ -24,6 +24,7 @@ from starlette.responses import Response
 from denoised.app.admission.catalog import Fleet
 from denoised.app.admission.queue_snapshot import QueueSnapshot
 from denoised.app.services import Services, Serving
+from denoised.app.webhooks.sender import OUTCOMES
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL
 from denoised.jobs.worker_report import Counters, WorkerReport
@@ -55,6 +56,7 @@ class SharedState:
     snapshot: QueueSnapshot
     engine: Mapping[str, float]
     jobs: Mapping[tuple[str, str], int]
+    webhooks: int
 
     @classmethod
     def read(cls, services: Services) -> SharedState:
@@ -72,6 +74,7 @@ class SharedState:
             snapshot=services.queue.snapshot(models),
             engine=asdict(Counters()) | engine,
             jobs=jobs,
+            webhooks=services.webhooks.pending(),
         )
 
     @property
@@ -85,6 +88,7 @@ class SharedState:
         yield from self._workers()
         jobs = {(model, status): self.jobs.get((status, model), 0) for model in self.models for status in STATUSES}
         yield _counter("jobs", "Jobs by status; accepted counts all of them.", jobs, ["model", "status"])
+        yield _gauge("webhooks_pending", "Webhooks that are not delivered yet.", self.webhooks)
         for name, (metric, text) in ENGINE_COUNTERS.items():
             yield _counter(metric, text, {(): self.engine[name]}, [])
         slots = self.engine["slots"]
@@ -138,12 +142,14 @@ class ScrapeCollector(Collector):
         shared: None when Redis does not answer.
         listeners: open streams of this process.
         refused: requests answered with 429 by this process, by limit.
+        webhook_attempts: of this process, by outcome.
         now: seconds since the epoch.
     """
 
     shared: SharedState | None
     listeners: int
     refused: Mapping[str, int]
+    webhook_attempts: Mapping[str, int]
     now: float = field(default_factory=time.time)
 
     def collect(self) -> Iterator[Metric]:
@@ -151,6 +157,8 @@ class ScrapeCollector(Collector):
         yield _gauge("listeners", "Open event streams of this process.", self.listeners)
         refused = {(limit,): float(count) for limit, count in self.refused.items()}
         yield _counter("refusals", "Requests that this process answered with 429, by limit.", refused, ["limit"])
+        attempts = {(outcome,): float(self.webhook_attempts[outcome]) for outcome in OUTCOMES}
+        yield _counter("webhook_attempts", "Attempts of this process to deliver webhooks.", attempts, ["outcome"])
         if self.shared is not None:
             yield from self.shared.families(self.now)
 
@@ -165,7 +173,8 @@ class ScrapeCollector(Collector):
 )
 async def metrics(services: Serving) -> Response:
     """Always 200, even while Redis is away (`denoised_redis_up 0`)."""
-    scrape = ScrapeCollector(await _shared_state(services), services.relay.listeners, services.admission.refused)
+    shared, refused = await _shared_state(services), services.admission.refused
+    scrape = ScrapeCollector(shared, services.relay.listeners, refused, services.webhooks.attempts)
     registry = CollectorRegistry()
     registry.register(scrape)
     content = generate_latest(services.metrics.registry) + generate_latest(registry)

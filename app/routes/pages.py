@@ -1,6 +1,6 @@
-"""The playground at `/`, the course at `/learn` and the API reference at `/docs`: `app/playground/`, as it is.
+"""The playground at `/`, the course at `/learn`, the API reference at `/docs` and the operator's page at `/operator`.
 
-They are not built, and they load nothing from other sites.
+They are the files of `app/playground/`: not built, and they load nothing from other sites.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from denoised.app.services import Serving
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parents[1] / "playground"
-FRONT_PAGE, LEARN_PAGE, DOCS_PAGE = "index.html", "learn.html", "docs.html"
+FRONT_PAGE, LEARN_PAGE, DOCS_PAGE, OPERATOR_PAGE = "index.html", "learn.html", "docs.html", "operator.html"
 # The page fetches pictures with the API key and shows them as blobs. With Trusted Types, assigning a text where HTML is
 # expected throws.
 CONTENT_SECURITY_POLICY = (
@@ -78,6 +78,12 @@ async def learn(if_none_match: IfNoneMatch = None) -> Response:
 async def docs(if_none_match: IfNoneMatch = None) -> Response:
     """The API reference. With API keys, browsers open it as /playground/docs.html, because a URL carries no key."""
     return _asset_response(assets()[DOCS_PAGE], if_none_match)
+
+
+@router.get("/operator")
+async def operator(if_none_match: IfNoneMatch = None) -> Response:
+    """The workers, the queues and what all keys use. The page is open; what it shows needs an operator's key."""
+    return _asset_response(assets()[OPERATOR_PAGE], if_none_match)
 
 
 @router.get("/playground/settings.json")

@@ -77,8 +77,8 @@ async def score(
 ) -> Response:
     """The model's score ∇ log p_t(x_t) = −ε̂/σ of a picture at a noise level, given a label or a prompt, with x̂_0 and
     ε̂. With a `seed`, its noise is added to the picture first, as `POST /noise` does; without one the picture is x_t
-    itself. The job has x̂_0 as its image. For a model of latents all arrays are of latents, and `result.space` says so.
-    The response waits for the job."""
+    itself. `x_t` gives the point as numbers instead: an .npy file of float32. The job has x̂_0 as its image. For a model
+    of latents all arrays are of latents, and `result.space` says so. The response waits for the job."""
     preference = Preference.parse({"prefer": prefer or ""}, services.settings.max_wait)
     return await _respond(services, owner, body, _wait(preference, prefer, services), idempotency_key)
 

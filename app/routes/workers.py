@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -28,6 +28,22 @@ class QueueObject(BaseModel):
     ]
 
 
+class ModelStateObject(BaseModel):
+    """A model that a worker has, or should have."""
+
+    model: str
+    state: Annotated[
+        str,
+        Field(
+            description="loading; serving; draining (its running jobs end before it is replaced or removed); waiting "
+            "(for another worker); unloading and unloaded (to make room; it is loaded when jobs wait for it); failed"
+        ),
+    ]
+    reason: Annotated[str, Field(description="why it is not served, or why the last change of its folder was refused")]
+    digest: Annotated[str, Field(description="of the weights that are served")]
+    generation: Annotated[int, Field(description="of the last order of an operator that the worker has followed")]
+
+
 class WorkerObject(BaseModel):
     """A live worker. `max_batch` to `pending_evaluations` are current values; `evaluations` and below are totals since
     the worker started."""
@@ -35,6 +51,7 @@ class WorkerObject(BaseModel):
     name: Annotated[str, Field(description="random; drawn when the worker starts")]
     device: Annotated[str, Field(description="where its networks are evaluated, such as cpu or cuda:1")]
     models: list[str]
+    states: list[ModelStateObject]
     reported_at: Annotated[float, Field(description="when the worker reported this, by Redis' clock, as `at`")]
     max_batch: Annotated[int, Field(description="batch slots: images per evaluation")]
     trajectories: Annotated[
@@ -73,11 +90,18 @@ def _queue_object(model: str, jobs: Sequence[JobRecord]) -> dict[str, Any]:
     return {"model": model, "jobs": len(jobs), "evaluations": sum(job.request.evaluations for job in jobs)}
 
 
+def _state_object(state: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: str(state.get(name, "")) for name in ("model", "state", "reason", "digest")}
+    generation = state.get("generation")
+    return {**texts, "generation": generation if isinstance(generation, int) else 0}
+
+
 def _worker_object(report: WorkerReport) -> dict[str, Any]:
     return {
         "name": report.name,
         "device": report.device,
         "models": [card["name"] for card in report.models],
+        "states": [_state_object(each) for each in report.states],
         "reported_at": report.reported_at,
         "max_batch": report.max_batch,
         "trajectories": report.trajectories,

@@ -42,7 +42,8 @@ SKIPPABLE = ("frame", "progress")
 class Relay:
     """The listeners of this process. Apart from `start` and the properties, used in the event loop only."""
 
-    def __init__(self, store: Store, reader_client: redis.Redis) -> None:
+    def __init__(self, store: Store, reader_client: redis.Redis, on_ends: Callable[[], None] = lambda: None) -> None:
+        """on_ends: called in the event loop when jobs have ended, of any front end."""
         self._store = store
         self._reader = StreamReader(
             store,
@@ -52,6 +53,7 @@ class Relay:
         )
         self._listeners: dict[str, set[EventListener]] = {}
         self._ends = EndNotifications()
+        self._on_ends = on_ends
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gone_check: asyncio.Task[None] | None = None
@@ -120,7 +122,8 @@ class Relay:
                 async for event in self._stored(job_id, min(seq, last - 1), last, max_lag):
                     if event["seq"] > seq:
                         seq = event["seq"]
-                        yield await self._with_result(event)
+                        if (complete := await self._complete(event)) is not None:
+                            yield complete
                     if event["type"] in TERMINAL:
                         return
                 max_lag = MAX_LAG
@@ -131,7 +134,8 @@ class Relay:
                             yield None
                     elif live["seq"] > seq:
                         seq = live["seq"]
-                        yield await self._with_result(live)
+                        if (complete := await self._complete(live)) is not None:
+                            yield complete
                     if live is not None and live["type"] in TERMINAL:
                         return
 
@@ -207,8 +211,10 @@ class Relay:
                     yield event
             seq = page.last
 
-    async def _with_result(self, event: Event) -> Event:
-        """The event; a terminal one with the job as `result`."""
+    async def _complete(self, event: Event) -> Event | None:
+        """The event; a terminal one with the job as `result`, a frame with its picture, None if that is deleted."""
+        if event["type"] == "frame" and "data" not in event:
+            return await run_in_threadpool(self._store.results.with_frame, event)
         if event["type"] in TERMINAL:
             record = await run_in_threadpool(self._store.job, event["job"])
             return {**event, "result": job_object(record) if record is not None else None}
@@ -243,3 +249,4 @@ class Relay:
 
     def _job_ended(self, job_ids: list[str]) -> None:
         self._ends.notify(job_ids)
+        self._on_ends()

@@ -21,7 +21,8 @@ from bench.results import sample_names as names
 from bench.results.samples import SampleRecorder
 from denoised.jobs.record import JobRecord
 from denoised.jobs.sampling_request import SamplingRequest
-from denoised.jobs.store.store import StartedAttempt, Store
+from denoised.jobs.store.started_attempt import StartedAttempt
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.model.backends.backend import EagerBackend
 from denoised.model.serving.loading import load_model

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from denoised.cli.console import open_client
+from denoised.cli.offered_values import ListingCommand, list_missing, list_unknown
 from denoised.cli.options import DEFAULT_URL, Key, Url
 from denoised.cli.request_options import with_request_options
 from denoised.command_line.options import AsJson, env
+from denoised.command_line.service_options import ModelsFolder
 from denoised.jobs.request import FIELDS
 
 cli = typer.Typer()
@@ -21,7 +23,7 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="a job id from `denoise
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
 
-@cli.command(rich_help_panel=PANEL)
+@cli.command(rich_help_panel=PANEL, cls=ListingCommand)
 @with_request_options(FIELDS)
 def generate(
     text: Annotated[
@@ -42,14 +44,21 @@ def generate(
 
     More images than one job may hold, and --prompts, are several jobs; the same command continues an interrupted one.
     With --watch, --preview-every defaults to about 100 frames. With --json: the finished job, with the `file` of each
-    image; with --watch also one line per event before it.
+    image; with --watch also one line per event before it. --model, --sampler and --label without a value list those
+    that the server offers.
     """
     with open_client("generate", url, key) as client:
         from denoised.cli.generate import GenerateOptions, check_text, fields_from, generate_to_folder
+        from denoised.client import ServiceError
 
+        list_missing(client, given, as_json)
         fields = fields_from(given)
         check_text(text, fields, prompts)
-        generate_to_folder(client, GenerateOptions(fields, out, watch, as_json, text, prompts))
+        try:
+            generate_to_folder(client, GenerateOptions(fields, out, watch, as_json, text, prompts))
+        except ServiceError as error:
+            list_unknown(error, client, given)
+            raise
 
 
 @cli.command(rich_help_panel=PANEL)
@@ -88,9 +97,9 @@ def verify(
     Exit code 0: all are equal. 1: some differ. 2: some could not be regenerated. With --json: one line per file.
     """
     with open_client("verify", url, key, error_code=2) as client:
-        from denoised.cli.verify import Inputs, verify_files
+        from denoised.cli.verify import PictureFiles, verify_files
 
-        raise typer.Exit(verify_files(client, files, as_json, Inputs(image, mask, control or ())))
+        raise typer.Exit(verify_files(client, files, as_json, PictureFiles(image, mask, control or ())))
 
 
 @cli.command(rich_help_panel=PANEL)
@@ -142,23 +151,35 @@ def cancel(
 
 @cli.command(rich_help_panel=PANEL)
 def models(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="[NAME]", help="show only this model, with its labels or prompts", show_default=False),
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME] | add|remove|reload NAME...",
+            help="show only this model, with its labels or prompts; or order something about models, as an operator",
+            show_default=False,
+        ),
     ] = None,
+    models_folder: ModelsFolder = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """List the models served now; the first is the default. With NAME: show one model's labels, or how its prompts
-    are written, and its samplers.
+    are written, and its samplers. Operators: `models remove NAME` serves a model no more, `models add NAME` serves it
+    again, `models reload NAME` reads its files again; `models add ./FOLDER` links a folder into --models-folder.
 
     When piped: one line per model, with tab-separated columns. With --json: {"models": […]}.
     """
     with open_client("models", url, key) as client:
         from denoised.cli.listing import print_models
+        from denoised.cli.model_orders import order_models, order_of
 
-        print_models(client, as_json, name)
+        order = order_of(words or [])
+        if order is not None:
+            raise typer.Exit(order_models(client, *order, models_folder, as_json))
+        if words is not None and len(words) > 1:
+            raise typer.BadParameter(f"{words[0]!r} is not add, remove or reload", param_hint="NAME")
+        print_models(client, as_json, words[0] if words else None)
 
 
 @cli.command(rich_help_panel=PANEL)

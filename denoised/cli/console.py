@@ -87,7 +87,7 @@ def print_line(text: str) -> None:
     typer.echo(printable(text))
 
 
-def shorten(text: str) -> str:
+def truncate(text: str) -> str:
     """The beginning of a long text."""
     return text if len(text) <= SHOWN_TEXT else f"{text[: SHOWN_TEXT - 1]}…"
 

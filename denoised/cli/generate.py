@@ -17,8 +17,9 @@ from denoised.cli.console import INTERRUPTED, duration, print_line, shows_pictur
 from denoised.cli.fetch import save_images, with_files
 from denoised.cli.halfblocks import Halfblocks
 from denoised.cli.job_series import JobSeries, read_prompts, run_series
+from denoised.cli.network_options import NAMED_PICTURE, parse_control, parse_lora, picture_file
 from denoised.cli.output_folder import OutputFolder
-from denoised.cli.progress import Display, LiveDisplay, NoDisplay, PlainLines
+from denoised.cli.progress import Display, LiveDisplay, NoDisplay, ProgressLines
 from denoised.client import Client, Job, JobFinished, ServiceError
 from denoised.client.images import decode_image
 from denoised.client.job import require_success
@@ -32,14 +33,10 @@ from denoised.command_line.console import (
     stderr,
     stdout,
 )
-from denoised.jobs.control import ControlFields
-from denoised.jobs.lora import LoraFields
 from denoised.jobs.request import FIELDS, MAX_SEED, RequestFields
 from denoised.jobs.request_field import RequestField
 
 INDEX = re.compile("[0-9]{1,9}")
-NAMED_PICTURE = re.compile("(job|sha256):")  # of a picture that the server has
-WEIGHT = re.compile(r"-?[0-9]{0,9}\.?[0-9]{1,9}")
 MAX_FRAMES = 100  # approximate number of frames of a watched job
 
 
@@ -112,42 +109,6 @@ def _numbers(name: str, text: str) -> list[float]:
     except ValueError:
         message = f"{text!r:.80} is not a comma-separated list of numbers"
         raise typer.BadParameter(message, param_hint=f"--{name.replace('_', '-')}") from None
-
-
-def picture_file(name: str, path: str) -> bytes:
-    """The bytes of a picture's file.
-
-    Raises:
-        typer.BadParameter: naming the option.
-    """
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        message = f"{path!r} cannot be read ({error.strerror})"
-        raise typer.BadParameter(message, param_hint=f"--{name}") from None
-
-
-def parse_lora(text: str) -> LoraFields:
-    """The adapter in `NAME` or `NAME:WEIGHT`; what follows a colon is part of the name unless it is a number."""
-    name, colon, weight = text.rpartition(":")
-    return {"name": name, "weight": float(weight)} if colon and WEIGHT.fullmatch(weight) else {"name": text}
-
-
-def parse_control(text: str) -> ControlFields:
-    """The ControlNet in `NAME=FILE` or `NAME=FILE:SCALE`; FILE may also name a picture that the server has.
-
-    Raises:
-        typer.BadParameter: for a text without a file, or a file that cannot be read.
-    """
-    name, equals, source = text.partition("=")
-    if not equals or not name or not source:
-        raise typer.BadParameter(f"{text!r:.80} was given (allowed: NAME=FILE[:SCALE])", param_hint="--control")
-    path, colon, scale = source.rpartition(":")
-    has_scale = bool(colon and WEIGHT.fullmatch(scale))
-    path = path if has_scale else source
-    image = path if NAMED_PICTURE.match(path) else picture_file("control", path)
-    control: ControlFields = {"name": name, "image": image}
-    return {**control, "scale": float(scale)} if has_scale else control
 
 
 def resolve_text(fields: RequestFields, text: str, models: Sequence[Model]) -> RequestFields:
@@ -290,7 +251,7 @@ def _display(client: Client, job: Job, options: GenerateOptions) -> Display:
     console = stdout() if options.draws_images else stderr()
     if can_redraw(console):
         return LiveDisplay(console, client, job)
-    return NoDisplay() if options.as_json else PlainLines()
+    return NoDisplay() if options.as_json else ProgressLines()
 
 
 def _cancel_and_exit(client: Client, job: Job) -> NoReturn:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from denoised.cli.console import shorten
+from denoised.cli.console import truncate
 from denoised.client import Client, Job, JobCanceled, JobFailed, RequestRejected, ServiceError
 from denoised.client.job import require_success
 from denoised.command_line.console import print_error
@@ -43,7 +43,7 @@ class Part:
     @property
     def title(self) -> str:
         """What it shows, shortened."""
-        return shorten(str(self.fields.get("prompt") or self.fields.get("label") or "images"))
+        return truncate(str(self.fields.get("prompt") or self.fields.get("label") or "images"))
 
 
 def read_prompts(path: Path) -> list[str]:

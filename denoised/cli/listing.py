@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
-import typer
-from rich.text import Text
-
-from denoised.cli.console import OK, age, duration, exit_code, print_line, shorten
-from denoised.cli.tables import fit_table
+from denoised.cli.console import OK, age, duration, exit_code, print_line, truncate
+from denoised.cli.tables import print_rows
 from denoised.client import Client, Job, Model, ServiceError
 from denoised.client.errors import RequestRejected
 from denoised.client.job import Status
-from denoised.command_line.console import can_redraw, print_error, print_json, printable, stdout
+from denoised.command_line.console import can_redraw, print_error, print_json, stdout
 
-COLORS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "canceled": "magenta"}
 MISSING = "-"
 
 
@@ -28,12 +24,16 @@ def print_jobs(client: Client, limit: int, status: Status | None, as_json: bool)
         return
     if can_redraw(stdout()):
         rows = [(job.id, _state(job), job.model, _shown(job), str(job.n), _age(job)) for job in listed]
-        _print(
-            ["id", "status", "model", "picture", ">n", ">age"], rows, [">n", "model", "picture"], ["picture", "model"]
+        print_rows(
+            stdout(),
+            ["id", "status", "model", "picture", ">n", ">age"],
+            rows,
+            [">n", "model", "picture"],
+            ["picture", "model"],
         )
     else:  # the columns that programs have always read
         steps = [(job.id, job.status, job.model, _shown(job), str(job.n), _steps(job), _age(job)) for job in listed]
-        _print(["id", "status", "model", "label", ">n", ">step", ">age"], steps)
+        print_rows(stdout(), ["id", "status", "model", "label", ">n", ">step", ">age"], steps)
 
 
 def print_job(client: Client, job_id: str, as_json: bool) -> None:
@@ -42,7 +42,7 @@ def print_job(client: Client, job_id: str, as_json: bool) -> None:
     if as_json:
         print_json(job.raw)
         return
-    _print(["", ""], [row for row in _details(job) if row[1]])
+    print_rows(stdout(), ["", ""], [row for row in _details(job) if row[1]])
 
 
 def cancel_jobs(client: Client, job_ids: Iterable[str], as_json: bool) -> int:
@@ -61,10 +61,15 @@ def print_models(client: Client, as_json: bool, name: str | None = None) -> None
         print_json({"models": [model.raw for model in listed]})
         return
     if name is not None:
-        _print(["", ""], [row for row in _facts(listed[0]) if row[1]])
+        print_rows(stdout(), ["", ""], [row for row in _facts(listed[0]) if row[1]])
         return
     headings = ["model", "size", ">classes", "adapters", "default", ">max n", ">workers"]
-    _print(headings, [_summary(model) for model in listed], [">max n", ">workers", ">classes", "size", "adapters"])
+    print_rows(
+        stdout(),
+        headings,
+        [_summary(model) for model in listed],
+        [">max n", ">workers", ">classes", "size", "adapters"],
+    )
 
 
 def _cancel(client: Client, job_id: str, as_json: bool) -> int:
@@ -85,7 +90,7 @@ def _cancel(client: Client, job_id: str, as_json: bool) -> int:
 
 def _shown(job: Job) -> str:
     """The label, or the beginning of the prompt."""
-    return job.label or shorten(job.prompt or MISSING)
+    return job.label or truncate(job.prompt or MISSING)
 
 
 def _state(job: Job) -> str:
@@ -190,19 +195,3 @@ def _summary(model: Model) -> tuple[str, ...]:
         str(model.max_images),
         str(model.workers),
     )
-
-
-def _print(
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    optional: Sequence[str] = (),
-    shortened: Sequence[str] = (),
-) -> None:
-    """Print rows as a table on a terminal, else as tab-separated lines."""
-    console = stdout()
-    if not can_redraw(console):
-        for row in rows:
-            typer.echo("\t".join(printable(cell) for cell in row))
-    elif rows:
-        cells = [[Text(printable(cell), style=COLORS.get(cell.split(" ")[0], "")) for cell in row] for row in rows]
-        console.print(fit_table(console, headings, cells, optional, shortened))

@@ -48,6 +48,7 @@ PROGRAMS = (
 MODULES = {
     "server": (
         "fastapi",
+        "fsspec",
         "prometheus_client",
         "pydantic",
         "python_multipart",
@@ -58,6 +59,7 @@ MODULES = {
         "websockets",
     ),
     "worker": (
+        "fsspec",
         "httpx2",
         "huggingface_hub",
         "numpy",
@@ -90,7 +92,6 @@ cli = typer.Typer(
     help="denoised, the denoising daemon: serves diffusion models over HTTP.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

@@ -37,7 +37,7 @@ class Display(Protocol):
     def show(self, event: Event) -> None: ...
 
 
-class PlainLines:
+class ProgressLines:
     """Prints a line on stderr when the job is queued, when it starts, and after each quarter of its steps."""
 
     def __init__(self) -> None:

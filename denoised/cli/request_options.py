@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_origin
 
+from denoised.cli.offered_values import LISTED, completion
 from denoised.command_line.options import env
 from denoised.jobs.request_field import RequestField
 from denoised.jobs.sampling_request import DEFAULTS
@@ -42,7 +43,9 @@ def _option(field: RequestField) -> inspect.Parameter:
     repeatable = get_origin(field.type) is list and not field.is_numbers  # numbers are one text with commas
     kind = field.type if field.type in PLAIN else list[str] if repeatable else str
     variable = field.flag.removeprefix("--") if repeatable else field.name
-    limits = {"metavar": METAVARS[field.name]} if field.name in METAVARS else {}
+    limits: dict[str, Any] = {"metavar": METAVARS[field.name]} if field.name in METAVARS else {}
+    if field.name in LISTED:
+        limits["autocompletion"] = completion(field.name)
     annotated: Any = Annotated
     annotation = annotated[kind | None, env(variable.upper(), help, flag, **limits)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from denoised.command_line.console import can_redraw, printable
+
 GAP = 2  # terminal columns between two table columns
 SHORTEST = 8  # terminal columns that a column of long texts keeps
+COLORS = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "red", "canceled": "magenta"}
 RIGHT_ALIGNED = ">"  # prefix of the heading of a column of numbers
 
 Rows = Sequence[Sequence[RenderableType]]
+
+
+def print_rows(
+    console: Console,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    optional: Sequence[str] = (),
+    shortened: Sequence[str] = (),
+) -> None:
+    """Print rows as a table on a terminal, else as tab-separated lines; the parameters are those of `fit_table`."""
+    if not can_redraw(console):
+        for row in rows:
+            typer.echo("\t".join(printable(cell) for cell in row), err=console.stderr)
+    elif rows:
+        cells = [[Text(printable(cell), style=COLORS.get(cell.split(" ")[0], "")) for cell in row] for row in rows]
+        console.print(fit_table(console, headings, cells, optional, shortened))
 
 
 def fit_table(

@@ -12,6 +12,7 @@ from denoised.cli.console import open_client
 from denoised.cli.options import DEFAULT_URL, Key, Url
 from denoised.cli.request_options import with_request_options
 from denoised.command_line.options import AsJson, env
+from denoised.jobs.request import ARRAY
 from denoised.jobs.request_field import RequestField
 from denoised.jobs.task_request import TASK_FIELDS, PictureTask
 
@@ -21,9 +22,14 @@ Picture = Annotated[str, typer.Argument(metavar="PICTURE", help="a PNG, JPEG or 
 Out = Annotated[Path, env("OUT", "folder for the files")]
 
 
+Point = Annotated[
+    str, typer.Argument(metavar="PICTURE", help="a PNG, JPEG or WebP file, job:ID/images/K, or x_t as an .npy file")
+]
+
+
 def _options(task: PictureTask) -> dict[str, RequestField]:
-    """The fields of a request that are options; the picture is an argument."""
-    return {name: field for name, field in TASK_FIELDS[task].items() if name != "image"}
+    """The fields of a request that are options; the picture, or the array, is an argument."""
+    return {name: field for name, field in TASK_FIELDS[task].items() if name not in ("image", ARRAY)}
 
 
 @cli.command(rich_help_panel=PANEL)
@@ -41,11 +47,12 @@ def noise(
 @cli.command(rich_help_panel=PANEL)
 @with_request_options(_options("score"))
 def score(
-    picture: Picture, out: Out = Path(), as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None, **given: Any
+    picture: Point, out: Out = Path(), as_json: AsJson = False, url: Url = DEFAULT_URL, key: Key = None, **given: Any
 ) -> None:
     """Compute a model's score of a picture at a noise level, and write score, x̂_0, ε̂ and x_t as files.
 
-    Without --seed the picture is x_t itself. With --json: the job, and the `files` that were written.
+    Without --seed the picture is x_t itself; an .npy file of float32 (channels, height, width) always is. With --json:
+    the job, and the `files` that were written.
     """
     _run("score", "score", picture, out, as_json, url, key, given)
 

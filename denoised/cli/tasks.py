@@ -11,19 +11,22 @@ import typer
 
 from denoised.cli.console import print_line
 from denoised.cli.fetch import save_images
-from denoised.cli.generate import NAMED_PICTURE, fields_from, resolve_label
+from denoised.cli.generate import fields_from, resolve_label
+from denoised.cli.network_options import NAMED_PICTURE
 from denoised.cli.output_folder import OutputFolder
 from denoised.client import Client, Job
 from denoised.command_line.console import print_json
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import TASK_FIELDS, PictureTask
 
+NPY = ".npy"
+
 
 @dataclass(frozen=True)
 class TaskOptions:
     """Options of a command that asks about a picture.
 
-    picture: a file, or job:ID/images/K.
+    picture: a file, or job:ID/images/K; for a score also an .npy file.
     given: the options for request fields.
     out: folder for pictures and arrays; None for a command that writes none.
     """
@@ -51,7 +54,11 @@ def run_task(client: Client, options: TaskOptions) -> None:
         "score": client.score,
         "likelihood": client.likelihood,
     }
-    job = ask[options.task](_source(options.picture), **fields)
+    source = _source(options.picture)
+    if options.task == "score" and Path(options.picture).suffix == NPY:
+        job = client.score(x_t=source, **fields)
+    else:
+        job = ask[options.task](source, **fields)
     files = _save(client, job, folder) if folder is not None else []
     if options.as_json:
         print_json({**job.raw, "files": [str(path) for path in files]})

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from denoised.cli.console import shorten
+from denoised.cli.console import truncate
 from denoised.cli.progress import progress_line
 from denoised.cli.tables import GAP, fit_table
 from denoised.client import Client, FleetStatus, Job, KeyUsage, RequestRejected, WorkerStatus
@@ -228,7 +228,7 @@ def _queues(fleet: FleetStatus, console: Console) -> RenderableType:
 
 
 def _jobs(jobs: Sequence[Job], console: Console) -> RenderableType:
-    names = [printable(f"{job.id[:8]}  {job.n}× {shorten(job.title)}") for job in jobs]
+    names = [printable(f"{job.id[:8]}  {job.n}× {truncate(job.title)}") for job in jobs]
     width = console.width - max(map(len, names)) - GAP
     lines = [progress_line(job, job.step, job.eta_seconds, width) for job in jobs]
     return fit_table(console, ["your jobs", ""], [(Text(name), line) for name, line in zip(names, lines, strict=True)])

@@ -15,7 +15,7 @@ EQUAL, DIFFERENT, ERROR = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Inputs:
+class PictureFiles:
     """What images were made from; None for images made from nothing but noise."""
 
     image: Path | None = None
@@ -23,7 +23,7 @@ class Inputs:
     controls: Sequence[Path] = ()
 
 
-def verify_files(client: Client, files: Iterable[Path], as_json: bool, inputs: Inputs) -> int:
+def verify_files(client: Client, files: Iterable[Path], as_json: bool, inputs: PictureFiles) -> int:
     """Verify files one after another and print one line per file. Returns the exit code."""
     code = EQUAL
     for file in files:
@@ -33,7 +33,7 @@ def verify_files(client: Client, files: Iterable[Path], as_json: bool, inputs: I
     return code
 
 
-def _verify(client: Client, file: Path, inputs: Inputs) -> dict[str, Any]:
+def _verify(client: Client, file: Path, inputs: PictureFiles) -> dict[str, Any]:
     """The server's answer for a file, or {"error": the reason}."""
     try:
         return dict(client.verify(file.read_bytes(), inputs.image, inputs.mask, inputs.controls).raw)

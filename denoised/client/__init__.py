@@ -7,6 +7,7 @@ from denoised.client.configuration import DEFAULT_URL
 from denoised.client.errors import (
     ConnectionFailed,
     InvalidResponse,
+    InvalidWebhook,
     JobCanceled,
     JobFailed,
     RequestRejected,
@@ -17,9 +18,11 @@ from denoised.client.events import Event, Frame, ImageFinished, JobFinished, Job
 from denoised.client.fleet import FleetStatus, QueueStatus, WorkerStatus
 from denoised.client.job import Job, JobArray, JobError, JobImage, JobTiming, JobWarning
 from denoised.client.model import Model, ModelDefaults, ModelPromptGuide
+from denoised.client.model_order import ModelOrder, ModelState
 from denoised.client.synchronous import Client
 from denoised.client.usage import KeyUsage, Quota
 from denoised.client.verification import VerificationResult
+from denoised.client.webhook import WebhookDelivery, verify_webhook
 from denoised.jobs.control import Control, ControlFields
 from denoised.jobs.lora import Lora, LoraFields
 from denoised.jobs.request import RequestFields
@@ -36,6 +39,7 @@ __all__ = [
     "Frame",
     "ImageFinished",
     "InvalidResponse",
+    "InvalidWebhook",
     "Job",
     "JobArray",
     "JobCanceled",
@@ -53,7 +57,9 @@ __all__ = [
     "LoraFields",
     "Model",
     "ModelDefaults",
+    "ModelOrder",
     "ModelPromptGuide",
+    "ModelState",
     "QueueStatus",
     "Quota",
     "RequestFields",
@@ -61,5 +67,7 @@ __all__ = [
     "ServerBusy",
     "ServiceError",
     "VerificationResult",
+    "WebhookDelivery",
     "WorkerStatus",
+    "verify_webhook",
 ]

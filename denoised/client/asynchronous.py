@@ -20,10 +20,12 @@ from denoised.client.fleet import FleetStatus
 from denoised.client.images import decode_image
 from denoised.client.job import Job, JobArray, JobImage, Status, require_success
 from denoised.client.model import Model
+from denoised.client.model_order import ModelOrder
 from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields, lists_fields_of
 from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
+from denoised.client.webhook import WebhookDelivery
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import TASK_FIELDS, LikelihoodFields, NoiseFields, ScoreFields
 
@@ -154,7 +156,7 @@ class AsyncClient:
         return await self._completed(await self._run(self._exchange.task("noise", image, fields)))
 
     @lists_fields_of(TASK_FIELDS["score"])
-    async def score(self, image: PictureSource, /, **fields: Unpack[ScoreFields]) -> Job:
+    async def score(self, image: PictureSource | None = None, /, **fields: Unpack[ScoreFields]) -> Job:
         """As `Client.score`."""
         return await self._completed(await self._run(self._exchange.task("score", image, fields)))
 
@@ -171,6 +173,18 @@ class AsyncClient:
         """As `Client.models`."""
         return await self._run(self._exchange.models())
 
+    async def add_model(self, name: str) -> ModelOrder:
+        """As `Client.add_model`."""
+        return await self._run(self._exchange.order_model("PUT", name))
+
+    async def remove_model(self, name: str) -> ModelOrder:
+        """As `Client.remove_model`."""
+        return await self._run(self._exchange.order_model("DELETE", name))
+
+    async def reload_model(self, name: str) -> ModelOrder:
+        """As `Client.reload_model`."""
+        return await self._run(self._exchange.order_model("POST", name, "/reload"))
+
     async def workers(self) -> FleetStatus:
         """As `Client.workers`."""
         return await self._run(self._exchange.workers())
@@ -182,6 +196,14 @@ class AsyncClient:
     async def usage_of_all_keys(self) -> list[KeyUsage]:
         """As `Client.usage_of_all_keys`."""
         return await self._run(self._exchange.usage_of_all_keys())
+
+    async def webhook(self, job_id: str) -> WebhookDelivery:
+        """As `Client.webhook`."""
+        return await self._run(self._exchange.webhook(job_id))
+
+    async def webhook_secrets(self) -> list[str]:
+        """As `Client.webhook_secrets`."""
+        return await self._run(self._exchange.webhook_secrets())
 
     async def _completed(self, job: Job) -> Job:
         """A job once it has succeeded; it is canceled if the wait for it is interrupted."""

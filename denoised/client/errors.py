@@ -6,6 +6,7 @@ ServiceError             base class; `status` is the HTTP status of the answer, 
 ├── ServerBusy           not possible now (429, 503, 504, 507), even after retries; `retry_after` in seconds, if given
 ├── JobFailed            the job ended without images; `code` (for programs) and `job`
 ├── JobCanceled          the job was canceled; `job`
+├── InvalidWebhook       a webhook is not the server's, was altered, or is too old
 └── InvalidResponse      the answer is not one of a denoised server
 """
 
@@ -70,6 +71,10 @@ class JobCanceled(ServiceError):
     def __init__(self, message: str, job: str) -> None:
         super().__init__(message)
         self.job = job
+
+
+class InvalidWebhook(ServiceError):
+    """A webhook is not the server's, was altered, or is too old."""
 
 
 class InvalidResponse(ServiceError):

@@ -6,17 +6,20 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from denoised.client.api_call import ApiCall, Flow
 from denoised.client.errors import InvalidResponse, RequestRejected, ServerBusy, ServiceError
 from denoised.client.fleet import FleetStatus
 from denoised.client.job import Job
 from denoised.client.model import Model
-from denoised.client.pictures import encode_pictures, form_of, read
+from denoised.client.model_order import ModelOrder
+from denoised.client.pictures import encode_picture_fields, form_of, read
 from denoised.client.responses import json_body, require_member
 from denoised.client.retries import RetryPolicy
 from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
+from denoised.client.webhook import WebhookDelivery
 from denoised.jobs.control import control_picture
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import PictureTask
@@ -39,13 +42,13 @@ class Exchange:
         """`POST /generate`. key: the idempotency key; None = a new one, so that a retry never creates a second job."""
         if label is not None and "label" in fields:
             raise TypeError("the label was given twice, by position and by name")
-        content = _to_json({"label": label, **encode_pictures(fields)})
+        content = _to_json({"label": label, **encode_picture_fields(fields)})
         headers = {"Content-Type": "application/json", "Idempotency-Key": key or uuid.uuid4().hex}
         return (yield from self._job(ApiCall("POST", "/generate", headers=headers, content=content)))
 
-    def task(self, task: PictureTask, image: PictureSource, fields: Mapping[str, Any]) -> Flow[Job]:
+    def task(self, task: PictureTask, image: PictureSource | None, fields: Mapping[str, Any]) -> Flow[Job]:
         """`POST /noise`, `/score` or `/likelihood`: the job, which may not be finished yet."""
-        content = _to_json(encode_pictures({**fields, "image": image}))
+        content = _to_json(encode_picture_fields({**fields, "image": image}))
         headers = {"Content-Type": "application/json", "Prefer": "respond-async", "Idempotency-Key": uuid.uuid4().hex}
         return (yield from self._job(ApiCall("POST", f"/{task}", headers=headers, content=content)))
 
@@ -71,6 +74,11 @@ class Exchange:
             raise InvalidResponse("the server's answer is not a list of models: is it denoised?")
         return [Model.from_json(model) for model in answer]
 
+    def order_model(self, method: str, name: str, action: str = "") -> Flow[ModelOrder]:
+        """`PUT /models/{name}`, `DELETE /models/{name}`, or `POST /models/{name}/reload`. action: what follows."""
+        path = f"/models/{quote(name, safe='')}{action}"
+        return ModelOrder.from_json((yield from self._json(ApiCall(method, path))))
+
     def workers(self) -> Flow[FleetStatus]:
         """`GET /workers`."""
         return FleetStatus.from_json((yield from self._json(ApiCall("GET", "/workers"))))
@@ -83,6 +91,15 @@ class Exchange:
         """`GET /usage/keys`."""
         answer = yield from self._json(ApiCall("GET", "/usage/keys"))
         return [KeyUsage.from_json(usage) for usage in require_member(answer, "keys")]
+
+    def webhook(self, job_id: str) -> Flow[WebhookDelivery]:
+        """`GET /jobs/{id}/webhook`."""
+        return WebhookDelivery.from_json((yield from self._json(ApiCall("GET", f"{job_path(job_id)}/webhook"))))
+
+    def webhook_secrets(self) -> Flow[list[str]]:
+        """`GET /webhooks/secrets`."""
+        answer = yield from self._json(ApiCall("GET", "/webhooks/secrets"))
+        return [str(secret) for secret in require_member(answer, "secrets")]
 
     def download(self, path: str, params: Mapping[str, str] | None = None) -> Flow[bytes]:
         """The bytes at a path of this server. Absolute URLs are rejected, since the API key would be sent along."""

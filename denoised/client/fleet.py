@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from denoised.client.model_order import ModelState
 from denoised.client.resource import Resource
 
 
@@ -32,6 +33,7 @@ class WorkerStatus(Resource):
     turns, turn_seconds: counters of turns, and of the seconds they took.
     images, slots: counters of batch slots filled, and of batch slots available, summed over the turns.
     jobs: counter of jobs started.
+    states: of the models that it has, or should have; empty from earlier servers.
     device: where its networks are evaluated, such as cpu or cuda:1; "" from earlier servers.
     """
 
@@ -48,10 +50,12 @@ class WorkerStatus(Resource):
     turn_seconds: float
     jobs: int
     device: str = ""
+    states: tuple[ModelState, ...] = ()
 
     @classmethod
     def _members(cls, raw: Any) -> dict[str, Any]:
-        return super()._members(raw) | {"models": tuple(raw["models"])}
+        states = tuple(ModelState.from_json(state) for state in raw.get("states", ()))
+        return super()._members(raw) | {"models": tuple(raw["models"]), "states": states}
 
 
 @dataclass(frozen=True)

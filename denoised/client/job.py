@@ -106,6 +106,7 @@ class Job(PictureRequest, Resource):
     run_steps: the steps that are run; fewer than `steps` from a picture.
     task: `generate`, `noise`, `score` or `likelihood`.
     t, sigma: the noise level of noise and scores, as a timestep or as σ/α.
+    x_t: the file of the array that a score was asked for, as `sha256:` and its digest.
     arrays: what noise and scores consist of besides pictures.
     result: the numbers that noise, a score or a likelihood has come to; None until then.
     """
@@ -129,6 +130,7 @@ class Job(PictureRequest, Resource):
     task: str = "generate"
     t: float | None = None
     sigma: float | None = None
+    x_t: str | None = None
     arrays: tuple[JobArray, ...] = ()
     result: Raw | None = None
 

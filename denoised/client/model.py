@@ -55,6 +55,7 @@ class Model(Resource):
     numerics: everything that the bytes of an image depend on besides the request.
     digest: a hash of its weights, configs and classes; empty if the server does not name one.
     workers: number of live workers that serve it; its jobs wait if there is none.
+    sampler_descriptions: what each of the samplers is good for; empty from a server of an earlier version.
     description, data, license: what its card says of it, its training data, and its license; empty if nothing.
     """
 
@@ -80,6 +81,7 @@ class Model(Resource):
     description: str = ""
     data: str = ""
     license: str = ""
+    sampler_descriptions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def _members(cls, raw: Any) -> dict[str, Any]:

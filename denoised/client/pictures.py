@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 
 from denoised.client.errors import ServiceError
-from denoised.jobs.request import PictureSource, pictures_of, with_pictures
+from denoised.jobs.request import PictureSource
+from denoised.jobs.request_pictures import pictures_of, with_pictures
 
 
-def encode_pictures(fields: Mapping[str, Any]) -> dict[str, Any]:
+def encode_picture_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a request with each file of a picture in base64.
 
     Raises:

@@ -21,10 +21,12 @@ from denoised.client.fleet import FleetStatus
 from denoised.client.images import decode_image
 from denoised.client.job import Job, JobArray, JobImage, Status, require_success
 from denoised.client.model import Model
+from denoised.client.model_order import ModelOrder
 from denoised.client.retries import OnWait, RetryPolicy
 from denoised.client.signature import lists_fields, lists_fields_of
 from denoised.client.usage import KeyUsage
 from denoised.client.verification import VerificationResult
+from denoised.client.webhook import WebhookDelivery
 from denoised.jobs.request import PictureSource, RequestFields
 from denoised.jobs.task_request import TASK_FIELDS, LikelihoodFields, NoiseFields, ScoreFields
 
@@ -179,9 +181,10 @@ class Client:
         return self._completed(self._run(self._exchange.task("noise", image, fields)))
 
     @lists_fields_of(TASK_FIELDS["score"])
-    def score(self, image: PictureSource, /, **fields: Unpack[ScoreFields]) -> Job:
-        """The score ∇ log p_t of a picture at a noise level (`POST /score`). The finished job has the arrays `x_t`,
-        `x0`, `epsilon` and `score`, x̂_0 as its image, and the norms in `result`. Errors: as `noise`."""
+    def score(self, image: PictureSource | None = None, /, **fields: Unpack[ScoreFields]) -> Job:
+        """The score ∇ log p_t of a picture at a noise level, or at a point of your own, `x_t=` the path or the bytes of
+        an .npy file (`POST /score`). The finished job has the arrays `x_t`, `x0`, `epsilon` and `score`, x̂_0 as its
+        image, and the norms in `result`. Errors: as `noise`."""
         return self._completed(self._run(self._exchange.task("score", image, fields)))
 
     @lists_fields_of(TASK_FIELDS["likelihood"])
@@ -198,6 +201,23 @@ class Client:
         """The models served by live workers; the first is the default (`GET /models`)."""
         return self._run(self._exchange.models())
 
+    def add_model(self, name: str) -> ModelOrder:
+        """Serve a model that was removed, or try again to load one that was refused (`PUT /models/{name}`).
+
+        Raises:
+            RequestRejected: 403 without an operator's key, 404 if no worker ever had the model.
+        """
+        return self._run(self._exchange.order_model("PUT", name))
+
+    def remove_model(self, name: str) -> ModelOrder:
+        """Serve a model no more (`DELETE /models/{name}`): running jobs finish, waiting ones fail. Errors: as
+        `add_model`."""
+        return self._run(self._exchange.order_model("DELETE", name))
+
+    def reload_model(self, name: str) -> ModelOrder:
+        """Read a model's folder again (`POST /models/{name}/reload`). Errors: as `add_model`."""
+        return self._run(self._exchange.order_model("POST", name, "/reload"))
+
     def workers(self) -> FleetStatus:
         """The queues and the live workers (`GET /workers`)."""
         return self._run(self._exchange.workers())
@@ -213,6 +233,18 @@ class Client:
             RequestRejected: 403 if your key has not the option `operator`.
         """
         return self._run(self._exchange.usage_of_all_keys())
+
+    def webhook(self, job_id: str) -> WebhookDelivery:
+        """How the delivery of a job's webhook stands (`GET /jobs/{id}/webhook`).
+
+        Raises:
+            RequestRejected: 404 if the job has no webhook, or is unknown.
+        """
+        return self._run(self._exchange.webhook(job_id))
+
+    def webhook_secrets(self) -> list[str]:
+        """The secrets that your webhooks are signed with, for `verify_webhook` (`GET /webhooks/secrets`)."""
+        return self._run(self._exchange.webhook_secrets())
 
     def _completed(self, job: Job) -> Job:
         """A job once it has succeeded; it is canceled if the wait for it is interrupted."""

@@ -90,7 +90,10 @@ def _explain(error: typer.BadParameter, context: Any) -> None:
     if isinstance(error.__cause__, ValidationError):
         first = error.__cause__.errors()[0]
         value = repr(first["input"])[:SHOWN_CHARACTERS]
-        error.message = describe_rejected_value(first, value) or f"{value}: {error.message}"
+        said = error.message.replace("Value error, ", "")
+        error.message = describe_rejected_value(first, value) or (
+            said if said.startswith(value) else f"{value}: {said}"
+        )
 
 
 def service_link(parameter: Any) -> str | None:

@@ -9,9 +9,12 @@ from redis.retry import Retry
 from denoised.jobs.errors import StoreUnavailable
 
 REDIS_URLS = (
-    "redis://:PASSWORD@HOST:PORT/0, rediss://… or unix://PATH; "
+    "redis://:PASSWORD@HOST:PORT/0, rediss://… with TLS, valkey://…, valkeys://… or unix://PATH; "
     "write / @ : ? # % in the password, and ? # % in the path, as %2F and so on"
 )
+
+
+SCHEMES = {"valkey://": "redis://", "valkeys://": "rediss://"}  # Valkey's names of the same
 
 
 def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redis:
@@ -20,9 +23,10 @@ def connect(url: str, timeout: float = 1.0, connections: int = 64) -> redis.Redi
     Raises:
         StoreUnavailable: for an invalid URL. The message does not repeat it, since it may hold a password.
     """
+    scheme, separator, rest = url.partition("://")
     try:
         return redis.Redis.from_url(
-            url,
+            SCHEMES.get(scheme + separator, scheme + separator) + rest,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             max_connections=connections,

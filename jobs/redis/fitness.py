@@ -50,6 +50,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("LINDEX", _RQ, "0"),
     ("ZADD", _RQ, "1", "x"),
     ("ZREVRANGEBYSCORE", _JOB, "1", "0"),
+    ("ZRANGEBYSCORE", _JOB, "0", "1"),
+    ("ZPOPMIN", _JOB),
     ("ZREMRANGEBYSCORE", _JOB, "0", "1"),
     ("XADD", _JOB, "*", "x", "1"),
     ("XRANGE", _JOB, "-", "+"),

@@ -1,6 +1,6 @@
 """The events of jobs: one Redis stream per job, entry id = "{seq}-0".
 
-Events are appended by the scripts that change a job (`jobs.store.scripts`), which number them without gaps.
+Events are appended by the scripts that change a job (`jobs.store.scripts.job_scripts`), which number them without gaps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, cast
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog, parse_json
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.event_scripts import READ_EVENTS, WATCH
+from denoised.jobs.store.scripts.event_scripts import READ_EVENTS, WATCH
 from denoised.jobs.store.store_connection import StoreConnection
 
 MAX_EVENT_BYTES = 64 << 20  # a frame in base64 is the largest event

@@ -1,6 +1,6 @@
-"""The pictures that jobs start from, each stored once per caller, digest and shape.
+"""The pictures and arrays that jobs start from, each stored once per caller, digest and shape.
 
-A picture is kept while a job that starts from it is not over, and `result_ttl` longer (`jobs.store.scripts.finish`).
+A picture is kept while a job that starts from it is not over, and `result_ttl` longer (`job_scripts.finish`).
 Another caller cannot name it: its key holds the owner.
 """
 
@@ -10,17 +10,18 @@ from collections.abc import Mapping
 
 from redis.client import Pipeline
 
+from denoised.jobs.array_reading import ArrayShape
 from denoised.jobs.picture_reading import PictureShape
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.input_quota import InputQuota
 from denoised.jobs.store.record_reader import bounded_value
-from denoised.jobs.store.scripts import MAX_PICTURE_BYTES
+from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES
 from denoised.jobs.store.store_connection import StoreConnection
 
 
-def input_key(owner: str, digest: str, shape: PictureShape) -> str:
-    """The key of a picture. digest: `sha256:` and that of the file that the caller gave."""
-    return keys.input_picture(owner, digest.removeprefix("sha256:"), f"{shape.width}x{shape.height}x{shape.channels}")
+def input_key(owner: str, digest: str, shape: PictureShape | ArrayShape) -> str:
+    """The key of a picture or an array. digest: `sha256:` and that of the file that the caller gave."""
+    return keys.input_picture(owner, digest.removeprefix("sha256:"), shape.key)
 
 
 class InputPictures:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 from denoised.jobs.store.store_connection import StoreConnection
 
 MIN_BYTES = 4096  # that a picture counts at least, so that their number is limited, too

@@ -17,7 +17,7 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog, parse_json, read_dataclass
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.worker_report import MAX_REPORT_BYTES, WorkerReport
 
@@ -78,6 +78,7 @@ def kept_models(report: WorkerReport) -> dict[str, KeptModel]:
             paces=_only(report.paces, name),
             decode_seconds=_only(report.decode_seconds, name),
             counters={},
+            states=[],
         )
         found[name] = KeptModel(place, own)
     return found

@@ -9,16 +9,19 @@ from redis.client import Pipeline
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
+from denoised.jobs.results.results import Results
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.scripts import MAX_PICTURE_BYTES, MAX_RECORD_BYTES, MAX_RECORD_FIELDS, READ
+from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES, MAX_RECORD_BYTES, MAX_RECORD_FIELDS, READ
 from denoised.jobs.store.store_connection import StoreConnection
 
 
 class RecordReader:
     """Every method raises StoreUnavailable when Redis does not answer in time."""
 
-    def __init__(self, connection: StoreConnection) -> None:
+    def __init__(self, connection: StoreConnection, results: Results | None = None) -> None:
+        """results: where pictures lie; only `read_with_pictures` needs it."""
         self._connection = connection
+        self._results = results
         self._script = connection.client.register_script(READ)
 
     def read(self, job_ids: Sequence[str]) -> dict[str, JobRecord | RecordError | None]:
@@ -32,7 +35,7 @@ class RecordReader:
         return {job_id: self._decoded(reply) for job_id, reply in zip(job_ids, replies, strict=True)}
 
     def read_with_pictures(self, job_id: str, pictures: int) -> tuple[JobRecord | None, dict[int, bytes]]:
-        """A record and those of its first `pictures` pictures that are finished, in one round trip.
+        """A record and those of its first `pictures` pictures that are finished, in one round trip to Redis.
 
         Raises:
             RecordError: when the record is damaged.
@@ -44,7 +47,9 @@ class RecordReader:
                 pipe.getrange(keys.image(job_id, index), 0, MAX_PICTURE_BYTES)
 
         reply, *replies = self._run(queue_commands)
-        images = {index: bounded_value(data, MAX_PICTURE_BYTES) for index, data in enumerate(replies)}
+        values = {index: bounded_value(data, MAX_PICTURE_BYTES) for index, data in enumerate(replies)}
+        assert self._results is not None
+        images = {index: self._results.value(job_id, data, MAX_PICTURE_BYTES) for index, data in values.items()}
         finished = {index: data for index, data in images.items() if data is not None}
         return raise_if_damaged(self._decoded(reply)), finished
 
@@ -80,7 +85,7 @@ def raise_if_damaged(record: JobRecord | RecordError | None) -> JobRecord | None
 
 
 def decode_reply(reply: Any) -> dict[str, str]:
-    """The reply of `jobs.store.scripts.READ` as text; bytes that are not UTF-8 become replacement characters.
+    """The reply of `job_scripts.READ` as text; bytes that are not UTF-8 become replacement characters.
 
     Raises:
         RecordError: when the key is not a hash, or the record is larger than any record is.

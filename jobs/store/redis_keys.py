@@ -6,9 +6,15 @@
     denoised:job:{id}:image:{k}    string   an encoded picture
     denoised:job:{id}:array:{k}:{name}      string   numbers of image k as an .npy file (`jobs.record.ARRAY_NAMES`)
     denoised:job:{id}:resume       string   where its images are saved (`worker.engine.resume`), until it is over
+    denoised:job:{id}:objects      hash     bytes of its objects outside Redis, by file (`jobs.results.ledger`)
     denoised:input:{owner}:{sha256}:{shape}        string   a picture that a job starts from, as PNG of that shape
     denoised:input:{owner}:{sha256}:{shape}:jobs   set      ids of the jobs that are not over and start from it
     denoised:stored:{owner}        hash     bytes of a caller's pictures by key, and in all: `stored`, `counted_at`
+    denoised:results               string   the folder of this Redis' objects in the place for results
+    denoised:results:bytes         hash     bytes of all objects there, by kind
+    denoised:results:frames        zset     "{job}/{file}" of the objects with frames, by age
+    denoised:results:due           zset     ids of the jobs that have objects, by when to look at them again
+    denoised:webhooks:{origin}     zset     ids of ended jobs whose webhook goes there, by when it is due
     denoised:ends                  stream   ids of jobs as they end, the newest ten thousand
     denoised:probe                 none     deleting it, although it never exists, shows whether Redis accepts writes
     denoised:jobs:{owner}          zset     job ids by created_at
@@ -20,8 +26,10 @@
     denoised:credits:{model}       hash     the evaluations that each of them may still draw in its turn
     denoised:workers               set      names of workers
     denoised:models                set      names of all models ever served
+    denoised:orders                hash     by model, what operators ordered: `removed`, `generation` (`model_list`)
     denoised:cards                 hash     by model, its card and speed as last reported (`jobs.store.kept_models`)
     denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
+    denoised:next:{model}          zset     "{digest} {worker} {phase}" of the workers that wait to serve other weights
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s
     denoised:choice:{owner}  string   the model that a caller has chosen as its default, 30 d after the last use
     denoised:wake:{reader}         stream   one entry: this reader of events must read its list again; 1 h
@@ -43,8 +51,14 @@ ENDS = "denoised:ends"
 INPUTS = "denoised:input:"
 KEPT = "denoised:kept:"
 PROBE = "denoised:probe"
+RESULTS = "denoised:results"
+RESULT_BYTES = "denoised:results:bytes"
+RESULT_FRAMES = "denoised:results:frames"
+RESULTS_DUE = "denoised:results:due"
+WEBHOOKS = "denoised:webhooks:"
 WORKERS = "denoised:workers"
 MODELS = "denoised:models"
+MODEL_ORDERS = "denoised:orders"
 KEPT_MODELS = "denoised:cards"
 ENGINE_TOTALS = "denoised:totals:engine"
 JOB_TOTALS = "denoised:totals:jobs"
@@ -70,6 +84,10 @@ def resume(job_id: str) -> str:
     return f"denoised:job:{job_id}:resume"
 
 
+def objects(job_id: str) -> str:
+    return f"denoised:job:{job_id}:objects"
+
+
 def input_picture(owner: str, digest: str, shape: str) -> str:
     return f"{INPUTS}{owner}:{digest}:{shape}"
 
@@ -80,6 +98,10 @@ def input_jobs(input_key: str) -> str:
 
 def stored_inputs(owner: str) -> str:
     return f"denoised:stored:{owner}"
+
+
+def webhooks(origin: str) -> str:
+    return f"{WEBHOOKS}{origin}"
 
 
 def jobs(owner: str) -> str:
@@ -132,6 +154,10 @@ def wake(reader: str) -> str:
 
 def claims(model: str) -> str:
     return f"denoised:claims:{model}"
+
+
+def next_claims(model: str) -> str:
+    return f"denoised:next:{model}"
 
 
 def model_channel(model: str) -> str:

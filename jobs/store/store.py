@@ -7,80 +7,46 @@ terminal status never changes, and a worker whose attempt is over writes nothing
 from __future__ import annotations
 
 import logging
-import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 from redis.client import Pipeline
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT
-from denoised.jobs.record import JobRecord, check_runnable
+from denoised.jobs.record import JobRecord
+from denoised.jobs.results.ledger import Ledger
+from denoised.jobs.results.reference import MAX_BYTES as MAX_REFERENCE_BYTES
+from denoised.jobs.results.result_store import ResultStore
+from denoised.jobs.results.results import Results
+from denoised.jobs.results.settings import ResultSettings
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.array_files import ArrayFiles
+from denoised.jobs.store.attempts import Attempts
 from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.idempotency import IdempotencyKeys
 from denoised.jobs.store.input_pictures import InputPictures, add_inputs
 from denoised.jobs.store.job_listing import JobListing
 from denoised.jobs.store.model_choices import ModelChoices
 from denoised.jobs.store.model_claims import ModelClaims
-from denoised.jobs.store.record_reader import RecordReader, bounded_value, decode_reply, raise_if_damaged
-from denoised.jobs.store.script_prelude import OWN
-from denoised.jobs.store.scripts import (
-    MAX_PICTURE_BYTES,
-    MAX_RESUME_BYTES,
-    REQUEUE_UNSTARTED,
-    START,
-    START_ALONE,
-    UPDATE,
-)
+from denoised.jobs.store.record_reader import RecordReader, bounded_value, raise_if_damaged
+from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES, UPDATE
+from denoised.jobs.store.scripts.script_prelude import OWN
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.tickets import Tickets
 from denoised.jobs.store.update import JobUpdate, UpdateResult, event_json, final_update
 from denoised.jobs.store.usage import UsageCounters, keep_images
+from denoised.jobs.store.webhook_queue import WebhookQueue
 from denoised.jobs.store.worker_registry import WorkerRegistry
-from denoised.jobs.store.worker_scripts import REQUEUE_LOST
 
 log = logging.getLogger("denoised.jobs")
 
+IN_REDIS = ResultSettings()
 NO_INPUTS: Mapping[str, bytes] = {}
 LISTED_SECONDS = 86_400  # a job may wait and run for this long and still be listed for as long as its results are kept
-
-
-@dataclass(frozen=True)
-class QueueKeys:
-    """RQ's keys of a model's queue.
-
-    waiting: jobs that no worker has taken: the list of callers without a key, whose name that of the others begin with.
-    intermediate: jobs that a worker is taking at this moment.
-    started: leases of the jobs taken.
-    job_prefix: of RQ's job hashes.
-    """
-
-    model: str
-    waiting: str
-    intermediate: str
-    started: str
-    job_prefix: str
-
-
-@dataclass(frozen=True)
-class StartedAttempt:
-    """An attempt that a worker has started.
-
-    resume_point: where an earlier attempt was saved, None when there is no such point.
-    quarantined: it is the job's last attempt; it must be alone in its worker, and call `Store.start_alone` then.
-    waited: seconds since the job was accepted, by Redis' clock.
-    """
-
-    record: JobRecord
-    resume_point: bytes | None
-    quarantined: bool = False
-    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,26 +65,31 @@ class Store:
         RecordError: from methods that return one job, when its record cannot be read.
     """
 
-    def __init__(self, client: redis.Redis, result_ttl: int = 86_400) -> None:
-        """result_ttl: seconds that a finished job is kept."""
+    def __init__(
+        self,
+        client: redis.Redis,
+        result_ttl: int = 86_400,
+        results: ResultSettings = IN_REDIS,
+        result_store: ResultStore | None = None,
+    ) -> None:
+        """result_ttl: seconds that a finished job is kept. result_store: where large values lie; None = in Redis."""
         self.result_ttl = result_ttl
         self.connection = StoreConnection(client)
+        self.results = Results(Ledger(self.connection, results), result_store)
         self.events = EventLog(self.connection)
         self.listing = JobListing(self.connection)
-        self._reader = RecordReader(self.connection)
+        self.attempts = Attempts(self.connection, self.results, result_ttl)
+        self._reader = RecordReader(self.connection, self.results)
         self.idempotency = IdempotencyKeys(self.connection)
         self.inputs = InputPictures(self.connection, result_ttl)
-        self.arrays = ArrayFiles(self.connection)
+        self.arrays = ArrayFiles(self.connection, self.results)
         self.workers = WorkerRegistry(self.connection)
         self.claims = ModelClaims(self.connection)
         self.tickets = Tickets(self.connection)
         self.usage = UsageCounters(self.connection)
         self.model_choices = ModelChoices(self.connection)
-        self._start = client.register_script(START)
-        self._start_alone = client.register_script(START_ALONE)
-        self._requeue_unstarted = client.register_script(REQUEUE_UNSTARTED)
+        self.webhooks = WebhookQueue(self.connection)
         self._update = client.register_script(UPDATE)
-        self._requeue_lost = client.register_script(REQUEUE_LOST)
         self._own = client.register_script(OWN)
 
     @property
@@ -188,7 +159,14 @@ class Store:
         """An encoded picture; None when it is not finished, has expired, or is larger than any picture."""
         with self.reachable():
             found = self.client.getrange(keys.image(job_id, index), 0, MAX_PICTURE_BYTES)
-        return bounded_value(found, MAX_PICTURE_BYTES)
+        return self.results.value(job_id, bounded_value(found, MAX_PICTURE_BYTES), MAX_PICTURE_BYTES)
+
+    def image_link(self, job_id: str, index: int, seconds: int, media_type: str, filename: str) -> str | None:
+        """A URL of a picture that lies outside Redis; None when it is in Redis, or where it lies has no URLs."""
+        with self.reachable():
+            found = self.client.getrange(keys.image(job_id, index), 0, MAX_REFERENCE_BYTES)
+        reply = bounded_value(found, MAX_REFERENCE_BYTES)
+        return self.results.link(job_id, reply, seconds, media_type, filename)
 
     def cancel(self, job_id: str) -> JobRecord | None:
         """Cancel a job that is not over. Returns its record afterward, None when it is unknown."""
@@ -202,52 +180,6 @@ class Store:
 
     # The workers' side
 
-    def start_attempt(
-        self,
-        job_id: str,
-        worker: str,
-        numerics: str,
-        execution: str | None = None,
-        resume_limit: int = MAX_RESUME_BYTES,
-    ) -> StartedAttempt | None:
-        """Start an attempt where the last one was saved, if that had the same numerics, else from the beginning.
-
-        None when the job is over (canceled, say, or failed now since it keeps losing workers). Repeated for the same
-        `execution`, since a reply was lost, it starts nothing more. A resume point of more than `resume_limit` bytes is
-        dropped unread.
-
-        Raises:
-            RecordError: when the attempt has started but this version cannot run the job.
-        """
-        names = [keys.job(job_id), keys.events(job_id), keys.resume(job_id)]
-        started = event_json("started", {"worker": worker})
-        args = [worker, started, numerics, str(self.result_ttl), execution or uuid.uuid4().hex, str(resume_limit)]
-        with self.reachable():
-            attempt, *found = cast("list[Any]", self._start(keys=names, args=args))
-        if not attempt:
-            return None
-        fields, resume_point, waited = found
-        flat = decode_reply(fields)
-        check_runnable(flat)
-        record = replace(JobRecord.from_fields(flat), attempt=attempt)
-        return StartedAttempt(record, resume_point, record.status == "queued", float(waited))
-
-    def start_alone(self, job_id: str, attempt: int, worker: str) -> bool:
-        """Let a quarantined attempt run: from now on losing its worker counts. False when it is not current."""
-        started = event_json("started", {"worker": worker})
-        with self.reachable():
-            return bool(self._start_alone(keys=[keys.job(job_id), keys.events(job_id)], args=[attempt, started]))
-
-    def requeue_unstarted(self, job_id: str) -> bool:
-        """Requeue a job that a worker had no memory to start, which counts like a lost worker.
-
-        False when the job is over, or has failed now: this was the last of `max_attempts`.
-        """
-        queued = event_json("queued", {"queue_position": 0, "eta_seconds": None})
-        with self.reachable():
-            names = [keys.job(job_id), keys.events(job_id)]
-            return bool(self._requeue_unstarted(keys=names, args=[queued, self.result_ttl]))
-
     def write(self, update: JobUpdate) -> bool:
         """Apply an update. False when it is refused: the job is over or belongs to another attempt."""
         return bool(self.write_all([update])[0])
@@ -258,8 +190,10 @@ class Store:
         An update of a job whose keys are damaged is refused, and logged.
         """
 
+        moved = self.results.move_out(updates)
+
         def queue_commands(pipe: Pipeline) -> None:
-            for update in updates:
+            for update in moved:
                 names = update.keys()
                 pipe.evalsha(self._update.sha, len(names), *names, *update.arguments(self.result_ttl))
 
@@ -268,26 +202,9 @@ class Store:
         for update, reply in zip(updates, replies, strict=True):
             if isinstance(reply, RecordError):
                 log.warning("update refused", extra={"job": update.job, "reason": str(reply)})
-        return [UpdateResult(0 if isinstance(reply, RecordError) else reply) for reply in replies]
-
-    def resume_point(self, job_id: str) -> bytes | None:
-        """Where the job's images were saved last, None when they were not."""
-        with self.reachable():
-            return bounded_value(self.client.getrange(keys.resume(job_id), 0, MAX_RESUME_BYTES), MAX_RESUME_BYTES)
-
-    def requeue_lost(self, queue: QueueKeys, grace: float, latest: float = sys.float_info.max) -> int:
-        """Requeue the jobs of lost workers at the front of their lists, in the order in which they were accepted.
-
-        grace: seconds that a job may spend between queue and lease.
-        latest: if it is later than this by Redis' clock, that was set, and nothing is requeued.
-
-        Returns how many there were.
-        """
-        lists = [keys.intermediate(queue.model), keys.turns(queue.model), keys.caller_credits(queue.model)]
-        names = [queue.waiting, queue.intermediate, queue.started, *lists]
-        args = [repr(grace), queue.job_prefix, keys.job(""), keys.model_channel(queue.model), repr(latest)]
-        with self.reachable():
-            return int(self._requeue_lost(keys=names, args=args))
+        results = [UpdateResult(0 if isinstance(reply, RecordError) else reply) for reply in replies]
+        self.results.written(moved, results)
+        return results
 
     # Redis itself
 

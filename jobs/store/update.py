@@ -10,7 +10,7 @@ from typing import Any
 
 from denoised.jobs.record import TERMINAL, JobRecord, Status
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.scripts import EVENT_CAP
+from denoised.jobs.store.scripts.job_scripts import EVENT_CAP
 
 
 class UpdateResult(IntFlag):
@@ -41,6 +41,7 @@ class JobUpdate:
     image_count: images of the whole job, to let all of them expire at its end.
     resume: where another attempt can continue (`worker.engine.resume`).
     essential: applied even when Redis has no memory left; see `shed`. An update of attempt 0 always is.
+    moved: the same with references to objects that are written already (`jobs.results.results`).
     """
 
     job: str
@@ -55,15 +56,26 @@ class JobUpdate:
     image_count: int = 0
     resume: bytes | None = None
     essential: bool = False
+    moved: JobUpdate | None = None
+
+    @property
+    def has_values(self) -> bool:
+        """Whether it holds anything large: pictures, arrays, a resume point, frames."""
+        frames = any(event["type"] == "frame" for event in self.events)
+        return bool(self.images or self.arrays or frames or self.resume is not None)
 
     def shed(self) -> None:
         """Drop what a job can do without when Redis has no memory left: frames, and a further resume point."""
         self.events = [event for event in self.events if event["type"] != "frame"]
         if self.resume is not None:
-            self.resume = None
-            self.fields.pop("saved_step", None)
-            self.fields.pop("saved_evaluations", None)
-        self.essential = True
+            self.drop_resume()
+        self.essential, self.moved = True, None
+
+    def drop_resume(self) -> None:
+        """Leave another attempt what was saved before."""
+        self.resume = None
+        self.fields.pop("saved_step", None)
+        self.fields.pop("saved_evaluations", None)
 
     def save(self, resume: bytes | None, step: int, evaluations: int) -> None:
         """Let another attempt continue from here. resume: None when every image is finished or not started yet."""
@@ -86,14 +98,14 @@ class JobUpdate:
         self.requeue()
 
     def keys(self) -> list[str]:
-        """KEYS of `jobs.store.scripts.UPDATE`."""
+        """KEYS of `jobs.store.scripts.job_scripts.UPDATE`."""
         images = [keys.image(self.job, index) for index in self.images]
         arrays = [keys.array(self.job, index, name) for index, name in self.arrays]
         resume = [] if self.resume is None else [keys.resume(self.job)]
         return [keys.job(self.job), keys.events(self.job), *images, *arrays, *resume]
 
     def arguments(self, result_ttl: int) -> list[str | bytes]:
-        """ARGV of `jobs.store.scripts.UPDATE`. result_ttl: seconds that a finished job is kept."""
+        """ARGV of `jobs.store.scripts.job_scripts.UPDATE`. result_ttl: seconds that a finished job is kept."""
         error = {} if self.error is None else {"error": json.dumps(dict(self.error))}
         spec = {
             "attempt": self.attempt,

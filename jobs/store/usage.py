@@ -14,7 +14,7 @@ from redis.client import Pipeline
 
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 from denoised.jobs.store.store_connection import StoreConnection
 
 MINUTE, DAY = 60, 86_400

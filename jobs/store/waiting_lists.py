@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from denoised.jobs.record import MAX_WEIGHT, JobRecord
 from denoised.jobs.sampling_request import PRIORITIES
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 
 QUANTUM = 64  # evaluations; smaller jobs of a caller that begins to wait are next, larger ones take part in the turns
 NEW = -(2**40)  # positions of callers that begin to wait count up from here; those of the others from 1
@@ -107,6 +107,44 @@ end
 local turns = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
 for i = 1, #turns, 2 do add(turns[i], tonumber(turns[i + 1]) < 0) end
 if not present[''] then add('', true) end
+return found
+"""
+)
+
+# Whether anything waits for a model. KEYS: queue, turns. Writes nothing.
+HAS_WAITING = (
+    WAITING_LISTS
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
+for _, owner in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  for _, priority in ipairs(PRIORITIES) do
+    if redis.call('EXISTS', list_of(KEYS[1], owner, priority)) == 1 then return 1 end
+  end
+end
+return 0
+"""
+)
+
+# The lengths and the ends of the lists of a model. KEYS: queue, turns. Writes nothing.
+# Returns for each caller its name, and for each of its lists, of the highest priority first, the length, the first and
+# the last job id ("" if there are none).
+READ_ENDS = (
+    WAITING_LISTS
+    + """
+local found, present = {}, {}
+local function add(owner)
+  local parts = {owner}
+  for _, priority in ipairs(PRIORITIES) do
+    local list = list_of(KEYS[1], owner, priority)
+    parts[#parts + 1] = redis.call('LLEN', list)
+    parts[#parts + 1] = redis.call('LINDEX', list, 0) or ''
+    parts[#parts + 1] = redis.call('LINDEX', list, -1) or ''
+  end
+  found[#found + 1] = parts
+  present[owner] = true
+end
+for _, owner in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do add(owner) end
+if not present[''] then add('') end
 return found
 """
 )

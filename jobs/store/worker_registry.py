@@ -14,8 +14,9 @@ from denoised.jobs.format import UnreadableLog
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.kept_models import KeptModels
+from denoised.jobs.store.model_list import ModelList
+from denoised.jobs.store.scripts.worker_scripts import ADD_COUNTERS, REPORT
 from denoised.jobs.store.store_connection import StoreConnection
-from denoised.jobs.store.worker_scripts import ADD_COUNTERS, REPORT
 from denoised.jobs.worker_report import MAX_REPORT_BYTES, WorkerReport
 
 COUNTED_SECONDS = 86_400  # longer than a worker may be cut off and come back
@@ -26,10 +27,12 @@ class WorkerRegistry:
 
     Attributes:
         kept: What remains of models that no worker serves.
+        orders: What operators have ordered about models.
     """
 
     def __init__(self, connection: StoreConnection) -> None:
         self.kept = KeptModels(connection)
+        self.orders = ModelList(connection)
         self._connection = connection
         self._add_counters = connection.client.register_script(ADD_COUNTERS)
         self._report = connection.client.register_script(REPORT)

@@ -32,7 +32,7 @@ SUPPORTED: dict[str, tuple[Precision, ...]] = {
 AMPERE = (8, 0)  # the first compute capability with units for tf32 and bfloat16
 
 
-def refusal(device: str, precision: Precision) -> str | None:
+def precision_refusal(device: str, precision: Precision) -> str | None:
     """Why a device that can be used does not evaluate networks in a precision; None if it does."""
     kind = torch.device(device).type
     supported = SUPPORTED.get(kind, ("float32",))

@@ -23,7 +23,7 @@ from denoised.model.networks.unet.unet import UNet
 
 
 @dataclass(frozen=True)
-class Selection:
+class BackendChoice:
     """The backend of a network.
 
     Attributes:
@@ -39,7 +39,7 @@ class Selection:
 
 def select_backend(
     unet: UNet, shape: tuple[int, int, int], timesteps: int, device: str, precision: Precision = "float32"
-) -> Selection:
+) -> BackendChoice:
     """The fastest backend that computes the same function as the network.
 
     shape: (C, H, W) of the images; timesteps: T of the training; precision: counts on CUDA devices alone.
@@ -49,10 +49,10 @@ def select_backend(
         return _for_cuda(unet, shape, timesteps, device, precision)
     if kind == "cpu":
         return _for_cpu(unet, shape, timesteps, device)
-    return Selection(EagerBackend(unet), numerics(device, EAGER))
+    return BackendChoice(EagerBackend(unet), numerics(device, EAGER))
 
 
-def _for_cpu(unet: UNet, shape: tuple[int, int, int], timesteps: int, device: str) -> Selection:
+def _for_cpu(unet: UNet, shape: tuple[int, int, int], timesteps: int, device: str) -> BackendChoice:
     reference = ReferenceRows.of(unet, shape, timesteps)
     candidates: dict[str, Callable[[], Backend]] = {NATIVE: lambda: NativeUNet(unet, shape)}
     if can_pack(torch.device(device)):
@@ -66,11 +66,13 @@ def _for_cpu(unet: UNet, shape: tuple[int, int, int], timesteps: int, device: st
             reasons.append(str(error))
             continue
         unet.to("meta")  # frees the weights: the kernels have packed copies of their own
-        return Selection(backend, numerics(device, name), "; ".join(reasons) or None)
-    return Selection(EagerBackend(unet), numerics(device, EAGER), "; ".join(reasons))
+        return BackendChoice(backend, numerics(device, name), "; ".join(reasons) or None)
+    return BackendChoice(EagerBackend(unet), numerics(device, EAGER), "; ".join(reasons))
 
 
-def _for_cuda(unet: UNet, shape: tuple[int, int, int], timesteps: int, device: str, precision: Precision) -> Selection:
+def _for_cuda(
+    unet: UNet, shape: tuple[int, int, int], timesteps: int, device: str, precision: Precision
+) -> BackendChoice:
     with arithmetic("float32"):
         reference = ReferenceRows.of(unet, shape, timesteps)
     try:
@@ -79,5 +81,5 @@ def _for_cuda(unet: UNet, shape: tuple[int, int, int], timesteps: int, device: s
     except KernelError as error:
         torch.backends.cudnn.allow_tf32 = False
         backend = EagerBackend(unet, per_image=True)
-        return Selection(backend, numerics(device, PER_IMAGE), f"{error}; it is served in float32, image by image")
-    return Selection(graphed, numerics(device, f"{GRAPHS}-{graphed.tiling.rows}", precision))
+        return BackendChoice(backend, numerics(device, PER_IMAGE), f"{error}; it is served in float32, image by image")
+    return BackendChoice(graphed, numerics(device, f"{GRAPHS}-{graphed.tiling.rows}", precision))

@@ -103,13 +103,13 @@ def _by_current_names(
         if key is None:
             continue
         other = tensors.setdefault(key, tensor)
-        if other is not tensor and not torch.equal(read_stored(other), read_stored(tensor)):
+        if other is not tensor and not torch.equal(read_stored_tensor(other), read_stored_tensor(tensor)):
             names = f"{abbreviate(other.name)} and {abbreviate(tensor.name)}"
             raise CheckpointError(f"{tensor.path}: holds {names}, two names of one tensor, with different values")
     return tensors
 
 
-def read_stored(tensor: StoredTensor) -> Tensor:
+def read_stored_tensor(tensor: StoredTensor) -> Tensor:
     """Read a tensor.
 
     Raises:
@@ -123,7 +123,7 @@ def read_stored(tensor: StoredTensor) -> Tensor:
 
 def _finite(tensor: StoredTensor) -> Tensor:
     """A tensor without NaN and ∞, with which every image would be NaN."""
-    values = read_stored(tensor)
+    values = read_stored_tensor(tensor)
     if values.is_floating_point() and not torch.isfinite(values).all():
         raise CheckpointError(f"{tensor.path}: {abbreviate(tensor.name)} holds NaN or infinite values")
     return values

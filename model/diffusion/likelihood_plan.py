@@ -103,7 +103,7 @@ def initial_registers(x0: Tensor, schedule: NoiseSchedule, steps: int, seed: int
     return registers
 
 
-def log_density(registers: Tensor, schedule: NoiseSchedule, steps: int) -> float:
+def log_density_of_registers(registers: Tensor, schedule: NoiseSchedule, steps: int) -> float:
     """log p of x̄ at ρ_min in nats, from the registers (R, …) after the last row."""
     levels, dimensions = FlowLevels.of(schedule, steps), registers[STATE].numel()
     # Sums by numpy, whose order of summation depends on no number of threads.

@@ -47,9 +47,12 @@ class Chromium:
         self._browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Chromium]:
-    """One browser per module. With session scope, Playwright's event loop would run during every later test."""
+    """One browser for the tests of this folder that follow each other in a process.
+
+    With session scope, Playwright's event loop would run during every later test.
+    """
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no browser here: none of {', '.join(NAMES)} is installed (Debian: apt install chromium)")

@@ -61,6 +61,10 @@ def test_one_seed_is_compared_over_steps_under_one_scrubber(open_page: Open, ser
     assert [job["steps"] for job in jobs] == [50, 20, 10, 5, 4, 2, 1]
     done = page.evaluate(CANVASES)
     assert len(set(done)) == 7
+    page.reload()
+    expect(page.locator("#strip-title")).to_have_text("Seed 7 over steps")
+    expect(page.locator("#strip small", has_text="differs by")).to_have_count(6)
+    until(page, f"before => ({CANVASES})().every((each, k) => each === before[k])", done)
     scrubber = page.get_by_role("slider", name="From noise to picture")
     scrubber.press("Home")
     expect(scrubber).to_have_attribute("aria-valuetext", "0 % of the way")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -49,9 +50,11 @@ def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_wor
         "default: the model’s"
     )
     expect(opened.locator(".fields > li", has_text="The queue is full")).to_contain_text("429 ProblemObject")
+    shape = json.loads(opened.locator("h3", has_text="Shape of the response").locator("+ pre").inner_text())
+    assert {"id", "status", "seed", "progress", "images"} <= set(shape)
     opened.locator(".fields a", has_text="JobObject").first.click()
     expect(page.locator("details[id=JobObject]")).to_have_attribute("open", "")
-    line = opened.first.locator("pre").inner_text()
+    line = opened.first.locator("pre").first.inner_text()
     done = subprocess.run(
         ["bash", "-c", f"{line} -w '%{{http_code}}' -o job.json"], cwd=tmp_path, capture_output=True, timeout=TIMEOUT
     )
@@ -76,7 +79,7 @@ def test_a_visitor_searches_tries_and_copies(open_page: Open, service: Any) -> N
     picture = opened.get_by_role("img", name="The picture in the response")
     expect(picture).to_be_visible()
     assert picture.evaluate("it => it.decode().then(() => it.naturalWidth)") == 8
-    page.get_by_label("Search").fill("models that are served now")
+    page.get_by_label("Search").fill("DENOISED_QUEUE_WITHOUT_WORKER")
     page.locator("summary", has_text="GET /models").click()
     page.locator("details[open]:visible").get_by_role("button", name="Send").click()
     with service.client() as client:
@@ -108,5 +111,5 @@ def test_the_page_asks_for_a_key_if_the_server_needs_one(
     page.get_by_label("API key").fill("a-key-of-ours")
     page.keyboard.press("Enter")
     page.locator("summary", has_text="Generate pictures").click()
-    expect(page.locator("details[open] pre")).to_contain_text('"Authorization: Bearer $DENOISED_API_KEY"')
+    expect(page.locator("details[open] pre").first).to_contain_text('"Authorization: Bearer $DENOISED_API_KEY"')
     expect(page.locator("#login")).to_be_hidden()

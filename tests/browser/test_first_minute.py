@@ -57,6 +57,7 @@ def test_the_first_sight_is_a_film_and_one_click_makes_a_picture(open_page: Open
     page = open_page(service.url)
     seen = {pixels(page, "#xt")}
     until(page, "before => xt.toDataURL() !== before", next(iter(seen)))
+    expect(page.locator("#film-time")).to_have_text(re.compile(r"^t = \d{1,3}$"))
     with service.client() as client:
         default = client.get("/models").json()[0]["default"]
     subject = page.locator("#starters button").nth(3).get_attribute("title") or ""

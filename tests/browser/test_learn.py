@@ -281,6 +281,14 @@ def test_every_other_card_does_what_it_says(open_page: Open, service: Any) -> No
         assert page.get_by_text(re.compile(r"differs by [1-9]")).count() > 0
     done(page)
 
+    page = card(open_page, service, "sampling")
+    page.get_by_role("button", name="The same from a prompt, with emoji").click()
+    page.get_by_label("Prompt").fill("goat, flat style, on a teal background")
+    page.get_by_role("button", name="Make the film").click()
+    expect(page.locator(".says")).to_contain_text("“goat, flat style, on a teal background”. Move the slider")
+    expect(page.locator(".slider output")).to_have_text(re.compile(r"^xₜ, σ = 0\.\d\d, t = \d+$"))
+    assert len({drawn(canvas) for canvas in page.locator("#stage canvas").all()}) == 3
+
     page = card(open_page, service, "guidance")
     page.get_by_role("button", name="Ask twice").click()
     expect(page.get_by_label("Guidance s")).to_be_enabled()

@@ -18,7 +18,16 @@ Open = Callable[..., Page]
 
 MAX_REQUESTS = 50
 MAX_SHIFT = 0.01  # of the cumulative layout shift; web.dev calls up to 0.1 good
-ON_DEMAND = ("mask.js", "picture-editor.js", "picture.css", "enlarged.js", "enlarged.css", "grid.js", "strip.js")
+ON_DEMAND = (
+    "mask.js",
+    "picture-editor.js",
+    "picture.css",
+    "extend.js",
+    "enlarged.js",
+    "enlarged.css",
+    "grid.js",
+    "strip.js",
+)
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])

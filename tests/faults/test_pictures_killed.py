@@ -78,7 +78,7 @@ def test_a_job_whose_picture_is_gone_fails_by_name(site: Site) -> None:
 def _is_saved(harness: Harness, job_id: str) -> bool:
     """Whether another worker would not begin anew."""
     record = harness.job(job_id)
-    return record.status == "running" and harness.store.resume_point(job_id) is not None
+    return record.status == "running" and harness.store.attempts.resume_point(job_id) is not None
 
 
 def _check_expiry(harness: Harness, record: JobRecord) -> None:

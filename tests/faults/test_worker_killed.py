@@ -196,7 +196,7 @@ def test_a_job_left_between_queue_and_lease_is_requeued_within_two_leases(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("pause", [1.8, 6.0])
+@pytest.mark.parametrize("pause", [1.8, 3.0, 6.0])
 def test_a_worker_paused_past_its_lease_changes_nothing_when_it_resumes(
     pause: float, site: Site, report: Callable[..., None]
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
-SHORT, LONG = 3, 500  # random cases per operation
+SHORT, LONG = 2, 500  # random cases per operation
 QUICK_PHASES = "examples,fuzzing,stateful"  # `coverage`, two thousand cases, takes two thirds of the time
 
 

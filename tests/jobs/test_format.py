@@ -15,7 +15,8 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT, UnreadableLog, parse_json, read_dataclass
 from denoised.jobs.record import Image, JobRecord, required_fields
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate
 from denoised.jobs.worker_report import WorkerReport
 from tests.harness import request, start
@@ -65,7 +66,7 @@ def test_fields_of_a_newer_version_are_ignored(store: Store, client: redis.Redis
     newer = json.dumps({**json.loads(fields[b"request"]), "unheard_of": 1})
     client.hset(keys.job(record.id), mapping={"request": newer, "unheard_of": "1", "format": str(FORMAT + 1)})
     assert store.job(record.id) == record
-    started = store.start_attempt(record.id, "worker", "fake")
+    started = store.attempts.start(record.id, "worker", "fake")
     assert started is not None
     assert started.record.request == record.request
 
@@ -77,7 +78,7 @@ def test_a_job_that_requires_a_field_of_a_newer_version_can_be_shown_but_not_run
     client.hset(keys.job(record.id), "requires", '["eta", "unheard_of"]')
     assert store.job(record.id) == record
     with pytest.raises(RecordError, match=r"the job requires unheard_of, unknown to this version \(format 1\)"):
-        store.start_attempt(record.id, "worker", "fake")
+        store.attempts.start(record.id, "worker", "fake")
 
 
 def test_a_job_requires_the_request_fields_that_are_not_at_their_defaults(client: redis.Redis, create: Create) -> None:
@@ -134,7 +135,7 @@ def test_a_damaged_job_loses_its_workers_fails_and_is_counted(
             started += start(store, record.id) > 0
         except RecordError:
             started += 1
-        store.start_alone(record.id, attempt, "worker")
+        store.attempts.start_alone(record.id, attempt, "worker")
     assert started <= 5
     end = JobUpdate(record.id)
     end.end("failed", {"code": "unservable", "message": "no"})
@@ -142,7 +143,7 @@ def test_a_damaged_job_loses_its_workers_fails_and_is_counted(
     keys_of_queue = QueueKeys("fake", "q:fake", "q:fake:intermediate", "q:fake:started", "q:job:")
     client.hset("q:job:bad", "status", "started")
     client.zadd("q:fake:started", {"bad:e": 1.0})
-    assert store.requeue_lost(keys_of_queue, grace=10) == 1
+    assert store.attempts.requeue_lost(keys_of_queue, grace=10) == 1
 
 
 @pytest.mark.parametrize(

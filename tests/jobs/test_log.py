@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoised.jobs.log import ERASE_LINE, REQUEST_ID, JsonLines, PlainLines
+from denoised.jobs.log import ERASE_LINE, REQUEST_ID, JsonLines, PlainFormatter
 
 
 def line(message: str, *args: Any, error: BaseException | None = None, **extra: Any) -> str:
@@ -61,7 +61,7 @@ def test_every_line_on_a_terminal_is_one_of_printable_ascii(message: str, value:
     fields = {"name": "denoised.test", "levelname": "WARNING", "msg": "said %s", "args": (message,), "prompt": value}
     record = logging.makeLogRecord(fields)
     record.exc_info = (ValueError, ValueError(value), None)
-    text = PlainLines().format(record)
+    text = PlainFormatter().format(record)
     assert all(" " <= character <= "~" for character in text)
     assert "warning  said " in text
 

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from denoised.jobs.control import Control
 from denoised.jobs.lora import Lora
 from denoised.jobs.numerics import computation, digest_in, with_format
 from denoised.jobs.request import FIELDS, PictureRequest, RequestFields
@@ -30,6 +31,7 @@ def test_every_field_has_a_meaning_and_a_place_in_the_resolved_request() -> None
         "t",
         "sigma",
         "adds_noise",
+        "x_t",
     }
     assert all(field.meaning for field in FIELDS.values())
 
@@ -48,10 +50,14 @@ def test_a_picture_carries_only_these_fields_if_all_others_have_their_defaults()
 def test_a_picture_carries_every_field_that_differs_from_its_default() -> None:
     names = {each.name for each in fields(PictureRequest)} & set(DEFAULTS) - {"n"}
     assert names >= {"eta", "spacing", "karras", "format"}
-    others: dict[str, Any] = dict.fromkeys(names - {"loras"}, "other")
-    carried = replace(REQUEST, **others, loras=(Lora("ink", 0.5, "1a"),)).parameters(0, "fake")
-    assert {name: carried[name] for name in names - {"loras"}} == others
+    plain = names - {"loras", "controls"}
+    others: dict[str, Any] = dict.fromkeys(plain, "other")
+    lists: dict[str, Any] = {"loras": (Lora("ink", 0.5, "1a"),), "controls": (Control("edges", "sha256:2b", 0.5),)}
+    carried = replace(REQUEST, **others, **lists).parameters(0, "fake")
+    assert {name: carried[name] for name in plain} == others
     assert carried["loras"] == [{"name": "ink", "weight": 0.5, "digest": "1a"}]
+    values = {"scale": 0.5, "start": 0.0, "end": 1.0, "guess_mode": False, "digest": ""}
+    assert carried["controls"] == [{"name": "edges", "image": "sha256:2b", **values}]
 
 
 def test_a_default_is_no_difference_whether_it_is_given_or_left_out() -> None:

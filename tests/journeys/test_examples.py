@@ -4,8 +4,8 @@
   and a `python` block the text of a `text` block right after it. White space is not compared, and … matches anything.
   The shell's variables last for a page.
 - One `denoised serve` listens in place of 127.0.0.1:8000, with the options of all `denoised serve` lines of the pages.
-  The blocks above such a line on its page run before it starts. A line that sets API keys starts a front end with these
-  keys on the same store, in place of the port that it names.
+  The blocks above such a line on its page run before it starts. A line that sets API keys, or other variables, starts a
+  front end with these on the same store, in place of the port that it names.
 - Training uses a five-hundredth of the images.
 - `<!-- not run: REASON -->` above a block skips it; only the reasons in `REASONS` are allowed.
 """
@@ -176,7 +176,7 @@ def _prepared_script(script: str, workspace: Workspace, keyed: Callable[[Path, s
             workspace.run(script[: match.start()], "above a server with keys", strict=True)
             options = shlex.split(match[2] or "", comments=True)
             port = options[options.index("--port") + 1] if "--port" in options else "8000"
-            workspace.ports[port] = keyed(workspace.folder / "page", match[1])
+            workspace.ports[port] = keyed(workspace.folder / "page", workspace.address(match[1]))
             return _prepared_script(script[match.end() :], workspace, keyed) or ":"
     return SERVE.sub(":", script)
 
@@ -227,6 +227,7 @@ def site(
     service = start_service(tmp_path_factory.mktemp("site") / "data", *given)
     for workspace in workspaces.values():
         workspace.ports["8000"] = service.url
+        workspace.ports["9000"] = f"http://127.0.0.1:{free_port()}"  # of a receiver of webhooks
     return service
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from denoised.jobs.record import ArrayFile, JobRecord
 from denoised.jobs.sampling_request import SamplingRequest
-from denoised.jobs.store.store import StartedAttempt
+from denoised.jobs.store.started_attempt import StartedAttempt
 from denoised.jobs.store.update import JobUpdate, UpdateResult
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.delivery.pictures.outputs import (

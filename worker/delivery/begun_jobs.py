@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store.store import StartedAttempt
+from denoised.jobs.store.started_attempt import StartedAttempt
 from denoised.model.errors import ModelError, PlanError
 from denoised.model.serving.card import ModelCard
 from denoised.model.serving.conditioning import ConditioningRequest
@@ -20,7 +20,7 @@ from denoised.worker.engine.conditioning_requests import conditioning_requests
 from denoised.worker.engine.resume import ResumePoint, from_bytes
 from denoised.worker.engine.start_picture import InputPictures
 from denoised.worker.engine.trajectory import Trajectory, trajectories
-from denoised.worker.errors import ResumeError
+from denoised.worker.errors import ModelRemoved, ResumeError
 
 log = logging.getLogger("denoised.worker")
 
@@ -82,6 +82,8 @@ def resume_limit(model: ServedModel) -> int:
 
 def failure_of(error: Exception) -> tuple[str, str]:
     """The code and the message of a job that could not be started."""
+    if isinstance(error, ModelRemoved):
+        return "model_removed", str(error)
     if isinstance(error, RecordError | ModelError):
         return "unservable", str(error)
     return "internal_error", f"{type(error).__name__}: {error}"

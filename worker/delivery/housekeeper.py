@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 
 log = logging.getLogger("denoised.worker")
 
@@ -19,6 +20,7 @@ CLOCK_STEP = 0.25  # leases; if Redis' clock differs from what was expected by m
 class Housekeeper(threading.Thread):
     """Runs `ROUNDS` rounds per lease until it is stopped.
 
+    queues(): of the worker's models.
     lease: in seconds.
     renew(): extends this worker's leases, and returns Redis' time in seconds.
     report(): publishes that it is alive.
@@ -30,7 +32,7 @@ class Housekeeper(threading.Thread):
     def __init__(
         self,
         store: Store,
-        queues: Sequence[QueueKeys],
+        queues: Callable[[], Iterable[QueueKeys]],
         lease: float,
         renew: Callable[[], float],
         report: Callable[[], None],
@@ -77,9 +79,9 @@ class Housekeeper(threading.Thread):
         if self._clock_offset is None:
             return
         latest = time.monotonic() + self._clock_offset + self._lease * CLOCK_STEP
-        for queue in self._queues:
+        for queue in self._queues():
             try:
-                count = self._store.requeue_lost(queue, self._lease, latest)
+                count = self._store.attempts.requeue_lost(queue, self._lease, latest)
             except RecordError as error:
                 log.warning("queue unreadable", extra={"model": queue.model, "reason": str(error)})
                 continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ from denoised.worker.delivery.begun_jobs import (
 from denoised.worker.delivery.capacity import DEFER_SECONDS, POLL_SECONDS, Capacity, Take, poll_seconds
 from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.memory_declines import PAUSE_SECONDS, MemoryDeclines
-from denoised.worker.delivery.pictures.stored_pictures import read_stored
+from denoised.worker.delivery.pictures.stored_pictures import read_stored_pictures
 from denoised.worker.delivery.request_check import check_request
 from denoised.worker.delivery.unstarted_jobs import end_unstarted, give_back
 from denoised.worker.device_health import DeviceHealth
@@ -77,17 +77,19 @@ class JobFetcher(threading.Thread):
         self._capacity: Mapping[str, Capacity] = {}
         self._begun: deque[BegunJob] = deque()
         self._fetched: deque[FetchedJob] = deque()
-        self._may_hold_jobs = dict.fromkeys(models, True)
-        self._poll_at = dict.fromkeys(models, 0.0)  # when a queue that was empty is asked again
-        self._paused_until = dict.fromkeys(models, 0.0)  # after a job was put back for other workers
+        self._may_hold_jobs = defaultdict[str, bool](lambda: True)  # by model, as the next two
+        self._poll_at = defaultdict[str, float](float)  # when a queue that was empty is asked again
+        self._paused_until = defaultdict[str, float](float)  # after a job was put back for other workers
         self._one_more_used: set[str] = set()  # models whose `one_more` has been fetched
         self._failure: Exception | None = None
         self._unstarted: Delivery | None = None  # taken off its queue, not started: Redis stopped answering
+        self._taking: str | None = None  # the model whose queue is being asked
 
     def wake(self, model: str | None = None) -> None:
         """There may be new jobs, for one model or, without a name, for any."""
         with self._changed:
-            self._may_hold_jobs |= dict.fromkeys(self._may_hold_jobs if model is None else [model], True)
+            for name in self._models if model is None else [model]:
+                self._may_hold_jobs[name] = True
             self._changed.notify()
 
     def take_fetched(self) -> list[FetchedJob]:
@@ -103,6 +105,13 @@ class JobFetcher(threading.Thread):
             self._fetched.clear()
             self._capacity = {}
         return jobs
+
+    def holds(self, model: str) -> bool:
+        """Whether a job of a model may be here, or may come: there is capacity for it, or one is being fetched."""
+        with self._changed:
+            here = [self._unstarted, *(job.delivery for job in self._begun), *(job.delivery for job in self._fetched)]
+            held = any(each is not None and each.model == model for each in here)
+            return held or model in self._capacity or self._taking == model
 
     def set_capacity(self, capacity: Mapping[str, Capacity]) -> None:
         """Say what there is capacity for, until the next call of `take_fetched`."""
@@ -166,7 +175,10 @@ class JobFetcher(threading.Thread):
 
     def _fetch_from(self, model: str) -> None:
         """Fetch jobs of a model; those that wait together have their prompts encoded together."""
-        together = MAX_TOGETHER if self._models[model].card.prompts else 1
+        served = self._models.get(model)
+        if served is None:
+            return  # it has just been removed
+        together = MAX_TOGETHER if served.card.prompts else 1
         try:
             while not self._stopping.is_set() and self._begin_next(model):
                 if len(self._begun) >= together:
@@ -176,9 +188,17 @@ class JobFetcher(threading.Thread):
 
     def _begin_next(self, model: str) -> bool:
         """Take a model's next job and start an attempt at it. False if there is none, or no capacity."""
+        try:
+            return self._begin_if_due(model)
+        finally:
+            with self._changed:
+                self._taking = None
+
+    def _begin_if_due(self, model: str) -> bool:
         with self._changed:
             if not self._is_due(model):
                 return False
+            self._taking = model
             woken, capacity = self._may_hold_jobs[model], self._capacity[model]
             self._may_hold_jobs[model] = False  # unless `wake` is called from here on
             self._poll_at[model] = time.monotonic() + poll_seconds(capacity, woken=woken)
@@ -242,14 +262,14 @@ class JobFetcher(threading.Thread):
         """None when the job is over; the error when this worker cannot start it, which concerns this job alone."""
         model = self._models[delivery.model]
         try:
-            started = self._store.start_attempt(
+            started = self._store.attempts.start(
                 delivery.job, self._worker, model.card.numerics, delivery.execution, resume_limit(model)
             )
             if started is None:
                 return None
             started = replace(started, record=adapt_to_model(started.record, model.card))
             check_request(started.record.request, model.card)
-            return BegunJob(delivery, started, read_stored(self._store, started.record))
+            return BegunJob(delivery, started, read_stored_pictures(self._store, started.record))
         except StoreUnavailable:
             raise
         except Exception as error:

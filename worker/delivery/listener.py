@@ -34,13 +34,17 @@ class Listener(threading.Thread):
     ) -> None:
         super().__init__(name="listener", daemon=True)
         self._client = client
-        self._models = {model_channel(model): model for model in models}
+        self.listen_to(models)
         self._wake = wake
         self._cancel = cancel
         self._stopped = threading.Event()
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def listen_to(self, models: Iterable[str]) -> None:
+        """Listen for jobs of these models, within about `POLL_SECONDS`."""
+        self._models = {model_channel(model): model for model in models}
 
     def run(self) -> None:
         while not self._stopped.is_set():
@@ -52,10 +56,13 @@ class Listener(threading.Thread):
 
     def _listen(self) -> None:
         with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
-            pubsub.subscribe(CANCELED_CHANNEL, *self._models)
+            subscribed = self._models
+            pubsub.subscribe(CANCELED_CHANNEL, *subscribed)
             self._wake(None)
             heard_at, pinged = time.monotonic(), False
             while not self._stopped.is_set():
+                if self._models is not subscribed:
+                    return  # to subscribe again
                 message = pubsub.get_message(timeout=POLL_SECONDS)
                 if message is not None:
                     heard_at, pinged = time.monotonic(), False

@@ -256,7 +256,8 @@ class Publisher(threading.Thread):
     def _write(self, updates: list[JobUpdate]) -> list[UpdateResult]:
         """Retry until Redis answers; the store applies a repeated update once.
 
-        While Redis has no memory left, frames and resume points are dropped; the rest is written (`JobUpdate.shed`).
+        While Redis has no memory left, or the place for results is full, frames and resume points are dropped; the rest
+        is written (`JobUpdate.shed`).
         """
         if not updates:
             return []
@@ -266,12 +267,12 @@ class Publisher(threading.Thread):
                 return self._store.write_all(updates)
             except StoreUnavailable as error:
                 if isinstance(error, StoreFull) and not all(update.essential for update in updates):
-                    log.warning("frames dropped: Redis has no memory left", extra={"reason": str(error)})
+                    log.warning("frames dropped: the store is full", extra={"reason": str(error)})
                     for update in updates:
                         update.shed()
                     continue
                 if not waiting:
-                    log.warning("updates wait for Redis", extra={"reason": str(error)})
+                    log.warning("updates wait for the store", extra={"reason": str(error)})
                 waiting = True
                 self._abandon.wait(RETRY_SECONDS)
         return [REFUSED] * len(updates)

@@ -42,7 +42,8 @@ def _check_inputs(request: SamplingRequest, card: ModelCard) -> None:
     for name in ("prompt", "negative_prompt", "width", "height", "emphasis", "image", "mask"):
         if getattr(request, name) not in (None, False) and name not in card.inputs:
             raise RecordError(f"{name} of the request was given, but {card.name} takes none")
-    if request.task != "generate" and (request.image is None or card.pictures != "start"):
+    is_given = request.image is not None or (request.task == "score" and request.x_t is not None)
+    if request.task != "generate" and (not is_given or card.pictures != "start"):
         raise RecordError(f"the {request.task} request has no image, or {card.name} starts from none")
     if request.mask is not None and request.image is None:
         raise RecordError("mask of the request was given without an image")

@@ -15,8 +15,8 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.redis.deadline import reachable
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.store import QueueKeys
-from denoised.jobs.store.waiting_lists import RESTORE_TURNS
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.waiting_lists import HAS_WAITING, RESTORE_TURNS
 from denoised.worker.delivery.rq_scripts import RENEW, REQUEUE, TAKE
 
 
@@ -102,6 +102,7 @@ class RqSource:
         self.lease_seconds = lease_seconds
         self.requeue: Script = client.register_script(REQUEUE)
         self._take: Script = client.register_script(TAKE)
+        self._has_waiting: Script = client.register_script(HAS_WAITING)
         self._restore_turns: Script = client.register_script(RESTORE_TURNS)
 
     def take(
@@ -113,7 +114,7 @@ class RqSource:
         waited: seconds that the job must have waited; None, too, when it has not.
         passed_over: callers whose jobs are not taken now.
 
-        If the reply is lost, the lease expires, and `Store.requeue_lost` finds the job.
+        If the reply is lost, the lease expires, and `Attempts.requeue_lost` finds the job.
 
         Raises:
             StoreUnavailable: when Redis does not answer, or refuses.
@@ -132,6 +133,15 @@ class RqSource:
             job, more, dropped = cast("tuple[bytes, int, list[bytes]]", self._take(keys=names, args=args))
         delivery = RqDelivery(self, queue, job.decode(errors="replace"), execution, more > 0) if job else None
         return delivery, [each.decode(errors="replace") for each in dropped]
+
+    def waits(self, queue: QueueKeys) -> bool:
+        """Whether a job waits for a model.
+
+        Raises:
+            StoreUnavailable: when Redis does not answer, or refuses.
+        """
+        with reachable():
+            return bool(self._has_waiting(keys=[queue.waiting, keys.turns(queue.model)]))
 
     def restore_turns(self, queue: QueueKeys) -> None:
         """Let the callers wait that have jobs in a list, in case their turns were lost.

@@ -7,7 +7,7 @@ job's id is read, and all of it works while Redis has no memory left. The keys a
 
 from __future__ import annotations
 
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 from denoised.jobs.store.waiting_lists import WAITING_LISTS
 
 MAX_ID_BYTES = 200

@@ -12,7 +12,8 @@ import math
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from types import FrameType
 from typing import Any
 from uuid import uuid4
@@ -24,24 +25,29 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
-from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY, register
 
 from denoised.jobs.errors import RecordError, StoreError, StoreUnavailable
 from denoised.jobs.redis.deadline import reachable
+from denoised.jobs.results.sweeper import Sweeper
 from denoised.jobs.store.kept_models import kept_models
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.protocol import ServedModel
-from denoised.worker.delivery.housekeeper import Housekeeper
+from denoised.worker.delivery.housekeeper import ROUNDS, Housekeeper
 from denoised.worker.delivery.listener import Listener
+from denoised.worker.delivery.model_host import ModelHost
 from denoised.worker.delivery.model_names import ModelNames
 from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource, raise_unless_damaged
+from denoised.worker.delivery.worker_description import describe_loop
+from denoised.worker.delivery.worker_queues import WorkerQueues
 from denoised.worker.devices import device_label
-from denoised.worker.engine.batch import member_limit, reserved_slots
 from denoised.worker.engine.canary import Canary
 from denoised.worker.engine.speed import Speed
 from denoised.worker.errors import ModelConflict
 from denoised.worker.loop import Loop
+from denoised.worker.models.model_loader import ROUND_SECONDS, Loading, ModelLoader
 from denoised.worker.settings import WorkerSettings
 
 KEEP_SECONDS = 60.0  # between two times that the models' cards and speeds are kept for a time without workers
@@ -75,6 +81,7 @@ class BatchingWorker(BaseWorker):
     models: the served models by name; each has a queue of that name.
     speed: what is known of their speed already.
     canaries: with which the device is checked after errors.
+    loading: how models are loaded while it serves; None: they stay as they are.
     """
 
     def __init__(
@@ -85,15 +92,17 @@ class BatchingWorker(BaseWorker):
         settings: WorkerSettings,
         speed: Speed | None = None,
         canaries: Sequence[Canary] = (),
+        loading: Loading | None = None,
     ) -> None:
-        queues = [Queue(name, connection=client, serializer=JSONSerializer, job_class=InertJob) for name in models]
         name = f"worker-{uuid4().hex[:12]}"
-        super().__init__(queues, name=name, connection=client, serializer=JSONSerializer, job_class=InertJob)
+        self._queues = WorkerQueues(models, partial(_queue, client), _keys)
+        super().__init__(
+            self._queues.queues, name=name, connection=client, serializer=JSONSerializer, job_class=InertJob
+        )
         self.store = store
         self.settings = settings
         self.loop = Loop(models, store, settings, name, self._take, speed or Speed(), canaries)
-        self._keys = {queue.name: _keys(queue) for queue in queues}
-        self._worker_sets = [REDIS_WORKER_KEYS, *(WORKERS_BY_QUEUE_KEY % queue.name for queue in queues)]
+        self._worker_sets = [REDIS_WORKER_KEYS, *(WORKERS_BY_QUEUE_KEY % queue.name for queue in self._queues.queues)]
         self._source = RqSource(client, name, _names(client, self.executions_key), math.ceil(settings.lease) + 1)
         self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
         self._listener = Listener(client, models, wake=self.loop.wake, cancel=self.loop.cancel)
@@ -102,7 +111,21 @@ class BatchingWorker(BaseWorker):
         self._device = device_label(next((str(model.device) for model in models.values()), "cpu"))
         self._conflict: ModelConflict | None = None
         self._keep_at = 0.0  # by `time.monotonic`
-        self._housekeeper = Housekeeper(store, list(self._keys.values()), settings.lease, self._renew, self._report)
+        self._housekeeper = Housekeeper(store, lambda: self._queues.served, settings.lease, self._renew, self._report)
+        self._loader: ModelLoader | None = None
+        if loading is not None:
+            host = ModelHost(
+                self._names,
+                self._queues,
+                self._listener,
+                self._take,
+                self._register_queues,
+                self._waits,
+                self.loop.leases,
+                self.loop.last_used,
+            )
+            seconds = min(ROUND_SECONDS, settings.lease / ROUNDS)
+            self._loader = ModelLoader(loading, self.loop.models, self.loop.changes, store, host, seconds)
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Serve until SIGTERM or SIGINT, then finish or requeue what runs. Returns whether any job was run.
@@ -115,8 +138,12 @@ class BatchingWorker(BaseWorker):
             signal.signal(signum, self._on_signal)
         if not self._register():
             return False
-        for thread in (self.loop.publisher, self._housekeeper, self._listener):
-            thread.start()
+        for thread in (self.loop.publisher, self._housekeeper, self._listener, self._loader):
+            if thread is not None:
+                thread.start()
+        sweeper = Sweeper(self.store.results)
+        if self.store.results.store is not None:
+            sweeper.start()
         log.info("serving %s, %d batch slots", ", ".join(self.loop.models), self.settings.max_batch)
         written = False
         try:
@@ -124,6 +151,9 @@ class BatchingWorker(BaseWorker):
         finally:
             self._housekeeper.stop()
             self._listener.stop()
+            if self._loader is not None:
+                self._loader.stop()
+            sweeper.stop()
             if written:
                 self._leave()
         if self.loop.failure is not None:
@@ -157,11 +187,14 @@ class BatchingWorker(BaseWorker):
     def _take(self, model: str, waited: float = 0.0, passed_over: Iterable[str] = ()) -> RqDelivery | None:
         """Take the next job of a model and get a lease on it; see `RqSource.take`."""
         while True:
-            delivery, dropped = self._source.take(self._keys[model], waited, passed_over)
+            delivery, dropped = self._source.take(self._queues.keys_of(model), waited, passed_over)
             for job_id in dropped:
                 log.warning("foreign queue entry dropped", extra={"model": model, "job": job_id})
             if delivery is not None or not dropped:
                 return delivery
+
+    def _waits(self, model: str) -> bool:
+        return self._source.waits(self._queues.keys_of(model))
 
     # The housekeeper's thread
 
@@ -185,7 +218,7 @@ class BatchingWorker(BaseWorker):
         try:
             self._names.renew()
             self.loop.shared = self._names.shared()
-            for queue in self._keys.values():
+            for queue in self._queues.served:
                 self._source.restore_turns(queue)
         except ModelConflict as conflict:
             self._conflict = conflict
@@ -198,6 +231,17 @@ class BatchingWorker(BaseWorker):
             self._keep_models(report)
         self.store.workers.add_counters(self.name, asdict(self.loop.counters))
 
+    def _register_queues(self) -> None:
+        """Register the queues of this worker's models with RQ, and keep the models soon."""
+        left = {queue.name for queue in self.queues} - {queue.name for queue in self._queues.queues}
+        self.queues = self._queues.queues
+        with reachable(), self.connection.pipeline() as pipeline:
+            for name in left:
+                pipeline.srem(WORKERS_BY_QUEUE_KEY % name, self.key)
+            register(self, pipeline)
+            pipeline.execute()
+        self._keep_at = 0.0
+
     def _keep_models(self, report: WorkerReport) -> None:
         """Now and then, keep what the front end needs to know of the models while no worker serves them."""
         if time.monotonic() < self._keep_at:
@@ -209,23 +253,10 @@ class BatchingWorker(BaseWorker):
             log.warning("models not kept", extra={"reason": str(error)})
 
     def _current_report(self) -> WorkerReport:
-        running, pending = self.loop.load
-        return WorkerReport(
-            name=self.name,
-            models=[model.card.model_dump() for model in self.loop.models.values()],
-            max_batch=self.settings.max_batch,
-            trajectories=running,
-            pending_evaluations=pending,
-            evaluations_per_second=self.loop.speed.per_second,
-            reserved=self.loop.engine.batch.reserved,
-            places=self.loop.engine.batch.max_members,
-            batches=_batches(self.loop),
-            paces=self.loop.speed.paces(),
-            decode_seconds=self.loop.speed.decode_seconds(),
-            counters=asdict(self.loop.counters),
-            device=self._device,
-            reported_at=time.time() + self._clock_offset,
-        )
+        loader = self._loader
+        report = describe_loop(self.loop, self.name, self._device, time.time() + self._clock_offset)
+        cards = report.models if loader is None else [card.model_dump() for card in loader.cards()]
+        return replace(report, models=cards, states=[] if loader is None else loader.states())
 
     # Start and stop
 
@@ -248,10 +279,8 @@ class BatchingWorker(BaseWorker):
             log.warning("worker not unregistered", extra={"reason": str(error)})
 
 
-def _batches(loop: Loop) -> dict[str, tuple[int, int, int]]:
-    """By model: slots of a turn, those of them that are reserved, and the images that can be admitted."""
-    slots = {model: loop.engine.batch.slots.of_model(model) for model in loop.models}
-    return {model: (count, reserved_slots(count), member_limit(count)) for model, count in slots.items()}
+def _queue(client: redis.Redis, name: str) -> Queue:
+    return Queue(name, connection=client, serializer=JSONSerializer, job_class=InertJob)
 
 
 def _keys(queue: Queue) -> QueueKeys:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from denoised.jobs.errors import RecordError
-from denoised.jobs.store.store import StartedAttempt, Store
+from denoised.jobs.store.started_attempt import StartedAttempt
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate
 from denoised.worker.delivery.begun_jobs import BegunJob, failure_of
 from denoised.worker.delivery.leases import Delivery
@@ -22,7 +23,7 @@ def end_unstarted(store: Store, delivery: Delivery, error: Exception) -> bool:
         return False
     log.warning("job not started: out of memory", extra={"job": delivery.job, "reason": str(error)})
     try:
-        queued = store.requeue_unstarted(delivery.job)
+        queued = store.attempts.requeue_unstarted(delivery.job)
     except RecordError:  # nothing can be made of it
         queued = False
     (delivery.requeue if queued else delivery.ack)()

@@ -153,6 +153,13 @@ class RunningBatch(Generic[T]):
             pending[member.job] += member.pending_evaluations
         return pending
 
+    def replace_model(self, model: str, slots: int, min_pipelined: int | None) -> None:
+        """A model without members is another one from now on. slots, min_pipelined: see `__init__`; None is never."""
+        self.slots.replace(model, slots)
+        self._min_pipelined.pop(model, None)
+        if min_pipelined is not None and min_pipelined <= slots:
+            self._min_pipelined[model] = min_pipelined
+
     def admit(self, members: Iterable[T]) -> None:
         """Add all images of a job; they can take part in the next turn."""
         for member in members:

@@ -22,6 +22,11 @@ class BatchSlots:
         """Of a turn of this model at its own size."""
         return self._by_model.get(model, self.default)
 
+    def replace(self, model: str, images: int) -> None:
+        """The model has been replaced: a turn of it holds so many images, wherever memory ran out before."""
+        self._by_model[model] = images
+        self._lowered.clear()
+
     def of_key(self, model: str, key: Hashable) -> int:
         """Of a turn of the members of one key."""
         return min(self.of_model(model), self._lowered.get(key, self.of_model(model)))

@@ -56,6 +56,7 @@ class Engine:
             if the device is not sound.
         """
         self.models = models
+        self._pipelined = pipelined
         fewest = {name: model.min_pipelined_images for name, model in models.items() if pipelined}
         min_pipelined = {name: count for name, count in fewest.items() if count is not None}
         self.batch: RunningBatch[Trajectory] = RunningBatch(max_batch, min_pipelined, slots)
@@ -83,6 +84,15 @@ class Engine:
         needed = rows * self.models[member.model].evaluation_bytes(height, width)
         if needed and self._memory_bytes // needed < self.batch.slots.of_key(member.model, member.batch_key):
             self.batch.slots.lower(member.batch_key, self._memory_bytes // needed)
+
+    def replace_model(self, name: str, slots: int) -> None:
+        """Forget what is known of a model that has no members: `models` has another one, or none, from now on."""
+        self._fitted.clear()
+        self._tables.pop(name, None)
+        self._groups.pop(name, None)
+        model = self.models.get(name)
+        if model is not None:
+            self.batch.replace_model(name, slots, model.min_pipelined_images if self._pipelined else None)
 
     @torch.inference_mode()
     def step(self) -> Turn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,8 @@ from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.diffusion.plans import Plan
 from denoised.model.serving.protocol import ServedModel
 
-InputPictures = Mapping[str, npt.NDArray[np.uint8]]
-"""The pictures of a request by field, (H, W, C) each."""
+InputPictures = Mapping[str, npt.NDArray[Any]]
+"""The pictures of a request by field, (H, W, C) of uint8 each, and the numbers of an array, float32."""
 
 WHITE = 128  # from this level on, a mask is white
 

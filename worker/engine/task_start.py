@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from denoised.jobs.request import ARRAY
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.likelihood_plan import dequantization_noise, initial_registers, likelihood_plan
@@ -16,6 +20,7 @@ from denoised.model.diffusion.plans import Plan
 from denoised.model.diffusion.single_level import SingleLevel, estimate_plan, no_evaluations
 from denoised.model.errors import PlanError
 from denoised.model.serving.protocol import Picture, ServedModel
+from denoised.worker.engine.conditioning_requests import conditioning_requests
 from denoised.worker.engine.start_picture import InputPictures, StartPicture
 
 
@@ -114,8 +119,22 @@ def starts_of(request: SamplingRequest, model: ServedModel, pictures: InputPictu
         seeds = range(request.seed, request.seed + request.n)
         picture, steps = pictures["image"], request.steps
         return [LikelihoodStart(_dequantized(picture, model, seed), model, steps, seed) for seed in seeds]
+    if ARRAY in pictures:
+        return [LevelPicture(_point(pictures[ARRAY], request, model), level_of(request, model), adds_noise=False)]
     x0 = model.encode_pictures(pictures["image"][None])[0].to(model.device)
     return [LevelPicture(x0, level_of(request, model), request.adds_noise)] * request.n
+
+
+def _point(numbers: npt.NDArray[np.float32], request: SamplingRequest, model: ServedModel) -> Tensor:
+    """x_t (C, h, w) of a request.
+
+    Raises:
+        PlanError: for another count of numbers, or numbers that are not finite.
+    """
+    shape = model.shape_of(conditioning_requests(request)[0])
+    if numbers.size != math.prod(shape) or not np.isfinite(numbers).all():
+        raise PlanError(f"{ARRAY} has {numbers.size} numbers (allowed: {math.prod(shape)} finite ones, {shape})")
+    return torch.from_numpy(numbers.copy()).view(shape).to(model.device)
 
 
 def _dequantized(picture: Picture, model: ServedModel, seed: int) -> Tensor:

@@ -55,4 +55,5 @@ def _newest_frame(services: Services, record: JobRecord) -> str | None:
         return None
     events: list[dict[str, Any]] = services.store.events.newest(record.id, NEWEST_EVENTS)
     frames = (event for event in events if event["type"] == "frame" and event.get("image") == 0)
-    return next((str(frame["data"]) for frame in frames if "data" in frame), None)
+    complete = filter(None, map(services.store.results.with_frame, frames))
+    return next((str(frame["data"]) for frame in complete if "data" in frame), None)

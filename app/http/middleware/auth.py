@@ -28,7 +28,7 @@ from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.store.store import Store
 
 PAGES = ("/", "/learn")  # that other sites may link to
-OPEN_PATHS = (*PAGES, "/healthz", "/readyz")
+OPEN_PATHS = (*PAGES, "/operator", "/healthz", "/readyz")
 OPEN_PREFIX = "/playground/"
 TICKET_PARAMETER = "ticket"
 OWNER_SCOPE_KEY = "denoised_owner"

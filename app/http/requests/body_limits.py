@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope
 
 from denoised.app.http.errors import BadRequest, BodyTooLarge, UnsupportedMedia
 from denoised.app.settings import MAX_BODY, MAX_JSON_BODY
-from denoised.jobs.request import PICTURE_FIELDS
+from denoised.jobs.request import ARRAY, PICTURE_FIELDS
 
 # (method, path) of routes by the media types that they read; every other route reads JSON.
 PNG_ROUTES = {("POST", "/verify")}
@@ -26,7 +26,7 @@ FORM_PATHS = (
 )
 FORM_ROUTES = {("POST", path) for path in FORM_PATHS}
 PICTURE_ROUTES = PNG_ROUTES | FORM_ROUTES | {("POST", "/sdapi/v1/img2img")}  # whose bodies contain pictures
-PICTURE_MEMBERS = {*PICTURE_FIELDS, "controls", "init_images"}
+PICTURE_MEMBERS = {*PICTURE_FIELDS, ARRAY, "controls", "init_images"}
 MAX_LENGTH_DIGITS = 15  # of a Content-Length; longer ones are not converted to a number
 MAX_BUFFERED = 128 * 1024 * 1024  # bytes of all bodies that are being received or processed
 BUSY_SECONDS = "2"

@@ -47,7 +47,7 @@ class NoiseRequest(TaskBody):
 
 @with_fields(TASK_FIELDS["score"])
 class ScoreRequest(TaskBody):
-    """`POST /score`. Needs `image`, and `t` or `sigma`."""
+    """`POST /score`. Needs `image` or `x_t`, and `t` or `sigma`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": SCORE_EXAMPLES})
     task = "score"

@@ -23,7 +23,7 @@ from denoised.app.http.transport.connection_limits import (
     ConnectionLimit,
     WriteWatch,
 )
-from denoised.app.http.transport.refusal import refusal
+from denoised.app.http.transport.refusal import refusal_response
 from denoised.app.http.validation_errors import MAX_VALUE_LENGTH
 
 CAN_RESPOND = (h11.IDLE, h11.SEND_RESPONSE)  # states in which no response has started
@@ -183,7 +183,7 @@ class HttpProtocol(H11Protocol):
         if self._refused or self.transport.is_closing():
             return
         if self.conn.our_state in CAN_RESPOND:
-            response = refusal(status, detail)
+            response = refusal_response(status, detail)
             start = h11.Response(
                 status_code=status, headers=response.raw_headers, reason=HTTPStatus(status).phrase.encode()
             )
@@ -201,4 +201,4 @@ class HttpProtocol(H11Protocol):
         if scope["type"] == "http" and scope["path"] in HEALTH_ROUTES:
             await self.config.loaded_app(scope, receive, send)
         else:
-            await refusal(503, TOO_MANY)(scope, receive, send)
+            await refusal_response(503, TOO_MANY)(scope, receive, send)

@@ -16,7 +16,7 @@ from denoised.jobs.log import REQUEST_ID
 log = logging.getLogger("denoised.api")
 
 
-def refusal(status: int, detail: str) -> Response:
+def refusal_response(status: int, detail: str) -> Response:
     """A response after which the connection is closed."""
     token = REQUEST_ID.set(uuid.uuid4().hex)
     try:

@@ -12,7 +12,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from denoised.app.http.transport.connection_limits import WriteWatch
-from denoised.app.http.transport.refusal import refusal
+from denoised.app.http.transport.refusal import refusal_response
 from denoised.app.http.validation_errors import MAX_VALUE_LENGTH
 
 SOCKET_VERSION = "13"  # of the WebSocket protocol (RFC 6455)
@@ -74,7 +74,7 @@ class Handshake(ServerProtocol):
 
     def reject(self, status: HTTPStatus | int, text: str) -> Response:
         """text: the reason, as `websockets` words it."""
-        response = refusal(HTTPStatus(status).value, text.strip())
+        response = refusal_response(HTTPStatus(status).value, text.strip())
         headers = Headers((name.decode(), value.decode()) for name, value in response.raw_headers)
         headers["Sec-WebSocket-Version"] = SOCKET_VERSION
         if status == HTTPStatus.UPGRADE_REQUIRED:

@@ -10,6 +10,7 @@ const MAX_REM = 22; // the height of the picture on the page
 const BRUSHES = 40; // sizes, up to half of the picture's width
 const PAINT = [255, 110, 60, 255];
 const SIDES = ["left", "top", "width", "height"];
+const EDGES = ["left", "right", "top", "bottom"];
 
 export class PictureEditor {
   #mask = new Mask(1, 1);
@@ -17,17 +18,17 @@ export class PictureEditor {
   #maskText = /** @type {string | null} */ (null); // of a job whose mask was not changed
   #last = /** @type {[number, number] | null} */ (null); // where the brush was
 
-  /** @param {HTMLElement} place @param {() => void} onRemove */
-  constructor(place, onRemove) {
+  /** @param {HTMLElement} place @param {{remove: () => void, extend: (added: any) => void}} on what the buttons do */
+  constructor(place, on) {
     document.head.append(el("link", { rel: "stylesheet", href: STYLE }));
     this.place = place;
     this.picture = canvas({ role: "img", "aria-label": "The start picture, as the model sees it" });
     this.overlay = canvas({ class: "overlay", "aria-hidden": "true" });
     this.facts = el("p", { class: "hint" });
     this.slider = slider("strength", "Strength", { min: 0, max: 1, step: 0.05, value: DEFAULT_STRENGTH }, "How far to go from the picture: 0 keeps it, 1 starts from noise alone.");
-    this.tools = this.#tools();
+    this.tools = this.#tools(on.extend);
     this.box = el("div", { class: "box" }, this.picture, this.overlay);
-    this.element = el("div", { class: "editor" }, this.box, el("div", { class: "editor-row" }, this.facts, el("button", { type: "button", class: "link", onclick: onRemove }, "Remove")), this.slider, this.tools);
+    this.element = el("div", { class: "editor" }, this.box, el("div", { class: "editor-row" }, this.facts, el("button", { type: "button", class: "link", onclick: on.remove }, "Remove")), this.slider, this.tools);
     this.#paintByPointer();
   }
 
@@ -80,7 +81,15 @@ export class PictureEditor {
     return drawing.toDataURL("image/png").replace(/^[^,]*,/, "");
   }
 
-  #tools() {
+  /** Paint everything but a part of the picture, which was extended. @param {[number, number, number, number]} kept */
+  markAround(kept) {
+    this.#change(() => {
+      this.#mask.rectangle(0, 0, this.#mask.width, this.#mask.height, 1);
+      this.#mask.rectangle(...kept, 0);
+    });
+  }
+
+  #tools(onExtend) {
     const mode = (value, text, checked) => el("label", { class: "chip" }, el("input", { type: "radio", name: "brush-mode", value, checked }), el("span", {}, text));
     const button = (text, action) => el("button", { type: "button", class: "quiet", onclick: action }, text);
     this.brush = slider("brush", "Brush size", { min: 1, max: BRUSHES, step: 1, value: 8 }, null);
@@ -89,7 +98,7 @@ export class PictureEditor {
     return el("fieldset", { class: "mask-tools" }, el("legend", {}, "Paint what is made anew"),
       el("div", { class: "editor-row" }, el("div", { class: "chips small" }, mode("1", "Paint", true), mode("0", "Erase", false)),
         el("div", { class: "editor-buttons" }, this.undo, button("Invert", () => this.#change(() => this.#mask.invert())), button("Clear", () => this.#change(() => this.#mask.clear())))),
-      this.brush, this.status, this.#rectangle());
+      this.brush, this.status, this.#rectangle(), this.#extension(onExtend));
   }
 
   /** Four numbers and two buttons: the mask without a pointer. */
@@ -102,6 +111,15 @@ export class PictureEditor {
     return el("details", { class: "rectangle" }, el("summary", {}, "Paint a rectangle by numbers"),
       el("div", { class: "rectangle-sides" }, ...SIDES.map((side, k) => el("label", {}, side.charAt(0).toUpperCase() + side.slice(1), inputs[k]))),
       el("div", { class: "editor-buttons" }, el("button", { type: "button", class: "quiet", onclick: () => set(1) }, "Paint rectangle"), el("button", { type: "button", class: "quiet", onclick: () => set(0) }, "Erase rectangle")));
+  }
+
+  /** Four shares and a button: the picture on a larger canvas, whose new parts are painted. */
+  #extension(onExtend) {
+    const inputs = EDGES.map((edge) => el("input", { type: "number", min: 0, max: 200, step: 5, id: `extend-${edge}`, value: 25 }));
+    const added = () => Object.fromEntries(EDGES.map((edge, k) => [edge, Math.min(2, Math.max(0, Number(inputs[k].value) / 100 || 0))]));
+    return el("details", { class: "rectangle" }, el("summary", {}, "Extend the picture beyond its edges"),
+      el("div", { class: "rectangle-sides" }, ...EDGES.map((edge, k) => el("label", {}, `${edge.charAt(0).toUpperCase()}${edge.slice(1)}, %`, inputs[k]))),
+      el("div", { class: "editor-buttons" }, el("button", { type: "button", class: "quiet", onclick: () => onExtend(added()) }, "Extend")));
   }
 
   #paintByPointer() {

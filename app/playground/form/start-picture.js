@@ -13,6 +13,8 @@ export class StartPicture {
   #editor = null;
   /** @type {{base64: string, file: Blob | null} | null} */
   #picture = null;
+  /** @type {ImageBitmap | null} */
+  #bitmap = null;
   #card = /** @type {any} */ (null);
   #sizeOf;
 
@@ -55,6 +57,7 @@ export class StartPicture {
     if (!bitmap || !TYPES.includes(file.type)) throw new Error("Only PNG, JPEG and WebP pictures can be used.");
     const sent = file.size > MAX_BYTES ? await reduced(bitmap) : file;
     [this.#picture, this.#loaded] = [{ base64: await toBase64(sent), file: sent }, null];
+    this.#bitmap = bitmap;
     const editor = await this.#open();
     editor.open(bitmap, sent === file ? name : `${name}, reduced to ${MAX_SIDE} pixels`);
     this.resize();
@@ -83,6 +86,7 @@ export class StartPicture {
     const editor = await this.#open();
     const bitmaps = await Promise.all([file, mask].map((each) => (each ? createImageBitmap(each) : null)));
     if (this.#loaded !== loaded || !loaded) return;
+    this.#bitmap = bitmaps[0];
     editor.open(bitmaps[0], file ? "the same picture" : "The server has this picture; this tab does not.");
     this.resize();
     editor.load({ mask: bitmaps[1], maskText: loaded.mask, strength });
@@ -107,13 +111,27 @@ export class StartPicture {
     if (body.mask && !body.mask.startsWith("sha256:")) rememberInput(job.mask, { base64: body.mask, file: pngFile(body.mask) });
   }
 
+  /** Continue the picture beyond its edges. @param {{left: number, right: number, top: number, bottom: number}} added */
+  async #extend(added) {
+    const { draw, layout } = await import("./extend.js");
+    const bitmap = this.#bitmap;
+    if (!bitmap || !Object.values(added).some(Boolean)) return;
+    const size = this.#sizeOf();
+    const canvas = layout(size, added, this.#card);
+    const file = await draw(bitmap, size, canvas);
+    ["width", "height"].forEach((name, k) => { if (canvas.size[k] !== size[k]) byId(name).value = String(canvas.size[k]); });
+    await this.choose(file, "the extended picture");
+    this.#editor.markAround(canvas.place);
+  }
+
   #takes(name) {
     return (this.#card?.inputs ?? []).includes(name);
   }
 
   async #open() {
     const { PictureEditor } = await import("./picture-editor.js");
-    this.#editor ??= new PictureEditor(byId("image-editor"), () => this.remove());
+    const extend = (added) => this.#extend(added).catch((error) => setText(byId("image-error"), error.message));
+    this.#editor ??= new PictureEditor(byId("image-editor"), { remove: () => this.remove(), extend });
     setText(byId("image-choose"), "Another file …");
     return this.#editor;
   }

@@ -3,7 +3,7 @@
 import { json, key } from "../shared/api.js";
 import { announce, byId, el, setText } from "../shared/dom.js";
 import { examples, trial } from "./examples.js";
-import { fieldList, nameOf, paragraphs, propertyList, typeOf } from "./schema.js";
+import { exampleOf, fieldList, nameOf, paragraphs, propertyList, typeOf } from "./schema.js";
 
 const RETRY_MS = 2000; // between two tries while the server does not respond
 
@@ -67,6 +67,7 @@ function describe(operation, document) {
     ...part("Parameters", parameters.length && fieldList(parameters.map(describeParameter))),
     ...types.flatMap(([type, { schema }]) => part(`Body: ${type}`, describeBody(schema, document))),
     ...(path === "/generate" ? part("Values of sampler", samplerList()) : []),
+    ...part("Shape of the response", responseExample(responses, document)),
     ...part("Responses", fieldList(Object.entries(responses).sort().map(describeResponse))),
   );
 }
@@ -78,6 +79,13 @@ function samplerList() {
   const list = el("div");
   json("/models").then(([card]) => card && list.replaceChildren(fieldList(Object.entries(card.sampler_descriptions).map(([name, text]) => ({ name, text })))), () => {});
   return list;
+}
+
+/** The first successful JSON response with made-up values; null if there is none. */
+function responseExample(responses, document) {
+  const [, found] = Object.entries(responses).sort().find(([status, { content }]) => status < "300" && content?.["application/json"]?.schema) ?? [];
+  const schema = found?.content["application/json"].schema;
+  return schema && Object.keys(schema).length ? el("pre", { tabindex: 0 }, el("code", {}, JSON.stringify(exampleOf(schema, document), null, 1))) : null;
 }
 
 const describeParameter = ({ name, in: where, required, schema, description }) =>

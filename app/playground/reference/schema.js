@@ -46,6 +46,22 @@ export const nameOf = (reference) => reference.slice(reference.lastIndexOf("/") 
 /** The link to an object's section. */
 export const link = (name) => el("a", { href: `#${name}` }, name);
 
+const DEEPEST = 4; // level of objects inside objects of an example
+
+/** A value of a schema's shape, for people to see what a response looks like. */
+export function exampleOf(schema, document, depth = 0) {
+  if (schema.$ref) return depth > DEEPEST ? {} : exampleOf(document.components.schemas[nameOf(schema.$ref)], document, depth + 1);
+  if (schema.examples?.length) return schema.examples[0];
+  if ("const" in schema) return schema.const;
+  if ("default" in schema) return schema.default;
+  if (schema.enum) return schema.enum[0];
+  const choices = schema.anyOf ?? schema.oneOf ?? schema.allOf;
+  if (choices) return exampleOf(choices[0], document, depth);
+  if (schema.type === "array") return [exampleOf(schema.items ?? {}, document, depth)];
+  if (schema.properties) return Object.fromEntries(Object.entries(schema.properties).map(([name, each]) => [name, exampleOf(each, document, depth)]));
+  return { string: "…", integer: schema.minimum ?? 1, number: schema.minimum ?? 0.5, boolean: true, object: {} }[schema.type] ?? null;
+}
+
 const json = (value) => JSON.stringify(value);
 
 function limits({ minimum, maximum, minLength, maxLength }) {

@@ -6,6 +6,8 @@ export class Frames {
     this.steps = [];
     /** @type {number[]} the noise level σ of each of these steps */
     this.sigmas = [];
+    /** @type {number[]} their timesteps */
+    this.times = [];
     /** @type {Map<string, Blob>} */
     this.blobs = new Map();
   }
@@ -22,7 +24,7 @@ export class Frames {
     return this.#kinds.has(kind);
   }
 
-  /** @param {{step: number, sigma: number, kind: string, image: number, media_type: string, data: string}} event */
+  /** @param {{step: number, t: number, sigma: number, kind: string, image: number, media_type: string, data: string}} event */
   add(event) {
     this.#kinds.add(event.kind);
     this.blobs.set(keyOf(event.step, event.kind, event.image), new Blob([decodeBase64(event.data)], { type: event.media_type }));
@@ -30,6 +32,7 @@ export class Frames {
     if (this.steps[index] === event.step) return;
     this.steps.splice(index, 0, event.step);
     this.sigmas.splice(index, 0, event.sigma);
+    this.times.splice(index, 0, event.t);
   }
 
   /** The index of a step, or the index at which it would be inserted. */

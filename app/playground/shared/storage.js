@@ -4,19 +4,20 @@ const JOBS = "denoised.jobs";
 const CHOICE = "denoised.choice";
 const SMOOTH = "denoised.smooth";
 const PROGRESS = "denoised.learn";
+const STRIP = "denoised.strip";
 const MAX_JOBS = 60;
 
-function read(name, fallback) {
+function read(name, fallback, area = "localStorage") {
   try {
-    return JSON.parse(localStorage.getItem(name) ?? "") ?? fallback;
+    return JSON.parse(window[area].getItem(name) ?? "") ?? fallback;
   } catch {
     return fallback;
   }
 }
 
-function write(name, value) {
+function write(name, value, area = "localStorage") {
   try {
-    localStorage.setItem(name, JSON.stringify(value));
+    window[area].setItem(name, JSON.stringify(value));
   } catch {
     // storage is full or forbidden: this visit works without it
   }
@@ -55,3 +56,8 @@ export const saveProgress = (progress) => write(PROGRESS, progress);
 /** Whether pictures are shown smooth instead of as pixels. */
 export const loadSmooth = () => read(SMOOTH, false) === true;
 export const saveSmooth = (smooth) => write(SMOOTH, smooth);
+
+/** The comparison that this tab shows, which a reload keeps; null if none. @typedef {{title: string, panels: {name: string, isOwn: boolean, id: string | null}[]}} StoredStrip */
+export const loadStrip = () => /** @type {StoredStrip | null} */ (read(STRIP, null, "sessionStorage"));
+/** @param {StoredStrip | null} strip */
+export const saveStrip = (strip) => write(STRIP, strip, "sessionStorage");

@@ -42,11 +42,12 @@ export function factsOfModel({ width, height, data = "", license = "" }) {
 /** A number rounded to three significant digits. */
 export const formatNumber = (value) => String(Number(value.toPrecision(3)));
 
-/** "about 8 s", "about 3 min" */
+/** "about 8 s", "about 3 min", "about 5 h" */
 export function durationText(seconds) {
   if (seconds < 10) return `about ${Math.ceil(seconds)} s`;
   if (seconds < 90) return `about ${Math.ceil(seconds / 5) * 5} s`;
-  return `about ${Math.round(seconds / 60)} min`;
+  if (seconds < 5400) return `about ${Math.round(seconds / 60)} min`;
+  return `about ${Math.round(seconds / 3600)} h`;
 }
 
 /** A place in the queue; 0 is next. */

@@ -2,6 +2,7 @@
 
 import { announce, byId, el, menu } from "../shared/dom.js";
 import { picture, save } from "../shared/pictures.js";
+import * as storage from "../shared/storage.js";
 import { request, sleep, verify } from "../shared/api.js";
 import { curl, fileName, python } from "./snippets.js";
 import { titleOf, verificationText } from "../shared/text.js";
@@ -43,6 +44,15 @@ export class JobActions {
     this.strip ??= new Strip(byId("strip"), this);
     await this.strip.compare(entry.job, axis);
   });
+
+  /** Show the comparison that this tab showed before a reload. */
+  async restoreComparison() {
+    const stored = storage.loadStrip();
+    if (!stored?.panels?.some(({ id }) => this.jobs.get(id))) return;
+    const { Strip } = await import("./strip.js");
+    this.strip ??= new Strip(byId("strip"), this);
+    this.strip.restore(stored);
+  }
 
   /** The comparisons that make sense for a job, as [text, axis] pairs; none while its model is not served. */
   comparisons({ job }) {

@@ -1,9 +1,10 @@
 /** The first sight: one recorded film from noise to picture, played once, and examples to click. */
 
-import { byId, el, prefersReducedMotion } from "../shared/dom.js";
+import { byId, el, prefersReducedMotion, setText } from "../shared/dom.js";
 import { request } from "../shared/api.js";
 
 const FILM = "/playground/stage/film.webp"; // a row of x_t, one of x̂_0 and one of ε̂, made by ops/examples.py
+const [FIRST_TIME, TIME_STEP] = [999, 50]; // timesteps of its frames; the last one is the finished picture
 const PLAY_MS = 2600;
 const HOLD_MS = 250; // of noise before it begins
 const STARTERS = 4;
@@ -12,18 +13,24 @@ const STARTERS = 4;
 export function playOpening() {
   let stopped = false;
   play(() => stopped).catch(() => {}); // without the film, the noise stays
-  return () => { stopped = true; };
+  return () => {
+    stopped = true;
+    setText(byId("film-time"), "");
+  };
 }
 
 async function play(isStopped) {
   const film = await createImageBitmap(await (await request(FILM)).blob());
   const size = film.height / 3; // of a picture, in pixels
   const frames = film.width / size;
-  const show = (k) => ["xt", "x0", "eps"].forEach((id, row) => {
-    const canvas = byId(id);
-    if (canvas.width !== size || canvas.height !== size) [canvas.width, canvas.height] = [size, size];
-    canvas.getContext("2d").drawImage(film, k * size, row * size, size, size, 0, 0, size, size);
-  });
+  const show = (k) => {
+    setText(byId("film-time"), `t = ${k === frames - 1 ? 0 : FIRST_TIME - TIME_STEP * k}`);
+    ["xt", "x0", "eps"].forEach((id, row) => {
+      const canvas = byId(id);
+      if (canvas.width !== size || canvas.height !== size) [canvas.width, canvas.height] = [size, size];
+      canvas.getContext("2d").drawImage(film, k * size, row * size, size, size, 0, 0, size, size);
+    });
+  };
   if (isStopped()) return;
   if (prefersReducedMotion()) return show(Math.round(0.6 * frames));
   show(0);

@@ -4,6 +4,7 @@ import { randomId } from "../shared/api.js";
 import { TileCanvas } from "../shared/canvas.js";
 import { announce, el, prefersReducedMotion, setText } from "../shared/dom.js";
 import { picture } from "../shared/pictures.js";
+import * as storage from "../shared/storage.js";
 import { formatNumber, plural, samplerName } from "../shared/text.js";
 import { requestOf } from "./snippets.js";
 
@@ -69,18 +70,14 @@ export class Strip {
     const card = this.server.models.find((model) => model.name === job.model);
     const { field, text, title } = AXES[axis];
     const bodies = requestsOf(job, card, axis, Object.keys(this.server.requestSchema));
-    setText(this.title, `Seed ${job.seed} ${title}`);
-    setText(this.error, "");
-    this.#panels = bodies.map((body) => new Panel(text(body[field]), body[field] === job[field]));
-    this.row.replaceChildren(...this.#panels.map((panel) => panel.element));
-    this.#moveTo(1);
-    this.place.hidden = false;
+    this.#open(`Seed ${job.seed} ${title}`, bodies.map((body) => new Panel(text(body[field]), body[field] === job[field])));
     this.place.scrollIntoView({ block: "nearest", behavior: prefersReducedMotion() ? "auto" : "smooth" });
     announce(`Comparing ${plural(bodies.length, "picture")}`);
     const panels = this.#panels;
     for (const [k, body] of bodies.entries()) {
       try {
         panels[k].entry = await this.jobs.start(body, randomId());
+        if (this.#panels === panels) this.#save();
       } catch (error) {
         setText(this.error, `${panels[k].name}: ${error.fields?.[0]?.message ?? error.message}`);
       }
@@ -88,8 +85,36 @@ export class Strip {
     this.#render();
   }
 
+  /** Show the comparison of before a reload. @param {storage.StoredStrip} stored */
+  restore({ title, panels }) {
+    this.#open(title, panels.map(({ name, isOwn }) => new Panel(name, isOwn)));
+    for (const [k, { id }] of panels.entries()) {
+      const entry = id && this.jobs.get(id);
+      if (entry) this.jobs.reloadFrames(entry);
+      else setText(this.#panels[k].state, "no longer on the server");
+      this.#panels[k].entry = entry || null;
+    }
+    this.#render();
+  }
+
+  /** @param {string} title @param {Panel[]} panels */
+  #open(title, panels) {
+    setText(this.title, title);
+    setText(this.error, "");
+    this.#panels = panels;
+    this.row.replaceChildren(...panels.map((panel) => panel.element));
+    this.#moveTo(1);
+    this.place.hidden = false;
+  }
+
+  #save() {
+    const panels = this.#panels.map(({ name, isOwn, entry }) => ({ name, isOwn, id: entry?.job.id ?? null }));
+    storage.saveStrip({ title: this.title.textContent ?? "", panels });
+  }
+
   close() {
     this.#stop();
+    storage.saveStrip(null);
     this.#panels = [];
     this.place.hidden = true;
   }

@@ -177,7 +177,7 @@ export class Viewer {
     const { frames, job, status } = this.entry;
     if (this.#position >= frames.length) return `Finished · step ${job.progress.steps} of ${job.progress.steps} · noise σ 0`;
     const ended = this.#pinned || status === "succeeded" ? "" : `${endText(status)} · `;
-    return capital(`${ended}step ${frames.steps[this.#position]} of ${job.progress.steps} · noise σ ${formatNumber(frames.sigmas[this.#position])}`);
+    return capital(`${ended}step ${frames.steps[this.#position]} of ${job.progress.steps} · noise σ ${formatNumber(frames.sigmas[this.#position])}, t = ${Math.round(frames.times[this.#position])}`);
   }
 
   #note() {

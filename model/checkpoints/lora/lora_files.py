@@ -21,7 +21,7 @@ from denoised.model.bounded_files import MAX_BRACKETS, check_regular, unique_mem
 from denoised.model.checkpoints.digest import DIGITS
 from denoised.model.checkpoints.lora.lora import LoraTarget, read_lora
 from denoised.model.checkpoints.weight_files import find_shards
-from denoised.model.checkpoints.weights import FLOATS, StoredTensor, read_stored, stored_tensors
+from denoised.model.checkpoints.weights import FLOATS, StoredTensor, read_stored_tensor, stored_tensors
 from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.config_checks import is_number
 from denoised.model.networks.low_rank import LoraLayer
@@ -78,7 +78,7 @@ def check_lora(path: Path, targets: Sequence[LoraTarget]) -> LoraFile:
             f"{abbreviate(str(path))}: cannot be named in a request (allowed: 1 … {MAX_NAME} printable characters)"
         )
     stored = _stored(path)
-    small = {each.name: read_stored(each) for each in stored if each.shape in ((), (1,))}
+    small = {each.name: read_stored_tensor(each) for each in stored if each.shape in ((), (1,))}
     tensors = {each.name: small.get(each.name, torch.empty(each.shape, device="meta")) for each in stored}
     layers = _layers(path, tensors, targets)
     return LoraFile(path.stem, path, _digest(path), frozenset(layer.component for layer in layers))
@@ -90,7 +90,7 @@ def load_lora(file: LoraFile, targets: Sequence[LoraTarget]) -> list[LoraLayer]:
     Raises:
         CheckpointError: if the file has changed since it was checked, or holds NaN.
     """
-    tensors = {each.name: read_stored(each).float() for each in _stored(file.path)}
+    tensors = {each.name: read_stored_tensor(each).float() for each in _stored(file.path)}
     if _digest(file.path) != file.digest:
         raise CheckpointError(f"{file.path}: has changed since the worker started: restart the worker")
     for name, tensor in tensors.items():

@@ -30,9 +30,9 @@ from denoised.model.evaluation.text_to_image.text_results import (
     best,
     defaults_of,
     guidance_sweep,
-    read_results,
+    read_text_results,
     sampler_sweep,
-    write_results,
+    write_text_results,
 )
 from denoised.model.evaluation.text_to_image.train_judge_cli import load_pictures
 from denoised.model.progress import progress
@@ -57,7 +57,7 @@ class QualityMeasurement:
 
     def measure(self, settings: DrawingSettings, captions: int) -> TextResult:
         """The result of the first captions, from the file if it is there."""
-        results = read_results(self._path)
+        results = read_text_results(self._path)
         for each in results:
             if each.answers(self._model.card.digest, self._judge_digest, settings, captions):
                 return each
@@ -66,7 +66,7 @@ class QualityMeasurement:
         with progress(self._console, "judging", len(evaluation.held_out), "real pictures") as advance:
             report = evaluation.measure(images, seconds, advance)
         result = TextResult(self._model.card.digest, self._judge_digest, settings, report)
-        write_results(self._path, [*results, result])
+        write_text_results(self._path, [*results, result])
         self._console.print(
             f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance_scale:g}: "
             f"{report.drawn.everything:.1%} right, object {report.drawn.object:.1%}, {seconds:.0f} s",

@@ -50,11 +50,11 @@ class TextResult:
 _LIST = TypeAdapter(list[TextResult])
 
 
-def read_results(path: Path) -> list[TextResult]:
+def read_text_results(path: Path) -> list[TextResult]:
     """The results in a file; none if there is no file.
 
     Raises:
-        EvaluationError: if the file is not one of `write_results`.
+        EvaluationError: if the file is not one of `write_text_results`.
     """
     if not path.exists():
         return []
@@ -67,7 +67,7 @@ def read_results(path: Path) -> list[TextResult]:
         raise EvaluationError(f"{path}: {where}: {cause}: move the file away to start over") from error
 
 
-def write_results(path: Path, results: Sequence[TextResult]) -> None:
+def write_text_results(path: Path, results: Sequence[TextResult]) -> None:
     """Write all results, atomically."""
     write_text_atomically(path, _LIST.dump_json(list(results), indent=1).decode() + "\n")
 

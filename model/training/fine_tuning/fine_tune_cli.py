@@ -27,7 +27,7 @@ from denoised.model.training.fine_tuning.caption_encoding import (
 )
 from denoised.model.training.fine_tuning.fine_tuner import FineTuner
 from denoised.model.training.fine_tuning.fine_tuning_config import FineTuningConfig
-from denoised.model.training.fine_tuning.tuning_data import TuningData, encode_pictures
+from denoised.model.training.fine_tuning.tuning_data import TuningData, encode_latents
 from denoised.model.training.fine_tuning.tuning_outputs import adapter_file, tuning_outputs
 from denoised.model.training.run.run_checkpoints import load_newest_checkpoint
 from denoised.model.training.run.run_folder import RunFolder
@@ -102,7 +102,7 @@ def _encode(pipeline: TextPipeline, data: Path, config: FineTuningConfig, device
     height, width = pipeline.image_size
     autoencoder = pipeline.autoencoder.eval().requires_grad_(False).to(device)
     with progress(console, "encoding", len(pictures), "pictures") as advance:
-        return encode_pictures(pictures, autoencoder, (width, height), background, advance)
+        return encode_latents(pictures, autoencoder, (width, height), background, advance)
 
 
 def _with_digests(config: FineTuningConfig, model: str, data: str, *, resume: bool) -> FineTuningConfig:

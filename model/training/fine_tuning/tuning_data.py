@@ -32,7 +32,7 @@ class TuningData:
 
 
 @torch.no_grad()
-def encode_pictures(
+def encode_latents(
     pictures: Sequence[CaptionedPicture],
     autoencoder: Autoencoder,
     size: tuple[int, int],

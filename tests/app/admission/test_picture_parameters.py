@@ -109,7 +109,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a model without a name": (saying(model=""), "parameters.model"),
     "NaN": (saying(eta=float("nan")), "parameters.eta"),
     "an infinite pull": (saying(guidance_scale=float("inf")), "parameters.guidance_scale"),
-    "an unknown field": (saying(webhook="http://example.org"), "parameters.webhook"),
+    "an unknown field": (saying(callback="http://example.org"), "parameters.callback"),
+    "a webhook": (saying(webhook="http://example.org"), "parameters.webhook"),
     "numerics that steer a terminal": (saying(numerics="\x1b[2J"), "parameters.numerics"),
     "numerics without end": (saying(numerics="x" * 201), "parameters.numerics"),
 }

@@ -128,7 +128,7 @@ def test_words_of_a_longer_label_do_not_match_a_shorter_one() -> None:
 def test_a_long_prompt_and_a_thousand_labels_are_matched_quickly(card_of: Card) -> None:
     """A slow match would block other clients."""
     labels = [f"thing {k}" for k in range(1000)]
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(InvalidRequest):
         label_of("thing " * 5300, card_of(labels=labels))
-    assert time.monotonic() - started < 10.0
+    assert time.thread_time() - started < 10.0

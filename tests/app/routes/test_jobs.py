@@ -95,8 +95,8 @@ def test_jobs_of_one_status_are_listed_page_by_page(
     looked_at: int, api: TestClient, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when a request reads so few jobs that some pages are empty."""
-    monkeypatch.setattr("denoised.app.routes.jobs.MAX_READ", looked_at)
-    monkeypatch.setattr("denoised.app.routes.jobs.STRIDE", 2)
+    monkeypatch.setattr("denoised.app.job_access.job_pages.MAX_READ", looked_at)
+    monkeypatch.setattr("denoised.app.job_access.job_pages.STRIDE", 2)
     made = [(fake_worker.succeeded if k in (0, 1, 2, 12) else fake_worker.create)(at=1000.0 + k / 3) for k in range(14)]
     found, cursor, sizes = [], None, []
     while not sizes or cursor is not None:
@@ -139,7 +139,17 @@ def test_jobs_of_one_model_and_since_a_moment_are_listed(
     assert [job["id"] for job in pages] == listed(since=since)
 
 
-@pytest.mark.parametrize("params", [{"since": "nan"}, {"since": "-1"}, {"since": "yesterday"}, {"model": ""}])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"since": "nan"},
+        {"since": "-1"},
+        {"since": "1.1e11"},
+        {"since": "yesterday"},
+        {"model": ""},
+        {"model": "m" * 201},
+    ],
+)
 def test_a_wrong_filter_is_refused(api: TestClient, params: dict[str, str]) -> None:
     answer = api.get("/jobs", params=params)
     assert answer.status_code == 422

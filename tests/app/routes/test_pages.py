@@ -32,6 +32,7 @@ PAGES = {  # and its entry module
     "docs.html": "reference/docs.js",
     "learn.html": "learn/course.js",
     "reading.html": "learn/reading.js",
+    "operator.html": "operator/operator.js",
 }
 
 
@@ -54,8 +55,10 @@ def _all_modules(entry: str) -> set[str]:
     return _modules(entry, r'(?:from |import\()"(\.[\w./-]+)"')
 
 
-@pytest.mark.parametrize(("path", "page"), [("/", "index.html"), ("/learn", "learn.html")])
-def test_the_playground_and_the_course_are_open(path: str, page: str, make_client: MakeClient) -> None:
+@pytest.mark.parametrize(
+    ("path", "page"), [("/", "index.html"), ("/learn", "learn.html"), ("/operator", "operator.html")]
+)
+def test_the_pages_are_open(path: str, page: str, make_client: MakeClient) -> None:
     answer = make_client(keys=("secret",)).get(path, headers={"Authorization": ""}, follow_redirects=False)
     assert answer.status_code == 200
     assert answer.content == (FOLDER / page).read_bytes()

@@ -123,7 +123,7 @@ def test_images_are_kept_until_they_expire_and_those_of_canceled_jobs_not_at_all
     assert quotas(api)["images"]["left"] == 0
     assert api.delete(f"/jobs/{canceled}").status_code == 200
     assert quotas(api)["images"]["left"] == 1
-    store.start_attempt(kept, "worker", "fake")
+    store.attempts.start(kept, "worker", "fake")
     end = JobUpdate(kept, attempt=1, number=1)
     end.end("succeeded")
     assert store.write(end)

@@ -37,6 +37,7 @@ def test_queues_and_workers_are_reported(api: TestClient, fake_worker: Any, card
         "name": "worker-1",
         "device": "",
         "models": ["shoes", "hats"],
+        "states": [],
         "reported_at": 1234.5,
         "max_batch": 16,
         "trajectories": 5,

@@ -102,3 +102,25 @@ def test_cluster_mode_is_refused(info: dict[str, Any]) -> None:
 def test_a_redis_that_does_not_answer_is_not_unfit() -> None:
     with pytest.raises(StoreUnavailable):
         check_fitness(connect("redis://127.0.0.1:9/0"))
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "encrypted"),
+    [
+        ("redis://:pw@store:7000/2", "store", False),
+        ("valkey://:pw@store:7000/2", "store", False),
+        ("rediss://:pw@store:7000/2", "store", True),
+        ("valkeys://:pw@store:7000/2", "store", True),
+    ],
+)
+def test_the_urls_of_redis_and_of_valkey_mean_the_same(url: str, host: str, encrypted: bool) -> None:
+    pool = connect(url).connection_pool
+    given = {name: pool.connection_kwargs[name] for name in ("host", "port", "db", "password")}
+    assert given == {"host": host, "port": 7000, "db": 2, "password": "pw"}
+    assert issubclass(pool.connection_class, redis.SSLConnection) is encrypted
+
+
+def test_an_unknown_scheme_is_refused_without_the_password() -> None:
+    with pytest.raises(StoreUnavailable, match="valkey://") as caught:
+        connect("http://:hunter2@store")
+    assert "hunter2" not in str(caught.value)

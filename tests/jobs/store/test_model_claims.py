@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from denoised.jobs.store import redis_keys as keys
+from denoised.jobs.store.model_claims import DONE, DRAIN
 from denoised.jobs.store.store import Store
 
 
@@ -55,3 +56,49 @@ def test_models_without_a_digest_share_a_name(store: Store) -> None:
     other = store.claims.claim("three", {"shoes": "c3"}, ttl=60)
     assert other is not None
     assert other.digest == ""
+
+
+def switched(store: Store, worker: str, phase: str, digest: str = "b2") -> str:
+    return store.claims.switch("shoes", worker, digest, phase, ttl=60)
+
+
+def test_a_single_worker_switches_when_its_jobs_have_ended(store: Store) -> None:
+    assert store.claims.claim("one", {"shoes": "a1"}, ttl=60) is None
+    assert switched(store, "one", "ready") == DRAIN
+    assert store.claims.claim("late", {"shoes": "b2"}, ttl=60) is not None, "the old weights are served until then"
+    assert switched(store, "one", "drained") == DONE
+    assert store.claims.claim("late", {"shoes": "b2"}, ttl=60) is None
+    assert store.claims.claim("one", {"shoes": "b2"}, ttl=60) is None
+
+
+def test_workers_switch_together_and_none_before_the_others_have_the_files(store: Store) -> None:
+    for worker in ("one", "two"):
+        assert store.claims.claim(worker, {"shoes": "a1"}, ttl=60) is None
+    assert switched(store, "one", "ready") == "two"
+    assert switched(store, "two", "ready", digest="c3") == "one", "other files than the first has"
+    assert switched(store, "one", "ready") == "two"
+    assert [switched(store, "two", "ready"), switched(store, "one", "ready")] == [DRAIN, DRAIN]
+    assert switched(store, "one", "drained") == DRAIN
+    assert store.claims.claim("three", {"shoes": "a1"}, ttl=60) is None, "a worker that starts with the old files"
+    assert switched(store, "one", "drained") == "three"
+    store.claims.release("three", {"shoes": "a1"})
+    assert [switched(store, "two", "drained"), switched(store, "one", "drained")] == [DONE, DONE]
+    assert {member.decode() for member in store.client.zrange(keys.claims("shoes"), 0, -1)} == {"b2 one", "b2 two"}
+
+
+def test_a_worker_that_was_killed_holds_nobody_up(store: Store) -> None:
+    assert store.claims.claim("killed", {"shoes": "a1"}, ttl=0.3) is None
+    assert store.claims.claim("one", {"shoes": "a1"}, ttl=60) is None
+    assert switched(store, "one", "ready") == "killed"
+    time.sleep(0.35)
+    assert [switched(store, "one", "ready"), switched(store, "one", "drained")] == [DRAIN, DONE]
+
+
+def test_a_switch_renews_the_claim_on_the_old_digest(store: Store) -> None:
+    assert store.claims.claim("one", {"shoes": "a1"}, ttl=0.3) is None
+    assert store.claims.claim("two", {"shoes": "a1"}, ttl=60) is None
+    assert switched(store, "one", "ready") == "two"
+    time.sleep(0.35)
+    other = store.claims.claim("three", {"shoes": "c3"}, ttl=60)
+    assert other is not None
+    assert store.client.zscore(keys.claims("shoes"), "a1 one") is not None

@@ -22,7 +22,8 @@ from denoised.jobs.redis.deadline import REDIS_DEADLINE, RedisDeadline
 from denoised.jobs.redis.fitness import check_fitness
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.job_listing import JobCursor
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.update import JobUpdate, UpdateResult, final_update
 from denoised.jobs.worker_report import WorkerReport
 from tests.harness import start
@@ -436,14 +437,14 @@ CALLS: list[Callable[[Store], object]] = [
     lambda store: store.ping(),
     lambda store: store.job("a"),
     lambda store: store.listing.page("me", 5),
-    lambda store: store.start_attempt("a", "worker", "fake"),
-    lambda store: store.start_alone("a", 1, "w"),
+    lambda store: store.attempts.start("a", "worker", "fake"),
+    lambda store: store.attempts.start_alone("a", 1, "w"),
     lambda store: store.write(JobUpdate("a")),
     lambda store: store.cancel("a"),
     lambda store: store.image("a", 0),
     lambda store: store.events.read("a"),
-    lambda store: store.resume_point("a"),
-    lambda store: store.requeue_lost(keys(), 10),
+    lambda store: store.attempts.resume_point("a"),
+    lambda store: store.attempts.requeue_lost(keys(), 10),
     lambda store: check_fitness(store.client),
     lambda store: store.events.last_seq("a"),
     lambda store: store.idempotency.claim("me", "key", "a", "body"),
@@ -556,14 +557,14 @@ def saving(record: JobRecord, attempt: int, number: int, step: int, **fields: in
 def test_another_attempt_continues_from_the_last_resume_point(store: Store, create: Create) -> None:
     record = create(steps=9)
     first = start(store, record.id, "one", "fake")
-    assert store.resume_point(record.id) is None
+    assert store.attempts.resume_point(record.id) is None
     assert store.write(saving(record, first, 1, step=4))
     assert store.write(JobUpdate(record.id, first, 2, fields={"step": 6, "evaluations": 6}))
     assert start(store, record.id, "two", "fake") == 2
     assert status_of(store, record.id) == ("running", 2, 4)
-    assert store.resume_point(record.id) == b"point-1-4"
+    assert store.attempts.resume_point(record.id) == b"point-1-4"
     assert not store.write(saving(record, first, 3, step=7)), "the first attempt is over"
-    assert store.resume_point(record.id) == b"point-1-4"
+    assert store.attempts.resume_point(record.id) == b"point-1-4"
 
 
 def test_images_made_under_other_numerics_are_made_again(store: Store, create: Create) -> None:
@@ -580,7 +581,7 @@ def test_images_made_under_other_numerics_are_made_again(store: Store, create: C
     other = store.job(record.id)
     assert other is not None
     assert (other.images, other.step, other.evaluations, other.numerics) == ((), 0, 0, "other-kernels")
-    assert store.resume_point(record.id) is None
+    assert store.attempts.resume_point(record.id) is None
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "canceled"])
@@ -595,7 +596,7 @@ def test_a_resume_point_expires_and_is_deleted_with_its_job(
         store.cancel(record.id)
     else:
         store.write(finish(record, attempt, 2, end))
-    assert store.resume_point(record.id) is None
+    assert store.attempts.resume_point(record.id) is None
 
 
 def test_an_execution_starts_once_however_often_it_is_repeated(store: Store, create: Create) -> None:
@@ -616,7 +617,7 @@ def test_an_attempt_starts_in_one_round_trip_with_its_resume_point(
     first = start(store, record.id)
     store.write(saving(record, first, 1, step=4))
     before = reads(client)
-    begun = store.start_attempt(record.id, "two", "fake")
+    begun = store.attempts.start(record.id, "two", "fake")
     assert reads(client) - before <= 2, "the last is that of the question itself"
     assert begun is not None
     assert (begun.record.attempt, begun.record.step, begun.resume_point) == (2, 4, b"point-1-4")
@@ -628,7 +629,7 @@ def test_scripts_are_loaded_again_after_redis_has_forgotten_them(
     """After a restart of Redis; each operation still happens once."""
     record = create(steps=9)
     client.script_flush()
-    begun = store.start_attempt(record.id, "one", "fake")
+    begun = store.attempts.start(record.id, "one", "fake")
     assert begun is not None
     assert (begun.record.status, begun.record.attempt) == ("running", 1)
     client.script_flush()
@@ -641,17 +642,17 @@ def test_starting_an_unreadable_job_raises_a_record_error(store: Store, client: 
     record = create()
     client.hset(f"denoised:job:{record.id}", "request", '{"model": "fake"}')
     with pytest.raises(RecordError, match=r"SamplingRequest cannot be read: .*missing"):
-        store.start_attempt(record.id, "one", "fake")
+        store.attempts.start(record.id, "one", "fake")
 
 
 def test_a_job_that_keeps_losing_workers_fails(store: Store, create: Create) -> None:
     record = create(steps=9, n=2)
     for attempt in (1, 2, 3):
         assert start(store, record.id, "worker", "fake") == attempt
-        assert store.start_alone(record.id, attempt, "worker")
+        assert store.attempts.start_alone(record.id, attempt, "worker")
         assert store.write(JobUpdate(record.id, attempt, 1, fields={"step": 2, "evaluations": 2}))
     assert start(store, record.id, "worker", "fake") == 0
-    assert not store.start_alone(record.id, 3, "worker")
+    assert not store.attempts.start_alone(record.id, 3, "worker")
     after = store.job(record.id)
     assert after is not None
     assert (after.status, after.attempt, after.error and after.error["code"]) == ("failed", 3, "worker_lost")
@@ -666,13 +667,13 @@ def test_only_the_last_attempt_of_a_job_is_quarantined(store: Store, create: Cre
     record = create()
     seen = []
     for _ in range(3):
-        started = store.start_attempt(record.id, "worker", "fake")
+        started = store.attempts.start(record.id, "worker", "fake")
         assert started is not None
         seen.append((started.record.losses, started.quarantined, started.record.status))
     assert seen == [(0, False, "running"), (1, False, "running"), (2, True, "queued")]
     assert [event["type"] for event in store.events.read(record.id)] == ["queued", "started", "started"]
     for _ in range(2):  # once more, since the reply was lost
-        assert store.start_alone(record.id, 3, "worker")
+        assert store.attempts.start_alone(record.id, 3, "worker")
     assert [event["attempt"] for event in store.events.read(record.id)] == [1, 1, 2, 3]
 
 
@@ -693,7 +694,7 @@ def test_a_job_that_repeats_what_was_saved_before_makes_no_progress(store: Store
     record = create(steps=9)
     for attempt in (1, 2, 3):
         assert start(store, record.id, "worker", "fake") == attempt
-        assert store.start_alone(record.id, attempt, "worker")
+        assert store.attempts.start_alone(record.id, attempt, "worker")
         assert store.write(saving(record, attempt, 1, step=2))
     assert start(store, record.id, "worker", "fake") == 0
 
@@ -706,7 +707,7 @@ def test_a_job_that_regains_what_it_had_reached_makes_no_progress(store: Store, 
     assert store.write(JobUpdate(record.id, 1, 2, fields={"step": 5, "evaluations": 5}))
     for attempt in (2, 3):
         assert start(store, record.id, "worker", "fake") == attempt
-        assert store.start_alone(record.id, attempt, "worker")
+        assert store.attempts.start_alone(record.id, attempt, "worker")
         for step in (3, 4, 5):
             assert store.write(saving(record, attempt, step, step=step))
     assert start(store, record.id, "worker", "fake") == 0, "three workers, as `max_attempts` says"
@@ -739,7 +740,7 @@ def test_a_job_that_kills_at_a_fixed_step_takes_as_many_workers_as_max_attempts_
     assert store.write(JobUpdate(record.id, 1, 1, fields={"step": 2, "evaluations": 2}))
     deaths = 1
     while attempt := start(store, record.id, "worker", numerics[deaths % len(numerics)]):
-        assert store.start_alone(record.id, attempt, "worker")
+        assert store.attempts.start_alone(record.id, attempt, "worker")
         begun = store.job(record.id)
         assert begun is not None
         for step in range(begun.step + 1, 7):  # it dies in its seventh
@@ -752,18 +753,18 @@ def test_a_job_that_no_worker_has_memory_to_start_fails_after_its_attempts(store
     """Each attempt counts, whether it was written as started or the reply to that did not fit."""
     record = create(steps=9)
     assert start(store, record.id, "one", "fake", "e1") == 1
-    assert store.requeue_unstarted(record.id)
-    assert store.requeue_unstarted(record.id), "before its start: nothing was started"
+    assert store.attempts.requeue_unstarted(record.id)
+    assert store.attempts.requeue_unstarted(record.id), "before its start: nothing was started"
     assert start(store, record.id, "two", "fake", "e1") == 2, "the same delivery, tried again"
-    assert not store.requeue_unstarted(record.id)
+    assert not store.attempts.requeue_unstarted(record.id)
     after = store.job(record.id)
     assert after is not None
     assert (after.status, after.losses, (after.error or {})["code"]) == ("failed", 3, "out_of_memory")
     assert [event["type"] for event in store.events.read(record.id)] == [
         "queued", "started", "queued", "queued", "failed",
     ]  # fmt: skip
-    assert not store.requeue_unstarted(record.id)
-    assert not store.requeue_unstarted("nobody")
+    assert not store.attempts.requeue_unstarted(record.id)
+    assert not store.attempts.requeue_unstarted("nobody")
 
 
 def test_a_resume_point_or_picture_larger_than_any_is_not_read(
@@ -782,7 +783,7 @@ def test_a_resume_point_or_picture_larger_than_any_is_not_read(
     assert start(store, record.id, "one", "fake", "e1") == 1
     for execution in ("e1", "e2"):
         client.set(f"denoised:job:{record.id}:resume", b"x" * 101)
-        begun = store.start_attempt(record.id, "one", "fake", execution, resume_limit=100)
+        begun = store.attempts.start(record.id, "one", "fake", execution, resume_limit=100)
         assert begun is not None
         assert begun.resume_point is None
 
@@ -794,8 +795,8 @@ def test_a_job_whose_worker_is_lost_while_it_waits_to_be_alone_is_not_failed(sto
     after = store.job(record.id)
     assert after is not None
     assert (after.status, after.losses) == ("queued", 2)
-    assert not store.start_alone(record.id, 5, "worker")
-    assert store.start_alone(record.id, 6, "worker")
+    assert not store.attempts.start_alone(record.id, 5, "worker")
+    assert store.attempts.start_alone(record.id, 6, "worker")
     assert start(store, record.id, "worker", "fake") == 0
 
 
@@ -827,11 +828,11 @@ def test_jobs_of_lost_workers_are_requeued_in_the_order_of_acceptance(
     for k, record in enumerate(jobs):
         taken(client, record, now - 5 + k)
     client.rpush("q:fake", "waiting-a", "waiting-b")
-    assert store.requeue_lost(keys(), grace=10) == 4
+    assert store.attempts.requeue_lost(keys(), grace=10) == 4
     waiting = [name.decode() for name in client.lrange("q:fake", 0, -1)]
     assert waiting == ["job-0", "job-1", "job-2", "job-3", "waiting-a", "waiting-b"]
     assert client.zcard("q:fake:started") == 0
-    assert store.requeue_lost(keys(), grace=10) == 0
+    assert store.attempts.requeue_lost(keys(), grace=10) == 0
 
 
 def test_held_finished_and_queued_jobs_are_not_requeued(store: Store, client: redis.Redis, create: Create) -> None:
@@ -842,7 +843,7 @@ def test_held_finished_and_queued_jobs_are_not_requeued(store: Store, client: re
     taken(client, two, now + 60, execution="newer")
     client.delete("q:job:over")
     client.rpush("q:fake", "waits")
-    assert store.requeue_lost(keys(), grace=10) == 0
+    assert store.attempts.requeue_lost(keys(), grace=10) == 0
     assert client.lrange("q:fake", 0, -1) == [b"waits"]
     assert sorted(client.zrange("q:fake:started", 0, -1)) == [b"alive:e", b"two:newer"]
 
@@ -857,9 +858,9 @@ def test_a_job_left_in_the_intermediate_queue_is_requeued_after_the_grace_period
         client.rpush("q:fake:between", record.id)
     client.rpush("q:fake:between", "nobody")
     taken(client, busy, time.time() + 60)
-    assert store.requeue_lost(keys(), grace=0.3) == 0
+    assert store.attempts.requeue_lost(keys(), grace=0.3) == 0
     assert client.lrange("q:fake", 0, -1) == []
-    wait_for(lambda: store.requeue_lost(keys(), grace=0.3) == 1, "the job to be collected")
+    wait_for(lambda: store.attempts.requeue_lost(keys(), grace=0.3) == 1, "the job to be collected")
     assert client.lrange("q:fake", 0, -1) == [b"stuck"]
     assert client.lrange("q:fake:between", 0, -1) == [b"busy"]
     assert not client.exists("denoised:between:fake")
@@ -873,10 +874,10 @@ def test_each_passage_through_the_intermediate_queue_has_its_own_grace_period(
     client.hset("q:job:often", "status", "queued")
     for _ in range(4):
         client.rpush("q:fake:between", record.id)
-        assert store.requeue_lost(keys(), grace=0.2) == 0
+        assert store.attempts.requeue_lost(keys(), grace=0.2) == 0
         client.lrem("q:fake:between", 0, record.id)
         time.sleep(0.15)
-        assert store.requeue_lost(keys(), grace=0.2) == 0
+        assert store.attempts.requeue_lost(keys(), grace=0.2) == 0
 
 
 def test_a_redis_that_evicts_keys_is_refused_with_the_setting_named(store: Store, client: redis.Redis) -> None:

@@ -13,7 +13,7 @@ from denoised.model.backends import adapted_network
 from denoised.model.backends.adapted_backend import AdaptedBackend
 from denoised.model.backends.adapted_network import AdaptedNetwork
 from denoised.model.backends.packed import pack
-from denoised.model.backends.text_backend import PerImageTextUNet, TextBackend
+from denoised.model.backends.text_backend import PerImageTextUNet, WholeBatchTextUNet
 from denoised.model.checkpoints.lora.lora_targets import lora_targets
 from denoised.model.networks.low_rank import LoraLayer
 from denoised.model.networks.text_unet.text_unet import TextUNet
@@ -56,11 +56,12 @@ def layers(unet: TextUNet) -> dict[str, list[LoraLayer]]:
 
 def build(kind: str, unet: TextUNet, layers: Mapping[str, list[LoraLayer]]) -> AdaptedBackend:
     if kind == "per image":
-        base: TextBackend = PerImageTextUNet(unet)
+        base = PerImageTextUNet(unet)
         return AdaptedBackend(base, base, AdaptedNetwork(unet, unet, layers.__getitem__, layers, packed=False))
     packed = pack(deepcopy(unet))
     network = AdaptedNetwork(packed, unet, layers.__getitem__, layers, packed=True)
-    return AdaptedBackend(packed if kind == "packed" else PerImageTextUNet(unet), packed, network)
+    adapted = WholeBatchTextUNet(packed)
+    return AdaptedBackend(adapted if kind == "packed" else PerImageTextUNet(unet), adapted, network)
 
 
 def inputs(count: int, height: int = 8, width: int = 12, tokens: int = 77) -> tuple[Tensor, Tensor, Tensor]:

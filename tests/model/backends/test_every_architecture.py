@@ -118,7 +118,7 @@ def last_timestep(name: str) -> float:
     return 999.0 if variance_exploding is None else variance_exploding[2] - 1.0
 
 
-def rows(name: str, count: int = 6) -> Rows:
+def rows(name: str, count: int = 4) -> Rows:
     """Noise at levels from the first to the last timestep, with every label."""
     unet = network(name)
     generator = torch.Generator().manual_seed(1)
@@ -147,17 +147,22 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @EVERY
 @torch.inference_mode()
-def test_every_cpu_backend_computes_the_function_of_the_network(name: str) -> None:
+def test_every_cpu_backend_passes_the_comparison_at_load_and_computes_the_function_of_the_network(name: str) -> None:
     x, t, label = rows(name)
-    expected = network(name)(x, t, label)
+    unet = network(name)
+    expected = unet(x, t, label)
+    reference = ReferenceRows.of(unet, (unet.config.in_channels, 16, 16), int(last_timestep(name)) + 1)
+    assert reference.t[0] == 0
+    assert reference.t[-1] in (0, last_timestep(name))
     if not backends(name):
         pytest.skip("there is no C compiler here, and torch cannot pack weights for this processor")
     for which, build in backends(name).items():
         backend = build()
+        reference.check(backend, which)
         for _ in range(2):  # the second time from its recorded graph, if it has one
-            assert relative(backend(x, t, label), expected) < 1e-4, which
+            together = backend(x, t, label)
+            assert relative(together, expected) < 1e-4, which
         assert relative(backend.begin(x, t, label)(), expected) < 1e-4, which
-        together = backend(x, t, label)
         for k in range(len(x)):
             one = backend(x[k : k + 1], t[k : k + 1], label[k : k + 1] if label is not None else None)
             assert torch.equal(one, together[k : k + 1]), (which, "the same bits alone")
@@ -205,17 +210,6 @@ def test_every_recorded_graph_computes_the_function_of_the_network(name: str, pr
     selected = selection.select_backend(unet, (unet.config.in_channels, 16, 16), timesteps, "cuda", precision)
     assert selected.fallback is None
     assert selected.numerics.startswith("graphs-16/")
-
-
-@EVERY
-@torch.inference_mode()
-def test_every_backend_passes_the_comparison_at_load(name: str) -> None:
-    unet = network(name)
-    reference = ReferenceRows.of(unet, (unet.config.in_channels, 16, 16), int(last_timestep(name)) + 1)
-    assert reference.t[0] == 0
-    assert reference.t[-1] in (0, last_timestep(name))
-    for which, build in backends(name).items():
-        reference.check(build(), which)
 
 
 class Another(EagerBackend):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from denoised.model.backends.numerics import PRECISIONS, Precision
-from denoised.model.backends.precision import refusal
+from denoised.model.backends.precision import precision_refusal
 from denoised.model.backends.text_selection import select_text_backend
 from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.serving.conditioning import ConditioningRequest
@@ -30,16 +30,16 @@ Stir = Callable[..., None]
 )
 def test_a_device_is_offered_what_it_has(device: str, served: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
-    assert {precision for precision in PRECISIONS if refusal(device, precision) is None} == served
+    assert {precision for precision in PRECISIONS if precision_refusal(device, precision) is None} == served
 
 
 def test_an_old_gpu_is_told_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
-    assert [refusal("cuda", precision) for precision in ("float32", "float16")] == [None, None]
-    assert refusal("cuda", "bfloat16") == (
+    assert [precision_refusal("cuda", precision) for precision in ("float32", "float16")] == [None, None]
+    assert precision_refusal("cuda", "bfloat16") == (
         "precision = 'bfloat16' needs a GPU of compute capability 8.0; 'cuda' has 7.5 (available: float32, float16)"
     )
-    assert refusal("cpu", "float16") == (
+    assert precision_refusal("cpu", "float16") == (
         "precision = 'float16' is not available on 'cpu' (available: float32, bfloat16)"
     )
 

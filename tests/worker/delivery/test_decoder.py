@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store.store import StartedAttempt, Store
+from denoised.jobs.store.started_attempt import StartedAttempt
+from denoised.jobs.store.store import Store
 from denoised.model.serving.card import CardLatent
 from denoised.worker.delivery.attempt import AttemptState
 from denoised.worker.delivery.pictures.decoder import TURNS_PER_OLDEST, DecoderThread
@@ -196,7 +197,7 @@ class Bench:
         self.rows = 0
 
     def begin(self, record: JobRecord) -> list[Trajectory]:
-        started = self.store.start_attempt(record.id, "worker", "fake")
+        started = self.store.attempts.start(record.id, "worker", "fake")
         assert started is not None
         attempt = self.attempts[record.id] = AttemptState.begin(started, self.model, "fake")  # type: ignore[arg-type]
         saved = from_bytes(started.resume_point) if started.resume_point is not None else {}

@@ -18,10 +18,12 @@ import redis
 
 from denoised.app.admission.estimate import turn_seconds
 from denoised.app.admission.job_queue import JobQueue
+from denoised.app.admission.queue_snapshot import QueueForecast
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.sampling_request import PRIORITIES
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource
 from denoised.worker.engine.batch import RunningBatch
@@ -96,7 +98,8 @@ class Server:
                 made = self.jobs[running].request.evaluations - pending[running]
                 pipeline.hset(keys.job(running), mapping={"evaluations": made})
             pipeline.execute()
-        eta = self.queue.estimate(self.jobs[job], self.workers).eta_seconds
+        fresh = JobQueue(self.client, Store(self.client), max_attempts=3)  # has no forecast of an earlier turn
+        eta = fresh.estimate(self.jobs[job], self.workers).eta_seconds
         assert eta is not None
         self.estimates[job] = (self.now, self.now + eta)
 
@@ -141,7 +144,8 @@ class Server:
 
 
 @pytest.fixture
-def server(client: redis.Redis) -> Server:
+def server(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setattr(QueueForecast, "age", 0.0)  # real seconds, while the turns are simulated
     return Server(client)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.record import JobRecord
-from denoised.jobs.store.store import StartedAttempt
+from denoised.jobs.store.started_attempt import StartedAttempt
 from denoised.worker.delivery.begun_jobs import FetchedJob
 from denoised.worker.delivery.capacity import Capacity
 from denoised.worker.delivery.job_fetcher import JobFetcher
@@ -42,6 +42,7 @@ class FakeStore:
     """Queues by model, and a store with their jobs; `outage` is raised instead of an answer."""
 
     def __init__(self) -> None:
+        self.attempts = self
         self.queues: dict[str, list[tuple[str, int]]] = {"m": [], "other": []}
         self.images: dict[str, int] = {}
         self.fields: dict[str, dict[str, Any]] = {}  # of requests, where they differ
@@ -70,9 +71,7 @@ class FakeStore:
         self.deliveries.append(Delivery(job, model, more=bool(self.queues[model])))
         return self.deliveries[-1]
 
-    def start_attempt(
-        self, job: str, worker: str, numerics: str, execution: str, resume_limit: int
-    ) -> StartedAttempt | None:
+    def start(self, job: str, worker: str, numerics: str, execution: str, resume_limit: int) -> StartedAttempt | None:
         if self.outage is not None:
             raise self.outage
         if job in self.errors:
@@ -308,8 +307,8 @@ def test_the_engine_does_not_wait_for_a_hanging_redis(
     fake_store: FakeStore, fetcher: JobFetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered = threading.Event()
-    start_attempt = fake_store.start_attempt
-    monkeypatch.setattr(fake_store, "start_attempt", lambda *asked: answered.wait(TIMEOUT) and start_attempt(*asked))
+    start = fake_store.start
+    monkeypatch.setattr(fake_store, "start", lambda *asked: answered.wait(TIMEOUT) and start(*asked))
     fake_store.queues["m"] = [("a", 1)]
     fetcher.set_capacity({"m": Capacity(1, one_more=False)})
     while not fake_store.deliveries:

@@ -46,7 +46,7 @@ class PublisherBench:
         self._trajectories_of = trajectories_of
 
     def begin(self, record: JobRecord) -> AttemptState:
-        started = self.store.start_attempt(record.id, "worker", "fake")
+        started = self.store.attempts.start(record.id, "worker", "fake")
         assert started is not None
         active = AttemptState.begin(started, self.model, "fake")
         self.active[record.id] = active
@@ -360,7 +360,7 @@ def test_images_are_saved_and_another_attempt_continues_from_there(
     assert 0 < len(left.images) < 3
 
     second = PublisherBench(bench.model, bench.store, bench._trajectories_of)
-    started = second.store.start_attempt(record.id, "two", "fake")
+    started = second.store.attempts.start(record.id, "two", "fake")
     assert started is not None
     assert started.resume_point is not None
     newcomers = trajectories(started.record, second.model, from_bytes(started.resume_point))
@@ -379,7 +379,7 @@ def test_images_are_saved_and_another_attempt_continues_from_there(
     after = second.store.job(record.id)
     assert after is not None
     assert (after.status, after.evaluations) == ("succeeded", record.request.evaluations)
-    assert second.store.resume_point(record.id) is None
+    assert second.store.attempts.resume_point(record.id) is None
     steps = [event["step"] for event in only(second.store.events.read(record.id), "progress") if event["attempt"] == 2]
     assert steps == sorted(set(steps))
     assert steps[0] > left.step
@@ -399,7 +399,7 @@ def test_after_a_lost_worker_each_turn_is_saved_and_progress_ends_the_quarantine
     active = bench.begin(record)
     assert (active.recovering, active.quarantined) == (losses > 0, losses == 2)
     if active.quarantined:
-        assert bench.store.start_alone(record.id, active.record.attempt, "worker")
+        assert bench.store.attempts.start_alone(record.id, active.record.attempt, "worker")
     bench.publisher.start()
     for turns in range(1, 4):
         bench.turn()
@@ -407,7 +407,7 @@ def test_after_a_lost_worker_each_turn_is_saved_and_progress_ends_the_quarantine
         after = bench.store.job(record.id)
         assert after is not None
         assert (after.losses, active.quarantined) == (1 if losses == 1 else 0, False)
-        point = bench.store.resume_point(record.id)
+        point = bench.store.attempts.resume_point(record.id)
         assert (point is None) == (losses == 0)
         if point is not None:
             assert from_bytes(point)[0].row == after.evaluations == turns
@@ -431,14 +431,14 @@ def test_a_job_recovers_although_its_images_are_finished_in_one_turn_each(
         start(bench.store, record.id, "lost", "fake")
     bench.engine = Engine({"fake": bench.model}, 1)
     active = bench.begin(record)
-    assert bench.store.start_alone(record.id, active.record.attempt, "worker")
+    assert bench.store.attempts.start_alone(record.id, active.record.attempt, "worker")
     bench.publisher.start()
     bench.turn()
     bench.publisher.close(FLUSH)
     after = bench.store.job(record.id)
     assert after is not None
     assert (after.losses, len(after.images), active.quarantined) == (0, 1, False)
-    again = bench.store.start_attempt(record.id, "next", "fake")
+    again = bench.store.attempts.start(record.id, "next", "fake")
     assert again is not None
     assert [each.index for each in trajectories(again.record, bench.model)] == [1, 2]
     assert again.record.evaluations == 1
@@ -452,7 +452,7 @@ def test_work_that_an_earlier_attempt_has_saved_is_no_progress(bench: PublisherB
     assert bench.store.write_all([saved]) == [UpdateResult.APPLIED]
     for _ in range(2):
         attempt = start(bench.store, record.id, "next", "fake")
-    assert bench.store.start_alone(record.id, attempt, "next")
+    assert bench.store.attempts.start_alone(record.id, attempt, "next")
     quarantined = UpdateResult.APPLIED | UpdateResult.QUARANTINED
     for number, (evaluations, result) in enumerate([(3, quarantined), (3, quarantined), (4, UpdateResult.APPLIED)]):
         update = JobUpdate(record.id, attempt, number + 1)

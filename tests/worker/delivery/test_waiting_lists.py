@@ -15,7 +15,8 @@ from denoised.app.admission.job_queue import JobQueue
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.sampling_request import PRIORITIES
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.store import QueueKeys, Store
+from denoised.jobs.store.queue_keys import QueueKeys
+from denoised.jobs.store.store import Store
 from denoised.jobs.store.waiting_lists import QUANTUM
 from denoised.worker.delivery.rq_delivery import RqDelivery, RqNames, RqSource
 from tests.harness import request
@@ -200,7 +201,7 @@ def test_jobs_of_lost_workers_go_back_to_the_front_of_their_lists(
     for delivery in lost:
         assert delivery is not None
         client.zadd(QUEUE.started, {f"{delivery.job}:{delivery.execution}": 1.0})
-    assert Store(client).requeue_lost(QUEUE, 10.0) == 2
+    assert Store(client).attempts.requeue_lost(QUEUE, 10.0) == 2
     assert client.llen("rq:queue:fake") == 0
     assert client.llen("rq:queue:fake/ann/high") == 1
     drawn = drain(source)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from denoised.model.diffusion.likelihood_plan import bits, dequantization_noise, log_density, probe_signs
+from denoised.model.diffusion.likelihood_plan import bits, dequantization_noise, log_density_of_registers, probe_signs
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.predictions import Estimate, x0_from_epsilon
 from denoised.model.errors import PlanError
-from denoised.model.evaluation.likelihood import log_density as log_density_with_gradients
+from denoised.model.evaluation.likelihood import log_density
 from denoised.model.serving.conditioning import Conditioning
 from denoised.worker.delivery.pictures.task_outputs import arrays_of, likelihood_result, result_at_level
 from denoised.worker.engine.engine import Engine
@@ -106,6 +106,23 @@ def test_the_score_of_gaussian_data_is_the_closed_form(trajectories_of: Make, t:
     assert result["space"] == "pixels"
 
 
+@pytest.mark.parametrize("t", [3.0, 250.0, 990.0])
+def test_the_score_at_a_given_point_is_the_closed_form_of_gaussian_data(trajectories_of: Make, t: float) -> None:
+    """Far from the data, too: the point is not limited to what a picture can hold."""
+    model = GaussianModel(limit=0.1)
+    point = 5 * torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(2))
+    fields: dict[str, Any] = {"task": "score", "t": t, "x_t": DIGEST}
+    pictures = {"x_t": point.flatten().numpy()}
+    registers = run(model, trajectories_of(model, "a", pictures=pictures, **fields))["a", 0]
+    found = dict(arrays_of(request_of(**fields), model, registers))
+    alpha, sigma = float(SCHEDULE.alpha[int(t)]), float(SCHEDULE.sigma[int(t)])
+    score = -(point.double() - alpha * MU) / (alpha**2 * WIDTHS.double() ** 2 + sigma**2)
+    np.testing.assert_array_equal(found["x_t"], point.numpy())
+    np.testing.assert_allclose(found["score"], score.numpy(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(PlanError, match="x_t has 15 numbers"):
+        trajectories_of(model, "a", pictures={"x_t": pictures["x_t"][1:]}, **fields)
+
+
 def test_a_guided_score_follows_the_guided_noise_prediction(model: FakeModel, trajectories_of: Make) -> None:
     def epsilon(**fields: Any) -> Tensor:
         return run(model, trajectories_of(model, "a", task="score", t=500.0, **fields, **IMAGE))["a", 0][1]
@@ -140,7 +157,7 @@ def test_the_likelihood_of_gaussian_data_is_the_closed_form(trajectories_of: Mak
     # The path begins at the lowest level, where the data are wider by its noise.
     widths = (WIDTHS.double() ** 2 + (SCHEDULE.sigma[0] / SCHEDULE.alpha[0]) ** 2).sqrt()
     exact = float(torch.distributions.Normal(MU, widths).log_prob(pixels).sum())
-    assert log_density(found, SCHEDULE, 60) == pytest.approx(exact, abs=0.01)
+    assert log_density_of_registers(found, SCHEDULE, 60) == pytest.approx(exact, abs=0.01)
 
 
 def test_the_likelihood_equals_the_one_by_gradients(trajectories_of: Make) -> None:
@@ -160,8 +177,8 @@ def test_the_likelihood_equals_the_one_by_gradients(trajectories_of: Make) -> No
     def epsilon(x: Tensor, t: float, alpha: float, sigma: float) -> Tensor:
         return sigma * x * (1 + torch.sin(x) / 2)
 
-    flow = log_density_with_gradients(epsilon, SCHEDULE, pixels[None], steps=40, seeds=[2])
-    assert log_density(found, SCHEDULE, 40) == pytest.approx(float(flow.log_density), abs=0.02)
+    flow = log_density(epsilon, SCHEDULE, pixels[None], steps=40, seeds=[2])
+    assert log_density_of_registers(found, SCHEDULE, 40) == pytest.approx(float(flow.log_density), abs=0.02)
 
 
 def test_the_standard_error_is_that_of_the_estimates(trajectories_of: Make) -> None:
@@ -169,7 +186,7 @@ def test_the_standard_error_is_that_of_the_estimates(trajectories_of: Make) -> N
     found = run(model, trajectories_of(model, "a", task="likelihood", steps=10, n=3, seed=4, **IMAGE))
     request = request_of(task="likelihood", steps=10, n=3, image=DIGEST)
     result = likelihood_result(request, model, [found["a", index] for index in range(3)])
-    each = [bits(log_density(found["a", index], SCHEDULE, 10), 16) for index in range(3)]
+    each = [bits(log_density_of_registers(found["a", index], SCHEDULE, 10), 16) for index in range(3)]
     assert result["estimates"] == each
     assert result["bits_per_dimension"] == pytest.approx(np.mean(each))
     assert result["standard_error"] == pytest.approx(np.std(each, ddof=1) / math.sqrt(3))
@@ -212,6 +229,6 @@ def test_a_schedule_that_ends_in_noise_alone_has_levels_to_its_last_finite_one(t
 
     model = ZeroTerminal()
     found = run(model, trajectories_of(model, "a", task="likelihood", steps=5, **IMAGE))["a", 0]
-    assert math.isfinite(log_density(found, model.schedule, 5))
+    assert math.isfinite(log_density_of_registers(found, model.schedule, 5))
     noise = run(model, trajectories_of(model, "b", task="noise", t=999.0, **IMAGE))["b", 0][0]
     assert torch.equal(noise, torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(7)))

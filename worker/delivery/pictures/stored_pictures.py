@@ -1,4 +1,4 @@
-"""The pictures that a job starts from, read from the store.
+"""The pictures and arrays that a job starts from, read from the store.
 
 The front end has written them as PNGs of the model's size (`jobs.picture_reading`). Other programs may write to Redis,
 too, so the size is checked before anything is decoded.
@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from denoised.jobs.array_reading import FLOAT32, FLOAT_BYTES
 from denoised.jobs.control import control_index
 from denoised.jobs.errors import RecordError
 from denoised.jobs.picture_reading import PictureShape
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import pictures_of
+from denoised.jobs.request import ARRAY
+from denoised.jobs.request_pictures import pictures_of
 from denoised.jobs.store.store import Store
 from denoised.model.serving.card import ModelCard
 from denoised.worker.delivery.pictures.encoding import Pixels
 
 
-def read_stored(store: Store, record: JobRecord) -> dict[str, bytes]:
+def read_stored_pictures(store: Store, record: JobRecord) -> dict[str, bytes]:
     """The PNGs of a job's pictures, by the names of `pictures_of`.
 
     Raises:
@@ -37,16 +41,26 @@ def read_stored(store: Store, record: JobRecord) -> dict[str, bytes]:
     return found
 
 
-def decode_stored(pngs: Mapping[str, bytes], record: JobRecord, card: ModelCard) -> dict[str, Pixels]:
-    """The pixels of the pictures, (H, W, C) each.
+def decode_stored(inputs: Mapping[str, bytes], record: JobRecord, card: ModelCard) -> dict[str, npt.NDArray[Any]]:
+    """The pixels of the pictures, (H, W, C) each, and the numbers of an array, one float32 after another.
 
     Raises:
         RecordError: for anything but a PNG of the job's size.
     """
     width, height = record.request.width or card.width, record.request.height or card.height
-    channels = {name: _channels(name, record, card) for name in pngs}
-    shapes = {name: PictureShape(width, height, count) for name, count in channels.items()}
-    return {name: _decode(name, pngs[name], shape) for name, shape in shapes.items()}
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name, data in inputs.items():
+        if name == ARRAY:
+            found[name] = _numbers(name, data)
+        else:
+            found[name] = _decode(name, data, PictureShape(width, height, _channels(name, record, card)))
+    return found
+
+
+def _numbers(name: str, data: bytes) -> npt.NDArray[np.float32]:
+    if len(data) % FLOAT_BYTES:
+        raise RecordError(f"{name} of the request has {len(data)} bytes (allowed: multiples of {FLOAT_BYTES})")
+    return np.frombuffer(data, dtype=FLOAT32)
 
 
 def _channels(name: str, record: JobRecord, card: ModelCard) -> int:

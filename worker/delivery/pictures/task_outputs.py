@@ -14,7 +14,7 @@ from torch import Tensor
 
 from denoised.jobs.record import ArrayFile
 from denoised.jobs.sampling_request import SamplingRequest
-from denoised.model.diffusion.likelihood_plan import bits, log_density
+from denoised.model.diffusion.likelihood_plan import bits, log_density_of_registers
 from denoised.model.diffusion.single_level import EPSILON, X0, X_T
 from denoised.model.serving.protocol import ServedModel
 from denoised.worker.engine.task_start import level_of
@@ -56,7 +56,7 @@ def likelihood_result(request: SamplingRequest, model: ServedModel, registers: S
     registers: of each estimate, in order.
     """
     dimensions = registers[0][0].numel()
-    densities = [log_density(own, model.schedule, request.steps) for own in registers]
+    densities = [log_density_of_registers(own, model.schedule, request.steps) for own in registers]
     # Latents are not bytes: their bits are those of the density itself.
     widths = {"width": 1.0} if model.card.latent is not None else {}
     estimates = [bits(density, dimensions, **widths) for density in densities]

@@ -34,11 +34,11 @@ export function comparison(network, columns) {
 
   return {
     element: el("div", { class: "stage-part" }, strip(pictures), scrubber.element, strip(maps)),
-    /** Run all jobs at once. @param {AbortSignal} signal */
-    async run(signal) {
+    /** Run all jobs at once. @param {AbortSignal} signal @param {Record<string, any>} [shared] fields of all of them */
+    async run(signal, shared = {}) {
       const { channels } = network.card;
       films = await Promise.all(columns.map(async ({ body }) => {
-        const run = await network.run({ n: 1, preview: "x0", preview_every: Math.max(1, Math.ceil((body.steps ?? 20) / 25)), ...body }, { signal });
+        const run = await network.run({ n: 1, preview: "x0", preview_every: Math.max(1, Math.ceil((body.steps ?? 20) / 25)), ...shared, ...body }, { signal });
         const files = run.steps.map(({ step }) => run.file("x0", step)).filter(Boolean);
         const frames = await Promise.all(files.map((file) => decode(/** @type {Blob} */ (file), channels)));
         return { run, frames, finished: (await network.finished(run))[0] };

@@ -4,6 +4,8 @@ import { el } from "../../shared/dom.js";
 import { slider } from "./controls.js";
 import { combined, decode, frame, paint, strip } from "./pictures.js";
 
+const FRAME_RANGE = 3; // ε̂ of a white pixel in the server's frames
+
 /** @param {import("./network.js").Network} network */
 export function filmViewer(network) {
   const seen = frame("What the network sees", { caption: "xₜ" });
@@ -30,11 +32,11 @@ export function filmViewer(network) {
       noise.caption("no noise is left");
       return;
     }
-    const { xt, x0, sigma } = steps[k];
+    const { xt, x0, noise: predicted, sigma } = steps[k];
     const alpha = Math.sqrt(1 - sigma ** 2);
     seen.show(xt);
     guess.show(x0);
-    noise.show(combined((x, d) => (x - alpha * d) / sigma / 2, xt, x0));
+    noise.show(predicted ? combined((e) => FRAME_RANGE * e / 2, predicted) : combined((x, d) => (x - alpha * d) / sigma / 2, xt, x0));
     seen.caption("it sees xₜ");
     guess.caption("it predicts x̂₀");
     noise.caption("the rest is noise, ε̂");
@@ -42,14 +44,14 @@ export function filmViewer(network) {
 
   return {
     element: el("div", { class: "stage-part" }, strip([seen, guess, noise]), scrubber.element),
-    /** Show the films of a run, from pictures of `preview=both`. @param {import("./network.js").Run} run */
+    /** The frames to ask for: with ε̂ where the server shows it, because frames cut x_t off at −1 and 1. */
+    preview: network.card.previews.includes("all") ? "all" : "both",
+    /** Show the films of a run, from its frames. @param {import("./network.js").Run} run */
     async load(run) {
       const { channels } = network.card;
       steps = (await Promise.all(run.steps.map(async ({ step, t, sigma }) => {
-        const files = [run.file("xt", step), run.file("x0", step)];
-        if (!files.every(Boolean)) return null;
-        const [xt, x0] = await Promise.all(files.map((file) => decode(/** @type {Blob} */ (file), channels)));
-        return { t, sigma, xt, x0 };
+        const [xt, x0, predicted] = await Promise.all(["xt", "x0", "eps"].map((kind) => run.file(kind, step)).map((file) => file && decode(file, channels)));
+        return xt && x0 ? { t, sigma, xt, x0, noise: predicted } : null;
       }))).filter(Boolean);
       [finished] = await network.finished(run);
       scrubber.range(steps.length);
@@ -57,9 +59,9 @@ export function filmViewer(network) {
       show();
     },
     paintLive: async (event, run) => {
-      if (event.type !== "frame") return;
-      const file = run.file(event.kind, event.step);
-      if (file) paint((event.kind === "xt" ? seen : guess).canvas, await decode(file, network.card.channels));
+      const canvas = event.type === "frame" && { xt: seen, x0: guess }[event.kind]?.canvas;
+      const file = canvas && run.file(event.kind, event.step);
+      if (file) paint(canvas, await decode(file, network.card.channels));
     },
   };
 }

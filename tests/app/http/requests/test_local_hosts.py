@@ -44,7 +44,7 @@ def test_a_netloc_is_read_as_a_whole_or_not_at_all() -> None:
 
 
 def test_reading_a_long_netloc_takes_no_longer_than_its_length() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     for part in (":", "[", "a", "1", "[::1]", "a:1"):
         split_netloc(part * 100_000 + "@")
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1

@@ -18,7 +18,7 @@ from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.text_to_image.judge import Judge, save_judge
 from denoised.model.evaluation.text_to_image.text_evaluation import DrawingSettings, TextReport
 from denoised.model.evaluation.text_to_image.text_quality_page import PageSubject, render_text_page
-from denoised.model.evaluation.text_to_image.text_results import TextResult, best, read_results, write_results
+from denoised.model.evaluation.text_to_image.text_results import TextResult, best, read_text_results, write_text_results
 from denoised.model.evaluation.text_to_image.text_scores import Agreement, Ranks
 
 SAMPLES, SWEPT = 12, 6
@@ -53,10 +53,10 @@ def test_the_best_is_the_cheapest_of_those_that_are_about_as_right() -> None:
 
 def test_results_survive_their_file_and_are_found_again(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    assert read_results(path) == []
+    assert read_text_results(path) == []
     written = [result(), result(steps=10)]
-    write_results(path, written)
-    assert read_results(path) == written
+    write_text_results(path, written)
+    assert read_text_results(path) == written
     found = [each.answers("model", "judge", DrawingSettings("ddim", 10, 3.0, batch=5), SAMPLES) for each in written]
     assert found == [False, True], "the batch changes no picture"
     assert not written[0].answers("model", "judge", DrawingSettings("ddim", 20, 3.0, seed=1), SAMPLES)
@@ -64,7 +64,7 @@ def test_results_survive_their_file_and_are_found_again(tmp_path: Path) -> None:
     assert not written[0].answers("model", "judge", written[0].settings, SAMPLES + 1)
     path.write_text('[{"model": "m"}]')
     with pytest.raises(EvaluationError, match="judge: is missing: move the file away"):
-        read_results(path)
+        read_text_results(path)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_run_that_has_no_unet_yet_cannot_be_exported(run: Path, tmp_path: Path
 
 def test_the_card_has_the_chosen_defaults_and_the_figures(measured: Path, judge: Judge) -> None:
     card = read_card_file(measured / "emoji")
-    sweep = read_results(measured / "docs" / "quality-emoji.json")
+    sweep = read_text_results(measured / "docs" / "quality-emoji.json")
     chosen = best([each for each in sweep if each.report.captions == SWEPT]).settings
     assert (card.default.sampler, card.default.steps, card.default.guidance_scale) == (
         chosen.sampler,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
 from denoised.jobs.store.waiting_lists import WAITING_LISTS
 
 # Requeues the jobs of lost workers at the front of their lists, the oldest first.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from denoised.jobs.format import FORMAT
 from denoised.jobs.record import ARRAY_NAMES
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.script_prelude import PRELUDE
+from denoised.jobs.store.scripts.webhook_scripts import QUEUE_WEBHOOK
 
 EVENT_CAP = 50_000  # stored events of a job; older ones are dropped
 
@@ -24,10 +25,11 @@ MAX_IMAGES = 4096  # image keys that the end of a job lets expire, whatever its 
 # check_rights: raises NOPERM before anything is written, so that the call can be repeated (Redis 7 and newer).
 # release_inputs: lets the pictures expire that no other job starts from; `inputs` of the record names their keys.
 # keep_images: the images of a job count as kept by its caller until they expire; only of jobs that succeed.
-# finish: announces that a job is over, lets its keys expire, drops its resume point, and counts it.
+# finish: announces that a job is over, queues its webhook, lets its keys expire, drops its resume point, counts it.
 # fail: ends a job that no worker ends itself.
 _SHARED = (
     PRELUDE
+    + QUEUE_WEBHOOK
     + f"""
 local function number(job, name)
   local value = tonumber(redis.call('HGET', job, name) or 0) or 0
@@ -85,8 +87,7 @@ local function append(job, events, attempt, cap, event)
     seq = (last and tonumber(string.match(last[1], '^%d+')) or seq - 1) + 1
     if failed(entry(seq)) then
       redis.call('DEL', events)
-      seq = 1
-      entry(seq)
+      seq = 1 entry(seq)
     end
     redis.call('HSET', job, 'seq', string.format('%.0f', seq))
   end
@@ -115,8 +116,7 @@ local function keep_images(job, ttl, status)
 end
 local function finish(job, events, images, ttl, status)
   xadd('{keys.ENDS}', 'MAXLEN', '~', 10000, '*', 'job', string.sub(job, #'{keys.job("")}' + 1))
-  redis.call('EXPIRE', job, ttl)
-  redis.call('EXPIRE', events, ttl)
+  for _, key in ipairs({{job, events}}) do redis.call('EXPIRE', key, ttl) end
   local arrays = redis.call('HEXISTS', job, 'arrays') == 1 and {{{", ".join(map(repr, ARRAY_NAMES))}}} or {{}}
   for i = 0, math.min(images, {MAX_IMAGES}) - 1 do
     redis.call('EXPIRE', job .. ':image:' .. i, ttl)
@@ -125,7 +125,9 @@ local function finish(job, events, images, ttl, status)
   redis.call('DEL', job .. ':resume')
   release_inputs(job, ttl)
   keep_images(job, ttl, status)
-  local model = request_of(job).model
+  local request = request_of(job)
+  queue_webhook(job, request.webhook, ttl)
+  local model = request.model
   local total = status .. ':' .. (type(model) == 'string' and #model <= 200 and model or '?')
   if failed(redis.pcall('HINCRBY', '{keys.JOB_TOTALS}', total, 1)) then
     redis.pcall('HSET', '{keys.JOB_TOTALS}', total, 1)
