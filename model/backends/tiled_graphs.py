@@ -10,6 +10,7 @@ tile. T and K follow from the network (`model.backends.tile_size`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class TiledGraphs:
         shape: tuple[int, ...],
         tiling: Tiling,
         precision: Precision,
-        pool: tuple[int, int],
+        pool: Any,
     ) -> None:
         self.tiling = tiling
         self._evaluate = evaluate
@@ -95,7 +96,7 @@ class TiledGraphs:
                     if not torch.equal(self(_rows(inputs, own)).view(torch.int32), alone[own].view(torch.int32)):
                         raise KernelError(f"the bits of an image depend on its neighbors on {self._device}")
 
-    def _record(self, precision: Precision, pool: tuple[int, int]) -> dict[int, torch.cuda.CUDAGraph]:
+    def _record(self, precision: Precision, pool: Any) -> dict[int, torch.cuda.CUDAGraph]:
         """The graph of each number of tiles, 1 … K."""
         graphs = {}
         with arithmetic(precision):
