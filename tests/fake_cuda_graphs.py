@@ -90,8 +90,9 @@ class FakeDevice:
             self.current = before
 
     @contextlib.contextmanager
-    def record(self, graph: FakeGraph, pool: Any = None) -> Iterator[None]:
+    def record(self, graph: FakeGraph, pool: Any = None, capture_error_mode: str = "global") -> Iterator[None]:
         """As `torch.cuda.graph`."""
+        assert capture_error_mode == "thread_local", "another thread's launches would end the recording"
         origin, graph.pool = FakeStream(), pool
         with self.stream(origin), graph:
             yield

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from denoised.command_line.rejected_values import describe_error
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog
-from denoised.jobs.store.kept_models import KeptModel
+from denoised.jobs.store.models.kept_models import KeptModel
 from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard

@@ -18,7 +18,7 @@ from denoised.app.http.operators import check_operator
 from denoised.app.http.schemas import ProblemObject
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Owner, Services, Serving
-from denoised.jobs.store.model_list import ModelOrder
+from denoised.jobs.store.models.model_list import ModelOrder
 
 router = APIRouter(tags=["operations", "models"])
 

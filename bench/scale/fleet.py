@@ -75,7 +75,8 @@ def resources(table: SampleTable, load: Workload) -> list[Resource]:
     kept = load.kept_seconds * files
     found = [
         Resource(
-            "memory for results", "GB", kept / 1e9, 64, "a shorter `DENOISED_RESULT_TTL`: it is proportional to it"
+            "memory for results", "GB", kept / 1e9, 64,
+            "results in a bucket (`DENOISED_RESULTS_URL`), or a shorter `DENOISED_RESULT_TTL`",
         ),
         Resource(
             "memory for waiting jobs", "GB", waiting * load.jobs_per_second * load.waiting_seconds / 1e9, 64,

@@ -83,7 +83,7 @@ def _nothing() -> StoreCounters:
 def _memory_of_waiting_jobs(run: ScaleRun) -> float:
     """Bytes of the store for a job that waits."""
     run.empty()
-    before, count = run.memory(), max(100, run.size.jobs)
+    before, count = run.memory(), max(1_000, run.size.jobs)
     for _ in range(count):
         run.submit(20)
     return (run.memory() - before) / count

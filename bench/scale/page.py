@@ -145,11 +145,11 @@ def _growing(found: Sequence[Resource]) -> str:
     others = [each for each in found if "memory" not in each.name]
     second = others[0]
     return f"""\
-The first wall is {first.name}: it takes one store at {format_number(first.gpus)} GPUs. Without it, the next is the
-{second.name}, at {format_number(second.gpus)} GPUs.
+The first wall is {first.name}: {format_number(first.gpus)} GPUs fill one store. The next is the {second.name}, at
+{format_number(second.gpus)} GPUs.
 
-- **10 GPUs** work on one store if its memory holds the results that are kept: shorten `DENOISED_RESULT_TTL`, and copy
-  pictures elsewhere when they are finished ([webhooks](api.md#webhooks) say when).
+- **10 GPUs** work on one store if the results lie outside its memory: keep them in a bucket (`DENOISED_RESULTS_URL`),
+  or shorten `DENOISED_RESULT_TTL` and copy pictures when they are finished ([webhooks](api.md#webhooks) say when).
 - **1,000 GPUs** need {_stores(second, 1_000)} for the {second.name}. Two models or two API keys share nothing but
   totals and quotas, so a store for each group of models, behind a proxy that routes by model, divides the work; a model
   with too much work for one store is divided by key.

@@ -27,7 +27,7 @@
     denoised:workers               set      names of workers
     denoised:models                set      names of all models ever served
     denoised:orders                hash     by model, what operators ordered: `removed`, `generation` (`model_list`)
-    denoised:cards                 hash     by model, its card and speed as last reported (`jobs.store.kept_models`)
+    denoised:cards                 hash     by model, its card and speed as last reported (`kept_models`)
     denoised:claims:{model}        zset     "{digest} {worker}" of the workers that serve it, by the end of their lease
     denoised:next:{model}          zset     "{digest} {worker} {phase}" of the workers that wait to serve other weights
     denoised:ticket:{ticket}       string   the caller it stands for, 30 s

@@ -30,8 +30,8 @@ from denoised.jobs.store.event_log import EventLog
 from denoised.jobs.store.idempotency import IdempotencyKeys
 from denoised.jobs.store.input_pictures import InputPictures, add_inputs
 from denoised.jobs.store.job_listing import JobListing
-from denoised.jobs.store.model_choices import ModelChoices
-from denoised.jobs.store.model_claims import ModelClaims
+from denoised.jobs.store.models.model_choices import ModelChoices
+from denoised.jobs.store.models.model_claims import ModelClaims
 from denoised.jobs.store.record_reader import RecordReader, bounded_value, raise_if_damaged
 from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES, UPDATE
 from denoised.jobs.store.scripts.script_prelude import OWN

@@ -13,8 +13,8 @@ from denoised.jobs.errors import RecordError, StoreUnavailable
 from denoised.jobs.format import UnreadableLog
 from denoised.jobs.redis.refusals import store_error
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.kept_models import KeptModels
-from denoised.jobs.store.model_list import ModelList
+from denoised.jobs.store.models.kept_models import KeptModels
+from denoised.jobs.store.models.model_list import ModelList
 from denoised.jobs.store.scripts.worker_scripts import ADD_COUNTERS, REPORT
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.worker_report import MAX_REPORT_BYTES, WorkerReport

@@ -105,7 +105,8 @@ class TiledGraphs:
                 self._evaluate_tiles(streams)
             for tiles in range(self.tiling.tiles, 0, -1):
                 graphs[tiles] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graphs[tiles], pool=pool):
+                # Only this thread's calls may break the recording: others go on, as when a model is added to a worker.
+                with torch.cuda.graph(graphs[tiles], pool=pool, capture_error_mode="thread_local"):
                     self._evaluate_tiles(streams[:tiles])
         return graphs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from denoised.jobs.store.model_claims import ModelClaim
+from denoised.jobs.store.models.model_claims import ModelClaim
 from denoised.worker.delivery.leases import Delivery, Leases
 from denoised.worker.delivery.listener import Listener
 from denoised.worker.delivery.model_names import ModelNames

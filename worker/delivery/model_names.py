@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from denoised.jobs.store.model_claims import DONE, ModelClaim
+from denoised.jobs.store.models.model_claims import DONE, ModelClaim
 from denoised.jobs.store.store import Store
 from denoised.worker.errors import ModelConflict
 
@@ -29,7 +29,7 @@ class Switch:
 
 
 class ModelNames:
-    """A worker's claims on the names of its models (`jobs.store.model_claims`).
+    """A worker's claims on the names of its models (`jobs.store.models.model_claims`).
 
     worker: its name.
     digests: of its models, by name.

@@ -30,7 +30,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY, regi
 from denoised.jobs.errors import RecordError, StoreError, StoreUnavailable
 from denoised.jobs.redis.deadline import reachable
 from denoised.jobs.results.sweeper import Sweeper
-from denoised.jobs.store.kept_models import kept_models
+from denoised.jobs.store.models.kept_models import kept_models
 from denoised.jobs.store.queue_keys import QueueKeys
 from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport

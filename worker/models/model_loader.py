@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from denoised.jobs.errors import StoreError
-from denoised.jobs.store.model_claims import DONE, DRAIN, ModelClaim
-from denoised.jobs.store.model_list import NO_ORDER, ModelOrder
+from denoised.jobs.store.models.model_claims import DONE, DRAIN, ModelClaim
+from denoised.jobs.store.models.model_list import NO_ORDER, ModelOrder
 from denoised.jobs.store.store import Store
 from denoised.model.errors import CheckpointError, ModelError
 from denoised.model.serving.card import ModelCard

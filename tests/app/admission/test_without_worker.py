@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from denoised.jobs.store.kept_models import kept_models
+from denoised.jobs.store.models.kept_models import kept_models
 from denoised.jobs.worker_report import WorkerReport
 from denoised.model.serving.card import ModelCard
 

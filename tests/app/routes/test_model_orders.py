@@ -13,8 +13,8 @@ from denoised.app.http.api_keys import KeyRing, key_hash
 from denoised.app.http.key_limits import KeyLimits
 from denoised.client import Client, ModelState
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.kept_models import kept_models
-from denoised.jobs.store.model_list import ModelOrder
+from denoised.jobs.store.models.kept_models import kept_models
+from denoised.jobs.store.models.model_list import ModelOrder
 from denoised.jobs.worker_report import WorkerReport
 
 ORDERS = [("PUT", "/models/shoes"), ("DELETE", "/models/shoes"), ("POST", "/models/shoes/reload")]

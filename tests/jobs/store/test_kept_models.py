@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.kept_models import kept_models
+from denoised.jobs.store.models.kept_models import kept_models
 from denoised.jobs.store.store import Store
 from denoised.jobs.worker_report import WorkerReport
 

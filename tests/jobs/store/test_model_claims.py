@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.model_claims import DONE, DRAIN
+from denoised.jobs.store.models.model_claims import DONE, DRAIN
 from denoised.jobs.store.store import Store
 
 

@@ -122,7 +122,7 @@ def test_a_cuda_device_gets_graphs_in_every_precision(
 def test_what_cannot_be_recorded_is_served_image_by_image_and_says_why(
     device: FakeDevice, unet_of: Callable[..., TextUNet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(graph: FakeGraph, pool: object) -> None:
+    def refuse(graph: FakeGraph, **options: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
@@ -158,7 +158,7 @@ def test_too_little_memory_for_a_new_shape_is_the_error_that_makes_a_batch_small
 ) -> None:
     graphed = GraphedTextUNet(unet_of(), inputs(1), 1000, tiles=Tiling(1, 1))
 
-    def full(graph: FakeGraph, pool: object) -> None:
+    def full(graph: FakeGraph, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     recording = torch.cuda.graph

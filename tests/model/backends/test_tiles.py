@@ -155,7 +155,7 @@ def test_a_score_network_is_recorded_with_what_is_around_its_layers(timesteps: i
 def test_what_cannot_be_recorded_is_served_image_by_image_in_float32_and_says_why(
     device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(graph: FakeGraph, pool: object) -> None:
+    def refuse(graph: FakeGraph, **options: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
