@@ -115,7 +115,7 @@ class CardFile(BaseModel):
 
 def write_card_file(folder: Path, card: CardFile) -> None:
     """Write the card of a model folder, complete or not at all."""
-    write_text_atomically(folder / CARD_FILE, card.model_dump_json(indent=2) + "\n")
+    write_text_atomically(folder / CARD_FILE, card.model_dump_json(indent=2, exclude_unset=True) + "\n")
 
 
 def read_card_file(folder: Path) -> CardFile:

@@ -103,6 +103,11 @@ def sweep_rows(subject: ReportSubject, results: Results) -> list[tuple[Measureme
     ]
 
 
+def _describe_levels(measurement: Measurement) -> str:
+    """The spacing of a row, or the levels that it names."""
+    return " ".join(f"{sigma:.3g}" for sigma in measurement.sigmas) or measurement.spacing or "its own"
+
+
 def _budget_table(budget: int, sweep: Sequence[tuple[Measurement, Result]]) -> str:
     rows = sorted(((m, r) for m, r in sweep if budget_of(r.evaluations) == budget), key=lambda row: row[1].fid)
     shown = "best first" if len(rows) <= LISTED else f"the best {LISTED} of {len(rows)}"
@@ -112,7 +117,7 @@ def _budget_table(budget: int, sweep: Sequence[tuple[Measurement, Result]]) -> s
         "| sampler | steps | spacing | guidance | evaluations | images | FID | KID | precision | recall | accuracy |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
         *(
-            f"| `{m.sampler}` | {m.steps} | {m.spacing or 'its own'} | {describe_guidance(m) or '–'} | {r.evaluations} "
+            f"| `{m.sampler}` | {m.steps} | {_describe_levels(m)} | {describe_guidance(m) or '–'} | {r.evaluations} "
             f"| {m.samples:,} | {r.fid:.4g} | {other_scores(r)} |"
             for m, r in rows[:LISTED]
         ),

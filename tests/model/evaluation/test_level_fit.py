@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoised.model.checkpoints.card_file import CardFile, LearnedLevels, read_card_file
+from denoised.model.checkpoints.card_file import CardFile, Defaults, LearnedLevels, read_card_file
 from denoised.model.diffusion.grids import Grid, noise_ratios
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
@@ -104,6 +104,8 @@ def test_the_command_writes_better_levels_into_the_card(
     data: Path, features: Path, folder: Callable[..., Path]
 ) -> None:
     model = folder(labels=("dark", "gray", "light"))
+    default = load_model(model).card.default
+    assert default.sampler != Defaults().sampler
     options = ["--data", data, "--features", features, "--sampler", "euler", "--steps", 2, "--images", 12]
     options += ["--check-images", 12, "--batch", 12, "--trials", 12]
     done = run_command("learn-levels", model, *options, "--seed", 0, "--no-write")
@@ -116,7 +118,9 @@ def test_the_command_writes_better_levels_into_the_card(
     assert again.output.splitlines()[:3] == done.output.splitlines()[:3], "the same seeds find the same levels"
     (learned,) = read_card_file(model).learned_levels
     assert again.output.startswith(f"levels: {learned.sigmas[0]:g}, {learned.sigmas[1]:g}\n")
-    assert load_model(model).card.learned_sigmas("euler", 2) == learned.sigmas
+    card = load_model(model).card
+    assert card.learned_sigmas("euler", 2) == learned.sigmas
+    assert card.default == default, "the card still leaves the defaults to the scheduler's file"
 
 
 def test_the_command_keeps_the_card_if_the_levels_are_no_better(
