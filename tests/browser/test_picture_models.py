@@ -1,4 +1,4 @@
-"""The page with a model that edits a picture: instruct-pix2pix, whose U-Net has 8 input channels."""
+"""The page with models that see a picture: instruct-pix2pix (8 input channels) and inpainting (9)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers import StableDiffusionInpaintPipeline, StableDiffusionInstructPix2PixPipeline
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_playground import finished, jobs_of
-from tests.browser.test_start_pictures import choose, encoded
+from tests.browser.test_start_pictures import choose, encoded, paint
 from tests.text_pipelines import PROMPT, SIZE, build_pipeline, save_pipeline
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore")]
 
 Open = Callable[..., Page]
-EDIT = "tiny-edit"
+EDIT, INPAINT = "tiny-edit", "tiny-inpaint"
 NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
 
 
@@ -39,7 +39,8 @@ def build(kind: type, channels: int) -> Callable[..., Any]:
 def models(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("pipelines")
     save_pipeline(folder / EDIT, build=build(StableDiffusionInstructPix2PixPipeline, 8))
-    options = ("--model", str(folder / EDIT))
+    save_pipeline(folder / INPAINT, build=build(StableDiffusionInpaintPipeline, 9))
+    options = ("--model", str(folder / EDIT), "--model", str(folder / INPAINT))
     return start_service(tmp_path_factory.mktemp("picture-models") / "data", *options)
 
 
@@ -78,3 +79,28 @@ def test_a_model_that_edits_a_picture_needs_one_and_takes_no_mask(open_page: Ope
     expect(page.locator("#cards > li")).to_have_count(2)
     finished(page)
     assert np.any(first != picture(models, jobs_of(models)[0]))
+
+
+def test_a_model_that_fills_a_part_needs_a_mask_and_continues_a_picture(open_page: Open, models: Any) -> None:
+    page = opened(open_page, models, INPAINT)
+    choose(page, encoded(NOISE, "png"), "noise.png")
+    page.locator("#generate").click()
+    expect(page.locator("#mask-error")).to_contain_text("fills a part")
+    paint(page, (0.5, 0.2), (0.5, 0.8))
+    page.locator("#strength").fill("1")
+    page.locator("#generate").click()
+    finished(page)
+    job = jobs_of(models)[0]
+    assert (job["model"], job["status"], job["strength"]) == (INPAINT, "succeeded", 1)
+    assert job["mask"].startswith("sha256:")
+    page.get_by_text("Extend the picture beyond its edges").click()
+    for edge, percent in (("left", 0), ("right", 50), ("top", 0), ("bottom", 0)):
+        page.locator(f"#extend-{edge}").fill(str(percent))
+    page.get_by_role("button", name="Extend", exact=True).click()
+    expect(page.locator(".mask-tools [role=status]")).to_contain_text("33 % of the picture is made anew")
+    expect(page.locator("#width")).to_have_value("24")
+    page.locator("#generate").click()
+    expect(page.locator("#cards > li")).to_have_count(2)
+    finished(page)
+    wide = jobs_of(models)[0]
+    assert (wide["status"], wide["images"][0]["width"], wide["images"][0]["height"]) == ("succeeded", 24, 16)
