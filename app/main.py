@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from denoised.app.compat.a1111 import controlnet_routes as a1111_controlnet_routes
 from denoised.app.compat.a1111 import list_routes as a1111_list_routes
 from denoised.app.compat.a1111 import routes as a1111_routes
-from denoised.app.compat.a1111.errors import A1111_ERRORS
+from denoised.app.compat.a1111.errors import A1111_ERRORS, CONTROLNET_ERRORS
 from denoised.app.compat.openai import routes as openai_routes
 from denoised.app.compat.openai.errors import OPENAI_ERRORS
 from denoised.app.http import error_responses
@@ -65,6 +66,7 @@ ROUTES = (
     openai_routes,
     a1111_routes,
     a1111_list_routes,
+    a1111_controlnet_routes,
     metrics,
 )
 
@@ -72,7 +74,7 @@ ROUTES = (
 def create_app(settings: ApiSettings) -> FastAPI:
     """The ASGI application. It connects to Redis when the first request needs it."""
     services = Services.create(settings)
-    formats = ErrorFormats([OPENAI_ERRORS, A1111_ERRORS])
+    formats = ErrorFormats([OPENAI_ERRORS, A1111_ERRORS, CONTROLNET_ERRORS])
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -111,7 +113,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         keys=services.keys,
         store=services.store,
         formats=formats,
-        basic_prefixes=(A1111_ERRORS.prefix,),
+        basic_prefixes=(A1111_ERRORS.prefix, CONTROLNET_ERRORS.prefix),
     )
     if settings.allowed_origins:
         app.add_middleware(CrossOriginMiddleware, origins=settings.allowed_origins)

@@ -48,7 +48,14 @@ class Txt2ImgRequest(BaseModel):
         dict[str, Any] | None,
         Field(description="sd_model_checkpoint, samples_format, and others at their defaults"),
     ] = None
-    alwayson_scripts: Annotated[dict[str, Any] | None, Field(description="must switch nothing on")] = None
+    alwayson_scripts: Annotated[
+        dict[str, Any] | None, Field(description="`ControlNet` with its units as `args`; others must switch nothing on")
+    ] = None
+
+    @property
+    def start_picture(self) -> str | None:
+        """What the pictures are made from; None: noise alone."""
+        return None
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -82,6 +89,11 @@ class Img2ImgRequest(Txt2ImgRequest):
         float | None,
         Field(strict=True, allow_inf_nan=False, description="for models that edit a picture; others ignore it"),
     ] = None
+
+    @property
+    def start_picture(self) -> str:
+        """See `Txt2ImgRequest`."""
+        return self.init_images[0]
 
 
 class Txt2ImgResponse(BaseModel):
@@ -146,6 +158,18 @@ class LoraItem(BaseModel):
     alias: str
     path: str
     metadata: dict[str, JsonValue]
+
+
+class ControlModelList(BaseModel):
+    """The ControlNets that some served model offers."""
+
+    model_list: Annotated[list[str], Field(description="`name [hash]`")]
+
+
+class ControlModuleList(BaseModel):
+    """The preprocessors of control pictures."""
+
+    module_list: list[str]
 
 
 class ErrorItem(BaseModel):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -37,3 +38,4 @@ def challenge_headers(problem: Problem) -> dict[str, str]:
 
 
 A1111_ERRORS = ErrorFormat(PREFIX, "application/json", "WebUIError", error_object, challenge_headers)
+CONTROLNET_ERRORS = replace(A1111_ERRORS, prefix="/controlnet")  # of the routes of the ControlNet extension

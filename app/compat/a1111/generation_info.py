@@ -9,8 +9,10 @@ from typing import Any
 
 from denoised.app.compat.a1111.a1111_schemas import RANDOM_SEED, Txt2ImgRequest
 from denoised.app.compat.a1111.checkpoints import short_digest
+from denoised.app.compat.a1111.controlnet_units import BALANCED, CONTROL_FIRST, without_pictures
 from denoised.app.compat.a1111.refusals import ignored_fields
 from denoised.app.compat.a1111.sampler_names import AUTOMATIC, find_schedule, split_name, web_ui_name
+from denoised.jobs.control import Control
 from denoised.jobs.record import JobRecord
 
 VERSION = "denoised"
@@ -85,6 +87,7 @@ def echoed_parameters(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]
         "alwayson_scripts": {},
     }
     members = body.model_dump(exclude={"init_images", "mask"})
+    members["alwayson_scripts"] = without_pictures(body.alwayson_scripts or {})
     given = {name: value for name, value in members.items() if value is not None or name not in used}
     fields: dict[str, Any] = json.loads(json.dumps({**used, **given}), parse_constant=lambda name: None)
     return fields
@@ -104,6 +107,7 @@ def _infotext(body: Txt2ImgRequest, record: JobRecord, seed: int) -> str:
         ("Model hash", short_digest(record.digest)),
         ("Model", request.model),
         ("Clip skip", request.clip_skip + 1 if request.clip_skip else None),
+        *((f"ControlNet {k}", _unit(each)) for k, each in enumerate(request.controls)),
         ("Version", VERSION),
     ]
     lines = [body.prompt, f"Negative prompt: {request.negative_prompt}" if request.negative_prompt else ""]
@@ -112,6 +116,13 @@ def _infotext(body: Txt2ImgRequest, record: JobRecord, seed: int) -> str:
 
 def _joined(settings: Sequence[tuple[str, object]]) -> str:
     return ", ".join(f"{name}: {_quoted(str(value))}" for name, value in settings if value is not None)
+
+
+def _unit(control: Control) -> str:
+    """A ControlNet as the web UI's extension writes it into a picture's settings."""
+    mode = CONTROL_FIRST if control.guess_mode else BALANCED
+    interval = f"Guidance Start: {control.start:g}, Guidance End: {control.end:g}"
+    return f"Module: none, Model: {control.name}, Weight: {control.scale:g}, {interval}, Control Mode: {mode}"
 
 
 def _quoted(text: str) -> str:

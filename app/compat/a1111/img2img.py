@@ -41,7 +41,7 @@ def translate_img2img(body: Img2ImgRequest, card: ModelCard, services: Services)
         InvalidRequest: when a field asks for what is not served, or does not fit the model.
     """
     refuse(list(_errors(body)))
-    fields: RequestFields = {**translate(body, card), "image": body.init_images[0]}
+    fields: RequestFields = {**translate(body, card), "image": body.start_picture}
     if body.mask is not None:
         fields["mask"] = _inverted(body.mask, services) if body.inpainting_mask_invert else body.mask
     if "strength" in card.inputs:

@@ -134,7 +134,7 @@ def _submit(services: Services, body: Txt2ImgRequest, translate: Translate, owne
     try:
         return submit(services, fields, owner, api=caller_jobs.API)[0]
     except InvalidRequest as error:
-        raise renamed(error) from error
+        raise renamed(error, body) from error
 
 
 def _base64(outcome: Outcome, index: int) -> str:

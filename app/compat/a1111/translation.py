@@ -8,6 +8,7 @@ from typing import Any
 
 from denoised.app.compat.a1111.a1111_schemas import RANDOM_SEED, Txt2ImgRequest
 from denoised.app.compat.a1111.checkpoints import OPTION
+from denoised.app.compat.a1111.controlnet_units import is_script, read_units, unit_field
 from denoised.app.compat.a1111.lora_tags import TaggedPrompt, read_tags
 from denoised.app.compat.a1111.refusals import (
     Errors,
@@ -29,7 +30,8 @@ from denoised.app.compat.a1111.sampler_names import (
 from denoised.app.compat.prompts import label_of
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import format_value, join_names
-from denoised.jobs.request import FORMATS, MAX_PROMPT, RequestFields
+from denoised.jobs.request import MAX_PROMPT, RequestFields
+from denoised.jobs.request_choices import FORMATS
 from denoised.model.serving.card import ModelCard
 
 DEFAULT_SIDE = 512  # of the web UI; its clients send it where their user chose no size
@@ -63,10 +65,12 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
     Raises:
         InvalidRequest: when a field asks for what is not served, or does not fit the model.
     """
-    settings = body.override_settings or {}
+    settings, scripts = body.override_settings or {}, body.alwayson_scripts or {}
+    units = read_units(scripts, card, body.start_picture)
     errors = [
         *unserved_fields(body.extra),
-        *enabled_scripts(body.alwayson_scripts or {}),
+        *enabled_scripts({name: options for name, options in scripts.items() if not is_script(name)}),
+        *units.errors,
         *_option_errors(settings, card),
     ]
     tagged = read_tags(body.prompt)
@@ -83,6 +87,7 @@ def translate(body: Txt2ImgRequest, card: ModelCard) -> RequestFields:
     fields: RequestFields = {
         "model": card.name,
         **_prompt_fields(body, tagged, card),
+        "controls": units.controls or None,
         "width": width,
         "height": height,
         "n": body.count,
@@ -120,14 +125,15 @@ def _has_emphasis(body: Txt2ImgRequest) -> bool | None:
     return bool(EMPHASIS.search(f"{body.prompt} {body.negative_prompt or ''}")) or None
 
 
-def renamed(error: InvalidRequest) -> InvalidRequest:
+def renamed(error: InvalidRequest, body: Txt2ImgRequest) -> InvalidRequest:
     """An error about our fields as one about the web UI's."""
-    errors = error.extra["errors"]
-    return InvalidRequest([(_web_ui_name(each["field"]), each["message"]) for each in errors])
+    scripts, errors = body.alwayson_scripts or {}, error.extra["errors"]
+    return InvalidRequest([(_web_ui_name(each["field"], scripts), each["message"]) for each in errors])
 
 
-def _web_ui_name(field: str) -> str:
-    return NAMES.get(field.partition(".")[0], field)
+def _web_ui_name(field: str, scripts: Mapping[str, Any]) -> str:
+    first = field.partition(".")[0]
+    return unit_field(field, scripts) if first == "controls" else NAMES.get(first, field)
 
 
 def _option_errors(settings: Mapping[str, Any], card: ModelCard) -> Errors:

@@ -25,8 +25,9 @@ FORM_PATHS = (
     "/v1/images/variations",
 )
 FORM_ROUTES = {("POST", path) for path in FORM_PATHS}
-PICTURE_ROUTES = PNG_ROUTES | FORM_ROUTES | {("POST", "/sdapi/v1/img2img")}  # whose bodies contain pictures
-PICTURE_MEMBERS = {*PICTURE_FIELDS, ARRAY, "controls", "init_images"}
+WEB_UI_ROUTES = {("POST", "/sdapi/v1/txt2img"), ("POST", "/sdapi/v1/img2img")}
+PICTURE_ROUTES = PNG_ROUTES | FORM_ROUTES | WEB_UI_ROUTES  # whose bodies contain pictures
+PICTURE_MEMBERS = {*PICTURE_FIELDS, ARRAY, "controls", "init_images", "alwayson_scripts"}
 MAX_LENGTH_DIGITS = 15  # of a Content-Length; longer ones are not converted to a number
 MAX_BUFFERED = 128 * 1024 * 1024  # bytes of all bodies that are being received or processed
 BUSY_SECONDS = "2"

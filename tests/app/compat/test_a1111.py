@@ -336,7 +336,9 @@ def test_the_file_format_is_an_option_of_the_request(card_of: Callable[..., Mode
 
 
 def test_errors_of_other_fields_get_the_web_uis_names() -> None:
-    error = renamed(InvalidRequest([("guidance_scale", "a"), ("n", "b"), ("width", "c"), ("loras.0.name", "d")]))
+    error = renamed(
+        InvalidRequest([("guidance_scale", "a"), ("n", "b"), ("width", "c"), ("loras.0.name", "d")]), Txt2ImgRequest()
+    )
     assert [each["field"] for each in error.extra["errors"]] == ["cfg_scale", "batch_size", "width", "prompt"]
 
 

@@ -20,6 +20,7 @@ from diffusers import (
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
+from denoised.jobs.control import control_index
 from denoised.jobs.record import JobRecord
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.loading import load_for_serving
@@ -64,9 +65,9 @@ def mean_of_the_encoder() -> Iterator[None]:
 
 
 def made_here(model: ServedModel, pictures: dict[str, Any], **fields: Any) -> Any:
-    """(H, W, 3) the picture of a job, made by the engine."""
+    """(H, W, 3) the picture of a job, made by the engine. pictures: those of its ControlNets among them."""
     given = {"guidance_scale": 3.0, "prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "steps": STEPS, **fields}
-    names = dict.fromkeys(pictures, DIGEST)
+    names = {name: DIGEST for name in pictures if control_index(name) is None}
     request = SamplingRequest(model=model.card.name, label=None, label_name=None, seed=5, **names, **given)
     engine = Engine({model.card.name: model}, 8)
     images = trajectories(JobRecord("a", "", request, 0.0), model, pictures=pictures)
@@ -86,10 +87,10 @@ def made_there(pipeline: Any, **options: Any) -> Any:
     return np.asarray(images[0])
 
 
-def of(kind: Any, pipeline: StableDiffusionPipeline, sampler: str) -> Any:
-    """A pipeline of another class from the parts of this one."""
+def of(kind: Any, pipeline: StableDiffusionPipeline, sampler: str, **more: Any) -> Any:
+    """A pipeline of another class from the parts of this one. more: further parts."""
     scheduler, settings, _ = SCHEDULERS[sampler]
-    parts = {**pipeline.components, "scheduler": scheduler.from_config({**SCHEDULER, **settings})}
+    parts = {**pipeline.components, **more, "scheduler": scheduler.from_config({**SCHEDULER, **settings})}
     made = kind(**{**parts, "safety_checker": None, "image_encoder": None}, requires_safety_checker=False)
     made.set_progress_bar_config(disable=True)
     return made
