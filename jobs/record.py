@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import FORMAT, check_requires, parse_json, read_dataclass
-from denoised.jobs.request import FORMATS
+from denoised.jobs.request_choices import FORMATS
 from denoised.jobs.request_limits import check_limits
 from denoised.jobs.sampling_request import SamplingRequest
 

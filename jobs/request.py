@@ -6,8 +6,8 @@ these: the body of `POST /generate` and its OpenAPI schema, the job object, the 
 `denoised.Client.generate`, the options of `denoised generate` and the form of the page. `docs/architecture.md` says
 how to add a field.
 
-Imports only the standard library, `jobs.request_field`, `jobs.lora` and `jobs.control`, because the client shares this
-file with the server.
+Imports only the standard library and `jobs.request_field`, `jobs.request_choices`, `jobs.lora` and `jobs.control`,
+because the client shares this file with the server.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
-from typing import Annotated, Any, Literal, TypedDict, get_args
+from typing import Annotated, Any, TypedDict
 
 from denoised.jobs.control import MAX_CONTROLS, Control, ControlFields
 from denoised.jobs.lora import Lora, LoraFields
+from denoised.jobs.request_choices import (
+    FORMAT_MEANINGS,
+    PREVIEWS,
+    PRIORITIES,
+    SPACINGS,
+    Format,
+    PreviewKind,
+    Priority,
+    Spacing,
+)
 from denoised.jobs.request_field import RequestField, fields_of
 
-Spacing = Literal[
-    "leading", "trailing", "linspace", "sgm_uniform", "karras", "exponential", "beta", "edm", "geometric",
-    "ays_sd", "ays_sdxl", "learned",
-]  # fmt: skip
-TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
-Format = Literal["png", "webp", "jpeg"]
-PreviewKind = Literal["x0", "xt", "both", "all"]
-Priority = Literal["low", "normal", "high"]
-
-FORMATS: tuple[Format, ...] = get_args(Format)
 MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 MAX_SEED = 2**53 - 1  # of any image; a JavaScript number represents every integer up to it exactly
 MAX_PROMPT = 2000  # characters
@@ -186,6 +186,7 @@ class RequestFields(TypedDict, total=False):
             "Spacing",
             samplers="spacing_samplers",
             default_with="sampler",
+            meanings=SPACINGS,
         ),
     ]
     karras: Annotated[
@@ -227,16 +228,13 @@ class RequestFields(TypedDict, total=False):
             default_with="sampler",
         ),
     ]
-    format: Annotated[Format | None, RequestField("file format; only PNG files carry their request", "File format")]
-    preview_every: Annotated[int | None, RequestField("send a frame every k-th step; 0 = no frames", ge=0)]
-    preview: Annotated[
-        PreviewKind | None,
-        RequestField(
-            "what frames show: x0 (the prediction of the finished picture), xt (the noisy picture), both, or all:"
-            " both and eps (the noise that is predicted)"
-        ),
+    format: Annotated[
+        Format | None,
+        RequestField("file format; only PNG files carry their request", "File format", meanings=FORMAT_MEANINGS),
     ]
-    priority: Annotated[Priority | None, RequestField("order among your own jobs")]
+    preview_every: Annotated[int | None, RequestField("send a frame every k-th step; 0 = no frames", ge=0)]
+    preview: Annotated[PreviewKind | None, RequestField("what frames show", meanings=PREVIEWS)]
+    priority: Annotated[Priority | None, RequestField("order among your own jobs", meanings=PRIORITIES)]
     webhook: Annotated[
         str | None,
         RequestField(

@@ -6,7 +6,8 @@ Imports the standard library alone, because the client shares this file with the
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Required, Union, get_args, get_origin, get_type_hints
 
 
@@ -28,6 +29,7 @@ class RequestField:
         samplers: The card's list of those samplers that take the field; empty if all do, which a list of None also
             says.
         flag: The option of `denoised generate`; `--name` if empty.
+        meanings: What each of the choices means, in their order; a phrase each.
         name, type: Filled in by `fields_of`. `type` leaves out None, which every field takes as "the default".
     """
 
@@ -43,6 +45,7 @@ class RequestField:
     is_picture: bool = False
     samplers: str = ""
     flag: str = ""
+    meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
     name: str = ""
     type: Any = None
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Annotated, Literal, TypedDict, get_args
 
 from denoised.jobs.lora import LoraFields
-from denoised.jobs.request import FIELDS, MAX_PICTURE_TEXT, Format, PictureSource, Priority
+from denoised.jobs.request import FIELDS, MAX_PICTURE_TEXT, PictureSource
+from denoised.jobs.request_choices import Format, Priority
 from denoised.jobs.request_field import RequestField, fields_of
 
 Task = Literal["generate", "noise", "score", "likelihood"]

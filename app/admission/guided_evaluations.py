@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from denoised.app.admission.noise_levels import LEARNED, UNIFORM, spacing_of_levels
-from denoised.jobs.request import TIMESTEP_SPACINGS
+from denoised.jobs.request_choices import TIMESTEP_SPACINGS
 from denoised.jobs.sampling_request import count_run_steps
 from denoised.model.serving.card import CardGrid, ModelCard
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from denoised.app.http.validation_errors import format_value, join_names
-from denoised.jobs.request import MAX_LEVELS, TIMESTEP_SPACINGS
+from denoised.jobs.request import MAX_LEVELS
+from denoised.jobs.request_choices import TIMESTEP_SPACINGS
 from denoised.model.serving.card import CardGrid, ModelCard
 
 UNIFORM = "sgm_uniform"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from denoised.app.admission.noise_levels import STARTS_OF_ITS_OWN, spacing_of_levels
 from denoised.jobs.record import RequestWarning
-from denoised.jobs.request import TIMESTEP_SPACINGS
+from denoised.jobs.request_choices import TIMESTEP_SPACINGS
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.model.serving.card import ModelCard
 

@@ -13,7 +13,8 @@ from denoised.app.admission.picture_fields import picture_errors
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.validation_errors import format_value, join_names
 from denoised.jobs.lora import Lora, LoraFields
-from denoised.jobs.request import FIELDS, MAX_SEED, TIMESTEP_SPACINGS, RequestFields
+from denoised.jobs.request import FIELDS, MAX_SEED, RequestFields
+from denoised.jobs.request_choices import TIMESTEP_SPACINGS
 from denoised.jobs.sampling_request import DEFAULTS, SamplingRequest
 from denoised.model.serving.card import ModelCard
 

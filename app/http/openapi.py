@@ -44,6 +44,9 @@ def complete_document(document: dict[str, Any], keys: bool, formats: ErrorFormat
     for path, item in document["paths"].items():
         for operation in item.values():
             _complete_operation(operation, path, keys, formats.of_path(path))
+    for item in document.get("webhooks", {}).values():
+        for operation in item.values():
+            operation["responses"].pop("422", None)  # FastAPI's own; a receiver of webhooks is not this server
     for name in FASTAPI_SCHEMAS:
         document["components"]["schemas"].pop(name, None)
     if keys:

@@ -22,7 +22,7 @@ from denoised.app.services import Services
 from denoised.app.streaming.event_listener import ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import JobRecord, QueueEstimate
-from denoised.jobs.request import Format
+from denoised.jobs.request_choices import Format
 
 F = TypeVar("F", bound=Mapping[str, Any])
 

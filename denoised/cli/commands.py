@@ -44,8 +44,8 @@ def generate(
 
     More images than one job may hold, and --prompts, are several jobs; the same command continues an interrupted one.
     With --watch, --preview-every defaults to about 100 frames. With --json: the finished job, with the `file` of each
-    image; with --watch also one line per event before it. --model, --sampler and --label without a value list those
-    that the server offers.
+    image; with --watch also one line per event before it. --model, --sampler, --label, --spacing, --format, --preview
+    and --priority without a value list those that they take.
     """
     with open_client("generate", url, key) as client:
         from denoised.cli.generate import GenerateOptions, check_text, fields_from, generate_to_folder

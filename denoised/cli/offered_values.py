@@ -1,6 +1,6 @@
-"""The values that a server offers for an option: listed where one is missing or unknown, and for shell completion.
+"""The values that an option takes: listed where one is missing or unknown, and for shell completion.
 
-Only the server knows them: they depend on its models.
+Only the server knows those of `SERVED`: they depend on its models. Those of `DEFINED` are the same for every server.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from typer.core import TyperCommand
 from denoised.cli.options import DEFAULT_URL
 from denoised.command_line.console import can_redraw, print_error, stderr, stdout
 from denoised.command_line.options import USAGE
+from denoised.jobs.request import FIELDS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from denoised.client import Client, Model, ServiceError
 
-LISTED = ("model", "sampler", "label")
+SERVED = ("model", "sampler", "label")
+DEFINED = {name: field.meanings for name, field in FIELDS.items() if field.meanings}
+LISTED = (*SERVED, *DEFINED)
 MISSING = ""  # the value of an option that was given without one
 COMPLETION_SECONDS = 2.0  # that a shell waits for the server
 
@@ -42,14 +45,15 @@ class ListingCommand(TyperCommand):
 
 
 def list_missing(client: Client, given: dict[str, Any], as_json: bool) -> None:
-    """If an option has no value: list those that the server offers on stdout, and exit as after any wrong usage.
+    """If an option has no value: list those that it takes on stdout, and exit as after any wrong usage.
 
     given: the values of the options.
     as_json: stdout is for JSON, so the list goes to stderr.
     """
     for name in LISTED:
         if given.get(name) == MISSING:
-            offered, whose = offered_values(name, client.models(), given.get("model"))
+            models = client.models() if name in SERVED else []
+            offered, whose = offered_values(name, models, given.get("model"))
             needs = f"a value, one of those of {whose}" if offered else f"a value, but {whose} has no {name}s"
             print_error("generate", f"--{name} needs {needs} (see denoised generate --help)")
             _print(stderr() if as_json else stdout(), name, offered)
@@ -77,6 +81,8 @@ def offered_values(name: str, models: Sequence[Model], chosen: str | None) -> tu
 
     chosen: the model of the request; without one, the first that takes the option.
     """
+    if name in DEFINED:
+        return list(DEFINED[name].items()), "the request"
     if name == "model":
         return [(model.name, model.description) for model in models], "the server"
     model = next((each for each in models if chosen in (None, MISSING, each.name) and _takes(each, name)), None)
@@ -92,9 +98,12 @@ def _takes(model: Model, name: str) -> bool:
 
 
 def completion(name: str) -> Callable[[typer.Context, str], Iterator[tuple[str, str]]]:
-    """The function that completes the values of an option in a shell: none while no server answers."""
+    """The function that completes the values of an option in a shell: none of `SERVED` while no server answers."""
 
     def complete(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+        if name in DEFINED:
+            yield from (pair for pair in DEFINED[name].items() if pair[0].startswith(incomplete))
+            return
         from denoised.client import Client, ServiceError  # slow to import, so only here
 
         url, key, model = (ctx.params.get(each) for each in ("url", "key", "model"))

@@ -14,6 +14,7 @@ import redis
 from denoised.jobs.errors import StoreUnfit
 from denoised.jobs.redis.deadline import reachable
 from denoised.jobs.redis.memory import Memory
+from denoised.jobs.redis.sentinel import UnknownService
 from denoised.jobs.store import redis_keys as keys
 
 OLDEST_VERSION = (6, 2)  # LMOVE, GETDEL
@@ -87,6 +88,8 @@ def check_fitness(client: redis.Redis) -> None:
             raise StoreUnfit(
                 f"Redis refuses the login ({error}): correct the user and password in REDIS_URL"
             ) from error
+        except UnknownService as error:
+            raise StoreUnfit(f"{error}: correct the service's name in REDIS_URL") from error
         except redis.exceptions.NoPermissionError as error:
             raise StoreUnfit(f"Redis refuses a command ({error}): allow it with ACL SETUSER") from error
     check_version(info)
@@ -110,8 +113,11 @@ def check_mode(info: Mapping[str, Any]) -> None:
     """Check the mode in a reply to INFO.
 
     Raises:
-        StoreUnfit: for a node of a cluster, whose scripts and transactions cannot span our keys.
+        StoreUnfit: for a node of a cluster, whose scripts and transactions cannot span our keys, and for a sentinel,
+            which stores nothing.
     """
+    if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):  # of Redis, of Valkey
+        raise StoreUnfit("REDIS_URL names a sentinel: write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/0")
     if int(info.get("cluster_enabled", 0)) or info.get("redis_mode") == "cluster":
         raise StoreUnfit(
             "Redis runs in cluster mode, which is not supported: use a single Redis, with or without replicas"

@@ -109,3 +109,17 @@ def test_guidance_and_samplers_are_compared_on_a_phone(open_page: Open, service:
     assert compared(page, "Samplers", 6)[0] == "UniPC 3"
     assert violations(page) == []
     assert overflow(page) <= 0
+
+
+@pytest.mark.slow
+def test_a_comparison_goes_on_after_an_outage(open_page: Open, service: Any) -> None:
+    page = open_page(service.url, may_complain=True)
+    generate(page, "bag", seed=7, steps=2)
+    finished(page)
+    page.route("**/generate", lambda route: route.abort())
+    page.locator("#viewer-actions").get_by_text("Compare", exact=True).click()
+    page.locator("#viewer-actions").get_by_role("button", name="Guidance", exact=True).click()
+    expect(page.locator("#strip .error")).to_contain_text("The comparison goes on as soon as the server is back")
+    page.unroute("**/generate")
+    expect(page.locator("#strip small", has_text="evaluation")).to_have_count(5)
+    expect(page.locator("#strip .error")).to_have_text("")

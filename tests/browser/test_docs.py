@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from denoised.jobs.request import FIELDS
 from tests.browser.test_playground import overflow, violations
 from tests.journeys.conftest import TIMEOUT
 
@@ -50,6 +51,10 @@ def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_wor
         "default: the model’s"
     )
     expect(opened.locator(".fields > li", has_text="The queue is full")).to_contain_text("429 ProblemObject")
+    for name in ("spacing", "format", "preview", "priority"):
+        row = opened.locator(".fields > li", has_text=re.compile(rf"^{name} "))
+        listed = [f"{value}{meaning}" for value, meaning in FIELDS[name].meanings.items()]
+        assert row.locator(".values > div").all_text_contents() == listed, "in the order of the schema"
     shape = json.loads(opened.locator("h3", has_text="Shape of the response").locator("+ pre").inner_text())
     assert {"id", "status", "seed", "progress", "images"} <= set(shape)
     opened.locator(".fields a", has_text="JobObject").first.click()

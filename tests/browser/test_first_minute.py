@@ -34,9 +34,15 @@ PHONE = {"width": 360, "height": 740}
 UNREACHABLE = """() => [...document.querySelectorAll("details.menu[open] div button")].filter((button) => {
   const { left, right, top, bottom } = button.getBoundingClientRect();
   const at = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
-  const covered = top >= 0 && bottom <= innerHeight && at !== button;
-  return left < 0 || right > document.documentElement.clientWidth || covered;
+  return left < 0 || right > document.documentElement.clientWidth || top < 0 || bottom > innerHeight || at !== button;
 }).map((button) => button.textContent)"""
+# What the cards of one seed say of jobs that differ in one field each.
+CARD_FACTS = """async () => {
+  const { cardFacts } = await import("/playground/shared/text.js");
+  const job = { seed: 7, n: 1, sampler: "ddim", steps: 20, guidance_scale: 1, image: null, strength: 0.8 };
+  const others = [{ steps: 21 }, { sampler: "heun" }, { guidance_scale: 2.5 }, { n: 2 }, { image: "sha256:0" }];
+  return [job, ...others.map((each) => ({ ...job, ...each }))].map(cardFacts);
+}"""
 RATE = """async () => {
   const { Rate } = await import("/playground/shared/rate.js");
   const rate = new Rate();
@@ -136,6 +142,44 @@ def test_the_curve_of_a_canceled_job_ends_where_the_job_ended(open_page: Open, s
     assert last < 60, "and the curve covers the steps that were made"
 
 
+def test_cards_of_one_seed_say_in_what_their_jobs_differ(open_page: Open, service: Any) -> None:
+    facts = open_page(service.url).evaluate(CARD_FACTS)
+    assert facts[:4] == [
+        "seed 7\nDDIM\n20 steps",
+        "seed 7\nDDIM\n21 steps",
+        "seed 7\nHeun\n20 steps",
+        "seed 7\nDDIM\n20 steps, guidance 2.5",
+    ]
+    assert len(set(facts)) == len(facts)
+
+
+def test_noise_levels_in_the_form_take_the_place_of_steps(open_page: Open, service: Any) -> None:
+    page = open_page(service.url)
+    page.get_by_role("radio", name="digits", exact=True).check()
+    page.locator("#more > summary").click()
+    page.locator("#sigmas").fill("40, 5, 0.5")
+    page.get_by_role("button", name="Generate").click()
+    finished(page)
+    assert jobs_of(service)[0]["sigmas"] == [40, 5, 0.5]
+    expect(page.locator("#cards small")).to_contain_text("3 steps")
+
+
+@pytest.mark.slow
+def test_a_message_about_an_outage_goes_away_when_the_server_is_back(open_page: Open, service: Any) -> None:
+    page = open_page(service.url, may_complain=True)
+    generate(page, "coat", steps=3)
+    finished(page)
+    page.route("**/verify", lambda route: route.abort())
+    page.route("**/models", lambda route: route.abort())
+    page.get_by_role("button", name="Verify").click()
+    expect(page.locator("#viewer-note")).to_contain_text("The server does not respond")
+    page.unroute("**/models")
+    expect(page.locator("#viewer-note")).to_contain_text("is back now. Press the button again")
+    page.unroute("**/verify")
+    page.get_by_role("button", name="Verify").click()
+    expect(page.locator("#viewer-note")).to_contain_text("every byte is the same")
+
+
 @pytest.mark.slow
 def test_a_rate_without_progress_is_not_shown_as_if_it_went_on(open_page: Open, service: Any) -> None:
     assert open_page(service.url).evaluate(RATE) == [None, None, pytest.approx(6.1, abs=0.01)]
@@ -232,6 +276,9 @@ def test_each_field_explains_itself_and_a_sampler_warns_of_too_few_steps(open_pa
     expect(page.locator("#guidance_scale-hint")).to_contain_text("Strength of the label or the prompt")
     expect(page.locator("#steps-hint")).to_contain_text("How often the network is asked")
     expect(page.locator("#model-facts")).to_have_text("28×28 pixels · data: Fashion-MNIST · weights: Apache-2.0")
+    page.locator("#spacing").select_option("karras")
+    expect(page.locator("#spacing-meaning")).to_have_text("karras: Karras et al. 2022: dense at low noise")
+    expect(page.locator("#priority-meaning")).to_contain_text("normal: in the order of arrival")
     page.locator("#sampler").select_option("langevin")
     expect(page.locator("#sampler-warning")).to_contain_text("Langevin needs 100 steps or more; with 6")
     page.locator("#steps").fill("100")

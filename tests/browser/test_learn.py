@@ -326,3 +326,16 @@ def test_axe_finds_nothing_serious_on_any_card(scheme: str, open_page: Open, ser
     page.goto(f"{service.url}/playground/reading.html")
     expect(page.locator("math").first).to_be_attached()
     assert violations(page) == []
+
+
+@pytest.mark.parametrize("name", ["guess", "score", "network"])
+def test_a_card_that_cannot_show_a_model_offers_one_that_it_can(name: str, open_page: Open, service: Any) -> None:
+    with service.client() as client:
+        latent = [each["name"] for each in client.get("/models").json() if each["latent"]]
+    if not latent:
+        pytest.skip("no bundled model has latents")
+    page = card(open_page, service, name)
+    page.get_by_label("Model", exact=True).select_option(latent[0])
+    page.get_by_role("button", name=re.compile("Show it with")).click()
+    expect(page.locator("#stage .waiting")).to_have_count(0)
+    expect(page.get_by_label("Model", exact=True)).not_to_have_value(latent[0])

@@ -52,6 +52,11 @@ def test_an_operator_sees_workers_models_and_what_all_keys_use(open_page: Open, 
     expect(page.locator("#workers tbody tr")).to_have_count(1)
     expect(page.locator("#workers")).to_contain_text("0 of 16")
     expect(page.locator("#totals")).to_contain_text("1 worker")
+    assert page.locator(".scrolled").evaluate_all("all => all.map((it) => it.scrollWidth - it.clientWidth)") == [
+        0,
+        0,
+        0,
+    ]
     assert page.url == f"{locked.url}/operator"
     assert not [url for url in requested if "key-of" in url or not url.startswith((locked.url, "data:"))]
     with locked.client() as client:

@@ -178,6 +178,9 @@ def test_a_picture_is_continued_beyond_its_edges(open_page: Open, service: Any) 
     ]
     choose(page, garment(ink=120))
     page.get_by_text("Extend the picture beyond its edges").click()
+    tops = page.locator("[id^=extend-]").evaluate_all("all => all.map((it) => it.getBoundingClientRect().top)")
+    assert len(tops) == 4
+    assert len(set(tops)) == 1, "in one row, however long their labels are"
     for edge, percent in (("left", 0), ("right", 100), ("top", 50), ("bottom", 50)):
         page.locator(f"#extend-{edge}").fill(str(percent))
     page.get_by_role("button", name="Extend", exact=True).press("Enter")

@@ -61,10 +61,14 @@ class Program:
 
 @dataclass
 class Valkey(Program):
-    """A Valkey as `denoised serve` sets it up, but on TCP."""
+    """A Valkey as `denoised serve` sets it up, but on TCP.
+
+    extra: more options, as on its command line.
+    """
 
     folder: Path
     port: int = field(default_factory=free_port)
+    extra: tuple[str, ...] = ()
 
     def start(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -72,7 +76,7 @@ class Valkey(Program):
         options |= {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
         command = [str(ValkeyServer()._binary_path)]
         command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([*command, *self.extra], stdout=subprocess.DEVNULL)
 
 
 @dataclass

@@ -30,7 +30,8 @@ from denoised.app.compat.a1111.sampler_names import (
 from denoised.app.compat.prompts import label_of
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import format_value, join_names
-from denoised.jobs.request import FORMATS, MAX_PROMPT, RequestFields
+from denoised.jobs.request import MAX_PROMPT, RequestFields
+from denoised.jobs.request_choices import FORMATS
 from denoised.model.serving.card import ModelCard
 
 DEFAULT_SIDE = 512  # of the web UI; its clients send it where their user chose no size

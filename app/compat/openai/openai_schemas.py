@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, StrictStr
 
 from denoised.app.http.requests.request_body import StrictBody, body_field
-from denoised.jobs.request import FIELDS, MAX_PICTURE_TEXT, Format
+from denoised.jobs.request import FIELDS, MAX_PICTURE_TEXT
+from denoised.jobs.request_choices import Format
 
 EXAMPLES: list[JsonValue] = [
     {"prompt": "a sneaker, please"},

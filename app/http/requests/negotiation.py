@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from denoised.app.http.errors import NotAcceptable
-from denoised.jobs.request import FORMATS, MEDIA_TYPES, Format
+from denoised.jobs.request import MEDIA_TYPES
+from denoised.jobs.request_choices import FORMATS, Format
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"

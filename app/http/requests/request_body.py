@@ -58,7 +58,7 @@ def body_field(field: RequestField) -> Any:
     """A request field for pydantic: strict (a number is never a string or a boolean), and null if left out.
 
     The JSON Schema carries what the page's form needs to know besides: `x-of-model`, `x-default-with`, `x-input`,
-    `x-picture` and `x-samplers` as `RequestField` explains them.
+    `x-picture`, `x-samplers` and `x-meanings` as `RequestField` explains them.
     """
     notes = {
         "x-of-model": field.of_model,
@@ -66,6 +66,7 @@ def body_field(field: RequestField) -> Any:
         "x-input": field.input,
         "x-picture": field.is_picture,
         "x-samplers": field.samplers,
+        "x-meanings": dict(field.meanings),
     }
     shown: dict[str, Any] = {name: note for name, note in notes.items() if note}
     if DEFAULTS.get(field.name) not in (None, ()):

@@ -21,6 +21,7 @@ export class Fields {
   constructor(properties) {
     this.schemas = new Map(shown(properties));
     byId("fields").replaceChildren(...[...this.schemas].map(([name, schema]) => fieldElement(name, schema)));
+    for (const name of this.schemas.keys()) byId(name).addEventListener("change", () => this.#explain(name));
   }
 
   /** Set each field to the default of a model. @param {any} card */
@@ -36,6 +37,14 @@ export class Fields {
     field.value = text;
     const output = document.getElementById(`${name}-value`);
     if (output) setText(output, field.value);
+    this.#explain(name);
+  }
+
+  /** Say what the chosen value of a list means. */
+  #explain(name) {
+    const meaning = this.schemas.get(name)["x-meanings"]?.[byId(name).value];
+    const place = document.getElementById(`${name}-meaning`);
+    if (place) setText(place, meaning ? `${byId(name).value}: ${meaning}` : "");
   }
 
   /** Set the fields in `values`; null leaves the default that `reset` set, except one that belongs to a named field. */
@@ -88,11 +97,13 @@ export class Fields {
 
 /** A label, an input for the allowed values, the description, and a place for an error. */
 function fieldElement(name, schema) {
-  const described = `${name}-hint ${name}-error`;
+  const explained = Boolean(schema["x-meanings"]);
+  const described = `${name}-hint ${explained ? `${name}-meaning ` : ""}${name}-error`;
   return el("div", { class: "field", id: `${name}-field` },
     el("label", { for: name }, schema.title),
     inputFor(name, schema, { id: name, "aria-describedby": described }),
     el("p", { class: "hint", id: `${name}-hint` }, capitalized(schema.description)),
+    explained && el("p", { class: "hint", id: `${name}-meaning` }),
     el("p", { class: "error", id: `${name}-error` }));
 }
 

@@ -15,7 +15,6 @@ import * as storage from "../shared/storage.js";
 const MAX_SEED = Number.MAX_SAFE_INTEGER;
 const MAX_FRAMES = 60; // per job
 const MAX_NOISE = 50_000; // samples of predicted noise in the frames of one step: noise hardly compresses
-const AWAY = [0, 503]; // statuses of a server, store or worker that may come back
 const DOUBLE_CLICK_MS = 800; // within which a second press counts as the same one
 
 export class Form {
@@ -168,7 +167,7 @@ export class Form {
       this.#seedUsed = true;
       storage.saveChoice({ ...press.body, seed: undefined, image: undefined, mask: undefined });
     } catch (error) {
-      if (AWAY.includes(error.status)) this.#retry.hold(() => this.#send(press), error.message);
+      if (error.isOutage) this.#retry.hold(() => this.#send(press), error.message);
       else this.showErrors(error.fields ?? [], error.message);
     } finally {
       this.#busy = false;
@@ -179,9 +178,10 @@ export class Form {
   /** The request. */
   request() {
     const { card } = this;
-    const steps = parseNumber(byId("steps").value) ?? card.default.steps;
+    const fields = this.#fields.request(card);
+    const steps = fields.sigmas?.length ?? parseNumber(byId("steps").value) ?? card.default.steps;
     return {
-      ...this.#fields.request(card),
+      ...fields,
       ...this.picture.request(),
       model: card.name,
       label: this.label,
@@ -190,7 +190,7 @@ export class Form {
       n: Number(byId("n").value),
       seed: this.seed,
       sampler: byId("sampler").value,
-      steps,
+      ...(fields.sigmas ? {} : { steps }), // the levels are their number
       preview_every: Number.isInteger(steps) ? Math.max(1, Math.ceil(steps / MAX_FRAMES)) : 1,
       preview: card.previews?.includes("all") && Number(byId("n").value) * samplesOfFrame(card, this.#size) <= MAX_NOISE ? "all" : "both",
     };

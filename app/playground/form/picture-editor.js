@@ -118,7 +118,7 @@ export class PictureEditor {
     const inputs = EDGES.map((edge) => el("input", { type: "number", min: 0, max: 200, step: 5, id: `extend-${edge}`, value: 25 }));
     const added = () => Object.fromEntries(EDGES.map((edge, k) => [edge, Math.min(2, Math.max(0, Number(inputs[k].value) / 100 || 0))]));
     return el("details", { class: "rectangle" }, el("summary", {}, "Extend the picture beyond its edges"),
-      el("div", { class: "rectangle-sides" }, ...EDGES.map((edge, k) => el("label", {}, `${edge.charAt(0).toUpperCase()}${edge.slice(1)}, %`, inputs[k]))),
+      el("div", { class: "rectangle-sides" }, ...EDGES.map((edge, k) => el("label", {}, `${edge.charAt(0).toUpperCase()}${edge.slice(1)} %`, inputs[k]))),
       el("div", { class: "editor-buttons" }, el("button", { type: "button", class: "quiet", onclick: () => onExtend(added()) }, "Extend")));
   }
 

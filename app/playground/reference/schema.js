@@ -23,12 +23,13 @@ export function typeOf(schema) {
   return [schema.type ?? "anything", limits(schema)];
 }
 
-/** A list of fields with name, type and description. Each row is { name, schema, text, note }. */
+/** A list of fields with name, type and description. Each row is { name, schema, text, note, values }; `values` are pairs of a value and its meaning. */
 export function fieldList(rows) {
-  return el("ul", { class: "fields" }, ...rows.map(({ name, schema, text, note }) =>
+  return el("ul", { class: "fields" }, ...rows.map(({ name, schema, text, note, values }) =>
     el("li", {},
       el("p", {}, el("code", {}, name), " ", el("span", { class: "hint" }, ...(schema ? typeOf(schema) : []), note ? ` · ${note}` : "")),
-      text ? el("p", { class: "what" }, ...inlineCode(text)) : null)));
+      text ? el("p", { class: "what" }, ...inlineCode(text)) : null,
+      values ? el("dl", { class: "values" }, ...values.map(([value, meaning]) => el("div", {}, el("dt", {}, el("code", {}, value)), el("dd", {}, meaning)))) : null)));
 }
 
 /** The properties of an object. In a request body, required ones are marked. */
@@ -36,8 +37,14 @@ export function propertyList(schema, { inRequest = false } = {}) {
   const required = new Set(schema.required ?? []);
   return fieldList(Object.entries(schema.properties ?? {}).map(([name, each]) => {
     const hasDefault = each.default !== undefined && each.default !== null;
-    return { name, schema: each, text: each.description, note: each["x-of-model"] || each["x-default-with"] ? "default: the model’s" : hasDefault ? `default ${json(each.default)}` : inRequest && required.has(name) ? "required" : "" };
+    return { name, schema: each, text: each.description, values: meaningsOf(each), note: each["x-of-model"] || each["x-default-with"] ? "default: the model’s" : hasDefault ? `default ${json(each.default)}` : inRequest && required.has(name) ? "required" : "" };
   }));
+}
+
+/** The allowed values in the order of the schema, each with its meaning; undefined without meanings. */
+function meaningsOf(schema) {
+  const meanings = schema["x-meanings"];
+  return meanings && (schema.anyOf ?? [schema]).flatMap((each) => each.enum ?? []).map((value) => [value, meanings[value]]);
 }
 
 /** The last part of a `$ref`. @param {string} reference */

@@ -11,6 +11,11 @@ export class ApiError extends Error {
     this.status = status;
     this.fields = fields;
   }
+
+  /** Whether the server, its store or its workers may come back, so that the same request can succeed later. */
+  get isOutage() {
+    return this.status === 0 || this.status === 503;
+  }
 }
 
 /** The API key, kept for this tab. */

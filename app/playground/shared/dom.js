@@ -48,14 +48,16 @@ export function menu(text, items, { right = false, name = null } = {}) {
   return details;
 }
 
-/** Open upward if there is more room, and move to the side as far as the window needs. */
+/** Open upward if the menu fits there only, and move it as far as the window needs. */
 function placeInside(details, list) {
   details.classList.remove("up");
   list.style.translate = "";
   const { bottom, height, left, right } = list.getBoundingClientRect();
   details.classList.toggle("up", bottom > innerHeight && details.getBoundingClientRect().top > height);
+  const up = details.classList.contains("up");
   const beyond = Math.max(0, right + MARGIN - document.documentElement.clientWidth) - Math.max(0, MARGIN - left);
-  if (beyond) list.style.translate = `${-beyond}px 0`;
+  const below = up ? 0 : Math.min(Math.max(0, bottom + MARGIN - innerHeight), Math.max(0, bottom - height - MARGIN));
+  if (beyond || below) list.style.translate = `${-beyond}px ${-below}px`;
 }
 
 function dots() {

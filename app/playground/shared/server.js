@@ -6,7 +6,7 @@ const RETRY_MS = 1500; // between two checks while no picture can be made
 const POLL_MS = 15_000; // between two checks otherwise
 const LOADING_SECONDS = 30; // the time a worker may take to load before it counts as missing
 
-/** Sends `change` when `state` or the models change. */
+/** Sends `change` when `state` or the models change, and `served` whenever a check finds that a model is served. */
 export class Server extends EventTarget {
   /** @type {"connecting" | "starting" | "ready" | "no worker" | "unreachable" | "locked"} */
   state = "connecting";
@@ -36,6 +36,12 @@ export class Server extends EventTarget {
     return card ? [card.width, card.height] : [28, 28];
   }
 
+  /** Check now, and wait until a check finds that a model is served. */
+  served() {
+    this.#wake();
+    return new Promise((resolve) => this.addEventListener("served", resolve, { once: true }));
+  }
+
   /** Check now, because a connection broke or a key was entered. */
   checkNow() {
     this.#wake();
@@ -59,5 +65,6 @@ export class Server extends EventTarget {
     const unchanged = state === this.state && JSON.stringify(models) === JSON.stringify(this.models);
     [this.state, this.models] = [state, models];
     if (!unchanged) this.dispatchEvent(new Event("change"));
+    if (state === "ready") this.dispatchEvent(new Event("served"));
   }
 }

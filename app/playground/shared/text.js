@@ -29,8 +29,12 @@ export function factsOf(job) {
   return [job.model, seedsOf(job), plural(job.steps, "step"), samplerName(job.sampler), guided, started].filter(Boolean).join(" · ");
 }
 
-/** A job's seed, and how it was sampled: what tells two cards of one subject apart. */
-export const cardFacts = (job) => `${seedsOf(job)}\n${samplerName(job.sampler)}, ${plural(job.steps, "step")}`;
+/** A job's seed, and how it was sampled, in three lines: what tells two cards of one subject apart. */
+export function cardFacts(job) {
+  const guided = job.guidance_scale === 1 ? null : `guidance ${formatNumber(job.guidance_scale)}`;
+  const started = job.image ? `strength ${formatNumber(job.strength)}` : null;
+  return [seedsOf(job), samplerName(job.sampler), [plural(job.steps, "step"), guided, started].filter(Boolean).join(", ")].join("\n");
+}
 
 /** A model's size, data and license in one line. */
 export function factsOfModel({ width, height, data = "", license = "" }) {

@@ -107,7 +107,7 @@ export class JobActions {
     try {
       await action();
     } catch (error) {
-      this.jobs.setNote(entry, "bad", error.message);
+      this.jobs.setError(entry, error);
     }
   }
 }

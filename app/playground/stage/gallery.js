@@ -80,7 +80,7 @@ class Card {
     this.badge.hidden = !badge;
     setText(this.badge, badge);
     setText(this.detail, ended ? cardFacts(job) : job.status === "queued" ? queueText(job.queue_position) : `step ${job.progress.step} of ${job.progress.steps}`);
-    this.thumbnail.setAttribute("aria-label", `Show ${titleOf(job)}, ${cardFacts(job).replace("\n", ", ")}, ${plural(job.n, "picture")}, ${status}`);
+    this.thumbnail.setAttribute("aria-label", `Show ${titleOf(job)}, ${cardFacts(job).replaceAll("\n", ", ")}, ${plural(job.n, "picture")}, ${status}`);
     this.#menu();
     if (this.inView) this.draw();
   }

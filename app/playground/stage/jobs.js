@@ -7,6 +7,7 @@ import { Rate } from "../shared/rate.js";
 import * as storage from "../shared/storage.js";
 
 const PAGE_SIZE = 100;
+const BACK = "The server did not respond, and is back now. Press the button again.";
 const TERMINAL = ["succeeded", "failed", "canceled"];
 
 /** A job and what this page knows about it. */
@@ -88,7 +89,7 @@ export class Jobs extends EventTarget {
       this.#update(entry, await api.cancel(entry.job.id));
     } catch (error) {
       if (error.status === 409) this.#update(entry, await api.json(`/jobs/${entry.job.id}`));
-      else entry.note = { kind: "bad", text: error.message };
+      else this.setError(entry, error);
     } finally {
       entry.canceling = false;
       this.#changed();
@@ -106,6 +107,14 @@ export class Jobs extends EventTarget {
   setNote(entry, kind, text) {
     entry.note = { kind, text };
     this.#changed();
+  }
+
+  /** Say why an action failed. After an outage, say when the server is back. @param {any} entry @param {any} error */
+  setError(entry, error) {
+    this.setNote(entry, "bad", error.message);
+    if (!error.isOutage) return;
+    const { note } = entry;
+    this.#server.served().then(() => entry.note === note && this.setNote(entry, "plain", BACK));
   }
 
   /** Update all entries with one request for the newest jobs. Entries that it does not list are missing. */

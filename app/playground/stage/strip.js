@@ -1,6 +1,6 @@
 /** The same seed over several steps, guidance scales or samplers, side by side under one scrubber. */
 
-import { randomId } from "../shared/api.js";
+import { randomId, sleep } from "../shared/api.js";
 import { TileCanvas } from "../shared/canvas.js";
 import { announce, el, prefersReducedMotion, setText } from "../shared/dom.js";
 import { picture } from "../shared/pictures.js";
@@ -12,6 +12,7 @@ const STYLE = "/playground/stage/strip.css";
 const MAX_FRAMES = 30; // per job
 const PLAY_MS = 2600;
 const TICK_MS = 60;
+const AGAIN_MS = 1000; // between two tries during an outage
 const SAMPLERS = ["ddim", "heun", "dpmpp_2m", "unipc_3", "euler_a", "ddpm"];
 const LEVELS = ["spacing", "sigma_min", "sigma_max", "sigmas"]; // that some samplers do not take
 
@@ -76,13 +77,28 @@ export class Strip {
     const panels = this.#panels;
     for (const [k, body] of bodies.entries()) {
       try {
-        panels[k].entry = await this.jobs.start(body, randomId());
+        panels[k].entry = await this.#start(body, panels);
         if (this.#panels === panels) this.#save();
       } catch (error) {
         setText(this.error, `${panels[k].name}: ${error.fields?.[0]?.message ?? error.message}`);
       }
     }
     this.#render();
+  }
+
+  /** Post a job; during an outage, as soon as the server is back. */
+  async #start(body, panels) {
+    const key = randomId();
+    for (;;) {
+      try {
+        return await this.jobs.start(body, key);
+      } catch (error) {
+        if (!error.isOutage || this.#panels !== panels) throw error;
+        setText(this.error, `${error.message} The comparison goes on as soon as the server is back.`);
+        await Promise.all([this.server.served(), sleep(AGAIN_MS)]);
+        setText(this.error, "");
+      }
+    }
   }
 
   /** Show the comparison of before a reload. @param {storage.StoredStrip} stored */

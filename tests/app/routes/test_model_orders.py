@@ -9,6 +9,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from denoised.app.admission.catalog import CACHE_SECONDS
 from denoised.app.http.api_keys import KeyRing, key_hash
 from denoised.app.http.key_limits import KeyLimits
 from denoised.client import Client, ModelState
@@ -16,6 +17,7 @@ from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.models.kept_models import kept_models
 from denoised.jobs.store.models.model_list import ModelOrder
 from denoised.jobs.worker_report import WorkerReport
+from tests.webhook_receiver import until
 
 ORDERS = [("PUT", "/models/shoes"), ("DELETE", "/models/shoes"), ("POST", "/models/shoes/reload")]
 
@@ -107,6 +109,10 @@ def test_workers_tell_how_far_they_are(url: str, fake_worker: Any) -> None:
     report = WorkerReport("worker-2", [], 16, 0, 0, None, states=[state, {"model": "bags", "generation": "new"}])
     fake_worker.store.workers.report(report, ttl=600)
     with Client(url) as client:
-        found = next(worker.states for worker in client.workers().workers if worker.name == "worker-2")
-        assert found == (ModelState(**state, raw={}), ModelState("bags", "", raw={}))
+
+        def found() -> list[tuple[ModelState, ...]]:
+            return [tuple(worker.states) for worker in client.workers().workers if worker.name == "worker-2"]
+
+        until(found, "the API reads the reports of workers again", CACHE_SECONDS + 10)
+        assert found()[0] == (ModelState(**state, raw={}), ModelState("bags", "", raw={}))
         assert client.add_model("hats").generation == 1, "a model that no worker could load yet may be tried again"

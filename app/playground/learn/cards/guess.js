@@ -7,6 +7,7 @@ import { actionButton } from "../parts/action.js";
 import { askedPicture } from "../parts/asked.js";
 import { lineChart } from "../parts/chart.js";
 import { button, row, slider, status } from "../parts/controls.js";
+import { isOfPixels, otherModel } from "../parts/other-model.js";
 import { combined, frame, mean, strip } from "../parts/pictures.js";
 import { trainingPictures } from "../parts/training.js";
 
@@ -96,7 +97,7 @@ function networkGuess(network, signal, done) {
     done();
   }, { say, signal });
 
-  if (!network.isOfPixels) return [el("p", { class: "hint" }, "This model denoises latents, whose noise is no picture. Choose a model of pixels.")];
+  if (!network.isOfPixels) return [otherModel("This model denoises latents, whose noise is no picture.", network, isOfPixels)];
   return [asked.element, row(ask, position.element), strip([seen, guessed, real, error]), element, chart, hint];
 }
 

@@ -3,6 +3,7 @@
 import { el, svg } from "../../shared/dom.js";
 import { request } from "../../shared/api.js";
 import { status } from "../parts/controls.js";
+import { otherModel } from "../parts/other-model.js";
 import { cut, decode, frame, strip } from "../parts/pictures.js";
 
 const RECORDED = "fashion-mnist"; // the model whose feature maps were recorded
@@ -19,7 +20,7 @@ export function mount(stage, { network, done }) {
   const { card } = network;
   const levels = card.network?.levels ?? [];
   if (!levels.length) {
-    stage.append(el("p", { class: "hint waiting" }, "This model’s worker does not say how its network is built."));
+    stage.append(otherModel("This model’s worker does not say how its network is built.", network, (each) => each.network?.levels?.length > 0));
     return;
   }
   const { element, say } = status("Each bar is a level’s share of the arithmetic.");

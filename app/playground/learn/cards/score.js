@@ -4,6 +4,7 @@ import { el } from "../../shared/dom.js";
 import { actionButton } from "../parts/action.js";
 import { askedPicture } from "../parts/asked.js";
 import { choice, row, slider, status } from "../parts/controls.js";
+import { isOfPixels, otherModel } from "../parts/other-model.js";
 import { combined, frame, mean, strip } from "../parts/pictures.js";
 
 const MOST_ARROWS = 14; // along each side
@@ -11,7 +12,7 @@ const ARROW_SCALE = 2.5; // the value of an arrow as long as its pixel
 
 export function mount(stage, { network, signal, done }) {
   if (!network.isOfPixels) {
-    stage.append(el("p", { class: "hint waiting" }, "This model denoises latents, whose score is no picture. Choose a model of pixels."));
+    stage.append(otherModel("This model denoises latents, whose score is no picture.", network, isOfPixels));
     return;
   }
   const { element, say } = status("Ask the network first.");

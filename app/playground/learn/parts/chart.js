@@ -23,7 +23,7 @@ export function levelsChart(levelAt, last) {
   const line = svg("path", { class: "mark-line" });
   const element = axes("The picture's share α falls from 1 to 0 while the noise's share σ rises from 0 to 1", "t = 0", `t = ${last}`, "1");
   element.append(svg("path", { class: "second", d: curve("alpha") }), svg("path", { class: "first", d: curve("sigma") }), line,
-    text(x(0.12), y(1) + 16, "α: the picture"), text(x(0.88), y(1) + 16, "σ: the noise", "end"));
+    text(x(0.03), y(0.6), "α: the picture"), text(x(0.97), y(0.6), "σ: the noise", "end")); // between the curves
   return { element, mark: (t) => line.setAttribute("d", `M${x(t / last)} ${y(1)}V${y(0)}`) };
 }
 
