@@ -47,6 +47,8 @@ REASONS = {
     "needs a checkpoint of 2 GB": "test_text_model.py does the same with a small one",
     "takes half an hour": "test_judge.py and test_text_evaluation.py do the same with small networks",
     "takes an hour": "test_text_quality.py does the same with a small model",
+    "needs a server with a models folder": "test_changing_models.py does the same",
+    "needs a bucket": "test_result_store.py and test_results_outside.py do the same with a server on loopback",
     "takes a hundred trials": "test_level_fit.py does the same with a tiny model",
     "needs the internet": "test_hub.py does the same with a server on loopback",
 }
