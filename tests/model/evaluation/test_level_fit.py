@@ -103,7 +103,7 @@ def test_learned_levels_take_the_place_of_those_for_the_same_requests() -> None:
 def test_the_command_writes_better_levels_into_the_card(
     data: Path, features: Path, folder: Callable[..., Path]
 ) -> None:
-    model = folder(labels=("dark", "gray", "light"))
+    model = folder(labels=("dark", "gray", "light"), _class_name="EulerDiscreteScheduler")
     default = load_model(model).card.default
     assert default.sampler != Defaults().sampler
     options = ["--data", data, "--features", features, "--sampler", "euler", "--steps", 2, "--images", 12]
