@@ -39,9 +39,10 @@ def test_the_estimate_for_a_text_model_is_near_what_is_allocated(levels: tuple[s
     for side in (32, 64):
         x, context = torch.randn(rows, 4, side, side), torch.randn(rows, 77, 32)
         found = peak_bytes(lambda x=x, c=context: network(x, torch.zeros(rows), c)) / rows  # type: ignore[misc]
-        assert 0.6 < _evaluation_memory(config, "float32").row_bytes(side, side) / found < 1.5
-    half, whole = (_evaluation_memory(config, precision) for precision in ("bfloat16", "float32"))
+        assert 0.6 < _evaluation_memory(config, "float32", controlled=False).row_bytes(side, side) / found < 1.5
+    half, whole = (_evaluation_memory(config, precision, controlled=False) for precision in ("bfloat16", "float32"))
     assert half.row_bytes(64, 64) * 2 == whole.row_bytes(64, 64)
+    assert _evaluation_memory(config, "float32", controlled=True).row_bytes(64, 64) > whole.row_bytes(64, 64)
 
 
 def test_the_estimate_for_a_model_of_pixels_is_near_what_is_allocated() -> None:
