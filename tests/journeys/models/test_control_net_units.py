@@ -40,6 +40,11 @@ def api(service: Any) -> Any:
     return api
 
 
+def fresh_options() -> dict[str, Any]:
+    """`OPTIONS` with scripts of their own: the package adds units to its default argument, which calls would share."""
+    return {**OPTIONS, "alwayson_scripts": {}}
+
+
 def base64_of(image: Image.Image) -> str:
     return base64.b64encode(png(image)).decode()
 
@@ -75,7 +80,7 @@ def test_units_of_a_listed_name_make_the_picture_of_generate(api: Any, service: 
         webuiapi.ControlNetUnit(image=POSE, model=pose, control_mode=2),
         webuiapi.ControlNetUnit(image=POSE, model="another", module="canny", enabled=False),
     ]
-    result = api.txt2img(**OPTIONS, controlnet_units=units)
+    result = api.txt2img(**fresh_options(), controlnet_units=units)
     controls = [control("edges", EDGES, scale=0.7, end=0.5), control("pose", POSE, guess_mode=True)]
     found = base64.b64decode(result.json["images"][0])
     assert found == generated(service, controls=controls)
@@ -90,7 +95,7 @@ def test_a_picture_and_a_mask_combine_with_units_which_read_the_picture_if_they_
     mask.paste(255, (0, 0, SIZE // 2, SIZE))
     served = {"inpaint_full_res": False, "inpainting_fill": 1, "denoising_strength": 0.75}
     units = [webuiapi.ControlNetUnit(model="edges"), webuiapi.ControlNetUnit(image=POSE, model="pose")]
-    result = api.img2img(images=[START], mask_image=mask, **OPTIONS, **served, controlnet_units=units)
+    result = api.img2img(images=[START], mask_image=mask, **fresh_options(), **served, controlnet_units=units)
     controls = [control("edges", START), control("pose", POSE)]
     start = {"image": base64_of(START), "mask": base64_of(mask), "strength": 0.75}
     found = base64.b64decode(result.json["images"][0])
@@ -100,7 +105,7 @@ def test_a_picture_and_a_mask_combine_with_units_which_read_the_picture_if_they_
 
 def test_a_control_picture_of_another_shape_is_cropped_and_the_answer_says_so(api: Any) -> None:
     wide = Image.fromarray(np.zeros((SIZE, 3 * SIZE, 3), np.uint8))
-    result = api.txt2img(**OPTIONS, controlnet_units=[webuiapi.ControlNetUnit(image=wide, model="edges")])
+    result = api.txt2img(**fresh_options(), controlnet_units=[webuiapi.ControlNetUnit(image=wide, model="edges")])
     assert any("cropped" in warning for warning in result.info["warnings"])
 
 
@@ -114,7 +119,7 @@ def test_what_is_not_served_is_refused_by_its_name(api: Any) -> None:
     ):
         unit = webuiapi.ControlNetUnit(**{"model": "edges", **options})
         with pytest.raises(RuntimeError) as error:
-            api.txt2img(**OPTIONS, controlnet_units=[unit])
+            api.txt2img(**fresh_options(), controlnet_units=[unit])
         status, text = error.value.args
         assert status == 422
         assert f'"ControlNet","args","0","{name}"' in text

@@ -61,13 +61,14 @@ def test_the_models_used_longest_ago_leave_and_come_back(harness: Harness, serve
     wait(harness, a="unloaded", b="serving", c="serving")
 
 
+@pytest.mark.slow
 def test_a_model_leaves_when_its_running_jobs_have_ended_and_none_is_starved(
     harness: Harness, serve: Callable[..., WorkerProcess]
 ) -> None:
     """Jobs of `a` wait at any time: after ten seconds in memory it makes room for `b`, and comes back."""
     serve(1, seconds=0.02)
     harness.until(lambda: len(states(harness)) == 3, "all models were loaded once")
-    first = [harness.submit(model="a", steps=100, n=16) for _ in range(8)]
+    first = [harness.submit(model="a", steps=100, n=16) for _ in range(12)]
     harness.until(lambda: harness.running(first[0]), "a running job")
     other = harness.submit(model="b")
     records = [harness.finished(job) for job in [*first, other]]
