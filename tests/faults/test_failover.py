@@ -36,7 +36,7 @@ def test_accepted_jobs_finish_on_the_promoted_replica(
         api = Api(store.url, tmp_path / "api.log")
         api.start()
         stack.callback(api.close)
-        worker = harness.worker("fake", seconds=0.02, lease=10.0)
+        worker = harness.worker("fake", seconds=0.02, lease=30.0)
         harness.until(lambda: status(api.url, "/readyz") == 200, "readiness")
         jobs = [harness.submit(**fields) for fields in (RUNNING, WAITING)]
         harness.until(lambda: harness.running(jobs[0]), "the job to run")
@@ -51,7 +51,7 @@ def test_accepted_jobs_finish_on_the_promoted_replica(
         if loss == signal.SIGSTOP:
             store.primary.send(signal.SIGCONT)
         harness.until(lambda: _answers(harness), "the store")
-        harness.worker("later", lease=10.0)
+        harness.worker("later", lease=30.0)
         done = [harness.sha256(job) for job in jobs]
         assert harness.job(jobs[0]).attempt == 1, "its worker has waited and gone on"
         assert done == [harness.sha256(harness.submit(**fields)) for fields in (RUNNING, WAITING)]
