@@ -10,8 +10,8 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from denoised.app.admission.catalog import Catalog
-from denoised.app.admission.job_queue import JobQueue
 from denoised.app.admission.picture_slots import PictureSlots
+from denoised.app.admission.queue.job_queue import JobQueue
 from denoised.app.admission.quotas import Admission
 from denoised.app.admission.stream_quota import StreamQuota
 from denoised.app.http.http_metrics import HttpMetrics

@@ -194,19 +194,19 @@ def work(
 
 
 def weigh(folder: Path) -> int:
-    told = folder / "model.json"
-    return int(json.loads(told.read_text())["weight"]) if told.exists() else 0
+    settings = folder / "model.json"
+    return int(json.loads(settings.read_text())["weight"]) if settings.exists() else 0
 
 
 def load_model(name: str, folder: Path, served_from: Path, slots: int, traits: dict[str, Any]) -> ReadyModel:
     """A model of a folder that `tests.harness.write_model` has made; those of the start are as they were."""
     if not (folder / "model.json").exists():
         return ReadyModel(FaultyModel(name, served_from, **traits), slots)
-    told = json.loads((folder / "model.json").read_text())
-    time.sleep(told["seconds"])
-    if told["refused"]:
-        raise CheckpointError(f"{folder}: {told['refused']}")
-    model = FaultyModel(name, served_from, **{**traits, "digest": told["digest"]})
+    settings = json.loads((folder / "model.json").read_text())
+    time.sleep(settings["seconds"])
+    if settings["refused"]:
+        raise CheckpointError(f"{folder}: {settings['refused']}")
+    model = FaultyModel(name, served_from, **{**traits, "digest": settings["digest"]})
     canary = Canary.record(model)
     model.begin_serving(served_from)
     return ReadyModel(model, slots, canary)

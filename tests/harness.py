@@ -18,7 +18,7 @@ from typing import Any
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from denoised.app.admission.job_queue import JobQueue
+from denoised.app.admission.queue.job_queue import JobQueue
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.results.result_store import ResultStore

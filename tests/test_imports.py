@@ -204,7 +204,7 @@ def test_the_peers_know_nothing_of_this_project(repository: Path) -> None:
 
 def test_rq_is_named_in_two_files_only(repository: Path) -> None:
     naming = {name for name, imported in ours(repository).items() if "rq" in {top(i) for i in imported}}
-    assert naming == {"app.admission.job_queue", "worker.delivery.rq_worker"}
+    assert naming == {"app.admission.queue.job_queue", "worker.delivery.rq_worker"}
 
 
 @pytest.mark.parametrize(

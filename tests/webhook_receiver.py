@@ -1,4 +1,4 @@
-"""A receiver of webhooks on a loopback socket. It keeps what it gets and answers as it is told to."""
+"""A receiver of webhooks on a loopback socket. It keeps what it gets and answers as the test says."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class PictureParameters(GenerateRequest):
     n: Annotated[StrictInt, Field(ge=1, le=1)] = 1
     format: Literal["png"] = "png"
     preview_every: Annotated[StrictInt, Field(ge=0, le=0)] = 0
-    webhook: None = None  # whoever made the file does not choose who is told of its verification
+    webhook: None = None  # whoever made the file does not choose who hears of its verification
     numerics: Annotated[StrictStr, Field(max_length=200, pattern="^[!-~]+$")]
 
 

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from denoised.app.admission.catalog import Fleet
 from denoised.app.admission.input_pictures import (
     RequestPictures,
     count_inputs,
@@ -73,14 +74,8 @@ def submit(
     claim = IdempotencyClaim.of(fields, owner, key, task) if key is not None else None
     if claim is not None and (record := claim.find_job(services.store)) is not None:
         return record, services.queue.estimate(record, services.catalog.workers())
-    fields = expand_variation(services, fields, owner)
     fleet = services.catalog.fleet()
-    cards = fleet.cards if task == "generate" else cards_of_tasks(fleet.cards, fields.get("model"))
-    card = choose_card(fields.get("model"), cards, fleet.known, fields)
-    given = find_pictures(services, fields, owner)
-    named = with_digests(fields, given)
-    request = resolve(named, card) if task == "generate" else resolve_task(task, named, card)
-    inputs = read_inputs(services, given, request, card, owner)
+    request, card, inputs = _resolve(services, expand_variation(services, fields, owner), owner, task, fleet)
     limits = services.keys.limits(owner)
     job = replace(_new_job(services, request, card, owner, inputs), watched=watched, api=api, weight=limits.weight)
     if card.name not in fleet.served:
@@ -123,6 +118,18 @@ def _charged(services: Services, job: JobRecord, limits: KeyLimits) -> Iterator[
     except Exception:
         refund()
         raise
+
+
+def _resolve(
+    services: Services, fields: RequestFields, owner: str, task: Task, fleet: Fleet
+) -> tuple[SamplingRequest, ModelCard, RequestPictures]:
+    """The request with every default filled in, the card of its model, and its pictures. Blocking."""
+    cards = fleet.cards if task == "generate" else cards_of_tasks(fleet.cards, fields.get("model"))
+    card = choose_card(fields.get("model"), cards, fleet.known, fields)
+    given = find_pictures(services, fields, owner)
+    named = with_digests(fields, given)
+    request = resolve(named, card) if task == "generate" else resolve_task(task, named, card)
+    return request, card, read_inputs(services, given, request, card, owner)
 
 
 def _new_job(

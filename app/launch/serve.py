@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from denoised.app.admission.catalog import Catalog
-from denoised.app.admission.job_queue import JobQueue
+from denoised.app.admission.queue.job_queue import JobQueue
 from denoised.app.launch.addresses import local_url
 from denoised.app.launch.child import Child
 from denoised.app.launch.data_lock import DataDirectoryLock

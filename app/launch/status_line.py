@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from denoised.app.admission.catalog import Catalog
-from denoised.app.admission.job_queue import JobQueue
+from denoised.app.admission.queue.job_queue import JobQueue
 from denoised.command_line.console import printable
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.log import ERASE_LINE

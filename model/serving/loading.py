@@ -198,8 +198,7 @@ def load_text_for_serving(
         found.adapt_unet(selection, unet) if adapted else None,
         ControlLibrary(nets.fitting, torch.device(device), selection.precision),
     )
-    refused = selection.refused or prompts.refused
-    return LoadedModel(model, selection.fallback, found.problems, refused, nets.problems)
+    return LoadedModel(model, selection.fallback, found.problems, selection.refused or prompts.refused, nets.problems)
 
 
 def _evaluation_memory(config: TextUNetConfig, precision: Precision, *, controlled: bool) -> EvaluationMemory:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from denoised.model.checkpoints.card_file import LearnedLevels
+from denoised.model.checkpoints.card_file import LearnedLevels, learned_sigmas
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
@@ -39,8 +39,8 @@ class PlanCompiler:
         return compile_plan(sampler, self.schedule, steps, levels.of(self.grid), eta, levels.skipped_steps)
 
     def _learned_sigmas(self, sampler: str, steps: int) -> tuple[float, ...]:
-        fitted = next((each for each in self.learned if each.fits(sampler, steps)), None)
-        if fitted is None:
+        sigmas = learned_sigmas(self.learned, sampler, steps)
+        if sigmas is None:
             known = ", ".join(f"{each.sampler} in {len(each.sigmas)} steps" for each in self.learned) or "none"
             raise PlanError(f"spacing = 'learned' has no levels for {sampler} in {steps} steps (levels for: {known})")
-        return tuple(fitted.sigmas)
+        return tuple(sigmas)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from denoised.app.admission.job_queue import JobQueue
+from denoised.app.admission.queue.job_queue import JobQueue
 from tests.faults.site import Site
 from tests.faults.test_redis_outage import Follower
 from tests.faults.test_worker_killed import check_events

@@ -1,6 +1,6 @@
 """The RQ worker: takes jobs off the queues, holds their leases, and returns them.
 
-This and `app.admission.job_queue`, which enqueues, are the two files that import RQ. RQ holds the queues and the
+This and `app.admission.queue.job_queue`, which enqueues, are the two files that import RQ. RQ holds the queues and the
 leases; `jobs.store.store` holds the jobs. Five threads: the engine's (`worker.loop`), the job fetcher, the publisher,
 the housekeeper, and the listener for new jobs and cancels.
 """

@@ -6,7 +6,7 @@ import { byId, el, setText } from "../shared/dom.js";
 const OWN = ["model", "label", "prompt", "loras", "strength", "n", "seed", "sampler", "steps", "preview_every", "preview"];
 const MAX_SLIDER_STEPS = 200;
 
-/** Fields that the form has no element for: a job to vary, ControlNets with a picture each, and what a program is told. */
+/** Fields that the form has no element for: a job to vary, ControlNets with a picture each, and where a webhook is sent. */
 const NOT_OFFERED = ["variation", "controls", "webhook"];
 
 /** The schema's properties that `Fields` shows, as [name, schema] pairs. */

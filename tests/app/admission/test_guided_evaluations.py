@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from denoised.app.admission.guided_evaluations import count_guided
-from denoised.app.admission.queue_snapshot import _total
+from denoised.app.admission.queue.queue_snapshot import _total
 from denoised.app.admission.validation import resolve
 from denoised.jobs.record import JobRecord
 from denoised.model.checkpoints.card_file import LearnedLevels

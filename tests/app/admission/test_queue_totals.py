@@ -14,10 +14,10 @@ import redis
 from starlette.testclient import TestClient
 
 from denoised.app.admission import job_queue
-from denoised.app.admission.list_totals import ListTotals, Totals
-from denoised.app.admission.queue_snapshot import QueueSnapshot
-from denoised.app.admission.queue_totals import CallerTotals, QueueTotals
-from denoised.app.admission.totals_reader import ListEnds, TotalsReader
+from denoised.app.admission.queue.list_totals import ListTotals, Totals
+from denoised.app.admission.queue.queue_snapshot import QueueSnapshot
+from denoised.app.admission.queue.queue_totals import CallerTotals, QueueTotals
+from denoised.app.admission.queue.totals_reader import ListEnds, TotalsReader
 from denoised.app.services import Services
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.memory import Memory
@@ -44,7 +44,7 @@ def test_totals_are_those_of_the_list_whatever_happens_to_it(
     seed: int, client: redis.Redis, record_of: Callable[..., JobRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Jobs join, are drawn, return to the front, and are canceled anywhere."""
-    monkeypatch.setattr("denoised.app.admission.list_totals.DROPPED_AT", 5)
+    monkeypatch.setattr("denoised.app.admission.queue.list_totals.DROPPED_AT", 5)
     chance, records = random.Random(seed), dict[str, JobRecord]()
     reader = TotalsReader(client, Store(client), "", lambda ids: {each: records[each] for each in ids})
     known, key, drawn = ListTotals(), "list", list[str]()

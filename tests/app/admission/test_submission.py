@@ -18,8 +18,8 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from starlette.testclient import TestClient
 
-from denoised.app.admission.job_queue import MAX_FORECAST_AGE
-from denoised.app.admission.queue_snapshot import QueueSnapshot
+from denoised.app.admission.queue.job_queue import MAX_FORECAST_AGE
+from denoised.app.admission.queue.queue_snapshot import QueueSnapshot
 from denoised.app.http.schemas import JobObject
 from denoised.app.services import Services
 from denoised.jobs.errors import StoreUnavailable

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import pytest
 import redis
 
-from denoised.app.admission.estimate import turn_seconds
-from denoised.app.admission.job_queue import JobQueue
-from denoised.app.admission.queue_snapshot import QueueForecast
+from denoised.app.admission.queue.estimate import turn_seconds
+from denoised.app.admission.queue.job_queue import JobQueue
+from denoised.app.admission.queue.queue_snapshot import QueueForecast
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.sampling_request import PRIORITIES
 from denoised.jobs.store import redis_keys as keys

@@ -10,8 +10,8 @@ from typing import cast
 
 import redis
 
-from denoised.app.admission.list_totals import ListTotals, Totals
-from denoised.app.admission.queue_totals import CallerTotals
+from denoised.app.admission.queue.list_totals import ListTotals, Totals
+from denoised.app.admission.queue.queue_totals import CallerTotals
 from denoised.jobs.record import JobRecord
 from denoised.jobs.sampling_request import PRIORITIES
 from denoised.jobs.store.store import Store

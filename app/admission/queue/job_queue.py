@@ -23,10 +23,10 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from denoised.app.admission.queue_replies import credit_of, job_ids_of, text_of, written_key
-from denoised.app.admission.queue_snapshot import QueueForecast, QueueSnapshot
-from denoised.app.admission.queue_totals import QueueTotals
-from denoised.app.admission.totals_reader import TotalsReader
+from denoised.app.admission.queue.queue_replies import credit_of, job_ids_of, text_of, written_key
+from denoised.app.admission.queue.queue_snapshot import QueueForecast, QueueSnapshot
+from denoised.app.admission.queue.queue_totals import QueueTotals
+from denoised.app.admission.queue.totals_reader import TotalsReader
 from denoised.jobs.errors import JobUnconfirmed, RecordError, StoreUnavailable
 from denoised.jobs.format import UnreadableLog
 from denoised.jobs.record import JobRecord, QueueEstimate

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from denoised.app.admission.estimate import RemainingWork, WorkerPool, completion_times
+from denoised.app.admission.queue.estimate import RemainingWork, WorkerPool, completion_times
 from denoised.app.admission.quotas import Load
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.memory import Memory
