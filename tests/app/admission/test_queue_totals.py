@@ -13,7 +13,7 @@ import pytest
 import redis
 from starlette.testclient import TestClient
 
-from denoised.app.admission import job_queue
+from denoised.app.admission.queue import job_queue
 from denoised.app.admission.queue.list_totals import ListTotals, Totals
 from denoised.app.admission.queue.queue_snapshot import QueueSnapshot
 from denoised.app.admission.queue.queue_totals import CallerTotals, QueueTotals
