@@ -114,7 +114,7 @@ def scripts(services: Serving) -> Response:
 
 @router.get("/script-info", response_model=list[ScriptInfo], summary="What the scripts take")
 def script_info(services: Serving) -> Response:
-    """Each script twice, as in the web UI: for `txt2img` and for `img2img`. Its arguments are units, not listed here."""
+    """Each script for `txt2img` and for `img2img`, as in the web UI; its units are not listed."""
     if not _offers_controls(services):
         return JSONResponse([])
     items = [ScriptInfo(name=SCRIPT, is_alwayson=True, is_img2img=is_img2img, args=[]) for is_img2img in (False, True)]
