@@ -25,7 +25,7 @@ from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, wait_for_job
 from denoised.app.services import Owner, Serving
 from denoised.jobs.control import MAX_CONTROLS, control_picture
 from denoised.jobs.numerics import computation, digest_in
-from denoised.jobs.request import PICTURE_FIELDS
+from denoised.jobs.request_pictures import PICTURE_FIELDS
 from denoised.jobs.store.store import Outcome
 
 router = APIRouter(tags=["jobs"])
