@@ -81,7 +81,7 @@ def _level_errors(task: Task, given: Mapping[str, Any], card: ModelCard) -> Erro
     elif t is not None and t > card.timesteps - 1:
         yield "t", f"{t:g} is over {card.timesteps - 1}, the last timestep of {card.name}"
     elif sigma is not None and sigma <= 0:
-        yield "sigma", f"{sigma:g} is no noise (allowed: over 0)"
+        yield "sigma", f"{sigma:g} is not a noise level (allowed: over 0)"
     elif sigma is not None:
         yield from (("sigma", message) for message in outside_levels(sigma, card.grid))
 
