@@ -133,7 +133,7 @@ class Store:
         pipeline.expire(keys.jobs(job.owner), listed)
         keep_images(job, pipeline, 2 * listed)
         add_inputs(job.id, inputs, pipeline)
-        pipeline.hincrby(keys.JOB_TOTALS, f"accepted:{job.request.model}", 1)
+        pipeline.hincrby(keys.JOB_TOTALS, keys.accepted_jobs(job.request.model), 1)
         pipeline.publish(keys.model_channel(job.request.model), job.id)
 
     def discard(self, job: JobRecord) -> None:

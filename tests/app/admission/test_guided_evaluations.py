@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from denoised.app.admission.guided_evaluations import count_guided
-from denoised.app.admission.queue.queue_snapshot import _total
+from denoised.app.admission.queue.queue_snapshot import total_work
 from denoised.app.admission.validation import resolve_request
 from denoised.jobs.record import JobRecord
 from denoised.model.checkpoints.card_file import LearnedLevels
@@ -126,7 +126,7 @@ def test_admission_and_the_estimate_use_the_count() -> None:
     assert part.guided_evaluations is not None
     assert part.evaluations == 2 * (20 + part.guided_evaluations)
     assert 40 < part.evaluations < 80
-    work = _total(JobRecord("a", "", part, 0.0))
+    work = total_work(JobRecord("a", "", part, 0.0))
     assert (work.turns, work.evaluations) == (20, part.evaluations)
     assert 1 < work.rows < 2
 
