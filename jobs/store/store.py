@@ -33,7 +33,8 @@ from denoised.jobs.store.job_listing import JobListing
 from denoised.jobs.store.models.model_choices import ModelChoices
 from denoised.jobs.store.models.model_claims import ModelClaims
 from denoised.jobs.store.record_reader import RecordReader, bounded_value, raise_if_damaged
-from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES, UPDATE
+from denoised.jobs.store.scripts.job_functions import MAX_PICTURE_BYTES
+from denoised.jobs.store.scripts.job_scripts import UPDATE
 from denoised.jobs.store.scripts.script_prelude import OWN
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.tickets import Tickets

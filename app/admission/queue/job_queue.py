@@ -229,7 +229,7 @@ class JobQueue:
                 # Front ends of earlier versions added all jobs to the model's own queue.
                 if self._queue_of(job).remove(job.id) or self._queue(job.request.model).remove(job.id):
                     self._client.delete(Job.key_for(job.id))  # Job.delete raises when its worker has just died
-        except RecordError as error:  # then it is in no queue, or RQ's job is no hash
+        except RecordError as error:  # then it is in no queue, or RQ's job is not a hash
             self._unreadable.skip("key", f"queue of {job.id}", error)
 
     def estimate_new(
