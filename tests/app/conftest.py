@@ -225,12 +225,18 @@ def _listening(
     keys: tuple[str, ...] = (),
     ring: KeyRing | None = None,
     limit: ConnectionLimit | None = None,
+    timeout_graceful_shutdown: int = 2,
     **settings: Any,
 ) -> str:
-    """The URL of an app that runs in a thread of this process until the stack is closed. limit: of connections."""
+    """The URL of an app that runs in a thread of this process until the stack is closed.
+
+    limit: of connections; timeout_graceful_shutdown: seconds, of uvicorn.
+    """
     app = _app(ApiSettings(redis_url=redis_url, api_keys=ring or KeyRing.from_keys(keys), **settings))
     protocols: dict[str, Any] = {"http": partial(HttpProtocol, limit=limit), "ws": SocketProtocol}
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2, **protocols))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=timeout_graceful_shutdown, **protocols)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     stack.callback(app.state.services.store.client.close)
@@ -252,13 +258,13 @@ def start_server(valkey_url: str, client: redis.Redis) -> Iterator[Callable[...,
 
 
 @pytest.fixture
-def run_server(valkey_url: str) -> Callable[[], AbstractContextManager[str]]:
-    """`run_server()`: a context in which a new app runs; its value is the URL."""
+def run_server(valkey_url: str) -> Callable[..., AbstractContextManager[str]]:
+    """`run_server(**settings)`: a context in which a new app runs; its value is the URL."""
 
     @contextmanager
-    def run_server() -> Iterator[str]:
+    def run_server(**settings: Any) -> Iterator[str]:
         with ExitStack() as stack:
-            yield _listening(stack, valkey_url)
+            yield _listening(stack, valkey_url, **settings)
 
     return run_server
 

@@ -10,6 +10,8 @@ from playwright.sync_api import Page, expect
 
 from tests.text_pipelines import save_pipeline
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
 MODEL = "tiny-sd"
 Open = Callable[..., Page]
 

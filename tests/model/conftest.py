@@ -56,7 +56,7 @@ def one_thread_again(one_thread: None) -> Iterator[None]:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stir() -> Callable[..., None]:
     """`stir(net, seed=0)`: draw all weights of a network at random."""
     return _stir

@@ -307,7 +307,9 @@ def test_an_invalid_option_is_reported_in_one_line(
     assert expected in done.stderr
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_exits_with_the_signals_code_and_resumes_to_the_same_weights(
     signum: signal.Signals, code: int, pictures: Path, tmp_path: Path
 ) -> None:
