@@ -237,11 +237,11 @@ def _submit_load(server: Server, load: str) -> list[str]:
 
 @pytest.mark.parametrize("load", LOADS)
 def test_the_estimate_is_within_a_quarter_while_nobody_else_arrives(server: Server, load: str) -> None:
-    """Estimates say when a job ends if no other job arrives; here all wait, and every fourth is asked for again."""
+    """Estimates say when a job ends if no other job arrives; here all wait, and every tenth is asked for again."""
     jobs = _submit_load(server, load)
     for _ in range(3):
         server.turn()
-    waiting = [job for job in jobs if job not in server.ends][::4]
+    waiting = [job for job in jobs if job not in server.ends][::10]
     for job in waiting:
         server.estimate(job)
     server.run()
