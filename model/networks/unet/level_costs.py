@@ -64,7 +64,9 @@ class _Counter:
             self._current.multiplications += output.numel() * kernel * positions
         elif isinstance(module, nn.Linear):
             # (B, N, C) at each position, (B, C) for the embeddings
-            self._current.multiplications += output.numel() * module.in_features * (positions if output.dim() > 2 else 1)
+            self._current.multiplications += (
+                output.numel() * module.in_features * (positions if output.dim() > 2 else 1)
+            )
         elif isinstance(module, DotProductAttention):
             query = inputs[0]  # (B, heads, N, d): N·N·d products for q·k, and as many for the weighted sum of v
             self._current.attention = True

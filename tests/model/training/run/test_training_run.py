@@ -120,8 +120,9 @@ def test_a_run_resumed_from_disk_equals_an_uninterrupted_one(dataset: Dataset, t
     assert second.step == 5
     for _ in range(5):
         assert first.train_step() == second.train_step()
+    found = second.state()
     for name, value in first.state().items():
-        assert torch.equal(value, second.state()[name]), name
+        assert torch.equal(value, found[name]), name
 
 
 def test_a_truncated_checkpoint_is_skipped_for_the_one_before(dataset: Dataset, tmp_path: Path) -> None:
