@@ -83,10 +83,9 @@ class _Counter:
 
 
 def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    assert not isinstance(conv.padding, str)
     windows = zip(x.shape[-2:], conv.kernel_size, conv.stride, conv.dilation, conv.padding, strict=True)
-    sides = [
-        (n + 2 * int(padding) - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, dilation, padding in windows
-    ]
+    sides = [(n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, dilation, padding in windows]
     return x.new_zeros(x.shape[0], conv.out_channels, *sides)
 
 
