@@ -18,6 +18,8 @@ Open = Callable[..., Page]
 
 PHONE = {"width": 360, "height": 740}
 
+SIDEWAYS = "all => all.map((it) => it.scrollWidth - it.clientWidth)"
+
 
 @pytest.fixture(scope="module")
 def locked(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -34,6 +36,7 @@ def enter(page: Page, key: str) -> None:
     page.keyboard.press("Enter")
 
 
+@pytest.mark.slow
 def test_an_operator_sees_workers_models_and_what_all_keys_use(open_page: Open, locked: Any) -> None:
     page = open_page(f"{locked.url}/operator", may_complain=True)  # about the 401
     requested: list[str] = []
@@ -52,11 +55,7 @@ def test_an_operator_sees_workers_models_and_what_all_keys_use(open_page: Open, 
     expect(page.locator("#workers tbody tr")).to_have_count(1)
     expect(page.locator("#workers")).to_contain_text("0 of 16")
     expect(page.locator("#totals")).to_contain_text("1 worker")
-    assert page.locator(".scrolled").evaluate_all("all => all.map((it) => it.scrollWidth - it.clientWidth)") == [
-        0,
-        0,
-        0,
-    ]
+    assert page.locator(".scrolled").evaluate_all(SIDEWAYS) == [0, 0, 0]
     assert page.url == f"{locked.url}/operator"
     assert not [url for url in requested if "key-of" in url or not url.startswith((locked.url, "data:"))]
     with locked.client() as client:
@@ -71,6 +70,7 @@ def test_an_operator_sees_workers_models_and_what_all_keys_use(open_page: Open, 
     expect(page.locator("#form")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_another_key_sees_its_own_quotas_only(open_page: Open, locked: Any) -> None:
     page = open_page(f"{locked.url}/operator", may_complain=True)  # about the 401 and the 403
     enter(page, "key-of-shop")
@@ -79,7 +79,7 @@ def test_another_key_sees_its_own_quotas_only(open_page: Open, locked: Any) -> N
     expect(page.locator("#usage")).not_to_contain_text("ops")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_serious_and_without_keys_the_page_needs_none(
     scheme: str, open_page: Open, service: Any
 ) -> None:
@@ -89,4 +89,6 @@ def test_axe_finds_nothing_serious_and_without_keys_the_page_needs_none(
     assert violations(page) == []
     page.set_viewport_size(PHONE)
     assert overflow(page) <= 0
+    assert set(page.locator(".scrolled").evaluate_all(SIDEWAYS)) == {0}, "nothing has to be moved sideways on a phone"
+    expect(page.locator("#workers").get_by_role("cell", name="0 of 16")).to_be_visible()
     assert violations(page) == []

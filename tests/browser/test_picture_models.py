@@ -17,7 +17,7 @@ from tests.browser.test_playground import finished, jobs_of
 from tests.browser.test_start_pictures import choose, encoded, paint
 from tests.text_pipelines import PROMPT, SIZE, build_pipeline, save_pipeline
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 Open = Callable[..., Page]
 EDIT, INPAINT = "tiny-edit", "tiny-inpaint"
@@ -71,6 +71,7 @@ def test_a_model_that_edits_a_picture_needs_one_and_takes_no_mask(open_page: Ope
     finished(page)
     job = jobs_of(models)[0]
     assert (job["model"], job["image_guidance_scale"], job["guidance_scale"]) == (EDIT, 2, 4)
+    expect(page.locator("#viewer-facts")).to_contain_text("from a picture, picture guidance 2")
     assert job["image"].startswith("sha256:")
     first = picture(models, job)
     page.locator("#image_guidance_scale").fill("1")
