@@ -245,6 +245,10 @@ def _grid_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     sampler, steps = values["sampler"], values["steps"]
     if sampler not in card.samplers or steps > card.timesteps:
         return
+    if tuned := card.grid.consistency:
+        if steps > len(tuned):
+            yield "steps", f"{steps} is over {len(tuned)}, the noise levels that {card.name} was tuned at"
+        return
     solver = sampler in card.solver_samplers
     visited = card.grid.visited.get(sampler, card.timesteps) if solver else card.timesteps
     first = card.first_leading_timestep(sampler, steps)

@@ -10,7 +10,6 @@ from rich.console import Console
 from denoised.command_line.options import option
 from denoised.model.checkpoints.card_file import read_card_file
 from denoised.model.command_line import report_errors
-from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.evaluation.cli_options import (
     DataOption,
     DeviceOption,
@@ -62,7 +61,8 @@ def quality(
         require_packages("torchmetrics", "matplotlib")
         evaluator = Evaluator(data, features, model, device=device, batch=batch, compiled=compiled)
         subject = _subject(evaluator, model, samples)
-        names = [name for name in samplers.split(",") if name] or list(SAMPLERS)
+        assert evaluator.model is not None
+        names = [name for name in samplers.split(",") if name] or evaluator.model.card.samplers
         out.mkdir(parents=True, exist_ok=True)
         if measuring:
             _measure_all(evaluator, _measurements(evaluator, names, samples, precision), out, subject, console)

@@ -93,7 +93,7 @@ def test_steps_are_the_most_that_the_budget_of_evaluations_allows(folder: Callab
     assert [steps_within(model, "ddim", budget, TRAILING) for budget in BUDGETS] == list(BUDGETS)
     assert [steps_within(model, "heun", budget, TRAILING) for budget in BUDGETS] == [2, 3, 3, 4, 5, 10]  # 2N − 1
     assert [steps_within(model, "ddim", budget, TRAILING, 2.0) for budget in BUDGETS] == [2, 2, 3, 4, 5, 10]
-    for sampler in SAMPLERS:
+    for sampler in model.card.samplers:
         for budget in BUDGETS:
             steps = steps_within(model, sampler, budget, MODELS_OWN)
             assert steps is None or model.plan(sampler, steps, 0.0).evaluations <= budget
@@ -114,8 +114,8 @@ def test_the_sweep_measures_every_sampler_at_every_budget(
 ) -> None:
     evaluator = Evaluator(data, features, folder())
     assert evaluator.model is not None
-    asked = sweep_measurements(evaluator, evaluator.model, list(SAMPLERS), samples=12)
-    assert {q.sampler for q in asked} == set(SAMPLERS)
+    asked = sweep_measurements(evaluator, evaluator.model, evaluator.model.card.samplers, samples=12)
+    assert {q.sampler for q in asked} == set(evaluator.model.card.samplers)
     assert {(q.source, q.guidance_scale, q.eta, q.samples) for q in asked} == {(MODEL, 1.0, 0.0, 12)}
     assert {q.spacing for q in asked if q.sampler == "ddim"} == {"geometric", "trailing"}
     assert {q.spacing for q in asked if q.sampler == "lcm"} == {""}, "it has levels of its own"
