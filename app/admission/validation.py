@@ -178,7 +178,7 @@ def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         takers = getattr(card, field.samplers) if field.samplers else None
         if takers is not None and values.get(name) and sampler not in takers:
             value = format_value(values[name])
-            yield name, f"{value} was given, but {sampler} takes no {name} (taken by: {join_names(takers)})"
+            yield name, f"{value} was given, but {sampler} takes no {name} (taken by: {join_names(takers) or 'none'})"
 
 
 def _size_errors(values: dict[str, Any], card: ModelCard) -> Errors:

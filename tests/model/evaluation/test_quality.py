@@ -20,6 +20,7 @@ from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.evaluator import Evaluator, class_indices, digest
 from denoised.model.evaluation.features import FASHION_FEATURES, WEIGHTS, FeatureCard, load_features
+from denoised.model.evaluation.quality_consistency import tuned_weights
 from denoised.model.evaluation.quality_headline import ReportSubject
 from denoised.model.evaluation.quality_plot import spread_out
 from denoised.model.evaluation.quality_report import render_quality_page, write_report
@@ -457,6 +458,7 @@ def test_docs_quality_is_generated_from_its_table(repository: Path) -> None:
         model=read_card_file(folder),
         space=load_features(FASHION_FEATURES).card,
         samples=SWEEP_SAMPLES,
+        tuned_weights=tuned_weights(folder),
     )
     rows = read_results(repository / "docs" / "quality.csv")
     assert rows, "measured rows"
