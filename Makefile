@@ -27,10 +27,10 @@ PROCESSES ?= 3
 PYTEST := PYTHONDONTWRITEBYTECODE= GOMP_SPINCOUNT=10000 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-browser test-slow test-faults soak lint format train quality emoji bench scale lock
+.PHONY: help install serve test test-browser test-slow test-faults test-processors soak lint format train quality emoji bench scale lock
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## create .venv with everything that the other commands need
 
@@ -48,6 +48,9 @@ test-slow: install ## run the tests that take minutes
 
 test-faults: install ## run the tests that kill, starve or disconnect real processes
 	@$(PYTEST) -m faults $(ARGS) || $(NONE_COLLECTED)
+
+test-processors: install ## run the tests of arithmetic under other instruction sets, threads, no compiler (ARGS="--only 3,7")
+	@$(BIN)/python ops/processors.py $(ARGS)
 
 soak: install ## run 30 minutes of mixed load with cancels and lost clients, then check for leaks (MINUTES=30)
 	DENOISED_SOAK_MINUTES=$(MINUTES) $(BIN)/pytest -s -m faults tests/journeys/test_load.py -k hours $(ARGS)

@@ -80,7 +80,7 @@ def _header(data: bytes) -> tuple[dict[str, object], int]:
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise ArrayError(f"the head of the .npy file is damaged ({type(error).__name__})") from error
     if not isinstance(header, dict):
-        raise ArrayError("the head of the .npy file is damaged: it is no dictionary")
+        raise ArrayError("the head of the .npy file is damaged: it is not a dictionary")
     return header, start + length
 
 

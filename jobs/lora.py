@@ -11,6 +11,8 @@ from typing import Annotated, Required, TypedDict
 
 from denoised.jobs.request_field import RequestField, fields_of
 
+MAX_LORAS = 4  # of a request
+
 
 class LoraFields(TypedDict, total=False):
     """An adapter that a client asks for."""

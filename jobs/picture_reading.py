@@ -108,11 +108,11 @@ def decode(data: bytes) -> Image.Image:
         except PictureError:
             raise
         except UnidentifiedImageError as error:
-            raise PictureError(f"the file is no {NAMES}") from error
+            raise PictureError(f"the file is not a {NAMES}") from error
         except Image.DecompressionBombError as error:
             raise PictureError(f"the picture is too large (allowed: {MAX_PIXELS} pixels)") from error
         except Exception as error:  # Pillow's decoders raise a dozen kinds of exceptions for damaged files
-            raise PictureError(f"the file is damaged: {type(error).__name__}: {error!s:.100}") from error
+            raise PictureError(f"the file is damaged ({(str(error) or type(error).__name__)[:100]})") from error
 
 
 def _check_size(width: int, height: int) -> None:

@@ -67,11 +67,11 @@ class JobRecord:
     watched: whether a client follows its events, now or earlier.
     digest: of the model that it was accepted for (`ModelCard.digest`); None in records that name none.
     api: the API of another program that it came through; None for our own.
-    no_memory_on: the worker that ran out of memory with it; if another does, too, the job fails.
+    no_memory_on: the worker that ran out of memory with it; if a second worker does, the job fails.
     reserved_bytes: what the job may write in all, counted against Redis' `maxmemory` until it is over.
     inputs: the keys of the pictures that it starts from, by request field (`jobs.store.input_pictures`).
     weight: of its caller's key; callers that wait are served in proportion to it.
-    arrays: what it has computed besides pictures.
+    arrays: what it has computed in addition to pictures.
     result: the numbers that it has come to; only of tasks other than making images.
     """
 

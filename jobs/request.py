@@ -18,7 +18,7 @@ from os import PathLike
 from typing import Annotated, Any, TypedDict
 
 from denoised.jobs.control import MAX_CONTROLS, Control, ControlFields
-from denoised.jobs.lora import Lora, LoraFields
+from denoised.jobs.lora import MAX_LORAS, Lora, LoraFields
 from denoised.jobs.request_choices import (
     FORMAT_MEANINGS,
     PREVIEWS,
@@ -31,12 +31,10 @@ from denoised.jobs.request_choices import (
 )
 from denoised.jobs.request_field import RequestField, fields_of
 
-MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 MAX_SEED = 2**53 - 1  # of any image; a JavaScript number represents every integer up to it exactly
 MAX_PROMPT = 2000  # characters
 MAX_SIGMA = 1e9  # of the noisiest level; a model's own range is narrower
 MAX_LEVELS = 1000
-MAX_LORAS = 4
 MAX_WEBHOOK = 2000  # characters of a URL
 PictureSource = str | bytes | PathLike[str]
 """A picture in the client: a file's path or its bytes, or a text that the server reads. The body has a text."""
@@ -299,9 +297,3 @@ class PictureRequest:
 
 FIELDS: Mapping[str, RequestField] = fields_of(RequestFields)
 """Every field of the request by name."""
-
-PICTURE_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_picture)
-"""The fields whose value is a picture."""
-
-ARRAY = "x_t"
-"""The field of `POST /score` whose value is an array (`jobs.task_request`)."""

@@ -19,6 +19,7 @@ Priority = Literal["low", "normal", "high"]
 
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")  # the others are of noise levels between timesteps
 FORMATS: tuple[Format, ...] = get_args(Format)
+MEDIA_TYPES: Mapping[str, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
 SPACINGS: Mapping[str, str] = {
     "leading": "timesteps of training in equal strides, from 0 up; with few steps it starts below the last timestep",

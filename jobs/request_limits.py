@@ -12,10 +12,12 @@ from dataclasses import fields
 
 from denoised.jobs.control import CONTROL_FIELDS, MAX_CONTROLS
 from denoised.jobs.errors import RecordError
-from denoised.jobs.lora import LORA_FIELDS
-from denoised.jobs.request import ARRAY, FIELDS, MAX_LORAS, MAX_SEED, MAX_SIGMA, PICTURE_FIELDS
+from denoised.jobs.lora import LORA_FIELDS, MAX_LORAS
+from denoised.jobs.request import FIELDS, MAX_SEED, MAX_SIGMA
 from denoised.jobs.request_field import RequestField
+from denoised.jobs.request_pictures import PICTURE_FIELDS
 from denoised.jobs.sampling_request import SamplingRequest
+from denoised.jobs.task_request import ARRAY
 
 # Upper bounds for every model, where a field has none of its own.
 UPPER: dict[str, float] = {

@@ -1,7 +1,7 @@
 """The pictures of a request by name, those of its ControlNets too, and its array.
 
-Imports only the standard library, `jobs.request` and `jobs.control`, because the client shares this file with the
-server.
+Imports only the standard library, `jobs.request`, `jobs.task_request` and `jobs.control`, because the client shares
+this file with the server.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from denoised.jobs.control import Control, control_picture
-from denoised.jobs.request import ARRAY, PICTURE_FIELDS
+from denoised.jobs.request import FIELDS
+from denoised.jobs.task_request import ARRAY
+
+PICTURE_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_picture)
+"""The fields whose value is a picture."""
 
 
 def pictures_of(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,9 @@ Task = Literal["generate", "noise", "score", "likelihood"]
 PictureTask = Literal["noise", "score", "likelihood"]
 PICTURE_TASKS: tuple[PictureTask, ...] = get_args(PictureTask)
 
+ARRAY = "x_t"
+"""The field of `POST /score` whose value is an array."""
+
 DEFAULT_PROBES = 4
 MIN_PROBES = 2  # one has no standard error
 DEFAULT_INTEGRATION_STEPS = 50

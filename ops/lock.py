@@ -1,6 +1,7 @@
 """Write requirements.lock: one version of every package that pyproject.toml and all its extras require.
 
-    python ops/lock.py               keep the locked versions; add and remove packages as pyproject.toml says
+    python ops/lock.py               keep the locked versions that are still possible; add and remove packages as
+                                     pyproject.toml says
     python ops/lock.py --upgrade     use the newest versions
 
 The benchmark's peers have their own lock file, bench/peers/requirements.lock, from the dependency group `peers`. A
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ HEADER = """\
 """
 # Dependencies of a GPU build of torch; other builds have others, or none.
 TORCH_BUILD_PACKAGES = re.compile(r"(nvidia|cuda)-.+|triton|pytorch-triton.*")
+# How pip names a pin that contradicts a requirement, and one whose version is not offered any more.
+CONFLICT = re.compile(r"(?:The user requested \(constraint\)|No matching distribution found for) ([\w.-]+)==")
 
 
 def main() -> None:
@@ -44,8 +48,9 @@ def main() -> None:
 
 
 def lock(path: Path, required: list[str], kept: list[Path]) -> None:
-    """Write one lock file. Versions in the existing files of `kept` are kept."""
-    chosen = resolve(required, [file for file in kept if file.exists()])
+    """Write one lock file. Versions in the existing files of `kept` are kept as far as they fit together; those of the
+    first file that has a package count."""
+    chosen = resolve(required, {name: pin for file in reversed(kept) for name, pin in pins_of(file).items()})
     conditions = markers(required)
     pins = [
         f"{name}=={version}{conditions.get(name, '')}"
@@ -63,18 +68,42 @@ def requirements(pyproject: dict[str, Any]) -> list[str]:
     return [*project["dependencies"], *(r for extra in extras for r in extra), *pyproject["build-system"]["requires"]]
 
 
-def resolve(required: list[str], constraints: list[Path]) -> dict[str, str]:
-    """The versions that pip would install, by normalized name. Installs nothing."""
+def pins_of(path: Path) -> dict[str, str]:
+    """The lines of a lock file by the name of their package; none if there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {normalized(line.partition("==")[0]): line for line in lines if "==" in line and not line.startswith("#")}
+
+
+def resolve(required: list[str], pins: Mapping[str, str]) -> dict[str, str]:
+    """The versions that pip would install, by normalized name. Installs nothing.
+
+    pins: versions to keep, as lines of a lock file by name. Those that pip names as a cause of a conflict are given up:
+    a requirement may have come that needs another version, higher or lower.
+    """
+    kept = dict(pins)
+    while True:
+        found, output = _resolve(required, kept)
+        if found is not None:
+            return found
+        refused = {name for each in CONFLICT.findall(output) if (name := normalized(each)) in kept}
+        if not refused:
+            sys.exit(f"{output}\nlock: pip found no compatible set of versions; nothing was written")
+        for name in sorted(refused):
+            print(f"lock: {kept.pop(name)} does not fit any more")
+
+
+def _resolve(required: list[str], pins: Mapping[str, str]) -> tuple[dict[str, str] | None, str]:
+    """One attempt: the versions, or None and what pip says."""
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
-        command += ["--report", str(report)]
-        for file in constraints:
-            command += ["--constraint", str(file)]
-        if subprocess.run([*command, *required], check=False).returncode != 0:
-            sys.exit("lock: pip found no compatible set of versions; nothing was written")
+        report, constraints = Path(folder) / "report.json", Path(folder) / "constraints.txt"
+        constraints.write_text("\n".join(pins.values()), encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
+        command += ["--report", str(report), "--constraint", str(constraints)]
+        done = subprocess.run([*command, *required], check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            return None, done.stdout + done.stderr
         packages = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return {normalized(p["metadata"]["name"]): p["metadata"]["version"].partition("+")[0] for p in packages}
+    return {normalized(p["metadata"]["name"]): p["metadata"]["version"].partition("+")[0] for p in packages}, ""
 
 
 def markers(required: list[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ PROGRAM = """
 import inspect, json, typing
 from typer.testing import CliRunner
 from denoised.app.admission.picture_parameters import PictureParameters
-from denoised.app.admission.validation import resolve
+from denoised.app.admission.validation import resolve_request
 from denoised.app.http.job_object import job_object
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.schemas import JobObject
@@ -31,8 +31,8 @@ card = ModelCard(
     name="shoes", width=28, height=28, channels=1, labels=[], timesteps=1000, prediction_type="epsilon",
     samplers=["ddim"], eta_samplers=["ddim"], default={}, max_images=4, numerics="fake",
 )
-given = resolve(GenerateRequest(seed=7, noise_scale=1.25).fields(), card)
-left_out = resolve(GenerateRequest(seed=7).fields(), card)
+given = resolve_request(GenerateRequest(seed=7, noise_scale=1.25).fields(), card)
+left_out = resolve_request(GenerateRequest(seed=7).fields(), card)
 job = JobRecord("a", "", given, 0.0)
 parameters = given.parameters(0, "fake")
 print(json.dumps({

@@ -15,6 +15,7 @@ from denoised.model.backends.precision import precision_refusal
 from denoised.model.checkpoints.folders import model_name, model_source
 from denoised.model.checkpoints.weight_count import weight_bytes
 from denoised.model.errors import CheckpointError
+from denoised.model.serving.control_memory import control_bytes
 from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.model.serving.protocol import ServedModel
 
@@ -49,7 +50,7 @@ def load_models(
     models: dict[str, ServedModel] = {}
     left = math.inf if budget is None else budget
     for name, folder in named_folders((*bundled(), *folders)).items():
-        weight = 0 if budget is None else weight_bytes(folder, precision)
+        weight = 0 if budget is None else served_bytes(folder, precision, controls)
         if weight > left:
             continue
         left -= weight
@@ -57,6 +58,15 @@ def load_models(
     if not models:
         raise CheckpointError(f"no model fits into {budget} bytes (--model-memory)")
     return models
+
+
+def served_bytes(folder: Path, precision: Precision, controls: Path | None) -> int:
+    """What a model takes of `--model-memory`: its weights, and the ControlNets that may stay in memory with it.
+
+    Raises:
+        CheckpointError: for a file that cannot be read.
+    """
+    return weight_bytes(folder, precision) + control_bytes(folder, controls, precision)
 
 
 def load_named(

@@ -24,11 +24,12 @@ from denoised.jobs.control import control_index
 from denoised.jobs.errors import ArrayError, PictureError
 from denoised.jobs.picture_reading import NAMES, PictureShape, read_picture
 from denoised.jobs.record import RequestWarning
-from denoised.jobs.request import ARRAY, RequestFields
+from denoised.jobs.request import RequestFields
 from denoised.jobs.request_limits import PICTURE_DIGEST
 from denoised.jobs.request_pictures import pictures_of, with_pictures
 from denoised.jobs.sampling_request import SamplingRequest
 from denoised.jobs.store.input_pictures import input_key
+from denoised.jobs.task_request import ARRAY
 from denoised.model.serving.card import ModelCard
 
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)

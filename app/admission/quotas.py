@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NoReturn
 
-from denoised.app.admission.queue.estimate import WorkerPool
+from denoised.app.admission.queue.turn_times import WorkerPool
 from denoised.app.http.errors import TooBusy
 from denoised.app.http.key_limits import KeyLimits
 from denoised.app.settings import ApiSettings

@@ -8,10 +8,10 @@ that are not over may still write (`jobs.redis.memory`).
 from __future__ import annotations
 
 from denoised.jobs.array_reading import FLOAT_BYTES
-from denoised.jobs.request import ARRAY
 from denoised.jobs.request_pictures import pictures_of
 from denoised.jobs.sampling_request import SamplingRequest
-from denoised.jobs.store.scripts.job_scripts import EVENT_CAP
+from denoised.jobs.store.scripts.job_functions import EVENT_CAP
+from denoised.jobs.task_request import ARRAY
 from denoised.model.serving.card import ModelCard
 
 RECORD_BYTES = 4096  # the record, RQ's job and lease

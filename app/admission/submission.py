@@ -23,7 +23,7 @@ from denoised.app.admission.quotas import Load
 from denoised.app.admission.request_warnings import find_warnings, unserved_warning
 from denoised.app.admission.reservation import job_bytes, picture_bytes
 from denoised.app.admission.task_validation import cards_of_tasks, resolve_task
-from denoised.app.admission.validation import choose_card, resolve
+from denoised.app.admission.validation import choose_card, resolve_request
 from denoised.app.admission.variations import expand_variation
 from denoised.app.admission.webhook_check import check_webhook
 from denoised.app.http.errors import InvalidRequest, Unavailable
@@ -128,7 +128,7 @@ def _resolve(
     card = choose_card(fields.get("model"), cards, fleet.known, fields)
     given = find_pictures(services, fields, owner)
     named = with_digests(fields, given)
-    request = resolve(named, card) if task == "generate" else resolve_task(task, named, card)
+    request = resolve_request(named, card) if task == "generate" else resolve_task(task, named, card)
     return request, card, read_inputs(services, given, request, card, owner)
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any, cast
 
 from denoised.app.admission.noise_levels import outside_levels
-from denoised.app.admission.validation import resolve
+from denoised.app.admission.validation import resolve_request
 from denoised.app.http.errors import InvalidRequest
 from denoised.app.http.validation_errors import format_value
-from denoised.jobs.request import ARRAY, FIELDS, MAX_SEED, RequestFields
+from denoised.jobs.request import FIELDS, MAX_SEED, RequestFields
 from denoised.jobs.sampling_request import SamplingRequest
-from denoised.jobs.task_request import DEFAULT_INTEGRATION_STEPS, DEFAULT_PROBES, Task
+from denoised.jobs.task_request import ARRAY, DEFAULT_INTEGRATION_STEPS, DEFAULT_PROBES, Task
 from denoised.model.serving.card import ModelCard
 
 Errors = Iterator[tuple[str, str]]
@@ -47,7 +47,7 @@ def resolve_task(task: Task, given: Mapping[str, Any], card: ModelCard) -> Sampl
     try:
         # The sampler is not used. Naming it leaves out the levels that belong to the card's own.
         fields = {"guidance_scale": 1.0, **shared, "sampler": card.default.sampler, "guidance_rescale": 0.0}
-        request = resolve(cast(RequestFields, fields), card)
+        request = resolve_request(cast(RequestFields, fields), card)
     except InvalidRequest as error:
         errors += [(each["field"], each["message"]) for each in error.extra["errors"]]
     if errors:
@@ -87,7 +87,7 @@ def _level_errors(task: Task, given: Mapping[str, Any], card: ModelCard) -> Erro
     elif t is not None and t > card.timesteps - 1:
         yield "t", f"{t:g} is over {card.timesteps - 1}, the last timestep of {card.name}"
     elif sigma is not None and sigma <= 0:
-        yield "sigma", f"{sigma:g} is no noise (allowed: over 0)"
+        yield "sigma", f"{sigma:g} is not a noise level (allowed: over 0)"
     elif sigma is not None:
         yield from (("sigma", message) for message in outside_levels(sigma, card.grid))
 

@@ -54,7 +54,7 @@ def choose_card(
     )
 
 
-def resolve(given: RequestFields, card: ModelCard) -> SamplingRequest:
+def resolve_request(given: RequestFields, card: ModelCard) -> SamplingRequest:
     """Fill in every default and check every field against the card.
 
     given: fields that have passed the checks of `app.http.requests.request_body`; None means the default.

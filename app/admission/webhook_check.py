@@ -19,7 +19,7 @@ def check_webhook(fields: RequestFields, origins: AbstractSet[str]) -> RequestFi
     origins: the allowed ones; a message names none, since other callers may use them.
 
     Raises:
-        InvalidRequest: when it is no URL, or one of another host, port or scheme.
+        InvalidRequest: when it is not a URL, or has another host, port or scheme.
     """
     url = fields.get("webhook")
     if url is None:

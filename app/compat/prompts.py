@@ -18,7 +18,8 @@ from denoised.app.http.validation_errors import format_value, join_names
 from denoised.jobs.request import FIELDS
 from denoised.model.serving.card import ModelCard
 
-_WORD = re.compile(r"[^\W_]+")
+_LETTER = re.compile(r"[^\W_]")
+_OTHER = re.compile(r"[\W_]")
 _SEPARATOR = re.compile(r"[/,;|]")  # between the names of one label, as in "T-shirt/top"
 MAX_LABEL_LENGTH = FIELDS["label"].max_length or 0
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -111,7 +112,18 @@ def _names(label: str) -> set[tuple[str, ...]]:
 def _words(text: str) -> list[str]:
     # Normalization sorts each run of combining marks, in quadratic time. No script needs 30 (Unicode Annex 15, 13).
     text = _MARKS.sub(lambda run: run[0][:MAX_MARKS], text)
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return [word for word in _OTHER.sub(_in_words, text).split() if _LETTER.search(word)]
+
+
+def _in_words(character: re.Match[str]) -> str:
+    """What a character that is neither a letter nor a digit is in words.
+
+    Combining marks belong to them: many scripts write vowels so (Devanagari, Thai). Format characters, such as joiners
+    and soft hyphens, are invisible. Every other character separates words.
+    """
+    category = unicodedata.category(character[0])
+    return character[0] if category.startswith("M") else "" if category == "Cf" else " "
 
 
 @lru_cache(1024)

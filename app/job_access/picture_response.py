@@ -8,7 +8,7 @@ from denoised.app.http.errors import NotFound
 from denoised.app.http.requests.negotiation import etag_matches
 from denoised.app.services import Services
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import MEDIA_TYPES
+from denoised.jobs.request_choices import MEDIA_TYPES
 from denoised.jobs.store.store import Outcome
 
 

@@ -32,7 +32,7 @@ enlargeOnClick(viewer, actions);
 
 async function submit(body, key) {
   const entry = await jobs.start(body, key);
-  form.picture.sent(body, entry.job);
+  form.sent(body, entry.job);
   if (viewer.entry !== entry) choose(entry);
 }
 

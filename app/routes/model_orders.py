@@ -18,7 +18,7 @@ from denoised.app.http.operators import check_operator
 from denoised.app.http.schemas import ProblemObject
 from denoised.app.http.validation_errors import format_value
 from denoised.app.services import Owner, Services, Serving
-from denoised.jobs.store.models.model_list import ModelOrder
+from denoised.jobs.store.models.model_list import StoredOrder
 
 router = APIRouter(tags=["operations", "models"])
 
@@ -63,7 +63,9 @@ def reload_model(services: Serving, owner: Owner, request: Request, name: str) -
     return _order(services, owner, request, name, services.store.workers.orders.reload)
 
 
-def _order(services: Services, owner: str, request: Request, name: str, order: Callable[[str], ModelOrder]) -> Response:
+def _order(
+    services: Services, owner: str, request: Request, name: str, order: Callable[[str], StoredOrder]
+) -> Response:
     check_operator(services.keys, owner, request)
     fleet = services.catalog.fleet()
     reported = {each["model"] for worker in fleet.workers for each in worker.states}

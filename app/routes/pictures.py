@@ -11,7 +11,7 @@ from denoised.app.http.schemas import ProblemObject
 from denoised.app.job_access.lookup import PathJob
 from denoised.app.job_access.picture_response import linked_picture_response, stored_picture_response
 from denoised.app.services import Serving
-from denoised.jobs.request import MEDIA_TYPES
+from denoised.jobs.request_choices import MEDIA_TYPES
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

@@ -34,7 +34,7 @@ PICTURE = {**JOB_RESPONSES[200], "description": "The finished job, or the noisy 
 
 Prefer = Annotated[
     str | None,
-    Header(description="`wait=S`: respond after S seconds at the latest; `respond-async`: respond at once"),
+    Header(description="`wait=S`: respond within S seconds; `respond-async`: respond at once"),
 ]
 Accept = Annotated[
     str | None, Header(description="`image/png`, `image/webp`, `image/jpeg` or `image/*`: the noisy picture itself")

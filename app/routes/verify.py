@@ -25,7 +25,7 @@ from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, wait_for_job
 from denoised.app.services import Owner, Serving
 from denoised.jobs.control import MAX_CONTROLS, control_picture
 from denoised.jobs.numerics import computation, digest_in
-from denoised.jobs.request import PICTURE_FIELDS
+from denoised.jobs.request_pictures import PICTURE_FIELDS
 from denoised.jobs.store.store import Outcome
 
 router = APIRouter(tags=["jobs"])
@@ -85,7 +85,7 @@ def _parts(form: Mapping[str, str | bytes]) -> tuple[bytes, dict[str, bytes]]:
     """The picture of a form, and the files that it was made from by field.
 
     Raises:
-        InvalidRequest: naming each part that is missing, unknown, or no file.
+        InvalidRequest: naming each part that is missing, unknown, or not a file.
     """
     allowed = ("picture", *PICTURE_FIELDS, *map(control_picture, range(MAX_CONTROLS)))
     errors = [
@@ -93,7 +93,7 @@ def _parts(form: Mapping[str, str | bytes]) -> tuple[bytes, dict[str, bytes]]:
         for name in form
         if name not in allowed
     ]
-    errors += [(name, "is no file") for name, part in form.items() if name in allowed and isinstance(part, str)]
+    errors += [(name, "is not a file") for name, part in form.items() if name in allowed and isinstance(part, str)]
     if "picture" not in form:
         errors.append(("picture", "is missing"))
     if errors:

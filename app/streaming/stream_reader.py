@@ -10,7 +10,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import redis
@@ -19,6 +19,7 @@ from denoised.app.streaming.event_listener import Event
 from denoised.jobs.errors import RecordError
 from denoised.jobs.format import UnreadableLog
 from denoised.jobs.redis.refusals import connection_problem
+from denoised.jobs.store.event_log import StreamEntry
 from denoised.jobs.store.redis_keys import ENDS
 from denoised.jobs.store.redis_keys import events as events_key
 from denoised.jobs.store.redis_keys import wake as wake_key
@@ -26,7 +27,6 @@ from denoised.jobs.store.store import Store
 
 log = logging.getLogger("denoised.api")
 
-Entry = tuple[bytes, Mapping[bytes, bytes]]
 
 PAGE_SIZE = 64  # entries of one stream that are read at once
 BLOCK_MS = 2000
@@ -156,7 +156,7 @@ class StreamReader:
         job_ids = {events_key(job_id): job_id for job_id in cursors}
         readable = {name: cursor for name, cursor in streams.items() if name not in self._excluded}
         reply = self._client.xread(readable, count=PAGE_SIZE, block=BLOCK_MS)  # type: ignore[arg-type]
-        for key, entries in cast("list[tuple[bytes, list[Entry]]]", reply or []):
+        for key, entries in cast("list[tuple[bytes, list[StreamEntry]]]", reply or []):
             last_id = entries[-1][0].decode()
             if (name := key.decode()) == self._wake_key:
                 self._wake_cursor = last_id
@@ -166,7 +166,7 @@ class StreamReader:
             else:
                 self._deliver(job_ids[name], entries, last_id)
 
-    def _deliver(self, job_id: str, entries: Sequence[Entry], last_id: str) -> None:
+    def _deliver(self, job_id: str, entries: Sequence[StreamEntry], last_id: str) -> None:
         with self._lock:
             if job_id not in self._cursors:
                 return  # unfollowed during the read

@@ -15,7 +15,7 @@ class RefusedAddress(Exception):
     """The host has an address that no webhook may be sent to."""
 
 
-def resolve(host: str, port: int, *, private: bool) -> list[Address]:
+def resolve_host(host: str, port: int, *, private: bool) -> list[Address]:
     """The addresses of a host, each with its family, in the resolver's order. Blocking.
 
     private: whether they may belong to a private network or to this machine.

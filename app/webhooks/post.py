@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from denoised.app.webhooks.addresses import Address, RefusedAddress, resolve
+from denoised.app.webhooks.addresses import Address, RefusedAddress, resolve_host
 from denoised.app.webhooks.target import WebhookTarget
 
 MAX_HEAD = 16 * 1024  # bytes of the answer that are read
@@ -45,7 +45,7 @@ def post(
         PostFailed: when there is no answer in time, or it is not HTTP.
     """
     try:
-        addresses = resolve(target.host, target.port, private=private)
+        addresses = resolve_host(target.host, target.port, private=private)
         end = time.monotonic() + timeout
         with _connect(addresses, end) as plain, _encrypted(plain, target) as connection:
             connection.settimeout(_left(end))

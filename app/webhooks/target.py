@@ -33,10 +33,12 @@ class WebhookTarget:
             ValueError: for anything but an http or https URL of printable ASCII, without user name and fragment.
         """
         if not PRINTABLE.fullmatch(url):
-            raise ValueError("it has characters that a URL has not (allowed: printable ASCII without space and \\)")
+            raise ValueError(
+                "it has characters that a URL cannot contain (allowed: printable ASCII without space and \\)"
+            )
         parts = urlsplit(url)
         if parts.scheme not in PORTS or not parts.hostname:
-            raise ValueError("it is no https URL")
+            raise ValueError("it is not an https URL")
         if "@" in parts.netloc or "#" in url:
             raise ValueError("it has a user name or a fragment (allowed: none)")
         if parts.port == 0:
@@ -65,7 +67,7 @@ def allowed_origin(text: str) -> str:
     """An origin from a setting: `host`, `host:port` (https), or `http://host:port`.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not an origin.
     """
     target = WebhookTarget.parse(text.lower() if "://" in text else f"https://{text.lower()}")
     if target.path != "/":

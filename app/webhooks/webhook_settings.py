@@ -35,7 +35,7 @@ class WebhookSettings:
     @property
     def lease(self) -> float:
         """Seconds after which an attempt of a front end that was lost is repeated. The system's resolver has a limit of
-        its own, which an attempt may take besides `timeout`."""
+        its own, which an attempt may take in addition to `timeout`."""
         return 2 * self.timeout + 5.0
 
     @classmethod

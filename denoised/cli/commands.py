@@ -33,6 +33,10 @@ def generate(
     prompts: Annotated[
         Path | None, env("PROMPTS", "file of prompts (or labels), one per line; a job for each", metavar="FILE")
     ] = None,
+    extend: Annotated[
+        str | None,
+        env("EXTEND", "continue the picture of --image beyond its edges: 25, or right=50,top=10, in percent of a side"),
+    ] = None,
     out: Annotated[Path, env("OUT", "folder for the images")] = Path(),
     watch: Annotated[bool, env("WATCH", "show the images while they are denoised", "--watch")] = False,
     as_json: AsJson = False,
@@ -48,6 +52,7 @@ def generate(
     and --priority without a value list those that they take.
     """
     with open_client("generate", url, key) as client:
+        from denoised.cli.extension import parse_extension
         from denoised.cli.generate import GenerateOptions, check_text, fields_from, generate_to_folder
         from denoised.client import ServiceError
 
@@ -55,7 +60,8 @@ def generate(
         fields = fields_from(given)
         check_text(text, fields, prompts)
         try:
-            generate_to_folder(client, GenerateOptions(fields, out, watch, as_json, text, prompts))
+            extension = None if extend is None else parse_extension(extend)
+            generate_to_folder(client, GenerateOptions(fields, out, watch, as_json, text, prompts, extension))
         except ServiceError as error:
             list_unknown(error, client, given)
             raise

@@ -14,6 +14,7 @@ import typer
 from PIL import Image
 
 from denoised.cli.console import INTERRUPTED, duration, print_line, shows_pictures
+from denoised.cli.extension import Extension, extend
 from denoised.cli.fetch import save_images, with_files
 from denoised.cli.halfblocks import Halfblocks
 from denoised.cli.job_series import JobSeries, read_prompts, run_series
@@ -48,6 +49,7 @@ class GenerateOptions:
     out: folder for the images.
     text: the prompt, or for a model of labels the label.
     prompts: file of such texts, one per line.
+    extension: how far the picture is continued beyond its edges.
     """
 
     fields: RequestFields
@@ -56,6 +58,7 @@ class GenerateOptions:
     as_json: bool
     text: str | None = None
     prompts: Path | None = None
+    extension: Extension | None = None
 
     @property
     def draws_images(self) -> bool:
@@ -126,6 +129,11 @@ def _named(name: str | None, models: Sequence[Model]) -> Model | None:
     return next((each for each in models if name in (None, each.name)), None)
 
 
+def _takes_all(model: Model, fields: RequestFields) -> bool:
+    """Whether a model takes the prompt or the label of a request: the server chooses the first that does."""
+    return all(name in model.inputs for name in ("prompt", "label") if fields.get(name) is not None)
+
+
 def resolve_label(fields: RequestFields, models: Sequence[Model]) -> RequestFields:
     """Turn a label of digits into a class index, unless the model has a class of that name.
 
@@ -148,6 +156,9 @@ def generate_to_folder(client: Client, options: GenerateOptions) -> None:
     folder = OutputFolder(options.out)
     models = client.models() if _needs_models(options) else []
     requests = [_resolve(options.request(), text, models) for text in _texts(options)]
+    if options.extension is not None:
+        model = _named(requests[0].get("model"), [each for each in models if _takes_all(each, requests[0])])
+        requests = [extend(each, options.extension, model) for each in requests]
     most = _most_images(requests[0], models)
     if options.prompts is not None or (requests[0].get("n") or 1) > most:
         _generate_series(client, options, JobSeries(options.out, requests, most), folder)
@@ -194,7 +205,7 @@ def _needs_models(options: GenerateOptions) -> bool:
     """Whether the request depends on what the models take."""
     has_index = bool(INDEX.fullmatch(str(options.fields.get("label") or "")))
     several = options.prompts is not None or (options.fields.get("n") or 1) > 1
-    return options.text is not None or has_index or several
+    return options.text is not None or has_index or several or options.extension is not None
 
 
 def _resolve(fields: RequestFields, text: str | None, models: Sequence[Model]) -> RequestFields:

@@ -12,9 +12,8 @@ from denoised.cli.console import open_client
 from denoised.cli.options import DEFAULT_URL, Key, Url
 from denoised.cli.request_options import with_request_options
 from denoised.command_line.options import AsJson, env
-from denoised.jobs.request import ARRAY
 from denoised.jobs.request_field import RequestField
-from denoised.jobs.task_request import TASK_FIELDS, PictureTask
+from denoised.jobs.task_request import ARRAY, TASK_FIELDS, PictureTask
 
 cli = typer.Typer()
 

@@ -83,7 +83,7 @@ def _source(picture: str) -> PictureSource:
 
 
 def _save(client: Client, job: Job, folder: OutputFolder) -> list[Path]:
-    """Write the images of a job, its arrays, and a picture of each array that is no image."""
+    """Write the images of a job, its arrays, and a picture of each array that is not an image."""
     paths = [path for path, _ in save_images(client, job, folder)]
     shown = {"noise": "x_t", "score": "x0"}[job.task]
     for array in job.arrays:

@@ -52,7 +52,7 @@ class Model(Resource):
     labels: class names; the index of a name is the class index.
     timesteps: largest allowed `steps`.
     max_images: largest allowed `n`.
-    numerics: everything that the bytes of an image depend on besides the request.
+    numerics: everything that the bytes of an image depend on, apart from the request.
     digest: a hash of its weights, configs and classes; empty if the server does not name one.
     workers: number of live workers that serve it; its jobs wait if there is none.
     sampler_descriptions: what each of the samplers is good for; empty from a server of an earlier version.

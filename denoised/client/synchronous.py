@@ -230,7 +230,7 @@ class Client:
         """The same for all keys that use something (`GET /usage/keys`).
 
         Raises:
-            RequestRejected: 403 if your key has not the option `operator`.
+            RequestRejected: 403 if your key does not have the option `operator`.
         """
         return self._run(self._exchange.usage_of_all_keys())
 

@@ -23,7 +23,7 @@ EVERY_KIND = "all"
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """An object that is to be written."""
 
     job: str
@@ -80,7 +80,7 @@ class Ledger:
             self._folder = text
         return self._folder
 
-    def enter(self, entries: Iterable[Entry]) -> Entered:
+    def enter(self, entries: Iterable[LedgerEntry]) -> Entered:
         """Enter objects; entering one again changes nothing."""
         settings = self._settings
         args: list[Any] = [settings.max_frame_bytes, settings.max_resume_bytes, LOOK_SECONDS]

@@ -1,7 +1,7 @@
 """What Redis holds in the place of a value that lies elsewhere: the name of an object, and its size.
 
 A name is {store}/{job}/{file}. Redis may be written by other programs, too, so a name that could lead anywhere else,
-or to the objects of another job, is no reference.
+or to the objects of another job, is not a reference.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class ResultStore:
                 return None
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete objects; those that do not exist are no error."""
+        """Delete objects; it is not an error if one does not exist."""
         if not names:
             return
         with self._reachable():

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from denoised.jobs.results.failures import WHO
-from denoised.jobs.results.ledger import Entry
+from denoised.jobs.results.ledger import LedgerEntry
 from denoised.jobs.results.reference import FramePlace, Reference
 from denoised.jobs.store.update import JobUpdate
 
@@ -39,9 +39,9 @@ class UpdateObjects:
         self._resume = self._add(self._resume_file, saved) if saved is not None else None
         self._events = list(self._move_frames(f"frames-{attempt}-{number}"))
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[LedgerEntry]:
         for name, data in self.by_name.items():
-            yield Entry(self._update.job, name.removeprefix(self._prefix), len(data))
+            yield LedgerEntry(self._update.job, name.removeprefix(self._prefix), len(data))
 
     def drop(self, refused: frozenset[tuple[str, str]]) -> None:
         """Leave out the resume point if it is among those that were refused."""

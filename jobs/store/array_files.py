@@ -5,7 +5,7 @@ from __future__ import annotations
 from denoised.jobs.results.results import Results
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.record_reader import bounded_value
-from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES
+from denoised.jobs.store.scripts.job_functions import MAX_PICTURE_BYTES
 from denoised.jobs.store.store_connection import StoreConnection
 
 

@@ -18,7 +18,7 @@ from denoised.jobs.store.store_connection import StoreConnection
 
 MAX_EVENT_BYTES = 64 << 20  # a frame in base64 is the largest event
 
-Entry = tuple[bytes, Mapping[bytes, bytes]]
+StreamEntry = tuple[bytes, Mapping[bytes, bytes]]
 
 PAGE_BYTES, PAGE_EVENTS = 64 * 1024, 500
 
@@ -62,17 +62,17 @@ class EventLog:
         """At most `count` stored events with seq > `after`, oldest first."""
         with self._stream(job_id):
             reply = self._connection.client.xrange(keys.events(job_id), min=f"{after + 1}-0", count=count)
-            return self.decode(job_id, cast("list[Entry]", reply))
+            return self.decode(job_id, cast("list[StreamEntry]", reply))
         return []
 
     def newest(self, job_id: str, count: int) -> list[dict[str, Any]]:
         """The last `count` stored events, newest first."""
         with self._stream(job_id):
             reply = self._connection.client.xrevrange(keys.events(job_id), count=count)
-            return self.decode(job_id, cast("list[Entry]", reply))
+            return self.decode(job_id, cast("list[StreamEntry]", reply))
         return []
 
-    def decode(self, job_id: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    def decode(self, job_id: str, entries: Sequence[StreamEntry]) -> list[dict[str, Any]]:
         """Stream entries as the events of the HTTP contract (terminal ones lack `result`).
 
         An entry that cannot be decoded is skipped and logged once.
@@ -96,7 +96,7 @@ class EventLog:
     def last_seq(self, job_id: str) -> int:
         """The seq of the newest event, 0 when there are no events."""
         with self._stream(job_id):
-            entries = cast("list[Entry]", self._connection.client.xrevrange(keys.events(job_id), count=1))
+            entries = cast("list[StreamEntry]", self._connection.client.xrevrange(keys.events(job_id), count=1))
             return _seq(entries[0][0]) if entries else 0
         return 0
 

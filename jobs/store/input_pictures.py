@@ -15,7 +15,7 @@ from denoised.jobs.picture_reading import PictureShape
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.input_quota import InputQuota
 from denoised.jobs.store.record_reader import bounded_value
-from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES
+from denoised.jobs.store.scripts.job_functions import MAX_PICTURE_BYTES
 from denoised.jobs.store.store_connection import StoreConnection
 
 

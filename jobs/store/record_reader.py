@@ -11,7 +11,8 @@ from denoised.jobs.errors import RecordError
 from denoised.jobs.record import JobRecord
 from denoised.jobs.results.results import Results
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES, MAX_RECORD_BYTES, MAX_RECORD_FIELDS, READ
+from denoised.jobs.store.scripts.job_functions import MAX_PICTURE_BYTES, MAX_RECORD_BYTES, MAX_RECORD_FIELDS
+from denoised.jobs.store.scripts.job_scripts import READ
 from denoised.jobs.store.store_connection import StoreConnection
 
 

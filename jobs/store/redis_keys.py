@@ -64,6 +64,11 @@ ENGINE_TOTALS = "denoised:totals:engine"
 JOB_TOTALS = "denoised:totals:jobs"
 
 
+def accepted_jobs(model: str) -> str:
+    """The field of `JOB_TOTALS` that counts a model's accepted jobs."""
+    return f"accepted:{model}"
+
+
 def job(job_id: str) -> str:
     return f"denoised:job:{job_id}"
 

@@ -33,7 +33,8 @@ from denoised.jobs.store.job_listing import JobListing
 from denoised.jobs.store.models.model_choices import ModelChoices
 from denoised.jobs.store.models.model_claims import ModelClaims
 from denoised.jobs.store.record_reader import RecordReader, bounded_value, raise_if_damaged
-from denoised.jobs.store.scripts.job_scripts import MAX_PICTURE_BYTES, UPDATE
+from denoised.jobs.store.scripts.job_functions import MAX_PICTURE_BYTES
+from denoised.jobs.store.scripts.job_scripts import UPDATE
 from denoised.jobs.store.scripts.script_prelude import OWN
 from denoised.jobs.store.store_connection import StoreConnection
 from denoised.jobs.store.tickets import Tickets
@@ -132,7 +133,7 @@ class Store:
         pipeline.expire(keys.jobs(job.owner), listed)
         keep_images(job, pipeline, 2 * listed)
         add_inputs(job.id, inputs, pipeline)
-        pipeline.hincrby(keys.JOB_TOTALS, f"accepted:{job.request.model}", 1)
+        pipeline.hincrby(keys.JOB_TOTALS, keys.accepted_jobs(job.request.model), 1)
         pipeline.publish(keys.model_channel(job.request.model), job.id)
 
     def discard(self, job: JobRecord) -> None:

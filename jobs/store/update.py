@@ -10,7 +10,7 @@ from typing import Any
 
 from denoised.jobs.record import TERMINAL, JobRecord, Status
 from denoised.jobs.store import redis_keys as keys
-from denoised.jobs.store.scripts.job_scripts import EVENT_CAP
+from denoised.jobs.store.scripts.job_functions import EVENT_CAP
 
 
 class UpdateResult(IntFlag):

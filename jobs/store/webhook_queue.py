@@ -30,7 +30,7 @@ class ClaimedWebhook:
 
 
 @dataclass(frozen=True)
-class WebhookDelivery:
+class DeliveryRecord:
     """How the delivery of a job's webhook stands. Times are seconds since the epoch, by Redis' clock.
 
     Attributes:
@@ -89,7 +89,7 @@ class WebhookQueue:
         with self._connection.reachable():
             return bool(self._settle(keys=names, args=args))
 
-    def deliveries(self, job_ids: Sequence[str]) -> dict[str, WebhookDelivery]:
+    def deliveries(self, job_ids: Sequence[str]) -> dict[str, DeliveryRecord]:
         """How the deliveries of jobs stand, by job id, in one round trip."""
         with self._connection.reachable(), self._connection.client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
@@ -105,15 +105,15 @@ class WebhookQueue:
             return sum(reply for reply in pipe.execute(raise_on_error=False) if isinstance(reply, int))
 
 
-def _delivery(reply: Any) -> WebhookDelivery:
+def _delivery(reply: Any) -> DeliveryRecord:
     """The delivery from its fields; one that is damaged, or not begun, is waiting."""
     if isinstance(reply, Exception):
-        return WebhookDelivery()
+        return DeliveryRecord()
     try:
         status, attempts, at, response, error, due = (None if text is None else text.decode() for text in reply)
         if status not in _STATUSES:
-            return WebhookDelivery()
-        return WebhookDelivery(
+            return DeliveryRecord()
+        return DeliveryRecord(
             status,
             int(attempts or 0),
             _time(at),
@@ -122,7 +122,7 @@ def _delivery(reply: Any) -> WebhookDelivery:
             _time(due) if status == "pending" else None,
         )
     except ValueError:
-        return WebhookDelivery()
+        return DeliveryRecord()
 
 
 def _time(text: str | None) -> float | None:

@@ -28,7 +28,7 @@ def check_fixed_batch(name: str, evaluate: Callable[[Tensor], Tensor], rows: Ten
     evaluate: (N, …) → (N, …), for a batch of exactly N rows; rows: N different ones.
 
     Raises:
-        KernelError: if it has not.
+        KernelError: if it does not.
     """
     generator, first = torch.Generator().manual_seed(0), evaluate(rows)
     for _ in range(ORDERS):

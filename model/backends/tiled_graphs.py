@@ -81,7 +81,7 @@ class TiledGraphs:
         draw: different inputs of so many rows.
 
         Raises:
-            KernelError: if it has not.
+            KernelError: if it does not.
         """
         generator, size = torch.Generator().manual_seed(0), self.tiling.rows
         rows = self.tiling.replay_rows + size // 2 + 1  # the last replay is not full

@@ -28,8 +28,8 @@ class Defaults(BaseModel):
     Attributes:
         sampler: one of the model's samplers.
         steps: at least 1; at most the training timesteps.
-        guidance_scale: 1 … 20; 1 is no guidance.
-        guidance_rescale: φ, 0 … 1; 0 is no rescaling.
+        guidance_scale: 1 … 20; 1 means no guidance.
+        guidance_rescale: φ, 0 … 1; 0 means no rescaling.
         guidance_interval: the noise levels σ/α, low and high, between which guidance is on; null: all. It applies to
             requests that leave out `guidance_scale`.
         spacing: of the noise levels; null: as the scheduler's file says. It applies with the three below to requests

@@ -56,7 +56,7 @@ def class_index(label: str | int, labels: Sequence[str]) -> int | None:
 
 
 def class_index_of_text(text: str, labels: Sequence[str]) -> int | None:
-    """`class_index` for text that a person types: digits that are no class name are an index."""
+    """`class_index` for text that a person types: digits that are not a class name are an index."""
     if matching_classes(text, labels):
         return class_index(text, labels)
     return class_index(int(text.strip()), labels) if _INDEX.fullmatch(text.strip()) else None

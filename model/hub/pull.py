@@ -131,7 +131,7 @@ def check_disk(folder: Path, needed: int) -> None:
     """Check that a disk has room for a number of bytes.
 
     Raises:
-        HubError: if it has not.
+        HubError: if it does not.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free

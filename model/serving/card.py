@@ -143,7 +143,7 @@ class ModelCard(BaseModel):
         solver_samplers: The samplers whose leading grid has N + 1 timesteps and leaves out the lowest.
         grid: The noise levels that it visits by default.
         stages: Evaluations per step of the samplers with more than one; the last step always takes one.
-        extra_evaluations: Evaluations that some samplers take besides, in a run of more than one step.
+        extra_evaluations: Further evaluations that some samplers take in a run of more than one step.
         previews: The values of `preview` that its workers know.
         default: The request's defaults.
         max_images: In one request.
@@ -242,7 +242,7 @@ class ModelCard(BaseModel):
         return class_index(label, self.labels)
 
     def class_index_of_text(self, text: str) -> int | None:
-        """`class_index` for text that a person types: digits that are no class name are an index."""
+        """`class_index` for text that a person types: digits that are not a class name are an index."""
         return class_index_of_text(text, self.labels)
 
     def matching_labels(self, label: str) -> list[str]:

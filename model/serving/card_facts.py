@@ -16,6 +16,8 @@ from denoised.model.diffusion.published_levels import published_spacings
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
 from denoised.model.diffusion.samplers import SAMPLERS, offered_samplers
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
+from denoised.model.networks.text_unet.text_level_costs import text_level_costs
+from denoised.model.networks.text_unet.text_unet import TextUNet
 from denoised.model.networks.unet.level_costs import level_costs
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.serving.card import CardGrid, CardLatent, CardLevel, CardNetwork
@@ -52,9 +54,10 @@ def pipeline_facts(pipeline: TextPipeline) -> dict[str, Any]:
     }
 
 
-def network_facts(unet: UNet, height: int, width: int) -> CardNetwork:
-    """What the card says about the network, for images of height × width pixels."""
-    levels = [CardLevel(**asdict(cost)) for cost in level_costs(unet, height, width)]
+def network_facts(unet: UNet | TextUNet, height: int, width: int) -> CardNetwork:
+    """What the card says about the network, for images of height × width pixels, or latents."""
+    costs = text_level_costs(unet, height, width) if isinstance(unet, TextUNet) else level_costs(unet, height, width)
+    levels = [CardLevel(**asdict(cost)) for cost in costs]
     return CardNetwork(parameters=sum(parameter.numel() for parameter in unet.parameters()), levels=levels)
 
 

@@ -79,7 +79,7 @@ class ConditioningRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class Control:
+class ControlConditioning:
     """A ControlNet that one row of a batch is conditioned on.
 
     Attributes:
@@ -120,7 +120,7 @@ class Conditioning:
     """
 
     tensors: Mapping[str, Tensor]
-    controls: tuple[tuple[Control, ...], ...] = ()
+    controls: tuple[tuple[ControlConditioning, ...], ...] = ()
 
     def __post_init__(self) -> None:
         assert len({len(tensor) for tensor in self.tensors.values()}) == 1, "one leading batch dimension for all"
@@ -138,7 +138,7 @@ class Conditioning:
         return tuple(tuple(tensor.shape[1:]) for tensor in self.tensors.values())
 
     @property
-    def row_controls(self) -> tuple[tuple[Control, ...], ...]:
+    def row_controls(self) -> tuple[tuple[ControlConditioning, ...], ...]:
         """The ControlNets of each row."""
         return self.controls or ((),) * len(self)
 

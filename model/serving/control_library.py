@@ -23,7 +23,7 @@ from denoised.model.checkpoints.control.control_files import (
 from denoised.model.errors import CheckpointError, PlanError
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.serving.card import CardControl
-from denoised.model.serving.conditioning import Control, ControlRequest
+from denoised.model.serving.conditioning import ControlConditioning, ControlRequest
 from denoised.model.serving.protocol import Picture
 
 MAX_LOADED = 4  # networks that stay in memory without a job; the one that was used longest ago makes room
@@ -82,7 +82,9 @@ class ControlLibrary:
         self._loaded: OrderedDict[str, ControlBackend] = OrderedDict()  # the most recent last
         self._lock = threading.Lock()
 
-    def controls(self, requests: Sequence[ControlRequest], pictures: Sequence[Picture]) -> tuple[Control, ...]:
+    def controls(
+        self, requests: Sequence[ControlRequest], pictures: Sequence[Picture]
+    ) -> tuple[ControlConditioning, ...]:
         """What the networks of a request need in each evaluation. Reads them, and sees their pictures.
 
         pictures: the control picture of each, (H, W, C).
@@ -94,7 +96,7 @@ class ControlLibrary:
         found = []
         for request, picture in zip(requests, pictures, strict=True):
             network = self._network(request.name)
-            found.append(Control(request, network, network.hint(_in_unit_range(picture))))
+            found.append(ControlConditioning(request, network, network.hint(_in_unit_range(picture))))
         return tuple(found)
 
     def _network(self, name: str) -> ControlBackend:

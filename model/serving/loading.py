@@ -168,6 +168,8 @@ def load_text_for_serving(
     unet = pipeline.unet.eval().requires_grad_(False).to(device)
     found = find_adapters(loras, unet, pipeline.text_encoders)
     vae = pipeline.autoencoder.config
+    latents = [side // vae.downscale for side in pipeline.image_size]
+    network = network_facts(unet, *latents)  # before packing, which takes the weights
     nets = select_control_nets(controls, pipeline.unet.config, vae.latent_channels, vae.downscale)
     adapted = bool(found.listed or nets.fitting)
     # Before the prompt encoder and the decoder: all three are packed, and the U-Net is the largest.
@@ -179,6 +181,7 @@ def load_text_for_serving(
         max_clip_skip=max(0, prompts.max_clip_skip),
         loras=found.listed,
         controls=nets.listed,
+        network=network,
         max_images=max_images,
         numerics=with_kernels(selection.numerics, text=prompts.kernels, decoder=pictures.kernels),
         **pipeline_facts(pipeline),

@@ -28,7 +28,7 @@ BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 @dataclass(frozen=True)
 class WeightedText:
-    """A part of a prompt whose words have the same weight; 1 is no emphasis."""
+    """A part of a prompt whose words have the same weight; 1 means no emphasis."""
 
     text: str
     weight: float

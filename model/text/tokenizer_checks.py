@@ -30,7 +30,7 @@ def check_tokenizer(path: Path, text: str) -> None:
     """Check the content of a `tokenizer.json`, before the library reads it.
 
     Raises:
-        CheckpointError: for a step that CLIP's tokenizers have not, or content that is no JSON object.
+        CheckpointError: for a step that CLIP's tokenizers do not have, or content that is not a JSON object.
     """
     try:
         content = json.loads(text, object_pairs_hook=unique_members)

@@ -123,7 +123,7 @@ def combine(snapshots: Sequence[Profile], target: Profile) -> Combination:
     """The combination of snapshots whose profile is nearest to that of an average (section 3.2, appendix C.3).
 
     The paper solves A·w = b for the inner products A of the snapshots and b of snapshots and target. Here the weights
-    add up to 1 besides, so that weights which training does not change are reproduced.
+    also add up to 1, so that weights which training does not change are reproduced.
     """
     own, cross = inner_products(snapshots, snapshots), inner_products(snapshots, [target])[:, 0]
     # In units of the norms, (w_i·‖p_i‖), all profiles count alike.

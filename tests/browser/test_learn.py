@@ -328,7 +328,15 @@ def test_axe_finds_nothing_serious_on_any_card(scheme: str, open_page: Open, ser
     assert violations(page) == []
 
 
-@pytest.mark.parametrize("name", ["guess", "score", "network"])
+def test_the_network_of_a_text_model_is_shown_by_its_latents(open_page: Open, service: Any) -> None:
+    page = card(open_page, service, "network")
+    page.get_by_label("Model", exact=True).select_option("emoji")
+    expect(page.locator("#stage")).to_contain_text("In: noisy latents of 4×16×16, the prompt, and t.")
+    page.locator(".level").last.click()
+    expect(page.locator(".says")).to_contain_text("The bottom: 224 channels of 4×4 values")
+
+
+@pytest.mark.parametrize("name", ["guess", "score"])
 def test_a_card_that_cannot_show_a_model_offers_one_that_it_can(name: str, open_page: Open, service: Any) -> None:
     with service.client() as client:
         latent = [each["name"] for each in client.get("/models").json() if each["latent"]]

@@ -18,6 +18,8 @@ Open = Callable[..., Page]
 
 PHONE = {"width": 360, "height": 740}
 
+SIDEWAYS = "all => all.map((it) => it.scrollWidth - it.clientWidth)"
+
 
 @pytest.fixture(scope="module")
 def locked(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -52,11 +54,7 @@ def test_an_operator_sees_workers_models_and_what_all_keys_use(open_page: Open, 
     expect(page.locator("#workers tbody tr")).to_have_count(1)
     expect(page.locator("#workers")).to_contain_text("0 of 16")
     expect(page.locator("#totals")).to_contain_text("1 worker")
-    assert page.locator(".scrolled").evaluate_all("all => all.map((it) => it.scrollWidth - it.clientWidth)") == [
-        0,
-        0,
-        0,
-    ]
+    assert page.locator(".scrolled").evaluate_all(SIDEWAYS) == [0, 0, 0]
     assert page.url == f"{locked.url}/operator"
     assert not [url for url in requested if "key-of" in url or not url.startswith((locked.url, "data:"))]
     with locked.client() as client:
@@ -89,4 +87,6 @@ def test_axe_finds_nothing_serious_and_without_keys_the_page_needs_none(
     assert violations(page) == []
     page.set_viewport_size(PHONE)
     assert overflow(page) <= 0
+    assert set(page.locator(".scrolled").evaluate_all(SIDEWAYS)) == {0}, "nothing has to be moved sideways on a phone"
+    expect(page.locator("#workers").get_by_role("cell", name="0 of 16")).to_be_visible()
     assert violations(page) == []

@@ -71,6 +71,7 @@ def test_a_model_that_edits_a_picture_needs_one_and_takes_no_mask(open_page: Ope
     finished(page)
     job = jobs_of(models)[0]
     assert (job["model"], job["image_guidance_scale"], job["guidance_scale"]) == (EDIT, 2, 4)
+    expect(page.locator("#viewer-facts")).to_contain_text("from a picture, picture guidance 2")
     assert job["image"].startswith("sha256:")
     first = picture(models, job)
     page.locator("#image_guidance_scale").fill("1")

@@ -46,7 +46,7 @@ def test_what_numpy_writes_is_read_bit_for_bit(version: tuple[int, int]) -> None
         (npy(np.array([{}], dtype=object), allow_pickle=True), r"of type '\|O'"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100), f"has 4294967295 bytes .allowed: {MAX_HEADER}"),
         (b"\x93NUMPY\x01\x00\x10\x00" + b"__import__('os')", "the head of the .npy file is damaged"),
-        (b"\x93NUMPY\x01\x00\x04\x00" + b"[1] ", "is no dictionary"),
+        (b"\x93NUMPY\x01\x00\x04\x00" + b"[1] ", "is not a dictionary"),
         (b"\x93NUMPY\x01\x00\x00\x08" + b"(" * 2048, "the head of the .npy file is damaged"),
     ],
 )

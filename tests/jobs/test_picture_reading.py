@@ -213,7 +213,7 @@ def test_a_refusal_says_what_is_wrong(hostile: dict[str, bytes]) -> None:
         message("a WebP as large as they come") == f"the picture has 16383×16383 pixels (allowed: {MAX_PIXELS} in all)"
     )
     assert message("an animated PNG").startswith("the file is an animation")
-    assert message("a GIF") == message("an SVG") == "the file is no PNG, JPEG or WebP"
+    assert message("a GIF") == message("an SVG") == "the file is not a PNG, JPEG or WebP"
     assert message("a truncated JPEG").startswith("the file is damaged")
 
 

@@ -15,6 +15,7 @@ from denoised.model.checkpoints.writing import save_model, scheduler_config
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.training.datasets.dataset import Dataset
+from tests.requirements import THREADS
 
 UNCONDITIONAL = UNetConfig(
     sample_size=8,
@@ -41,19 +42,19 @@ def _stir(net: nn.Module, seed: int = 0) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Use one thread: the networks are tiny, and a second thread only slows them down on a busy machine."""
+def thread_count() -> Iterator[None]:
+    """Use one thread, or as many as OMP_NUM_THREADS says."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
-def one_thread_again(one_thread: None) -> Iterator[None]:
+def same_threads_again(thread_count: None) -> Iterator[None]:
     """Undo what a test of several threads sets: they would slow down the tests after it."""
     yield
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from denoised.worker.engine.trajectory import Trajectory
 from denoised.worker.engine.turn import Turn
 from tests.fake_model import FakeModel
 from tests.harness import request
+from tests.requirements import THREADS
 
 TIMEOUT = 120.0  # seconds; only a hang reaches it
 
@@ -39,10 +40,10 @@ def _turns(engine: Engine) -> Iterator[Turn]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """The tensors here are tiny: a second thread only waits for its turn on a busy machine."""
+def thread_count() -> Iterator[None]:
+    """Use one thread, or as many as OMP_NUM_THREADS says."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(before)
 

@@ -241,7 +241,7 @@ class AttemptState:
                 update.fields["arrays"] = self.progress.arrays_json()
 
     def _add_arrays(self, index: int, update: JobUpdate) -> list[ArrayFile]:
-        """Add what a finished image has besides its picture."""
+        """Add what a finished image has in addition to its picture."""
         if self.request.task == "generate":
             return []
         arrays = arrays_of(self.request, self.model, self.progress.points[index].registers)

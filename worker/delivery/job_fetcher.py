@@ -218,7 +218,7 @@ class JobFetcher(threading.Thread):
         return True
 
     def _take_from(self, model: str, capacity: Capacity) -> Delivery | None:
-        """The next delivery; None, too, when the queue's key is damaged."""
+        """The next delivery; None also when the queue's key is damaged."""
         try:
             return self._take(model, DEFER_SECONDS if capacity.deferred else 0.0, sorted(capacity.passed_over))
         except RecordError as error:

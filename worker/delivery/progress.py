@@ -19,7 +19,7 @@ class AttemptProgress:
     reached: steps done, by image.
     images: finished images by index.
     points: where the unfinished images can be resumed, by index; an image at x_T has none.
-    arrays: what the finished images have besides a picture.
+    arrays: what the finished images have in addition to a picture.
     step: steps that all images have done.
     evaluations: rows evaluated so far, earlier attempts included, see `Trajectory.evaluations_of`.
     rows, turns: sum of the batch sizes, and number, of the turns of this attempt.

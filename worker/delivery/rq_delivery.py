@@ -111,7 +111,7 @@ class RqSource:
         """The next job of a model with a lease on it, None when there is none; and the ids of entries that were
         dropped, because they are not jobs.
 
-        waited: seconds that the job must have waited; None, too, when it has not.
+        waited: seconds that the job must have waited; None also when it has not waited that long.
         passed_over: callers whose jobs are not taken now.
 
         If the reply is lost, the lease expires, and `Attempts.requeue_lost` finds the job.

@@ -45,7 +45,7 @@ T = TypeVar("T", bound=Member)
 
 
 @dataclass(eq=False)
-class Entry(Generic[T]):
+class BatchEntry(Generic[T]):
     """A member, and what the batch knows about it.
 
     Attributes:
@@ -108,7 +108,7 @@ class RunningBatch(Generic[T]):
         fewest_of = (min_pipelined or {}).items()
         self._min_pipelined = {name: fewest for name, fewest in fewest_of if fewest <= self.slots.of_model(name)}
         self._turn_slots = max_batch
-        self._entries: list[Entry[T]] = []
+        self._entries: list[BatchEntry[T]] = []
         self._in_flight = 0  # entries
         self._arrivals = 0
         self._turn = 0
@@ -163,7 +163,7 @@ class RunningBatch(Generic[T]):
     def admit(self, members: Iterable[T]) -> None:
         """Add all images of a job; they can take part in the next turn."""
         for member in members:
-            self._entries.append(Entry(member, self._arrivals, self._turn))
+            self._entries.append(BatchEntry(member, self._arrivals, self._turn))
             self._arrivals += 1
 
     def choose(self) -> list[T]:
@@ -220,7 +220,7 @@ class RunningBatch(Generic[T]):
         self._keep([entry for entry in self._entries if entry.member.job != job])
         return evicted
 
-    def _keep(self, entries: list[Entry[T]]) -> None:
+    def _keep(self, entries: list[BatchEntry[T]]) -> None:
         self._entries = entries
         self._in_flight = sum(entry.in_flight for entry in entries)
 
@@ -230,7 +230,7 @@ class RunningBatch(Generic[T]):
     def _count_key(self, key: Hashable) -> int:
         return sum(entry.member.batch_key == key for entry in self._entries)
 
-    def _choose_key(self, waiting: list[Entry[T]]) -> Hashable:
+    def _choose_key(self, waiting: list[BatchEntry[T]]) -> Hashable:
         """The key that was served longest ago; of several, that of the first model by name, then of its oldest member.
 
         Keys without members are forgotten when there are many, since a client may ask for any size.
@@ -247,7 +247,7 @@ class RunningBatch(Generic[T]):
         fewest = self._min_pipelined.get(member.model)
         return fewest is not None and self._count_key(member.batch_key) >= fewest
 
-    def _half(self, group: list[Entry[T]]) -> list[Entry[T]]:
+    def _half(self, group: list[BatchEntry[T]]) -> list[BatchEntry[T]]:
         """Choose the members of one of two pipelined turns from a model's waiting members."""
         count = self._count_key(group[0].member.batch_key)
         if count > self._turn_slots:
@@ -255,7 +255,7 @@ class RunningBatch(Generic[T]):
         by_waiting = sorted(group, key=lambda entry: entry.waiting_order)
         return sorted(by_waiting[: -(-count // 2)], key=lambda entry: entry.arrival)
 
-    def _choose_fairly(self, group: list[Entry[T]], slots: int) -> list[Entry[T]]:
+    def _choose_fairly(self, group: list[BatchEntry[T]], slots: int) -> list[BatchEntry[T]]:
         """Choose the members of a turn. `group` and the result are in order of arrival."""
         if len(group) <= slots:
             return group
@@ -277,7 +277,7 @@ def member_limit(slots: int) -> int:
     return max(MEMBERS_PER_SLOT * slots, MIN_MEMBER_LIMIT)
 
 
-def _by_remaining_length(group: list[Entry[T]]) -> list[Entry[T]]:
+def _by_remaining_length(group: list[BatchEntry[T]]) -> list[BatchEntry[T]]:
     """Urgent jobs first, then the job nearest to its end, the older of two; within a job, the image farthest from its
     end first."""
     remaining: dict[str, int] = {}  # evaluations until the job's slowest image is finished

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from denoised.jobs.request import ARRAY
 from denoised.jobs.sampling_request import SamplingRequest
+from denoised.jobs.task_request import ARRAY
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.likelihood_plan import dequantization_noise, initial_registers, likelihood_plan
 from denoised.model.diffusion.plans import Plan

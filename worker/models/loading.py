@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 
 from denoised.model.backends.numerics import Precision
-from denoised.model.checkpoints.weight_count import weight_bytes
 from denoised.worker.engine.batch_size import measure_all
 from denoised.worker.engine.canary import Canary
 from denoised.worker.engine.speed import Speed
-from denoised.worker.model_loading import load_named, select_device
+from denoised.worker.model_loading import load_named, select_device, served_bytes
 from denoised.worker.models.model_folders import ModelFolders
 from denoised.worker.models.model_loader import Loading
 from denoised.worker.models.ready_model import ReadyModel
@@ -52,6 +51,6 @@ def loading_of(
         return ReadyModel(model, slots, Canary.record(model))
 
     def weigh(folder: Path) -> int:
-        return weight_bytes(folder, options.precision)
+        return served_bytes(folder, options.precision, options.controls)
 
     return Loading(folders, load, weigh, options.budget, prepare)

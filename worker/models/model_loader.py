@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from denoised.jobs.errors import StoreError
 from denoised.jobs.store.models.model_claims import DONE, DRAIN, ModelClaim
-from denoised.jobs.store.models.model_list import NO_ORDER, ModelOrder
+from denoised.jobs.store.models.model_list import NO_ORDER, StoredOrder
 from denoised.jobs.store.store import Store
 from denoised.model.errors import CheckpointError, ModelError
 from denoised.model.serving.card import ModelCard
@@ -26,8 +26,8 @@ from denoised.worker.delivery.leases import Delivery
 from denoised.worker.delivery.unstarted_jobs import end_unstarted
 from denoised.worker.error_kinds import is_out_of_memory
 from denoised.worker.errors import ModelRemoved
-from denoised.worker.models.entry import Entry
 from denoised.worker.models.model_changes import ModelChanges
+from denoised.worker.models.model_entry import ModelEntry
 from denoised.worker.models.model_folders import FoundModel, ModelFolders
 from denoised.worker.models.model_memory import ModelMemory
 from denoised.worker.models.ready_model import ReadyModel
@@ -109,7 +109,7 @@ class ModelLoader(threading.Thread):
         self._stopped = threading.Event()
         self._memory = ModelMemory(loading.budget, models, changes, host.is_used, host.used_at, host.waits)
         self._entries = {
-            name: Entry(FoundModel(name, Path()), card=model.card, state="serving", loaded_at=time.monotonic())
+            name: ModelEntry(FoundModel(name, Path()), card=model.card, state="serving", loaded_at=time.monotonic())
             for name, model in models.items()
         }
 
@@ -160,19 +160,19 @@ class ModelLoader(threading.Thread):
 
     # One step of a model
 
-    def _adopt(self, found: FoundModel, order: ModelOrder) -> None:
+    def _adopt(self, found: FoundModel, order: StoredOrder) -> None:
         """Note what was read when the worker started."""
         entry = self._entries.get(found.name)
         if entry is not None and entry.version is None and entry.card is not None:
             entry.found, entry.version = found, (found.fingerprint, order.generation)
             entry.bytes = self._weigh(entry)
 
-    def _want(self, found: FoundModel, order: ModelOrder) -> None:
+    def _want(self, found: FoundModel, order: StoredOrder) -> None:
         """Read a folder that is new, or that has changed."""
         version = found.fingerprint, order.generation
         entry = self._entries.get(found.name)
         if entry is None:
-            entry = self._entries[found.name] = Entry(found)
+            entry = self._entries[found.name] = ModelEntry(found)
         if entry.state == "draining" and entry.next is None:  # it was removed, and is back before it was gone
             self._changes.resume(found.name)
             entry.state = "serving"
@@ -182,7 +182,7 @@ class ModelLoader(threading.Thread):
         if self._load(entry):
             entry.version = version  # from here on, the report says that the order was followed
 
-    def _weigh(self, entry: Entry) -> int:
+    def _weigh(self, entry: ModelEntry) -> int:
         if self._loading.budget is None:
             return 0
         try:
@@ -190,7 +190,7 @@ class ModelLoader(threading.Thread):
         except (ModelError, OSError):
             return 0  # the loading says what is wrong
 
-    def _load(self, entry: Entry) -> bool:
+    def _load(self, entry: ModelEntry) -> bool:
         """Load a model, or make room for it first. Returns whether it was loaded, or refused."""
         name, is_here = entry.name, entry.name in self._models
         entry.state = entry.state if entry.card is not None else "loading"
@@ -220,7 +220,7 @@ class ModelLoader(threading.Thread):
         entry.next, entry.state = ready, "loading"
         return True
 
-    def _offer(self, entry: Entry, ready: ReadyModel) -> None:
+    def _offer(self, entry: ModelEntry, ready: ReadyModel) -> None:
         """Serve a loaded model as soon as its name, and the running jobs, allow it."""
         name, digest = entry.found.name, ready.model.card.digest
         if entry.card is None:
@@ -236,7 +236,7 @@ class ModelLoader(threading.Thread):
             log.info("serving model", extra={"model": name, "digest": digest})
             gc.collect()
 
-    def _is_drained(self, entry: Entry, name: str, digest: str) -> bool:
+    def _is_drained(self, entry: ModelEntry, name: str, digest: str) -> bool:
         """Whether no job runs with the old weights any more, here and on the other workers that serve the model."""
         assert entry.card is not None
         drained = name in self._changes.drained or name not in self._models
@@ -250,12 +250,12 @@ class ModelLoader(threading.Thread):
             self._wait(entry, f"{answer} has not loaded the same files (digest {digest})")
         return answer == DONE
 
-    def _wait(self, entry: Entry, reason: str) -> None:
+    def _wait(self, entry: ModelEntry, reason: str) -> None:
         if entry.reason != reason:
             log.warning("model waits", extra={"model": entry.found.name, "reason": reason})
         entry.state, entry.reason = "waiting", reason
 
-    def _discard(self, entry: Entry) -> None:
+    def _discard(self, entry: ModelEntry) -> None:
         """Drop a loaded model that is not served yet."""
         if entry.next is not None:
             entry.next = None

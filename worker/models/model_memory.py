@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Container, Iterable
 
-from denoised.worker.models.entry import Entry
 from denoised.worker.models.model_changes import ModelChanges
+from denoised.worker.models.model_entry import ModelEntry
 
 log = logging.getLogger("denoised.worker")
 
@@ -43,24 +43,24 @@ class ModelMemory:
         self._clock = clock
         self._is_short = False  # whether somebody asked for room in this round that was not there
 
-    def note_use(self, entries: Iterable[Entry]) -> None:
+    def note_use(self, entries: Iterable[ModelEntry]) -> None:
         """Note which models jobs hold now."""
         for entry in entries:
             used_at = self._clock() if self._is_used(entry.name) else self._used_at(entry.name)
             entry.used_at = max(entry.used_at, used_at)
 
-    def wanted(self, entries: Iterable[Entry]) -> Entry | None:
+    def wanted(self, entries: Iterable[ModelEntry]) -> ModelEntry | None:
         """A model that is not in memory although jobs wait for it: the one that was used longest ago."""
         unloaded = [entry for entry in entries if entry.state == "unloaded" and self._waits(entry.name)]
         return min(unloaded, key=lambda entry: entry.used_at, default=None)
 
-    def refusal(self, entry: Entry) -> str | None:
+    def refusal(self, entry: ModelEntry) -> str | None:
         """Why a model can never be loaded; None if it can."""
         if self._budget is None or entry.bytes <= self._budget:
             return None
         return f"its weights take {entry.bytes / GIB:.3g} GiB (allowed: {self._budget / GIB:.3g}, --model-memory)"
 
-    def has_room(self, entries: Iterable[Entry], wanted: Entry) -> bool:
+    def has_room(self, entries: Iterable[ModelEntry], wanted: ModelEntry) -> bool:
         """Whether one more model can be loaded; if not, a step toward it: the ones used longest ago leave."""
         if self._budget is None:
             return True
@@ -75,7 +75,7 @@ class ModelMemory:
         self._is_short = self._is_short or excess > 0
         return excess <= 0
 
-    def end_round(self, entries: Iterable[Entry]) -> None:
+    def end_round(self, entries: Iterable[ModelEntry]) -> None:
         """Keep the models that were to leave, if nobody needs the room any more."""
         for entry in entries:
             if entry.state == "unloading" and not self._is_short:
@@ -83,14 +83,14 @@ class ModelMemory:
                 entry.state = "serving"
         self._is_short = False
 
-    def _may_leave(self, entry: Entry) -> bool:
+    def _may_leave(self, entry: ModelEntry) -> bool:
         if not entry.bytes or entry.next is not None or entry.state not in ("serving", "unloading"):
             return False
         stay = max(STAY_SECONDS, STAY_LOADS * entry.load_seconds)
         is_busy = self._is_used(entry.name) or self._waits(entry.name)
         return entry.state == "unloading" or not is_busy or self._clock() - entry.loaded_at > stay
 
-    def _unload(self, entry: Entry) -> bool:
+    def _unload(self, entry: ModelEntry) -> bool:
         """Whether a model has left the memory: its running jobs end first."""
         self._changes.retire(entry.name)
         entry.state = "unloading"

@@ -2,28 +2,29 @@
 
 It follows the worker's order: most batch slots are divided among the callers, and go to the jobs of each that are
 nearest their end; a quarter is shared by the others. Jobs are admitted from the queue as places become free. The time
-of a turn comes from measured turns of similar size.
+of a turn comes from measured turns of similar size. Jobs that are expected to arrive meanwhile make turns longer.
 Needs neither Redis nor a clock.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
-from itertools import chain, pairwise
+from itertools import chain
 from operator import itemgetter
 
-from denoised.jobs.worker_report import WorkerReport
+from denoised.app.admission.queue.turn_times import WorkerPool
 
 MAX_EVENTS = 200  # simulated ends of jobs; what follows is estimated as work divided by speed
 TOLERANCE = 1e-9  # turns, slots
 CALLERS_AT_LIMIT = 2  # as in `worker.engine.batch`
 ADMISSION_TURNS = 5  # at most, between two admissions; a worker without free slots admits one job each turn
 MAX_EXTRA = 100.0  # jobs that are admitted at once
-
-TurnTimes = Sequence[tuple[float, float]]  # (rows, seconds) of measured turns, by rows
+SINGLE_ARRIVALS = 8  # expected jobs that are simulated one by one, before several are put together
+FRONT = 1 << 40  # beyond all places in the queue
 
 
 @dataclass(frozen=True)
@@ -51,123 +52,108 @@ class RemainingWork:
 
 
 @dataclass(frozen=True)
-class WorkerPool:
-    """The workers of one model, as if they were one.
+class ExpectedArrivals:
+    """The jobs that will arrive if the future is like the recent past.
 
     Attributes:
-        slots: images per turn.
-        reserved: slots that are shared by the jobs far from their end.
-        places: images of one caller that can be admitted; twice as many of all callers together.
-        turn_times: of each worker.
-        other_models_seconds: between two turns, spent on turns of other models.
-        decode_seconds: for one finished image, with all decoders at work; 0 without a decoder.
+        seconds: between two arrivals.
+        jobs: that arrived recently, one or more; the expected ones are like these, in turn.
     """
 
-    slots: int
-    reserved: int
-    places: int
-    turn_times: tuple[TurnTimes, ...]
-    other_models_seconds: float = 0.0
-    decode_seconds: float = 0.0
-
-    @classmethod
-    def of_model(cls, model: str, workers: Iterable[WorkerReport], busy: Iterable[str] = ()) -> WorkerPool | None:
-        """The workers that serve a model; None before any has measured its speed. busy: models that have work."""
-        serving = [worker for worker in workers if any(card["name"] == model for card in worker.models)]
-        measured = [(worker, times) for worker in serving if (times := turn_times(worker, model))]
-        if not measured:
-            return None
-        others = [
-            turn_seconds(worker.paces[name], worker.batch_of(name)[0])
-            for worker, _ in measured
-            for name in set(busy) - {model}
-            if worker.paces.get(name)
-        ]
-        slots, reserved, places = map(sum, zip(*(worker.batch_of(model) for worker, _ in measured), strict=True))
-        decoding = [seconds for worker, _ in measured if (seconds := worker.decode_seconds.get(model))]
-        return cls(
-            slots,
-            reserved,
-            places,
-            turn_times=tuple(times for _, times in measured),
-            other_models_seconds=sum(others) / len(measured),
-            decode_seconds=sum(decoding) / len(decoding) ** 2 if decoding else 0.0,
-        )
-
-    @property
-    def seconds_per_evaluation(self) -> float:
-        """Of one row in full turns."""
-        return self.turn_seconds(self.slots) / self.slots
-
-    def turn_seconds(self, rows: float) -> float:
-        """The time of a turn of so many rows, spread over all workers."""
-        share = rows / len(self.turn_times)
-        mean = sum(turn_seconds(times, share) for times in self.turn_times) / len(self.turn_times)
-        return self.other_models_seconds + mean
-
-
-def turn_times(worker: WorkerReport, model: str) -> TurnTimes:
-    """A worker's measured turns of a model; derived from its overall speed when the model had none yet."""
-    if times := worker.paces.get(model):
-        return times
-    speed = worker.evaluations_per_second
-    return [(1.0, 1 / speed), (1024.0, 1024 / speed)] if speed else []
-
-
-def turn_seconds(times: TurnTimes, rows: float) -> float:
-    """The time of one turn: interpolated between measured sizes; beyond them, half of it grows with the rows."""
-    for (fewer, before), (more, after) in pairwise(times):
-        if fewer <= rows <= more:
-            return before + (after - before) * (rows - fewer) / (more - fewer)
-    nearest, seconds = times[0] if rows < times[0][0] else times[-1]
-    return seconds * (1 + rows / nearest) / 2
+    seconds: float
+    jobs: Sequence[RemainingWork]
 
 
 def completion_times(
-    running: Iterable[RemainingWork], waiting: Iterable[RemainingWork], pool: WorkerPool, until: str | None = None
+    running: Iterable[RemainingWork],
+    waiting: Iterable[RemainingWork],
+    pool: WorkerPool,
+    until: str | None = None,
+    expected: ExpectedArrivals | None = None,
 ) -> dict[str, float]:
-    """Seconds from now until each job is done, decoding included, if no other job arrives.
+    """Seconds from now until each job is done, decoding included.
 
     until: the job after whose end nothing has to be known.
+    expected: which other jobs arrive meanwhile; None if none do.
     """
-    running, waiting = list(running), list(waiting)
-    ends = denoised_times(running, waiting, pool, until)
-    if not pool.decode_seconds:
-        return ends
-    images, free = {work.job: work.images for work in (*running, *waiting)}, 0.0
-    for job in sorted(ends, key=ends.__getitem__):
-        # The decoder takes finished images while the next ones are denoised, one job after the other.
-        free = max(free, ends[job]) + images[job] * pool.decode_seconds
-        ends[job] = free
-    return ends
+    running, waiting, arrivals = list(running), list(waiting), _Arrivals(expected)
+    ends = _denoised_times(running, waiting, pool, until, arrivals)
+    asked = {work.job: work.images for work in (*running, *waiting)}
+    if pool.decode_seconds:
+        images, free = asked | arrivals.images, 0.0
+        for job in sorted(ends, key=ends.__getitem__):
+            # The decoder takes finished images while the next ones are denoised, one job after the other.
+            free = max(free, ends[job]) + images[job] * pool.decode_seconds
+            ends[job] = free
+    return {job: end for job, end in ends.items() if job in asked}
 
 
-def denoised_times(
-    running: Iterable[RemainingWork], waiting: Iterable[RemainingWork], pool: WorkerPool, until: str | None = None
+def _denoised_times(
+    running: Sequence[RemainingWork],
+    waiting: Sequence[RemainingWork],
+    pool: WorkerPool,
+    until: str | None,
+    arrivals: _Arrivals,
 ) -> dict[str, float]:
-    """Seconds from now until the last evaluation of each job. until: see `completion_times`."""
+    """Seconds from now until the last evaluation of each job, including those that arrive meanwhile."""
     batch, queue = [_Member(work) for work in running], _Queue(waiting)
     ends: dict[str, float] = {}
-    now, extra = 0.0, 1.0
+    now, extra, unfinished = 0.0, 1.0, len(running) + len(waiting)
     for _ in range(MAX_EVENTS):
         extra = queue.admit(batch, pool, extra)
-        if not batch or until in ends:
+        if not unfinished or until in ends:
             return ends
         batch.sort(key=lambda member: (member.work.urgency, member.turns))
         rates = _rates([member.work for member in batch], pool)
-        # Advance to the next end of a job, or admission of others: until then, the rates are constant.
+        rows = sum(member.rows * rate for member, rate in zip(batch, rates, strict=True))
+        turn_seconds = pool.turn_seconds(rows)
+        # Advance to the next end, arrival or admission of a job: until then, the rates are constant.
         turns = min(member.turns / rate for member, rate in zip(batch, rates, strict=True))
+        turns = min(turns, (arrivals.next_at - now) / turn_seconds)
         if queue.has_place(batch, pool):
             turns = min(turns, ADMISSION_TURNS)
         extra = min(extra + turns * len(pool.turn_times), MAX_EXTRA)
-        rows = sum(member.rows * rate for member, rate in zip(batch, rates, strict=True))
-        now += turns * pool.turn_seconds(rows)
+        now += turns * turn_seconds
         for member, rate in zip(batch, rates, strict=True):
             member.turns -= turns * rate
-        ends |= {member.work.job: now for member in batch if member.turns <= TOLERANCE}
+        ended = {member.work.job: now for member in batch if member.turns <= TOLERANCE}
+        unfinished -= len(ended.keys() - arrivals.images.keys())
+        ends |= ended
         batch = [member for member in batch if member.turns > TOLERANCE]
+        if arrivals.next_at - now <= TOLERANCE * turn_seconds:
+            queue.add(arrivals.take(turn_seconds))
     left = [replace(member.work, turns=member.turns) for member in batch]
     return ends | _sequential_ends([*left, *queue.left()], now, pool)
+
+
+class _Arrivals:
+    """The expected jobs. Later ones are put together, the more the later, so that there are few of them in all.
+
+    Attributes:
+        next_at: when the next one arrives, in seconds from now.
+        images: of each job that has arrived, to be decoded.
+    """
+
+    def __init__(self, expected: ExpectedArrivals | None) -> None:
+        self.images: dict[str, int] = {}
+        self.next_at = expected.seconds if expected is not None else math.inf
+        self._expected = expected
+
+    def take(self, turn_seconds: float) -> RemainingWork:
+        """What arrives at `next_at`. Jobs that are put together take their time until the next arrival.
+
+        They have as many images as all of them would have in the batch at a time (Little 1961): arrivals per second
+        times seconds in the batch.
+        """
+        assert self._expected is not None
+        jobs, seconds = self._expected.jobs, self._expected.seconds
+        like, together = jobs[len(self.images) % len(jobs)], max(1, int(self.next_at / seconds / SINGLE_ARRIVALS))
+        self.next_at += together * seconds
+        images = together * like.images
+        present = min(images, max(like.images, round(like.images * like.turns * turn_seconds / seconds)))
+        work = replace(like, job=f"expected {len(self.images)}", images=present, turns=like.turns * images / present)
+        self.images[work.job] = images
+        return work
 
 
 class _Member:
@@ -184,10 +170,20 @@ class _Queue:
 
     def __init__(self, waiting: Iterable[RemainingWork]) -> None:
         self._of_owner: dict[str, deque[tuple[int, RemainingWork]]] = {}
+        self._added = 0  # the highest place
         for place, work in enumerate(waiting):
             self._of_owner.setdefault(work.owner, deque()).append((place, work))
+            self._added = place
         self._heads = [(queue[0][0], owner) for owner, queue in self._of_owner.items()]
         heapify(self._heads)
+
+    def add(self, work: RemainingWork) -> None:
+        """A job that has just arrived: the next one, if its caller had none that waited; otherwise behind these."""
+        self._added += 1
+        queue = self._of_owner.setdefault(work.owner, deque())
+        queue.append((self._added if queue else self._added - FRONT, work))
+        if len(queue) == 1:
+            heappush(self._heads, (queue[0][0], work.owner))
 
     def has_place(self, batch: Sequence[_Member], pool: WorkerPool) -> bool:
         """Whether jobs wait for their admission alone."""

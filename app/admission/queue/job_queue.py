@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, cast
@@ -23,8 +23,9 @@ from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from denoised.app.admission.queue.queue_replies import credit_of, job_ids_of, text_of, written_key
-from denoised.app.admission.queue.queue_snapshot import QueueForecast, QueueSnapshot
+from denoised.app.admission.queue.arrivals import ArrivalHistory
+from denoised.app.admission.queue.queue_replies import count_of, credit_of, job_ids_of, readable, text_of, written_key
+from denoised.app.admission.queue.queue_snapshot import QueueForecast, QueueSnapshot, total_work
 from denoised.app.admission.queue.queue_totals import QueueTotals
 from denoised.app.admission.queue.totals_reader import TotalsReader
 from denoised.jobs.errors import JobUnconfirmed, RecordError, StoreUnavailable
@@ -61,12 +62,16 @@ class JobQueue:
         StoreUnavailable: from every method, when Redis does not answer in time.
     """
 
-    def __init__(self, client: redis.Redis, store: Store, max_attempts: int) -> None:
+    def __init__(
+        self, client: redis.Redis, store: Store, max_attempts: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._client = client
+        self._clock = clock
         self._store = store
         self._max_attempts = max_attempts
         self._records: OrderedDict[str, JobRecord] = OrderedDict()  # cache by job id
         self._forecasts: dict[str, QueueForecast] = {}
+        self._arrivals: defaultdict[str, ArrivalHistory] = defaultdict(ArrivalHistory)  # by model
         self._queues: dict[str, Queue] = {}
         self._clock_offset = 0.0  # of Redis' clock against ours, in seconds
         self._unreadable = UnreadableLog()
@@ -123,6 +128,7 @@ class JobQueue:
         with self._store.reachable():
             self._check_accepted(job, list(zip(written, replies, strict=True)))
         self._records[job.id] = job
+        self._arrivals[job.request.model].add(total_work(job))
 
     def _check_accepted(self, job: JobRecord, replies: Sequence[tuple[str, object]]) -> None:
         """Check the replies to the transaction, each with the key that its command has written.
@@ -165,7 +171,9 @@ class JobQueue:
                 pipeline.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
             pipeline.info("memory")
             pipeline.time()
-            *replies, memory, (seconds, microseconds) = self._readable(pipeline.execute(raise_on_error=False))
+            *replies, memory, (seconds, microseconds) = readable(
+                pipeline.execute(raise_on_error=False), self._unreadable
+            )
         started = [job_ids_of(reply) for reply in replies[1::2]]
         self._cache_records(list(chain(*started)))
         ends = zip(models, replies[::2], strict=True)
@@ -178,16 +186,20 @@ class JobQueue:
 
     def snapshot(self, models: Sequence[str]) -> QueueSnapshot:
         """The queues of some models. One round trip, and a second one for records that are not cached."""
-        taken_at = time.monotonic()
+        taken_at = self._clock()
         with self._store.reachable(), self._client.pipeline(transaction=False) as pipeline:
             for model in models:
                 queue = self._queue(model)
                 pipeline.eval(READ_LISTS, 3, queue.key, keys.turns(model), keys.caller_credits(model))
                 # RQ's own method would also clean up the registry, which is the workers' task.
                 pipeline.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
+            pipeline.hgetall(keys.JOB_TOTALS)
             pipeline.info("memory")
             pipeline.time()
-            *replies, memory, (seconds, microseconds) = self._readable(pipeline.execute(raise_on_error=False))
+            replies = readable(pipeline.execute(raise_on_error=False), self._unreadable)
+        *replies, totals, memory, (seconds, microseconds) = replies
+        for model in models:
+            self._arrivals[model].read(taken_at, count_of(dict(totals).get(keys.accepted_jobs(model).encode())))
         store_time = seconds + microseconds / 1e6
         self._clock_offset = store_time - time.time()
         waiting, started = replies[::2], [job_ids_of(reply) for reply in replies[1::2]]
@@ -210,19 +222,6 @@ class JobQueue:
         records = tuple(self._cached_records(list(map(text_of, ids))) for ids in lists)
         return CallerQueue(text_of(owner), records, bool(is_new), credit_of(credit))
 
-    def _readable(self, replies: Sequence[Any]) -> list[Any]:
-        """The replies to a snapshot; a queue whose key is damaged is empty."""
-        found = []
-        for reply in replies:
-            if isinstance(reply, redis.exceptions.RedisError):
-                error = store_error(reply)
-                if not isinstance(error, RecordError):
-                    raise error
-                self._unreadable.skip("key", "queue", error)
-                reply = []
-            found.append(reply)
-        return found
-
     def remove(self, job: JobRecord) -> None:
         """Remove a canceled job from its queue, if it is still there."""
         try:
@@ -230,7 +229,7 @@ class JobQueue:
                 # Front ends of earlier versions added all jobs to the model's own queue.
                 if self._queue_of(job).remove(job.id) or self._queue(job.request.model).remove(job.id):
                     self._client.delete(Job.key_for(job.id))  # Job.delete raises when its worker has just died
-        except RecordError as error:  # then it is in no queue, or RQ's job is no hash
+        except RecordError as error:  # then it is in no queue, or RQ's job is not a hash
             self._unreadable.skip("key", f"queue of {job.id}", error)
 
     def estimate_new(
@@ -267,7 +266,7 @@ class JobQueue:
         self, model: str, snapshot: QueueSnapshot, workers: Sequence[WorkerReport], until: str | None = None
     ) -> QueueForecast:
         evaluations = self._store.listing.active_evaluations([job.id for job in snapshot.running(model)])
-        return snapshot.forecast(model, workers, evaluations, until)
+        return snapshot.forecast(model, workers, evaluations, until, self._arrivals[model])
 
     def _cached_records(self, job_ids: Sequence[str]) -> list[JobRecord]:
         return [record for job_id in job_ids if (record := self._records.get(job_id)) is not None]

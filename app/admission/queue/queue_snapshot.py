@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from denoised.app.admission.queue.estimate import RemainingWork, WorkerPool, completion_times
+from denoised.app.admission.queue.arrivals import ArrivalHistory
+from denoised.app.admission.queue.estimate import RemainingWork, completion_times
+from denoised.app.admission.queue.turn_times import WorkerPool
 from denoised.app.admission.quotas import Load
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.memory import Memory
@@ -73,11 +75,13 @@ class QueueSnapshot:
         workers: Iterable[WorkerReport],
         evaluations: Mapping[str, int],
         until: str | None = None,
+        arrivals: ArrivalHistory | None = None,
     ) -> QueueForecast:
         """Positions and completion times of a model's jobs.
 
         evaluations: completed ones of each running job.
         until: see `completion_times`.
+        arrivals: of the model; None: no other job is expected.
         """
         waiting = self.waiting[model]
         positions = {job.id: position for position, job in enumerate(waiting)}
@@ -85,7 +89,12 @@ class QueueSnapshot:
         if pool is None:
             return QueueForecast(self.taken_at, positions, {})
         running = [_remaining(job, evaluations[job.id]) for job in self.running(model) if job.id in evaluations]
-        return QueueForecast(self.taken_at, positions, completion_times(running, map(_total, waiting), pool, until))
+        works = list(map(total_work, waiting))
+        ends = completion_times(running, works, pool, until)
+        last = ends.get(until, 0.0) if until is not None else max(ends.values(), default=0.0)
+        if arrivals is not None and (expected := arrivals.expected(self.taken_at, last)) is not None:
+            ends = completion_times(running, works, pool, until, expected)
+        return QueueForecast(self.taken_at, positions, ends)
 
     def drain_seconds(self, model: str, workers: Iterable[WorkerReport]) -> float | None:
         """The time that the workers of a model need for its waiting jobs, in full turns; None before any measured."""
@@ -126,7 +135,7 @@ class QueueForecast:
         return QueueEstimate(self.positions.get(job_id), eta)
 
 
-def _total(job: JobRecord) -> RemainingWork:
+def total_work(job: JobRecord) -> RemainingWork:
     """The work of a job that has not started."""
     request = job.request
     turns = max(1, request.plan_rows)  # a picture that is returned as it is needs none, which one turn approximates
@@ -143,7 +152,7 @@ def _total(job: JobRecord) -> RemainingWork:
 
 def _remaining(job: JobRecord, completed: int) -> RemainingWork:
     """The work that is left after so many completed evaluations: at least one turn."""
-    total = _total(job)
+    total = total_work(job)
     remaining = max(0.0, job.request.evaluations - completed)
     if job.request.guidance_interval is not None:
         # Fewer evaluations than the request has at most: by the steps that are left.

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from denoised.app.admission.queue.estimate import WorkerPool
 from denoised.app.admission.queue.list_totals import Totals
+from denoised.app.admission.queue.turn_times import WorkerPool
 from denoised.app.admission.quotas import Load
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.redis.memory import Memory

@@ -160,6 +160,20 @@ class LoraItem(BaseModel):
     metadata: dict[str, JsonValue]
 
 
+class ScriptList(BaseModel):
+    """Names of scripts, in lower case."""
+
+    txt2img: list[str]
+    img2img: list[str]
+
+
+class ScriptInfo(BaseModel):
+    name: str
+    is_alwayson: bool
+    is_img2img: bool
+    args: list[JsonValue]
+
+
 class ControlModelList(BaseModel):
     """The ControlNets that some served model offers."""
 

@@ -66,7 +66,7 @@ def generation_info(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]:
 def echoed_parameters(body: Txt2ImgRequest, record: JobRecord) -> dict[str, Any]:
     """The request; fields that it leaves out, or gives as null, have the values that were used.
 
-    NaN and infinities in fields that nothing here reads, which JSON has not, become null.
+    NaN and infinities, which JSON cannot express, become null in fields that nothing here reads.
     """
     request, image = record.request, record.images[0]
     used = {

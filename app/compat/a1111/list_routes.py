@@ -10,8 +10,17 @@ from pydantic import JsonValue
 from starlette.responses import JSONResponse, Response
 
 from denoised.app.admission.validation import choose_card
-from denoised.app.compat.a1111.a1111_schemas import LoraItem, ModelItem, SamplerItem, SchedulerItem, WebUIError
+from denoised.app.compat.a1111.a1111_schemas import (
+    LoraItem,
+    ModelItem,
+    SamplerItem,
+    SchedulerItem,
+    ScriptInfo,
+    ScriptList,
+    WebUIError,
+)
 from denoised.app.compat.a1111.checkpoints import OPTION, choose_model, short_hash, title
+from denoised.app.compat.a1111.controlnet_units import SCRIPT
 from denoised.app.compat.a1111.errors import PREFIX
 from denoised.app.compat.a1111.refusals import plain_name, refuse
 from denoised.app.compat.a1111.sampler_names import AUTOMATIC, samplers_of, schedules_of
@@ -29,8 +38,6 @@ EMPTY: Mapping[str, JsonValue] = {
     "latent-upscale-modes": [],
     "prompt-styles": [],
     "realesrgan-models": [],
-    "script-info": [],
-    "scripts": {"txt2img": [], "img2img": []},
     "sd-vae": [],
     "upscalers": [],
 }
@@ -98,6 +105,22 @@ def loras(services: Serving) -> Response:
     return JSONResponse([item.model_dump() for item in items])
 
 
+@router.get("/scripts", response_model=ScriptList, summary="Scripts that `alwayson_scripts` can name")
+def scripts(services: Serving) -> Response:
+    """`controlnet` if some model offers a ControlNet; no other script is served."""
+    names = [SCRIPT] if _offers_controls(services) else []
+    return JSONResponse(ScriptList(txt2img=names, img2img=names).model_dump())
+
+
+@router.get("/script-info", response_model=list[ScriptInfo], summary="What the scripts take")
+def script_info(services: Serving) -> Response:
+    """Each script for `txt2img` and for `img2img`, as in the web UI; its units are not listed."""
+    if not _offers_controls(services):
+        return JSONResponse([])
+    items = [ScriptInfo(name=SCRIPT, is_alwayson=True, is_img2img=is_img2img, args=[]) for is_img2img in (False, True)]
+    return JSONResponse([item.model_dump() for item in items])
+
+
 @router.get("/options", response_model=dict[str, JsonValue], summary="Your options")
 def get_options(services: Serving, owner: Owner) -> Response:
     """The model that your requests use if they name none, and what this server always does."""
@@ -112,6 +135,10 @@ def set_options(options: dict[str, Any], services: Serving, owner: Owner) -> Res
     if options.get(OPTION):
         choose_model(services, owner, options[OPTION])
     return JSONResponse(None)
+
+
+def _offers_controls(services: Services) -> bool:
+    return any(card.controls for card in services.catalog.cards())
 
 
 def _options(services: Services, owner: str) -> dict[str, JsonValue]:

@@ -120,7 +120,7 @@ class AuthMiddleware:
         return ""
 
     def _check_site(self, headers: Headers) -> None:
-        """Refuse pages of other sites: a browser sends a password again to whoever asked for it, unlike a key."""
+        """Refuse pages of other sites: a browser sends a password again, unlike a key, whichever site asks."""
         origin = headers.get("origin")
         allowed = origin is not None and self._is_allowed_origin(origin, headers.get("host", ""))
         cross_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")

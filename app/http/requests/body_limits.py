@@ -11,7 +11,8 @@ from starlette.types import Message, Receive, Scope
 
 from denoised.app.http.errors import BadRequest, BodyTooLarge, UnsupportedMedia
 from denoised.app.settings import MAX_BODY, MAX_JSON_BODY
-from denoised.jobs.request import ARRAY, PICTURE_FIELDS
+from denoised.jobs.request_pictures import PICTURE_FIELDS
+from denoised.jobs.task_request import ARRAY
 
 # (method, path) of routes by the media types that they read; every other route reads JSON.
 PNG_ROUTES = {("POST", "/verify")}

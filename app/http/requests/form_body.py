@@ -1,15 +1,14 @@
 """A request body as a form with files (`multipart/form-data`, RFC 7578), read as the JSON body of the same route.
 
 A part with a picture becomes the field of its name, in base64; `controls.K.image` is the picture of the K-th item of
-`controls`. The text of another part becomes a text where the field
-takes one, else the JSON that it is: a number, true or false, a list.
+`controls`. The text of another part becomes a text where the field takes one, else the JSON that it is: a number, true
+or false, a list.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import json
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, get_args
 
@@ -21,13 +20,12 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from denoised.app.http.errors import InvalidRequest
-from denoised.app.http.requests.json_body import JsonRequest, JsonRoute
-from denoised.app.settings import MAX_BODY
+from denoised.app.http.requests.form_parser import FormParser
+from denoised.app.http.requests.json_body import JsonRequest, JsonRoute, decode_json
+from denoised.app.settings import MAX_JSON_BODY
 from denoised.jobs.control import control_index
 
 FORM = "multipart/form-data"
-MAX_FILES = 8
-MAX_FIELDS = 64
 
 
 class FormRequest(JsonRequest):
@@ -74,13 +72,16 @@ async def read_form(request: Request) -> dict[str, str | bytes]:
 
     Raises:
         InvalidRequest: for a name that occurs twice.
-        HTTPException: 400 for a form that cannot be read.
+        BadRequest: for a form that cannot be read.
     """
-    async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_BODY) as form:
+    form = await FormParser(request).parse()
+    try:
         parts = [
             (name.removesuffix("[]"), await part.read() if isinstance(part, UploadFile) else part)
             for name, part in form.multi_items()
         ]
+    finally:
+        await form.close()
     names = [name for name, _ in parts]
     repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if repeated:
@@ -104,10 +105,10 @@ def _with_control_pictures(members: dict[str, Any]) -> dict[str, Any]:
 def _member(part: str | bytes, *, is_text: bool) -> Any:
     if isinstance(part, bytes):
         return base64.b64encode(part).decode()
-    if is_text:
+    if is_text or len(part) > MAX_JSON_BODY:
         return part
     with contextlib.suppress(ValueError, RecursionError):
-        return json.loads(part)
+        return decode_json(part)
     return part  # which the check of its field refuses
 
 

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from denoised.app.http.errors import NotAcceptable
-from denoised.jobs.request import MEDIA_TYPES
-from denoised.jobs.request_choices import FORMATS, Format
+from denoised.jobs.request_choices import FORMATS, MEDIA_TYPES, Format
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"

@@ -37,7 +37,7 @@ EXAMPLES: list[JsonValue] = [
 
 
 def with_fields(fields: Mapping[str, RequestField], required: Collection[str] = ()) -> Callable[[type[M]], type[M]]:
-    """A class decorator that adds request fields to a model; each takes null, too, for its default.
+    """A class decorator that adds request fields to a model; null stands for the default of each.
 
     required: fields that take a text and have no default.
     """
@@ -57,7 +57,7 @@ def with_fields(fields: Mapping[str, RequestField], required: Collection[str] = 
 def body_field(field: RequestField) -> Any:
     """A request field for pydantic: strict (a number is never a string or a boolean), and null if left out.
 
-    The JSON Schema carries what the page's form needs to know besides: `x-of-model`, `x-default-with`, `x-input`,
+    The JSON Schema also carries what the page's form needs: `x-of-model`, `x-default-with`, `x-input`,
     `x-picture`, `x-samplers` and `x-meanings` as `RequestField` explains them.
     """
     notes = {

@@ -3,11 +3,11 @@
 import { byId, el, setText } from "../shared/dom.js";
 
 /** Fields with their own element in the form, or that the form fills in itself. */
-const OWN = ["model", "label", "prompt", "loras", "strength", "n", "seed", "sampler", "steps", "preview_every", "preview"];
+const OWN = ["model", "label", "prompt", "loras", "controls", "strength", "n", "seed", "sampler", "steps", "preview_every", "preview"];
 const MAX_SLIDER_STEPS = 200;
 
-/** Fields that the form has no element for: a job to vary, ControlNets with a picture each, and where a webhook is sent. */
-const NOT_OFFERED = ["variation", "controls", "webhook"];
+/** Fields that the form has no element for: a job to vary, and where a webhook is sent. */
+const NOT_OFFERED = ["variation", "webhook"];
 
 /** The schema's properties that `Fields` shows, as [name, schema] pairs. */
 const shown = (properties) =>

@@ -1,9 +1,11 @@
 /** The request form, built from the cards of the served models and the JSON Schema of the request. */
 
 import { Adapters } from "./adapters.js";
+import { Controls } from "./controls.js";
 import { byId, setText } from "../shared/dom.js";
 import { factsOfModel } from "../shared/text.js";
-import { randomId, sentence } from "../shared/api.js";
+import { randomId } from "../shared/api.js";
+import { clearFieldErrors, showFieldErrors } from "./field-errors.js";
 import { Fields, parseNumber } from "./fields.js";
 import { chip, labelInputs } from "./labels.js";
 import { Prompt } from "./prompt.js";
@@ -23,6 +25,7 @@ export class Form {
   #fields = new Fields({});
   #prompt = new Prompt(() => this.#showApplicable());
   #adapters = new Adapters();
+  #controls = new Controls();
   /** The picture that the next job starts from. */
   picture = new StartPicture(() => this.#size);
   #retry = new Retry(byId("form-error"));
@@ -135,6 +138,7 @@ export class Form {
     this.#chooseModel(job.label);
     this.#prompt.value = job.prompt;
     this.#adapters.show(this.card, job.loras ?? []);
+    this.#controls.load(job.controls ?? []);
     this.#setFields(job);
     this.picture.load(job);
     byId("seed").value = String(job.seed);
@@ -148,7 +152,7 @@ export class Form {
     if (!this.card) return this.#retry.hold(() => this.generate(), "No model is served yet.");
     const recent = performance.now() - this.#lastPress.at < DOUBLE_CLICK_MS;
     if (!recent || JSON.stringify(this.request()) !== JSON.stringify(this.#lastPress.body)) {
-      this.clearErrors();
+      clearFieldErrors(this.form);
       if (this.#seedUsed && !this.locked) this.rollSeed();
       if (this.seed === null) return this.showErrors([{ field: "seed", message: `a seed is a whole number from 0 to ${MAX_SEED}` }]);
       this.#lastPress = { at: -Infinity, body: this.request(), key: randomId() };
@@ -165,7 +169,7 @@ export class Form {
     try {
       await this.submit(press.body, press.key);
       this.#seedUsed = true;
-      storage.saveChoice({ ...press.body, seed: undefined, image: undefined, mask: undefined });
+      storage.saveChoice({ ...press.body, seed: undefined, image: undefined, mask: undefined, controls: undefined });
     } catch (error) {
       if (error.isOutage) this.#retry.hold(() => this.#send(press), error.message);
       else this.showErrors(error.fields ?? [], error.message);
@@ -187,6 +191,7 @@ export class Form {
       label: this.label,
       ...(this.prompt === null ? {} : { prompt: this.prompt }),
       ...(this.#adapters.value.length ? { loras: this.#adapters.value } : {}),
+      ...(this.#controls.value.length ? { controls: this.#controls.value } : {}),
       n: Number(byId("n").value),
       seed: this.seed,
       sampler: byId("sampler").value,
@@ -198,24 +203,21 @@ export class Form {
 
   /** Show each error next to its field, and the others below the form. */
   showErrors(fields, summary = "") {
-    const unplaced = fields.filter(({ field, message }) => {
-      const place = document.getElementById(`${field.split(".")[0]}-error`);
-      if (!place) return true;
-      setText(place, sentence(message));
-      document.getElementById(field)?.setAttribute("aria-invalid", "true");
-      if (byId("more").contains(place)) byId("more").open = true;
-      return false;
-    });
-    const placed = fields.length > unplaced.length;
-    const [first] = unplaced;
-    const text = first ? `${titleOfField(first.field)}: ${sentence(first.message)}` : placed ? "Some fields need attention: see above." : summary;
-    setText(byId("form-error"), text);
-    this.form.querySelector("[aria-invalid='true']")?.focus();
+    const named = fields.map(({ field, message }) => ({ field, message: this.#memberOf(field) + message }));
+    showFieldErrors(this.form, named, summary);
   }
 
-  clearErrors() {
-    for (const place of this.form.querySelectorAll(".error")) setText(place, "");
-    for (const field of this.form.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  /** `“edges”, image: ` for `controls.0.image`; empty for a field that is no list. */
+  #memberOf(field) {
+    const [list, index, member] = field.split(".");
+    const item = { loras: this.#adapters, controls: this.#controls }[list]?.value[Number(index)];
+    return item && member ? `“${item.name}”, ${member}: ` : "";
+  }
+
+  /** Remember the pictures that were sent with a job. @param {any} body @param {any} job */
+  sent(body, job) {
+    this.picture.sent(body, job);
+    this.#controls.sent(body, job);
   }
 
   #chooseModel(label = this.choice.label) {
@@ -226,6 +228,7 @@ export class Form {
     byId("label-field").hidden = !card.labels.length;
     this.#prompt.show(card);
     this.#adapters.show(card);
+    this.#controls.show(card);
     this.picture.show(card);
     byId("n").max = String(card.max_images);
     this.#showCount();
@@ -285,10 +288,4 @@ export class Form {
 /** The samples of one frame; frames of latents have a pixel for each. */
 function samplesOfFrame({ latent, channels }, [width, height]) {
   return latent ? (3 * width * height) / latent.downscale ** 2 : channels * width * height;
-}
-
-/** A field's name as the form shows it: "guidance_scale" is "Guidance". */
-function titleOfField(name) {
-  const label = document.querySelector(`label[for="${CSS.escape(name.split(".")[0])}"]`);
-  return label?.textContent?.trim() || name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 }

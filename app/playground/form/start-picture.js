@@ -1,12 +1,10 @@
 /** The picture that a job starts from, and its mask. The editor is loaded when the first picture is chosen. */
 
 import { byId, setText } from "../shared/dom.js";
-import { drawFitted, knownInput, pngFile, rememberInput, toBase64 } from "../shared/inputs.js";
+import { knownInput, pngFile, readPicture, rememberInput } from "../shared/inputs.js";
 
-const MAX_BYTES = 5_500_000; // of a file: in base64 it fits into a request of 8 MiB, with a mask
-const MAX_SIDE = 2048; // of a larger picture, reduced here
+const LARGEST = { bytes: 5_500_000, side: 2048 }; // of a file: in base64 it fits into a request of 8 MiB, with a mask
 export const DEFAULT_STRENGTH = 0.8;
-export const TYPES = ["image/png", "image/jpeg", "image/webp"];
 
 export class StartPicture {
   /** @type {import("./picture-editor.js").PictureEditor | null} */
@@ -53,13 +51,11 @@ export class StartPicture {
    */
   async choose(file, name = file.name ?? "the picture") {
     setText(byId("image-error"), "");
-    const bitmap = await createImageBitmap(file).catch(() => null);
-    if (!bitmap || !TYPES.includes(file.type)) throw new Error("Only PNG, JPEG and WebP pictures can be used.");
-    const sent = file.size > MAX_BYTES ? await reduced(bitmap) : file;
-    [this.#picture, this.#loaded] = [{ base64: await toBase64(sent), file: sent }, null];
+    const { bitmap, isReduced, ...picture } = await readPicture(file, LARGEST);
+    [this.#picture, this.#loaded] = [picture, null];
     this.#bitmap = bitmap;
     const editor = await this.#open();
-    editor.open(bitmap, sent === file ? name : `${name}, reduced to ${MAX_SIDE} pixels`);
+    editor.open(bitmap, isReduced ? `${name}, reduced to ${LARGEST.side} pixels` : name);
     this.resize();
   }
 
@@ -135,12 +131,4 @@ export class StartPicture {
     setText(byId("image-choose"), "Another file …");
     return this.#editor;
   }
-}
-
-/** A picture as a smaller JPEG file. @returns {Promise<Blob>} */
-async function reduced(bitmap) {
-  const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
-  const canvas = Object.assign(document.createElement("canvas"), { width: Math.round(bitmap.width * scale), height: Math.round(bitmap.height * scale) });
-  drawFitted(canvas.getContext("2d"), bitmap, canvas.width, canvas.height);
-  return new Promise((resolve, reject) => canvas.toBlob((file) => (file ? resolve(file) : reject(new Error("The picture cannot be reduced."))), "image/jpeg", 0.95));
 }

@@ -73,7 +73,7 @@ function showModels(fleet) {
 function showUsage({ keys, isAll }) {
   const names = [...new Set(keys.flatMap(({ quotas }) => quotas.map(({ name }) => name)))];
   setText(byId("usage-note"), !server.needsKey ? "This server has no API keys: everybody shares these limits."
-    : isAll ? "Keys that use nothing now are left out." : "This key is no operator’s, so only its own quotas are shown.");
+    : isAll ? "Keys that use nothing now are left out." : "This is not an operator’s key, so only its own quotas are shown.");
   byId("usage").replaceChildren(table({
     name: "Quotas of the keys", empty: "No key uses anything now.",
     columns: ["key", "weight", ...names.map((name) => QUOTAS[name] ?? name)],

@@ -8,14 +8,17 @@ const FULL = 0.9; // share from which a bar warns
 export const count = (value) => (value === null || value === undefined ? UNKNOWN : value.toLocaleString("en"));
 
 /**
- * A table that scrolls sideways in a narrow window, or a sentence if it is empty.
+ * A table, or a sentence if it is empty. In a narrow window each row is a list of its cells, each with its column's name;
+ * the roles keep it a table for screen readers.
  * @param {{name: string, columns: string[], rows: (Node | string)[][], empty: string}} content numbers are in every column but the first
  */
 export function table({ name, columns, rows, empty }) {
   if (!rows.length) return el("p", { class: "hint" }, empty);
-  const head = el("tr", {}, ...columns.map((column) => el("th", { scope: "col" }, column)));
-  const body = rows.map(([first, ...others]) => el("tr", {}, el("th", { scope: "row" }, first), ...others.map((cell) => el("td", {}, cell))));
-  return el("div", { class: "scrolled", tabindex: 0, role: "region", "aria-label": name }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...body)));
+  const head = el("tr", { role: "row" }, ...columns.map((column) => el("th", { scope: "col", role: "columnheader" }, column)));
+  const cells = (others) => others.map((cell, k) => el("td", { role: "cell", "data-column": columns[k + 1] }, cell));
+  const body = rows.map(([first, ...others]) => el("tr", { role: "row" }, el("th", { scope: "row", role: "rowheader" }, first), ...cells(others)));
+  const whole = el("table", { role: "table" }, el("thead", { role: "rowgroup" }, head), el("tbody", { role: "rowgroup" }, ...body));
+  return el("div", { class: "scrolled", tabindex: 0, role: "region", "aria-label": name }, whole);
 }
 
 /** What is used of what is allowed, with a bar; without a limit, the number alone. @param {number} used @param {number | null} allowed */

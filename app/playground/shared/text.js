@@ -25,15 +25,20 @@ export const seedsOf = (job) => (job.n === 1 ? `seed ${job.seed}` : `seeds ${job
 /** A job's request in one line. */
 export function factsOf(job) {
   const guided = job.guidance_scale === 1 ? null : `guidance ${formatNumber(job.guidance_scale)}`;
-  const started = job.image ? `from a picture, strength ${formatNumber(job.strength)}${job.mask ? ", masked" : ""}` : null;
-  return [job.model, seedsOf(job), plural(job.steps, "step"), samplerName(job.sampler), guided, started].filter(Boolean).join(" · ");
+  const started = job.image ? `from a picture, ${pictureStrength(job)}${job.mask ? ", masked" : ""}` : null;
+  const controls = job.controls?.length ? `with ${job.controls.map(({ name, scale }) => (scale === 1 ? name : `${name} ${formatNumber(scale)}`)).join(", ")}` : null;
+  return [job.model, seedsOf(job), plural(job.steps, "step"), samplerName(job.sampler), guided, started, controls].filter(Boolean).join(" · ");
 }
+
+/** How much the picture that a job started from counts. A model that edits pictures starts from noise alone and has a guidance for them. */
+const pictureStrength = (job) => ((job.image_guidance_scale ?? null) === null ? `strength ${formatNumber(job.strength)}` : `picture guidance ${formatNumber(job.image_guidance_scale)}`);
 
 /** A job's seed, and how it was sampled, in three lines: what tells two cards of one subject apart. */
 export function cardFacts(job) {
   const guided = job.guidance_scale === 1 ? null : `guidance ${formatNumber(job.guidance_scale)}`;
-  const started = job.image ? `strength ${formatNumber(job.strength)}` : null;
-  return [seedsOf(job), samplerName(job.sampler), [plural(job.steps, "step"), guided, started].filter(Boolean).join(", ")].join("\n");
+  const started = job.image ? pictureStrength(job) : null;
+  const controls = job.controls?.length ? job.controls.map(({ name }) => name).join(", ") : null;
+  return [seedsOf(job), samplerName(job.sampler), [plural(job.steps, "step"), guided, started, controls].filter(Boolean).join(", ")].join("\n");
 }
 
 /** A model's size, data and license in one line. */

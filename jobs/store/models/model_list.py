@@ -36,7 +36,7 @@ return text
 
 
 @dataclass(frozen=True)
-class ModelOrder:
+class StoredOrder:
     """What was ordered about a model.
 
     Attributes:
@@ -48,7 +48,7 @@ class ModelOrder:
     generation: int = 0
 
 
-NO_ORDER = ModelOrder()
+NO_ORDER = StoredOrder()
 
 
 class ModelList:
@@ -59,7 +59,7 @@ class ModelList:
         self._order = connection.client.register_script(ORDER)
         self._unreadable = UnreadableLog()
 
-    def read(self) -> dict[str, ModelOrder]:
+    def read(self) -> dict[str, StoredOrder]:
         """All orders, by model. What cannot be read is skipped."""
         try:
             with self._connection.reachable():
@@ -75,26 +75,26 @@ class ModelList:
                 self._unreadable.skip("card", name.decode(errors="replace"), error)
         return found
 
-    def add(self, name: str) -> ModelOrder:
+    def add(self, name: str) -> StoredOrder:
         """Serve a model again that was removed, and read its folder again."""
         return self._change(name, "0")
 
-    def remove(self, name: str) -> ModelOrder:
+    def remove(self, name: str) -> StoredOrder:
         """Serve a model no more."""
         return self._change(name, "1")
 
-    def reload(self, name: str) -> ModelOrder:
+    def reload(self, name: str) -> StoredOrder:
         """Read a model's folder again."""
         return self._change(name, "")
 
-    def _change(self, name: str, removed: str) -> ModelOrder:
+    def _change(self, name: str, removed: str) -> StoredOrder:
         with self._connection.reachable():
             text = cast("bytes", self._order(keys=[keys.MODEL_ORDERS], args=[name, removed]))
         return _read(text)
 
 
-def _read(text: bytes) -> ModelOrder:
-    order = read_dataclass(ModelOrder, parse_json(text, MAX_ORDER_BYTES))
+def _read(text: bytes) -> StoredOrder:
+    order = read_dataclass(StoredOrder, parse_json(text, MAX_ORDER_BYTES))
     if order.generation < 0:
-        raise RecordError(f"ModelOrder.generation is {order.generation} (allowed: 0 or more)")
+        raise RecordError(f"StoredOrder.generation is {order.generation} (allowed: 0 or more)")
     return order

@@ -39,7 +39,7 @@ from denoised.model.networks.text_unet.transformer import (
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.networks.unet.unet_layers import Attention, Downsample, ResnetBlock, Upsample
 
-TEXT_TILE = 4  # a text's tokens are no map: its tile is that of a map of 4×4
+TEXT_TILE = 4  # a text's tokens are not a feature map: its tile is that of a map of 4×4
 
 
 class NativeConversion:

@@ -27,7 +27,7 @@ def record_graph(
         for tensor, value in zip(inputs, example, strict=True):
             tensor.copy_(value)
         output = evaluate(*inputs)
-        # The output is no result of a kernel, so PyTorch made it, and a replay would not write it.
+        # The output is not the result of a kernel, so PyTorch made it, and a replay would not write it.
         if _storage(output) not in {_storage(tensor) for tensor in results}:
             return None
         graph = RecordedGraph(kernels.runner, calls, [*results, *rows], inputs, output, chunk)

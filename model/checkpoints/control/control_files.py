@@ -75,7 +75,7 @@ def check_control_net(path: Path) -> ControlFolder:
         raise CheckpointError(
             f"{abbreviate(str(path))}: cannot be named in a request (allowed: 1 … {MAX_NAME} printable characters)"
         )
-    config = _read_config(path)
+    config = read_control_config(path)
     check_weights(find_weights(path), _on_meta(path, config).state_dict())
     return ControlFolder(name, path, _digest(path), config)
 
@@ -95,7 +95,12 @@ def load_control_net(folder: ControlFolder) -> ControlNet:
     return network.eval().requires_grad_(False)
 
 
-def _read_config(path: Path) -> ControlNetConfig:
+def read_control_config(path: Path) -> ControlNetConfig:
+    """The settings of a ControlNet's folder.
+
+    Raises:
+        CheckpointError: naming the file, the key and the cause.
+    """
     raw = read_json(path / CONFIG)
     if raw.get("_class_name", CLASS) != CLASS:
         name = abbreviate(raw["_class_name"])

@@ -29,7 +29,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
     "conditioning_channels": (1, 3),  # gray and RGB
     "controlnet_conditioning_channel_order": ("rgb", "bgr"),
 }
-# Keys of a U-Net that a ControlNet has not.
+# Keys of a U-Net that a ControlNet does not have.
 FOREIGN = ("out_channels", "up_block_types", "sample_size", "time_cond_proj_dim", "time_embedding_dim")
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from denoised.model.networks.text_unet.text_unet_config import TransformerConfig
 from denoised.model.networks.text_unet.transformer import SpatialTransformer
+from denoised.model.networks.text_unet.transformer_config import TransformerConfig
 from denoised.model.networks.unet.unet_blocks import DownBlock, UpBlock
 from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.networks.unet.unet_layers import ResnetBlock

@@ -13,6 +13,7 @@ from typing import Any
 from denoised.model.errors import CheckpointError, abbreviate
 from denoised.model.networks.config_checks import check_values, known_values, to_lists
 from denoised.model.networks.text_unet.text_unet_checks import SUPPORTED_TEXT_UNET_VALUES, TEXT_UNET_CHECKS
+from denoised.model.networks.text_unet.transformer_config import TransformerConfig
 from denoised.model.networks.unet.unet_config import UNetConfig
 
 # One value for all levels, or one for each level, the highest resolution first.
@@ -35,29 +36,6 @@ PER_LEVEL_KEYS = (
     "attention_head_dim",
     "num_attention_heads",
 )
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The settings of the transformers of one block.
-
-    Attributes:
-        channels: of the block's feature map.
-        heads: attention heads; each has channels // heads channels.
-        context_dim: channels of the text's hidden states.
-        groups: of the norm before the transformer.
-        linear_projection: project by linear layers instead of 1×1 convolutions.
-        only_cross_attention: the first attention of each layer reads the text too.
-        upcast: compute attention in float32 whatever the precision of the weights.
-    """
-
-    channels: int
-    heads: int
-    context_dim: int
-    groups: int
-    linear_projection: bool
-    only_cross_attention: bool
-    upcast: bool
 
 
 @dataclass(frozen=True)

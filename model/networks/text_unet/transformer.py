@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from denoised.model.errors import CheckpointError
-from denoised.model.networks.text_unet.text_unet_config import TransformerConfig
+from denoised.model.networks.text_unet.transformer_config import TransformerConfig
 from denoised.model.networks.unet.unet_layers import DotProductAttention
 
 # diffusers fixes it, whatever the config's norm_eps.

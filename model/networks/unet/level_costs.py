@@ -1,12 +1,15 @@
 """What each level of a U-Net costs: its shape, its parameters and its multiplications, counted while it runs.
 
+`level_costs` is for U-Nets of pixels; `model.networks.text_unet.text_level_costs` for those that take a text.
+
 The network runs on the meta device, which computes shapes and no values, so counting takes milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,22 +64,32 @@ class _Counter:
         elif isinstance(module, nn.Linear):
             self._current.multiplications += output.numel() * module.in_features
         elif isinstance(module, DotProductAttention):
-            query = inputs[0]  # (B, heads, N, d): N·N·d products for q·k, and as many for the weighted sum of v
+            query, key = inputs[:2]  # (B, heads, N, d) and (B, heads, M, d): N·M·d products for q·k, and as many for v
             self._current.attention = True
-            self._current.multiplications += 2 * query.numel() * query.shape[-2]
+            self._current.multiplications += 2 * query.numel() * key.shape[-2]
         self._current.parameters += sum(parameter.numel() for parameter in module.parameters(recurse=False))
 
 
 def level_costs(unet: UNet, height: int, width: int) -> list[LevelCost]:
     """The levels from the highest resolution to the lowest, for one image of height × width pixels."""
-    counter = _Counter(unet.config.block_out_channels, height, width)
-    leaves = [module for module in unet.modules() if not next(module.children(), None)]
-    hooks = [module.register_forward_hook(counter.count) for module in leaves]
-    meta = {name: torch.empty_like(value, device="meta") for name, value in unet.state_dict(keep_vars=True).items()}
     x = torch.empty(1, unet.config.in_channels, height, width, device="meta")
+    return count_levels(unet, unet.config.block_out_channels, (x, torch.ones(1, device="meta"), _any_label(unet)))
+
+
+def count_levels(
+    network: nn.Module, channels: Sequence[int], inputs: tuple[Any, ...], named: Mapping[str, Tensor] | None = None
+) -> list[LevelCost]:
+    """The same for any U-Net, with the inputs of an evaluation of one image on the meta device.
+
+    channels: of each level, the highest resolution first. inputs: the first is x, (1, C, H, W).
+    """
+    counter = _Counter(channels, *inputs[0].shape[-2:])
+    leaves = [module for module in network.modules() if not next(module.children(), None)]
+    hooks = [module.register_forward_hook(counter.count) for module in leaves]
+    meta = {name: torch.empty_like(value, device="meta") for name, value in network.state_dict(keep_vars=True).items()}
     try:
         with torch.no_grad():
-            functional_call(unet, meta, (x, torch.ones(1, device="meta"), _any_label(unet)))
+            functional_call(network, meta, inputs, dict(named or {}))
     finally:
         for hook in hooks:
             hook.remove()

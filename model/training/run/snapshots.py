@@ -89,7 +89,7 @@ def _read(path: Path, width: float) -> Iterator[tuple[str, Tensor]]:
     prefix = tensor_name(width, "")
     try:
         with safe_open(path, framework="pt") as file:
-            for name in [name for name in file.keys() if name.startswith(prefix)]:  # noqa: SIM118, it is no dict
+            for name in [name for name in file.keys() if name.startswith(prefix)]:  # noqa: SIM118, it is not a dict
                 yield name.removeprefix(prefix), file.get_tensor(name)
     except SafetensorError as error:
         raise TrainingError(f"{path} is damaged ({error}): delete it to combine the other snapshots") from error

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denoised.app.admission.queue.estimate import RemainingWork, WorkerPool, completion_times, turn_seconds, turn_times
+from denoised.app.admission.queue.estimate import RemainingWork, completion_times
+from denoised.app.admission.queue.turn_times import WorkerPool, turn_seconds, turn_times
 from denoised.jobs.worker_report import WorkerReport
 from denoised.worker.engine.batch import RunningBatch
 from denoised.worker.engine.fair_slots import ANONYMOUS, Caller

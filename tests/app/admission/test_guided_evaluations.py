@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from denoised.app.admission.guided_evaluations import count_guided
-from denoised.app.admission.queue.queue_snapshot import _total
-from denoised.app.admission.validation import resolve
+from denoised.app.admission.queue.queue_snapshot import total_work
+from denoised.app.admission.validation import resolve_request
 from denoised.jobs.record import JobRecord
 from denoised.model.checkpoints.card_file import LearnedLevels
 from denoised.model.diffusion.grids import Grid
@@ -119,14 +119,14 @@ def test_without_an_interval_all_evaluations_are_guided() -> None:
 def test_admission_and_the_estimate_use_the_count() -> None:
     card = card_of(SCHEDULES["linear"])
     given: Any = {"model": "fake", "label": "a", "n": 2, "seed": 1, "sampler": "euler", "steps": 20}
-    whole = resolve({**given, "guidance_scale": 3.0}, card)
-    part = resolve({**given, "guidance_scale": 3.0, "guidance_interval": [0.5, 3.0]}, card)
-    plain = resolve(given, card)
+    whole = resolve_request({**given, "guidance_scale": 3.0}, card)
+    part = resolve_request({**given, "guidance_scale": 3.0, "guidance_interval": [0.5, 3.0]}, card)
+    plain = resolve_request(given, card)
     assert (plain.evaluations, whole.evaluations) == (40, 80)
     assert part.guided_evaluations is not None
     assert part.evaluations == 2 * (20 + part.guided_evaluations)
     assert 40 < part.evaluations < 80
-    work = _total(JobRecord("a", "", part, 0.0))
+    work = total_work(JobRecord("a", "", part, 0.0))
     assert (work.turns, work.evaluations) == (20, part.evaluations)
     assert 1 < work.rows < 2
 

@@ -12,7 +12,7 @@ import pytest
 from denoised.app.admission.catalog import offered_by_both
 from denoised.app.admission.request_warnings import find_warnings
 from denoised.app.admission.reservation import job_bytes
-from denoised.app.admission.validation import resolve
+from denoised.app.admission.validation import resolve_request
 from denoised.app.compat.openai.openai_schemas import ImagesRequest
 from denoised.app.compat.openai.translation import translate
 from denoised.app.http.errors import InvalidRequest
@@ -32,7 +32,7 @@ def card(painter_of: Callable[..., ModelCard]) -> ModelCard:
 
 
 def parsed(card: ModelCard, **body: Any) -> SamplingRequest:
-    return resolve(GenerateRequest.model_validate({"seed": 5, **body}).fields(), card)
+    return resolve_request(GenerateRequest.model_validate({"seed": 5, **body}).fields(), card)
 
 
 def refused(card: ModelCard, **body: Any) -> dict[str, str]:
@@ -62,7 +62,9 @@ def test_a_picture_carries_prompt_and_size_only_if_they_were_given(card: ModelCa
     assert {"prompt", "negative_prompt", "width", "height"}.isdisjoint(plain)
     full = parsed(card, prompt="a goat", negative_prompt="a sheep", width=32, height=48).parameters(0, "fake")
     assert [full[name] for name in ("prompt", "negative_prompt", "width", "height")] == ["a goat", "a sheep", 32, 48]
-    again = resolve(GenerateRequest.model_validate({k: v for k, v in full.items() if k != "numerics"}).fields(), card)
+    again = resolve_request(
+        GenerateRequest.model_validate({k: v for k, v in full.items() if k != "numerics"}).fields(), card
+    )
     assert again.parameters(0, "fake") == full
 
 
@@ -121,7 +123,9 @@ def test_clip_skip_and_emphasis_are_carried_by_the_picture_if_they_were_given(ca
     assert {"clip_skip", "emphasis"}.isdisjoint(parsed(card, clip_skip=0, emphasis=False).parameters(0, "fake"))
     full = parsed(card, prompt="a (goat)", clip_skip=2, emphasis=True).parameters(0, "fake")
     assert (full["clip_skip"], full["emphasis"]) == (2, True)
-    again = resolve(GenerateRequest.model_validate({k: v for k, v in full.items() if k != "numerics"}).fields(), card)
+    again = resolve_request(
+        GenerateRequest.model_validate({k: v for k, v in full.items() if k != "numerics"}).fields(), card
+    )
     assert again.parameters(0, "fake") == full
 
 

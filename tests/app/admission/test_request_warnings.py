@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from denoised.app.admission.request_warnings import find_warnings
-from denoised.app.admission.validation import resolve
+from denoised.app.admission.validation import resolve_request
 from denoised.app.http.errors import InvalidRequest
 from denoised.jobs.record import JobRecord
 from denoised.model.diffusion.grids import SPACINGS, Grid, solver_levels
@@ -78,9 +78,9 @@ def test_a_run_without_a_grid_is_refused_and_not_accepted_to_fail_later(
             SAMPLERS[sampler].levels(noise, steps, grid)
         except PlanError:
             with pytest.raises(InvalidRequest, match=f"steps: {steps} "):
-                resolve(given, card)
+                resolve_request(given, card)
         else:
-            assert resolve(given, card).steps == steps
+            assert resolve_request(given, card).steps == steps
 
 
 def test_leading_spacing_that_starts_far_below_the_last_timestep_is_warned_of(card_of: Any, request_of: Any) -> None:

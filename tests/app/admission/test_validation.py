@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from denoised.app.admission.validation import choose_card, resolve
+from denoised.app.admission.validation import choose_card, resolve_request
 from denoised.app.http.errors import InvalidRequest, Unavailable
 from denoised.app.http.requests.request_body import GenerateRequest
 from denoised.app.http.validation_errors import describe_validation_errors
@@ -24,7 +24,7 @@ Card = Callable[..., ModelCard]
 
 
 def parsed(body: dict[str, Any], card: ModelCard) -> SamplingRequest:
-    return resolve(GenerateRequest.model_validate(body).fields(), card)
+    return resolve_request(GenerateRequest.model_validate(body).fields(), card)
 
 
 def refused(body: dict[str, Any], card: ModelCard) -> dict[str, str]:
@@ -34,7 +34,7 @@ def refused(body: dict[str, Any], card: ModelCard) -> dict[str, str]:
     except ValidationError as error:
         return dict(describe_validation_errors(error.errors(), GenerateRequest.model_fields))
     with pytest.raises(InvalidRequest) as refusal:
-        resolve(request.fields(), card)
+        resolve_request(request.fields(), card)
     return {error["field"]: error["message"] for error in refusal.value.extra["errors"]}
 
 
@@ -389,7 +389,7 @@ def test_levels_that_do_not_fall_within_the_range_of_the_model_are_refused(
 def test_the_number_of_levels_is_the_number_of_steps(card_of: Any) -> None:
     """A 0 at the end, where every run ends, may be given."""
     for sigmas, steps in (([14.6, 0.5, 0.0], None), ([14.6, 0.5], 2)):
-        request = resolve(GenerateRequest(sigmas=sigmas, steps=steps).fields(), card_of())
+        request = resolve_request(GenerateRequest(sigmas=sigmas, steps=steps).fields(), card_of())
         assert (request.sigmas, request.steps) == ([14.6, 0.5], 2)
 
 

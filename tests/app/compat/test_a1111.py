@@ -516,6 +516,7 @@ def test_samplers_and_schedulers_are_those_of_the_cards(api: TestClient) -> None
 def test_what_the_server_has_none_of_is_an_empty_list(api: TestClient) -> None:
     assert api.get("/sdapi/v1/upscalers").json() == []
     assert api.get("/sdapi/v1/scripts").json() == {"txt2img": [], "img2img": []}
+    assert api.get("/sdapi/v1/script-info").json() == []
     assert api.get("/sdapi/v1/loras").json() == []
     assert api.get("/sdapi/v1/loras?x=1").status_code == 422
 

@@ -169,6 +169,19 @@ def test_what_the_job_refuses_is_named_by_the_unit(make_client: MakeClient, fake
         assert item["loc"] == ["body", "alwayson_scripts", "ControlNet", "args", "1", field]
 
 
+def test_the_extension_is_listed_among_the_scripts_while_a_model_offers_control_nets(
+    make_client: MakeClient, fake_worker: Any, card: ModelCard
+) -> None:
+    fake_worker.serve(card)
+    api = make_client()
+    assert api.get("/sdapi/v1/scripts").json() == {"txt2img": ["controlnet"], "img2img": ["controlnet"]}
+    info = api.get("/sdapi/v1/script-info").json()
+    assert [(each["name"], each["is_alwayson"], each["is_img2img"]) for each in info] == [
+        ("controlnet", True, False),
+        ("controlnet", True, True),
+    ]
+
+
 def test_lists_are_those_of_the_extension(make_client: MakeClient, fake_worker: Any, card: ModelCard) -> None:
     fake_worker.serve(card)
     api = make_client(keys=("first",))

@@ -125,6 +125,26 @@ def test_words_of_a_longer_label_do_not_match_a_shorter_one() -> None:
     assert find_labels("the hot dog stand", ["hot dog", "dog", "dog stand"]) == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("labels", "prompt", "found"),
+    [
+        (["दिन", "दान"], "एक दान", [1]),  # vowel signs alone tell them apart
+        (["दिन"], "एक दान", []),
+        (["बिल्ली", "हाथी"], "एक हाथी, कृपया", [1]),
+        (["มา", "ม้า"], "ม้า 1", [1]),  # "come" and "horse", by a vowel and a tone
+        (["كِتاب", "كاتب"], "هذا كِتاب", [0]),
+        (["x", "x̌"], "an x̌", [1]),  # no composed character exists
+        (["naïve"], "a nai\u0308ve one", [0]),
+        (["1", "2"], "a 2\ufe0f\u20e3", []),  # a keycap is another word
+        (["sneaker"], "a sneak\u00ader", [0]),  # a soft hyphen is invisible
+        (["heart"], "❤\ufe0f heart", [0]),
+        (["heart"], "\u0301 \u200b", []),
+    ],
+)
+def test_combining_marks_belong_to_their_word_in_every_script(labels: list[str], prompt: str, found: list[int]) -> None:
+    assert find_labels(prompt, labels) == found
+
+
 def test_a_long_prompt_and_a_thousand_labels_are_matched_quickly(card_of: Card) -> None:
     """A slow match would block other clients."""
     labels = [f"thing {k}" for k in range(1000)]

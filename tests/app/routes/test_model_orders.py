@@ -15,7 +15,7 @@ from denoised.app.http.key_limits import KeyLimits
 from denoised.client import Client, ModelState
 from denoised.jobs.store import redis_keys as keys
 from denoised.jobs.store.models.kept_models import kept_models
-from denoised.jobs.store.models.model_list import ModelOrder
+from denoised.jobs.store.models.model_list import StoredOrder
 from denoised.jobs.worker_report import WorkerReport
 from tests.webhook_receiver import until
 
@@ -77,10 +77,10 @@ def test_orders_add_up_and_are_what_workers_read(url: str, fake_worker: Any) -> 
     orders = fake_worker.store.workers.orders
     with Client(url) as client:
         assert client.remove_model("shoes").removed
-        assert orders.read() == {"shoes": ModelOrder(removed=True, generation=1)}
+        assert orders.read() == {"shoes": StoredOrder(removed=True, generation=1)}
         assert client.reload_model("shoes").removed, "a reload does not bring it back"
         assert client.add_model("shoes").generation == 3
-        assert orders.read() == {"shoes": ModelOrder(removed=False, generation=3)}
+        assert orders.read() == {"shoes": StoredOrder(removed=False, generation=3)}
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"no JSON", b'{"removed": "yes"}', b'{"generation": -1}', b"7"])

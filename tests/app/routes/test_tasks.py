@@ -80,7 +80,7 @@ def test_a_job_for_pictures_names_its_task(api: TestClient) -> None:
         ("score", {"t": 999.5}, "t", "999.5 is over 999, the last timestep of shoes"),
         ("score", {"t": -1}, "t", "-1"),
         ("score", {"t": 3, "sigma": 1.0}, "sigma", "1 was given with t = 3 (allowed: one of them)"),
-        ("score", {"t": None, "sigma": 0}, "sigma", "0 is no noise (allowed: over 0)"),
+        ("score", {"t": None, "sigma": 0}, "sigma", "0 is not a noise level (allowed: over 0)"),
         (
             "score",
             {"t": None, "sigma": 500},

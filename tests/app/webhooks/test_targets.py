@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from denoised.app.webhooks.addresses import RefusedAddress, is_public, resolve
+from denoised.app.webhooks.addresses import RefusedAddress, is_public, resolve_host
 from denoised.app.webhooks.target import WebhookTarget, allowed_origin
 from denoised.app.webhooks.webhook_settings import WebhookSettings, WebhookSettingsError
 from tests.webhook_receiver import SECRET
@@ -97,8 +97,8 @@ def test_a_host_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPa
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(RefusedAddress, match="private"):
-        resolve("hooks.example.com", 443, private=False)
-    assert [address for _, address in resolve("hooks.example.com", 443, private=True)] == [
+        resolve_host("hooks.example.com", 443, private=False)
+    assert [address for _, address in resolve_host("hooks.example.com", 443, private=True)] == [
         ("93.184.215.14", 443),
         ("10.0.0.1", 443),
     ]

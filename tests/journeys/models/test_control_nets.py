@@ -273,7 +273,7 @@ def test_a_variation_keeps_the_control_nets(service: Any) -> None:
         ([control("edges", EDGES, weight=1)], "controls.0.weight", "is not a field"),
         ([{"name": "edges"}], "controls.0.image", "is missing"),
         ([{"name": "edges", "image": "http://example.com/a.png"}], "controls.0.image", "URLs are not fetched"),
-        ([{"name": "edges", "image": "AAAA"}], "controls.0.image", "the file is no PNG, JPEG or WebP"),
+        ([{"name": "edges", "image": "AAAA"}], "controls.0.image", "the file is not a PNG, JPEG or WebP"),
         ([control("edges", EDGES)] * 5, "controls", "has 5 items (allowed: at most 4)"),
         ({"name": "edges"}, "controls", "(allowed: a list)"),
     ],

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import pytest
 import redis
 
-from denoised.app.admission.queue.estimate import turn_seconds
 from denoised.app.admission.queue.job_queue import JobQueue
 from denoised.app.admission.queue.queue_snapshot import QueueForecast
+from denoised.app.admission.queue.turn_times import turn_seconds
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.sampling_request import PRIORITIES
 from denoised.jobs.store import redis_keys as keys
@@ -68,7 +68,7 @@ class Server:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self.queue = JobQueue(client, Store(client), max_attempts=3)
+        self.queue = JobQueue(client, Store(client), max_attempts=3, clock=lambda: self.now)
         self.source = RqSource(client, "w", NAMES, 30)
         self.batch: RunningBatch[Image] = RunningBatch(SLOTS)
         self.jobs: dict[str, JobRecord] = {}
@@ -83,25 +83,44 @@ class Server:
         report |= {"reserved": self.batch.reserved, "places": self.batch.max_members}
         self.workers = [WorkerReport(**report)]  # type: ignore[arg-type]
 
-    def submit(self, owner: str, steps: int = 20, n: int = 1, weight: float = 1.0, priority: str = "normal") -> str:
+    def submit(
+        self,
+        owner: str,
+        steps: int = 20,
+        n: int = 1,
+        weight: float = 1.0,
+        priority: str = "normal",
+        *,
+        estimated: bool = False,
+    ) -> str:
+        """Accept a job, as the front end does. estimated: it is told when the job will be done."""
         asked = request(steps=steps, n=n, priority=priority)
         job = JobRecord(uuid.uuid4().hex, owner, asked, 1.0, weight=weight)
         self.jobs[job.id] = job
+        if estimated:
+            self._write_progress()
+            eta = self.queue.estimate_new(job, self.queue.snapshot(["fake"]), self.workers).eta_seconds
+            assert eta is not None
+            self.estimates[job.id] = (self.now, self.now + eta)
         self.queue.enqueue(job, QueueEstimate())
         return job.id
 
-    def estimate(self, job: str) -> None:
-        """Ask when a job will be done."""
+    def estimate(self, *jobs: str) -> None:
+        """Ask when waiting or running jobs will be done."""
+        self._write_progress()
+        fresh = JobQueue(self.client, Store(self.client), max_attempts=3)  # has no forecast of an earlier turn
+        for job in jobs:
+            eta = fresh.estimate(self.jobs[job], self.workers).eta_seconds
+            assert eta is not None
+            self.estimates[job] = (self.now, self.now + eta)
+
+    def _write_progress(self) -> None:
         pending = self.batch.pending_by_job()
         with self.client.pipeline(transaction=False) as pipeline:
             for running in self.deliveries:
                 made = self.jobs[running].request.evaluations - pending[running]
                 pipeline.hset(keys.job(running), mapping={"evaluations": made})
             pipeline.execute()
-        fresh = JobQueue(self.client, Store(self.client), max_attempts=3)  # has no forecast of an earlier turn
-        eta = fresh.estimate(self.jobs[job], self.workers).eta_seconds
-        assert eta is not None
-        self.estimates[job] = (self.now, self.now + eta)
 
     def turn(self) -> None:
         """Fetch what there is capacity for, as the worker's loop says it, and evaluate once."""
@@ -241,25 +260,22 @@ def test_the_estimate_is_within_a_quarter_while_nobody_else_arrives(server: Serv
     for _ in range(3):
         server.turn()
     waiting = [job for job in jobs if job not in server.ends]
-    for job in waiting:
-        server.estimate(job)
+    server.estimate(*waiting)
     server.run()
     assert statistics.median(server.error(waiting)) <= 0.25
 
 
-@pytest.mark.parametrize(("load", "limit"), [(0.8, 0.3), (1.2, 0.25)])
-def test_the_estimate_at_acceptance_holds_while_others_arrive(server: Server, load: float, limit: float) -> None:
+@pytest.mark.parametrize("load", [0.5, 0.8, 1.2])
+def test_the_estimate_at_acceptance_holds_while_others_arrive(server: Server, load: float) -> None:
     """Five keys at a part of the capacity, with jobs of 5 to 50 steps.
 
-    An estimate does not know who arrives later. Where the queue is short, these make turns longer: medians of 27 %
-    at loads from 50 to 80 %; where it is long, of 17 %.
+    An estimate expects arrivals as they were: medians of 13, 8 and 14 %. Without them, 26, 30 and 18 %.
     """
     chance, jobs = random.Random(5), []
-    for _ in range(600):
+    for _ in range(400):
         # 16 rows a turn; a job has 25 evaluations in the mean, so half a job a turn.
         if chance.random() < load * 16 / 25:
-            jobs.append(server.submit(f"key-{chance.randrange(5)}", chance.choice([5, 20, 50])))
-            server.estimate(jobs[-1])
+            jobs.append(server.submit(f"key-{chance.randrange(5)}", chance.choice([5, 20, 50]), estimated=True))
         server.turn()
     server.run()
-    assert statistics.median(server.error(jobs)) <= limit
+    assert statistics.median(server.error(jobs)) <= 0.15

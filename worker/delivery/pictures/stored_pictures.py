@@ -19,9 +19,9 @@ from denoised.jobs.control import control_index
 from denoised.jobs.errors import RecordError
 from denoised.jobs.picture_reading import PictureShape
 from denoised.jobs.record import JobRecord
-from denoised.jobs.request import ARRAY
 from denoised.jobs.request_pictures import pictures_of
 from denoised.jobs.store.store import Store
+from denoised.jobs.task_request import ARRAY
 from denoised.model.serving.card import ModelCard
 from denoised.worker.delivery.pictures.encoding import Pixels
 

@@ -51,9 +51,16 @@ export function mount(stage, { network, done }) {
   const maps = featureMaps(card);
   list.append(...levels.map(bar));
   stage.append(
-    el("p", {}, `In: a noisy picture of ${card.channels}×${card.height}×${card.width}, and t. Out: as many values.`),
+    el("p", {}, `In: ${inputOf(card)}, and t. Out: as many values.`),
     drawing, list, element, maps.element,
     el("p", { class: "hint" }, `${amount(card.network.parameters)} parameters in all; ${amount(total)} multiplications for one evaluation of one picture.`));
+}
+
+/** What the network takes besides the noise level. */
+function inputOf({ channels, height, width, latent, inputs = [] }) {
+  const text = inputs.includes("prompt") ? ", the prompt" : "";
+  if (!latent) return `a noisy picture of ${channels}×${height}×${width}${text}`;
+  return `noisy latents of ${latent.channels}×${height / latent.downscale}×${width / latent.downscale}${text}`;
 }
 
 /** Feature maps of the bundled model, recorded by ops/examples.py: a row for each level. */

@@ -62,6 +62,8 @@ WORK: list[tuple[Callable[[str], object], Callable[[int], str]]] = [
     (prompt, lambda size: "9" * size + " x"),
     (prompt, lambda size: "\u0301\u0316" * (size // 2)),
     (prompt, lambda size: "a" + "\u0316\u0301" * (size // 2)),
+    (prompt, lambda size: "a\u200d" * (size // 2)),
+    (prompt, lambda size: "a\u0301\u20dd-" * (size // 4)),
     (prompt, lambda size: "a b c " * (size // 6)),
     (prompt, lambda size: "1 " * (size // 2)),
     (prompt, lambda size: "\ufdfa" * (size // 2)),

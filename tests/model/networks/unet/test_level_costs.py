@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from denoised.model.networks.text_unet.text_level_costs import TOKENS, text_level_costs
+from denoised.model.networks.text_unet.text_unet import TextUNet
+from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 from denoised.model.networks.unet.level_costs import level_costs
 from denoised.model.networks.unet.unet import UNet
 from denoised.model.networks.unet.unet_config import UNetConfig
+from tests.text_pipelines import UNET, XL_UNET
 
 CONFIG = {
     "sample_size": 8,
@@ -45,3 +52,18 @@ def test_counting_leaves_no_hook_behind() -> None:
     unet = UNet(UNetConfig.from_dict(CONFIG))
     level_costs(unet, 8, 8)
     assert not any(module._forward_hooks for module in unet.modules())
+
+
+@pytest.mark.parametrize("settings", [UNET, XL_UNET, {**UNET, "time_cond_proj_dim": 32}], ids=["sd", "xl", "lcm"])
+def test_the_levels_of_a_text_network_add_up_to_the_whole(settings: dict[str, Any]) -> None:
+    config = TextUNetConfig.from_dict({**settings, "in_channels": 4, "out_channels": 4})
+    unet = TextUNet(config)
+    levels = text_level_costs(unet, 8, 8)
+    assert [(level.height, level.width, level.channels) for level in levels] == [(8, 8, 16), (4, 4, 32)]
+    assert sum(level.parameters for level in levels) == sum(parameter.numel() for parameter in unet.parameters())
+    shapes = {"pooled": (1, config.pooled_dim), "size_ids": (1, 6), "guidance": (1,)}
+    named = {name: torch.ones(shapes[name]) for name in config.added_inputs}
+    context = torch.randn(1, TOKENS, settings["cross_attention_dim"])
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        unet(torch.randn(1, 4, 8, 8), torch.ones(1), context, **named)
+    assert 2 * sum(level.multiplications for level in levels) == counter.get_total_flops()

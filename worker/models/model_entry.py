@@ -11,7 +11,7 @@ from denoised.worker.models.ready_model import ReadyModel
 
 
 @dataclass
-class Entry:
+class ModelEntry:
     """A model that should be served.
 
     Attributes:
