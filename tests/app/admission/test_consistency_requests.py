@@ -9,7 +9,7 @@ import pytest
 
 from denoised.app.admission.request_warnings import find_warnings
 from denoised.app.admission.task_validation import cards_of_tasks, resolve_task
-from denoised.app.admission.validation import choose_card, resolve
+from denoised.app.admission.validation import choose_card, resolve_request
 from denoised.app.http.errors import InvalidRequest
 from denoised.model.checkpoints.card_file import Defaults
 from denoised.model.diffusion.grids import Grid
@@ -30,7 +30,7 @@ def card(card_of: Callable[..., ModelCard]) -> ModelCard:
 
 @pytest.mark.parametrize("given", [{}, {"steps": 2}, {"steps": 1}, {"sampler": "consistency"}, {"guidance_scale": 1.0}])
 def test_its_requests_take_one_evaluation_a_step(card: ModelCard, given: dict[str, Any]) -> None:
-    request = resolve({"label": 0, "n": 3, **given}, card)  # type: ignore[typeddict-item]
+    request = resolve_request({"label": 0, "n": 3, **given}, card)  # type: ignore[typeddict-item]
     assert (request.sampler, request.guidance_scale) == ("consistency", 1.0)
     assert request.evaluations == 3 * given.get("steps", 2)
     assert list(find_warnings(request, card)) == []
@@ -38,7 +38,7 @@ def test_its_requests_take_one_evaluation_a_step(card: ModelCard, given: dict[st
 
 @pytest.mark.parametrize(("strength", "evaluations"), [(1.0, 2), (0.5, 1), (0.0, 0)])
 def test_a_run_from_a_picture_begins_at_its_levels(card: ModelCard, strength: float, evaluations: int) -> None:
-    request = resolve({"label": 0, "image": DIGEST, "strength": strength}, card)
+    request = resolve_request({"label": 0, "image": DIGEST, "strength": strength}, card)
     assert request.evaluations == evaluations
 
 
@@ -58,14 +58,14 @@ def test_a_run_from_a_picture_begins_at_its_levels(card: ModelCard, strength: fl
 )
 def test_other_requests_are_refused(card: ModelCard, given: dict[str, Any], field: str, message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        resolve({"label": 0, **given}, card)  # type: ignore[typeddict-item]
+        resolve_request({"label": 0, **given}, card)  # type: ignore[typeddict-item]
     found = [each["message"] for each in caught.value.extra["errors"] if each["field"] == field]
     assert any(each.replace('"', "'").startswith(message) for each in found), found
 
 
 def test_other_models_do_not_offer_its_sampler(card_of: Callable[..., ModelCard]) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        resolve({"label": 0, "sampler": "consistency"}, card_of())
+        resolve_request({"label": 0, "sampler": "consistency"}, card_of())
     (error,) = caught.value.extra["errors"]
     assert error["field"] == "sampler"
     assert error["message"].startswith('"consistency" is not offered (offered: ')
