@@ -142,6 +142,7 @@ def test_a_visitor_reads_the_cards_in_order_by_link_and_by_keyboard(open_page: O
     assert page.locator("math").count() > 20
 
 
+@pytest.mark.slow
 def test_walks_reach_the_points_through_many_levels_and_hardly_move_along_the_plain_gradient(
     open_page: Open, service: Any
 ) -> None:
@@ -193,6 +194,7 @@ ASK = """async () => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_network_is_asked_about_a_picture_of_the_visitor(open_page: Open, service: Any) -> None:
     page = card(open_page, service, "guess")
     torchs = torch.randn(784, generator=torch.Generator().manual_seed(7))
@@ -314,6 +316,7 @@ def check_cards(page: Page, names: list[str]) -> None:
         page.set_viewport_size({"width": 1280, "height": 900})
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_serious_on_a_card(open_page: Open, service: Any) -> None:
     check_cards(card(open_page, service, "points", reduced_motion="reduce"), ["points", "guess"])
 
@@ -328,6 +331,7 @@ def test_axe_finds_nothing_serious_on_any_card(scheme: str, open_page: Open, ser
     assert violations(page) == []
 
 
+@pytest.mark.slow
 def test_the_network_of_a_text_model_is_shown_by_its_latents(open_page: Open, service: Any) -> None:
     page = card(open_page, service, "network")
     page.get_by_label("Model", exact=True).select_option("emoji")
@@ -336,7 +340,7 @@ def test_the_network_of_a_text_model_is_shown_by_its_latents(open_page: Open, se
     expect(page.locator(".says")).to_contain_text("The bottom: 224 channels of 4×4 values")
 
 
-@pytest.mark.parametrize("name", ["guess", "score"])
+@pytest.mark.parametrize("name", ["guess", pytest.param("score", marks=pytest.mark.slow)])
 def test_a_card_that_cannot_show_a_model_offers_one_that_it_can(name: str, open_page: Open, service: Any) -> None:
     with service.client() as client:
         latent = [each["name"] for each in client.get("/models").json() if each["latent"]]
