@@ -338,12 +338,13 @@ def test_axe_finds_nothing_serious_on_any_card(scheme: str, open_page: Open, ser
 
 def test_a_text_model_shows_its_training_pictures_and_its_network_on_latents(open_page: Open, service: Any) -> None:
     page = card(open_page, service, "examples")
+    page.set_default_timeout(60_000)
     page.get_by_label("Model", exact=True).select_option("emoji")
-    page.get_by_text("rocket, flat style").click()
+    page.get_by_role("radio", name=re.compile("^rocket")).check(force=True)
     first = page.get_by_label("Example 1", exact=True)
     until(page, DRAWN, "Example 1")
     before = drawn(first)
-    page.get_by_text("hot dog, noto style").click()
+    page.get_by_role("radio", name=re.compile("^hot dog")).check(force=True)
     until(page, "before => document.querySelector('#stage canvas').toDataURL() !== before", before)
     page.evaluate("location.hash = 'network'")
     expect(page.locator("#stage")).to_contain_text("In: noisy latents of 4×16×16, the prompt, and t.")
