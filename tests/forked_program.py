@@ -29,12 +29,10 @@ from typing import Any, NoReturn, TextIO
 from tests import pseudo_terminal
 from tests.fork_server import module_of, requested
 
-# No `__main__` of a package: these run anew in each process. torch imports its compiler when a worker counts what the
-# levels of a network cost.
+# No `__main__` of a package: these run anew in each process. torch imports its compiler for an optimizer's first step.
 PRELOADED = (
     "torch",
     "torch._dynamo",
-    "torch._refs",
     "denoised.app.launch.cli",
     "denoised.app.launch.http_server",
     "denoised.app.launch.serve",

@@ -207,43 +207,61 @@ def test_rq_is_named_in_two_files_only(repository: Path) -> None:
     assert naming == {"app.admission.queue.job_queue", "worker.delivery.rq_worker"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "denoised.app.main",
-        "denoised.app.launch.cli",
-        "denoised.app.launch.serve",
-        "denoised.app.launch.http_server",
-        "denoised.client",
-        "denoised.app.launch.diagnostics",
-        "denoised.model.checkpoints.__main__",
-        "denoised.model.hub.__main__",
-    ],
-)
-def test_the_front_end_runs_without_torch_and_numpy(name: str, repository: Path) -> None:
-    code = f"import sys, {name}; print(sorted({{'torch', 'numpy', 'diffusers'}} & set(sys.modules)))"
-    outcome = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
-    assert outcome.stdout.strip() == "[]"
-
-
+OF_A_WORKER = {"torch", "numpy", "diffusers"}
 SLOW_TO_IMPORT = {"torch", "numpy", "fastapi", "starlette", "pydantic", "redis", "rq", "httpx", "rich", "PIL"}
 OF_THE_SERVER = {"torch", "numpy", "fastapi", "starlette", "uvicorn", "pydantic", "redis", "rq", "websockets"}
+# What each set of packages is not imported by. One process imports all modules of a row, one after another.
+SPARED = [
+    (
+        OF_A_WORKER,
+        [
+            "denoised.app.main",
+            "denoised.app.launch.cli",
+            "denoised.app.launch.serve",
+            "denoised.app.launch.http_server",
+            "denoised.client",
+            "denoised.app.launch.diagnostics",
+            "denoised.model.checkpoints.__main__",
+            "denoised.model.hub.__main__",
+        ],
+    ),
+    (
+        SLOW_TO_IMPORT,
+        [
+            "denoised",
+            "denoised.app.launch.cli",
+            "denoised.command_line.console",
+            "denoised.command_line.service_options",
+        ],
+    ),
+    (OF_THE_SERVER, ["denoised.client", "denoised.cli.generate", "denoised.cli.listing", "denoised.cli.top"]),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "spared"),
-    [
-        ("denoised", SLOW_TO_IMPORT),
-        ("denoised.app.launch.cli", SLOW_TO_IMPORT),
-        ("denoised.command_line.console", SLOW_TO_IMPORT),
-        ("denoised.command_line.service_options", SLOW_TO_IMPORT),
-        ("denoised.client", OF_THE_SERVER),
-        ("denoised.cli.generate", OF_THE_SERVER),
-        ("denoised.cli.listing", OF_THE_SERVER),
-        ("denoised.cli.top", OF_THE_SERVER),
-    ],
-)
-def test_commands_load_what_they_need_alone(name: str, spared: set[str], repository: Path) -> None:
-    code = f"import sys, {name}; print(sorted({spared!r} & set(sys.modules)))"
-    outcome = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
-    assert outcome.stdout.strip() == "[]"
+def printed(code: str, repository: Path) -> str:
+    """What a new interpreter prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(("spared", "names"), SPARED, ids=["front end", "commands", "client"])
+def test_programs_import_what_they_need_alone(spared: set[str], names: list[str], repository: Path) -> None:
+    code = f"""
+import importlib, sys
+for name in {names!r}:
+    importlib.import_module(name)
+    if found := {spared!r} & set(sys.modules):
+        sys.exit(print(name, "imports", *sorted(found)))
+"""
+    assert printed(code, repository) == ""
+
+
+def test_a_worker_imports_neither_the_compiler_nor_the_hub_to_serve_a_folder(repository: Path) -> None:
+    code = """
+import sys
+from denoised.model.hub.model_sources import resolve_models
+from denoised.model.serving.loading import ZOO, load_for_serving
+load_for_serving(*resolve_models([str(ZOO / "digits")], lambda: sys.exit("the hub is asked"), "float32"))
+print(sorted({"torch._dynamo", "torch._inductor", "sympy", "huggingface_hub.hf_api"} & set(sys.modules)))
+"""
+    assert printed(code, repository) == "[]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +30,9 @@ from denoised.jobs.log import LogFormat, log_to_stderr
 from denoised.jobs.results.settings import ResultSettings
 from denoised.worker.engine.speed import Speed
 from denoised.worker.error_kinds import is_out_of_memory
+
+if TYPE_CHECKING:
+    from denoised.model.hub.pull import Puller
 
 log = logging.getLogger("denoised.worker")
 
@@ -114,11 +117,15 @@ def _find_folders(names: list[str], precision: Precision, threads: int) -> list[
     import torch
 
     from denoised.model.hub.model_sources import resolve_models
-    from denoised.model.hub.terminal import logging_puller
+
+    def make_puller() -> Puller:
+        from denoised.model.hub.terminal import logging_puller
+
+        return logging_puller(log)
 
     if threads:
         torch.set_num_threads(threads)
-    return resolve_models(names, logging_puller(log), precision)
+    return resolve_models(names, make_puller, precision)
 
 
 def _serve(

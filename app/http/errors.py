@@ -68,8 +68,8 @@ class BadRequest(Problem):
 class Unauthorized(Problem):
     status = 401
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+    def __init__(self, detail: str, job: str | None = None) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"}, job=job)
 
 
 class Forbidden(Problem):

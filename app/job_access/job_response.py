@@ -17,9 +17,15 @@ from denoised.app.http.requests.negotiation import preference_applied
 from denoised.app.http.schemas import JobObject, ProblemObject
 from denoised.app.http.validation_errors import format_value
 from denoised.app.job_access.picture_response import picture_response
-from denoised.app.job_access.waiting import CLIENT_CLOSED_REQUEST, job_gone, require_pictures, wait_for_job
+from denoised.app.job_access.waiting import (
+    CLIENT_CLOSED_REQUEST,
+    job_gone,
+    require_pictures,
+    revoked_while_waiting,
+    wait_for_job,
+)
 from denoised.app.services import Services
-from denoised.app.streaming.event_listener import ServerClosing
+from denoised.app.streaming.event_listener import KeyRevoked, ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import JobRecord, QueueEstimate
 from denoised.jobs.request_choices import Format
@@ -59,7 +65,10 @@ async def respond_after_wait(services: Services, record: JobRecord, estimate: Qu
     """The job when it has ended, or as it is after `wait` seconds, or as it was when Redis stopped answering."""
     if wait > 0 and not record.terminal:
         with contextlib.suppress(ServerClosing, StoreUnavailable):
-            outcome = await services.relay.wait_for_end(record.id, wait)
+            try:
+                outcome = await services.relay.wait_for_end(record.id, wait)
+            except KeyRevoked as error:
+                raise revoked_while_waiting(record.id) from error
             if outcome is None:
                 raise job_gone(record.id)
             record = outcome.record

@@ -9,12 +9,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.websockets import WebSocket
 
-from denoised.app.http.errors import Conflict, FailedJob, NotFound, Unavailable, WaitTimeout, store_problem
+from denoised.app.http.errors import (
+    Conflict,
+    FailedJob,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    WaitTimeout,
+    store_problem,
+)
 from denoised.app.http.headers import job_location
 from denoised.app.http.requests.negotiation import preference_applied
 from denoised.app.job_access.cancellation import cancel_job
 from denoised.app.services import Services
-from denoised.app.streaming.event_listener import ServerClosing
+from denoised.app.streaming.event_listener import KeyRevoked, ServerClosing
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import JobRecord
 from denoised.jobs.store.store import Outcome
@@ -33,6 +41,7 @@ async def wait_for_job(
     Raises:
         NotFound: when the job is no longer stored.
         WaitTimeout: when the job has not ended in time.
+        Unauthorized: when the API key of the request was revoked meanwhile.
         Unavailable: when the server is shutting down, or Redis does not answer.
     """
     seconds = services.settings.max_wait if wait is None else wait
@@ -42,6 +51,8 @@ async def wait_for_job(
     except ServerClosing as error:
         detail = f"the server is restarting; job {record.id} continues"
         raise Unavailable(detail, headers={"Retry-After": "2"}, job=record.id) from error
+    except KeyRevoked as error:
+        raise revoked_while_waiting(record.id) from error
     except StoreUnavailable as error:
         raise store_problem(error, record.id) from error
     if not ended:
@@ -60,6 +71,11 @@ async def wait_for_job(
 def job_gone(job_id: str) -> NotFound:
     """The problem of a job that was accepted and is no longer stored."""
     return NotFound(f"job {job_id} is no longer stored: it has expired, or the store was emptied", job=job_id)
+
+
+def revoked_while_waiting(job_id: str) -> Unauthorized:
+    """The problem of a client whose API key was revoked while it waited for a job."""
+    return Unauthorized(f"the API key was revoked; job {job_id} continues", job=job_id)
 
 
 def require_pictures(record: JobRecord) -> None:

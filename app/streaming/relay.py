@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from denoised.app.http.job_object import job_object
 from denoised.app.http.live_keys import KEY
 from denoised.app.streaming.end_notifications import EndNotifications
-from denoised.app.streaming.event_listener import Event, EventListener, JobGone, ServerClosing
+from denoised.app.streaming.event_listener import Event, EventListener, JobGone, KeyRevoked, ServerClosing
 from denoised.app.streaming.stream_reader import StreamReader
 from denoised.jobs.errors import StoreUnavailable
 from denoised.jobs.record import TERMINAL
@@ -73,11 +73,12 @@ class Relay:
         self._ends.notify_all()
 
     def revoke(self, keys: frozenset[str]) -> None:
-        """End the streams that came with these keys, given by their hashes."""
+        """End the streams and the waits that came with these keys, given by their hashes."""
         for listeners in self._listeners.values():
             for listener in listeners:
                 if listener.key in keys:
                     listener.key_is_revoked()
+        self._ends.revoke(keys)
 
     async def stop(self) -> None:
         """End the reader; afterward it does not call into the loop, which may be closed."""
@@ -146,19 +147,22 @@ class Relay:
 
         Raises:
             ServerClosing: on shutdown.
+            KeyRevoked: when the API key of the current request is no longer accepted.
             StoreUnavailable: when Redis does not answer in time.
         """
         REDIS_DEADLINE.set(None)  # the deadline of the request does not limit a wait
         deadline = time.monotonic() + timeout
-        with self._ends.subscribe(job_id) as ended:
+        with self._ends.subscribe(job_id, KEY.get()) as waiter:
             while not self._closing:
                 remaining = max(0.0, deadline - time.monotonic())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(remaining, POLL_SECONDS)):
-                        await ended.wait()
+                        await waiter.woken.wait()
                 if self._closing:
                     break
-                ended.clear()
+                if waiter.is_revoked:
+                    raise KeyRevoked
+                waiter.woken.clear()
                 outcome = await run_in_threadpool(self._store.outcome, job_id, pictures)
                 if outcome is None or outcome.record.terminal or time.monotonic() >= deadline:
                     return outcome

@@ -80,6 +80,7 @@ def test_one_seed_is_compared_over_steps_under_one_scrubber(open_page: Open, ser
     expect(page.locator("#strip")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_requests_leave_out_what_a_sampler_does_not_take(open_page: Open, service: Any) -> None:
     page = open_page(service.url)
     steps = page.evaluate(REQUESTS, [JOB, "steps"])

@@ -38,6 +38,7 @@ def test_every_operation_and_object_is_listed_without_leaving_the_server(open_pa
     assert {url for url in requested if not url.startswith((service.url, "data:"))} == set()
 
 
+@pytest.mark.slow
 def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_works(
     open_page: Open, service: Any, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_an_operation_shows_its_fields_its_responses_and_a_curl_command_that_wor
     assert done.stdout == b"202", (line, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_visitor_searches_tries_and_copies(open_page: Open, service: Any) -> None:
     page = open_page(f"{service.url}/docs", permissions=["clipboard-read", "clipboard-write"])
     page.get_by_label("Search").fill("generate pictures")
@@ -92,7 +94,8 @@ def test_a_visitor_searches_tries_and_copies(open_page: Open, service: Any) -> N
     expect(page.locator("details[open]:visible .answer pre")).to_contain_text(f'"name": "{first}"')
 
 
-@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_on_it(scheme: str, open_page: Open, service: Any) -> None:
     page = open_page(f"{service.url}/docs", color_scheme=scheme, reduced_motion="reduce")
     page.locator("summary", has_text="Generate pictures").click()

@@ -142,6 +142,7 @@ def test_the_curve_of_a_canceled_job_ends_where_the_job_ended(open_page: Open, s
     assert last < 60, "and the curve covers the steps that were made"
 
 
+@pytest.mark.slow
 def test_cards_of_one_seed_say_in_what_their_jobs_differ(open_page: Open, service: Any) -> None:
     facts = open_page(service.url).evaluate(CARD_FACTS)
     assert facts[:4] == [
@@ -153,6 +154,7 @@ def test_cards_of_one_seed_say_in_what_their_jobs_differ(open_page: Open, servic
     assert len(set(facts)) == len(facts)
 
 
+@pytest.mark.slow
 def test_noise_levels_in_the_form_take_the_place_of_steps(open_page: Open, service: Any) -> None:
     page = open_page(service.url)
     page.get_by_role("radio", name="digits", exact=True).check()

@@ -150,6 +150,7 @@ def test_a_visitor_reads_the_cards_in_order_by_link_and_by_keyboard(open_page: O
     assert page.locator("math").count() > 20
 
 
+@pytest.mark.slow
 def test_walks_reach_the_points_through_many_levels_and_hardly_move_along_the_plain_gradient(
     open_page: Open, service: Any
 ) -> None:
@@ -201,6 +202,7 @@ ASK = """async () => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_network_is_asked_about_a_picture_of_the_visitor(open_page: Open, service: Any) -> None:
     page = card(open_page, service, "guess")
     torchs = torch.randn(784, generator=torch.Generator().manual_seed(7))
@@ -322,6 +324,7 @@ def check_cards(page: Page, names: list[str]) -> None:
         page.set_viewport_size({"width": 1280, "height": 900})
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_serious_on_a_card(open_page: Open, service: Any) -> None:
     check_cards(card(open_page, service, "points", reduced_motion="reduce"), ["points", "guess"])
 
@@ -336,6 +339,7 @@ def test_axe_finds_nothing_serious_on_any_card(scheme: str, open_page: Open, ser
     assert violations(page) == []
 
 
+@pytest.mark.slow
 def test_a_text_model_shows_its_training_pictures_and_its_network_on_latents(open_page: Open, service: Any) -> None:
     page = card(open_page, service, "examples")
     page.set_default_timeout(60_000)
@@ -352,7 +356,7 @@ def test_a_text_model_shows_its_training_pictures_and_its_network_on_latents(ope
     expect(page.locator(".says")).to_contain_text("The bottom: 224 channels of 4×4 values")
 
 
-@pytest.mark.parametrize("name", ["guess", "score"])
+@pytest.mark.parametrize("name", ["guess", pytest.param("score", marks=pytest.mark.slow)])
 def test_a_card_that_cannot_show_a_model_offers_one_that_it_can(name: str, open_page: Open, service: Any) -> None:
     with service.client() as client:
         latent = [each["name"] for each in client.get("/models").json() if each["latent"]]

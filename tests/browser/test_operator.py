@@ -36,6 +36,7 @@ def enter(page: Page, key: str) -> None:
     page.keyboard.press("Enter")
 
 
+@pytest.mark.slow
 def test_an_operator_sees_workers_models_and_what_all_keys_use(open_page: Open, locked: Any) -> None:
     page = open_page(f"{locked.url}/operator", may_complain=True)  # about the 401
     requested: list[str] = []
@@ -69,6 +70,7 @@ def test_an_operator_sees_workers_models_and_what_all_keys_use(open_page: Open, 
     expect(page.locator("#form")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_another_key_sees_its_own_quotas_only(open_page: Open, locked: Any) -> None:
     page = open_page(f"{locked.url}/operator", may_complain=True)  # about the 401 and the 403
     enter(page, "key-of-shop")
@@ -77,7 +79,7 @@ def test_another_key_sees_its_own_quotas_only(open_page: Open, locked: Any) -> N
     expect(page.locator("#usage")).not_to_contain_text("ops")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_serious_and_without_keys_the_page_needs_none(
     scheme: str, open_page: Open, service: Any
 ) -> None:

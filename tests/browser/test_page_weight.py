@@ -30,7 +30,7 @@ ON_DEMAND = (
 )
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+@pytest.mark.parametrize("size", [DESKTOP, pytest.param(PHONE, marks=pytest.mark.slow)])
 def test_the_first_sight_is_light_and_nothing_moves(size: dict[str, int], open_page: Open, service: Any) -> None:
     received: dict[str, int] = {}
 

@@ -17,7 +17,7 @@ from tests.browser.test_playground import finished, jobs_of
 from tests.browser.test_start_pictures import choose, encoded, paint
 from tests.text_pipelines import PROMPT, SIZE, build_pipeline, save_pipeline
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 Open = Callable[..., Page]
 EDIT, INPAINT = "tiny-edit", "tiny-inpaint"

@@ -204,6 +204,7 @@ def test_a_picture_is_watched_scrubbed_and_downloaded(open_page: Open, quiet: An
     assert page.evaluate(SHIFTS) < 0.01
 
 
+@pytest.mark.slow
 def test_copied_commands_make_the_same_bytes_again(open_page: Open, quiet: Any, tmp_path: Path) -> None:
     page = open_page(quiet.url, permissions=["clipboard-read", "clipboard-write"])
     generate(page, "ankle boot", seed=21, steps=3)
@@ -220,6 +221,7 @@ def test_copied_commands_make_the_same_bytes_again(open_page: Open, quiet: Any, 
         assert {hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("ankle-boot-21.png")} == made
 
 
+@pytest.mark.slow
 def test_a_double_click_makes_one_job_and_the_next_click_uses_another_seed(open_page: Open, quiet: Any) -> None:
     page = open_page(quiet.url)
     before = len(jobs_of(quiet))
@@ -321,7 +323,10 @@ def test_text_from_any_source_is_shown_as_text(open_page: Open, quiet: Any) -> N
     assert page.title() == "denoised"
 
 
-@pytest.mark.parametrize("size", [(1280, 720), pytest.param((1024, 600), marks=pytest.mark.slow), (360, 780)])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param((1280, 720), marks=pytest.mark.slow), pytest.param((1024, 600), marks=pytest.mark.slow), (360, 780)],
+)
 def test_the_viewer_never_overlaps_the_gallery(size: tuple[int, int], open_page: Open, quiet: Any) -> None:
     with quiet.client() as client:
         body = {"model": "digits", "steps": 1}

@@ -60,6 +60,7 @@ def test_a_visitor_can_generate_at_once(drawing: Any, open_page: Any) -> None:
     expect(page.locator("#prompt")).to_have_value("goat, flat style, on a teal background")
 
 
+@pytest.mark.slow
 def test_chips_write_the_prompt_and_follow_it(drawing: Any, open_page: Any) -> None:
     page = open_page(drawing.url)
     choose(page, "painter")
@@ -82,6 +83,7 @@ def test_chips_write_the_prompt_and_follow_it(drawing: Any, open_page: Any) -> N
     expect(prompt).to_have_value("noto style")
 
 
+@pytest.mark.slow
 def test_an_example_fills_the_prompt_and_its_chips(drawing: Any, open_page: Any) -> None:
     page = open_page(drawing.url)
     choose(page, "painter")
@@ -91,6 +93,7 @@ def test_an_example_fills_the_prompt_and_its_chips(drawing: Any, open_page: Any)
     expect(chip(page, "Background", "red")).to_be_checked()
 
 
+@pytest.mark.slow
 def test_another_model_replaces_examples_and_keeps_what_was_written(drawing: Any, open_page: Any) -> None:
     page = open_page(drawing.url)
     choose(page, "painter")
@@ -119,10 +122,10 @@ def test_the_negative_prompt_is_under_more(drawing: Any, open_page: Any) -> None
 @pytest.mark.parametrize(
     ("width", "height", "scheme"),
     [
-        (1280, 900, "light"),
         (360, 740, "dark"),
-        pytest.param(1280, 900, "dark", marks=pytest.mark.slow),
         pytest.param(360, 740, "light", marks=pytest.mark.slow),
+        pytest.param(1280, 900, "light", marks=pytest.mark.slow),
+        pytest.param(1280, 900, "dark", marks=pytest.mark.slow),
     ],
 )
 def test_the_form_is_accessible_and_fits(

@@ -125,6 +125,7 @@ def test_a_painted_part_is_made_anew_the_rest_is_kept_and_both_are_compared(open
     expect(page.locator("#strength-value")).to_have_text("1")
 
 
+@pytest.mark.slow
 def test_a_mask_is_painted_without_a_pointer(open_page: Open, service: Any) -> None:
     page = opened(open_page, service)
     disk = np.pi * 10**2
@@ -167,6 +168,7 @@ LAYOUTS = """async () => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_picture_is_continued_beyond_its_edges(open_page: Open, service: Any) -> None:
     page = opened(open_page, service)
     assert page.evaluate(LAYOUTS) == [
@@ -198,7 +200,9 @@ def test_a_picture_is_continued_beyond_its_edges(open_page: Open, service: Any) 
     assert after[:, 14:].std() > 5, "and what is new is no copy of a plain color"
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), ({"width": 1280, "height": 900}, "light")])
+@pytest.mark.parametrize(
+    ("size", "scheme"), [(PHONE, "dark"), pytest.param({"width": 1280, "height": 900}, "light", marks=pytest.mark.slow)]
+)
 def test_the_editor_is_accessible_and_fits(size: dict[str, int], scheme: str, open_page: Open, service: Any) -> None:
     page = opened(open_page, service, viewport=size, color_scheme=scheme)
     choose(page, encoded(Image.new("RGB", (90, 30), "teal"), "jpeg"), "wide.jpg", "image/jpeg")
@@ -208,6 +212,7 @@ def test_the_editor_is_accessible_and_fits(size: dict[str, int], scheme: str, op
     assert overflow(page) <= 0
 
 
+@pytest.mark.slow
 def test_a_dropped_picture_without_a_request_is_the_start(open_page: Open, service: Any) -> None:
     page = opened(open_page, service)
     drop(page, encoded(Image.new("RGB", (90, 60), "white"), "jpeg"), "paper.jpg", "image/jpeg")

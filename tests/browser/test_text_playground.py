@@ -12,7 +12,7 @@ from tests.browser.test_playground import finished, jobs_of, overflow, violation
 from tests.control_nets import control_image, png, save_control_net
 from tests.text_pipelines import save_pipeline
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore")]  # warnings: of diffusers
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings: of diffusers
 
 MODEL = "tiny-sd"
 EDGES = png(control_image(1))

@@ -8,8 +8,8 @@ import contextlib
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 CHECKS = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
-quick = settings(max_examples=60, deadline=None, suppress_health_check=CHECKS)
+quick = settings(max_examples=30, deadline=None, suppress_health_check=CHECKS)
 long = settings(max_examples=1500, deadline=None, suppress_health_check=CHECKS)
 EXPECTED = {202, 400, 413, 415, 422, 429}
 
@@ -139,6 +139,12 @@ def test_almost_valid_http_is_no_server_error(request_bytes: bytes, target: Any)
     assert not answer.startswith(b"HTTP/1.1 4") or b"application/problem+json" in answer, answer[:300]
 
 
+def _processor_seconds(pid: int) -> float:
+    """That a process has had, in steps of 10 ms: other programs do not slow it down."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime in proc(5)
+
+
 def test_ten_thousand_ranges_are_cheap(target: Any) -> None:
     """starlette's CVE-2025-62727."""
     with target.client() as client:
@@ -146,12 +152,12 @@ def test_ten_thousand_ranges_are_cheap(target: Any) -> None:
         ranges = "bytes=" + ",".join(f"{k}-{k + 1}" for k in range(10_000))
         took = []
         for _ in range(3):
-            started = time.monotonic()
+            before = _processor_seconds(target.api.pid)
             # Oversized headers are refused while they are being sent; the response may be lost with the connection.
             with contextlib.suppress(httpx.ReadError, httpx.WriteError):
                 answer = client.get(done["images"][0]["url"], headers={"Range": ranges})
                 assert answer.status_code in (200, 400, 431), answer.text
-            took.append(time.monotonic() - started)
+            took.append(_processor_seconds(target.api.pid) - before)
         assert min(took) < 0.1
         assert client.get("/healthz").status_code == 200
 

@@ -4,7 +4,8 @@
   and a `python` block the text of a `text` block right after it. White space is not compared, and … matches anything.
   The shell's variables last for a page.
 - One `denoised serve` listens in place of 127.0.0.1:8000, with the options of all `denoised serve` lines of the pages.
-  The blocks above such a line on its page run before it starts. A line that sets API keys, or other variables, starts a
+  The blocks above such a line on its page run before it starts. Pages whose lines have options, those of models that
+  the page trains or converts, are slow tests. A line that sets API keys, or other variables, starts a
   front end with these on the same store, in place of the port that it names.
 - Training uses a five-hundredth of the images.
 - `<!-- not run: REASON -->` above a block skips it; only the reasons in `REASONS` are allowed.
@@ -195,6 +196,11 @@ def served_with(block: Block) -> list[str]:
     return [option for match in lines for option in shlex.split(match[2] or "", comments=True)]
 
 
+def _options_of(page: str) -> list[str]:
+    """The options with which the server of a page starts."""
+    return [option for block in examples(page) for option in served_with(block)]
+
+
 def _with_paths(options: list[str], workspace: Workspace) -> list[str]:
     """The options with their paths in the folder of the page."""
     return [str(workspace.folder / "page" / option) if "/" in option else option for option in options]
@@ -215,10 +221,15 @@ def workspaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workspace]
 
 @pytest.fixture(scope="module")
 def site(
-    workspaces: dict[str, Workspace], start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    workspaces: dict[str, Workspace],
+    start_service: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
-    """The shared `denoised serve`, with the models that the pages create."""
-    options = {page: [option for block in examples(page) for option in served_with(block)] for page in workspaces}
+    """The shared `denoised serve`, with the models that the selected pages create."""
+    items = [item for item in request.session.items if item.path == request.path]
+    selected = {getattr(item, "callspec").params.get("page") for item in items if hasattr(item, "callspec")}  # noqa: B009
+    options = {page: _options_of(page) if page in selected else [] for page in workspaces}
     with ThreadPoolExecutor() as pool:
         list(
             pool.map(
@@ -277,7 +288,10 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)])
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if _options_of(page) else ()) for page in PAGES if examples(page)],
+)
 def test_the_examples_of_a_page_do_what_the_page_says(
     page: str, site: Any, workspaces: dict[str, Workspace], keyed: Callable[[Path, str], str]
 ) -> None:

@@ -127,6 +127,7 @@ def test_the_wheel_contains_one_package_with_every_file(wheel: Path, repository:
     assert any(name.endswith(".c") for name in inside)
 
 
+@pytest.mark.slow
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, repository: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=repository, stdout=subprocess.DEVNULL, timeout=TIMEOUT, check=True)

@@ -65,7 +65,7 @@ def test_a_picture_is_made_waited_for_and_verified(place: str, open_site: OpenSi
         assert [json.loads(message) for message in socket] == events[3:]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ["file", pytest.param("s3", marks=pytest.mark.slow)])
 def test_jobs_of_a_killed_worker_end_with_the_same_bytes(place: str, open_site: OpenSite) -> None:
     harness = open_site(place).harness
     jobs: list[dict[str, Any]] = [

@@ -193,8 +193,11 @@ def _job(client: httpx.Client, job_id: str) -> dict[str, Any]:
     return job
 
 
-def test_killing_the_supervisor_stops_its_children(start_service: Callable[..., Any], tmp_path: Path) -> None:
-    service = start_service(tmp_path / "data", popen=subprocess.Popen, environment=SMALL_BATCH)
+@pytest.mark.parametrize("popen", [fork_server.Popen, pytest.param(subprocess.Popen, marks=pytest.mark.slow)])
+def test_killing_the_supervisor_stops_its_children(
+    popen: type[subprocess.Popen[Any]], start_service: Callable[..., Any], tmp_path: Path
+) -> None:
+    service = start_service(tmp_path / "data", popen=popen, environment=SMALL_BATCH)
     processes = service.children()
     service.process.kill()
     service.process.wait()

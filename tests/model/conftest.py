@@ -57,7 +57,7 @@ def same_threads_again(thread_count: None) -> Iterator[None]:
     torch.set_num_threads(THREADS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stir() -> Callable[..., None]:
     """`stir(net, seed=0)`: draw all weights of a network at random."""
     return _stir

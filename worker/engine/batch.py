@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from denoised.worker.engine.batch_slots import BatchSlots
 from denoised.worker.engine.fair_slots import Caller, FairSlots
+from denoised.worker.engine.fair_turns import FairTurns
 
 MEMBERS_PER_SLOT = 4  # of one model
 MIN_MEMBER_LIMIT = 64
 CALLERS_AT_LIMIT = 2  # so many callers at their limit fill the batch
-MAX_KEYS = 256  # whose last turn is remembered even if they have no members
 SLOTS_PER_RESERVED = 4  # one slot in so many is reserved for the members that have waited longest
 
 
@@ -72,8 +73,8 @@ class BatchEntry(Generic[T]):
 class RunningBatch(Generic[T]):
     """Chooses the members of each turn: at most `slots` members that fit into one evaluation.
 
-    Members with equal `batch_key` fit: those of one model whose tensors have equal shapes. Each turn serves the key
-    that was served longest ago. Below, "the members of a model" are those of one key.
+    Members with equal `batch_key` fit: those of one model whose tensors have equal shapes. Each turn serves one key, of
+    the caller that has had least time (`FairTurns`). Below, "the members of a model" are those of one key.
 
     If a model has more members than slots, most slots are divided among the callers (`FairSlots`). Those of a caller go
     to its jobs of the highest priority, and among these to the ones that are nearest to their end, so that a short job
@@ -95,7 +96,11 @@ class RunningBatch(Generic[T]):
     """
 
     def __init__(
-        self, max_batch: int, min_pipelined: Mapping[str, int] | None = None, slots: Mapping[str, int] | None = None
+        self,
+        max_batch: int,
+        min_pipelined: Mapping[str, int] | None = None,
+        slots: Mapping[str, int] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """min_pipelined: the fewest members for which a model is pipelined; models not in it never are.
 
@@ -112,8 +117,9 @@ class RunningBatch(Generic[T]):
         self._in_flight = 0  # entries
         self._arrivals = 0
         self._turn = 0
-        self._last_turn: dict[Hashable, int] = {}  # by key
         self._fair_slots = FairSlots()
+        self._fair_turns = FairTurns()
+        self._clock = clock
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -170,23 +176,24 @@ class RunningBatch(Generic[T]):
         """Choose the members of the next turn, oldest first; [] if there are none, or a turn has to complete first."""
         waiting = [entry for entry in self._entries if not entry.in_flight]
         if not waiting:
+            if not self.in_flight:
+                self._fair_turns.begin((), self._clock(), self.members)
             return []
-        key = self._choose_key(waiting)
+        key = self._fair_turns.choose_key([entry.member for entry in waiting])
         group = [entry for entry in waiting if entry.member.batch_key == key]
         pipelined = self._is_pipelined(group[0].member)
         if self.in_flight and not pipelined:
             return []
         self._turn += 1
-        self._last_turn[key] = self._turn
         self._turn_slots = self.slots.of_key(group[0].member.model, key)
         chosen = self._half(group) if pipelined else self._choose_fairly(group, self._turn_slots)
-        self._fair_slots.count(
-            [entry.member for entry in chosen], {entry.member.caller.owner for entry in self._entries}
-        )
+        members = [entry.member for entry in chosen]
+        self._fair_slots.count(members, {entry.member.caller.owner for entry in self._entries})
+        self._fair_turns.begin(members, self._clock(), self.members)
         for entry in chosen:
             entry.last_turn, entry.started, entry.in_flight = self._turn, True, pipelined
         self._in_flight += len(chosen) * pipelined
-        return [entry.member for entry in chosen]
+        return members
 
     @property
     def in_flight(self) -> bool:
@@ -229,18 +236,6 @@ class RunningBatch(Generic[T]):
 
     def _count_key(self, key: Hashable) -> int:
         return sum(entry.member.batch_key == key for entry in self._entries)
-
-    def _choose_key(self, waiting: list[BatchEntry[T]]) -> Hashable:
-        """The key that was served longest ago; of several, that of the first model by name, then of its oldest member.
-
-        Keys without members are forgotten when there are many, since a client may ask for any size.
-        """
-        if len(self._last_turn) > MAX_KEYS:
-            present = {entry.member.batch_key for entry in self._entries}
-            self._last_turn = {key: turn for key, turn in self._last_turn.items() if key in present}
-        oldest = {entry.member.batch_key: entry for entry in reversed(waiting)}
-        order = {key: (self._last_turn.get(key, -1), each.member.model, each.arrival) for key, each in oldest.items()}
-        return min(order, key=lambda key: order[key])
 
     def _is_pipelined(self, member: T) -> bool:
         """Whether a member's model is pipelined, and there are enough members that fit, for two turns at once."""

@@ -5,8 +5,8 @@ Within a caller's jobs the order is the running batch's own. No arithmetic on te
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -45,11 +45,28 @@ class Served(Protocol):
 T = TypeVar("T", bound=Served)
 
 
-class FairSlots:
-    """How many rows each caller has had, divided by its weight, since it has been in the batch."""
+class CallerShares:
+    """How much each caller has had, divided by its weight, since it has been in the batch."""
 
     def __init__(self) -> None:
         self._served: dict[str, float] = {}
+
+    def of(self, owners: Iterable[str]) -> dict[str, float]:
+        """What these callers have had; one that was not here before begins where the one served least is."""
+        known = {owner: self._served[owner] for owner in owners if owner in self._served}
+        least = min(known.values(), default=0.0)
+        return {owner: known.get(owner, least) - least for owner in owners}
+
+    def add(self, served: Mapping[str, float], present: Collection[str]) -> None:
+        """Add what callers have had. Those that are not present are forgotten."""
+        self._served = {owner: before + served.get(owner, 0.0) for owner, before in self.of(present).items()}
+
+
+class FairSlots:
+    """Counts the rows that each caller has had."""
+
+    def __init__(self) -> None:
+        self._shares = CallerShares()
 
     def choose(self, members: Sequence[T], slots: int) -> list[T]:
         """The members that get the slots: of the caller served least, its first member, again and again.
@@ -61,7 +78,7 @@ class FairSlots:
             queues.setdefault(member.caller.owner, deque()).append(member)
         if len(queues) == 1:
             return list(members[:slots])
-        served = self._start(queues)
+        served = self._shares.of(queues)
         chosen: list[T] = []
         while queues and len(chosen) < slots:
             owner = min(queues, key=served.__getitem__)
@@ -72,18 +89,9 @@ class FairSlots:
                 del queues[owner]
         return chosen
 
-    def count(self, members: Iterable[Served], present: Iterable[str]) -> None:
+    def count(self, members: Iterable[Served], present: Collection[str]) -> None:
         """Count a turn of these members. present: the callers that have members in the batch; others are forgotten."""
-        rows: Counter[str] = Counter()
-        weights = {}
+        served: defaultdict[str, float] = defaultdict(float)
         for member in members:
-            rows[member.caller.owner] += member.rows
-            weights[member.caller.owner] = member.caller.weight
-        served = self._start(present)
-        self._served = {owner: count + rows[owner] / weights.get(owner, 1.0) for owner, count in served.items()}
-
-    def _start(self, owners: Iterable[str]) -> dict[str, float]:
-        """What these callers have had; one that was not here before begins where the one served least is."""
-        known = {owner: self._served[owner] for owner in owners if owner in self._served}
-        least = min(known.values(), default=0.0)
-        return {owner: known.get(owner, least) - least for owner in owners}
+            served[member.caller.owner] += member.rows / member.caller.weight
+        self._shares.add(served, present)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,7 +86,7 @@ class QueueSnapshot:
         """
         waiting = self.waiting[model]
         positions = {job.id: position for position, job in enumerate(waiting)}
-        pool = WorkerPool.of_model(model, workers, self.busy)
+        pool = WorkerPool.of_model(model, workers, self.busy, self._others_share(model))
         if pool is None:
             return QueueForecast(self.taken_at, positions, {})
         running = [_remaining(job, evaluations[job.id]) for job in self.running(model) if job.id in evaluations]
@@ -95,6 +96,19 @@ class QueueSnapshot:
         if arrivals is not None and (expected := arrivals.expected(self.taken_at, last)) is not None:
             ends = completion_times(running, works, pool, until, expected)
         return QueueForecast(self.taken_at, positions, ends)
+
+    def _others_share(self, model: str) -> float:
+        """The seconds that other models get for each second of this one, as `worker.engine.fair_turns` divides them.
+
+        If a caller has jobs of this model and of others, these take turns: inf.
+        """
+        own, others = self._weights([model]), self._weights(set(self.busy) - {model})
+        return sum(others.values()) / sum(own.values()) if own and not own.keys() & others.keys() else math.inf
+
+    def _weights(self, models: Iterable[str]) -> dict[str, float]:
+        """The callers that have jobs of these models."""
+        jobs = (job for model in models for job in chain(self.waiting[model], self.started.get(model, ())))
+        return {job.owner: job.weight for job in jobs}
 
     def drain_seconds(self, model: str, workers: Iterable[WorkerReport]) -> float | None:
         """The time that the workers of a model need for its waiting jobs, in full turns; None before any measured."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,8 @@ class WorkerPool:
         reserved: slots that are shared by the jobs far from their end.
         places: images of one caller that can be admitted; twice as many of all callers together.
         turn_times: of each worker.
-        other_models_seconds: between two turns, spent on turns of other models.
+        other_models_seconds: between two turns, spent on turns of other models, if these take turns with it.
+        others_share: the most seconds that other models get for each second of this one: those of other callers.
         decode_seconds: for one finished image, with all decoders at work; 0 without a decoder.
     """
 
@@ -29,10 +31,13 @@ class WorkerPool:
     places: int
     turn_times: tuple[TurnTimes, ...]
     other_models_seconds: float = 0.0
+    others_share: float = math.inf
     decode_seconds: float = 0.0
 
     @classmethod
-    def of_model(cls, model: str, workers: Iterable[WorkerReport], busy: Iterable[str] = ()) -> WorkerPool | None:
+    def of_model(
+        cls, model: str, workers: Iterable[WorkerReport], busy: Iterable[str] = (), others_share: float = math.inf
+    ) -> WorkerPool | None:
         """The workers that serve a model; None before any has measured its speed. busy: models that have work."""
         serving = [worker for worker in workers if any(card["name"] == model for card in worker.models)]
         measured = [(worker, times) for worker in serving if (times := turn_times(worker, model))]
@@ -52,6 +57,7 @@ class WorkerPool:
             places,
             turn_times=tuple(times for _, times in measured),
             other_models_seconds=sum(others) / len(measured),
+            others_share=others_share,
             decode_seconds=sum(decoding) / len(decoding) ** 2 if decoding else 0.0,
         )
 
@@ -64,7 +70,7 @@ class WorkerPool:
         """The time of a turn of so many rows, spread over all workers."""
         share = rows / len(self.turn_times)
         mean = sum(turn_seconds(times, share) for times in self.turn_times) / len(self.turn_times)
-        return self.other_models_seconds + mean
+        return min(self.other_models_seconds, self.others_share * mean) + mean
 
 
 def turn_times(worker: WorkerReport, model: str) -> TurnTimes:

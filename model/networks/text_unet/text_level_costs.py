@@ -18,12 +18,12 @@ def text_level_costs(unet: TextUNet, height: int, width: int) -> list[LevelCost]
     if unet.class_embedding is not None:
         return []
 
-    def empty(*shape: int) -> torch.Tensor:
-        return torch.empty(1, *shape, device="meta")
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(1, *shape)
 
     text = config.cross_attention_dim
-    context = empty(TOKENS, text if isinstance(text, int) else text[0])
-    sizes = {"pooled": empty(config.pooled_dim), "size_ids": empty(SIZE_IDS), "guidance": empty()}
+    context = zeros(TOKENS, text if isinstance(text, int) else text[0])
+    sizes = {"pooled": zeros(config.pooled_dim), "size_ids": zeros(SIZE_IDS), "guidance": zeros()}
     named = {name: sizes[name] for name in config.added_inputs}
-    x = empty(config.in_channels, height, width)
-    return count_levels(unet, config.block_out_channels, (x, torch.ones(1, device="meta"), context), named)
+    x = zeros(config.in_channels, height, width)
+    return count_levels(unet, config.block_out_channels, config.downscale, (x, torch.ones(1), context), named)

@@ -146,6 +146,17 @@ def test_turns_of_other_busy_models_are_included() -> None:
     assert shared.turn_seconds(1) == pytest.approx(0.51)
 
 
+def test_other_models_of_other_callers_get_their_share_of_the_time_at_most() -> None:
+    """One caller has jobs of the slow model, and two have jobs of the fast one: they get half a second for each."""
+    worker = report(paces={"m": TURN_TIMES, "o": [(1.0, 0.5), (16.0, 0.5)]})
+    found = WorkerPool.of_model("m", [worker], ["m", "o"], others_share=0.5)
+    assert found is not None
+    assert found.turn_seconds(1) == pytest.approx(0.01 * 1.5)
+    slow = WorkerPool.of_model("o", [worker], ["m", "o"], others_share=2.0)
+    assert slow is not None
+    assert slow.turn_seconds(1) == pytest.approx(0.5 + 0.085)
+
+
 def test_each_model_has_its_own_slots() -> None:
     """A model with small batches takes longer between two turns of another one than its own batch allows."""
     paces = {"m": TURN_TIMES, "o": [(1.0, 0.5), (16.0, 8.0)]}

@@ -394,6 +394,7 @@ def test_a_client_that_waits_learns_of_its_job_when_redis_stops_answering(
         raise StoreUnavailable("Redis does not answer (Timeout reading from socket)")
 
     monkeypatch.setattr(services.store, "outcome", outcome)
+    monkeypatch.setattr("denoised.app.streaming.relay.POLL_SECONDS", 0.1)
     waiting = api.post("/generate", json={}, headers={"Prefer": "wait=60"})
     assert (waiting.status_code, waiting.json()["status"]) == (202, "queued")
     picture = api.post("/generate", json={}, headers={"Accept": "image/png"})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +168,40 @@ def test_open_streams_of_a_revoked_key_end(
     assert httpx.get(f"{url}/jobs", headers=headers["new"]).json()["jobs"][0]["id"] == job["id"]
     with pytest.raises(Exception, match="401"), connect(f"{events}?ticket={spare}"):
         pass
+
+
+@pytest.mark.parametrize("headers", [{"Prefer": "wait=30"}, {"Accept": "image/png"}], ids=["wait", "picture"])
+def test_clients_that_wait_with_a_revoked_key_are_answered_at_once(
+    headers: dict[str, str],
+    key_file: Callable[..., Path],
+    start_server: Callable[..., str],
+    fake_worker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their jobs continue, and so do clients that wait with another key of the same name."""
+    monkeypatch.setattr("denoised.app.http.live_keys.CHECK_SECONDS", 0.05)
+    fake_worker.serve()
+    (old, revoked), (new, kept) = new_key("phone"), new_key("phone")
+    file = key_file(revoked, kept)
+    url = start_server(ring=KeyRing.read(file), api_keys_file=file)
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {new}"}, timeout=TIMEOUT) as client:
+
+        def generate(key: str) -> httpx.Response:
+            return client.post("/generate", json={}, headers={**headers, "Authorization": f"Bearer {key}"})
+
+        with ThreadPoolExecutor(2) as pool:
+            waiting, other = pool.submit(generate, old), pool.submit(generate, new)
+            while len(client.get("/jobs").json()["jobs"]) < 2:
+                time.sleep(0.02)
+            assert not waiting.done()
+            key_file(kept)
+            answer = waiting.result(TIMEOUT)
+            assert answer.status_code == 401
+            job = answer.json()["job"]
+            assert answer.json()["detail"] == f"the API key was revoked; job {job} continues"
+            assert client.get(f"/jobs/{job}").json()["status"] == "queued"
+            time.sleep(0.2)
+            assert not other.done()
+            for each in client.get("/jobs").json()["jobs"]:
+                client.delete(f"/jobs/{each['id']}")
+            assert other.result(TIMEOUT).status_code == (409 if "Accept" in headers else 200)

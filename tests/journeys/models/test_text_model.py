@@ -229,7 +229,7 @@ def test_the_terminal_takes_clip_skip_and_emphasis(service: Any, tmp_path: Path)
         assert path.read_bytes() != generate(client, prompt="a (fox:1.4)", clip_skip=1)
 
 
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_openai_client_makes_pictures_of_a_size(n: int, service: Any) -> None:
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0) as program:
         answer = program.images.generate(
@@ -248,7 +248,7 @@ def test_the_openai_client_makes_pictures_of_a_size(n: int, service: Any) -> Non
     assert [base64.b64decode(picture.b64_json) for picture in answer.data] == expected
 
 
-@pytest.mark.parametrize("partial", [0, 2])
+@pytest.mark.parametrize("partial", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_the_openai_client_streams_previews_and_the_picture(partial: int, service: Any) -> None:
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", max_retries=0) as program:
         stream = program.images.generate(
@@ -295,6 +295,7 @@ def test_the_terminal_takes_a_prompt(service: Any, tmp_path: Path) -> None:
         assert path.read_bytes() == generate(client)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_s_job_ends_with_the_same_bytes(service: Any) -> None:
     body = {"model": MODEL, "prompt": PROMPT, "seed": 9, "steps": 120, "sampler": "euler_a", "n": 2}
     (worker,) = [pid for pid, command in service.children().items() if "-m denoised.worker" in command]

@@ -124,7 +124,7 @@ def test_an_image_has_the_same_bits_in_any_batch_place_and_number_of_threads(
     order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        for size in (1, 2, 3, 5, 9, 16):
+        for size in (1, 2, 5, 16):
             members = order[:size]
             assert torch.equal(native(**rows_of(given, members)), alone[members]), (threads, size)
             assert torch.equal(native.begin(**rows_of(given, members))(), alone[members]), (threads, size)

@@ -101,7 +101,7 @@ def test_a_network_that_overflows_in_float16_is_served_in_float32_and_says_so(un
     torch.testing.assert_close(selection.backend(x, t, context), expected, rtol=0, atol=1e-4)
 
 
-@pytest.fixture(scope="module", params=[build_pipeline, build_xl_pipeline])
+@pytest.fixture(scope="module", params=[build_pipeline, pytest.param(build_xl_pipeline, marks=pytest.mark.slow)])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipelines") / request.param.__name__
     save_pipeline(folder, build=request.param)

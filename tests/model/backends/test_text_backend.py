@@ -61,10 +61,10 @@ def test_an_image_has_the_same_bits_in_a_batch_of_any_size(
 ) -> None:
     torch.set_num_threads(threads)
     backend: TextBackend = pack(deepcopy(unet)) if kind == "packed" else PerImageTextUNet(unet)
-    x, t, context = inputs(9, height, width, tokens)
+    x, t, context = inputs(5, height, width, tokens)
     alone = torch.cat([backend(x[k : k + 1], t[k : k + 1], context[k : k + 1]) for k in range(len(x))])
     torch.testing.assert_close(alone, unet(x, t, context), rtol=0, atol=1e-4)
-    for count in (2, 3, 5, 9):
+    for count in (2, 3, 5):
         assert torch.equal(backend(x[:count], t[:count], context[:count]), alone[:count])
 
 

@@ -155,7 +155,7 @@ def test_a_model_in_the_cache_is_used_without_any_request(hub: HubServer, tmp_pa
     hub.requests.clear()
     commit = hub.repositories["owner/tiny"].commit
     for text in ("owner/tiny", f"owner/tiny@{commit}"):
-        assert resolve_models([text], puller(hub.url, tmp_path)[0], "float32") == [folder]
+        assert resolve_models([text], lambda: puller(hub.url, tmp_path)[0], "float32") == [folder]
     assert hub.requests == []
 
 
@@ -184,8 +184,8 @@ def test_without_the_hub_pull_uses_the_copy_and_says_so(hub: HubServer, tmp_path
 def test_a_folder_wins_over_the_hub(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "tiny").mkdir(parents=True)
-    assert resolve_models(["owner/tiny"], puller(hub.url, tmp_path)[0], "float32") == [Path("owner/tiny")]
-    assert resolve_models(["./gone/tiny"], puller(hub.url, tmp_path)[0], "float32") == [Path("./gone/tiny")]
+    assert resolve_models(["owner/tiny"], lambda: puller(hub.url, tmp_path)[0], "float32") == [Path("owner/tiny")]
+    assert resolve_models(["./gone/tiny"], lambda: puller(hub.url, tmp_path)[0], "float32") == [Path("./gone/tiny")]
     assert hub.requests == []
 
 
@@ -198,7 +198,7 @@ def test_a_model_that_lacks_a_file_is_completed(hub: HubServer, tmp_path: Path, 
         (folder / "tokenizer" / name).unlink(missing_ok=True)
     assert puller(hub.url, tmp_path)[0].find_cached(NAME) is None
     hub.requests.clear()
-    assert resolve_models(["owner/tiny"], puller(hub.url, tmp_path)[0], "float32") == [folder]
+    assert resolve_models(["owner/tiny"], lambda: puller(hub.url, tmp_path)[0], "float32") == [folder]
     assert hub.downloads()[0] == lost
 
 
@@ -286,7 +286,7 @@ def test_names_and_revisions_that_are_not_there(hub: HubServer, tmp_path: Path) 
             puller(hub.url, tmp_path)[0].pull(name, "float32")
         assert str(caught.value) == message
     with pytest.raises(HubError, match=r"^--model owner/none is not a folder here; on the hub: there is no model"):
-        resolve_models(["owner/none"], puller(hub.url, tmp_path)[0], "float32")
+        resolve_models(["owner/none"], lambda: puller(hub.url, tmp_path)[0], "float32")
 
 
 def test_a_private_model_needs_the_token(hub: HubServer, tmp_path: Path) -> None:

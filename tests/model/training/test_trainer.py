@@ -71,8 +71,9 @@ def test_a_run_can_start_from_trained_weights(dataset: Dataset) -> None:
     trained, fresh = Trainer(CONFIG, dataset), Trainer(dataclasses.replace(CONFIG, seed=4), dataset)
     run(trained, 2)
     fresh.start_from(trained.net.state_dict())
+    found = fresh.net.state_dict()
     for name, weight in trained.net.state_dict().items():
-        assert torch.equal(fresh.net.state_dict()[name], weight), name
+        assert torch.equal(found[name], weight), name
         assert torch.equal(fresh.ema[name], weight), name
 
 
@@ -154,8 +155,9 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(
         trainer.optimizers = {"optimizer": torch.optim.SGD(trainer.net.parameters())}
     for _ in range(3):
         assert accumulated.train_step() == pytest.approx(whole.train_step(), rel=1e-10)
+    found = accumulated.net.state_dict()
     for name, weight in whole.net.state_dict().items():
-        torch.testing.assert_close(accumulated.net.state_dict()[name], weight, rtol=0, atol=1e-10, msg=name)
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-10, msg=name)
     assert max((weight - before[name]).abs().max() for name, weight in whole.net.state_dict().items()) > 0.01
 
 
@@ -261,8 +263,9 @@ def test_a_diverging_run_stops_with_unchanged_weights(dataset: Dataset) -> None:
         trainer.train_step()
     assert "\n" not in str(caught.value)
     assert trainer.step == 2
+    after = trainer.state()
     for name, value in before.items():
-        assert torch.equal(trainer.state()[name], value), name
+        assert torch.equal(after[name], value), name
 
 
 def test_the_loss_falls(dataset: Dataset) -> None:
@@ -300,9 +303,10 @@ def test_measuring_the_precision_changes_no_state(dataset: Dataset) -> None:
     """The timed passes before the first step leave weights, gradients and generators unchanged."""
     auto, fixed = (Trainer(dataclasses.replace(CONFIG, precision=word), dataset) for word in ("auto", "float32"))
     assert all(parameter.grad is None for parameter in auto.net.parameters())
+    found = auto.state()
     for name, value in fixed.state().items():
         if name != "bfloat16":  # the result of the measurement
-            assert torch.equal(value, auto.state()[name]), name
+            assert torch.equal(value, found[name]), name
 
 
 def _with_labels(dataset: Dataset, count: int) -> Dataset:

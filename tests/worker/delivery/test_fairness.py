@@ -168,7 +168,7 @@ def server(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Server:
     return Server(client)
 
 
-@pytest.mark.parametrize("turns_before", [0, 5, 60])
+@pytest.mark.parametrize("turns_before", [*(pytest.param(turns, marks=pytest.mark.slow) for turns in (0, 5)), 60])
 def test_a_single_job_behind_1000_of_another_key_begins_within_two_turns(server: Server, turns_before: int) -> None:
     for _ in range(1000):
         server.submit("crowd")
@@ -211,15 +211,16 @@ def test_weights_divide_the_slots_of_the_batch(server: Server, weight: float) ->
     assert server.rows["bob"] / server.rows["ann"] == pytest.approx(weight, rel=0.25)
 
 
-def test_nobody_of_200_keys_starves(server: Server) -> None:
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_nobody_of_many_keys_starves(server: Server, count: int) -> None:
     """Everybody's first job begins before anybody's fourth ends; with twenty jobs of one key, it would be the last."""
-    mine = {f"key-{k}": [server.submit(f"key-{k}", steps=20) for _ in range(4)] for k in range(200)}
+    mine = {f"key-{k}": [server.submit(f"key-{k}", steps=20) for _ in range(4)] for k in range(count)}
     server.run()
     first = [min(server.began[job] for job in jobs) for jobs in mine.values()]
-    # 200 jobs of 20 steps take 250 turns of 16 rows; a key has three jobs in its quantum.
-    assert max(first) <= 3 * 250 + 50
+    turns = count * 20 / 16  # for a job of each key, of 20 steps, in turns of 16 rows
+    assert max(first) <= 3 * turns + 50, "a key has three jobs in its quantum"
     ended = sorted(server.ends.values())
-    assert ended[-1] == pytest.approx(1000 * 0.085, rel=0.05), "the slots were full"
+    assert ended[-1] == pytest.approx(4 * turns * 0.085, rel=0.05), "the slots were full"
 
 
 def test_high_priority_comes_first_within_a_key(server: Server) -> None:
@@ -265,7 +266,9 @@ def test_the_estimate_is_within_a_quarter_while_nobody_else_arrives(server: Serv
     assert statistics.median(server.error(waiting)) <= 0.25
 
 
-@pytest.mark.parametrize("load", [0.5, 0.8, 1.2])
+@pytest.mark.parametrize(
+    "load", [pytest.param(0.5, marks=pytest.mark.slow), 0.8, pytest.param(1.2, marks=pytest.mark.slow)]
+)
 def test_the_estimate_at_acceptance_holds_while_others_arrive(server: Server, load: float) -> None:
     """Five keys at a part of the capacity, with jobs of 5 to 50 steps.
 

@@ -183,18 +183,16 @@ def test_a_body_that_does_not_arrive_is_a_408(head: str, url: str) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_byte_now_and_then_extends_no_deadline(url: str) -> None:
-    started = time.monotonic()
     with connected(url) as connection:
         connection.settimeout(0.05)
         answer = b""
-        for byte in POST.encode() * 10:
+        for byte in POST.encode():  # for four seconds
             with contextlib.suppress(TimeoutError):
                 connection.sendall(bytes([byte]))
                 answer += connection.recv(65_536)
             if answer:
                 break
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert time.monotonic() - started < 5.0
 
 
 @pytest.mark.usefixtures("impatient")
@@ -227,13 +225,13 @@ def test_waiting_for_a_job_is_not_limited_by_the_deadlines_of_a_request(url: str
     assert answer.json()["status"] == "succeeded"
 
 
-def test_a_half_sent_request_does_not_delay_a_shutdown(run_server: Callable[[], Any]) -> None:
-    with ExitStack() as stack, run_server() as url:
+def test_a_half_sent_request_does_not_delay_a_shutdown(run_server: Callable[..., Any]) -> None:
+    with ExitStack() as stack, run_server(timeout_graceful_shutdown=60) as url:
         slow = stack.enter_context(connected(url))
         slow.sendall(f"{POST}Content-Length: 100\r\n\r\n".encode())
         time.sleep(0.3)
         started = time.monotonic()
-    assert time.monotonic() - started < 1.9, "less than the time of a graceful shutdown"
+    assert time.monotonic() - started < 30, "less than the time of a graceful shutdown"
 
 
 # Requests that are too large

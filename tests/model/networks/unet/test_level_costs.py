@@ -52,18 +52,30 @@ def test_counting_leaves_no_hook_behind() -> None:
     unet = UNet(UNetConfig.from_dict(CONFIG))
     level_costs(unet, 8, 8)
     assert not any(module._forward_hooks for module in unet.modules())
+    assert not any("forward" in module.__dict__ for module in unet.modules())
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (16, 48), (12, 20)])
+def test_a_large_image_is_counted_on_a_small_one(sides: tuple[int, int]) -> None:
+    unet = UNet(UNetConfig.from_dict(CONFIG))
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        unet(torch.randn(1, 1, *sides), torch.ones(1))
+    levels = level_costs(unet, *sides)
+    assert [(level.height, level.width) for level in levels] == [sides, (sides[0] // 2, sides[1] // 2)]
+    assert 2 * sum(level.multiplications for level in levels) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("settings", [UNET, XL_UNET, {**UNET, "time_cond_proj_dim": 32}], ids=["sd", "xl", "lcm"])
 def test_the_levels_of_a_text_network_add_up_to_the_whole(settings: dict[str, Any]) -> None:
     config = TextUNetConfig.from_dict({**settings, "in_channels": 4, "out_channels": 4})
     unet = TextUNet(config)
-    levels = text_level_costs(unet, 8, 8)
-    assert [(level.height, level.width, level.channels) for level in levels] == [(8, 8, 16), (4, 4, 32)]
+    levels = text_level_costs(unet, 16, 16)
+    assert [(level.height, level.width, level.channels) for level in levels] == [(16, 16, 16), (8, 8, 32)]
     assert sum(level.parameters for level in levels) == sum(parameter.numel() for parameter in unet.parameters())
     shapes = {"pooled": (1, config.pooled_dim), "size_ids": (1, 6), "guidance": (1,)}
     named = {name: torch.ones(shapes[name]) for name in config.added_inputs}
     context = torch.randn(1, TOKENS, settings["cross_attention_dim"])
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        unet(torch.randn(1, 4, 8, 8), torch.ones(1), context, **named)
+        unet(torch.randn(1, 4, 16, 16), torch.ones(1), context, **named)
     assert 2 * sum(level.multiplications for level in levels) == counter.get_total_flops()
+    assert text_level_costs(unet.to("meta"), 16, 16) == levels, "the weights need not be here"

@@ -56,13 +56,13 @@ def run(folder: Path, out: Path, *options: object) -> Path:
 @pytest.fixture(scope="module")
 def adapter(folder: Path) -> Path:
     """A run of an adapter."""
-    return run(folder, folder / "squares", "--images", 240, "--lora-rank", 4, "--learning-rate", 0.02)
+    return run(folder, folder / "squares", "--images", 120, "--lora-rank", 4, "--learning-rate", 0.02)
 
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """A run of the whole U-Net."""
-    return run(folder, folder / "whole", "--images", 240, "--learning-rate", 0.003)
+    return run(folder, folder / "whole", "--images", 120, "--learning-rate", 0.003)
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +94,19 @@ def noise() -> torch.Tensor:
     return torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
 
 
+@pytest.fixture(scope="module")
+def untrained_loss(folder: Path) -> float:
+    """The loss of a run that changes nothing: of the model, and of each adapter at its start."""
+    (loss,) = losses(run(folder, folder / "start", "--images", 4, "--learning-rate", 0))
+    return loss
+
+
 KINDS = ["adapter", "whole", "text adapter", "text whole"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_falls(kind: str, folder: Path, request: pytest.FixtureRequest) -> None:
-    out = request.getfixturevalue(kind.replace(" ", "_"))
-    short = run(folder, folder / f"{kind}-start", "--images", 4, "--learning-rate", 0, *_options(kind))
-    (before,), after = losses(short), losses(out)[-1]
-    assert after < 0.9 * before
+def test_the_loss_falls(kind: str, untrained_loss: float, request: pytest.FixtureRequest) -> None:
+    assert losses(request.getfixturevalue(kind.replace(" ", "_")))[-1] < 0.9 * untrained_loss
 
 
 def _options(kind: str) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from tests import fork_server
 CONFIG = TrainingConfig(preset="tiny", images=160, batch=8, warmup=2, precision="float32")
 SCHEDULE = RunSchedule(log_every=40, checkpoint_every=40, sample_every=80)
 COMMAND = (sys.executable, "-m", "denoised.model", "train")
-# As `one_thread` in conftest.py: on a busy machine two threads wait for each other.
+# As the tests of this folder: on a busy machine two threads wait for each other.
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = (
     "--preset",
@@ -120,8 +120,9 @@ def test_a_run_resumed_from_disk_equals_an_uninterrupted_one(dataset: Dataset, t
     assert second.step == 5
     for _ in range(5):
         assert first.train_step() == second.train_step()
+    found = second.state()
     for name, value in first.state().items():
-        assert torch.equal(value, second.state()[name]), name
+        assert torch.equal(value, found[name]), name
 
 
 def test_a_truncated_checkpoint_is_skipped_for_the_one_before(dataset: Dataset, tmp_path: Path) -> None:
@@ -307,7 +308,9 @@ def test_an_invalid_option_is_reported_in_one_line(
     assert expected in done.stderr
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_exits_with_the_signals_code_and_resumes_to_the_same_weights(
     signum: signal.Signals, code: int, pictures: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +20,14 @@ from denoised.model.training.text_to_image.vocabulary import learn_merges, save_
 SIDE = 8  # of the latents
 
 
-@pytest.fixture
-def captioned(pictures: EmojiPictures, tmp_path: Path, stir: Callable[..., None]) -> CaptionedLatents:
+@pytest.fixture(scope="session")
+def captioned(
+    pictures: EmojiPictures, tmp_path_factory: pytest.TempPathFactory, stir: Callable[..., None]
+) -> CaptionedLatents:
     """Random latents of five objects. Some combinations are held out."""
+    folder = tmp_path_factory.mktemp("captioned")
     merges = learn_merges(caption_corpus(pictures))
-    save_tokenizer(tmp_path / "tokenizer", merges)
+    save_tokenizer(folder / "tokenizer", merges)
     autoencoder = Autoencoder(autoencoder_config(TEXT_PRESETS["tiny"], 4 * SIDE)).eval().requires_grad_(False)
     stir(autoencoder)
     latents = torch.randn(pictures.combinations, 4, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
@@ -33,7 +35,7 @@ def captioned(pictures: EmojiPictures, tmp_path: Path, stir: Callable[..., None]
         pictures=pictures,
         latents=latents.numpy().astype(np.float16),
         held_out=held_out_combinations(pictures, pairs=4),
-        tokenizer=TextTokenizer.from_folder(tmp_path / "tokenizer"),
+        tokenizer=TextTokenizer.from_folder(folder / "tokenizer"),
         merges=merges,
         autoencoder=autoencoder,
         preview=[[0.5, 0.0, 0.0]] * 5,

@@ -44,8 +44,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(pictures: EmojiPictures, held
     second = AutoencoderTrainer(CONFIG, pictures, held_out)
     second.load_state(state)
     assert [second.train_step()[0] for _ in range(2)] == losses[2:]
+    found = second.state()
     for name, value in whole.state().items():
-        assert torch.equal(value, second.state()[name]), name
+        assert torch.equal(value, found[name]), name
 
 
 def test_training_improves_held_out_pictures(pictures: EmojiPictures, held_out: np.ndarray) -> None:

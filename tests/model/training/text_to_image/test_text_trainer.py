@@ -83,8 +83,9 @@ def test_measuring_and_sampling_change_no_number_of_a_run(
     busy.measure()
     sample_captions(busy.averaged_net(), captioned, CONFIG, ["goat"], steps=2)
     run(busy, 1)
+    found = busy.state()
     for name, value in quiet.state().items():
-        assert torch.equal(value, busy.state()[name]), name
+        assert torch.equal(value, found[name]), name
 
 
 class LookUp(nn.Module):
