@@ -48,14 +48,14 @@ def read_array(data: bytes, shape: ArrayShape) -> bytes:
     """The numbers of an .npy file, little-endian float32 in the order of C.
 
     Raises:
-        ArrayError: for a file that is no .npy file, holds another type or shape, or a number that is not finite.
+        ArrayError: for a file that is not an .npy file, holds another type or shape, or a number that is not finite.
     """
     header, start = _header(data)
     found = {name: header.get(name) for name in ("descr", "fortran_order", "shape")}
     if found["descr"] != FLOAT32:
         raise ArrayError(f"the array is of type {found['descr']!r:.40} (allowed: {FLOAT32!r}, float32)")
     if found["fortran_order"] is not False:
-        raise ArrayError("the array is in the order of Fortran (allowed: that of C, numpy's own)")
+        raise ArrayError("the array is in Fortran order (allowed: C order, the default of numpy)")
     if found["shape"] != shape.sides:
         raise ArrayError(f"the array has the shape {found['shape']!r:.60} (allowed here: {shape.sides})")
     numbers = data[start:]
@@ -71,7 +71,7 @@ def _header(data: bytes) -> tuple[dict[str, object], int]:
     form = LENGTH_FORMATS.get(data[6]) if data.startswith(MAGIC) and len(data) > len(MAGIC) + 1 else None
     start = 8 + struct.calcsize(form) if form is not None else 0
     if form is None or len(data) < start:
-        raise ArrayError("the file is no .npy file (allowed: what numpy.save writes)")
+        raise ArrayError("the file is not an .npy file (allowed: what numpy.save writes)")
     (length,) = struct.unpack_from(form, data, 8)
     if length > min(MAX_HEADER, len(data) - start):
         raise ArrayError(f"the head of the .npy file is damaged: it has {length} bytes (allowed: {MAX_HEADER})")

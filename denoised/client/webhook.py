@@ -74,7 +74,7 @@ def verify_webhook(
     signed = f"{message}.{timestamp}.".encode() + body
     expected = [hmac.digest(_key(each), signed, hashlib.sha256) for each in secrets]
     if not any(hmac.compare_digest(given, right) for given in _decoded(signatures) for right in expected):
-        raise InvalidWebhook("no signature of the webhook is right: another sender, another secret, or altered")
+        raise InvalidWebhook("no signature of the webhook matches: another sender or secret, or an altered body")
     age = time.time() - _seconds(timestamp)
     if abs(age) > tolerance:
         raise InvalidWebhook(f"the webhook's time differs by {abs(age):.0f} s from here (allowed: {tolerance:g})")

@@ -12,6 +12,7 @@ from typing import Any
 
 TYPES = {
     "string": "a string",
+    "string_unicode": "text without unpaired surrogates",
     "int": "an integer",
     "float": "a number",
     "bool": "true or false",
@@ -70,7 +71,7 @@ def _allowed(kind: str, limits: Mapping[str, Any]) -> str:
         return f"text that matches {limits['pattern']}"
     if "expected" in limits:  # of a literal: 'png', 'webp' or 'jpeg'
         return str(limits["expected"]).replace("'", "")
-    return TYPES.get(kind.partition("_")[0], "")
+    return TYPES.get(kind) or TYPES.get(kind.partition("_")[0], "")
 
 
 def _wrong_length(error: Mapping[str, Any], limits: Mapping[str, Any]) -> str:

@@ -46,6 +46,7 @@ class GraphedUNet(nn.Module):
         self.tiling = tiles or tiling(row_cost(unet, shape))
         self._classes = unet.config.num_class_embeds or 0
         self._takes_labels = unet.class_embedding is not None
+        # Not from 0: Fourier features take the logarithm of t.
         self._first_t, self._last_t = min(1.0, timesteps - 1), timesteps - 1
         self._shape = shape
         self._device = next(unet.parameters()).device

@@ -61,7 +61,7 @@ class SingleFile:
         """
         if path.suffix != ".safetensors":
             find_shards(path)  # a pickle is refused by what it is
-            raise CheckpointError(f"{path}: is no .safetensors file")
+            raise CheckpointError(f"{path}: is not a .safetensors file")
         find_shards(path)
         tensors = {tensor.name: tensor for tensor in stored_tensors(path)}
         with safe_open(path, framework="pt") as file:

@@ -31,13 +31,13 @@ def test_what_numpy_writes_is_read_bit_for_bit(version: tuple[int, int]) -> None
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "the file is no .npy file"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "the file is no .npy file"),
-        (b"\x93NUMPY\x09\x00" + bytes(100), "the file is no .npy file"),
-        (b"\x93NUMPY\x02\x00\x01", "the file is no .npy file"),
+        (b"", "the file is not an .npy file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "the file is not an .npy file"),
+        (b"\x93NUMPY\x09\x00" + bytes(100), "the file is not an .npy file"),
+        (b"\x93NUMPY\x02\x00\x01", "the file is not an .npy file"),
         (npy(NUMBERS.astype(np.float64)), r"of type '<f8' \(allowed: '<f4', float32\)"),
         (npy(NUMBERS.astype(">f4")), "of type '>f4'"),
-        (npy(np.asfortranarray(NUMBERS)), "in the order of Fortran"),
+        (npy(np.asfortranarray(NUMBERS)), "in Fortran order"),
         (npy(NUMBERS[None]), r"the shape \(1, 2, 3, 4\) \(allowed here: \(2, 3, 4\)\)"),
         (npy(NUMBERS)[:-1], r"has 95 bytes of numbers \(allowed: 96\)"),
         (npy(NUMBERS) + b"\0", "has 97 bytes of numbers"),

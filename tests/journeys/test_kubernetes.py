@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -139,17 +140,24 @@ def test_every_setting_exists_and_every_secret_is_defined(
     objects: dict[tuple[str, str], Manifest], folder: Path, repository: Path
 ) -> None:
     settings = (repository / "docs" / "settings.md").read_text(encoding="utf-8")
-    secret = objects["Secret", "denoised"]["stringData"]
-    patches = [(str(path), each["spec"]["template"]) for path in folder.glob("gpu/worker.yaml") for each in read(path)]
+    secrets = {
+        each["metadata"]["name"]: each["stringData"] for path in folder.glob("*/secret.yaml") for each in read(path)
+    }
+    patches = [
+        (str(path), each["spec"]["template"])
+        for path in (*folder.glob("gpu/worker.yaml"), *folder.glob("bucket/[aw]*.yaml"))
+        for each in read(path)
+    ]
     names = []
     for _, pod in [*pods(objects), *patches]:
         for variable in pod["spec"]["containers"][0].get("env", ()):
             names.append(variable["name"])
             if "valueFrom" in variable:
-                assert variable["valueFrom"]["secretKeyRef"]["key"] in secret
+                reference = variable["valueFrom"]["secretKeyRef"]
+                assert reference["key"] in secrets[reference["name"]]
     denoised = {name for name in names if name.startswith(("DENOISED_", "HF_"))} | {"REDIS_URL"}
     assert [name for name in sorted(denoised) if f"`{name}`" not in settings] == []
-    assert {"DENOISED_HOST", "DENOISED_API_KEYS_FILE", "DENOISED_DEVICE"} <= denoised
+    assert {"DENOISED_HOST", "DENOISED_API_KEYS_FILE", "DENOISED_DEVICE", "DENOISED_RESULTS_URL"} <= denoised
 
 
 def test_the_probes_are_routes_that_do_what_they_are_for(objects: dict[tuple[str, str], Manifest]) -> None:
@@ -174,6 +182,28 @@ def test_the_gpu_component_changes_the_worker_s_container(
         NEWEST,
         strict=True,
     )
+
+
+def test_the_bucket_component_gives_api_and_worker_the_same_place(
+    folder: Path, objects: dict[tuple[str, str], Manifest]
+) -> None:
+    """Programs refuse to start if the others have another one. Kustomize merges lists of variables by name."""
+    patches = [each for name in ("api", "worker") for each in read(folder / "bucket" / f"{name}.yaml")]
+    added = []
+    for patch in patches:
+        target = copy.deepcopy(objects[patch["kind"], patch["metadata"]["name"]])
+        (container,) = target["spec"]["template"]["spec"]["containers"]
+        (changed,) = patch["spec"]["template"]["spec"]["containers"]
+        assert changed.keys() == {"name", "env"}
+        assert changed["name"] == container["name"]
+        assert not {each["name"] for each in container["env"]} & {each["name"] for each in changed["env"]}
+        container["env"] += changed["env"]
+        assert kubernetes_validate.validate(target, NEWEST, strict=True)
+        added.append(changed["env"])
+    assert added[0] == added[1]
+    assert {each["name"]: each.get("value", "") for each in added[0]}["DENOISED_RESULTS_URL"].startswith("s3://")
+    (secret,) = read(folder / "bucket" / "secret.yaml")
+    assert kubernetes_validate.validate(secret, NEWEST, strict=True)
 
 
 def test_workers_are_scaled_by_a_query_of_metrics_that_exist(

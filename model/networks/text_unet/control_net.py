@@ -56,7 +56,8 @@ class ControlNet(ContractingPath):
         self.controlnet_cond_embedding = ControlEmbedding(
             config.conditioning_channels, config.conditioning_embedding_out_channels, channels[0]
         )
-        # Of the first convolution, then of each block's layers and of its downsampler.
+        # The zero convolutions Z(·; Θ_z2) of equation (2), 1×1 and zero before training: one for the output of conv_in,
+        # one for each layer of each block, and one for its downsampler.
         widths = [channels[0], *(width for width in channels for _ in range(layers + 1))][:-1]
         self.controlnet_down_blocks = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths)
         self.controlnet_mid_block = nn.Conv2d(channels[-1], channels[-1], 1)
@@ -66,7 +67,7 @@ class ControlNet(ContractingPath):
 
         They do not depend on the noise level.
         """
-        if self.control.controlnet_conditioning_channel_order == "bgr":
+        if self.control.controlnet_conditioning_channel_order == "bgr":  # trained on pictures that OpenCV read
             picture = picture.flip(1)
         features: Tensor = self.controlnet_cond_embedding(picture)
         return features
@@ -87,8 +88,9 @@ class ControlNet(ContractingPath):
         x: (B, in_channels, h, w); hint: (B, block_out_channels[0], h, w); the others as in `TextUNet.forward`.
         """
         emb = self.embed(t, x.dtype, pooled=pooled, size_ids=size_ids)
-        skips = self.descend(self.conv_in(x) + hint, emb, context)
-        middle = self.turn(skips[-1], emb, context)
+        # Equation (2): the trainable copy F(·; Θ_c) of the way down gets x + Z(c; Θ_z1), where the hint is Z(c; Θ_z1).
+        skips = self.descend(self.conv_in(x) + hint, emb, context)  # each (B, width, h/2^k, w/2^k)
+        middle = self.turn(skips[-1], emb, context)  # (B, channels[−1], h/f, w/f)
         outputs = [layer(skip) for layer, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
         outputs.append(self.controlnet_mid_block(middle))
         if self.control.global_pool_conditions:

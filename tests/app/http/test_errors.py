@@ -93,6 +93,12 @@ def test_an_invalid_body_is_refused_with_a_short_problem(body: bytes, api: TestC
     assert len(answer.content) < 20_000 or len(body) > 200_000
 
 
+def test_an_unpaired_surrogate_is_named_as_what_is_wrong_with_a_text(api: TestClient) -> None:
+    found = check_problem(api.post("/generate", content=b'{"model": "\\ud800"}', headers=JSON), 422)
+    message = '"\\ud800" was given (allowed: text without unpaired surrogates)'
+    assert found["errors"] == [{"field": "model", "message": message}]
+
+
 UNREADABLE = [
     (b"{", "line 1 column 2"),
     (b'{"n": 1,\n seed}', "line 2 column 2"),

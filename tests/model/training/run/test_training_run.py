@@ -35,7 +35,7 @@ from tests import fork_server
 CONFIG = TrainingConfig(preset="tiny", images=160, batch=8, warmup=2, precision="float32")
 SCHEDULE = RunSchedule(log_every=40, checkpoint_every=40, sample_every=80)
 COMMAND = (sys.executable, "-m", "denoised.model", "train")
-# As `one_thread` in conftest.py: on a busy machine two threads wait for each other.
+# As the tests of this folder: on a busy machine two threads wait for each other.
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 TINY = (
     "--preset",
